@@ -1,0 +1,59 @@
+# make install    the package in .venv (TORCH_INDEX chooses the build of torch)
+# make demo       install, then the demo benchmark: data, training, evaluation, table (results/demo)
+# make test       install with the development tools, then the tests
+# make lint types the style and type checks; make format rewrites files to the style
+# make readme-table   put results/demo/table.md into README.md
+
+PYTHON      ?= python3
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+# One more index for torch alone, for the build that PyTorch's installation page names for a platform (CUDA, ROCm,
+# the small CPU build on Linux); empty: what pip finds by itself.
+TORCH_INDEX ?=
+PIP_ARGS    ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
+
+.PHONY: install install-dev demo test lint types format readme-table clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "marlzoo needs Python 3.11 or newer, $(PYTHON) is %d.%d; choose another: make install PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone, so that its index is asked for nothing else.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) --no-deps --retries 1 --timeout 30 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/marlzoo bench demo
+
+test: install-dev
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy marlzoo algorithms baselines benchmarks tests
+
+format: install-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+readme-table: install
+	$(BIN)/python -m marlzoo.benchmarks.readme README.md results/demo/table.md
+
+clean:
+	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache
