@@ -1,0 +1,65 @@
+"""A zoo of offline multi-agent reinforcement learning methods.
+
+The names below are imported when first used, so that listing and the command line start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "make": "marlzoo.registry",
+    "make_env": "marlzoo.registry",
+    "method_names": "marlzoo.registry",
+    "task_names": "marlzoo.registry",
+    "load": "marlzoo.checkpoint",
+    "save": "marlzoo.checkpoint",
+    "load_dataset": "marlzoo.data.load",
+    "train": "marlzoo.train",
+    "evaluate": "marlzoo.evaluate",
+    "Spec": "marlzoo.spec",
+    "Dataset": "marlzoo.data.dataset",
+    "Algorithm": "marlzoo.algorithm",
+    "Config": "marlzoo.config",
+    "Policy": "marlzoo.policy",
+}
+
+__all__ = ["__version__", *sorted(_PLACES)]
+
+if TYPE_CHECKING:
+    from marlzoo.algorithm import Algorithm as Algorithm
+    from marlzoo.checkpoint import load as load
+    from marlzoo.checkpoint import save as save
+    from marlzoo.config import Config as Config
+    from marlzoo.data.dataset import Dataset as Dataset
+    from marlzoo.data.load import load_dataset as load_dataset
+    from marlzoo.evaluate import evaluate as evaluate
+    from marlzoo.policy import Policy as Policy
+    from marlzoo.registry import make as make
+    from marlzoo.registry import make_env as make_env
+    from marlzoo.registry import method_names as method_names
+    from marlzoo.registry import task_names as task_names
+    from marlzoo.spec import Spec as Spec
+    from marlzoo.train import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'marlzoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+class _Package(ModuleType):
+    """Keeps ``marlzoo.train`` and ``marlzoo.evaluate`` functions, though modules of these names hold them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _PLACES and isinstance(value, ModuleType)):  # importing a module binds it here
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

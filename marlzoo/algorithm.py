@@ -1,0 +1,252 @@
+"""The base of every method: R replicas of one learner, trained in lockstep."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.config import Config, is_numeric
+from marlzoo.data.sampler import Batch
+from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.nets import Init
+from marlzoo.optim import StackedAdam, per_replica
+from marlzoo.policy import Policy
+from marlzoo.random import Kind
+from marlzoo.spec import ActionKind, Spec
+
+Sampling = Literal["transition", "sequence", "online"]
+M = TypeVar("M", bound=nn.Module)
+
+
+class Algorithm(nn.Module):
+    """R replicas of one method on one task.
+
+    A method derives from this class once, in one file, and writes ``build``, ``update`` and ``policy``.
+    Replica r's numbers depend on its own seed, settings and data only, up to float rounding.
+
+    Class attributes that a method sets:
+        config_class: its typed settings.
+        actions: action kinds that it handles.
+        sampling: ``transition`` (independent rows), ``sequence`` (steps in order) or ``online`` (rollouts).
+        fields: what its batches hold; see :class:`marlzoo.data.sampler.Batch`.
+        presets: settings by domain (the first part of a task's name), from the method's paper.
+        variants: settings, by action kind, of the method's other forms; the test battery runs each.
+
+    Args:
+        spec: the task's shape.
+        seeds: one per replica.
+        configs: one per replica; all settings but ``float`` ones must be equal.
+        device: where parameters and batches live.
+        dtype: float32 or float64.
+
+    Raises:
+        SpecError: the method does not handle the task's action kind.
+        ConfigError: replicas differ in a setting that they must share, or there is no seed.
+    """
+
+    config_class: ClassVar[type[Config]]
+    actions: ClassVar[tuple[ActionKind, ...]]
+    sampling: Sampling = "transition"
+    fields: tuple[str, ...]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
+    config: Config
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        configs: Sequence[Config],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if not isinstance(spec, Spec):
+            raise SpecError(f"{self.name}: spec must be a marlzoo.Spec, got {type(spec).__name__}")
+        if spec.action_kind not in self.actions:
+            raise SpecError(
+                f"{self.name} handles {' and '.join(self.actions)} actions, "
+                f"but this task's are {spec.action_kind}"
+            )
+        if not seeds or len(seeds) != len(configs):
+            raise ConfigError(f"{self.name}: {len(seeds)} seeds for {len(configs)} configurations")
+        self.spec, self.seeds, self.configs = spec, list(seeds), list(configs)
+        self.config = self.configs[0]  # for shared settings; ``float`` ones may differ: see ``setting``
+        self.device, self.dtype = torch.device(device), dtype
+        self.updates = 0
+        self._settings = self._stack_settings()
+        self._optimisers: dict[str, StackedAdam] = {}
+        self.init = Init(seeds, self.device, dtype)
+        sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
+        dimensions = torch.arange(spec.action_size).unsqueeze(0) < sizes
+        self.action_dimensions = dimensions.to(self.device, dtype)  # [N, A]: 0 marks padding
+        self.build(spec)
+
+    # What a method writes -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, spec: Spec) -> None:
+        """Make the networks (with ``self.init``), the targets and the optimisers."""
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One learning step of every replica; returns metrics, each ``[R]``.
+
+        Static shapes, no wait for the device: the trainer may compile or capture it.
+        """
+
+    @abstractmethod
+    def policy(self) -> Policy:
+        """What is deployed; shares the parameters, so it follows the training."""
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """Random numbers that an update needs, ``name -> (kind, shape per replica)``."""
+        return {}
+
+    def prepare(self, data: Any) -> None:
+        """Look at the data (one dataset per replica) once, before the first update."""
+
+    # What the base gives ---------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The method's name: that of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def replicas(self) -> int:
+        """R."""
+        return len(self.seeds)
+
+    def setting(self, name: str, ndim: int = 1) -> Tensor:
+        """A ``float`` setting of every replica, ``[R, 1, ...]`` with ``ndim`` axes."""
+        return per_replica(self._settings[name], ndim)
+
+    def frozen_copy(self, module: M) -> M:
+        """A copy that no gradient reaches, for target networks."""
+        return copy.deepcopy(module).requires_grad_(False)
+
+    def track(self, target: nn.Module, online: nn.Module, tau: Tensor) -> None:
+        """Move ``target`` by ``tau [R]`` towards ``online``."""
+        with torch.no_grad():
+            old: list[Tensor] = list(target.parameters())
+            new: list[Tensor] = list(online.parameters())
+            if not new:  # a sum in a mixer's place
+                return
+            gap = list(torch._foreach_sub(new, old))
+            torch._foreach_mul_(gap, [per_replica(tau, g.ndim) for g in gap])
+            torch._foreach_add_(old, gap)
+
+    def follow(self, target: nn.Module, online: nn.Module, period: int, tau: Tensor, group: str) -> None:
+        """Copy ``online`` into ``target`` at every ``period``-th step of an optimiser, or track it.
+
+        Args:
+            target: what follows.
+            online: what is followed.
+            period: steps between copies; 0: track with rate ``tau`` at every step instead.
+            tau: ``[R]``.
+            group: the optimiser whose steps count.
+        """
+        if not period:
+            self.track(target, online, tau)
+            return
+        due = self.due(group, period)
+        with torch.no_grad():
+            for old, new in zip(target.parameters(), online.parameters(), strict=True):
+                old.copy_(torch.where(due, new, old))
+
+    def due(self, group: str, period: int) -> Tensor:
+        """Whether the steps that an optimiser has made are a multiple of ``period``; a scalar bool on the device."""
+        return torch.remainder(self._optimisers[group].count, period) == 0
+
+    def optimise(self, lr: Mapping[str, str] | None = None, eps: float = 1e-8, **groups: Any) -> None:
+        """Give each group of modules an Adam of its own.
+
+        Args:
+            lr: name of the setting that holds a group's step size, where it is not ``lr``.
+            eps: Adam's.
+            groups: ``name=module`` or ``name=(module, ...)``.
+        """
+        for name, modules in groups.items():
+            several = modules if isinstance(modules, tuple | list) else (modules,)
+            parameters = [p for module in several for p in module.parameters()]
+            step_size = self.setting((lr or {}).get(name, "lr"))
+            self._optimisers[name] = StackedAdam(parameters, step_size, self.setting("grad_clip"), eps=eps)
+
+    def step(self, **losses: Tensor) -> dict[str, Tensor]:
+        """Descend each group's loss ``[R]`` with respect to that group's parameters only.
+
+        All gradients are taken before any parameter moves.
+
+        Returns:
+            Gradient norms before clipping, ``grad_norm/<group>``, each ``[R]``.
+        """
+        return self._step(losses, None)
+
+    def step_if(self, active: Tensor, **losses: Tensor) -> dict[str, Tensor]:
+        """:meth:`step` without effect where ``active`` (a scalar bool on the device, see :meth:`due`) is False.
+
+        An idle update so costs its gradients, but shapes stay static and nothing waits for the device.
+        """
+        return self._step(losses, active)
+
+    def _step(self, losses: Mapping[str, Tensor], active: Tensor | None) -> dict[str, Tensor]:
+        grads, last = {}, len(losses) - 1
+        for k, (name, loss) in enumerate(losses.items()):
+            parameters = self._optimisers[name].parameters
+            grads[name] = torch.autograd.grad(loss.sum(), parameters, retain_graph=k != last)
+        return {f"grad_norm/{name}": self._optimisers[name].step(grads[name], active) for name in losses}
+
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """``[R]`` bool: whether all of a replica's parameters are finite (False: it has diverged)."""
+        checks = [torch.isfinite(p).reshape(len(p), -1).all(1) for p in self.parameters()]
+        return torch.stack(checks).all(0)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Parameters, targets, buffers and optimiser state by name, not copied."""
+        tensors = dict(self.state_dict())
+        for group, optimiser in self._optimisers.items():
+            tensors |= {f"optimiser.{group}.{k}": v for k, v in optimiser.state_tensors().items()}
+        return tensors
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`state_tensors`, in place.
+
+        Raises:
+            CheckpointError: names or shapes differ from this learner's.
+        """
+        mine = self.state_tensors()
+        missing, foreign = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
+        if missing or foreign:
+            raise CheckpointError(
+                f"checkpoint does not fit {self.name}: missing {missing[:3]}, not known {foreign[:3]}; "
+                "it belongs to another configuration or version"
+            )
+        for name, value in mine.items():
+            if value.shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"checkpoint does not fit {self.name}: {name} is {list(tensors[name].shape)} there and "
+                    f"{list(value.shape)} here; it belongs to another configuration or number of replicas"
+                )
+            value.copy_(tensors[name])
+
+    def _stack_settings(self) -> dict[str, Tensor]:
+        cls, values = type(self.config), [config.to_dict() for config in self.configs]
+        stacked = {}
+        for name, first in values[0].items():
+            column = [value[name] for value in values]
+            if is_numeric(cls, name):
+                stacked[name] = torch.tensor(column, dtype=self.dtype, device=self.device)
+            elif any(value != first for value in column):
+                raise ConfigError(
+                    f"{self.name}: replicas differ in {name!r}, which they must share ({column}); "
+                    "only float settings may differ"
+                )
+        return stacked

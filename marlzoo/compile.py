@@ -1,0 +1,84 @@
+"""Compiling a learner's update: one graph of losses, gradients, clipping, Adam and targets."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.data.sampler import Batch
+
+Compile = Literal["auto", "on", "off"]
+Update = Callable[[Batch], dict[str, Tensor]]
+
+# Tens of seconds of compilation pay only in a long run. The decision must depend on the run's whole length, not
+# on what is left of it: a resumed run has to use the same arithmetic as an uninterrupted one.
+WORTH_COMPILING = 50_000
+
+
+def make_update(algorithm: Algorithm, mode: Compile, updates: int, tell: Callable[[str], None]) -> Update:
+    """The learner's ``update``, compiled if that is asked for, or worth it and possible.
+
+    Args:
+        algorithm: the learner.
+        mode: ``on``, ``off``, or ``auto``: compile runs of at least 50 000 updates where a compiler is found.
+        updates: length of the whole run.
+        tell: given one line when ``auto`` would compile and cannot.
+
+    Returns:
+        A function like ``algorithm.update``. Compiled and plain results differ by float rounding.
+    """
+    if mode == "off" or (mode == "auto" and updates < WORTH_COMPILING):
+        return algorithm.update
+    if (
+        mode == "auto"
+        and algorithm.device.type == "cpu"
+        and not any(map(shutil.which, ("g++", "clang++", "c++")))
+    ):
+        tell("no C++ compiler found: training goes on uncompiled, at about half the speed")
+        return algorithm.update
+    return compiled(algorithm)
+
+
+def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
+    """``algorithm.update`` as one compiled graph (the first call takes some tens of seconds).
+
+    Args:
+        algorithm: the learner.
+        backend: of ``torch.compile``.
+    """
+    from torch import _dynamo as dynamo
+
+    def update(tensors: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        return algorithm.update(Batch.of(noise, **tensors))
+
+    fast = torch.compile(update, fullgraph=True, dynamic=False, backend=backend)
+
+    def call(batch: Batch) -> dict[str, Tensor]:
+        with dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the compiler's own remarks about its graph
+            metrics: dict[str, Tensor] = fast(batch.tensors(), batch.noise)
+        return metrics
+
+    return call
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep the memory of short-lived buffers instead of returning it page by page.
+
+    Each update allocates and frees the same megabytes; without this, page faults cost about a tenth of the
+    time. Where there is no glibc nothing happens.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 1 << 30)
+        libc.mallopt(top_pad, 64 << 20)

@@ -1,0 +1,159 @@
+"""Typed configurations: each setting said once, with its range and its comment, beside its method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar
+
+from marlzoo.errors import ConfigError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed interval that a number must lie in; ``open_low`` excludes the lower end."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.open_low and value == self.low)
+
+    def __str__(self) -> str:
+        high = "inf)" if self.high == math.inf else f"{self.high:g}]"
+        return f"{'(' if self.open_low else '['}{self.low:g}, {high}"
+
+
+Fraction = Annotated[float, Range(0.0, 1.0)]
+Positive = Annotated[float, Range(0.0, open_low=True)]
+NonNegative = Annotated[float, Range(0.0)]
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings that every learner has. Methods derive from it, add their own and change defaults.
+
+    Settings of type ``float`` may differ between the replicas of one learner; all others are shared by them.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of its range.
+    """
+
+    batch_size: Count = 128  # transitions (or sequences) per update and replica
+    gamma: Fraction = 0.99  # discount
+    lr: Positive = 5e-4  # step size of Adam
+    grad_clip: Positive = math.inf  # bound on the global gradient norm of a parameter group
+    timeout_is_terminal: bool = False  # whether a time limit cuts the bootstrap like a terminal state
+    reward_mode: Literal["reward", "rtg"] = "reward"  # rtg: undiscounted return-to-go in place of the reward
+    sequence_length: Natural = 0  # steps per sequence (0: whole episodes); sequence sampling only
+
+    def __post_init__(self) -> None:
+        for name, hint in _settings(type(self)).items():
+            object.__setattr__(self, name, _checked(type(self), name, getattr(self, name), hint))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the settings in canonical JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _settings(cls: Any) -> dict[str, Any]:
+    """Type of every setting by name."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def is_numeric(cls: type[Config], name: str) -> bool:
+    """Whether a setting is a plain ``float`` and may differ between replicas."""
+    hint = _settings(cls)[name]
+    base = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return base is float
+
+
+def _checked(cls: type[Config], name: str, value: Any, hint: Any) -> Any:
+    place = f"setting {name!r} of {cls.__name__}"
+    limits: list[Range] = []
+    if typing.get_origin(hint) is Annotated:
+        hint, *extra = typing.get_args(hint)
+        limits = [item for item in extra if isinstance(item, Range)]
+    value = _converted(place, value, hint)
+    for limit in limits:
+        numbers = value if isinstance(value, tuple) else (value,)
+        bad = [x for x in numbers if isinstance(x, int | float) and x not in limit]
+        if bad:
+            raise ConfigError(f"{place} is {bad[0]!r}; it must lie in {limit}")
+    return value
+
+
+def _converted(place: str, value: Any, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{place} is {value!r}; choose one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_converted(place, item, arguments[0]) for item in value)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (a for a in arguments if a is not type(None))
+        return _converted(place, value, hint)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    expected = origin or hint
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise ConfigError(
+            f"{place} is {value!r}; it must be of type {getattr(expected, '__name__', expected)}"
+        )
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{place} is NaN")
+    return value
+
+
+C = TypeVar("C", bound=Config)
+
+
+def replica_configs(
+    cls: type[C], replicas: int, settings: Mapping[str, Any], preset: Mapping[str, Any] | None = None
+) -> list[C]:
+    """One configuration per replica; a list of length R for a ``float`` setting gives each its own value.
+
+    Args:
+        cls: the method's configuration class.
+        replicas: R.
+        settings: values by name; scalars, or sequences of length R for ``float`` settings.
+        preset: values used where ``settings`` has none.
+
+    Raises:
+        UnknownNameError: a setting that ``cls`` does not have.
+        ConfigError: a wrong value, or a list whose length is not R.
+    """
+    known = [field.name for field in fields(cls)]
+    merged: dict[str, Any] = {**(preset or {}), **settings}
+    for name in merged:
+        if name not in known:
+            raise UnknownNameError(f"setting of {cls.__name__}", name, known)
+    result = []
+    for replica in range(replicas):
+        values = {}
+        for name, value in merged.items():
+            per_replica = is_numeric(cls, name) and isinstance(value, Sequence) and not isinstance(value, str)
+            if per_replica and len(value) != replicas:
+                raise ConfigError(
+                    f"setting {name!r} of {cls.__name__} lists {len(value)} values for {replicas} replicas"
+                )
+            values[name] = value[replica] if per_replica else value
+        result.append(cls(**values))
+    return result

@@ -1,0 +1,75 @@
+"""Log densities and samples of the action distributions that the field uses."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own short name
+from torch import Tensor
+
+MEAN_BOUND = 9.0  # tanh(9) is 1 - 3e-8; a larger mean only breaks the log density
+ATANH_MARGIN = 1e-7
+LOG_STD_BOUNDS = (-5.0, 2.0)
+ILLEGAL = -1e8  # logit of an action that must not be taken
+
+
+def tanh_gaussian_log_prob(
+    mean: Tensor, log_std: Tensor, action: Tensor, used: Tensor | None = None
+) -> Tensor:
+    """Log density of ``action [..., A]`` under ``tanh(N(mean, exp(log_std)))``, summed over dimensions.
+
+    The mean is clipped to [-9, 9] and the action to within 1e-7 of the box (OMIGA, specification section 2),
+    so an action on or outside the border has a finite density.
+
+    Args:
+        mean: ``[..., A]`` before squashing.
+        log_std: ``[..., A]``.
+        action: ``[..., A]`` in [-1, 1].
+        used: ``[..., A]`` with 1 for dimensions that the agent has and 0 for padding; None: all are used.
+
+    Returns:
+        ``[...]``.
+    """
+    u = torch.atanh(action.clamp(-1.0 + ATANH_MARGIN, 1.0 - ATANH_MARGIN))
+    standard = (u - mean.clamp(-MEAN_BOUND, MEAN_BOUND)) * torch.exp(-log_std)
+    normal = -0.5 * standard.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+    squash = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))  # log(1 - tanh(u)^2)
+    per_dimension = normal - squash
+    return (per_dimension if used is None else per_dimension * used).sum(-1)
+
+
+def tanh_gaussian_mode(mean: Tensor) -> Tensor:
+    """Deterministic action ``tanh(clip(mean, -9, 9))``."""
+    return torch.tanh(mean.clamp(-MEAN_BOUND, MEAN_BOUND))
+
+
+def mask_logits(logits: Tensor, legal: Tensor | None) -> Tensor:
+    """Logits with illegal actions (``legal`` False) set to -1e8."""
+    return logits if legal is None else logits.masked_fill(~legal, ILLEGAL)
+
+
+def chosen(values: Tensor, action: Tensor) -> Tensor:
+    """``values [..., A]`` at ``action [...]`` (int64), ``-> [...]``."""
+    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
+    """Log probability ``[...]`` of ``action [...]`` under ``softmax(logits [..., A])``."""
+    return chosen(F.log_softmax(logits, dim=-1), action)
+
+
+def gaussian_heads(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation (clipped to [-5, 2]) ``[..., A]`` from a network's output.
+
+    A pair passes through as it is; one tensor ``[..., 2 A]`` is split.
+    """
+    if isinstance(output, tuple):
+        return output
+    mean, log_std = output.chunk(2, dim=-1)
+    return mean, log_std.clamp(*LOG_STD_BOUNDS)
+
+
+def one_hot(index: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``[...] -> [..., size]``, 1 at ``index``. (PyTorch's own checks its input and so waits for the device.)"""
+    return (index.unsqueeze(-1) == torch.arange(size, device=index.device)).to(dtype)

@@ -1,0 +1,78 @@
+"""Errors that a user can act on.
+
+Every error raised for bad input derives from :class:`MarlzooError` and says what is wrong, where, and
+what to do. The command line prints its text without a traceback (``--debug`` shows the traceback).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MarlzooError(Exception):
+    """Base of all errors whose text is meant for the user: cause, place and remedy."""
+
+
+class UnknownNameError(MarlzooError, KeyError):
+    """A method, task, quality or setting that does not exist; the text lists the nearest names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if near:
+            listed = f"Did you mean {' or '.join(near)}?"
+        elif known:
+            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            listed = f"Known: {shown}."
+        else:
+            listed = "None is known."
+        super().__init__(f"unknown {kind} {name!r}. {listed}{' ' + hint if hint else ''}")
+
+    def __str__(self) -> str:  # KeyError would quote the text
+        return str(self.args[0])
+
+
+class ConfigError(MarlzooError, ValueError):
+    """A setting with a wrong type or out of its range."""
+
+
+class SpecError(MarlzooError, ValueError):
+    """A task whose shape does not suit what is asked of it."""
+
+
+class DataError(MarlzooError, ValueError):
+    """A dataset or file that is missing, broken, or not what it claims to be."""
+
+
+class MismatchError(DataError):
+    """Data and environment disagree; the text names both sides."""
+
+
+class CheckpointError(MarlzooError, ValueError):
+    """A checkpoint that is missing, broken, or belongs to another configuration."""
+
+
+class PluginError(MarlzooError, ImportError):
+    """A plugin that cannot be imported or takes a name in use."""
+
+
+class MissingExtraError(MarlzooError, ImportError):
+    """An optional package that is not installed; the text gives the install command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'marlzoo[{extra}]'"
+        )
+
+
+class MissingSimulatorError(MarlzooError, ImportError):
+    """A simulator that is not here and that no extra of this package brings; the text says how to get it."""
+
+
+class OutputError(MarlzooError, OSError):
+    """A file that could not be written (full or read-only disk); nothing is left half-written."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

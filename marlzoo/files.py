@@ -1,0 +1,122 @@
+"""Writing files so that a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import os
+import platform
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from marlzoo.errors import MarlzooError, OutputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; move it there when the block ends without an error.
+
+    The temporary file keeps the suffix of ``path`` (numpy and matplotlib choose formats by it), is flushed to
+    the disk before the move, and is removed on any error, interruption included; what a killed process left
+    behind is removed by the next write. Missing parent folders are made.
+
+    Raises:
+        OutputError: the file cannot be written (full or read-only disk, no permission, path is a folder).
+    """
+    target = Path(path)
+    mark = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.with_name(f".{target.stem}.{mark}.tmp{target.suffix}")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        temporary.touch(exist_ok=False)  # fails early, and under the user's umask
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+    except MarlzooError:
+        _discard(temporary)
+        raise
+    except OSError as error:
+        _discard(temporary)
+        raise output_error(target, error) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+    # The rename itself becomes durable with the folder; some file systems refuse to flush one.
+    with contextlib.suppress(OSError):
+        _flush(target.parent)
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` (UTF-8, line ends as given) to ``path`` as one step.
+
+    Raises:
+        OutputError: the file cannot be written; an older file of that name is left as it was.
+    """
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def output_error(path: str | os.PathLike[str], error: BaseException) -> OutputError:
+    """The user's error for a failed write to ``path``: cause, place and remedy in one line."""
+    cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    remedy = {
+        errno.ENOSPC: "free some space or choose another folder",
+        errno.EDQUOT: "free some space or choose another folder",
+        errno.EISDIR: "name a file, not a folder",
+        errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    }.get(getattr(error, "errno", None) or 0, "check that the folder is writable and has space")
+    return OutputError(f"cannot write {os.fspath(path)}: {cause}; nothing was left behind, {remedy}")
+
+
+def sha256_file(path: str | os.PathLike[str], chunk: int = 1 << 20) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in pieces of ``chunk`` bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(chunk):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hexadecimal SHA-256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary files of ``target`` whose writer was killed; only this machine's processes can be asked."""
+    node = platform.node()
+    for left in target.parent.glob(f".{glob.escape(target.stem)}.{glob.escape(node)}-*.tmp{target.suffix}"):
+        writer = left.name.removeprefix(f".{target.stem}.{node}-").partition("-")[0]
+        if writer.isdigit() and not _alive(int(writer)):
+            _discard(left)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # signal 0 asks nothing elsewhere
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is there and belongs to somebody else
+    return True
+
+
+def _discard(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

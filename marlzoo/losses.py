@@ -1,0 +1,218 @@
+"""Loss terms that several methods share, each said once: ``[R, ...]`` in, ``[R, ...]`` or ``[R]`` out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from marlzoo.distributions import ILLEGAL, chosen, mask_logits
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def mean_over(x: Tensor, filled: Tensor | None = None) -> Tensor:
+    """Mean of ``x [R, ...]`` over all axes but the first, ``-> [R]``.
+
+    Args:
+        x: values per sample, and per agent or dimension where there are such axes.
+        filled: ``[R, B, L]`` (any leading part of x's shape), 1 for real steps and 0 for padding; None: all real.
+    """
+    if filled is None:
+        return x.flatten(1).mean(1)
+    weight = filled.view(*filled.shape, *(1,) * (x.ndim - filled.ndim)).expand_as(x)
+    # Padding may hold anything, so it is replaced and not only multiplied by zero.
+    kept = torch.where(weight > 0, x, torch.zeros_like(x)) * weight
+    return kept.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+
+
+def action_error(action: Tensor, other: Tensor, used: Tensor) -> Tensor:
+    """Mean squared difference over the dimensions that an agent has, ``[..., N, A] -> [..., N]``.
+
+    Args:
+        action: compared with ``other``.
+        other: of the same shape.
+        used: ``[N, A]`` with 0 for padding.
+    """
+    return ((action - other).square() * used).sum(-1) / used.sum(-1)
+
+
+def expectile(error: Tensor, tau: Tensor | float) -> Tensor:
+    """Asymmetric squared error ``|tau - 1(error < 0)| error^2`` (IQL, Kostrikov et al. 2022, equation 5)."""
+    weight = torch.where(error < 0, 1.0 - tau, tau)
+    return weight * error.square()
+
+
+def exponential_weights(advantage: Tensor, temperature: Tensor | float, cap: Tensor | float) -> Tensor:
+    """Policy weights ``min(exp(advantage / temperature), cap)``, without gradient.
+
+    The exponent is bounded before the exponential, so that a huge advantage gives the cap and not infinity.
+    """
+    exponent = advantage.detach() / temperature
+    # A number stays on the host: moving it to the device would wait for it.
+    bounded = (
+        torch.minimum(exponent, cap.log()) if isinstance(cap, Tensor) else exponent.clamp(max=math.log(cap))
+    )
+    return torch.exp(bounded)
+
+
+def softmax_weights(
+    x: Tensor, temperature: Tensor | float, dim: int = 1, valid: Tensor | None = None
+) -> Tensor:
+    """Self-normalised weights of mean 1 along ``dim`` (the batch): ``B softmax(x / temperature)``, no gradient.
+
+    Args:
+        x: what is weighted by.
+        temperature: a large one makes all weights 1.
+        dim: of the batch.
+        valid: like x (or broadcast to it), 1 for entries that take part; the others' weight is 0. None: all do.
+    """
+    scaled = x.detach() / temperature
+    if valid is None:
+        return torch.softmax(scaled, dim=dim) * x.shape[dim]
+    taking_part = (valid > 0).expand_as(scaled)
+    weight = torch.softmax(scaled.masked_fill(~taking_part, ILLEGAL), dim=dim) * taking_part
+    return weight * taking_part.sum(dim, keepdim=True)
+
+
+def normalised(advantage: Tensor, eps: float = 1e-8) -> Tensor:
+    """Shifted and scaled to mean 0 and standard deviation 1 within each replica ``[R, ...]``."""
+    flat = advantage.flatten(1)
+    shifted = (flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + eps)
+    return shifted.view_as(advantage)
+
+
+def normal_log_density(deviation: Tensor, std: Tensor | float, used: Tensor | None = None) -> Tensor:
+    """``sum_d log N(deviation_d; 0, std)``, ``[..., A] -> [...]``.
+
+    Args:
+        deviation: distance from the mean.
+        std: standard deviation, of every dimension.
+        used: ``[..., A]`` with 0 for dimensions that are padding.
+    """
+    log_std = std.log() if isinstance(std, Tensor) else math.log(std)
+    per_dimension = -0.5 * (deviation / std).square() - log_std - 0.5 * LOG_2PI
+    return (per_dimension if used is None else per_dimension * used).sum(-1)
+
+
+def uniform_log_density(used: Tensor) -> Tensor:
+    """Log density of the uniform distribution on ``(-1, 1)^A``: ``used [..., A] -> [...]``, ``-A log 2``."""
+    return -math.log(2.0) * used.sum(-1)
+
+
+def sampled_logsumexp(
+    q: Tensor, log_density: Tensor | None = None, dim: int = 1, temperature: Tensor | float = 1.0
+) -> Tensor:
+    """``T logsumexp_k((q_k - log_density_k) / T)`` over samples: CQL's push down (Kumar et al. 2020).
+
+    Args:
+        q: values of sampled actions, samples along ``dim``.
+        log_density: of the samples under what they were drawn from (importance correction); None: no correction.
+        dim: of the samples.
+        temperature: T.
+    """
+    corrected = q if log_density is None else q - log_density
+    return temperature * torch.logsumexp(corrected / temperature, dim=dim)
+
+
+def legal_logsumexp(q: Tensor, legal: Tensor | None = None) -> Tensor:
+    """``logsumexp`` over the legal actions, ``q [..., A] -> [...]``; an illegal action has no weight at all."""
+    return torch.logsumexp(mask_logits(q, legal), dim=-1)
+
+
+def double_q(online: Tensor, target: Tensor, legal: Tensor | None = None) -> Tensor:
+    """``target`` at the best legal action of ``online``: ``[..., A] -> [...]`` (van Hasselt et al. 2016)."""
+    return chosen(target, mask_logits(online, legal).argmax(-1))
+
+
+def soft_minimum(q: Tensor, weight: Tensor | float) -> Tensor:
+    """``weight min_k + (1 - weight) max_k`` over the ensemble, ``[R, K, ...] -> [R, ...]`` (BCQ)."""
+    return weight * q.amin(1) + (1.0 - weight) * q.amax(1)
+
+
+def jittered(action: Tensor, noise: Tensor, std: Tensor | float, clip: Tensor | None = None) -> Tensor:
+    """TD3's smoothing: ``clip(action + clip(std noise, -clip, clip), -1, 1)``; all ``[R, ..., A]``."""
+    deviation = std * noise
+    if clip is not None:
+        deviation = deviation.clamp(-clip, clip)
+    return (action + deviation).clamp(-1.0, 1.0)
+
+
+def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """``KL(N(mean, std) || N(0, 1))`` of every dimension, ``[..., L]``."""
+    return 0.5 * (mean.square() + (2.0 * log_std).exp() - 1.0) - log_std
+
+
+Score = Callable[[Tensor], Tensor]
+
+
+def best_of(candidates: Tensor, score: Tensor) -> Tensor:
+    """``candidates [R, K, ..., A]`` with the largest ``score [R, K, ...]``, ``-> [R, ..., A]``."""
+    index = score.argmax(1, keepdim=True).unsqueeze(-1)
+    return candidates.gather(1, index.expand(*index.shape[:-1], candidates.shape[-1])).squeeze(1)
+
+
+@torch.no_grad()
+def cross_entropy_search(
+    score: Score, noise: Tensor, elites: int, std: Tensor | float = 2.0, min_std: float = 1e-6
+) -> Tensor:
+    """Maximise ``score`` over the box by the cross-entropy method; from zero mean.
+
+    From the second round on the previous elites compete too, so the best candidate never gets worse.
+
+    Args:
+        score: ``[R, K, ..., A] -> [R, K, ...]`` value of candidates.
+        noise: ``[R, rounds, K, ..., A]`` standard normal.
+        elites: candidates that the next mean and (unbiased) standard deviation are taken from.
+        std: of the first round, a number or ``[R, 1, ...]`` with the candidates' axes.
+        min_std: added to the standard deviation, which elites that agree would make zero.
+
+    Returns:
+        The best candidate, ``[R, ..., A]``.
+    """
+    rounds = noise.unbind(1)
+    candidates = (std * rounds[0]).clamp(-1.0, 1.0)
+    value = score(candidates)
+    for drawn in rounds[1:]:
+        top, index = value.topk(elites, dim=1)
+        kept = candidates.gather(1, index.unsqueeze(-1).expand(*index.shape, candidates.shape[-1]))
+        spread, mean = torch.std_mean(kept, dim=1, keepdim=True)
+        fresh = (mean + (spread + min_std) * drawn).clamp(-1.0, 1.0)
+        candidates = torch.cat((fresh, kept), dim=1)
+        value = torch.cat((score(fresh), top), dim=1)
+    return best_of(candidates, value)
+
+
+@torch.no_grad()
+def softmax_search(score: Score, noise: Tensor, std: Tensor | float = 2.0, min_std: float = 1e-6) -> Tensor:
+    """Maximise ``score`` over the box by softmax-weighted means; from zero mean.
+
+    Every round moves the mean to the samples' mean weighted by ``softmax(score)`` and takes as standard deviation
+    the root of the samples' unweighted mean squared distance from it.
+
+    Args:
+        score: ``[R, K, ..., A] -> [R, K, ...]`` value of candidates.
+        noise: ``[R, rounds, K, ..., A]`` standard normal.
+        std: of the first round, a number or ``[R, 1, ...]`` with the candidates' axes.
+        min_std: added to the standard deviation.
+
+    Returns:
+        The best candidate of the last round, ``[R, ..., A]``.
+    """
+    mean = torch.zeros_like(noise[:, 0, :1])
+    spread = mean + std
+    for drawn in noise.unbind(1):
+        candidates = (mean + spread * drawn).clamp(-1.0, 1.0)
+        value = score(candidates)
+        mean, spread = softmax_moments(candidates, value)
+        spread = spread + min_std
+    return best_of(candidates, value)
+
+
+def softmax_moments(candidates: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax-weighted mean ``[R, 1, ..., A]`` of ``candidates [R, K, ..., A]`` and their spread around it."""
+    weight = torch.softmax(score, dim=1).unsqueeze(-1)
+    mean = (weight * candidates).sum(1, keepdim=True)
+    return mean, (candidates - mean).square().mean(1, keepdim=True).sqrt()

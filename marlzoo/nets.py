@@ -1,0 +1,416 @@
+"""Networks stacked over replicas: parameters ``[R, in, out]``, inputs and outputs ``[R, ..., features]``.
+
+Where a method has several networks of one shape (twin critics, one network per agent), they are stacked once more:
+parameters ``[R, *stack, in, out]``, so that one product serves all of them. :class:`Ensemble` and :class:`PerAgent`
+put the stack's axes where a method wants them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own short name
+from torch import Tensor, nn
+
+from marlzoo.distributions import LOG_STD_BOUNDS
+from marlzoo.random import generators
+
+
+class Init:
+    """Draws initial values, each replica from its own seed, so that R replicas start as R single runs would.
+
+    Values are drawn in float64 and cast, so that both precisions start from the same numbers.
+
+    Args:
+        seeds: one per replica.
+        device: of the parameters.
+        dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.replicas, self.device, self.dtype = len(seeds), torch.device(device), dtype
+        self._sources = generators(seeds, "init")
+
+    def uniform(self, bound: float, *shape: int) -> nn.Parameter:
+        """``[R, *shape]`` uniform on (-bound, bound)."""
+        drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._sources]
+        return self._parameter((2 * torch.stack(drawn) - 1) * bound)
+
+    def orthogonal(self, gain: float, *shape: int) -> nn.Parameter:
+        """``[R, ..., n_in, n_out]``, each matrix with orthonormal rows or columns times ``gain``."""
+        n_in, n_out = shape[-2:]
+        tall = (*shape[:-2], max(n_in, n_out), min(n_in, n_out))
+        matrices = []
+        for source in self._sources:
+            q, r = torch.linalg.qr(torch.randn(tall, generator=source, dtype=torch.float64))
+            # The signs make the distribution uniform over rotations.
+            q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
+            matrices.append(q if n_in >= n_out else q.mT)
+        return self._parameter(gain * torch.stack(matrices))
+
+    def constant(self, value: float, *shape: int) -> nn.Parameter:
+        """``[R, *shape]`` filled with ``value``."""
+        return self._parameter(torch.full((self.replicas, *shape), value, dtype=torch.float64))
+
+    def _parameter(self, value: Tensor) -> nn.Parameter:
+        return nn.Parameter(value.to(self.device, self.dtype).contiguous())
+
+
+class Linear(nn.Module):
+    """Affine map per replica, ``[R, ..., in] -> [R, ..., out]``.
+
+    Starts as PyTorch's ``nn.Linear`` does (uniform, bound 1/sqrt(in)), or orthogonal with zero bias when
+    ``gain`` is given.
+
+    Args:
+        init: draws the initial values.
+        n_in: input features.
+        n_out: output features.
+        gain: of an orthogonal start.
+        stack: sizes of further leading axes: ``[R, *stack, ..., in] -> [R, *stack, ..., out]``. An input's stack
+            axis may have size 1: all members read it.
+    """
+
+    def __init__(
+        self, init: Init, n_in: int, n_out: int, gain: float | None = None, stack: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        bound, weight, bias = 1.0 / math.sqrt(n_in), (*stack, n_in, n_out), (*stack, 1, n_out)
+        if gain is None:
+            self.weight, self.bias = init.uniform(bound, *weight), init.uniform(bound, *bias)
+        else:
+            self.weight, self.bias = init.orthogonal(gain, *weight), init.constant(0.0, *bias)
+
+    def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
+        """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``.
+
+        The parts' other axes are equal or broadcast. A part that is broadcast (an observation beside many candidate
+        actions) is multiplied once, not once per copy. ``first``: only the first member of the stack's first axis.
+        """
+        weight, bias = (self.weight[:, :1], self.bias[:, :1]) if first else (self.weight, self.bias)
+        leading = {part.shape[:-1] for part in parts}
+        if len(leading) == 1:
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            return _affine(x, weight, bias)
+        rows = torch.split_with_sizes(weight, [part.shape[-1] for part in parts], dim=-2)
+        out = _affine(parts[0], rows[0], bias)
+        for part, own in zip(parts[1:], rows[1:], strict=True):
+            out = out + _affine(part, own)
+        return out
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x [*stack, ..., in]``, ``weight [*stack, in, out]``, ``bias [*stack, 1, out]`` to ``[*stack, ..., out]``."""
+    stack, depth = weight.shape[:-2], weight.ndim - 2
+    if x.shape[:depth] != stack:
+        x = x.expand(*stack, *x.shape[depth:])
+    rows, weight = x.reshape(stack.numel(), -1, x.shape[-1]), weight.flatten(0, depth - 1)
+    offset = None if bias is None else bias.flatten(0, depth - 1)
+    out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
+    return out.view(*x.shape[:-1], weight.shape[-1])
+
+
+class MLP(nn.Module):
+    """Fully connected network with ReLU between the layers, ``sizes = (in, hidden..., out)``.
+
+    Args:
+        init: draws the initial values.
+        sizes: features of every layer.
+        stack: see :class:`Linear`.
+        last_bound: draw the last layer's weights from (-bound, bound), so that outputs start near zero.
+    """
+
+    def __init__(
+        self, init: Init, sizes: Sequence[int], stack: Sequence[int] = (), last_bound: float | None = None
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Linear(init, a, b, stack=stack) for a, b in pairwise(sizes))
+        if last_bound is not None:
+            last = self.layers[-1]
+            last.weight = init.uniform(last_bound, *stack, *sizes[-2:])
+
+    def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
+        """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``; see :class:`Linear`."""
+        x: Tensor = self.layers[0](*parts, first=first)
+        for layer in self.layers[1:]:
+            x = layer(F.relu(x), first=first)
+        return x
+
+
+class Ensemble(nn.Module):
+    """Independent networks that read the same input, such as twin critics.
+
+    Args:
+        init: draws the initial values.
+        sizes: features of every layer.
+        members: K networks.
+        agents: N where every agent has networks of its own; 0 where agents share them.
+        norm: normalise the joined input by its :class:`BatchNorm` (one for all members of an agent).
+    """
+
+    def __init__(
+        self, init: Init, sizes: Sequence[int], members: int = 2, agents: int = 0, norm: bool = False
+    ) -> None:
+        super().__init__()
+        own = (agents,) if agents else ()
+        self.norm = BatchNorm(init, sizes[0], stack=own) if norm else None
+        self.members = MLP(init, sizes, stack=(members, *own))
+        self.agents = agents
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """``[R, ..., in_k]`` parts (``[R, ..., N, in_k]`` with networks per agent) ``-> [R, K, ..., out]``."""
+        return self._members(parts, first=False)
+
+    def first(self, *parts: Tensor) -> Tensor:
+        """The first member alone, ``-> [R, ..., out]``."""
+        return self._members(parts, first=True).squeeze(1)
+
+    def _members(self, parts: tuple[Tensor, ...], first: bool) -> Tensor:
+        if self.agents:
+            parts = tuple(part.movedim(-2, 1) for part in parts)
+        if self.norm is not None:
+            shape = [max(sizes) for sizes in zip(*(part.shape[:-1] for part in parts), strict=True)]
+            parts = (self.norm(torch.cat([p.expand(*shape, p.shape[-1]) for p in parts], -1), batch=True),)
+        out: Tensor = self.members(*(part.unsqueeze(1) for part in parts), first=first)
+        return out.movedim(2, -2) if self.agents else out
+
+
+class PerAgent(nn.Module):
+    """Gives every agent its own member of a network stacked with ``stack=(N,)``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *parts: Tensor, **options: bool) -> Any:
+        """``[R, ..., N, in_k]`` parts ``-> [R, ..., N, out]``, or several such where the network has several."""
+        out = self.network(*(part.movedim(-2, 1) for part in parts), **options)
+        return out.movedim(1, -2) if isinstance(out, Tensor) else tuple(x.movedim(1, -2) for x in out)
+
+
+class ValueNet(nn.Module):
+    """State value with two hidden ReLU layers: ``[R, ..., N, in] -> [R, ..., N]``.
+
+    Args:
+        init: draws the initial values.
+        n_in: input features.
+        hidden: width of both hidden layers.
+        agents: N where every agent has a network of its own; 0 where agents share one.
+    """
+
+    def __init__(self, init: Init, n_in: int, hidden: int, agents: int = 0) -> None:
+        super().__init__()
+        self.network = for_agents(lambda stack: MLP(init, (n_in, hidden, hidden, 1), stack), agents)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ...]``."""
+        value: Tensor = self.network(*parts)
+        return value.squeeze(-1)
+
+
+def for_agents(make: Callable[[tuple[int, ...]], nn.Module], agents: int = 0) -> nn.Module:
+    """One network for all agents (``agents`` 0), or one per agent of ``agents``; ``make`` takes the stack."""
+    return PerAgent(make((agents,))) if agents else make(())
+
+
+class DeterministicActor(nn.Module):
+    """``tanh`` of an :class:`MLP`, ``[R, ..., in] -> [R, ..., A]`` in (-1, 1).
+
+    Args:
+        init: draws the initial values.
+        sizes: features of every layer.
+        stack: see :class:`Linear`; wrap it in :class:`PerAgent` for one actor per agent.
+        last_bound: see :class:`MLP`.
+        norm: normalise the input by a :class:`BatchNorm`.
+    """
+
+    def __init__(
+        self,
+        init: Init,
+        sizes: Sequence[int],
+        stack: Sequence[int] = (),
+        last_bound: float | None = None,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = BatchNorm(init, sizes[0], stack) if norm else None
+        self.body = MLP(init, sizes, stack, last_bound)
+
+    def forward(self, *parts: Tensor, batch: bool = False) -> Tensor:
+        """The action; ``batch``: normalise by the input's own statistics (see :class:`BatchNorm`)."""
+        if self.norm is not None:
+            parts = (self.norm(torch.cat(parts, dim=-1), batch=batch),)
+        return torch.tanh(self.body(*parts))
+
+
+class LayerNorm(nn.Module):
+    """Normalisation over the last axis with a scale and an offset per replica."""
+
+    def __init__(self, init: Init, size: int) -> None:
+        super().__init__()
+        self.scale, self.offset = init.constant(1.0, size), init.constant(0.0, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, ..., size] -> [R, ..., size]``."""
+        shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+        return F.layer_norm(x, x.shape[-1:]) * self.scale.view(shape) + self.offset.view(shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation per replica (and per member of a stack), with PyTorch's constants.
+
+    Which statistics are used is said by every call, because a learner and the policy that it deploys share the
+    layer: the input's own (which also moves the running ones), or the running ones.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self, init: Init, size: int, stack: Sequence[int] = (), momentum: float = 0.1, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.scale, self.offset = init.constant(1.0, *stack, size), init.constant(0.0, *stack, size)
+        self.register_buffer("running_mean", init.constant(0.0, *stack, size).data)
+        self.register_buffer("running_var", init.constant(1.0, *stack, size).data)
+        self.momentum, self.eps = momentum, eps
+
+    def forward(self, x: Tensor, batch: bool = False) -> Tensor:
+        """``[R, *stack, ..., size] -> [R, *stack, ..., size]``."""
+        depth = self.scale.ndim - 1
+        rows = x.flatten(depth, -2)  # [R, *stack, rows, size]
+        mean, var = self.running_mean, self.running_var
+        if batch:
+            var, mean = torch.var_mean(rows, dim=-2, correction=0)
+            with torch.no_grad():
+                unbiased = var * (rows.shape[-2] / max(rows.shape[-2] - 1, 1))
+                self.running_mean.lerp_(mean.detach(), self.momentum)
+                self.running_var.lerp_(unbiased.detach(), self.momentum)
+        factor = self.scale * torch.rsqrt(var + self.eps)
+        out = (rows - mean.unsqueeze(-2)) * factor.unsqueeze(-2) + self.offset.unsqueeze(-2)
+        return out.view(x.shape)
+
+
+class TanhGaussianActor(nn.Module):
+    """Tanh-squashed diagonal Gaussian (OMIGA's actor): ``[R, ..., in] -> (mean, log_std) [R, ..., A]``.
+
+    Two hidden ReLU layers and two heads; ``log_std`` is clipped to its bounds, ``mean`` is not clipped here.
+    """
+
+    def __init__(
+        self,
+        init: Init,
+        n_in: int,
+        hidden: int,
+        n_action: int,
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
+        stack: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.log_std_bounds = log_std_bounds
+        self.body = MLP(init, (n_in, hidden, hidden), stack)
+        self.mean = Linear(init, hidden, n_action, stack=stack)
+        self.log_std = Linear(init, hidden, n_action, stack=stack)
+
+    def forward(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and clipped log standard deviation before the squashing."""
+        h = F.relu(self.body(*parts))
+        return self.mean(h), self.log_std(h).clamp(*self.log_std_bounds)
+
+
+class LinearMixer(nn.Module):
+    """State-dependent linear mixing: ``X_tot = sum_i w_i(s) X_i + b(s)`` with ``w_i >= 0``.
+
+    OMIGA's mixer (specification of its shared blocks): state -> hidden -> ReLU -> two linear heads.
+    """
+
+    def __init__(self, init: Init, state_size: int, hidden: int, n_agents: int) -> None:
+        super().__init__()
+        self.body = Linear(init, state_size, hidden)
+        self.weight, self.bias = Linear(init, hidden, n_agents), Linear(init, hidden, 1)
+
+    def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``state [R, B, S] -> w [R, B, N] (non-negative), b [R, B]``."""
+        h = F.relu(self.body(state))
+        return self.weight(h).abs(), self.bias(h).squeeze(-1)
+
+
+def with_agent_id(x: Tensor) -> Tensor:
+    """Append each agent's one-hot number: ``[..., N, F] -> [..., N, F + N]``."""
+    n = x.shape[-2]
+    identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(*x.shape[:-2], n, n)
+    return torch.cat((x, identity), dim=-1)
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit per replica (Cho et al. 2014, gates as in PyTorch's ``nn.GRU``).
+
+    The part that sees the input is one product over all steps; only the memory's part runs step by step, and for a
+    single replica inside PyTorch's fused kernel.
+    """
+
+    def __init__(self, init: Init, n_in: int, hidden: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(hidden)
+        self.input, self.memory = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
+        for layer in (self.input, self.memory):
+            layer.weight, layer.bias = (init.uniform(bound, *p.shape[1:]) for p in (layer.weight, layer.bias))
+        self.hidden = hidden
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read sequences.
+
+        Args:
+            x: ``[R, B, T, N, in]``.
+            memory: ``[R, B, N, hidden]`` before the first step; None: zeros.
+
+        Returns:
+            Memory after every step ``[R, B, T, N, hidden]``, and after the last ``[R, B, N, hidden]``.
+        """
+        if len(x) == 1 and not torch.compiler.is_compiling():
+            return self._fused(x, memory)
+        h = x.new_zeros(*x.shape[:2], x.shape[3], self.hidden) if memory is None else memory
+        outputs = []
+        for drive in self.input(x).unbind(2):
+            reset_x, update_x, new_x = drive.chunk(3, dim=-1)
+            reset_h, update_h, new_h = self.memory(h).chunk(3, dim=-1)
+            update = torch.sigmoid(update_x + update_h)
+            candidate = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+            h = candidate + update * (h - candidate)
+            outputs.append(h)
+        return torch.stack(outputs, dim=2), h
+
+    def _fused(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A single replica through PyTorch's own recurrent kernel, which knows no stacked weights."""
+        _, b, t, n, size = x.shape
+        sequences = x[0].transpose(1, 2).reshape(b * n, t, size)
+        start = x.new_zeros(b * n, self.hidden) if memory is None else memory.reshape(b * n, self.hidden)
+        weights = [layer.weight[0].t() for layer in (self.input, self.memory)]
+        biases = [layer.bias[0, 0] for layer in (self.input, self.memory)]
+        outputs, last = torch.gru(
+            sequences, start.unsqueeze(0), [*weights, *biases], True, 1, 0.0, self.training, False, True
+        )
+        return outputs.view(1, b, n, t, -1).transpose(2, 3), last.view(1, b, n, -1)
+
+
+class RecurrentNet(nn.Module):
+    """Linear, ReLU, GRU, linear (the field's usual recurrent agent network)."""
+
+    def __init__(self, init: Init, n_in: int, hidden: int, n_out: int) -> None:
+        super().__init__()
+        self.encode, self.gru = Linear(init, n_in, hidden), GRU(init, hidden, hidden)
+        self.head = Linear(init, hidden, n_out)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``[R, B, T, N, in] -> [R, B, T, N, out]``, and the memory ``[R, B, N, hidden]`` at the end."""
+        outputs, last = self.gru(F.relu(self.encode(x)), memory)
+        return self.head(outputs), last

@@ -1,0 +1,156 @@
+"""What on-policy methods share: networks, plain Gaussian policies, return normalisation, advantages."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own short name
+
+from marlzoo.distributions import categorical_log_prob, mask_logits
+from marlzoo.nets import Init, LayerNorm, Linear, with_agent_id
+from marlzoo.policy import Policy
+from marlzoo.random import ReplicaRandom
+from marlzoo.spec import Spec
+
+
+class Net(nn.Module):
+    """Feature normalisation, two hidden ReLU layers, linear output; orthogonal start, zero biases."""
+
+    def __init__(self, init: Init, n_in: int, hidden: int, n_out: int, gain: float) -> None:
+        super().__init__()
+        self.norm = LayerNorm(init, n_in)
+        self.first = Linear(init, n_in, hidden, gain=math.sqrt(2.0))
+        self.second = Linear(init, hidden, hidden, gain=math.sqrt(2.0))
+        self.out = Linear(init, hidden, n_out, gain=gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, ..., in] -> [R, ..., out]``."""
+        return cast(Tensor, self.out(F.relu(self.second(F.relu(self.first(self.norm(x)))))))
+
+
+class Actor(nn.Module):
+    """π(a_i | o_i, i): Gaussian with std = sigmoid(raw / x) * y, or categorical over legal actions."""
+
+    def __init__(self, init: Init, spec: Spec, hidden: int, used: Tensor, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        self.discrete, self.used, self.x, self.y = spec.discrete, used, x, y
+        self.net = Net(init, spec.obs_size + spec.n_agents, hidden, spec.action_size, gain=0.01)
+        if not spec.discrete:
+            self.raw_std = init.constant(1.0, spec.n_agents, spec.action_size)
+            with torch.no_grad():
+                self.raw_std.mul_(x)
+
+    def mean(self, obs: Tensor) -> Tensor:
+        """``[R, B, N, O] -> [R, B, N, A]``."""
+        return cast(Tensor, self.net(with_agent_id(obs)))
+
+    def std(self) -> Tensor:
+        """``[R, N, A]``."""
+        return torch.sigmoid(self.raw_std / self.x) * self.y
+
+    def mean_std(self) -> Tensor:
+        """Average standard deviation ``[R]`` (zero for discrete actions), for the log."""
+        return torch.zeros(len(self.x), device=self.x.device) if self.discrete else self.std().mean((1, 2))
+
+    def log_prob(self, obs: Tensor, action: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:
+        """log π(a_i | o_i), summed over the agent's dimensions, and its entropy, both ``[R, B, N]``."""
+        if self.discrete:
+            logits = mask_logits(self.net(with_agent_id(obs)), legal)
+            log_probs = F.log_softmax(logits, dim=-1)
+            return categorical_log_prob(logits, action), -(log_probs.exp() * log_probs).sum(-1)
+        std = self.std().unsqueeze(1)
+        standard = (action - self.mean(obs)) / std
+        normaliser = std.log() + 0.5 * math.log(2.0 * math.pi)
+        log_prob = ((-0.5 * standard.square() - normaliser) * self.used).sum(-1)
+        return log_prob, ((normaliser + 0.5) * self.used).sum(-1).expand_as(log_prob)
+
+
+class GaussianPolicy(Policy):
+    """Acts with the mean clipped to [-1, 1]; with noise, with the clipped sample."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: ReplicaRandom | None = None) -> Tensor:  # noqa: D102
+        return (self.actor.mean(obs) if random is None else self.sample(obs, random)).clamp(-1.0, 1.0)
+
+    def sample(self, obs: Tensor, random: ReplicaRandom) -> Tensor:
+        """A sample of the Gaussian ``[R, E, N, A]``, not clipped; padding stays zero."""
+        mean = self.actor.mean(obs)
+        return (mean + self.actor.std().unsqueeze(1) * random.normal(*mean.shape[1:])) * self.actor.used
+
+
+class ValueNorm(nn.Module):
+    """Running mean and deviation of returns, debiased, variance at least 0.01; statistics ``[R]``."""
+
+    def __init__(self, init: Init, decay: Tensor) -> None:
+        super().__init__()
+        self.decay = decay
+        self.moments: Tensor
+        # decayed sums of 1, x and x^2; their ratios are the debiased averages
+        self.register_buffer("moments", torch.zeros(init.replicas, 3, dtype=init.dtype, device=init.device))
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Take in a batch ``[R, ...]``."""
+        x = x.flatten(1)
+        batch = torch.stack((torch.ones_like(x[:, 0]), x.mean(1), x.square().mean(1)), dim=1)
+        self.moments.mul_(self.decay.unsqueeze(1)).add_(batch * (1.0 - self.decay).unsqueeze(1))
+
+    def mean_std(self, ndim: int) -> tuple[Tensor, Tensor]:
+        """Statistics, ``[R, 1, ...]`` with ``ndim`` axes; before any batch the mean is 0."""
+        weight, total, squares = self.moments.unbind(1)
+        weight = weight.clamp_min(1e-12)
+        mean = total / weight
+        std = (squares / weight - mean.square()).clamp_min(0.01).sqrt()
+        shape = (-1, *(1,) * (ndim - 1))
+        return mean.view(shape), std.view(shape)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """``(x - mean) / std``."""
+        mean, std = self.mean_std(x.ndim)
+        return (x - mean) / std
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`normalise`."""
+        mean, std = self.mean_std(x.ndim)
+        return x * std + mean
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, mask: Tensor, ends: Tensor, gamma: Tensor, lam: Tensor
+) -> Tensor:
+    """Generalised advantage estimate over the last axis, ``[R, E, T]``.
+
+    Args:
+        reward: ``[R, E, T]``.
+        value: V of each step's state.
+        next_value: V of the state that the step led to, also at an episode's end (not of the next start).
+        mask: 0 where the task ended (no bootstrap), else 1.
+        ends: 1 where the episode was over, by the task or by the time limit: the sum stops there.
+        gamma: ``[R, 1]``.
+        lam: ``[R, 1]``.
+    """
+    error = reward + gamma.unsqueeze(-1) * mask * next_value - value
+    carry = gamma * lam
+    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
+    for t in range(error.shape[-1] - 1, -1, -1):
+        total = error[..., t] + carry * (1.0 - ends[..., t]) * total
+        advantage[..., t] = total
+    return advantage
+
+
+def huber(error: Tensor, delta: Tensor) -> Tensor:
+    """``e^2 / 2`` up to ``delta``, then linear."""
+    size = error.abs()
+    return torch.where(size <= delta, 0.5 * size.square(), delta * (size - 0.5 * delta))
+
+
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Each replica's ``rows [R, B]`` of ``x [R, M, ...]``."""
+    offsets = torch.arange(x.shape[0], device=x.device).unsqueeze(1) * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (rows + offsets).flatten()).view(*rows.shape, *x.shape[2:])

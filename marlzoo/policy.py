@@ -1,0 +1,156 @@
+"""What is deployed: a policy, and the two ways a network becomes one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.distributions import gaussian_heads, mask_logits, one_hot, tanh_gaussian_mode
+from marlzoo.nets import with_agent_id
+from marlzoo.random import ReplicaRandom
+
+Random = ReplicaRandom | None
+Execution = Literal["decentralised", "sequential", "centralised"]
+
+
+class Policy(nn.Module):
+    """R policies acting in lockstep.
+
+    Attributes:
+        execution: who must see what when the team acts. ``decentralised``: each agent only its own
+            observation; tables never rank other kinds beside it unmarked.
+        stochastic: whether the method evaluates by sampling; evaluation then gives ``act`` random numbers.
+    """
+
+    execution: ClassVar[Execution] = "decentralised"
+    stochastic: bool = False
+
+    def reset(self, copies: int, ids: Tensor | None = None) -> None:
+        """Forget the past of the copies ``ids`` (all ``copies`` when None); feed-forward policies have none."""
+
+    @abstractmethod
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: ReplicaRandom | None = None) -> Tensor:
+        """Choose actions.
+
+        Args:
+            obs: ``[R, E, N, O]``.
+            legal: ``[R, E, N, A]`` bool (discrete tasks).
+            random: source of exploration noise; None acts as the method evaluates (deterministically
+                where it has a mode).
+
+        Returns:
+            ``[R, E, N, A]`` in [-1, 1], or ``[R, E, N]`` int64.
+        """
+
+
+class TanhGaussianPolicy(Policy):
+    """Acts with ``tanh(clip(mean, -9, 9))``; with noise, ``tanh(mean + std * noise)``.
+
+    Args:
+        actor: ``[R, E, N, O + N] -> (mean, log_std)``, or both in one tensor ``[..., 2 A]``;
+            shared by the agents through their one-hot number.
+    """
+
+    def __init__(self, actor: nn.Module) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+        mean, log_std = gaussian_heads(self.actor(with_agent_id(obs)))
+        if random is None:
+            return tanh_gaussian_mode(mean)
+        return torch.tanh(mean + log_std.exp() * random.normal(*mean.shape[1:]))
+
+
+class CategoricalPolicy(Policy):
+    """Acts with the best legal action; with noise, samples from the softmax over legal actions.
+
+    Args:
+        scores: ``[R, E, N, O + N] -> logits or values [R, E, N, A]``.
+        stochastic: evaluate by sampling.
+    """
+
+    def __init__(self, scores: nn.Module, stochastic: bool = False) -> None:
+        super().__init__()
+        self.scores, self.stochastic = scores, stochastic
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+        logits = mask_logits(self.scores(with_agent_id(obs)), legal)
+        if random is None:
+            return logits.argmax(-1)
+        noise = random.uniform(*logits.shape[1:]).clamp_min(torch.finfo(logits.dtype).tiny)
+        return (logits - torch.log(-torch.log(noise))).argmax(-1)  # the Gumbel-max trick
+
+
+class SquashedPolicy(Policy):
+    """A deterministic network's output, kept inside the box.
+
+    Args:
+        network: ``[R, E, N, O + N] -> [R, E, N, A]``.
+        tanh: squash the output; otherwise it is clipped to [-1, 1].
+    """
+
+    def __init__(self, network: nn.Module, tanh: bool = True) -> None:
+        super().__init__()
+        self.network, self.tanh = network, tanh
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+        out = self.network(with_agent_id(obs))
+        return torch.tanh(out) if self.tanh else out.clamp(-1.0, 1.0)
+
+
+class RecurrentPolicy(Policy):
+    """Gives a feed-forward policy a memory: its network reads the episode so far.
+
+    Args:
+        network: a :class:`marlzoo.nets.RecurrentNet`.
+        inner: makes the policy that turns the network's outputs into actions, given a module that returns
+            them for the present step.
+        last_action: A where the network also reads the one-hot action of the step before, between observation
+            and agent number (discrete actions); 0 where it does not.
+    """
+
+    def __init__(
+        self, network: nn.Module, inner: Callable[[nn.Module], Policy], last_action: int = 0
+    ) -> None:
+        super().__init__()
+        self._reader = _Reader(network)
+        self.inner = inner(self._reader)
+        self._n_last = last_action
+        self._last: Tensor | None = None
+
+    def reset(self, copies: int, ids: Tensor | None = None) -> None:
+        """Start the memory of the copies ``ids`` from zero (None: of all)."""
+        if ids is None or self._reader.memory is None:
+            self._reader.memory = self._last = None
+        else:
+            self._reader.memory[:, ids] = 0.0
+            if self._last is not None:
+                self._last[:, ids] = 0.0
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+        if not self._n_last:
+            return self.inner.act(obs, legal, random)
+        if self._last is None:
+            self._last = obs.new_zeros(*obs.shape[:-1], self._n_last)
+        action = self.inner.act(torch.cat((obs, self._last), dim=-1), legal, random)
+        self._last = one_hot(action, self._n_last, obs.dtype)
+        return action
+
+
+class _Reader(nn.Module):
+    """One step of a recurrent network, keeping its memory ``[R, E, N, hidden]``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.memory: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor
+        out, self.memory = self.network(x.unsqueeze(2), self.memory)
+        return out.squeeze(2)

@@ -1,0 +1,226 @@
+"""Finding methods and tasks by name, through entry points: the core knows none by itself.
+
+Group ``marlzoo.plugins``: an entry names a *package*; every module in it whose name has no leading underscore
+is a method, called by its file name. Listing reads file names only; building imports one module.
+Group ``marlzoo.environments``: an entry ``family = "module"`` names a module with ``TASKS``,
+``spec(name, **options)`` and ``make(name, copies, **options)``; a family whose data can be computed also has
+``dataset(name, quality, **options)`` and ``qualities(name)``. Modules named in the variable
+``MARLZOO_ENVIRONMENTS`` (separated by commas) are families as well, called by the last part of their name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from marlzoo.errors import ConfigError, MarlzooError, PluginError, UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+
+    from marlzoo.algorithm import Algorithm
+    from marlzoo.data.dataset import Dataset
+    from marlzoo.envs.base import BatchedEnv
+    from marlzoo.spec import Spec
+
+METHODS, ENVIRONMENTS = "marlzoo.plugins", "marlzoo.environments"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Methods found by listing: ``modules[name]`` are the modules of that name; ``broken`` what failed."""
+
+    modules: dict[str, list[str]]
+    broken: dict[str, str]
+
+
+def list_methods() -> Listing:
+    """Find methods without importing them. A plugin that cannot be found lands in ``broken``."""
+    modules: dict[str, list[str]] = {}
+    broken: dict[str, str] = {}
+    for entry in _entries(METHODS):
+        try:
+            found = importlib.util.find_spec(entry.value)
+        except Exception as error:  # a foreign package may fail in any way while its parent is imported
+            broken[f"{entry.name} ({entry.value})"] = f"{type(error).__name__}: {error}"
+            continue
+        if found is None or found.submodule_search_locations is None:
+            broken[f"{entry.name} ({entry.value})"] = "no such package"
+            continue
+        for module in pkgutil.iter_modules(found.submodule_search_locations):
+            if not module.name.startswith("_"):
+                modules.setdefault(module.name, []).append(f"{entry.value}.{module.name}")
+    return Listing({name: sorted(modules[name]) for name in sorted(modules)}, broken)
+
+
+def method_names() -> list[str]:
+    """Names of all methods, sorted."""
+    return list(list_methods().modules)
+
+
+def find_method(name: str) -> type[Algorithm]:
+    """The class of a method.
+
+    Raises:
+        UnknownNameError: no module of that name; lists the nearest ones.
+        PluginError: two modules take the name, the module fails to import, or holds no method.
+    """
+    from marlzoo.algorithm import Algorithm
+
+    listing = list_methods()
+    modules = listing.modules.get(name)
+    if modules is None:
+        broken = "; ".join(f"plugin {plugin} failed: {why}" for plugin, why in listing.broken.items())
+        raise UnknownNameError("method", name, listing.modules, broken)
+    if len(modules) > 1:
+        raise PluginError(
+            f"method name {name!r} is taken by {' and '.join(modules)}; rename one of the files"
+        )
+    try:
+        module = importlib.import_module(modules[0])
+    except MarlzooError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"method {name!r}: importing {modules[0]} failed: {type(error).__name__}: {error}"
+        ) from error
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Algorithm) and value.__module__ == module.__name__
+    ]
+    if len(classes) != 1:
+        raise PluginError(
+            f"method {name!r}: {modules[0]} defines {len(classes)} subclasses of Algorithm; it must define one"
+        )
+    return classes[0]
+
+
+def make(
+    name: str,
+    spec: Spec,
+    *,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    domain: str | None = None,
+    **config: Any,
+) -> Algorithm:
+    """Build a learner with one replica per seed.
+
+    Args:
+        name: of the method.
+        spec: the task's shape.
+        seeds: one per replica.
+        device: where it lives.
+        dtype: float32 (default) or float64.
+        domain: use the method's preset for this domain, for instance ``mamujoco``, if it has one.
+        config: settings by name; a list of length R gives a ``float`` setting per replica.
+
+    Raises:
+        UnknownNameError: unknown method or setting.
+        ConfigError: a setting out of its range.
+        SpecError: the method does not handle the task.
+    """
+    import torch
+
+    from marlzoo.config import replica_configs
+
+    cls = find_method(name)
+    if isinstance(seeds, int | str) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 on, one per replica")
+    preset = cls.presets.get(domain, {}) if domain else {}
+    configs = replica_configs(cls.config_class, len(seeds), config, preset)
+    return cls(spec, seeds, configs, device, dtype or torch.float32)
+
+
+def task_families() -> dict[str, str]:
+    """``family -> module`` of all environments."""
+    families = {entry.name: entry.value for entry in _entries(ENVIRONMENTS)}
+    for module in filter(None, map(str.strip, os.environ.get("MARLZOO_ENVIRONMENTS", "").split(","))):
+        family = module.rpartition(".")[2]
+        if families.get(family, module) != module:
+            raise PluginError(
+                f"MARLZOO_ENVIRONMENTS: the family {family!r} is taken by {families[family]}; rename {module}"
+            )
+        families[family] = module
+    return families
+
+
+def task_names() -> list[str]:
+    """Names of all tasks, ``family/name``."""
+    return [f"{family}/{task}" for family in task_families() for task in _family(family).TASKS]
+
+
+def task_spec(task: str, **options: Any) -> Spec:
+    """A task's shape, without its simulator."""
+    family, name = _split(task)
+    spec: Spec = _family(family).spec(name, **options)
+    return spec
+
+
+def make_env(task: str, copies: int = 1, **options: Any) -> BatchedEnv:
+    """``copies`` copies of a task, stepped together.
+
+    Raises:
+        UnknownNameError: no such task; lists the nearest ones.
+    """
+    family, name = _split(task)
+    env: BatchedEnv = _family(family).make(name, copies, **options)
+    return env
+
+
+def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
+    """The logged data of a task whose family computes them (a function ``dataset(name, quality, **options)``).
+
+    Returns:
+        None where the family does not, or there is no such task: its data are files.
+
+    Raises:
+        UnknownNameError: the family computes no data of that quality, or has no such option.
+    """
+    family, _, name = task.partition("/")
+    if family not in task_families() or not hasattr(_family(family), "dataset"):
+        return None
+    if name not in _family(family).TASKS:
+        return None
+    made: Dataset = _family(family).dataset(name, quality, **options)
+    return made
+
+
+def computed_qualities(task: str) -> tuple[str, ...]:
+    """Qualities of the logged data that a task's family computes; empty where its data are files."""
+    family, _, name = task.partition("/")
+    if family not in task_families() or not hasattr(_family(family), "qualities"):
+        return ()
+    return tuple(_family(family).qualities(name)) if name in _family(family).TASKS else ()
+
+
+def _split(task: str) -> tuple[str, str]:
+    family, _, name = task.partition("/")
+    if family not in task_families() or name not in _family(family).TASKS:
+        raise UnknownNameError("task", task, task_names())
+    return family, name
+
+
+def _family(family: str) -> Any:
+    module = task_families()[family]
+    try:
+        return importlib.import_module(module)
+    except MarlzooError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"environment family {family!r}: importing {module} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _entries(group: str) -> list[EntryPoint]:
+    unique = {(entry.name, entry.value): entry for entry in entry_points(group=group)}
+    return [unique[key] for key in sorted(unique)]

@@ -1,0 +1,75 @@
+"""A task's shape: how many agents, what they see, what they do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from marlzoo.errors import SpecError
+
+ActionKind = Literal["continuous", "discrete"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape of a task, shared by datasets, environments and methods.
+
+    Agents may differ in size: ``obs_size`` and ``action_size`` are the largest agent's (arrays are padded
+    with zeros to it), ``obs_sizes`` and ``action_sizes`` the true ones.
+
+    Args:
+        n_agents: number of agents N.
+        obs_size: entries O of one agent's (padded) observation.
+        state_size: entries S of the global state that centralised parts see in training.
+        action_kind: ``continuous`` (box [-1, 1]^A) or ``discrete`` (A actions, with legal-action masks).
+        action_size: dimensions (continuous) or number of actions (discrete) A of the largest agent.
+        horizon: time limit of an episode, in steps.
+        obs_sizes: true observation size per agent; default: all ``obs_size``.
+        action_sizes: true action size per agent; default: all ``action_size``.
+        reward_per_agent: whether rewards are ``[.., N]`` rather than one team reward.
+    """
+
+    n_agents: int
+    obs_size: int
+    state_size: int
+    action_kind: ActionKind
+    action_size: int
+    horizon: int
+    obs_sizes: tuple[int, ...] = ()
+    action_sizes: tuple[int, ...] = ()
+    reward_per_agent: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("n_agents", "obs_size", "state_size", "action_size", "horizon"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SpecError(f"spec: {name} must be a positive integer, got {value!r}")
+        if self.action_kind not in ("continuous", "discrete"):
+            raise SpecError(f"spec: action_kind must be continuous or discrete, got {self.action_kind!r}")
+        for name, largest in (("obs_sizes", self.obs_size), ("action_sizes", self.action_size)):
+            sizes = tuple(int(size) for size in getattr(self, name)) or (largest,) * self.n_agents
+            object.__setattr__(self, name, sizes)
+            if len(sizes) != self.n_agents or max(sizes) != largest or min(sizes) < 1:
+                raise SpecError(
+                    f"spec: {name} {sizes} must list {self.n_agents} positive sizes, the largest {largest}"
+                )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are indices."""
+        return self.action_kind == "discrete"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Spec:
+        """Inverse of :meth:`to_dict`."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+    def differences(self, other: Spec) -> list[str]:
+        """Fields in which two specs differ, as ``name: mine != theirs`` (empty when they fit)."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [f"{k}: {mine[k]} != {theirs[k]}" for k in mine if mine[k] != theirs[k]]

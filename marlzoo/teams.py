@@ -1,0 +1,150 @@
+"""Value-decomposition teams: every agent's values of every action, with or without memory, and their mixer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.data.sampler import Batch
+from marlzoo.mixers import MixerKind, make_mixer
+from marlzoo.nets import MLP, Init, RecurrentNet, with_agent_id
+from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy
+from marlzoo.sequence import with_last_action
+from marlzoo.spec import Spec
+
+TRANSITION_FIELDS = ("obs", "next_obs", "legal", "next_legal", "action", "mask")
+SEQUENCE_FIELDS = ("obs", "legal", "action", "mask")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a team's networks.
+
+    Args:
+        hidden: width of the agents' hidden layers and of their memory.
+        recurrent: read the episode so far (sequences), or the observation only.
+        last_action: also read the one-hot action of the step before; only with memory.
+        embed: hidden units of a QMIX mixer.
+        hyper: hidden units of the networks that make a QMIX mixer's weights.
+    """
+
+    hidden: int = 64
+    recurrent: bool = True
+    last_action: bool = False
+    embed: int = 32
+    hyper: int = 64
+
+
+class AgentNet(nn.Module):
+    """One discrete-action network shared by the agents, ``[..., A]`` values or logits per agent.
+
+    Input: observation, the action of the step before where ``shape.last_action``, the agent's one-hot number.
+    """
+
+    def __init__(self, init: Init, spec: Spec, shape: Shape) -> None:
+        super().__init__()
+        self.n_last = spec.action_size if shape.recurrent and shape.last_action else 0
+        n_in = spec.obs_size + self.n_last + spec.n_agents
+        self.network: MLP | RecurrentNet
+        if shape.recurrent:
+            self.network = RecurrentNet(init, n_in, shape.hidden, spec.action_size)
+        else:
+            self.network = MLP(init, (n_in, shape.hidden, shape.hidden, spec.action_size))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """All rows of a batch in the layout of sequences, ``-> [R, B, L + 1, N, A]``."""
+        obs = with_last_action(batch.obs, batch.action, self.n_last) if self.n_last else batch.obs
+        out: Tensor | tuple[Tensor, Tensor] = self.network(with_agent_id(obs))
+        return out[0] if isinstance(out, tuple) else out
+
+    def policy(self, stochastic: bool = False) -> Policy:
+        """The best legal action, or a sample of the softmax over legal actions."""
+        if isinstance(self.network, MLP):
+            return CategoricalPolicy(self.network, stochastic)
+        return RecurrentPolicy(self.network, lambda net: CategoricalPolicy(net, stochastic), self.n_last)
+
+
+class QTeam(nn.Module):
+    """An :class:`AgentNet` of action values and the mixer that joins them (None: agents learn alone)."""
+
+    def __init__(self, init: Init, spec: Spec, shape: Shape, mixer: MixerKind | None) -> None:
+        super().__init__()
+        self.agents = AgentNet(init, spec, shape)
+        self.mixer = None if mixer is None else make_mixer(mixer, init, spec, shape.embed, shape.hyper)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """All agents' values of all actions in all rows, ``[R, B, L + 1, N, A]``."""
+        values: Tensor = self.agents(batch)
+        return values
+
+    def total(self, values: Tensor, state: Tensor | None) -> Tensor:
+        """Team values ``[R, ...]`` of agents' ``[R, ..., N]``; without a mixer the agents' own."""
+        if self.mixer is None:
+            return values
+        total: Tensor = self.mixer(values, state)
+        return total
+
+
+def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:
+    """What a team's batches hold: team reward and state with a mixer, each agent's reward without."""
+    fields = SEQUENCE_FIELDS if recurrent else TRANSITION_FIELDS
+    if not mixed:
+        return (*fields, "agent_reward")
+    return (*fields, "reward", "state") if recurrent else (*fields, "reward", "state", "next_state")
+
+
+def random_legal_actions(legal: Tensor, uniform: Tensor) -> Tensor:
+    """Team actions drawn uniformly from the legal ones.
+
+    One set of numbers serves a whole sequence: row t uses them turned by t golden ratios, so that rows differ and
+    the numbers that an update needs do not depend on the sequences' length.
+
+    Args:
+        legal: ``[R, B, L, N, A]`` bool.
+        uniform: ``[R, B, K, N]`` on [0, 1).
+
+    Returns:
+        ``[R, B, L, K, N]`` int64; the last action where nothing is legal (padding).
+    """
+    turn = torch.arange(legal.shape[2], device=legal.device, dtype=uniform.dtype) * 0.6180339887498949
+    place = torch.remainder(uniform.unsqueeze(2) + turn.view(-1, 1, 1), 1.0)
+    count = legal.sum(-1).unsqueeze(3)  # [R, B, L, 1, N]
+    wanted = torch.minimum((place * count).long() + 1, count.clamp_min(1))
+    rank = legal.long().cumsum(-1).unsqueeze(3)  # the wanted-th legal action is the first of that rank
+    return (rank < wanted.unsqueeze(-1)).sum(-1).clamp_max(legal.shape[-1] - 1)
+
+
+def joint_values(values: Tensor, actions: Tensor) -> Tensor:
+    """``values [R, B, L, N, A]`` of K team actions ``[R, B, L, K, N]``, ``-> [R, B, L, K, N]``."""
+    k = actions.shape[3]
+    spread = values.unsqueeze(3).expand(*values.shape[:3], k, *values.shape[3:])
+    return spread.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def counterfactual_values(values: Tensor, q: Tensor) -> Tensor:
+    """The agents' values of all team actions that differ from the data's in one agent's action.
+
+    Args:
+        values: of every agent's every action, ``[..., N, A]``.
+        q: of the data's actions, ``[..., N]``.
+
+    Returns:
+        ``[..., N A, N]``: entry ``(i A + j, k)`` is agent k's value when agent i alone takes action j.
+    """
+    n, a = values.shape[-2:]
+    own = torch.eye(n, dtype=torch.bool, device=values.device).unsqueeze(1)  # [N, 1, N]
+    team = torch.where(own, values.unsqueeze(-1), q[..., None, None, :])
+    return team.reshape(*values.shape[:-2], n * a, n)
+
+
+def counterfactual_actions(data: Tensor, own: Tensor) -> Tensor:
+    """Team actions that differ from ``data`` in one agent's action: ``[..., N, A]`` twice ``-> [..., N, N A]``.
+
+    Row i is the data's team action with agent i's part taken from ``own``; the two broadcast.
+    """
+    n, a = data.shape[-2:]
+    mine = torch.eye(n, dtype=torch.bool, device=data.device).unsqueeze(-1)  # [N, N, 1]
+    team = torch.where(mine, own.unsqueeze(-3), data.unsqueeze(-3))
+    return team.reshape(*team.shape[:-2], n * a)
