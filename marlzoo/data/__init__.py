@@ -1,0 +1,1 @@
+"""Datasets: canonical arrays, files, sampling, checks."""

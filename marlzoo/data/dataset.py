@@ -1,0 +1,298 @@
+"""The canonical dataset: flat arrays of episodes, one float32 copy, numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data import validation
+from marlzoo.data.card import Card
+from marlzoo.data.validation import pieces
+from marlzoo.errors import DataError
+from marlzoo.spec import Spec
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Recorded episodes of one task, one after another in time-major arrays of T rows.
+
+    An episode of L steps has L + 1 rows and its last row carries only the final observation (action and
+    reward there are zeros), so the next observation is always the row below. ``terminal[t]`` and
+    ``truncated[t]`` belong to the step taken from row t: they are set on an episode's last step (the row
+    before its final one), or on none where the recording was cut, which still bootstraps.
+
+    Build one with :meth:`create`, which shares memory between state and observations, fills in the card and
+    checks everything.
+
+    Args:
+        spec: the task's shape.
+        obs: observations ``[T, N, O]`` float32.
+        state: global states ``[T, S]`` float32; a view of ``obs`` where both hold the same numbers.
+        action: ``[T, N, A]`` float32 in [-1, 1], or ``[T, N]`` int64.
+        reward: ``[T]`` float32, or ``[T, N]`` where the spec says one per agent.
+        terminal: ``[T]``, the task ended with this step.
+        truncated: ``[T]``, the time limit ended the episode with this step.
+        starts: first row of each episode ``[E]``, the first of them 0.
+        legal: legal actions ``[T, N, A]`` of discrete tasks, or None.
+        card: origin and statistics.
+    """
+
+    spec: Spec
+    obs: Floats
+    state: Floats
+    action: NDArray[Any]
+    reward: Floats
+    terminal: Bools
+    truncated: Bools
+    starts: Ints
+    legal: Bools | None = None
+    card: Card = field(default_factory=Card)
+
+    @classmethod
+    def create(
+        cls,
+        spec: Spec,
+        *,
+        obs: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminal: NDArray[Any],
+        truncated: NDArray[Any],
+        starts: NDArray[Any] | Sequence[int],
+        state: NDArray[Any] | None = None,
+        legal: NDArray[Any] | None = None,
+        card: Card | None = None,
+        action_clip: bool = True,
+        verify: bool = False,
+    ) -> Dataset:
+        """Bring arrays into canonical form, check them, and complete the card's statistics.
+
+        Arrays of the right type are used without a copy, others are converted. ``state`` may be left out
+        where it equals the observations, ``[T, N * O]``. Action and reward of final rows become zeros.
+        ``action_clip`` is that of :meth:`validate`; ``verify`` first compares the content with the hash that
+        the card states, if it states one.
+
+        Raises:
+            DataError: see :meth:`validate`; or the content is not what the card says.
+        """
+        obs = np.ascontiguousarray(obs, dtype=np.float32)
+        if state is None or _same_numbers(state, obs):
+            state = obs.reshape(len(obs), int(np.prod(obs.shape[1:])))
+        if spec.discrete and np.asarray(action).dtype.kind not in "iu":
+            raise DataError(f"discrete actions must be integers, not {np.asarray(action).dtype}")
+        dataset = cls(
+            spec=spec,
+            obs=obs,
+            state=np.ascontiguousarray(state, dtype=np.float32),
+            action=np.ascontiguousarray(action, dtype=np.int64 if spec.discrete else np.float32),
+            reward=np.ascontiguousarray(reward, dtype=np.float32),
+            terminal=np.ascontiguousarray(terminal, dtype=np.bool_),
+            truncated=np.ascontiguousarray(truncated, dtype=np.bool_),
+            starts=np.asarray(starts, dtype=np.int64),
+            legal=None if legal is None else np.ascontiguousarray(legal, dtype=np.bool_),
+            card=card or Card(),
+        )
+        validation.check_structure(dataset)
+        dataset = dataset._clear_final_rows()
+        if verify and dataset.card.content_hash not in ("", dataset.content_hash):
+            raise DataError(
+                "its content is not what its card says (the file was changed or damaged after it was "
+                "written); make or fetch it again"
+            )
+        dataset = dataset.validate(action_clip=action_clip)
+        return dataset.with_card(dataset.card)
+
+    def _clear_final_rows(self) -> Dataset:
+        """Zeros in place of the action and reward of rows without a step: what a source put there is void."""
+        action, reward = self.action, self.reward
+        if not action[self.ends].any() and not reward[self.ends].any():
+            return self
+        action, reward = action.copy(), reward.copy()
+        action[self.ends], reward[self.ends] = 0, 0
+        return replace(self, action=action, reward=reward)
+
+    # ---- size and structure ------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """Number of rows T, final observations included."""
+        return len(self.obs)
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes E."""
+        return len(self.starts)
+
+    @property
+    def transitions(self) -> int:
+        """Number of transitions M = T - E."""
+        return self.rows - self.episodes
+
+    @cached_property
+    def ends(self) -> Ints:
+        """Each episode's final row ``[E]``, the one without a step."""
+        return np.append(self.starts[1:], self.rows) - 1
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Steps of each episode ``[E]``."""
+        return self.ends - self.starts
+
+    @cached_property
+    def returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each episode ``[E]``; per-agent rewards are averaged over agents."""
+        team = self.reward.astype(np.float64)
+        team = team.mean(axis=1) if team.ndim == 2 else team
+        team[self.ends] = 0.0
+        return np.add.reduceat(team, self.starts)
+
+    @cached_property
+    def sources(self) -> Ints:
+        """Rows that are transitions ``[M]``: all but each episode's final row."""
+        keep = np.ones(self.rows, np.bool_)
+        keep[self.ends] = False
+        return np.flatnonzero(keep)
+
+    @property
+    def state_is_obs(self) -> bool:
+        """Whether the state is a view of the observations."""
+        return self.state.size == self.obs.size and bool(
+            self.state.__array_interface__["data"][0] == self.obs.__array_interface__["data"][0]
+        )
+
+    # ---- identity ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over the spec and the canonical arrays; the same for every file layout and compression."""
+        digest = hashlib.sha256(json.dumps(self.spec.to_dict(), sort_keys=True).encode())
+        shared = self.state_is_obs or _same_numbers(self.state, self.obs)
+        arrays: dict[str, NDArray[Any] | None] = {
+            "obs": self.obs,
+            "state": None if shared else self.state,
+            "action": self.action,
+            "legal": self.legal,
+            "reward": self.reward,
+            "terminal": self.terminal,
+            "truncated": self.truncated,
+            "starts": self.starts,
+        }
+        for name, array in arrays.items():
+            digest.update(f"\n{name} {None if array is None else array.shape}\n".encode())
+            for _, piece in pieces(array) if array is not None else ():
+                digest.update(np.ascontiguousarray(piece, dtype=piece.dtype.newbyteorder("<")).data)
+        return digest.hexdigest()
+
+    def with_card(self, card: Card) -> Dataset:
+        """This dataset with another card, whose statistics are brought up to date."""
+        returns = self.returns
+        complete = replace(
+            card,
+            transitions=self.transitions,
+            episodes=self.episodes,
+            return_mean=float(returns.mean()),
+            return_std=float(returns.std()),
+            return_min=float(returns.min()),
+            return_max=float(returns.max()),
+            length_mean=float(self.lengths.mean()),
+        )
+        return self._replace(card=complete)
+
+    def _replace(self, **changes: Any) -> Dataset:
+        """A copy with some fields changed; keeps the hash where no number changes."""
+        other = replace(self, **changes)
+        if "content_hash" in self.__dict__ and set(changes) <= {"card"}:
+            # cached_property keeps its value in __dict__
+            other.__dict__["content_hash"] = self.content_hash
+        return other
+
+    def episodes_subset(self, episodes: Sequence[int] | NDArray[np.integer[Any]]) -> Dataset:
+        """A new dataset (copied rows) of the episodes with these numbers, in this order.
+
+        Raises:
+            DataError: no episode, or a number outside 0..E-1.
+        """
+        chosen = np.asarray(episodes, dtype=np.int64)
+        if chosen.ndim != 1 or not len(chosen) or chosen.min() < 0 or chosen.max() >= self.episodes:
+            raise DataError(
+                f"{self.card.name}: episodes must be a non-empty list of numbers in 0..{self.episodes - 1}"
+            )
+        rows = np.concatenate([np.arange(self.starts[e], self.ends[e] + 1) for e in chosen])
+        obs = self.obs[rows]
+        subset = replace(
+            self,
+            obs=obs,
+            state=obs.reshape(len(rows), -1) if self.state_is_obs else self.state[rows],
+            action=self.action[rows],
+            legal=None if self.legal is None else self.legal[rows],
+            reward=self.reward[rows],
+            terminal=self.terminal[rows],
+            truncated=self.truncated[rows],
+            starts=np.append(0, np.cumsum(self.lengths[chosen] + 1)[:-1]),
+        )
+        note = f"{len(chosen)} of {self.episodes} episodes of the source"
+        return subset.with_card(
+            replace(self.card, content_hash="", recipe=None, notes=(*self.card.notes, note))
+        )
+
+    def timeouts_as_terminals(self) -> Dataset:
+        """This dataset with every time-limit end counted as a terminal one, as OMIGA's authors read it."""
+        note = f"{int(self.truncated.sum())} time-limit ends are counted as terminal (timeout_is_terminal)"
+        return replace(
+            self,
+            terminal=self.terminal | self.truncated,
+            truncated=np.zeros_like(self.truncated),
+            card=replace(self.card, content_hash="", notes=(*self.card.notes, note)),
+        )
+
+    # ---- checks ------------------------------------------------------------------------------------------
+
+    def validate(self, *, action_clip: bool = False) -> Dataset:
+        """Check everything that can be checked without the environment.
+
+        Continuous actions outside [-1, 1] give a warning with their count and share; with ``action_clip`` the
+        returned dataset has them clipped (a copy of the actions), otherwise it is this one.
+
+        Raises:
+            DataError: wrong type or shape, lengths that differ, no rows or transitions, episodes out of order
+                or longer than the horizon, flags on a wrong row, NaN or infinity (with the first row), a
+                discrete action out of range or not legal, a mask without a legal action.
+        """
+        validation.check_structure(self)
+        validation.check_numbers(self)
+        outside = 0 if self.spec.discrete else validation.count_outside_box(self.action)
+        if not outside:
+            return self
+        share = outside / (self.transitions * self.action[0].size)
+        done = "they were clipped" if action_clip else "they are kept as they are"
+        name = self.card.name if self.card.task else "the dataset"
+        warnings.warn(
+            f"{name}: {outside} action entries ({share:.2%}) lie outside [-1, 1]; {done}",
+            stacklevel=2,
+        )
+        if not action_clip:
+            return self
+        card = replace(self.card, content_hash="", clipped=self.card.clipped + outside)
+        return replace(self, action=np.clip(self.action, -1, 1), card=card)
+
+
+def _same_numbers(state: NDArray[Any], obs: NDArray[Any]) -> bool:
+    if state.size != obs.size or len(state) != len(obs) or not len(obs):
+        return False
+    flat = obs.reshape(len(obs), -1)
+    if state.__array_interface__["data"][0] == obs.__array_interface__["data"][0]:
+        return True
+    other = state.reshape(len(obs), -1)
+    return all(np.array_equal(piece, other[i : i + len(piece)]) for i, piece in pieces(flat))

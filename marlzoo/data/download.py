@@ -1,0 +1,171 @@
+"""Fetching published datasets: from the hub or from a file fetched by hand, verified, converted and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+
+from marlzoo.data._fetch import Progress, fetch
+from marlzoo.data.catalog import HUB, Entry, find_entry
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats.vault import read_vault
+from marlzoo.data.load import convert, data_home, find_reader, load_dataset
+from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
+from marlzoo.files import sha256_file, write_text_atomic
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RETURN_TOLERANCE = 0.02  # of the spread of episode returns
+
+
+def downloads_home() -> Path:
+    """Where fetched files are kept: the folder ``downloads`` beside the datasets."""
+    return data_home().parent / "downloads"
+
+
+def checksums_path() -> Path:
+    """Where the checksums of first downloads are recorded."""
+    return downloads_home() / "checksums.json"
+
+
+def download(
+    name: str, *, from_file: str | os.PathLike[str] | None = None, progress: Progress | None = None
+) -> Path:
+    """Fetch a published dataset, verify it, write it as a native file under its name, and check that file.
+
+    Fetching needs ``huggingface-hub`` (extra ``hub``) and goes on where an interrupted one stopped. The file's
+    checksum is compared with the published one, with the one that the hub states, and with that of an earlier
+    download; a first one is recorded once the file could be converted. ``from_file`` names a file or folder in
+    any known format instead, fetched by hand; files are recorded and compared in the same way.
+
+    Args:
+        name: ``family/task/source/quality`` of :mod:`marlzoo.data.catalog`.
+        from_file: a file or folder fetched by hand.
+        progress: is told bytes fetched and bytes in all.
+
+    Returns:
+        The native file.
+
+    Raises:
+        UnknownNameError: no such published dataset.
+        MissingExtraError: huggingface-hub (or tensorstore) is not installed.
+        DataError: it cannot be fetched, has another checksum, cannot be read, or is another dataset. Nothing is
+            written then.
+        OutputError: the dataset cannot be written.
+    """
+    entry = find_entry(name)
+    if from_file is None:
+        file, stated = _fetch(entry, progress)
+    else:
+        file, stated = Path(from_file).expanduser(), ""
+        if not file.exists():
+            raise DataError(f"{file}: no such file; check the path")
+    same = from_file is None or (entry.hub and file.name == Path(entry.hub).name)
+    key = entry.hub if same else f"{name}:{file.name}"
+    checksum = "" if file.is_dir() else sha256_file(file)
+    try:
+        _verify(key, file, checksum, (("published", entry.sha256), ("hub's", stated)), from_file is None)
+    except DataError:
+        if from_file is None:
+            file.unlink(missing_ok=True)  # so that fetching it again begins anew
+        raise
+    options = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
+    _require_entry(entry, load_dataset(file, **options), file)
+    path = convert(file, name, **options)
+    if checksum:
+        _record(key, checksum)
+    return path
+
+
+def _fetch(entry: Entry, progress: Progress | None) -> tuple[Path, str]:
+    """The hub's file, and its checksum where the hub states one."""
+    if not entry.hub:
+        raise DataError(
+            f"{entry.name} is not on the hub. Fetch it by hand ({entry.where()}) and run: "
+            f"marlzoo data download {entry.name} --from FILE"
+        )
+    try:
+        import huggingface_hub as hub
+    except ImportError as error:
+        raise MissingExtraError("huggingface-hub", "hub", "downloading a dataset") from error
+    endpoint = os.environ.get("HF_ENDPOINT") or None  # the hub's own variable, read at every call
+    target = downloads_home() / entry.hub
+    try:
+        try:
+            url = hub.hf_hub_url(HUB, entry.hub, repo_type="dataset", endpoint=endpoint)
+            found = hub.get_hf_file_metadata(url, token=False, endpoint=endpoint)
+        except Exception as error:  # the hub's client and what it is built on raise many kinds
+            cause = (str(error).strip().splitlines() or ["no answer"])[0]
+            raise DataError(f"{type(error).__name__}: {cause[:200]}") from error
+        etag = found.etag or ""
+        if not found.size:
+            raise DataError("the hub does not say how large it is")
+        if not target.is_file() or target.stat().st_size != found.size:
+            fetch(url, target, found.size, re.sub(r"\W", "", etag)[:16], progress)
+    except OutputError:
+        raise
+    except DataError as error:
+        raise DataError(
+            f"{entry.name} could not be fetched ({error}). It needs the network ({entry.size or 'size unknown'}); "
+            f"the same command goes on where this one stopped. Or fetch {entry.where()} by hand and run: "
+            f"marlzoo data download {entry.name} --from FILE"
+        ) from error
+    return target, etag if _SHA256.fullmatch(etag) else ""
+
+
+def _verify(key: str, file: Path, checksum: str, wanted: tuple[tuple[str, str], ...], fetched: bool) -> None:
+    recorded = _recorded().get(key, "") if checksum else ""
+    for whose, value in (*(wanted if fetched else ()), ("earlier", recorded)):
+        if value and checksum and value != checksum:
+            remedy = (
+                "fetch it again"
+                if fetched
+                else f"use the right file, or remove its line in {checksums_path()}"
+            )
+            raise DataError(
+                f"{file}: its SHA-256 is {checksum}, the {whose} one is {value}; it is damaged or another file; "
+                f"{remedy}"
+            )
+
+
+def _recorded() -> dict[str, str]:
+    path = checksums_path()
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON; repair or remove it") from error
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise ConfigError(f"{path}: is not a JSON object of texts; repair or remove it")
+    return values
+
+
+def _record(key: str, checksum: str) -> None:
+    write_text_atomic(
+        checksums_path(), json.dumps(_recorded() | {key: checksum}, indent=1, sort_keys=True) + "\n"
+    )
+
+
+def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
+    """Refuse a dataset of other sizes; warn where its returns are not those that were published."""
+    found = {
+        "agents": (dataset.spec.n_agents, entry.n_agents),
+        "observation entries": (dataset.spec.obs_size, entry.obs_size),
+        "action kind": (dataset.spec.action_kind, entry.action_kind),
+    }
+    wrong = [f"{what} {mine} instead of {theirs}" for what, (mine, theirs) in found.items() if mine != theirs]
+    wrong = [text for text in wrong if not text.endswith("None")]
+    if wrong:
+        raise DataError(f"{file}: it is not {entry.name}: {', '.join(wrong)}; fetch the right file")
+    if entry.return_mean is None:
+        return
+    spread = max(abs(entry.return_mean), entry.return_std or 0.0)
+    if abs(float(dataset.returns.mean()) - entry.return_mean) > _RETURN_TOLERANCE * spread:
+        warnings.warn(
+            f"{file}: its mean return is {dataset.returns.mean():.4g}, published for {entry.name} is "
+            f"{entry.return_mean:.4g}",
+            stacklevel=3,
+        )

@@ -1,0 +1,131 @@
+"""Writing Minari's folder; :mod:`marlzoo.data.formats.minari` has the mapping."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.hdf5 import create_hdf5
+from marlzoo.errors import OutputError
+from marlzoo.files import output_error, write_text_atomic
+from marlzoo.spec import Spec
+
+DATA, FILE, METADATA, OWN = "data", "main_data.hdf5", "metadata.json", "marlzoo"
+_ID = re.compile(r"[\w-]+-v\d+")
+_MINARI = "0.5.0"  # the version of the layout; Minari refuses those that it does not know
+
+
+def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
+    """Write a dataset as a new folder in Minari's layout, which Minari opens under the folder's name.
+
+    Args:
+        dataset: what to write.
+        path: the folder, which must not exist; Minari finds names of the form ``team-expert-v0``.
+
+    Returns:
+        The dataset with the card as written, its content hash filled in.
+
+    Raises:
+        OutputError: the folder exists or cannot be written; nothing is left of it.
+    """
+    target = Path(path)
+    if target.exists():
+        raise OutputError(f"cannot write {target}: it exists; remove it or choose another folder")
+    dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        (temporary / DATA).mkdir(parents=True)
+        with create_hdf5(temporary / DATA / FILE) as file:
+            for episode in range(dataset.episodes):
+                _episode(file, dataset, episode)
+        size = (temporary / DATA / FILE).stat().st_size
+        write_text_atomic(
+            temporary / DATA / METADATA, json.dumps(_metadata(dataset, target.name, size), indent=1)
+        )
+        descriptor = os.open(temporary / DATA / FILE, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, target)
+    except OSError as error:
+        _discard(temporary)
+        if isinstance(error, OutputError):
+            raise
+        raise output_error(target, error) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+    return dataset
+
+
+def _discard(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder)
+
+
+def _episode(file: h5py.File, dataset: Dataset, number: int) -> None:
+    spec = dataset.spec
+    rows = slice(int(dataset.starts[number]), int(dataset.ends[number]) + 1)
+    steps = slice(rows.start, rows.stop - 1)
+    group = file.create_group(f"episode_{number}")
+    group.attrs["id"] = number
+    group.attrs["total_steps"] = steps.stop - steps.start
+    for i in range(spec.n_agents):
+        size, actions = spec.obs_sizes[i], spec.action_sizes[i]
+        group[f"observations/agent_{i}"] = dataset.obs[rows, i, :size]
+        own = dataset.action[steps, i]
+        group[f"actions/agent_{i}"] = own if spec.discrete else own[:, :actions]
+    reward = dataset.reward[steps]
+    group["rewards"] = (reward.mean(axis=1) if reward.ndim == 2 else reward).astype(np.float64)
+    group["terminations"] = dataset.terminal[steps]
+    group["truncations"] = dataset.truncated[steps]
+    if reward.ndim == 2:
+        group["infos/agent_rewards"] = reward
+    if not dataset.state_is_obs:
+        group["infos/state"] = dataset.state[rows]
+    if dataset.legal is not None:
+        group["infos/legals"] = dataset.legal[rows]
+
+
+def _metadata(dataset: Dataset, name: str, size: int) -> dict[str, Any]:
+    spec = dataset.spec
+    own = {"spec": spec.to_dict(), "card": dataset.card.to_dict()}
+    return {
+        "dataset_id": name if _ID.fullmatch(name) else f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-v0",
+        "total_episodes": dataset.episodes,
+        "total_steps": dataset.transitions,
+        "data_format": "hdf5",
+        "observation_space": json.dumps(_spaces([_box(size, np.inf) for size in spec.obs_sizes])),
+        "action_space": json.dumps(_spaces([_action(spec, size) for size in spec.action_sizes])),
+        "dataset_size": round(size / 1e6, 1),
+        "minari_version": _MINARI,
+        "description": f"Team dataset {dataset.card.name}, written by marlzoo.",
+        OWN: json.dumps(own, sort_keys=True, allow_nan=False),
+    }
+
+
+def _spaces(spaces: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "Dict", "subspaces": {f"agent_{i}": space for i, space in enumerate(spaces)}}
+
+
+def _action(spec: Spec, size: int) -> dict[str, Any]:
+    if spec.discrete:
+        return {"type": "Discrete", "dtype": "int64", "start": 0, "n": size}
+    return _box(size, 1.0)
+
+
+def _box(size: int, bound: float) -> dict[str, Any]:
+    limits = {"low": [-bound] * size, "high": [bound] * size}
+    return {"type": "Box", "dtype": "float32", "shape": [size], **limits}

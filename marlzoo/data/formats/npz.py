@@ -1,0 +1,208 @@
+"""Canonical arrays in one npz file, for programs that know numpy only.
+
+Members: ``obs [T, N, O]``, ``action [T, N, A]`` or ``[T, N]`` integers, ``reward [T]`` or ``[T, N]``,
+``terminal [T]``, ``truncated [T]``, ``starts [E]``; ``state [T, S]`` where it is not the observations,
+``legal [T, N, A]`` for discrete actions, and ``header``, the bytes of a JSON text with spec and card. An episode of
+L steps has L + 1 rows, the last with the final observation only; flags belong to the step taken from a row.
+
+Files of others may leave ``header``, ``truncated`` and ``starts`` out. Assumed then: rows without ``starts`` are one
+episode; the time limit is the longest episode; integer actions are discrete, and as many as the largest (or the
+mask) shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats._steps import ZIP_FAULTS, as_flags, make_spec, reading, require
+from marlzoo.data.hdf5 import allocate
+from marlzoo.errors import DataError, SpecError
+from marlzoo.files import atomic_write
+from marlzoo.spec import Spec
+
+REQUIRED = ("obs", "action", "reward", "terminal")
+OPTIONAL = ("truncated", "starts", "state", "legal", "header")
+_KINDS = {"header": "u", "starts": "iu", "terminal": "fiub", "truncated": "fiub", "legal": "fiub"}
+_MOST_COMPRESSION = 1100
+_MOST_HEADER = 10_000  # bytes of an array's description in its member
+
+
+def sniff(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a zip file with most of the required members; never raises."""
+    try:
+        if not Path(path).is_file() or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return len({f"{name}.npy" for name in REQUIRED} & set(archive.namelist())) >= 3
+    except ZIP_FAULTS:
+        return False
+
+
+def read_npz(
+    path: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    horizon: int | None = None,
+    timeout_is_terminal: bool = False,
+    action_clip: bool = True,
+    verify: bool = True,
+) -> Dataset:
+    """Read a file with the members above.
+
+    Args:
+        path: the file.
+        task: full task name; default: the header's.
+        horizon: time limit in steps; default: the header's, or the longest episode.
+        timeout_is_terminal: count time-limit ends as terminal.
+        action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
+        verify: compare the content with the hash in the header's card.
+
+    Raises:
+        DataError: the file is missing, damaged, lacks a member, or has wrong shapes, types or values, or is
+            of another task or horizon than asked for.
+    """
+    path = Path(path)
+    with reading(path):
+        arrays = _members(path)
+        header = arrays.pop("header", None)
+        for name in ("terminal", "truncated", "legal"):
+            if name in arrays:
+                arrays[name] = as_flags(arrays[name], name)
+        arrays.setdefault("truncated", np.zeros(arrays["obs"].shape[:1], np.bool_))
+        arrays.setdefault("starts", np.zeros(1, np.int64))
+        spec, card = _guess(arrays, horizon) if header is None else _header(header)
+        require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
+        require(task is None or card.task in ("", task), f"it is of the task {card.task}, not of {task}")
+        dataset = Dataset.create(
+            spec,
+            **arrays,
+            card=replace(card, task=task or card.task),
+            action_clip=action_clip,
+            verify=verify,
+        )
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
+    """Write a dataset uncompressed, in one step.
+
+    Returns:
+        The dataset with the card as written, its content hash filled in.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left of it.
+    """
+    dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
+    text = json.dumps({"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}, sort_keys=True)
+    arrays: dict[str, NDArray[Any]] = {
+        name: getattr(dataset, name)
+        for name in ("obs", "action", "reward", "terminal", "truncated", "starts")
+    }
+    if not dataset.state_is_obs:
+        arrays["state"] = dataset.state
+    if dataset.legal is not None:
+        arrays["legal"] = dataset.legal
+    arrays["header"] = np.frombuffer(text.encode(), np.uint8)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    return dataset
+
+
+def _members(path: Path) -> dict[str, NDArray[Any]]:
+    require(path.is_file(), "no such file; check the path")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            missing = [name for name in REQUIRED if f"{name}.npy" not in names]
+            require(not missing, f"missing array {', '.join(missing)}; it has {', '.join(sorted(names))}")
+            return {
+                name: _array(archive, name, path.stat().st_size)
+                for name in (*REQUIRED, *OPTIONAL)
+                if f"{name}.npy" in names
+            }
+    except DataError:
+        raise
+    except ZIP_FAULTS as error:
+        raise DataError("is cut off or damaged; fetch or make it again") from error
+
+
+def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
+    """One member, whose declared size is compared with its stored one before memory is taken."""
+    info = archive.getinfo(f"{name}.npy")
+    require(
+        info.compress_size <= size and info.file_size <= _MOST_COMPRESSION * (1 + info.compress_size),
+        f"{name} claims to unpack to more than it can hold",
+    )
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        require(version in ((1, 0), (2, 0)), f"{name} has an unknown version of the npy format")
+        read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(member, max_header_size=_MOST_HEADER)
+        kinds = _KINDS.get(name, "fiu")
+        require(dtype.kind in kinds and all(n >= 0 for n in shape), f"{name} has the type {dtype}")
+        need = math.prod(shape) * dtype.itemsize
+        require(need <= info.file_size, f"{name} declares {need} bytes, but stores {info.file_size}")
+        require(not fortran or len(shape) < 2, f"{name} is stored column by column; save it in C order")
+        out = allocate(shape, np.uint8 if dtype.kind == "b" else dtype.type)
+        out = out.view(dtype.newbyteorder("=")) if dtype.kind == "b" else out.view(dtype)
+        flat, place = out.reshape(-1).view(np.uint8), 0
+        while place < len(flat):
+            piece = member.read(min(1 << 20, len(flat) - place))
+            require(bool(piece), f"{name} is cut off; fetch or make it again")
+            flat[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
+            place += len(piece)
+        # reading on compares the checksum at the end
+        require(not member.read(1), f"{name} stores more than its shape says")
+    return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
+
+
+def _header(values: NDArray[Any]) -> tuple[Spec, Card]:
+    try:
+        found = json.loads(values.tobytes())
+        return Spec.from_dict(found["spec"]), Card.from_dict(found["card"])
+    except DataError:
+        raise
+    except (SpecError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise DataError(f"its header is broken ({cause}); make the file again") from error
+
+
+def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None) -> tuple[Spec, Card]:
+    """Spec of a file without a header."""
+    obs, action, reward = arrays["obs"], arrays["action"], arrays["reward"]
+    require(obs.ndim == 3 and len(obs) > 0, f"obs has shape {obs.shape}, expected (T, N, O)")
+    discrete = action.dtype.kind in "iu"
+    wanted = 2 if discrete else 3
+    require(action.ndim == wanted and action.size > 0, f"action has shape {action.shape}")
+    legal, state = arrays.get("legal"), arrays.get("state")
+    require(legal is None or legal.ndim == 3, "legal must have three dimensions")
+    require(state is None or state.ndim == 2, "state must have two dimensions")
+    starts = arrays["starts"]
+    require(starts.ndim == 1 and len(starts) > 0, "starts must be a list of row numbers")
+    longest = int(np.diff(np.append(starts, len(obs)).astype(np.float64)).max()) - 1
+    largest = legal.shape[2] if legal is not None else int(action.max()) + 1
+    size = largest if discrete else action.shape[2]
+    spec = make_spec(
+        n_agents=obs.shape[1],
+        obs_size=obs.shape[2],
+        state_size=int(np.prod(obs.shape[1:])) if state is None else state.shape[1],
+        action_kind="discrete" if discrete else "continuous",
+        action_size=size,
+        horizon=horizon or max(1, longest),
+        reward_per_agent=reward.ndim == 2,
+    )
+    note = (
+        "the file has no header: the time limit is the longest episode, actions are as the arrays show them"
+    )
+    return spec, Card(notes=(note,))

@@ -1,0 +1,274 @@
+"""OMAR's folders of npy files: ``<env_id>/<data_type>/seed_<k>_data/`` with five files per agent.
+
+Agent i has ``obs_i.npy [N, O]``, ``acs_i.npy [N, A]``, ``rews_i.npy [N]``, ``next_obs_i.npy [N, O]`` and
+``dones_i.npy [N]``; HalfCheetah also ``states_i.npy`` and ``next_states_i.npy [N, S]``.
+
+Assumed: rows are in the order of recording, so that an episode goes on as long as every agent's next
+observation is the observation of the row below (a recorder that interleaves episodes yields episodes of one
+step, which are right but short); every end after exactly ``horizon`` steps is the time limit; ``done`` on an
+earlier row is terminal; any other break is a recording that was cut. Rewards stay per agent where they differ.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Bools, Dataset
+from marlzoo.data.formats._steps import (
+    NPY_FAULTS,
+    Layout,
+    as_flags,
+    listed,
+    make_spec,
+    reading,
+    require,
+    team_reward,
+)
+from marlzoo.data.validation import pieces
+from marlzoo.errors import DataError
+
+_SEED = re.compile(r"seed_(\d+)_data")
+_QUALITIES = ("random", "medium-replay", "medium", "expert")
+# Environments whose last agent is the prey, which the methods do not control.
+_WITH_PREY = ("simple_tag", "simple_world")
+# Steps until the time limit.
+_HORIZONS = {"HalfCheetah-v2": 1000, "simple_spread": 25, "simple_tag": 25, "simple_world": 25}
+
+
+@dataclass(frozen=True)
+class _Agent:
+    """One agent's files, mapped into memory."""
+
+    obs: NDArray[Any]
+    action: NDArray[Any]
+    reward: NDArray[Any]
+    next_obs: NDArray[Any]
+    done: NDArray[Any]
+    state: NDArray[Any] | None
+    next_state: NDArray[Any] | None
+
+
+def sniff(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one seed's data, or holds those of several seeds."""
+    folder = Path(path)
+    return (folder / "obs_0.npy").is_file() or any(folder.glob("seed_*_data/obs_0.npy"))
+
+
+def read_omar(
+    path: str | os.PathLike[str],
+    *,
+    task: str = "",
+    seed: int | None = None,
+    agents: int | None = None,
+    horizon: int | None = None,
+    timeout_is_terminal: bool = False,
+    action_clip: bool = True,
+) -> Dataset:
+    """Read one seed's folder, or all seeds' one after another.
+
+    Args:
+        path: ``seed_<k>_data``, or the folder above it.
+        task: full task name; default: unknown.
+        seed: which of several seeds to read, as the paper's runs do; default: all of them.
+        agents: use the first so many agents; default: all, but without the prey of tag and world where the
+            path names them.
+        horizon: time limit in steps; default: 1000 for HalfCheetah and 25 elsewhere, as the path tells.
+        timeout_is_terminal: count time-limit ends as terminal.
+        action_clip: clip actions to [-1, 1]; a warning tells how many lay outside.
+
+    Raises:
+        DataError: a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(path)
+    with reading(folder):
+        named = folder.absolute().parts
+        environment = next((part for part in named if part in _HORIZONS), "")
+        limit = horizon or _HORIZONS.get(environment, 25)
+        parts = [_read_seed(place, environment, agents, limit) for place in _folders(folder, seed)]
+        dataset = _join(parts, limit, environment, task, named, len(parts) > 1, action_clip)
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+def _folders(folder: Path, seed: int | None) -> list[Path]:
+    require(folder.is_dir(), "is not a folder; give the folder that holds obs_0.npy")
+    if (folder / "obs_0.npy").is_file():
+        require(seed is None, "is the folder of one seed; leave the option seed out")
+        return [folder]
+    seeds = {int(match[1]): place for place in listed(folder) if (match := _SEED.fullmatch(place.name))}
+    require(bool(seeds), "holds neither obs_0.npy nor seed_<k>_data folders; give the folder that does")
+    require(seed is None or seed in seeds, f"has no seed {seed}; it has {', '.join(map(str, sorted(seeds)))}")
+    return [seeds[k] for k in sorted(seeds) if seed in (None, k)]
+
+
+def _read_seed(folder: Path, environment: str, agents: int | None, horizon: int) -> dict[str, Any]:
+    """Canonical arrays of one folder."""
+    count = sum(1 for entry in listed(folder) if re.fullmatch(r"obs_\d+\.npy", entry.name))
+    prey = environment in _WITH_PREY and count > 1
+    used = agents if agents is not None else count - prey
+    require(1 <= used <= count, f"has the files of {count} agents, not of {used}; change the option agents")
+    team = [_agent(folder, i) for i in range(used)]
+    steps = len(team[0].obs)
+    for i, agent in enumerate(team):
+        for name, array in vars(agent).items():
+            if array is not None and len(array) != steps:
+                raise DataError(
+                    f"lengths differ: obs_0 has {steps} rows, {name} of agent {i} has {len(array)}"
+                )
+        require(agent.action.shape == team[0].action.shape, f"actions of agent {i} have another size")
+    done = np.zeros(steps, np.bool_)
+    for i, agent in enumerate(team):
+        done |= as_flags(np.asarray(agent.done), f"dones_{i}")
+    layout = _episodes(team, done, horizon)
+    at_limit = layout.lengths == horizon
+    return _arrays(team, layout) | {
+        "starts": layout.starts,
+        "truncated": layout.flags(at_limit),
+        "terminal": layout.flags(done[layout.lasts] & ~at_limit),
+        "sizes": tuple(agent.obs.shape[1] for agent in team),
+    }
+
+
+def _arrays(team: list[_Agent], layout: Layout) -> dict[str, Any]:
+    size = max(agent.obs.shape[1] for agent in team)
+    obs = np.zeros((layout.rows, len(team), size), np.float32)
+    for i, agent in enumerate(team):
+        width = agent.obs.shape[1]
+        obs[:, i, :width] = layout.place_array(agent.obs, np.float32, agent.next_obs[layout.lasts])
+    state = None
+    if (first := team[0]).state is not None and first.next_state is not None:
+        state = layout.place_array(first.state, np.float32, first.next_state[layout.lasts])
+    rewards = np.stack([np.asarray(agent.reward) for agent in team], axis=1)
+    actions = [layout.place_array(agent.action, np.float32) for agent in team]
+    return {
+        "obs": obs,
+        "state": state,
+        "action": np.stack(actions, axis=1),
+        "reward": layout.place_array(rewards, np.float32),
+    }
+
+
+def _episodes(team: list[_Agent], done: Bools, horizon: int) -> Layout:
+    """Episodes end where ``done`` is set, the next observation is not the row below, or the limit is reached."""
+    ends = done.copy()
+    for agent in team:
+        for begin, piece in pieces(agent.next_obs[:-1]):
+            below = agent.obs[begin + 1 : begin + 1 + len(piece)]
+            ends[begin : begin + len(piece)] |= (piece != below).any(axis=1)
+    layout = Layout.from_ends(ends)
+    for start, length in zip(layout.lasts - layout.lengths + 1, layout.lengths, strict=True):
+        ends[start + horizon - 1 : start + length : horizon] = True
+    return Layout.from_ends(ends)
+
+
+def _agent(folder: Path, i: int) -> _Agent:
+    state, next_state = folder / f"states_{i}.npy", folder / f"next_states_{i}.npy"
+    agent = _Agent(
+        obs=_open(folder / f"obs_{i}.npy", 2),
+        action=_open(folder / f"acs_{i}.npy", 2),
+        reward=_column(folder / f"rews_{i}.npy"),
+        next_obs=_open(folder / f"next_obs_{i}.npy", 2),
+        done=_column(folder / f"dones_{i}.npy"),
+        state=_open(state, 2) if state.exists() else None,
+        next_state=_open(next_state, 2) if next_state.exists() else None,
+    )
+    require(agent.obs.shape == agent.next_obs.shape, f"obs_{i}.npy and next_obs_{i}.npy differ in shape")
+    if agent.state is not None and agent.next_state is not None:
+        require(
+            agent.state.shape == agent.next_state.shape, f"states_{i} and next_states_{i} differ in shape"
+        )
+    return agent
+
+
+def _open(path: Path, *ranks: int) -> NDArray[Any]:
+    """A npy file mapped into memory; it takes none before it is used."""
+    try:
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name} is missing; fetch the folder again") from error
+    except NPY_FAULTS as error:
+        raise DataError(f"{path.name} is cut off, damaged or holds objects; fetch it again") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise DataError(f"{path.name} does not hold numbers; fetch it again")
+    require(array.ndim in ranks, f"{path.name} has shape {array.shape}, expected {ranks[0]} dimensions")
+    return array
+
+
+def _column(path: Path) -> NDArray[Any]:
+    """A file with one number per row, ``[N]`` or ``[N, 1]``."""
+    array = _open(path, 1, 2)
+    require(array.ndim == 1 or array.shape[1] == 1, f"{path.name} has shape {array.shape}, expected (N,)")
+    return array.reshape(len(array))
+
+
+def _join(
+    parts: list[dict[str, Any]],
+    horizon: int,
+    environment: str,
+    task: str,
+    named: tuple[str, ...],
+    several: bool,
+    action_clip: bool,
+) -> Dataset:
+    first = parts[0]
+    for part in parts[1:]:
+        same = part["sizes"] == first["sizes"] and part["action"].shape[1:] == first["action"].shape[1:]
+        require(
+            same and (part["state"] is None) == (first["state"] is None), "its seeds differ in their sizes"
+        )
+    offsets = np.cumsum([0] + [len(part["obs"]) for part in parts[:-1]])
+    arrays: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in parts]) if several else first[name]
+        for name in ("obs", "action", "reward", "terminal", "truncated")
+    }
+    state = None if first["state"] is None else np.concatenate([part["state"] for part in parts])
+    arrays["reward"], per_agent = team_reward(arrays["reward"])
+    _, agents, size = first["obs"].shape
+    spec = make_spec(
+        n_agents=agents,
+        obs_size=size,
+        state_size=agents * size if state is None else state.shape[1],
+        action_kind="continuous",
+        action_size=first["action"].shape[2],
+        horizon=horizon,
+        obs_sizes=first["sizes"],
+        reward_per_agent=per_agent,
+    )
+    return Dataset.create(
+        spec,
+        **arrays,
+        state=state,
+        starts=np.concatenate([part["starts"] + k for part, k in zip(parts, offsets, strict=True)]),
+        card=_card(environment, task, named, horizon, len(parts), agents),
+        action_clip=action_clip,
+    )
+
+
+def _card(environment: str, task: str, named: tuple[str, ...], horizon: int, seeds: int, agents: int) -> Card:
+    notes = [
+        "rows are taken to be in the order of recording: an episode goes on where each agent's next "
+        f"observation is that of the row below; ends after exactly {horizon} steps are time limits, earlier "
+        "ones with done are terminal, all others are cut recordings"
+    ]
+    if seeds > 1:
+        notes.append(f"the datasets of {seeds} seeds, one after another")
+    if environment in _WITH_PREY:
+        notes.append(f"the first {agents} agents (predators); the prey is part of the environment")
+    if environment:
+        notes.append(f"environment {environment} is taken from the path")
+    quality = next((part for part in reversed(named) if part in _QUALITIES), "")
+    engine = {"HalfCheetah-v2": "MuJoCo behind Gym -v2"}.get(environment, "multiagent-particle-envs")
+    return Card(
+        task=task,
+        source="omar",
+        quality=quality,
+        engine=engine if environment else "",
+        notes=tuple(notes),
+    )

@@ -1,0 +1,283 @@
+"""Episode batches of the PyMARL family in one HDF5 file: ICQ-MA's, CFCQL's and the parts of offpymarl.
+
+Root arrays, E episodes, horizon H, T = H + 1 rows each, N agents, A actions:
+
+=================== ==================================================================================
+``obs``             ``[E, T, N, O]``
+``state``           ``[E, T, S]``
+``actions``         ``[E, T, N, 1]`` integers
+``avail_actions``   ``[E, T, N, A]`` 1 where an action is legal
+``reward``          ``[E, T, 1]`` of the team
+``terminated``      ``[E, T, 1]`` 1 on the last step of an episode that really ended, not at the time limit
+``filled``          ``[E, T, 1]`` 1 on recorded rows, 0 on padding
+=================== ==================================================================================
+
+Row t holds what was seen before step t and what the step gave; the row after the last step holds the final
+observation only. ICQ-MA adds ``actions_onehot``; CFCQL adds ``probs`` of the behaviour policy; offpymarl splits
+a dataset into ``part_<k>.h5`` and puts the true terminal flags into ``corrected_terminated``.
+
+Assumed: the final row of an episode is among the filled ones, unless ``terminated`` on the last filled row
+shows that it is not; then it is the row below, or the last one again where the array ends there. An episode of
+exactly ``horizon`` steps without a terminal flag was ended by the time limit, a shorter one was cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Bools, Dataset, Ints
+from marlzoo.data.formats._steps import as_flags, as_indices, listed, make_spec, reading, require
+from marlzoo.data.hdf5 import allocate, column, is_hdf5, keys, open_hdf5, read_array, read_rows, row_slices
+from marlzoo.errors import DataError
+from marlzoo.spec import Spec
+
+KEYS = ("obs", "state", "actions", "avail_actions", "reward", "terminated", "filled")
+_PART = re.compile(r"part_(\d+)\.h5")
+_CFCQL_NAME = re.compile(r"(?P<map>.+?)_(?P<quality>medium_replay|medium|expert|mixed)")
+_SMAC = "StarCraft II behind SMAC"
+
+
+@dataclass(frozen=True)
+class _Episodes:
+    """Steps of each episode ``[E]``, how it ended ``[E]``, and whether its final row was recorded."""
+
+    lengths: Ints
+    terminal: Bools
+    final_filled: bool
+
+
+def sniff_icq(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds PyMARL episodes without probabilities of the behaviour (ICQ-MA's)."""
+    return "filled" in _keys(path) and "probs" not in _keys(path) and not Path(path).is_dir()
+
+
+def sniff_cfcql(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds PyMARL episodes with them (CFCQL's), or a folder parts of such a file."""
+    folder = Path(path)
+    if folder.is_dir():
+        return any(_PART.fullmatch(place.name) for place in folder.glob("part_*.h5"))
+    found = _keys(path)
+    return "filled" in found and bool({"probs", "corrected_terminated"} & found)
+
+
+def read_icq(
+    path: str | os.PathLike[str],
+    *,
+    task: str = "",
+    horizon: int | None = None,
+    final_filled: bool | None = None,
+    timeout_is_terminal: bool = False,
+) -> Dataset:
+    """Read ICQ-MA's ``<map>.h5``.
+
+    Args:
+        path: the file.
+        task: full task name; default: ``smac/<map>``, as the file's name says.
+        horizon: time limit in steps; default: one less than the rows of an episode.
+        final_filled: whether filled rows include the final observation; default: what the terminal flags show,
+            else yes.
+        timeout_is_terminal: count time-limit ends as terminal.
+
+    Raises:
+        DataError: the file is missing, damaged, lacks a key or has a wrong shape or value.
+    """
+    path = Path(path)
+    card = Card(task=task or f"smac/{path.stem}", source="icq", engine=_SMAC)
+    dataset = _read([path], card, horizon, final_filled)
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+def read_cfcql(
+    path: str | os.PathLike[str],
+    *,
+    task: str = "",
+    horizon: int | None = None,
+    final_filled: bool | None = None,
+    timeout_is_terminal: bool = False,
+) -> Dataset:
+    """Read CFCQL's ``<map>_<quality>.h5``, or a folder of offpymarl's ``part_<k>.h5``.
+
+    The recorded probabilities of the behaviour policy have no place in a canonical dataset and are left out.
+
+    Args:
+        path: the file or folder.
+        task: full task name; default: ``smac/<map>``, as the file's name says.
+        horizon: see :func:`read_icq`.
+        final_filled: see :func:`read_icq`.
+        timeout_is_terminal: see :func:`read_icq`.
+
+    Raises:
+        DataError: a file is missing, damaged, lacks a key or has a wrong shape or value.
+    """
+    path = Path(path)
+    name = _CFCQL_NAME.fullmatch(path.stem)
+    card = Card(
+        task=task or (f"smac/{name['map']}" if name else ""),
+        source="cfcql",
+        quality=name["quality"].replace("_", "-") if name else "",
+        engine=_SMAC,
+    )
+    dataset = _read(_files(path), card, horizon, final_filled)
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+def _keys(path: str | os.PathLike[str]) -> set[str]:
+    if not is_hdf5(path):
+        return set()
+    try:
+        with open_hdf5(path) as file:
+            found = set(keys(file))
+    except DataError:
+        return set()
+    return found if len(found.intersection(KEYS)) >= 5 else set()
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    with reading(path):
+        parts = {int(m[1]): place for place in listed(path) if (m := _PART.fullmatch(place.name))}
+        require(bool(parts), "holds no part_<k>.h5; give the folder that does")
+    return [parts[k] for k in sorted(parts)]
+
+
+def _read(files: list[Path], card: Card, horizon: int | None, final_filled: bool | None) -> Dataset:
+    parts = []
+    for place in files:
+        with open_hdf5(place) as file:
+            parts.append(_part(file, horizon, final_filled))
+    with reading(files[0] if len(files) == 1 else files[0].parent):
+        spec, notes = parts[0][0], tuple(dict.fromkeys(note for part in parts for note in part[2]))
+        require(all(part[0] == spec for part in parts), "its parts differ in their sizes")
+        arrays: dict[str, Any] = {
+            name: np.concatenate([part[1][name] for part in parts]) if len(parts) > 1 else parts[0][1][name]
+            for name in parts[0][1]
+        }
+        lengths = arrays.pop("lengths")
+        starts = np.append(0, np.cumsum(lengths + 1)[:-1])
+        card = Card(**vars(card) | {"notes": notes})
+        return Dataset.create(spec, **arrays, starts=starts, card=card)
+
+
+def _part(
+    file: h5py.File, horizon: int | None, final_filled: bool | None
+) -> tuple[Spec, dict[str, Any], list[str]]:
+    """Spec, canonical arrays (and ``lengths``) and notes of one file."""
+    columns = _columns(file)
+    limit = horizon or columns["obs"].shape[1] - 1
+    filled = as_flags(read_array(columns["filled"], np.float64)[..., 0], "filled")
+    flag = "corrected_terminated" if "corrected_terminated" in columns else "terminated"
+    terminated = as_flags(read_array(columns[flag], np.float64)[..., 0], flag)
+    episodes = _episodes(filled, terminated, final_filled)
+    _, _, agents, obs_size = columns["obs"].shape
+    spec = make_spec(
+        n_agents=agents,
+        obs_size=obs_size,
+        state_size=columns["state"].shape[2],
+        action_kind="discrete",
+        action_size=columns["avail_actions"].shape[3],
+        horizon=limit,
+    )
+    arrays = {
+        "obs": _rows(columns["obs"], episodes, np.float32),
+        "state": _rows(columns["state"], episodes, np.float32),
+        "action": _rows(columns["actions"], episodes, np.int64, as_indices)[..., 0],
+        "reward": _rows(columns["reward"], episodes, np.float32)[..., 0],
+        "legal": _rows(columns["avail_actions"], episodes, np.bool_, as_flags),
+        "lengths": episodes.lengths,
+    }
+    lasts = np.cumsum(episodes.lengths + 1) - 2
+    at_limit = ~episodes.terminal & (episodes.lengths == limit)
+    for name, ends in (("terminal", episodes.terminal), ("truncated", at_limit)):
+        arrays[name] = np.zeros(len(arrays["obs"]), np.bool_)
+        arrays[name][lasts[ends]] = True
+    notes = [
+        f"{flag} marks real ends; episodes of exactly {limit} steps without it are read as ended by the time "
+        "limit, shorter ones as cut"
+    ]
+    if not episodes.final_filled:
+        notes.append("filled rows do not include the final observation, which is the row below them")
+    _open_masks(arrays["legal"], lasts + 1, notes)
+    return spec, arrays, notes
+
+
+def _open_masks(legal: Bools, finals: Ints, notes: list[str]) -> None:
+    """Every action legal in final rows whose mask was not recorded; no action is taken there."""
+    empty: NDArray[Any] = np.logical_not(legal[finals].any(axis=2))
+    if empty.any():
+        legal[finals] |= empty[..., None]
+        notes.append(f"{int(empty.any(axis=1).sum())} final rows had no mask; every action is legal there")
+
+
+def _columns(file: h5py.File) -> dict[str, h5py.Dataset]:
+    found = keys(file)
+    missing = [key for key in KEYS if key not in found]
+    require(not missing, f"missing key {', '.join(missing)}; the file has {', '.join(found) or 'no keys'}")
+    names = [*KEYS, *(["corrected_terminated"] if "corrected_terminated" in found else [])]
+    columns = {name: column(file, name, "fiub") for name in names}
+    require(columns["obs"].ndim == 4, f"obs has shape {columns['obs'].shape}, expected (E, T, N, O)")
+    episodes, rows, agents, _ = columns["obs"].shape
+    require(episodes > 0 and rows > 1, "the dataset is empty (no episodes); make or fetch it again")
+    tails: dict[str, tuple[int | None, ...]] = {
+        "state": (None,),
+        "actions": (agents, 1),
+        "avail_actions": (agents, None),
+    }
+    for name, array in columns.items():
+        if name == "obs":
+            continue
+        wanted = (episodes, rows, *tails.get(name, (1,)))
+        fits = array.ndim == len(wanted) and all(
+            w in (None, n) for w, n in zip(wanted, array.shape, strict=True)
+        )
+        require(fits, f"{name} has shape {array.shape}, which does not fit obs {columns['obs'].shape}")
+    return columns
+
+
+def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _Episodes:
+    """Lengths from the filled rows ``[E, T]``, which begin with the episode and have no gaps."""
+    count = filled.sum(axis=1)
+    gap = (filled != (np.arange(filled.shape[1]) < count[:, None])).any(axis=1)
+    require(not gap.any(), f"filled has a gap in episode {int(np.argmax(gap))}")
+    terminated = terminated & filled
+    last = np.where(terminated.any(axis=1), np.argmax(terminated, axis=1), -1)
+    if final_filled is None:
+        on_last = (last >= 0) & (last == count - 1)
+        before = (last >= 0) & (last == count - 2)
+        mixed = on_last.any() and before.any()
+        require(not mixed, "terminated contradicts filled; say with the option final_filled which rows count")
+        final_filled = not on_last.any()
+    lengths = count - final_filled
+    wrong = (last >= 0) & (last != lengths - 1)
+    require(not wrong.any(), f"terminated is not on the last step of episode {int(np.argmax(wrong))}")
+    require(bool((lengths > 0).all()), f"episode {int(np.argmin(lengths))} has no step; leave it out")
+    return _Episodes(lengths.astype(np.int64), last >= 0, final_filled)
+
+
+def _rows(
+    array: h5py.Dataset,
+    episodes: _Episodes,
+    dtype: type[np.generic],
+    convert: Callable[[NDArray[Any], str], NDArray[Any]] | None = None,
+) -> NDArray[Any]:
+    """The recorded rows ``[T, ...]`` of an array ``[E, rows, ...]``, read and converted in pieces."""
+    out = allocate((int((episodes.lengths + 1).sum()), *array.shape[2:]), dtype)
+    place, rows = 0, np.arange(array.shape[1] + 1)
+    for part in row_slices(array):
+        values = read_rows(array, part, np.float64 if convert else dtype)
+        if not episodes.final_filled:  # an episode may fill the array; its last row stands for the final one
+            values = np.concatenate([values, values[:, -1:]], axis=1)
+        taken = values[rows[: values.shape[1]] <= episodes.lengths[part, None]]
+        out[place : place + len(taken)] = convert(taken, array.name) if convert else taken
+        place += len(taken)
+    return out

@@ -1,0 +1,368 @@
+"""OG-MARL's Flashbax Vaults: ``<scenario>.vlt/<uid>/`` with a tensorstore store, read without jax.
+
+Arrays, B streams (seeds) of T recorded steps, N agents:
+
+==================== =================================================================================
+``observations.``    ``[B, T, N, O]``
+``actions.``         ``[B, T, N]`` or ``[B, T, N, 1]`` integers, or ``[B, T, N, A]`` floats
+``rewards.``         ``[B, T, N]``; team rewards are the same for all agents
+``terminals.``       ``[B, T, N]`` 1 where the step ended the task
+``truncations.``     ``[B, T, N]`` 1 where it reached the time limit
+``infos.state.``     ``[B, T, S]``, if there is one
+``infos.legals.``    ``[B, T, N, A]``, for discrete actions
+==================== =================================================================================
+
+Only the first ``vault_index`` entries of the time axis were recorded. Streams and episodes follow one another
+without gaps; here neither is ever crossed.
+
+Assumed: an episode ends where any agent's terminal or truncation is set, and at the end of a stream (a cut).
+The observation after its last step was not recorded: it is that of the last step again, which a terminal end
+never uses. Vaults made from OMIGA's HDF5 files are an exception: their flagged rows carry only the final
+observation (``drop_terminal_rows``), and their ends after exactly ``horizon`` steps are time limits. Columns
+that hold only minus infinity are OMAR's padding of shorter observations and become zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Bools, Dataset, Ints
+from marlzoo.data.formats._ocdbt import Store
+from marlzoo.data.formats._steps import (
+    ZIP_FAULTS,
+    as_flags,
+    as_indices,
+    listed,
+    make_spec,
+    read_json,
+    reading,
+    require,
+    team_reward,
+)
+from marlzoo.data.validation import pieces
+from marlzoo.errors import DataError
+
+OBS, ACTION, REWARD = "observations.", "actions.", "rewards."
+TERMINAL, TRUNCATED, STATE, LEGAL = "terminals.", "truncations.", "infos.state.", "infos.legals."
+_OMIGA_ROWS = 1001  # of a full episode in OMIGA's HDF5 files, final observation included
+_SOURCES = ("og_marl", "omiga", "omar", "cfcql", "alberdice", "oryx")
+_WITH_PREY = ("simple_tag", "simple_world")
+_MOST_UNPACKED = 1100
+
+
+@dataclass(frozen=True)
+class _Episodes:
+    """Recorded row of each canonical row ``[T]``, episode starts ``[E]`` and flags ``[T]``."""
+
+    index: Ints
+    starts: Ints
+    terminal: Bools
+    truncated: Bools
+    horizon: int
+
+
+def sniff(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a vault's folder, one of the folders above it, or a zip file of such; never raises."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return bool(_stores(path))
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/manifest.ocdbt") for name in archive.namelist())
+    except ZIP_FAULTS:
+        return False
+
+
+def read_vault(
+    path: str | os.PathLike[str],
+    *,
+    uid: str = "",
+    task: str = "",
+    horizon: int | None = None,
+    agents: int | None = None,
+    drop_terminal_rows: bool | None = None,
+    last_step: Literal["repeat", "drop"] = "repeat",
+    timeout_is_terminal: bool = False,
+    action_clip: bool = True,
+) -> Dataset:
+    """Read one vault.
+
+    Args:
+        path: folder ``<uid>`` or ``<scenario>.vlt``, a folder that holds one, or a zip file of it.
+        uid: which vault of several, for instance ``Good``; case, hyphens and underscores do not matter.
+        task: full task name; default: unknown.
+        horizon: time limit in steps; default: the longest episode (1000 for OMIGA's).
+        agents: use the first so many agents; default: all, but without the prey of OMAR's tag and world.
+        drop_terminal_rows: flagged rows carry only a final observation; default: yes for continuous actions
+            with episodes of at most 1001 rows, the longest of exactly so many (OMIGA's), else no.
+        last_step: what becomes of an episode's last step where the end is no terminal: ``repeat`` takes its
+            observation for the one after it, ``drop`` leaves the step out, as a recording that was cut before.
+        timeout_is_terminal: count time-limit ends as terminal.
+        action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
+
+    Raises:
+        MissingExtraError: tensorstore is not installed.
+        DataError: no vault, several, a damaged one, or arrays of wrong shapes or values.
+    """
+    path = Path(path)
+    with reading(path), _unpacked(path) as folder:
+        require(last_step in ("repeat", "drop"), f"last_step must be repeat or drop, not {last_step!r}")
+        place = _choose(folder, uid)
+        metadata = read_json(place / "metadata.json")
+        version = metadata.get("version") if isinstance(metadata, dict) else None
+        require(
+            isinstance(version, int | float) and 1 <= version < 2, f"its version is {version}, expected 1"
+        )
+        store = Store(place)
+        parts = (*path.absolute().parts, *place.relative_to(folder).parts)
+        prey = any(name in part for name in _WITH_PREY for part in parts)
+        dataset = _dataset(
+            store,
+            _card(parts, place.name, task),
+            horizon,
+            agents,
+            prey,
+            drop_terminal_rows,
+            last_step,
+            action_clip,
+        )
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+# ---- folders ---------------------------------------------------------------------------------------------
+
+
+def _stores(folder: Path) -> list[Path]:
+    """Vault folders at, below or two levels below a folder."""
+    if (folder / "manifest.ocdbt").is_file():
+        return [folder]
+    found = {place.parent for depth in ("*", "*/*") for place in folder.glob(f"{depth}/manifest.ocdbt")}
+    return sorted(found)
+
+
+def _choose(folder: Path, uid: str) -> Path:
+    found = _stores(folder)
+    require(bool(found), "holds no vault (a folder with manifest.ocdbt); give one that does")
+    chosen = [place for place in found if uid in ("", place.name)]
+    chosen = chosen or [place for place in found if _plain(uid) == _plain(place.name)]
+    names = ", ".join(str(place.relative_to(folder)) for place in found)
+    require(bool(chosen), f"holds no vault {uid!r}; it has {names}")
+    require(len(chosen) == 1, f"holds several vaults ({names}); choose one with the option uid")
+    return chosen[0]
+
+
+def _plain(uid: str) -> str:
+    return uid.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The folder itself, or a temporary one with a zip file's content."""
+    require(path.exists(), "no such file or folder; check the path")
+    if path.is_dir():
+        listed(path)  # names a folder that cannot be read
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    name = PurePosixPath(info.filename.replace("\\", "/"))
+                    require(
+                        not name.is_absolute() and ".." not in name.parts and ":" not in info.filename,
+                        f"its member {info.filename!r} points outside of it; nothing was unpacked",
+                    )
+                whole = sum(info.file_size for info in archive.infolist())
+                require(
+                    whole <= _MOST_UNPACKED * path.stat().st_size,
+                    "it claims to unpack to more than it can hold",
+                )
+                archive.extractall(temporary)
+        except DataError:
+            raise
+        except ZIP_FAULTS as error:
+            raise DataError("the zip file is cut off or damaged; fetch it again") from error
+        yield Path(temporary)
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------
+
+
+def _dataset(
+    store: Store,
+    card: Card,
+    horizon: int | None,
+    agents: int | None,
+    prey: bool,
+    drop_terminal_rows: bool | None,
+    last_step: str,
+    action_clip: bool,
+) -> Dataset:
+    shape = store.shape(OBS)
+    require(len(shape) == 4, f"observations have shape {shape}, expected (B, T, N, O)")
+    streams, length, count, _ = shape
+    team = agents if agents is not None else count - (prey and count > 1)
+    require(1 <= team <= count, f"it has {count} agents, not {team}; change the option agents")
+    discrete = store.dtype(ACTION).kind in "iub"
+    notes: list[str] = []
+    terminal, truncated = (_ends(store, name, (streams, length)) for name in (TERMINAL, TRUNCATED))
+    episodes = _episodes(terminal, truncated, horizon, drop_terminal_rows, last_step, not discrete, notes)
+    index = episodes.index
+    obs, sizes = _unpadded(_flat(store, OBS, (None, None))[:, :team][index], notes)
+    state = _state(store, index, notes)
+    action, legal = _actions(store, count, discrete)
+    reward, per_agent = team_reward(_flat(store, REWARD, (count,))[:, :team])
+    if team < count:
+        notes.append(f"the first {team} of {count} agents; rewards are theirs")
+    size = legal.shape[2] if legal is not None else (int(action.max()) + 1 if discrete else action.shape[2])
+    spec = make_spec(
+        n_agents=team,
+        obs_size=obs.shape[2],
+        state_size=int(np.prod(obs.shape[1:])) if state is None else state.shape[1],
+        action_kind="discrete" if discrete else "continuous",
+        action_size=size,
+        horizon=episodes.horizon,
+        obs_sizes=sizes,
+        reward_per_agent=per_agent,
+    )
+    return Dataset.create(
+        spec,
+        obs=obs,
+        state=state,
+        action=action[:, :team][index],
+        reward=reward[index],
+        legal=None if legal is None else legal[:, :team][index],
+        terminal=episodes.terminal,
+        truncated=episodes.truncated,
+        starts=episodes.starts,
+        card=Card(**vars(card) | {"notes": tuple(notes)}),
+        action_clip=action_clip,
+    )
+
+
+def _flat(store: Store, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]:
+    """An array ``[B * T, ...]`` whose sizes behind the time axis are as asked for (None: any)."""
+    shape, lead = store.shape(name), store.shape(OBS)[:2]
+    fits = len(shape) == len(tail) + 2 and all(w in (None, n) for w, n in zip(tail, shape[2:], strict=True))
+    require(
+        fits and shape[:2] == lead, f"{name.rstrip('.')} has shape {shape}, which does not fit the others"
+    )
+    return store.read(name).reshape(-1, *shape[2:])
+
+
+def _ends(store: Store, name: str, shape: tuple[int, int]) -> Bools:
+    """Flags ``[B, T]``: any agent's."""
+    return as_flags(_flat(store, name, (None,)), name.rstrip(".")).any(axis=1).reshape(shape)
+
+
+def _actions(store: Store, agents: int, discrete: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    rank = len(store.shape(ACTION))
+    if not discrete:
+        return _flat(store, ACTION, (agents, None)), None
+    action = as_indices(_flat(store, ACTION, (agents, 1) if rank == 4 else (agents,)), "actions")
+    action = action.reshape(len(action), agents)
+    legal = as_flags(_flat(store, LEGAL, (agents, None)), "infos.legals") if LEGAL in store.names else None
+    return action, legal
+
+
+def _unpadded(obs: NDArray[Any], notes: list[str]) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """Observations with zeros for trailing columns of minus infinity, and each agent's true size."""
+    padding = np.ones(obs.shape[1:], np.bool_)
+    for _, piece in pieces(obs):
+        padding &= np.isneginf(piece).all(axis=0)
+    sizes = tuple(int(n) for n in obs.shape[2] - np.argmin(padding[:, ::-1], axis=1))
+    for agent, size in enumerate(sizes):
+        if padding[agent].any():
+            require(not padding[agent].all(), f"agent {agent} observes nothing but minus infinity")
+            obs[:, agent, size:] = 0
+            notes.append(f"agent {agent} observes {size} entries; minus infinity behind them became zeros")
+    return obs[:, :, : max(sizes)], sizes
+
+
+def _state(store: Store, index: Ints, notes: list[str]) -> NDArray[Any] | None:
+    if STATE not in store.names:
+        notes.append("there is no state; the agents' observations one after another stand for it")
+        return None
+    state = _flat(store, STATE, (None,))[index]
+    padding = np.isneginf(state[0]) & np.isneginf(state).all(axis=0)
+    if padding.any():
+        state[:, padding] = 0
+        notes.append(f"{int(padding.sum())} entries of the state hold only minus infinity and became zeros")
+    return state
+
+
+def _episodes(
+    terminal: Bools,
+    truncated: Bools,
+    horizon: int | None,
+    drop_terminal_rows: bool | None,
+    last_step: str,
+    continuous: bool,
+    notes: list[str],
+) -> _Episodes:
+    """Rows, episodes and flags from the flags ``[B, T]`` of all streams."""
+    flagged = (terminal | truncated).reshape(-1)
+    ends = (terminal | truncated).copy()
+    ends[:, -1] = True
+    lasts = np.flatnonzero(ends)
+    lengths = np.diff(lasts, prepend=-1)
+    dummies = drop_terminal_rows
+    if dummies is None:
+        dummies = continuous and int(lengths.max()) == _OMIGA_ROWS and bool(flagged.any())
+    recorded, real = flagged[lasts], terminal.reshape(-1)[lasts]
+    if dummies:
+        final = np.ones(len(lasts), np.bool_)  # a stream's last row without a flag is a cut's final one, too
+        limit = horizon or _OMIGA_ROWS - 1
+        real = recorded & (lengths - 1 != limit)
+        over = recorded & ~real
+        notes.append(
+            "flagged rows carry only the final observation (drop_terminal_rows); ends after exactly "
+            f"{limit} steps are read as time limits, others as terminal"
+        )
+    else:
+        final = ~real & (last_step == "drop")
+        limit = horizon or int((lengths - final).max())
+        over = recorded & ~real & ~final
+        notes.append(_last_note(last_step))
+    steps = lengths - final
+    keep = steps > 0
+    if not keep.all():
+        notes.append(f"{int((~keep).sum())} episodes without a step are left out")
+    require(bool(keep.any()), "no step is left of it")
+    times = np.ones(flagged.size, np.int64)
+    times[lasts[~final]] = 2
+    times[lasts[~keep]] = 0
+    steps, real, over = steps[keep], real[keep], over[keep]
+    starts = np.append(0, np.cumsum(steps + 1)[:-1])
+    flags = np.zeros((2, int((steps + 1).sum())), np.bool_)
+    for row, chosen in enumerate((real, over)):
+        flags[row, (starts + steps - 1)[chosen]] = True
+    index = np.repeat(np.arange(flagged.size), times)
+    return _Episodes(index, starts, flags[0], flags[1], limit)
+
+
+def _last_note(last_step: str) -> str:
+    if last_step == "drop":
+        return (
+            "the observation after an episode's last step was not recorded: last steps that are no terminal are "
+            "left out, terminal ones have their own observation in its place"
+        )
+    return "the observation after an episode's last step was not recorded: it is that of the last step again"
+
+
+def _card(parts: tuple[str, ...], uid: str, task: str) -> Card:
+    source = next((part for part in reversed(parts) if part.lower() in _SOURCES), "og-marl")
+    return Card(task=task, source=source.lower().replace("_", "-"), quality=uid.lower())

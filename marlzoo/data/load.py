@@ -1,0 +1,342 @@
+"""Datasets by name or by file: where they live, which format takes a file, what to do when one is missing.
+
+A dataset's name is ``family/task/source/quality``, ``mamujoco/hopper-3x1/omiga/medium-replay``. Its file is
+``<family>/<task>/<source>/<quality>.hdf5`` under :func:`data_home`; a regenerated one may carry its size and
+seed, ``<quality>-n<transitions>-s<seed>.hdf5``, and is found under its plain name where it is the only one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marlzoo.data import omiga
+from marlzoo.data.card import Card
+from marlzoo.data.catalog import published
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, smac_episodes, vault
+from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.registry import computed_qualities, make_dataset
+
+SUFFIX = ".hdf5"
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format: ``sniff(path)`` tells cheaply whether a file is of it, ``read(path, **options)`` reads."""
+
+    name: str
+    sniff: Callable[[str | os.PathLike[str]], bool]
+    read: Callable[..., Dataset]
+
+
+# Asked in this order; a new format is a new module and one line here.
+READERS: list[Reader] = [
+    Reader("OMIGA or native HDF5", omiga.sniff, omiga.read_omiga),
+    Reader("OG-MARL Vault", vault.sniff, vault.read_vault),
+    Reader("Minari", minari.sniff, minari.read_minari),
+    Reader("OMAR npy folder", omar.sniff, omar.read_omar),
+    Reader("CFCQL or offpymarl HDF5", pymarl.sniff_cfcql, pymarl.read_cfcql),
+    Reader("ICQ-MA HDF5", pymarl.sniff_icq, pymarl.read_icq),
+    Reader("D4RL or MOMA-PPO", d4rl.sniff, d4rl.read_d4rl),
+    Reader("npz", npz.sniff, npz.read_npz),
+    Reader("OMIGA or MADT SMAC episodes", smac_episodes.sniff, smac_episodes.read_smac_episodes),
+]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A format to write: ``takes(name)`` tells whether a target's name asks for it, ``write`` writes it."""
+
+    takes: Callable[[str], bool]
+    write: Callable[[Dataset, Path], Dataset]
+
+
+WRITERS: dict[str, Writer] = {
+    "omiga": Writer(lambda name: name.endswith((SUFFIX, ".h5")), omiga.write_omiga),
+    "npz": Writer(lambda name: name.endswith(".npz"), npz.write_npz),
+    "minari": Writer(lambda name: re.search(r"-v\d+$", name) is not None, minari.write_minari),
+}
+
+
+def data_home() -> Path:
+    """Where datasets live: ``$MARLZOO_HOME/datasets``, else ``~/.cache/marlzoo/datasets``."""
+    home = os.environ.get("MARLZOO_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "marlzoo") / "datasets"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text has the form of a dataset's name."""
+    parts = text.split("/")
+    return (
+        len(parts) == 4
+        and all(_PART.fullmatch(p) for p in parts)
+        and not text.endswith((SUFFIX, ".h5", ".npz"))
+    )
+
+
+def dataset_path(name: str, *, transitions: int | None = None, seed: int | None = None) -> Path:
+    """The file of the dataset ``name``, whether it exists or not.
+
+    Args:
+        name: ``family/task/source/quality``.
+        transitions: number of transitions, where the file's name tells it.
+        seed: seed of the collection, where the file's name tells it.
+
+    Raises:
+        DataError: no such form of a name.
+    """
+    if not is_name(name):
+        raise DataError(
+            f"{name!r} is neither a file nor a dataset's name; names look like family/task/source/quality, "
+            "for instance mamujoco/hopper-3x1/marlzoo/expert"
+        )
+    parts = name.split("/")
+    size = "" if transitions is None else f"-n{transitions}"
+    start = "" if seed is None else f"-s{seed}"
+    return data_home().joinpath(*parts[:3], f"{parts[3]}{size}{start}{SUFFIX}")
+
+
+def installed() -> dict[str, Path]:
+    """Datasets that are there: ``name -> file``, sorted by name; the files are not opened."""
+    home = data_home()
+    files = (file for file in home.glob(f"*/*/*/*{SUFFIX}") if not file.name.startswith("."))
+    return dict(sorted((file.relative_to(home).as_posix().removesuffix(SUFFIX), file) for file in files))
+
+
+def find(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file behind a path or a dataset's name.
+
+    Raises:
+        DataError: nothing is there; the text tells where was looked and how to get the dataset.
+    """
+    text = os.fspath(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_file() or (path.exists() and not (is_name(text) and dataset_path(text).is_file())):
+        return path
+    if not is_name(text) and (path.suffix or text.startswith((".", "~", "/"))):
+        raise DataError(f"{text}: no such file; check the path")
+    file = dataset_path(text)
+    if file.is_file():
+        return file
+    variants = [p for n, p in installed().items() if re.fullmatch(re.escape(text) + r"(-n\d+)?(-s\d+)?", n)]
+    if len(variants) > 1:
+        names = ", ".join(f"{text.rpartition('/')[0]}/{p.name.removesuffix(SUFFIX)}" for p in variants)
+        raise DataError(f"{text}: several datasets have this name; choose one of {names}")
+    if not variants:
+        raise DataError(f"{text}: there is no such dataset; looked for {file}. {remedy(text)}")
+    return variants[0]
+
+
+def remedy(name: str) -> str:
+    """How to get the dataset ``name``: the command that makes it, or where a fetched file belongs."""
+    family, task, source, quality = name.split("/")
+    computed = computed_qualities(f"{family}/{task}")
+    if computed:
+        names = ", ".join(f"{family}/{task}/marlzoo/{each}" for each in computed)
+        return f"Data of this task are computed, not stored; their names: {names}"
+    if source == "marlzoo":
+        return f"Make it with: marlzoo data collect {family}/{task} --quality {quality}"
+    known = f"run: marlzoo data download {name}; or " if name in published() else ""
+    return (
+        f"It is published data: {known}fetch the file by hand from its authors and put it there, or run: "
+        f"marlzoo data convert FILE {name}; or make similar data with: marlzoo data collect {family}/{task} "
+        f"--quality {quality}"
+    )
+
+
+def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Load a dataset by its name or from a file of any format in :data:`READERS`.
+
+    Args:
+        name_or_path: ``family/task/source/quality``, or a path. Data of a family that computes its own (see
+            :func:`marlzoo.registry.make_dataset`) need no file.
+        options: of the family's ``dataset``, or of the format's reader, for instance ``timeout_is_terminal`` (see
+            :func:`marlzoo.data.omiga.read_omiga`).
+
+    Raises:
+        DataError: missing, damaged, of no known format, or the file under a name is of another task.
+        UnknownNameError: an option that the format does not have.
+    """
+    computed = _computed(name_or_path, options)
+    if computed is not None:
+        return computed
+    path = find(name_or_path)
+    dataset = _read(path, options)
+    return _named(dataset, os.fspath(name_or_path)) if path != Path(name_or_path) else dataset
+
+
+def _computed(name_or_path: str | os.PathLike[str], options: dict[str, Any]) -> Dataset | None:
+    """The dataset of this name where a family computes it and no file has taken its place."""
+    text = os.fspath(name_or_path)
+    if not is_name(text) or dataset_path(text).is_file() or Path(text).expanduser().exists():
+        return None
+    task, source, quality = text.rsplit("/", 2)
+    return make_dataset(task, quality, **options) if source == "marlzoo" else None
+
+
+def _read(path: Path, options: dict[str, Any]) -> Dataset:
+    reader = find_reader(path)
+    known = list(inspect.signature(reader.read).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option for reading {reader.name}", option, known)
+    return reader.read(path, **options)
+
+
+def _named(dataset: Dataset, name: str) -> Dataset:
+    """The dataset with what its card leaves open taken from its name."""
+    if not is_name(name):
+        return dataset
+    task, source, quality = name.rsplit("/", 2)
+    card = dataset.card
+    if card.task not in ("", task):
+        raise DataError(
+            f"{name}: the file is of the task {card.task}; give it the place and name of that task"
+        )
+    return dataset.with_card(
+        replace(card, task=task, source=card.source or source, quality=card.quality or quality)
+    )
+
+
+def find_reader(path: str | os.PathLike[str]) -> Reader:
+    """The first reader that takes a file.
+
+    Raises:
+        DataError: none does.
+    """
+    for reader in READERS:
+        if reader.sniff(path):
+            return reader
+    formats = ", ".join(reader.name for reader in READERS)
+    if is_hdf5(path) or Path(path).suffix in (SUFFIX, ".h5"):
+        with open_hdf5(path) as file:  # a damaged file is named as such
+            found = ", ".join(keys(file)) or "no keys"
+        raise DataError(f"{path}: HDF5 with {found}, which is no format known here; known: {formats}")
+    raise DataError(f"{path}: no format known here; known: {formats}")
+
+
+def read_card(name_or_path: str | os.PathLike[str], **options: Any) -> Card:
+    """A dataset's card, without its arrays where the file is a native one.
+
+    Args:
+        name_or_path: as in :func:`load_dataset`.
+        options: of data that are computed.
+
+    Raises:
+        DataError: missing, damaged, or of no known format.
+        UnknownNameError: an option that does not exist.
+    """
+    computed = _computed(name_or_path, options)
+    if computed is not None:
+        return computed.card
+    if options:
+        return load_dataset(name_or_path, **options).card
+    path = find(name_or_path)
+    reader = find_reader(path)
+    header = omiga.read_header(path) if reader.read is omiga.read_omiga else None
+    return header[1] if header else reader.read(path).card
+
+
+def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[str, Any]:
+    """Options ``KEY=VALUE`` of the source's reader with values of the types that it declares.
+
+    Raises:
+        ConfigError: not of this form, a value of another type, or the source is computed.
+        DataError: the source is missing or of no known format.
+        UnknownNameError: an option that the format does not have.
+    """
+    if not texts:
+        return {}
+    if _computed(source, {}) is not None:
+        raise ConfigError(
+            f"{os.fspath(source)}: computed data are not read and have no reading options; leave out --option"
+        )
+    reader = find_reader(find(source))
+    known = dict(list(inspect.signature(reader.read).parameters.items())[1:])
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"option {text!r}: write it as NAME=VALUE")
+        if name not in known:
+            raise UnknownNameError(f"option for reading {reader.name}", name, known)
+        options[name] = _typed(name, value, str(known[name].annotation))
+    return options
+
+
+def _typed(name: str, value: str, kind: str) -> Any:
+    if "bool" in kind:
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"option {name} must be true or false, not {value!r}")
+        return value.lower() == "true"
+    if "int" in kind:
+        try:
+            return int(value)
+        except ValueError as error:
+            raise ConfigError(f"option {name} must be a whole number, not {value!r}") from error
+    return value
+
+
+def find_writer(target: str, form: str = "") -> Writer:
+    """The writer named ``form``, or else the one that a target's name asks for.
+
+    Raises:
+        UnknownNameError: no such format.
+        ConfigError: the name asks for none.
+    """
+    if form:
+        if form not in WRITERS:
+            raise UnknownNameError("format to write", form, WRITERS)
+        return WRITERS[form]
+    for writer in WRITERS.values():
+        if writer.takes(target):
+            return writer
+    raise ConfigError(
+        f"{target}: end the file's name in {SUFFIX} (native, also OMIGA's) or .npz, a Minari folder's in -v0, or "
+        "give a dataset's name (family/task/source/quality)"
+    )
+
+
+def convert(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, form: str = "", **options: Any
+) -> Path:
+    """Read a dataset of any known format and write it in another; numbers are kept as they are.
+
+    Args:
+        source: name, file or folder.
+        target: file ending in ``.hdf5``, ``.h5`` (native, which OMIGA's code reads too) or ``.npz``, folder for
+            Minari ending in ``-v0``, or a dataset's name, whose native file is then written.
+        form: format to write, one of :data:`WRITERS`; default: as the target's name says.
+        options: of the source's reader; actions are not clipped unless ``action_clip=True``.
+
+    Returns:
+        The file or folder written.
+
+    Raises:
+        DataError: the source cannot be read.
+        ConfigError: the target's name asks for no known format.
+        OutputError: the target cannot be written.
+    """
+    name = os.fspath(target)
+    target_path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
+    writer = find_writer(target_path.name, form)
+    if "action_clip" not in options and _present(source):
+        known = inspect.signature(find_reader(find(source)).read).parameters
+        options |= {"action_clip": False} if "action_clip" in known else {}
+    writer.write(_named(load_dataset(source, **options), name), target_path)
+    return target_path
+
+
+def _present(name_or_path: str | os.PathLike[str]) -> bool:
+    try:
+        return find(name_or_path).exists()
+    except DataError:
+        return False

@@ -1,0 +1,310 @@
+"""From datasets to batches: each replica draws its own rows with its own random stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marlzoo.data.dataset import Dataset
+from marlzoo.errors import DataError
+from marlzoo.random import BlockStream, Kind, generators
+
+NEXT = "next_"
+BLOCK_BYTES = 4 << 20
+
+
+@dataclass(slots=True)
+class Batch:
+    """What ``update`` sees, each replica's own draw.
+
+    Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
+    ``legal [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
+    per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
+    ended), ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal,
+    action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
+    drawn where it is asked for).
+    Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
+    ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms.
+    ``noise`` holds the random numbers that the method declared, ``[R, *shape]`` each.
+    """
+
+    obs: Tensor
+    state: Tensor
+    action: Tensor
+    legal: Tensor
+    reward: Tensor
+    agent_reward: Tensor
+    mask: Tensor
+    first: Tensor
+    filled: Tensor
+    next_obs: Tensor
+    next_state: Tensor
+    next_legal: Tensor
+    next_action: Tensor
+    noise: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, noise: dict[str, Tensor] | None = None, **fields: Tensor) -> Batch:
+        """A batch with some of the fields; using another one is an error (``AttributeError``)."""
+        batch = cls.__new__(cls)
+        for name, value in fields.items():
+            setattr(batch, name, value)
+        batch.noise = noise or {}
+        return batch
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there, by name, noise left out."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "noise" and self.has(name)}
+
+    def has(self, name: str) -> bool:
+        """Whether a field is there."""
+        return hasattr(self, name)
+
+
+class Store:
+    """Datasets of one spec as tensors on a device, one beside the other, each stored once.
+
+    Args:
+        datasets: with equal specs.
+        device: where they go; on the CPU the arrays are shared, not copied, when there is one dataset.
+        dtype: of observations, states, rewards and continuous actions.
+        reward_mode: ``reward``, or ``rtg`` for the undiscounted return-to-go in its place (the released
+            SMAC code of OMIGA trains on it).
+
+    Raises:
+        DataError: specs differ, or there is no dataset.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        reward_mode: str = "reward",
+    ) -> None:
+        if not datasets:
+            raise DataError("no dataset was given")
+        first = datasets[0]
+        for other in datasets[1:]:
+            differences = first.spec.differences(other.spec)
+            if differences:
+                raise DataError(
+                    f"datasets of one learner must share a spec; {first.card.name} and {other.card.name} "
+                    f"differ in {'; '.join(differences)}"
+                )
+        self.spec = first.spec
+        self.device, self.dtype = torch.device(device), dtype
+        self.state_is_obs = all(data.state_is_obs for data in datasets)
+        self._datasets = datasets
+        self.offsets = np.cumsum([0, *(data.rows for data in datasets)])[:-1]
+        self.obs = self._joined("obs", dtype)
+        self.state = self.obs.flatten(1) if self.state_is_obs else self._joined("state", dtype)
+        self.action = self._joined("action", torch.int64 if self.spec.discrete else dtype)
+        self.legal = None if first.legal is None else self._joined("legal", torch.bool)
+        self.reward = self._joined("reward", dtype)
+        if reward_mode == "rtg":
+            to_go = np.concatenate([_return_to_go(data) for data in datasets])
+            self.reward = torch.from_numpy(to_go).to(self.device, dtype)
+        self.first = torch.zeros(len(self.reward), device=self.device, dtype=dtype)
+        for offset, data in zip(self.offsets, datasets, strict=True):
+            self.first[torch.from_numpy(data.starts + offset).to(self.device)] = 1.0
+        self.terminal = self._joined("terminal", torch.bool)
+        self.truncated = self._joined("truncated", torch.bool)
+
+    def _joined(self, name: str, dtype: torch.dtype) -> Tensor:
+        parts = [torch.from_numpy(_readable(getattr(data, name))) for data in self._datasets]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole.to(self.device, dtype)
+
+    def mask(self, timeout_is_terminal: bool) -> Tensor:
+        """``[T]``: 1 where the value of the next row counts."""
+        ends = self.terminal | self.truncated if timeout_is_terminal else self.terminal
+        return 1.0 - ends.to(self.dtype)
+
+
+def _return_to_go(data: Dataset) -> NDArray[np.float64]:
+    """Sum of the rewards from each row to the end of its episode, ``[T]`` or ``[T, N]``."""
+    after: NDArray[np.float64] = np.cumsum(data.reward[::-1], axis=0, dtype=np.float64)[::-1]
+    ends = np.append(data.starts[1:], data.rows) - 1
+    beyond: NDArray[np.float64] = np.repeat(after[ends], data.lengths + 1, axis=0)
+    return after - beyond
+
+
+def _readable(array: NDArray[Any]) -> NDArray[Any]:
+    """Torch shares only writable arrays without a warning; nothing here writes."""
+    if array.flags.writeable:
+        return array
+    view = array.view()
+    try:
+        view.flags.writeable = True
+    except ValueError:  # the owner forbids it (a memory map opened for reading)
+        return array.copy()
+    return view
+
+
+class Sampler:
+    """Uniform draws with replacement, ``[R, B]`` rows per update.
+
+    Args:
+        datasets: one for all replicas, or one per replica (equal objects are stored once).
+        seeds: one per replica; a replica's rows depend only on its seed and its dataset.
+        batch_size: B.
+        fields: the batch fields to gather.
+        noise: random numbers per update, ``name -> (kind, shape)``.
+        sequence: None for transitions; else the steps L of a sequence (0: the longest episode).
+        timeout_is_terminal: whether a time limit cuts the bootstrap.
+        reward_mode: see :class:`Store`.
+        device: of the batches.
+        dtype: of the batches.
+    """
+
+    def __init__(
+        self,
+        datasets: Dataset | Sequence[Dataset],
+        seeds: Sequence[int],
+        *,
+        batch_size: int,
+        fields: Sequence[str],
+        noise: Mapping[str, tuple[Kind, tuple[int, ...]]] | None = None,
+        sequence: int | None = None,
+        timeout_is_terminal: bool = False,
+        reward_mode: str = "reward",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        per_replica = [datasets] * len(seeds) if isinstance(datasets, Dataset) else list(datasets)
+        if len(per_replica) == 1:
+            per_replica = per_replica * len(seeds)
+        if len(per_replica) != len(seeds):
+            raise DataError(f"{len(per_replica)} datasets were given for {len(seeds)} replicas")
+        unique = list({id(data): data for data in per_replica}.values())
+        self.store = Store(unique, device, dtype, reward_mode)
+        self._mask = self.store.mask(timeout_is_terminal)
+        self.replicas, self.batch_size, self.fields = len(seeds), batch_size, tuple(fields)
+        self._length = self._sequence_length(unique, sequence)
+        place = {id(data): k for k, data in enumerate(unique)}
+        self._of = [place[id(data)] for data in per_replica]
+        self._candidates = [self._starts(k, data) for k, data in enumerate(unique)]
+        self._lasts = None if self._length is None else self._last_rows(unique)
+        # Block lengths depend on one replica's share only, so that R never changes what is drawn.
+        block = _block(batch_size * 8)
+        self._rows = BlockStream(generators(seeds, "sample"), self._draw_rows, block, self.store.device)
+        self._noise = {
+            name: BlockStream(
+                generators(seeds, "noise", name),
+                _noise_draw(kind, shape, dtype),
+                _block(4 * int(np.prod(shape))),
+                self.store.device,
+            )
+            for name, (kind, shape) in (noise or {}).items()
+        }
+        self.data_hashes = [data.content_hash for data in per_replica]
+
+    @staticmethod
+    def _sequence_length(datasets: Sequence[Dataset], sequence: int | None) -> int | None:
+        if sequence is None:
+            return None
+        return sequence or int(max(data.lengths.max() for data in datasets))
+
+    def _starts(self, k: int, data: Dataset) -> Tensor:
+        """Rows that a draw may pick: transitions, or every place where a sequence may start."""
+        rows = data.sources
+        if self._length is None and NEXT + "action" in self.fields:
+            # A time limit or a cut leaves a step without a next action: no target can be made of it.
+            ended = self._mask[rows + self.store_offset(k)].cpu().numpy() == 0
+            rows = rows[ended | ~np.isin(rows + 1, data.ends)]
+            if not rows.size:
+                raise DataError(f"{data.card.name}: no step has a next action, which the method learns from")
+        if self._length is not None:
+            # Short episodes start at their first row; long ones anywhere that a full sequence fits.
+            starts, lengths = np.repeat(data.starts, data.lengths), np.repeat(data.lengths, data.lengths)
+            rows = rows[rows - starts <= np.maximum(lengths - self._length, 0)]
+        return torch.from_numpy(rows + self.store_offset(k))
+
+    def store_offset(self, k: int) -> int:
+        """First row of dataset ``k`` in the store."""
+        return int(self.store.offsets[k])
+
+    def _last_rows(self, datasets: Sequence[Dataset]) -> Tensor:
+        """For each row of the store, the final-observation row of its episode."""
+        parts = []
+        for k, data in enumerate(datasets):
+            ends = np.append(data.starts[1:], data.rows) - 1
+            parts.append(np.repeat(ends, data.lengths + 1) + self.store_offset(k))
+        return torch.from_numpy(np.concatenate(parts)).to(self.store.device)
+
+    def _draw_rows(self, replica: int, source: torch.Generator, block: int) -> Tensor:
+        candidates = self._candidates[self._of[replica]]
+        drawn = torch.randint(len(candidates), (block, self.batch_size), generator=source)
+        return candidates[drawn]
+
+    def next(self) -> Batch:
+        """The next batch of every replica."""
+        rows = self._rows.next()
+        noise = {name: stream.next() for name, stream in self._noise.items()}
+        if self._length is None:
+            gathered = {name: self._transitions(name, rows) for name in self.fields}
+        else:
+            gathered = self._sequences(rows)
+        return Batch.of(noise, **gathered)
+
+    def _transitions(self, name: str, rows: Tensor) -> Tensor:
+        if name.startswith(NEXT):
+            name, rows = name.removeprefix(NEXT), rows + 1  # the next observation is the row below
+        return self._take(name, rows)
+
+    def _sequences(self, rows: Tensor) -> dict[str, Tensor]:
+        assert self._lasts is not None
+        assert self._length is not None
+        steps = torch.arange(self._length + 1, device=rows.device)
+        last = self._lasts[rows].unsqueeze(-1)
+        wanted = rows.unsqueeze(-1) + steps
+        filled = (wanted[..., :-1] < last).to(self.store.dtype)
+        wanted = torch.minimum(wanted, last)
+        result = {"filled": filled}
+        for name in self.fields:
+            whole = name in ("obs", "state", "legal")
+            result[name] = self._take(name, wanted if whole else wanted[..., :-1])
+        return result
+
+    def _take(self, name: str, rows: Tensor) -> Tensor:
+        source = self._mask if name == "mask" else getattr(self.store, name.removeprefix("agent_"))
+        if source is None:
+            raise DataError(f"the method needs {name!r}, which the dataset does not have")
+        taken = source.index_select(0, rows.flatten()).view(*rows.shape, *source.shape[1:])
+        if name == "reward" and taken.ndim > rows.ndim:
+            return taken.mean(-1)
+        if name == "agent_reward" and taken.ndim == rows.ndim:
+            return taken.unsqueeze(-1).expand(*rows.shape, self.store.spec.n_agents)
+        return taken
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Where every stream stands, for an exact resume."""
+        streams = {"rows": self._rows, **{f"noise.{name}": s for name, s in self._noise.items()}}
+        return {f"{name}.{k}": v for name, stream in streams.items() for k, v in stream.state().items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where :meth:`state` was taken."""
+        streams = {"rows": self._rows, **{f"noise.{name}": s for name, s in self._noise.items()}}
+        for name, stream in streams.items():
+            stream.restore(state[f"{name}.generator"], state[f"{name}.cursor"])
+
+
+def _block(item_bytes: int) -> int:
+    """Updates drawn at once: large enough to be cheap, small enough to stay in the cache."""
+    return max(1, min(256, BLOCK_BYTES // max(item_bytes, 1)))
+
+
+def _noise_draw(kind: Kind, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    function = torch.randn if kind == "normal" else torch.rand
+
+    def draw(replica: int, source: torch.Generator, block: int) -> Tensor:
+        return function((block, *shape), generator=source).to(dtype)
+
+    return draw

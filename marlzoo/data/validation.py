@@ -1,0 +1,155 @@
+"""Checks of canonical arrays, which look through large arrays in pieces to keep their masks small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.errors import DataError
+
+if TYPE_CHECKING:
+    from marlzoo.data.dataset import Dataset
+
+CHUNK_BYTES = 8 << 20
+
+
+def pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Views of consecutive rows of about ``CHUNK_BYTES``, each with the number of its first row."""
+    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+    for begin in range(0, len(array), step):
+        yield begin, array[begin : begin + step]
+
+
+def require_finite(array: NDArray[Any], name: str) -> None:
+    """Refuse NaN and infinity in ``array [T, ...]``, called ``name`` in the error.
+
+    Raises:
+        DataError: with the row of the first such number.
+    """
+    for begin, piece in pieces(array):
+        finite = np.isfinite(piece)
+        if not finite.all():
+            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+            kind = "NaN" if np.isnan(piece[index]) else "infinity"
+            raise DataError(
+                f"{name} holds {kind}, first at row {begin + index[0]}, entry {list(index[1:])}; leave "
+                "out that episode or repair the source"
+            )
+
+
+def count_outside_box(action: NDArray[Any]) -> int:
+    """Number of entries of ``action`` outside [-1, 1]."""
+    return sum(int((np.abs(piece) > 1).sum()) for _, piece in pieces(action))
+
+
+def check_structure(dataset: Dataset) -> None:
+    """Types, shapes, lengths, episode bounds and flags.
+
+    Raises:
+        DataError: see :meth:`marlzoo.data.dataset.Dataset.validate`.
+    """
+    spec, rows = dataset.spec, len(dataset.obs)
+    action_tail = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
+    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        "obs": ((spec.n_agents, spec.obs_size), np.float32),
+        "state": ((spec.state_size,), np.float32),
+        "action": (action_tail, np.int64 if spec.discrete else np.float32),
+        "reward": ((spec.n_agents,) if spec.reward_per_agent else (), np.float32),
+        "terminal": ((), np.bool_),
+        "truncated": ((), np.bool_),
+        "legal": ((spec.n_agents, spec.action_size), np.bool_),
+    }
+    for name, (tail, dtype) in wanted.items():
+        array = getattr(dataset, name)
+        if name == "legal" and array is None:
+            continue
+        if array.ndim < 1 or array.shape[1:] != tail:
+            shape = ", ".join(str(size) for size in ("T", *tail))
+            raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape})")
+        if len(array) != rows:
+            raise DataError(f"lengths differ: obs has {rows} rows, {name} has {len(array)}")
+        if array.dtype != dtype:
+            raise DataError(f"{name} has type {array.dtype}, expected {dtype.__name__}")
+    if rows == 0:
+        raise DataError("the dataset is empty (no rows)")
+    _check_episodes(dataset)
+
+
+def _check_episodes(dataset: Dataset) -> None:
+    starts = dataset.starts
+    if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts) or starts[0] != 0:
+        raise DataError("starts must be a list of int64 row numbers that begins with 0")
+    if starts[-1] >= dataset.rows or (np.diff(starts) < 1).any():
+        raise DataError(f"starts must increase and stay below the number of rows {dataset.rows}")
+    lengths, horizon = dataset.lengths, dataset.spec.horizon
+    if (lengths < 1).any():
+        episode = int(np.argmax(lengths < 1))
+        raise DataError(
+            f"episode {episode} (row {starts[episode]}) has no transition; an episode needs at "
+            "least two rows, its last one holds only the final observation"
+        )
+    if (lengths > horizon).any():
+        episode = int(np.argmax(lengths > horizon))
+        raise DataError(
+            f"episode {episode} (row {starts[episode]}) has {lengths[episode]} steps, more than "
+            f"the horizon {horizon}; give the task's horizon"
+        )
+    allowed = np.zeros(dataset.rows, np.bool_)
+    allowed[dataset.ends - 1] = True
+    for name, flag in (("terminal", dataset.terminal), ("truncated", dataset.truncated)):
+        wrong = flag & ~allowed
+        if wrong.any():
+            raise DataError(
+                f"{name} is set at row {int(np.argmax(wrong))}, which is not an episode's last step "
+                "(the row before its final observation)"
+            )
+
+
+def check_numbers(dataset: Dataset) -> None:
+    """Every number finite; discrete actions in range and legal.
+
+    Raises:
+        DataError: with the first row that is wrong.
+    """
+    for name in ("obs", "state", "reward", "action"):
+        if not (name == "state" and dataset.state_is_obs) and not (
+            name == "action" and dataset.spec.discrete
+        ):
+            require_finite(getattr(dataset, name), name)
+    if dataset.spec.discrete:
+        _check_discrete(dataset)
+
+
+def _check_discrete(dataset: Dataset) -> None:
+    action, legal = dataset.action, dataset.legal
+    sizes = np.asarray(dataset.spec.action_sizes)
+    place = _first((action < 0) | (action >= sizes))
+    if place:
+        row, agent = place
+        raise DataError(
+            f"action {action[row, agent]} of agent {agent} at row {row} is outside 0..{sizes[agent] - 1}"
+        )
+    if legal is None:
+        return
+    place = _first(~legal.any(axis=2))
+    if place:
+        raise DataError(f"agent {place[1]} has no legal action at row {place[0]}")
+    illegal = ~np.take_along_axis(legal, action[..., None], axis=2)[..., 0]
+    illegal[dataset.ends] = False  # no action is taken in an episode's final row
+    place = _first(illegal)
+    if place:
+        row, agent = place
+        raise DataError(
+            f"agent {agent} took action {action[row, agent]} at row {row}, which its mask says is illegal"
+        )
+
+
+def _first(wrong: Any) -> tuple[int, int] | None:
+    """Row and agent of the first True in a mask ``[T, N]``."""
+    if not wrong.any():
+        return None
+    row, agent = np.argwhere(wrong)[0]
+    return int(row), int(agent)
