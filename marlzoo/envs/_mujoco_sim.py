@@ -1,0 +1,132 @@
+"""Copies of one ``-v2`` robot stepped together in float64, without teams."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.envs._mujoco_legacy import legacy_model, require_mujoco
+from marlzoo.envs._mujoco_robots import Array, Fields, Robot
+from marlzoo.envs.base import Bools, Ids
+from marlzoo.errors import MarlzooError
+
+
+@dataclass(slots=True)
+class RobotStep:
+    """What one step of n copies gave, each ``[n]``; ``unstable``: the engine gave the copy up."""
+
+    reward: Array
+    alive: Bools
+    unstable: Bools
+
+
+class RobotSim:
+    """E copies of one robot on ``mujoco.batch``.
+
+    Args:
+        robot: which one.
+        copies: number of copies E.
+        threads: worker threads, at least 1; None: one per core this process may use. Never more than E.
+            The numbers do not depend on it.
+    """
+
+    def __init__(self, robot: Robot, copies: int, threads: int | None = None) -> None:
+        mujoco = require_mujoco()
+        self.robot, self.copies = robot, copies
+        self.model = legacy_model(robot.asset, robot.total_mass)
+        self._check_sizes()
+        if threads is None:
+            threads = (
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            )
+        self.threads = max(1, min(threads, copies))
+        self.init_qpos: Array = np.array(self.model.qpos0)
+        self._masses: Array = np.array(self.model.body_mass)
+        self._batch = mujoco.batch.Batch(self.model, copies, self.threads)
+        self._fields = {name: self._batch.bind(name) for name in ("qpos", "qvel", *robot.fields)}
+        self._control, self._warm = self._batch.bind("ctrl"), self._batch.bind("qacc_warmstart")
+        kinds = (
+            mujoco.mjtWarning.mjWARN_BADQPOS,
+            mujoco.mjtWarning.mjWARN_BADQVEL,
+            mujoco.mjtWarning.mjWARN_BADQACC,
+        )
+        self._faults = [int(kind) for kind in kinds]
+        self._no_stage = int(mujoco.mjtStage.mjSTAGE_NONE)
+
+    def _check_sizes(self) -> None:
+        robot, model = self.robot, self.model
+        found = (model.nq, model.nv, model.nu, round(model.opt.timestep, 9))
+        wanted = (robot.nq, robot.nv, robot.nu, robot.timestep)
+        if found != wanted or not np.array_equal(
+            np.abs(model.actuator_ctrlrange), np.full((robot.nu, 2), robot.control)
+        ):
+            raise MarlzooError(
+                f"gymnasium's {robot.asset}.xml is not the {robot.name}-v2 robot: (nq, nv, nu, timestep) are "
+                f"{found} instead of {wanted}, or its control range differs from ±{robot.control}. "
+                "Install a known release: pip install 'gymnasium>=1.2,<2'"
+            )
+
+    def fields(self, ids: Ids | None = None) -> Fields:
+        """Engine fields of the copies ``ids`` (all when None; then live views)."""
+        return self._fields if ids is None else {name: field[ids] for name, field in self._fields.items()}
+
+    def observe(self, ids: Ids | None = None) -> Array:
+        """Full observations ``[n, obs_size]``."""
+        return self.robot.observe(self.fields(ids))
+
+    def set_state(self, ids: Ids, qpos: Array, qvel: Array, warm: Array | None = None) -> None:
+        """Reset copies to states ``[n, nq]``, ``[n, nv]``; ``warm [n, nv]`` is the solver's warm start."""
+        self._batch.reset(ids, stage=self._no_stage)
+        self._fields["qpos"][ids] = qpos
+        self._fields["qvel"][ids] = qvel
+        self._batch.forward(ids)
+        if warm is not None:
+            self._warm[ids] = warm
+
+    def measure(self, ids: Ids | None = None) -> Array:
+        """The quantity ``[n]`` that the reward uses (see :class:`Robot`), as a copy."""
+        return np.array(self.robot.measure(self.fields(ids), self._masses))
+
+    def step(self, control: Array, ids: Ids | None = None, before: Array | None = None) -> RobotStep:
+        """One environment step (``frame_skip`` physics steps) of the copies ``ids`` (all when None).
+
+        Args:
+            control: ``[n, nu]`` in the engine's range; beyond it the engine clips, the action cost does not.
+            ids: the copies to step.
+            before: the measured quantity before the step, where it is known better than the fields show.
+        """
+        rows: Ids | slice = slice(None) if ids is None else ids
+        if before is None:
+            before = self.measure(ids)
+        faults = self._fault_count(rows)
+        self._control[rows] = control
+        self._batch.step(ids, nstep=self.robot.frame_skip)
+        unstable = self._fault_count(rows) > faults
+        reward = self.robot.reward(before, self.measure(ids), control)
+        fields = self.fields(ids)
+        alive = np.ones(len(control), np.bool_) if self.robot.alive is None else self.robot.alive(fields)
+        # The engine resets a copy that blows up; the old wrapper raised. Its reward would be meaningless.
+        reward[unstable] = 0.0
+        return RobotStep(reward, alive & ~unstable, unstable)
+
+    def _fault_count(self, rows: Ids | slice) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = self._batch.warning[rows][:, self._faults, 1].sum(axis=1)
+        return counts
+
+    def versions(self) -> dict[str, str]:
+        """What the physics depends on, as plain values."""
+        import gymnasium
+
+        return {
+            "engine": "mujoco",
+            "engine_version": str(require_mujoco().__version__),
+            "gymnasium": str(gymnasium.__version__),
+            "physics": "v2-legacy",
+        }
+
+    def close(self) -> None:
+        """Drop the simulations and their threads."""
+        self._fields, self._batch = {}, None

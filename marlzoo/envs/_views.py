@@ -1,0 +1,135 @@
+"""What a team sees of its robot: three ways to make the agents' observations from the full one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.envs._local import local_observations, padded_columns
+from marlzoo.envs._mujoco_robots import Array, Robot
+from marlzoo.envs._partitions import Task
+from marlzoo.envs._standardised import recover_raw, standardise
+from marlzoo.errors import MismatchError
+
+
+class View(Protocol):
+    """How observations are made and, where they determine the simulator's state, undone.
+
+    Attributes:
+        joined: whether the state is the observations end to end, rather than :meth:`state`.
+        recoverable: whether :meth:`recover` works.
+    """
+
+    joined: bool
+    recoverable: bool
+
+    def observe(self, raw: Array, qvel: Array) -> Array:
+        """Observations ``[n, N, O]`` of full observations ``[n, F]`` and velocities ``[n, nv]``."""
+
+    def state(self, raw: Array) -> Array:
+        """States ``[n, S]`` of full observations."""
+
+    def recover(self, obs: NDArray[np.floating]) -> Array:
+        """Full observations ``[B, F]`` of the agents' ``[B, N, O]``."""
+
+
+class Standardised:
+    """OMIGA's: everybody sees everything, one-hot appended, standardised over its own entries."""
+
+    joined, recoverable = True, True
+
+    def __init__(self, n_agents: int) -> None:
+        self.n_agents = n_agents
+
+    def observe(self, raw: Array, qvel: Array) -> Array:
+        """See :class:`View`."""
+        return standardise(raw, self.n_agents)
+
+    def state(self, raw: Array) -> Array:
+        """See :class:`View`."""
+        return raw
+
+    def recover(self, obs: NDArray[np.floating]) -> Array:
+        """See :class:`View`."""
+        return recover_raw(obs)
+
+
+class Local:
+    """Joints up to a distance of the agent's own; see :mod:`marlzoo.envs._local`."""
+
+    joined, recoverable = False, False
+
+    def __init__(self, task: Task) -> None:
+        self._columns = padded_columns(task)
+
+    def observe(self, raw: Array, qvel: Array) -> Array:
+        """See :class:`View`."""
+        return local_observations(raw, qvel, self._columns)
+
+    def state(self, raw: Array) -> Array:
+        """See :class:`View`."""
+        return raw
+
+    def recover(self, obs: NDArray[np.floating]) -> Array:
+        """Not determined by the observations."""
+        raise NotImplementedError
+
+
+class Selected:
+    """Columns of the full observation, raw (MOMA-PPO).
+
+    Args:
+        robot: the robot.
+        sees: columns of each agent, in order; shorter rows are padded with zeros.
+        size: leading columns that make the state.
+    """
+
+    joined = False
+
+    def __init__(self, robot: Robot, sees: tuple[tuple[int, ...], ...], size: int) -> None:
+        self.robot, self._sees, self._size = robot, sees, size
+        # Column robot.obs_size of a padded observation is zero.
+        self._columns = np.full((len(sees), max(map(len, sees))), robot.obs_size)
+        for row, columns in zip(self._columns, sees, strict=True):
+            row[: len(columns)] = columns
+        # The Reacher's vector to its target follows from the rest.
+        needed = size - 3 if robot.reaches else size
+        self.recoverable = set(range(needed)) <= {column for columns in sees for column in columns}
+
+    def observe(self, raw: Array, qvel: Array) -> Array:
+        """See :class:`View`."""
+        return np.concatenate([raw, np.zeros((len(raw), 1))], axis=1)[:, self._columns]
+
+    def state(self, raw: Array) -> Array:
+        """See :class:`View`."""
+        return raw[:, : self._size]
+
+    def recover(self, obs: NDArray[np.floating]) -> Array:
+        """See :class:`View`; columns that several agents see are taken from the first.
+
+        Raises:
+            MismatchError: agents disagree about a column that they both see.
+        """
+        raw = np.zeros((len(obs), self.robot.obs_size))
+        known: set[int] = set()
+        for agent, columns in enumerate(self._sees):
+            for k, column in enumerate(columns):
+                value = obs[:, agent, k].astype(np.float64)
+                if column in known:
+                    off = np.flatnonzero(np.abs(value - raw[:, column]) > 1e-4)
+                    if len(off):
+                        raise MismatchError(
+                            f"in row {off[0]}, agent {agent} sees another value than others in column {column}. "
+                            "Either the file is broken or these are observations of another team"
+                        )
+                else:
+                    raw[:, column] = value
+                    known.add(column)
+        if self.robot.reaches and not {8, 9} <= known:
+            shoulder = np.arctan2(raw[:, 2], raw[:, 0])
+            elbow = shoulder + np.arctan2(raw[:, 3], raw[:, 1])
+            raw[:, 8] = 0.1 * np.cos(shoulder) + 0.11 * np.cos(elbow) - raw[:, 4]
+            raw[:, 9] = 0.1 * np.sin(shoulder) + 0.11 * np.sin(elbow) - raw[:, 5]
+        return raw

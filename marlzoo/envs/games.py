@@ -1,0 +1,236 @@
+"""Family ``games``: small coordination games on which each kind of failure is known in advance.
+
+All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XOR, its two variants, Bridge), the
+recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement); the
+game with several equilibria, the two unequal peaks, the additive game and the combinatorial modes are our own.
+Rewards of the one-step games are rewards per step. Their data come from :func:`dataset`, not from files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.dataset import Dataset
+from marlzoo.envs._bridge import STARTS, Bridge
+from marlzoo.envs._rules import OneStep, Rules, TwoState
+from marlzoo.envs._streams import uniform
+from marlzoo.envs._tmaze import TMaze
+from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
+from marlzoo.errors import ConfigError, SpecError, UnknownNameError
+from marlzoo.spec import Spec
+
+FAMILY = "games"
+VERSION = 1  # of the rules; data and environment must share it
+
+MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
+    "xor": ((0, 1), (1, -2)),
+    "additive": ((0, 1), (1, 2)),
+    "coordination-2x2": ((10, 9), (8, 0)),
+    "coordination-3x3": ((5, 0, -50), (0, 0, -50), (-50, -50, 100)),
+    "equilibria": ((5, -20, -20), (-20, 10, -20), (-20, -20, 20)),
+}
+MODES = (2, 4, 8, 16, 32, 64)
+SURFACES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "sign-agreement": lambda a: a[:, 0] * a[:, 1],
+    "two-peaks": lambda a: (
+        np.exp(-8 * np.square(a - 0.6).sum(1)) + 0.6 * np.exp(-8 * np.square(a + 0.6).sum(1))
+    ),
+}
+OPTIONS: dict[str, dict[str, float]] = {
+    "xor-four": {"win": 1.0},
+    "xor-two-state": {"win": 1.0, "horizon": 10},
+    "bridge": {"horizon": 50},
+    "bridge-apart": {"horizon": 50},
+    "t-maze": {"length": 4, "arm": 2},
+}
+TASKS: tuple[str, ...] = (
+    *MATRICES,
+    "xor-four",
+    "xor-two-state",
+    "bridge",
+    "bridge-apart",
+    *SURFACES,
+    "t-maze",
+    *(f"modes-{n}" for n in MODES),
+)
+
+
+def spec(name: str, **options: Any) -> Spec:
+    """The shape of the task ``name`` (without family); options as in :func:`make`."""
+    return _spec(*_rules(name, options))
+
+
+def make(name: str, copies: int, **options: Any) -> Game:
+    """E copies of the task ``name`` (without family).
+
+    Args:
+        name: one of :data:`TASKS`.
+        copies: number of copies E.
+        options: those of :data:`OPTIONS`: ``win`` (payoff of agreement) of ``xor-four`` and ``xor-two-state``;
+            ``horizon`` (time limit) of ``xor-two-state`` and Bridge, whose authors record with 50 steps and score
+            with 20; ``length`` of the stem and ``arm`` of the bar of ``t-maze``.
+
+    Raises:
+        UnknownNameError: an unknown task or option.
+        ConfigError: an option out of its range.
+    """
+    if not isinstance(copies, int) or copies < 1:
+        raise ConfigError(f"{FAMILY}/{name}: copies is {copies!r}; it must be a positive integer")
+    rules, horizon = _rules(name, options)
+    return Game(name, rules, _spec(rules, horizon), copies, _settings(name, options))
+
+
+def dataset(
+    name: str, quality: str, *, seed: int = 0, episodes: int | None = None, **options: Any
+) -> Dataset:
+    """The logged data of a task; nothing is read from files, and the same arguments give the same numbers.
+
+    Args:
+        name: one of :data:`TASKS`.
+        quality: see :data:`marlzoo.envs._games_data.RECIPES`.
+        seed: of the order of episodes and of random actions.
+        episodes: how many; default: 5000 of the one-step games, 500 otherwise (a mixture has as many of each part).
+        options: of the task, see :func:`make`.
+
+    Raises:
+        UnknownNameError: an unknown task, quality or option.
+        ConfigError: an option out of its range.
+    """
+    from marlzoo.envs._games_data import generate
+
+    return generate(name, quality, seed, episodes, options)
+
+
+def qualities(name: str) -> tuple[str, ...]:
+    """Qualities of data that a task has.
+
+    Raises:
+        UnknownNameError: an unknown task.
+    """
+    from marlzoo.envs._games_data import RECIPES, kind
+
+    return tuple(RECIPES[kind(name)])
+
+
+class Game(BatchedEnv):
+    """E copies of one game; made by :func:`make`.
+
+    Copies start with the random streams of ``seed([0, 1, ...])``. The k-th episode of a stream is decided by
+    seed and k alone.
+    """
+
+    def __init__(
+        self, name: str, rules: Rules, shape: Spec, copies: int, settings: dict[str, float] | None = None
+    ) -> None:
+        self.task, self.rules, self.spec, self.copies = f"{FAMILY}/{name}", rules, shape, copies
+        self.metadata = {"engine": "marlzoo games", "rules_version": VERSION, **(settings or {})}
+        self.can_win = rules.can_win
+        self.seed(range(copies))
+        self._state = rules.start(np.zeros(copies))
+        self._time = np.zeros(copies, np.int64)
+
+    @property
+    def current(self) -> NDArray[np.int64]:
+        """The rules' own states ``[E, D]``; not to be written to."""
+        return self._state
+
+    def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
+        self._seeds = np.array([int(s) % 2**64 for s in seeds], np.uint64)
+        self._episode = np.zeros(self.copies, np.uint64)
+
+    def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
+        rows = slice(None) if ids is None else ids
+        self._state[rows] = self.rules.start(uniform(self._seeds[rows], self._episode[rows]))
+        self._episode[rows] += np.uint64(1)
+        self._time[rows] = 0
+        return Observation(*self._shown())
+
+    def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:  # noqa: D102
+        rows = np.arange(self.copies) if ids is None else ids
+        taken = self._checked(np.asarray(action)[rows], rows)
+        self._time[rows] += 1
+        last = self._time[rows] >= self.spec.horizon
+        self._state[rows], earned, ended = self.rules.step(self._state[rows], taken, last)
+        reward = np.zeros(self.copies, np.float32)
+        terminal, truncated = np.zeros((2, self.copies), np.bool_)
+        reward[rows], terminal[rows], truncated[rows] = earned, ended, last & ~ended
+        info = {"win": terminal.copy()} if self.can_win else {}
+        return Step(*self._shown(), reward=reward, terminal=terminal, truncated=truncated, info=info)
+
+    def _checked(self, action: NDArray[Any], rows: Ids) -> NDArray[Any]:
+        legal = self.rules.legal(self._state[rows])
+        if legal is None:
+            return np.clip(action.astype(np.float64), -1.0, 1.0)
+        inside = (action >= 0) & (action < self.spec.action_size)
+        fine = np.take_along_axis(legal, np.where(inside, action, 0)[..., None], -1)[..., 0] & inside
+        if not fine.all():
+            k, agent = np.argwhere(~fine)[0]
+            raise SpecError(
+                f"{self.task}: agent {agent} of copy {rows[k]} took the action {action[k, agent]}, which is not "
+                f"legal there; legal are {np.flatnonzero(legal[k, agent]).tolist()}"
+            )
+        return action
+
+    def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_] | None]:
+        obs, state = self.rules.observe(self._state)
+        return obs.astype(np.float32), state.astype(np.float32), self.rules.legal(self._state)
+
+
+def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
+    """A task's rules and its time limit."""
+    if name not in TASKS:
+        raise UnknownNameError("task", f"{FAMILY}/{name}", [f"{FAMILY}/{task}" for task in TASKS])
+    s = _settings(name, options)
+    horizon = int(s.get("horizon", 1))
+    if name == "xor-two-state":
+        return TwoState(s["win"]), horizon
+    if name in STARTS:
+        return Bridge(STARTS[name]), horizon
+    if name == "t-maze":
+        length, arm = int(s["length"]), int(s["arm"])
+        return TMaze(length, arm), 2 * (length + arm)
+    if name in SURFACES:
+        return OneStep(2, 0, SURFACES[name]), 1
+    if name.startswith("modes-"):
+        n = int(name.removeprefix("modes-"))
+        return OneStep(n, 2, lambda a: (a == a[:, :1]).all(1)), 1
+    table = np.array(payoffs(name, s.get("win", 1.0)), np.float64)
+    return OneStep(2, len(table), lambda a: table[a[:, 0], a[:, 1]]), 1
+
+
+def payoffs(name: str, win: float = 1.0) -> tuple[tuple[float, ...], ...]:
+    """Payoff table of a one-step game of two agents, ``[A, A]``."""
+    if name == "xor-four":
+        return ((win, -2, -2, -2), (-1, 0, 0, -2), (-1, 0, 0, -2), (-1, -1, -1, win))
+    return MATRICES[name]
+
+
+def _settings(name: str, options: dict[str, Any]) -> dict[str, float]:
+    """A task's options, checked, with defaults."""
+    known = OPTIONS.get(name, {})
+    for option, value in options.items():
+        if option not in known:
+            raise UnknownNameError(f"option of {FAMILY}/{name}", option, known)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if option == "win" and not (number and np.isfinite(value)):
+            raise ConfigError(f"option win of {FAMILY}/{name} is {value!r}; it must be a finite number")
+        if option != "win" and not (isinstance(value, int) and number and value >= 1):
+            raise ConfigError(
+                f"option {option} of {FAMILY}/{name} is {value!r}; it must be a positive integer"
+            )
+    return {**known, **options}
+
+
+def _spec(rules: Rules, horizon: int) -> Spec:
+    return Spec(
+        n_agents=rules.n_agents,
+        obs_size=rules.obs_size,
+        state_size=rules.state_size,
+        action_kind="discrete" if rules.actions else "continuous",
+        action_size=rules.actions or 1,
+        horizon=horizon,
+    )
