@@ -1,0 +1,86 @@
+"""The command line. Each command is a module that is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from marlzoo.errors import MarlzooError, UnknownNameError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "list": ("listing", "methods, tasks, datasets or suites that are there (--json)"),
+    "data": ("data", "collect, inspect, check or convert datasets"),
+    "train": ("training", "train one method; its settings are flags"),
+    "eval": ("evaluating", "evaluate a checkpoint in the simulator"),
+    "bench": ("benching", "run a suite and print its table"),
+    "table": ("tabling", "derive tables from result rows"),
+    "new-method": ("new_method", "write a method that works, to start your own from"),
+    "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
+}
+HELP = ("-h", "--help", "help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``marlzoo ARGUMENTS`` and return the exit status.
+
+    0: done; 1: ``doctor`` or ``data check`` found a fault; 2: an error, told in one line on stderr (with its
+    traceback under ``--debug``); 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    warnings.showwarning = _warn
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        print("marlzoo: interrupted; the same command goes on from what is saved", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        return _fail(
+            f"the package {error.name!r} is not installed; 'marlzoo doctor' names the command that does"
+        )
+    except (MarlzooError, OSError) as error:
+        if debug:
+            raise
+        return _fail(str(error))
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in HELP:
+        print(_usage())
+        return 0
+    if given[0] == "--version":
+        from marlzoo import __version__
+
+        print(f"marlzoo {__version__}")
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        raise UnknownNameError("command", name, COMMANDS, "See: marlzoo --help")
+    module = importlib.import_module(f"marlzoo.cli.{COMMANDS[name][0]}")
+    return int(module.run(rest))
+
+
+def _usage() -> str:
+    lines = ["usage: marlzoo COMMAND ...", "", "commands (marlzoo COMMAND --help tells more):"]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "options: --version, --debug (show the traceback of an error)"]
+    return "\n".join(lines)
+
+
+def _fail(text: str) -> int:
+    print(f"marlzoo: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    print(f"marlzoo: warning: {message}", file=sys.stderr)

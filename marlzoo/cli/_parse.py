@@ -1,0 +1,102 @@
+"""What the commands share: typed arguments, and the device they ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from marlzoo.errors import ConfigError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def parse(shape: Callable[..., T], command: str, arguments: Sequence[str]) -> T:
+    """Arguments as an instance of the dataclass ``shape``; asking for help prints it and ends the process.
+
+    Raises:
+        UnknownNameError: a flag that there is not; lists the nearest ones.
+        ConfigError: a value of the wrong type, or one that is missing.
+    """
+    import tyro
+
+    report = io.StringIO()  # tyro tells errors in a box of many lines
+    try:
+        with contextlib.redirect_stderr(report):
+            found = tyro.cli(shape, args=list(arguments), prog=f"marlzoo {command}")
+    except SystemExit as end:
+        if not end.code:
+            raise
+        fault = _first_part(report.getvalue())
+        flag = re.search(r"Unrecognized options:.*?(--[\w-]+)", fault)
+        if flag is None:
+            raise ConfigError(f"{fault.rstrip('.')}; see marlzoo {command} --help") from None
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+            tyro.cli(shape, args=["--help"])
+        flags = set(re.findall(r"--[a-z][a-z-]+", text.getvalue()))
+        raise UnknownNameError(f"option of marlzoo {command}", flag[1], flags) from None
+    sys.stderr.write(report.getvalue())
+    return found
+
+
+def _first_part(box: str) -> str:
+    """What stands below the title of tyro's box, up to the next rule, as one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # without colours
+    lines = [line.strip(" │|") for line in plain.splitlines()]
+    rules = [k for k, line in enumerate(lines) if re.fullmatch(r"[─\-╭╮╰╯\s]{8,}", line)]
+    titled = [
+        k for k, line in enumerate(lines) if line.startswith("╭")
+    ]  # a title inside the box's upper edge
+    begin = titled[0] if titled else (rules[0] if rules else -1)
+    end = next((k for k in rules if k > begin), len(lines))
+    return " ".join(" ".join(lines[begin + 1 : end]).split())
+
+
+def choose(
+    kind: str, command: str, arguments: Sequence[str], choices: dict[str, Any], about: str
+) -> str | None:
+    """The first argument, one of ``choices``; None when help was asked for (and printed).
+
+    Raises:
+        ConfigError: there is none.
+        UnknownNameError: it is another one.
+    """
+    if not arguments:
+        raise ConfigError(f"marlzoo {command}: name a {kind}, one of {', '.join(choices)}")
+    if arguments[0] in ("-h", "--help"):
+        print(f"usage: marlzoo {command} {kind.upper()} ...\n\n{about}")
+        return None
+    if arguments[0] not in choices:
+        raise UnknownNameError(kind, arguments[0], choices)
+    return arguments[0]
+
+
+def peek(arguments: Sequence[str], flag: str) -> str | None:
+    """The (first) value of ``--flag VALUE`` or ``--flag=VALUE``, before the arguments are parsed."""
+    for k, argument in enumerate(arguments):
+        if argument == flag and k + 1 < len(arguments):
+            return arguments[k + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None
+
+
+def usable_device(name: str) -> str:
+    """The device's name, if torch can use it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used by torch {torch.__version__} ({reason}); use cpu, or see marlzoo doctor"
+        ) from error
+    return name

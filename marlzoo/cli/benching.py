@@ -1,0 +1,73 @@
+"""``marlzoo bench``: run a suite, or what is missing of it, and print its table."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from marlzoo.cli._parse import parse, usable_device
+from marlzoo.errors import ConfigError, UnknownNameError
+
+
+@dataclass
+class Options:
+    """Run a suite: make its data, train, evaluate, write OUT/SUITE. The same command goes on where it stopped."""
+
+    suite: Annotated[str, tyro.conf.Positional]
+    """name of a built-in suite (marlzoo list suites) or a file ending in .toml"""
+    out: Path = Path("results")
+    """folder of the results"""
+    seeds: tuple[int, ...] = ()
+    """instead of the suite's"""
+    methods: tuple[str, ...] = ()
+    """only these of the suite's methods"""
+    updates: int = 0
+    """instead of the suite's"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    max_replicas: int = 20
+    """most replicas in one lockstep group"""
+    check_data: bool = True
+    """compare data and simulator before training"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the suite that the arguments name, with what they change."""
+    from marlzoo.benchmarks.suites import SUITES, find_suite
+
+    if not arguments:
+        raise ConfigError(
+            f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
+        )
+    options = parse(Options, "bench", arguments)
+    suite = find_suite(options.suite)
+    usable_device(options.device)
+    from marlzoo.benchmarks.plan import expanded
+    from marlzoo.benchmarks.runner import run_suite
+
+    suite = expanded(suite)
+    if options.methods:
+        known = [learner.method for learner in suite.learners]
+        for method in options.methods:
+            if method not in known:
+                raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
+        learners = tuple(learner for learner in suite.learners if learner.method in options.methods)
+        suite = replace(suite, learners=learners)
+    if options.seeds:
+        suite = replace(suite, seeds=options.seeds)
+    if options.updates:
+        suite = replace(suite, updates=options.updates)
+    run_suite(
+        suite,
+        out=options.out,
+        device=options.device,
+        max_replicas=options.max_replicas,
+        check_data=options.check_data,
+        command=shlex.join(["marlzoo", "bench", *arguments]),
+    )
+    return 0

@@ -1,0 +1,222 @@
+"""``marlzoo data``: collect, download, inspect, check and convert datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from marlzoo.cli._parse import choose, parse
+from marlzoo.errors import ConfigError, DataError
+
+Text = Annotated[str, tyro.conf.Positional]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the first argument names."""
+    about = "Actions:\n" + "\n".join(
+        f"  {name:<8} {(f.__doc__ or '').strip()}" for name, f in ACTIONS.items()
+    )
+    action = choose("action", "data", arguments, ACTIONS, about)
+    return 0 if action is None else ACTIONS[action](arguments[1:])
+
+
+@dataclass
+class Collect:
+    """Regenerate a dataset from the shipped teacher of a task; same arguments, same bytes."""
+
+    task: Text
+    """for instance mamujoco/hopper-3x1"""
+    quality: str
+    """random, medium, medium-replay, medium-expert or expert"""
+    transitions: int = 100_000
+    """number of steps"""
+    seed: int = 0
+    """of starts and exploration"""
+    out: Path | None = None
+    """file to write, ending in .hdf5 (default: the place where the dataset's name is looked up)"""
+
+
+def collect(arguments: Sequence[str]) -> int:
+    """regenerate a dataset from a recipe"""
+    options = parse(Collect, "data collect", arguments)
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from marlzoo.data.load import read_card
+    from marlzoo.data.recipes import collect as regenerate
+    from marlzoo.registry import computed_qualities
+
+    if computed_qualities(options.task):
+        name = f"{options.task}/marlzoo/{options.quality}"
+        read_card(name)  # a wrong quality is named as such
+        raise ConfigError(
+            f"data of {options.task} are computed when they are loaded: use the name {name} as it is, or write a "
+            f"file with: marlzoo data convert {name} FILE.hdf5"
+        )
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(f"{options.task} {options.quality}", total=options.transitions)
+        path = regenerate(
+            options.task,
+            options.quality,
+            options.transitions,
+            options.seed,
+            options.out,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    card = read_card(path)
+    print(
+        f"{path}: {card.transitions} transitions in {card.episodes} episodes, "
+        f"return {card.return_mean:.1f} ± {card.return_std:.1f}, content hash {card.content_hash}"
+    )
+    return 0
+
+
+@dataclass
+class Inspect:
+    """Return distribution, lengths, ends, ranges of observations and actions."""
+
+    dataset: Text
+    """a dataset's name or a file"""
+    json: bool = False
+    """print JSON instead of tables"""
+    plot: Path | None = None
+    """also draw everything into this image file (needs marlzoo[plot])"""
+
+
+def inspect(arguments: Sequence[str]) -> int:
+    """show what a dataset holds"""
+    options = parse(Inspect, "data inspect", arguments)
+    from rich.console import Console
+
+    from marlzoo.data.inspect import inspect as measure
+    from marlzoo.data.inspect import plot, render
+    from marlzoo.data.load import load_dataset
+
+    dataset = load_dataset(options.dataset)
+    found = measure(dataset)
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        Console().print(render(found))
+    if options.plot is not None:
+        plot(dataset, options.plot)
+    return 0
+
+
+@dataclass
+class Check:
+    """Do a dataset and a simulator agree? Replays recorded transitions; exit status 1 if they do not."""
+
+    dataset: Text
+    """a dataset's name or a file"""
+    task: str = ""
+    """full task name (default: what the dataset's card says)"""
+    sample: int = 2000
+    """transitions to replay"""
+    action_mapping: str = ""
+    """which actuators an agent owns, concat or scatter (default: the task's)"""
+    json: bool = False
+    """print JSON"""
+
+
+def check(arguments: Sequence[str]) -> int:
+    """compare a dataset with the simulator"""
+    options = parse(Check, "data check", arguments)
+    from marlzoo.data.check import check as compare
+    from marlzoo.data.load import load_dataset
+    from marlzoo.registry import make_env
+
+    dataset = load_dataset(options.dataset)
+    task = options.task or dataset.card.task
+    if not task:
+        raise DataError(f"{options.dataset}: its card names no task; give it with --task")
+    chosen = {"action_mapping": options.action_mapping} if options.action_mapping else {}
+    env = make_env(task, 1, **chosen)
+    try:
+        report = compare(dataset, env, sample=options.sample)
+    finally:
+        env.close()
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print(report.summary())
+    return 0 if report.agrees else 1
+
+
+@dataclass
+class Convert:
+    """Read a dataset of any known format, which is found out, and write it in another; numbers unchanged."""
+
+    source: Text
+    """a dataset's name, a file or a folder"""
+    target: Text
+    """what to write: a file ending in .hdf5 or .npz, a Minari folder ending in -v0, or a dataset's name
+    family/task/source/quality"""
+    option: tuple[str, ...] = ()
+    """how to read the source, for instance team=2x3_0 horizon=1000; an unknown one is answered with the nearest"""
+    format: str = ""
+    """omiga, npz or minari (default: as the target's name says)"""
+
+
+def convert(arguments: Sequence[str]) -> int:
+    """write a dataset of any known format in another"""
+    options = parse(Convert, "data convert", arguments)
+    from marlzoo.data.load import convert as rewrite
+    from marlzoo.data.load import typed_options
+
+    reading = typed_options(options.source, options.option)
+    print(rewrite(options.source, options.target, form=options.format, **reading))
+    return 0
+
+
+@dataclass
+class Download:
+    """Fetch a published dataset (needs marlzoo[hub]), verify it, convert it and put it where its name is found."""
+
+    dataset: Annotated[str, tyro.conf.Positional] = ""
+    """its name, family/task/source/quality"""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """a file or folder fetched by hand instead"""
+    list: bool = False
+    """list all published datasets and where they are"""
+
+
+def download(arguments: Sequence[str]) -> int:
+    """fetch a published dataset"""
+    options = parse(Download, "data download", arguments)
+    from marlzoo.data.catalog import published
+    from marlzoo.data.download import download as fetch
+
+    if options.list:
+        for entry in published().values():
+            print(f"{entry.name}: {entry.where()}")
+        return 0
+    if not options.dataset:
+        raise ConfigError("marlzoo data download: name a dataset, or list all with --list")
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(options.dataset, total=None)
+        path = fetch(
+            options.dataset,
+            from_file=options.from_,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    print(path)
+    return 0
+
+
+ACTIONS: dict[str, Callable[[Sequence[str]], int]] = {
+    "collect": collect, "inspect": inspect, "check": check, "convert": convert,
+    "download": download,
+}  # fmt: skip

@@ -1,0 +1,93 @@
+"""``marlzoo eval``: a checkpoint's policies in the simulator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from marlzoo.cli._parse import parse, usable_device
+from marlzoo.errors import ConfigError
+
+
+@dataclass
+class Options:
+    """Play episodes with every replica of a checkpoint, deterministically as the method defines it."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """file ending in .npz"""
+    task: str = ""
+    """full task name (default: the one it was trained for)"""
+    episodes: int = 10
+    """episodes per replica"""
+    horizon: int = 0
+    """step limit of an episode (0: the task's)"""
+    seed: int = -1
+    """of the starts (-1: those of the training's own evaluation, whose row it repeats)"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    json: bool = False
+    """print JSON"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate and print one line per replica."""
+    options = parse(Options, "eval", arguments)
+    usable_device(options.device)
+    from marlzoo.checkpoint import load, load_arrays
+    from marlzoo.evaluate import evaluate
+    from marlzoo.random import derive
+    from marlzoo.registry import make_env
+
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes is {options.episodes}; it must be at least 1")
+    meta = load_arrays(options.checkpoint)[1]
+    task = options.task or meta.get("task") or meta.get("online", {}).get("task", "")
+    if not task:
+        raise ConfigError(f"{options.checkpoint}: does not name its task; give it with --task")
+    learner = load(options.checkpoint, options.device)
+    env = make_env(task, learner.replicas * options.episodes)
+    try:
+        differences = learner.spec.differences(env.spec)
+        if differences:
+            raise ConfigError(
+                f"{options.checkpoint}: was trained for another shape than {task}: {differences[0]}"
+            )
+        if options.seed < 0:
+            seeds = [derive(seed, "evaluate", learner.updates) for seed in learner.seeds]
+        else:
+            seeds = [derive(options.seed, "evaluate", k) for k in range(learner.replicas)]
+        found = evaluate(
+            learner.policy(), env, seeds=seeds, horizon=options.horizon or None, device=options.device
+        )
+    finally:
+        env.close()
+    lines: list[dict[str, Any]] = [
+        {
+            "method": learner.name,
+            "task": task,
+            "seed": seed,
+            "updates": learner.updates,
+            "episodes": options.episodes,
+            "mean_return": float(found.returns[k].mean()),
+            "std_return": float(found.returns[k].std()),
+            "mean_length": float(found.lengths[k].mean()),
+            "win_rate": None if found.wins is None else float(found.wins[k].mean()),
+        }
+        for k, seed in enumerate(learner.seeds)
+    ]
+    if options.json:
+        print(json.dumps(lines, indent=2))
+    else:
+        for line in lines:
+            wins = "" if line["win_rate"] is None else f", won {100 * line['win_rate']:.0f} %"
+            print(
+                f"{line['method']} on {task}, seed {line['seed']}, {line['updates']} updates: return "
+                f"{line['mean_return']:.1f} ± {line['std_return']:.1f} over {line['episodes']} episodes of "
+                f"{line['mean_length']:.0f} steps{wins}"
+            )
+    return 0

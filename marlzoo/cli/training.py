@@ -1,0 +1,188 @@
+"""``marlzoo train METHOD``: one method with its settings as flags, from data or online."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from marlzoo.cli._parse import choose, parse, peek, usable_device
+from marlzoo.config import Config
+from marlzoo.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from marlzoo.algorithm import Algorithm
+
+
+@dataclass
+class Offline:
+    """Train on datasets and evaluate in the simulator; the same command goes on after an interruption."""
+
+    data: tuple[str, ...]
+    """names or files of datasets of one task; every seed is trained on each of them, all in lockstep"""
+    task: str = ""
+    """task to evaluate in, where a dataset's card names none"""
+    seeds: tuple[int, ...] = (0,)
+    """one replica per seed and dataset"""
+    updates: int = 100_000
+    """gradient updates"""
+    eval_every: int = 5000
+    """updates between evaluations"""
+    episodes: int = 10
+    """evaluation episodes per seed"""
+    horizon: int = 0
+    """step limit of an evaluation episode (0: the task's)"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    out: Path = Path("results")
+    """results go to OUT/NAME: rows.csv, tables and checkpoints"""
+    name: str = ""
+    """default: train-METHOD-TASK"""
+    max_replicas: int = 20
+    """most replicas in one lockstep group"""
+    check_data: bool = True
+    """compare data and simulator before training"""
+
+
+@dataclass
+class Online:
+    """Train by acting in the simulator; the same command goes on after an interruption."""
+
+    task: str
+    """full task name, for instance mamujoco/hopper-3x1"""
+    steps: int = 1_000_000
+    """team steps per seed, all copies together"""
+    seeds: tuple[int, ...] = (0,)
+    """one replica per seed"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    out: Path = Path("results")
+    """results go to OUT/NAME: curve.csv and checkpoint.npz"""
+    name: str = ""
+    """default: train-METHOD-TASK"""
+    log_every: int = 10
+    """updates between two points of the learning curve"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Look the method up, then parse the flags that it has."""
+    from marlzoo.registry import find_method, list_methods
+
+    methods = list_methods().modules
+    about = "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help"
+    if choose("method", "train", arguments, methods, about) is None:
+        return 0
+    method, rest = arguments[0], arguments[1:]
+    cls = find_method(method)
+    shape: type[Any] = Online if cls.sampling == "online" else Offline
+    base = _defaults(cls, rest)
+    flat = tyro.conf.arg(name="")  # the method's settings are flags without a prefix
+    both = make_dataclass(
+        "Both",
+        [
+            ("options", Annotated[shape, flat]),
+            ("settings", Annotated[cls.config_class, flat], field(default=base)),
+        ],
+    )
+    both.__doc__ = f"{method}: {(shape.__doc__ or '').strip()}"
+    parsed: Any = parse(both, f"train {method}", rest)
+    usable_device(parsed.options.device)
+    changed = _changed(cls, parsed.settings, base)
+    if cls.sampling == "online":
+        _online(method, parsed.options, changed)
+    else:
+        _offline(method, parsed.options, changed)
+    return 0
+
+
+def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
+    """The method's settings for the task at hand: those of its preset for the task's family."""
+    from marlzoo.data.load import read_card
+
+    task, data = peek(arguments, "--task"), peek(arguments, "--data")
+    if not task and data and not data.startswith("-"):
+        task = read_card(data).task
+    return cls.config_class(**cls.presets.get((task or "").partition("/")[0], {}))
+
+
+def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, Any]:
+    mine, usual = settings.to_dict(), base.to_dict()
+    return {name: value for name, value in mine.items() if value != usual[name]}
+
+
+def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
+    from marlzoo.benchmarks.runner import run_suite
+    from marlzoo.benchmarks.suites import Data, Learner, Suite
+    from marlzoo.data.load import read_card
+
+    tasks = {options.task or read_card(data).task for data in options.data}
+    if len(tasks) != 1:
+        raise ConfigError(
+            f"the datasets are of several tasks ({', '.join(sorted(tasks))}); train one at a time"
+        )
+    (task,) = tasks
+    if not task:
+        raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
+    suite = Suite(
+        name=options.name or f"train-{method}-{task.replace('/', '-')}",
+        data=tuple(Data(task=task, file=data) for data in options.data),
+        learners=(Learner(method, settings),),
+        seeds=options.seeds,
+        updates=options.updates,
+        eval_every=options.eval_every,
+        episodes=options.episodes,
+        horizon=options.horizon,
+    )
+    folder = run_suite(
+        suite,
+        out=options.out,
+        device=options.device,
+        max_replicas=options.max_replicas,
+        check_data=options.check_data,
+    )
+    print(f"Checkpoints, for marlzoo eval: {folder / 'checkpoints'}")
+
+
+def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from marlzoo.files import write_text_atomic
+    from marlzoo.online import curve_csv, settings_of, train_online
+    from marlzoo.registry import make, make_env, task_spec
+
+    family = options.task.partition("/")[0]
+    learner = make(
+        method, task_spec(options.task), seeds=options.seeds, device=options.device, domain=family, **settings
+    )
+    folder = options.out / (options.name or f"train-{method}-{options.task.replace('/', '-')}")
+    env = make_env(options.task, len(options.seeds) * settings_of(learner).copies)
+    try:
+        with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
+            bar = progress.add_task(f"{method} on {options.task}")
+
+            def report(done: int, total: int, points: Sequence[Any]) -> None:
+                progress.update(bar, completed=done, total=total)
+                means = [f"{p.return_mean:.1f}" for p in points if p.return_mean is not None]
+                if means:
+                    progress.console.print(
+                        f"{points[0].steps} steps, mean returns {', '.join(means)}", highlight=False
+                    )
+
+            curve = train_online(
+                learner,
+                env,
+                steps=options.steps,
+                checkpoint=folder / "checkpoint.npz",
+                log_every=options.log_every,
+                on_progress=report,
+            )
+    finally:
+        env.close()
+    write_text_atomic(folder / "curve.csv", curve_csv(curve))
+    print(
+        f"Learning curve: {folder / 'curve.csv'}\nCheckpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
+    )

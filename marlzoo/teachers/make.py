@@ -1,0 +1,206 @@
+"""Make a teacher: train a behaviour team, measure it along the way, keep the snapshots that data need.
+
+    python -m marlzoo.teachers.make mamujoco/hopper-3x1 --method mappo --steps 4000000 --seed 0 --medium-return 724
+
+It may be interrupted: called again it goes on where it stopped. The same command, versions and kind of
+processor give the same teacher (the training uses one thread of torch; the simulator's number of threads does not
+matter).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from marlzoo import __version__
+from marlzoo.algorithm import Algorithm
+from marlzoo.checkpoint import load_arrays, save_arrays
+from marlzoo.data.collect import one_thread, play
+from marlzoo.errors import ConfigError
+from marlzoo.online import CurvePoint, curve_csv, settings_of, train_online
+from marlzoo.random import derive
+from marlzoo.registry import make, make_env, task_spec
+from marlzoo.teachers.store import FOLDER, Snapshot, Teacher, save_teacher
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a teacher is made."""
+
+    method: str  # an online method, with the settings it has for the task's family
+    settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
+    steps: int = 4_000_000  # team steps of training
+    seed: int = 0  # of everything
+    medium_return: float | None = None  # wanted of the medium policy; None: halfway from start to end
+    stages: int = 8  # snapshots, evenly spread from the start to the medium one, that make medium-replay
+    every: int = 6  # updates between two snapshots
+    trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
+    episodes: int = 100  # episodes to measure the kept snapshots by
+    work: Path = Path("teacher-runs")  # folder for the unfinished training
+    out: Path = FOLDER  # folder for the teacher
+
+    def command(self, task: str) -> str:
+        """The command line that makes this teacher."""
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("work", "out")]
+        words = ["python", "-m", "marlzoo.teachers.make", task]
+        for name, value in given:
+            if value not in (None, ()):
+                several = value if isinstance(value, tuple) else (value,)
+                words += [f"--{name.replace('_', '-')}", *map(str, several)]
+        return shlex.join(words)
+
+    def changed(self) -> dict[str, Any]:
+        """The changed settings by name.
+
+        Raises:
+            ConfigError: one is not of the form NAME=VALUE.
+        """
+        changed = {}
+        for word in self.settings:
+            name, _, text = word.partition("=")
+            try:
+                changed[name] = json.loads(text)
+            except ValueError as error:
+                raise ConfigError(f"teacher: {word!r} is not NAME=VALUE with a JSON value") from error
+        return changed
+
+
+def make_teacher(task: str, options: Options) -> Path:
+    """Train a behaviour team and write its teacher; returns the description's path.
+
+    Raises:
+        UnknownNameError: unknown task or method.
+        ConfigError: the training is too short for its snapshots, or the method does not learn online.
+        OutputError: a file cannot be written.
+    """
+    o = options
+    domain = task.partition("/")[0]
+    learner = make(o.method, task_spec(task), seeds=[o.seed], domain=domain, **o.changed())
+    name = f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
+    run = o.work / name
+    curve = _train(learner, task, o, run)
+    done = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
+    policies = [load_arrays(run / f"{k:06d}.npz")[0] for k in done]
+    tried = _measure(learner, task, policies, done, o.trial)
+    kept = [*_ladder(_medium(tried, o.medium_return), o.stages), len(done) - 1]
+    snapshots = _measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
+    last = len(kept) - 1
+    teacher = Teacher(
+        task=task,
+        method=o.method,
+        config=learner.config.to_dict(),
+        seed=o.seed,
+        spec=learner.spec,
+        snapshots=tuple(snapshots),
+        qualities={
+            "random": (0,),
+            "medium": (last - 1,),
+            "medium-replay": tuple(range(last)),
+            "medium-expert": (last - 1, last),
+            "expert": (last,),
+        },
+        command=o.command(task),
+        versions=_versions(task),
+        sha256="",
+        arrays={name: np.stack([policies[k][name] for k in kept]) for name in policies[0]},
+    )
+    return save_teacher(teacher, curve_csv(curve), o.out)
+
+
+def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
+    settings, steps, every = settings_of(learner), options.steps, options.every
+    if every < 1 or steps < 3 * every * settings.copies * settings.rollout:
+        raise ConfigError(f"teacher: {steps} steps leave no room for a medium snapshot; train longer")
+    total = -(-steps // (settings.copies * settings.rollout))
+    env = make_env(task, learner.replicas * settings.copies)
+
+    def keep(done: int) -> None:
+        if done % every == 0 or done == total:
+            state = learner.policy().state_dict()
+            save_arrays(run / f"{done:06d}.npz", {k: v.numpy()[0] for k, v in state.items()}, {})
+
+    def show(done: int, total: int, points: list[CurvePoint]) -> None:
+        for point in points:
+            if point.return_mean is not None:
+                print(
+                    f"{task}: update {done}/{total}, {point.steps:,} steps, return {point.return_mean:.1f} "
+                    f"± {point.return_std:.1f}, length {point.length_mean:.0f}, {point.seconds:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    try:
+        with one_thread():
+            return train_online(
+                learner, env, steps=steps, checkpoint=run / "training.npz", on_update=keep, on_progress=show
+            )
+    finally:
+        env.close()
+
+
+def _measure(
+    learner: Algorithm, task: str, policies: list[Arrays], done: list[int], episodes: int
+) -> list[Snapshot]:
+    """Play episodes with each policy, acting with exploration."""
+    settings, policy, env = settings_of(learner), learner.policy(), make_env(task, episodes)
+    snapshots = []
+    for arrays, updates in zip(policies, done, strict=True):
+        policy.load_state_dict({name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()})
+        found = play(policy, env, derive(learner.seeds[0], "measure", updates))
+        returns = np.array([episode.total for episode in found])
+        snapshot = Snapshot(
+            updates=updates,
+            steps=updates * settings.copies * settings.rollout,
+            episodes=episodes,
+            return_mean=float(returns.mean()),
+            return_std=float(returns.std()),
+            length_mean=float(np.mean([episode.length for episode in found])),
+        )
+        snapshots.append(snapshot)
+    env.close()
+    return snapshots
+
+
+def _medium(tried: list[Snapshot], wanted: float | None) -> int:
+    """The snapshot between the first and the last whose mean return is nearest to the wanted one."""
+    returns = np.array([snapshot.return_mean for snapshot in tried])
+    goal = float(returns[0] + returns[-1]) / 2 if wanted is None else wanted
+    return 1 + int(np.abs(returns[1:-1] - goal).argmin())
+
+
+def _ladder(medium: int, stages: int) -> list[int]:
+    """Up to ``stages`` different snapshot numbers, evenly spread over 0..medium, both included."""
+    return sorted({int(k) for k in np.linspace(0, medium, stages).round()})
+
+
+def _versions(task: str) -> dict[str, str]:
+    env = make_env(task, 1)
+    engine = {k: str(v) for k, v in env.metadata.items() if k.startswith("engine") or k == "gymnasium"}
+    env.close()
+    packages = {"marlzoo": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
+    return {"python": sys.version.split()[0], **packages, **engine}
+
+
+def main(task: tyro.conf.Positional[str], options: tyro.conf.OmitArgPrefixes[Options]) -> None:
+    """Make a teacher.
+
+    Args:
+        task: full task name.
+        options: how.
+    """
+    print(make_teacher(task, options))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

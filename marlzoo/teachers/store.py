@@ -1,0 +1,179 @@
+"""Teachers: snapshots of one training of a behaviour team, which datasets are regenerated from.
+
+A teacher is three files beside this module, named after its task: ``.npz`` holds the policy's tensors of K
+snapshots stacked along the first axis, ``.json`` says what made them and which snapshots make which quality,
+``.csv`` is the learning curve. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from marlzoo.errors import DataError, MarlzooError
+from marlzoo.files import atomic_write, sha256_file, write_text_atomic
+from marlzoo.policy import Policy
+from marlzoo.registry import make, task_spec
+from marlzoo.spec import Spec
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One policy on the way, measured by episodes under exploration (the way data are recorded).
+
+    Args:
+        updates: updates of the training behind it.
+        steps: team steps of the training behind it.
+        episodes: number of episodes measured.
+        return_mean: their mean return.
+        return_std: standard deviation.
+        length_mean: mean number of steps.
+    """
+
+    updates: int
+    steps: int
+    episodes: int
+    return_mean: float
+    return_std: float
+    length_mean: float
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A behaviour team at several stages of its training.
+
+    Args:
+        task: full task name.
+        method: that trained it.
+        config: the method's settings.
+        seed: of the training.
+        spec: the task's shape.
+        snapshots: K of them, in the order of training.
+        qualities: ``quality -> snapshots`` whose episodes, in equal shares and this order, make the dataset.
+        command: that made the teacher.
+        versions: packages that took part, with the engine's.
+        sha256: of the ``.npz`` file.
+        arrays: the policy's tensors by name, ``[K, ...]``.
+    """
+
+    task: str
+    method: str
+    config: dict[str, Any]
+    seed: int
+    spec: Spec
+    snapshots: tuple[Snapshot, ...]
+    qualities: dict[str, tuple[int, ...]]
+    command: str
+    versions: dict[str, str]
+    sha256: str
+    arrays: Mapping[str, NDArray[np.float32]]
+
+    def policy(self, snapshot: int) -> Policy:
+        """The policy of one snapshot (one replica).
+
+        Raises:
+            DataError: the tensors do not fit the method as it is installed.
+        """
+        policy = self._template
+        tensors = {k: torch.from_numpy(v[snapshot : snapshot + 1].copy()) for k, v in self.arrays.items()}
+        try:
+            policy.load_state_dict(tensors)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            raise DataError(
+                f"the teacher of {self.task} does not fit the method {self.method} as installed: {text}; "
+                f"make it again with: {self.command}"
+            ) from error
+        return policy
+
+    @cached_property
+    def _template(self) -> Policy:
+        return make(self.method, self.spec, seeds=[self.seed], **self.config).policy()
+
+
+def teacher_path(task: str, folder: Path = FOLDER) -> Path:
+    """The teacher's description; arrays and learning curve lie beside it."""
+    return folder / f"{task.replace('/', '--')}.json"
+
+
+def teacher_names(folder: Path = FOLDER) -> list[str]:
+    """Tasks that have a teacher."""
+    return sorted(path.stem.replace("--", "/") for path in folder.glob("*--*.json"))
+
+
+def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
+    """Load the teacher of a task.
+
+    Raises:
+        UnknownNameError: there is no such task.
+        DataError: there is no teacher (the text says which tasks have one and how to train one), or its files are
+            damaged.
+    """
+    path = teacher_path(task, folder)
+    if not path.is_file():
+        task_spec(task)  # a misspelt task is named as such
+        known = ", ".join(teacher_names(folder)) or "no task"
+        raise DataError(
+            f"no teacher for the task {task!r}; {known} have one. Train one with: "
+            f"python -m marlzoo.teachers.make {task} --method METHOD"
+        )
+    weights = path.with_suffix(".npz")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        described["spec"] = Spec.from_dict(described["spec"])
+        described["snapshots"] = tuple(Snapshot(**snapshot) for snapshot in described["snapshots"])
+        described["qualities"] = {name: tuple(rows) for name, rows in described["qualities"].items()}
+        with np.load(weights, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        teacher = Teacher(**described, arrays=arrays)
+    except MarlzooError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(task, path, f"{type(error).__name__}: {error}") from error
+    count = len(teacher.snapshots)
+    if sha256_file(weights) != teacher.sha256:
+        raise _damaged(task, weights, "its content is not what the description says")
+    if any(len(array) != count for array in arrays.values()):
+        raise _damaged(task, weights, f"it does not hold {count} snapshots")
+    return teacher
+
+
+def save_teacher(teacher: Teacher, curve: str, folder: Path = FOLDER) -> Path:
+    """Write a teacher and its learning curve (CSV text); returns the description's path.
+
+    ``teacher.sha256`` is ignored and filled in.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    path = teacher_path(teacher.task, folder)
+    weights = path.with_suffix(".npz")
+    with atomic_write(weights) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **dict(teacher.arrays))
+    write_text_atomic(path.with_suffix(".csv"), curve)
+    described = {f.name: getattr(teacher, f.name) for f in fields(teacher) if f.name != "arrays"}
+    described |= {
+        "spec": teacher.spec.to_dict(),
+        "snapshots": [asdict(snapshot) for snapshot in teacher.snapshots],
+        "sha256": sha256_file(weights),
+    }
+    write_text_atomic(path, json.dumps(described, indent=1) + "\n")
+    return path
+
+
+def _damaged(task: str, path: Path, cause: str) -> DataError:
+    return DataError(
+        f"the teacher of {task} is damaged: {path.name}: {cause}; install marlzoo again, or make the teacher "
+        f"again with: python -m marlzoo.teachers.make {task} --method METHOD"
+    )

@@ -1,0 +1,319 @@
+"""What every offline method passes by existing; see :func:`battery`.
+
+A failed check raises ``AssertionError`` (or what the method itself raised).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marlzoo import checkpoint
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import is_numeric
+from marlzoo.data.dataset import Dataset
+from marlzoo.errors import SpecError
+from marlzoo.evaluate import evaluate
+from marlzoo.registry import find_method, make
+from marlzoo.spec import ActionKind
+from marlzoo.testing.toys import TOYS, Toys
+from marlzoo.train import make_sampler, train
+
+SMALL: Mapping[str, Any] = {"hidden": 16, "mixer_hidden": 8, "batch_size": 16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method in one of its forms, and what it is tested on.
+
+    Args:
+        method: its name.
+        kind: of the actions.
+        variant: settings of this form, one of the method's ``variants``.
+        toys: task and data.
+        sizes: settings that keep the learner small; those that the method does not have are left out.
+    """
+
+    method: str
+    kind: ActionKind
+    variant: Mapping[str, Any] = field(default_factory=dict)
+    toys: Toys = TOYS
+    sizes: Mapping[str, Any] = field(default_factory=lambda: SMALL)
+
+    def __str__(self) -> str:
+        return "-".join((self.method, self.kind, *(f"{k}={v}" for k, v in self.variant.items())))
+
+    def learner(self, seeds: tuple[int, ...] = (0,), **more: Any) -> Algorithm:
+        """A small learner, in float64 unless ``dtype`` says otherwise."""
+        settings = {**_sizes(self.method, self.sizes), **self.variant, **more}
+        dtype = settings.pop("dtype", torch.float64)
+        return make(self.method, self.toys.spec(self.kind), seeds=seeds, dtype=dtype, **settings)
+
+    def dataset(self, **more: Any) -> Dataset:
+        """The logged data."""
+        return self.toys.dataset(self.kind, **more)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one method: call it with a folder that it may write to."""
+
+    name: str
+    run: Callable[[Path], None]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __call__(self, folder: Path) -> None:
+        """Raises ``AssertionError`` where the method fails."""
+        self.run(folder)
+
+
+def battery(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) -> list[Check]:
+    """All checks of a method: each of its forms on each of its action kinds, and what holds for it as a whole.
+
+    Args:
+        method: its name; it must be registered.
+        toys: task and data.
+        sizes: settings that keep the learner small.
+    """
+    whole = [Check(f"{c.__name__}-{method}", partial(_whole, c, method, toys, sizes)) for c in METHOD_CHECKS]
+    forms = [
+        Check(f"{check.__name__}-{case}", partial(check, case))
+        for check in CASE_CHECKS
+        for case in cases(method, toys, sizes)
+    ]
+    return [*forms, *whole]
+
+
+def cases(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) -> list[Case]:
+    """The forms of a method, its plain one first; none where it learns online."""
+    cls = find_method(method)
+    if cls.sampling == "online":
+        return []
+    return [
+        Case(method, kind, variant, toys, sizes)
+        for kind in cls.actions
+        for variant in ({}, *cls.variants.get(kind, ()))
+    ]
+
+
+def finite_and_moves(case: Case, folder: Path) -> None:
+    """Metrics and parameters are finite after 5 updates, and every parameter of every replica has moved."""
+    algorithm = case.learner((3, 4), dtype=torch.float32)
+    before = {k: v.detach().clone() for k, v in algorithm.named_parameters() if v.requires_grad}
+    metrics = _updated(algorithm, case.dataset(), 5)
+    assert metrics
+    for key, value in metrics.items():
+        assert value.shape == (2,), key
+        assert torch.isfinite(value).all(), key
+        assert not value.requires_grad, key
+    assert algorithm.finite().all()
+    for key, value in algorithm.named_parameters():
+        if value.requires_grad:
+            changed = (value != before[key]).flatten(1).any(1)
+            assert changed.all(), f"{key} did not move"
+
+
+def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
+    """R = 5 equals five runs with R = 1: initialisation, sampled rows, noise and 50 updates."""
+    data, seeds = case.dataset(), (7, 1, 5, 2, 9)
+    together = case.learner(seeds)
+    for row, seed in enumerate(seeds):
+        _assert_same_replica(together, row, case.learner((seed,)), rtol=0)
+        both = _second_batch(make_sampler(together, [data]), row)
+        one = _second_batch(make_sampler(case.learner((seed,)), [data]), 0)
+        assert both.keys() == one.keys()
+        for key, value in both.items():
+            torch.testing.assert_close(value, one[key], rtol=0, atol=0, msg=key)
+    _updated(together, data, 50)
+    for row, seed in enumerate(seeds):
+        alone = case.learner((seed,))
+        _updated(alone, data, 50)
+        _assert_same_replica(together, row, alone, rtol=1e-6)
+
+
+def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
+    """A replica whose data are NaN is marked as diverged and leaves its neighbours untouched."""
+    clean, broken = case.dataset(), case.dataset(nan_row=0)
+    mixed, whole = case.learner((0, 1, 2)), case.learner((0, 1, 2))
+    _updated(mixed, [clean, broken, clean], 5)
+    _updated(whole, [clean, clean, clean], 5)
+    assert mixed.finite().tolist() == [True, False, True]
+    for key, value in whole.state_tensors().items():
+        if value.ndim:
+            torch.testing.assert_close(
+                mixed.state_tensors()[key][[0, 2]], value[[0, 2]], rtol=1e-9, atol=1e-11
+            )
+
+
+def replicas_may_differ_in_settings_and_data(case: Case, folder: Path) -> None:
+    """Step size, alpha (where there is one) and dataset may differ per replica."""
+    cls = find_method(case.method).config_class
+    rates = {"lr": [1e-3, 5e-4]}
+    if "alpha" in {f.name for f in dataclasses.fields(cls)} and is_numeric(cls, "alpha"):
+        rates["alpha"] = [1.0, 2.0]
+    data = [case.dataset(seed=1), case.dataset(seed=2, episodes=20)]
+    together = case.learner((0, 1), **rates)
+    _updated(together, data, 10)
+    for row in range(2):
+        alone = case.learner((row,), **{k: v[row] for k, v in rates.items()})
+        if alone.sampling == "sequence":
+            assert max(d.lengths.max() for d in data) == min(d.lengths.max() for d in data)
+        _updated(alone, data[row], 10)
+        _assert_same_replica(together, row, alone, rtol=1e-6)
+
+
+def resumes_exactly(case: Case, folder: Path) -> None:
+    """Stopped at update 7 of 12 and called again: bit for bit what an uninterrupted run gives."""
+    data, file = case.dataset(), folder / "run.npz"
+    whole = case.learner((0, 1), dtype=torch.float32)
+    train(whole, data, updates=12)
+    train(case.learner((0, 1), dtype=torch.float32), data, updates=7, checkpoint=file)
+    resumed = case.learner((0, 1), dtype=torch.float32)
+    train(resumed, data, updates=12, checkpoint=file)
+    for key, value in whole.state_tensors().items():
+        assert torch.equal(value, resumed.state_tensors()[key]), key
+    loaded = checkpoint.load(file)
+    assert loaded.updates == 12
+    for key, value in whole.state_tensors().items():
+        assert torch.equal(value, loaded.state_tensors()[key]), key
+
+
+def acts_legally_and_repeats(case: Case, folder: Path) -> None:
+    """Shapes, bounds and legality (which the environment asserts), and equal numbers for equal seeds."""
+    results = []
+    for _ in range(2):
+        algorithm = case.learner((0, 1), dtype=torch.float32)
+        metrics = _updated(algorithm, case.dataset(), 3)
+        found = evaluate(algorithm.policy(), case.toys.env(6, case.kind), seeds=[0, 1])
+        assert found.returns.shape == (2, 3)
+        assert np.isfinite(found.returns).all()
+        results.append((found.returns, {k: v.numpy() for k, v in metrics.items()}))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    for key, value in results[0][1].items():
+        np.testing.assert_array_equal(value, results[1][1][key])
+
+
+def evaluation_does_not_depend_on_neighbours(case: Case, folder: Path) -> None:
+    """A replica's returns are those that it has when evaluated alone."""
+    together, alone = case.learner((4, 8)), case.learner((8,))
+    both = evaluate(together.policy(), case.toys.env(6, case.kind), seeds=[4, 8], dtype=torch.float64)
+    one = evaluate(alone.policy(), case.toys.env(3, case.kind), seeds=[8], dtype=torch.float64)
+    np.testing.assert_allclose(both.returns[1], one.returns[0], rtol=1e-6)
+
+
+def policy_parameters_can_be_exported(case: Case, folder: Path) -> None:
+    """The policy's own parameters, loaded into a fresh learner's policy, give the same actions."""
+    source, target = case.learner((0,)), case.learner((1,))
+    _updated(source, case.dataset(), 3)
+    target.policy().load_state_dict(source.policy().state_dict())
+    env = partial(case.toys.env, 3, case.kind)
+    first = evaluate(source.policy(), env(), seeds=[0], dtype=torch.float64)
+    second = evaluate(target.policy(), env(), seeds=[0], dtype=torch.float64)
+    np.testing.assert_array_equal(first.returns, second.returns)
+
+
+def wrong_action_kind_is_one_clear_error(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
+    """A task of a kind that the method does not handle is refused when the learner is made."""
+    for kind in {"continuous", "discrete"} - set(find_method(method).actions):
+        try:
+            make(method, toys.spec(cast("ActionKind", kind)))
+        except SpecError as error:
+            assert f"{method} handles" in str(error)  # noqa: PT017 - the package does not need pytest
+        else:
+            raise AssertionError(f"a task with {kind} actions was taken")
+
+
+def presets_are_valid(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
+    """A learner can be made from every preset."""
+    cls = find_method(method)
+    for domain in cls.presets:
+        for kind in cls.actions:
+            make(method, toys.spec(kind), domain=domain, **_sizes(method, sizes))
+
+
+def documented(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
+    """The module tells the paper's equations, the class points to it, every setting has its comment."""
+    cls = find_method(method)
+    module = sys.modules[cls.__module__]
+    assert len(module.__doc__ or "") > 400, "the module's text must give the paper, its equations, departures"
+    assert cls.__doc__
+    source = Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()
+    for setting in dataclasses.fields(cls.config_class):
+        if setting.name in vars(cls.config_class).get("__annotations__", {}):
+            lines = [line for line in source if line.strip().startswith(f"{setting.name}:")]
+            assert any("#" in line for line in lines), f"setting {setting.name} has no comment"
+
+
+CASE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
+    finite_and_moves,
+    lockstep_equals_single_runs,
+    nan_stays_in_its_replica,
+    replicas_may_differ_in_settings_and_data,
+    resumes_exactly,
+    acts_legally_and_repeats,
+    evaluation_does_not_depend_on_neighbours,
+    policy_parameters_can_be_exported,
+)
+METHOD_CHECKS: tuple[Callable[[str, Toys, Mapping[str, Any]], None], ...] = (
+    wrong_action_kind_is_one_clear_error,
+    presets_are_valid,
+    documented,
+)
+
+
+def _whole(
+    check: Callable[[str, Toys, Mapping[str, Any]], None],
+    method: str,
+    toys: Toys,
+    sizes: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    check(method, toys, sizes)
+
+
+def _sizes(method: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    known = {setting.name for setting in dataclasses.fields(find_method(method).config_class)}
+    return {name: value for name, value in sizes.items() if name in known}
+
+
+def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: int) -> dict[str, Tensor]:
+    """Some updates by hand; returns the last metrics."""
+    datasets = [data] if isinstance(data, Dataset) else list(data)
+    sampler = make_sampler(algorithm, datasets)
+    algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
+    metrics: dict[str, Tensor] = {}
+    for _ in range(updates):
+        metrics = algorithm.update(sampler.next())
+    return metrics
+
+
+def _assert_same_replica(together: Algorithm, row: int, alone: Algorithm, rtol: float) -> None:
+    """Row ``row`` of a lockstep learner equals a single one."""
+    for key, value in alone.state_tensors().items():
+        mine = together.state_tensors()[key]
+        mine = mine if value.ndim == 0 else mine[row]
+        torch.testing.assert_close(
+            mine, value if value.ndim == 0 else value[0], rtol=rtol, atol=1e-11, msg=key
+        )
+
+
+def _second_batch(sampler: Any, row: int) -> dict[str, Tensor]:
+    """Replica ``row``'s part of the second batch."""
+    sampler.next()
+    batch = sampler.next()
+    names = [*sampler.fields, *(("filled",) if batch.has("filled") else ())]
+    return {
+        **{n: getattr(batch, n)[row] for n in names},
+        **{f"noise {n}": v[row] for n, v in batch.noise.items()},
+    }

@@ -1,0 +1,145 @@
+"""A small random task with logged data, for both action kinds, that methods are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Dataset
+from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
+from marlzoo.spec import ActionKind, Spec
+
+HORIZON = 12
+
+
+def toy_spec(kind: ActionKind = "continuous", n_agents: int = 3) -> Spec:
+    """Three agents (or fewer), observation 5, state 7; continuous agents differ in size."""
+    sizes = (2, 1, 2)[:n_agents] if kind == "continuous" else (4,) * n_agents
+    return Spec(n_agents, 5, 7, kind, max(sizes), HORIZON, action_sizes=sizes)
+
+
+def toy_dataset(
+    kind: ActionKind = "continuous", episodes: int = 30, seed: int = 0, nan_row: int | None = None
+) -> Dataset:
+    """Random episodes of 4 to 12 steps: some end, some reach the time limit, one is cut.
+
+    Args:
+        kind: of the actions.
+        episodes: how many.
+        seed: of everything.
+        nan_row: observations from this row on are NaN.
+    """
+    rng, spec = np.random.default_rng(seed), toy_spec(kind)
+    lengths = rng.integers(4, HORIZON + 1, episodes)
+    starts = np.concatenate(([0], np.cumsum(lengths + 1)[:-1]))
+    rows = int((lengths + 1).sum())
+    terminal, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
+    for k, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        if k:  # the first episode is cut: neither flag
+            (truncated if length == HORIZON else terminal)[start + length - 1] = True
+    legal = None
+    if kind == "discrete":
+        legal = rng.random((rows, 3, 4)) < 0.7
+        legal[..., 0] |= ~legal.any(-1)
+        action: NDArray[Any] = np.where(legal, rng.random(legal.shape), -1.0).argmax(-1)
+    else:
+        used = np.arange(spec.action_size) < np.array(spec.action_sizes)[:, None]
+        action = (rng.uniform(-1, 1, (rows, 3, 2)) * used).astype(np.float32)
+    dataset = Dataset.create(
+        spec,
+        obs=rng.normal(size=(rows, 3, 5)).astype(np.float32),
+        state=rng.normal(size=(rows, 7)).astype(np.float32),
+        action=action,
+        reward=rng.normal(size=rows).astype(np.float32),
+        terminal=terminal,
+        truncated=truncated,
+        starts=starts,
+        legal=legal,
+        card=Card(task="toy/walk", source="test", quality=f"seed{seed}"),
+    )
+    if nan_row is not None:
+        dataset.obs[nan_row:] = np.nan  # after the checks, which would refuse it
+    return dataset
+
+
+class ToyEnv(BatchedEnv):
+    """A random walk whose reward is how close the team's actions are to the first observation entries.
+
+    Continuous actions outside the box and illegal discrete ones are an ``AssertionError``.
+    """
+
+    def __init__(self, copies: int, kind: ActionKind = "continuous") -> None:
+        self.task, self.spec, self.copies, self.metadata = "toy/walk", toy_spec(kind), copies, {}
+        self.can_win = kind == "discrete"
+        self.seed(range(copies))
+        self._obs = np.zeros((copies, 3, 5), np.float32)
+        self._t = np.zeros(copies, int)
+
+    def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
+        self._rng = [np.random.default_rng(s) for s in seeds]
+
+    def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
+        for k in range(self.copies) if ids is None else ids:
+            self._obs[k] = self._rng[k].normal(size=(3, 5))
+            self._t[k] = 0
+        return Observation(self._obs.copy(), self._state(), self._legal())
+
+    def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:  # noqa: D102
+        live = np.zeros(self.copies, bool)
+        live[slice(None) if ids is None else ids] = True
+        if self.spec.discrete:
+            legal = self._legal()
+            assert legal is not None
+            taken = np.take_along_axis(legal, action[..., None], -1)[..., 0]
+            assert taken[live].all(), "an illegal action was taken"
+            reward = -np.abs(action - 1.0).mean(-1)
+        else:
+            assert np.abs(action).max() <= 1.0
+            reward = -np.square(action - self._obs[..., :2]).mean((1, 2))
+        self._t[live] += 1
+        self._obs[live] = np.roll(self._obs[live], 1, axis=-1)
+        done = live & (self._t >= HORIZON)
+        info = {"win": done & (reward > -1)} if self.can_win else {}
+        return Step(
+            self._obs.copy(),
+            self._state(),
+            self._legal(),
+            reward=np.where(live, reward, 0).astype(np.float32),
+            terminal=np.zeros(self.copies, bool),
+            truncated=done,
+            info=info,
+        )
+
+    def _state(self) -> NDArray[np.float32]:
+        return self._obs.reshape(self.copies, -1)[:, :7].copy()
+
+    def _legal(self) -> NDArray[np.bool_] | None:
+        if not self.spec.discrete:
+            return None
+        legal: NDArray[np.bool_] = np.abs(self._obs[..., :4]) < 1.0
+        legal[..., 0] |= ~legal.any(-1)
+        return legal
+
+
+@dataclass(frozen=True)
+class Toys:
+    """What methods are tested on; replace it where a method needs other data.
+
+    Attributes:
+        spec: ``spec(kind)``, the task's shape.
+        dataset: ``dataset(kind, episodes=..., seed=..., nan_row=...)``, logged data; all arguments but the
+            first may be left out.
+        env: ``env(copies, kind)``, with episodes of at most ``spec(kind).horizon`` steps.
+    """
+
+    spec: Callable[[ActionKind], Spec] = toy_spec
+    dataset: Callable[..., Dataset] = toy_dataset
+    env: Callable[[int, ActionKind], BatchedEnv] = ToyEnv
+
+
+TOYS = Toys()
