@@ -1,0 +1,111 @@
+"""OMAC-style coupled value factorisation for offline cooperative multi-agent RL.
+
+After Wang and Zhan, "Offline Multi-Agent Reinforcement Learning with Coupled Value Factorization", AAMAS 2023,
+arXiv 2306.08900. No code was published, and only the abstract served as source: the factorisation into local values
+and a shared one, coupled between V and Q, learned in-sample. The rest is our realisation, with OMIGA's networks.
+
+One mixer gives weights ``w_i(s) >= 0`` and a shared value ``v_sh(s)`` for both factorisations, so that the team's
+advantage is the weighted sum of the local ones and the shared part cancels:
+
+    Q_tot = sum_i w_i q_i(o_i, a_i) + v_sh,    V_tot = sum_i w_i v_i(o_i) + v_sh
+
+With a bar for target networks and u_i = q̄_i - v_i:
+
+1. V:       L_V = mean |expectile - 1(u_i < 0)| u_i^2, gradient in v only
+2. Q:       L_Q = mean (Q_tot - y)^2, y = r + gamma mask V̄_tot(s')            (q, w and v_sh)
+3. policy:  L_π = -mean min(exp(beta w̄_i u_i), weight_cap) log π_i(a_i | o_i)
+
+All three losses are taken before any step; the targets of q, v and mixer follow with rate tau. Unlike OMIGA it has
+an expectile in place of the exponential loss of V, and v_sh in both Q and V.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from marlzoo.actors import ActionValues, StochasticActor
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.losses import expectile, exponential_weights, mean_over
+from marlzoo.nets import LinearMixer, ValueNet, with_agent_id
+from marlzoo.policy import Policy
+from marlzoo.spec import Spec
+
+
+@dataclass(frozen=True)
+class OMACConfig(Config):
+    """Settings of the OMAC-style learner; sizes and optimiser are OMIGA's."""
+
+    expectile: Fraction = 0.8  # 0.5 gives the mean of the local values, towards 1 their in-sample maximum
+    beta: NonNegative = 5.0  # inverse temperature of the policy's weights
+    weight_cap: Positive = 100.0  # bound on the policy's weights
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of both hidden layers of policy, q and v
+    mixer_hidden: Count = 64  # width of the mixer's hidden layer
+    grad_clip: Positive = 1.0  # bound on the gradient norm of each of the three groups
+
+
+class OMAC(Algorithm):
+    """OMAC-style learner for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
+
+    config: OMACConfig
+    config_class = OMACConfig
+    actions = ("continuous", "discrete")
+    fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+
+    def build(self, spec: Spec) -> None:
+        """Policy, q, v and the mixer of both; targets of the last three."""
+        c = self.config
+        if spec.discrete:
+            self.fields = (*self.fields, "legal")
+        self.actor = StochasticActor(self.init, spec, c.hidden)
+        self.q = ActionValues(self.init, spec, c.hidden)
+        self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
+        self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
+        self.target_q, self.target_v = self.frozen_copy(self.q), self.frozen_copy(self.v)
+        self.target_mixer = self.frozen_copy(self.mixer)
+        self.optimise(policy=self.actor, q=(self.q, self.mixer), v=self.v)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        obs = with_agent_id(batch.obs)
+
+        # 1. V
+        u = self.target_q(obs, batch.action)[:, 0] - self.v(obs)
+        v_loss = mean_over(expectile(u, self.setting("expectile", 3)))
+
+        # 2. Q
+        with torch.no_grad():
+            w_next, shared_next = self.target_mixer(batch.next_state)
+            v_next = (w_next * self.target_v(with_agent_id(batch.next_obs))).sum(-1) + shared_next
+            y = batch.reward + self.setting("gamma", 2) * batch.mask * v_next
+        w, shared = self.mixer(batch.state)
+        q_total = (w * self.q(obs, batch.action)[:, 0]).sum(-1) + shared
+        q_loss = mean_over((q_total - y).square())
+
+        # 3. Policy
+        with torch.no_grad():
+            advantage = self.setting("beta", 3) * self.target_mixer(batch.state)[0] * u
+            weight = exponential_weights(advantage, 1.0, self.setting("weight_cap", 3))
+        legal = batch.legal if self.spec.discrete else None
+        log_prob = self.actor.log_prob(obs, batch.action, legal, self.action_dimensions)
+        policy_loss = -mean_over(weight * log_prob)
+
+        norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
+        tau = self.setting("tau")
+        self.track(self.target_q, self.q, tau)
+        self.track(self.target_v, self.v, tau)
+        self.track(self.target_mixer, self.mixer, tau)
+        losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
+        means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
+        return {**losses, **means, "weight": mean_over(weight), **norms}
+
+    def policy(self) -> Policy:
+        """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
+        return self.actor.policy()

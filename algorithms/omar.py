@@ -1,0 +1,285 @@
+"""OMAR: offline multi-agent RL with actor rectification.
+
+Pan, Huang, Ma, Xu, "Plan Better Amid Conservatism: Offline Multi-Agent Reinforcement Learning with Actor
+Rectification", ICML 2022, arXiv 2111.11188. Every agent learns alone, from its own observation, action and reward.
+Its policy is pulled towards the best action that a search under its conservative critic finds, since the critic's
+gradient alone gets stuck. A bar is a target network:
+
+Continuous, deterministic policy and twin critics per agent:
+
+1. target:  y    = r_i + gamma mask min_j Q̄_j(o', pī(o'))
+2. critics: L_Q  = sum_j [mean (Q_j(o, a) - y)^2 + cql_alpha C_j]
+            C_j  = mean [log sum_k exp(Q_j(o, a_k) - l_k) - Q_j(o, a)], ten a_k each: uniform; clip(pi(o) + eps);
+            clip(pi(o') + eps); eps ~ N(0, 0.2^2); l_k their log densities
+3. search:  â    = the better, under Q_1, of pi(o) and the best action found by the cross-entropy method
+4. policy:  L_pi = c mean (pi(o) - â)^2 - (1 - c) mean Q_1(o, pi(o)) + 1e-3 mean pi(o)^2
+
+The critics step first, then the policy with the same batch; the targets follow with rate tau.
+
+Discrete, after the authors' idea (the paper has no such form): Q with double Q-learning and the exact penalty over
+legal actions, a softmax policy over legal actions, â = argmax over legal actions of Q(o):
+
+4. policy:  L_pi = -mean [c log pi(â | o) + (1 - c) sum_a pi(a | o) Q(o, a)]
+
+``mixed = True`` is the form of the OMIGA and ComaDICE comparisons: agents share their networks, and steps 1 and 2 fit
+``Q_tot = sum_i w_i(s) Q_i + b(s)`` to the team's reward, with w_i Q_i in the penalty (discrete: QMIX, and Q_i there).
+
+c and cql_alpha are tuned per dataset by the authors, for random, medium-replay, medium, expert: HalfCheetah (1, 1),
+(.9, 5), (.7, 1), (.5, 5); spread (1, .5), (1, 1), (1, 5), (1, 5); tag (.9, .5), (.9, .5), (.7, 5), (.9, 5); world
+(1, .5), (.7, 1), (.1, .5), (.9, 5).
+
+Departures from published code, and the option that restores it:
+
+* The authors subtract the density of their noisy samples, not its logarithm; not offered.
+* Inputs are not normalised: ``input_norm = "batch"``. The authors normalise the critics' input, action included, by
+  the statistics of whatever batch they judge, so that a policy's own actions and the search's are judged on different
+  scales, and what a policy's actions have in common is subtracted before the critic sees it.
+* gamma is what it says. The authors' HalfCheetah runs set .99 and train with .95: ``gamma = 0.95``.
+* All agents learn from the same rows of the data and are clipped together; theirs draw and clip for themselves.
+* ComaDICE's shared form draws every round of the search from the first round's distribution, and its policy is
+  stochastic; neither is offered.
+* Discrete ports weigh log pi of the data's action by its advantage: ``policy_gradient = "coma"``; pull by squared
+  error: ``imitation = "mse"``; search among illegal actions too or count padding; not offered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own short name
+from torch import Tensor
+
+from marlzoo.actor_critic import penalty_samples
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import chosen, mask_logits, one_hot
+from marlzoo.errors import ConfigError
+from marlzoo.losses import (
+    action_error,
+    cross_entropy_search,
+    double_q,
+    legal_logsumexp,
+    mean_over,
+    sampled_logsumexp,
+    softmax_search,
+)
+from marlzoo.nets import DeterministicActor, Ensemble, LinearMixer, for_agents, with_agent_id
+from marlzoo.policy import Policy, SquashedPolicy
+from marlzoo.random import Kind
+from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.spec import Spec
+from marlzoo.teams import AgentNet, QTeam, Shape, team_fields
+
+
+@dataclass(frozen=True)
+class OMARConfig(Config):
+    """Settings of OMAR; the defaults are the authors' for HalfCheetah."""
+
+    omar_coe: Fraction = 0.7  # c, weight of the search against the gradient
+    cql_alpha: NonNegative = 1.0  # weight of the conservative penalty
+    cql_samples: Count = 10  # actions of each class in the penalty (continuous)
+    policy_samples: bool = True  # sample around the policy's actions too, not only uniformly (continuous)
+    cql_sigma: Positive = 0.2  # spread of those samples (continuous)
+    search: Literal["cem", "softmax"] = "cem"  # elites, or means weighted by softmax(Q) (continuous)
+    search_rounds: Count = 2  # rounds of the search (continuous)
+    search_samples: Count = 20  # actions per round (continuous)
+    search_elites: Count = 5  # elites of "cem" (continuous)
+    search_std: Positive = 2.0  # spread of the first round (continuous)
+    action_penalty: NonNegative = 1e-3  # weight of the policy's mean squared action (continuous)
+    input_norm: Literal["none", "batch"] = "none"  # batch: normalise inputs by batch statistics (continuous)
+    mixed: bool = False  # fit one team value: linear mixer (continuous) or QMIX (discrete)
+    imitation: Literal["nll", "mse"] = "nll"  # how the policy is pulled towards â (discrete)
+    policy_gradient: Literal["expected", "coma"] = "expected"  # over all actions, or of the data's (discrete)
+    history: Literal["mlp", "rnn"] = "mlp"  # act on the observation, or on the episode so far (discrete)
+    target_period: Natural = 0  # updates between copies of the targets; 0: follow with rate tau (discrete)
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of the hidden layers
+    mixer_hidden: Count = 64  # width of the mixer's hidden layer
+    lr: Positive = 3e-4  # step size of Adam
+    grad_clip: Positive = 0.5  # bound on the gradient norm of critics and of policies
+    batch_size: Count = 256  # transitions (or sequences) per update and replica
+
+
+class OMAR(Algorithm):
+    """OMAR for continuous (deterministic) and discrete (categorical) actions; see the module's text."""
+
+    config: OMARConfig
+    config_class = OMARConfig
+    actions = ("continuous", "discrete")
+    _mpe: ClassVar = {"search": "softmax", "search_rounds": 3, "search_samples": 10, "policy_samples": False}
+    _smac: ClassVar = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0, "lr": 1e-3}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {**_mpe, "lr": 0.01, "hidden": 64, "batch_size": 1024, "tau": 0.01, "gamma": 0.95},
+        "smac": {**_smac, "omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True},
+        "smax": {**_smac, "omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True},
+    }
+    variants: ClassVar = {
+        "continuous": (
+            {"search": "softmax", "policy_samples": False, "input_norm": "batch"},
+            {"mixed": True},
+        ),
+        "discrete": (
+            {"mixed": True, "imitation": "mse", "policy_gradient": "coma", "target_period": 3},
+            {"history": "rnn", "sequence_length": 6},
+        ),
+    }
+
+    def build(self, spec: Spec) -> None:
+        """Policy and critics, a mixer where one is asked for, and the targets."""
+        c, h, n_in, n_out = self.config, self.config.hidden, spec.obs_size + spec.n_agents, spec.action_size
+        if c.search == "cem" and c.search_elites > c.search_samples:
+            raise ConfigError(
+                f"omar: search_elites is {c.search_elites}, more than search_samples, {c.search_samples}"
+            )
+        if spec.discrete:
+            recurrent = c.history == "rnn"
+            self.sampling = "sequence" if recurrent else "transition"
+            self.fields = team_fields(recurrent, c.mixed)
+            shape = Shape(h, recurrent, hyper=c.mixer_hidden)
+            self.actor_net = AgentNet(self.init, spec, shape)
+            self.team = QTeam(self.init, spec, shape, "qmix" if c.mixed else None)
+            self.target_team = self.frozen_copy(self.team)
+            self.optimise(policy=self.actor_net, critic=self.team)
+            return
+        own, norm = 0 if c.mixed else spec.n_agents, c.input_norm == "batch"
+        team = ("reward", "state") if c.mixed else ("agent_reward",)
+        self.fields = row_fields(False, "obs", "action", "mask", *team)
+        sizes = (n_in, h, h, n_out)
+        self.actor = for_agents(lambda stack: DeterministicActor(self.init, sizes, stack, 3e-3, norm), own)
+        self.q = Ensemble(self.init, (n_in + n_out, h, h, 1), agents=own, norm=norm)
+        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
+        self.mixer = (
+            LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents) if c.mixed else None
+        )
+        self.target_mixer = None if self.mixer is None else self.frozen_copy(self.mixer)
+        self.optimise(policy=self.actor, critic=(self.q,) if self.mixer is None else (self.q, self.mixer))
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """Continuous: of the penalty's and of the search's actions."""
+        if self.spec.discrete:
+            return {}
+        c, one = self.config, (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
+        around: dict[str, tuple[Kind, tuple[int, ...]]] = {"normal": ("normal", (2, c.cql_samples, *one))}
+        return {
+            "uniform": ("uniform", (c.cql_samples, *one)),
+            "search": ("normal", (c.search_rounds, c.search_samples, *one)),
+            **(around if c.policy_samples else {}),
+        }
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of critics and policy; metrics are the losses, means and gradient norms, each [R]."""
+        return self._discrete(as_sequences(batch)) if self.spec.discrete else self._continuous(batch)
+
+    def policy(self) -> Policy:
+        """Continuous: the network's output. Discrete: the most probable legal action."""
+        return self.actor_net.policy() if self.spec.discrete else SquashedPolicy(self.actor, tanh=False)
+
+    def _continuous(self, batch: Batch) -> dict[str, Tensor]:
+        c, used = self.config, self.action_dimensions
+        obs, next_obs = with_agent_id(batch.obs), with_agent_id(batch.next_obs)
+        action = self.actor(obs, batch=True) * used
+
+        # 1. Target
+        with torch.no_grad():
+            after = self.target_actor(next_obs, batch=True) * used
+            q_after = self.target_q(next_obs, after).squeeze(-1).amin(1)
+            gamma = self.setting("gamma", 2) * batch.mask
+            if self.target_mixer is None:
+                y = batch.agent_reward + gamma.unsqueeze(-1) * q_after
+            else:
+                w_after, b_after = self.target_mixer(batch.next_state)
+                y = (batch.reward + gamma * ((w_after * q_after).sum(-1) + b_after)).unsqueeze(-1)
+
+        # 2. Critics
+        q = self.q(obs, batch.action).squeeze(-1)  # [R, 2, B, N]
+        normal = batch.noise["normal"] if c.policy_samples else None
+        with torch.no_grad():
+            next_action = self.actor(next_obs, batch=True) * used
+            sigma = self.setting("cql_sigma")
+            samples, density = penalty_samples(
+                action.detach(), next_action, batch.noise["uniform"], normal, sigma, used
+            )
+        q_sampled = self.q(obs.unsqueeze(1), samples).squeeze(-1)  # [R, 2, K, B, N]
+        fitted = q
+        if self.mixer is not None:
+            w, b = self.mixer(batch.state)
+            q, q_sampled = w.unsqueeze(1) * q, w[:, None, None] * q_sampled
+            fitted = q.sum(-1, keepdim=True) + b[:, None, :, None]
+        td = mean_over((fitted - y.unsqueeze(1)).square().sum((1, 3)))
+        penalty = mean_over((sampled_logsumexp(q_sampled, density.unsqueeze(1), dim=2) - q).sum((1, 3)))
+        norms = self.step(critic=td + self.setting("cql_alpha") * penalty)
+
+        # 3. Search
+        found = self._search(obs, action.detach(), batch.noise["search"])
+
+        # 4. Policy
+        value = self.q.first(obs, action).squeeze(-1)
+        coe, size = self.setting("omar_coe", 3), action_error(action, torch.zeros_like(action), used)
+        pull = coe * action_error(action, found, used) - (1.0 - coe) * value
+        policy_loss = mean_over(pull + self.setting("action_penalty", 3) * size)
+        norms |= self.step(policy=policy_loss)
+        tau = self.setting("tau")
+        self.track(self.target_actor, self.actor, tau)
+        self.track(self.target_q, self.q, tau)
+        if self.mixer is not None and self.target_mixer is not None:
+            self.track(self.target_mixer, self.mixer, tau)
+        losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
+        means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
+        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}
+
+    @torch.no_grad()
+    def _search(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """The better, under Q_1, of the policy's action and the best one found, [R, B, N, A]."""
+        c, used, many = self.config, self.action_dimensions, obs.unsqueeze(1)
+
+        def score(candidates: Tensor) -> Tensor:
+            return self.q.first(many, candidates * used).squeeze(-1)
+
+        if c.search == "cem":
+            best = cross_entropy_search(score, noise, c.search_elites, self.setting("search_std", 5))
+        else:
+            best = softmax_search(score, noise, self.setting("search_std", 5))
+        rivals = torch.stack((action, best * used), dim=1)
+        value = score(rivals)
+        return torch.where((value[:, 1] > value[:, 0]).unsqueeze(-1), rivals[:, 1], rivals[:, 0])
+
+    def _discrete(self, batch: Batch) -> dict[str, Tensor]:
+        c, filled, legal, mixed = self.config, batch.filled, batch.legal, self.config.mixed
+        now, after = (batch.state[:, :, :-1], batch.state[:, :, 1:]) if mixed else (None, None)
+        legal_now = legal[:, :, :-1]
+
+        # 1. and 2. Critic
+        q_all = self.team(batch)
+        with torch.no_grad():
+            best = self.target_team.total(double_q(q_all, self.target_team(batch), legal)[:, :, 1:], after)
+            gamma = self.setting("gamma", 3) * batch.mask
+            y = batch.reward + gamma * best if mixed else batch.agent_reward + gamma.unsqueeze(-1) * best
+        q = chosen(q_all[:, :, :-1], batch.action)
+        fitted = self.team.total(q, now)
+        td = mean_over((fitted - y).square(), filled)
+        penalty = mean_over(legal_logsumexp(q_all[:, :, :-1], legal_now) - q, filled)
+        norms = self.step(critic=td + self.setting("cql_alpha") * penalty)
+
+        # 3. and 4. Search and policy
+        with torch.no_grad():
+            values = self.team(batch)[:, :, :-1]
+            found = mask_logits(values, legal_now).argmax(-1)
+        log_pi = F.log_softmax(mask_logits(self.actor_net(batch)[:, :, :-1], legal_now), dim=-1)
+        expected = (log_pi.exp() * values).sum(-1)
+        gain = expected
+        if c.policy_gradient == "coma":
+            gain = chosen(log_pi, batch.action) * (chosen(values, batch.action) - expected.detach())
+        pull = -chosen(log_pi, found)
+        if c.imitation == "mse":
+            pull = (log_pi.exp() - one_hot(found, values.shape[-1], values.dtype)).square().mean(-1)
+        coe = self.setting("omar_coe", 4)
+        policy_loss = mean_over(coe * pull - (1.0 - coe) * gain, filled)
+        norms |= self.step(policy=policy_loss)
+        self.follow(self.target_team, self.team, c.target_period, self.setting("tau"), "critic")
+        losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
+        means = {"q": mean_over(fitted, filled), "target_q": mean_over(y, filled)}
+        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}

@@ -1,0 +1,119 @@
+"""What SQL and EQL share: networks and update of implicit value regularisation (IVR).
+
+The two methods differ in the loss of V and in the policy's weight, which they hand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.actors import ActionValues, StochasticActor
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.losses import mean_over
+from marlzoo.nets import LinearMixer, ValueNet, with_agent_id
+from marlzoo.spec import Spec
+
+# (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
+ValueLoss = Callable[[Tensor, Tensor], Tensor]
+Weight = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class IVRConfig(Config):
+    """Settings that SQL and EQL share."""
+
+    alpha: Positive = 1.0  # strength of the pull towards the data (paper: α)
+    weight: Literal["theory", "code"] = "theory"  # the policy's weight: the paper's ratio, or the release's
+    weight_cap: Positive = 100.0  # bound on the policy's weight
+    mixing: Literal["none", "linear"] = "none"  # each agent for itself, or OMIGA's linear mixer
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of both hidden layers of policy, Q and V
+    mixer_hidden: Count = 64  # width of the mixer's hidden layer
+    batch_size: Count = 256  # transitions per update and replica
+    lr: Positive = 3e-4  # step size of Adam
+
+
+class Networks(nn.Module):
+    """Policy, twin Q, V, and (``mixing = "linear"``) the mixer; targets of Q and mixer."""
+
+    def __init__(self, method: Algorithm, config: IVRConfig, spec: Spec) -> None:
+        super().__init__()
+        init = method.init
+        self.actor = StochasticActor(init, spec, config.hidden)
+        self.q = ActionValues(init, spec, config.hidden, members=2)
+        self.v = ValueNet(init, spec.obs_size + spec.n_agents, config.hidden)
+        self.target_q = method.frozen_copy(self.q)
+        self.mixer = self.target_mixer = None
+        if config.mixing == "linear":
+            self.mixer = LinearMixer(init, spec.state_size, config.mixer_hidden, spec.n_agents)
+            self.target_mixer = method.frozen_copy(self.mixer)
+
+    @property
+    def critic(self) -> tuple[nn.Module, ...]:
+        """What the loss of Q moves."""
+        return (self.q,) if self.mixer is None else (self.q, self.mixer)
+
+
+def fields(config: IVRConfig, spec: Spec) -> tuple[str, ...]:
+    """What a batch must hold."""
+    own = ("agent_reward",) if config.mixing == "none" else ("reward", "state", "next_state")
+    return ("obs", "action", "mask", "next_obs", *own, *(("legal",) if spec.discrete else ()))
+
+
+def update(
+    method: Algorithm, nets: Networks, config: IVRConfig, batch: Batch, value_loss: ValueLoss, weight: Weight
+) -> dict[str, Tensor]:
+    """One step: V, then policy with the new V, and Q, then the targets; metrics ``[R]``."""
+    obs = with_agent_id(batch.obs)
+
+    # 1. V
+    with torch.no_grad():
+        w, _ = _mixing(nets.target_mixer, batch, "state")
+        q_min = nets.target_q(obs, batch.action).amin(1)
+    v = nets.v(obs)
+    v_loss = mean_over(value_loss(w * (q_min - v), w * v))
+    norms = method.step(v=v_loss)
+
+    # 2. Policy
+    with torch.no_grad():
+        cap = method.setting("weight_cap", 3)
+        omega = torch.minimum(weight(w * (q_min - nets.v(obs))), cap)
+    legal = batch.legal if method.spec.discrete else None
+    log_prob = nets.actor.log_prob(obs, batch.action, legal, method.action_dimensions)
+    policy_loss = -mean_over(omega * log_prob)
+
+    # 3. Q
+    w, b = _mixing(nets.mixer, batch, "state")
+    q = w.unsqueeze(1) * nets.q(obs, batch.action)
+    with torch.no_grad():
+        w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
+        v_next = w_next * nets.v(with_agent_id(batch.next_obs))
+        if nets.mixer is None:  # every agent for itself
+            y = batch.agent_reward + method.setting("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
+        else:
+            y = batch.reward + method.setting("gamma", 2) * batch.mask * (v_next.sum(-1) + b_next)
+    if nets.mixer is not None:
+        q = q.sum(-1) + b.unsqueeze(1)
+    q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
+
+    norms |= method.step(policy=policy_loss, q=q_loss)
+    method.track(nets.target_q, nets.q, method.setting("tau"))
+    if nets.mixer is not None and nets.target_mixer is not None:
+        method.track(nets.target_mixer, nets.mixer, method.setting("tau"))
+    losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
+    return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **norms}
+
+
+def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor, Tensor]:
+    """Weights ``[R, B, N]`` and bias ``[R, B]``; without a mixer ones and zeros."""
+    if mixer is None:
+        return torch.ones_like(batch.obs[..., 0]), torch.zeros_like(batch.mask)
+    w, b = mixer(getattr(batch, state))
+    return w, b

@@ -1,0 +1,156 @@
+"""B3C: behaviour cloning regularisation with critic clipping (arXiv 2501.18138, AAMAS 2026).
+
+A factored critic with centralised policy gradients (FACMAC) plus cloning; bounding the bootstrap by the best return
+in the data keeps the critic from diverging, so the policy may listen to it more. Continuous actions. The agents share
+their networks, whose inputs carry the agent's one-hot number. With a bar for target networks (policies have none):
+
+1. Q:       y = r + gamma m min(Q̄_tot(s', a'), c_clip cap), a' ~ π;   L_Q = mean (Q_tot(s, a) - sg y)^2
+2. policy:  L_π = -w mean Q_tot(s, ã) / |sg mean Q_tot(s, ã)| + w_bc mean (ã - a)^2, ã ~ π for all agents together
+
+Both losses are taken before any step; the targets of Q and mixer follow with rate tau.
+
+Departures from the authors' code, and the option that restores it:
+
+* the cap is the largest *discounted* return-to-go in the data. Theirs is the largest undiscounted episode return,
+  which with long episodes is far above every attainable value and with negative rewards below legitimate ones:
+  ``cap = "return"``.
+* the normaliser is |mean Q|, bounded below by 1e-6; ``normaliser = "abs_mean"`` takes mean |Q| as TD3+BC does, which
+  does not vanish where values of both signs cancel.
+* the off-by-one in their loader's sum over an episode is left out: it counts a reward of the next episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marlzoo.actors import ActionValues
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.sampler import Batch
+from marlzoo.losses import mean_over
+from marlzoo.mixers import MonotonicMixer, SumMixer
+from marlzoo.nets import TanhGaussianActor, with_agent_id
+from marlzoo.policy import Policy, TanhGaussianPolicy
+from marlzoo.random import Kind
+from marlzoo.spec import Spec
+
+
+@dataclass(frozen=True)
+class B3CConfig(Config):
+    """Settings of B3C; the defaults are the authors'."""
+
+    w: NonNegative = 1.0  # weight of the critic in the policy's loss; clipping bears larger ones
+    w_bc: NonNegative = 1.0  # weight of cloning
+    c_clip: Positive = 1.0  # factor of the cap (inf: no clipping, which is FACMAC+BC)
+    cap: Literal["return_to_go", "return"] = "return_to_go"  # what bounds the bootstrap
+    normaliser: Literal["mean", "abs_mean"] = "mean"  # scale of Q in the policy's loss
+    mixer: Literal["free", "monotone", "vdn"] = "free"  # weights of any sign, non-negative ones, or a sum
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of both hidden layers of policy and Q
+    mixer_embed: Count = 32  # hidden units of the mixer
+    mixer_hidden: Count = 64  # hidden units of the networks that make its weights
+    grad_clip: Positive = 1.0  # bound on the gradient norm of each of the two groups
+
+
+class B3C(Algorithm):
+    """B3C for continuous actions (tanh-Gaussian); see the module's text."""
+
+    config: B3CConfig
+    config_class = B3CConfig
+    actions = ("continuous",)
+    fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}}
+    variants: ClassVar = {
+        "continuous": (
+            {"mixer": "monotone", "cap": "return", "normaliser": "abs_mean"},
+            {"mixer": "vdn"},
+        )
+    }
+    best: Tensor
+
+    def build(self, spec: Spec) -> None:
+        """Policy, Q and mixer; targets of the last two. The cap is read from the data by ``prepare``."""
+        c = self.config
+        self.actor = TanhGaussianActor(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.action_size)
+        self.q = ActionValues(self.init, spec, c.hidden)
+        self.mixer: SumMixer | MonotonicMixer = SumMixer()
+        if c.mixer != "vdn":
+            sizes = (spec.state_size, spec.n_agents, c.mixer_embed, c.mixer_hidden)
+            self.mixer = MonotonicMixer(self.init, *sizes, monotone=c.mixer == "monotone")
+        self.target_q, self.target_mixer = self.frozen_copy(self.q), self.frozen_copy(self.mixer)
+        best = torch.full((self.replicas,), torch.inf, device=self.device, dtype=self.dtype)
+        self.register_buffer("best", best)
+        self.optimise(policy=self.actor, q=(self.q, self.mixer))
+
+    def prepare(self, data: list[Dataset]) -> None:
+        """Find each replica's cap in its data."""
+        found: dict[tuple[int, float], float] = {}  # replicas mostly share data and discount
+        for replica, (dataset, config) in enumerate(zip(data, self.configs, strict=True)):
+            key = (id(dataset), config.gamma)
+            if key not in found:
+                undiscounted = self.config.cap == "return"
+                found[key] = (
+                    dataset.returns.max() if undiscounted else best_return_to_go(dataset, config.gamma)
+                )
+            self.best[replica] = found[key]
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """Of the policy's samples, now and next."""
+        shape = (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
+        return {"now": ("normal", shape), "next": ("normal", shape)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        obs, next_obs = with_agent_id(batch.obs), with_agent_id(batch.next_obs)
+
+        # 1. Q
+        with torch.no_grad():
+            after = self.target_q(next_obs, self._sample(next_obs, batch.noise["next"]))[:, 0]
+            cap = self.setting("c_clip", 2) * self.best.view(-1, 1)
+            q_next = torch.minimum(self.target_mixer(after, batch.next_state), cap)
+            y = batch.reward + self.setting("gamma", 2) * batch.mask * q_next
+        q_total = self.mixer(self.q(obs, batch.action)[:, 0], batch.state)
+        q_loss = mean_over((q_total - y).square())
+
+        # 2. Policy
+        sampled = self._sample(obs, batch.noise["now"])
+        q_policy = self.mixer(self.q(obs, sampled)[:, 0], batch.state)
+        scale = q_policy.detach()
+        scale = mean_over(scale.abs()) if self.config.normaliser == "abs_mean" else mean_over(scale).abs()
+        used = self.action_dimensions
+        cloning = mean_over((((sampled - batch.action).square() * used).sum(-1)) / used.sum(-1))
+        value = mean_over(q_policy) / scale.clamp_min(1e-6)
+        policy_loss = self.setting("w_bc") * cloning - self.setting("w") * value
+
+        norms = self.step(policy=policy_loss, q=q_loss)
+        self.track(self.target_q, self.q, self.setting("tau"))
+        self.track(self.target_mixer, self.mixer, self.setting("tau"))
+        losses = {"q_loss": q_loss.detach(), "policy_loss": policy_loss.detach(), "bc_loss": cloning.detach()}
+        return {**losses, "q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y), **norms}
+
+    def policy(self) -> Policy:
+        """Tanh of the clipped mean."""
+        return TanhGaussianPolicy(self.actor)
+
+    def _sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """Reparameterised actions ``[R, B, N, A]``, zero in padded dimensions."""
+        mean, log_std = self.actor(obs)
+        return torch.tanh(mean + log_std.exp() * noise) * self.action_dimensions
+
+
+def best_return_to_go(data: Dataset, gamma: float) -> float:
+    """The largest discounted sum of team rewards from any row to the end of its episode."""
+    reward = data.reward.astype(np.float64)
+    reward = reward.mean(1) if reward.ndim == 2 else reward
+    best, to_go = -np.inf, np.zeros(data.episodes)
+    for t in range(int(data.lengths.max()) - 1, -1, -1):
+        running = data.lengths > t
+        to_go[running] = reward[data.starts[running] + t] + gamma * to_go[running]
+        best = max(best, float(to_go[running].max()))
+    return best

@@ -1,0 +1,117 @@
+"""BC: behaviour cloning, each agent's action from its own observation.
+
+No critic, no mixer, no reward. Agents share one network whose input carries their one-hot number. Losses, averaged
+over batch and agents (and over real steps only where sequences are padded):
+
+1. ``loss = "nll"``, continuous: -log pi(a_i | o_i), tanh-Gaussian, summed over action dimensions
+2. ``loss = "mse"``, continuous: mean over dimensions of (tanh f(o_i) - a_i)^2
+3. discrete:                     -log softmax(logits over legal actions)[a_i]
+
+Departures from published code, and the option that restores it:
+
+* ComaDICE's continuous BC computes its loss and never steps; ours steps.
+* offpymarl applies cross-entropy to probabilities as if they were logits, and counts padding; neither is offered.
+* ``mask_train_logits = False`` lets illegal actions take part in the softmax (OG-MARL, ComaDICE).
+* ``bc_tanh = False`` leaves the output of the mean-squared form unsquashed (OG-MARL).
+* ``eval_mode = "sample"`` samples instead of taking the mode (OG-MARL, discrete).
+
+``history = "rnn"`` reads sequences through a GRU whose memory starts from zero with each episode (OG-MARL, CFCQL).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import categorical_log_prob, gaussian_heads, mask_logits, tanh_gaussian_log_prob
+from marlzoo.nets import MLP, RecurrentNet, TanhGaussianActor, with_agent_id
+from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy, SquashedPolicy, TanhGaussianPolicy
+from marlzoo.spec import Spec
+
+
+@dataclass(frozen=True)
+class BCConfig(Config):
+    """Settings of behaviour cloning; the defaults are those of the OMIGA-style benchmarks."""
+
+    hidden: Count = 256  # width of the hidden layers
+    grad_clip: Positive = 1.0  # bound on the gradient norm
+    loss: Literal["nll", "mse"] = "nll"  # continuous actions: likelihood or squared error
+    history: Literal["mlp", "rnn"] = "mlp"  # act on the observation, or on the episode so far
+    bc_tanh: bool = True  # squash the output of the squared-error form
+    mask_train_logits: bool = True  # leave illegal actions out of the softmax in training
+    eval_mode: Literal["greedy", "sample"] = "greedy"  # how the policy is evaluated
+
+
+class BC(Algorithm):
+    """Behaviour cloning for continuous and discrete actions; see the module's text."""
+
+    config: BCConfig
+    config_class = BCConfig
+    actions = ("continuous", "discrete")
+    fields: tuple[str, ...] = ("obs", "action")
+    variants: ClassVar = {
+        "continuous": ({"loss": "mse"}, {"history": "rnn"}),
+        "discrete": ({"history": "rnn"}, {"eval_mode": "sample", "mask_train_logits": False}),
+    }
+    presets: ClassVar = {"smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0}}
+
+    def build(self, spec: Spec) -> None:
+        """One network, shared by the agents."""
+        c, n_in = self.config, spec.obs_size + spec.n_agents
+        heads = 1 if spec.discrete or c.loss == "mse" else 2
+        self.actor: nn.Module
+        if c.history == "rnn":
+            self.actor = RecurrentNet(self.init, n_in, c.hidden, heads * spec.action_size)
+            self.sampling = "sequence"
+        elif heads == 2:
+            self.actor = TanhGaussianActor(self.init, n_in, c.hidden, spec.action_size)
+        else:
+            self.actor = MLP(self.init, (n_in, c.hidden, c.hidden, spec.action_size))
+        if spec.discrete and c.mask_train_logits:
+            self.fields = (*self.fields, "legal")
+        self.optimise(policy=self.actor)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step; metrics are the loss and the gradient norm, each [R]."""
+        sequence = self.sampling == "sequence"
+        obs = batch.obs[:, :, :-1] if sequence else batch.obs  # the final observation has no action
+        per_step = self._loss(with_agent_id(obs), batch)
+        filled = batch.filled.unsqueeze(-1).expand_as(per_step) if sequence else torch.ones_like(per_step)
+        loss = (per_step * filled).flatten(1).sum(1) / filled.flatten(1).sum(1)
+        return {"policy_loss": loss.detach(), **self.step(policy=loss)}
+
+    def policy(self) -> Policy:
+        """Continuous: the mode. Discrete: the best legal action, or a sample."""
+        if self.config.history == "rnn":
+            return RecurrentPolicy(self.actor, self._feed_forward)
+        return self._feed_forward(self.actor)
+
+    def _feed_forward(self, network: nn.Module) -> Policy:
+        if self.spec.discrete:
+            return CategoricalPolicy(network, stochastic=self.config.eval_mode == "sample")
+        if self.config.loss == "mse":
+            return SquashedPolicy(network, self.config.bc_tanh)
+        return TanhGaussianPolicy(network)
+
+    def _loss(self, obs: Tensor, batch: Batch) -> Tensor:
+        """Loss per step and agent, [R, B, N] (sequences: [R, B, L, N])."""
+        out = self.actor(obs)
+        if self.config.history == "rnn":
+            out = out[0]
+        if self.spec.discrete:
+            legal = None
+            if self.config.mask_train_logits:
+                legal = batch.legal[:, :, :-1] if self.sampling == "sequence" else batch.legal
+            return -categorical_log_prob(mask_logits(out, legal), batch.action)
+        if self.config.loss == "mse":
+            error = (torch.tanh(out) if self.config.bc_tanh else out) - batch.action
+            used = self.action_dimensions
+            return (error.square() * used).sum(-1) / used.sum(-1)
+        mean, log_std = gaussian_heads(out)
+        return -tanh_gaussian_log_prob(mean, log_std, batch.action, self.action_dimensions)

@@ -1,0 +1,110 @@
+"""IQL+CQL: independent Q-learning with a conservative penalty, for discrete actions.
+
+Independent Q-learning (Tan 1993; here not implicit Q-learning) with double Q (van Hasselt et al. 2016) and the
+penalty of conservative Q-learning (Kumar et al. 2020, arXiv 2006.04779), as in OG-MARL (Formanek et al. 2023,
+arXiv 2302.00521). Each agent learns alone from its own reward (the team's where there is one for all) with a
+network that reads its episode so far; the agents share it through their one-hot number. Bars mark targets:
+
+1. a*   = argmax over legal actions of Q(o'_i),   y = r_i + gamma mask Q̄(o'_i)[a*]
+2. TD   = 1/2 mean (Q(o_i)[a_i] - y)^2
+3. CQL  = mean [log sum_{a legal} exp Q(o_i)[a] - Q(o_i)[a_i]]
+4. L    = TD + w CQL,   the target is copied every 200 updates
+
+Means are over agents and real steps. The agents act with their best legal action.
+
+Departures from published code, and the option that restores it:
+
+* Illegal actions are left out of the penalty; OG-MARL pushes them down too: ``penalise_illegal = True``.
+* The one half in TD is TF2 OG-MARL's; its PyTorch port has none: ``half_td = False``.
+* Sequences lie within one episode and start with an empty memory, and a cut sequence bootstraps from its own final
+  row. OG-MARL's straddle episodes, and a time limit bootstraps into the next episode's first row; not offered.
+* The target starts as a copy; OG-MARL's TF2 target is random until the first copy; not offered.
+* ``td_lambda`` > 0, ``last_action = True`` and ``target_period = 0`` (then the rate ``tau``) are offpymarl's.
+
+``history = "mlp"`` learns from transitions, without memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import chosen
+from marlzoo.losses import double_q, legal_logsumexp, mean_over
+from marlzoo.policy import Policy
+from marlzoo.sequence import as_sequences, td_lambda
+from marlzoo.spec import Spec
+from marlzoo.teams import QTeam, Shape, team_fields
+
+
+@dataclass(frozen=True)
+class IQLCQLConfig(Config):
+    """Settings of IQL+CQL; the defaults are OG-MARL's."""
+
+    cql_weight: NonNegative = 3.0  # w; 0 is independent double Q-learning
+    td_lambda: Fraction = 0.0  # trace of the target; 0: one step
+    tau: Fraction = 0.01  # rate at which the target follows, where it is not copied
+    target_period: Natural = 200  # updates between copies of the target; 0: follow with rate tau
+    hidden: Count = 64  # width of the hidden layer and of the memory
+    history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
+    last_action: bool = False  # also read the action of the step before
+    penalise_illegal: bool = False  # count illegal actions in the penalty (OG-MARL)
+    half_td: bool = True  # the factor 1/2 in TD
+    lr: Positive = 3e-4  # step size of Adam
+    batch_size: Count = 32  # sequences (or transitions) per update and replica
+    sequence_length: Natural = 20  # steps per sequence (0: whole episodes)
+
+
+class IQLCQL(Algorithm):
+    """Independent Q-learning with a conservative penalty; see the module's text."""
+
+    config: IQLCQLConfig
+    config_class = IQLCQLConfig
+    actions = ("discrete",)
+    presets: ClassVar = {"smac": {}, "smax": {}}
+    variants: ClassVar = {"discrete": [{"history": "mlp"}, {"last_action": True, "target_period": 0}]}
+
+    def build(self, spec: Spec) -> None:
+        """One network of action values, shared by the agents, and its target."""
+        c, recurrent = self.config, self.config.history == "rnn"
+        self.fields = team_fields(recurrent, mixed=False)
+        if recurrent:
+            self.sampling = "sequence"
+        self.team = QTeam(self.init, spec, Shape(c.hidden, recurrent, c.last_action), mixer=None)
+        self.target = self.frozen_copy(self.team)
+        self.optimise(q=self.team)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
+        c, batch = self.config, as_sequences(batch)
+        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        q_all = self.team(batch)
+        q, now = chosen(q_all[:, :, :-1], batch.action), q_all[:, :, :-1]
+
+        # 1. Targets
+        with torch.no_grad():
+            best = double_q(q_all, self.target(batch), batch.legal)
+            y = td_lambda(batch.agent_reward, best, batch.mask, batch.filled, gamma, trace)
+
+        # 2. TD
+        td = mean_over((q - y).square(), batch.filled) * (0.5 if c.half_td else 1.0)
+
+        # 3. The penalty
+        legal = None if c.penalise_illegal else batch.legal[:, :, :-1]
+        penalty = mean_over(legal_logsumexp(now, legal) - q, batch.filled)
+
+        # 4. The step
+        norms = self.step(q=td + self.setting("cql_weight") * penalty)
+        self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
+        losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
+        return {**losses, "q": mean_over(q.detach(), batch.filled), **norms}
+
+    def policy(self) -> Policy:
+        """The best legal action."""
+        return self.team.agents.policy()

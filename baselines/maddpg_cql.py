@@ -1,0 +1,167 @@
+"""MADDPG+CQL: deterministic policies with twin joint critics and a conservative penalty, for continuous actions.
+
+Multi-agent DDPG (Lowe et al. 2017, arXiv 1706.02275) with the penalty of conservative Q-learning (Kumar et al. 2020,
+arXiv 2006.04779), as in OG-MARL (Formanek et al. 2023, arXiv 2302.00521). The agents share a policy that reads their
+episode so far; critics read the state and everyone's action (``variant = "iddpg_cql"``: only the agent's own action,
+and its number). A bar is a target network:
+
+1. target:  y    = r_i + gamma mask min_j Q̄_j(s', pī(o'_1) .. pī(o'_n))
+2. TD_j     = 1/2 mean (Q_j(s, a) - y)^2
+3. penalty: CQL_j = mean [log sum_k exp(Q_j(s, u_k) - l_k) - Q_j(s, a)]
+            Ten team actions u_k each: uniform on the box; clip(pi(o) + eps, -1, 1); clip(pi(o') + eps, -1, 1), all
+            evaluated at s; eps ~ N(0, sigma^2). l_k is the log density of the agent's own part of u_k.
+4. critics: L_Q  = 1/2 sum_j (TD_j + w CQL_j)
+5. policy:  L_pi = -mean min_j Q_j(s, pi(o_i), a_-i) + 1e-3 mean pi(o_i)^2, the others' actions from the data
+
+Both losses are taken before any step; the targets follow with rate tau.
+
+Departures from published code, and the option that restores it:
+
+* Each critic's penalty has its own log-sum-exp. OG-MARL's PyTorch port gives the second critic the first one's, which
+  pushes Q_2 up on the data without bound; it also copies one twin into the other. Neither is offered.
+* The paper-time branch takes reward and end of the episode one step late; not offered.
+* Sequences lie within one episode; OG-MARL's straddle them, and a time limit bootstraps into the next; not offered.
+* The PyTorch port steps the critics before it takes the policy's loss, and follows the first critic:
+  ``policy_after_critic = True``, ``policy_q = "q1"``.
+
+Options off by default: ``cql_logprob_scope = "joint"`` takes l_k over all agents' parts, since all are drawn;
+``critic_agent_id`` tells joint critics the agent's number (without it agents with rewards of their own learn the
+rewards' mean); ``history = "mlp"`` learns from transitions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from marlzoo.actor_critic import TeamActor, TeamCritics, penalty_samples, step_count
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.losses import action_error, mean_over, sampled_logsumexp
+from marlzoo.policy import Policy
+from marlzoo.random import Kind
+from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.spec import Spec
+
+
+@dataclass(frozen=True)
+class MADDPGCQLConfig(Config):
+    """Settings of MADDPG+CQL; the defaults are OG-MARL's."""
+
+    variant: Literal["maddpg_cql", "iddpg_cql"] = "maddpg_cql"  # critics read all actions, or the agent's own
+    cql_weight: NonNegative = 5.0  # w; 0 is MADDPG with twin critics
+    cql_samples: Count = 10  # team actions of each of the three classes
+    cql_sigma: Positive = 0.2  # spread of the samples around the policy's actions
+    cql_logprob_scope: Literal["own", "joint"] = "own"  # whose part of a sample its density counts
+    critic_agent_id: bool = False  # let joint critics read the agent's number
+    policy_q: Literal["min", "q1"] = "min"  # which critic the policy follows
+    policy_after_critic: bool = False  # the policy's loss sees the critics after their step
+    action_penalty: NonNegative = 1e-3  # weight of the policy's mean squared action
+    tau: Fraction = 0.01  # rate at which the targets follow
+    hidden: Count = 64  # width of the policy's hidden layers, or of its memory
+    critic_hidden: Count = 128  # width of the critics' hidden layers
+    history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
+    lr: Positive = 1e-3  # step size of Adam
+    batch_size: Count = 32  # sequences (or transitions) per update and replica
+    sequence_length: Natural = 20  # steps per sequence
+
+
+class MADDPGCQL(Algorithm):
+    """MADDPG+CQL for continuous actions; see the module's text."""
+
+    config: MADDPGCQLConfig
+    config_class = MADDPGCQLConfig
+    actions = ("continuous",)
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}}
+    variants: ClassVar = {
+        "continuous": (
+            {"history": "mlp", "critic_agent_id": True, "cql_logprob_scope": "joint"},
+            {"variant": "iddpg_cql", "history": "mlp", "policy_after_critic": True, "policy_q": "q1"},
+        )
+    }
+
+    def build(self, spec: Spec) -> None:
+        """Policy, twin critics, and the targets of both."""
+        c, recurrent = self.config, self.config.history == "rnn"
+        self.sampling = "sequence" if recurrent else "transition"
+        self.length = step_count(recurrent, c.sequence_length, self.name)
+        self.fields = row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask")
+        self.actor = TeamActor(self.init, spec, c.hidden, recurrent)
+        self.q = TeamCritics(
+            self.init,
+            spec,
+            (c.critic_hidden, c.critic_hidden),
+            "joint" if c.variant == "maddpg_cql" else "state",
+            agent_id=c.critic_agent_id,
+        )
+        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
+        self.optimise(policy=self.actor, critic=self.q)
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """What the penalty's team actions are made of."""
+        c = self.config
+        one = (c.batch_size, self.length, self.spec.n_agents, self.spec.action_size)
+        return {"uniform": ("uniform", (c.cql_samples, *one)), "normal": ("normal", (2, c.cql_samples, *one))}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step; metrics are the losses, batch means and gradient norms, each [R]."""
+        c, batch, used = self.config, as_sequences(batch), self.action_dimensions
+        obs, state, filled = batch.obs[:, :, :-1], batch.state[:, :, :-1], batch.filled
+        policy = torch.tanh(self.actor(batch)) * used  # [R, B, L + 1, N, A]
+
+        # 1. Target
+        with torch.no_grad():
+            after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used
+            q_after = self.target_q(batch.obs[:, :, 1:], batch.state[:, :, 1:], after).amin(1)
+            y = batch.agent_reward + (self.setting("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+
+        # 2. TD
+        q = self.q(obs, state, batch.action)
+        td = mean_over(0.5 * (q - y.unsqueeze(1)).square().mean(1), filled)
+
+        # 3. Penalty
+        samples, log_density = self._samples(batch, policy.detach())
+        q_sampled = self.q(obs.unsqueeze(1), state.unsqueeze(1), samples)  # [R, 2, 3 K, B, L, N]
+        excess = sampled_logsumexp(q_sampled, log_density.unsqueeze(1), dim=2) - q
+        penalty = mean_over(excess.mean(1), filled)
+
+        # 4. and 5. Critics and policy
+        losses = {"critic": td + self.setting("cql_weight") * penalty}
+        if c.policy_after_critic:
+            norms = self.step(**losses)
+            losses = {"policy": self._policy_loss(batch, policy[:, :, :-1])}
+        else:
+            losses["policy"], norms = self._policy_loss(batch, policy[:, :, :-1]), {}
+        norms |= self.step(**losses)
+        self.track(self.target_actor, self.actor, self.setting("tau"))
+        self.track(self.target_q, self.q, self.setting("tau"))
+        metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
+        means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
+        return {**{name: value.detach() for name, value in (metrics | means).items()}, **norms}
+
+    def policy(self) -> Policy:
+        """Tanh of the network's output."""
+        return self.actor.policy()
+
+    @torch.no_grad()
+    def _samples(self, batch: Batch, policy: Tensor) -> tuple[Tensor, Tensor]:
+        """The penalty's team actions [R, 3 K, B, L, N, A] and their log densities [R, 3 K, B, L, N]."""
+        noise, sigma = batch.noise, self.setting("cql_sigma")
+        now, after = policy[:, :, :-1], policy[:, :, 1:]
+        actions, density = penalty_samples(
+            now, after, noise["uniform"], noise["normal"], sigma, self.action_dimensions
+        )
+        if self.config.cql_logprob_scope == "joint":
+            density = density.sum(-1, keepdim=True)
+        return actions, density
+
+    def _policy_loss(self, batch: Batch, action: Tensor) -> Tensor:
+        """The policy's loss, [R]."""
+        joint = (batch.obs[:, :, :-1], batch.state[:, :, :-1], action, batch.action)
+        q = self.q(*joint).amin(1) if self.config.policy_q == "min" else self.q.first(*joint)
+        size = action_error(action, torch.zeros_like(action), self.action_dimensions)
+        return mean_over(self.setting("action_penalty", 4) * size - q, batch.filled)

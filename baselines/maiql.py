@@ -1,0 +1,139 @@
+"""MAIQL: implicit Q-learning with one critic for the team, mixed from the agents' values.
+
+As in the release of MOMA-PPO (Barde et al., AAMAS 2024, arXiv 2305.17198); for a single agent it is IQL (Kostrikov
+et al., ICLR 2022). Two mixing networks give weights of any sign: M_Q from joint observation and action, M_V from the
+joint observation, ``Q_tot^j = sum_i w_i Q_i^j + b``, ``V_tot = sum_i w^V_i V_i + b^V``. With twin Q, a bar for
+targets (of Q and M_Q; the minimum over the twins is taken per agent, before mixing), m = 0 after a terminal step:
+
+1. V:       u = Q̄_tot - V_tot;                 L_V = mean |expectile - 1(u < 0)| u^2      (V_i and M_V)
+2. policy:  u with the new V, no gradient;      L_π = -mean min(exp(beta u), weight_cap) sum_i log π_i(a_i | o_i)
+3. Q:       y = r + gamma m V_tot(o');          L_Q = sum_j mean (y - Q_tot^j)^2           (Q_i^j and M_Q)
+
+V steps first, then policy and Q, then the targets follow with rate tau. The weight is the team's, but the policy that
+is fitted is still a product of the agents': credit is better assigned than by independent IQL, agreement is not.
+
+Departures from the authors' code, and the option that restores it:
+
+* agents share their networks; theirs has one set per agent: ``share_agents = False``.
+* no encoder of the past: policies see the observation (their default).
+
+Options: ``weights = "agent"`` weights each agent by its own share ``w_i Q̄_i + b - (w^V_i V_i + b^V)`` (an option of
+the release); ``abs_weights`` makes the mixing weights non-negative (ours), which the policies, extracted by weighted
+cloning, do not need. Discrete actions (ours): one Q per action, one-hot joint actions, log π over the legal ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from marlzoo.actors import ActionValues, StochasticActor, joint_action
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.losses import expectile, exponential_weights, mean_over
+from marlzoo.nets import MLP, ValueNet, with_agent_id
+from marlzoo.policy import Policy
+from marlzoo.spec import Spec
+
+LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
+
+
+@dataclass(frozen=True)
+class MAIQLConfig(Config):
+    """Settings of MAIQL; the defaults are the authors'."""
+
+    expectile: Fraction = 0.7  # 0.5 gives the mean of the data's values, towards 1 their maximum
+    beta: NonNegative = 3.0  # inverse temperature of the policy's weights
+    weight_cap: Positive = 100.0  # bound on the policy's weights
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of both hidden layers of policy, Q and V
+    mixer_hidden: Count = 256  # width of both hidden layers of the mixing networks
+    weights: Literal["team", "agent"] = "team"  # the policy's weight: one for all, or each agent's share
+    abs_weights: bool = False  # non-negative mixing weights
+    share_agents: bool = True  # one set of networks for all agents, told apart by their number
+    batch_size: Count = 256  # transitions per update and replica
+    lr: Positive = 3e-4  # step size of Adam
+    grad_clip: Positive = 1.0  # bound on the gradient norm of each of the three groups
+
+
+class MAIQL(Algorithm):
+    """MAIQL for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
+
+    config: MAIQLConfig
+    config_class = MAIQLConfig
+    actions = ("continuous", "discrete")
+    fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs")
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+    variants: ClassVar = {
+        kind: ({"weights": "agent", "abs_weights": True, "share_agents": False},)
+        for kind in ("continuous", "discrete")
+    }
+
+    def build(self, spec: Spec) -> None:
+        """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
+        c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
+        if spec.discrete:
+            self.fields = (*self.fields, "legal")
+        self.actor = StochasticActor(self.init, spec, c.hidden, LOG_STD_BOUNDS, per_agent=own)
+        self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
+        self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
+        self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))
+        self.v_mixer = MLP(self.init, (n * spec.obs_size, h, h, n + 1))
+        self.target_q, self.target_q_mixer = self.frozen_copy(self.q), self.frozen_copy(self.q_mixer)
+        self.optimise(policy=self.actor, q=(self.q, self.q_mixer), v=(self.v, self.v_mixer))
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        obs, joint = with_agent_id(batch.obs), joint_action(batch.action, self.spec, self.dtype)
+
+        # 1. V
+        with torch.no_grad():
+            w, b = self._mix(self.target_q_mixer, batch.obs, joint)
+            q_local = w * self.target_q(obs, batch.action).amin(1)
+            q_total = q_local.sum(-1) + b
+        v_loss = mean_over(expectile(q_total - self._v(batch.obs)[0], self.setting("expectile", 2)))
+        norms = self.step(v=v_loss)
+
+        # 2. Policy
+        with torch.no_grad():
+            v_total, v_share = self._v(batch.obs)
+            u = (q_total - v_total).unsqueeze(-1)
+            if self.config.weights == "agent":
+                u = q_local + b.unsqueeze(-1) - v_share
+            weight = exponential_weights(self.setting("beta", 3) * u, 1.0, self.setting("weight_cap", 3))
+        legal = batch.legal if self.spec.discrete else None
+        log_prob = self.actor.log_prob(obs, batch.action, legal, self.action_dimensions)
+        policy_loss = -mean_over((weight * log_prob).sum(-1))
+
+        # 3. Q
+        with torch.no_grad():
+            y = batch.reward + self.setting("gamma", 2) * batch.mask * self._v(batch.next_obs)[0]
+        w, b = self._mix(self.q_mixer, batch.obs, joint)
+        q = (w.unsqueeze(1) * self.q(obs, batch.action)).sum(-1) + b.unsqueeze(1)
+        q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
+
+        norms |= self.step(policy=policy_loss, q=q_loss)
+        self.track(self.target_q, self.q, self.setting("tau"))
+        self.track(self.target_q_mixer, self.q_mixer, self.setting("tau"))
+        losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
+        return {**losses, "target_q_total": mean_over(y), "weight": mean_over(weight), **norms}
+
+    def policy(self) -> Policy:
+        """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
+        return self.actor.policy()
+
+    def _mix(self, mixer: MLP, obs: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights ``[R, B, N]`` and bias ``[R, B]`` from the joint observation and what else it reads."""
+        out = mixer(obs.flatten(-2), *more)
+        weight = out[..., :-1]
+        return weight.abs() if self.config.abs_weights else weight, out[..., -1]
+
+    def _v(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """V_tot ``[R, B]``, and every agent's ``w^V_i V_i + b^V`` ``[R, B, N]``."""
+        w, b = self._mix(self.v_mixer, obs)
+        local = w * self.v(with_agent_id(obs))
+        return local.sum(-1) + b, local + b.unsqueeze(-1)

@@ -1,0 +1,148 @@
+"""QMIX+CQL and VDN+CQL: value decomposition with a conservative penalty, for discrete actions.
+
+QMIX (Rashid et al. 2018, arXiv 1803.11485) or VDN (Sunehag et al. 2018) with double Q and a penalty in the spirit
+of conservative Q-learning (Kumar et al. 2020, arXiv 2006.04779), as in OG-MARL (Formanek et al. 2023, arXiv
+2302.00521) and offpymarl. The agents share a network that reads their episode so far; ``Q_tot(s, q_1..q_n)`` is
+monotone in every agent's value. Bars mark targets:
+
+1. a*_i = argmax over legal actions of Q(o'_i),   y = r + gamma mask Q̄_tot(s', Q̄(o'_1)[a*_1], ...)
+2. TD   = 1/2 mean (Q_tot(s, a) - y)^2
+3. ``penalty = "joint"`` (OG-MARL): team actions a^1..a^K drawn uniformly from the legal ones, a^0 the data's:
+                CQL = mean [log sum_k exp Q_tot(s, a^k) - Q_tot(s, a)]
+   ``penalty = "individual"`` (offpymarl):
+                CQL = mean over steps and agents [log sum_{a legal} exp Q(o_i)[a] - Q(o_i)[a_i]]
+4. L    = TD + w CQL,   the targets are copied every 200 updates
+
+Means are over real steps. The agents act with their best legal action.
+
+Departures from published code, and the option that restores it:
+
+* The random team actions are legal. OG-MARL hands probabilities to a sampler of logits, so that with two legal
+  actions of six it draws an illegal one 55 % of the time; not offered.
+* The penalty leaves out the final row, which has no action; OG-MARL's counts it; not offered.
+* offpymarl's joint penalty does not count the data's action: ``data_action = False``. Its individual penalty is a sum
+  over agents: multiply ``cql_weight`` by their number.
+* The one half in TD is TF2 OG-MARL's; ``half_td = False`` leaves it out, as the others do.
+* Sequences lie within one episode and a cut one bootstraps from its own final row (OG-MARL's straddle episodes), and
+  the targets start as copies (OG-MARL's mixer target is random until the first copy); neither is offered.
+* ``td_lambda`` > 0, ``last_action = True`` and ``target_period = 0`` (then the rate ``tau``) are offpymarl's.
+
+``history = "mlp"`` learns from transitions, without memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import chosen
+from marlzoo.losses import double_q, legal_logsumexp, mean_over
+from marlzoo.policy import Policy
+from marlzoo.random import Kind
+from marlzoo.sequence import as_sequences, td_lambda
+from marlzoo.spec import Spec
+from marlzoo.teams import QTeam, Shape, joint_values, random_legal_actions, team_fields
+
+
+@dataclass(frozen=True)
+class QMIXCQLConfig(Config):
+    """Settings of QMIX+CQL; the defaults are OG-MARL's."""
+
+    cql_weight: NonNegative = 3.0  # w; 0 is QMIX (or VDN) on logged data
+    mixer: Literal["qmix", "vdn"] = "qmix"  # how the agents' values make the team's
+    penalty: Literal["joint", "individual"] = "joint"  # on the team's value, or on each agent's
+    samples: Count = 20  # K random team actions in the joint penalty
+    data_action: bool = True  # count the data's team action among them
+    td_lambda: Fraction = 0.0  # trace of the target; 0: one step
+    tau: Fraction = 0.01  # rate at which the targets follow, where they are not copied
+    target_period: Natural = 200  # updates between copies of the targets; 0: follow with rate tau
+    hidden: Count = 64  # width of the agents' hidden layer and of their memory
+    mixer_hidden: Count = 64  # hidden units of the networks that make the mixer's weights
+    mixer_embed: Count = 32  # hidden units of the mixer
+    history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
+    last_action: bool = False  # also read the action of the step before
+    half_td: bool = True  # the factor 1/2 in TD
+    lr: Positive = 3e-4  # step size of Adam
+    batch_size: Count = 32  # sequences (or transitions) per update and replica
+    sequence_length: Natural = 20  # steps per sequence (0: whole episodes)
+
+
+class QMIXCQL(Algorithm):
+    """QMIX or VDN with a conservative penalty; see the module's text."""
+
+    config: QMIXCQLConfig
+    config_class = QMIXCQLConfig
+    actions = ("discrete",)
+    presets: ClassVar = {"smac": {}, "smax": {}}
+    variants: ClassVar = {
+        "discrete": [
+            {"history": "mlp"},
+            {"mixer": "vdn", "penalty": "individual", "last_action": True, "target_period": 0},
+        ]
+    }
+
+    def build(self, spec: Spec) -> None:
+        """The agents' network, the mixer and the targets of both."""
+        c, recurrent = self.config, self.config.history == "rnn"
+        self.fields = team_fields(recurrent, mixed=True)
+        if recurrent:
+            self.sampling = "sequence"
+        shape = Shape(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
+        self.team = QTeam(self.init, spec, shape, c.mixer)
+        self.target = self.frozen_copy(self.team)
+        self.optimise(q=self.team)
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """What random team actions are made of."""
+        c = self.config
+        if c.penalty == "individual":
+            return {}
+        return {"actions": ("uniform", (c.batch_size, c.samples, self.spec.n_agents))}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
+        c, batch = self.config, as_sequences(batch)
+        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        q_all = self.team(batch)
+        q = chosen(q_all[:, :, :-1], batch.action)
+        q_tot = self.team.total(q, batch.state[:, :, :-1])
+
+        # 1. Targets
+        with torch.no_grad():
+            best = double_q(q_all, self.target(batch), batch.legal)
+            values = self.target.total(best, batch.state)
+            y = td_lambda(batch.reward, values, batch.mask, batch.filled, gamma, trace)
+
+        # 2. TD
+        td = mean_over((q_tot - y).square(), batch.filled) * (0.5 if c.half_td else 1.0)
+
+        # 3. The penalty
+        if c.penalty == "joint":
+            excess = self._joint_logsumexp(q_all, q_tot, batch) - q_tot
+        else:
+            excess = legal_logsumexp(q_all[:, :, :-1], batch.legal[:, :, :-1]) - q
+        penalty = mean_over(excess, batch.filled)
+
+        # 4. The step
+        norms = self.step(q=td + self.setting("cql_weight") * penalty)
+        self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
+        losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
+        return {**losses, "q_total": mean_over(q_tot.detach(), batch.filled), **norms}
+
+    def policy(self) -> Policy:
+        """The best legal action."""
+        return self.team.agents.policy()
+
+    def _joint_logsumexp(self, q_all: Tensor, q_tot: Tensor, batch: Batch) -> Tensor:
+        """log sum exp of the team's value over random legal team actions, [R, B, L]."""
+        actions = random_legal_actions(batch.legal[:, :, :-1], batch.noise["actions"])
+        drawn = self.team.total(joint_values(q_all[:, :, :-1], actions), batch.state[:, :, :-1])
+        if self.config.data_action:
+            drawn = torch.cat((drawn, q_tot.unsqueeze(-1)), dim=-1)
+        return torch.logsumexp(drawn, dim=-1)

@@ -1,0 +1,197 @@
+"""TD3+BC for teams: a deterministic policy that follows its critic and the data at once.
+
+Fujimoto, Gu, "A Minimalist Approach to Offline Reinforcement Learning", NeurIPS 2021, arXiv 2106.06860; its
+multi-agent forms as in OG-MARL (Formanek et al. 2023, arXiv 2302.00521) and MOMA-PPO's baselines. What the twin
+critics read is the ``variant``:
+
+* ``independent`` (ITD3+BC): (o_i, a_i); every agent has networks of its own.
+* ``iddpg_bc`` (IDDPG+BC):   (s, a_i, number); agents share policy and critics.
+* ``maddpg_bc`` (MADDPG+BC): (s, a_1 .. a_n, number); likewise.
+
+A bar is a target network, sg a stopped gradient:
+
+1. target:  a'_i = clip(pī(o'_i) + clip(eps, -c, c), -1, 1), eps ~ N(0, sigma^2)
+            y    = r_i + gamma mask min_j Q̄_j(., a')
+2. critics: L_Q  = 1/2 sum_j mean (Q_j(., a) - y)^2
+3. policy:  L_pi = -lambda mean Q_1(., pi(o_i)) + mean (pi(o_i) - a_i)^2,   lambda = alpha / sg mean |Q_1|
+            every ``policy_delay``-th update, after the critics' step; the targets follow then too. A joint critic
+            takes the other agents' actions from the data.
+
+Discrete actions enter the critics as one-hot vectors: a' and pi(o_i) are straight-through Gumbel-softmax samples over
+the legal actions, and the data's part of L_pi is -log pi(a_i | o_i).
+
+Departures from published code, and the option that restores it:
+
+* The gradient through mean |Q| is stopped. OG-MARL's present code lets it through, so that where all values have one
+  sign the critic's part has no gradient at all and the method is behaviour cloning; not offered.
+* The twins start independently; OG-MARL's PyTorch port copies one into the other, so that they never differ.
+* OG-MARL: ``history = "rnn"``, ``policy_q = "min"``, ``smoothing_sigma = 0``, ``policy_delay = 1``,
+  ``policy_after_critic = False``, ``action_penalty = 1e-3``; its critics read 128-wide layers: ``critic_hidden``.
+* MOMA-PPO sums the data's part over action dimensions: ``bc_reduce = "sum"``.
+* The original method standardises observations; here the data say what they hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from marlzoo.actor_critic import Reads, TeamActor, TeamCritics, step_count, straight_through
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import categorical_log_prob, mask_logits, one_hot
+from marlzoo.losses import action_error, jittered, mean_over
+from marlzoo.policy import Policy
+from marlzoo.random import Kind
+from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.spec import Spec
+
+READS: dict[str, Reads] = {"independent": "own", "iddpg_bc": "state", "maddpg_bc": "joint"}
+
+
+@dataclass(frozen=True)
+class TD3BCConfig(Config):
+    """Settings of TD3+BC; the defaults are the paper's."""
+
+    variant: Literal["independent", "iddpg_bc", "maddpg_bc"] = "iddpg_bc"  # what critics read, who shares
+    alpha: NonNegative = 2.5  # weight of the critic against the data; 0 is behaviour cloning
+    smoothing_sigma: NonNegative = 0.2  # noise on the target policy's action (continuous)
+    smoothing_clip: NonNegative = 0.5  # bound of that noise
+    policy_delay: Count = 2  # critic steps per policy step
+    policy_q: Literal["q1", "min"] = "q1"  # which critic the policy follows
+    policy_after_critic: bool = True  # the policy's loss sees the critics after their step
+    bc_reduce: Literal["mean", "sum"] = "mean"  # over action dimensions, in the data's part (continuous)
+    action_penalty: NonNegative = 0.0  # weight of the policy's mean squared action (continuous)
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of the policy's hidden layers, or of its memory
+    critic_hidden: Count = 256  # width of the critics' hidden layers
+    history: Literal["mlp", "rnn"] = "mlp"  # act on the observation, or on the episode so far
+    lr: Positive = 3e-4  # step size of Adam
+    batch_size: Count = 256  # transitions (or sequences) per update and replica
+
+
+class TD3BC(Algorithm):
+    """TD3+BC for continuous and discrete actions; see the module's text."""
+
+    config: TD3BCConfig
+    config_class = TD3BCConfig
+    actions = ("continuous", "discrete")
+    _recurrent: ClassVar = {"history": "rnn", "hidden": 64, "critic_hidden": 128, "batch_size": 32}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": {**_recurrent, "sequence_length": 20},
+        "smax": {**_recurrent, "sequence_length": 20},
+    }
+    variants: ClassVar = {
+        kind: (
+            {"variant": "independent", "policy_after_critic": False, "policy_q": "min"},
+            {"variant": "maddpg_bc", "history": "rnn", "sequence_length": 6, "policy_delay": 1},
+        )
+        for kind in actions
+    }
+
+    def build(self, spec: Spec) -> None:
+        """Policy, twin critics, and the targets of both."""
+        c, recurrent = self.config, self.config.history == "rnn"
+        self.sampling = "sequence" if recurrent else "transition"
+        self.length = step_count(recurrent, c.sequence_length, self.name)
+        reads, own = READS[c.variant], c.variant == "independent"
+        state = () if own else ("state",)
+        legal = ("legal",) if spec.discrete else ()
+        self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", *state, *legal)
+        self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own)
+        self.q = TeamCritics(self.init, spec, (c.critic_hidden, c.critic_hidden), reads, own)
+        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
+        self.optimise(policy=self.actor, critic=self.q)
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """Of the target's action, and of the policy's where actions are discrete."""
+        shape = (self.config.batch_size, self.length, self.spec.n_agents, self.spec.action_size)
+        if self.spec.discrete:
+            return {"next": ("uniform", shape), "now": ("uniform", shape)}
+        return {"next": ("normal", shape)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step; metrics are the losses, batch means and gradient norms, each [R]."""
+        c, batch = self.config, as_sequences(batch)
+        obs, filled = batch.obs[:, :, :-1], batch.filled
+        state = batch.state[:, :, :-1] if batch.has("state") else None
+
+        # 1. Target
+        with torch.no_grad():
+            after = self._smoothed(self.target_actor(batch)[:, :, 1:], batch)
+            state_after = batch.state[:, :, 1:] if batch.has("state") else None
+            q_after = self.target_q(batch.obs[:, :, 1:], state_after, after).amin(1)
+            y = batch.agent_reward + (self.setting("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+
+        # 2. Critics
+        data = self._data_actions(batch)
+        q = self.q(obs, state, data)
+        critic_loss = mean_over((q - y.unsqueeze(1)).square().mean(1), filled)
+
+        # 3. Policy
+        due, norms = self.due("critic", c.policy_delay), {}
+        if c.policy_after_critic:
+            norms = self.step(critic=critic_loss)
+            due = self.due("critic", c.policy_delay)
+        policy_loss, bc_loss, scale = self._policy_loss(batch, obs, state, data)
+        norms |= self.step_if(due, policy=policy_loss)
+        if not c.policy_after_critic:
+            norms |= self.step(critic=critic_loss)
+        tau = self.setting("tau") * due
+        self.track(self.target_actor, self.actor, tau)
+        self.track(self.target_q, self.q, tau)
+        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss, "bc_loss": bc_loss, "lambda": scale}
+        means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
+        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}
+
+    def policy(self) -> Policy:
+        """Continuous: tanh of the network's output. Discrete: the most probable legal action."""
+        return self.actor.policy()
+
+    def _data_actions(self, batch: Batch) -> Tensor:
+        """The data's actions as critics read them, [R, B, L, N, A]."""
+        if self.spec.discrete:
+            return one_hot(batch.action, self.spec.action_size, self.dtype)
+        return batch.action.clamp(-1.0, 1.0)
+
+    def _smoothed(self, out: Tensor, batch: Batch) -> Tensor:
+        """The target policy's action with noise, [R, B, L, N, A]."""
+        noise = batch.noise["next"]
+        if self.spec.discrete:
+            return straight_through(out, batch.legal[:, :, 1:], noise)
+        sigma, clip = self.setting("smoothing_sigma", 5), self.setting("smoothing_clip", 5)
+        return jittered(torch.tanh(out), noise, sigma, clip) * self.action_dimensions
+
+    def _policy_loss(
+        self, batch: Batch, obs: Tensor, state: Tensor | None, data: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss, the data's part of it, and lambda (mean over agents), each [R]."""
+        c, filled, used = self.config, batch.filled, self.action_dimensions
+        out = self.actor(batch)[:, :, :-1]
+        if self.spec.discrete:
+            legal = batch.legal[:, :, :-1]
+            action = straight_through(out, legal, batch.noise["now"])
+            cloning = -categorical_log_prob(mask_logits(out, legal), batch.action)
+        else:
+            action = torch.tanh(out) * used
+            cloning = action_error(action, data, used)
+            cloning = cloning * used.sum(-1) if c.bc_reduce == "sum" else cloning
+        joint = (obs, state, action, data)
+        q = self.q(*joint).amin(1) if c.policy_q == "min" else self.q.first(*joint)
+        real = filled.unsqueeze(-1)
+        size = (q.detach().abs() * real).sum((1, 2)) / real.sum((1, 2))  # [R, N]: mean |Q| of every agent
+        if c.variant != "independent":
+            size = size.mean(-1, keepdim=True).expand_as(size)
+        scale = self.setting("alpha", 2) / size.clamp_min(1e-8)
+        loss = cloning - scale[:, None, None] * q
+        if not self.spec.discrete:
+            loss = loss + self.setting("action_penalty", 4) * action_error(
+                action, torch.zeros_like(action), used
+            )
+        return mean_over(loss, filled), mean_over(cloning, filled), scale.mean(-1)
