@@ -1,0 +1,136 @@
+"""Environment steps per second: our particle world against one environment of mpe2.
+
+    python benchmarks/speed/particle.py [--copies 2048] [--rounds 5] [--seconds 1] [--output FILE.csv]
+
+Needs mpe2 beside marlzoo (pip install mpe2). Both sides run in this process on one thread under uniformly random
+actions, in alternating rounds so that other load on the machine meets both, and both reset the episodes that end.
+One step of E copies counts as E steps. ``ratio`` compares wall-clock rates and ``ratio_cpu`` rates per second of
+processor time, on which other load has less influence; both are medians over the rounds. Forces, rewards and
+some observations differ (see marlzoo.envs.particle); in mpe2 the prey acts at random too, while ours follows its
+rule; and mpe2 has no world without messages, so that ours is set against world_comm, which has two agents more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import importlib.metadata
+import io
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marlzoo.envs import particle
+from marlzoo.files import write_text_atomic
+
+# Our task and mpe2's module.
+TASKS = (
+    ("spread", "simple_spread_v3"),
+    ("tag-substitute-prey", "simple_tag_v3"),
+    ("world-substitute-prey", "simple_world_comm_v3"),
+)
+POOL = 16  # random joint actions drawn before the clock starts
+COLUMNS = ("task", "copies", "ours", "ours_cpu", "mpe2", "mpe2_cpu", "ratio", "ratio_cpu", "mpe2_version")
+
+
+def ours(name: str, copies: int) -> Callable[[], int]:
+    """A function that makes one step and says how many environment steps it was."""
+    env = particle.make(name, copies)
+    rng = np.random.default_rng(0)
+    pool = rng.uniform(-1, 1, (POOL, copies, env.spec.n_agents, 2)).astype(np.float32)
+    env.reset()
+    turn = 0
+
+    def step() -> int:
+        nonlocal turn
+        turn += 1
+        if env.step(pool[turn % POOL]).truncated[0]:
+            env.reset()
+        return copies
+
+    return step
+
+
+def theirs(module: str) -> Callable[[], int]:
+    """The same for one environment of mpe2, through its parallel interface."""
+    options = {"continuous_actions": True, "dynamic_rescaling": False}
+    env: Any = importlib.import_module(f"mpe2.{module}").parallel_env(**options)
+    env.reset(seed=0)
+    pool = [{agent: env.action_space(agent).sample() for agent in env.agents} for _ in range(POOL)]
+    turn = 0
+
+    def step() -> int:
+        nonlocal turn
+        turn += 1
+        env.step(pool[turn % POOL])
+        if not env.agents:
+            env.reset()
+        return 1
+
+    return step
+
+
+def rate(step: Callable[[], int], seconds: float) -> tuple[float, float]:
+    """Environment steps per second of wall-clock and of processor time."""
+    count, start, spent = 0, time.perf_counter(), time.process_time()
+    while (passed := time.perf_counter() - start) < seconds:
+        count += step()
+    return count / passed, count / (time.process_time() - spent)
+
+
+def measure(name: str, module: str, copies: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """One row of the table: medians over the rounds."""
+    sides = (ours(name, copies), theirs(module))
+    for step in sides:
+        rate(step, seconds / 5)
+    pairs = [[rate(step, seconds) for step in sides] for _ in range(rounds)]
+    mine, other = ([pair[k] for pair in pairs] for k in (0, 1))
+
+    def ratio(clock: int) -> float:
+        return statistics.median(a[clock] / b[clock] for a, b in zip(mine, other, strict=True))
+
+    return {
+        "task": f"{particle.FAMILY}/{name}",
+        "copies": copies,
+        "ours": round(statistics.median(r[0] for r in mine)),
+        "ours_cpu": round(statistics.median(r[1] for r in mine)),
+        "mpe2": round(statistics.median(r[0] for r in other)),
+        "mpe2_cpu": round(statistics.median(r[1] for r in other)),
+        "ratio": round(ratio(0), 1),
+        "ratio_cpu": round(ratio(1), 1),
+        "mpe2_version": importlib.metadata.version("mpe2"),
+    }
+
+
+def main() -> int:
+    """Measure, print the table, write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--copies", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    try:
+        importlib.import_module("mpe2")
+    except ImportError:
+        print("mpe2 is not installed; install it with: pip install mpe2", file=sys.stderr)
+        return 1
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for name, module in TASKS:
+        writer.writerow(measure(name, module, options.copies, options.rounds, options.seconds))
+    print(text.getvalue(), end="")
+    if options.output:
+        write_text_atomic(options.output, text.getvalue())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
