@@ -1,0 +1,97 @@
+"""B3C: the cap, the clipped target, the scale of the policy's loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from marlzoo.baselines.b3c import best_return_to_go
+from torch import Tensor
+
+import marlzoo
+from marlzoo.mixers import MonotonicMixer
+from marlzoo.nets import Init
+from marlzoo.train import make_sampler
+from tests.fixed_nets import set_table, spec_of, transitions
+from tests.toys import toy_dataset, toy_spec
+
+
+def learner(**settings: Any) -> Any:
+    small = {"hidden": 8, "mixer_hidden": 8, "mixer_embed": 4, "batch_size": 2, "mixer": "vdn"}
+    return marlzoo.make("b3c", spec_of(2, 1, "continuous"), dtype=torch.float64, **(small | settings))
+
+
+def batch(seed: int = 0) -> Any:
+    source = torch.Generator().manual_seed(seed)
+    noise = {name: torch.randn(2, 2, 1, generator=source) for name in ("now", "next")}
+    return transitions(torch.zeros(2, 2, 1), noise=noise, reward=[1.0, 1.0])
+
+
+@pytest.mark.parametrize(("c_clip", "expected"), [(1.0, 50.5), (0.5, 25.75), (torch.inf, 100.0)])
+def test_clipped_target(c_clip: float, expected: float) -> None:
+    """One state, reward 1, values of 100: the target is 1 + 0.99 min(100, c 50)."""
+    algorithm = learner(c_clip=c_clip)
+    algorithm.best.fill_(50.0)
+    set_table(algorithm.target_q.networks.members, [[60.0], [40.0]], first_id=2)
+    found = algorithm.update(batch())["target_q_total"]
+    torch.testing.assert_close(found, torch.tensor([expected]).double())
+
+
+def test_best_return_to_go_by_hand() -> None:
+    data = toy_dataset("continuous", episodes=6)
+    for gamma in (0.9, 1.0):
+        best = max(
+            sum(gamma**k * float(data.reward[start + first + k]) for k in range(length - first))
+            for start, length in zip(data.starts, data.lengths, strict=True)
+            for first in range(length)
+        )
+        assert best_return_to_go(data, gamma) == pytest.approx(best)
+
+
+def test_each_replica_has_the_cap_of_its_data_and_discount() -> None:
+    first, second = toy_dataset("continuous", seed=1), toy_dataset("continuous", seed=2)
+    sizes = {"hidden": 8, "mixer_hidden": 8, "mixer_embed": 4}
+    algorithm: Any = marlzoo.make(
+        "b3c", toy_spec(), seeds=(0, 1, 2), dtype=torch.float64, gamma=[0.9, 0.9, 0.5], **sizes
+    )
+    algorithm.prepare([first, second, second])
+    expected = [best_return_to_go(d, g) for d, g in ((first, 0.9), (second, 0.9), (second, 0.5))]
+    torch.testing.assert_close(algorithm.best, torch.tensor(expected).double())
+    undiscounted: Any = marlzoo.make("b3c", toy_spec(), dtype=torch.float64, cap="return", **sizes)
+    undiscounted.prepare([first])
+    assert undiscounted.best.item() == pytest.approx(first.returns.max())
+    sampler = make_sampler(algorithm, [first, second, second])
+    drawn = sampler.next()
+    found = algorithm.update(drawn)["target_q_total"]
+    bound = (drawn.reward + torch.tensor([[0.9], [0.9], [0.5]]) * drawn.mask * algorithm.best[:, None]).mean(
+        1
+    )
+    assert (found <= bound + 1e-12).all()
+
+
+@pytest.mark.parametrize("normaliser", ["mean", "abs_mean"])
+def test_policy_loss_does_not_see_the_scale_of_q(normaliser: str) -> None:
+    losses = []
+    for factor in (1.0, 1000.0):
+        algorithm = learner(normaliser=normaliser)
+        with torch.no_grad():
+            for parameter in algorithm.q.networks.members.layers[-1].parameters():
+                parameter.mul_(factor)
+        losses.append(algorithm.update(batch())["policy_loss"])
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_no_weight_of_the_critic_is_cloning() -> None:
+    found = learner(w=0.0, w_bc=2.0).update(batch())
+    torch.testing.assert_close(found["policy_loss"], 2.0 * found["bc_loss"])
+
+
+@pytest.mark.parametrize("monotone", [True, False])
+def test_signs_of_the_mixer(monotone: bool) -> None:
+    mixer = MonotonicMixer(Init([0], dtype=torch.float64), 3, 4, monotone=monotone)
+    source = torch.Generator().manual_seed(1)
+    values: Tensor = torch.randn(1, 50, 4, generator=source, dtype=torch.float64).requires_grad_()
+    state = torch.randn(1, 50, 3, generator=source, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(mixer(values, state).sum(), values)
+    assert (gradient >= 0).all() == monotone

@@ -1,0 +1,165 @@
+"""Checkpoints: exact after SIGKILL at any moment, refused where they do not fit, never half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.checkpoint import load_arrays, restore, save, save_arrays
+from marlzoo.errors import CheckpointError, OutputError
+from marlzoo.train import train
+from tests.toys import toy_dataset, toy_spec
+
+ROOT = Path(__file__).parent.parent
+RUN = """
+import sys, torch
+torch.set_num_threads(1)
+import marlzoo
+from marlzoo.train import train
+from tests.toys import ToyEnv, toy_dataset, toy_spec
+kind, path = sys.argv[1], sys.argv[2]
+algorithm = marlzoo.make("omiga", toy_spec(kind), seeds=[0, 1, 2], hidden=32, mixer_hidden=8, batch_size=64)
+print("started", flush=True)
+train(
+    algorithm, toy_dataset(kind), updates=400, env=lambda c: ToyEnv(c, kind), episodes=2, eval_every=100,
+    check_data=False, checkpoint=path, checkpoint_every=7,
+)
+print("finished", flush=True)
+"""
+
+
+def start(kind: str, path: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, kind, str(path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_killed_and_resumed_equals_uninterrupted(kind: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.npz", tmp_path / "killed.npz"
+    assert start(kind, whole).wait() == 0
+    kills = 0
+    for attempt in range(20):
+        process = start(kind, killed)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.11 + 0.05 * (attempt % 5))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0 and "finished" in process.stdout.read():
+            break
+        kills += killed.exists()
+        if kills >= 4:
+            assert start(kind, killed).wait() == 0
+            break
+    assert kills >= 1, "no process was killed between its first save and its end"
+    mine, meta = load_arrays(killed)
+    theirs, other = load_arrays(whole)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(mine[name], value, err_msg=name)
+    assert meta["updates"] == other["updates"] == 400
+    assert not list(tmp_path.glob(".*")), "temporary files were left"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "c.npz"
+    train(
+        marlzoo.make("omiga", toy_spec(), hidden=8, mixer_hidden=4), toy_dataset(), updates=3, checkpoint=path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"alpha": 3.0}, "configs is alpha = 10.0 \\(here 3.0\\)"),
+        ({"hidden": 16}, "hidden = 8"),
+        ({"seeds": [1]}, "seeds is"),
+        ({"dtype": torch.float64}, "dtype is"),
+    ],
+)
+def test_another_configuration_is_refused(saved: Path, change: dict[str, object], text: str) -> None:
+    other = marlzoo.make("omiga", toy_spec(), **{"hidden": 8, "mixer_hidden": 4, **change})  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=text):
+        train(other, toy_dataset(), updates=5, checkpoint=saved)
+
+
+def test_another_method_or_task_is_refused(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="method is"):
+        restore(saved, marlzoo.make("bc", toy_spec(), hidden=8))
+    with pytest.raises(CheckpointError, match="spec is"):
+        restore(saved, marlzoo.make("omiga", toy_spec("discrete"), hidden=8, mixer_hidden=4))
+
+
+def test_other_data_are_refused(saved: Path) -> None:
+    same = marlzoo.make("omiga", toy_spec(), hidden=8, mixer_hidden=4)
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        train(same, toy_dataset(seed=5), updates=5, checkpoint=saved)
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, -1, -100])
+def test_truncated_files(saved: Path, size: int) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[:size])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        marlzoo.load(saved)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        marlzoo.load(tmp_path / "none.npz")
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    (tmp_path / "a.npz").write_bytes(pickle.dumps(Hostile()))
+    np.savez(tmp_path / "b.npz", meta=np.array([Hostile()], dtype=object))
+    np.savez(tmp_path / "c.npz", meta=np.frombuffer(json.dumps({"format": "other"}).encode(), np.uint8))
+    save_arrays(tmp_path / "d.npz", {}, {"method": "omiga"})
+    with open(tmp_path / "e.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    for name in "abcde":
+        with pytest.raises(CheckpointError) as caught:
+            marlzoo.load(tmp_path / f"{name}.npz")
+        assert "unsafe" not in str(caught.value)  # as numpy advises for pickled data
+    assert not (tmp_path / "executed").exists()
+
+
+def test_full_disk_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save(saved, marlzoo.make("omiga", toy_spec(), hidden=8, mixer_hidden=4))
+    assert saved.read_bytes() == content
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["c.npz"]
+
+
+def test_loading_gives_the_same_policy(saved: Path) -> None:
+    loaded = marlzoo.load(saved)
+    twin = marlzoo.make("omiga", toy_spec(), hidden=8, mixer_hidden=4)
+    train(twin, toy_dataset(), updates=3)
+    obs = torch.randn(1, 4, 3, 5)
+    assert torch.equal(loaded.policy().act(obs), twin.policy().act(obs))

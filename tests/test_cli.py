@@ -1,0 +1,406 @@
+"""The command line: what it prints, how it fails, and that it starts without what it does not need."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import marlzoo.cli.listing
+from marlzoo import doctor
+from marlzoo.cli import COMMANDS, main
+from marlzoo.results import Results
+from tests.recordings import HOPPER, uniform_recording
+from tests.test_results import ROW
+
+TINY = ["--updates", "4", "--eval-every", "2", "--episodes", "2", "--horizon", "5", "--hidden", "8"]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return uniform_recording(tmp_path_factory.mktemp("data") / "uniform.hdf5")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# ---- lists ---------------------------------------------------------------------------------------------
+
+
+def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for kind in ("methods", "tasks", "datasets", "suites"):
+        status, out, _ = call(capsys, "list", kind, "--json")
+        assert status == 0
+        found[kind] = {entry["name"]: entry for entry in json.loads(out)}
+    assert found["methods"]["omiga"]["module"] == "marlzoo.algorithms.omiga"
+    assert found["methods"]["bc"]["summary"].startswith("BC")
+    task = found["tasks"][HOPPER]
+    assert (task["agents"], task["observation"], task["actions"]) == (3, 14, "continuous")
+    assert "demo" in found["suites"]
+
+
+def test_lists_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "list", "methods")
+    assert status == 0
+    assert any(line.startswith("omiga") for line in out.splitlines())
+
+
+def test_installed_datasets_and_recipes_are_listed(
+    capsys: pytest.CaptureFixture[str], recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{HOPPER}/marlzoo/medium"
+    monkeypatch.setattr(marlzoo.cli.listing, "_recipes", lambda: [(HOPPER, "medium"), (HOPPER, "expert")])
+    assert call(capsys, "data", "convert", recording, name)[0] == 0
+    entries = json.loads(call(capsys, "list", "datasets", "--json")[1])
+    assert [(entry["name"], entry["state"]) for entry in entries] == [
+        (name, "installed"),
+        (f"{HOPPER}/marlzoo/expert", "recipe"),
+    ]
+    assert entries[1]["place"] == f"marlzoo data collect {HOPPER} --quality expert"
+
+
+def test_listing_starts_without_torch_and_simulators() -> None:
+    code = (
+        "import sys; from marlzoo.cli import main\n"
+        "for kind in ('methods', 'tasks', 'datasets', 'suites'): main(['list', kind, '--json'])\n"
+        "bad = {'torch', 'mujoco', 'pandas', 'scipy', 'gymnasium'} & set(sys.modules)\n"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- failing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lst"], "unknown command 'lst'. Did you mean list?"),
+        (["list"], "name a kind, one of methods"),
+        (["list", "mehtods"], "Did you mean methods?"),
+        (["data", "colect"], "Did you mean collect"),
+        (
+            ["data", "collect", "mamujoco/hoper-3x1", "--quality", "expert"],
+            "Did you mean mamujoco/hopper-3x1",
+        ),
+        (["data", "inspect", "missing.hdf5"], "missing.hdf5: no such file"),
+        (["data", "inspect", "mamujoco/hopper-3x1/omiga/expert"], "marlzoo data convert FILE"),
+        (
+            ["data", "inspect", "games/xor/omiga/D3"],
+            "computed, not stored; their names: games/xor/marlzoo/D1",
+        ),
+        (["data", "collect", "games/xor", "--quality", "D3"], "use the name games/xor/marlzoo/D3"),
+        (["data", "collect", "games/xor", "--quality", "D9"], "Did you mean D4"),
+        (["data", "convert", "games/xor/marlzoo/D3", "x.npz", "--option", "seed=1"], "leave out --option"),
+        (["train", "omga"], "Did you mean omiga"),
+        (["train", "bc", "--data", "missing.hdf5"], "missing.hdf5: no such file"),
+        (["train", "mappo", "--task", "mamujoco/hoper-3x1"], "Did you mean mamujoco/hopper-3x1"),
+        (["eval", "missing.npz"], "missing.npz: no such checkpoint"),
+        (["bench", "dmo"], "Did you mean demo"),
+        (["bench"], "name a suite, one of demo"),
+        (["bench", "demo", "--methods", "omga"], "Did you mean omiga?"),
+        (["bench", "demo", "--device", "warp9"], "device 'warp9' cannot be used"),
+        (["table", "missing"], "no results at missing"),
+        (["doctor", "--jsn"], "Did you mean --json?"),
+    ],
+)
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    status, _, err = call(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.startswith("marlzoo: error: ")
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "marlzoo", "table", "missing", "--debug"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    quiet = subprocess.run(
+        [sys.executable, "-m", "marlzoo", "table", "missing"], capture_output=True, text=True
+    )
+    assert (quiet.returncode, quiet.stdout) == (2, "")
+    assert "Traceback" not in quiet.stderr
+
+
+def test_a_wrong_setting_is_named_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], recording: Path
+) -> None:
+    for given in (("--alpa", "1"), ("--alfa=1",)):
+        status, _, err = call(capsys, "train", "omiga", "--data", recording, *given)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"unknown option of marlzoo train omiga '{given[0][:6]}'. Did you mean --alpha" in err
+    status, _, err = call(capsys, "train", "omiga", "--data", recording, "--alpha", "-1")
+    assert status == 2
+    assert "'alpha' of OMIGAConfig is -1.0" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["eval", "x.npz", "--episodes", "three"],
+            "Error parsing --episodes: .*'three'; see marlzoo eval --help",
+        ),
+        (["eval"], r"Missing from marlzoo eval: PATH file ending in .npz \(required\); see"),
+        (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
+        (["eval", "x.npz", "y.npz"], "Unrecognized options: y.npz; see"),
+        (["table", "x", "--format", "word"], "invalid choice 'word' for argument '--format'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    status, _, err = call(capsys, *arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert re.search(f"^marlzoo: error: {message}", err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_wrong_arguments_are_one_line_on_a_terminal() -> None:
+    mine, its = os.openpty()  # where tyro draws boxes in colour
+    command = [sys.executable, "-m", "marlzoo", "eval", "x.npz", "--episodes", "three"]
+    done = subprocess.run(
+        command, stdout=its, stderr=its, env=os.environ | {"COLUMNS": "50", "TERM": "xterm"}
+    )
+    os.close(its)
+    text = os.read(mine, 10_000).decode()
+    os.close(mine)
+    assert done.returncode == 2
+    assert text.startswith("marlzoo: error: Error parsing --episodes: invalid literal")
+    assert text.endswith("see marlzoo eval --help\r\n")
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+
+
+def raising(error: BaseException) -> Any:
+    def run(arguments: Any) -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.hdf5"), 2, "No space left on device: 'x.hdf5'"),
+        (ModuleNotFoundError("no pandas", name="pandas"), 2, "the package 'pandas' is not installed"),
+    ],
+)
+def test_interruptions_and_system_errors(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr("marlzoo.cli.listing.run", raising(error))
+    assert call(capsys, "list", "methods")[0] == status
+    main(["list", "methods"])
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marlzoo.cli.listing.run", raising(ZeroDivisionError("a fault")))
+    with pytest.raises(ZeroDivisionError):
+        main(["list", "methods"])
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys)
+    assert status == 0
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert call(capsys, "--version")[1].startswith("marlzoo ")
+    for command in ("list", "data", "train", "doctor"):
+        status, out, _ = call(capsys, command, "--help")
+        assert (status, out.startswith(f"usage: marlzoo {command}")) == (0, True)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "omiga", "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "--alpha" in out
+    assert "paper: α" in out
+
+
+# ---- data ----------------------------------------------------------------------------------------------
+
+
+def test_data_collect(
+    capsys: pytest.CaptureFixture[str], recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def collect(*arguments: Any) -> Path:
+        *values, progress = arguments
+        asked.extend(values)
+        progress(1, 2)
+        return recording
+
+    monkeypatch.setattr("marlzoo.data.recipes.collect", collect)
+    status, out, _ = call(
+        capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3
+    )
+    assert (status, asked) == (0, [HOPPER, "medium", 50, 3, None])
+    assert f"{recording}: 400 transitions" in out
+
+
+def test_data_inspect(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:
+    status, out, _ = call(capsys, "data", "inspect", recording, "--json", "--plot", tmp_path / "plot.png")
+    assert status == 0
+    assert json.loads(out)["transitions"] == 400
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "400 in" in call(capsys, "data", "inspect", recording)[1]
+
+
+def test_data_check(capsys: pytest.CaptureFixture[str], recording: Path) -> None:
+    status, out, _ = call(capsys, "data", "check", recording, "--sample", 100)
+    assert (status, "data and environment agree" in out) == (0, True)
+    status, out, _ = call(capsys, "data", "check", recording, "--task", "mamujoco/ant-2x4", "--json")
+    assert (status, json.loads(out)["agrees"]) == (1, False)
+
+
+def test_computed_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    name = "games/xor/marlzoo/D3"
+    status, out, _ = call(capsys, "data", "inspect", name, "--json")
+    assert (status, json.loads(out)["episodes"]) == (0, 5000)
+    status, out, _ = call(capsys, "data", "check", name)
+    assert (status, "data and environment agree" in out) == (0, True)
+    small = ("--updates", 4, "--eval-every", 2, "--hidden", 8, "--batch-size", 8, "--episodes", 2)
+    status, out, _ = call(capsys, "train", "omiga", "--data", name, *small, "--out", tmp_path)
+    assert status == 0
+    assert "D3" in (tmp_path / "train-omiga-games-xor" / "rows.csv").read_text()
+
+
+def test_data_convert(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:
+    status, out, _ = call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5")
+    assert (status, Path(out.strip())) == (0, tmp_path / "copy.hdf5")
+    first, second = (
+        json.loads(call(capsys, "data", "inspect", path, "--json")[1])["card"]["content_hash"]
+        for path in (recording, tmp_path / "copy.hdf5")
+    )
+    assert first == second
+
+
+# ---- train, eval, table, bench -------------------------------------------------------------------------
+
+
+def test_train_evaluate_and_tabulate(
+    capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "omiga", "--data", recording, "--alpha", 1, "--seeds", 4, 5, *TINY]
+    status, out, _ = call(capsys, *arguments)
+    assert status == 0
+    assert "omiga (alpha=1.0, hidden=8)" in out
+    folder = tmp_path / "results" / "train-omiga-mamujoco-hopper-3x1"
+    rows = {row.seed: row for row in Results(folder / "rows.csv").rows() if row.updates == 4}
+    assert set(rows) == {4, 5}
+    (checkpoint,) = (folder / "checkpoints").glob("*.npz")
+    status, out, _ = call(capsys, "eval", checkpoint, "--episodes", 2, "--horizon", 5, "--json")
+    assert status == 0
+    for line in json.loads(out):  # the same starts as in training, so the same numbers
+        assert line["mean_return"] == rows[line["seed"]].mean_return
+    assert "seed 4, 4 updates: return" in call(capsys, "eval", checkpoint, "--episodes", 1, "--seed", 7)[1]
+    assert "| dataset |" in call(capsys, "table", folder, "--format", "markdown")[1]
+    assert r"\toprule" in call(capsys, "table", folder, "--format", "latex")[1]
+    assert "iqm_low" in call(capsys, "table", folder, "--format", "csv")[1]
+    assert "Probability" not in call(capsys, "table", folder)[1]  # one learner only
+    assert call(capsys, "table", folder, "--write", tmp_path / "tables")[0] == 0
+    assert (tmp_path / "tables" / "table.tex").exists()
+
+
+def test_train_online(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    small = ["--copies", 2, "--rollout", 8, "--batch-size", 16, "--epochs", 1, "--hidden", 8]
+    status, _, _ = call(capsys, "train", "mappo", "--task", HOPPER, "--steps", 32, "--log-every", 1, *small)
+    assert status == 0
+    folder = tmp_path / "results" / "train-mappo-mamujoco-hopper-3x1"
+    assert (folder / "curve.csv").read_text().splitlines()[0].startswith("seed,updates,steps")
+    status, out, _ = call(capsys, "eval", folder / "checkpoint.npz", "--episodes", 1, "--horizon", 5)
+    assert (status, f"mappo on {HOPPER}, seed 0, 2 updates" in out) == (0, True)
+
+
+def test_bench_with_changes(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        f'updates = 4\nepisodes = 1\nhorizon = 5\n[[data]]\nfile = "{recording}"\n'
+        '[[learners]]\nmethod = "omiga"\n[[learners]]\nmethod = "bc"\nconfig = { hidden = 8 }\n'
+    )
+    arguments = ["bench", "mine.toml", "--methods", "bc", "--seeds", 7, "--updates", 2, "--out", "out"]
+    assert call(capsys, *arguments)[0] == 0
+    rows = Results(tmp_path / "out" / "mine" / "rows.csv").rows()
+    assert [(row.method, row.seed, row.updates) for row in rows] == [("bc", 7, 2)]
+    command = "marlzoo bench mine.toml --methods bc --seeds 7 --updates 2 --out out"
+    assert f"`{command}`" in (tmp_path / "out" / "mine" / "table.md").read_text()
+
+
+def test_table_of_several_places(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    Results(tmp_path / "a" / "rows.csv").append([ROW])
+    Results(tmp_path / "b" / "rows.csv").append([replace(ROW, method="second")])
+    out = call(capsys, "table", "a", "b/rows.csv", "--format", "csv")[1]
+    assert out.count(HOPPER) == 2
+
+
+# ---- doctor --------------------------------------------------------------------------------------------
+
+
+def test_doctor_reports_every_requirement(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "doctor", "--json")
+    found = {finding["what"]: finding for finding in json.loads(out)}
+    for package in ("python", "marlzoo", "torch", "numpy", "mujoco", "tyro", "tasks mamujoco", "methods"):
+        assert found[package]["state"] == "ok", found[package]
+    assert status == int(any(finding["state"] == "missing" for finding in found.values()))
+
+
+def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+
+    def missing(name: str) -> str:
+        if name == "mujoco":
+            raise metadata.PackageNotFoundError(name)
+        return "1.0" if name == "numpy" else version(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    found = {finding.what: finding for finding in doctor.diagnose()}
+    assert (found["mujoco"].state, found["numpy"].state) == ("missing", "missing")
+    assert "-m pip install 'mujoco" in found["mujoco"].remedy
+    assert "1.0, but >=" in found["numpy"].found
+    assert "2 missing" in doctor.report([found["mujoco"], found["numpy"]])
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "expected"),
+    [
+        ("2.13.0+cpu", ">=2.6", True),
+        ("3.16.9", "<4,>=3.17", False),
+        ("4.0", "<4,>=3.17", False),
+        ("3.17", ">=3.17,<4", True),
+        ("1.10", ">=1.9", True),
+        ("1.0", "", True),
+    ],
+)
+def test_version_ranges(version: str, wanted: str, expected: bool) -> None:
+    assert doctor.fits(version, wanted) is expected

@@ -1,0 +1,58 @@
+"""The compiled update: one graph for every method, and the numbers of the plain one."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.compile import compiled, make_update
+from marlzoo.data.sampler import Batch
+from marlzoo.registry import method_names
+from marlzoo.testing.battery import Case, cases
+from marlzoo.train import make_sampler
+
+CASES = [case for name in method_names() for case in cases(name)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_update_never_waits_for_the_device(case: Case) -> None:
+    """Tracing the whole update fails where a value decides what is computed or is fetched from the device."""
+    algorithm, data = case.learner((0, 1)), case.dataset()
+    sampler = make_sampler(algorithm, [data])
+    algorithm.prepare([data, data])
+    batch = sampler.next()
+    make_fx(lambda tensors, noise: algorithm.update(Batch.of(noise, **tensors)))(batch.tensors(), batch.noise)
+
+
+def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
+    """A learner updated through the compiler and its twin updated plainly."""
+    torch._dynamo.reset()
+    data, twins = case.dataset(), (case.learner((0, 1)), case.learner((0, 1)))
+    for algorithm, fast in zip(twins, (True, False), strict=True):
+        sampler = make_sampler(algorithm, [data])
+        algorithm.prepare([data, data])
+        update = compiled(algorithm, backend) if fast else algorithm.update
+        for _ in range(updates):
+            update(sampler.next())
+    return twins
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_code_agrees() -> None:
+    fast, plain = both(Case("omiga", "continuous"), "inductor", 10)
+    for key, value in plain.state_tensors().items():
+        torch.testing.assert_close(fast.state_tensors()[key], value, rtol=1e-6, atol=1e-9, msg=key)
+
+
+def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm, said = Case("bc", "continuous").learner(), list[str]()
+    assert make_update(algorithm, "auto", 1000, said.append) == algorithm.update
+    assert make_update(algorithm, "off", 10**6, said.append) == algorithm.update
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert make_update(algorithm, "auto", 10**6, said.append) == algorithm.update
+    assert len(said) == 1
+    assert "no C++ compiler" in said[0]

@@ -1,0 +1,241 @@
+"""Data against environment: agreement of what belongs together, refusal of what does not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.check import Errors, check, sample_rows
+from marlzoo.data.dataset import Dataset
+from marlzoo.envs.base import BatchedEnv, Floats, Replay
+from marlzoo.errors import MismatchError
+from marlzoo.registry import make_env
+from tests.data_samples import CARD, SPEC, Point, record
+
+
+def test_data_agree_with_their_own_environment() -> None:
+    dataset = record(Point())
+    report = check(dataset, Point())
+    assert report.agrees
+    assert report.compared == dataset.transitions - report.skipped
+    assert report.observation is not None
+    assert report.reward is not None
+    assert report.observation.max == report.reward.max == report.terminal_mismatches == 0
+    report.raise_on_mismatch()
+    assert "data and environment agree" in report.summary()
+    assert json.loads(json.dumps(report.to_dict()))["agrees"] is True
+
+
+def test_error_statistics() -> None:
+    errors = Errors.of(np.arange(101, dtype=np.float32))
+    assert (errors.median, errors.p95, errors.max) == (50, 95, 100)
+    assert Errors.of(np.array([0.0, np.nan])).max == np.inf
+
+
+def test_the_sample_is_drawn_from_transitions_and_repeats() -> None:
+    dataset = record(Point())
+    rows = sample_rows(dataset, 100, np.random.default_rng(0))
+    assert len(rows) <= 100
+    assert len(np.unique(rows)) == len(rows)
+    assert np.isin(rows, dataset.sources).all()
+    assert np.isin(dataset.ends - 1, rows).sum() >= 10
+    np.testing.assert_array_equal(rows, sample_rows(dataset, 100, np.random.default_rng(0)))
+    assert len(sample_rows(dataset, 10**9, np.random.default_rng(0))) == dataset.transitions
+
+
+def failure(dataset: Dataset, env: BatchedEnv, **options: Any) -> str:
+    """The one line that refuses the pair."""
+    with pytest.raises(MismatchError) as caught:
+        check(dataset, env, **options).raise_on_mismatch()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_sizes_task_and_properties_are_compared_and_both_sides_named() -> None:
+    dataset = record(Point())
+    text = failure(dataset, Point(gain=0.7))
+    assert "Data: toy/point/tests/random, toy 1, 2 agents" in text
+    assert "Environment: toy/point, 2 agents" in text
+    assert "gain: 0.5 != 0.7" in text
+    assert "task: toy/point != toy/line" in failure(dataset, Point(task="toy/line"))
+    assert "horizon: 50 != 60" in failure(dataset, Point(spec=replace(SPEC, horizon=60)))
+    assert "n_agents: 2 != 3" in failure(dataset, Point(spec=Spec3))
+
+
+Spec3 = replace(SPEC, n_agents=3, state_size=9, obs_sizes=(), action_sizes=())
+
+
+def test_versions_are_noted_and_do_not_fail() -> None:
+    dataset = record(Point(), card=replace(CARD, options={"engine_version": "1.1.0"}))
+    report = check(dataset, Point())
+    assert report.agrees
+    assert report.notes == ("versions differ, engine_version: 1.1.0 != 1.2.0",)
+
+
+def undeclared(dataset: Dataset, **changes: Any) -> Dataset:
+    """The dataset with nothing said about its environment, and some arrays replaced."""
+    return replace(dataset, card=Card(), **changes)
+
+
+def test_other_physics_fail_although_nothing_was_declared() -> None:
+    dataset = undeclared(record(Point()))
+    text = failure(dataset, Point(gain=0.52))
+    assert "Replayed transitions end elsewhere" in text
+    assert "another simulator version" in text
+    assert check(dataset, Point(gain=0.500001)).agrees
+
+
+def test_changed_actions_rewards_and_ends_fail() -> None:
+    dataset = record(Point())
+    noise = np.random.default_rng(0).normal(0, 0.1, dataset.action.shape).astype(np.float32)
+    assert "end elsewhere" in failure(undeclared(dataset, action=dataset.action + noise), Point())
+    text = failure(undeclared(dataset, reward=dataset.reward * np.float32(1.5)), Point())
+    assert "the rewards do not" in text
+    text = failure(undeclared(dataset, terminal=np.zeros_like(dataset.terminal)), Point())
+    assert "terminal on one side only" in text
+
+
+def test_a_few_wild_rows_do_not_fail() -> None:
+    dataset = record(Point())
+    obs = dataset.obs.copy()
+    obs[dataset.sources[::50] + 1] += 1
+    report = check(undeclared(dataset, obs=obs, state=obs.reshape(len(obs), -1)), Point())
+    assert report.agrees
+    assert report.observation is not None
+    assert report.observation.max == pytest.approx(1, rel=1e-3)
+
+
+def test_rewards_of_clipped_actions_are_left_out() -> None:
+    env = Point()
+    dataset = record(env)
+    over = dataset.action.copy()
+    over[dataset.sources] *= 3
+    paid = env.replay(dataset.obs, over).reward
+    moved = replace(dataset, action=over.clip(-1, 1), reward=paid, card=replace(CARD, clipped=7))
+    exact = _Recorded(dataset)
+    report = check(moved, exact)
+    assert report.agrees
+    assert "clipped actions were left out" in report.notes[0]
+    assert not check(replace(moved, card=CARD), exact).agrees
+
+
+class _Recorded(Point):
+    """A simulator that clips actions, as MuJoCo does, so that the recorded successors stay true."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__()
+        self._next = {row.tobytes(): after for row, after in pairwise(dataset.obs)}
+
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Replay:
+        after = np.stack([self._next[row.tobytes()] for row in obs])
+        return replace(super().replay(obs, action), next_obs=after, terminal=after[:, 0, 0] > 2)
+
+
+def test_time_limits_read_as_terminals_do_not_count_as_mismatches() -> None:
+    dataset = record(Point(), episodes=60)
+    assert dataset.truncated.sum() > 3
+    assert check(dataset.timeouts_as_terminals(), Point()).terminal_mismatches == 0
+
+
+def test_unrecoverable_states() -> None:
+    dataset = record(Point())
+    obs = dataset.obs.copy()
+    obs[:40] += 100
+    report = check(undeclared(dataset, obs=obs, state=obs.reshape(len(obs), -1)), Point())
+    assert report.skipped > 0
+    far = undeclared(dataset, obs=obs + 100, state=(obs + 100).reshape(len(obs), -1))
+    assert "None of" in failure(far, Point())
+
+
+def test_simulators_that_cannot_replay_are_compared_by_properties_only() -> None:
+    env = Point()
+    env.replayable = False
+    report = check(record(Point()), env)
+    assert report.agrees
+    assert report.compared == 0
+    assert "cannot replay" in report.notes[0]
+    assert "nothing was replayed" in check(record(Point()), Point(), sample=0).notes[0]
+
+
+# ---- the real simulator ----------------------------------------------------------------------------------
+
+
+def recorded(task: str, episodes: int, declared: bool = True, **options: Any) -> tuple[Dataset, BatchedEnv]:
+    env = make_env(task, 1, threads=1, **options)
+    card = Card(task, "tests", "random", options=dict(env.metadata)) if declared else Card()
+    return record(env, episodes, card=card), env
+
+
+def test_hopper_data_agree_within_float32() -> None:
+    dataset, env = recorded("mamujoco/hopper-3x1", 20)
+    report = check(dataset, env)
+    assert report.agrees
+    assert report.compared > 300
+    assert report.observation is not None
+    assert report.observation.median < 1e-6
+    assert report.observation.p95 < 1e-5
+    assert report.terminal_mismatches == 0
+
+
+def test_perturbed_hopper_actions_fail() -> None:
+    dataset, env = recorded("mamujoco/hopper-3x1", 20)
+    noise = np.random.default_rng(0).normal(0, 0.05, dataset.action.shape).astype(np.float32)
+    changed = (dataset.action + noise).clip(-1, 1)
+    assert "end elsewhere" in failure(replace(dataset, action=changed), env)
+
+
+def test_data_of_another_robot_fail() -> None:
+    dataset, _ = recorded("mamujoco/walker2d-6x1", 10, declared=False)
+    cheetah = make_env("mamujoco/halfcheetah-6x1", 1, threads=1)
+    assert dataset.spec.differences(cheetah.spec) == []  # the shapes alone would let it pass
+    assert "Environment: mamujoco/halfcheetah-6x1" in failure(dataset, cheetah)
+    declared, _ = recorded("mamujoco/hopper-3x1", 2)
+    assert "task: mamujoco/hopper-3x1 != mamujoco/halfcheetah-6x1" in failure(declared, cheetah)
+
+
+def test_the_order_of_actions_is_found_out() -> None:
+    dataset, _ = recorded("mamujoco/ant-2x4", 5, declared=False, action_mapping="scatter")
+    env = make_env("mamujoco/ant-2x4", 1, threads=1)
+    text = failure(dataset, env, sample=200)
+    assert "with action_mapping='scatter' instead of 'concat' they agree" in text
+    declared = replace(dataset, card=Card("mamujoco/ant-2x4", options={"action_mapping": "scatter"}))
+    assert "action_mapping: scatter != concat" in failure(declared, env)
+    assert check(declared, make_env("mamujoco/ant-2x4", 1, threads=1, action_mapping="scatter")).agrees
+
+
+def test_the_unmodified_current_engine_fails() -> None:
+    """Random actions on the current engine's own compilation of the same file, standardised as OMIGA's."""
+    mujoco = pytest.importorskip("mujoco")
+    from marlzoo.envs._standardised import standardise
+
+    dataset, env = recorded("mamujoco/hopper-3x1", 20, declared=False)
+    model = mujoco.MjModel.from_xml_path(_asset("hopper.xml"))
+    data, rows = mujoco.MjData(model), dataset.sources
+    raw = np.zeros((dataset.rows, 11))
+    rng = np.random.default_rng(0)
+    for start, end in zip(dataset.starts, dataset.ends, strict=True):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] += rng.uniform(-5e-3, 5e-3, model.nq)
+        for row in range(start, end + 1):
+            raw[row] = np.concatenate([data.qpos[1:], data.qvel.clip(-10, 10)])
+            data.ctrl[:] = dataset.action[row, :, 0]
+            mujoco.mj_step(model, data, 4)
+    obs = standardise(raw, 3)
+    modern = replace(dataset, obs=obs, state=obs.reshape(len(obs), -1))
+    assert rows.size > 300
+    assert "another simulator version" in failure(modern, env)
+
+
+def _asset(name: str) -> str:
+    from pathlib import Path
+
+    import gymnasium
+
+    return str(Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / name)

@@ -1,0 +1,249 @@
+"""The catalogue, and downloads from a local hub that stalls, truncates, lies about length, serves a wrong file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import marlzoo.data.download as module
+from marlzoo.data import _fetch
+from marlzoo.data.catalog import HUB, Entry, find_entry, published
+from marlzoo.data.download import checksums_path, download, downloads_home
+from marlzoo.data.load import dataset_path, is_name, load_dataset
+from marlzoo.data.omiga import read_omiga
+from marlzoo.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from tests.data_samples import author_arrays, write_h5
+from tests.format_files import same
+
+NAME = "toy/point/omiga/expert"
+
+
+def test_the_catalogue() -> None:
+    entries = published()
+    assert len(entries) > 90
+    for name, entry in entries.items():
+        assert is_name(name)
+        assert entry.action_kind in ("continuous", "discrete")
+        assert entry.n_agents is not None
+        assert entry.n_agents >= 2
+        assert (entry.licence != "") == (entry.hub != "")
+    hopper = find_entry("mamujoco/hopper-3x1/omiga/expert")
+    assert (hopper.n_agents, hopper.obs_size, hopper.episodes) == (3, 14, 1481)
+    assert hopper.return_mean == 2452.0164
+    assert hopper.address.endswith(f"{HUB}/blob/main/prior_work/omiga/mamujoco/3hopper.zip")
+    assert "cloud.tsinghua.edu.cn" in hopper.where()
+    assert "no public address" in find_entry("smacv2/terran_5_vs_5/comadice/medium").where()
+    with pytest.raises(UnknownNameError, match="Did you mean mamujoco/hopper-3x1/omiga/expert"):
+        find_entry("mamujoco/hopper-3x1/omiga/experts")
+
+
+class Hub(ThreadingHTTPServer):
+    """A hub on this machine; ``mood`` says how it misbehaves, ``requests`` what was asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.data, self.mood, self.requests = data, "", list[tuple[str, str]]()
+        self.checksum = True
+        self.release = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        hub, data = self.server, self.server.data
+        wanted = "" if hub.mood == "no ranges" else self.headers.get("Range", "")
+        hub.requests.append((self.command, wanted))
+        begin = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
+        etag = hashlib.sha256(data).hexdigest() if hub.checksum else "abc"
+        served = data[::-1] if hub.mood == "wrong file" else data
+        part = served[begin:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", f'"{etag}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        stated = len(part) + {"too long": 1000, "too short": -1000}.get(hub.mood, 0)
+        self.send_header("Content-Length", str(stated))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if not body:
+            return
+        if hub.mood:
+            self.close_connection = True
+        if hub.mood in ("stall", "truncate"):
+            part = part[: 1000 - begin]
+        self.wfile.write(part)
+        self.wfile.flush()
+        if hub.mood == "stall":
+            hub.release.wait(30)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_h5(tmp_path / "expert.hdf5", author_arrays())
+
+
+@pytest.fixture
+def entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Entry:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    known = find_entry("mamujoco/hopper-3x1/omiga/expert")
+    toy = replace(known, name=NAME, n_agents=2, obs_size=3, return_mean=None, hub="toy/expert.hdf5")
+    monkeypatch.setattr(module, "find_entry", lambda name: toy)
+    return toy
+
+
+@pytest.fixture
+def hub(data: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: pip install 'marlzoo[hub]'")
+    monkeypatch.setattr(_fetch, "TIMEOUT", 0.3)
+    monkeypatch.setattr(_fetch, "PAUSE", 0)
+    server = Hub(data.read_bytes())
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_download_is_verified_converted_and_recorded(hub: Hub, data: Path) -> None:
+    assert download(NAME) == dataset_path(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+    assert load_dataset(NAME).card.name == NAME
+    checksum = hashlib.sha256(hub.data).hexdigest()
+    assert json.loads(checksums_path().read_text()) == {"toy/expert.hdf5": checksum}
+    hub.requests.clear()
+    download(NAME)  # nothing is fetched twice
+    assert "GET" not in {method for method, _ in hub.requests}
+
+
+def refused(match: str) -> None:
+    with pytest.raises(DataError, match=match) as caught:
+        download(NAME)
+    assert "\n" not in str(caught.value)
+    assert not dataset_path(NAME).exists()
+    assert not checksums_path().exists()
+
+
+@pytest.mark.parametrize(("mood", "arrived"), [("stall", 1000), ("truncate", 1000), ("too long", None)])
+def test_broken_downloads_are_refused_and_gone_on_from(
+    hub: Hub, data: Path, mood: str, arrived: int | None
+) -> None:
+    hub.mood, size = mood, len(hub.data)
+    count, whole = (arrived, size) if arrived else (size, size + 1000)
+    refused(
+        rf"could not be fetched .*; {count} of {whole} bytes have arrived\). It needs the network \(599 MB\); the "
+        "same command goes on where this one stopped.*--from FILE"
+    )
+    hub.mood = ""
+    hub.release.set()
+    hub.requests.clear()
+    download(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+    gets = [wanted for method, wanted in hub.requests if method == "GET"]
+    assert gets == ([f"bytes={arrived}-"] if arrived else [])  # what was there is not fetched again
+    assert [file.name for file in (downloads_home() / "toy").iterdir()] == ["expert.hdf5"]
+
+
+def test_less_than_the_truth_is_announced(hub: Hub, data: Path) -> None:
+    hub.mood = "too short"
+    refused("its SHA-256 is .*, the hub's one is")  # of the announced part of the file
+    hub.mood = ""
+    download(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+
+
+def test_a_server_that_cannot_go_on_begins_anew(hub: Hub, data: Path) -> None:
+    hub.mood = "truncate"
+    refused("1000 of ")
+    hub.mood = "no ranges"
+    download(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+
+
+def test_the_wrong_file_is_refused_by_the_hubs_checksum(hub: Hub, data: Path) -> None:
+    hub.mood = "wrong file"
+    refused("its SHA-256 is .*, the hub's one is .*; fetch it again")
+    hub.mood = ""
+    download(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+
+
+def test_without_the_hubs_checksum_the_first_download_counts(hub: Hub, data: Path, tmp_path: Path) -> None:
+    hub.checksum = False
+    download(NAME)
+    before = dataset_path(NAME).read_bytes()
+    shutil.rmtree(downloads_home() / "toy")
+    hub.data = write_h5(tmp_path / "other.hdf5", author_arrays(seed=1)).read_bytes()
+    with pytest.raises(DataError, match="the earlier one is"):
+        download(NAME)
+    assert dataset_path(NAME).read_bytes() == before
+
+
+def test_a_file_that_is_no_dataset_is_not_recorded(hub: Hub) -> None:
+    hub.data = b"<html>please log in</html>"
+    refused("is not an HDF5 file")
+
+
+def test_offline_it_says_what_it_needs(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[hub\]'"):
+        download(NAME)
+    monkeypatch.undo()
+
+
+def test_no_server(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    refused(r"It needs the network .* fetch https://huggingface\.co/.* or https://cloud\.tsinghua.* by hand")
+
+
+def test_files_fetched_by_hand(entry: Entry, data: Path, tmp_path: Path) -> None:
+    assert download(NAME, from_file=data) == dataset_path(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+    write_h5(data, author_arrays(seed=1))
+    with pytest.raises(DataError, match=r"the earlier one is .*; use the right file, or remove its line in"):
+        download(NAME, from_file=data)
+    with pytest.raises(DataError, match="no such file"):
+        download(NAME, from_file=tmp_path / "missing")
+    checksums_path().write_text("[")
+    with pytest.raises(ConfigError, match="repair or remove it"):
+        download(NAME, from_file=data)
+
+
+def test_another_dataset_is_refused_or_warned_about(
+    entry: Entry, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, n_agents=3))
+    with pytest.raises(DataError, match="it is not toy/point/omiga/expert: agents 2 instead of 3"):
+        download(NAME, from_file=data)
+    assert not dataset_path(NAME).exists()
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, return_mean=1e4))
+    with pytest.warns(UserWarning, match="published for toy/point/omiga/expert is 1e"):
+        download(NAME, from_file=data)
+
+
+def test_datasets_that_are_not_on_the_hub(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, hub=""))
+    with pytest.raises(DataError, match=r"is not on the hub. Fetch it by hand .* --from FILE"):
+        download(NAME)

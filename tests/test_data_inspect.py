@@ -1,0 +1,96 @@
+"""Inspection: numbers by hand, JSON, text and plot."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from marlzoo.data import validation
+from marlzoo.data.inspect import inspect, plot, render
+from marlzoo.errors import ConfigError, MissingExtraError, OutputError
+from tests.data_samples import DISCRETE, parts, sample
+
+
+def test_counts_and_quantiles_by_hand() -> None:
+    found = inspect(sample((2, 3, 4, 2, 3), reward=np.ones(19, np.float32)))
+    assert (found.rows, found.transitions, found.episodes, found.agents) == (19, 14, 5, 2)
+    assert (found.terminal, found.truncated, found.cut) == (2, 2, 1)
+    assert (found.returns["0.0"], found.returns["0.5"], found.returns["1.0"]) == (2, 3, 4)
+    assert found.lengths["0.25"] == 2
+    assert found.state_is_obs
+
+
+@pytest.mark.parametrize("chunk", [8 << 20, 100])
+def test_ranges_are_those_of_the_transitions(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    dataset = sample((20, 30, 40))
+    dataset.obs[dataset.ends] = 1e6  # final observations are no source of a step
+    dataset.obs[..., 2] += 1e4
+    monkeypatch.setattr(validation, "CHUNK_BYTES", chunk)
+    found = inspect(dataset)
+    for ranges, array in ((found.observation, dataset.obs), (found.action, dataset.action)):
+        assert ranges is not None
+        kept = array[dataset.sources].astype(np.float64)
+        for values, reduce in ((ranges.low, np.min), (ranges.mean, np.mean), (ranges.std, np.std)):
+            np.testing.assert_allclose(values, reduce(kept, axis=0), rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(ranges.high, kept.max(axis=0))
+
+
+def test_actions_outside_and_at_the_bound_are_counted() -> None:
+    action = parts()["action"] * 0.5
+    action[0] = [[2.0, 1.0], [-1.0, 0.0]]
+    with pytest.warns(UserWarning, match="clipped"):
+        clipped = inspect(sample(action=action))
+    assert clipped.action_outside == 1
+    assert clipped.action_at_bound == pytest.approx(3 / 36)
+    with pytest.warns(UserWarning, match="kept"):
+        kept = inspect(sample(action=action, action_clip=False))
+    assert kept.action_outside == 1
+    assert kept.action_at_bound == pytest.approx(3 / 36)
+
+
+def test_discrete_actions_are_counted() -> None:
+    dataset = sample(spec=DISCRETE)
+    found = inspect(dataset)
+    taken = dataset.action[dataset.sources]
+    assert found.action is None
+    assert found.action_counts == [[int((taken[:, i] == a).sum()) for a in range(4)] for i in range(2)]
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_text_and_json(discrete: bool) -> None:
+    found = inspect(sample(spec=DISCRETE) if discrete else sample())
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["episodes"] == 3
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render(found))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "toy/point/tests/random" in text
+    assert "1 terminal, 1 time limit, 1 cut" in text
+    assert "9 in 3 episodes (12 rows)" in text
+    assert ("How often taken" in text) == discrete
+
+
+def test_the_plot_is_a_png_and_repeats(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    dataset = sample()
+    plot(dataset, tmp_path / "a.png")
+    plot(dataset, tmp_path / "b.png")
+    plot(sample(spec=DISCRETE), tmp_path / "c.png")
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
+    with pytest.raises(OutputError, match="name a file, not a folder"):
+        plot(dataset, tmp_path)
+    with pytest.raises(ConfigError, match=r"end its name in \.png"):
+        plot(dataset, tmp_path / "a.xyz")
+
+
+def test_a_missing_plotting_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[plot\]'"):
+        plot(sample(), tmp_path / "a.png")

@@ -1,0 +1,152 @@
+"""Datasets by name: where they live, what is said when one is missing, conversion."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import marlzoo
+from marlzoo.data.card import Card
+from marlzoo.data.load import (
+    READERS,
+    Reader,
+    convert,
+    data_home,
+    dataset_path,
+    find_reader,
+    installed,
+    load_dataset,
+    read_card,
+)
+from marlzoo.data.omiga import write_omiga
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from tests.data_samples import author_arrays, sample, write_h5
+
+NAME = "toy/point/marlzoo/expert"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "datasets"
+
+
+def test_where_datasets_live(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data_home() == home
+    assert dataset_path(NAME) == home / "toy/point/marlzoo/expert.hdf5"
+    assert dataset_path(NAME, transitions=500, seed=1).name == "expert-n500-s1.hdf5"
+    monkeypatch.delenv("MARLZOO_HOME")
+    assert data_home() == Path.home() / ".cache/marlzoo/datasets"
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b/c", "a/b/c/d/e", "a/../c/d", "a//c/d", "/a/b/c", ".a/b/c/d", "a/b/c/d e"]
+)
+def test_names_that_are_none_cannot_leave_the_folder(name: str) -> None:
+    with pytest.raises(DataError, match="names look like family/task/source/quality"):
+        dataset_path(name)
+
+
+def test_loading_by_name_and_by_path(home: Path) -> None:
+    write_omiga(sample(card=Card()), dataset_path(NAME))
+    by_name = load_dataset(NAME)
+    assert by_name.card.name == NAME
+    assert load_dataset(home / "toy/point/marlzoo/expert.hdf5").card.name == "?/?/?"
+    assert marlzoo.load_dataset(NAME).content_hash == sample().content_hash
+    assert read_card(NAME).episodes == 3
+
+
+def test_a_dataset_in_another_tasks_place_is_refused() -> None:
+    write_omiga(sample(), dataset_path("toy/line/marlzoo/expert"))
+    with pytest.raises(DataError, match="the file is of the task toy/point"):
+        load_dataset("toy/line/marlzoo/expert")
+
+
+def test_sized_files_answer_to_the_plain_name_if_it_is_clear() -> None:
+    write_omiga(sample(), dataset_path(NAME, transitions=9, seed=0))
+    assert load_dataset(NAME).transitions == 9
+    assert load_dataset(NAME + "-n9-s0").transitions == 9
+    write_omiga(sample(), dataset_path(NAME, transitions=9, seed=1))
+    with pytest.raises(DataError, match=r"choose one of .*/expert-n9-s0, .*/expert-n9-s1$"):
+        load_dataset(NAME)
+    write_omiga(sample((2,)), dataset_path(NAME))
+    assert load_dataset(NAME).transitions == 2
+    write_omiga(sample(), dataset_path("toy/point/marlzoo/expert-fake"))
+    assert list(installed()) == [NAME, f"{NAME}-fake", f"{NAME}-n9-s0", f"{NAME}-n9-s1"]
+
+
+def test_missing_data_say_how_to_get_them(home: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset("mamujoco/hopper-3x1/marlzoo/medium")
+    text = str(caught.value)
+    assert str(home / "mamujoco/hopper-3x1/marlzoo/medium.hdf5") in text
+    assert "marlzoo data collect mamujoco/hopper-3x1 --quality medium" in text
+    with pytest.raises(
+        DataError, match=r"fetch the file by hand .* marlzoo data convert FILE mamujoco/hopper"
+    ):
+        load_dataset("mamujoco/hopper-3x1/omiga/medium")
+    for path in ("./a.hdf5", "nowhere/a.hdf5", "/nowhere/a", "a/b/c/d.hdf5"):
+        with pytest.raises(DataError, match="no such file"):
+            load_dataset(path)
+    with pytest.raises(DataError, match="names look like"):
+        load_dataset("expert")
+
+
+def test_files_of_no_known_format(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="no format known here; known: OMIGA"):
+        load_dataset(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="HDF5 with x, y, which is no format known here"):
+        load_dataset(write_h5(tmp_path / "b.hdf5", {"x": np.zeros(1), "y": np.zeros(1)}))
+    arrays = author_arrays()
+    del arrays["d"]
+    with pytest.raises(DataError, match="missing key d"):
+        load_dataset(write_h5(tmp_path / "c.hdf5", arrays))
+
+
+def test_options_reach_the_reader_and_unknown_ones_are_named(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "a.hdf5", author_arrays())
+    assert load_dataset(path, horizon=4).spec.horizon == 4
+    with pytest.raises(UnknownNameError, match="Did you mean timeout_is_terminal"):
+        load_dataset(path, timeout_is_terminals=True)
+
+
+def test_a_new_format_is_one_more_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Reader("toy", lambda path: str(path).endswith(".toy"), lambda path: sample())
+    monkeypatch.setattr("marlzoo.data.load.READERS", [*READERS, other])
+    (tmp_path / "a.toy").touch()
+    assert find_reader(tmp_path / "a.toy") is other
+    assert load_dataset(tmp_path / "a.toy").episodes == 3
+
+
+def test_conversion_keeps_numbers_and_fills_the_name(tmp_path: Path) -> None:
+    arrays = author_arrays()
+    arrays["a"] *= 2
+    source = write_h5(tmp_path / "a.hdf5", arrays)
+    with pytest.warns(UserWarning, match="they are kept"):
+        assert convert(source, "toy/point/omiga/medium") == dataset_path("toy/point/omiga/medium")
+    with pytest.warns(UserWarning, match="they are kept"):
+        dataset = load_dataset("toy/point/omiga/medium", action_clip=False)
+    assert dataset.card.name == "toy/point/omiga/medium"
+    np.testing.assert_array_equal(dataset.action[0], arrays["a"][0].astype(np.float32))
+    with pytest.warns(UserWarning, match="they were clipped"):
+        convert(source, tmp_path / "b.h5", action_clip=True)
+    for target in (tmp_path / "a.txt", "medium"):
+        with pytest.raises(ConfigError, match=r"end the file's name in \.hdf5"):
+            convert(source, target)
+    with pytest.raises(DataError, match="no such file"):
+        convert(tmp_path / "missing.hdf5", tmp_path / "c.hdf5")
+
+
+def test_the_data_layer_does_not_import_torch() -> None:
+    code = "import sys, marlzoo.data.load, marlzoo.data.inspect; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_computed_data_can_be_written_down(tmp_path: Path) -> None:
+    path = convert("games/xor/marlzoo/D1", tmp_path / "a.hdf5")
+    assert load_dataset(path).content_hash == load_dataset("games/xor/marlzoo/D1").content_hash

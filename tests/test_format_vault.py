@@ -1,0 +1,260 @@
+"""Flashbax Vaults: one that flashbax wrote, others through tensorstore; streams, ends, padding, zip files, damage.
+
+``tests/vaults/flashbax.zip`` was written by flashbax 0.1.3 with the arrays of :func:`recorded`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from marlzoo.data.formats.vault import read_vault
+from marlzoo.data.load import find_reader, load_dataset
+from marlzoo.errors import DataError, MissingExtraError
+from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+
+FLASHBAX = Path(__file__).parent / "vaults" / "flashbax.zip"
+STEPS = 9
+
+
+@pytest.fixture
+def tensorstore() -> Any:
+    return pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
+
+
+def recorded() -> dict[str, Any]:
+    """What the fixture holds: 9 steps of two agents, terminal at step 3, truncated at step 7, then cut."""
+    rng = np.random.default_rng(0)
+    flags = np.zeros((2, STEPS, 2), np.float32)
+    flags[0, 3], flags[1, 7] = 1, 1
+    return {
+        "observations": rng.standard_normal((STEPS, 2, 3)).astype(np.float32),
+        "actions": rng.integers(0, 4, (STEPS, 2)).astype(np.int32),
+        "rewards": np.repeat(rng.standard_normal((STEPS, 1)), 2, 1).astype(np.float32),
+        "terminals": flags[0],
+        "truncations": flags[1],
+        "infos.state": rng.standard_normal((STEPS, 5)).astype(np.float32),
+        "infos.legals": np.ones((STEPS, 2, 4), np.float32),
+    }
+
+
+def write(tensorstore: Any, folder: Path, arrays: dict[str, Any], index: int | None = None) -> Path:
+    """A vault of arrays ``[B, T, ...]`` as flashbax lays it out."""
+    folder.mkdir(parents=True)
+    (folder / "metadata.json").write_text(json.dumps({"version": 1.2}))
+    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    length = next(iter(arrays.values())).shape[1]
+
+    def create(name: str, dtype: Any, shape: tuple[int, ...], **metadata: Any) -> Any:
+        spec = {"driver": "zarr", "kvstore": base | {"path": name}, "metadata": metadata}
+        return tensorstore.open(spec, dtype=dtype, shape=shape, create=True).result()
+
+    for name, values in arrays.items():
+        shape = (len(values), 10**13, *values.shape[2:])
+        store = create(f"{name}.", values.dtype, shape, compressor={"id": "gzip", "level": 5})
+        store[:, :length].write(values).result()
+    create("vault_index", np.int32, (1,)).write(np.array([index or length], np.int32)).result()
+    return folder
+
+
+def streams(count: int = 2) -> dict[str, Any]:
+    return {name: np.stack([values] * count) for name, values in recorded().items()}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_vault_that_flashbax_wrote(tmp_path: Path, tensorstore: Any, packed: bool) -> None:
+    path = FLASHBAX
+    if not packed:
+        with zipfile.ZipFile(FLASHBAX) as archive:
+            archive.extractall(tmp_path / "og_marl")
+        path = tmp_path / "og_marl"
+    assert find_reader(path).read is read_vault
+    with pytest.raises(DataError, match=r"holds several vaults \(toy.vlt/Good, toy.vlt/Poor\); choose one"):
+        read_vault(path)
+    dataset = load_dataset(path, uid="Good")
+    found = recorded()
+    equal(dataset.lengths, [4, 4, 1])
+    equal(dataset.obs[dataset.sources], found["observations"])
+    equal(dataset.obs[dataset.ends], found["observations"][[3, 7, 8]])
+    equal(dataset.state[dataset.sources], found["infos.state"])
+    equal(dataset.action[dataset.sources], found["actions"])
+    equal(dataset.reward[dataset.sources], found["rewards"][:, 0])
+    assert dataset.legal is not None
+    assert dataset.legal.all()
+    equal(np.flatnonzero(dataset.terminal), [3])
+    equal(np.flatnonzero(dataset.truncated), [8])
+    assert (dataset.card.source, dataset.card.quality) == ("og-marl", "good")
+    continuous = read_vault(path, uid="Poor")
+    assert continuous.spec.action_kind == "continuous"
+    equal(continuous.obs, dataset.obs)
+    with pytest.raises(DataError, match=r"holds no vault 'Medium'; it has toy\.vlt/Good, toy\.vlt/Poor"):
+        read_vault(path, uid="Medium")
+
+
+def test_last_steps_can_be_left_out(tensorstore: Any) -> None:
+    dataset = read_vault(FLASHBAX, uid="Good", last_step="drop")
+    equal(dataset.lengths, [4, 3])  # the cut episode of one step has none left
+    equal(dataset.obs[dataset.ends], recorded()["observations"][[3, 7]])
+    assert not dataset.truncated.any()
+    assert read_vault(FLASHBAX, uid="Good", timeout_is_terminal=True).terminal.sum() == 2
+
+
+def test_streams_are_never_crossed_nor_rows_behind_the_index_read(tmp_path: Path, tensorstore: Any) -> None:
+    dataset = read_vault(write(tensorstore, tmp_path / "a", streams(2), index=6))
+    equal(dataset.lengths, [4, 2, 4, 2])
+    equal(dataset.obs[dataset.sources], np.tile(recorded()["observations"][:6], (2, 1, 1)))
+    assert dataset.truncated.sum() == 0
+
+
+def test_actions_with_an_axis_of_one_and_without_masks_or_state(tmp_path: Path, tensorstore: Any) -> None:
+    arrays = streams(1)
+    arrays["actions"] = arrays["actions"][..., None]
+    del arrays["infos.state"], arrays["infos.legals"]
+    dataset = read_vault(write(tensorstore, tmp_path / "a", arrays))
+    equal(dataset.action[dataset.sources], recorded()["actions"])
+    assert dataset.legal is None
+    assert dataset.state_is_obs
+
+
+def test_padding_and_prey_of_omar(tmp_path: Path, tensorstore: Any) -> None:
+    rng = np.random.default_rng(0)
+    obs = rng.standard_normal((5, 7, 4, 16)).astype(np.float32)
+    obs[:, :, 3, 14:] = -np.inf
+    flags = np.zeros((5, 7, 4), np.float32)
+    arrays = {
+        "observations": obs,
+        "actions": rng.uniform(-1, 1, (5, 7, 4, 2)).astype(np.float32),
+        "rewards": rng.standard_normal((5, 7, 4)).astype(np.float32),
+        "terminals": flags,
+        "truncations": flags,
+        "infos.state": obs.reshape(5, 7, 64),
+    }
+    folder = write(tensorstore, tmp_path / "omar/mpe/simple_tag.vlt/Random", arrays)
+    dataset = read_vault(folder)
+    assert (dataset.spec.n_agents, dataset.spec.state_size) == (3, 64)
+    assert any("2 entries of the state" in note for note in dataset.card.notes)
+    assert dataset.card.source == "omar"
+    whole = read_vault(folder, agents=4)
+    assert whole.spec.obs_sizes == (16, 16, 16, 14)
+    assert np.isfinite(whole.obs).all()
+
+
+def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
+    rng, rows = np.random.default_rng(0), (1001, 5)
+    flags = np.zeros((1, 1006, 2), np.float32)
+    flags[:, [1000, 1005]] = 1
+    arrays = {
+        "observations": rng.standard_normal((1, 1006, 2, 3)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (1, 1006, 2, 1)).astype(np.float32),
+        "rewards": rng.standard_normal((1, 1006, 2)).astype(np.float32),
+        "terminals": flags,
+        "truncations": 0 * flags,
+    }
+    folder = write(tensorstore, tmp_path / "a", arrays)
+    dataset = read_vault(folder)
+    equal(dataset.lengths + 1, rows)
+    equal(dataset.obs, arrays["observations"][0])
+    equal(np.flatnonzero(dataset.truncated), [999])
+    equal(np.flatnonzero(dataset.terminal), [1004])
+    kept = read_vault(folder, drop_terminal_rows=False)
+    equal(kept.lengths, rows)
+    assert kept.terminal.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"observations": None}, "has no array observations"),
+        ({"observations": np.zeros((1, 9, 3), np.float32)}, r"observations have shape \(1, 9, 3\)"),
+        ({"rewards": np.zeros((1, 9, 3), np.float32)}, "rewards has shape .* does not fit"),
+        ({"rewards": np.full((1, 9, 2), np.nan, np.float32)}, "reward holds NaN"),
+        ({"terminals": np.full((1, 9, 2), 7, np.float32)}, "terminals is 7"),
+        ({"observations": np.full((1, 9, 2, 3), -np.inf, np.float32)}, "observes nothing but minus infinity"),
+        ({"actions": np.full((1, 9, 2), 8, np.int32)}, "action 8 of agent 0"),
+        ({"observations": np.zeros((1, 9, 2, 3), np.complex64)}, "in a way that Flashbax does not use"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, tensorstore: Any, change: dict[str, Any], cause: str) -> None:
+    arrays = {name: values for name, values in (streams(1) | change).items() if values is not None}
+    folder = write(tensorstore, tmp_path / "a", arrays)
+    with pytest.raises(DataError, match=rf"\A[^\n]*/a: [^\n]*{cause}"):
+        read_vault(folder)
+
+
+def test_an_absurd_index_or_version_is_refused(tmp_path: Path, tensorstore: Any) -> None:
+    folder = write(tensorstore, tmp_path / "a", streams(1), index=2**31 - 1)
+    with pytest.raises(DataError, match=r"declares 51539607528 bytes, which its .* bytes cannot hold"):
+        read_vault(folder)
+    folder = write(tensorstore, tmp_path / "b", streams(1), index=-1)
+    with pytest.raises(DataError, match="vault_index is -1"):
+        read_vault(folder)
+    (folder / "metadata.json").write_text('{"version": 2.0}')
+    with pytest.raises(DataError, match=r"its version is 2\.0, expected 1"):
+        read_vault(folder)
+
+
+def test_zip_files_cannot_leave_their_folder(tmp_path: Path) -> None:
+    for name in ("../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil"):
+        path = tmp_path / "a.zip"
+        shutil.copy(FLASHBAX, path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, b"x")
+        with pytest.raises(DataError, match="points outside of it; nothing was unpacked"):
+            read_vault(path, uid="Good")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/manifest.ocdbt", bytes(1 << 24))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("a", b"x")
+    nameless = (tmp_path / "b.zip").read_bytes().replace(b"a", b"\x00")
+    (tmp_path / "b.zip").write_bytes(nameless)
+    with pytest.raises(DataError, match=r"b\.zip: "):
+        read_vault(tmp_path / "b.zip")
+    assert not (tmp_path / "evil").exists()
+    with pytest.raises(DataError):
+        read_vault(path)
+
+
+def test_without_tensorstore_the_install_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[vault\]'"):
+        read_vault(FLASHBAX, uid="Good")
+
+
+def test_without_jax(tensorstore: Any) -> None:
+    read_vault(FLASHBAX, uid="Good")
+    assert "jax" not in sys.modules
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(damage=DAMAGE)
+def test_damaged_vaults(tensorstore: Any, tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
+    base = tmp_path_factory.getbasetemp()
+    good = base / "vault"
+    if not good.exists():
+        with zipfile.ZipFile(FLASHBAX) as archive:
+            archive.extractall(base / "unpacked")
+        shutil.copytree(base / "unpacked/toy.vlt/Good", good)
+    path = write_damaged(base / "vault-damaged", contents(good), damage)
+    found = outcome(lambda: read_vault(path))
+    assert isinstance(found, str) or same(found, read_vault(good))  # checksums find every damage that matters
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(damage=DAMAGE)
+def test_damaged_zip_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
+    pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
+    path = write_damaged(tmp_path_factory.getbasetemp() / "damaged.zip", contents(FLASHBAX), damage)
+    outcome(lambda: read_vault(path, uid="Good"))

@@ -1,0 +1,101 @@
+"""All formats side by side: each file is taken by its own reader alone, says what it assumed, and converts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from marlzoo.cli import main
+from marlzoo.data.formats.minari import write_minari
+from marlzoo.data.formats.npz import write_npz
+from marlzoo.data.load import READERS, find_reader, load_dataset
+from marlzoo.errors import UnknownNameError
+from tests import (
+    test_format_d4rl,
+    test_format_omar,
+    test_format_pymarl,
+    test_format_smac_episodes,
+    test_format_vault,
+)
+from tests.data_samples import author_arrays, parts, sample, write_h5
+from tests.format_files import same
+
+
+def files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """A source of every format by the reader's name, with the options that it needs."""
+    pymarl = test_format_pymarl
+    test_format_omar.write(folder / "omar")
+    write_minari(sample(), folder / "minari-v0")
+    np.savez(folder / "foreign.npz", **parts())
+    robot = test_format_d4rl.arrays("hopper", (3, 4), "tl")
+    return {
+        "OMIGA or native HDF5": (write_h5(folder / "omiga.hdf5", author_arrays()), {}),
+        "OG-MARL Vault": (test_format_vault.FLASHBAX, {"uid": "Good"}),
+        "Minari": (folder / "minari-v0", {}),
+        "OMAR npy folder": (folder / "omar", {}),
+        "CFCQL or offpymarl HDF5": (write_h5(folder / "3m_medium.h5", pymarl.cfcql(pymarl.arrays())), {}),
+        "ICQ-MA HDF5": (write_h5(folder / "3m.h5", pymarl.arrays()), {}),
+        "D4RL or MOMA-PPO": (write_h5(folder / "hopper_medium-v2.hdf5", robot), {"team": "3x1_0"}),
+        "npz": (folder / "foreign.npz", {}),
+        "OMIGA or MADT SMAC episodes": (
+            test_format_smac_episodes.write(folder / "smac", {"a": test_format_smac_episodes.episode(3)}),
+            {},
+        ),
+    }
+
+
+def test_every_source_is_taken_by_its_own_reader_alone(tmp_path: Path) -> None:
+    sources = files(tmp_path)
+    assert set(sources) == {reader.name for reader in READERS}
+    for name, (path, _) in sources.items():
+        assert [reader.name for reader in READERS if reader.sniff(path)] == [name]
+        assert find_reader(path).name == name
+    (tmp_path / "empty").mkdir()
+    for other in ("missing", "empty"):
+        assert not any(reader.sniff(tmp_path / other) for reader in READERS)
+
+
+@pytest.mark.parametrize("name", [reader.name for reader in READERS])
+def test_each_converts_on_the_command_line_and_says_what_was_assumed(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, options = files(tmp_path)[name]
+    if name == "OG-MARL Vault":
+        pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
+    target = tmp_path / "converted.hdf5"
+    texts = [f"{key}={value}" for key, value in options.items()]
+    assert main(["data", "convert", str(path), str(target), *(["--option", *texts] if texts else [])]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    dataset, converted = load_dataset(path, **options), load_dataset(target)
+    assert same(converted, dataset)
+    assert converted.card.notes == dataset.card.notes
+    if name != "Minari":  # which marlzoo wrote itself, card included
+        assert dataset.card.notes
+    with pytest.raises(UnknownNameError, match=f"option for reading {name}"):
+        load_dataset(path, colour="red")
+
+
+def test_writers_by_name_and_by_the_targets_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_npz(sample(), tmp_path / "a.npz")
+    targets: tuple[tuple[str, list[str]], ...] = (
+        ("b.hdf5", []),
+        ("b.npz", []),
+        ("b-v0", []),
+        ("plain", ["--format", "minari"]),
+    )
+    for target, flags in targets:
+        assert main(["data", "convert", str(tmp_path / "a.npz"), str(tmp_path / target), *flags]) == 0
+        assert same(load_dataset(tmp_path / target), sample())
+    assert main(["data", "convert", str(tmp_path / "a.npz"), "c.npz", "--format", "nzp"]) != 0
+    assert "unknown format to write 'nzp'. Did you mean npz?" in capsys.readouterr().err
+
+
+def test_reading_imports_no_framework() -> None:
+    code = "import sys, marlzoo.data.load; print({'torch', 'jax', 'tensorstore', 'minari'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

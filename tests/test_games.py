@@ -1,0 +1,341 @@
+"""The coordination games: rules, golden returns, optimum by value iteration, logged data."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import marlzoo
+from marlzoo.data.check import check
+from marlzoo.envs import games
+from marlzoo.envs._bridge import FREE, GOALS, PASSAGES, STARTS, Bridge, passages
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
+
+ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in games.qualities(name)]
+
+
+def play(env: games.Game, joint: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Rewards [L, E] and ends [L, E] of joint actions [L, N], the same in all copies."""
+    env.reset()
+    steps = [env.step(np.repeat(a[None], env.copies, axis=0)) for a in joint]
+    return np.stack([s.reward for s in steps]).astype(float), np.stack([s.terminal for s in steps])
+
+
+def payoff_table(name: str, **options: Any) -> NDArray[np.float64]:
+    env = games.make(name, games.spec(name).action_size ** 2, **options)
+    size = env.spec.action_size
+    env.reset()
+    joint = np.array(list(itertools.product(range(size), repeat=2)))
+    return env.step(joint).reward.reshape(size, size).astype(float)
+
+
+def bridge_optimum(name: str, horizon: int) -> tuple[float, list[tuple[int, int]]]:
+    """Value of the start with ``horizon`` steps left, and the first joint moves that attain it."""
+    rules, cells = Bridge(STARTS[name]), np.argwhere(FREE)
+    index = np.full(FREE.shape, -1)
+    index[tuple(cells.T)] = np.arange(len(cells))
+    n = len(cells)
+    pairs = np.array(list(itertools.product(range(n), range(n))))
+    joint = np.array(list(itertools.product(range(5), repeat=2)))
+    state = np.repeat(np.concatenate((cells[pairs[:, 0]], cells[pairs[:, 1]]), axis=1), len(joint), axis=0)
+    actions = np.tile(joint, (len(pairs), 1))
+    none = np.zeros(len(state), bool)
+    after, reward, done = rules.step(state, actions, none)
+    successor = index[after[:, 0], after[:, 1]] * n + index[after[:, 2], after[:, 3]]
+    final = rules.step(state, actions, ~none)[1].reshape(-1, 25)  # the step that the limit ends
+    q, value = final, final.max(1)
+    for _ in range(horizon - 1):
+        q = (reward + np.where(done, 0.0, value[successor])).reshape(-1, 25)
+        value = q.max(1)
+    start = np.array(STARTS[name])
+    k = index[tuple(start[0])] * n + index[tuple(start[1])]
+    best = np.flatnonzero(q[k] > value[k] - 1e-9)
+    return float(value[k]), [(int(joint[b, 0]), int(joint[b, 1])) for b in best]
+
+
+# Payoffs -----------------------------------------------------------------------------------------------------
+
+
+def test_matrix_payoffs() -> None:
+    assert payoff_table("xor").tolist() == [[0, 1], [1, -2]]
+    assert payoff_table("additive").tolist() == [[0, 1], [1, 2]]
+    assert payoff_table("coordination-3x3").mean() == pytest.approx(-10.556, abs=1e-3)
+    four = payoff_table("xor-four", win=3.0)
+    assert four[0, 0] == four[3, 3] == 3.0
+    assert four[0, 1:].tolist() == [-2, -2, -2]
+    assert four[1:3, 3].tolist() == [-2, -2]
+    assert four[1:, 0].tolist() == [-1, -1, -1]
+    assert four[3, 1:3].tolist() == [-1, -1]
+    assert not four[1:3, 1:3].any()
+    assert payoff_table("equilibria").mean() == pytest.approx(-9.444, abs=1e-3)
+
+
+def test_additive_fits_have_the_stated_maxima() -> None:
+    def fit(table: NDArray[np.float64]) -> NDArray[np.float64]:
+        return table.mean(1, keepdims=True) + table.mean(0) - table.mean()
+
+    small, large = fit(payoff_table("coordination-2x2")), fit(payoff_table("coordination-3x3"))
+    assert small.tolist() == [[11.75, 7.25], [6.25, 1.75]]
+    assert large.argmax() == 8
+    assert large.max() == pytest.approx(10.556, abs=1e-3)
+    assert fit(payoff_table("equilibria")).argmax() == 8
+
+
+def test_two_state_game_by_its_table() -> None:
+    env = games.make("xor-two-state", 1, win=3.0)
+    reward, ends = play(env, np.array([(0, 3), (3, 0), (1, 2), (0, 1), (0, 0), (3, 3), (3, 3), (0, 3)]))
+    # state 1: 1, 1, 0 (leaves); state 0: -2, win (back); state 1: -2 (leaves); state 0: win (back); state 1: 1
+    assert reward[:, 0].tolist() == [1, 1, 0, -2, 3, -2, 3, 1]
+    assert not ends.any()
+    env.reset()
+    for k in range(10):
+        step = env.step(np.zeros((1, 2), int))
+        assert step.truncated[0] == (k == 9)
+
+
+def test_polynomial_games() -> None:
+    def payoff(name: str, x: float, y: float) -> float:
+        env = games.make(name, 1)
+        env.reset()
+        return float(env.step(np.array([[[x], [y]]])).reward[0])
+
+    assert payoff("sign-agreement", -1, -1) == payoff("sign-agreement", 1, 1) == 1
+    assert payoff("sign-agreement", 0.5, -0.5) == -0.25
+    assert payoff("two-peaks", 0.6, 0.6) == pytest.approx(1.0, abs=1e-5)
+    assert payoff("two-peaks", -0.6, -0.6) == pytest.approx(0.6, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", games.MODES)
+def test_modes_product_of_marginals(n: int) -> None:
+    env = games.make(f"modes-{n}", 4096)
+    env.reset()
+    action = np.random.default_rng(0).integers(0, 2, (4096, n))
+    action[0], action[1] = 0, 1
+    reward = env.step(action).reward
+    assert reward[:2].tolist() == [1, 1]
+    expected = 2.0 ** (1 - n)
+    assert abs(reward[2:].mean() - expected) < 5 * np.sqrt(expected / 4094) + 1e-12
+
+
+# Bridge ------------------------------------------------------------------------------------------------------
+
+
+def test_bridge_step_rewards() -> None:
+    joint = np.array([(3, 3), (3, 1), (2, 2), (3, 4), (0, 4), (0, 4), (0, 1), (0, 4)])
+    reward, ends = play(games.make("bridge", 2), joint)
+    expected = [-0.3180, -0.2707, -0.2562, -0.1581, -0.1118, -0.0707, -0.05, 0]
+    np.testing.assert_allclose(reward[:, 0], expected, atol=5e-5)
+    assert ends[:, 0].tolist() == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize(("name", "optimum"), [("bridge", -1.23545), ("bridge-apart", -1.55168)])
+def test_bridge_optimum_by_value_iteration(name: str, optimum: float) -> None:
+    for horizon in (20, 50):
+        value, first = bridge_optimum(name, horizon)
+        assert value == pytest.approx(optimum, abs=1e-5)
+    if name == "bridge":
+        assert sorted(first) == [(3, 3), (4, 4)]
+    for way in passages(name)[:: len(PASSAGES[name])]:
+        reward, ends = play(games.make(name, 1), way)
+        assert reward.sum() == pytest.approx(optimum, abs=1e-5)
+        assert ends[-1].all()
+
+
+def bridge_move(places: tuple[int, ...], action: tuple[int, int]) -> list[int]:
+    after, _, _ = Bridge(STARTS["bridge"]).step(np.array([places]), np.array([action]), np.zeros(1, bool))
+    return [int(x) for x in after[0]]
+
+
+def test_bridge_collisions() -> None:
+    assert bridge_move((1, 2, 1, 3), (3, 4)) == [1, 2, 1, 3]  # exchanging places
+    assert bridge_move((1, 2, 1, 3), (3, 0)) == [1, 2, 1, 3]  # into one that stays
+    assert bridge_move((1, 2, 1, 3), (3, 2)) == [1, 2, 1, 3]  # into one that a wall stops
+    assert bridge_move((1, 2, 1, 3), (3, 3)) == [1, 3, 1, 4]  # following
+    assert bridge_move((1, 1, 1, 3), (3, 4)) == [1, 2, 1, 3]  # both want (1, 2): agent 0 gets it
+    assert bridge_move((1, 1, 1, 2), (0, 4)) == [1, 1, 1, 2]
+    assert bridge_move((2, 4, 2, 5), (3, 0)) == [2, 5, 2, 5]  # one's own goal always lets in
+    assert bridge_move((2, 5, 1, 5), (4, 2)) == [2, 5, 2, 5]  # a finished agent neither moves nor blocks
+    assert bridge_move((0, 1, 0, 4), (3, 4)) == [0, 1, 0, 4]  # walls
+
+
+def test_bridge_limit_pays_nothing_in_the_last_step() -> None:
+    env = games.make("bridge", 1, horizon=3)
+    env.reset()
+    steps = [env.step(np.zeros((1, 2), int)) for _ in range(3)]
+    assert [s.reward[0] != 0 for s in steps] == [True, True, False]
+    assert steps[-1].truncated[0]
+    assert not steps[-1].terminal[0]
+
+
+def test_bridge_random_return() -> None:
+    data = games.dataset("bridge", "random", seed=3)
+    assert data.returns.mean() == pytest.approx(-17.6, abs=0.6)
+    assert data.returns.std() == pytest.approx(4.0, abs=0.6)
+
+
+def test_bridge_optimal_data_as_published() -> None:
+    data = games.dataset("bridge", "optimal")
+    assert data.episodes == 500
+    assert set(data.lengths) == {8}
+    values, counts = np.unique(np.round(data.returns, 4), return_counts=True)
+    np.testing.assert_allclose(values, [-1.2904, -1.2591, -1.2355], atol=1.5e-4)
+    assert np.abs(counts - [173, 160, 167]).max() <= 1
+    assert data.returns.mean() == pytest.approx(-1.262, abs=1e-3)
+    assert data.returns.std() == pytest.approx(0.023, abs=1e-3)
+    first = data.action[data.starts]
+    assert (first[:, 0] == first[:, 1]).all()
+    assert set(first[:, 0]) == {3, 4}
+    assert (first[:, 0] == 3).sum() == 250
+    mix = games.dataset("bridge", "mix")
+    assert mix.episodes == 1000
+    assert mix.returns.mean() == pytest.approx(-9.46, abs=0.3)
+    assert (np.sort(data.returns) == np.sort(mix.returns[:500])).all()
+    assert (data.state[0] == [1, 2, *GOALS[0], 1, 3, *GOALS[1]]).all()
+
+
+# T-Maze ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "arm"), [(4, 2), (1, 2), (2, 1), (6, 5)])
+def test_t_maze_experts_arrive(length: int, arm: int) -> None:
+    data = games.dataset("t-maze", "expert", episodes=200, length=length, arm=arm)
+    assert (data.returns == 1).all()
+    lengths = np.unique(data.lengths)
+    assert lengths.tolist() == [1 + length + arm, 3 + length + arm]  # straight, or exchanging columns first
+    assert data.spec.horizon == 2 * (length + arm)
+
+
+def test_t_maze_shows_the_target_only_in_the_second_step() -> None:
+    env = games.make("t-maze", 64)
+    seen = env.reset()
+    assert seen.legal is not None
+    assert seen.legal[..., 5:].all()
+    assert not seen.legal[..., :5].any()
+    assert (seen.obs[..., 10] == 1).all()
+    assert not seen.obs[..., 9].any()
+    # Neighbourhood at the foot of the stem: agent 0 has the team mate on its right and walls below and left.
+    assert seen.obs[0, 0, :9].tolist() == [-1, 0, 0, -1, 1, 2, -1, -1, -1]
+    step = env.step(np.tile([5, 6], (64, 1)))
+    assert set(step.obs[:, 0, 9]) == {-1.0, 1.0}
+    assert (step.obs[:, 0, 9] == -step.obs[:, 1, 9]).all()
+    assert not step.obs[..., 10].any()
+    assert step.legal is not None
+    assert not step.legal[..., 5:].any()
+    later = env.step(np.tile([1, 1], (64, 1)))
+    assert not later.obs[..., 9].any()
+    blocked = env.step(np.tile([2, 4], (64, 1)))  # exchanging places
+    assert (blocked.obs == later.obs).all()
+
+
+def test_t_maze_equal_colours_cannot_both_arrive() -> None:
+    env = games.make("t-maze", 8)
+    env.reset()
+    env.step(np.tile([5, 5], (8, 1)))
+    rng = np.random.default_rng(0)
+    for _ in range(11):
+        step = env.step(rng.integers(0, 5, (8, 2)))
+        assert not step.terminal.any()
+    assert step.truncated.all()
+
+
+def test_t_maze_ends_in_random_order_by_stream() -> None:
+    env = games.make("t-maze", 400)
+    env.reset()
+    left = env.current[:, 6].copy()
+    assert 150 < left.sum() < 250
+    env.reset(np.arange(200))
+    assert (env.current[200:, 6] == left[200:]).all()
+    assert (env.current[:200, 6] != left[:200]).any()
+    alone = games.make("t-maze", 1)
+    alone.seed([7])
+    alone.reset()
+    assert alone.current[0, 6] == left[7]
+
+
+# Interface and data ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", games.TASKS)
+def test_only_the_named_copies_move(name: str) -> None:
+    env = games.make(name, 6)
+    before = env.reset().obs.copy()
+    spec = env.spec
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        env.reset()
+        legal = env.rules.legal(env.current)
+        action = (
+            rng.uniform(-1, 1, (6, spec.n_agents, 1))
+            if legal is None
+            else np.where(legal, rng.random(legal.shape), -1).argmax(-1)
+        )
+        step = env.step(action, np.array([1, 4]))
+        still = [0, 2, 3, 5]
+        assert not step.reward[still].any()
+        assert not (step.terminal | step.truncated)[still].any()
+        assert step.obs.shape == (6, spec.n_agents, spec.obs_size)
+        assert step.state.shape == (6, spec.state_size)
+        if name != "t-maze":
+            assert (step.obs[still] == before[still]).all()
+
+
+@pytest.mark.parametrize(("name", "quality"), ALL_QUALITIES)
+def test_data_fit_their_task_and_repeat(name: str, quality: str) -> None:
+    data = games.dataset(name, quality, episodes=60, seed=2)
+    again, other = (games.dataset(name, quality, episodes=60, seed=s) for s in (2, 3))
+    assert data.content_hash == again.content_hash
+    if quality in ("random", "mix", "D3", "imbalanced"):
+        assert data.content_hash != other.content_hash
+    check(data, games.make(name, 4)).raise_on_mismatch()
+
+
+def test_xor_data_shares() -> None:
+    for quality, cells in (("D1", 1), ("D2", 2), ("D3", 3), ("D4", 4)):
+        data = games.dataset("xor", quality)
+        assert data.transitions == 5000
+        joint, counts = np.unique(data.action[data.sources], axis=0, return_counts=True)
+        assert len(joint) == cells
+        assert counts.max() - counts.min() <= 1
+        assert [1, 1] not in joint.tolist() or quality == "D4"
+    assert games.dataset("xor", "D3").returns.mean() == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_shares_of_the_game_with_several_equilibria() -> None:
+    data = games.dataset("equilibria", "imbalanced")
+    joint, counts = np.unique(data.action[data.sources], axis=0, return_counts=True)
+    shares = dict(zip(map(tuple, joint.tolist()), counts / 5000, strict=True))
+    assert shares[0, 0] == pytest.approx(0.9, abs=1e-3)
+    assert shares[1, 1] == pytest.approx(0.04, abs=1e-3)
+    assert len(shares) == 9
+
+
+def test_data_by_name() -> None:
+    by_name = marlzoo.load_dataset("games/xor/marlzoo/D3", seed=1)
+    assert by_name.content_hash == games.dataset("xor", "D3", seed=1).content_hash
+    assert by_name.card.name == "games/xor/marlzoo/D3"
+    assert marlzoo.make_env("games/bridge", 3).copies == 3
+    with pytest.raises(UnknownNameError, match="quality of games/xor"):
+        marlzoo.load_dataset("games/xor/marlzoo/expert")
+    with pytest.raises(DataError, match="no such dataset"):
+        marlzoo.load_dataset("games/xor/others/D3")
+
+
+def test_bad_input() -> None:
+    with pytest.raises(UnknownNameError, match="games/xor"):
+        games.make("xorr", 1)
+    with pytest.raises(UnknownNameError, match="option of games/xor"):
+        games.make("xor", 1, win=2.0)
+    with pytest.raises(ConfigError, match="horizon"):
+        games.make("bridge", 1, horizon=0)
+    with pytest.raises(ConfigError, match="copies"):
+        games.make("bridge", 0)
+    with pytest.raises(ConfigError, match="episodes"):
+        games.dataset("xor", "D1", episodes=0)
+    env = games.make("t-maze", 2)
+    env.reset()
+    with pytest.raises(SpecError, match="agent 1 of copy 0 took the action 1"):
+        env.step(np.array([[5, 1], [5, 5]]))

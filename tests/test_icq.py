@@ -1,0 +1,212 @@
+"""ICQ-MA: weights by hand, in-sample targets, limits, where gradients go, data whose next action is cut off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from marlzoo.algorithms.icq import legal_log_policy
+from torch import Tensor
+
+import marlzoo
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
+from marlzoo.losses import mean_over, softmax_weights
+from marlzoo.nets import with_agent_id
+from marlzoo.sequence import as_sequences, known_actions
+from marlzoo.spec import ActionKind
+from marlzoo.train import make_sampler
+from tests.toys import toy_dataset, toy_spec
+
+
+def learner(kind: ActionKind = "discrete", seeds: tuple[int, ...] = (0, 1), **settings: Any) -> Any:
+    small = {"hidden": 8, "critic_hidden": 8, "mixer_hidden": 8, "mixer_embed": 4, "batch_size": 16}
+    return marlzoo.make("icq", toy_spec(kind), seeds=seeds, dtype=torch.float64, **(small | settings))
+
+
+def batch_for(algorithm: Any, data: Any = None) -> Batch:
+    return make_sampler(algorithm, [data or toy_dataset(algorithm.spec.action_kind)]).next()
+
+
+def losses_of(algorithm: Any, batch: Batch) -> dict[str, Tensor]:
+    """The losses of one update, with their graphs, and no step."""
+    caught: dict[str, Tensor] = {}
+    algorithm.step = lambda **losses: caught.update(losses) or {}
+    algorithm.follow = lambda *_: None
+    algorithm.update(batch)
+    return caught
+
+
+@pytest.mark.parametrize(
+    ("values", "temperature", "expected"),
+    [
+        ((0.1, 0.0, 0.0, 0.0), 0.1, (1.9015, 0.6995, 0.6995, 0.6995)),
+        ((0.1, 0.0), 0.1, (1.4621, 0.5379)),
+        ((10.0, 20.0, 30.0), 1000.0, (0.990017, 0.999967, 1.010016)),
+        ((10.0, 20.0, 30.0), 1e9, (1.0, 1.0, 1.0)),
+        ((10.0, 20.0, 30.0), 1e-3, (0.0, 0.0, 3.0)),
+    ],
+)
+def test_weights_by_hand(values: tuple[float, ...], temperature: float, expected: tuple[float, ...]) -> None:
+    x = torch.tensor(values).double().unsqueeze(0)
+    weight = softmax_weights(x, temperature)
+    torch.testing.assert_close(weight[0], torch.tensor(expected).double(), atol=6e-5, rtol=0)
+    torch.testing.assert_close(softmax_weights(x + 7.0, temperature), weight)
+    # Entries that take no part have weight 0 and change nothing for the others.
+    more = torch.cat((x, torch.full((1, 2), 99.0).double()), dim=1)
+    valid = torch.cat((torch.ones_like(x), torch.zeros(1, 2).double()), dim=1)
+    masked = softmax_weights(more, temperature, valid=valid)
+    torch.testing.assert_close(masked[:, : len(values)], weight)
+    assert (masked[:, len(values) :] == 0).all()
+    assert (softmax_weights(more, temperature, valid=0 * valid) == 0).all()
+
+
+def test_training_policy_by_hand() -> None:
+    """Mixed with the uniform policy first, then restricted to legal actions."""
+    logits = torch.tensor([0.5, 0.3, 0.2]).double().log()
+    every, some = torch.tensor([True, True, True]), torch.tensor([True, False, True])
+    half = torch.tensor(0.5).double()
+    mixed = legal_log_policy(logits, every, half).exp()
+    torch.testing.assert_close(mixed, torch.tensor([0.4167, 0.3167, 0.2667]).double(), atol=5e-5, rtol=0)
+    legal = legal_log_policy(logits, some, half).exp()
+    torch.testing.assert_close(legal, torch.tensor([0.6098, 0.0, 0.3902]).double(), atol=5e-5, rtol=0)
+    plain = legal_log_policy(logits.requires_grad_(), some, torch.tensor(0.0).double())
+    torch.testing.assert_close(plain, torch.log_softmax(mask_logits(logits, some), -1))
+    plain[0].backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_large_temperatures_give_cloning_and_sarsa(kind: ActionKind) -> None:
+    """All weights 1: the policy clones the data, weighed by k; the critic learns r + gamma mask Q̄_tot(s', a')."""
+    algorithm = learner(
+        kind, policy_temperature=1e9, critic_temperature=1e9, gamma=0.9, timeout_is_terminal=True
+    )
+    batch = batch_for(algorithm)
+    found = losses_of(algorithm, batch)
+    k, _ = algorithm.mixer(batch.state)
+    out = algorithm.actor(as_sequences(batch))[:, :, 0] if kind == "discrete" else None
+    if out is not None:
+        log_prob = categorical_log_prob(mask_logits(out, batch.legal), batch.action)
+    else:
+        mean, log_std = algorithm.actor(with_agent_id(batch.obs))
+        log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action, algorithm.action_dimensions)
+    torch.testing.assert_close(found["policy"], -(k * log_prob).mean((1, 2)))
+    whole = as_sequences(batch)
+    _, total, _ = algorithm._team_values(algorithm.target, whole, known_actions(whole)[0], slice(None))
+    y = batch.reward + 0.9 * batch.mask * total[:, 0, :, 1]
+    _, now, _ = algorithm._team_values(algorithm.critic, whole, whole.action, slice(0, 1))
+    torch.testing.assert_close(found["critic"], (now[:, 0, :, 0] - y).square().mean(1))
+
+
+def test_equal_values_bootstrap_undiminished() -> None:
+    """Q̄_tot = c everywhere gives the target r + gamma mask c: the weights have mean 1 (not 1 / B)."""
+    algorithm = learner(gamma=0.9, critic_temperature=10.0, history="rnn", td_lambda=0.0)
+    head = algorithm.target[0].members.layers[-1]
+    head.weight.data.zero_()
+    head.bias.data.zero_()
+    head.bias.data[..., 0] = 5.0
+    batch = batch_for(algorithm)
+    actions, known = known_actions(batch)
+    y = algorithm._targets(batch, actions, known)
+    torch.testing.assert_close(y, known * (batch.reward + 0.9 * batch.mask * 5.0))
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_gradients_stay_in_their_group(kind: ActionKind) -> None:
+    algorithm = learner(kind)
+    found = losses_of(algorithm, batch_for(algorithm))
+
+    def reached(loss: Tensor, module: torch.nn.Module) -> list[bool]:
+        grads = torch.autograd.grad(
+            loss.sum(), list(module.parameters()), allow_unused=True, retain_graph=True
+        )
+        return [g is not None for g in grads]
+
+    assert not any(reached(found["policy"], algorithm.critic))
+    assert all(reached(found["policy"], algorithm.actor))
+    assert not any(reached(found["critic"], algorithm.actor))
+    assert all(reached(found["critic"], algorithm.critic))
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_a_constant_on_all_values_leaves_the_policy_loss(kind: ActionKind) -> None:
+    results = []
+    for shift in (0.0, 3.0):
+        algorithm = learner(kind, history="rnn")
+        algorithm.q.members.layers[-1].bias.data += shift  # discrete: on V and on every A
+        results.append(losses_of(algorithm, batch_for(algorithm))["policy"])
+    torch.testing.assert_close(*results)
+
+
+def test_targets_look_at_the_datas_actions_only() -> None:
+    algorithm = learner(history="rnn")
+    batch = batch_for(algorithm)
+    batch.action.clamp_(max=2)
+    actions, known = known_actions(batch)
+    before = algorithm._targets(batch, actions, known)
+    algorithm.target[0].members.layers[-1].bias.data[..., 1 + 3] += 100.0
+    assert torch.equal(algorithm._targets(batch, actions, known), before)
+    algorithm.target[0].members.layers[-1].bias.data[..., 1 + 2] += 100.0
+    assert not torch.equal(algorithm._targets(batch, actions, known), before)
+
+
+def test_padding_changes_nothing() -> None:
+    """Rows beyond an episode's end may hold anything; unless they are let into the softmax, as the authors do."""
+    for mask_softmax in (True, False):
+        results = []
+        for garbage in (False, True):
+            algorithm = learner(history="rnn", mask_softmax=mask_softmax, critic_temperature=1.0)
+            batch = batch_for(algorithm)
+            pad = batch.filled == 0
+            assert pad.any()
+            if garbage:
+                batch.obs[:, :, 1:][pad] = 3.0
+                batch.state[:, :, 1:][pad] = -3.0
+                batch.action[pad] = 3 - batch.action[pad]
+                batch.legal[:, :, 1:][pad] = False
+                batch.reward[pad] = 50.0
+            results.append(losses_of(algorithm, batch))
+        same = [torch.allclose(results[0][name], results[1][name]) for name in ("policy", "critic")]
+        assert same == [mask_softmax, mask_softmax]
+
+
+def test_transitions_without_a_next_action_are_not_drawn() -> None:
+    """An episode's last step counts only where the next value does not."""
+    data = toy_dataset("discrete")
+    data.obs[:, 0, 0] = np.arange(data.rows)
+    for timeout, first in ((False, False), (True, True)):
+        algorithm = learner(batch_size=512, timeout_is_terminal=timeout)
+        batch = batch_for(algorithm, data)
+        row = batch.obs[..., 0, 0].long().numpy()
+        last = np.isin(row + 1, data.ends)
+        assert (batch.mask.numpy()[last] == 0).all()
+        assert last.any()
+        at_limit = data.truncated[row]
+        assert at_limit.any() == first
+
+
+def test_one_critic_step_per_time_step() -> None:
+    algorithm = learner(history="rnn", critic_steps="time", sequence_length=6, target_period=12)
+    batch = batch_for(algorithm)
+    before = [p.clone() for p in algorithm.target.parameters()]
+    algorithm.update(batch)
+    assert algorithm._optimisers["critic"].count == 6
+    assert all(torch.equal(a, b) for a, b in zip(before, algorithm.target.parameters(), strict=True))
+    algorithm.update(batch)
+    pairs = zip(algorithm.target.parameters(), algorithm.critic.parameters(), strict=True)
+    assert all(torch.equal(old, new) for old, new in pairs)
+
+
+def test_k_inside_puts_the_mixers_weight_in_the_exponent() -> None:
+    algorithm = learner("continuous", policy_weight="k_inside", policy_temperature=0.5)
+    batch = batch_for(algorithm)
+    found = losses_of(algorithm, batch)["policy"]
+    whole = as_sequences(batch)
+    q, _, k = algorithm._team_values(algorithm.critic, whole, whole.action, slice(0, -1))
+    weight = 16 * torch.softmax(k * q[:, 0] / 0.5, dim=1)
+    mean, log_std = algorithm.actor(with_agent_id(batch.obs))
+    log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action, algorithm.action_dimensions)
+    torch.testing.assert_close(found, -mean_over(weight[:, :, 0] * log_prob))

@@ -1,0 +1,133 @@
+"""IQL+CQL: closed forms of penalty and target, masks, the target's period, learning a small game."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.losses import double_q
+from marlzoo.train import make_sampler
+from tests.toys import toy_dataset, toy_spec
+
+
+def learner(name: str = "iql_cql", **settings: Any) -> Any:
+    small = {"hidden": 8, "batch_size": 16, "sequence_length": 0}
+    return marlzoo.make(name, toy_spec("discrete"), seeds=(0, 1), dtype=torch.float64, **(small | settings))
+
+
+def constant_values(algorithm: Any) -> None:
+    """All action values zero."""
+    for net in (algorithm.team, algorithm.target):
+        head = net.agents.network.head
+        head.weight.data.zero_()
+        head.bias.data.zero_()
+
+
+def test_penalty_of_equal_values_is_the_log_of_the_legal_actions() -> None:
+    data = toy_dataset("discrete")
+    for illegal, per_step in ((False, None), (True, math.log(4))):
+        algorithm = learner(penalise_illegal=illegal)
+        constant_values(algorithm)
+        batch = make_sampler(algorithm, [data]).next()
+        counts = batch.legal[:, :, :-1].sum(-1).double().log().mean(-1)
+        expected = (counts * batch.filled).flatten(1).sum(1) / batch.filled.flatten(1).sum(1)
+        if per_step is not None:
+            expected = torch.full_like(expected, per_step)
+        torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
+
+
+def test_td_of_zero_values_is_half_the_mean_squared_reward() -> None:
+    data = toy_dataset("discrete")
+    for half in (True, False):
+        algorithm = learner(half_td=half)
+        constant_values(algorithm)
+        batch = make_sampler(algorithm, [data]).next()
+        square = (batch.agent_reward.square().mean(-1) * batch.filled).flatten(1).sum(1)
+        expected = square / batch.filled.flatten(1).sum(1) * (0.5 if half else 1.0)
+        torch.testing.assert_close(algorithm.update(batch)["td_loss"], expected)
+
+
+def test_double_q_takes_the_online_best_legal_action() -> None:
+    legal, target = torch.tensor([True, True, False]), torch.tensor([10.0, 20.0, 30.0])
+    assert double_q(torch.tensor([1.0, 2.0, 5.0]), target, legal) == 20.0
+    assert double_q(torch.tensor([2.0, 1.0, 5.0]), target, legal) == 10.0
+
+
+@pytest.mark.parametrize("name", ["iql_cql", "qmix_cql"])
+def test_target_is_copied_every_period(name: str) -> None:
+    algorithm = learner(name, target_period=3)
+    sampler = make_sampler(algorithm, [toy_dataset("discrete")])
+    for update in range(1, 8):
+        algorithm.update(sampler.next())
+        pairs = zip(algorithm.target.parameters(), algorithm.team.parameters(), strict=True)
+        assert all(torch.equal(old, new) for old, new in pairs) == (update % 3 == 0), update
+
+
+@pytest.mark.parametrize("name", ["iql_cql", "qmix_cql"])
+def test_padding_changes_nothing(name: str) -> None:
+    """Whatever the rows after an episode's final observation hold, losses and step are the same."""
+    results = []
+    for garbage in (False, True):
+        algorithm = learner(name, td_lambda=0.6, last_action=True)
+        batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+        if garbage:
+            spoil(batch)
+        metrics = algorithm.update(batch)
+        results.append({**metrics, **dict(algorithm.team.named_parameters())})
+    for key, value in results[0].items():
+        torch.testing.assert_close(value, results[1][key], msg=key)
+
+
+def spoil(batch: Any) -> None:
+    """Overwrite everything that is padding."""
+    pad = batch.filled == 0
+    assert pad.any()
+    batch.action[pad] = 3 - batch.action[pad]
+    batch.mask[pad] = 1.0 - batch.mask[pad]
+    batch.obs[:, :, 1:][pad] = 9.0
+    batch.legal[:, :, 1:][pad] = False
+    if batch.has("state"):
+        batch.state[:, :, 1:][pad] = -9.0
+    name = "reward" if batch.has("reward") else "agent_reward"
+    reward = getattr(batch, name).clone()
+    reward[pad] = 50.0
+    setattr(batch, name, reward)
+
+
+def test_illegal_actions_get_no_gradient_from_the_penalty() -> None:
+    """With discount 0 and the data's actions best, an action that was never legal keeps its value's bias."""
+    data = toy_dataset("discrete")
+    algorithm = learner(penalise_illegal=False, gamma=0.0)
+    batch = make_sampler(algorithm, [data]).next()
+    batch.legal[..., 3] = False
+    batch.action.clamp_(max=2)
+    before = algorithm.team.agents.network.head.bias.detach().clone()
+    algorithm.update(batch)
+    moved = algorithm.team.agents.network.head.bias.detach() - before
+    assert (moved[..., 3] == 0).all()
+    assert (moved[..., :3] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("iql_cql", {}), ("qmix_cql", {"penalty": "individual"}), ("qmix_cql", {"penalty": "joint"})],
+)
+def test_a_large_weight_makes_the_data_actions_best(name: str, settings: dict[str, Any]) -> None:
+    """Data that always take the first legal action: the greedy policy does so too."""
+    data = toy_dataset("discrete", episodes=10)
+    assert data.legal is not None
+    data.action[:] = data.legal.argmax(-1)
+    algorithm = learner(name, cql_weight=100.0, lr=1e-2, hidden=32, history="mlp", **settings)
+    sampler = make_sampler(algorithm, [data])
+    metrics = {}
+    for _ in range(200):
+        metrics = algorithm.update(sampler.next())
+    assert all(torch.isfinite(value).all() for value in metrics.values())
+    obs, legal = torch.from_numpy(data.obs).double(), torch.from_numpy(data.legal)
+    action = algorithm.policy().act(obs.expand(2, *obs.shape), legal.expand(2, *legal.shape))
+    agreement = (action.numpy() == data.action).mean()
+    assert agreement > 0.85, agreement

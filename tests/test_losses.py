@@ -1,0 +1,145 @@
+"""Shared loss terms against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from marlzoo.losses import (
+    best_of,
+    cross_entropy_search,
+    double_q,
+    expectile,
+    exponential_weights,
+    gaussian_kl,
+    jittered,
+    legal_logsumexp,
+    mean_over,
+    normal_log_density,
+    normalised,
+    sampled_logsumexp,
+    soft_minimum,
+    softmax_moments,
+    softmax_search,
+    softmax_weights,
+    uniform_log_density,
+)
+
+
+def f64(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def close(a: Tensor, b: Tensor | float, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(a, torch.as_tensor(b, dtype=a.dtype).expand_as(a), atol=atol, rtol=0)
+
+
+def test_mean_over_leaves_padding_out_even_if_it_is_nan() -> None:
+    x = torch.tensor([[[[1.0, 3.0], [math.nan, math.nan]]]])  # R, B, L, N
+    close(mean_over(x, torch.tensor([[[1.0, 0.0]]])), 2.0)
+    close(mean_over(torch.tensor([[1.0, 2.0], [3.0, 5.0]])), f64(1.5, 4.0))
+
+
+def test_expectile() -> None:
+    close(expectile(f64(-2, 3), 0.7), f64(0.3 * 4, 0.7 * 9))
+    close(expectile(f64(-2, 3), 0.5), f64(2, 4.5))
+
+
+def test_weights() -> None:
+    close(exponential_weights(f64(0, 2, 5000), 2.0, 100.0), f64(1, math.e, 100))
+    close(softmax_weights(f64(0.1, 0, 0, 0).unsqueeze(0), 0.1), f64(1.9015, 0.6995, 0.6995, 0.6995), 1e-4)
+    assert not exponential_weights(f64(1).requires_grad_(), 1.0, 9.0).requires_grad
+    scaled = normalised(torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64))
+    close(scaled, torch.tensor([[-1.0, 0, 1], [-1, 0, 1]]))
+
+
+def test_densities() -> None:
+    close(uniform_log_density(torch.ones(2, dtype=torch.float64)), -1.386294)
+    close(uniform_log_density(f64(1, 1, 0)), -1.386294)
+    close(normal_log_density(f64(0), 0.2), 0.690499)
+    close(normal_log_density(f64(0, 0, 0), 0.2), 2.071498)
+    close(normal_log_density(f64(0, 7), 0.2, f64(1, 0)), 0.690499)
+
+
+def test_sampled_logsumexp_of_a_constant() -> None:
+    q = torch.full((1, 10), 3.0, dtype=torch.float64)
+    close(sampled_logsumexp(q) - 3, 2.302585)
+    close(sampled_logsumexp(q, torch.full_like(q, -2 * math.log(2))) - 3, 3.688879)
+    close(sampled_logsumexp(q, temperature=0.5) - 3, 0.5 * math.log(10))
+    noisy = torch.full((1, 20), 1.380999, dtype=torch.float64)
+    density = torch.cat((torch.full((1, 10), -2 * math.log(2), dtype=torch.float64), noisy), 1)
+    close(sampled_logsumexp(torch.zeros_like(density), density), 3.807252, 2e-6)
+
+
+def test_discrete_terms_ignore_illegal_actions() -> None:
+    q, legal = f64(1, 2, 100).unsqueeze(0), torch.tensor([[True, True, False]])
+    close(legal_logsumexp(q, legal), math.log(math.e + math.e**2))
+    close(double_q(f64(1, 2, 5), f64(10, 20, 30), torch.tensor([True, True, False])), 20.0)
+    close(double_q(f64(2, 1, 5), f64(10, 20, 30), torch.tensor([True, True, False])), 10.0)
+    close(double_q(f64(2, 1, 5), f64(10, 20, 30)), 30.0)
+
+
+def test_soft_minimum() -> None:
+    q = f64(2, 5).view(1, 2, 1)
+    for weight, expected in ((0.75, 2.75), (1.0, 2.0), (0.5, 3.5)):
+        close(soft_minimum(q, weight), expected)
+
+
+def test_target_noise_is_clipped_and_stays_in_the_box() -> None:
+    noise = f64(-1.2, 0.1, 0.8)
+    close(jittered(torch.zeros(3, dtype=torch.float64), noise, 0.2, f64(0.5)), f64(-0.24, 0.02, 0.16))
+    close(jittered(torch.zeros(3, dtype=torch.float64), noise, 1.0, f64(0.5)), f64(-0.5, 0.1, 0.5))
+    close(jittered(f64(0.9, 0.9, 0.9), noise, 1.0), f64(-0.3, 1.0, 1.0))
+
+
+def test_gaussian_kl() -> None:
+    kl = gaussian_kl(f64(1, 0), f64(0, math.log(2)))
+    close(kl.mean(), 0.653427)
+    close(kl.sum(), 1.306853)
+    close(gaussian_kl(f64(0), f64(0)), 0.0)
+
+
+def test_softmax_moments() -> None:
+    candidates, score = f64(-1, 0, 1).view(1, 3, 1), f64(0, 1, 2).view(1, 3)
+    for shift in (0.0, 100.0):
+        mean, spread = softmax_moments(candidates, score + shift)
+        close(mean, 0.575210)
+        close(spread, 0.998766)
+    close(softmax_moments(candidates, torch.zeros(1, 3, dtype=torch.float64))[0], 0.0)
+
+
+def test_best_of_keeps_rows_and_agents_apart() -> None:
+    candidates = torch.arange(24, dtype=torch.float64).view(1, 2, 2, 3, 2)  # R, K, B, N, A
+    score = torch.zeros(1, 2, 2, 3)
+    score[0, 1, 0, 2] = 1.0
+    best = best_of(candidates, score)
+    assert torch.equal(best[0, 0, 2], candidates[0, 1, 0, 2])
+    assert torch.equal(best[0, 1], candidates[0, 0, 1])
+
+
+def test_searches_find_the_peak_of_a_parabola() -> None:
+    noise = torch.randn((1, 3, 20, 50, 1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def score(a: Tensor) -> Tensor:
+        return -(a.squeeze(-1) - 0.5).square()
+
+    for found in (cross_entropy_search(score, noise, elites=5), softmax_search(score, noise)):
+        assert found.shape == (1, 50, 1)
+        assert float((found - 0.5).abs().mean()) < 0.1
+    first = best_of((2 * noise[:, 0]).clamp(-1, 1), score((2 * noise[:, 0]).clamp(-1, 1)))
+    assert bool((score(cross_entropy_search(score, noise, elites=5)) >= score(first)).all())
+
+
+def test_cross_entropy_search_uses_elite_mean_and_unbiased_spread() -> None:
+    # Round 1 offers (.1, .2, .3, -1); with the elites (.1, .2, .3) and unit noise round 2 draws .2 + .1 = .3.
+    noise = torch.tensor([[[0.05, 0.1, 0.15, -0.5], [1.0, 1.0, 1.0, 1.0]]], dtype=torch.float64).unsqueeze(-1)
+    seen = []
+
+    def score(a: Tensor) -> Tensor:
+        seen.append(a)
+        return a.squeeze(-1)
+
+    cross_entropy_search(score, noise, elites=3, min_std=0.0)
+    close(seen[1], 0.3)

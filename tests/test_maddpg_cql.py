@@ -1,0 +1,154 @@
+"""MADDPG+CQL against closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from marlzoo.baselines.maddpg_cql import MADDPGCQL
+from torch import Tensor
+
+import marlzoo
+from marlzoo.data.sampler import Batch
+from marlzoo.errors import ConfigError
+from marlzoo.sequence import as_sequences
+from tests.fixed_nets import FixedCritics, spec_of, transitions
+
+
+def learner(n: int = 2, actions: int = 2, size: int = 2, **more: Any) -> MADDPGCQL:
+    settings = {"hidden": 8, "critic_hidden": 8, "batch_size": size, "history": "mlp", **more}
+    spec = spec_of(n, actions, "continuous")
+    algorithm = marlzoo.make("maddpg_cql", spec, seeds=[0], dtype=torch.float64, **settings)
+    assert isinstance(algorithm, MADDPGCQL)
+    return algorithm
+
+
+def batch_for(algorithm: MADDPGCQL, action: Any, **fields: Any) -> Batch:
+    source = torch.Generator().manual_seed(1)
+    noise = {
+        name: torch.rand(shape, generator=source)
+        if kind == "uniform"
+        else torch.randn(shape, generator=source)
+        for name, (kind, shape) in algorithm.noise().items()
+    }
+    return transitions(action, noise=noise, **fields)
+
+
+def penalty(algorithm: MADDPGCQL, values: Callable[[Tensor], tuple[Any, Any]], batch: Batch) -> float:
+    """The penalty of critics with known values."""
+    algorithm.q = FixedCritics(values)  # type: ignore[assignment]
+    algorithm.step = lambda **_: {}  # type: ignore[method-assign]
+    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    return float(algorithm.update(batch)["penalty"])
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.3])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_penalty_of_constant_values(sigma: float, noisy: bool) -> None:
+    """log(K e^{A log 2} + sum_k e^{-l_k}); with no noise and sigma .2: 3.807252."""
+    algorithm = learner(cql_sigma=sigma)
+    batch = batch_for(algorithm, torch.zeros(2, 2, 2))
+    batch.noise["normal"] *= float(noisy)
+    density = (-0.5 * batch.noise["normal"].square() - math.log(sigma * math.sqrt(2 * math.pi))).sum(-1)
+    expected = float(torch.log(40.0 + torch.exp(-density.flatten(1, 2)).sum(1)).mean())
+    if not noisy and sigma == 0.2:
+        assert expected == pytest.approx(3.807252, abs=1e-6)
+    assert penalty(algorithm, lambda action: (7.0, 7.0), batch) == pytest.approx(expected, abs=1e-6)
+
+
+def test_density_may_count_all_agents() -> None:
+    own, joint = learner(n=3), learner(n=3, cql_logprob_scope="joint")
+    batch = batch_for(own, torch.zeros(2, 3, 2))
+    policy = torch.zeros(1, 2, 2, 3, 2).double()
+    mine, all_agents = (a._samples(as_sequences(batch), policy)[1] for a in (own, joint))
+    torch.testing.assert_close(all_agents, mine.sum(-1, keepdim=True))
+
+
+def test_samples_lie_around_the_policy_now_and_next() -> None:
+    algorithm = learner(cql_sigma=1e-3)
+    policy = torch.tensor([0.5, -0.5]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 2, 2).double()
+    samples, _ = algorithm._samples(as_sequences(batch_for(algorithm, torch.zeros(2, 2, 2))), policy)
+    assert float((samples[:, 10:20] - 0.5).abs().max()) < 0.01
+    assert float((samples[:, 20:] + 0.5).abs().max()) < 0.01
+    assert float(samples[:, :10].std()) > 0.4
+
+
+def test_each_critic_has_its_own_penalty() -> None:
+    """A constant added to the second critic changes nothing; another function of the action does."""
+
+    def found(second: Callable[[Tensor], Tensor]) -> float:
+        algorithm = learner()
+        batch = batch_for(algorithm, torch.zeros(2, 2, 2))
+        return penalty(algorithm, lambda action: (action[..., 0], second(action[..., 0])), batch)
+
+    zero = found(lambda x: 0 * x)
+    assert found(lambda x: 0 * x + 5) == pytest.approx(zero)
+    assert found(lambda x: 3 * x) > zero + 0.1
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(1.0, 3.97), (0.0, 1.0)])
+@pytest.mark.parametrize("variant", ["maddpg_cql", "iddpg_cql"])
+def test_target(variant: str, mask: float, expected: float) -> None:
+    algorithm = learner(variant=variant)
+    algorithm.target_q = FixedCritics(lambda action: (4.0, 3.0))  # type: ignore[assignment]
+    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    batch = batch_for(
+        algorithm, torch.zeros(2, 2, 2), agent_reward=torch.ones(2, 2), mask=torch.full((2,), mask)
+    )
+    assert float(algorithm.update(batch)["target_q"]) == pytest.approx(expected)
+
+
+def test_agents_without_number_learn_the_rewards_mean() -> None:
+    found = {}
+    for agent_id in (False, True):
+        algorithm = learner(n=3, actions=1, cql_weight=0.0, critic_agent_id=agent_id, lr=1e-2)
+        rewards = torch.tensor([1.0, 2.0, 3.0]).expand(2, 3)
+        batch = batch_for(algorithm, torch.zeros(2, 3, 1), agent_reward=rewards, mask=torch.zeros(2))
+        for _ in range(300):
+            algorithm.update(batch)
+        found[agent_id] = algorithm.q(batch.obs, batch.state, batch.action)[0, 0, 0].detach()
+    torch.testing.assert_close(found[False], torch.full((3,), 2.0).double(), atol=0.05, rtol=0)
+    torch.testing.assert_close(found[True], torch.tensor([1.0, 2.0, 3.0]).double(), atol=0.1, rtol=0)
+
+
+def test_order_of_the_agents_matters_to_a_joint_critic() -> None:
+    algorithm = learner(n=2, actions=1)
+    obs, state = torch.zeros(1, 1, 2, 2).double(), torch.zeros(1, 1, 3).double()
+    one, other = (
+        torch.tensor([0.9, -0.9]).view(1, 1, 2, 1).double(),
+        torch.tensor([-0.9, 0.9]).view(1, 1, 2, 1),
+    )
+    a, b = algorithm.q(obs, state, one), algorithm.q(obs, state, other.double())
+    assert not torch.allclose(a, b)
+    torch.testing.assert_close(a[..., 0], a[..., 1])
+
+
+def test_strong_penalty_raises_the_data_above_all_else() -> None:
+    algorithm = learner(n=1, actions=1, size=16, critic_hidden=32, lr=3e-3)
+    batch = batch_for(algorithm, torch.full((16, 1, 1), 0.5), mask=torch.zeros(16))
+    for _ in range(200):
+        algorithm.update(batch)
+    shape = (1, 16, 21, 1)
+    obs, state = batch.obs.unsqueeze(2).expand(*shape, 2), batch.state.unsqueeze(2).expand(1, 16, 21, 3)
+    grid = torch.linspace(-1, 1, 21).double().view(1, 1, 21, 1, 1).expand(*shape, 1)
+    values: Tensor = algorithm.q(obs, state, grid)[0].mean((0, 1, 3))
+    assert abs(float(grid[0, 0, values.argmax()]) - 0.5) < 0.25
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_without_a_policy_step_only_the_critics_move(after: bool) -> None:
+    algorithm = learner(policy_after_critic=after, action_penalty=0.0)
+    algorithm._policy_loss = lambda batch, action: 0.0 * action.sum((1, 2, 3, 4))  # type: ignore[method-assign]
+    actor = [p.clone() for p in algorithm.actor.parameters()]
+    critic = [p.clone() for p in algorithm.q.parameters()]
+    algorithm.update(batch_for(algorithm, torch.zeros(2, 2, 2), agent_reward=torch.ones(2, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(actor, algorithm.actor.parameters(), strict=True))
+    assert all(bool((a != b).any()) for a, b in zip(critic, algorithm.q.parameters(), strict=True))
+
+
+def test_sequences_need_a_length() -> None:
+    with pytest.raises(ConfigError, match="sequence_length"):
+        learner(history="rnn", sequence_length=0)

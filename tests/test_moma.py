@@ -1,0 +1,186 @@
+"""MOMA-PPO's teams: columns and actuators, scores, the Reacher's geometry, recorded data."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+from marlzoo.benchmarks.references import normalised
+
+from marlzoo.data.card import Card
+from marlzoo.data.check import check
+from marlzoo.data.dataset import Dataset
+from marlzoo.envs import moma
+from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
+
+
+def actions(env: Any, seed: int = 0) -> Any:
+    shape = (env.copies, env.spec.n_agents, env.spec.action_size)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def test_listing_starts_no_simulator() -> None:
+    code = (
+        "import sys; from marlzoo.envs import moma as m; [m.spec(t) for t in m.TASKS];"
+        "print([p for p in ('mujoco', 'gymnasium', 'torch', 'h5py') if p in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_sizes() -> None:
+    sizes = {name: (moma.spec(name).obs_sizes, moma.spec(name).action_sizes) for name in moma.TASKS}
+    assert sizes["reacher-2x1_full"] == ((11, 11), (1, 1))
+    assert sizes["reacher-2x1_0"] == ((8, 8), (1, 1))
+    assert sizes["reacher-2x1notip_0"] == ((5, 5), (1, 1))
+    assert sizes["reacher-2x1first_0"] == ((8, 6), (1, 1))
+    assert sizes["reacher-2x1second_0"] == ((6, 8), (1, 1))
+    assert sizes["ant-4x2_0"] == ((4,) * 4, (2,) * 4)
+    assert sizes["ant-4x2_0t"] == ((15,) * 4, (2,) * 4)
+    assert sizes["ant-t4x2_0t"] == ((15, 4, 4, 4), (2,) * 4)
+    assert sizes["ant-2x4d_0tnv"] == ((16,) * 2, (4,) * 2)
+    assert sizes["halfcheetah-6x1_0"] == ((2,) * 6, (1,) * 6)
+    assert sizes["hopper-3x1_full"] == ((11,) * 3, (1,) * 3)
+    assert sizes["walker2d-2x3_0"] == ((6, 6), (3, 3))
+    assert {moma.spec(name).horizon for name in moma.TASKS} == {50, 1000}
+    assert moma.spec("reacher-2x1_0").horizon == 50
+    assert moma.spec("ant-2x4_full").state_size == 27
+
+
+# Columns of the Reacher that each agent sees, in order.
+REACHER = {
+    "2x1_0": ((0, 2, 6, 4, 5, 8, 9, 10), (1, 3, 7, 4, 5, 8, 9, 10)),
+    "2x1notip_0": ((0, 2, 6, 4, 5), (1, 3, 7, 4, 5)),
+    "2x1first_0": ((0, 2, 6, 1, 3, 7, 4, 5), (0, 2, 6, 1, 3, 7)),
+    "2x1second_0": ((0, 2, 6, 1, 3, 7), (0, 2, 6, 1, 3, 7, 4, 5)),
+    "2x1_full": (tuple(range(11)), tuple(range(11))),
+}
+
+
+@pytest.mark.parametrize("team", REACHER)
+def test_what_the_reacher_shows(team: str) -> None:
+    env = moma.make(f"reacher-{team}", 3)
+    env.reset()
+    seen = env.step(actions(env))
+    angle, velocity = env._sim.fields()["qpos"][:, :2], env._sim.fields()["qvel"][:, :2]
+    state = seen.state
+    np.testing.assert_allclose(state[:, :4], np.hstack([np.cos(angle), np.sin(angle)]), atol=1e-6)
+    np.testing.assert_allclose(state[:, 6:8], velocity, rtol=1e-6)
+    for agent, columns in enumerate(REACHER[team]):
+        np.testing.assert_array_equal(seen.obs[:, agent, : len(columns)], state[:, list(columns)])
+        assert not seen.obs[:, agent, len(columns) :].any()
+
+
+def test_agents_drive_their_joints_and_are_clipped() -> None:
+    env = moma.make("reacher-2x1first_0", 1)
+    env.reset()
+    env.step(np.array([[[0.25], [7.0]]], np.float32))
+    assert env._sim._control[0].tolist() == [0.25, 1.0]
+    before = float(np.linalg.norm(env._state[0, 8:]))
+    step = env.step(np.array([[[-3.0], [0.0]]], np.float32))
+    assert step.reward[0] == pytest.approx(-before - 1.0, abs=1e-6)  # paid for 1, not for 9
+
+
+def test_the_ants_legs_are_crossed_as_in_the_release() -> None:
+    env = moma.make("ant-2x4d_0", 1)
+    env.reset()
+    action = actions(env)
+    env.step(action)
+    control = env._sim._control[0]
+    np.testing.assert_allclose(control[[0, 1, 6, 7]], action[0, 0])
+    np.testing.assert_allclose(control[[4, 5, 2, 3]], action[0, 1])
+    state = env._state[0]
+    np.testing.assert_array_equal(env._obs[0, 0], state[[5, 19, 6, 20, 11, 25, 12, 26]])
+    np.testing.assert_allclose(state[5:13], env._sim.fields()["qpos"][0, 7:], rtol=1e-6)
+    np.testing.assert_allclose(state[19:], env._sim.fields()["qvel"][0, 6:], rtol=1e-6)
+
+
+def test_the_torso_is_felt_by_the_first_agent_alone() -> None:
+    env = moma.make("ant-t4x2_0tv", 2)
+    env.reset()
+    seen = env.step(actions(env))
+    np.testing.assert_array_equal(seen.obs[:, 0, 4:], seen.state[:, 13:16])
+    assert not seen.obs[:, 1:, 4:].any()
+
+
+# Scores ------------------------------------------------------------------------------------------------------
+
+
+def test_scores() -> None:
+    assert moma.score("reacher-2x1first_0", -11.144625) == 0
+    assert moma.score("reacher-2x1first_0", -4.2370844) == 1
+    assert moma.score("hopper-3x1_0", 3234.3) == 1
+    assert moma.score("ant-4x2_0t", (3879.7 - 325.6) / 2) == pytest.approx(0.5)
+    with pytest.raises(UnknownNameError):
+        moma.score("reacher", 0.0)
+
+
+def test_tables_use_the_same_scores() -> None:
+    for name in moma.TASKS:
+        assert normalised(f"moma/{name}", -7.5) == pytest.approx(100 * moma.score(name, -7.5)), name
+    text = files("marlzoo.benchmarks").joinpath("reference", "returns.csv").read_text()
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["task"].startswith("moma/")]
+    assert len(rows) == len(moma.TASKS)
+
+
+# Recorded data -----------------------------------------------------------------------------------------------
+
+
+def recording(name: str) -> Dataset:
+    """Twenty episodes of ten steps under random actions."""
+    env, rng = moma.make(name, 20, horizon=10), np.random.default_rng(0)
+    first = env.reset()
+    rows: dict[str, list[Any]] = {"obs": [first.obs.copy()], "state": [first.state.copy()]}
+    rows |= {"action": [], "reward": [], "terminal": [], "truncated": []}
+    for _ in range(10):
+        rows["action"].append(rng.uniform(-1, 1, actions(env).shape).astype(np.float32))
+        step = env.step(rows["action"][-1])
+        for key in ("obs", "state", "reward", "terminal", "truncated"):
+            rows[key].append(getattr(step, key).copy())
+    for key in ("action", "reward", "terminal", "truncated"):
+        rows[key].append(np.zeros_like(rows[key][0]))
+    flat = {k: np.stack(v, 1).reshape(-1, *v[0].shape[1:]) for k, v in rows.items()}
+    card = Card(task=env.task, options={"team": env.metadata["team"]})
+    return Dataset.create(env.spec, **flat, starts=np.arange(0, 220, 11), card=card)
+
+
+@pytest.mark.parametrize("name", ["reacher-2x1_0", "reacher-2x1first_0", "hopper-3x1_full", "ant-2x4_full"])
+def test_recorded_transitions_are_reproduced(name: str) -> None:
+    report = check(recording(name), moma.make(name, 1, horizon=10))
+    assert report.agrees, report.summary()
+    assert report.compared > 150
+    assert report.observation is not None
+    assert report.observation.median < 1e-4
+
+
+def test_teams_that_see_too_little_are_compared_by_size_only() -> None:
+    env = moma.make("ant-4x2_0", 1, horizon=10)
+    assert not env.replayable
+    assert check(recording("ant-4x2_0"), env).agrees
+    with pytest.raises(SpecError, match="do not determine"):
+        env.replay(np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 2), np.float32))
+
+
+def test_agents_that_see_different_things_are_noticed() -> None:
+    env = moma.make("reacher-2x1_0", 2)
+    obs = env.reset().obs.copy()
+    obs[1, 1, 3] += 0.05  # the target's x
+    with pytest.raises(MismatchError, match="in row 1, agent 1 sees another value than others in column 4"):
+        env.replay(obs, actions(env))
+
+
+def test_bad_names_and_options() -> None:
+    with pytest.raises(UnknownNameError, match="reacher-2x1first_0"):
+        moma.make("reacher-2x1frst_0", 1)
+    with pytest.raises(UnknownNameError, match="horizon"):
+        moma.spec("reacher-2x1_0", horizn=1)
+    for option in ("horizon", "threads"):
+        with pytest.raises(ConfigError, match=option):
+            moma.make("reacher-2x1_0", 1, **{option: 0})
+    with pytest.raises(ConfigError, match="copies"):
+        moma.make("reacher-2x1_0", 0)

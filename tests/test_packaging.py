@@ -1,0 +1,150 @@
+"""Packaging: the list of packages, what the wheel holds, and that it works away from the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import marlzoo
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("marlzoo", "algorithms", "baselines", "benchmarks")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_listed() -> None:
+    found = set()
+    for folder in FOLDERS:
+        for file in (ROOT / folder).rglob("__init__.py"):
+            parts = file.parent.relative_to(ROOT).parts
+            found.add(".".join(parts if parts[0] == "marlzoo" else ("marlzoo", *parts)))
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+
+
+def test_one_version_everywhere() -> None:
+    version = PROJECT["project"]["version"]
+    assert marlzoo.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_pinned_versions_lie_in_the_asked_ranges() -> None:
+    from marlzoo.doctor import fits
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    project = PROJECT["project"]
+    for text in (*project["dependencies"], *project["optional-dependencies"]["plot"]):
+        name, wanted = re.match(r"([\w-]+)(.*)", text).groups()  # type: ignore[union-attr]
+        assert fits(pinned[name], wanted), text
+
+
+@pytest.mark.parametrize(
+    "first", ["import marlzoo.train, marlzoo.evaluate", "marlzoo.train, marlzoo.evaluate"]
+)
+def test_functions_are_not_hidden_by_the_modules_that_hold_them(first: str) -> None:
+    code = f"import marlzoo; {first}; assert callable(marlzoo.train) and callable(marlzoo.evaluate)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("folder", FOLDERS[1:])
+def test_root_folders_are_not_imported_by_their_bare_names(folder: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"import this package as 'marlzoo.{folder}'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that the checkout stays clean."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip(sys.executable, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(source))
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def pip(python: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_wheel_holds_code_and_data_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"marlzoo"}
+    for needed in (
+        "marlzoo/py.typed",
+        "marlzoo/algorithms/omiga.py",
+        "marlzoo/baselines/bc.py",
+        "marlzoo/benchmarks/reference/published.csv",
+    ):
+        assert needed in names
+    shipped = {
+        path.name for path in (ROOT / "marlzoo" / "teachers").iterdir() if path.suffix in (".npz", ".json")
+    }
+    assert {f"marlzoo/teachers/{name}" for name in shipped} <= set(names)
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment that holds the wheel, and sees the other packages of this one but not its marlzoo."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    pip(str(python), "install", "--no-deps", "--no-index", str(wheel))
+    (site,) = folder.glob("lib/python*/site-packages")
+    paths = dict.fromkeys(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
+    (site / "others.pth").write_text("\n".join(paths) + "\n")  # .pth files found there are not followed
+    return folder
+
+
+def run(environment: Path, folder: Path, *command: str) -> str:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    variables |= {"MARLZOO_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(environment / "bin" / command[0]), *command[1:]],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_is_what_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    code = "import marlzoo, marlzoo.benchmarks.runner as r; print(marlzoo.__file__); print(r.__file__)"
+    for line in run(installed, tmp_path, "python", "-c", code).splitlines():
+        assert Path(line).is_relative_to(installed)
+    methods = json.loads(run(installed, tmp_path, "marlzoo", "list", "methods", "--json"))
+    assert {"omiga", "bc"} <= {method["name"] for method in methods}
+
+
+@pytest.mark.slow
+def test_a_benchmark_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    printed = run(installed, tmp_path, "marlzoo", "bench", "smoke")
+    assert "Suite smoke" in printed
+    results = tmp_path / "results" / "smoke"
+    assert {"rows.csv", "table.csv", "table.md", "table.tex"} <= {path.name for path in results.iterdir()}
+    assert "omiga" in (results / "table.md").read_text()
+    assert "Suite smoke" in run(installed, tmp_path, "marlzoo", "bench", "smoke")  # everything is done

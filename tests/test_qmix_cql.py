@@ -1,0 +1,73 @@
+"""QMIX+CQL and VDN+CQL: closed forms of the penalties, the mixed target, where gradients go.
+
+Padding, the targets' period and the limit of a large weight are tested beside IQL+CQL's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.distributions import chosen
+from marlzoo.losses import mean_over
+from marlzoo.train import make_sampler
+from tests.toys import toy_dataset, toy_spec
+
+
+def learner(**settings: Any) -> Any:
+    small = {"hidden": 8, "mixer_hidden": 8, "batch_size": 16, "sequence_length": 0}
+    spec = toy_spec("discrete")
+    return marlzoo.make("qmix_cql", spec, seeds=(0, 1), dtype=torch.float64, **(small | settings))
+
+
+def constant_values(algorithm: Any) -> None:
+    head = algorithm.team.agents.network.head
+    head.weight.data.zero_()
+    head.bias.data.zero_()
+
+
+@pytest.mark.parametrize(("data_action", "expected"), [(True, math.log(21)), (False, math.log(20))])
+def test_joint_penalty_of_equal_values(data_action: bool, expected: float) -> None:
+    algorithm = learner(data_action=data_action)
+    constant_values(algorithm)
+    penalty = algorithm.update(make_sampler(algorithm, [toy_dataset("discrete")]).next())["penalty"]
+    torch.testing.assert_close(penalty, torch.full((2,), expected).double())
+
+
+def test_individual_penalty_of_equal_values() -> None:
+    algorithm = learner(penalty="individual", mixer="vdn")
+    constant_values(algorithm)
+    batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+    expected = mean_over(batch.legal[:, :, :-1].sum(-1).double().log(), batch.filled)
+    torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
+
+
+def test_vdn_one_step_loss_by_hand() -> None:
+    """TD of VDN from transitions: r + gamma mask sum_i target(best legal) against the sum of the data's values."""
+    algorithm = learner(mixer="vdn", penalty="individual", history="mlp", cql_weight=0.0, gamma=0.9)
+    batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+    identity = torch.eye(3).double().expand(2, 16, 3, 3)
+    net, target = algorithm.team.agents.network, algorithm.target.agents.network
+    for parameter in target.parameters():
+        parameter.data.mul_(0.5)  # so that online and target choose differently
+    with torch.no_grad():
+        q = chosen(net(torch.cat((batch.obs, identity), -1)), batch.action).sum(-1)
+        after = torch.cat((batch.next_obs, identity), -1)
+        best = net(after).masked_fill(~batch.next_legal, -torch.inf).argmax(-1)
+        y = batch.reward + 0.9 * batch.mask * chosen(target(after), best).sum(-1)
+    expected = 0.5 * (q - y).square().mean(1)
+    torch.testing.assert_close(algorithm.update(batch)["td_loss"], expected)
+
+
+def test_targets_get_no_gradient_and_stay_between_copies() -> None:
+    algorithm = learner(target_period=1000)
+    before = [p.clone() for p in algorithm.target.parameters()]
+    sampler = make_sampler(algorithm, [toy_dataset("discrete")])
+    for _ in range(3):
+        algorithm.update(sampler.next())
+    assert all(torch.equal(a, b) for a, b in zip(before, algorithm.target.parameters(), strict=True))
+    assert not any(p.requires_grad for p in algorithm.target.parameters())

@@ -1,0 +1,89 @@
+"""SMAX: sizes without jax; battles where jaxmarl is installed (the battery by listing tests the rest)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from marlzoo.envs import smax
+from marlzoo.errors import ConfigError, MissingExtraError, SpecError, UnknownNameError
+
+# Agents, enemies, observation, state, actions.
+SIZES = {
+    "3m": (3, 3, 75, 72, 8),
+    "2s3z": (5, 5, 127, 120, 10),
+    "5m_vs_6m": (5, 6, 140, 132, 11),
+    "6h_vs_8z": (6, 8, 179, 168, 13),
+    "3s5z_vs_3s6z": (8, 9, 218, 204, 14),
+    "corridor": (6, 24, 387, 360, 29),
+}
+
+
+def test_listing_needs_no_jax() -> None:
+    code = (
+        "import sys; sys.modules['jax'] = None; from marlzoo.envs import smax as m;"
+        "[m.spec(t) for t in m.TASKS]; print('jaxmarl' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes(name: str) -> None:
+    spec = smax.spec(name)
+    found = (spec.n_agents, smax.MAPS[name][1], spec.obs_size, spec.state_size, spec.action_size)
+    assert found == SIZES[name]
+    assert spec.horizon == 100
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jaxmarl", None)
+    monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax", None)
+    smax._compiled.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[smax\]'"):
+        smax.make("3m", 1)
+
+
+def test_bad_names_and_options() -> None:
+    with pytest.raises(UnknownNameError, match="5m_vs_6m"):
+        smax.spec("5m_vs_7m")
+    with pytest.raises(UnknownNameError, match="horizon"):
+        smax.spec("3m", horizn=3)
+    with pytest.raises(ConfigError, match="horizon"):
+        smax.spec("3m", horizon=0)
+    with pytest.raises(ConfigError, match="copies"):
+        smax.make("3m", 0)
+
+
+def test_a_scripted_team_wins_about_half_of_its_battles() -> None:
+    """Going east and shooting at the first enemy in reach wins 49 % of the battles of 3m."""
+    pytest.importorskip("jaxmarl", reason="jaxmarl is not installed")
+    env = smax.make("3m", 256)
+    seen, total = env.reset(), np.zeros(256)
+    alive, won = np.ones(256, bool), np.zeros(256, bool)
+    for time in range(1, 101):
+        assert seen.legal is not None
+        attacks = seen.legal[..., 5:]
+        action = np.where(attacks.any(-1), 5 + attacks.argmax(-1), np.where(seen.legal[..., 1], 1, 4))
+        step = env.step(action, np.flatnonzero(alive))
+        total += step.reward
+        won |= step.info["win"]
+        assert (step.info["win"] <= step.terminal).all()
+        assert not step.truncated.any() or time == 100
+        alive &= ~(step.terminal | step.truncated)
+        seen = step
+        if not alive.any():
+            break
+    assert won.mean() == pytest.approx(0.49, abs=0.12)
+    np.testing.assert_allclose(total[won], 2.0, atol=1e-4)  # all health, and the win
+    assert (total[~won] < 1.0001).all()
+    env.reset()
+    with pytest.raises(SpecError, match="not legal there"):
+        env.step(np.full((256, 3), 7))
+    with pytest.raises(SpecError, match="shape"):
+        env.step(np.zeros((2, 3), int))
+    with pytest.raises(ConfigError, match="seeds"):
+        env.seed([1])

@@ -1,0 +1,167 @@
+"""The studies: their exact sides against known numbers, and each with small settings from data to files."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from marlzoo.benchmarks import study
+from marlzoo.benchmarks.walks import Training, Walks, distance
+
+import marlzoo
+from tests.recordings import uniform_recording
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "studies"
+STUDIES = sorted(path.stem for path in FOLDER.glob("*.py"))
+TINY = Training(updates=40, transitions=400, hidden=16, mixer_hidden=8, batch_size=32, every=5)
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"study_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def written(folder: Path) -> pd.DataFrame:
+    """The numbers; the table names the command and shows the plot."""
+    text = (folder / "table.md").read_text()
+    assert "Made by `python benchmarks/studies/" in text
+    assert ("![plot](plot.png)" in text) == (folder / "plot.png").exists()
+    return pd.read_csv(folder / "table.csv")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_results_are_committed(name: str) -> None:
+    assert len(written(FOLDER.parents[1] / "results" / "studies" / name))
+
+
+# ---- V and its closed form -----------------------------------------------------------------------------
+
+
+def test_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """V* of Q = (0, 1) under the uniform behaviour (specification of OMIGA, check 1)."""
+    module = script("v_closed_form")
+    monkeypatch.setattr(module, "WEIGHTS", np.array([[2.0], [1.0], [0.5]]))
+    monkeypatch.setattr(module, "VALUES", np.array([[0.0, 1.0]]))
+    monkeypatch.setattr(module, "COUNTS", np.array([[4, 4]]))
+    one, ten = module.closed_form([1.0, 10.0])[..., 0]
+    np.testing.assert_allclose(one, [0.71689, 0.620115, 0.561860], atol=1e-5)
+    assert ten[1] == pytest.approx(0.512495, abs=1e-6)
+
+
+def test_v_reaches_it(tmp_path: Path) -> None:
+    module = script("v_closed_form")
+    options = module.Options(out=tmp_path, seeds=(0,), alphas=(0.1, 1.0), updates=500, hidden=16)
+    assert module.main(options) == 0
+    lines = written(tmp_path / "v_closed_form").set_index(["z_clip", "alpha"])
+    assert lines.loc[("linear", 1.0), "max_error"].max() < 2e-2
+    assert lines.loc[("linear", 1.0), "mean_weight"].to_numpy() == pytest.approx(1.0, abs=5e-2)
+    assert lines.loc[("hard", 0.1), "max_error"].max() > 1.0  # every action lies above the bound
+
+
+# ---- known behaviour -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
+def test_the_exact_optimum_of_the_walks(alpha: float) -> None:
+    walks = Walks.random(agents=3)
+    v, policy = walks.optimum(alpha)
+    np.testing.assert_allclose(policy.sum(-1), 1.0, atol=1e-9)  # the mean weight is 1
+    best = walks.value(policy, alpha)
+    assert best == pytest.approx(v.mean(-1).sum())
+    rng = np.random.default_rng(0)
+    for other in (walks.behaviour, walks.optimum(2 * alpha)[1], rng.dirichlet(np.ones(3), v.shape)):
+        assert walks.value(other, alpha) < best
+    assert distance(walks.optimum(1e6)[1], walks.behaviour).max() < 1e-4
+    assert np.isin(walks.optimum(1e-3)[1].round(6), (0.0, 1.0)).all()
+
+
+def test_data_of_the_walks() -> None:
+    walks = Walks.random()
+    data = walks.dataset(40_000, seed=3)
+    rows, agents = data.sources, np.arange(2)
+    cell, action = data.obs.argmax(-1), data.action
+    np.testing.assert_array_equal(cell[rows + 1], walks.moves[cell[rows], action[rows]])
+    np.testing.assert_allclose(
+        data.reward[rows], walks.reward[agents, cell[rows], action[rows]].sum(-1), rtol=1e-6
+    )
+    assert data.truncated.sum() == data.episodes == 2000
+    counts = np.zeros(walks.behaviour.shape)
+    np.add.at(counts, (agents, cell[rows], action[rows]), 1.0)
+    assert distance(counts / counts.sum(-1, keepdims=True), walks.behaviour).max() < 0.02
+
+
+def test_the_learned_policy_is_the_weighted_behaviour(tmp_path: Path) -> None:
+    module = script("known_behaviour")
+    training = Training(updates=700, transitions=8000, lr=2e-3, tau=0.05)
+    options = module.Options(out=tmp_path, seeds=(0, 1), alphas=(1.0,), training=training)
+    assert module.main(options) == 0
+    lines = written(tmp_path / "known_behaviour")
+    assert len(lines) == 2 * 3 * 3
+    error, gap = (lines["learned"] - lines["exact"]).abs(), (lines["behaviour"] - lines["exact"]).abs()
+    assert error.mean() < 0.2 * gap.mean()
+    assert ((lines["low"] <= lines["learned"]) & (lines["learned"] <= lines["high"])).all()
+
+
+# ---- alpha ---------------------------------------------------------------------------------------------
+
+
+def test_predictions_for_xor() -> None:
+    """Local exponential weighting on D3, each value known (specification of the coordination games, section 1)."""
+    module = script("alpha_sweep")
+    mu, f = module.fit(marlzoo.load_dataset("games/xor/marlzoo/D3"))
+    known = {0.1: -1.9995, 0.5: -0.9034, 1.0: -0.1754, 5.0: 0.1833, 100.0: 0.2207}
+    for alpha, value in known.items():
+        assert module.expected("xor", module.predicted(mu, f, alpha)) == pytest.approx(value, abs=2e-4)
+    assert module.expected("xor", module.greedy(mu, f)) == -2.0
+    assert module.expected("xor", mu) == pytest.approx(2 / 9, abs=1e-3)
+
+
+def test_alpha_moves_from_greedy_to_cloning(tmp_path: Path) -> None:
+    module = script("alpha_sweep")
+    training = Training(updates=500, hidden=16, mixer_hidden=8, batch_size=64, lr=3e-3)
+    options = module.Options(out=tmp_path, seeds=(0, 1), alphas=(0.3, 30.0), training=training)
+    assert module.main(options) == 0
+    lines = written(tmp_path / "alpha_sweep")
+    assert len(lines) == 2 * 2 * 2
+    assert lines["to_prediction"].max() < 0.1
+    small, large = (lines[lines["alpha"] == alpha] for alpha in (0.3, 30.0))
+    assert (small["to_greedy"] < small["to_behaviour"]).all()
+    assert (large["to_behaviour"] < large["to_greedy"]).all()
+
+
+# ---- logged data, global weights -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alpha_sweep", "global_weights"])
+def test_on_logged_data(name: str, tmp_path: Path) -> None:
+    file = uniform_recording(tmp_path / "recording.hdf5")
+    module = script(name)
+    logged = study.Logged(file=str(file), updates=3, hidden=8, episodes=1)
+    assert module.main(module.Options(out=tmp_path, seeds=(0, 1), alphas=(0.5, 5.0), logged=logged)) == 0
+    lines = written(tmp_path / name / "mamujoco-hopper-3x1-uniform")
+    assert len(lines) == (4 if name == "alpha_sweep" else 8)
+    assert np.isfinite(lines["return"]).all()
+
+
+def test_global_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("global_weights")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    assert module.main(module.Options(out=tmp_path, seeds=(0,), alphas=(1.0,), training=TINY)) == 0
+    assert "matplotlib is not installed" in capsys.readouterr().out
+    lines = written(tmp_path / "global_weights")
+    assert lines["global_weights"].tolist() == [True, False]
+    best = Walks.random().value(Walks.random().optimum(1.0)[1], 1.0)
+    assert (lines["objective"] < best).all()
+    assert lines["to_optimum"].between(0.0, 1.0).all()
