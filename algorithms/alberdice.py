@@ -124,7 +124,6 @@ class AlberDICE(Algorithm):
             **{"hidden": 64, "batch_size": 128, "lr": 3e-3},
         },
         "smac": {"eval_mode": "greedy"},
-        "smax": {"eval_mode": "greedy"},
     }
     variants: ClassVar = {"discrete": ({"anneal": 40, "alpha_end": 0.1, "eval_mode": "greedy"},)}
     _others: Tensor

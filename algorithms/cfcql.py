@@ -115,7 +115,7 @@ class CFCQL(Algorithm):
     config: CFCQLConfig
     config_class = CFCQLConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"smac": SMAC, "smax": SMAC, "mamujoco": MUJOCO, "mpe": MPE}
+    presets: ClassVar = {"smac": SMAC, "mamujoco": MUJOCO, "mpe": MPE}
     variants: ClassVar = {
         "continuous": [{"batch_norm": True, "target_period": 0}, {"other_actions": "next"}],
         "discrete": [

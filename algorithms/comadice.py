@@ -70,7 +70,7 @@ class ComaDICE(Algorithm):
     fields: tuple[str, ...] = (
         *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first"),
     )
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {"omega_cap": 2.0}, "smax": {"omega_cap": 2.0}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {"omega_cap": 2.0}}
     variants: ClassVar = {"continuous": ({"divergence": "chi2"},), "discrete": ({"divergence": "kl"},)}
 
     def build(self, spec: Spec) -> None:

@@ -100,7 +100,7 @@ class ICQ(Algorithm):
     config: ICQConfig
     config_class = ICQConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"smac": SMAC, "smax": SMAC, "mamujoco": MUJOCO, "mpe": MUJOCO}
+    presets: ClassVar = {"smac": SMAC, "mamujoco": MUJOCO, "mpe": MUJOCO}
     variants: ClassVar = {
         "continuous": [{"history": "rnn", "sequence_length": 6}, {"mixer": "linear", "n_critics": 2}],
         "discrete": [

@@ -57,7 +57,7 @@ class OMAC(Algorithm):
     config_class = OMACConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
 
     def build(self, spec: Spec) -> None:
         """Policy, q, v and the mixer of both; targets of the last three."""

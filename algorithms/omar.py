@@ -115,7 +115,6 @@ class OMAR(Algorithm):
         "mamujoco": {},
         "mpe": {**_mpe, "lr": 0.01, "hidden": 64, "batch_size": 1024, "tau": 0.01, "gamma": 0.95},
         "smac": {**_smac, "omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True},
-        "smax": {**_smac, "omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True},
     }
     variants: ClassVar = {
         "continuous": (

@@ -99,7 +99,6 @@ class BCQMA(Algorithm):
         "mamujoco": {},
         "mpe": {},
         "smac": {**_smac, "grad_clip": float("inf")},
-        "smax": {**_smac, "grad_clip": float("inf")},
     }
     variants: ClassVar = {
         "continuous": ({"vae_latent": "2n", "vae_kl": "sum", "policy_mixer_weight": True},),

@@ -90,7 +90,6 @@ class CQLMA(Algorithm):
         "mamujoco": {},
         "mpe": {"cql_policy": "sac"},
         "smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0},
-        "smax": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0},
     }
     variants: ClassVar = {
         "continuous": ({"cql_policy": "sac", "cql_importance": True, "n_critics": 2},),

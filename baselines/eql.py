@@ -56,7 +56,7 @@ class EQL(Algorithm):
     config: EQLConfig
     config_class = EQLConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
     variants: ClassVar = {
         "continuous": ({"mixing": "linear", "weight": "code"},),
         "discrete": ({"mixing": "linear"},),

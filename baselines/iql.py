@@ -62,7 +62,7 @@ class IQL(Algorithm):
     config_class = IQLConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
     variants: ClassVar = {kind: ({"share_agents": False},) for kind in ("continuous", "discrete")}
 
     def build(self, spec: Spec) -> None:

@@ -67,7 +67,7 @@ class IQLCQL(Algorithm):
     config: IQLCQLConfig
     config_class = IQLCQLConfig
     actions = ("discrete",)
-    presets: ClassVar = {"smac": {}, "smax": {}}
+    presets: ClassVar = {"smac": {}}
     variants: ClassVar = {"discrete": [{"history": "mlp"}, {"last_action": True, "target_period": 0}]}
 
     def build(self, spec: Spec) -> None:

@@ -67,7 +67,7 @@ class MAIQL(Algorithm):
     config_class = MAIQLConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
     variants: ClassVar = {
         kind: ({"weights": "agent", "abs_weights": True, "share_agents": False},)
         for kind in ("continuous", "discrete")

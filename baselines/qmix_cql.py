@@ -79,7 +79,7 @@ class QMIXCQL(Algorithm):
     config: QMIXCQLConfig
     config_class = QMIXCQLConfig
     actions = ("discrete",)
-    presets: ClassVar = {"smac": {}, "smax": {}}
+    presets: ClassVar = {"smac": {}}
     variants: ClassVar = {
         "discrete": [
             {"history": "mlp"},

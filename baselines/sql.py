@@ -49,7 +49,7 @@ class SQL(Algorithm):
     config: SQLConfig
     config_class = SQLConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}, "smax": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
     variants: ClassVar = {
         "continuous": ({"mixing": "linear", "weight": "code"},),
         "discrete": ({"mixing": "linear"},),

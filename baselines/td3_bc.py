@@ -85,7 +85,6 @@ class TD3BC(Algorithm):
         "mamujoco": {},
         "mpe": {},
         "smac": {**_recurrent, "sequence_length": 20},
-        "smax": {**_recurrent, "sequence_length": 20},
     }
     variants: ClassVar = {
         kind: (

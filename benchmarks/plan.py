@@ -14,7 +14,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset, read_card
 from marlzoo.data.recipes import collect
 from marlzoo.errors import DataError, SpecError
-from marlzoo.registry import computed_qualities, find_method, method_names, task_spec
+from marlzoo.registry import computed_qualities, find_method, method_names, preset_of, task_spec
 from marlzoo.results import RUN, Results
 from marlzoo.spec import Spec
 
@@ -98,7 +98,7 @@ def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any
         ConfigError: a setting out of its range.
     """
     cls = find_method(learner.method)
-    preset = cls.presets.get(task.partition("/")[0], {})
+    preset = preset_of(cls, task.partition("/")[0])
     config = replica_configs(cls.config_class, 1, learner.config, preset)[0]
     text = json.dumps([config.to_dict(), suite.horizon, dict(env)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -33,12 +33,16 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at the interpreter, the packages, the accelerator, the simulators, the plugins and the folders."""
+    packages = list(_packages())
+    if any(finding.state == "missing" for finding in packages):
+        later = "not looked at: they need the packages that are missing above"
+        running = [Finding("note", "methods, tasks", later)]
+    else:
+        running = [*_accelerator(), *_plugins(), *_teachers()]
     return [
         _python(),
-        *_packages(),
-        *_accelerator(),
-        *_plugins(),
-        *_teachers(),
+        *packages,
+        *running,
         _folder("datasets", _data_home()),
         _folder("results", Path("results").absolute()),
     ]

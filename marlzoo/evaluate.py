@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from marlzoo.envs.base import BatchedEnv, Observation
 from marlzoo.errors import SpecError
 from marlzoo.policy import Policy
-from marlzoo.random import ReplicaRandom, derive
+from marlzoo.random import AheadRandom, derive
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def evaluate(
     if rest or not episodes:
         raise SpecError(f"{env.task}: {env.copies} copies cannot be shared by {replicas} replicas")
     env.seed([derive(seed, "episode", e) for seed in seeds for e in range(episodes)])
-    random = ReplicaRandom(seeds, "act", device, dtype) if policy.stochastic else None
+    random = AheadRandom(seeds, "act", device, dtype) if policy.stochastic else None
     seen: Observation = env.reset()
     policy.reset(episodes)
     returns, lengths = np.zeros(env.copies), np.zeros(env.copies, np.int64)

@@ -134,3 +134,32 @@ class ReplicaRandom:
         """Go on where :meth:`state` was taken."""
         for source, saved in zip(self._sources, state, strict=True):
             source.set_state(torch.from_numpy(saved.copy()))
+
+
+class AheadRandom(ReplicaRandom):
+    """Draws the numbers of many calls at once, for loops over steps that nobody resumes, such as an evaluation.
+
+    The loop over replicas runs once per block. Calls of one kind and shape share a block, so a replica's numbers
+    depend on the order of its own calls alone.
+    """
+
+    BLOCK = 64
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        name: str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(seeds, name, device, dtype)
+        self._left: dict[tuple[Kind, tuple[int, ...]], list[Tensor]] = {}
+
+    def draw(self, kind: Kind, *shape: int) -> Tensor:  # noqa: D102
+        left = self._left.get((kind, shape))
+        if not left:
+            left = self._left[kind, shape] = list(reversed(super().draw(kind, self.BLOCK, *shape).unbind(1)))
+        return left.pop()
+
+    def state(self) -> NDArray[np.uint8]:  # noqa: D102
+        raise NotImplementedError("numbers drawn ahead are not part of a checkpoint; use ReplicaRandom")

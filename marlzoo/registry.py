@@ -4,7 +4,8 @@ Group ``marlzoo.plugins``: an entry names a *package*; every module in it whose 
 is a method, called by its file name. Listing reads file names only; building imports one module.
 Group ``marlzoo.environments``: an entry ``family = "module"`` names a module with ``TASKS``,
 ``spec(name, **options)`` and ``make(name, copies, **options)``; a family whose data can be computed also has
-``dataset(name, quality, **options)`` and ``qualities(name)``. Modules named in the variable
+``dataset(name, quality, **options)`` and ``qualities(name)``; one for which another family's settings serve names
+it in ``PRESET``. Modules named in the variable
 ``MARLZOO_ENVIRONMENTS`` (separated by commas) are families as well, called by the last part of their name.
 """
 
@@ -14,7 +15,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -135,9 +136,16 @@ def make(
     cls = find_method(name)
     if isinstance(seeds, int | str) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 on, one per replica")
-    preset = cls.presets.get(domain, {}) if domain else {}
+    preset = preset_of(cls, domain) if domain else {}
     configs = replica_configs(cls.config_class, len(seeds), config, preset)
     return cls(spec, seeds, configs, device, dtype or torch.float32)
+
+
+def preset_of(cls: type[Algorithm], domain: str) -> Mapping[str, Any]:
+    """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names."""
+    if domain not in cls.presets and domain in task_families():
+        domain = getattr(_family(domain), "PRESET", domain)
+    return cls.presets.get(domain, {})
 
 
 def task_families() -> dict[str, str]:

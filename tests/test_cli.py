@@ -388,6 +388,7 @@ def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) ->
     assert (found["mujoco"].state, found["numpy"].state) == ("missing", "missing")
     assert "-m pip install 'mujoco" in found["mujoco"].remedy
     assert "1.0, but >=" in found["numpy"].found
+    assert "methods" not in found, "without its packages every method would be reported as broken"
     assert "2 missing" in doctor.report([found["mujoco"], found["numpy"]])
 
 

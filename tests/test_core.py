@@ -20,7 +20,7 @@ from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, Unkno
 from marlzoo.nets import GRU, MLP, Init, Linear
 from marlzoo.optim import StackedAdam
 from marlzoo.random import BlockStream, ReplicaRandom, derive, generators
-from marlzoo.registry import find_method, list_methods, make_env, task_names, task_spec
+from marlzoo.registry import find_method, list_methods, make_env, preset_of, task_names, task_spec
 from marlzoo.spec import Spec
 from marlzoo.train import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
@@ -340,3 +340,13 @@ def test_spec_checks() -> None:
     spec = toy_spec()
     assert Spec.from_dict(spec.to_dict()) == spec
     assert spec.differences(toy_spec("discrete"))[0].startswith("action_kind: continuous != discrete")
+
+
+def test_a_family_may_use_the_settings_of_another() -> None:
+    """SMAX takes what is published for SMAC, MOMA-PPO's teams what is for MuJoCo; unknown domains take nothing."""
+    method = find_method("cfcql")
+    assert preset_of(method, "smax") == method.presets["smac"] != {}
+    assert preset_of(method, "moma") == method.presets["mamujoco"] != preset_of(method, "smac")
+    assert preset_of(method, "nothing") == {}
+    learner = marlzoo.make("cfcql", task_spec("smax/3m"), seeds=[0], domain="smax")
+    assert learner.config.hidden == method.presets["smac"].get("hidden", method.config_class().hidden)

@@ -15,7 +15,7 @@ from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import SpecError
 from marlzoo.evaluate import evaluate
 from marlzoo.policy import Policy
-from marlzoo.random import ReplicaRandom
+from marlzoo.random import AheadRandom, ReplicaRandom
 from marlzoo.spec import Spec
 
 AGENTS, HORIZON = 2, 8
@@ -129,3 +129,15 @@ def test_starts_depend_on_the_replicas_own_seed() -> None:
 def test_copies_must_be_shared_evenly() -> None:
     with pytest.raises(SpecError, match="5 copies cannot be shared by 2 replicas"):
         evaluate(Constant(), Script(5), seeds=[0, 1])
+
+
+def test_numbers_drawn_ahead_are_the_replica_s_own() -> None:
+    """Replica 1's numbers are those it draws alone, over the end of a block and with other shapes between."""
+    both, alone = AheadRandom([3, 4], "act"), AheadRandom([4], "act")
+    for step in range(2 * AheadRandom.BLOCK + 1):
+        assert torch.equal(both.normal(2, 3)[1], alone.normal(2, 3)[0])
+        if step % 3 == 0:
+            assert torch.equal(both.uniform(5)[1], alone.uniform(5)[0])
+    assert len({float(both.normal(2, 3)[0, 0, 0]) for _ in range(200)}) == 200
+    with pytest.raises(NotImplementedError, match="checkpoint"):
+        both.state()

@@ -101,11 +101,12 @@ def run(arguments: Sequence[str]) -> int:
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     """The method's settings for the task at hand: those of its preset for the task's family."""
     from marlzoo.data.load import read_card
+    from marlzoo.registry import preset_of
 
     task, data = peek(arguments, "--task"), peek(arguments, "--data")
     if not task and data and not data.startswith("-"):
         task = read_card(data).task
-    return cls.config_class(**cls.presets.get((task or "").partition("/")[0], {}))
+    return cls.config_class(**preset_of(cls, (task or "").partition("/")[0]))
 
 
 def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.spec import Spec
 
 FAMILY = "moma"
+PRESET = "mamujoco"
 TASKS: tuple[str, ...] = tuple(
     f"{robot}-{team}"
     for robot in ("reacher", "ant", "halfcheetah", "hopper", "walker2d")

@@ -33,6 +33,7 @@ from marlzoo.errors import ConfigError, MissingExtraError, SpecError, UnknownNam
 from marlzoo.spec import Spec
 
 FAMILY = "smax"
+PRESET = "smac"  # methods need no settings of their own here
 HORIZON = 100
 MOVES = 5  # actions before the attacks
 BLOCK = 64  # copies computed together
