@@ -348,5 +348,3 @@ def test_a_family_may_use_the_settings_of_another() -> None:
     assert preset_of(method, "smax") == method.presets["smac"] != {}
     assert preset_of(method, "moma") == method.presets["mamujoco"] != preset_of(method, "smac")
     assert preset_of(method, "nothing") == {}
-    learner = marlzoo.make("cfcql", task_spec("smax/3m"), seeds=[0], domain="smax")
-    assert learner.config.hidden == method.presets["smac"].get("hidden", method.config_class().hidden)
