@@ -12,30 +12,22 @@ the protocol of one evaluation of ten 1000-step episodes per 5000 updates.
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from measuring import clocked, random_dataset, show, write_csv
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.evaluate import evaluate
-from marlzoo.files import write_text_atomic
 from marlzoo.registry import find_method, make_env, method_names, task_spec
-from marlzoo.spec import Spec
 from marlzoo.train import make_sampler
 
 EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
@@ -79,44 +71,6 @@ class Case:
         return self.replicas / self.seconds
 
 
-def random_dataset(spec: Spec, rows: int) -> Dataset:
-    """Random numbers in episodes of the task's horizon."""
-    rng = np.random.default_rng(0)
-    per_episode = min(spec.horizon, 1000) + 1
-    episodes = max(1, rows // per_episode)
-    rows = episodes * per_episode
-    truncated = np.zeros(rows, np.bool_)
-    truncated[per_episode - 2 :: per_episode] = True
-    shape = (rows, spec.n_agents)
-    action = (
-        rng.integers(0, spec.action_size, shape)
-        if spec.discrete
-        else rng.uniform(-1, 1, (*shape, spec.action_size)).astype(np.float32)
-    )
-    same = spec.state_size == spec.n_agents * spec.obs_size
-    return Dataset.create(
-        spec,
-        obs=rng.normal(size=(*shape, spec.obs_size)).astype(np.float32),
-        state=None if same else rng.normal(size=(rows, spec.state_size)).astype(np.float32),
-        action=action,
-        reward=rng.normal(size=rows).astype(np.float32),
-        terminal=np.zeros(rows, np.bool_),
-        truncated=truncated,
-        starts=np.arange(episodes) * per_episode,
-        legal=np.ones((*shape, spec.action_size), np.bool_) if spec.discrete else None,
-        card=Card(),
-    )
-
-
-def clocked(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of ``work``, the device's included."""
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def measure(case: Case, seconds: float) -> None:
     """Updates for about ``seconds``; keeps the mean of this round."""
     sampling = updating = 0.0
@@ -140,7 +94,7 @@ def evaluation_seconds(case: Case, task: str, steps: int = 100) -> float:
     env = make_env(task, case.replicas * EPISODES)
     policy = case.algorithm.policy()
     evaluate(policy, env, seeds=case.algorithm.seeds, horizon=3)
-    spent = clocked(
+    spent: float = clocked(
         lambda: evaluate(policy, env, seeds=case.algorithm.seeds, horizon=steps), case.algorithm.device
     )
     env.close()
@@ -178,17 +132,8 @@ def report(cases: Sequence[Case], options: Options) -> None:
             + [f"{share:.1f}" for share in shares]
         )
     threads = torch.get_num_threads()
-    table = Table(title=f"{options.task}, {threads} threads, torch {torch.__version__}")
-    for name in header:
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "threads", "torch", *header])
-    writer.writerows([options.task, threads, torch.__version__, *row] for row in rows)
-    write_text_atomic(options.output, text.getvalue())
+    show(f"{options.task}, {threads} threads, torch {torch.__version__}", header, rows)
+    write_csv(options.output, ["task", "threads", *header], [[options.task, threads, *row] for row in rows])
 
 
 def main(options: Options) -> int:

@@ -1,0 +1,80 @@
+"""The speed scripts' yardstick is honest: the plain loop computes what our learner computes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import marlzoo
+from marlzoo.spec import Spec
+from marlzoo.train import make_sampler
+from tests.toys import toy_dataset
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Loads a script the way it finds its neighbours when it is run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def copied(network: nn.Module, stacked: nn.Module) -> None:
+    """Give a plain network the parameters of replica 0; both list them layer by layer, weight first."""
+    for plain, ours in zip(network.parameters(), stacked.parameters(), strict=True):
+        plain.data.copy_(ours[0].T if plain.ndim == 2 else ours[0, 0])
+
+
+def test_reference_loop_equals_omiga(script: Any) -> None:
+    """Losses of five updates on the same batches, and the parameters and targets after them, in float64."""
+    spec, double = Spec(3, 4, 12, "continuous", 2, horizon=20), torch.float64
+    data = script("measuring").random_dataset(spec, 200)
+    ours = marlzoo.make("omiga", spec, seeds=[3], dtype=double, hidden=16, mixer_hidden=8, batch_size=32)
+    plain = script("reference_loop").Reference(
+        spec.n_agents, spec.obs_size, spec.state_size, spec.action_size, 16, 8, dtype=double
+    )
+    networks = ("actor", "q", "v", "mixer", "target_q", "target_v", "target_mixer")
+    for name in networks:
+        copied(getattr(plain, name), getattr(ours, name))
+    sampler = make_sampler(ours, [data])
+    for _ in range(5):
+        batch = sampler.next()
+        arrays = {
+            "o": batch.obs,
+            "s": batch.state,
+            "a": batch.action,
+            "r": batch.reward.unsqueeze(-1),
+            "mask": batch.mask.unsqueeze(-1),
+            "o_next": batch.next_obs,
+            "s_next": batch.next_state,
+        }
+        mine = ours.update(batch)
+        theirs = plain.update({name: value[0].numpy() for name, value in arrays.items()})
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name][0], value.detach(), rtol=1e-9, atol=1e-10)
+    for name in networks:
+        stacked = getattr(ours, name).parameters()
+        for value, own in zip(getattr(plain, name).parameters(), stacked, strict=True):
+            expected = own[0].T if value.ndim == 2 else own[0, 0]
+            torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-9, atol=1e-10)
+
+
+def test_reference_loop_samples_transitions(script: Any) -> None:
+    """Its copied-out next observations are the rows below, and its mask is 0 at every end."""
+    data = toy_dataset("continuous")
+    buffer = script("reference_loop").Buffer(data)
+    np.testing.assert_array_equal(buffer.arrays["o_next"], data.obs[data.sources + 1])
+    ends = (data.terminal | data.truncated)[data.sources]
+    np.testing.assert_array_equal(buffer.arrays["mask"][:, 0], 1.0 - ends)
+    batch = buffer.sample(16)
+    assert {name: len(value) for name, value in batch.items()} == dict.fromkeys(batch, 16)
