@@ -84,10 +84,10 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], text_
     """Print a table, the first columns to the left and the others to the right."""
     table = Table(title=title)
     for k, name in enumerate(header):
-        table.add_column(name, justify="left" if k < text_columns else "right")
+        table.add_column(name, justify="left" if k < text_columns else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    Console(width=max(Console().width, 110)).print(table)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

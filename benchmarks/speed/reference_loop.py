@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import sys
 import time
 from typing import Any
@@ -48,7 +49,8 @@ class Actor(nn.Module):
         mean, std = self(x)
         u = torch.atanh(action.clamp(-1.0 + 1e-7, 1.0 - 1e-7))
         normal: Tensor = Normal(mean.clamp(-MEAN_BOUND, MEAN_BOUND), std).log_prob(u)  # type: ignore[no-untyped-call]
-        return (normal - 2.0 * (np.log(2.0) - u - F.softplus(-2.0 * u))).sum(-1)
+        squash: Tensor = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))  # log(1 - tanh(u)^2)
+        return (normal - squash).sum(-1)
 
     def act(self, x: Tensor) -> Tensor:
         """The mode's action."""
