@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
+from marlzoo.capture import CapturedStep
+from marlzoo.data.sampler import Batch, Sampler
 
 Compile = Literal["auto", "on", "off"]
 Update = Callable[[Batch], dict[str, Tensor]]
@@ -45,6 +46,24 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, tell: Callabl
         tell("no C++ compiler found: training goes on uncompiled, at about half the speed")
         return algorithm.update
     return compiled(algorithm)
+
+
+def make_step(
+    algorithm: Algorithm, sampler: Sampler, mode: Compile, updates: int, tell: Callable[[str], None]
+) -> Callable[[], dict[str, Tensor]]:
+    """One whole training step, drawing included: recorded and replayed on a GPU, else called.
+
+    Args:
+        algorithm: the learner.
+        sampler: of its batches.
+        mode: see :func:`make_update`; ``off`` also leaves out the recording.
+        updates: length of the whole run.
+        tell: given one line when ``auto`` would compile and cannot.
+    """
+    update = make_update(algorithm, mode, updates, tell)
+    if algorithm.device.type == "cuda" and mode != "off":
+        return CapturedStep(algorithm, sampler, update)
+    return lambda: update(sampler.next())
 
 
 def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:

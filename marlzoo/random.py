@@ -63,7 +63,10 @@ class BlockStream:
     def _refill(self) -> None:
         self._start = self._states()
         drawn = [self._draw(r, source, self._block) for r, source in enumerate(self._sources)]
-        self._items = torch.stack(drawn, dim=1).to(self._device)
+        items = torch.stack(drawn, dim=1)
+        if self._device.type == "cuda":  # from pinned memory the copy does not wait for the work before it
+            items = items.pin_memory()
+        self._items = items.to(self._device, non_blocking=True)
         self._cursor = 0
 
     def _states(self) -> Tensor:

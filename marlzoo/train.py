@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from marlzoo import checkpoint as checkpoints
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import Compile, keep_freed_memory, make_update
+from marlzoo.compile import Compile, keep_freed_memory, make_step
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
@@ -117,10 +117,10 @@ def train(
         if algorithm.updates == 0:
             algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
         keep_freed_memory()
-        update = make_update(algorithm, compile, updates, tell)
+        step = make_step(algorithm, sampler, compile, updates, tell)
         clock = _Clock(run.progress.seconds)
         while algorithm.updates < updates:
-            metrics = update(sampler.next())
+            metrics = step()
             algorithm.updates += 1
             done, last = algorithm.updates, algorithm.updates == updates
             evaluates = arena is not None and (done % eval_every == 0 or last)

@@ -246,8 +246,14 @@ class Sampler:
 
     def next(self) -> Batch:
         """The next batch of every replica."""
-        rows = self._rows.next()
-        noise = {name: stream.next() for name, stream in self._noise.items()}
+        return self.gather(*self.draw())
+
+    def draw(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the next batch is made of: rows ``[R, B]`` of the store, and the noise that the method declared."""
+        return self._rows.next(), {name: stream.next() for name, stream in self._noise.items()}
+
+    def gather(self, rows: Tensor, noise: dict[str, Tensor]) -> Batch:
+        """The batch of what :meth:`draw` gave. Static shapes, no wait for the device."""
         if self._length is None:
             gathered = {name: self._transitions(name, rows) for name in self.fields}
         else:

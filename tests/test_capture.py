@@ -1,0 +1,79 @@
+"""The recorded update: a stand-in for the recorder on the CPU, the real one where there is a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.capture import WARM_UP, CapturedStep, Metrics, Record, Work, cuda_graph
+from marlzoo.registry import find_method, method_names
+from marlzoo.testing.battery import Case, cases
+from marlzoo.train import make_sampler, train
+
+CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def stand_in(work: Work) -> tuple[Callable[[], object], Metrics]:
+    """Behaves like a recorder: runs the work to warm up, then repeats it into fixed places, with fixed inputs."""
+    for _ in range(WARM_UP):
+        metrics = {name: value.clone() for name, value in work().items()}
+
+    def replay() -> None:
+        for name, value in work().items():
+            metrics[name].copy_(value)
+
+    return replay, metrics
+
+
+def compare(case: Case, record: Record, updates: int = 4) -> tuple[Algorithm, Algorithm]:
+    """A learner replayed and its twin updated plainly; their metrics are compared on the way."""
+    data, twins = case.dataset(), (case.learner((0, 1)), case.learner((0, 1)))
+    samplers = [make_sampler(algorithm, [data]) for algorithm in twins]
+    for algorithm in twins:
+        algorithm.prepare([data, data])
+    step = CapturedStep(twins[0], samplers[0], twins[0].update, record)
+    for _ in range(updates):
+        replayed, plain = step(), twins[1].update(samplers[1].next())
+        for name, value in plain.items():
+            torch.testing.assert_close(replayed[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+    return twins
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_replayed_update_is_the_plain_one(case: Case) -> None:
+    """Draws, metrics and the whole state, bit for bit: warming up leaves no trace."""
+    replayed, plain = compare(case, stand_in)
+    for name, value in plain.state_tensors().items():
+        assert torch.equal(replayed.state_tensors()[name], value), name
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ["omiga", "cql_ma", "icq"])
+def test_training_on_a_gpu_is_recorded(name: str) -> None:
+    """A whole run that is replayed ends where the plain one does, up to rounding."""
+    case = Case(name, "continuous")
+    data, learners = case.dataset(), []
+    for mode in ("auto", "off"):
+        learner = case.learner((0, 1), device="cuda")
+        train(learner, data, updates=20, compile=mode)  # type: ignore[arg-type]
+        learners.append(learner.state_tensors())
+    for key, value in learners[1].items():
+        torch.testing.assert_close(learners[0][key], value, rtol=1e-6, atol=1e-9, msg=key)
+
+
+@needs_gpu
+def test_replaying_never_waits_for_the_device() -> None:
+    case = Case("omiga", "continuous")
+    learner = case.learner((0, 1), device="cuda")
+    step = CapturedStep(learner, make_sampler(learner, [case.dataset()]), learner.update, cuda_graph)
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(300):  # over the end of a block of rows
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
