@@ -24,7 +24,7 @@ WARM_UP = 3  # runs before a recording: libraries set up their work spaces, a co
 
 def cuda_graph(work: Work) -> tuple[Callable[[], object], Metrics]:
     """Record ``work`` as a CUDA graph (a :data:`Record`)."""
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(WARM_UP):
