@@ -106,7 +106,8 @@ class Dataset:
         )
         validation.check_structure(dataset)
         dataset = dataset._clear_final_rows()
-        if verify and dataset.card.content_hash not in ("", dataset.content_hash):
+        stated = dataset.card.content_hash
+        if verify and stated and stated != dataset.content_hash:
             raise DataError(
                 "its content is not what its card says (the file was changed or damaged after it was "
                 "written); make or fetch it again"
@@ -172,6 +173,11 @@ class Dataset:
             self.state.__array_interface__["data"][0] == self.obs.__array_interface__["data"][0]
         )
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the observations are a file's pages, brought into memory when they are used."""
+        return validation.mapping(self.obs) is not None
+
     # ---- identity ----------------------------------------------------------------------------------------
 
     @cached_property
@@ -210,12 +216,17 @@ class Dataset:
         )
         return self._replace(card=complete)
 
+    def with_hash(self, content_hash: str) -> Dataset:
+        """This dataset with its content hash known from an earlier reading."""
+        other = replace(self)
+        other.__dict__["content_hash"] = content_hash  # where cached_property keeps its value
+        return other
+
     def _replace(self, **changes: Any) -> Dataset:
         """A copy with some fields changed; keeps the hash where no number changes."""
         other = replace(self, **changes)
         if "content_hash" in self.__dict__ and set(changes) <= {"card"}:
-            # cached_property keeps its value in __dict__
-            other.__dict__["content_hash"] = self.content_hash
+            return other.with_hash(self.content_hash)
         return other
 
     def episodes_subset(self, episodes: Sequence[int] | NDArray[np.integer[Any]]) -> Dataset:
@@ -275,17 +286,27 @@ class Dataset:
         outside = 0 if self.spec.discrete else validation.count_outside_box(self.action)
         if not outside:
             return self
+        if action_clip:
+            return self._clip(outside, stacklevel=3)
+        self._warn_outside(outside, "they are kept as they are", stacklevel=3)
+        return self
+
+    def clipped(self) -> Dataset:
+        """This dataset with its continuous actions clipped to [-1, 1]; a warning tells how many lay outside."""
+        return self._clip(validation.count_outside_box(self.action), stacklevel=3)
+
+    def _clip(self, outside: int, stacklevel: int) -> Dataset:
+        self._warn_outside(outside, "they were clipped", stacklevel + 1)
+        card = replace(self.card, content_hash="", clipped=self.card.clipped + outside)
+        return replace(self, action=np.clip(self.action, -1, 1), card=card)
+
+    def _warn_outside(self, outside: int, done: str, stacklevel: int) -> None:
         share = outside / (self.transitions * self.action[0].size)
-        done = "they were clipped" if action_clip else "they are kept as they are"
         name = self.card.name if self.card.task else "the dataset"
         warnings.warn(
             f"{name}: {outside} action entries ({share:.2%}) lie outside [-1, 1]; {done}",
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
-        if not action_clip:
-            return self
-        card = replace(self.card, content_hash="", clipped=self.card.clipped + outside)
-        return replace(self, action=np.clip(self.action, -1, 1), card=card)
 
 
 def _same_numbers(state: NDArray[Any], obs: NDArray[Any]) -> bool:

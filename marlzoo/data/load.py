@@ -20,7 +20,8 @@ from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, smac_episodes, vault
-from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5
+from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill
+from marlzoo.data.home import data_home as data_home
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import computed_qualities, make_dataset
 
@@ -64,12 +65,6 @@ WRITERS: dict[str, Writer] = {
     "npz": Writer(lambda name: name.endswith(".npz"), npz.write_npz),
     "minari": Writer(lambda name: re.search(r"-v\d+$", name) is not None, minari.write_minari),
 }
-
-
-def data_home() -> Path:
-    """Where datasets live: ``$MARLZOO_HOME/datasets``, else ``~/.cache/marlzoo/datasets``."""
-    home = os.environ.get("MARLZOO_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "marlzoo") / "datasets"
 
 
 def is_name(text: str) -> bool:
@@ -310,6 +305,9 @@ def convert(
 ) -> Path:
     """Read a dataset of any known format and write it in another; numbers are kept as they are.
 
+    Large arrays lie in nameless files beside the target meanwhile, so that a dataset larger than memory is converted,
+    too (twice its float32 size is needed on the disk).
+
     Args:
         source: name, file or folder.
         target: file ending in ``.hdf5``, ``.h5`` (native, which OMIGA's code reads too) or ``.npz``, folder for
@@ -331,7 +329,11 @@ def convert(
     if "action_clip" not in options and _present(source):
         known = inspect.signature(find_reader(find(source)).read).parameters
         options |= {"action_clip": False} if "action_clip" in known else {}
-    writer.write(_named(load_dataset(source, **options), name), target_path)
+    folder = target_path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    with spill(folder):
+        writer.write(_named(load_dataset(source, **options), name), target_path)
     return target_path
 
 

@@ -17,7 +17,8 @@ library crashes on damaged texts of variable length, while bytes are harmless.) 
 additions: it takes row k as a transition iff ``d[k] = 0`` and ``k < T - 1``, with next row k + 1 and the
 bootstrap masked by ``1 - d[k + 1]``.
 
-Arrays are stored contiguous and uncompressed unless asked otherwise: they load at the speed of a copy.
+Arrays are stored contiguous, aligned and uncompressed unless asked otherwise: they load at the speed of a copy, and
+can be mapped: a dataset larger than memory is used from the disk.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,11 +43,13 @@ from marlzoo.data.hdf5 import (
     create_hdf5,
     is_hdf5,
     keys,
+    map_array,
     open_hdf5,
     read_array,
-    read_rows,
+    row_reader,
     row_slices,
 )
+from marlzoo.data.home import read_verified, write_verified
 from marlzoo.errors import DataError, SpecError
 from marlzoo.files import atomic_write
 from marlzoo.spec import Spec
@@ -101,8 +105,13 @@ def read_omiga(
     timeout_is_terminal: bool = False,
     action_clip: bool = True,
     verify: bool = True,
+    mapped: bool | None = None,
 ) -> Dataset:
     """Read an HDF5 file in OMIGA's layout, the authors' or a native one, into one float32 copy.
+
+    A native file may be mapped instead: its pages come into memory when their rows are drawn, and the numbers are the
+    same. The first time the whole file is read and its content compared with its hash; this is noted in
+    ``$MARLZOO_HOME/verified`` and not repeated until the file's size, time or place changes.
 
     A file of the authors does not tell terminal ends from time limits: an episode of exactly ``horizon``
     steps is read as ended by the limit, any other as terminal, and rows after the last ``d = 1`` as a
@@ -115,6 +124,8 @@ def read_omiga(
         timeout_is_terminal: count time-limit ends as terminal (OMIGA's reading).
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         verify: compare a native file's content with the hash in its card.
+        mapped: map the file, which must be a native uncompressed one; default: if its arrays need more than half of
+            this machine's memory.
 
     Raises:
         DataError: the file is missing, damaged, lacks a key, has a wrong shape or value, or is of another
@@ -131,11 +142,26 @@ def read_omiga(
             raise DataError(f"its horizon is {spec.horizon}, not {horizon}; leave the option horizon out")
         if task is not None and card.task not in ("", task):
             raise DataError(f"it is of the task {card.task}, not of {task}; choose the task's own file")
-        done = _done(columns["d"])
-        native = header is not None
-        episodes = _native_episodes(columns, done) if native else _foreign_episodes(done, spec.horizon)
         card = replace(card, task=task or card.task)
-        dataset = _dataset(columns, spec, episodes, card, action_clip, verify)
+        native = header is not None
+        if mapped and not (native and card.content_hash):
+            raise DataError(
+                "only native files can be mapped into memory; write one with: marlzoo data convert FILE NEW.hdf5"
+            )
+        if mapped is None:
+            mapped = bool(native and card.content_hash) and _nbytes(columns) > _memory() / 2
+        known = read_verified(Path(path)) if mapped else None
+        if known is not None and known.get("content_hash") == card.content_hash:
+            dataset = _verified(columns, spec, card, known, action_clip)
+        else:
+            done = _done(columns["d"])
+            episodes = _native_episodes(columns, done) if native else _foreign_episodes(done, spec.horizon)
+            whole = _mapped if mapped else read_array
+            dataset = _dataset(columns, spec, episodes, card, action_clip, verify or bool(mapped), whole)
+            if mapped:
+                outside = dataset.card.clipped > card.clipped
+                hashes = {"clipped_hash": dataset.content_hash} if outside else {}
+                write_verified(Path(path), content_hash=card.content_hash, **hashes)
     return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
 
 
@@ -255,12 +281,69 @@ def _foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) 
     )
 
 
-def _dataset(
-    columns: dict[str, h5py.Dataset], spec: Spec, episodes: Episodes, card: Card, clip: bool, verify: bool
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _nbytes(columns: dict[str, h5py.Dataset]) -> int:
+    linked = columns["s"] == columns["o"]
+    return sum(column.nbytes for name, column in columns.items() if not (linked and name == "s"))
+
+
+def _mapped(array: h5py.Dataset, dtype: type[np.generic]) -> NDArray[Any]:
+    """A native array as it lies in the file."""
+    if array.dtype != dtype:
+        raise DataError(f"{array.name.lstrip('/')} is {array.dtype}, a native file has {dtype.__name__}")
+    return map_array(array)
+
+
+def _verified(
+    columns: dict[str, h5py.Dataset], spec: Spec, card: Card, known: dict[str, Any], clip: bool
 ) -> Dataset:
-    obs, state = _observations(columns["o"], columns["s"])
-    action = read_array(columns["a"], np.int64 if spec.discrete else np.float32)
-    reward = read_array(columns["r"], np.float32)
+    """A mapped dataset whose content was verified before: nothing but its episode starts is read."""
+    obs = _mapped(columns["o"], np.float32)
+    rows = len(obs)
+    linked = columns["s"] == columns["o"]
+    dataset = Dataset(
+        spec=spec,
+        obs=obs,
+        state=(obs if linked else _mapped(columns["s"], np.float32)).reshape(rows, -1),
+        action=_mapped(columns["a"], np.int64 if spec.discrete else np.float32).reshape(
+            (rows, spec.n_agents) if spec.discrete else columns["a"].shape
+        ),
+        reward=_mapped(columns["r"], np.float32).reshape(
+            (rows, spec.n_agents) if spec.reward_per_agent else (rows,)
+        ),
+        terminal=_mapped(columns["terminal"], np.bool_),
+        truncated=_mapped(columns["truncated"], np.bool_),
+        starts=read_array(columns["starts"], np.int64),
+        legal=_mapped(columns["legal"], np.bool_) if "legal" in columns else None,
+        card=card,
+    )
+    if clip and "clipped_hash" in known:
+        return dataset.clipped().with_hash(str(known["clipped_hash"]))
+    return dataset.with_hash(card.content_hash)
+
+
+def _dataset(
+    columns: dict[str, h5py.Dataset],
+    spec: Spec,
+    episodes: Episodes,
+    card: Card,
+    clip: bool,
+    verify: bool,
+    whole: Callable[[h5py.Dataset, type[np.generic]], NDArray[Any]],
+) -> Dataset:
+    if whole is read_array:
+        obs, state = _observations(columns["o"], columns["s"])
+    else:
+        obs = whole(columns["o"], np.float32)
+        state = (
+            None if columns["s"] == columns["o"] else whole(columns["s"], np.float32).reshape(len(obs), -1)
+        )
+    action = whole(columns["a"], np.int64 if spec.discrete else np.float32)
+    reward = whole(columns["r"], np.float32)
     if spec.discrete and action.shape[2] != 1:
         raise DataError(f"a has shape {action.shape}, discrete actions need (T, N, 1)")
     rows = len(episodes.terminal)  # without a lone last row, which is no episode
@@ -273,7 +356,7 @@ def _dataset(
         terminal=episodes.terminal,
         truncated=episodes.truncated,
         starts=episodes.starts,
-        legal=read_array(columns["legal"], np.bool_) if "legal" in columns else None,
+        legal=whole(columns["legal"], np.bool_) if "legal" in columns else None,
         card=replace(card, notes=(*card.notes, *episodes.notes)),
         action_clip=clip,
         verify=verify,
@@ -342,18 +425,28 @@ def _observations(o: h5py.Dataset, s: h5py.Dataset) -> tuple[Floats, Floats | No
     obs: Floats = allocate(o.shape, np.float32)
     state: Floats | None = None
     linked, comparable = s == o, s.shape == o.shape
-    for rows in row_slices(o):
-        obs[rows] = read_rows(o, rows, np.float32)
-        if linked:
-            continue
-        other = read_rows(s, rows, np.float32)
-        if state is None and not (comparable and np.array_equal(obs[rows], other)):
-            state = allocate((len(obs), int(np.prod(s.shape[1:]))), np.float32)
-            if comparable:
-                state[: rows.start] = obs[: rows.start].reshape(rows.start, state.shape[1])
-        if state is not None:
-            state[rows] = other.reshape(len(other), -1)
+    read_o, read_s = row_reader(o), row_reader(s)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # too large numbers become infinite; checks then name them
+        for rows in row_slices(o):
+            mine = read_o(rows)
+            obs[rows] = mine
+            if linked:
+                continue
+            other = read_s(rows)
+            if state is None and not (comparable and _agree(mine, other, obs[rows])):
+                state = allocate((len(obs), int(np.prod(s.shape[1:]))), np.float32)
+                if comparable:
+                    state[: rows.start] = obs[: rows.start].reshape(rows.start, state.shape[1])
+            if state is not None:
+                state[rows] = other.reshape(len(other), -1)
     return obs, state
+
+
+def _agree(mine: NDArray[Any], other: NDArray[Any], obs: Floats) -> bool:
+    """Whether two pieces hold the same numbers, as they are or as float32."""
+    return np.array_equal(mine, other) or np.array_equal(obs, other.astype(np.float32))
 
 
 # ---- writing ---------------------------------------------------------------------------------------------

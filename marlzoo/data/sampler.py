@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +68,32 @@ class Batch:
         return hasattr(self, name)
 
 
+class _Parts:
+    """Mapped columns of several datasets, one after another, which joining would read into memory."""
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self.parts = parts
+        sizes = [len(part) for part in parts]
+        self.offsets = torch.tensor([0, *sizes]).cumsum(0)
+        self.shape = torch.Size((sum(sizes), *parts[0].shape[1:]))
+
+    def flatten(self, start_dim: int) -> _Parts:
+        return _Parts([part.flatten(start_dim) for part in self.parts])
+
+    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+        """The rows with these numbers; ``dim`` is 0."""
+        taken = self.parts[0].new_empty((len(rows), *self.shape[1:]))
+        owner = torch.bucketize(rows, self.offsets[1:], right=True)
+        for k, part in enumerate(self.parts):
+            mine = (owner == k).nonzero().squeeze(1)
+            taken[mine] = part.index_select(dim, rows[mine] - self.offsets[k])
+        return taken
+
+
 class Store:
     """Datasets of one spec as tensors on a device, one beside the other, each stored once.
+
+    Mapped datasets stay in their files, whatever the device; where one is mapped, rows are gathered on the CPU.
 
     Args:
         datasets: with equal specs.
@@ -99,14 +124,20 @@ class Store:
                     f"differ in {'; '.join(differences)}"
                 )
         self.spec = first.spec
-        self.device, self.dtype = torch.device(device), dtype
+        self.mapped = any(data.mapped for data in datasets)
+        self.device, self.dtype = torch.device("cpu" if self.mapped else device), dtype
+        if self.mapped and dtype != torch.float32:
+            raise DataError(
+                f"{first.card.name}: a mapped dataset is float32 and would have to be copied as {dtype}; load it "
+                "with mapped=False"
+            )
         self.state_is_obs = all(data.state_is_obs for data in datasets)
         self._datasets = datasets
         self.offsets = np.cumsum([0, *(data.rows for data in datasets)])[:-1]
-        self.obs = self._joined("obs", dtype)
-        self.state = self.obs.flatten(1) if self.state_is_obs else self._joined("state", dtype)
-        self.action = self._joined("action", torch.int64 if self.spec.discrete else dtype)
-        self.legal = None if first.legal is None else self._joined("legal", torch.bool)
+        self.obs = self._large("obs", dtype)
+        self.state = self.obs.flatten(1) if self.state_is_obs else self._large("state", dtype)
+        self.action = self._large("action", torch.int64 if self.spec.discrete else dtype)
+        self.legal = None if first.legal is None else self._large("legal", torch.bool)
         self.reward = self._joined("reward", dtype)
         if reward_mode == "rtg":
             to_go = np.concatenate([_return_to_go(data) for data in datasets])
@@ -117,8 +148,14 @@ class Store:
         self.terminal = self._joined("terminal", torch.bool)
         self.truncated = self._joined("truncated", torch.bool)
 
+    def _large(self, name: str, dtype: torch.dtype) -> Tensor | _Parts:
+        """A column that is not joined where it is mapped."""
+        if self.mapped and len(self._datasets) > 1:
+            return _Parts([_tensor(getattr(data, name)) for data in self._datasets])
+        return self._joined(name, dtype)
+
     def _joined(self, name: str, dtype: torch.dtype) -> Tensor:
-        parts = [torch.from_numpy(_readable(getattr(data, name))) for data in self._datasets]
+        parts = [_tensor(getattr(data, name)) for data in self._datasets]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole.to(self.device, dtype)
 
@@ -136,16 +173,11 @@ def _return_to_go(data: Dataset) -> NDArray[np.float64]:
     return after - beyond
 
 
-def _readable(array: NDArray[Any]) -> NDArray[Any]:
-    """Torch shares only writable arrays without a warning; nothing here writes."""
-    if array.flags.writeable:
-        return array
-    view = array.view()
-    try:
-        view.flags.writeable = True
-    except ValueError:  # the owner forbids it (a memory map opened for reading)
-        return array.copy()
-    return view
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor that shares the array's memory. Torch warns of read-only memory; nothing here writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+        return torch.from_numpy(array)
 
 
 class Sampler:
@@ -184,7 +216,8 @@ class Sampler:
         if len(per_replica) != len(seeds):
             raise DataError(f"{len(per_replica)} datasets were given for {len(seeds)} replicas")
         unique = list({id(data): data for data in per_replica}.values())
-        self.store = Store(unique, device, dtype, reward_mode)
+        self.device = torch.device(device)
+        self.store = Store(unique, self.device, dtype, reward_mode)
         self._mask = self.store.mask(timeout_is_terminal)
         self.replicas, self.batch_size, self.fields = len(seeds), batch_size, tuple(fields)
         self._length = self._sequence_length(unique, sequence)
@@ -200,7 +233,7 @@ class Sampler:
                 generators(seeds, "noise", name),
                 _noise_draw(kind, shape, dtype),
                 _block(4 * int(np.prod(shape))),
-                self.store.device,
+                self.device,
             )
             for name, (kind, shape) in (noise or {}).items()
         }
@@ -258,6 +291,8 @@ class Sampler:
             gathered = {name: self._transitions(name, rows) for name in self.fields}
         else:
             gathered = self._sequences(rows)
+        if self.device != self.store.device:  # mapped
+            gathered = {name: value.to(self.device) for name, value in gathered.items()}
         return Batch.of(noise, **gathered)
 
     def _transitions(self, name: str, rows: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""Where datasets live, and which native files have been verified there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from marlzoo.errors import OutputError
+from marlzoo.files import write_text_atomic
+
+
+def data_home() -> Path:
+    """Where datasets live: ``$MARLZOO_HOME/datasets``, else ``~/.cache/marlzoo/datasets``."""
+    home = os.environ.get("MARLZOO_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "marlzoo") / "datasets"
+
+
+def _stamp(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Where a file's record is kept, and what tells this very content from a later one."""
+    place, status = path.resolve(), path.stat()
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+    facts = {
+        "path": str(place),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+    }
+    return data_home().parent / "verified" / f"{name}.json", facts
+
+
+def read_verified(path: Path) -> dict[str, Any] | None:
+    """What :func:`write_verified` noted about a file, if the file has not been written since."""
+    record, facts = _stamp(path)
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # none yet, or damaged: the file is verified (again)
+    return found if isinstance(found, dict) and facts.items() <= found.items() else None
+
+
+def write_verified(path: Path, **notes: Any) -> None:
+    """Note that a file's content was read and is what its card says."""
+    record, facts = _stamp(path)
+    try:
+        write_text_atomic(record, json.dumps(facts | notes, sort_keys=True) + "\n")
+    except OutputError as error:
+        warnings.warn(f"{error}; {path} is read and verified again at every start", stacklevel=3)
