@@ -62,7 +62,11 @@ def make_step(
     """
     update = make_update(algorithm, mode, updates, tell)
     if algorithm.device.type == "cuda" and mode != "off":
-        return CapturedStep(algorithm, sampler, update)
+        if sampler.store.device.type == "cuda":
+            return CapturedStep(algorithm, sampler, update)
+        tell(
+            "the dataset is read from disk as it is drawn: updates on the GPU are not recorded, and are slower"
+        )
     return lambda: update(sampler.next())
 
 
