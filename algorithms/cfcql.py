@@ -49,9 +49,8 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, chosen, mask_logits, one_hot
+from marlzoo.distributions import categorical_log_prob, mask_logits, one_hot
 from marlzoo.losses import (
-    double_q,
     jittered,
     legal_logsumexp,
     mean_over,
@@ -62,7 +61,7 @@ from marlzoo.losses import (
 from marlzoo.nets import DeterministicActor, Ensemble, PerAgent, with_agent_id
 from marlzoo.policy import Policy, SquashedPolicy
 from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, td_lambda
+from marlzoo.sequence import as_sequences
 from marlzoo.spec import Spec
 from marlzoo.teams import (
     AgentNet,
@@ -70,6 +69,7 @@ from marlzoo.teams import (
     Shape,
     counterfactual_actions,
     counterfactual_values,
+    estimates,
     team_fields,
 )
 from marlzoo.train import make_sampler
@@ -182,19 +182,14 @@ class CFCQL(Algorithm):
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
         c, legal, state = self.config, batch.legal[:, :, :-1], batch.state[:, :, :-1]
         gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
-        q_all = self.team(batch)
-        q = chosen(q_all[:, :, :-1], batch.action)
-        q_tot = self.team.total(q, state)
 
         # 1. TD
-        with torch.no_grad():
-            best = double_q(q_all, self.target(batch), batch.legal)
-            values = self.target.total(best, batch.state)
-            y = td_lambda(batch.reward, values, batch.mask, batch.filled, gamma, trace)
-        td_loss = 0.5 * mean_over((q_tot - y).square(), batch.filled)
+        found = estimates(self.team, self.target, batch, gamma, trace)
+        q_tot = found.total
+        td_loss = 0.5 * mean_over((q_tot - found.target).square(), batch.filled)
 
         # 2. Counterfactual values
-        team = counterfactual_values(q_all[:, :, :-1], q)
+        team = counterfactual_values(found.every[:, :, :-1], found.taken)
         c_values = self.team.total(team, state).view(legal.shape)
         lse = legal_logsumexp(c_values, legal)
 
@@ -209,8 +204,8 @@ class CFCQL(Algorithm):
             losses["behaviour"] = clone_loss
         norms = self.step(**losses)
         self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
-        found = {"td_loss": td_loss, "penalty": penalty, "behaviour_loss": clone_loss}
-        return {**found, "q_total": mean_over(q_tot, batch.filled), **norms}
+        losses = {"td_loss": td_loss, "penalty": penalty, "behaviour_loss": clone_loss}
+        return {**losses, "q_total": mean_over(q_tot, batch.filled), **norms}
 
     def _clone_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss [R] of the behaviour policy, and its log probabilities without gradient, [R, B, L, N, A]."""

@@ -41,13 +41,12 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen
-from marlzoo.losses import double_q, legal_logsumexp, mean_over
+from marlzoo.losses import legal_logsumexp, mean_over
 from marlzoo.policy import Policy
 from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, td_lambda
+from marlzoo.sequence import as_sequences
 from marlzoo.spec import Spec
-from marlzoo.teams import QTeam, Shape, joint_values, random_legal_actions, team_fields
+from marlzoo.teams import QTeam, Shape, estimates, joint_values, random_legal_actions, team_fields
 
 
 @dataclass(frozen=True)
@@ -108,19 +107,14 @@ class QMIXCQL(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
         c, batch = self.config, as_sequences(batch)
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
-        q_all = self.team(batch)
-        q = chosen(q_all[:, :, :-1], batch.action)
-        q_tot = self.team.total(q, batch.state[:, :, :-1])
 
         # 1. Targets
-        with torch.no_grad():
-            best = double_q(q_all, self.target(batch), batch.legal)
-            values = self.target.total(best, batch.state)
-            y = td_lambda(batch.reward, values, batch.mask, batch.filled, gamma, trace)
+        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        found = estimates(self.team, self.target, batch, gamma, trace)
+        q_all, q, q_tot = found.every, found.taken, found.total
 
         # 2. TD
-        td = mean_over((q_tot - y).square(), batch.filled) * (0.5 if c.half_td else 1.0)
+        td = mean_over((q_tot - found.target).square(), batch.filled) * (0.5 if c.half_td else 1.0)
 
         # 3. The penalty
         if c.penalty == "joint":

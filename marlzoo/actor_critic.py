@@ -47,7 +47,11 @@ class TeamActor(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """All rows of a batch in the layout of sequences, ``-> [R, B, L + 1, N, A]``."""
-        out: Tensor | tuple[Tensor, Tensor] = self.network(with_agent_id(batch.obs))
+        return self.rows(batch.obs)
+
+    def rows(self, obs: Tensor) -> Tensor:
+        """``obs [R, ..., N, O] -> [R, ..., N, A]``; with a memory, sequences ``[R, B, T, N, O]``."""
+        out: Tensor | tuple[Tensor, Tensor] = self.network(with_agent_id(obs))
         return out[0] if isinstance(out, tuple) else out
 
     def policy(self) -> Policy:

@@ -164,19 +164,34 @@ class Algorithm(nn.Module):
         """Whether the steps that an optimiser has made are a multiple of ``period``; a scalar bool on the device."""
         return torch.remainder(self._optimisers[group].count, period) == 0
 
-    def optimise(self, lr: Mapping[str, str] | None = None, eps: float = 1e-8, **groups: Any) -> None:
+    def optimise(
+        self,
+        lr: Mapping[str, str] | None = None,
+        eps: float = 1e-8,
+        rows: Mapping[str, Sequence[int]] | None = None,
+        **groups: Any,
+    ) -> None:
         """Give each group of modules an Adam of its own.
 
         Args:
             lr: name of the setting that holds a group's step size, where it is not ``lr``.
             eps: Adam's.
+            rows: sizes of the axes of a group's parameters whose steps count on their own (see
+                :class:`StackedAdam`).
             groups: ``name=module`` or ``name=(module, ...)``.
         """
         for name, modules in groups.items():
             several = modules if isinstance(modules, tuple | list) else (modules,)
             parameters = [p for module in several for p in module.parameters()]
             step_size = self.setting((lr or {}).get(name, "lr"))
-            self._optimisers[name] = StackedAdam(parameters, step_size, self.setting("grad_clip"), eps=eps)
+            self._optimisers[name] = StackedAdam(
+                parameters, step_size, self.setting("grad_clip"), eps=eps, rows=(rows or {}).get(name, ())
+            )
+
+    def scale_step_sizes(self, factor: Tensor) -> None:
+        """Let every optimiser step by ``factor`` (a scalar on the device) times the setting ``lr``."""
+        for optimiser in self._optimisers.values():
+            optimiser.lr = self.setting("lr") * factor
 
     def step(self, **losses: Tensor) -> dict[str, Tensor]:
         """Descend each group's loss ``[R]`` with respect to that group's parameters only.
@@ -189,7 +204,10 @@ class Algorithm(nn.Module):
         return self._step(losses, None)
 
     def step_if(self, active: Tensor, **losses: Tensor) -> dict[str, Tensor]:
-        """:meth:`step` without effect where ``active`` (a scalar bool on the device, see :meth:`due`) is False.
+        """:meth:`step` without effect where ``active`` is False.
+
+        It is a scalar bool on the device (see :meth:`due`), or one per row of the groups' parameters (see
+        :meth:`optimise`).
 
         An idle update so costs its gradients, but shapes stay static and nothing waits for the device.
         """

@@ -253,15 +253,15 @@ class DeterministicActor(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Normalisation over the last axis with a scale and an offset per replica."""
+    """Normalisation over the last axis with a scale and an offset per replica (and per member of a stack)."""
 
-    def __init__(self, init: Init, size: int) -> None:
+    def __init__(self, init: Init, size: int, stack: Sequence[int] = ()) -> None:
         super().__init__()
-        self.scale, self.offset = init.constant(1.0, size), init.constant(0.0, size)
+        self.scale, self.offset = init.constant(1.0, *stack, size), init.constant(0.0, *stack, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[R, ..., size] -> [R, ..., size]``."""
-        shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+        """``[R, *stack, ..., size] -> [R, *stack, ..., size]``."""
+        shape = (*self.scale.shape[:-1], *(1,) * (x.ndim - self.scale.ndim), x.shape[-1])
         return F.layer_norm(x, x.shape[-1:]) * self.scale.view(shape) + self.offset.view(shape)
 
 

@@ -1,4 +1,8 @@
-"""Online training: R learners collect rollouts from E copies each of one environment, all in lockstep."""
+"""Online training: R learners collect rollouts from E copies each of one environment, all in lockstep.
+
+On-policy methods learn from each rollout as it is. Methods whose settings derive from
+:class:`marlzoo.replay.ReplayConfig` learn from batches out of all that was collected.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ from marlzoo.data.sampler import Batch
 from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.random import ReplicaRandom, derive
+from marlzoo.replay import Replay, ReplayConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,8 +62,18 @@ class OnlineSettings(Protocol):
 class Explorer(Protocol):
     """What an online method has beside ``update`` and ``policy``."""
 
-    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom) -> Tensor:
-        """Actions to collect with; continuous ones may leave [-1, 1] and are executed clipped."""
+    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom, fresh: Tensor) -> Tensor:
+        """Actions to collect with; continuous ones may leave [-1, 1] and are executed clipped.
+
+        ``fresh [R, E]`` marks the copies whose episode begins with this observation.
+        """
+
+
+class Replaying(Explorer, Protocol):
+    """What an online method has that learns from a replay."""
+
+    def sequences(self) -> tuple[int, bool]:
+        """Steps of the sequences that it learns from, and whether they may start anywhere in an episode."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ class Collector:
             self.algorithm.device,
             self.algorithm.dtype,
         )
-        self._orders = ReplicaRandom(
+        self.learning = ReplicaRandom(
             [derive(s, "online", number) for s in seeds], "noise", self.algorithm.device, self.algorithm.dtype
         )
         total = self.replicas * self.copies
@@ -190,7 +205,8 @@ class Collector:
         if "legal" in self._arrays:
             legal = self._tensor(self._arrays["legal"][:, t])
         obs = self._tensor(self._arrays["obs"][:, t])
-        chosen = cast(Explorer, self.algorithm).explore(obs, legal, self._random)
+        fresh = torch.from_numpy(self._age == 0).view(self.replicas, -1).to(self.algorithm.device)
+        chosen = cast(Explorer, self.algorithm).explore(obs, legal, self._random, fresh)
         action: NDArray[Any] = chosen.flatten(0, 1).cpu().numpy()
         self._arrays["action"][:, t] = action
         if self.algorithm.spec.discrete:
@@ -219,9 +235,9 @@ class Collector:
     def _rollout(self, progress: float) -> Rollout:
         fields = {name: self._tensor(array) for name, array in self._arrays.items()}
         fields["progress"] = torch.tensor(progress, dtype=self.algorithm.dtype, device=self.algorithm.device)
-        noise = {
-            name: self._orders.draw(kind, *shape) for name, (kind, shape) in self.algorithm.noise().items()
-        }
+        # A method with a replay needs random numbers per batch, which the replay draws.
+        wanted = {} if isinstance(self.algorithm.config, ReplayConfig) else self.algorithm.noise()
+        noise = {name: self.learning.draw(kind, *shape) for name, (kind, shape) in wanted.items()}
         return cast(Rollout, Rollout.of(noise, **fields))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
@@ -229,6 +245,43 @@ class Collector:
         tensor = torch.from_numpy(array)
         dtype = self.algorithm.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.view(self.replicas, self.copies, *array.shape[1:]).to(self.algorithm.device, dtype)
+
+
+class Lessons:
+    """Rounds of collecting and learning, one call each.
+
+    Args:
+        algorithm: the learner.
+        env: with ``R * config.copies`` copies of its task.
+
+    Raises:
+        SpecError: environment and learner do not fit.
+        ConfigError: the replay has no room for one rollout.
+    """
+
+    def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
+        self.algorithm, self.settings = algorithm, settings_of(algorithm)
+        self.collector = Collector(algorithm, env)
+        self.replay: Replay | None = None
+        if isinstance(algorithm.config, ReplayConfig):
+            self.replay = Replay(algorithm, *cast(Replaying, algorithm).sequences())
+
+    def next(self, progress: float) -> dict[str, Tensor]:
+        """One round; returns the metrics of its last update, none where nothing was learned yet."""
+        algorithm, metrics = self.algorithm, dict[str, Tensor]()
+        if algorithm.updates % self.settings.restart == 0:
+            self.collector.restart(algorithm.updates // self.settings.restart)
+            if self.replay is not None:
+                self.replay.cut()
+        rollout = self.collector.collect(progress)
+        if self.replay is None:
+            metrics = algorithm.update(rollout)
+        else:
+            self.replay.add(rollout)
+            for batch in self.replay.batches(self.collector.learning):
+                metrics = algorithm.update(batch)
+        algorithm.updates += 1
+        return metrics
 
 
 def train_online(
@@ -264,33 +317,31 @@ def train_online(
         SpecError: environment and learner do not fit.
         CheckpointError: the file belongs to another training.
     """
-    settings, collector = settings_of(algorithm), Collector(algorithm, env)
+    settings, lessons = settings_of(algorithm), Lessons(algorithm, env)
     if steps < 1 or log_every < 1:
         raise ConfigError(f"online training: steps ({steps}) and log_every ({log_every}) must be positive")
     per_update = settings.copies * settings.rollout
     total = -(-steps // per_update)
     identity = _identity(env, total, log_every)
     path = None if checkpoint is None else Path(checkpoint)
-    curve = _resume(path, algorithm, identity) if path is not None and path.exists() else []
+    curve = _resume(path, lessons, identity) if path is not None and path.exists() else []
     spent, began = (curve[-1].seconds if curve else 0.0), time.monotonic()
     if algorithm.updates == 0 and on_update is not None:
         on_update(0)
     while algorithm.updates < total:
-        if algorithm.updates % settings.restart == 0:
-            collector.restart(algorithm.updates // settings.restart)
-        rollout = collector.collect(algorithm.updates / total)
-        algorithm.update(rollout)
-        algorithm.updates += 1
+        lessons.next(algorithm.updates / total)
         done = algorithm.updates
         boundary = done % settings.restart == 0 or done == total
         points: list[CurvePoint] = []
         if done % log_every == 0 or boundary:
-            points = _points(algorithm, collector, done * per_update, spent + time.monotonic() - began)
+            points = _points(
+                algorithm, lessons.collector, done * per_update, spent + time.monotonic() - began
+            )
             curve += points
         if on_update is not None:
             on_update(done)
         if path is not None and boundary:
-            _save(path, algorithm, identity, curve)
+            _save(path, lessons, identity, curve)
         if on_progress is not None:
             on_progress(done, total, points)
     return curve
@@ -337,14 +388,15 @@ def _identity(env: BatchedEnv, total: int, log_every: int) -> dict[str, Any]:
     return {"task": env.task, "engine": env.metadata, "total_updates": total, "log_every": log_every}
 
 
-def _save(path: Path, algorithm: Algorithm, identity: dict[str, Any], curve: list[CurvePoint]) -> None:
+def _save(path: Path, lessons: Lessons, identity: dict[str, Any], curve: list[CurvePoint]) -> None:
     meta = {"online": identity, "curve": [asdict(point) for point in curve]}
-    checkpoints.save(path, algorithm, meta=meta)
+    replay = {} if lessons.replay is None else lessons.replay.state()
+    checkpoints.save(path, lessons.algorithm, replay, meta)
 
 
-def _resume(path: Path, algorithm: Algorithm, identity: dict[str, Any]) -> list[CurvePoint]:
-    """Restore the learner; returns the curve so far."""
-    _, meta = checkpoints.restore(path, algorithm)
+def _resume(path: Path, lessons: Lessons, identity: dict[str, Any]) -> list[CurvePoint]:
+    """Restore the learner and its replay; returns the curve so far."""
+    replay, meta = checkpoints.restore(path, lessons.algorithm)
     theirs, mine = meta.get("online"), json.loads(json.dumps(identity))
     if theirs != mine:
         different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
@@ -352,4 +404,6 @@ def _resume(path: Path, algorithm: Algorithm, identity: dict[str, Any]) -> list[
             f"{path}: belongs to another online training; {', '.join(different)} differ. "
             "Delete it or give another place for this training's checkpoint"
         )
+    if lessons.replay is not None:
+        lessons.replay.restore(replay)
     return [CurvePoint(**point) for point in meta["curve"]]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 
 def per_replica(value: Tensor, ndim: int) -> Tensor:
-    """View ``[R]`` as ``[R, 1, ..., 1]`` with ``ndim`` axes."""
-    return value.view(-1, *(1,) * (ndim - 1))
+    """View ``[R, ...]`` as ``[R, ..., 1, ..., 1]`` with ``ndim`` axes."""
+    return value.view(*value.shape, *(1,) * (ndim - value.ndim))
 
 
 class StackedAdam:
@@ -26,6 +26,8 @@ class StackedAdam:
         clip: ``[R]`` bounds on the gradient norm (inf: none).
         betas: decay of the first and second moment.
         eps: added to the denominator.
+        rows: sizes of the parameters' next axes, ``[R, *rows, ...]``, where each row's steps count on their own
+            (agents that step in turn).
     """
 
     def __init__(
@@ -35,19 +37,20 @@ class StackedAdam:
         clip: Tensor,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        rows: Sequence[int] = (),
     ) -> None:
         self.parameters: list[Tensor] = list(parameters)
         self.lr, self.clip, self.betas, self.eps = lr, clip, betas, eps
         self.first = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.second = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.count = torch.zeros((), dtype=torch.float64, device=lr.device)
+        self.count = torch.zeros((len(lr), *rows) if rows else (), dtype=torch.float64, device=lr.device)
         self._clips = not bool(torch.isinf(clip).all())
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], active: Tensor | None = None) -> Tensor:
-        """One step, without effect where ``active`` (a scalar bool) is False; returns the gradient norm ``[R]``.
+        """One step, without effect where ``active`` is False; returns the gradient norm ``[R]``.
 
-        The norm is that before clipping.
+        ``active`` is a scalar bool, or ``[R, *rows]``. The norm is that before clipping.
         """
         moving = [*self.parameters, *self.first, *self.second]
         before = [] if active is None else [tensor.clone() for tensor in moving]
@@ -65,15 +68,18 @@ class StackedAdam:
         torch._foreach_mul_(self.second, beta2)
         torch._foreach_addcmul_(self.second, list(grads), list(grads), 1.0 - beta2)
         root = list(torch._foreach_sqrt(self.second))
-        torch._foreach_div_(root, correction2.to(self.lr.dtype))
+        correction2 = correction2.to(self.lr.dtype)
+        torch._foreach_div_(
+            root, [per_replica(correction2, p.ndim) for p in root] if correction2.ndim else correction2
+        )
         torch._foreach_add_(root, self.eps)
         step = list(torch._foreach_div(self.first, list(root)))
-        scale = (self.lr / correction1).to(self.lr.dtype)
+        scale = (per_replica(self.lr, max(1, correction1.ndim)) / correction1).to(self.lr.dtype)
         torch._foreach_mul_(step, [per_replica(scale, p.ndim) for p in self.parameters])
         torch._foreach_sub_(self.parameters, step)
         if active is not None:
             for tensor, old in zip(moving, before, strict=True):
-                tensor.copy_(torch.where(active, tensor, old))
+                tensor.copy_(torch.where(per_replica(active, tensor.ndim), tensor, old))
         return norm
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.distributions import gaussian_heads, mask_logits, one_hot, tanh_gaussian_mode
+from marlzoo.losses import jittered
 from marlzoo.nets import with_agent_id
 from marlzoo.random import ReplicaRandom
 
@@ -30,7 +31,10 @@ class Policy(nn.Module):
     stochastic: bool = False
 
     def reset(self, copies: int, ids: Tensor | None = None) -> None:
-        """Forget the past of the copies ``ids`` (all ``copies`` when None); feed-forward policies have none."""
+        """Forget the past of the copies ``ids`` (all ``copies`` when None); feed-forward policies have none.
+
+        ``ids`` are copies' indices, or a mask ``[R, copies]``.
+        """
 
     @abstractmethod
     def act(self, obs: Tensor, legal: Tensor | None = None, random: ReplicaRandom | None = None) -> Tensor:
@@ -86,21 +90,47 @@ class CategoricalPolicy(Policy):
         return (logits - torch.log(-torch.log(noise))).argmax(-1)  # the Gumbel-max trick
 
 
+class EpsilonGreedyPolicy(Policy):
+    """Acts with the best legal action; with noise, each agent takes any legal action with probability epsilon.
+
+    Args:
+        scores: ``[R, E, N, O + N] -> values [R, E, N, A]``.
+        epsilon: gives the present probability, ``[R, 1, 1]``.
+    """
+
+    def __init__(self, scores: nn.Module, epsilon: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.scores, self.epsilon = scores, epsilon
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+        values = mask_logits(self.scores(with_agent_id(obs)), legal)
+        best = values.argmax(-1)
+        if random is None:
+            return best
+        drawn = random.uniform(*values.shape[1:-1], values.shape[-1] + 1)
+        anything = mask_logits(drawn[..., 1:], legal).argmax(-1)
+        return torch.where(drawn[..., 0] < self.epsilon(), anything, best)
+
+
 class SquashedPolicy(Policy):
-    """A deterministic network's output, kept inside the box.
+    """A deterministic network's output, kept inside the box; with noise, plus normal noise where there is any.
 
     Args:
         network: ``[R, E, N, O + N] -> [R, E, N, A]``.
         tanh: squash the output; otherwise it is clipped to [-1, 1].
+        sigma: ``[R, N, A]``, standard deviation of the exploration noise (0 for padding); None: it has none.
     """
 
-    def __init__(self, network: nn.Module, tanh: bool = True) -> None:
+    def __init__(self, network: nn.Module, tanh: bool = True, sigma: Tensor | None = None) -> None:
         super().__init__()
-        self.network, self.tanh = network, tanh
+        self.network, self.tanh, self.sigma = network, tanh, sigma
 
     def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         out = self.network(with_agent_id(obs))
-        return torch.tanh(out) if self.tanh else out.clamp(-1.0, 1.0)
+        action = torch.tanh(out) if self.tanh else out.clamp(-1.0, 1.0)
+        if random is None or self.sigma is None:
+            return action
+        return jittered(action, random.normal(*action.shape[1:]), self.sigma.unsqueeze(1))
 
 
 class RecurrentPolicy(Policy):
@@ -128,9 +158,10 @@ class RecurrentPolicy(Policy):
         if ids is None or self._reader.memory is None:
             self._reader.memory = self._last = None
         else:
-            self._reader.memory[:, ids] = 0.0
+            where = ids if ids.dtype == torch.bool else (slice(None), ids)
+            self._reader.memory[where] = 0.0
             if self._last is not None:
-                self._last[:, ids] = 0.0
+                self._last[where] = 0.0
 
     def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         if not self._n_last:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from marlzoo.data.sampler import Batch
+from marlzoo.distributions import chosen
+from marlzoo.losses import double_q
 from marlzoo.mixers import MixerKind, make_mixer
 from marlzoo.nets import MLP, Init, RecurrentNet, with_agent_id
-from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy
-from marlzoo.sequence import with_last_action
+from marlzoo.policy import CategoricalPolicy, EpsilonGreedyPolicy, Policy, RecurrentPolicy
+from marlzoo.sequence import td_lambda, with_last_action
 from marlzoo.spec import Spec
 
 TRANSITION_FIELDS = ("obs", "next_obs", "legal", "next_legal", "action", "mask")
@@ -59,11 +62,20 @@ class AgentNet(nn.Module):
         out: Tensor | tuple[Tensor, Tensor] = self.network(with_agent_id(obs))
         return out[0] if isinstance(out, tuple) else out
 
-    def policy(self, stochastic: bool = False) -> Policy:
-        """The best legal action, or a sample of the softmax over legal actions."""
+    def policy(self, stochastic: bool = False, epsilon: Callable[[], Tensor] | None = None) -> Policy:
+        """The best legal action, or (``stochastic``) a sample of the softmax over legal actions.
+
+        With ``epsilon`` it explores like :class:`EpsilonGreedyPolicy` instead of sampling the softmax.
+        """
+
+        def acting(net: nn.Module) -> Policy:
+            return (
+                CategoricalPolicy(net, stochastic) if epsilon is None else EpsilonGreedyPolicy(net, epsilon)
+            )
+
         if isinstance(self.network, MLP):
-            return CategoricalPolicy(self.network, stochastic)
-        return RecurrentPolicy(self.network, lambda net: CategoricalPolicy(net, stochastic), self.n_last)
+            return acting(self.network)
+        return RecurrentPolicy(self.network, acting, self.n_last)
 
 
 class QTeam(nn.Module):
@@ -85,6 +97,43 @@ class QTeam(nn.Module):
             return values
         total: Tensor = self.mixer(values, state)
         return total
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Values and targets of a batch in the layout of sequences.
+
+    Args:
+        every: all agents' values of all actions in all rows, ``[R, B, L + 1, N, A]``.
+        taken: those of the batch's actions, ``[R, B, L, N]``.
+        total: the team's, ``[R, B, L]`` (agents' own without a mixer).
+        target: TD(lambda) target of ``total`` by double Q-learning, without gradient.
+    """
+
+    every: Tensor
+    taken: Tensor
+    total: Tensor
+    target: Tensor
+
+
+def estimates(team: QTeam, target: QTeam, batch: Batch, gamma: Tensor, trace: Tensor) -> Estimates:
+    """The team's values, and targets from the best legal actions valued by the target team.
+
+    Args:
+        team: that learns.
+        target: that follows it.
+        batch: from :func:`marlzoo.sequence.as_sequences`.
+        gamma: ``[R, 1, 1]``.
+        trace: lambda of the target ``[R, 1, 1]``.
+    """
+    every = team(batch)
+    taken = chosen(every[:, :, :-1], batch.action)
+    total = team.total(taken, batch.state[:, :, :-1])
+    with torch.no_grad():
+        best = double_q(every, target(batch), batch.legal)
+        after = target.total(best, batch.state)
+        y = td_lambda(batch.reward, after, batch.mask, batch.filled, gamma, trace)
+    return Estimates(every, taken, total, y)
 
 
 def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""MAPPO: its formulas by hand, replicas, exact resume, and that it learns."""
+"""MAPPO and online training: formulas by hand, rollouts, resuming after a kill, and that it learns."""
 
 from __future__ import annotations
 
@@ -14,75 +14,22 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from marlzoo.baselines import _ppo
 from marlzoo.baselines.mappo import MAPPO
-from numpy.typing import NDArray
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.evaluate import evaluate
 from marlzoo.nets import Init
-from marlzoo.online import Collector, Rollout, train_online
+from marlzoo.online import Collector, train_online
 from marlzoo.onpolicy import ValueNorm, gae, huber, take_rows
 from marlzoo.random import ReplicaRandom
-from marlzoo.spec import ActionKind, Spec
+from marlzoo.spec import ActionKind
+from tests.guess import Guess
 from tests.toys import ToyEnv, toy_spec
 
 SMALL = {"hidden": 16, "copies": 6, "rollout": 8, "batch_size": 24, "epochs": 2, "restart": 3}
-
-
-class Guess(BatchedEnv):
-    """Two agents name a number (or a bit) that they see; best return 1 per step, episodes of 5 steps.
-
-    Both must be right at once where actions are discrete, and action 2 is never legal.
-    """
-
-    def __init__(self, copies: int, kind: ActionKind) -> None:
-        self.task, self.copies, self.metadata = f"toy/guess-{kind}", copies, {}
-        self.spec = Spec(2, 3, 6, kind, 1 if kind == "continuous" else 3, 5)
-        self.seed(range(copies))
-
-    def seed(self, seeds: Sequence[int]) -> None:
-        self._rng = [np.random.default_rng(s) for s in seeds]
-        self._hidden, self._t = np.zeros((self.copies, 2)), np.zeros(self.copies, int)
-
-    def _show(self) -> Observation:
-        if self.spec.discrete:
-            obs = np.stack([self._hidden == 0, self._hidden == 1, 0 * self._hidden], -1)
-            legal = np.ones((self.copies, 2, 3), bool)
-            legal[..., 2] = False
-        else:
-            obs, legal = np.stack([self._hidden, 0 * self._hidden, 0 * self._hidden + 1], -1), None
-        obs = obs.astype(np.float32)
-        return Observation(obs, obs.reshape(self.copies, -1), legal)
-
-    def _draw(self, ids: Ids) -> None:
-        for k in ids:
-            draw = self._rng[k]
-            self._hidden[k] = draw.integers(2, size=2) if self.spec.discrete else draw.uniform(-0.8, 0.8, 2)
-
-    def reset(self, ids: Ids | None = None) -> Observation:
-        rows = np.arange(self.copies) if ids is None else ids
-        self._draw(rows)
-        self._t[rows] = 0
-        return self._show()
-
-    def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:
-        if self.spec.discrete:
-            assert (action < 2).all()
-            reward = (action == self._hidden).all(-1).astype(np.float32)
-        else:
-            assert np.abs(action).max() <= 1.0
-            reward = (1 - np.square(action[..., 0] - self._hidden).mean(-1)).astype(np.float32)
-        self._t += 1
-        self._draw(np.arange(self.copies))
-        seen = self._show()
-        done = self._t >= 5
-        return Step(
-            seen.obs, seen.state, seen.legal, reward=reward, terminal=np.zeros_like(done), truncated=done
-        )
 
 
 def make(seeds: Sequence[int] = (0,), kind: ActionKind = "continuous", **settings: Any) -> MAPPO:
@@ -147,10 +94,10 @@ def test_value_norm_is_debiased_and_inverts() -> None:
 
 def test_initial_standard_deviation() -> None:
     learner = make(std_x=[1.0, 2.0], seeds=(0, 1))
-    torch.testing.assert_close(learner.actor.std(), torch.full((2, 3, 2), 0.36552929).double())
+    torch.testing.assert_close(learner.nets.actor.std(), torch.full((2, 3, 2), 0.36552929).double())
     with torch.no_grad():
-        learner.actor.raw_std.zero_()
-    assert learner.actor.std().unique().tolist() == [0.25]
+        learner.nets.actor.raw_std.zero_()
+    assert learner.nets.actor.std().unique().tolist() == [0.25]
 
 
 def test_huber() -> None:
@@ -159,7 +106,7 @@ def test_huber() -> None:
 
 
 def test_orthogonal_start() -> None:
-    net = make().actor.net
+    net = make().nets.actor.net
     for layer, gain in ((net.first, math.sqrt(2.0)), (net.second, math.sqrt(2.0)), (net.out, 0.01)):
         weight = layer.weight[0].detach()
         small = weight.T @ weight if weight.shape[0] >= weight.shape[1] else weight @ weight.T
@@ -170,8 +117,8 @@ def test_orthogonal_start() -> None:
 def test_log_density_leaves_out_padding() -> None:
     learner = make()
     obs, action = torch.randn(1, 4, 3, 5).double(), torch.randn(1, 4, 3, 2).double()
-    log_prob, entropy = learner.actor.log_prob(obs, action, None)
-    mean, std = learner.actor.mean(obs), learner.actor.std().unsqueeze(1)
+    log_prob, entropy = learner.nets.actor.log_prob(obs, action, None)
+    mean, std = learner.nets.actor.mean(obs), learner.nets.actor.std().unsqueeze(1)
     sizes = torch.tensor(toy_spec().action_sizes)
     used = (torch.arange(2) < sizes.unsqueeze(-1)).double()
     density = torch.exp(-0.5 * ((action - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
@@ -183,7 +130,7 @@ def test_log_density_leaves_out_padding() -> None:
 def policy_gradient_batch(learner: MAPPO) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     obs, action = torch.randn(1, 9, 3, 5).double(), torch.randn(1, 9, 3, 2).double()
-    log_prob, _ = learner.actor.log_prob(obs, action, None)
+    log_prob, _ = learner.nets.actor.log_prob(obs, action, None)
     return {
         "obs": obs,
         "action": action,
@@ -196,22 +143,22 @@ def test_policy_loss_by_hand() -> None:
     """With ratios of 1 the loss is -mean A; beyond the clip a sample's gradient is zero where A pushes on."""
     learner = make(clip=0.1)
     x = policy_gradient_batch(learner)
-    torch.testing.assert_close(learner.policy_loss(x), -x["advantage"].mean(1))
+    torch.testing.assert_close(_ppo.policy_loss(learner, learner.nets, x), -x["advantage"].mean(1))
     x["log_prob"] = x["log_prob"] - math.log(1.5)  # every ratio is 1.5 now
     expected = -torch.where(x["advantage"] > 0, 1.1 * x["advantage"], 1.5 * x["advantage"]).mean(1)
-    torch.testing.assert_close(learner.policy_loss(x), expected)
+    torch.testing.assert_close(_ppo.policy_loss(learner, learner.nets, x), expected)
     x["advantage"] = x["advantage"].abs()
-    learner.policy_loss(x).sum().backward()
-    assert not learner.actor.net.out.weight.grad.any()
+    _ppo.policy_loss(learner, learner.nets, x).sum().backward()
+    assert not learner.nets.actor.net.out.weight.grad.any()
 
 
 def test_value_loss_takes_the_larger_of_plain_and_clipped() -> None:
     learner = make(clip=0.2)
     state = torch.randn(1, 3, 7).double()
-    value = learner.value(state).detach()
+    value = learner.nets.value(state).detach()
     x = {"state": state, "value": value - 1.0, "target": value}
     # plain error 0; clipped value is V - 1 + 0.2, whose error is 0.8
-    assert learner.value_loss(x).item() == pytest.approx(0.5 * 0.8**2)
+    assert _ppo.value_loss(learner, learner.nets, x).item() == pytest.approx(0.5 * 0.8**2)
 
 
 def test_take_rows() -> None:
@@ -282,43 +229,6 @@ def test_wrong_settings() -> None:
 # ---- training --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_lockstep_equals_single_runs(kind: ActionKind) -> None:
-    seeds = (7, 1, 5)
-    together = make(seeds, kind, lr=[1e-3, 5e-4, 2e-3])
-    train_online(together, toy_env(together), steps=48 * 5, log_every=2)
-    for row, seed in enumerate(seeds):
-        alone = make((seed,), kind, lr=[1e-3, 5e-4, 2e-3][row])
-        curve = train_online(alone, toy_env(alone), steps=48 * 5, log_every=2)
-        assert [point.updates for point in curve] == [2, 3, 4, 5]
-        for key, value in alone.state_tensors().items():
-            mine = together.state_tensors()[key]
-            torch.testing.assert_close(
-                mine if value.ndim == 0 else mine[row], value if value.ndim == 0 else value[0]
-            )
-
-
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_resumes_exactly(kind: ActionKind, tmp_path: Path) -> None:
-    whole, file = make((0, 1), kind, dtype=torch.float32), tmp_path / "run.npz"
-    curve = train_online(whole, toy_env(whole), steps=48 * 8)
-
-    def stop(done: int, total: int, points: object) -> None:
-        if done == 5:  # two updates after the checkpoint
-            raise InterruptedError
-
-    first = make((0, 1), kind, dtype=torch.float32)
-    with pytest.raises(InterruptedError):
-        train_online(first, toy_env(first), steps=48 * 8, checkpoint=file, on_progress=stop)
-    again, updates = make((0, 1), kind, dtype=torch.float32), list[int]()
-    resumed = train_online(again, toy_env(again), steps=48 * 8, checkpoint=file, on_update=updates.append)
-    assert updates == [4, 5, 6, 7, 8]
-    assert_same(whole, again)
-    assert_same(whole, marlzoo.load(file))
-    strip = [[(p.seed, p.updates, p.steps, p.episodes, p.return_mean) for p in c] for c in (curve, resumed)]
-    assert strip[0] == strip[1]
-
-
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.npz"
     learner = make()
@@ -334,6 +244,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, torch, marlzoo
 from marlzoo.online import train_online
+from tests.guess import Guess
 from tests.toys import ToyEnv, toy_spec
 torch.set_num_threads(1)
 sizes = dict(hidden=16, copies=6, rollout=8, batch_size=24, epochs=2, restart=3)
@@ -369,40 +280,15 @@ def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
     assert_same(reference, again)
 
 
-def test_nan_stays_in_its_replica() -> None:
-    mixed, whole = make((0, 1, 2)), make((0, 1, 2))
-    with torch.no_grad():
-        mixed.actor.net.out.bias[1] = torch.nan
-    curve = train_online(mixed, toy_env(mixed), steps=48 * 3, log_every=3)
-    train_online(whole, toy_env(whole), steps=48 * 3, log_every=3)
-    assert [point.diverged for point in curve] == [False, True, False]
-    for key, value in whole.state_tensors().items():
-        if value.ndim:
-            torch.testing.assert_close(mixed.state_tensors()[key][[0, 2]], value[[0, 2]])
-
-
 def test_step_size_falls_to_zero() -> None:
     """At progress 1 nothing moves any more, unless the decay is switched off."""
     for decay in (True, False):
         learner = make(lr_decay=decay)
-        before = learner.actor.net.first.weight.detach().clone()
+        before = learner.nets.actor.net.first.weight.detach().clone()
         collector = Collector(learner, toy_env(learner))
         collector.restart(0)
         learner.update(collector.collect(1.0))
-        assert torch.equal(learner.actor.net.first.weight, before) is decay
-
-
-def test_update_reports_every_replica() -> None:
-    learner = make((0, 1))
-    collector = Collector(learner, toy_env(learner))
-    collector.restart(0)
-    rollout = collector.collect(0.0)
-    assert isinstance(rollout, Rollout)
-    assert isinstance(rollout, Batch)
-    for name, value in learner.update(rollout).items():
-        assert value.shape == (2,), name
-        assert torch.isfinite(value).all(), name
-        assert not value.requires_grad, name
+        assert torch.equal(learner.nets.actor.net.first.weight, before) is decay
 
 
 @pytest.mark.parametrize(("kind", "chance"), [("continuous", 4.0), ("discrete", 1.25)])
@@ -422,8 +308,8 @@ def test_policy_stays_in_the_box_and_its_sample_need_not() -> None:
     learner = make()
     obs, random = torch.randn(1, 500, 3, 5).double(), ReplicaRandom([0], "x", dtype=torch.float64)
     with torch.no_grad():
-        learner.actor.net.out.bias += 0.9
-        sample = learner.explore(obs, None, random)
+        learner.nets.actor.net.out.bias += 0.9
+        sample = learner.explore(obs, None, random, torch.zeros(1, 500).bool())
         acted = learner.policy().act(obs, None, random)
     assert sample.max() > 1.0
     assert acted.abs().max() == 1.0

@@ -1,4 +1,4 @@
-"""What every offline method passes by existing; see :func:`battery`.
+"""What every method passes by existing; see :func:`battery`.
 
 A failed check raises ``AssertionError`` (or what the method itself raised).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,14 +22,20 @@ from marlzoo import checkpoint
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
+from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import SpecError
 from marlzoo.evaluate import evaluate
+from marlzoo.online import Lessons, settings_of, train_online
 from marlzoo.registry import find_method, make
 from marlzoo.spec import ActionKind
 from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.train import make_sampler, train
 
-SMALL: Mapping[str, Any] = {"hidden": 16, "mixer_hidden": 8, "batch_size": 16}
+SMALL: Mapping[str, Any] = {
+    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16},
+    # of online methods; the replay is full after five rounds
+    **{"copies": 6, "rollout": 8, "restart": 3, "epochs": 2, "replay": 240, "warmup": 48, "learn_steps": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,24 @@ class Case:
         """The logged data."""
         return self.toys.dataset(self.kind, **more)
 
+    @property
+    def online(self) -> bool:
+        """Whether the method learns by acting."""
+        return find_method(self.method).sampling == "online"
+
+    def env(self, algorithm: Algorithm) -> BatchedEnv:
+        """The copies that an online learner acts in."""
+        return self.toys.env(algorithm.replicas * settings_of(algorithm).copies, self.kind)
+
+    def updated(self, algorithm: Algorithm, updates: int) -> dict[str, Tensor]:
+        """Some updates (online: rounds) by hand; returns the last metrics."""
+        if not self.online:
+            return _updated(algorithm, self.dataset(), updates)
+        lessons, metrics = Lessons(algorithm, self.env(algorithm)), dict[str, Tensor]()
+        for _ in range(updates):
+            metrics = lessons.next(0.0)
+        return metrics
+
 
 @dataclass(frozen=True)
 class Check:
@@ -87,19 +112,18 @@ def battery(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) ->
         sizes: settings that keep the learner small.
     """
     whole = [Check(f"{c.__name__}-{method}", partial(_whole, c, method, toys, sizes)) for c in METHOD_CHECKS]
+    own = ONLINE_CHECKS if find_method(method).sampling == "online" else OFFLINE_CHECKS
     forms = [
         Check(f"{check.__name__}-{case}", partial(check, case))
-        for check in CASE_CHECKS
+        for check in (*CASE_CHECKS, *own)
         for case in cases(method, toys, sizes)
     ]
     return [*forms, *whole]
 
 
 def cases(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) -> list[Case]:
-    """The forms of a method, its plain one first; none where it learns online."""
+    """The forms of a method, its plain one first."""
     cls = find_method(method)
-    if cls.sampling == "online":
-        return []
     return [
         Case(method, kind, variant, toys, sizes)
         for kind in cls.actions
@@ -111,7 +135,7 @@ def finite_and_moves(case: Case, folder: Path) -> None:
     """Metrics and parameters are finite after 5 updates, and every parameter of every replica has moved."""
     algorithm = case.learner((3, 4), dtype=torch.float32)
     before = {k: v.detach().clone() for k, v in algorithm.named_parameters() if v.requires_grad}
-    metrics = _updated(algorithm, case.dataset(), 5)
+    metrics = case.updated(algorithm, 5)
     assert metrics
     for key, value in metrics.items():
         assert value.shape == (2,), key
@@ -194,7 +218,7 @@ def acts_legally_and_repeats(case: Case, folder: Path) -> None:
     results = []
     for _ in range(2):
         algorithm = case.learner((0, 1), dtype=torch.float32)
-        metrics = _updated(algorithm, case.dataset(), 3)
+        metrics = case.updated(algorithm, 3)
         found = evaluate(algorithm.policy(), case.toys.env(6, case.kind), seeds=[0, 1])
         assert found.returns.shape == (2, 3)
         assert np.isfinite(found.returns).all()
@@ -215,7 +239,7 @@ def evaluation_does_not_depend_on_neighbours(case: Case, folder: Path) -> None:
 def policy_parameters_can_be_exported(case: Case, folder: Path) -> None:
     """The policy's own parameters, loaded into a fresh learner's policy, give the same actions."""
     source, target = case.learner((0,)), case.learner((1,))
-    _updated(source, case.dataset(), 3)
+    case.updated(source, 3)
     target.policy().load_state_dict(source.policy().state_dict())
     env = partial(case.toys.env, 3, case.kind)
     first = evaluate(source.policy(), env(), seeds=[0], dtype=torch.float64)
@@ -255,15 +279,75 @@ def documented(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
             assert any("#" in line for line in lines), f"setting {setting.name} has no comment"
 
 
+def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
+    """R = 3 equals three runs with R = 1: what they go through and what they learn, in 7 rounds."""
+    seeds = (7, 1, 5)
+    together = case.learner(seeds, lr=[1e-3, 5e-4, 2e-3])
+    case.updated(together, 7)
+    for row, seed in enumerate(seeds):
+        alone = case.learner((seed,), lr=[1e-3, 5e-4, 2e-3][row])
+        case.updated(alone, 7)
+        _assert_same_replica(together, row, alone, rtol=1e-6)
+
+
+def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
+    """A replica whose parameters are NaN is marked as diverged and leaves its neighbours untouched."""
+    mixed, whole = case.learner((0, 1, 2)), case.learner((0, 1, 2))
+    with torch.no_grad():
+        for parameter in mixed.policy().parameters():
+            parameter[1] = torch.nan
+    steps = 3 * _per_round(mixed)
+    curve = train_online(mixed, case.env(mixed), steps=steps, log_every=3)
+    train_online(whole, case.env(whole), steps=steps, log_every=3)
+    assert [point.diverged for point in curve] == [False, True, False]
+    for key, value in whole.state_tensors().items():
+        if value.ndim:
+            torch.testing.assert_close(
+                mixed.state_tensors()[key][[0, 2]], value[[0, 2]], rtol=1e-9, atol=1e-11
+            )
+
+
+def online_resumes_exactly(case: Case, folder: Path) -> None:
+    """Stopped after 8 of 10 rounds, the checkpoint being of round 6: bit for bit what a whole run gives."""
+    whole, file = case.learner((0, 1), dtype=torch.float32), folder / "run.npz"
+    steps = 10 * _per_round(whole)
+    curve = train_online(whole, case.env(whole), steps=steps)
+
+    def stop(done: int, total: int, points: object) -> None:
+        if done == 8:
+            raise InterruptedError
+
+    first = case.learner((0, 1), dtype=torch.float32)
+    with suppress(InterruptedError):
+        train_online(first, case.env(first), steps=steps, checkpoint=file, on_progress=stop)
+    resumed, rounds = case.learner((0, 1), dtype=torch.float32), list[int]()
+    again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
+    assert rounds == [7, 8, 9, 10]
+    loaded = checkpoint.load(file)
+    for key, value in whole.state_tensors().items():
+        assert torch.equal(value, resumed.state_tensors()[key]), key
+        assert torch.equal(value, loaded.state_tensors()[key]), key
+    assert [(p.updates, p.episodes, p.return_mean) for p in curve] == [
+        (p.updates, p.episodes, p.return_mean) for p in again
+    ]
+
+
 CASE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     finite_and_moves,
+    acts_legally_and_repeats,
+    evaluation_does_not_depend_on_neighbours,
+    policy_parameters_can_be_exported,
+)
+OFFLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     lockstep_equals_single_runs,
     nan_stays_in_its_replica,
     replicas_may_differ_in_settings_and_data,
     resumes_exactly,
-    acts_legally_and_repeats,
-    evaluation_does_not_depend_on_neighbours,
-    policy_parameters_can_be_exported,
+)
+ONLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
+    online_lockstep_equals_single_runs,
+    online_nan_stays_in_its_replica,
+    online_resumes_exactly,
 )
 METHOD_CHECKS: tuple[Callable[[str, Toys, Mapping[str, Any]], None], ...] = (
     wrong_action_kind_is_one_clear_error,
@@ -296,6 +380,12 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
     for _ in range(updates):
         metrics = algorithm.update(sampler.next())
     return metrics
+
+
+def _per_round(algorithm: Algorithm) -> int:
+    """Team steps per replica between two rounds of learning."""
+    settings = settings_of(algorithm)
+    return settings.copies * settings.rollout
 
 
 def _assert_same_replica(together: Algorithm, row: int, alone: Algorithm, rtol: float) -> None:

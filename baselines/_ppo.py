@@ -1,0 +1,154 @@
+"""What MAPPO and HAPPO share: settings, networks, advantages and the clipped losses of proximal policy optimisation.
+
+Shapes: R replicas, E copies, T steps, M = E T team steps, B steps per gradient step, N agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.errors import ConfigError
+from marlzoo.online import Rollout
+from marlzoo.onpolicy import Actor, GaussianPolicy, Net, ValueNorm, gae, huber, take_rows
+from marlzoo.policy import CategoricalPolicy, Policy
+from marlzoo.random import Kind, ReplicaRandom
+
+
+@dataclass(frozen=True)
+class PPOConfig(Config):
+    """Settings that MAPPO and HAPPO share; ``batch_size`` counts the team steps of one gradient step."""
+
+    batch_size: Count = 2048  # team steps per gradient step; must divide copies * rollout
+    lr: Positive = 1e-3  # step size of Adam at the start
+    lr_decay: bool = True  # whether the step size falls linearly to zero over the training
+    grad_clip: Positive = 10.0  # bound on the gradient norm, for the actor and for the critic
+    hidden: Count = 64  # width of the two hidden layers
+    copies: Count = 128  # copies of the environment per replica
+    rollout: Count = 64  # steps of each copy between two updates
+    restart: Count = 100  # updates after which all copies start anew; checkpoints lie there
+    epochs: Count = 8  # passes over a rollout
+    gae_lambda: Fraction = 0.95  # λ of the advantage estimate
+    clip: Positive = 0.2  # ε, bound on the change of the probability ratio and of the value
+    entropy: NonNegative = 0.0  # c_H, weight of the entropy bonus
+    huber: Positive = 10.0  # δ, error beyond which the value loss is linear
+    value_decay: Fraction = 0.99999  # decay of the return's running mean and mean square
+    std_x: Positive = 1.0  # x in std = sigmoid(raw / x) * y; raw starts at x
+    std_y: Positive = 0.5  # y, the largest standard deviation
+
+
+class Networks(nn.Module):
+    """Policy π(a_i | o_i), state value, and the running normalisation of returns.
+
+    Args:
+        method: whose settings and seeds are used.
+        config: its settings.
+        own: every agent has a policy network of its own; otherwise they share one.
+
+    Raises:
+        ConfigError: a rollout does not divide into batches.
+    """
+
+    def __init__(self, method: Algorithm, config: PPOConfig, own: bool = False) -> None:
+        super().__init__()
+        c, spec, init = config, method.spec, method.init
+        if c.copies * c.rollout % c.batch_size:
+            raise ConfigError(
+                f"{method.name}: batch_size {c.batch_size} must divide copies * rollout = {c.copies * c.rollout}"
+            )
+        x, y = method.setting("std_x", 3), method.setting("std_y", 3)
+        self.actor = Actor(init, spec, c.hidden, method.action_dimensions, x, y, own)
+        self.critic = Net(init, spec.state_size, c.hidden, 1, gain=1.0)
+        self.value_norm = ValueNorm(init, method.setting("value_decay"))
+
+    def value(self, state: Tensor) -> Tensor:
+        """Normalised state value, ``[R, ..., S] -> [R, ...]``."""
+        return cast(Tensor, self.critic(state)).squeeze(-1)
+
+    def policy(self) -> Policy:
+        """Decentralised: each agent needs its own observation only."""
+        return CategoricalPolicy(self.actor.net) if self.actor.discrete else GaussianPolicy(self.actor)
+
+    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom) -> Tensor:
+        """Actions for the collector, a sample of π: ``[R, E, N, A]`` (may leave the box) or ``[R, E, N]``."""
+        policy = self.policy()
+        return (
+            policy.sample(obs, random)
+            if isinstance(policy, GaussianPolicy)
+            else policy.act(obs, legal, random)
+        )
+
+
+def noise(config: PPOConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+    """Numbers whose ranks are the order of the rollout's steps in each epoch."""
+    return {"order": ("uniform", (config.epochs, config.copies * config.rollout))}
+
+
+def passes(rollout: Rollout, config: PPOConfig) -> Iterator[Tensor]:
+    """Rows ``[R, B]`` of one gradient step after another: all of them in every epoch, in random order."""
+    for order in rollout.noise["order"].argsort(-1).unbind(1):  # an order per replica and epoch
+        yield from torch.split(order, config.batch_size, dim=1)
+
+
+def rows_of(experience: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Each replica's ``rows [R, B]`` of all fields ``[R, M, ...]``."""
+    return {name: take_rows(value, rows) for name, value in experience.items()}
+
+
+@torch.no_grad()
+def experience(
+    method: Algorithm, nets: Networks, rollout: Rollout
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the losses need, each ``[R, M, ...]``, under the parameters that made the rollout; and metrics."""
+    norm, value, next_value = nets.value_norm, nets.value(rollout.state), nets.value(rollout.next_state)
+    advantage = gae(
+        rollout.reward,
+        norm.denormalise(value),
+        norm.denormalise(next_value),
+        rollout.mask,
+        rollout.ends,
+        method.setting("gamma", 2),
+        method.setting("gae_lambda", 2),
+    )
+    target = advantage + norm.denormalise(value)  # returns R = A + V
+    norm.observe(target)
+    deviation, mean = torch.std_mean(advantage, dim=(1, 2), keepdim=True)
+    known: dict[str, Tensor] = {
+        "obs": rollout.obs,
+        "state": rollout.state,
+        "action": rollout.action,
+        "value": value,
+        "advantage": (advantage - mean) / (deviation + 1e-5),
+        "target": norm.normalise(target),
+    }
+    if rollout.has("legal"):
+        known["legal"] = rollout.legal
+    flat = {name: tensor.flatten(1, 2) for name, tensor in known.items()}
+    flat["log_prob"], _ = nets.actor.log_prob(flat["obs"], flat["action"], flat.get("legal"))
+    explained = 1.0 - advantage.var(dim=(1, 2)) / target.var(dim=(1, 2)).clamp_min(1e-8)
+    return flat, {"explained_variance": explained, "std": nets.actor.mean_std()}
+
+
+def policy_loss(
+    method: Algorithm, nets: Networks, x: dict[str, Tensor], agent: Tensor | None = None
+) -> Tensor:
+    """L_π = -mean min(ρ A, clip(ρ, 1 ± ε) A) - c_H H, ``[R]``; with ``agent [R]`` that agent's alone."""
+    log_prob, entropy = nets.actor.log_prob(x["obs"], x["action"], x.get("legal"), agent)
+    advantage = x["advantage"] if agent is not None else x["advantage"].unsqueeze(-1)
+    ratio, eps = torch.exp(log_prob - x["log_prob"]), method.setting("clip", log_prob.ndim)
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1.0 - eps, 1.0 + eps) * advantage)
+    return -(surrogate + method.setting("entropy", log_prob.ndim) * entropy).flatten(1).mean(1)
+
+
+def value_loss(method: Algorithm, nets: Networks, x: dict[str, Tensor]) -> Tensor:
+    """Mean of the larger Huber loss of the plain and of the clipped value, normalised scale, ``[R]``."""
+    value, eps, delta = nets.value(x["state"]), method.setting("clip", 2), method.setting("huber", 2)
+    clipped = x["value"] + (value - x["value"]).clamp(-eps, eps)
+    plain = huber(value - x["target"], delta)
+    return torch.maximum(plain, huber(clipped - x["target"], delta)).mean(1)

@@ -1,0 +1,108 @@
+"""HAPPO: proximal policy optimisation of a team, one agent after another (online).
+
+Kuba et al., "Trust Region Policy Optimisation in Multi-Agent Reinforcement Learning", ICLR 2022, arXiv 2109.11251;
+with HAPPO's experts OMIGA's data were recorded. As :mod:`marlzoo.baselines.mappo`, but every agent has a policy of
+its own, and after each rollout the agents step in a random order i_1 .. i_n. What those before have changed enters
+by the compound ratio M:
+
+    M_1     = 1
+    L_i_k   = -mean M_k min(ρ_i_k Â, clip(ρ_i_k, 1 ± ε) Â) - c_H H(π_i_k)     all epochs of agent i_k, then
+    M_{k+1} = M_k π_i_k(a_i_k | o_i_k) / π_old_i_k(a_i_k | o_i_k)             over the whole rollout, no gradient
+
+which makes the sum over agents a bound on the team's improvement, whatever the order. With one agent this is PPO.
+
+Departures from the authors' code: those of MAPPO here; each agent passes over the rollout in the same random orders;
+agents are told their number as MAPPO's are (superfluous, as their networks differ).
+
+Shapes: see :mod:`marlzoo.baselines._ppo`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.data.sampler import Batch
+from marlzoo.distributions import one_hot
+from marlzoo.online import Rollout
+from marlzoo.policy import Policy
+from marlzoo.random import Kind, ReplicaRandom
+from marlzoo.spec import Spec
+
+from . import _ppo
+
+
+@dataclass(frozen=True)
+class HAPPOConfig(_ppo.PPOConfig):
+    """Settings of HAPPO."""
+
+
+class HAPPO(Algorithm):
+    """HAPPO of Kuba et al. 2022; see the module's text."""
+
+    config_class = HAPPOConfig
+    config: HAPPOConfig
+    actions = ("continuous", "discrete")
+    sampling = "online"
+    fields = ("obs", "state", "action", "reward", "mask", "next_state")
+    presets: ClassVar = {}
+
+    def build(self, spec: Spec) -> None:
+        """One actor per agent, a critic, running normalisation of returns."""
+        self.nets = _ppo.Networks(self, self.config, own=True)
+        # Agents step in turn, so each has its own count of steps.
+        self.optimise(
+            policy=self.nets.actor, critic=self.nets.critic, eps=1e-5, rows={"policy": (spec.n_agents,)}
+        )
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """All agents' epochs in a random order, then the critic's (:class:`marlzoo.online.Rollout`)."""
+        rollout, n = cast(Rollout, batch), self.spec.n_agents
+        if self.config.lr_decay:
+            self.scale_step_sizes(1.0 - rollout.progress)
+        experience, metrics = _ppo.experience(self, self.nets, rollout)
+        compound = torch.ones_like(experience["advantage"])  # M, [R, M]
+        for agent in rollout.noise["turns"].argsort(-1).unbind(1):  # [R], each replica's own
+            mine = self.own_experience(experience, agent, compound)
+            turn = one_hot(agent, n).bool()
+            for rows in _ppo.passes(rollout, self.config):
+                policy_loss = _ppo.policy_loss(self, self.nets, _ppo.rows_of(mine, rows), agent)
+                norms = self.step_if(turn, policy=policy_loss)
+            compound = compound * self.ratio(mine, agent)
+        for rows in _ppo.passes(rollout, self.config):
+            value_loss = _ppo.value_loss(self, self.nets, _ppo.rows_of(experience, rows))
+            norms |= self.step(critic=value_loss)
+        losses = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+        return metrics | losses | {"compound_ratio": compound.mean(1)} | norms
+
+    def own_experience(
+        self, experience: dict[str, Tensor], agent: Tensor, compound: Tensor
+    ) -> dict[str, Tensor]:
+        """What the loss of ``agent [R]`` needs, without the axis N; M is positive, so it may multiply Â."""
+        replica = torch.arange(len(agent), device=agent.device)
+        names = {"obs", "action", "legal", "log_prob"} & experience.keys()
+        mine = {name: experience[name][replica, :, agent] for name in names}
+        return {**mine, "advantage": compound * experience["advantage"]}
+
+    @torch.no_grad()
+    def ratio(self, mine: dict[str, Tensor], agent: Tensor) -> Tensor:
+        """π(a_i | o_i) / π_old(a_i | o_i) of ``agent [R]`` over the rollout, ``[R, M]``."""
+        log_prob, _ = self.nets.actor.log_prob(mine["obs"], mine["action"], mine.get("legal"), agent)
+        return torch.exp(log_prob - mine["log_prob"])
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """The order of the rollout's steps and that of the agents."""
+        return _ppo.noise(self.config) | {"turns": ("uniform", (self.spec.n_agents,))}
+
+    def policy(self) -> Policy:
+        """Decentralised: each agent needs its own observation only."""
+        return self.nets.policy()
+
+    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom, fresh: Tensor) -> Tensor:
+        """A sample of π; continuous ones may leave the box."""
+        del fresh
+        return self.nets.explore(obs, legal, random)
