@@ -91,7 +91,7 @@ class Group:
 
 
 def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any]) -> str:
-    """Identifies a learner's settings (preset of the task's family included) and its evaluation.
+    """Identifies a learner's settings (preset of the task's family included), its evaluation and its precision.
 
     Raises:
         UnknownNameError: no such method or setting.
@@ -100,7 +100,10 @@ def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any
     cls = find_method(learner.method)
     preset = preset_of(cls, task.partition("/")[0])
     config = replica_configs(cls.config_class, 1, learner.config, preset)[0]
-    text = json.dumps([config.to_dict(), suite.horizon, dict(env)], sort_keys=True)
+    parts: list[Any] = [config.to_dict(), suite.horizon, dict(env)]
+    if suite.precision != "float32":
+        parts.append(suite.precision)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

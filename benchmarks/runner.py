@@ -159,6 +159,7 @@ class _Trainer:
             log_every=LOG_EVERY,
             check_data=self.check_data,
             compile=suite.compile,  # type: ignore[arg-type]
+            precision=suite.precision,  # type: ignore[arg-type]
             tell=self.display.say,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
@@ -205,7 +206,7 @@ class _Trainer:
             config_hash=run.config_hash,
             data_hash=run.source.hash,
             behaviour_return=run.source.behaviour,
-            versions=self._versions,
+            versions="; ".join(filter(None, (self._versions, found.arithmetic))),
             device=self.device,
             seconds=round(found.seconds, 3),
         )

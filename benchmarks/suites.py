@@ -24,11 +24,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from marlzoo.config import Precision
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 
 EVERY = "*"  # a learner of this name stands for all methods that fit the suite's data
+CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision)}
 REGENERATED = "marlzoo"  # the source whose datasets are made by recipes instead of fetched
 
 
@@ -85,6 +87,7 @@ class Suite:
         episodes: evaluation episodes per seed.
         horizon: step limit of an evaluation episode; 0: the task's.
         compile: whether updates are compiled: ``auto`` (long runs), ``on`` or ``off``.
+        precision: of matrix products while training: ``float32``, ``tf32`` (GPUs) or ``bf16``.
         about: one sentence.
 
     Raises:
@@ -100,6 +103,7 @@ class Suite:
     episodes: int = 10
     horizon: int = 0
     compile: str = "auto"
+    precision: str = "float32"
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -115,8 +119,9 @@ class Suite:
         for name, least in (("updates", 1), ("eval_every", 1), ("episodes", 1), ("horizon", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{place}: {name} is {getattr(self, name)}; it must be at least {least}")
-        if self.compile not in ("auto", "on", "off"):
-            raise ConfigError(f"{place}: compile is {self.compile!r}; choose auto, on or off")
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(f"{place}: {name} is {value!r}; choose one of {', '.join(choices)}")
         if not self.name or any(letter in self.name for letter in "/\\: "):
             raise ConfigError(f"{place}: the name becomes a folder; use letters, digits, '-' and '_'")
 

@@ -36,6 +36,9 @@ NonNegative = Annotated[float, Range(0.0)]
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 
+Precision = Literal["float32", "tf32", "bf16"]
+"""Of matrix products while training; see :mod:`marlzoo.precision`."""
+
 
 @dataclass(frozen=True)
 class Config:

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from marlzoo.machine import home
+
 State = Literal["ok", "missing", "note"]
 
 _REQUIREMENT = re.compile(
@@ -43,7 +45,7 @@ def diagnose() -> list[Finding]:
         _python(),
         *packages,
         *running,
-        _folder("datasets", _data_home()),
+        _folder("datasets", home() / "datasets"),
         _folder("results", Path("results").absolute()),
     ]
 
@@ -178,11 +180,6 @@ def _teachers() -> Iterator[Finding]:
         yield Finding("ok", "teachers", f"{', '.join(names)} (marlzoo data collect)")
     else:
         yield Finding("missing", "teachers", "none in the package", "install marlzoo again")
-
-
-def _data_home() -> Path:
-    home = os.environ.get("MARLZOO_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "marlzoo") / "datasets"
 
 
 def _folder(what: str, path: Path) -> Finding:

@@ -9,10 +9,14 @@ import hashlib
 import os
 import platform
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from marlzoo.errors import MarlzooError, OutputError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -60,6 +64,24 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the folder of ``path``: it needs no file of its own and ends with the process."""
+    if sys.platform == "win32":  # no such lock there: one process at a time
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise output_error(path, error) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def output_error(path: str | os.PathLike[str], error: BaseException) -> OutputError:

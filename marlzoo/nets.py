@@ -78,12 +78,16 @@ class Linear(nn.Module):
         gain: of an orthogonal start.
         stack: sizes of further leading axes: ``[R, *stack, ..., in] -> [R, *stack, ..., out]``. An input's stack
             axis may have size 1: all members read it.
+
+    Attributes:
+        products: the type in which matrices are multiplied, forwards and backwards; None: the parameters'.
     """
 
     def __init__(
         self, init: Init, n_in: int, n_out: int, gain: float | None = None, stack: Sequence[int] = ()
     ) -> None:
         super().__init__()
+        self.products: torch.dtype | None = None
         bound, weight, bias = 1.0 / math.sqrt(n_in), (*stack, n_in, n_out), (*stack, 1, n_out)
         if gain is None:
             self.weight, self.bias = init.uniform(bound, *weight), init.uniform(bound, *bias)
@@ -100,22 +104,26 @@ class Linear(nn.Module):
         leading = {part.shape[:-1] for part in parts}
         if len(leading) == 1:
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-            return _affine(x, weight, bias)
+            return _affine(x, weight, bias, self.products)
         rows = torch.split_with_sizes(weight, [part.shape[-1] for part in parts], dim=-2)
-        out = _affine(parts[0], rows[0], bias)
+        out = _affine(parts[0], rows[0], bias, self.products)
         for part, own in zip(parts[1:], rows[1:], strict=True):
-            out = out + _affine(part, own)
+            out = out + _affine(part, own, None, self.products)
         return out
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtype | None) -> Tensor:
     """``x [*stack, ..., in]``, ``weight [*stack, in, out]``, ``bias [*stack, 1, out]`` to ``[*stack, ..., out]``."""
     stack, depth = weight.shape[:-2], weight.ndim - 2
     if x.shape[:depth] != stack:
         x = x.expand(*stack, *x.shape[depth:])
     rows, weight = x.reshape(stack.numel(), -1, x.shape[-1]), weight.flatten(0, depth - 1)
     offset = None if bias is None else bias.flatten(0, depth - 1)
-    out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
+    if products is not None:
+        out = torch.bmm(rows.to(products), weight.to(products)).to(x.dtype)
+        out = out if offset is None else out + offset
+    else:
+        out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
     return out.view(*x.shape[:-1], weight.shape[-1])
 
 
@@ -376,7 +384,7 @@ class GRU(nn.Module):
         Returns:
             Memory after every step ``[R, B, T, N, hidden]``, and after the last ``[R, B, N, hidden]``.
         """
-        if len(x) == 1 and not torch.compiler.is_compiling():
+        if len(x) == 1 and self.memory.products is None and not torch.compiler.is_compiling():
             return self._fused(x, memory)
         h = x.new_zeros(*x.shape[:2], x.shape[3], self.hidden) if memory is None else memory
         outputs = []

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import DataError, UnknownNameError
-from marlzoo.files import output_error, write_text_atomic
-
-if sys.platform != "win32":
-    import fcntl
+from marlzoo.files import locked, write_text_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +41,8 @@ class Row:
         config_hash: of the method's configuration and the evaluation's horizon.
         data_hash: content hash of the dataset.
         behaviour_return: mean episode return of the dataset.
-        versions: packages that took part, ``marlzoo 0.1.0; torch 2.13.0; ...``.
+        versions: packages that took part and how matrices were multiplied, ``marlzoo 0.1.0; ...; products float32
+            (medium)``.
         device: where it was trained.
         seconds: time of the lockstep group so far, evaluations included.
     """
@@ -103,7 +99,7 @@ class Results:
             DataError: the file holds something else.
             OutputError: it cannot be written.
         """
-        with _locked(self.path):
+        with locked(self.path):
             merged = {_key(row): row for row in self.rows()}
             merged.update((_key(row), row) for row in rows)
             write_text_atomic(self.path, _format(merged.values()))
@@ -199,21 +195,3 @@ def _value(place: str, name: str, cell: str) -> Any:
         return int(cell) if kind == "int" else float(cell)
     except (ValueError, KeyError):
         raise DataError(f"{place}: {name} is {cell!r}, expected a value of type {kind}") from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the folder of ``path``: it needs no file of its own and ends with the process."""
-    if sys.platform == "win32":  # no such lock there: one process at a time
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise output_error(path, error) from error
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)

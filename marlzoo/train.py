@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from marlzoo import checkpoint as checkpoints
 from marlzoo.algorithm import Algorithm
 from marlzoo.compile import Compile, keep_freed_memory, make_step
+from marlzoo.config import Precision
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.evaluate import Episodes, evaluate
+from marlzoo.precision import choose, products_in
 from marlzoo.random import derive
 
 Metrics = dict[str, NDArray[Any]]
@@ -38,6 +40,7 @@ class Evaluation:
         diverged: ``[R]``: a parameter of the replica is not finite.
         seconds: training time so far, evaluations included.
         metrics: the last update's metrics, ``[R]`` each; empty where the evaluation comes from a checkpoint.
+        arithmetic: how the updates multiplied matrices; see :mod:`marlzoo.precision`.
     """
 
     updates: int
@@ -45,6 +48,7 @@ class Evaluation:
     diverged: NDArray[np.bool_]
     seconds: float
     metrics: Metrics = field(default_factory=dict)
+    arithmetic: str = ""
 
 
 @dataclass
@@ -53,6 +57,7 @@ class _Progress:
 
     evaluations: list[Evaluation]
     seconds: float
+    arithmetic: dict[str, Any] | None = None  # None: not chosen yet
 
 
 def train(
@@ -69,6 +74,7 @@ def train(
     log_every: int = 500,
     check_data: bool = True,
     compile: Compile = "auto",  # noqa: A002
+    precision: Precision = "float32",
     tell: Callable[[str], None] = print,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
@@ -91,6 +97,7 @@ def train(
         log_every: updates between calls of ``on_progress`` (which wait for the device).
         check_data: compare data and environment before training and refuse on a mismatch.
         compile: see :func:`marlzoo.compile.make_update`.
+        precision: of matrix products while training, see :mod:`marlzoo.precision`; evaluation is in float32.
         tell: given one line where something that should be said happens.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
@@ -101,6 +108,7 @@ def train(
     Raises:
         MismatchError: data and environment disagree.
         CheckpointError: the checkpoint belongs to another run.
+        ConfigError: a number of updates or episodes below one, or a precision that is not to be had.
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
@@ -111,31 +119,34 @@ def train(
         if arena and check_data:
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
-        run = _Run(algorithm, sampler, datasets, checkpoint)
+        run = _Run(algorithm, sampler, datasets, checkpoint, precision)
         for evaluation in run.progress.evaluations if on_evaluation else ():
             on_evaluation(evaluation)  # type: ignore[misc]
         if algorithm.updates == 0:
             algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
         keep_freed_memory()
-        step = make_step(algorithm, sampler, compile, updates, tell)
+        arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, tell)
+        run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
-        while algorithm.updates < updates:
-            metrics = step()
-            algorithm.updates += 1
-            done, last = algorithm.updates, algorithm.updates == updates
-            evaluates = arena is not None and (done % eval_every == 0 or last)
-            if on_progress and (done % log_every == 0 or last):
-                on_progress(done, to_numpy(metrics))
-            if evaluates and arena is not None:
-                found, finite = _evaluate(algorithm, arena, horizon), algorithm.finite().cpu().numpy()
-                run.progress.evaluations.append(
-                    Evaluation(done, found, ~finite, clock.seconds(), to_numpy(metrics))
-                )
-            if evaluates or done % checkpoint_every == 0 or last:
-                run.progress.seconds = clock.seconds()
-                run.save()
-            if evaluates and on_evaluation:
-                on_evaluation(run.progress.evaluations[-1])
+        with arithmetic.applied(algorithm):
+            step = make_step(algorithm, sampler, compile, updates, tell)
+            while algorithm.updates < updates:
+                metrics = step()
+                algorithm.updates += 1
+                done, last = algorithm.updates, algorithm.updates == updates
+                evaluates = arena is not None and (done % eval_every == 0 or last)
+                if on_progress and (done % log_every == 0 or last):
+                    on_progress(done, to_numpy(metrics))
+                if evaluates and arena is not None:
+                    found, finite = _evaluate(algorithm, arena, horizon), algorithm.finite().cpu().numpy()
+                    run.progress.evaluations.append(
+                        Evaluation(done, found, ~finite, clock.seconds(), to_numpy(metrics), str(arithmetic))
+                    )
+                if evaluates or done % checkpoint_every == 0 or last:
+                    run.progress.seconds = clock.seconds()
+                    run.save()
+                if evaluates and on_evaluation:
+                    on_evaluation(run.progress.evaluations[-1])
         return run.progress.evaluations
     finally:
         if arena:
@@ -190,23 +201,29 @@ def to_numpy(metrics: Mapping[str, torch.Tensor]) -> Metrics:
 
 def _evaluate(algorithm: Algorithm, arena: BatchedEnv, horizon: int | None) -> Episodes:
     seeds = [derive(seed, "evaluate", algorithm.updates) for seed in algorithm.seeds]
-    return evaluate(
-        algorithm.policy(),
-        arena,
-        seeds=seeds,
-        horizon=horizon,
-        device=algorithm.device,
-        dtype=algorithm.dtype,
-    )
+    with products_in(algorithm, None):
+        return evaluate(
+            algorithm.policy(),
+            arena,
+            seeds=seeds,
+            horizon=horizon,
+            device=algorithm.device,
+            dtype=algorithm.dtype,
+        )
 
 
 class _Run:
     """A learner, its sampler and its record, kept together in one checkpoint."""
 
     def __init__(
-        self, algorithm: Algorithm, sampler: Sampler, datasets: Sequence[Dataset], path: str | Path | None
+        self,
+        algorithm: Algorithm,
+        sampler: Sampler,
+        datasets: Sequence[Dataset],
+        path: str | Path | None,
+        precision: Precision,
     ) -> None:
-        self.algorithm, self.sampler = algorithm, sampler
+        self.algorithm, self.sampler, self.precision = algorithm, sampler, precision
         self.path = Path(path) if path else None
         self.progress = _Progress([], 0.0)
         self._data = sampler.data_hashes
@@ -225,12 +242,19 @@ class _Run:
             extra[f"eval/{k}/diverged"] = evaluation.diverged
             if found.wins is not None:
                 extra[f"eval/{k}/wins"] = found.wins
-            records.append({"updates": evaluation.updates, "seconds": evaluation.seconds})
+            records.append(
+                {
+                    "updates": evaluation.updates,
+                    "seconds": evaluation.seconds,
+                    "arithmetic": evaluation.arithmetic,
+                }
+            )
         meta = {
             "task": self._task,
             "data": self._data,
             "seconds": self.progress.seconds,
             "evaluations": records,
+            "arithmetic": self.progress.arithmetic,
         }
         checkpoints.save(self.path, self.algorithm, extra, meta)
 
@@ -241,6 +265,11 @@ class _Run:
                 f"{path}: was trained on other data (content hash {meta.get('data')} there, {self._data} here); "
                 "delete it or give another place for this run's checkpoint"
             )
+        if meta["arithmetic"]["precision"] != self.precision:
+            raise CheckpointError(
+                f"{path}: was trained with precision {meta['arithmetic']['precision']}, not {self.precision}; "
+                "delete it or give another place for this run's checkpoint"
+            )
         prefix = "sampler/"
         self.sampler.restore({k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)})
         for k, record in enumerate(meta["evaluations"]):
@@ -249,9 +278,12 @@ class _Run:
             )
             diverged = extra[f"eval/{k}/diverged"]
             self.progress.evaluations.append(
-                Evaluation(record["updates"], found, diverged, record["seconds"])
+                Evaluation(
+                    record["updates"], found, diverged, record["seconds"], arithmetic=record["arithmetic"]
+                )
             )
         self.progress.seconds = float(meta["seconds"])
+        self.progress.arithmetic = meta["arithmetic"]
 
 
 def _require(**counts: int) -> None:

@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from marlzoo.cli._parse import parse, usable_device
+from marlzoo.config import Precision
 from marlzoo.errors import ConfigError, UnknownNameError
 
 
@@ -30,6 +31,8 @@ class Options:
     """instead of the suite's"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
+    precision: Precision | Literal[""] = ""
+    """of matrix products while training, instead of the suite's"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
     check_data: bool = True
@@ -62,6 +65,8 @@ def run(arguments: Sequence[str]) -> int:
         suite = replace(suite, seeds=options.seeds)
     if options.updates:
         suite = replace(suite, updates=options.updates)
+    if options.precision:
+        suite = replace(suite, precision=options.precision)
     run_suite(
         suite,
         out=options.out,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from marlzoo.cli._parse import choose, parse, peek, usable_device
-from marlzoo.config import Config
+from marlzoo.config import Config, Precision
 from marlzoo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Offline:
     """step limit of an evaluation episode (0: the task's)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
+    precision: Precision = "float32"
+    """of matrix products: tf32 on GPUs and bf16 are faster and less accurate"""
     out: Path = Path("results")
     """results go to OUT/NAME: rows.csv, tables and checkpoints"""
     name: str = ""
@@ -136,6 +138,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
         eval_every=options.eval_every,
         episodes=options.episodes,
         horizon=options.horizon,
+        precision=options.precision,
     )
     folder = run_suite(
         suite,

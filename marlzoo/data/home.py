@@ -11,12 +11,12 @@ from typing import Any
 
 from marlzoo.errors import OutputError
 from marlzoo.files import write_text_atomic
+from marlzoo.machine import home
 
 
 def data_home() -> Path:
     """Where datasets live: ``$MARLZOO_HOME/datasets``, else ``~/.cache/marlzoo/datasets``."""
-    home = os.environ.get("MARLZOO_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "marlzoo") / "datasets"
+    return home() / "datasets"
 
 
 def _stamp(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -29,7 +29,7 @@ def _stamp(path: Path) -> tuple[Path, dict[str, Any]]:
         "mtime_ns": status.st_mtime_ns,
         "inode": status.st_ino,
     }
-    return data_home().parent / "verified" / f"{name}.json", facts
+    return home() / "verified" / f"{name}.json", facts
 
 
 def read_verified(path: Path) -> dict[str, Any] | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from marlzoo.envs._prey import Prey, SubstitutePrey, read_prey
 from marlzoo.envs._streams import uniforms
 from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Replay, Step
 from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
+from marlzoo.machine import home
 from marlzoo.spec import Spec
 
 FAMILY = "mpe"
@@ -105,9 +105,7 @@ def _prey(name: str, scenario: Scenario, path: str | os.PathLike[str] | None) ->
     if name.endswith(SUBSTITUTE):
         return SubstitutePrey()
     if path is None:
-        home = os.environ.get("MARLZOO_HOME")
-        folder = (Path(home) if home else Path.home() / ".cache" / "marlzoo") / "prey"
-        places = [folder / f"{scenario.name}{suffix}" for suffix in (".pt", ".npz")]
+        places = [home() / "prey" / f"{scenario.name}{suffix}" for suffix in (".pt", ".npz")]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise DataError(
