@@ -78,3 +78,14 @@ def test_reference_loop_samples_transitions(script: Any) -> None:
     np.testing.assert_array_equal(buffer.arrays["mask"][:, 0], 1.0 - ends)
     batch = buffer.sample(16)
     assert {name: len(value) for name, value in batch.items()} == dict.fromkeys(batch, 16)
+
+
+def test_generated_files_hold_what_they_should(script: Any, tmp_path: Path) -> None:
+    data = script("data")
+    data.make_omiga(tmp_path / "omiga.hdf5", 2002)
+    data.make_native(tmp_path / "native.hdf5", 0.001)
+    for name, rows in (("omiga", 2002), ("native", 2002)):
+        found = marlzoo.load_dataset(tmp_path / f"{name}.hdf5")
+        assert (found.rows, found.state_is_obs, found.spec) == (rows, True, data.SPEC)
+    size = (tmp_path / "native.hdf5").stat().st_size
+    assert abs(size - found.rows * (data.ROW + 6)) < 10_000

@@ -1,4 +1,4 @@
-"""``marlzoo data``: collect, download, inspect, check and convert datasets."""
+"""``marlzoo data``: collect, download, mix, inspect, check and convert datasets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from marlzoo.cli._parse import choose, parse
 from marlzoo.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from marlzoo.data.card import Card
 
 Text = Annotated[str, tyro.conf.Positional]
 
@@ -70,11 +73,7 @@ def collect(arguments: Sequence[str]) -> int:
             options.out,
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    card = read_card(path)
-    print(
-        f"{path}: {card.transitions} transitions in {card.episodes} episodes, "
-        f"return {card.return_mean:.1f} ± {card.return_std:.1f}, content hash {card.content_hash}"
-    )
+    _tell(path, read_card(path))
     return 0
 
 
@@ -177,6 +176,41 @@ def convert(arguments: Sequence[str]) -> int:
 
 
 @dataclass
+class Mix:
+    """Draw whole episodes of several datasets in given shares of the transitions; same arguments, same bytes."""
+
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """names or files of any format with shares that add up to 1, for instance good.hdf5:0.5 poor.hdf5:0.5"""
+    out: str
+    """file to write, ending in .hdf5, or a dataset's name family/task/source/quality"""
+    transitions: int | None = None
+    """number of steps, about (default: as many as the datasets allow)"""
+    seed: int = 0
+    """of the draw"""
+
+
+def mix(arguments: Sequence[str]) -> int:
+    """mix datasets in given shares"""
+    options = parse(Mix, "data mix", arguments)
+    from marlzoo.data.load import read_card
+    from marlzoo.data.mix import mix as combine
+    from marlzoo.data.mix import parse_parts
+
+    path = combine(
+        parse_parts(options.parts), options.out, transitions=options.transitions, seed=options.seed
+    )
+    _tell(path, read_card(path))
+    return 0
+
+
+def _tell(path: Path, card: Card) -> None:
+    print(
+        f"{path}: {card.transitions} transitions in {card.episodes} episodes, "
+        f"return {card.return_mean:.1f} ± {card.return_std:.1f}, content hash {card.content_hash}"
+    )
+
+
+@dataclass
 class Download:
     """Fetch a published dataset (needs marlzoo[hub]), verify it, convert it and put it where its name is found."""
 
@@ -218,5 +252,5 @@ def download(arguments: Sequence[str]) -> int:
 
 ACTIONS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect, "inspect": inspect, "check": check, "convert": convert,
-    "download": download,
+    "download": download, "mix": mix,
 }  # fmt: skip

@@ -26,6 +26,7 @@ from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import computed_qualities, make_dataset
 
 SUFFIX = ".hdf5"
+_RECIPES = ("medium-replay", "medium-expert")  # words with a hyphen that are collected, not mixed
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -137,6 +138,9 @@ def remedy(name: str) -> str:
     if computed:
         names = ", ".join(f"{family}/{task}/marlzoo/{each}" for each in computed)
         return f"Data of this task are computed, not stored; their names: {names}"
+    mixed = _as_mix(name)
+    if mixed:
+        return f"Make it with: {mixed}"
     if source == "marlzoo":
         return f"Make it with: marlzoo data collect {family}/{task} --quality {quality}"
     known = f"run: marlzoo data download {name}; or " if name in published() else ""
@@ -145,6 +149,20 @@ def remedy(name: str) -> str:
         f"marlzoo data convert FILE {name}; or make similar data with: marlzoo data collect {family}/{task} "
         f"--quality {quality}"
     )
+
+
+def _as_mix(name: str) -> str:
+    """The command that mixes ``name`` in equal shares (good-poor: good and poor), if both parts are known."""
+    folder, _, quality = name.rpartition("/")
+    known = set(published()) | set(installed())
+    if name in known or name.rpartition("/")[2] in _RECIPES:
+        return ""
+    for cut in range(1, quality.count("-") + 1):
+        words = quality.split("-")
+        pair = [f"{folder}/{'-'.join(part)}" for part in (words[:cut], words[cut:])]
+        if all(each in known for each in pair):
+            return f"marlzoo data mix {pair[0]}:0.5 {pair[1]}:0.5 --out {name}"
+    return ""
 
 
 def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Dataset:

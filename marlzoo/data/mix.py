@@ -1,0 +1,233 @@
+"""Mixtures of datasets: whole episodes drawn from each in given shares; the same arguments give the same bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo import __version__
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.hdf5 import allocate
+from marlzoo.data.load import SUFFIX, dataset_path, is_name, load_dataset
+from marlzoo.data.omiga import write_omiga
+from marlzoo.errors import ConfigError, DataError
+from marlzoo.random import derive
+
+SUM_TOLERANCE = 1e-6  # shares such as 0.333333 three times add up to 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a mixture takes of a dataset: rows ``first[k]..last[k]`` of it, each stretch an episode of the mixture."""
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    @property
+    def transitions(self) -> int:
+        """Steps in all."""
+        return int((self.last - self.first).sum())
+
+
+def parse_parts(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Datasets and shares from ``NAME_OR_FILE:SHARE``.
+
+    Raises:
+        ConfigError: not of this form, a share outside (0, 1], shares that do not add up to 1, a dataset named twice,
+            or fewer than two.
+    """
+    parts: list[tuple[str, float]] = []
+    for text in texts:
+        name, _, share = text.rpartition(":")
+        try:
+            value = float(share)
+        except ValueError:
+            value = math.nan
+        if not name or not 0 < value <= 1:
+            raise ConfigError(f"data mix: {text!r}: write NAME:SHARE with a share above 0 and up to 1")
+        parts.append((name, value))
+    names = [name for name, _ in parts]
+    if len(parts) < 2 or len(set(names)) < len(names):
+        raise ConfigError(
+            "data mix: name at least two different datasets, for instance good.hdf5:0.5 poor.hdf5:0.5"
+        )
+    total = sum(share for _, share in parts)
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise ConfigError(f"data mix: the shares add up to {total:g}; make them add up to 1")
+    return parts
+
+
+def mix(
+    parts: Sequence[tuple[str, float]],
+    target: str | os.PathLike[str],
+    *,
+    transitions: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Draw whole episodes of several datasets, without replacement, and write them as one.
+
+    A share is a share of the transitions. Episodes are drawn until a dataset's share is as nearly full as whole
+    episodes allow; of a recording without episode bounds (a single episode, longer than its share) one stretch is
+    taken, which carries no end flag. The datasets' episodes follow each other in the order given and keep their own
+    order. The card names the parents with hashes, shares and what was taken.
+
+    Args:
+        parts: datasets (names or files of any format) and shares that add up to 1.
+        target: file ending in ``.hdf5`` or ``.h5``, or a dataset's name.
+        transitions: steps in all, about; default: as many as the datasets allow.
+        seed: of the draw.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: see :func:`parse_parts`; or a wrong target, size or seed.
+        DataError: a dataset is missing or damaged, smaller than its share, or of another task, shape or flavour.
+        OutputError: the file cannot be written.
+    """
+    parts = parse_parts([f"{name}:{share!r}" for name, share in parts])
+    text = os.fspath(target)
+    path = dataset_path(text) if is_name(text) else Path(text).expanduser()
+    if path.suffix not in (SUFFIX, ".h5"):
+        raise ConfigError(f"data mix: {text}: end the file's name in {SUFFIX}, or give a dataset's name")
+    if seed < 0 or (transitions is not None and transitions < len(parts)):
+        raise ConfigError(
+            "data mix: the seed must be 0 or more, and transitions at least the number of datasets"
+        )
+    parents = [load_dataset(name) for name, _ in parts]
+    for (name, _), parent in zip(parts[1:], parents[1:], strict=True):
+        _require_fit(parts[0][0], parents[0], name, parent)
+    shares = [share for _, share in parts]
+    size = transitions or int(
+        min(p.transitions / share for p, share in zip(parents, shares, strict=True)) + 1e-6
+    )
+    taken = []
+    for k, ((name, share), parent) in enumerate(zip(parts, parents, strict=True)):
+        wanted = max(1, round(share * size))
+        if wanted > parent.transitions:
+            raise DataError(
+                f"{name} has {parent.transitions} transitions, its share of {size} needs {wanted}; ask for fewer "
+                f"with --transitions, or for a smaller share"
+            )
+        taken.append(_draw(parent, wanted, np.random.default_rng(derive(seed, "mix", k))))
+    card = _card(parts, parents, taken, transitions, seed, text if is_name(text) else "")
+    write_omiga(_join(parents, taken, card), path)
+    return path
+
+
+def _require_fit(first_name: str, first: Dataset, name: str, other: Dataset) -> None:
+    """Refuse datasets whose transitions do not mean the same."""
+    found = list(first.spec.differences(other.spec))
+    if first.card.task and other.card.task and first.card.task != other.card.task:
+        found.append(f"task: {first.card.task} != {other.card.task}")
+    mine, theirs = first.card.options, other.card.options
+    found += [
+        f"{key}: {mine[key]} != {theirs[key]}"
+        for key in sorted(set(mine) & set(theirs))
+        if mine[key] != theirs[key] and not key.endswith("version")
+    ]
+    if (first.legal is None) != (other.legal is None):
+        found.append("one has masks of legal actions, the other has none")
+    if found:
+        raise DataError(f"{first_name} and {name} cannot be mixed, they differ in {'; '.join(found)}")
+
+
+def _draw(data: Dataset, wanted: int, rng: np.random.Generator) -> Part:
+    if data.episodes == 1 and data.transitions > wanted:
+        begin = rng.integers(0, data.transitions - wanted, endpoint=True, dtype=np.int64)
+        return Part(np.array([begin]), np.array([begin + wanted]))
+    order = rng.permutation(data.episodes)
+    total = np.cumsum(data.lengths[order])
+    count = int(np.searchsorted(total, wanted)) + 1
+    if count > 1 and wanted - total[count - 2] <= total[count - 1] - wanted:
+        count -= 1  # without the last one it is as near
+    chosen = np.sort(order[:count])
+    return Part(data.starts[chosen], data.ends[chosen])
+
+
+def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Dataset:
+    rows = [
+        np.concatenate([np.arange(a, b + 1) for a, b in zip(p.first, p.last, strict=True)]) for p in taken
+    ]
+    lengths = np.concatenate([part.last - part.first for part in taken]) + 1
+    total, first = int(lengths.sum()), parents[0]
+    shared = all(parent.state_is_obs for parent in parents)
+    names = ["obs", "action", "reward", "terminal", "truncated"]
+    names += ([] if shared else ["state"]) + ([] if first.legal is None else ["legal"])
+    arrays: dict[str, Any] = {}
+    for name in names:
+        like = getattr(first, name)
+        arrays[name], begin = allocate((total, *like.shape[1:]), like.dtype.type), 0
+        for parent, chosen in zip(parents, rows, strict=True):
+            np.take(getattr(parent, name), chosen, axis=0, out=arrays[name][begin : begin + len(chosen)])
+            begin += len(chosen)
+    starts = np.append(0, np.cumsum(lengths)[:-1])
+    # A stretch that was cut out ends like a recording that stops: at a final row, without a flag on it.
+    for name in ("terminal", "truncated"):
+        arrays[name][np.append(starts[1:], total) - 1] = False
+    return Dataset.create(first.spec, starts=starts, card=card, **arrays)
+
+
+def _card(
+    parts: Sequence[tuple[str, float]],
+    parents: Sequence[Dataset],
+    taken: Sequence[Part],
+    transitions: int | None,
+    seed: int,
+    name: str,
+) -> Card:
+    cards = [parent.card for parent in parents]
+    shares = [share for _, share in parts]
+    labels = [card.quality or "unnamed" for card in cards]
+    if len(set(shares)) > 1:
+        labels = [f"{label}{100 * share:g}" for label, share in zip(labels, shares, strict=True)]
+    quality = name.rpartition("/")[2] or "-".join(labels)
+    arguments = " ".join(f"{text}:{share:g}" for text, share in parts)
+    size = "" if transitions is None else f" --transitions {transitions}"
+    return Card(
+        task=next((card.task for card in cards if card.task), ""),
+        source=_common([card.source for card in cards], "mix"),
+        quality=quality,
+        engine=_common(
+            [card.engine for card in cards], ", ".join(sorted({c.engine for c in cards if c.engine}))
+        ),
+        versions={"marlzoo": __version__, "numpy": np.__version__},
+        options={
+            k: v for k, v in cards[0].options.items() if all(card.options.get(k) == v for card in cards)
+        },
+        clipped=sum(card.clipped for card in cards),
+        licence=_common(
+            [card.licence for card in cards],
+            " and ".join(sorted({c.licence or "none stated" for c in cards})),
+        ),
+        recipe={
+            "command": f"marlzoo data mix {arguments}{size} --seed {seed} --out FILE",
+            "seed": seed,
+            "parents": [
+                {
+                    "name": card.name,
+                    "content_hash": parent.content_hash,
+                    "share": share,
+                    "transitions": part.transitions,
+                    "episodes": len(part.first),
+                    "of_transitions": parent.transitions,
+                    "of_episodes": parent.episodes,
+                    "versions": card.versions,
+                }
+                for card, parent, share, part in zip(cards, parents, shares, taken, strict=True)
+            ],
+        },
+        notes=tuple(dict.fromkeys(note for card in cards for note in card.notes)),
+    )
+
+
+def _common(values: Sequence[str], otherwise: str) -> str:
+    return values[0] if len(set(values)) == 1 else otherwise

@@ -1,0 +1,148 @@
+"""Mixtures of datasets: whole episodes in the right shares, the same bytes every time, or one clear error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from marlzoo.cli import main
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.load import dataset_path, load_dataset
+from marlzoo.data.mix import mix, parse_parts
+from marlzoo.data.omiga import write_omiga
+from marlzoo.errors import ConfigError, DataError
+from tests.data_samples import CARD, DISCRETE, SPEC, parts, sample
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def write(path: Path, quality: str, lengths: Any, seed: int, **changes: Any) -> tuple[str, Dataset]:
+    card = replace(CARD, quality=quality, **changes)
+    return str(path), write_omiga(sample(lengths, seed, card=card), path)
+
+
+def episodes(data: Dataset) -> list[bytes]:
+    ranges = zip(data.starts, data.ends, strict=True)
+    names = ("obs", "action", "reward", "terminal", "truncated")
+    return [b"".join(getattr(data, n)[a : b + 1].tobytes() for n in names) for a, b in ranges]
+
+
+def test_shares_of_whole_episodes(home: Path) -> None:
+    good, a = write(home / "good.hdf5", "good", [10] * 30, 1)
+    poor, b = write(home / "poor.hdf5", "poor", [3, 7, 5] * 40, 2)
+    data = load_dataset(mix([(good, 0.25), (poor, 0.75)], home / "m.hdf5"))
+    of_a, of_b = set(episodes(a)), set(episodes(b))
+    found = episodes(data)
+    assert len(found) == len(set(found))
+    assert set(found) <= of_a | of_b
+    steps = [sum(int(n) for e, n in zip(found, data.lengths, strict=True) if e in of) for of in (of_a, of_b)]
+    assert steps == [200, 600]  # all that is in the second, and a third as much of the first
+    card = data.card
+    assert card.name == "toy/point/tests/good25-poor75"
+    assert card.recipe is not None
+    parents = card.recipe["parents"]
+    assert [p["content_hash"] for p in parents] == [a.content_hash, b.content_hash]
+    assert [(p["share"], p["transitions"], p["of_transitions"]) for p in parents] == [
+        (0.25, 200, 300),
+        (0.75, 600, 600),
+    ]
+    assert card.options == CARD.options
+
+
+def test_same_bytes_and_seeds(home: Path) -> None:
+    good, _ = write(home / "good.hdf5", "good", [10] * 30, 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [4] * 30, 2)
+    half = [(good, 0.5), (poor, 0.5)]
+    made = [mix(half, home / f"{k}.hdf5", transitions=100, seed=seed) for k, seed in enumerate((0, 0, 1))]
+    first, again, other = (path.read_bytes() for path in made)
+    assert first == again
+    assert load_dataset(made[0]).content_hash != load_dataset(made[2]).content_hash
+    assert first != other
+    assert load_dataset(made[0]).card.quality == "good-poor"
+
+
+def test_a_recording_without_bounds_gives_a_stretch(home: Path) -> None:
+    good, a = write(home / "good.hdf5", "good", [40], 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [20], 2)
+    data = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5"))
+    assert data.lengths.tolist() == [20, 20]
+    begin = int(np.flatnonzero((a.obs == data.obs[0]).all((1, 2)))[0])
+    np.testing.assert_array_equal(data.obs[:21], a.obs[begin : begin + 21])
+    assert not data.action[20].any()
+    assert data.terminal[:21].any() == (begin == 20)
+
+
+def test_discrete_tasks_and_names(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k, quality in enumerate(("good", "poor")):
+        data = sample([5, 6, 7] * 5, k, DISCRETE, card=replace(CARD, quality=quality))
+        write_omiga(data, dataset_path(f"toy/point/tests/{quality}"))
+    name = "toy/point/tests/good-poor"
+    with pytest.raises(DataError, match=r"Make it with: (.*)") as caught:
+        load_dataset(name)
+    command = str(caught.value).partition("Make it with: marlzoo ")[2].split()
+    assert main(command) == 0
+    found = load_dataset(name)
+    assert found.card.name == name
+    assert found.legal is not None
+    assert f"{found.transitions} transitions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("texts", "cause"),
+    [
+        (["a"], "write NAME:SHARE"),
+        (["a:0.5", "b:x"], "write NAME:SHARE"),
+        (["a:0", "b:1"], "a share above 0"),
+        (["a:-0.5", "b:1.5"], "a share above 0"),
+        (["a:nan", "b:1"], "a share above 0"),
+        (["a:0.5", "b:0.4"], "add up to 0.9"),
+        (["a:1"], "at least two different"),
+        (["a:0.5", "a:0.5"], "at least two different"),
+    ],
+)
+def test_wrong_shares(texts: list[str], cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        parse_parts(texts)
+
+
+def test_datasets_that_do_not_fit(home: Path) -> None:
+    good, _ = write(home / "good.hdf5", "good", [10] * 3, 1)
+    other_task, _ = write(home / "task.hdf5", "good", [10] * 3, 2, task="toy/line")
+    flavour, _ = write(home / "flavour.hdf5", "good", [10] * 3, 3, options={"gain": 0.6})
+    spec = str(home / "spec.hdf5")
+    write_omiga(sample([10] * 3, 4, DISCRETE, card=CARD), Path(spec))
+    masks = str(home / "masks.hdf5")
+    write_omiga(sample([10] * 3, 5, DISCRETE, card=CARD, legal=None), Path(masks))
+    for pair, cause in (
+        ((good, other_task), "task: toy/point != toy/line"),
+        ((good, flavour), "gain: 0.5 != 0.6"),
+        ((good, spec), "action_kind"),
+        ((spec, masks), "masks of legal actions"),
+        ((good, str(home / "none.hdf5")), "no such file"),
+    ):
+        with pytest.raises(DataError, match=cause):
+            mix([(name, 0.5) for name in pair], home / "m.hdf5")
+    poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 6)
+    with pytest.raises(DataError, match="its share of 100 needs 50"):
+        mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5", transitions=100)
+    with pytest.raises(ConfigError, match="end the file's name in"):
+        mix([(good, 0.5), (poor, 0.5)], home / "m.npz")
+    with pytest.raises(ConfigError, match="the seed must be 0 or more"):
+        mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5", seed=-1)
+    assert not (home / "m.hdf5").exists()
+
+
+def test_a_single_episode_within_its_share_is_kept_whole(home: Path) -> None:
+    assert parts([4], 1, SPEC)["terminal"].any()
+    good, a = write(home / "good.hdf5", "good", [4], 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [4] * 3, 2)
+    data = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5"))
+    assert episodes(data)[0] == episodes(a)[0]
