@@ -81,9 +81,7 @@ class AlberDICEConfig(Config):
     reward_scale: Positive = 1.0  # weight of the reward against the regulariser
     ratio_cap: Positive = 100.0  # bound on rho
     ratio_floor: NonNegative = 0.1  # least rho of a transition in the fit of e
-    projection: Literal["forward", "reverse"] = (
-        "forward"  # divergence from the best answer that policies descend
-    )
+    projection: Literal["forward", "reverse"] = "forward"  # divergence that policies descend
     gradient_penalty: NonNegative = 0.1  # weight of the slope of nu
     conservatism: NonNegative = 0.1  # weight of the push down on actions that the data lack
     pretrain: Natural = 0  # first updates that fit the data policies only

@@ -121,8 +121,7 @@ class ComaDICE(Algorithm):
         lambda_loss = self.lambda_e[0].flatten() * (1.0 - mean_over(omega))
 
         # 5. Policy
-        legal = batch.legal if self.spec.discrete else None
-        log_prob = self.actor.log_prob(obs, batch.action, legal, self.action_dimensions)
+        log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over(team * log_prob)
 
         norms |= self.step(policy=policy_loss, lambda_e=lambda_loss)

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, gaussian_heads, mask_logits, tanh_gaussian_log_prob
+from marlzoo.distributions import chosen, mask_logits
 from marlzoo.losses import mean_over, softmax_weights
 from marlzoo.mixers import ConvexMixer
 from marlzoo.nets import Ensemble, LinearMixer, RecurrentNet, TanhGaussianActor, with_agent_id
@@ -219,8 +219,7 @@ class ICQ(Algorithm):
             baseline = (log_pi.exp() * q).sum(-1)
             return (chosen(q, batch.action) - baseline).detach(), chosen(log_pi, batch.action)
         out = self.actor(with_agent_id(batch.obs[:, :, :-1]))
-        mean, log_std = gaussian_heads(out[0] if isinstance(self.actor, RecurrentNet) else out)
-        return q.detach(), tanh_gaussian_log_prob(mean, log_std, batch.action, self.action_dimensions)
+        return q.detach(), self.data_log_prob(out[0] if isinstance(self.actor, RecurrentNet) else out, batch)
 
     def _step_through_time(self, batch: Batch, y: Tensor, known: Tensor) -> dict[str, Tensor]:
         """One critic step per time step, in order; the norms are the last one's."""

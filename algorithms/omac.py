@@ -93,8 +93,7 @@ class OMAC(Algorithm):
         with torch.no_grad():
             advantage = self.setting("beta", 3) * self.target_mixer(batch.state)[0] * u
             weight = exponential_weights(advantage, 1.0, self.setting("weight_cap", 3))
-        legal = batch.legal if self.spec.discrete else None
-        log_prob = self.actor.log_prob(obs, batch.action, legal, self.action_dimensions)
+        log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over(weight * log_prob)
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)

@@ -45,7 +45,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, chosen, mask_logits, tanh_gaussian_log_prob
+from marlzoo.distributions import chosen
 from marlzoo.nets import MLP, LinearMixer, TanhGaussianActor, with_agent_id
 from marlzoo.policy import CategoricalPolicy, Policy, TanhGaussianPolicy
 from marlzoo.spec import Spec
@@ -141,7 +141,7 @@ class OMIGA(Algorithm):
 
         # 4. Policy
         weight = torch.minimum(torch.exp(z.detach()), self.setting("weight_cap", 3))
-        policy_loss = -(weight * self._log_prob(obs, batch)).mean((1, 2))
+        policy_loss = -(weight * self.data_log_prob(self.actor(obs), batch)).mean((1, 2))
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
         tau = self.setting("tau")
@@ -163,14 +163,6 @@ class OMIGA(Algorithm):
         o = self.spec.obs_size
         values: Tensor = network(obs[..., :o], batch.action, obs[..., o:])
         return values.squeeze(-1)
-
-    def _log_prob(self, obs: Tensor, batch: Batch) -> Tensor:
-        """Log probability (density) of the data's actions, [R, B, N]."""
-        if self.spec.discrete:
-            legal = batch.legal if self.config.mask_train_logits else None
-            return categorical_log_prob(mask_logits(self.actor(obs), legal), batch.action)
-        mean, log_std = self.actor(obs)
-        return tanh_gaussian_log_prob(mean, log_std, batch.action, self.action_dimensions)
 
     def _mask(self, batch: Batch) -> Tensor:
         """1 where the next value counts, [R, B]."""

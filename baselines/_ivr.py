@@ -85,8 +85,7 @@ def update(
     with torch.no_grad():
         cap = method.setting("weight_cap", 3)
         omega = torch.minimum(weight(w * (q_min - nets.v(obs))), cap)
-    legal = batch.legal if method.spec.discrete else None
-    log_prob = nets.actor.log_prob(obs, batch.action, legal, method.action_dimensions)
+    log_prob = method.data_log_prob(nets.actor.network(obs), batch)
     policy_loss = -mean_over(omega * log_prob)
 
     # 3. Q

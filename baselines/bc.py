@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, gaussian_heads, mask_logits, tanh_gaussian_log_prob
 from marlzoo.nets import MLP, RecurrentNet, TanhGaussianActor, with_agent_id
 from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy, SquashedPolicy, TanhGaussianPolicy
 from marlzoo.spec import Spec
@@ -104,14 +103,8 @@ class BC(Algorithm):
         out = self.actor(obs)
         if self.config.history == "rnn":
             out = out[0]
-        if self.spec.discrete:
-            legal = None
-            if self.config.mask_train_logits:
-                legal = batch.legal[:, :, :-1] if self.sampling == "sequence" else batch.legal
-            return -categorical_log_prob(mask_logits(out, legal), batch.action)
-        if self.config.loss == "mse":
+        if not self.spec.discrete and self.config.loss == "mse":
             error = (torch.tanh(out) if self.config.bc_tanh else out) - batch.action
             used = self.action_dimensions
             return (error.square() * used).sum(-1) / used.sum(-1)
-        mean, log_std = gaussian_heads(out)
-        return -tanh_gaussian_log_prob(mean, log_std, batch.action, self.action_dimensions)
+        return -self.data_log_prob(out, batch)

@@ -193,7 +193,7 @@ class CQLMA(Algorithm):
             assert isinstance(self.q, Ensemble)
             policy = -w.detach() * self.q.first(now, action).squeeze(-1)
             return Terms(q_data, lse, q_next, policy - self.setting("entropy", 4) * entropy)
-        log_prob = tanh_gaussian_log_prob(mean_now, log_std_now, batch.action, used)
+        log_prob = self.data_log_prob((mean_now, log_std_now), batch)
         return Terms(q_data, lse, q_next, -log_prob * self._weight(q_data[:, 0]))
 
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:

@@ -90,8 +90,7 @@ class IQL(Algorithm):
         with torch.no_grad():
             u = q_min - self.v(obs)
             weight = exponential_weights(self.setting("beta", 3) * u, 1.0, self.setting("weight_cap", 3))
-        legal = batch.legal if self.spec.discrete else None
-        log_prob = self.actor.log_prob(obs, batch.action, legal, self.action_dimensions)
+        log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over(weight * log_prob)
 
         # 3. Q

@@ -105,8 +105,7 @@ class MAIQL(Algorithm):
             if self.config.weights == "agent":
                 u = q_local + b.unsqueeze(-1) - v_share
             weight = exponential_weights(self.setting("beta", 3) * u, 1.0, self.setting("weight_cap", 3))
-        legal = batch.legal if self.spec.discrete else None
-        log_prob = self.actor.log_prob(obs, batch.action, legal, self.action_dimensions)
+        log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over((weight * log_prob).sum(-1))
 
         # 3. Q

@@ -7,14 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from marlzoo.distributions import (
-    LOG_STD_BOUNDS,
-    categorical_log_prob,
-    chosen,
-    mask_logits,
-    one_hot,
-    tanh_gaussian_log_prob,
-)
+from marlzoo.distributions import LOG_STD_BOUNDS, chosen, one_hot
 from marlzoo.nets import MLP, Ensemble, Init, TanhGaussianActor, for_agents
 from marlzoo.policy import CategoricalPolicy, Policy, TanhGaussianPolicy
 from marlzoo.spec import Spec
@@ -50,26 +43,6 @@ class StochasticActor(nn.Module):
             return TanhGaussianActor(init, n_in, hidden, n_out, log_std_bounds, stack)
 
         self.network = for_agents(make, spec.n_agents if per_agent else 0)
-
-    def log_prob(
-        self, obs: Tensor, action: Tensor, legal: Tensor | None = None, used: Tensor | None = None
-    ) -> Tensor:
-        """Log probability (density) of actions.
-
-        Args:
-            obs: ``[R, ..., N, O + N]`` with the agent's number.
-            action: ``[R, ..., N, A]`` floats or ``[R, ..., N]`` integers.
-            legal: ``[R, ..., N, A]`` legal actions (discrete); None: all.
-            used: ``[N, A]`` with 0 for padded dimensions (continuous); None: all are used.
-
-        Returns:
-            ``[R, ..., N]``.
-        """
-        out = self.network(obs)
-        if self.discrete:
-            return categorical_log_prob(mask_logits(out, legal), action)
-        mean, log_std = out
-        return tanh_gaussian_log_prob(mean, log_std, action, used)
 
     def policy(self, stochastic: bool = False) -> Policy:
         """Acts with the mode, or (``stochastic``, discrete) by sampling."""

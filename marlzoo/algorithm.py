@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 
 from marlzoo.config import Config, is_numeric
 from marlzoo.data.sampler import Batch
+from marlzoo.distributions import (
+    categorical_log_prob,
+    gaussian_heads,
+    mask_logits,
+    tanh_gaussian_log_prob,
+)
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.nets import Init
 from marlzoo.optim import StackedAdam, per_replica
@@ -80,6 +87,8 @@ class Algorithm(nn.Module):
         self.device, self.dtype = torch.device(device), dtype
         self.updates = 0
         self._settings = self._stack_settings()
+        censored = any(config.bound_margin for config in configs)
+        self._margin = self._settings["bound_margin"] if censored else None
         self._optimisers: dict[str, StackedAdam] = {}
         self.init = Init(seeds, self.device, dtype)
         sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
@@ -126,6 +135,27 @@ class Algorithm(nn.Module):
     def setting(self, name: str, ndim: int = 1) -> Tensor:
         """A ``float`` setting of every replica, ``[R, 1, ...]`` with ``ndim`` axes."""
         return per_replica(self._settings[name], ndim)
+
+    def data_log_prob(self, output: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """Log probability (density) of the data's actions, for methods that fit a policy by likelihood.
+
+        Args:
+            output: of the policy's network for the steps that have an action: a tanh-Gaussian's mean and log
+                standard deviation ``[R, ..., N, A]`` (or both in one tensor), or logits ``[R, ..., N, A]``.
+            batch: holds ``action``, and ``legal`` where illegal actions shall have no share.
+
+        Returns:
+            ``[R, ..., N]``.
+        """
+        if not self.spec.discrete:
+            mean, log_std = gaussian_heads(output)
+            margin = None if self._margin is None else per_replica(self._margin, mean.ndim)
+            return tanh_gaussian_log_prob(mean, log_std, batch.action, self.action_dimensions, margin)
+        assert isinstance(output, Tensor)
+        legal = batch.legal if batch.has("legal") else None
+        if legal is not None and batch.has("filled"):
+            legal = legal[:, :, :-1]  # a sequence's final row has no action
+        return categorical_log_prob(mask_logits(output, legal), batch.action)
 
     def frozen_copy(self, module: M) -> M:
         """A copy that no gradient reaches, for target networks."""
@@ -256,7 +286,7 @@ class Algorithm(nn.Module):
             value.copy_(tensors[name])
 
     def _stack_settings(self) -> dict[str, Tensor]:
-        cls, values = type(self.config), [config.to_dict() for config in self.configs]
+        cls, values = type(self.config), [asdict(config) for config in self.configs]
         stacked = {}
         for name, first in values[0].items():
             column = [value[name] for value in values]

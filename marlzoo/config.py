@@ -8,7 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, TypeVar
 
 from marlzoo.errors import ConfigError, UnknownNameError
@@ -40,6 +40,11 @@ Precision = Literal["float32", "tf32", "bf16"]
 """Of matrix products while training; see :mod:`marlzoo.precision`."""
 
 
+# Of a setting added after results were recorded: at its default it does not identify a run, so that rows and
+# checkpoints that lack it stay found.
+LATER: Mapping[str, Any] = {"later": True}
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings that every learner has. Methods derive from it, add their own and change defaults.
@@ -57,14 +62,21 @@ class Config:
     timeout_is_terminal: bool = False  # whether a time limit cuts the bootstrap like a terminal state
     reward_mode: Literal["reward", "rtg"] = "reward"  # rtg: undiscounted return-to-go in place of the reward
     sequence_length: Natural = 0  # steps per sequence (0: whole episodes); sequence sampling only
+    # Likelihoods take continuous data actions this near the bounds as censored (0: as they are).
+    bound_margin: Fraction = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name, hint in _settings(type(self)).items():
             object.__setattr__(self, name, _checked(type(self), name, getattr(self, name), hint))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain values, for JSON; those marked :data:`LATER` only where they differ from the default."""
+        values = {
+            setting.name: getattr(self, setting.name)
+            for setting in fields(self)
+            if not (setting.metadata.get("later") and getattr(self, setting.name) == setting.default)
+        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @property
     def hash(self) -> str:

@@ -15,27 +15,42 @@ ILLEGAL = -1e8  # logit of an action that must not be taken
 
 
 def tanh_gaussian_log_prob(
-    mean: Tensor, log_std: Tensor, action: Tensor, used: Tensor | None = None
+    mean: Tensor,
+    log_std: Tensor,
+    action: Tensor,
+    used: Tensor | None = None,
+    margin: Tensor | None = None,
 ) -> Tensor:
     """Log density of ``action [..., A]`` under ``tanh(N(mean, exp(log_std)))``, summed over dimensions.
 
     The mean is clipped to [-9, 9] and the action to within 1e-7 of the box (OMIGA, specification section 2),
-    so an action on or outside the border has a finite density.
+    so an action on or outside the border has a finite density: that of the sample 8.4 before squashing.
+    All that an action clipped to the box says is that the sample lay beyond the border. With a ``margin`` it is
+    therefore a censored observation (Tobin, Econometrica 1958): an action with ``|a| >= c = 1 - margin`` has the
+    log probability of its tail, ``log Phi((sign(a) mean - atanh c) / std)``, in place of a density.
 
     Args:
         mean: ``[..., A]`` before squashing.
         log_std: ``[..., A]``.
         action: ``[..., A]`` in [-1, 1].
         used: ``[..., A]`` with 1 for dimensions that the agent has and 0 for padding; None: all are used.
+        margin: in [0, 1], broadcasts to ``action``; where it is 0 nothing is censored. None: nowhere.
 
     Returns:
         ``[...]``.
     """
-    u = torch.atanh(action.clamp(-1.0 + ATANH_MARGIN, 1.0 - ATANH_MARGIN))
+    if margin is None:
+        u = torch.atanh(action.clamp(-1.0 + ATANH_MARGIN, 1.0 - ATANH_MARGIN))
+    else:
+        edge = (1.0 - margin).clamp(max=1.0 - ATANH_MARGIN)
+        u = torch.atanh(action.clamp(-edge, edge))
     standard = (u - mean.clamp(-MEAN_BOUND, MEAN_BOUND)) * torch.exp(-log_std)
     normal = -0.5 * standard.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     squash = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))  # log(1 - tanh(u)^2)
     per_dimension = normal - squash
+    if margin is not None:
+        tail = torch.special.log_ndtr(-action.sign() * standard)
+        per_dimension = torch.where((action.abs() >= edge) & (margin > 0.0), tail, per_dimension)
     return (per_dimension if used is None else per_dimension * used).sum(-1)
 
 

@@ -65,7 +65,7 @@ def test_constant_values_give_weight_one_each() -> None:
     batch = transitions([[0, 1], [1, 1]], actions=2, first=torch.ones(2))
     obs = torch.cat((batch.obs, torch.eye(2).double().expand(1, 2, 2, 2)), -1)
     with torch.no_grad():
-        cloning = -algorithm.actor.log_prob(obs, batch.action, batch.legal).mean((1, 2))
+        cloning = -algorithm.data_log_prob(algorithm.actor.network(obs), batch).mean((1, 2))
     found = algorithm.update(batch)
     torch.testing.assert_close(found["omega"], table(1.0))
     torch.testing.assert_close(found["policy_loss"], 2 * cloning)
@@ -93,5 +93,5 @@ def test_omega_cap() -> None:
     batch = transitions([[0, 1]], actions=2, first=torch.ones(1))
     obs = torch.cat((batch.obs, torch.eye(2).double().expand(1, 1, 2, 2)), -1)
     with torch.no_grad():
-        cloning = -algorithm.actor.log_prob(obs, batch.action, batch.legal).mean((1, 2))
+        cloning = -algorithm.data_log_prob(algorithm.actor.network(obs), batch).mean((1, 2))
     torch.testing.assert_close(algorithm.update(batch)["policy_loss"], 4 * cloning)

@@ -75,7 +75,7 @@ def test_no_temperature_is_cloning_and_weights_are_bounded(name: str, more: dict
     batch = make_sampler(cloning, [data]).next()
     obs = torch.cat((batch.obs, torch.eye(3).double().expand(1, 16, 3, 3)), -1)
     with torch.no_grad():
-        log_prob = cloning.actor.log_prob(obs, batch.action, batch.legal)
+        log_prob = cloning.data_log_prob(cloning.actor.network(obs), batch)
     found = cloning.update(batch)
     assert found["weight"] == 1.0
     agents = log_prob.sum(-1) if name == "maiql" else log_prob

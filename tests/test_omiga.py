@@ -183,7 +183,7 @@ def test_product_of_local_weights_is_the_global_weight() -> None:
     assert total == pytest.approx(0.670320, abs=1e-6)
     # Two rows with different log probabilities would mix them; one agent at a time shows its weight.
     algorithm, batch = tabular([q], [v], [w], b=b, alpha=alpha)
-    algorithm._log_prob = lambda obs, batch: torch.tensor([[[1.0, 0.0]]], dtype=DOUBLE)  # type: ignore[attr-defined]
+    algorithm.data_log_prob = lambda output, batch: torch.tensor([[[1.0, 0.0]]], dtype=DOUBLE)  # type: ignore[method-assign]
     algorithm.step = lambda **losses: {}  # type: ignore[method-assign]
     assert algorithm.update(batch)["policy_loss"].item() == pytest.approx(-local[0] / 2)
 
@@ -387,7 +387,7 @@ def test_without_global_weights_the_mixer_does_not_scale_the_advantage() -> None
 
 def test_weight_cap() -> None:
     algorithm, batch = tabular([[3.0]], [[0.0]], [[1.0]], weight_cap=2.0)
-    algorithm._log_prob = lambda obs, batch: torch.ones(1, 1, 1, dtype=DOUBLE)  # type: ignore[attr-defined]
+    algorithm.data_log_prob = lambda output, batch: torch.ones(1, 1, 1, dtype=DOUBLE)  # type: ignore[method-assign]
     algorithm.step = lambda **losses: {}  # type: ignore[method-assign]
     assert algorithm.update(batch)["policy_loss"].item() == pytest.approx(-2.0)
 

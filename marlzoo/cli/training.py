@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,7 +112,7 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
 
 
 def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, Any]:
-    mine, usual = settings.to_dict(), base.to_dict()
+    mine, usual = asdict(settings), asdict(base)
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 
