@@ -45,6 +45,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
+from marlzoo.actor_critic import penalty_samples
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
@@ -54,9 +55,7 @@ from marlzoo.losses import (
     jittered,
     legal_logsumexp,
     mean_over,
-    normal_log_density,
     sampled_logsumexp,
-    uniform_log_density,
 )
 from marlzoo.nets import DeterministicActor, Ensemble, PerAgent, with_agent_id
 from marlzoo.policy import Policy, SquashedPolicy
@@ -257,19 +256,25 @@ class CFCQL(Algorithm):
     @torch.no_grad()
     def _samples(self, batch: Batch, obs: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Team actions [R, K, B, N, N A] with one agent's sampled, and that sample's log density [R, K, B, N]."""
-        used, data = self.action_dimensions, batch.action.unsqueeze(1)
-        uniform = (2.0 * batch.noise["uniform"] - 1.0) * used
-        team, flat = counterfactual_actions(data, uniform), uniform_log_density(used)
-        flat = flat.expand(uniform.shape[:-1])
-        if not self.config.policy_samples:
-            return team, flat
-        std, noise = self.setting("sample_std", 5), batch.noise["policy"]
-        here = jittered(self._act(self.actor, obs).unsqueeze(1), noise[:, 0], std) * used
-        after = jittered(self._act(self.actor, next_obs).unsqueeze(1), noise[:, 1], std) * used
-        others = batch.next_action.unsqueeze(1) if self.config.other_actions == "next" else data
-        teams = (team, counterfactual_actions(data, here), counterfactual_actions(others, after))
-        density = normal_log_density(std.unsqueeze(1) * noise, std.unsqueeze(1), used)
-        return torch.cat(teams, dim=1), torch.cat((flat, density[:, 0], density[:, 1]), dim=1)
+        c, noise, data = self.config, batch.noise, batch.action.unsqueeze(1)
+        now = after = batch.action
+        if c.policy_samples:
+            now, after = self._act(self.actor, obs), self._act(self.actor, next_obs)
+        own, density = penalty_samples(
+            now,
+            after,
+            noise["uniform"],
+            noise.get("policy"),
+            self.setting("sample_std"),
+            self.action_dimensions,
+        )
+        if c.other_actions == "data" or not c.policy_samples:
+            return counterfactual_actions(data, own), density
+        here, there = torch.split_with_sizes(own, [2 * c.samples, c.samples], dim=1)
+        others = batch.next_action.unsqueeze(1)
+        return torch.cat(
+            (counterfactual_actions(data, here), counterfactual_actions(others, there)), 1
+        ), density
 
 
 @torch.no_grad()

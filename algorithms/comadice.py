@@ -68,7 +68,7 @@ class ComaDICE(Algorithm):
     config_class = ComaDICEConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = (
-        *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first"),
+        *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first", "legal"),
     )
     presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {"omega_cap": 2.0}}
     variants: ClassVar = {"continuous": ({"divergence": "chi2"},), "discrete": ({"divergence": "kl"},)}
@@ -76,8 +76,6 @@ class ComaDICE(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, q, nu, mixer and the two multipliers; targets of q, nu and mixer."""
         c = self.config
-        if spec.discrete:
-            self.fields = (*self.fields, "legal")
         self.actor = StochasticActor(self.init, spec, c.hidden)
         self.q = ActionValues(self.init, spec, c.hidden)
         self.nu = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
@@ -95,8 +93,7 @@ class ComaDICE(Algorithm):
 
         # 1. Q
         with torch.no_grad():
-            w_next, b_next = self.target_mixer(batch.next_state)
-            nu_next = (w_next * self.target_nu(with_agent_id(batch.next_obs))).sum(-1) + b_next
+            nu_next = self.target_mixer.total(self.target_nu(with_agent_id(batch.next_obs)), batch.next_state)
             y = batch.reward + self.setting("gamma", 2) * batch.mask * nu_next
         w, b = self.mixer(batch.state)
         q = self.q(obs, batch.action)[:, 0]

@@ -124,7 +124,6 @@ class ICQ(Algorithm):
             self.actor = AgentNet(self.init, spec, Shape(c.hidden, recurrent, c.last_action))
             sizes = (n_critic, c.critic_hidden, c.critic_hidden, 1 + n_out)
         else:
-            self.fields = tuple(name for name in self.fields if not name.endswith("legal"))
             if recurrent:
                 self.actor = RecurrentNet(self.init, n_in, c.hidden, 2 * n_out)
             else:

@@ -56,14 +56,12 @@ class OMAC(Algorithm):
     config: OMACConfig
     config_class = OMACConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
+    fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "legal")
     presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
 
     def build(self, spec: Spec) -> None:
         """Policy, q, v and the mixer of both; targets of the last three."""
         c = self.config
-        if spec.discrete:
-            self.fields = (*self.fields, "legal")
         self.actor = StochasticActor(self.init, spec, c.hidden)
         self.q = ActionValues(self.init, spec, c.hidden)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
@@ -82,11 +80,9 @@ class OMAC(Algorithm):
 
         # 2. Q
         with torch.no_grad():
-            w_next, shared_next = self.target_mixer(batch.next_state)
-            v_next = (w_next * self.target_v(with_agent_id(batch.next_obs))).sum(-1) + shared_next
+            v_next = self.target_mixer.total(self.target_v(with_agent_id(batch.next_obs)), batch.next_state)
             y = batch.reward + self.setting("gamma", 2) * batch.mask * v_next
-        w, shared = self.mixer(batch.state)
-        q_total = (w * self.q(obs, batch.action)[:, 0]).sum(-1) + shared
+        q_total = self.mixer.total(self.q(obs, batch.action)[:, 0], batch.state)
         q_loss = mean_over((q_total - y).square())
 
         # 3. Policy

@@ -60,7 +60,6 @@ from marlzoo.errors import ConfigError
 from marlzoo.losses import (
     action_error,
     cross_entropy_search,
-    double_q,
     legal_logsumexp,
     mean_over,
     sampled_logsumexp,
@@ -71,7 +70,7 @@ from marlzoo.policy import Policy, SquashedPolicy
 from marlzoo.random import Kind
 from marlzoo.sequence import as_sequences, row_fields
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, QTeam, Shape, team_fields
+from marlzoo.teams import AgentNet, QTeam, Shape, estimates, team_fields
 
 
 @dataclass(frozen=True)
@@ -190,8 +189,7 @@ class OMAR(Algorithm):
             if self.target_mixer is None:
                 y = batch.agent_reward + gamma.unsqueeze(-1) * q_after
             else:
-                w_after, b_after = self.target_mixer(batch.next_state)
-                y = (batch.reward + gamma * ((w_after * q_after).sum(-1) + b_after)).unsqueeze(-1)
+                y = (batch.reward + gamma * self.target_mixer.total(q_after, batch.next_state)).unsqueeze(-1)
 
         # 2. Critics
         q = self.q(obs, batch.action).squeeze(-1)  # [R, 2, B, N]
@@ -247,27 +245,19 @@ class OMAR(Algorithm):
         return torch.where((value[:, 1] > value[:, 0]).unsqueeze(-1), rivals[:, 1], rivals[:, 0])
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, filled, legal, mixed = self.config, batch.filled, batch.legal, self.config.mixed
-        now, after = (batch.state[:, :, :-1], batch.state[:, :, 1:]) if mixed else (None, None)
-        legal_now = legal[:, :, :-1]
+        c, filled, legal = self.config, batch.filled, batch.legal[:, :, :-1]
 
         # 1. and 2. Critic
-        q_all = self.team(batch)
-        with torch.no_grad():
-            best = self.target_team.total(double_q(q_all, self.target_team(batch), legal)[:, :, 1:], after)
-            gamma = self.setting("gamma", 3) * batch.mask
-            y = batch.reward + gamma * best if mixed else batch.agent_reward + gamma.unsqueeze(-1) * best
-        q = chosen(q_all[:, :, :-1], batch.action)
-        fitted = self.team.total(q, now)
-        td = mean_over((fitted - y).square(), filled)
-        penalty = mean_over(legal_logsumexp(q_all[:, :, :-1], legal_now) - q, filled)
+        q = estimates(self.team, self.target_team, batch, self.setting("gamma", 3))
+        td = mean_over((q.total - q.target).square(), filled)
+        penalty = mean_over(legal_logsumexp(q.every[:, :, :-1], legal) - q.taken, filled)
         norms = self.step(critic=td + self.setting("cql_alpha") * penalty)
 
         # 3. and 4. Search and policy
         with torch.no_grad():
             values = self.team(batch)[:, :, :-1]
-            found = mask_logits(values, legal_now).argmax(-1)
-        log_pi = F.log_softmax(mask_logits(self.actor_net(batch)[:, :, :-1], legal_now), dim=-1)
+            found = mask_logits(values, legal).argmax(-1)
+        log_pi = F.log_softmax(mask_logits(self.actor_net(batch)[:, :, :-1], legal), dim=-1)
         expected = (log_pi.exp() * values).sum(-1)
         gain = expected
         if c.policy_gradient == "coma":
@@ -280,5 +270,5 @@ class OMAR(Algorithm):
         norms |= self.step(policy=policy_loss)
         self.follow(self.target_team, self.team, c.target_period, self.setting("tau"), "critic")
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
-        means = {"q": mean_over(fitted, filled), "target_q": mean_over(y, filled)}
+        means = {"q": mean_over(q.total, filled), "target_q": mean_over(q.target, filled)}
         return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}

@@ -64,7 +64,7 @@ class Networks(nn.Module):
 def fields(config: IVRConfig, spec: Spec) -> tuple[str, ...]:
     """What a batch must hold."""
     own = ("agent_reward",) if config.mixing == "none" else ("reward", "state", "next_state")
-    return ("obs", "action", "mask", "next_obs", *own, *(("legal",) if spec.discrete else ()))
+    return ("obs", "action", "mask", "next_obs", "legal", *own)
 
 
 def update(

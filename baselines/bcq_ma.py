@@ -52,14 +52,14 @@ from marlzoo.batch_constrained import (
 )
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, chosen, mask_logits
-from marlzoo.losses import action_error, double_q, gaussian_kl, mean_over, soft_minimum
+from marlzoo.distributions import categorical_log_prob, mask_logits
+from marlzoo.losses import action_error, gaussian_kl, mean_over, soft_minimum
 from marlzoo.nets import MLP, Ensemble, LinearMixer, with_agent_id
 from marlzoo.policy import Policy, RecurrentPolicy
 from marlzoo.random import Kind
 from marlzoo.sequence import as_sequences
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, QTeam, Shape, team_fields
+from marlzoo.teams import AgentNet, QTeam, Shape, estimates, team_fields
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,7 @@ class BCQMA(Algorithm):
             sampled = self.target_perturb(many, self.vae.decode(many, latent)) * used
             q_sampled = self.target_q(many, sampled).squeeze(-1)
             q_next = soft_minimum(q_sampled, self.setting("min_weight", 4)).amax(1)
-            w_next, b_next = self.target_mixer(batch.next_state)
-            value = (w_next * q_next).sum(-1) + b_next
+            value = self.target_mixer.total(q_next, batch.next_state)
             y = batch.reward + self.setting("gamma", 2) * batch.mask * value
         w, b = self.mixer(batch.state)
         q_tot = (w.unsqueeze(1) * self.q(obs, batch.action).squeeze(-1)).sum(-1) + b.unsqueeze(1)
@@ -197,9 +196,6 @@ class BCQMA(Algorithm):
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
         c, filled, legal = self.config, batch.filled, batch.legal
-        mixed = c.mixer != "none"
-        state = batch.state if mixed else None
-        now, after = (None, None) if state is None else (state[:, :, :-1], state[:, :, 1:])
 
         # 1. Clone
         logits = self.clone(batch)
@@ -207,19 +203,14 @@ class BCQMA(Algorithm):
         clone_loss = -mean_over(categorical_log_prob(trained[:, :, :-1], batch.action), filled)
 
         # 2. Q
-        q_all = self.team(batch)
-        with torch.no_grad():
-            allowed = allowed_actions(logits, legal, self.setting("threshold", 5))
-            best = double_q(q_all, self.target(batch), allowed)[:, :, 1:]
-            gamma = self.setting("gamma", 3) * batch.mask
-            if mixed:
-                y = batch.reward + gamma * self.target.total(best, after)
-            else:
-                y = batch.agent_reward + gamma.unsqueeze(-1) * best
-        q_tot = self.team.total(chosen(q_all[:, :, :-1], batch.action), now)
-        q_loss = 0.5 * mean_over((q_tot - y).square(), filled)
+        allowed = allowed_actions(logits, legal, self.setting("threshold", 5))
+        q = estimates(self.team, self.target, batch, self.setting("gamma", 3), allowed=allowed)
+        q_loss = 0.5 * mean_over((q.total - q.target).square(), filled)
 
         norms = self.step(q=q_loss, clone=clone_loss)
         self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
-        means = {"q_total": mean_over(q_tot.detach(), filled), "target_q_total": mean_over(y, filled)}
+        means = {
+            "q_total": mean_over(q.total.detach(), filled),
+            "target_q_total": mean_over(q.target, filled),
+        }
         return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **norms}

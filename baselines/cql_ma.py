@@ -102,8 +102,7 @@ class CQLMA(Algorithm):
         recurrent = spec.discrete and c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
-        legal = ("legal",) if spec.discrete else ()
-        self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", *legal)
+        self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "legal")
         self.actor: TanhGaussianActor | AgentNet
         self.q: Ensemble | AgentNet
         if spec.discrete:
@@ -137,8 +136,9 @@ class CQLMA(Algorithm):
 
         # 1. TD
         with torch.no_grad():
-            w_next, b_next = self.target_mixer(batch.state[:, :, 1:])
-            y = batch.reward + gamma * batch.mask * ((w_next * terms.q_next).sum(-1) + b_next)
+            y = batch.reward + gamma * batch.mask * self.target_mixer.total(
+                terms.q_next, batch.state[:, :, 1:]
+            )
         w, b = w.unsqueeze(1), b.unsqueeze(1)  # an axis for the critics
         q_tot = (w * terms.q_data).sum(-1) + b
         td = (q_tot - y.unsqueeze(1)).square().sum(1)

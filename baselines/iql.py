@@ -61,15 +61,13 @@ class IQL(Algorithm):
     config: IQLConfig
     config_class = IQLConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs")
+    fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs", "legal")
     presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
     variants: ClassVar = {kind: ({"share_agents": False},) for kind in ("continuous", "discrete")}
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q and V; target of Q."""
         c, own = self.config, not self.config.share_agents
-        if spec.discrete:
-            self.fields = (*self.fields, "legal")
         self.actor = StochasticActor(self.init, spec, c.hidden, LOG_STD_BOUNDS, per_agent=own)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.n_agents if own else 0)

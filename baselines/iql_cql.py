@@ -29,18 +29,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen
-from marlzoo.losses import double_q, legal_logsumexp, mean_over
+from marlzoo.losses import legal_logsumexp, mean_over
 from marlzoo.policy import Policy
-from marlzoo.sequence import as_sequences, td_lambda
+from marlzoo.sequence import as_sequences
 from marlzoo.spec import Spec
-from marlzoo.teams import QTeam, Shape, team_fields
+from marlzoo.teams import QTeam, Shape, estimates, team_fields
 
 
 @dataclass(frozen=True)
@@ -84,20 +82,17 @@ class IQLCQL(Algorithm):
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
         c, batch = self.config, as_sequences(batch)
         gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
-        q_all = self.team(batch)
-        q, now = chosen(q_all[:, :, :-1], batch.action), q_all[:, :, :-1]
 
         # 1. Targets
-        with torch.no_grad():
-            best = double_q(q_all, self.target(batch), batch.legal)
-            y = td_lambda(batch.agent_reward, best, batch.mask, batch.filled, gamma, trace)
+        found = estimates(self.team, self.target, batch, gamma, trace)
+        q = found.taken
 
         # 2. TD
-        td = mean_over((q - y).square(), batch.filled) * (0.5 if c.half_td else 1.0)
+        td = mean_over((q - found.target).square(), batch.filled) * (0.5 if c.half_td else 1.0)
 
         # 3. The penalty
         legal = None if c.penalise_illegal else batch.legal[:, :, :-1]
-        penalty = mean_over(legal_logsumexp(now, legal) - q, batch.filled)
+        penalty = mean_over(legal_logsumexp(found.every[:, :, :-1], legal) - q, batch.filled)
 
         # 4. The step
         norms = self.step(q=td + self.setting("cql_weight") * penalty)

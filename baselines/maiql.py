@@ -66,7 +66,7 @@ class MAIQL(Algorithm):
     config: MAIQLConfig
     config_class = MAIQLConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs")
+    fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs", "legal")
     presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
     variants: ClassVar = {
         kind: ({"weights": "agent", "abs_weights": True, "share_agents": False},)
@@ -76,8 +76,6 @@ class MAIQL(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
         c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
-        if spec.discrete:
-            self.fields = (*self.fields, "legal")
         self.actor = StochasticActor(self.init, spec, c.hidden, LOG_STD_BOUNDS, per_agent=own)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)

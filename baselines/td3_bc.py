@@ -101,8 +101,7 @@ class TD3BC(Algorithm):
         self.length = step_count(recurrent, c.sequence_length, self.name)
         reads, own = READS[c.variant], c.variant == "independent"
         state = () if own else ("state",)
-        legal = ("legal",) if spec.discrete else ()
-        self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", *state, *legal)
+        self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", "legal", *state)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own)
         self.q = TeamCritics(self.init, spec, (c.critic_hidden, c.critic_hidden), reads, own)
         self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)

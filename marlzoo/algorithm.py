@@ -40,7 +40,8 @@ class Algorithm(nn.Module):
         config_class: its typed settings.
         actions: action kinds that it handles.
         sampling: ``transition`` (independent rows), ``sequence`` (steps in order) or ``online`` (rollouts).
-        fields: what its batches hold; see :class:`marlzoo.data.sampler.Batch`.
+        fields: what its batches hold; see :class:`marlzoo.data.sampler.Batch`. Legal actions are left out by
+            the base where actions are continuous.
         presets: settings by domain (the first part of a task's name), from the method's paper.
         variants: settings, by action kind, of the method's other forms; the test battery runs each.
 
@@ -95,6 +96,8 @@ class Algorithm(nn.Module):
         dimensions = torch.arange(spec.action_size).unsqueeze(0) < sizes
         self.action_dimensions = dimensions.to(self.device, dtype)  # [N, A]: 0 marks padding
         self.build(spec)
+        if not spec.discrete:
+            self.fields = tuple(name for name in self.fields if not name.endswith("legal"))
 
     # What a method writes -------------------------------------------------------------------------------
 

@@ -351,6 +351,12 @@ class LinearMixer(nn.Module):
         h = F.relu(self.body(state))
         return self.weight(h).abs(), self.bias(h).squeeze(-1)
 
+    def total(self, values: Tensor, state: Tensor) -> Tensor:
+        """The team's value ``[R, B]`` of agents' ``values [R, B, N]``."""
+        w, b = self(state)
+        total: Tensor = (w * values).sum(-1) + b
+        return total
+
 
 def with_agent_id(x: Tensor) -> Tensor:
     """Append each agent's one-hot number: ``[..., N, F] -> [..., N, F + N]``."""

@@ -116,23 +116,38 @@ class Estimates:
     target: Tensor
 
 
-def estimates(team: QTeam, target: QTeam, batch: Batch, gamma: Tensor, trace: Tensor) -> Estimates:
-    """The team's values, and targets from the best legal actions valued by the target team.
+def estimates(
+    team: QTeam,
+    target: QTeam,
+    batch: Batch,
+    gamma: Tensor,
+    trace: Tensor | None = None,
+    allowed: Tensor | None = None,
+) -> Estimates:
+    """The team's values, and targets from the best actions valued by the target team.
+
+    Without a mixer every agent has its own value, reward and target: an axis N more than said here.
 
     Args:
         team: that learns.
         target: that follows it.
         batch: from :func:`marlzoo.sequence.as_sequences`.
         gamma: ``[R, 1, 1]``.
-        trace: lambda of the target ``[R, 1, 1]``.
+        trace: lambda of the target ``[R, 1, 1]``; None: one step.
+        allowed: actions to choose the best from, ``[R, B, L + 1, N, A]`` bool; None: the legal ones.
     """
-    every = team(batch)
+    every, mixed = team(batch), team.mixer is not None
+    reward, state = (batch.reward, batch.state) if mixed else (batch.agent_reward, None)
+    now, later = (None, None) if state is None else (state[:, :, :-1], state[:, :, 1:])
     taken = chosen(every[:, :, :-1], batch.action)
-    total = team.total(taken, batch.state[:, :, :-1])
+    total = team.total(taken, now)
     with torch.no_grad():
-        best = double_q(every, target(batch), batch.legal)
-        after = target.total(best, batch.state)
-        y = td_lambda(batch.reward, after, batch.mask, batch.filled, gamma, trace)
+        best = double_q(every, target(batch), batch.legal if allowed is None else allowed)
+        if trace is None:
+            carry = gamma * batch.mask if mixed else (gamma * batch.mask).unsqueeze(-1)
+            y = reward + carry * target.total(best[:, :, 1:], later)
+        else:
+            y = td_lambda(reward, target.total(best, state), batch.mask, batch.filled, gamma, trace)
     return Estimates(every, taken, total, y)
 
 
