@@ -30,7 +30,8 @@ Options off by default, where the code's choice has a known weakness: ``z_clip =
 gradient above the bound (the hard clip pushes V down exactly when it is far too low); ``mask_train_logits``
 leaves illegal actions out of the policy's softmax; ``global_weights = False`` is the paper's ablation without
 global information: the weights of steps 2 to 4 are 1 for every agent instead of the mixer's, which still mixes the
-values of step 1.
+values of step 1; ``bound_margin`` (0.05, 0.1) takes data actions that near the box's bounds as censored in step 4:
+for data of clipped teachers, whose many actions on the bounds bend the policy (results/studies/bound_actions).
 """
 
 from __future__ import annotations

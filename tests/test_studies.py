@@ -14,6 +14,7 @@ from marlzoo.benchmarks import study
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
+from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "studies"
@@ -165,3 +166,30 @@ def test_global_weights(
     best = Walks.random().value(Walks.random().optimum(1.0)[1], 1.0)
     assert (lines["objective"] < best).all()
     assert lines["to_optimum"].between(0.0, 1.0).all()
+
+
+# ---- actions on the bounds -----------------------------------------------------------------------------
+
+
+def test_actions_on_the_bounds(tmp_path: Path) -> None:
+    file = uniform_recording(tmp_path / "recording.hdf5")
+    module = script("bound_actions")
+    logged = study.Logged(file=str(file), updates=3, hidden=8, episodes=1)
+    assert module.main(module.Options(out=tmp_path, seeds=(0, 1), margins=(0.0, 0.1), logged=logged)) == 0
+    lines = written(tmp_path / "bound_actions")
+    assert lines.groupby(["method", "loss", "margin"]).size().to_dict() == {
+        ("bc", "squared error", 0.0): 2,
+        **{(method, "likelihood", margin): 2 for method in ("bc", "omiga") for margin in (0.0, 0.1)},
+    }
+    assert np.isfinite(lines["return"]).all()
+
+
+def test_shares_of_actions_on_the_bounds() -> None:
+    """Padding, which is zero, counts for nothing; the last row of an episode holds no action."""
+    data = toy_dataset()
+    assert data.spec.action_sizes == (2, 1, 2)
+    data.action[:] = 0.0
+    data.action[data.sources[::2], :, 0] = -1.0
+    found = script("bound_actions").on_bounds(data)
+    half = len(data.sources[::2]) / len(data.sources)
+    np.testing.assert_allclose(found, [half / 2, half, half / 2])
