@@ -10,10 +10,12 @@ file, which another has just read (so it lies in the disk cache), and then draws
 - ``mapped, first``: the native file mapped, its content read and compared with its hash once;
 - ``mapped``: the same once more, without reading it.
 
-``peak`` is the process's largest resident memory while loading, Python and torch included. While rows are drawn
-from a mapped file its pages fill memory that nobody else needs, and the system takes them back when somebody does;
-``own`` is what remains: memory that is not the file's, after drawing. A size that this machine's memory does not
-hold is loaded mapped only. Needs twice the largest size on the disk; everything is removed again.
+``load s`` is time on the wall, which other work on the machine (``machine's load``, processes that want to run) makes
+longer; ``load cpu s`` is the process's own. ``peak`` is the process's largest resident memory while loading, Python
+and torch included. While rows are drawn from a mapped file its pages fill memory that nobody else needs, and the
+system takes them back when somebody does; ``own`` is what remains: memory that is not the file's, after drawing. A
+size that this machine's memory does not hold is loaded mapped only. Needs twice the largest size on the disk;
+everything is removed again.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ LENGTH = SPEC.horizon + 1
 ROW = 4 * (138 + 6 + 1)  # bytes of a row's numbers as float32, the state being the observations
 BATCH = 256
 HEADER = (
-    "form", "file GB", "rows", "float32 copy GB", "load s", "peak GB", "peak / copy", "batches/s", "own GB",
+    "form", "file GB", "rows", "float32 copy GB", "load s", "load cpu s", "peak GB", "peak / copy", "batches/s",
+    "own GB", "machine's load",
 )  # fmt: skip
 
 
@@ -113,9 +116,9 @@ def memory(name: str) -> float:
 def measure(path: Path, mapped: bool, seconds: float) -> dict[str, float]:
     """Load and draw, in this process."""
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     data = load_dataset(path, mapped=mapped)
-    loaded, peak = time.perf_counter() - started, memory("VmHWM")
+    loaded, cpu, peak = time.perf_counter() - started, time.process_time() - busy, memory("VmHWM")
     sampler = Sampler(data, [0], batch_size=BATCH, fields=("obs", "next_obs", "action", "reward", "mask"))
     sampler.next()
     count, started = 0, time.perf_counter()
@@ -125,6 +128,7 @@ def measure(path: Path, mapped: bool, seconds: float) -> dict[str, float]:
     return {
         "rows": data.rows,
         "load": loaded,
+        "cpu": cpu,
         "peak": peak,
         "rate": count / spent,
         "own": memory("RssAnon"),
@@ -136,6 +140,7 @@ def line(form: str, path: Path, options: argparse.Namespace) -> list[Any]:
     with open(path, "rb") as file:  # into the disk cache, as far as it fits
         while file.read(64 << 20):
             pass
+    load = os.getloadavg()[0]
     done = subprocess.run(
         [sys.executable, __file__, "--child", str(path), "--seconds", str(options.seconds)]
         + (["--mapped"] if form.startswith("mapped") else []),
@@ -151,10 +156,12 @@ def line(form: str, path: Path, options: argparse.Namespace) -> list[Any]:
         found["rows"],
         f"{copy:.2f}",
         f"{found['load']:.3f}",
+        f"{found['cpu']:.3f}",
         f"{found['peak']:.2f}",
         f"{found['peak'] / copy:.2f}",
         f"{found['rate']:.0f}",
         f"{found['own']:.2f}",
+        f"{load:.1f}",
     ]
 
 
