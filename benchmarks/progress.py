@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 
 @dataclass
@@ -23,14 +24,14 @@ class Stage:
 
 
 class Clock:
-    """Estimates the time left from the measured seconds per unit of each kind.
+    """Estimates the time left from the measured seconds per unit of each kind, ``side_by_side`` pieces at a time.
 
     A kind is ``family/...``. One that has not been measured yet counts like the slowest of its family, so that
     the estimate rather falls than grows; while nothing of a family is measured, nothing is estimated.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = list(stages)
+        self.stages, self.side_by_side = list(stages), 1
         self._spent: dict[str, tuple[float, float]] = {}  # kind -> (units, seconds)
 
     def account(self, kind: str, units: float, seconds: float) -> None:
@@ -48,11 +49,24 @@ class Clock:
             if stage.done < stage.amount and not akin:
                 return None
             total += (stage.amount - stage.done) * costs.get(stage.kind, max(akin, default=0.0))
-        return total
+        return total / self.side_by_side
+
+
+class Report(Protocol):
+    """Told how a piece of work goes on."""
+
+    def resumed(self, done: float) -> None:
+        """Units that a checkpoint brought: done, but not measured."""
+
+    def advance(self, done: float, note: str = "") -> None:
+        """Units that are done."""
+
+    def say(self, text: str) -> None:
+        """A line for people."""
 
 
 class Display:
-    """Two bars: everything, with the time left, and the current piece of work, with its rate.
+    """Bars: everything, with the time left, and each piece of work that is being done, with its rate.
 
     On a terminal they move; elsewhere every message is a line of its own.
 
@@ -63,7 +77,7 @@ class Display:
 
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.clock = console, Clock([])
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -72,66 +86,70 @@ class Display:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._whole = self._progress.add_task(title, total=1.0, note="")
-        self._part: TaskID | None = None
-        self._stage: Stage | None = None
-        self._base = self._last_units = self._last_time = 0.0
+        self._whole = self.progress.add_task(title, total=1.0, note="")
 
     def __enter__(self) -> Display:
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self.progress.stop()
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def plan(self, stages: Sequence[Stage]) -> None:
-        """Set all pieces of work, those that are done included."""
-        self.clock.stages = list(stages)
-        self._refresh()
+    def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
+        """Set all pieces of work, those that are done included, and how many are done at a time."""
+        self.clock.stages, self.clock.side_by_side = list(stages), side_by_side
+        self.refresh()
 
-    def begin(self, stage: Stage) -> None:
+    def begin(self, stage: Stage) -> Part:
         """Start (or go on with) a piece of work; ``stage.done`` units of it are there already."""
-        if self._part is not None:
-            self._progress.remove_task(self._part)
-        self._stage, self._base = stage, stage.done
-        self._last_units, self._last_time = stage.done, time.monotonic()
-        self._part = self._progress.add_task(
-            stage.label, total=stage.amount, completed=int(stage.done), note=""
-        )
         if not self.console.is_terminal:
             self.say(stage.label)
-        self._refresh()
+        return Part(self, stage)
 
-    def resumed(self, done: float) -> None:
-        """Units that a checkpoint brought: done, but not measured."""
-        assert self._stage is not None
-        self._stage.done = self._base = self._last_units = done
-        self._last_time = time.monotonic()
-        self._refresh()
-
-    def advance(self, done: float, note: str = "") -> None:
-        """Units of the current piece that are done."""
-        assert self._stage is not None
-        now = time.monotonic()
-        self.clock.account(self._stage.kind, done - self._last_units, now - self._last_time)
-        self._last_units, self._last_time, self._stage.done = done, now, done
-        self._refresh(note)
-
-    def finish(self) -> None:
-        """The current piece is complete."""
-        assert self._stage is not None
-        self.advance(self._stage.amount)
-
-    def _refresh(self, note: str = "") -> None:
+    def refresh(self) -> None:
+        """Show where everything stands."""
         left, stages = self.clock.left(), self.clock.stages
         share = sum(stage.done / stage.amount for stage in stages) / max(len(stages), 1)
         text = "estimating the time left" if left is None else f"{timedelta(seconds=round(left))} left"
-        self._progress.update(self._whole, completed=share, note=text)
-        if self._part is not None and self._stage is not None:
-            self._progress.update(self._part, completed=self._stage.done, note=note)
+        self.progress.update(self._whole, completed=share, note=text)
+
+
+class Part:
+    """A piece of work on a display (a :class:`Report`)."""
+
+    def __init__(self, display: Display, stage: Stage) -> None:
+        self._display, self.stage = display, stage
+        self._last, self._time = stage.done, time.monotonic()
+        self._bar = display.progress.add_task(
+            stage.label, total=stage.amount, completed=int(stage.done), note=""
+        )
+        display.refresh()
+
+    def resumed(self, done: float) -> None:
+        """Units that a checkpoint brought: done, but not measured."""
+        self.stage.done = self._last = done
+        self._time = time.monotonic()
+        self._display.refresh()
+
+    def advance(self, done: float, note: str = "") -> None:
+        """Units that are done."""
+        now = time.monotonic()
+        self._display.clock.account(self.stage.kind, done - self._last, now - self._time)
+        self._last, self._time, self.stage.done = done, now, done
+        self._display.progress.update(self._bar, completed=done, note=note)
+        self._display.refresh()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._display.say(text)
+
+    def finish(self) -> None:
+        """It is complete."""
+        self.advance(self.stage.amount)
+        self._display.progress.remove_task(self._bar)

@@ -19,8 +19,9 @@ from marlzoo.results import Results, Row
 
 from . import tables
 from .plan import Group, Run, Source, expanded, groups, obtain, pending, recipe_file, validate
-from .progress import Display, Stage
+from .progress import Display, Report, Stage
 from .references import normalised
+from .split import Split, find_split, group_size, torch_threads, train_side_by_side
 from .styles import terminal
 from .suites import Suite
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from marlzoo.train import Evaluation
 
 LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
+IN_THIS_PROCESS = Split()
 PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")
 
 
@@ -40,6 +42,7 @@ def run_suite(
     device: str = "cpu",
     max_replicas: int = 20,
     check_data: bool = True,
+    split: Split | None = IN_THIS_PROCESS,
     command: str = "",
     console: Console | None = None,
 ) -> Path:
@@ -51,6 +54,8 @@ def run_suite(
         device: where to train.
         max_replicas: most replicas trained in one lockstep group.
         check_data: compare data and simulator before training.
+        split: how groups are spread over processes; None: as it was for this folder, or else measures best (on a
+            GPU: not at all).
         command: named below the table as what made it.
         console: where to print.
 
@@ -67,12 +72,23 @@ def run_suite(
     results.rows()  # a broken file is found before any work
     with Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
-        todo = groups(pending(suite, sources, results), max_replicas)
+        missing = pending(suite, sources, results)
+        if split is None and device != "cpu":
+            split = Split()
+        elif split is None:
+            split = find_split(suite, missing, sources, folder / "checkpoints", max_replicas, display.say)
+        todo = groups(missing, group_size(suite, sources, split, max_replicas))
         stages = [_stage(group, suite) for group in todo]
-        display.plan([*made, *stages])
-        trainer = _Trainer(suite, folder, results, device, check_data, display)
-        for group, stage in zip(todo, stages, strict=True):
-            trainer.train(group, stage)
+        display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
+        trainer = Trainer(suite, folder, device, check_data)
+        if split.processes == 1:
+            with torch_threads(split.threads):
+                for group, stage in zip(todo, stages, strict=True):
+                    part = display.begin(stage)
+                    trainer.train(group, part)
+                    part.finish()
+        else:
+            train_side_by_side(trainer, list(zip(todo, stages, strict=True)), split, display)
     rows = tables.read([folder])
     comparison, _, *others = tables.write(rows, folder, f"Suite {suite.name}", command)
     for sheet in (comparison, *others):
@@ -91,12 +107,11 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
     display.plan(list(stages.values()))
     sources = []
     for k, data in enumerate(suite.data):
-        if k in stages:
-            display.begin(stages[k])
-        sources.append(obtain(data, folder, lambda done, total: display.advance(done)))
-        if k in stages:
-            display.finish()
-            display.say(f"{stages[k].label}: mean return {sources[-1].behaviour:.1f}")
+        part = display.begin(stages[k]) if k in stages else None
+        sources.append(obtain(data, folder, lambda done, total: part.advance(done) if part else None))  # noqa: B023
+        if part:
+            part.finish()
+            part.say(f"{stages[k].label}: mean return {sources[-1].behaviour:.1f}")
     return sources, list(stages.values())
 
 
@@ -106,24 +121,21 @@ def _stage(group: Group, suite: Suite) -> Stage:
     return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)
 
 
-class _Trainer:
-    """Trains groups and appends their rows."""
+class Trainer:
+    """Trains groups and appends their rows; can be sent to another process."""
 
-    def __init__(
-        self, suite: Suite, folder: Path, results: Results, device: str, check_data: bool, display: Display
-    ) -> None:
-        self.suite, self.folder, self.results = suite, folder, results
-        self.device, self.check_data, self.display = device, check_data, display
+    def __init__(self, suite: Suite, folder: Path, device: str, check_data: bool) -> None:
+        self.suite, self.folder, self.results = suite, folder, Results(folder / "rows.csv")
+        self.device, self.check_data = device, check_data
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._versions = "; ".join(f"{name} {v}" for name in PACKAGES if (v := _version(name)))
 
-    def train(self, group: Group, stage: Stage) -> None:
+    def train(self, group: Group, report: Report) -> None:
         """Train one group to the suite's last update, from its checkpoint if there is one."""
         from marlzoo.train import train
 
-        suite, scale = self.suite, stage.amount / self.suite.updates
-        self.display.begin(stage)
+        suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
         algorithm = make(
             group.learner.method,
             group.spec,
@@ -135,16 +147,20 @@ class _Trainer:
         checkpoint = group.checkpoint(self.folder / "checkpoints", suite)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
-            if stage.done == 0 and done > LOG_EVERY:
-                self.display.resumed((done - LOG_EVERY) * scale)
-            self.display.advance(done * scale, f"{done} of {suite.updates} updates")
+            nonlocal reached
+            if reached == 0 and done > LOG_EVERY:
+                report.resumed((done - LOG_EVERY) * scale)
+            reached = done
+            report.advance(done * scale, f"{done} of {suite.updates} updates")
 
         def on_evaluation(found: Evaluation) -> None:
-            if stage.done < (found.updates - LOG_EVERY) * scale:  # it comes from the checkpoint
-                self.display.resumed(found.updates * scale)
+            nonlocal reached
+            if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
+                reached = found.updates
+                report.resumed(reached * scale)
             self.results.append(self._rows(group, algorithm, found))
             means = ", ".join(f"{value:.1f}" for value in found.episodes.returns.mean(axis=1))
-            self.display.say(f"{stage.label}: {found.updates} updates, mean returns {means}")
+            report.say(f"{group.label}: {found.updates} updates, mean returns {means}")
 
         train(
             algorithm,
@@ -160,7 +176,7 @@ class _Trainer:
             check_data=self.check_data,
             compile=suite.compile,  # type: ignore[arg-type]
             precision=suite.precision,  # type: ignore[arg-type]
-            tell=self.display.say,
+            tell=report.say,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
         )
@@ -169,7 +185,6 @@ class _Trainer:
                 f"{checkpoint}: has {algorithm.updates} updates already, the suite asks for {suite.updates}; "
                 "choose another folder with --out, or delete it"
             )
-        self.display.finish()
 
     def _load(self, group: Group) -> list[Dataset]:
         """One dataset per replica; those of the last task are kept, as the next learner needs them too."""

@@ -35,6 +35,10 @@ class Options:
     """of matrix products while training, instead of the suite's"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
+    processes: int = 0
+    """that train side by side (0: what this machine is measured to do best, once)"""
+    threads: int = 0
+    """of torch in each process, where processes are given (0: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
 
@@ -52,6 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     usable_device(options.device)
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
+    from marlzoo.benchmarks.split import split_of
 
     suite = expanded(suite)
     if options.methods:
@@ -73,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
+        split=split_of(options.processes, options.threads),
         command=shlex.join(["marlzoo", "bench", *arguments]),
     )
     return 0

@@ -1,0 +1,182 @@
+"""Splitting a suite over processes: the same rows, errors that arrive, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from marlzoo.benchmarks import plan, split
+from marlzoo.benchmarks.split import Split, find_split, group_size, split_of
+from marlzoo.benchmarks.suites import Data, Learner
+
+from marlzoo.errors import CheckpointError, ConfigError, DataError, MarlzooError
+from marlzoo.results import Results
+from tests.test_bench import SMALL, run, scores, suite_of
+
+GAMES = (Data("games/xor", "D1"), Data("games/xor", "D3"))
+TWO = Split(2, 1)
+
+
+def suite(**changes: Any) -> Any:
+    return suite_of(data=GAMES, learners=(Learner("iql", SMALL), Learner("omiga", SMALL)), **changes)
+
+
+def test_two_processes_make_the_rows_of_one(tmp_path: Path) -> None:
+    """Up to float rounding, as groups have other sizes; and a worker's error is the error of the whole."""
+    run(suite(), tmp_path / "one")
+    printed = run(suite(), tmp_path / "two", split=replace(TWO, replicas=3))
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for key, row in one.items():
+        same = replace(two[key], mean_return=row.mean_return, std_return=row.std_return)
+        assert same == row
+        assert two[key].mean_return == pytest.approx(row.mean_return, abs=1e-5)
+    assert printed.count("6 updates, mean returns") == 4
+    with pytest.raises(CheckpointError, match="has 6 updates already, the suite asks for 5"):
+        run(suite(updates=5), tmp_path / "two", split=replace(TWO, replicas=3))
+
+
+def test_a_process_that_dies_is_told_of() -> None:
+    team = split._Team(1, 1)
+    try:
+        (worker,) = team.workers
+        os.kill(worker.process.pid or 0, signal.SIGKILL)
+        with pytest.raises(MarlzooError, match=r"ended \(exit code -9.*--processes 1"):
+            team.answer(worker)
+    finally:
+        team.end()
+
+
+CALL = """
+import sys
+from pathlib import Path
+from tests.test_split import TWO, run, suite
+if __name__ == "__main__":
+    try:
+        run(suite(updates=int(sys.argv[2]), eval_every=20), Path(sys.argv[1]), split=TWO)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux lists them")
+def test_interrupted_and_killed_it_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
+    file = tmp_path / "call.py"
+    file.write_text(CALL)
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        root = Path(__file__).parents[1]
+        variables = {**os.environ, "PYTHONPATH": str(root)}
+        return subprocess.Popen([sys.executable, str(file), str(out), "100"], cwd=root, env=variables)
+
+    broken = tmp_path / "broken"
+    for kind, status in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        process, seen = start(broken), len(scores(broken))
+        while len(scores(broken)) <= seen:  # until it has added rows
+            assert process.poll() is None
+            time.sleep(0.01)
+        workers = children(process.pid)
+        assert len(workers) >= 2
+        process.send_signal(kind)
+        assert process.wait() == status
+        limit = time.monotonic() + 20
+        while any(map(alive, workers)):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    run(suite(updates=100, eval_every=20), broken, split=TWO)
+    run(suite(updates=100, eval_every=20), tmp_path / "whole")
+    assert scores(broken).keys() == scores(tmp_path / "whole").keys()
+
+
+# ---- choosing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [(Split(), 20), (TWO, 4), (Split(2, 1, 3), 2), (Split(8, 1), 1), (Split(1, 2, 8), 8)],
+)
+def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> None:
+    """Two learners times four runs each; what is finished does not change the groups of the rest."""
+    mine = suite()
+    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    assert group_size(mine, sources, asked, 20) == size
+    made = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
+    assert len(made) >= min(asked.processes, 8)
+
+
+def test_five_seeds_of_one_learner_are_shared_evenly(tmp_path: Path) -> None:
+    mine = suite_of(data=GAMES[:1], seeds=(0, 1, 2, 3, 4))
+    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    assert group_size(mine, sources, TWO, 20) == 3
+
+
+def test_the_split_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept beside the checkpoints, remembered for the next suite, and not measured for a small one."""
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(split, "cores", lambda: 2)
+    counted: list[int] = []
+
+    def measured(group: plan.Group, most: int) -> Split:
+        counted.append(len(group.runs))
+        return Split(2, 1, 8)
+
+    monkeypatch.setattr(split, "measured", measured)
+    large, said = suite(updates=10**6), list[str]()
+    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in large.data]
+    missing = plan.pending(large, sources, Results(tmp_path / "rows.csv"))
+
+    def found(folder: str, mine: Any = large) -> Split:
+        return find_split(mine, missing, sources, tmp_path / folder, 20, said.append)
+
+    assert found("small", suite()) == Split()
+    assert counted == []
+    assert [found("a"), found("a"), found("b")] == [Split(2, 1, 8)] * 3
+    assert counted == [4]
+    assert found("small") == Split()  # as its unfinished groups are
+    assert "measuring once" in said[0]
+    (tmp_path / "a" / "split.json").write_text("{")
+    with pytest.raises(DataError, match="delete it"):
+        found("a")
+
+
+def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "cores", lambda: 4)
+    assert split_of(0, 0) is None
+    assert split_of(2, 0) == Split(2, 2)
+    assert split_of(3, 1) == Split(3, 1)
+    with pytest.raises(ConfigError, match="give --processes too"):
+        split_of(0, 2)
+    with pytest.raises(ConfigError, match="no number may be negative"):
+        split_of(-1, 0)
+
+
+def test_every_layout_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "cores", lambda: 2)
+    monkeypatch.setattr(split, "SECONDS", 0.05)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    mine = suite()
+    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    (group, _) = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), 20)
+    chosen = split.measured(group, 20)
+    assert (chosen.processes, chosen.threads) in ((1, 2), (2, 1))
+    assert chosen.replicas in (1, 4)
