@@ -42,8 +42,9 @@ SETTINGS = ("highest", "high", "medium")  # of torch; the first is its default
 ACCURATE = (
     4.0  # a setting's error may be so many times the default's; tf32 has a hundred times, bf16 a thousand
 )
-GAIN = 1.05  # the default is left for a setting that is so much faster
+GAIN = 1.1  # the default is left for a setting that is so much faster
 COVERED, MOST, ROUNDS = 0.9, 6, 5  # share of the operations that is timed, in so many products, so often
+LEAST = 1e-3  # seconds of one timing
 
 
 @dataclass(frozen=True)
@@ -239,8 +240,10 @@ def _measured(algorithm: Algorithm, sampler: Sampler) -> str:
                 seconds[setting] += count * spent
     finally:
         torch.set_float32_matmul_precision(before)
-    best = min(accurate, key=lambda setting: seconds[setting])
-    return best if GAIN * seconds[best] < seconds[SETTINGS[0]] else SETTINGS[0]
+    best = SETTINGS[0]
+    for setting in accurate:
+        best = setting if GAIN * seconds[setting] < seconds[best] else best
+    return best
 
 
 def _errors(a: Tensor, b: Tensor) -> dict[str, float]:
@@ -256,11 +259,15 @@ def _seconds(a: Tensor, b: Tensor, settings: Sequence[str]) -> dict[str, float]:
     """Least seconds of the product by setting, in alternating rounds."""
     # Other work on the machine does not count as processor time, but spinning threads do.
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    found = dict.fromkeys(settings, math.inf)
-    for _ in range(ROUNDS):
+    found, repeats = dict.fromkeys(settings, math.inf), 1
+    for k in range(ROUNDS + 1):
         for setting in settings:
             torch.set_float32_matmul_precision(setting)
             started = clock()
-            torch.bmm(a, b)
-            found[setting] = min(found[setting], clock() - started)
+            for _ in range(repeats):
+                torch.bmm(a, b)
+            found[setting] = min(found[setting], (clock() - started) / repeats)
+        if k == 0:  # the first round warms up, and tells how often small products must be repeated
+            repeats = max(1, math.ceil(LEAST / max(min(found.values()), 1e-6)))
+            found = dict.fromkeys(settings, math.inf)
     return found
