@@ -150,6 +150,7 @@ class RecurrentPolicy(Policy):
         super().__init__()
         self._reader = _Reader(network)
         self.inner = inner(self._reader)
+        self.stochastic = self.inner.stochastic
         self._n_last = last_action
         self._last: Tensor | None = None
 

@@ -14,6 +14,7 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.sampler import Batch, Sampler
 from marlzoo.distributions import categorical_log_prob, mask_logits
+from marlzoo.random import ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.train import make_sampler
 from tests.toys import toy_dataset, toy_spec
@@ -157,8 +158,6 @@ def test_order_of_agents_does_not_matter() -> None:
 
 def test_sampling_evaluation_follows_the_probabilities() -> None:
     algorithm = marlzoo.make("bc", Spec(1, 1, 1, "discrete", 2, 3), eval_mode="sample", hidden=4)
-    from marlzoo.random import ReplicaRandom
-
     policy = algorithm.policy()
     assert policy.stochastic
     last = algorithm.actor.layers[-1]
@@ -168,3 +167,18 @@ def test_sampling_evaluation_follows_the_probabilities() -> None:
         torch.ones(1, 4000, 1, 1), torch.ones(1, 4000, 1, 2, dtype=torch.bool), ReplicaRandom([0], "x")
     )
     assert np.mean(acted.numpy()) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_memory_samples_as_its_policy_does() -> None:
+    """Recurrent policies too are evaluated by sampling where their method says so."""
+    spec = Spec(1, 1, 1, "discrete", 2, 3)
+    for mode in ("sample", "greedy"):
+        algorithm = marlzoo.make("bc", spec, history="rnn", eval_mode=mode, hidden=4)
+        with torch.no_grad():
+            algorithm.actor.head.weight.zero_()
+            algorithm.actor.head.bias[:] = torch.tensor([math.log(0.25), math.log(0.75)])
+        policy = algorithm.policy()
+        assert policy.stochastic == (mode == "sample")
+        random = ReplicaRandom([0], "x") if policy.stochastic else None
+        acted = policy.act(torch.ones(1, 4000, 1, 1), torch.ones(1, 4000, 1, 2, dtype=torch.bool), random)
+        assert np.mean(acted.numpy()) == pytest.approx(0.75 if policy.stochastic else 1.0, abs=0.03)
