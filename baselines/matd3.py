@@ -8,12 +8,14 @@ policy of its own, the critics see the state and all actions. A bar is a target 
 2. target:  a'_i = clip(π̄_i(o_i^(k)) + clip(eps, -c, c), -1, 1), eps ~ N(0, smoothing_sigma^2)
             y    = sum_{j<k} gamma^j r_j + gamma^k mask min_j Q̄_j(s^(k), a'),   k = ``n_step``, fewer at an end
 3. critics: L_Q  = sum_j mean (Q_j(s, a) - y)^2
-4. policy:  L_π  = -mean Q_1(s, π_1(o_1) .. π_n(o_n)), every ``policy_delay``-th update; the targets follow then too
+4. policy:  L_π  = -mean Q_1(s, π_1(o_1) .. π_n(o_n)) + action_penalty mean_i u_i^2,   π_i = tanh u_i,
+            every ``policy_delay``-th update; the targets follow then too
 
 The policies ascend Q_1 together: as each is evaluated at the others' present actions and has weights of its own, this
 is the gradient of n losses in which the others' actions are held. The reward is the team's.
 
-Departures from HARL's code: actions enter unscaled; all agents step at once, HATD3's take turns (not offered); the
+Departures from HARL's code: actions start near zero and their penalty keeps tanh from saturating, both as in MADDPG's
+and OMAR's code (without them the particle world's policies stick in a corner); actions enter unscaled; all agents step at once, HATD3's take turns (not offered); the
 bootstrap ends at a terminal state only, also within n steps.
 
 Shapes: batches are sequences of ``n_step`` steps, ``obs [R, B, n_step + 1, N, O]``.
@@ -31,7 +33,7 @@ from marlzoo.actor_critic import TeamActor, TeamCritics
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Count, Fraction, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.losses import jittered
+from marlzoo.losses import action_error, jittered
 from marlzoo.policy import Policy, SquashedPolicy
 from marlzoo.random import Kind, ReplicaRandom
 from marlzoo.replay import ReplayConfig
@@ -46,6 +48,7 @@ class MATD3Config(ReplayConfig):
     smoothing_sigma: NonNegative = 0.2  # noise on the target policy's action
     smoothing_clip: NonNegative = 0.5  # bound of that noise
     policy_delay: Count = 2  # critic steps per policy step
+    action_penalty: NonNegative = 1e-3  # weight of the mean square of actions before tanh
     n_step: Count = 5  # steps of reward in the target
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of the policies' and critics' two hidden layers
@@ -68,7 +71,7 @@ class MATD3(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policies, twin critics, and the targets of both."""
         h = self.config.hidden
-        self.actor = TeamActor(self.init, spec, h, own=True)
+        self.actor = TeamActor(self.init, spec, h, own=True, last_bound=3e-3)
         self.q = TeamCritics(self.init, spec, (h, h), "joint", agent_id=False)
         self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
         self.optimise(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.q)
@@ -109,8 +112,10 @@ class MATD3(Algorithm):
 
         # 4. Policies
         due = self.due("critic", self.config.policy_delay)
-        action = torch.tanh(self.actor.rows(obs)) * used
-        policy_loss = -self.q.first(obs, state, action)[..., 0].mean(1)
+        out = self.actor.rows(obs)
+        size = action_error(out, torch.zeros_like(out), used).flatten(1).mean(1)
+        value = self.q.first(obs, state, torch.tanh(out) * used)[..., 0].mean(1)
+        policy_loss = self.setting("action_penalty") * size - value
         norms |= self.step_if(due, policy=policy_loss)
         tau = self.setting("tau") * due
         self.track(self.target_actor, self.actor, tau)

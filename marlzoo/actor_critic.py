@@ -29,10 +29,18 @@ class TeamActor(nn.Module):
         hidden: width of the hidden layers and of the memory.
         recurrent: read the episode so far.
         own: every agent has a network of its own (without memory); otherwise they share one.
+        last_bound: draw the last layer's weights from (-bound, bound) (without memory), so that actions start near
+            zero.
     """
 
     def __init__(
-        self, init: Init, spec: Spec, hidden: int, recurrent: bool = False, own: bool = False
+        self,
+        init: Init,
+        spec: Spec,
+        hidden: int,
+        recurrent: bool = False,
+        own: bool = False,
+        last_bound: float | None = None,
     ) -> None:
         super().__init__()
         if recurrent and own:
@@ -43,7 +51,7 @@ class TeamActor(nn.Module):
             self.network: nn.Module = RecurrentNet(init, n_in, hidden, n_out)
         else:
             sizes, agents = (n_in, hidden, hidden, n_out), spec.n_agents if own else 0
-            self.network = for_agents(lambda stack: MLP(init, sizes, stack), agents)
+            self.network = for_agents(lambda stack: MLP(init, sizes, stack, last_bound), agents)
 
     def forward(self, batch: Batch) -> Tensor:
         """All rows of a batch in the layout of sequences, ``-> [R, B, L + 1, N, A]``."""
