@@ -15,8 +15,8 @@ The policies ascend Q_1 together: as each is evaluated at the others' present ac
 is the gradient of n losses in which the others' actions are held. The reward is the team's.
 
 Departures from HARL's code: actions start near zero and their penalty keeps tanh from saturating, both as in MADDPG's
-and OMAR's code (without them the particle world's policies stick in a corner); actions enter unscaled; all agents step at once, HATD3's take turns (not offered); the
-bootstrap ends at a terminal state only, also within n steps.
+and OMAR's code (without them the particle world's policies stick in a corner); actions enter unscaled; all agents
+step at once, HATD3's take turns (not offered); the bootstrap ends at a terminal state only, also within n steps.
 
 Shapes: batches are sequences of ``n_step`` steps, ``obs [R, B, n_step + 1, N, O]``.
 """

@@ -289,6 +289,7 @@ def train_online(
     env: BatchedEnv,
     *,
     steps: int,
+    until: int | None = None,
     checkpoint: str | Path | None = None,
     log_every: int = 10,
     on_update: Callable[[int], None] | None = None,
@@ -303,6 +304,8 @@ def train_online(
         algorithm: with ``sampling = "online"``, freshly made.
         env: with ``R * config.copies`` copies of its task.
         steps: team steps per replica, all its copies together; rounded up to whole rollouts.
+        until: stop after so many of them, rounded up to a restart of the copies; called again without it, the
+            training goes on to its end.
         checkpoint: file to write and to resume from.
         log_every: updates between two points of the learning curve.
         on_update: called with the number of updates done, after each update and before the first (0); again
@@ -313,22 +316,29 @@ def train_online(
         The learning curve, one point per replica every ``log_every`` updates.
 
     Raises:
-        ConfigError: the method does not learn online, or ``steps`` or ``log_every`` is not positive.
+        ConfigError: the method does not learn online, or ``steps``, ``until`` or ``log_every`` is not positive.
         SpecError: environment and learner do not fit.
         CheckpointError: the file belongs to another training.
     """
     settings, lessons = settings_of(algorithm), Lessons(algorithm, env)
-    if steps < 1 or log_every < 1:
-        raise ConfigError(f"online training: steps ({steps}) and log_every ({log_every}) must be positive")
+    if steps < 1 or log_every < 1 or (until is not None and until < 1):
+        raise ConfigError(
+            f"online training: steps ({steps}), until ({until}) and log_every ({log_every}) must be positive"
+        )
     per_update = settings.copies * settings.rollout
     total = -(-steps // per_update)
+    last = (
+        total
+        if until is None
+        else min(total, -(-until // (per_update * settings.restart)) * settings.restart)
+    )
     identity = _identity(env, total, log_every)
     path = None if checkpoint is None else Path(checkpoint)
     curve = _resume(path, lessons, identity) if path is not None and path.exists() else []
     spent, began = (curve[-1].seconds if curve else 0.0), time.monotonic()
     if algorithm.updates == 0 and on_update is not None:
         on_update(0)
-    while algorithm.updates < total:
+    while algorithm.updates < last:
         lessons.next(algorithm.updates / total)
         done = algorithm.updates
         boundary = done % settings.restart == 0 or done == total

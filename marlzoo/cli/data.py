@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -35,7 +35,7 @@ class Collect:
     task: Text
     """for instance mamujoco/hopper-3x1"""
     quality: str
-    """random, medium, medium-replay, medium-expert or expert"""
+    """random, medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good"""
     transitions: int = 100_000
     """number of steps"""
     seed: int = 0
@@ -250,7 +250,29 @@ def download(arguments: Sequence[str]) -> int:
     return 0
 
 
+def teach(arguments: Sequence[str]) -> int:
+    """train the teacher that a task's recipes need"""
+    from dataclasses import field, make_dataclass
+
+    from marlzoo.teachers.make import Options, make_teacher
+    from marlzoo.teachers.plans import plans
+
+    named = [word for word in arguments[:1] if not word.startswith("-")]
+    plan = plans().get(named[0]) if named else None
+    base = {} if plan is None else {"default": Options(**plan.options)}
+    shape = make_dataclass(
+        "Teach",
+        [("task", Text), ("options", Annotated[Options, tyro.conf.arg(name="")], field(**base))],
+    )
+    shape.__doc__ = (
+        "Train the behaviour team of a task, as its plan says; the same command goes on after a stop."
+    )
+    parsed: Any = parse(shape, "data teach", arguments)
+    print(make_teacher(parsed.task, parsed.options))
+    return 0
+
+
 ACTIONS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect, "inspect": inspect, "check": check, "convert": convert,
-    "download": download, "mix": mix,
+    "download": download, "mix": mix, "teach": teach,
 }  # fmt: skip

@@ -1,6 +1,9 @@
 """Make a teacher: train a behaviour team, measure it along the way, keep the snapshots that data need.
 
-    python -m marlzoo.teachers.make mamujoco/hopper-3x1 --method mappo --steps 4000000 --seed 0 --medium-return 724
+    marlzoo data teach mamujoco/hopper-3x1
+
+takes the options that the task's plan says (:mod:`marlzoo.teachers.plans`), which flags change;
+``python -m marlzoo.teachers.make TASK --method METHOD ...`` takes no plan.
 
 It may be interrupted: called again it goes on where it stopped. The same command, versions and kind of
 processor give the same teacher (the training uses one thread of torch; the simulator's number of threads does not
@@ -41,8 +44,14 @@ class Options:
     method: str  # an online method, with the settings it has for the task's family
     settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
     steps: int = 4_000_000  # team steps of training
+    until: int | None = (
+        None  # stop after so many, the step size falling as if it went on; without it, it goes on
+    )
     seed: int = 0  # of everything
     medium_return: float | None = None  # wanted of the medium policy; None: halfway from start to end
+    poor_return: float | None = (
+        None  # wanted of the poor one: makes poor, medium, good in place of the five others
+    )
     stages: int = 8  # snapshots, evenly spread from the start to the medium one, that make medium-replay
     every: int = 6  # updates between two snapshots
     trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
@@ -90,12 +99,15 @@ def make_teacher(task: str, options: Options) -> Path:
     name = f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
     run = o.work / name
     curve = _train(learner, task, o, run)
-    done = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
+    last = learner.updates  # a training that once stopped elsewhere has left other files
+    found = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
+    done = [k for k in found if k == last or (k < last and k % o.every == 0)]
     policies = [load_arrays(run / f"{k:06d}.npz")[0] for k in done]
     tried = _measure(learner, task, policies, done, o.trial)
-    kept = [*_ladder(_medium(tried, o.medium_return), o.stages), len(done) - 1]
+    medium = _nearest(tried, 1, len(tried) - 1, o.medium_return)
+    poor = None if o.poor_return is None else _nearest(tried, 0, medium, o.poor_return)
+    kept = [*(_ladder(medium, o.stages) if poor is None else (poor, medium)), len(done) - 1]
     snapshots = _measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
-    last = len(kept) - 1
     teacher = Teacher(
         task=task,
         method=o.method,
@@ -103,13 +115,7 @@ def make_teacher(task: str, options: Options) -> Path:
         seed=o.seed,
         spec=learner.spec,
         snapshots=tuple(snapshots),
-        qualities={
-            "random": (0,),
-            "medium": (last - 1,),
-            "medium-replay": tuple(range(last)),
-            "medium-expert": (last - 1, last),
-            "expert": (last,),
-        },
+        qualities=_qualities(len(kept) - 1) if poor is None else {"poor": (0,), "medium": (1,), "good": (2,)},
         command=o.command(task),
         versions=_versions(task),
         sha256="",
@@ -122,13 +128,15 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
     settings, steps, every = settings_of(learner), options.steps, options.every
     if every < 1 or steps < 3 * every * settings.copies * settings.rollout:
         raise ConfigError(f"teacher: {steps} steps leave no room for a medium snapshot; train longer")
-    total = -(-steps // (settings.copies * settings.rollout))
     env = make_env(task, learner.replicas * settings.copies)
 
     def keep(done: int) -> None:
-        if done % every == 0 or done == total:
-            state = learner.policy().state_dict()
-            save_arrays(run / f"{done:06d}.npz", {k: v.numpy()[0] for k, v in state.items()}, {})
+        state = learner.policy().state_dict()
+        save_arrays(run / f"{done:06d}.npz", {k: v.numpy()[0] for k, v in state.items()}, {})
+
+    def keep_some(done: int) -> None:
+        if done % every == 0:
+            keep(done)
 
     def show(done: int, total: int, points: list[CurvePoint]) -> None:
         for point in points:
@@ -142,9 +150,17 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
 
     try:
         with one_thread():
-            return train_online(
-                learner, env, steps=steps, checkpoint=run / "training.npz", on_update=keep, on_progress=show
+            curve = train_online(
+                learner,
+                env,
+                steps=steps,
+                until=options.until,
+                checkpoint=run / "training.npz",
+                on_update=keep_some,
+                on_progress=show,
             )
+        keep(learner.updates)
+        return curve
     finally:
         env.close()
 
@@ -172,11 +188,22 @@ def _measure(
     return snapshots
 
 
-def _medium(tried: list[Snapshot], wanted: float | None) -> int:
-    """The snapshot between the first and the last whose mean return is nearest to the wanted one."""
+def _nearest(tried: list[Snapshot], low: int, high: int, wanted: float | None) -> int:
+    """The snapshot of low..high - 1 whose mean return is nearest to the wanted one (None: halfway to the end)."""
     returns = np.array([snapshot.return_mean for snapshot in tried])
     goal = float(returns[0] + returns[-1]) / 2 if wanted is None else wanted
-    return 1 + int(np.abs(returns[1:-1] - goal).argmin())
+    return low + int(np.abs(returns[low:high] - goal).argmin())
+
+
+def _qualities(last: int) -> dict[str, tuple[int, ...]]:
+    """Snapshots of the qualities of MuJoCo and the particle world, from those up to the medium one and the last."""
+    return {
+        "random": (0,),
+        "medium": (last - 1,),
+        "medium-replay": tuple(range(last)),
+        "medium-expert": (last - 1, last),
+        "expert": (last,),
+    }
 
 
 def _ladder(medium: int, stages: int) -> list[int]:

@@ -24,6 +24,7 @@ from marlzoo.files import atomic_write, sha256_file, write_text_atomic
 from marlzoo.policy import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
+from marlzoo.teachers.plans import how_to_train
 
 FOLDER = Path(__file__).parent
 
@@ -123,11 +124,8 @@ def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
     path = teacher_path(task, folder)
     if not path.is_file():
         task_spec(task)  # a misspelt task is named as such
-        known = ", ".join(teacher_names(folder)) or "no task"
-        raise DataError(
-            f"no teacher for the task {task!r}; {known} have one. Train one with: "
-            f"python -m marlzoo.teachers.make {task} --method METHOD"
-        )
+        known = ", ".join(teacher_names(folder)) or "none"
+        raise DataError(f"no teacher is shipped for {task} (there are: {known}); {how_to_train(task)}")
     weights = path.with_suffix(".npz")
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
