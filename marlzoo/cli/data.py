@@ -259,10 +259,10 @@ def teach(arguments: Sequence[str]) -> int:
 
     named = [word for word in arguments[:1] if not word.startswith("-")]
     plan = plans().get(named[0]) if named else None
-    base = {} if plan is None else {"default": Options(**plan.options)}
+    base: Any = field() if plan is None else field(default=Options(**plan.options))
     shape = make_dataclass(
         "Teach",
-        [("task", Text), ("options", Annotated[Options, tyro.conf.arg(name="")], field(**base))],
+        [("task", Text), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
     )
     shape.__doc__ = (
         "Train the behaviour team of a task, as its plan says; the same command goes on after a stop."
