@@ -5,9 +5,9 @@ The two methods differ in the loss of V and in the policy's weight, which they h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ from marlzoo.spec import Spec
 # (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
 ValueLoss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {family: {} for family in ("mamujoco", "mpe", "smac")}
+VARIANTS = {
+    "continuous": ({"mixing": "linear", "weight": "code"},),
+    "discrete": ({"mixing": "linear"},),
+}
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,13 @@ class Networks(nn.Module):
         return (self.q,) if self.mixer is None else (self.q, self.mixer)
 
 
-def fields(config: IVRConfig, spec: Spec) -> tuple[str, ...]:
-    """What a batch must hold."""
+def build(method: Algorithm, config: IVRConfig, spec: Spec) -> Networks:
+    """Declare what a batch must hold, make the networks and give each group its optimiser."""
     own = ("agent_reward",) if config.mixing == "none" else ("reward", "state", "next_state")
-    return ("obs", "action", "mask", "next_obs", "legal", *own)
+    method.fields = ("obs", "action", "mask", "next_obs", "legal", *own)
+    nets = Networks(method, config, spec)
+    method.optimise(policy=nets.actor, q=nets.critic, v=nets.v)
+    return nets
 
 
 def update(

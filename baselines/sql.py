@@ -49,17 +49,12 @@ class SQL(Algorithm):
     config: SQLConfig
     config_class = SQLConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
-    variants: ClassVar = {
-        "continuous": ({"mixing": "linear", "weight": "code"},),
-        "discrete": ({"mixing": "linear"},),
-    }
+    presets: ClassVar = _ivr.PRESETS
+    variants: ClassVar = _ivr.VARIANTS
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q, V and perhaps a mixer."""
-        self.fields = _ivr.fields(self.config, spec)
-        self.nets = _ivr.Networks(self, self.config, spec)
-        self.optimise(policy=self.nets.actor, q=self.nets.critic, v=self.nets.v)
+        self.nets = _ivr.build(self, self.config, spec)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
