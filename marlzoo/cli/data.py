@@ -79,7 +79,7 @@ def collect(arguments: Sequence[str]) -> int:
 
 @dataclass
 class Inspect:
-    """Return distribution, lengths, ends, ranges of observations and actions."""
+    """Returns, lengths, ends, ranges; coverage, dependence between agents, modes and hints, from a seeded sample."""
 
     dataset: Text
     """a dataset's name or a file"""
@@ -87,6 +87,12 @@ class Inspect:
     """print JSON instead of tables"""
     plot: Path | None = None
     """also draw everything into this image file (needs marlzoo[plot])"""
+    html: Path | None = None
+    """also write tables and plots as one page that needs no network (needs marlzoo[plot])"""
+    sample: int = 20_000
+    """transitions that coverage, dependence and modes look at"""
+    seed: int = 0
+    """of the sample"""
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -95,17 +101,21 @@ def inspect(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from marlzoo.data.inspect import inspect as measure
-    from marlzoo.data.inspect import plot, render
+    from marlzoo.data.inspect import plot, render, write_html
     from marlzoo.data.load import load_dataset
 
     dataset = load_dataset(options.dataset)
-    found = measure(dataset)
+    if options.sample < 100 or options.seed < 0:
+        raise ConfigError("data inspect: --sample must be at least 100 and --seed 0 or more")
+    found = measure(dataset, sample=options.sample, seed=options.seed)
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         Console().print(render(found))
     if options.plot is not None:
         plot(dataset, options.plot)
+    if options.html is not None:
+        write_html(dataset, found, options.html)
     return 0
 
 

@@ -1,7 +1,9 @@
-"""What a dataset holds: returns, lengths, ends, ranges of observations and actions; as text, JSON and plot."""
+"""What a dataset holds: returns, lengths, ends, ranges, coverage, dependence, modes; as text, JSON, plot and page."""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data import measures
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.measures import Coverage, Dependence, Modes
 from marlzoo.data.validation import pieces
 from marlzoo.errors import ConfigError, MissingExtraError
-from marlzoo.files import atomic_write
+from marlzoo.files import atomic_write, write_text_atomic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,6 +57,10 @@ class Inspection:
         action_counts: how often each agent took each action, ``[agent][action]``; None for continuous tasks.
         action_outside: entries outside [-1, 1] in the source, those clipped at reading included.
         action_at_bound: share of action entries on the bound of the box or outside it.
+        coverage: how much of what agents could do together is shown.
+        dependence: whether behaviour factorises over agents.
+        modes: how many different things agents do in similar situations.
+        hints: what to normalise, in sentences.
         card: the dataset's card.
     """
 
@@ -72,6 +80,10 @@ class Inspection:
     action_counts: list[list[int]] | None
     action_outside: int
     action_at_bound: float
+    coverage: Coverage
+    dependence: Dependence
+    modes: Modes
+    hints: list[str]
     card: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,8 +91,14 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(dataset: Dataset) -> Inspection:
-    """Measure a dataset. Large arrays are looked through in pieces; final rows count for nothing."""
+def inspect(dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0) -> Inspection:
+    """Measure a dataset. Large arrays are looked through in pieces; final rows count for nothing.
+
+    Args:
+        dataset: what to measure.
+        sample: transitions that coverage, dependence and modes look at.
+        seed: of the sample.
+    """
     action, counts, outside, at_bound = None, None, 0, 0.0
     if dataset.spec.discrete:
         taken = dataset.action[dataset.sources]
@@ -91,6 +109,7 @@ def inspect(dataset: Dataset) -> Inspection:
         taken = np.abs(dataset.action[dataset.sources])
         outside = int((taken > 1).sum()) + dataset.card.clipped
         at_bound = float((taken >= EDGE).mean())
+    observation = _ranges(dataset, dataset.obs)
     terminal, truncated = (int(flag.sum()) for flag in (dataset.terminal, dataset.truncated))
     return Inspection(
         name=dataset.card.name,
@@ -104,11 +123,15 @@ def inspect(dataset: Dataset) -> Inspection:
         truncated=truncated,
         cut=dataset.episodes - int((dataset.terminal | dataset.truncated).sum()),
         state_is_obs=dataset.state_is_obs,
-        observation=_ranges(dataset, dataset.obs),
+        observation=observation,
         action=action,
         action_counts=counts,
         action_outside=outside,
         action_at_bound=at_bound,
+        coverage=measures.coverage(dataset, sample=sample, seed=seed),
+        dependence=measures.dependence(dataset, sample=sample, seed=seed),
+        modes=measures.modes(dataset, sample=sample, seed=seed),
+        hints=measures.hints(dataset, np.array(observation.mean), np.array(observation.std), at_bound),
         card=dataset.card.to_dict(),
     )
 
@@ -140,7 +163,7 @@ def render(found: Inspection) -> RenderableType:
     spread = Table("", *(f"{float(p):.0%}" for p in found.returns), title="Quantiles over episodes")
     spread.add_row("return", *(f"{value:.2f}" for value in found.returns.values()))
     spread.add_row("length", *(f"{value:.0f}" for value in found.lengths.values()))
-    tables = [head, spread]
+    tables = [head, spread, _structure(found)]
     if found.action is not None:
         tables.append(_range_table("Actions", found.action))
     elif found.action_counts is not None:
@@ -152,6 +175,66 @@ def render(found: Inspection) -> RenderableType:
     return Group(*tables)
 
 
+def _structure(found: Inspection) -> Any:
+    """Coverage, dependence, modes and hints as a table of two columns."""
+    from rich.table import Table
+
+    table = Table(title="What methods meet", show_header=False)
+    coverage, dependence, modes = found.coverage, found.dependence, found.modes
+    table.add_row("distinct (state, joint action)", f"{coverage.distinct:.2%} of all transitions")
+    if coverage.distinct_actions is not None:
+        table.add_row("joint actions that occur", f"{coverage.distinct_actions:.2%} of those that could")
+    for name, share in (
+        ("recombined actions near data", coverage.recombined),
+        ("random joint actions near data", coverage.uniform),
+    ):
+        if share is not None:
+            table.add_row(name, f"{share:.1%} (sample of {coverage.sample:,} transitions)")
+    table.add_row(
+        "dependence between agents",
+        f"{dependence.given_observations:.4f} nats given observations, 95 % interval {dependence.low:.4f} to "
+        f"{dependence.high:.4f}; {dependence.unconditional:.4f} without them (sample of {dependence.sample:,})\n"
+        f"{dependence.verdict}",
+    )
+    for agent, share in enumerate(modes.two_modes or ()):
+        table.add_row(
+            f"agent {agent}: two modes", f"in {share:.1%} of neighbourhoods (sample of {modes.sample:,})"
+        )
+    for agent, number in enumerate(modes.effective_actions or ()):
+        table.add_row(f"agent {agent}: actions per situation", f"{number:.2f} (sample of {modes.sample:,})")
+    for hint in found.hints:
+        table.add_row("hint", hint)
+    return table
+
+
+def write_html(dataset: Dataset, found: Inspection, path: str | os.PathLike[str]) -> None:
+    """Write tables and plots as one page that needs no other file and no network.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: the file cannot be written.
+    """
+    from rich.console import Console
+
+    image = io.BytesIO()
+    _figure(dataset).savefig(image, format="png", dpi=120, metadata={"Software": None})
+    console = Console(record=True, file=io.StringIO(), width=120)
+    console.print(render(found))
+    page = console.export_html(inline_styles=True, code_format=_PAGE)
+    picture = base64.b64encode(image.getvalue()).decode()
+    name = found.name.replace("&", "&amp;").replace("<", "&lt;")
+    write_text_atomic(path, page.replace("@name@", name).replace("@picture@", picture))
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>@name@</title>
+<style>body {{ margin: 2em; font-family: sans-serif }} pre {{ line-height: 1.15 }} img {{ max-width: 100% }}</style>
+</head><body><h1>@name@</h1>
+<img alt="returns, lengths, actions and observations" src="data:image/png;base64,@picture@">
+<pre style="font-family: monospace">{code}</pre></body></html>
+"""
+
+
 def plot(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Draw returns, lengths, actions and observation ranges into an image file, whose suffix says the format.
 
@@ -160,14 +243,20 @@ def plot(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         ConfigError: the file's name ends in no format known to it.
         OutputError: the file cannot be written.
     """
+    figure = _figure(dataset)
+    formats = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in formats and not Path(path).is_dir():
+        raise ConfigError(f"{os.fspath(path)}: not an image file; end its name in .png, .pdf or .svg")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, metadata={"Software": None} if temporary.suffix == ".png" else None)
+
+
+def _figure(dataset: Dataset) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plot", "plotting a dataset") from error
     figure = Figure(figsize=(10, 7), layout="constrained")
-    formats = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix.removeprefix(".").lower() not in formats and not Path(path).is_dir():
-        raise ConfigError(f"{os.fspath(path)}: not an image file; end its name in .png, .pdf or .svg")
     (returns, lengths), (actions, observations) = figure.subplots(2, 2)
     figure.suptitle(
         f"{dataset.card.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes"
@@ -192,8 +281,7 @@ def plot(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         mean, std = np.array(found.mean[agent]), np.array(found.std[agent])
         observations.errorbar(np.arange(len(mean)), mean, std, fmt=".", capsize=2, label=f"agent {agent}")
     observations.set(xlabel="observation entry", ylabel="mean ± standard deviation")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, metadata={"Software": None} if temporary.suffix == ".png" else None)
+    return figure
 
 
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
