@@ -153,7 +153,7 @@ def _card(
         notes=(
             "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so"
             if not teacher.spec.discrete
-            else "actions were sampled from a categorical policy over legal actions",
+            else "actions explore as the teacher's method does, among the legal ones",
             "the last episode of each stage is cut where its share is full and has no end flag",
         ),
     )
