@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 
 import marlzoo
 from marlzoo.data import omiga
@@ -23,6 +24,7 @@ from marlzoo.data.validation import mapping
 from marlzoo.errors import DataError
 from marlzoo.train import train
 from tests.data_samples import DISCRETE, SPEC, author_arrays, parts, sample, write_h5
+from tests.format_files import DAMAGE, Damage, outcome, write_damaged
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +192,19 @@ def test_a_dataset_larger_than_memory_trains(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(damage=DAMAGE)
+def test_damaged_files_are_never_mapped(tmp_path: Path, damage: Damage) -> None:
+    good = sample()
+    write_omiga(good, tmp_path / "good.hdf5")
+    path = write_damaged(tmp_path / "a.hdf5", {"": (tmp_path / "good.hdf5").read_bytes()}, damage)
+    for _ in range(2):
+        found = outcome(lambda: read_omiga(path, mapped=True))
+        assert isinstance(found, str) or found.content_hash == good.content_hash
