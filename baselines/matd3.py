@@ -65,7 +65,7 @@ class MATD3(Algorithm):
     actions = ("continuous",)
     sampling = "online"
     fields = ("obs", "state", "action", "reward", "mask")
-    presets: ClassVar = {"mpe": {"hidden": 128, "n_step": 1, "action_penalty": 0.1}}
+    presets: ClassVar = {"mpe": {"hidden": 128, "n_step": 1, "action_penalty": 0.3}}
     variants: ClassVar = {"continuous": ({"n_step": 3, "policy_delay": 1},)}
 
     def build(self, spec: Spec) -> None:

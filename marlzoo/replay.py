@@ -51,17 +51,18 @@ class Replay:
         anywhere: whether a sequence may start at any step.
 
     Raises:
-        ConfigError: the replay has no room for one rollout of all copies.
+        ConfigError: the replay has no room for one rollout, or one sequence, of all copies.
     """
 
     def __init__(self, algorithm: Algorithm, length: int, anywhere: bool) -> None:
         settings = cast(ReplayConfig, algorithm.config)
         self.algorithm, self.settings, self.length, self.anywhere = algorithm, settings, length, anywhere
         self.capacity = settings.replay // settings.copies
-        if self.capacity < settings.rollout:
+        least = max(settings.rollout, length)
+        if self.capacity < least:
             raise ConfigError(
-                f"{algorithm.name}: a replay of {settings.replay} steps has no room for a rollout of "
-                f"{settings.copies} copies with {settings.rollout} steps each; raise replay"
+                f"{algorithm.name}: a replay of {settings.replay} steps has no room for {least} steps of each of "
+                f"{settings.copies} copies (a rollout, or a sequence to learn from); raise replay"
             )
         self.count, self.head = 0, 0  # full slots, and the slot to be written next
         lead, device = (algorithm.replicas, settings.copies), algorithm.device
@@ -118,9 +119,8 @@ class Replay:
         ends = self._take("ends", row + (slot.unsqueeze(-1) + step) % self.capacity)
         over = ends.cumsum(-1) - ends > 0  # after the episode's end
         filled = ~over & (step <= newest.unsqueeze(-1))
-        step = torch.minimum(
-            step, filled.sum(-1, keepdim=True) - 1
-        )  # the last step stands for what is not there
+        # The last step stands for those that are not there.
+        step = torch.minimum(step, filled.sum(-1, keepdim=True) - 1)
         rows = row + (slot.unsqueeze(-1) + step) % self.capacity
         fields = {"filled": filled.to(self.algorithm.dtype)}
         for name in self.algorithm.fields:

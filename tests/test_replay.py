@@ -146,5 +146,7 @@ def test_learning_begins_after_the_warm_up() -> None:
 
 
 def test_a_replay_without_room() -> None:
-    with pytest.raises(ConfigError, match="no room for a rollout of 3 copies with 4 steps"):
+    with pytest.raises(ConfigError, match="no room for 4 steps of each of 3 copies"):
         Replay(learner(replay=11), 1, True)
+    with pytest.raises(ConfigError, match="no room for 11 steps of each of 3 copies"):
+        Replay(learner(), 11, False)
