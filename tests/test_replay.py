@@ -49,7 +49,7 @@ def filled_replay(length: int, anywhere: bool, rollouts: int, ends: Tensor) -> R
     return replay
 
 
-def drawn(replay: Replay, draws: int = 4000) -> set[tuple[int, ...]]:
+def drawn(replay: Replay, draws: int = 600) -> set[tuple[int, ...]]:
     """Distinct sequences of replica 1 as steps, and a check that rows, ends and padding belong together."""
     place = torch.arange(draws).div(draws).expand(2, draws)
     batch = replay.batch(place, {})
