@@ -296,8 +296,9 @@ def test_computed_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 
 
 def test_data_convert(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:
-    status, out, _ = call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5")
+    status, out, told = call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5")
     assert (status, Path(out.strip())) == (0, tmp_path / "copy.hdf5")
+    assert "read as OMIGA or native HDF5" in told
     first, second = (
         json.loads(call(capsys, "data", "inspect", path, "--json")[1])["card"]["content_hash"]
         for path in (recording, tmp_path / "copy.hdf5")

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 import marlzoo.data.download as module
+from marlzoo.cli import main
 from marlzoo.data import _fetch
-from marlzoo.data.catalog import HUB, Entry, find_entry, published
+from marlzoo.data.catalog import HUB, Entry, find_entry, published, scores
 from marlzoo.data.download import checksums_path, download, downloads_home
 from marlzoo.data.load import dataset_path, is_name, load_dataset
 from marlzoo.data.omiga import read_omiga
@@ -45,6 +46,33 @@ def test_the_catalogue() -> None:
     assert "no public address" in find_entry("smacv2/terran_5_vs_5/comadice/medium").where()
     with pytest.raises(UnknownNameError, match="Did you mean mamujoco/hopper-3x1/omiga/expert"):
         find_entry("mamujoco/hopper-3x1/omiga/experts")
+
+
+def test_cards_carry_published_scores(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path))
+    name = "mamujoco/hopper-3x1/omiga/medium-replay"
+    found = {(s.method, s.metric): s for s in scores(name) if s.reference == "arXiv:2410.01954"}
+    assert found["OMIGA", "episode_return"].mean == 774.18
+    assert found["OMIGA", "episode_return"].seeds == 5
+    assert scores("toy/point/omiga/expert") == []
+    every = [score for entry in published() for score in scores(entry)]
+    assert len(every) > 1500  # none belongs to a dataset that the catalogue does not have
+    assert {score.metric for score in every} == {"episode_return", "normalized_score", "win_rate_percent"}
+    assert all(score.mean is not None and score.table for score in every)
+    assert main(["data", "card", name, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert list(shown) == ["published"]
+    card = shown["published"]
+    assert (card["return_mean"], card["size"], card["licence"]) == (746.4236, "599 MB", "Apache-2.0 (hub)")
+    assert "none is published" in card["sha256"]
+    assert "huggingface.co" in card["where"]
+    assert len(card["scores"]) == len(scores(name))
+    assert main(["data", "card", name]) == 0
+    assert "published scores" in capsys.readouterr().out
+    assert main(["data", "card", "toy/point/omiga/expert"]) != 0
+    assert "there is no such dataset" in capsys.readouterr().err
 
 
 class Hub(ThreadingHTTPServer):

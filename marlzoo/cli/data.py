@@ -1,10 +1,12 @@
-"""``marlzoo data``: collect, download, mix, inspect, check and convert datasets."""
+"""``marlzoo data``: collect, download, mix, inspect, check and convert datasets, and show their cards."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,7 +183,8 @@ def convert(arguments: Sequence[str]) -> int:
     from marlzoo.data.load import typed_options
 
     reading = typed_options(options.source, options.option)
-    print(rewrite(options.source, options.target, form=options.format, **reading))
+    tell = partial(print, file=sys.stderr)
+    print(rewrite(options.source, options.target, form=options.format, tell=tell, **reading))
     return 0
 
 
@@ -282,7 +285,69 @@ def teach(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclass
+class ShowCard:
+    """What is known about a dataset: origin, addresses, checksum, licence, statistics, published scores."""
+
+    dataset: Text
+    """a dataset's name, published or not, or a file"""
+    json: bool = False
+    """print JSON"""
+
+
+def card(arguments: Sequence[str]) -> int:
+    """show a dataset's card, with addresses and published scores"""
+    options = parse(ShowCard, "data card", arguments)
+    from marlzoo.data.catalog import published, scores
+    from marlzoo.data.download import recorded_checksum
+    from marlzoo.data.load import find, read_card
+
+    entry = published().get(options.dataset)
+    shown: dict[str, Any] = {}
+    if entry is not None:
+        checksum = entry.sha256 or recorded_checksum(entry)
+        kept = {key: value for key, value in asdict(entry).items() if value not in ("", None)}
+        shown["published"] = kept | {
+            "where": entry.where(),
+            "sha256": checksum
+            or "none is published; the first download's is recorded, later ones must match",
+            "scores": [asdict(score) for score in scores(entry.name)],
+        }
+    try:
+        place = find(options.dataset)
+    except DataError:
+        if entry is None:
+            shown["card"] = read_card(
+                options.dataset
+            ).to_dict()  # computed data, or the error that says what to do
+    else:
+        shown |= {"file": str(place), "card": read_card(options.dataset).to_dict()}
+    if options.json:
+        print(json.dumps(shown, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for title, part in shown.items():
+        if isinstance(part, str):
+            console.print(f"{title}: {part}", soft_wrap=True)
+            continue
+        table = Table(title=title, show_header=False)
+        for key, value in part.items():
+            if key != "scores" and value not in ("", None, [], {}):
+                table.add_row(key, json.dumps(value) if isinstance(value, dict) else str(value))
+        console.print(table)
+        if part.get("scores"):
+            rows = Table("method", "metric", "mean", "±", "seeds", "reference", title="published scores")
+            for score in part["scores"]:
+                texts = ("" if score[k] is None else str(score[k]) for k in ("mean", "std", "seeds"))
+                rows.add_row(score["method"], score["metric"], *texts, score["reference"] or score["table"])
+            console.print(rows)
+    return 0
+
+
 ACTIONS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect, "inspect": inspect, "check": check, "convert": convert,
-    "download": download, "mix": mix, "teach": teach,
+    "download": download, "mix": mix, "card": card, "teach": teach,
 }  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 from marlzoo.data._fetch import Progress, fetch
 from marlzoo.data.catalog import HUB, Entry, find_entry
@@ -71,7 +72,7 @@ def download(
         if from_file is None:
             file.unlink(missing_ok=True)  # so that fetching it again begins anew
         raise
-    options = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
+    options: dict[str, Any] = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
     _require_entry(entry, load_dataset(file, **options), file)
     path = convert(file, name, **options)
     if checksum:
@@ -128,6 +129,11 @@ def _verify(key: str, file: Path, checksum: str, wanted: tuple[tuple[str, str], 
                 f"{file}: its SHA-256 is {checksum}, the {whose} one is {value}; it is damaged or another file; "
                 f"{remedy}"
             )
+
+
+def recorded_checksum(entry: Entry) -> str:
+    """The SHA-256 of the first download of the entry's hub file on this machine, empty before there was one."""
+    return _recorded().get(entry.hub, "") if entry.hub else ""
 
 
 def _recorded() -> dict[str, str]:

@@ -319,7 +319,12 @@ def find_writer(target: str, form: str = "") -> Writer:
 
 
 def convert(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, form: str = "", **options: Any
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    form: str = "",
+    tell: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> Path:
     """Read a dataset of any known format and write it in another; numbers are kept as they are.
 
@@ -331,6 +336,7 @@ def convert(
         target: file ending in ``.hdf5``, ``.h5`` (native, which OMIGA's code reads too) or ``.npz``, folder for
             Minari ending in ``-v0``, or a dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
+        tell: is told which format the source has, and what its reader assumed, a line each.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
 
     Returns:
@@ -351,7 +357,12 @@ def convert(
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     with spill(folder):
-        writer.write(_named(load_dataset(source, **options), name), target_path)
+        written = writer.write(_named(load_dataset(source, **options), name), target_path)
+    if tell is not None:
+        if _present(source):
+            tell(f"read as {find_reader(find(source)).name}")
+        for note in written.card.notes:
+            tell(f"assumed: {note}")
     return target_path
 
 

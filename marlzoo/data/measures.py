@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.validation import pieces
-from marlzoo.random import derive
 
 Doubles = NDArray[np.float64]
 
@@ -118,13 +116,18 @@ class Modes:
     sample: int
 
 
-def sample_rows(dataset: Dataset, sample: int, seed: int, *words: str) -> NDArray[np.int64]:
+def sample_rows(dataset: Dataset, sample: int, seed: int, word: str = "") -> NDArray[np.int64]:
     """Sorted rows of up to ``sample`` transitions, drawn without replacement."""
     sources = dataset.sources
     if len(sources) <= sample:
         return sources
-    rng = np.random.default_rng(derive(seed, "measure", *words))
+    rng = _stream(seed, word)
     return np.sort(sources[rng.choice(len(sources), sample, replace=False)])
+
+
+def _stream(seed: int, word: str) -> np.random.Generator:
+    """The random numbers for one purpose."""
+    return np.random.default_rng([seed, *word.encode()])
 
 
 def coverage(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Coverage:
@@ -140,7 +143,7 @@ def coverage(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Covera
         )
         return Coverage(distinct, len(np.unique(actions)) / possible, None, None, 0)
     rows = sample_rows(dataset, sample, seed, "coverage")
-    rng = np.random.default_rng(derive(seed, "measure", "recombine"))
+    rng = _stream(seed, "recombine")
     state, action = _standardised(dataset.state[rows]), dataset.action[rows].astype(np.float32)
     queries = rng.permutation(len(rows))[: max(1, min(QUERIES, len(rows) // 4))]
     kept = np.setdiff1d(np.arange(len(rows)), queries)
@@ -175,7 +178,7 @@ def dependence(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Depe
     action = dataset.action[rows]
     # Halves of episodes: each is predicted by the other's fit.
     labels, groups = np.unique(episode, return_inverse=True)
-    fold = np.random.default_rng(derive(seed, "measure", "folds")).permutation(len(labels))[groups] % 2
+    fold = _stream(seed, "folds").permutation(len(labels))[groups] % 2
     given = _total_correlation(dataset, action, seen, fold)
     free = _total_correlation(dataset, action, nothing, fold)
     mean = float(given.mean())
@@ -187,7 +190,7 @@ def dependence(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Depe
 def modes(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Modes:
     """Measure :class:`Modes` in neighbourhoods of each agent's own observation."""
     rows = sample_rows(dataset, sample, seed, "modes")
-    rng = np.random.default_rng(derive(seed, "measure", "neighbourhoods"))
+    rng = _stream(seed, "neighbourhoods")
     queries = np.sort(rng.permutation(len(rows))[:QUERIES])
     count = min(NEIGHBOURS, len(rows))
     two, effective = [], []
@@ -298,7 +301,7 @@ def _features(obs: NDArray[Any], seed: int) -> Doubles:
     """Constant, standardised observations, and random cosines of them ``[M, F]``."""
     flat = _standardised(obs).astype(np.float64)
     scaled = flat * np.sqrt(flat.shape[1])
-    rng = np.random.default_rng(derive(seed, "measure", "features"))
+    rng = _stream(seed, "features")
     weights = rng.standard_normal((flat.shape[1], FEATURES))
     phase = rng.uniform(0, 2 * np.pi, FEATURES)
     return np.concatenate([np.ones((len(flat), 1)), scaled, np.cos(flat @ weights * 2 + phase)], axis=1)
@@ -354,6 +357,8 @@ def _softmax_likelihood(x: Doubles, y: NDArray[np.int64], fit: Any, test: Any, s
     The first ``seen`` columns have weights of standard deviation 1 a priori (random features less, as they are many),
     the others are nearly free.
     """
+    import torch  # here, because it loads slowly and inspecting continuous data needs none of it
+
     inputs, target = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
     precision = torch.full((x.shape[1], 1), 0.01)
     precision[1:seen] = 1.0
@@ -362,7 +367,7 @@ def _softmax_likelihood(x: Doubles, y: NDArray[np.int64], fit: Any, test: Any, s
     optimiser = torch.optim.LBFGS([weights], max_iter=40, history_size=10, line_search_fn="strong_wolfe")
     some_x, some_y = inputs[torch.from_numpy(fit)], target[torch.from_numpy(fit)]
 
-    def loss() -> torch.Tensor:
+    def loss() -> Any:
         optimiser.zero_grad()
         value = torch.nn.functional.cross_entropy(some_x @ weights, some_y)
         value = value + (precision * weights.square()).sum() / (2 * len(some_y))

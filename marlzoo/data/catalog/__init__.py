@@ -1,8 +1,9 @@
-"""Published datasets: where they are, what they hold and what made them (``published.csv``, one row each).
+"""Published datasets: where they are, what they hold, what made them (``published.csv``) and scores on them.
 
 Addresses and statistics are those that the publishers give; a path on the hub that nobody of us has looked at says
 so in its notes. No publisher states checksums: the hub's own is compared where it gives one, and the one of the
-first download is recorded and compared with later ones (:mod:`marlzoo.data.download`).
+first download is recorded and compared with later ones (:mod:`marlzoo.data.download`). Scores (``scores.csv``) stand
+as the papers print them, each with its paper and table; metrics, protocols and what follows ± differ between papers.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import csv
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
+from typing import TypeVar
 
 from marlzoo.errors import UnknownNameError
+
+T = TypeVar("T")
 
 HUB = "InstaDeepAI/og-marl"  # all hub files are of this dataset repository
 
@@ -77,12 +81,49 @@ class Entry:
         return " or ".join(places) if places else "no public address is known; ask its authors"
 
 
+@dataclass(frozen=True)
+class Score:
+    """A method's result on a dataset, as a paper reports it.
+
+    Args:
+        dataset: the dataset's name.
+        method: as the paper writes it.
+        metric: ``episode_return``, ``normalized_score`` or ``win_rate_percent``.
+        mean: mean over seeds.
+        std: what the paper prints after ±, None where it prints nothing.
+        seeds: number of seeds, None where it is not stated.
+        reference: the paper, empty where no identifier is known.
+        table: where in the paper, and what is known about the numbers.
+    """
+
+    dataset: str
+    method: str
+    metric: str
+    mean: float | None
+    std: float | None
+    seeds: int | None
+    reference: str
+    table: str
+
+
+@cache
+def _scores() -> dict[str, list[Score]]:
+    by_name: dict[str, list[Score]] = {}
+    for row in _read("scores.csv"):
+        score = _typed(Score, row)
+        by_name.setdefault(score.dataset, []).append(score)
+    return by_name
+
+
+def scores(name: str) -> list[Score]:
+    """Published scores on the dataset ``name``, paper by paper; none for a dataset that nobody reported on."""
+    return list(_scores().get(name, ()))
+
+
 @cache
 def published() -> dict[str, Entry]:
     """All entries by name, in the order of the file."""
-    text = resources.files(__name__).joinpath("published.csv").read_text(encoding="utf-8")
-    rows = [_entry(row) for row in csv.DictReader(text.splitlines())]
-    return {entry.name: entry for entry in rows}
+    return {entry.name: entry for entry in (_typed(Entry, row) for row in _read("published.csv"))}
 
 
 def find_entry(name: str) -> Entry:
@@ -97,14 +138,20 @@ def find_entry(name: str) -> Entry:
     return known[name]
 
 
-def _entry(row: dict[str, str]) -> Entry:
+def _read(file: str) -> list[dict[str, str]]:
+    text = resources.files(__name__).joinpath(file).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _typed(kind: type[T], row: dict[str, str]) -> T:
+    """A row's texts as the types that the dataclass ``kind`` declares; empty numbers are None."""
     values: dict[str, str | int | float | None] = {}
-    for field in fields(Entry):
-        text, kind = row[field.name], str(field.type)
-        if kind == "str":
+    for field in fields(kind):  # type: ignore[arg-type]
+        text, declared = row[field.name], str(field.type)
+        if declared == "str":
             values[field.name] = text
         elif not text:
             values[field.name] = None
         else:
-            values[field.name] = int(text) if kind.startswith("int") else float(text)
-    return Entry(**values)  # type: ignore[arg-type]
+            values[field.name] = int(text) if declared.startswith("int") else float(text)
+    return kind(**values)
