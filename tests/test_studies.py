@@ -14,6 +14,7 @@ from marlzoo.benchmarks import study
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
+from marlzoo.envs import games
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
 
@@ -193,3 +194,61 @@ def test_shares_of_actions_on_the_bounds() -> None:
     found = script("bound_actions").on_bounds(data)
     half = len(data.sources[::2]) / len(data.sources)
     np.testing.assert_allclose(found, [half / 2, half, half / 2])
+
+
+# ---- coordination games --------------------------------------------------------------------------------
+
+
+def predicted(module: Any, family: str, game: str, quality: str, **options: Any) -> float:
+    form = module.Form("a method", family, **options)
+    low, high = module.prediction(form, game, games.dataset(game, quality))
+    assert low == high or np.isnan((low, high)).all()
+    return float(low)
+
+
+def test_predictions_of_the_coordination_games() -> None:
+    """Each value known (specification of the coordination games, section 1); NaN where chance decides."""
+    module = script("coordination")
+    table = {
+        "cloning": (1, 0, 2 / 9, 0),
+        "team weights": (1, 0, 0, 0),
+        "additive, any": (np.nan, np.nan, -2, 0),
+        "additive, in-sample": (1, np.nan, -2, 0),
+        "sequential": (1, 1, 1, 1),
+        "critic": (np.nan,) * 4,
+    }
+    for family, known in table.items():
+        found = [predicted(module, family, "xor", f"D{k}") for k in range(1, 5)]
+        np.testing.assert_allclose(found, known, atol=1e-3)
+    assert predicted(module, "cloning", "xor-four", "optimal") == pytest.approx(-0.25)
+    assert predicted(module, "cloning", "modes-16", "modes") == pytest.approx(2.0**-15)
+    assert predicted(module, "additive, in-sample", "equilibria", "imbalanced") == 20.0
+    assert predicted(module, "additive, in-sample", "equilibria", "imbalanced", threshold=0.4) == 5.0
+
+
+def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
+    module, data = script("coordination"), games.dataset("xor-two-state", "random", episodes=20_000)
+    found = module.two_state(module.Form("bc", "cloning"), data)
+    assert found[0] == found[1] == pytest.approx(data.returns.mean(), abs=0.15)
+    assert np.isnan(
+        module.two_state(module.Form("bc", "cloning"), games.dataset("xor-two-state", "optimal"))
+    ).all()
+
+
+def test_coordination_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("coordination")
+    forms = (
+        module.Form("bc", "cloning", settings=module.SMALL),
+        module.Form("iql", "independent", "x", module.SMALL),
+    )
+    group = module.Group((("xor", "D1"), ("xor", "D2")), forms, updates=3)
+    monkeypatch.setattr(module, "GROUPS", {"small": group})
+    options = module.Options(out=tmp_path, seeds=(0, 1), only=("small",))
+    assert module.main(options) == 0
+    lines = written(tmp_path / "coordination")
+    assert len(lines) == len(written(tmp_path / "coordination" / "small")) == 2 * 2 * 2
+    assert lines["low"].isna().sum() == 2  # a tie: values learned alone from D2
+    rows = (tmp_path / "coordination" / "rows.csv").read_text()
+    monkeypatch.setattr(module, "trained", lambda *arguments: pytest.fail("trained again"))
+    assert module.main(options) == 0
+    assert (tmp_path / "coordination" / "rows.csv").read_text() == rows
