@@ -326,17 +326,27 @@ def _total_correlation(
             )
             others = np.concatenate([before, np.square(before)], axis=1)
             target = action[:, agent, : sizes[agent]].astype(np.float64)
-        knowing = np.concatenate([seen, others], axis=1)
-        alone, plain, known = (np.zeros(len(action)) for _ in range(3))
-        for k in (0, 1):
-            fit, test = fold != k, fold == k
-            if fit.any() and test.any():
-                alone[test] = likelihood(seen, target, fit, test, seen.shape[1])
-                known[test] = likelihood(knowing, target, fit, test, seen.shape[1])
-                # Observations that say nothing cost a fitted model likelihood, which is no gain of the other's.
-                plain[test] = likelihood(seen[:, :1], target, fit, test, 1)
-        gain += known - (alone if alone.sum() >= plain.sum() else plain)
+        # Observations that say nothing cost a fitted model likelihood, which must count for neither side: both models
+        # use them or leave them out, whichever predicts better.
+        without, knowing = [], []
+        for inputs in (seen, seen[:, :1]):
+            both, width = np.concatenate([inputs, others], axis=1), inputs.shape[1]
+            without.append(_held_out(likelihood, inputs, target, fold, width))
+            knowing.append(_held_out(likelihood, both, target, fold, width))
+        gain += max(knowing, key=np.sum) - max(without, key=np.sum)
     return gain
+
+
+def _held_out(
+    likelihood: Callable[..., Doubles], inputs: Doubles, target: Any, fold: NDArray[np.int64], seen: int
+) -> Doubles:
+    """Log-likelihood of every row under the model that was fitted to the other fold ``[M]``."""
+    out = np.zeros(len(inputs))
+    for k in (0, 1):
+        fit, test = fold != k, fold == k
+        if fit.any() and test.any():
+            out[test] = likelihood(inputs, target, fit, test, seen)
+    return out
 
 
 def _gaussian_likelihood(x: Doubles, y: Doubles, fit: Any, test: Any, seen: int) -> Doubles:
