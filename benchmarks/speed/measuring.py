@@ -20,7 +20,12 @@ from rich.table import Table
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.files import write_text_atomic
+from marlzoo.machine import processor
+from marlzoo.precision import SETTINGS
 from marlzoo.spec import Spec
+
+FLOAT32_ERROR = 2e-6  # relative, of products over 1024 terms; tf32 and bf16 are beyond 1e-4
+EDGE = 1024  # of the matrices whose products give the machine's rate
 
 
 def random_dataset(spec: Spec, rows: int) -> Dataset:
@@ -61,18 +66,52 @@ def clocked(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+def rate_of(work: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Calls per second, and per second of processor time, over about ``seconds``."""
+    done, start, busy = 0, time.perf_counter(), time.process_time()
+    while (spent := time.perf_counter() - start) < seconds:
+        work()
+        done += 1
+    return done / spent, done / (time.process_time() - busy)
+
+
+def matrix_rate(setting: str, dtype: torch.dtype, seconds: float) -> tuple[float, float]:
+    """GFLOP per second of the quickest large product, and its relative error against float64.
+
+    Seconds are those of the processor with one thread, else those of the clock.
+    """
+    torch.set_float32_matmul_precision(setting)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(EDGE, EDGE, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    a, b = a.to(dtype), b.to(dtype)
+    error = float((a @ b - exact).norm() / exact.norm())
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        began = clock()
+        torch.mm(a, b)
+        best = min(best, clock() - began)
+    return 2e-9 * EDGE**3 / best, error
+
+
+def best_matrix_rate(seconds: float) -> float:
+    """One thread's float32 GFLOP/s with the best of torch's settings that are accurate; leaves torch as it was."""
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = [matrix_rate(setting, torch.float32, seconds) for setting in SETTINGS]
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(before)
+    return max(rate for rate, error in found if error < FLOAT32_ERROR)
+
+
 def machine() -> str:
     """The processor and the versions that a figure depends on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = (
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        )
-        name = next(lines, name)
-    return f"{name}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    return (
+        f"{processor()}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
 
 
 def command() -> str:

@@ -23,7 +23,6 @@ import multiprocessing
 import os
 import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,12 +32,13 @@ from typing import Any
 
 import torch
 import tyro
-from measuring import random_dataset, show, write_csv
+from measuring import FLOAT32_ERROR, matrix_rate, random_dataset, rate_of, show, write_csv
 from reference_loop import Buffer, Reference
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
 from marlzoo.compile import compiled, keep_freed_memory
+from marlzoo.precision import SETTINGS
 from marlzoo.registry import task_spec
 from marlzoo.train import make_sampler
 
@@ -47,9 +47,6 @@ SIZES = {  # task, hidden width, batch size, numbers of replicas
     "ant": ("mamujoco/ant-2x4", 256, 128, (1, 4, 8)),
     "small": ("mamujoco/halfcheetah-6x1", 64, 32, (1, 16)),
 }
-SETTINGS = ("highest", "high", "medium")
-FLOAT32_ERROR = 2e-6  # relative, of products over 1024 terms; tf32 and bf16 are beyond 1e-4
-EDGE = 1024  # of the matrices whose products give the machine's rate
 
 
 @dataclass(frozen=True)
@@ -98,32 +95,6 @@ def build(variant: Variant, rows: int, setting: str) -> Callable[[], object]:
     sampler = make_sampler(algorithm, [data])
     update = compiled(algorithm) if variant.name == "compiled" else algorithm.update
     return lambda: update(sampler.next())
-
-
-def rate_of(work: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Calls per second, and per second of processor time, over about ``seconds``."""
-    done, start, busy = 0, time.perf_counter(), time.process_time()
-    while (spent := time.perf_counter() - start) < seconds:
-        work()
-        done += 1
-    return done / spent, done / (time.process_time() - busy)
-
-
-def matrix_rate(setting: str, dtype: torch.dtype, seconds: float) -> tuple[float, float]:
-    """GFLOP per second of processor time (of the best product), and the relative error against float64."""
-    torch.set_float32_matmul_precision(setting)
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(EDGE, EDGE, generator=generator) for _ in range(2))
-    exact = a.double() @ b.double()
-    a, b = a.to(dtype), b.to(dtype)
-    error = float((a @ b - exact).norm() / exact.norm())
-    best, start = float("inf"), time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        began = time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-        torch.mm(a, b)
-        ended = time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-        best = min(best, ended - began)
-    return 2e-9 * EDGE**3 / best, error
 
 
 def serve(pipe: Connection, threads: int) -> None:

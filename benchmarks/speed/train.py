@@ -1,36 +1,50 @@
-"""Seed-updates per second of training, and where the time goes.
+"""Seed-updates per second of every method, its share of the machine's matrix rate, and where the slow ones spend it.
 
     python benchmarks/speed/train.py [--method omiga|all] [--task mamujoco/halfcheetah-6x1] [--replicas 1 2 4 8]
 
 Trains on random numbers of the task's shape, so it needs no dataset; the default task has the sizes of OMIGA's
 HalfCheetah-6x1 (6 agents, observation 23, hidden 256, mixer 64, batch 128). One update of R replicas counts as R
-seed-updates. Rounds alternate between the numbers of replicas, so that other load meets all; medians are printed.
-With ``--method all`` every offline method is measured at R = ``--replicas[0]``, relative to the first one of them
-that is named in ``--relative-to``. Evaluation is timed for one episode per replica and expressed as its share at
-the protocol of one evaluation of ten 1000-step episodes per 5000 updates.
+seed-updates; sampling is included. Rounds alternate between the cases, so that other load meets all; medians are
+shown. With one thread (the default) seconds are those of the processor, which other work on the machine hardly
+changes; with more they are those of the clock. ``--method all`` measures every offline method that fits the task.
+
+* ``relative``: seed-updates per second over those of the case of ``--relative-to`` with the same R.
+* ``GFLOP``: counted operations of the matrix products of one seed-update.
+* ``roof %``: GFLOP times seed-updates per second, over the float32 rate of matrix products in the same run (one
+  thread's, times the threads).
+* ``sampling %`` of an update's time, and ``evaluation %``: what ten episodes of 1000 steps per 5000 updates add.
+
+The cases with the lowest ``roof %`` are profiled; the table, the profiles and what made them stand in a Markdown file
+beside the CSV. All methods of the default task take about ten minutes.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
-from measuring import clocked, random_dataset, show, write_csv
+from measuring import best_matrix_rate, command, machine, random_dataset, show, write_csv
+from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
+from marlzoo.compile import compiled, keep_freed_memory
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.evaluate import evaluate
+from marlzoo.files import write_text_atomic
+from marlzoo.precision import Arithmetic, choose
 from marlzoo.registry import find_method, make_env, method_names, task_spec
 from marlzoo.train import make_sampler
 
 EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
+PROFILED, SHOWN = 3, 8  # slowest cases, and operations of each
 
 
 @dataclass(frozen=True)
@@ -39,12 +53,14 @@ class Options:
 
     method: str = "omiga"  # a method, or "all"
     task: str = "mamujoco/halfcheetah-6x1"  # gives the sizes
-    replicas: tuple[int, ...] = (1, 2, 4, 8)  # numbers of replicas R
+    replicas: tuple[int, ...] = (1, 2, 4, 8)  # numbers of replicas R; with "all" only the first
     relative_to: str = "omiga"  # the method that others are compared with
-    threads: int = 0  # of torch; 0: one per core
+    compile: bool = False  # measure compiled updates
+    threads: int = 1  # of torch
     rounds: int = 5  # alternating rounds
-    seconds: float = 2.0  # per measurement
+    seconds: float = 1.0  # per measurement
     rows: int = 100_000  # of the random dataset
+    evaluation: bool = True  # time evaluation too
     output: Path = field(default_factory=lambda: Path("results/speed/train.csv"))  # table as CSV
 
 
@@ -56,35 +72,50 @@ class Case:
     replicas: int
     algorithm: Algorithm
     sampler: Sampler
+    arithmetic: Arithmetic
+    operations: int  # of the matrix products of one seed-update
     sampling: list[float] = field(default_factory=list)
     updating: list[float] = field(default_factory=list)
     evaluation: float = float("nan")
 
     @property
-    def seconds(self) -> float:
-        """Median seconds of sampling and update together."""
-        return statistics.median(a + b for a, b in zip(self.sampling, self.updating, strict=True))
-
-    @property
     def rate(self) -> float:
         """Seed-updates per second."""
-        return self.replicas / self.seconds
+        return self.replicas / statistics.median(map(sum, zip(self.sampling, self.updating, strict=True)))
+
+
+def now() -> float:
+    """Seconds of the processor with one thread, else those of the clock."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def build(method: str, replicas: int, data: Dataset, fast: bool) -> Case:
+    """A learner at its defaults with a warm sampler."""
+    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
+    algorithm.prepare([data] * replicas)
+    sampler = make_sampler(algorithm, [data])
+    arithmetic = choose(algorithm, sampler)
+    with FlopCounterMode(display=False) as counter:
+        algorithm.update(sampler.next())
+    if fast:
+        algorithm.update = compiled(algorithm)  # type: ignore[method-assign, assignment]
+    with arithmetic.applied(algorithm):
+        for _ in range(3):
+            algorithm.update(sampler.next())
+    return Case(method, replicas, algorithm, sampler, arithmetic, counter.get_total_flops() // replicas)
 
 
 def measure(case: Case, seconds: float) -> None:
     """Updates for about ``seconds``; keeps the mean of this round."""
     sampling = updating = 0.0
     updates = 0
-    while sampling + updating < seconds:
-        batch = None
-
-        def sample() -> None:
-            nonlocal batch
+    with case.arithmetic.applied(case.algorithm):
+        while sampling + updating < seconds:
+            started = now()
             batch = case.sampler.next()
-
-        sampling += clocked(sample, case.algorithm.device)
-        updating += clocked(lambda: case.algorithm.update(batch), case.algorithm.device)  # type: ignore[arg-type]  # noqa: B023
-        updates += 1
+            drawn = now()
+            case.algorithm.update(batch)
+            sampling, updating, updates = sampling + drawn - started, updating + now() - drawn, updates + 1
     case.sampling.append(sampling / updates)
     case.updating.append(updating / updates)
 
@@ -94,21 +125,11 @@ def evaluation_seconds(case: Case, task: str, steps: int = 100) -> float:
     env = make_env(task, case.replicas * EPISODES)
     policy = case.algorithm.policy()
     evaluate(policy, env, seeds=case.algorithm.seeds, horizon=3)
-    spent: float = clocked(
-        lambda: evaluate(policy, env, seeds=case.algorithm.seeds, horizon=steps), case.algorithm.device
-    )
+    started = now()
+    evaluate(policy, env, seeds=case.algorithm.seeds, horizon=steps)
+    spent = now() - started
     env.close()
     return spent * STEPS / steps
-
-
-def build(method: str, replicas: int, data: Dataset) -> Case:
-    """A learner at its defaults with a warm sampler."""
-    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
-    algorithm.prepare([data] * replicas)
-    case = Case(method, replicas, algorithm, make_sampler(algorithm, [data]))
-    for _ in range(3):
-        algorithm.update(case.sampler.next())
-    return case
 
 
 def offline_methods(kind: str) -> list[str]:
@@ -117,41 +138,95 @@ def offline_methods(kind: str) -> list[str]:
     return [name for name, cls in found if cls.sampling != "online" and kind in cls.actions]
 
 
-def report(cases: Sequence[Case], options: Options) -> None:
-    """Print the table and write it as CSV."""
-    base = next((case for case in cases if case.method == options.relative_to), cases[0])
-    header = ["method", "R", "seed-updates/s", "relative", "sampling %", "update %", "evaluation %"]
+def profiled(case: Case, updates: int = 5) -> list[tuple[str, float, int]]:
+    """Operations by their share of an update's processor time, in %, and how often each is called per update."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with case.arithmetic.applied(case.algorithm), torch.profiler.profile(activities=activities) as profile:
+        for _ in range(updates):
+            case.algorithm.update(case.sampler.next())
+    events = profile.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    parts = [(e.key, 100 * e.self_cpu_time_total / total, e.count // updates) for e in events]
+    return sorted(parts, key=lambda part: part[1], reverse=True)
+
+
+def lines(cases: Sequence[Case], options: Options, roof: float) -> list[list[str]]:
+    """The table's rows."""
     rows = []
     for case in cases:
         sampling, updating = statistics.median(case.sampling), statistics.median(case.updating)
-        evaluating = case.evaluation / UPDATES
-        total = sampling + updating + evaluating
-        shares = (100 * part / total for part in (sampling, updating, evaluating))
+        base = [c for c in cases if (c.method, c.replicas) == (options.relative_to, case.replicas)]
+        reached = 100 * case.operations * case.rate / roof
         rows.append(
-            [case.method, str(case.replicas), f"{case.rate:.1f}", f"{case.rate / base.rate:.2f}"]
-            + [f"{share:.1f}" for share in shares]
+            [
+                case.method,
+                str(case.replicas),
+                f"{case.rate:.1f}",
+                f"{case.rate / base[0].rate:.2f}" if base else "",
+                f"{case.operations * 1e-9:.3f}",
+                f"{reached:.0f}",
+                f"{100 * sampling / (sampling + updating):.1f}",
+                f"{100 * case.evaluation / UPDATES / (sampling + updating + case.evaluation / UPDATES):.1f}",
+            ]
         )
-    threads = torch.get_num_threads()
-    show(f"{options.task}, {threads} threads, torch {torch.__version__}", header, rows)
-    write_csv(options.output, ["task", "threads", *header], [[options.task, threads, *row] for row in rows])
+    return rows
+
+
+def note(header: Sequence[str], rows: Sequence[Sequence[str]], profiles: Sequence[str], title: str) -> str:
+    """The table and the profiles as Markdown."""
+    text = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    text += ["| " + " | ".join(row) + " |" for row in rows]
+    text += ["", *profiles, f"Made by `{command()}` on {machine()}.", ""]
+    return "\n".join(text)
+
+
+def profile_text(case: Case) -> str:
+    """What a case spends its time on, as a paragraph."""
+    parts = profiled(case)
+    calls = sum(count for _, _, count in parts)
+    top = "; ".join(
+        f"{name.removeprefix('aten::')} {share:.0f} % ({count})" for name, share, count in parts[:SHOWN]
+    )
+    return (
+        f"**{case.method}**, R = {case.replicas}: {calls} operations per update. Share of the processor's time "
+        f"(calls per update): {top}.\n"
+    )
 
 
 def main(options: Options) -> int:
     """Measure and report."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
     spec = task_spec(options.task)
     data = random_dataset(spec, options.rows)
-    if options.method == "all":
-        cases = [build(name, options.replicas[0], data) for name in offline_methods(spec.action_kind)]
-    else:
-        cases = [build(options.method, replicas, data) for replicas in options.replicas]
+    methods = [options.method] if options.method != "all" else offline_methods(spec.action_kind)
+    sizes = options.replicas if options.method != "all" else options.replicas[:1]
+    cases = []
+    for method in methods:
+        print(f"building {method}", flush=True)
+        cases += [build(method, size, data, options.compile) for size in sizes]
+    products = []
     for _ in range(options.rounds):
+        products.append(best_matrix_rate(0.2))
         for case in cases:
             measure(case, options.seconds)
-    for case in cases:
+    roof = 1e9 * options.threads * statistics.median(products)
+    for case in cases if options.evaluation else ():
         case.evaluation = evaluation_seconds(case, options.task)
-    report(cases, options)
+    header = ["method", "R", "seed-updates/s", "relative", "GFLOP", "roof %", "sampling %", "evaluation %"]
+    rows = lines(cases, options, roof)
+    kind = "compiled" if options.compile else "eager"
+    title = f"{options.task}, {kind}, {options.threads} threads, products {roof * 1e-9:.0f} GFLOP/s"
+    show(title, header, rows)
+    same = [options.task, kind, options.threads, f"{roof * 1e-9:.0f}"]
+    write_csv(
+        options.output,
+        ["task", "update", "threads", "GFLOP/s", *header],
+        [[*same, *row] for row in rows],
+    )
+    slowest = sorted(cases, key=lambda case: case.operations * case.rate)[:PROFILED]
+    profiles = [] if options.compile else [profile_text(case) for case in slowest]
+    write_text_atomic(options.output.with_suffix(".md"), note(header, rows, profiles, title))
     return 0
 
 
