@@ -30,7 +30,8 @@ COMMANDS = """
 ## Commands
 
 Each runs on one core, goes on where it was interrupted, and gives the same teacher again with the same versions. On a
-larger machine, `marlzoo data teach TASK --steps N` trains longer.
+larger machine, `marlzoo data teach TASK --steps N` trains longer; a training that was stopped by `--until` goes on
+with the same command without it.
 
 | task | trained steps | minutes | command |
 | --- | ---: | ---: | --- |
