@@ -85,7 +85,7 @@ def test_cloning_on_four_actions() -> None:
 
 
 def test_cloning_finds_half_of_the_ends_of_t_maze() -> None:
-    """Each agent walks to its colour, which it must remember; in half of the episodes both have chosen the same."""
+    """Both walk to the colours that they chose alone; in half of the episodes they chose the same."""
     settings = {"history": "rnn", "hidden": 32, "lr": 3e-3, "batch_size": 32, "eval_mode": "sample"}
     algorithm = trained("bc", "t-maze", ["expert"], 600, **settings)
     assert evaluate(algorithm.policy(), games.make("t-maze", 400), seeds=[0]).returns.mean() == pytest.approx(
