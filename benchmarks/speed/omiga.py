@@ -1,6 +1,6 @@
 """OMIGA's seed-updates per second beside a plain loop's and the machine's matrix rate, all in alternating rounds.
 
-    python benchmarks/speed/omiga.py [--rounds 5] [--seconds 1.5] [--cases halfcheetah ant small] [--no-compiled]
+    python benchmarks/speed/omiga.py [--rounds 5] [--cases halfcheetah ant small] [--no-compiled] [--bf16]
 
 Every round measures in turn (a) the plain loop of ``reference_loop.py`` in one process with all threads, (b) the rate
 of matrix products, (c) ours, eager and compiled, with R replicas, in one process with all threads and in one process
@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
 from marlzoo.compile import compiled, keep_freed_memory
-from marlzoo.precision import SETTINGS
+from marlzoo.precision import SETTINGS, products_in
 from marlzoo.registry import task_spec
 from marlzoo.train import make_sampler
 
@@ -59,6 +59,7 @@ class Options:
     replicas: tuple[int, ...] = ()  # instead of each case's own
     eager: bool = True  # measure uncompiled updates
     compiled: bool = True  # measure compiled updates
+    bf16: bool = False  # measure both with bfloat16 products too
     cores: int = os.cpu_count() or 1  # processes, and threads of one process
     rows: int = 100_000  # of the random data
     output: Path = field(default_factory=lambda: Path("results/speed/omiga.csv"))  # table as CSV
@@ -69,7 +70,7 @@ class Variant:
     """One learner in one kind of process."""
 
     case: str
-    name: str  # reference, eager, compiled
+    name: str  # reference, eager, compiled, and the last two with bf16 products
     replicas: int
     processes: int
     threads: int
@@ -93,8 +94,13 @@ def build(variant: Variant, rows: int, setting: str) -> Callable[[], object]:
     seeds = list(range(variant.replicas))
     algorithm = marlzoo.make("omiga", spec, seeds=seeds, hidden=hidden, batch_size=batch_size)
     sampler = make_sampler(algorithm, [data])
-    update = compiled(algorithm) if variant.name == "compiled" else algorithm.update
-    return lambda: update(sampler.next())
+    update = compiled(algorithm) if "compiled" in variant.name else algorithm.update
+
+    def work() -> None:
+        with products_in(algorithm, torch.bfloat16 if "bf16" in variant.name else None):
+            update(sampler.next())
+
+    return work
 
 
 def serve(pipe: Connection, threads: int) -> None:
@@ -162,8 +168,10 @@ def variants(options: Options) -> list[Variant]:
     layouts = ((1, options.cores), (options.cores, 1))
     for case in options.cases:
         found += [Variant(case, "reference", 1, *layout) for layout in layouts]
-        for name, wanted in (("eager", options.eager), ("compiled", options.compiled)):
-            for replicas in (options.replicas or SIZES[case][3]) if wanted else ():
+        ours = {"eager": options.eager, "compiled": options.compiled}
+        ours |= {f"{name} bf16": options.bf16 and wanted for name, wanted in ours.items()}
+        for name in (name for name, wanted in ours.items() if wanted):
+            for replicas in options.replicas or SIZES[case][3]:
                 found += [Variant(case, name, replicas, *layout) for layout in layouts]
     return found
 
