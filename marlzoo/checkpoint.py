@@ -20,7 +20,7 @@ from marlzoo.files import atomic_write
 from marlzoo.registry import find_method
 from marlzoo.spec import Spec
 
-FORMAT = "marlzoo-checkpoint-1"
+FORMAT = "marlzoo-checkpoint-2"
 LEARNER, EXTRA = "learner/", "extra/"
 
 
@@ -57,7 +57,11 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
             f"{path}: not a readable checkpoint ({error}); delete it or give another"
         ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this version ({FORMAT})")
+        found = meta.get("format", "none") if isinstance(meta, dict) else "none"
+        raise CheckpointError(
+            f"{path}: its format is {found}, this version's is {FORMAT}; delete it, or go on with the version "
+            "that wrote it"
+        )
     return arrays, meta
 
 

@@ -7,8 +7,9 @@ put the stack's axes where a method wants them.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from marlzoo.distributions import LOG_STD_BOUNDS
 from marlzoo.random import generators
 
+_plain = False  # see plain_products
 NARROW = 16  # outputs below which a product is faster with its factors transposed and exchanged
 
 
@@ -115,6 +117,23 @@ class Linear(nn.Module):
         return out
 
 
+@contextlib.contextmanager
+def plain_products() -> Iterator[None]:
+    """Let layers multiply in the one plain way until the block ends, whatever is fastest.
+
+    For numbers that must stay the same from version to version: recorded datasets, which results name by hash.
+    """
+    global _plain
+    before = torch.get_float32_matmul_precision(), _plain
+    _plain = True
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        _plain = before[1]
+
+
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtype | None) -> Tensor:
     """``x [*stack, ..., in]``, ``weight [*stack, in, out]``, ``bias [*stack, 1, out]`` to ``[*stack, ..., out]``."""
     stack, depth, n_out = weight.shape[:-2], weight.ndim - 2, weight.shape[-1]
@@ -122,6 +141,9 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtyp
         x = x.expand(*stack, *x.shape[depth:])
     rows, weight = x.reshape(stack.numel(), -1, x.shape[-1]), weight.flatten(0, depth - 1)
     offset = None if bias is None else bias.flatten(0, depth - 1)
+    if _plain:
+        out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
+        return out.view(*x.shape[:-1], n_out)
     if n_out == 1:  # libraries multiply many rows by one column up to eight times slower
         out = (rows * weight.mT).sum(-1, keepdim=True)
     elif n_out < NARROW:

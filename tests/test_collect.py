@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from marlzoo.data.catalog import published
-from marlzoo.data.collect import play, record
+from marlzoo.data.collect import play, record, repeatable
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.data.recipes import collect, recipe_path
 from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
 from marlzoo.files import sha256_file
+from marlzoo.nets import Init, Linear
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.teachers.make import Options, make_teacher
 from marlzoo.teachers.plans import plans
@@ -413,3 +414,17 @@ def test_teachers_are_shipped_for_the_demo() -> None:
     assert {TASK, "mamujoco/halfcheetah-6x1"} <= set(teacher_names(FOLDER))
     for task, least in ((TASK, 2452.0), ("mamujoco/halfcheetah-6x1", 2785.0)):
         assert load_teacher(task).snapshots[-1].return_mean >= least
+
+
+def test_recorded_numbers_do_not_depend_on_how_training_multiplies() -> None:
+    """Inside the block one plain product, in float32 as it is, whatever the process is set to; then as before."""
+    layer = Linear(Init([0]), 8, 1)
+    x = torch.randn(1, 50, 8, generator=torch.Generator().manual_seed(0))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with repeatable():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.equal(layer(x), torch.baddbmm(layer.bias, x, layer.weight))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

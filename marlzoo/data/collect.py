@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv, Observation
+from marlzoo.nets import plain_products
 from marlzoo.policy import Policy
 from marlzoo.random import ReplicaRandom, derive
 from marlzoo.spec import Spec
@@ -84,7 +85,7 @@ def record(
         if progress is not None:
             progress(min(transitions - missing + steps, transitions))
 
-    with one_thread():
+    with repeatable():
         while missing > 0:
             copies = min(env.copies, math.ceil(missing / length) + (wave > 0))
             random = ReplicaRandom([derive(seed, "wave", wave)], "explore")
@@ -99,7 +100,7 @@ def record(
 def play(policy: Policy, env: BatchedEnv, seed: int) -> list[Episode]:
     """One whole episode of every copy, for measuring a policy the way it records."""
     env.seed([derive(seed, "start", copy) for copy in range(env.copies)])
-    with one_thread():
+    with repeatable():
         return _wave(
             policy, env, ReplicaRandom([derive(seed, "wave", 0)], "explore"), env.copies, sys.maxsize
         )
@@ -192,11 +193,12 @@ def _keep(arrays: dict[str, NDArray[Any]], row: int, live: NDArray[np.intp], see
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: a product split among threads may round differently."""
+def repeatable() -> Iterator[None]:
+    """One thread and the plain products: products that are split or made otherwise may round differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with plain_products():
+            yield
     finally:
         torch.set_num_threads(before)

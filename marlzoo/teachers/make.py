@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from marlzoo import __version__
 from marlzoo.algorithm import Algorithm
 from marlzoo.checkpoint import load_arrays, save_arrays
-from marlzoo.data.collect import one_thread, play
+from marlzoo.data.collect import play, repeatable
 from marlzoo.errors import ConfigError
 from marlzoo.online import CurvePoint, curve_csv, settings_of, train_online
 from marlzoo.random import derive
@@ -149,7 +149,7 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
                 )
 
     try:
-        with one_thread():
+        with repeatable():
             curve = train_online(
                 learner,
                 env,
