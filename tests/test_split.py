@@ -54,10 +54,18 @@ def test_a_process_that_dies_is_told_of() -> None:
         team.end()
 
 
+# Takes its time after every row, so that the signal finds it at work on any machine.
 CALL = """
 import sys
+import time
 from pathlib import Path
+from marlzoo.results import Results
 from tests.test_split import TWO, run, suite
+plain = Results.append
+def append(self, rows):
+    plain(self, rows)
+    time.sleep(0.5)
+Results.append = append
 if __name__ == "__main__":
     try:
         run(suite(updates=int(sys.argv[2]), eval_every=20), Path(sys.argv[1]), split=TWO)
