@@ -54,8 +54,10 @@ def test_a_process_that_dies_is_told_of() -> None:
         team.end()
 
 
-# Takes its time after every row, so that the signal finds it at work on any machine.
+# Takes its time after every row, so that the signal finds it at work on any machine; and listens to an interrupt also
+# where the tests were started in the background, whose processes inherit that it is ignored.
 CALL = """
+import signal
 import sys
 import time
 from pathlib import Path
@@ -67,6 +69,7 @@ def append(self, rows):
     time.sleep(0.5)
 Results.append = append
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run(suite(updates=int(sys.argv[2]), eval_every=20), Path(sys.argv[1]), split=TWO)
     except KeyboardInterrupt:
