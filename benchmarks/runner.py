@@ -89,7 +89,14 @@ def run_suite(
                     part.finish()
         else:
             train_side_by_side(trainer, list(zip(todo, stages, strict=True)), split, display)
-    rows = tables.read([folder])
+    everything = tables.read([folder])
+    rows = everything[everything["data_hash"].isin([source.hash for source in sources])]
+    if len(rows) < len(everything):
+        console.print(
+            f"{len(everything) - len(rows)} rows are of other data (regenerated on another processor, or by another "
+            f"version) and left out here; marlzoo table {folder} shows all",
+            highlight=False,
+        )
     comparison, _, *others = tables.write(rows, folder, f"Suite {suite.name}", command)
     for sheet in (comparison, *others):
         console.print(terminal(sheet))

@@ -352,3 +352,17 @@ def test_time_left_is_estimated_from_what_was_measured() -> None:
     assert clock.left() == pytest.approx(90 * 0.2 + 100 * 0.2)  # b counts like a
     clock.account("train/b", 10, 20.0)
     assert clock.left() == pytest.approx(90 * 0.2 + 100 * 2.0)
+
+
+def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> None:
+    """Data regenerated elsewhere may differ: its rows are another experiment, kept and said to be left out."""
+    mine = suite_of(data=(Data("games/xor", "D1"),), learners=(Learner("bc", SMALL),))
+    run(mine, tmp_path)
+    table, file = (tmp_path / "unit" / name for name in ("table.csv", "rows.csv"))
+    before, rows = table.read_text(), Results(file).rows()
+    Results(file).append([replace(row, data_hash="0" * 64, mean_return=-99.0) for row in rows])
+    said = run(mine, tmp_path)
+    assert f"{len(rows)} rows are of other data" in said
+    assert "-99" not in said
+    assert table.read_text() == before
+    assert len(Results(file).rows()) == 2 * len(rows)
