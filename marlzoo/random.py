@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -148,15 +149,10 @@ class AheadRandom(ReplicaRandom):
 
     BLOCK = 64
 
-    def __init__(
-        self,
-        seeds: Sequence[int],
-        name: str,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(seeds, name, device, dtype)
-        self._left: dict[tuple[Kind, tuple[int, ...]], list[Tensor]] = {}
+    @cached_property
+    def _left(self) -> dict[tuple[Kind, tuple[int, ...]], list[Tensor]]:
+        """What is left of each block, the next number last."""
+        return {}
 
     def draw(self, kind: Kind, *shape: int) -> Tensor:  # noqa: D102
         left = self._left.get((kind, shape))

@@ -302,7 +302,7 @@ class NoMapError(Exception):
     ("failure", "text"),
     [
         (
-            FileNotFoundError(2, "No such file", "/root/StarCraftII/Versions"),
+            FileNotFoundError(2, "No such file", "StarCraftII/Versions"),
             "StarCraft II did not start.*4.10",
         ),
         (NoMapError("Map doesn't exist: 3m"), "the map of smac/3m is missing.*StarCraftII/Maps"),
