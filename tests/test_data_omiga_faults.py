@@ -157,6 +157,7 @@ def edit(path: Path, **changes: Any) -> Path:
         ({"d": np.zeros((12, 1))}, "starts and d disagree"),
         ({"a": np.zeros((12, 2, 2), int)}, "a has shape (12, 2, 2), discrete actions need (T, N, 1)"),
         ({"legal": np.zeros((12, 2, 4), bool)}, "its content is not what its card says"),
+        ({"r": np.full((12, 1), np.nan, np.float32)}, "reward holds NaN, first at row 0; leave out"),
         ({"r": np.ones((12, 1), np.float32)}, "its content is not what its card says"),
     ],
 )

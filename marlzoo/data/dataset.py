@@ -108,6 +108,7 @@ class Dataset:
         dataset = dataset._clear_final_rows()
         stated = dataset.card.content_hash
         if verify and stated and stated != dataset.content_hash:
+            validation.check_finite(dataset)  # a number that is not finite is named with its row
             raise DataError(
                 "its content is not what its card says (the file was changed or damaged after it was "
                 "written); make or fetch it again"

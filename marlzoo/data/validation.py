@@ -49,9 +49,10 @@ def require_finite(array: NDArray[Any], name: str) -> None:
         if not finite.all():
             index = tuple(int(i) for i in np.argwhere(~finite)[0])
             kind = "NaN" if np.isnan(piece[index]) else "infinity"
+            entry = f", entry {list(index[1:])}" if index[1:] else ""
             raise DataError(
-                f"{name} holds {kind}, first at row {begin + index[0]}, entry {list(index[1:])}; leave "
-                "out that episode or repair the source"
+                f"{name} holds {kind}, first at row {begin + index[0]}{entry}; leave out that episode or repair the "
+                "source"
             )
 
 
@@ -129,13 +130,22 @@ def check_numbers(dataset: Dataset) -> None:
     Raises:
         DataError: with the first row that is wrong.
     """
+    check_finite(dataset)
+    if dataset.spec.discrete:
+        _check_discrete(dataset)
+
+
+def check_finite(dataset: Dataset) -> None:
+    """Every number finite.
+
+    Raises:
+        DataError: with the first row that is not.
+    """
     for name in ("obs", "state", "reward", "action"):
         if not (name == "state" and dataset.state_is_obs) and not (
             name == "action" and dataset.spec.discrete
         ):
             require_finite(getattr(dataset, name), name)
-    if dataset.spec.discrete:
-        _check_discrete(dataset)
 
 
 def _check_discrete(dataset: Dataset) -> None:
