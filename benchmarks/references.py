@@ -1,9 +1,9 @@
 """Numbers that tables set beside ours: published scores, and the returns that normalise a score.
 
 ``reference/published.csv``: scores on the published OMIGA datasets as the paper named in each line reports
-them (last checkpoint, population standard deviation). ``reference/returns.csv``: mean return of uniformly
-random actions, made by ``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert
-dataset.
+them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
+``reference/returns.csv``: mean return of uniformly random actions, made by
+``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset.
 """
 
 from __future__ import annotations
