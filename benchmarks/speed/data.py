@@ -12,10 +12,10 @@ file, which another has just read (so it lies in the disk cache), and then draws
 
 ``load s`` is time on the wall, which other work on the machine (``machine's load``, processes that want to run) makes
 longer; ``load cpu s`` is the process's own. ``peak`` is the process's largest resident memory while loading, Python
-and torch included. While rows are drawn from a mapped file its pages fill memory that nobody else needs, and the
-system takes them back when somebody does; ``own`` is what remains: memory that is not the file's, after drawing. A
-size that this machine's memory does not hold is loaded mapped only. Needs twice the largest size on the disk;
-everything is removed again.
+and numpy included; torch, which loading does not need, is imported afterwards. While rows are drawn from a mapped
+file its pages fill memory that nobody else needs, and the system takes them back when somebody does; ``own`` is what
+remains: memory that is not the file's, after drawing. A size that this machine's memory does not hold is loaded
+mapped only. Needs twice the largest size on the disk; everything is removed again.
 """
 
 from __future__ import annotations
@@ -34,15 +34,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-import torch
-from measuring import show, write_csv
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import allocate, spill
 from marlzoo.data.load import load_dataset
 from marlzoo.data.omiga import write_omiga
-from marlzoo.data.sampler import Sampler
 from marlzoo.spec import Spec
 
 SPEC = Spec(6, 23, 138, "continuous", 1, horizon=1000)
@@ -115,10 +112,14 @@ def memory(name: str) -> float:
 
 def measure(path: Path, mapped: bool, seconds: float) -> dict[str, float]:
     """Load and draw, in this process."""
-    torch.set_num_threads(1)
     started, busy = time.perf_counter(), time.process_time()
     data = load_dataset(path, mapped=mapped)
     loaded, cpu, peak = time.perf_counter() - started, time.process_time() - busy, memory("VmHWM")
+    import torch  # here, because loading needs none of it and its 0.2 GB are not the dataset's
+
+    from marlzoo.data.sampler import Sampler
+
+    torch.set_num_threads(1)
     sampler = Sampler(data, [0], batch_size=BATCH, fields=("obs", "next_obs", "action", "reward", "mask"))
     sampler.next()
     count, started = 0, time.perf_counter()
@@ -190,6 +191,8 @@ def main() -> int:
     if options.child:
         print(json.dumps(measure(options.child, options.mapped, options.seconds)))
         return 0
+    from measuring import show, write_csv  # not in the children: they import torch
+
     rows = []
     with workplace(options.folder) as folder:
         path = folder / "a.hdf5"
