@@ -35,19 +35,23 @@ def contents(path: Path) -> Files:
 
 def write_damaged(path: Path, files: Files, damage: Damage) -> Path:
     """The files under ``path``, one of them damaged."""
-    shutil.rmtree(path, ignore_errors=True)
     chosen, cut, changes = damage
-    names = sorted(files)
-    for name, good in files.items():
-        data = bytearray(good)
-        if name == names[chosen % len(names)]:
-            data = data if cut is None else data[: cut % (len(data) + 1)]
-            for place, value in changes:
-                if data:
-                    data[place % len(data)] = value
-        place_ = path / name if name else path
-        place_.parent.mkdir(parents=True, exist_ok=True)
-        place_.write_bytes(data)
+    name = sorted(files)[chosen % len(files)]
+    data = bytearray(files[name])
+    data = data if cut is None else data[: cut % (len(data) + 1)]
+    for place, value in changes:
+        if data:
+            data[place % len(data)] = value
+    return write_files(path, files | {name: bytes(data)})
+
+
+def write_files(path: Path, files: Files) -> Path:
+    """The files of :func:`contents` under ``path``, in place of what is there."""
+    shutil.rmtree(path, ignore_errors=True)
+    for name, data in files.items():
+        place = path / name if name else path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
     return path
 
 

@@ -74,6 +74,7 @@ def test_files_of_others(tmp_path: Path) -> None:
         ({"header": np.frombuffer(b"{}", np.uint8)}, "header is broken"),
         ({"header": np.frombuffer(b"[" * 5000, np.uint8)}, "header is broken"),
         ({"reward": np.zeros(3)}, "lengths differ"),
+        ({"action": np.full((12, 2, 2), np.nan)}, "action holds NaN, first at row 0"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, change: dict[str, Any], cause: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,11 @@ from tests import (
     test_format_vault,
 )
 from tests.data_samples import author_arrays, parts, sample, write_h5
-from tests.format_files import same
+from tests.format_files import contents, outcome, same, write_files
+from tests.format_mutations import change
+
+EXAMPLES = 30
+MOST_MEMORY = 32 << 20  # bytes; the files have some kilobytes
 
 
 def files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -32,10 +39,12 @@ def files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     test_format_omar.write(folder / "omar")
     write_minari(sample(), folder / "minari-v0")
     np.savez(folder / "foreign.npz", **parts())
+    with zipfile.ZipFile(test_format_vault.FLASHBAX) as archive:
+        archive.extractall(folder / "og_marl")
     robot = test_format_d4rl.arrays("hopper", (3, 4), "tl")
     return {
         "OMIGA or native HDF5": (write_h5(folder / "omiga.hdf5", author_arrays()), {}),
-        "OG-MARL Vault": (test_format_vault.FLASHBAX, {"uid": "Good"}),
+        "OG-MARL Vault": (folder / "og_marl" / "toy.vlt", {"uid": "Good"}),
         "Minari": (folder / "minari-v0", {}),
         "OMAR npy folder": (folder / "omar", {}),
         "CFCQL or offpymarl HDF5": (write_h5(folder / "3m_medium.h5", pymarl.cfcql(pymarl.arrays())), {}),
@@ -78,6 +87,33 @@ def test_each_converts_on_the_command_line_and_says_what_was_assumed(
         assert dataset.card.notes
     with pytest.raises(UnknownNameError, match=f"option for reading {name}"):
         load_dataset(path, colour="red")
+
+
+@pytest.mark.parametrize("name", [reader.name for reader in READERS])
+def test_sound_files_with_wrong_contents_give_one_clear_error_or_a_correct_dataset(
+    name: str, tmp_path: Path
+) -> None:
+    """Every registered reader, and memory in proportion to the file whatever sizes it states."""
+    path, options = files(tmp_path)[name]
+    if name == "OG-MARL Vault":
+        pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
+        path, options = path / "Good", {}  # every change then concerns what is read
+    reader = next(reader for reader in READERS if reader.name == name)
+    good, rng, refused = contents(path), random.Random(0), 0
+    place = tmp_path / "wrong" / path.name
+    tracemalloc.start()
+    for _ in range(EXAMPLES):
+        write_files(place, change(rng, good, tmp_path / "work"))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        reader.sniff(place)
+        found = outcome(lambda: reader.read(place, **options))
+        assert tracemalloc.get_traced_memory()[1] - before < MOST_MEMORY
+        refused += isinstance(found, str)
+        if isinstance(found, str):
+            assert found.startswith(str(place))
+    tracemalloc.stop()
+    assert refused > EXAMPLES / 4  # the changes do reach the reader
 
 
 def test_writers_by_name_and_by_the_targets_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,8 +191,9 @@ def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None) -> tuple[Spec, 
     starts = arrays["starts"]
     require(starts.ndim == 1 and len(starts) > 0, "starts must be a list of row numbers")
     longest = int(np.diff(np.append(starts, len(obs)).astype(np.float64)).max()) - 1
-    largest = legal.shape[2] if legal is not None else int(action.max()) + 1
-    size = largest if discrete else action.shape[2]
+    size = action.shape[-1]
+    if discrete:
+        size = legal.shape[2] if legal is not None else int(action.max()) + 1
     spec = make_spec(
         n_agents=obs.shape[1],
         obs_size=obs.shape[2],
