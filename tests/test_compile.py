@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from itertools import groupby
 
 import pytest
 import torch
@@ -18,9 +20,12 @@ from marlzoo.train import make_sampler
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
 OFFLINE = [name for name in method_names() if find_method(name).sampling != "online"]
 CASES = [case for name in OFFLINE for case in cases(name)]
+# The settings that a method has by itself, for each kind of actions; the others are its variants.
+PLAIN = [next(alike) for _, alike in groupby(CASES, lambda case: (case.method, case.kind))]
+VARIANTS = [case for case in CASES if case not in PLAIN]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", VARIANTS, ids=str)
 def test_update_never_waits_for_the_device(case: Case) -> None:
     """Tracing the whole update fails where a value decides what is computed or is fetched from the device."""
     algorithm, data = case.learner((0, 1)), case.dataset()
@@ -43,11 +48,34 @@ def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
     return twins
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_code_agrees() -> None:
-    fast, plain = both(Case("omiga", "continuous"), "inductor", 10)
+def agree(case: Case, backend: str, updates: int) -> None:
+    fast, plain = both(case, backend, updates)
     for key, value in plain.state_tensors().items():
         torch.testing.assert_close(fast.state_tensors()[key], value, rtol=1e-6, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_one_graph_agrees(case: Case) -> None:
+    """The whole update becomes one graph, losses, gradients, steps and targets; run as it is, it changes nothing."""
+    agree(case, "aot_eager", 3)
+
+
+CODE = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+@CODE
+def test_compiled_code_agrees() -> None:
+    agree(Case("omiga", "continuous"), "inductor", 10)
+
+
+@CODE
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "MARLZOO_TEST_ALL" not in os.environ, reason="half an hour of compiling; MARLZOO_TEST_ALL=1"
+)
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_compiled_code_of_every_method_agrees(case: Case) -> None:
+    agree(case, "inductor", 10)
 
 
 def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
