@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 
 from marlzoo.cli import main
+from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.minari import write_minari
 from marlzoo.data.formats.npz import write_npz
-from marlzoo.data.load import READERS, find_reader, load_dataset
-from marlzoo.errors import UnknownNameError
+from marlzoo.data.load import READERS, WRITERS, find_reader, find_writer, load_dataset
+from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.spec import Spec
 from tests import (
     test_format_d4rl,
     test_format_omar,
@@ -25,7 +28,7 @@ from tests import (
     test_format_smac_episodes,
     test_format_vault,
 )
-from tests.data_samples import author_arrays, parts, sample, write_h5
+from tests.data_samples import DISCRETE, SPEC, author_arrays, parts, sample, write_h5
 from tests.format_files import contents, outcome, same, write_files
 from tests.format_mutations import change
 
@@ -129,6 +132,60 @@ def test_writers_by_name_and_by_the_targets_name(tmp_path: Path, capsys: pytest.
         assert same(load_dataset(tmp_path / target), sample())
     assert main(["data", "convert", str(tmp_path / "a.npz"), "c.npz", "--format", "nzp"]) != 0
     assert "unknown format to write 'nzp'. Did you mean npz?" in capsys.readouterr().err
+
+
+def teams() -> dict[str, Dataset]:
+    """Datasets that differ in what a format must carry."""
+    rng = np.random.default_rng(0)
+    uneven = Spec(3, 4, 7, "continuous", 2, horizon=50, obs_sizes=(4, 2, 3), action_sizes=(2, 1, 2))
+    choices = Spec(3, 4, 7, "discrete", 5, horizon=50, obs_sizes=(4, 2, 3), action_sizes=(5, 3, 4))
+    found = {"continuous": sample(), "discrete with masks": sample(spec=DISCRETE)}
+    found["discrete without masks"] = sample(spec=DISCRETE, legal=None)
+    state = rng.standard_normal((12, 7)).astype(np.float32)
+    for name, spec in (("unequal agents", uneven), ("unequal choices", choices)):
+        values = parts(spec=spec) | {"state": state}
+        for key, sizes in (("obs", spec.obs_sizes), ("action", spec.action_sizes)):
+            for agent, size in enumerate(sizes):
+                if values[key].ndim == 3:
+                    values[key][:, agent, size:] = 0
+                else:
+                    values[key][:, agent] %= size
+        values.pop("legal", None)
+        found[name] = Dataset.create(spec, **values)
+    per_agent = rng.standard_normal((12, 2)).astype(np.float32)
+    found["rewards per agent"] = sample(spec=replace(SPEC, reward_per_agent=True), reward=per_agent)
+    return found
+
+
+TARGETS = {"native": "a.hdf5", "omiga": "a.hdf5", "npz": "a.npz", "minari": "a-v0"}
+
+
+@pytest.mark.parametrize("form", list(WRITERS))
+@pytest.mark.parametrize("kind", list(teams()))
+def test_every_writer_carries_every_kind_of_team_or_says_what_it_cannot(
+    form: str, kind: str, tmp_path: Path
+) -> None:
+    dataset, target = teams()[kind], tmp_path / TARGETS[form]
+    if form == "omiga" and kind != "continuous":
+        with pytest.raises(DataError, match=r"OMIGA's HDF5 layout cannot carry .*; write a native file"):
+            find_writer("", form).write(dataset, target)
+        assert not target.exists()
+        return
+    written = find_writer("", form).write(dataset, target)
+    back = load_dataset(target)
+    assert same(back, dataset)
+    assert back.spec == dataset.spec
+    assert back.card == written.card
+    for field in ("obs", "state", "action", "reward", "terminal", "truncated", "starts", "legal"):
+        np.testing.assert_array_equal(getattr(back, field), getattr(dataset, field))
+
+
+def test_numbers_that_a_minari_space_has_no_room_for_are_refused(tmp_path: Path) -> None:
+    dataset = teams()["unequal agents"]
+    dataset.obs[3, 1, 2] = 1
+    with pytest.raises(DataError, match=r"obs of agent 1 holds numbers behind its 2 entries"):
+        write_minari(dataset, tmp_path / "a-v0")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reading_imports_no_framework() -> None:

@@ -173,7 +173,8 @@ class Convert:
     option: tuple[str, ...] = ()
     """how to read the source, for instance team=2x3_0 horizon=1000; an unknown one is answered with the nearest"""
     format: str = ""
-    """omiga, npz or minari (default: as the target's name says)"""
+    """native, omiga (native, but refused where OMIGA's own code could not use it), npz or minari (default: as the
+    target's name says)"""
 
 
 def convert(arguments: Sequence[str]) -> int:

@@ -62,7 +62,8 @@ class Writer:
 
 
 WRITERS: dict[str, Writer] = {
-    "omiga": Writer(lambda name: name.endswith((SUFFIX, ".h5")), omiga.write_omiga),
+    "native": Writer(lambda name: name.endswith((SUFFIX, ".h5")), omiga.write_omiga),
+    "omiga": Writer(lambda name: False, omiga.write_authors),  # refuses what OMIGA's own code cannot use
     "npz": Writer(lambda name: name.endswith(".npz"), npz.write_npz),
     "minari": Writer(lambda name: re.search(r"-v\d+$", name) is not None, minari.write_minari),
 }
@@ -313,7 +314,7 @@ def find_writer(target: str, form: str = "") -> Writer:
         if writer.takes(target):
             return writer
     raise ConfigError(
-        f"{target}: end the file's name in {SUFFIX} (native, also OMIGA's) or .npz, a Minari folder's in -v0, or "
+        f"{target}: end the file's name in {SUFFIX} (native) or .npz, a Minari folder's in -v0, or "
         "give a dataset's name (family/task/source/quality)"
     )
 
@@ -333,8 +334,8 @@ def convert(
 
     Args:
         source: name, file or folder.
-        target: file ending in ``.hdf5``, ``.h5`` (native, which OMIGA's code reads too) or ``.npz``, folder for
-            Minari ending in ``-v0``, or a dataset's name, whose native file is then written.
+        target: file ending in ``.hdf5``, ``.h5`` (native) or ``.npz``, folder for Minari ending in ``-v0``, or a
+            dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
         tell: is told which format the source has, and what its reader assumed, a line each.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.

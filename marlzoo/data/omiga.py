@@ -185,6 +185,33 @@ def write_omiga(dataset: Dataset, path: str | os.PathLike[str], *, compression: 
     return dataset
 
 
+def write_authors(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
+    """:func:`write_omiga` for a dataset that the authors' own loader and networks can use.
+
+    That loader takes every end of an episode for a terminal one.
+
+    Raises:
+        DataError: the layout cannot carry the dataset as the authors understand it; nothing is written.
+        OutputError: the file cannot be written; nothing is left of it.
+    """
+    spec = dataset.spec
+    faults = {
+        "discrete actions": spec.discrete,
+        "one reward per agent": spec.reward_per_agent,
+        "agents of different sizes": len({*spec.obs_sizes}) > 1 or len({*spec.action_sizes}) > 1,
+        f"a state of {spec.state_size} entries, which do not divide among {spec.n_agents} agents": bool(
+            spec.state_size % spec.n_agents
+        ),
+    }
+    wrong = [what for what, found in faults.items() if found]
+    if wrong:
+        raise DataError(
+            f"{dataset.card.name}: OMIGA's HDF5 layout cannot carry {' nor '.join(wrong)}; write a native file with "
+            "--format native, which only marlzoo reads"
+        )
+    return write_omiga(dataset, path)
+
+
 # ---- reading ---------------------------------------------------------------------------------------------
 
 

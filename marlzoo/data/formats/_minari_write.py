@@ -17,7 +17,8 @@ import numpy as np
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import create_hdf5
-from marlzoo.errors import OutputError
+from marlzoo.data.validation import pieces
+from marlzoo.errors import DataError, OutputError
 from marlzoo.files import output_error, write_text_atomic
 from marlzoo.spec import Spec
 
@@ -37,11 +38,13 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         The dataset with the card as written, its content hash filled in.
 
     Raises:
+        DataError: numbers behind a smaller agent's own entries, for which its space has no room.
         OutputError: the folder exists or cannot be written; nothing is left of it.
     """
     target = Path(path)
     if target.exists():
         raise OutputError(f"cannot write {target}: it exists; remove it or choose another folder")
+    _require_empty_padding(dataset)
     dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -68,6 +71,21 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         _discard(temporary)
         raise
     return dataset
+
+
+def _require_empty_padding(dataset: Dataset) -> None:
+    """Refuse what the agents' spaces would silently leave out."""
+    spec = dataset.spec
+    places = [("obs", dataset.obs, spec.obs_sizes)]
+    if not spec.discrete:
+        places.append(("action", dataset.action, spec.action_sizes))
+    for name, array, sizes in places:
+        for agent, size in enumerate(sizes):
+            if any(piece[:, agent, size:].any() for _, piece in pieces(array)):
+                raise DataError(
+                    f"{dataset.card.name}: {name} of agent {agent} holds numbers behind its {size} entries, for "
+                    "which Minari's space of that agent has no room; set them to zero, or write hdf5 or npz"
+                )
 
 
 def _discard(folder: Path) -> None:
