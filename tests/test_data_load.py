@@ -102,6 +102,15 @@ def test_files_of_no_known_format(tmp_path: Path) -> None:
         load_dataset(tmp_path / "a.txt")
     with pytest.raises(DataError, match="HDF5 with x, y, which is no format known here"):
         load_dataset(write_h5(tmp_path / "b.hdf5", {"x": np.zeros(1), "y": np.zeros(1)}))
+    np.savez(tmp_path / "c.npz", observations=np.zeros(2), actions=np.zeros(2))
+    with pytest.raises(
+        DataError,
+        match=r"a zip file with actions\.npy, observations\.npy, which .*save them as npz with obs, action",
+    ):
+        load_dataset(tmp_path / "c.npz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: a folder with nothing in it, which is no format known here"):
+        load_dataset(tmp_path / "empty")
     arrays = author_arrays()
     del arrays["d"]
     with pytest.raises(DataError, match="missing key d"):

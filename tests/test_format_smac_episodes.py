@@ -161,6 +161,14 @@ def test_files_of_other_sizes_and_missing_folders(tmp_path: Path) -> None:
         read_smac_episodes(tmp_path / "nothing")
 
 
+def test_a_stray_file_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "toy", {"a": episode(2)})
+    (folder / "README.md").write_text("Read me")
+    assert find_reader(folder).read is read_smac_episodes
+    with pytest.raises(DataError, match=r"README\.md: is no episode file .*; move it out of the folder"):
+        read_smac_episodes(folder)
+
+
 class Command:
     def __reduce__(self) -> tuple[Any, ...]:
         import os

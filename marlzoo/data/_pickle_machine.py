@@ -168,7 +168,10 @@ class _Machine:
             # numpy's stubs ask for a numpy bool here, numpy itself for a Python one
             target.__setstate__((1, shape, _dtype(kind), bool(fortran), raw))  # type: ignore[arg-type]
         else:
-            raise DataError("the pickle sets the state of what is neither an array nor a type")
+            raise DataError(
+                "the pickle gives attributes to what is neither an array nor a type, as a network's checkpoint does; "
+                "that is not admitted, and nothing of it was executed"
+            )
 
     def floats(self) -> None:
         """A run of floating-point numbers, of which lists of them consist, at once."""

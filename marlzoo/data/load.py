@@ -7,9 +7,11 @@ seed, ``<quality>-n<transitions>-s<seed>.hdf5``, and is found under its plain na
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, smac_episodes, vault
+from marlzoo.data.formats._steps import ZIP_FAULTS, listed
 from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill
 from marlzoo.data.home import data_home as data_home
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
@@ -230,11 +233,27 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
         if reader.sniff(path):
             return reader
     formats = ", ".join(reader.name for reader in READERS)
-    if is_hdf5(path) or Path(path).suffix in (SUFFIX, ".h5"):
+    raise DataError(
+        f"{path}: {_contents(Path(path))}, which is no format known here; known: {formats}. Arrays of your own: save "
+        f"them as npz with {', '.join(npz.REQUIRED)}"
+    )
+
+
+def _contents(path: Path, most: int = 8) -> str:
+    """What an unknown file or folder holds, in words."""
+    if is_hdf5(path) or path.suffix in (SUFFIX, ".h5"):
         with open_hdf5(path) as file:  # a damaged file is named as such
-            found = ", ".join(keys(file)) or "no keys"
-        raise DataError(f"{path}: HDF5 with {found}, which is no format known here; known: {formats}")
-    raise DataError(f"{path}: no format known here; known: {formats}")
+            kind, found = "HDF5", keys(file)
+    elif path.is_dir():
+        kind, found = "a folder", [entry.name for entry in listed(path)]
+    else:
+        kind, found = "a file", []
+        with contextlib.suppress(*ZIP_FAULTS), zipfile.ZipFile(path) as archive:
+            kind, found = "a zip file", sorted(archive.namelist())
+        if not found:
+            return kind
+    more = ", ..." if len(found) > most else ""
+    return f"{kind} with {', '.join(found[:most]) or 'nothing in it'}{more}"
 
 
 def read_card(name_or_path: str | os.PathLike[str], **options: Any) -> Card:

@@ -150,7 +150,8 @@ def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
         read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member, max_header_size=_MOST_HEADER)
         kinds = _KINDS.get(name, "fiu")
-        require(dtype.kind in kinds and all(n >= 0 for n in shape), f"{name} has the type {dtype}")
+        known = dtype.kind in kinds and all(n >= 0 for n in shape)
+        require(known, f"{name} has the type {dtype}; save it as plain numbers (objects are never unpickled)")
         need = math.prod(shape) * dtype.itemsize
         require(need <= info.file_size, f"{name} declares {need} bytes, but stores {info.file_size}")
         require(not fortran or len(shape) < 2, f"{name} is stored column by column; save it in C order")

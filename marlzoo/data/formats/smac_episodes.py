@@ -45,6 +45,7 @@ MAPS = {
     (6, 172, 213): ("6h_vs_8z", 150),
     (6, 346, 435): ("corridor", 400),
 }
+_LOOKED_AT = 8  # files of a folder, in order to find out what it is
 _QUALITIES = ("good", "medium", "poor")
 # Agents may share one recorded array; a file cannot make more than this of every byte it has.
 _MOST_EXPANSION = 64
@@ -62,11 +63,10 @@ class _Episode:
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a file of ``torch.save``, or a folder that begins with one; never raises."""
-    path = Path(path)
+    """Whether a path is a file of ``torch.save``, or a folder with one among its first; never raises."""
     try:
-        return is_torch(_files(path)[0])
-    except (DataError, IndexError):
+        return any(map(is_torch, _files(Path(path))[:_LOOKED_AT]))
+    except DataError:
         return False
 
 
@@ -99,6 +99,10 @@ def read_smac_episodes(
         skipped, first = 0, None
         for file in _files(folder):
             with reading(file):
+                require(
+                    is_torch(file),
+                    "is no episode file of torch.save; move it out of the folder, or fetch it again",
+                )
                 episode = _episode(load_torch(file), file.stat().st_size)
                 if episode is None:
                     skipped += 1
