@@ -18,12 +18,13 @@ import pytest
 import marlzoo.data.download as module
 from marlzoo.cli import main
 from marlzoo.data import _fetch
+from marlzoo.data.card import Card
 from marlzoo.data.catalog import HUB, Entry, find_entry, published, scores
 from marlzoo.data.download import checksums_path, download, downloads_home
 from marlzoo.data.load import dataset_path, is_name, load_dataset
-from marlzoo.data.omiga import read_omiga
+from marlzoo.data.omiga import read_omiga, write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
-from tests.data_samples import author_arrays, write_h5
+from tests.data_samples import author_arrays, sample, write_h5
 from tests.format_files import same
 
 NAME = "toy/point/omiga/expert"
@@ -269,6 +270,35 @@ def test_another_dataset_is_refused_or_warned_about(
     monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, return_mean=1e4))
     with pytest.warns(UserWarning, match="published for toy/point/omiga/expert is 1e"):
         download(NAME, from_file=data)
+
+
+def test_another_quality_is_refused(
+    entry: Entry, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mean = float(read_omiga(data).returns.mean())
+    sibling = replace(entry, name="toy/point/omiga/medium", return_mean=mean * 1.001, return_std=None)
+    monkeypatch.setattr(
+        module, "find_entry", lambda name: replace(entry, return_mean=10 * mean, return_std=0)
+    )
+    monkeypatch.setattr(module, "published", lambda: {sibling.name: sibling})
+    with pytest.raises(DataError, match="is that of toy/point/omiga/medium, not of toy/point/omiga/expert"):
+        download(NAME, from_file=data)
+    card = Card("toy/point", "omiga", "medium")
+    for change in (
+        {},
+        {"quality": "expert", "source": "marlzoo", "recipe": {"seed": 0}},
+        {"task": "toy/line"},
+    ):
+        write_omiga(sample(card=replace(card, **change)), tmp_path / "own.hdf5")
+        with pytest.raises(
+            DataError, match=r"it is not toy/point/omiga/expert, but toy/.*; fetch the right file"
+        ):
+            download(NAME, from_file=tmp_path / "own.hdf5")
+    assert not dataset_path(NAME).exists()
+    assert not checksums_path().exists()
+    write_omiga(sample(card=replace(card, quality="Expert")), tmp_path / "own.hdf5")
+    with pytest.warns(UserWarning, match="published for"):
+        download(NAME, from_file=tmp_path / "own.hdf5")
 
 
 def test_datasets_that_are_not_on_the_hub(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:

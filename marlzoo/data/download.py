@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from marlzoo.data._fetch import Progress, fetch
-from marlzoo.data.catalog import HUB, Entry, find_entry
+from marlzoo.data.catalog import HUB, Entry, find_entry, published
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats.vault import read_vault
+from marlzoo.data.formats.vault import plain, read_vault
 from marlzoo.data.load import convert, data_home, find_reader, load_dataset
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.files import sha256_file, write_text_atomic
@@ -156,7 +156,7 @@ def _record(key: str, checksum: str) -> None:
 
 
 def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
-    """Refuse a dataset of other sizes; warn where its returns are not those that were published."""
+    """Refuse a dataset of other sizes, origin or quality; warn where its returns are not the published ones."""
     found = {
         "agents": (dataset.spec.n_agents, entry.n_agents),
         "observation entries": (dataset.spec.obs_size, entry.obs_size),
@@ -166,12 +166,31 @@ def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
     wrong = [text for text in wrong if not text.endswith("None")]
     if wrong:
         raise DataError(f"{file}: it is not {entry.name}: {', '.join(wrong)}; fetch the right file")
-    if entry.return_mean is None:
+    task, source, quality = entry.name.rsplit("/", 2)
+    card = dataset.card
+    made_here = card.recipe is not None and source != card.source
+    other = card.task not in ("", task) or plain(card.quality) not in ("", plain(quality)) or made_here
+    if other:
+        raise DataError(f"{file}: it is not {entry.name}, but {card.name}; fetch the right file")
+    mean = float(dataset.returns.mean())
+    if entry.return_mean is None or _agrees(mean, entry):
         return
+    folder = f"{task}/{source}/"
+    for sibling in published().values():
+        if sibling.name.startswith(folder) and _agrees(mean, sibling):
+            raise DataError(
+                f"{file}: its mean return {mean:.4g} is that of {sibling.name}, not of {entry.name} "
+                f"({entry.return_mean:.4g}); fetch the right file"
+            )
+    warnings.warn(
+        f"{file}: its mean return is {mean:.4g}, published for {entry.name} is {entry.return_mean:.4g}",
+        stacklevel=3,
+    )
+
+
+def _agrees(mean: float, entry: Entry) -> bool:
+    """Whether a mean return is the published one, as far as reading and rounding allow."""
+    if entry.return_mean is None:
+        return False
     spread = max(abs(entry.return_mean), entry.return_std or 0.0)
-    if abs(float(dataset.returns.mean()) - entry.return_mean) > _RETURN_TOLERANCE * spread:
-        warnings.warn(
-            f"{file}: its mean return is {dataset.returns.mean():.4g}, published for {entry.name} is "
-            f"{entry.return_mean:.4g}",
-            stacklevel=3,
-        )
+    return abs(mean - entry.return_mean) <= _RETURN_TOLERANCE * spread

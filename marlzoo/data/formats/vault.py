@@ -157,14 +157,15 @@ def _choose(folder: Path, uid: str) -> Path:
     found = _stores(folder)
     require(bool(found), "holds no vault (a folder with manifest.ocdbt); give one that does")
     chosen = [place for place in found if uid in ("", place.name)]
-    chosen = chosen or [place for place in found if _plain(uid) == _plain(place.name)]
+    chosen = chosen or [place for place in found if plain(uid) == plain(place.name)]
     names = ", ".join(str(place.relative_to(folder)) for place in found)
     require(bool(chosen), f"holds no vault {uid!r}; it has {names}")
     require(len(chosen) == 1, f"holds several vaults ({names}); choose one with the option uid")
     return chosen[0]
 
 
-def _plain(uid: str) -> str:
+def plain(uid: str) -> str:
+    """A vault's or quality's name without case, hyphens, underscores and spaces, in which sources differ."""
     return uid.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
