@@ -16,7 +16,7 @@ from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import particle
 from marlzoo.envs._particle_world import SPREAD, TAG, WORLD, Scenario, World
-from marlzoo.envs._prey import SubstitutePrey, read_prey
+from marlzoo.envs._prey import FORCE, SubstitutePrey, read_prey
 from marlzoo.envs.particle import ParticleWorld
 from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 
@@ -309,7 +309,7 @@ def test_where_the_prey_is_looked_for(
 
 def test_substitute_is_another_task() -> None:
     env = particle.make("tag-substitute-prey", 1)
-    assert env.metadata["prey"] == "substitute-1"
+    assert env.metadata["prey"] == "substitute-2"
     assert env.task == "mpe/tag-substitute-prey"
     with pytest.raises(UnknownNameError, match="prey"):
         particle.make("tag-substitute-prey", 1, prey="x.npz")
@@ -318,11 +318,11 @@ def test_substitute_is_another_task() -> None:
 def test_the_substitute_flees() -> None:
     world = placed(TAG, (-0.2, 0), (-5, 5), (-5, -5), (0, 0), (9, 9), (9, 9))
     force = SubstitutePrey().act(world, np.zeros((14, 1)))[:, 0]
-    assert force[0] == 1.0
-    assert abs(force[1]) < 0.01
+    assert force[0] == FORCE
+    assert abs(force[1]) < 0.01 * FORCE
     world.position[3, :, 0] = (1.2, 0.0)
     world.position[0, :, 0] = (0.6, 0.0)
-    assert SubstitutePrey().act(world, np.zeros((14, 1)))[0, 0] == -1.0  # back into view
+    assert SubstitutePrey().act(world, np.zeros((14, 1)))[0, 0] == -FORCE  # back into view
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from marlzoo.files import sha256_file
 LAYERS = ("fc1", "fc2", "fc3")
 _NORM = ("in_fn.weight", "in_fn.bias", "in_fn.running_mean", "in_fn.running_var")
 _EPSILON = 1e-5  # of the batch normalisation
+FORCE = 0.1  # of the substitute prey, of at most 1
 
 
 class Prey(Protocol):
@@ -54,14 +55,17 @@ class TrainedPrey:
 
 
 class SubstitutePrey:
-    """A rule in place of the trained prey: away from the predators and from the edge, with full force.
+    """A rule in place of the trained prey: away from the predators and from the edge, slower than they are.
 
     The force points along ``sum_j (p - p_j) / |p - p_j|^3`` over the predators j, plus ``-30 (|x| - 0.7)+ sign(x)``
     in each coordinate x of p, plus half an obstacle's term of the first kind for each obstacle, measured from its
-    rim; it is scaled so that its larger coordinate is 1. Nothing in it is random.
+    rim; it is scaled so that its larger coordinate is :data:`FORCE`. Nothing in it is random.
+
+    With full force it outruns the predators for ever, and they learn no more than to follow it. With this force it
+    reaches a speed of 0.64 along an axis, and they reach 1.
     """
 
-    identity = "substitute-1"
+    identity = "substitute-2"
 
     def act(self, world: World, observation: Array) -> Array:
         """See :class:`Prey`."""
@@ -73,7 +77,7 @@ class SubstitutePrey:
         obstacles = world.position[[s.agents + k for k in solid]]
         force += 0.5 * _away(place - obstacles, rims).sum(axis=0)
         force -= 30.0 * np.sign(place) * np.maximum(np.abs(place) - 0.7, 0.0)
-        return np.asarray(force / np.maximum(np.abs(force).max(axis=0), 1e-9))
+        return np.asarray(FORCE * force / np.maximum(np.abs(force).max(axis=0), 1e-9))
 
 
 def _away(delta: Array, rim: Array) -> Array:
