@@ -1,4 +1,4 @@
-"""What is deployed: a policy, and the two ways a network becomes one."""
+"""What is deployed: a policy, and the ways a network becomes one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.distributions import gaussian_heads, mask_logits, one_hot, tanh_gaussian_mode
+from marlzoo.errors import ConfigError
 from marlzoo.losses import jittered
 from marlzoo.nets import with_agent_id
 from marlzoo.random import ReplicaRandom
+from marlzoo.spec import Spec
 
 Random = ReplicaRandom | None
 Execution = Literal["decentralised", "sequential", "centralised"]
@@ -110,6 +112,30 @@ class EpsilonGreedyPolicy(Policy):
         drawn = random.uniform(*values.shape[1:-1], values.shape[-1] + 1)
         anything = mask_logits(drawn[..., 1:], legal).argmax(-1)
         return torch.where(drawn[..., 0] < self.epsilon(), anything, best)
+
+
+class UniformPolicy(Policy):
+    """Takes every legal action, or every point of the box [-1, 1]^A, with the same probability; needs random numbers.
+
+    Args:
+        spec: the task's shape; padded action dimensions stay 0.
+    """
+
+    stochastic = True
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
+        self.used = torch.arange(spec.action_size).unsqueeze(0) < sizes  # [N, A]
+        self.discrete = spec.discrete
+
+    def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+        if random is None:
+            raise ConfigError("a uniformly random policy has no mode; give it random numbers")
+        drawn = random.uniform(*obs.shape[1:-1], self.used.shape[-1])
+        if not self.discrete:
+            return (2.0 * drawn - 1.0) * self.used
+        return mask_logits(drawn, self.used if legal is None else legal).argmax(-1)
 
 
 class SquashedPolicy(Policy):

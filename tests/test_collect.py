@@ -15,11 +15,14 @@ from marlzoo.data.catalog import published
 from marlzoo.data.collect import play, record, repeatable
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
-from marlzoo.data.recipes import collect, recipe_path
+from marlzoo.data.recipes import collect, qualities, recipe_path
 from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
 from marlzoo.files import sha256_file
 from marlzoo.nets import Init, Linear
+from marlzoo.policy import UniformPolicy
+from marlzoo.random import ReplicaRandom
 from marlzoo.registry import make, make_env, task_spec
+from marlzoo.spec import Spec
 from marlzoo.teachers.make import Options, make_teacher
 from marlzoo.teachers.plans import plans
 from marlzoo.teachers.store import (
@@ -207,6 +210,38 @@ def test_default_places(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert load_dataset(f"{TASK}/marlzoo/expert").transitions == 300
 
 
+def test_random_data_need_no_teacher(tmp_path: Path) -> None:
+    """Every legal action, or every point of the box, with the same probability; the same bytes again."""
+    files = [collect(TASK, "random", 900, path=tmp_path / f"{k}.hdf5", folder=tmp_path) for k in "ab"]
+    assert sha256_file(files[0]) == sha256_file(files[1])
+    data = load_dataset(files[0])
+    assert data.transitions == 900
+    drawn = data.action[data.sources].ravel()
+    np.testing.assert_allclose(np.histogram(drawn, 4, (-1, 1))[0] / drawn.size, 0.25, atol=0.035)
+    recipe = data.card.recipe
+    assert recipe is not None
+    assert recipe["policy"] == "uniform"
+    assert qualities(TASK, tmp_path) == ["random"]
+
+
+def test_uniform_policy_keeps_to_what_is_legal() -> None:
+    random = ReplicaRandom([0], "explore")
+    discrete = UniformPolicy(Spec(2, 3, 3, "discrete", 4, 5, action_sizes=(4, 3)))
+    legal = torch.tensor([[True, False, True, False], [False, True, True, False]]).expand(1, 4000, 2, 4)
+    action = discrete.act(torch.zeros(1, 4000, 2, 3), legal, random)
+    share = torch.nn.functional.one_hot(action, 4).double().mean((0, 1))
+    torch.testing.assert_close(share, legal[0, 0].double() / 2.0, rtol=0, atol=0.03)
+    assert discrete.act(torch.zeros(1, 4000, 2, 3), None, random)[..., 1].max() == 2, (
+        "agents of different sizes"
+    )
+    box = UniformPolicy(Spec(2, 3, 3, "continuous", 2, 5, action_sizes=(2, 1)))
+    action = box.act(torch.zeros(1, 4000, 2, 3), None, random)
+    assert action.abs().amax((0, 1)).min() == 0.0 == action[..., 1, 1].abs().max(), "padding stays zero"
+    assert action.abs().max() <= 1.0
+    with pytest.raises(ConfigError, match="give it random numbers"):
+        box.act(torch.zeros(1, 1, 2, 3))
+
+
 # ---- what goes wrong -------------------------------------------------------------------------------------
 
 
@@ -221,7 +256,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
     ):
         collect("mamujoco/ant-2x4", "expert", folder=folder)
     with pytest.raises(
-        DataError, match=r"are: none\); train one with: marlzoo data teach .* \(about 0.5 hours on one core"
+        DataError, match=r"are: none\); train one with: marlzoo data teach .* \(3,000,000 team steps\)"
     ):
         collect(TASK, "expert", folder=tmp_path)
 
@@ -355,7 +390,7 @@ def test_poor_medium_good(tmp_path: Path) -> None:
 
 
 def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
-    """Wherever no teacher is shipped, asking for data names the command and the hours."""
+    """Wherever no teacher is shipped, asking for data names the command and its steps."""
     wanted = {f"smax/{name}" for name in ("3m", "2s3z", "5m_vs_6m", "6h_vs_8z")}
     wanted |= {"mamujoco/ant-2x4", "moma/reacher-2x1first_0", "mpe/spread", "mpe/tag-substitute-prey"}
     assert wanted < plans().keys()
@@ -363,8 +398,9 @@ def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
         options = Options(**plan.options)
         make(options.method, task_spec(task), domain=task.partition("/")[0], **options.changed())
         assert not plan.published or f"{plan.published}/medium" in published()
+        assert not plan.like or published()[plan.like].return_mean is not None
         if task not in teacher_names():
-            with pytest.raises(DataError, match=rf"train one with: marlzoo data teach {task} \(about"):
+            with pytest.raises(DataError, match=rf"train one with: marlzoo data teach {task} \("):
                 collect(task, "medium")
 
 
@@ -405,6 +441,9 @@ def test_shipped_teachers(task: str, tmp_path: Path) -> None:
     with open(teacher_path(task).with_suffix(".csv"), encoding="utf-8") as file:
         curve = list(csv.DictReader(file))
     assert int(curve[-1]["updates"]) == teacher.snapshots[-1].updates
+    if task.startswith("smax/"):
+        assert teacher.snapshots[-1].win_rate is not None
+        pytest.importorskip("jaxmarl", reason="needs the extra smax")
     data = load_dataset(collect(task, "medium", 200, path=tmp_path / "a.hdf5"))
     assert data.transitions == 200
 

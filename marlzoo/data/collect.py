@@ -28,12 +28,14 @@ COPIES = 64  # episodes played side by side at most; fixed, because the data dep
 class Episode:
     """L steps of one copy: arrays with L + 1 rows, the last of which carries only the final observation.
 
-    ``terminal`` and ``truncated`` say how it ended; both are False where the recording was cut.
+    ``terminal`` and ``truncated`` say how it ended, ``won`` whether by a win; all are False where the recording was
+    cut.
     """
 
     arrays: dict[str, NDArray[Any]]
     terminal: bool
     truncated: bool
+    won: bool = False
 
     @property
     def length(self) -> int:
@@ -143,7 +145,7 @@ def _wave(
     """
     arrays = _buffers(env.spec, copies)
     lengths, live, t = np.zeros(copies, np.int64), np.arange(copies), 0
-    terminal, truncated = np.zeros((2, env.copies), np.bool_)
+    terminal, truncated, won = np.zeros((3, env.copies), np.bool_)
     action = np.zeros((env.copies, *arrays["action"].shape[2:]), arrays["action"].dtype)
     seen = env.reset(live)
     policy.reset(copies)
@@ -159,6 +161,7 @@ def _wave(
         lengths[live] = t
         terminal |= step.terminal
         truncated |= step.truncated
+        won |= step.info.get("win", False)
         live, seen = np.flatnonzero(~(terminal | truncated)[:copies]), step
         if t % 50 == 0 or not live.size:
             report(int(lengths.sum()))
@@ -167,6 +170,7 @@ def _wave(
             {name: array[e, : lengths[e] + 1] for name, array in arrays.items()},
             bool(terminal[e]),
             bool(truncated[e]),
+            bool(won[e]),
         )
         for e in range(copies)
     ]

@@ -1,9 +1,13 @@
-"""Regenerating datasets from shipped teachers: the same arguments and versions give the same bytes."""
+"""Regenerating datasets from shipped teachers: the same arguments and versions give the same bytes.
+
+The quality ``random`` needs no teacher: where none makes it, a uniformly random policy does.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,16 @@ from marlzoo.data.collect import COPIES, Episode, dataset_of, record
 from marlzoo.data.load import SUFFIX, dataset_path
 from marlzoo.data.omiga import write_omiga
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.policy import Policy, UniformPolicy
 from marlzoo.random import derive
-from marlzoo.registry import make_env
-from marlzoo.teachers.store import FOLDER, Teacher, load_teacher
+from marlzoo.registry import make_env, task_spec
+from marlzoo.spec import Spec
+from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
 
 SOURCE = "marlzoo"
 TRANSITIONS, SEED = 100_000, 0  # what a dataset's plain name stands for
 LICENCE = "Apache-2.0"
+RANDOM = "random"  # the quality that every task has
 
 
 def recipe_path(task: str, quality: str, transitions: int = TRANSITIONS, seed: int = SEED) -> Path:
@@ -34,13 +41,31 @@ def recipe_path(task: str, quality: str, transitions: int = TRANSITIONS, seed: i
     )
 
 
-def qualities(task: str, folder: Path = FOLDER) -> list[str]:
-    """Qualities that a task's teacher can make.
+@dataclass(frozen=True)
+class _Stage:
+    """One policy that takes part: how it is made, the training steps behind it, the name of its random streams."""
 
-    Raises:
-        DataError: the task has no teacher.
-    """
-    return list(load_teacher(task, folder).qualities)
+    policy: Callable[[], Policy]
+    steps: int
+    stream: int | str
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Who makes a quality of a task's data: the stages, and what the card tells of their origin."""
+
+    task: str
+    quality: str
+    spec: Spec
+    stages: tuple[_Stage, ...]
+    origin: dict[str, Any]
+    note: str
+
+
+def qualities(task: str, folder: Path = FOLDER) -> list[str]:
+    """Qualities of a task's data: those of its teacher, if it has one, and ``random``."""
+    taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
+    return taught if RANDOM in taught else [RANDOM, *taught]
 
 
 def collect(
@@ -58,7 +83,8 @@ def collect(
     The teacher's snapshots that make the quality act with exploration, in equal shares, one after another in
     the order of their training (see :func:`marlzoo.data.collect.record`):
 
-    - ``random``: the freshly initialised policy;
+    - ``random``: the freshly initialised policy; where the task has no teacher, or one without this quality (SMAX),
+      a policy that takes every legal action, or every point of the box, with the same probability;
     - ``medium``, ``expert``: one snapshot;
     - ``medium-expert``: half and half, the same episodes as in the single datasets of half the size;
     - ``medium-replay``: snapshots spread evenly over the training from its start to the medium one. It
@@ -83,77 +109,98 @@ def collect(
         The file.
 
     Raises:
-        DataError: the task has no teacher.
+        DataError: the task has no teacher, and the quality needs one.
         UnknownNameError: the teacher does not have this quality.
         ConfigError: a wrong number of transitions, a negative seed, or a file name that is not HDF5's.
         OutputError: the file cannot be written; nothing is left behind.
     """
-    teacher = load_teacher(task, folder)
-    if quality not in teacher.qualities:
-        raise UnknownNameError(f"quality of {task}", quality, teacher.qualities)
-    chosen = teacher.qualities[quality]
-    _require_count("transitions", transitions, len(chosen))
+    recipe = _recipe(task, quality, folder)
+    stages = recipe.stages
+    _require_count("transitions", transitions, len(stages))
     _require_count("seed", seed, 0)
     target = recipe_path(task, quality, transitions, seed) if path is None else Path(path).expanduser()
     if target.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
-    shares = [transitions // len(chosen) + (k < transitions % len(chosen)) for k in range(len(chosen))]
+    shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
     episodes: list[Episode] = []
     metadata: dict[str, Any] = {}
-    for snapshot, share, before in zip(chosen, shares, np.cumsum([0, *shares]).tolist(), strict=False):
+    for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
         env = make_env(task, COPIES)
         try:
             episodes += record(
-                teacher.policy(snapshot),
+                stage.policy(),
                 env,
                 share,
-                derive(seed, "collect", task, teacher.snapshots[snapshot].updates),
+                derive(seed, "collect", task, stage.stream),
                 None if progress is None else _offset(progress, before, transitions),
             )
             metadata = dict(env.metadata)
         finally:
             env.close()
-    card = _card(teacher, quality, transitions, seed, shares, metadata)
-    write_omiga(dataset_of(teacher.spec, episodes, card), target)
+    card = _card(recipe, transitions, seed, shares, metadata)
+    write_omiga(dataset_of(recipe.spec, episodes, card), target)
     return target
+
+
+def _recipe(task: str, quality: str, folder: Path) -> _Recipe:
+    """Who makes a quality; raises as :func:`collect` says."""
+    needed = quality != RANDOM or task in teacher_names(folder)
+    teacher = load_teacher(task, folder) if needed else None
+    if teacher is None or (quality == RANDOM and RANDOM not in teacher.qualities):
+        spec = task_spec(task)
+        stage = _Stage(lambda: UniformPolicy(spec), 0, "uniform")
+        where = "the legal actions" if spec.discrete else "the box [-1, 1]"
+        note = f"actions were drawn uniformly from {where}"
+        return _Recipe(task, quality, spec, (stage,), {"policy": "uniform"}, note)
+    if quality not in teacher.qualities:
+        raise UnknownNameError(f"quality of {task}", quality, qualities(task, folder))
+    return _Recipe(
+        task,
+        quality,
+        teacher.spec,
+        tuple(_stage(teacher, k) for k in teacher.qualities[quality]),
+        {"teacher": teacher.sha256, "teacher_command": teacher.command},
+        "actions explore as the teacher's method does, among the legal ones"
+        if teacher.spec.discrete
+        else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
+    )
+
+
+def _stage(teacher: Teacher, snapshot: int) -> _Stage:
+    known = teacher.snapshots[snapshot]
+    return _Stage(lambda: teacher.policy(snapshot), known.steps, known.updates)
 
 
 def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
     return lambda steps: progress(before + steps, total)
 
 
-def _card(
-    teacher: Teacher, quality: str, transitions: int, seed: int, shares: list[int], metadata: dict[str, Any]
-) -> Card:
-    chosen = teacher.qualities[quality]
+def _card(recipe: _Recipe, transitions: int, seed: int, shares: list[int], metadata: dict[str, Any]) -> Card:
     stages = [
-        {"steps_trained": teacher.snapshots[k].steps, "transitions": share}
-        for k, share in zip(chosen, shares, strict=True)
+        {"steps_trained": stage.steps, "transitions": share}
+        for stage, share in zip(recipe.stages, shares, strict=True)
     ]
     packages = {"marlzoo": __version__, "numpy": np.__version__, "torch": str(torch.__version__)}
     return Card(
-        task=teacher.task,
+        task=recipe.task,
         source=SOURCE,
-        quality=quality,
+        quality=recipe.quality,
         engine=" ".join(str(metadata[k]) for k in ("engine", "engine_version") if k in metadata),
         versions=packages,
         options=metadata,
         licence=LICENCE,
         recipe={
-            "command": f"marlzoo data collect {teacher.task} --quality {quality} "
+            "command": f"marlzoo data collect {recipe.task} --quality {recipe.quality} "
             f"--transitions {transitions} --seed {seed}",
-            "task": teacher.task,
-            "quality": quality,
+            "task": recipe.task,
+            "quality": recipe.quality,
             "transitions": transitions,
             "seed": seed,
-            "teacher": teacher.sha256,
-            "teacher_command": teacher.command,
+            **recipe.origin,
             "stages": stages,
         },
         notes=(
-            "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so"
-            if not teacher.spec.discrete
-            else "actions explore as the teacher's method does, among the legal ones",
+            recipe.note,
             "the last episode of each stage is cut where its share is full and has no end flag",
         ),
     )

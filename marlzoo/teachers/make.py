@@ -182,6 +182,7 @@ def _measure(
             return_mean=float(returns.mean()),
             return_std=float(returns.std()),
             length_mean=float(np.mean([episode.length for episode in found])),
+            win_rate=float(np.mean([episode.won for episode in found])) if env.can_win else None,
         )
         snapshots.append(snapshot)
     env.close()

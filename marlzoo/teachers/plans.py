@@ -15,13 +15,15 @@ class Plan:
 
     Args:
         options: of :class:`marlzoo.teachers.make.Options`, by name.
-        hours: that it takes on one core.
         published: ``family/task/source`` of the published data that it stands for; empty where there are none.
+        like: published dataset of another task whose mean return, times ``scale``, the last quality aims at.
+        scale: see ``like``.
     """
 
     options: dict[str, Any]
-    hours: float
-    published: str
+    published: str = ""
+    like: str = ""
+    scale: float = 1.0
 
 
 @cache
@@ -32,11 +34,11 @@ def plans() -> dict[str, Plan]:
 
 
 def how_to_train(task: str) -> str:
-    """One sentence: the command that trains the teacher of a task, and how long it takes."""
+    """One sentence: the command that trains the teacher of a task, and for how many steps."""
     plan = plans().get(task)
     if plan is None:
         return f"train one with: marlzoo data teach {task} --method METHOD"
-    return f"train one with: marlzoo data teach {task} (about {plan.hours:g} hours on one core)"
+    return f"train one with: marlzoo data teach {task} ({plan.options['steps']:,} team steps)"
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

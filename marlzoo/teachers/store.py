@@ -40,6 +40,7 @@ class Snapshot:
         return_mean: their mean return.
         return_std: standard deviation.
         length_mean: mean number of steps.
+        win_rate: share of them that were won; None where the task cannot be won.
     """
 
     updates: int
@@ -48,6 +49,7 @@ class Snapshot:
     return_mean: float
     return_std: float
     length_mean: float
+    win_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,10 @@ def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
     if not path.is_file():
         task_spec(task)  # a misspelt task is named as such
         known = ", ".join(teacher_names(folder)) or "none"
-        raise DataError(f"no teacher is shipped for {task} (there are: {known}); {how_to_train(task)}")
+        raise DataError(
+            f"no teacher is shipped for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
+            "random need none"
+        )
     weights = path.with_suffix(".npz")
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
