@@ -16,7 +16,7 @@ from tests.data_samples import DISCRETE, sample
 EPISODES, LENGTH, CHOICES = 60, 101, 4
 
 
-def made(kind: str, discrete: bool = False, seed: int = 0) -> Dataset:
+def made(kind: str, discrete: bool = False, seed: int = 0, correlation: float = 0.6) -> Dataset:
     """Two agents that see three numbers each and act on them: independently, alike, or by shared conventions."""
     rng = np.random.default_rng(seed)
     rows = EPISODES * LENGTH
@@ -29,7 +29,7 @@ def made(kind: str, discrete: bool = False, seed: int = 0) -> Dataset:
     else:
         mean, noise = 0.3 * obs @ np.array([1.0, -1.0, 0.5]), 0.2 * rng.standard_normal((rows, 2))
         if kind == "correlated":
-            noise[:, 1] = 0.6 * noise[:, 0] + 0.8 * noise[:, 1]
+            noise[:, 1] = correlation * noise[:, 0] + np.sqrt(1 - correlation**2) * noise[:, 1]
         if kind == "alike":
             mean = np.zeros_like(mean)
             noise[:, 1] = noise[:, 0]
@@ -58,14 +58,25 @@ def test_independent_agents_show_no_dependence(discrete: bool) -> None:
     found = [dependence(made("independent", discrete, seed)) for seed in range(3)]
     assert max(abs(each.given_observations) for each in found) < 0.01
     assert sum(each.low > 0 for each in found) <= 1
+    assert all(each.high >= 0 for each in found)
     assert "no dependence" in next(each for each in found if each.low <= 0).verdict
 
 
-def test_known_dependence_of_gaussian_agents() -> None:
-    truth = -0.5 * np.log(1 - 0.6**2)  # of two Gaussians with correlation 0.6
-    found = dependence(made("correlated"))
+@pytest.mark.parametrize("correlation", [0.2, 0.6, 0.9])
+def test_known_dependence_of_gaussian_agents(correlation: float) -> None:
+    """Weak, middling and strong, each near its own truth, so that their order is right, too."""
+    truth = -0.5 * np.log(1 - correlation**2)
+    found = dependence(made("correlated", correlation=correlation))
     assert found.low > 0
-    assert found.given_observations == pytest.approx(truth, rel=0.1)
+    assert found.given_observations == pytest.approx(truth, rel=0.15, abs=0.01)
+
+
+def test_few_rows_show_no_dependence_where_there_is_none_and_some_where_it_is_strong() -> None:
+    data = made("independent").episodes_subset(range(8))
+    found = dependence(data)
+    assert found.sample == 8 * (LENGTH - 1)
+    assert found.low <= 0 <= found.high
+    assert dependence(made("correlated").episodes_subset(range(8))).low > 0
 
 
 def test_fully_correlated_agents() -> None:

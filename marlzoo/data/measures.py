@@ -64,7 +64,8 @@ class Dependence:
     log-likelihood of a model of each action that knows the actions before it, over one that does not (Gaussian mean
     or softmax, linear in observations, random features and the other actions): a lower bound for the dependence that
     such models express. Dependence of another form is missed; a policy too intricate for the features leaves traces
-    of the observations in the others' actions and shows as a small dependence.
+    of the observations in the others' actions and shows as a small dependence. Fitting to few rows costs likelihood,
+    so that independent agents come out at or slightly below 0; the interval then reaches up to 0 at least.
 
     What it means: methods that clone or constrain each agent by itself (BC, OMAR, TD3+BC, OMIGA's and ICQ's local
     weights) assume that behaviour factorises given the observations. Where ``given_observations`` is clearly above 0
@@ -184,7 +185,8 @@ def dependence(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Depe
     mean = float(given.mean())
     clusters = np.bincount(groups, given - mean)
     error = Z * float(np.sqrt(np.square(clusters).sum())) / len(given)
-    return Dependence(mean, mean - error, mean + error, float(free.mean()), len(rows))
+    # What fitting costs can push the whole interval below 0, where no total correlation is.
+    return Dependence(mean, mean - error, max(mean + error, 0.0), float(free.mean()), len(rows))
 
 
 def modes(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Modes:
