@@ -222,6 +222,27 @@ def test_zip_files_cannot_leave_their_folder(tmp_path: Path) -> None:
         read_vault(path)
 
 
+def test_zip_files_are_unpacked_as_far_as_asked_for_and_possible(
+    tmp_path: Path, tensorstore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One vault of several, however deep it lies; never more than a vault can hold, or the disk has."""
+    path = tmp_path / "deep.zip"
+    with zipfile.ZipFile(FLASHBAX) as good, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for info in good.infolist():
+            if not info.is_dir():
+                archive.writestr(f"a/b/c/{info.filename}", good.read(info))
+        archive.writestr("a/b/c/toy.vlt/Large/manifest.ocdbt", bytes(1 << 27))
+    assert same(read_vault(path, uid="Good"), read_vault(FLASHBAX, uid="Good"))
+    with pytest.raises(DataError, match="claims to unpack to more than a vault holds"):
+        read_vault(path, uid="Large")
+    with pytest.raises(DataError, match=r"holds several vaults \(a/b/c/toy.vlt/Good, "):
+        read_vault(path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"it unpacks to .* let TMPDIR name a larger place"):
+        read_vault(path, uid="Good")
+
+
 def test_without_tensorstore_the_install_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[vault\]'"):

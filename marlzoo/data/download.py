@@ -13,7 +13,7 @@ from marlzoo.data._fetch import Progress, fetch
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.vault import plain, read_vault
-from marlzoo.data.load import convert, data_home, find_reader, load_dataset
+from marlzoo.data.load import convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.files import sha256_file, write_text_atomic
 
@@ -73,8 +73,7 @@ def download(
             file.unlink(missing_ok=True)  # so that fetching it again begins anew
         raise
     options: dict[str, Any] = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
-    _require_entry(entry, load_dataset(file, **options), file)
-    path = convert(file, name, **options)
+    path = convert(file, name, require=lambda dataset: _require_entry(entry, dataset, file), **options)
     if checksum:
         _record(key, checksum)
     return path

@@ -344,6 +344,7 @@ def convert(
     *,
     form: str = "",
     tell: Callable[[str], None] | None = None,
+    require: Callable[[Dataset], None] | None = None,
     **options: Any,
 ) -> Path:
     """Read a dataset of any known format and write it in another; numbers are kept as they are.
@@ -357,6 +358,7 @@ def convert(
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
         tell: is told which format the source has, and what its reader assumed, a line each.
+        require: is given the dataset before anything is written, and raises what refuses it.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
 
     Returns:
@@ -377,7 +379,10 @@ def convert(
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     with spill(folder):
-        written = writer.write(_named(load_dataset(source, **options), name), target_path)
+        dataset = load_dataset(source, **options)
+        if require is not None:
+            require(dataset)
+        written = writer.write(_named(dataset, name), target_path)
     if tell is not None:
         if _present(source):
             tell(f"read as {find_reader(find(source)).name}")

@@ -26,11 +26,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +59,8 @@ TERMINAL, TRUNCATED, STATE, LEGAL = "terminals.", "truncations.", "infos.state."
 _OMIGA_ROWS = 1001  # of a full episode in OMIGA's HDF5 files, final observation included
 _SOURCES = ("og_marl", "omiga", "omar", "cfcql", "alberdice", "oryx")
 _WITH_PREY = ("simple_tag", "simple_world")
-_MOST_UNPACKED = 1100
+_MOST_UNPACKED = 50  # times a zip file's size: the chunks of a vault are compressed already
+_UNPACKED_ANYWAY = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,8 @@ def read_vault(
         DataError: no vault, several, a damaged one, or arrays of wrong shapes or values.
     """
     path = Path(path)
-    with reading(path), _unpacked(path) as folder:
+    with reading(path), _unpacked(path, uid) as (folder, place):
         require(last_step in ("repeat", "drop"), f"last_step must be repeat or drop, not {last_step!r}")
-        place = _choose(folder, uid)
         metadata = read_json(place / "metadata.json")
         version = metadata.get("version") if isinstance(metadata, dict) else None
         require(
@@ -153,12 +154,12 @@ def _stores(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _choose(folder: Path, uid: str) -> Path:
-    found = _stores(folder)
+def _choose(found: Sequence[PurePath], uid: str) -> PurePath:
+    """The one of several vaults that ``uid`` names."""
     require(bool(found), "holds no vault (a folder with manifest.ocdbt); give one that does")
     chosen = [place for place in found if uid in ("", place.name)]
     chosen = chosen or [place for place in found if plain(uid) == plain(place.name)]
-    names = ", ".join(str(place.relative_to(folder)) for place in found)
+    names = ", ".join(map(str, found))
     require(bool(chosen), f"holds no vault {uid!r}; it has {names}")
     require(len(chosen) == 1, f"holds several vaults ({names}); choose one with the option uid")
     return chosen[0]
@@ -170,33 +171,48 @@ def plain(uid: str) -> str:
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """The folder itself, or a temporary one with a zip file's content."""
+def _unpacked(path: Path, uid: str) -> Iterator[tuple[Path, Path]]:
+    """The folder itself, or a temporary one with the vault out of a zip file; and the vault's place in it."""
     require(path.exists(), "no such file or folder; check the path")
     if path.is_dir():
         listed(path)  # names a folder that cannot be read
-        yield path
+        place = _choose([store.relative_to(path) for store in _stores(path)], uid)
+        yield path, path / place
         return
     with tempfile.TemporaryDirectory() as temporary:
         try:
             with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    name = PurePosixPath(info.filename.replace("\\", "/"))
-                    require(
-                        not name.is_absolute() and ".." not in name.parts and ":" not in info.filename,
-                        f"its member {info.filename!r} points outside of it; nothing was unpacked",
-                    )
-                whole = sum(info.file_size for info in archive.infolist())
-                require(
-                    whole <= _MOST_UNPACKED * path.stat().st_size,
-                    "it claims to unpack to more than it can hold",
-                )
-                archive.extractall(temporary)
+                place = _unpack(archive, path.stat().st_size, uid, Path(temporary))
         except DataError:
             raise
         except ZIP_FAULTS as error:
             raise DataError("the zip file is cut off or damaged; fetch it again") from error
-        yield Path(temporary)
+        yield Path(temporary), Path(temporary) / place
+
+
+def _unpack(archive: zipfile.ZipFile, size: int, uid: str, folder: Path) -> PurePath:
+    """Unpack one vault of a zip file of ``size`` bytes into a folder; its place there."""
+    names = {info.filename: PurePosixPath(info.filename.replace("\\", "/")) for info in archive.infolist()}
+    for raw, name in names.items():
+        require(
+            not name.is_absolute() and ".." not in name.parts and ":" not in raw,
+            f"its member {raw!r} points outside of it; nothing was unpacked",
+        )
+    stores = sorted({name.parent for name in names.values() if name.name == "manifest.ocdbt"})
+    chosen = _choose(stores, uid)
+    members = [info for info in archive.infolist() if names[info.filename].is_relative_to(chosen)]
+    whole = sum(info.file_size for info in members)
+    require(
+        whole <= _UNPACKED_ANYWAY + _MOST_UNPACKED * size, "it claims to unpack to more than a vault holds"
+    )
+    free = shutil.disk_usage(folder).free
+    require(
+        whole < free,
+        f"it unpacks to {whole / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free; let TMPDIR name a larger "
+        "place",
+    )
+    archive.extractall(folder, members)
+    return chosen
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------
