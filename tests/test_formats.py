@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
 import random
+import shutil
 import subprocess
 import sys
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from marlzoo.cli import main
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats import npz
 from marlzoo.data.formats.minari import write_minari
 from marlzoo.data.formats.npz import write_npz
 from marlzoo.data.load import READERS, WRITERS, find_reader, find_writer, load_dataset
@@ -117,6 +124,45 @@ def test_sound_files_with_wrong_contents_give_one_clear_error_or_a_correct_datas
             assert found.startswith(str(place))
     tracemalloc.stop()
     assert refused > EXAMPLES / 4  # the changes do reach the reader
+
+
+class Touch:
+    """Leaves a file behind if it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch executed",)
+
+
+def hostile() -> list[bytes]:
+    """A pickle that executes a command, by itself and inside each container that can hold one."""
+    array, zipped, torched, older = (io.BytesIO() for _ in range(4))
+    np.save(array, np.array([Touch()], dtype=object), allow_pickle=True)
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for name in (*npz.REQUIRED, *npz.OPTIONAL):
+            archive.writestr(f"{name}.npy", array.getvalue())
+    torch.save([Touch()], torched)
+    torch.save([Touch()], older, _use_new_zipfile_serialization=False)
+    return [pickle.dumps([Touch()]), *(part.getvalue() for part in (array, zipped, torched, older))]
+
+
+@pytest.mark.parametrize("name", [reader.name for reader in READERS])
+def test_no_reader_executes_what_it_reads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile pickles in place of each file of a source, and under the names that MOMA-PPO gives its pickles."""
+    path, options = files(tmp_path)[name]
+    reader = next(reader for reader in READERS if reader.name == name)
+    good = contents(path)
+    names = [path.name, "dataset.pkl", "mix_1.pt"] if len(good) == 1 else [path.name]
+    monkeypatch.chdir(tmp_path)
+    for data in hostile():
+        for changed in sorted(good)[:4]:
+            for target in (tmp_path / "hostile" / each for each in names):
+                write_files(target, good | {changed: data})
+                reader.sniff(target)
+                outcome(partial(reader.read, target, **options))
+                shutil.rmtree(tmp_path / "hostile")
+    assert not (tmp_path / "executed").exists()
+    pickle.loads(hostile()[0])  # elsewhere it would have been
+    assert (tmp_path / "executed").exists()
 
 
 def test_writers_by_name_and_by_the_targets_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
