@@ -23,7 +23,7 @@ from marlzoo.data.catalog import HUB, Entry, find_entry, published, scores
 from marlzoo.data.download import checksums_path, download, downloads_home
 from marlzoo.data.load import dataset_path, is_name, load_dataset
 from marlzoo.data.omiga import read_omiga, write_omiga
-from marlzoo.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
 from tests.data_samples import author_arrays, sample, write_h5
 from tests.format_files import same
 
@@ -233,6 +233,25 @@ def test_without_the_hubs_checksum_the_first_download_counts(hub: Hub, data: Pat
 def test_a_file_that_is_no_dataset_is_not_recorded(hub: Hub) -> None:
     hub.data = b"<html>please log in</html>"
     refused("is not an HDF5 file")
+
+
+def test_a_wrong_file_that_no_checksum_tells_is_not_kept(hub: Hub, data: Path) -> None:
+    hub.checksum, right = False, hub.data
+    hub.data = b"<html>please log in</html>".ljust(len(right))
+    refused("is not an HDF5 file")
+    hub.data = right  # of the same size
+    download(NAME)
+    assert same(load_dataset(NAME), read_omiga(data))
+
+
+def test_a_disk_without_room_is_named_before_anything_is_fetched(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"expert\.hdf5: it has .* GB are free there; .* MARLZOO_HOME"):
+        download(NAME)
+    assert {method for method, _ in hub.requests} == {"HEAD"}
 
 
 def test_offline_it_says_what_it_needs(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import marlzoo.data.mix as module
 from marlzoo.cli import main
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import dataset_path, load_dataset
@@ -93,6 +94,24 @@ def test_discrete_tasks_and_names(home: Path, capsys: pytest.CaptureFixture[str]
     assert found.card.name == name
     assert found.legal is not None
     assert f"{found.transitions} transitions" in capsys.readouterr().out
+
+
+def test_without_a_target_the_mixture_gets_a_new_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, _ = write(home / "good.hdf5", "good", [5, 6, 7] * 5, 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [5, 6, 7] * 5, 2)
+    assert main(["data", "mix", f"{good}:0.5", f"{poor}:0.5"]) == 0
+    assert load_dataset("toy/point/tests/good-poor").card.name == "toy/point/tests/good-poor"
+    with pytest.raises(ConfigError, match=r"there is a dataset toy/point/tests/good-poor; .* with --out"):
+        mix([(good, 0.5), (poor, 0.5)])
+    assert mix([(good, 0.25), (poor, 0.75)]) == dataset_path("toy/point/tests/good25-poor75")
+    monkeypatch.setattr(module, "published", lambda: {"toy/point/tests/poor-good": None})
+    with pytest.raises(ConfigError, match="there is a dataset"):
+        mix([(poor, 0.5), (good, 0.5)])
+    other, _ = write(home / "other.hdf5", "good", [5] * 5, 3, source="elsewhere")
+    with pytest.raises(ConfigError, match="say where the mixture goes with --out"):
+        mix([(poor, 0.5), (other, 0.5)])
 
 
 @pytest.mark.parametrize(

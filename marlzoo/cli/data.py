@@ -195,8 +195,9 @@ class Mix:
 
     parts: Annotated[tuple[str, ...], tyro.conf.Positional]
     """names or files of any format with shares that add up to 1, for instance good.hdf5:0.5 poor.hdf5:0.5"""
-    out: str
-    """file to write, ending in .hdf5, or a dataset's name family/task/source/quality"""
+    out: str = ""
+    """file to write, ending in .hdf5, or a dataset's name family/task/source/quality (default: a new name such as
+    family/task/source/good-poor)"""
     transitions: int | None = None
     """number of steps, about (default: as many as the datasets allow)"""
     seed: int = 0
@@ -211,7 +212,7 @@ def mix(arguments: Sequence[str]) -> int:
     from marlzoo.data.mix import parse_parts
 
     path = combine(
-        parse_parts(options.parts), options.out, transitions=options.transitions, seed=options.seed
+        parse_parts(options.parts), options.out or None, transitions=options.transitions, seed=options.seed
     )
     _tell(path, read_card(path))
     return 0

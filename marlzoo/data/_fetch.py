@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from marlzoo.errors import DataError
+from marlzoo.errors import DataError, OutputError
 from marlzoo.files import output_error
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -34,7 +35,7 @@ def fetch(url: str, target: Path, size: int, version: str, progress: Progress | 
 
     Raises:
         DataError: the server does not send that many bytes within :data:`ATTEMPTS` attempts without progress.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or the disk has no room for it.
     """
     part = target.with_name(f".{target.name}.{version}.part")
     try:
@@ -42,6 +43,12 @@ def fetch(url: str, target: Path, size: int, version: str, progress: Progress | 
         part.touch()
     except OSError as error:
         raise output_error(part, error) from error
+    free = shutil.disk_usage(target.parent).free
+    if free < size - part.stat().st_size:
+        raise OutputError(
+            f"cannot write {target}: it has {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; free some "
+            "space, or let MARLZOO_HOME name a larger place"
+        )
     failures, fault = 0, ""
     while (done := part.stat().st_size) < size:
         if failures == ATTEMPTS:

@@ -72,8 +72,14 @@ def download(
         if from_file is None:
             file.unlink(missing_ok=True)  # so that fetching it again begins anew
         raise
-    options: dict[str, Any] = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
-    path = convert(file, name, require=lambda dataset: _require_entry(entry, dataset, file), **options)
+    try:
+        options: dict[str, Any] = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
+        path = convert(file, name, require=lambda dataset: _require_entry(entry, dataset, file), **options)
+    except DataError:
+        vouched = entry.sha256 or stated or _recorded().get(key)
+        if from_file is None and not vouched:
+            file.unlink(missing_ok=True)  # perhaps not the right one: next time it is fetched anew
+        raise
     if checksum:
         _record(key, checksum)
     return path

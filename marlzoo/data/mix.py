@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from marlzoo import __version__
 from marlzoo.data.card import Card
+from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import allocate
 from marlzoo.data.load import SUFFIX, dataset_path, is_name, load_dataset
@@ -67,7 +68,7 @@ def parse_parts(texts: Sequence[str]) -> list[tuple[str, float]]:
 
 def mix(
     parts: Sequence[tuple[str, float]],
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None = None,
     *,
     transitions: int | None = None,
     seed: int = 0,
@@ -81,7 +82,8 @@ def mix(
 
     Args:
         parts: datasets (names or files of any format) and shares that add up to 1.
-        target: file ending in ``.hdf5`` or ``.h5``, or a dataset's name.
+        target: file ending in ``.hdf5`` or ``.h5``, or a dataset's name; default: the new name
+            ``family/task/source/good-poor`` where both are of one task and source.
         transitions: steps in all, about; default: as many as the datasets allow.
         seed: of the draw.
 
@@ -89,14 +91,15 @@ def mix(
         The file.
 
     Raises:
-        ConfigError: see :func:`parse_parts`; or a wrong target, size or seed.
+        ConfigError: see :func:`parse_parts`; a wrong target, size or seed; or no target where the datasets give no
+            new name.
         DataError: a dataset is missing or damaged, smaller than its share, or of another task, shape or flavour.
         OutputError: the file cannot be written.
     """
     parts = parse_parts([f"{name}:{share!r}" for name, share in parts])
-    text = os.fspath(target)
+    text = "" if target is None else os.fspath(target)
     path = dataset_path(text) if is_name(text) else Path(text).expanduser()
-    if path.suffix not in (SUFFIX, ".h5"):
+    if target is not None and path.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"data mix: {text}: end the file's name in {SUFFIX}, or give a dataset's name")
     if seed < 0 or (transitions is not None and transitions < len(parts)):
         raise ConfigError(
@@ -119,7 +122,25 @@ def mix(
             )
         taken.append(_draw(parent, wanted, np.random.default_rng(derive(seed, "mix", k))))
     card = _card(parts, parents, taken, transitions, seed, text if is_name(text) else "")
+    if target is None:
+        path = _new_place(card, parents)
     write_omiga(_join(parents, taken, card), path)
+    return path
+
+
+def _new_place(card: Card, parents: Sequence[Dataset]) -> Path:
+    """Where a mixture's own name is looked up, if the name is whole and nobody has it."""
+    told = all(parent.card.source == card.source and parent.card.quality for parent in parents)
+    if not told or not is_name(card.name):
+        raise ConfigError(
+            "data mix: the datasets' cards do not name one task and source and their qualities; say where the "
+            "mixture goes with --out"
+        )
+    path = dataset_path(card.name)
+    if path.exists() or card.name in published():
+        raise ConfigError(
+            f"data mix: there is a dataset {card.name}; give the mixture another place with --out"
+        )
     return path
 
 
