@@ -178,6 +178,8 @@ def test_writers_by_name_and_by_the_targets_name(tmp_path: Path, capsys: pytest.
         assert same(load_dataset(tmp_path / target), sample())
     assert main(["data", "convert", str(tmp_path / "a.npz"), "c.npz", "--format", "nzp"]) != 0
     assert "unknown format to write 'nzp'. Did you mean npz?" in capsys.readouterr().err
+    assert main(["data", "convert", str(tmp_path / "a.npz"), "c.npz", "--format", "omiga"]) != 0
+    assert "c.npz: its name asks for npz, not omiga; change the name" in capsys.readouterr().err
 
 
 def teams() -> dict[str, Dataset]:

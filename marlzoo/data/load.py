@@ -64,9 +64,14 @@ class Writer:
     write: Callable[[Dataset, Path], Dataset]
 
 
+def _is_hdf5_name(name: str) -> bool:
+    return name.endswith((SUFFIX, ".h5"))
+
+
+# The first that takes a name is meant by it.
 WRITERS: dict[str, Writer] = {
-    "native": Writer(lambda name: name.endswith((SUFFIX, ".h5")), omiga.write_omiga),
-    "omiga": Writer(lambda name: False, omiga.write_authors),  # refuses what OMIGA's own code cannot use
+    "native": Writer(_is_hdf5_name, omiga.write_omiga),
+    "omiga": Writer(_is_hdf5_name, omiga.write_authors),  # refuses what OMIGA's own code cannot use
     "npz": Writer(lambda name: name.endswith(".npz"), npz.write_npz),
     "minari": Writer(lambda name: re.search(r"-v\d+$", name) is not None, minari.write_minari),
 }
@@ -323,15 +328,19 @@ def find_writer(target: str, form: str = "") -> Writer:
 
     Raises:
         UnknownNameError: no such format.
-        ConfigError: the name asks for none.
+        ConfigError: the name asks for none, or for another one than ``form``.
     """
+    meant = [name for name, writer in WRITERS.items() if writer.takes(target)]
     if form:
         if form not in WRITERS:
             raise UnknownNameError("format to write", form, WRITERS)
+        if meant and form not in meant:
+            raise ConfigError(
+                f"{target}: its name asks for {meant[0]}, not {form}; change the name or the format"
+            )
         return WRITERS[form]
-    for writer in WRITERS.values():
-        if writer.takes(target):
-            return writer
+    if meant:
+        return WRITERS[meant[0]]
     raise ConfigError(
         f"{target}: end the file's name in {SUFFIX} (native) or .npz, a Minari folder's in -v0, or "
         "give a dataset's name (family/task/source/quality)"
