@@ -46,7 +46,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str,
 
 def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
-    for kind in ("methods", "tasks", "datasets", "suites"):
+    for kind in ("methods", "tasks", "datasets", "formats", "suites"):
         status, out, _ = call(capsys, "list", kind, "--json")
         assert status == 0
         found[kind] = {entry["name"]: entry for entry in json.loads(out)}
@@ -55,6 +55,7 @@ def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     task = found["tasks"][HOPPER]
     assert (task["agents"], task["observation"], task["actions"]) == (3, 14, "continuous")
     assert "demo" in found["suites"]
+    assert "team" in found["formats"]["D4RL or MOMA-PPO"]["options"]
 
 
 def test_lists_as_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +81,7 @@ def test_installed_datasets_and_recipes_are_listed(
 def test_listing_starts_without_torch_and_simulators() -> None:
     code = (
         "import sys; from marlzoo.cli import main\n"
-        "for kind in ('methods', 'tasks', 'datasets', 'suites'): main(['list', kind, '--json'])\n"
+        "for kind in ('methods', 'tasks', 'datasets', 'formats', 'suites'): main(['list', kind, '--json'])\n"
         "bad = {'torch', 'mujoco', 'pandas', 'scipy', 'gymnasium'} & set(sys.modules)\n"
         "sys.exit(f'imported {bad}' if bad else 0)"
     )

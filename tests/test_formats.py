@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import random
@@ -88,8 +89,11 @@ def test_each_converts_on_the_command_line_and_says_what_was_assumed(
         pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
     target = tmp_path / "converted.hdf5"
     texts = [f"{key}={value}" for key, value in options.items()]
-    assert main(["data", "convert", str(path), str(target), *(["--option", *texts] if texts else [])]) == 0
+    read = ["--option", *texts] if texts else []
+    assert main(["data", "convert", str(path), str(target), *read]) == 0
     assert capsys.readouterr().out.strip() == str(target)
+    assert main(["data", "inspect", str(path), *read, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["card"]["notes"] == list(load_dataset(target).card.notes)
     dataset, converted = load_dataset(path, **options), load_dataset(target)
     assert same(converted, dataset)
     assert converted.card.notes == dataset.card.notes

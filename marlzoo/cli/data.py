@@ -84,7 +84,9 @@ class Inspect:
     """Returns, lengths, ends, ranges; coverage, dependence between agents, modes and hints, from a seeded sample."""
 
     dataset: Text
-    """a dataset's name or a file"""
+    """a dataset's name, a file or a folder"""
+    option: tuple[str, ...] = ()
+    """how to read it, for instance uid=Good (marlzoo list formats shows all)"""
     json: bool = False
     """print JSON instead of tables"""
     plot: Path | None = None
@@ -104,9 +106,9 @@ def inspect(arguments: Sequence[str]) -> int:
 
     from marlzoo.data.inspect import inspect as measure
     from marlzoo.data.inspect import plot, render, write_html
-    from marlzoo.data.load import load_dataset
+    from marlzoo.data.load import load_dataset, typed_options
 
-    dataset = load_dataset(options.dataset)
+    dataset = load_dataset(options.dataset, **typed_options(options.dataset, options.option))
     if options.sample < 100 or options.seed < 0:
         raise ConfigError("data inspect: --sample must be at least 100 and --seed 0 or more")
     found = measure(dataset, sample=options.sample, seed=options.seed)
@@ -126,7 +128,9 @@ class Check:
     """Do a dataset and a simulator agree? Replays recorded transitions; exit status 1 if they do not."""
 
     dataset: Text
-    """a dataset's name or a file"""
+    """a dataset's name, a file or a folder"""
+    option: tuple[str, ...] = ()
+    """how to read it, for instance team=2x3_0 (marlzoo list formats shows all)"""
     task: str = ""
     """full task name (default: what the dataset's card says)"""
     sample: int = 2000
@@ -141,10 +145,10 @@ def check(arguments: Sequence[str]) -> int:
     """compare a dataset with the simulator"""
     options = parse(Check, "data check", arguments)
     from marlzoo.data.check import check as compare
-    from marlzoo.data.load import load_dataset
+    from marlzoo.data.load import load_dataset, typed_options
     from marlzoo.registry import make_env
 
-    dataset = load_dataset(options.dataset)
+    dataset = load_dataset(options.dataset, **typed_options(options.dataset, options.option))
     task = options.task or dataset.card.task
     if not task:
         raise DataError(f"{options.dataset}: its card names no task; give it with --task")
@@ -171,7 +175,7 @@ class Convert:
     """what to write: a file ending in .hdf5 or .npz, a Minari folder ending in -v0, or a dataset's name
     family/task/source/quality"""
     option: tuple[str, ...] = ()
-    """how to read the source, for instance team=2x3_0 horizon=1000; an unknown one is answered with the nearest"""
+    """how to read the source, for instance team=2x3_0 horizon=1000 (marlzoo list formats shows all)"""
     format: str = ""
     """native, omiga (native, but refused where OMIGA's own code could not use it), npz or minari (default: as the
     target's name says)"""

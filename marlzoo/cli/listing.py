@@ -24,7 +24,7 @@ class Options:
     """List what is there."""
 
     kind: Annotated[str, tyro.conf.Positional]
-    """methods, tasks, datasets or suites"""
+    """methods, tasks, datasets, formats or suites"""
     json: bool = False
     """print JSON instead of a table"""
 
@@ -87,6 +87,13 @@ def datasets() -> Entries:
     return entries
 
 
+def formats() -> Entries:
+    """Formats of datasets that are read, and the options that restore a paper's reading (``--option NAME=VALUE``)."""
+    from marlzoo.data.load import READERS
+
+    return [{"name": reader.name, "options": ", ".join(reader.options)} for reader in READERS]
+
+
 def suites() -> Entries:
     """Built-in benchmark suites."""
     from marlzoo.benchmarks.suites import SUITES
@@ -95,7 +102,7 @@ def suites() -> Entries:
 
 
 KINDS: dict[str, Callable[[], Entries]] = {
-    "methods": methods, "tasks": tasks, "datasets": datasets, "suites": suites,
+    "methods": methods, "tasks": tasks, "datasets": datasets, "formats": formats, "suites": suites,
 }  # fmt: skip
 
 

@@ -41,6 +41,11 @@ class Reader:
     sniff: Callable[[str | os.PathLike[str]], bool]
     read: Callable[..., Dataset]
 
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """What ``read`` takes behind the path, by name."""
+        return dict(list(inspect.signature(self.read).parameters.items())[1:])
+
 
 # Asked in this order; a new format is a new module and one line here.
 READERS: list[Reader] = [
@@ -206,7 +211,7 @@ def _computed(name_or_path: str | os.PathLike[str], options: dict[str, Any]) -> 
 
 def _read(path: Path, options: dict[str, Any]) -> Dataset:
     reader = find_reader(path)
-    known = list(inspect.signature(reader.read).parameters)[1:]
+    known = reader.options
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option for reading {reader.name}", option, known)
@@ -298,7 +303,7 @@ def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[
             f"{os.fspath(source)}: computed data are not read and have no reading options; leave out --option"
         )
     reader = find_reader(find(source))
-    known = dict(list(inspect.signature(reader.read).parameters.items())[1:])
+    known = reader.options
     options: dict[str, Any] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -382,8 +387,7 @@ def convert(
     target_path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
     writer = find_writer(target_path.name, form)
     if "action_clip" not in options and _present(source):
-        known = inspect.signature(find_reader(find(source)).read).parameters
-        options |= {"action_clip": False} if "action_clip" in known else {}
+        options |= {"action_clip": False} if "action_clip" in find_reader(find(source)).options else {}
     folder = target_path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
