@@ -177,7 +177,10 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset]) -> Sampler:
         differences = algorithm.spec.differences(dataset.spec)
         if differences:
             raise SpecError(
-                f"{algorithm.name} was built for another shape than {dataset.card.name}: {'; '.join(differences)}"
+                f"{algorithm.name} was built for another shape than {dataset.card.title} has: "
+                f"{'; '.join(differences)} (the learner's, which is the task's, and the data's). Choose the task "
+                "that the data are of; where a file says too little about itself, write it anew with 'marlzoo data "
+                "convert FILE NEW', which takes what is missing as --option, such as horizon=50"
             )
     config = algorithm.config
     return Sampler(

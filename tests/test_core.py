@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -213,10 +213,20 @@ class TestSampler:
             Sampler([toy_dataset(), toy_dataset()], [0, 1, 2], batch_size=4, fields=("obs",))
         with pytest.raises(DataError, match="differ in action_kind"):
             Sampler([toy_dataset(), toy_dataset("discrete")], [0, 1], batch_size=4, fields=("obs",))
-        with pytest.raises(DataError, match="needs 'legal'"):
-            Sampler(toy_dataset(), [0], batch_size=4, fields=("legal",)).next()
+        with pytest.raises(DataError, match="which the data lack; add the array legal"):
+            Sampler(toy_dataset(), [0], batch_size=4, fields=("legal",))
         with pytest.raises(SpecError, match="was built for another shape"):
             make_sampler(marlzoo.make("bc", toy_spec()), [toy_dataset("discrete")])
+
+    def test_a_sequence_method_needs_the_episodes_bounds(self) -> None:
+        data = toy_dataset(episodes=1)
+        none = np.zeros(data.rows, np.bool_)
+        unmarked = replace(data, terminal=none, truncated=none)
+        marked = replace(data, terminal=none, truncated=np.arange(data.rows) == data.ends[0] - 1)
+        Sampler(unmarked, [0], batch_size=4, fields=("obs",)).next()
+        Sampler(marked, [0], batch_size=4, fields=("obs",), sequence=3).next()
+        with pytest.raises(DataError, match="the episodes' bounds are not known"):
+            Sampler(unmarked, [0], batch_size=4, fields=("obs",), sequence=3)
 
     def test_memory_is_shared(self) -> None:
         data = toy_dataset()

@@ -73,6 +73,11 @@ class Card:
         """The dataset's name, ``family/task/source/quality``, with ``?`` for what is unknown."""
         return "/".join(part or "?" for part in (self.task, self.source, self.quality))
 
+    @property
+    def title(self) -> str:
+        """For messages: the name, where the task at least is known."""
+        return self.name if self.task else "the dataset"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self) | {"notes": list(self.notes)}

@@ -303,9 +303,8 @@ class Dataset:
 
     def _warn_outside(self, outside: int, done: str, stacklevel: int) -> None:
         share = outside / (self.transitions * self.action[0].size)
-        name = self.card.name if self.card.task else "the dataset"
         warnings.warn(
-            f"{name}: {outside} action entries ({share:.2%}) lie outside [-1, 1]; {done}",
+            f"{self.card.title}: {outside} action entries ({share:.2%}) lie outside [-1, 1]; {done}",
             stacklevel=stacklevel,
         )
 

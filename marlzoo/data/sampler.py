@@ -220,6 +220,8 @@ class Sampler:
         self.store = Store(unique, self.device, dtype, reward_mode)
         self._mask = self.store.mask(timeout_is_terminal)
         self.replicas, self.batch_size, self.fields = len(seeds), batch_size, tuple(fields)
+        for data in unique:
+            self._require_fields(data)
         self._length = self._sequence_length(unique, sequence)
         place = {id(data): k for k, data in enumerate(unique)}
         self._of = [place[id(data)] for data in per_replica]
@@ -243,7 +245,25 @@ class Sampler:
     def _sequence_length(datasets: Sequence[Dataset], sequence: int | None) -> int | None:
         if sequence is None:
             return None
+        for data in datasets:
+            if data.episodes == 1 and not (data.terminal.any() or data.truncated.any()):
+                raise DataError(
+                    f"{data.card.title}: all {data.transitions} steps are one episode whose end is not marked, "
+                    "so the episodes' bounds are not known, and a method that reads sequences needs them; give "
+                    "the rows where episodes start (starts) and end (terminal, truncated), or take a method or "
+                    "form that learns from single transitions"
+                )
         return sequence or int(max(data.lengths.max() for data in datasets))
+
+    def _require_fields(self, data: Dataset) -> None:
+        """Refuse data without what the method learns from."""
+        for name in self.fields:
+            if name.removeprefix(NEXT) == "legal" and data.legal is None:
+                raise DataError(
+                    f"{data.card.title}: the method learns from legal-action masks ('legal'), which the data "
+                    "lack; add the array legal [T, N, A], true for actions that an agent may take (all true "
+                    "where every action is always legal)"
+                )
 
     def _starts(self, k: int, data: Dataset) -> Tensor:
         """Rows that a draw may pick: transitions, or every place where a sequence may start."""
@@ -253,7 +273,7 @@ class Sampler:
             ended = self._mask[rows + self.store_offset(k)].cpu().numpy() == 0
             rows = rows[ended | ~np.isin(rows + 1, data.ends)]
             if not rows.size:
-                raise DataError(f"{data.card.name}: no step has a next action, which the method learns from")
+                raise DataError(f"{data.card.title}: no step has a next action, which the method learns from")
         if self._length is not None:
             # Short episodes start at their first row; long ones anywhere that a full sequence fits.
             starts, lengths = np.repeat(data.starts, data.lengths), np.repeat(data.lengths, data.lengths)
@@ -316,8 +336,7 @@ class Sampler:
 
     def _take(self, name: str, rows: Tensor) -> Tensor:
         source = self._mask if name == "mask" else getattr(self.store, name.removeprefix("agent_"))
-        if source is None:
-            raise DataError(f"the method needs {name!r}, which the dataset does not have")
+        assert source is not None
         taken = source.index_select(0, rows.flatten()).view(*rows.shape, *source.shape[1:])
         if name == "reward" and taken.ndim > rows.ndim:
             return taken.mean(-1)
