@@ -24,6 +24,8 @@ Departures from the authors' code, and the option that restores it:
 * step 2 uses the q of before step 1's update for both action kinds, as their continuous code does; their discrete
   code recomputes it.
 * the global state enters the mixer once, not once per agent.
+* actions are those of the data. Their MuJoCo loader divides by 4 actions that leave the box, and the policy's are
+  multiplied by 4 to act; here such data are clipped, with a warning.
 * exceptions in an update stop the run; theirs are swallowed.
 """
 

@@ -35,6 +35,7 @@ Departures from published code, and the option that restores it:
   the statistics of whatever batch they judge, so that a policy's own actions and the search's are judged on different
   scales, and what a policy's actions have in common is subtracted before the critic sees it.
 * gamma is what it says. The authors' HalfCheetah runs set .99 and train with .95: ``gamma = 0.95``.
+* an update is one step of every network. Theirs come once in 100 of what they call steps (HalfCheetah: in 10).
 * All agents learn from the same rows of the data and are clipped together; theirs draw and clip for themselves.
 * ComaDICE's shared form draws every round of the search from the first round's distribution, and its policy is
   stochastic; neither is offered.

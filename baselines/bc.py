@@ -63,7 +63,11 @@ class BC(Algorithm):
         "continuous": ({"loss": "mse"}, {"history": "rnn"}),
         "discrete": ({"history": "rnn"}, {"eval_mode": "sample", "mask_train_logits": False}),
     }
-    presets: ClassVar = {"smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0}}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0},
+    }
 
     def build(self, spec: Spec) -> None:
         """One network, shared by the agents."""

@@ -11,7 +11,9 @@ bar for targets, sg for stopped gradients, u = min_j Q̄_j(o, a):
 2. policy:  L_π = -mean min(exp((u - V) / alpha), weight_cap) log π(a | o), with the new V
 3. Q:       y = r + gamma m V(o'), no gradient;   L_Q = sum_j mean (Q_j(o, a) - y)^2
 
-At the minimum of L_V the weights exp((u - V) / alpha) have mean 1. V steps first, then policy and Q, then the targets
+At the minimum of L_V the weights exp((u - V) / alpha) have mean 1. The bound of 5 is the release's, not the paper's:
+samples beyond it do not pull V up, so where all are V falls without end and the policy clones the data; where values
+differ by much more than 5 alpha take ``x_cap = inf``. V steps first, then policy and Q, then the targets
 of Q (and of the mixer) follow with rate tau.
 
 Departures from the authors' code, and the option that restores it:

@@ -28,6 +28,7 @@ Departures from published code, and the option that restores it:
 * OG-MARL: ``history = "rnn"``, ``policy_q = "min"``, ``smoothing_sigma = 0``, ``policy_delay = 1``,
   ``policy_after_critic = False``, ``action_penalty = 1e-3``; its critics read 128-wide layers: ``critic_hidden``.
 * MOMA-PPO sums the data's part over action dimensions: ``bc_reduce = "sum"``.
+* offpymarl's discrete form leaves terminal steps out, and counts padding in the data's part; not offered.
 * The original method standardises observations; here the data say what they hold.
 """
 

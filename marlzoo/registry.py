@@ -48,7 +48,7 @@ def list_methods() -> Listing:
     for entry in _entries(METHODS):
         try:
             found = importlib.util.find_spec(entry.value)
-        except Exception as error:  # a foreign package may fail in any way while its parent is imported
+        except (Exception, SystemExit) as error:  # importing a foreign package's parent may fail in any way
             broken[f"{entry.name} ({entry.value})"] = f"{type(error).__name__}: {error}"
             continue
         if found is None or found.submodule_search_locations is None:
@@ -87,7 +87,7 @@ def find_method(name: str) -> type[Algorithm]:
         module = importlib.import_module(modules[0])
     except MarlzooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"method {name!r}: importing {modules[0]} failed: {type(error).__name__}: {error}"
         ) from error
@@ -223,7 +223,7 @@ def _family(family: str) -> Any:
         return importlib.import_module(module)
     except MarlzooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"environment family {family!r}: importing {module} failed: {type(error).__name__}: {error}"
         ) from error

@@ -195,3 +195,24 @@ def test_strong_regulariser_gives_the_data_policy() -> None:
     obs = torch.cat((data.obs, torch.eye(2).double().expand(1, 16, 2, 2)), -1)
     pi = torch.softmax(algorithm.actor.network(obs), -1)[0, 0]
     torch.testing.assert_close(pi[:, 0], torch.tensor([0.75, 0.5]).double(), atol=0.03, rtol=0)
+
+
+def test_exactly_uniform_policies_of_two_equal_modes_stay_uniform() -> None:
+    """XOR, data D2: both actions are as good as each other, so only noise or the start breaks the tie."""
+    algorithm = learner(2, conservatism=0.1)
+    with torch.no_grad():
+        for parameter in algorithm.parameters():
+            parameter.zero_()
+    data = transitions(
+        [[0, 1], [1, 0], [0, 1], [1, 0]],
+        actions=2,
+        noise={"between": torch.full((1, SIZE // 2, 1), 0.5)},
+        reward=torch.ones(SIZE),
+        mask=torch.zeros(SIZE),
+    )
+    for _ in range(20):
+        algorithm.update(data)
+    e, logits = (net.layers[-1].bias for net in (algorithm.e, algorithm.actor.network.network))
+    assert e.abs().max() > 1e-3
+    torch.testing.assert_close(e[..., 0], e[..., 1], atol=1e-12, rtol=0)
+    torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-12, rtol=0)

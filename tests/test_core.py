@@ -265,6 +265,7 @@ class TestRegistry:
         package.mkdir()
         (package / "__init__.py").write_text("")
         (package / "bad.py").write_text("raise RuntimeError('broken inside')")
+        (package / "leaves.py").write_text("import sys; sys.exit(3)")
         (package / "empty.py").write_text("")
         (package / "omiga.py").write_text("")
         info = tmp_path / "zoo_plugin-1.dist-info"
@@ -278,6 +279,8 @@ class TestRegistry:
         assert "gone (no_such_package)" in listing.broken
         with pytest.raises(PluginError, match="broken inside"):
             find_method("bad")
+        with pytest.raises(PluginError, match="leaves failed: SystemExit: 3"):
+            find_method("leaves")
         with pytest.raises(PluginError, match="defines 0 subclasses"):
             find_method("empty")
         with pytest.raises(PluginError, match=r"taken by marlzoo\.algorithms\.omiga and zoo_plugin\.omiga"):
@@ -350,6 +353,15 @@ def test_spec_checks() -> None:
     spec = toy_spec()
     assert Spec.from_dict(spec.to_dict()) == spec
     assert spec.differences(toy_spec("discrete"))[0].startswith("action_kind: continuous != discrete")
+
+
+def test_offline_methods_have_presets_for_the_domains_of_their_actions() -> None:
+    domains = {"continuous": {"mamujoco", "mpe"}, "discrete": {"smac"}}
+    for name in list_methods().modules:
+        method = find_method(name)
+        if method.sampling != "online":
+            wanted = set().union(*(domains[kind] for kind in method.actions))
+            assert wanted <= method.presets.keys(), name
 
 
 def test_a_family_may_use_the_settings_of_another() -> None:

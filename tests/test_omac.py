@@ -56,3 +56,27 @@ def test_v_goes_from_the_mean_to_the_in_sample_maximum() -> None:
         algorithm.update(one)
     v = algorithm.v(torch.cat((one.obs, torch.eye(2).expand(2, 2, 2, 2).double()), -1))[:, 0]
     torch.testing.assert_close(v, torch.tensor([[0.5, 0.0], [1.0, 2.0]]).double(), atol=0.02, rtol=0)
+
+
+def test_one_agent_of_weight_one_learns_as_iql_does() -> None:
+    """Without a shared value, and IQL's twins equal (its loss of Q counts both)."""
+    spec = spec_of(1, 3)
+    small = {"hidden": 16, "batch_size": 4, "beta": 3.0, "expectile": 0.7}
+    iql: Any = marlzoo.make("iql", spec, dtype=torch.float64, **small)
+    omac: Any = marlzoo.make("omac", spec, dtype=torch.float64, mixer_hidden=8, **small)
+    omac.actor.load_state_dict(iql.actor.state_dict())
+    for mixer in (omac.mixer, omac.target_mixer):
+        set_mixer(mixer, (1.0,), 0.0)
+    for method in (iql, omac):
+        for network in (method.q, method.target_q):
+            set_table(network.networks.members, [[0.5, 2.0, -1.0]])
+        set_table(method.v.network, [[0.25]])
+        with torch.no_grad():
+            method._optimisers["v"].lr.zero_()  # IQL steps V before the policy's loss, OMAC after
+    set_table(omac.target_v.network, [[0.25]])
+    reward = torch.tensor([1.0, 0.0, -2.0])
+    batch = transitions([[0], [1], [2]], actions=3, reward=reward, agent_reward=reward[:, None])
+    first, second = iql.update(batch), omac.update(batch)
+    for key in ("v_loss", "policy_loss", "weight"):
+        torch.testing.assert_close(first[key], second[key])
+    torch.testing.assert_close(first["q_loss"], 2 * second["q_loss"])
