@@ -417,7 +417,7 @@ def rows(options: Options) -> pd.DataFrame:
     found = pd.read_csv(file)[COLUMNS] if file.exists() else pd.DataFrame(columns=COLUMNS)
     known = {(name, *key) for name, group in GROUPS.items() for key in group.data}
     keys = found[["group", "game", "data"]].itertuples(index=False, name=None)
-    found = found[[key in known for key in keys]]  # a group's data may have changed since
+    found = found[np.array([key in known for key in keys], np.bool_)]  # a group's data may have changed since
     ranges = []
     for name in options.only:
         group = GROUPS[name]
