@@ -15,7 +15,7 @@ marginal data policy π^D_i(a_i | o_i) is shared. For agent i and every transiti
 2. nu:      L = alpha logsumexp(log W + e / alpha) + (1 - gamma) mean nu_i + gradient_penalty mean |∇_s nu_i(s̃)|^2
 3. e:       L = sum W' (e_i(s, a_i) - sg e)^2 + sum W conservatism (logsumexp_a e_i - sum_a π^D_i(a) e_i),
             where W' is W with rho_i at least ratio_floor
-4. policy:  L = sum W KL(sg π*_i || π_i) with the best answer π*_i ∝ π^D_i exp(e_i / alpha)
+4. policy:  L = sum W' KL(sg π*_i || π_i) with the best answer π*_i ∝ π^D_i exp(e_i / alpha)
 
 All gradients are taken before any step (so the policy sees the e_i of before its update); there are no targets. s̃
 lies between states of the batch's halves. After a terminal step comes an absorbing state (zeros and a bit that marks
@@ -29,6 +29,8 @@ Departures from the authors' code:
   the wrong action, as those are on Bridge that block each other on the way to their goals, hardly learns.
 * in theirs, ``ratio_floor = 0``, nothing tells e_i of an action that the others no longer answer: its samples have
   weight 0, the conservative term makes it as good as the data's, and agents that disagree see no reason to yield.
+  Nor does a policy learn anything in states that another's has left: both may do there, for good, what the data never
+  do. Weights of states do not change which policy is best.
 * all agents step at the same time from the same policies; theirs step one after another on the same batch.
 * ``alpha`` for games starts lower and ends higher than theirs (5, falling to 0.001): the larger it is, the larger is
   alpha kappa beside the differences in reward that e has to resolve.
@@ -59,8 +61,8 @@ from marlzoo.actors import StochasticActor, joint_action
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, mask_logits
-from marlzoo.losses import legal_logsumexp
+from marlzoo.distributions import chosen, log_softmax
+from marlzoo.losses import detached, legal_logsumexp
 from marlzoo.nets import MLP, Init, with_agent_id
 from marlzoo.optim import per_replica
 from marlzoo.policy import CategoricalPolicy, Policy
@@ -79,7 +81,7 @@ class AlberDICEConfig(Config):
     anneal: Natural = 0  # updates from start to end (0: constant alpha)
     reward_scale: Positive = 1.0  # weight of the reward against the regulariser
     ratio_cap: Positive = 100.0  # bound on rho
-    ratio_floor: NonNegative = 0.1  # least rho of a transition in the fit of e
+    ratio_floor: NonNegative = 0.1  # least rho of a transition in the fits of e and policy
     projection: Literal["forward", "reverse"] = "forward"  # divergence that policies descend
     gradient_penalty: NonNegative = 0.1  # weight of the slope of nu
     conservatism: NonNegative = 0.1  # weight of the push down on actions that the data lack
@@ -154,8 +156,8 @@ class AlberDICE(Algorithm):
         alpha = self._alpha(done)
         obs, state, legal = with_agent_id(batch.obs), batch.state.unsqueeze(1), batch.legal.movedim(2, 1)
         action = batch.action.movedim(2, 1)  # agents first: [R, N, B]
-        log_pi = F.log_softmax(mask_logits(self.actor.network(obs), batch.legal), -1).movedim(2, 1)
-        log_data = F.log_softmax(mask_logits(self.data.network(obs), batch.legal), -1).movedim(2, 1)
+        log_pi = log_softmax(self.actor.network(obs), batch.legal).movedim(2, 1)
+        log_data = log_softmax(self.data.network(obs), batch.legal).movedim(2, 1)
 
         # 1. Data policies
         ratios = self._ratios(batch, log_pi.detach())
@@ -171,8 +173,8 @@ class AlberDICE(Algorithm):
         td = (chosen(e, action) - e_target).square()
         floored = torch.maximum(ratios.rho, self.setting("ratio_floor", 3))
         push = weight * (legal_logsumexp(e, legal) - mean_e)
-        td_loss = (floored / floored.sum(-1, keepdim=True) * td).sum((1, 2))
-        e_loss = td_loss + self.setting("conservatism") * push.sum((1, 2))
+        floored = floored / floored.sum(-1, keepdim=True)
+        e_loss = (floored * td).sum((1, 2)) + self.setting("conservatism") * push.sum((1, 2))
 
         # 4. Policy
         gain = log_data.detach() + e.detach() / per_replica(alpha, 4)
@@ -180,14 +182,14 @@ class AlberDICE(Algorithm):
             distance = -(F.softmax(gain, -1) * log_pi).sum(-1)  # up to the best policy's entropy
         else:
             distance = per_replica(alpha, 3) * (log_pi.exp() * (log_pi - gain)).sum(-1)
-        policy_loss = (weight * distance).sum((1, 2))
+        policy_loss = (floored * distance).sum((1, 2))
 
         norms = self.step(data=data_loss)
         started = done >= self.config.pretrain
         norms |= self.step_if(started, nu=nu_loss, e=e_loss, policy=policy_loss)
         losses = {"nu_loss": nu_loss, "e_loss": e_loss, "policy_loss": policy_loss, "data_loss": data_loss}
         means = {"rho": ratios.rho.mean((1, 2)), "kappa": ratios.kappa.mean((1, 2)), "alpha": alpha}
-        return {**{name: value.detach() for name, value in losses.items()}, **means, **norms}
+        return detached(losses) | means | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
@@ -209,7 +211,7 @@ class AlberDICE(Algorithm):
         state = batch.state[:, None, :, None].expand(*pairs, -1)
         number = torch.eye(n, dtype=self.dtype, device=self.device).expand(*pairs, n)
         logits = self.data_others(state, seen, number)
-        log_data = F.log_softmax(mask_logits(logits, batch.legal[:, None]), -1)
+        log_data = log_softmax(logits, batch.legal[:, None])
         others, action = self._others[None, :, None], batch.action[:, None].expand(pairs)
         log_likelihood = (chosen(log_data, action) * others).sum(-1)
         with torch.no_grad():

@@ -42,7 +42,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
 from marlzoo.actor_critic import penalty_samples
@@ -50,13 +49,8 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, mask_logits, one_hot
-from marlzoo.losses import (
-    jittered,
-    legal_logsumexp,
-    mean_over,
-    sampled_logsumexp,
-)
+from marlzoo.distributions import categorical_log_prob, log_softmax, mask_logits, one_hot
+from marlzoo.losses import action_size, detached, jittered, legal_logsumexp, mean_over, sampled_logsumexp
 from marlzoo.nets import DeterministicActor, Ensemble, PerAgent, with_agent_id
 from marlzoo.policy import Policy, SquashedPolicy
 from marlzoo.random import Kind
@@ -132,10 +126,8 @@ class CFCQL(Algorithm):
             if recurrent:
                 self.sampling = "sequence"
             shape = Shape(h, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
-            self.team, self.behaviour = (
-                QTeam(self.init, spec, shape, "qmix"),
-                AgentNet(self.init, spec, shape),
-            )
+            self.team = QTeam(self.init, spec, shape, "qmix")
+            self.behaviour = AgentNet(self.init, spec, shape)
             self.target = self.frozen_copy(self.team)
             self.optimise(q=self.team, behaviour=self.behaviour)
             return
@@ -168,7 +160,7 @@ class CFCQL(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
         metrics = self._discrete(as_sequences(batch)) if self.spec.discrete else self._continuous(batch)
-        return {name: value.detach() for name, value in metrics.items()}
+        return detached(metrics)
 
     def policy(self) -> Policy:
         """Discrete: the best legal action. Continuous: the policies' actions."""
@@ -210,7 +202,7 @@ class CFCQL(Algorithm):
         """Loss [R] of the behaviour policy, and its log probabilities without gradient, [R, B, L, N, A]."""
         logits = mask_logits(self.behaviour(batch)[:, :, :-1], batch.legal[:, :, :-1])
         loss = -mean_over(categorical_log_prob(logits, batch.action), batch.filled)
-        return loss, F.log_softmax(logits.detach(), dim=-1)
+        return loss, log_softmax(logits.detach())
 
     # Continuous -----------------------------------------------------------------------------------------
 
@@ -240,7 +232,7 @@ class CFCQL(Algorithm):
         action = self._act(self.actor, obs)
         team = counterfactual_actions(batch.action, action)
         q_own = self.q.first(batch.state.unsqueeze(2), team).squeeze(-1)
-        size = ((action * used).square().mean(1) / used.sum(-1, keepdim=True)).sum((1, 2))
+        size = action_size(action, used).mean(1).sum(-1)
         policy_loss = self.setting("action_penalty") * size - mean_over(q_own)
         norms |= self.step_if(self.due("q", c.policy_period), policy=policy_loss)
         tau = self.setting("tau")
@@ -260,21 +252,14 @@ class CFCQL(Algorithm):
         now = after = batch.action
         if c.policy_samples:
             now, after = self._act(self.actor, obs), self._act(self.actor, next_obs)
-        own, density = penalty_samples(
-            now,
-            after,
-            noise["uniform"],
-            noise.get("policy"),
-            self.setting("sample_std"),
-            self.action_dimensions,
-        )
+        std, used = self.setting("sample_std"), self.action_dimensions
+        own, density = penalty_samples(now, after, noise["uniform"], noise.get("policy"), std, used)
         if c.other_actions == "data" or not c.policy_samples:
             return counterfactual_actions(data, own), density
         here, there = torch.split_with_sizes(own, [2 * c.samples, c.samples], dim=1)
         others = batch.next_action.unsqueeze(1)
-        return torch.cat(
-            (counterfactual_actions(data, here), counterfactual_actions(others, there)), 1
-        ), density
+        parts = counterfactual_actions(data, here), counterfactual_actions(others, there)
+        return torch.cat(parts, 1), density
 
 
 @torch.no_grad()

@@ -43,13 +43,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, mask_logits
+from marlzoo.distributions import chosen, log_softmax
 from marlzoo.losses import mean_over, softmax_weights
 from marlzoo.mixers import ConvexMixer
 from marlzoo.nets import Ensemble, LinearMixer, RecurrentNet, TanhGaussianActor, with_agent_id
@@ -234,5 +233,5 @@ class ICQ(Algorithm):
 def legal_log_policy(logits: Tensor, legal: Tensor, epsilon: Tensor) -> Tensor:
     """Log of the softmax mixed with ``epsilon`` of the uniform policy, renormalised over the legal actions."""
     uniform = (epsilon / logits.shape[-1]).log()
-    mixed = torch.logaddexp((1.0 - epsilon).log() + F.log_softmax(logits, dim=-1), uniform)
-    return F.log_softmax(mask_logits(mixed, legal), dim=-1)
+    mixed = torch.logaddexp((1.0 - epsilon).log() + log_softmax(logits), uniform)
+    return log_softmax(mixed, legal)

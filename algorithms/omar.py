@@ -49,18 +49,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
 from marlzoo.actor_critic import penalty_samples
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, mask_logits, one_hot
+from marlzoo.distributions import chosen, log_softmax, mask_logits, one_hot
 from marlzoo.errors import ConfigError
 from marlzoo.losses import (
     action_error,
+    action_size,
     cross_entropy_search,
+    detached,
     legal_logsumexp,
     mean_over,
     sampled_logsumexp,
@@ -216,7 +217,7 @@ class OMAR(Algorithm):
 
         # 4. Policy
         value = self.q.first(obs, action).squeeze(-1)
-        coe, size = self.setting("omar_coe", 3), action_error(action, torch.zeros_like(action), used)
+        coe, size = self.setting("omar_coe", 3), action_size(action, used)
         pull = coe * action_error(action, found, used) - (1.0 - coe) * value
         policy_loss = mean_over(pull + self.setting("action_penalty", 3) * size)
         norms |= self.step(policy=policy_loss)
@@ -227,7 +228,7 @@ class OMAR(Algorithm):
             self.track(self.target_mixer, self.mixer, tau)
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
-        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}
+        return detached(losses | means) | norms
 
     @torch.no_grad()
     def _search(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
@@ -258,7 +259,7 @@ class OMAR(Algorithm):
         with torch.no_grad():
             values = self.team(batch)[:, :, :-1]
             found = mask_logits(values, legal).argmax(-1)
-        log_pi = F.log_softmax(mask_logits(self.actor_net(batch)[:, :, :-1], legal), dim=-1)
+        log_pi = log_softmax(self.actor_net(batch)[:, :, :-1], legal)
         expected = (log_pi.exp() * values).sum(-1)
         gain = expected
         if c.policy_gradient == "coma":
@@ -272,4 +273,4 @@ class OMAR(Algorithm):
         self.follow(self.target_team, self.team, c.target_period, self.setting("tau"), "critic")
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(q.total, filled), "target_q": mean_over(q.target, filled)}
-        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}
+        return detached(losses | means) | norms

@@ -33,7 +33,8 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Batch
-from marlzoo.losses import mean_over
+from marlzoo.distributions import tanh_gaussian_sample
+from marlzoo.losses import action_error, mean_over
 from marlzoo.mixers import MonotonicMixer, SumMixer
 from marlzoo.nets import TanhGaussianActor, with_agent_id
 from marlzoo.policy import Policy, TanhGaussianPolicy
@@ -123,8 +124,7 @@ class B3C(Algorithm):
         q_policy = self.mixer(self.q(obs, sampled)[:, 0], batch.state)
         scale = q_policy.detach()
         scale = mean_over(scale.abs()) if self.config.normaliser == "abs_mean" else mean_over(scale).abs()
-        used = self.action_dimensions
-        cloning = mean_over((((sampled - batch.action).square() * used).sum(-1)) / used.sum(-1))
+        cloning = mean_over(action_error(sampled, batch.action, self.action_dimensions))
         value = mean_over(q_policy) / scale.clamp_min(1e-6)
         policy_loss = self.setting("w_bc") * cloning - self.setting("w") * value
 
@@ -140,8 +140,7 @@ class B3C(Algorithm):
 
     def _sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Reparameterised actions ``[R, B, N, A]``, zero in padded dimensions."""
-        mean, log_std = self.actor(obs)
-        return torch.tanh(mean + log_std.exp() * noise) * self.action_dimensions
+        return tanh_gaussian_sample(*self.actor(obs), noise, self.action_dimensions)
 
 
 def best_return_to_go(data: Dataset, gamma: float) -> float:

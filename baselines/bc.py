@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Positive
 from marlzoo.data.sampler import Batch
+from marlzoo.losses import action_error, mean_over
 from marlzoo.nets import MLP, RecurrentNet, TanhGaussianActor, with_agent_id
 from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy, SquashedPolicy, TanhGaussianPolicy
 from marlzoo.spec import Spec
@@ -90,8 +91,7 @@ class BC(Algorithm):
         sequence = self.sampling == "sequence"
         obs = batch.obs[:, :, :-1] if sequence else batch.obs  # the final observation has no action
         per_step = self._loss(with_agent_id(obs), batch)
-        filled = batch.filled.unsqueeze(-1).expand_as(per_step) if sequence else torch.ones_like(per_step)
-        loss = (per_step * filled).flatten(1).sum(1) / filled.flatten(1).sum(1)
+        loss = mean_over(per_step, batch.filled if sequence else None)
         return {"policy_loss": loss.detach(), **self.step(policy=loss)}
 
     def policy(self) -> Policy:
@@ -113,7 +113,7 @@ class BC(Algorithm):
         if self.config.history == "rnn":
             out = out[0]
         if not self.spec.discrete and self.config.loss == "mse":
-            error = (torch.tanh(out) if self.config.bc_tanh else out) - batch.action
-            used = self.action_dimensions
-            return (error.square() * used).sum(-1) / used.sum(-1)
+            return action_error(
+                torch.tanh(out) if self.config.bc_tanh else out, batch.action, self.action_dimensions
+            )
         return -self.data_log_prob(out, batch)

@@ -53,7 +53,7 @@ from marlzoo.batch_constrained import (
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
 from marlzoo.distributions import categorical_log_prob, mask_logits
-from marlzoo.losses import action_error, gaussian_kl, mean_over, soft_minimum
+from marlzoo.losses import action_error, detached, gaussian_kl, mean_over, soft_minimum
 from marlzoo.nets import MLP, Ensemble, LinearMixer, with_agent_id
 from marlzoo.policy import Policy, RecurrentPolicy
 from marlzoo.random import Kind
@@ -192,7 +192,7 @@ class BCQMA(Algorithm):
         self.track(self.target_perturb, self.perturb, tau)
         losses = {"vae_loss": vae_loss, "kl": kl_loss, "q_loss": q_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0]), "target_q_total": mean_over(y)}
-        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}
+        return detached(losses | means) | norms
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
         c, filled, legal = self.config, batch.filled, batch.legal

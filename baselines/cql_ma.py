@@ -35,14 +35,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, mask_logits, tanh_gaussian_log_prob
-from marlzoo.losses import double_q, legal_logsumexp, mean_over, sampled_logsumexp, uniform_log_density
+from marlzoo.distributions import chosen, log_softmax, tanh_gaussian_log_prob, tanh_gaussian_sample
+from marlzoo.losses import (
+    detached,
+    double_q,
+    legal_logsumexp,
+    mean_over,
+    sampled_logsumexp,
+    uniform_log_density,
+)
 from marlzoo.nets import Ensemble, LinearMixer, TanhGaussianActor, with_agent_id
 from marlzoo.policy import Policy, TanhGaussianPolicy
 from marlzoo.random import Kind
@@ -159,7 +165,7 @@ class CQLMA(Algorithm):
         self.track(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": td_loss, "cql_loss": cql_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0], filled), "target_q_total": mean_over(y, filled)}
-        return {**{k: v.detach() for k, v in (losses | means).items()}, **norms}
+        return detached(losses | means) | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action."""
@@ -175,7 +181,7 @@ class CQLMA(Algorithm):
         with torch.no_grad():
             # Both classes of the policy's samples, [R, 2, B, 1, N, A]: at o_i and at o'_i.
             means, log_stds = (x.movedim(2, 1).unsqueeze(3) for x in (mean, log_std))
-            fresh = self._sample(means.unsqueeze(2), log_stds.unsqueeze(2), noise["policy"])
+            fresh = tanh_gaussian_sample(means.unsqueeze(2), log_stds.unsqueeze(2), noise["policy"], used)
             uniform = (2.0 * noise["uniform"] - 1.0) * used
             candidates = torch.cat((uniform, fresh.flatten(1, 2)), dim=1)
             log_density = None
@@ -183,12 +189,12 @@ class CQLMA(Algorithm):
                 density = tanh_gaussian_log_prob(means.unsqueeze(2), log_stds.unsqueeze(2), fresh, used)
                 flat = uniform_log_density(used).expand(uniform.shape[:-1])
                 log_density = torch.cat((flat, density.flatten(1, 2)), dim=1).unsqueeze(1)
-            after = self._sample(mean[:, :, 1:], log_std[:, :, 1:], noise["next"])
+            after = tanh_gaussian_sample(mean[:, :, 1:], log_std[:, :, 1:], noise["next"], used)
             q_next = self.target_q(obs[:, :, 1:], after).squeeze(-1).amin(1)
         q_sampled = self.q(now.unsqueeze(1), candidates).squeeze(-1)  # [R, critics, 3 K, B, 1, N]
         lse = sampled_logsumexp(w[:, None, None] * q_sampled, log_density, dim=2)
         if c.cql_policy == "sac":
-            action = self._sample(mean_now, log_std_now, noise["improve"])
+            action = tanh_gaussian_sample(mean_now, log_std_now, noise["improve"], used)
             entropy = -tanh_gaussian_log_prob(mean_now, log_std_now, action, used)
             assert isinstance(self.q, Ensemble)
             policy = -w.detach() * self.q.first(now, action).squeeze(-1)
@@ -198,7 +204,7 @@ class CQLMA(Algorithm):
 
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:
         c, legal = self.config, batch.legal
-        log_pi = F.log_softmax(mask_logits(self.actor(batch), legal), dim=-1)
+        log_pi = log_softmax(self.actor(batch), legal)
         values = self.q(batch)
         now, log_pi_now = values[:, :, :-1], log_pi[:, :, :-1]
         with torch.no_grad():
@@ -215,9 +221,6 @@ class CQLMA(Algorithm):
         else:
             policy = -chosen(log_pi_now, batch.action) * self._weight(q_data)
         return Terms(q_data.unsqueeze(1), lse.unsqueeze(1), q_next, policy)
-
-    def _sample(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
-        return torch.tanh(mean + log_std.exp() * noise) * self.action_dimensions
 
     def _weight(self, q: Tensor) -> Tensor:
         """Weight of the data's log probability: Q, or 1 in the first updates."""

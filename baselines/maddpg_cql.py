@@ -41,7 +41,7 @@ from marlzoo.actor_critic import TeamActor, TeamCritics, penalty_samples, step_c
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
-from marlzoo.losses import action_error, mean_over, sampled_logsumexp
+from marlzoo.losses import action_size, detached, mean_over, sampled_logsumexp
 from marlzoo.policy import Policy
 from marlzoo.random import Kind
 from marlzoo.sequence import as_sequences, row_fields
@@ -141,7 +141,7 @@ class MADDPGCQL(Algorithm):
         self.track(self.target_q, self.q, self.setting("tau"))
         metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        return {**{name: value.detach() for name, value in (metrics | means).items()}, **norms}
+        return detached(metrics | means) | norms
 
     def policy(self) -> Policy:
         """Tanh of the network's output."""
@@ -163,5 +163,5 @@ class MADDPGCQL(Algorithm):
         """The policy's loss, [R]."""
         joint = (batch.obs[:, :, :-1], batch.state[:, :, :-1], action, batch.action)
         q = self.q(*joint).amin(1) if self.config.policy_q == "min" else self.q.first(*joint)
-        size = action_error(action, torch.zeros_like(action), self.action_dimensions)
+        size = action_size(action, self.action_dimensions)
         return mean_over(self.setting("action_penalty", 4) * size - q, batch.filled)

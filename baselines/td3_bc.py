@@ -45,7 +45,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.data.sampler import Batch
 from marlzoo.distributions import categorical_log_prob, mask_logits, one_hot
-from marlzoo.losses import action_error, jittered, mean_over
+from marlzoo.losses import action_error, action_size, detached, jittered, mean_over
 from marlzoo.policy import Policy
 from marlzoo.random import Kind
 from marlzoo.sequence import as_sequences, row_fields
@@ -147,7 +147,7 @@ class TD3BC(Algorithm):
         self.track(self.target_q, self.q, tau)
         losses = {"critic_loss": critic_loss, "policy_loss": policy_loss, "bc_loss": bc_loss, "lambda": scale}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        return {**{name: value.detach() for name, value in (losses | means).items()}, **norms}
+        return detached(losses | means) | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the network's output. Discrete: the most probable legal action."""
@@ -190,7 +190,5 @@ class TD3BC(Algorithm):
         scale = self.setting("alpha", 2) / size.clamp_min(1e-8)
         loss = cloning - scale[:, None, None] * q
         if not self.spec.discrete:
-            loss = loss + self.setting("action_penalty", 4) * action_error(
-                action, torch.zeros_like(action), used
-            )
+            loss = loss + self.setting("action_penalty", 4) * action_size(action, used)
         return mean_over(loss, filled), mean_over(cloning, filled), scale.mean(-1)

@@ -59,6 +59,11 @@ def tanh_gaussian_mode(mean: Tensor) -> Tensor:
     return torch.tanh(mean.clamp(-MEAN_BOUND, MEAN_BOUND))
 
 
+def tanh_gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor, used: Tensor) -> Tensor:
+    """Reparameterised sample ``tanh(mean + std noise)`` ``[..., N, A]``; zero where ``used [N, A]`` says padding."""
+    return torch.tanh(mean + log_std.exp() * noise) * used
+
+
 def mask_logits(logits: Tensor, legal: Tensor | None) -> Tensor:
     """Logits with illegal actions (``legal`` False) set to -1e8."""
     return logits if legal is None else logits.masked_fill(~legal, ILLEGAL)
@@ -69,9 +74,14 @@ def chosen(values: Tensor, action: Tensor) -> Tensor:
     return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
+def log_softmax(logits: Tensor, legal: Tensor | None = None) -> Tensor:
+    """Log probabilities ``[..., A]`` of the softmax over the legal actions."""
+    return F.log_softmax(mask_logits(logits, legal), dim=-1)
+
+
 def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
     """Log probability ``[...]`` of ``action [...]`` under ``softmax(logits [..., A])``."""
-    return chosen(F.log_softmax(logits, dim=-1), action)
+    return chosen(log_softmax(logits), action)
 
 
 def gaussian_heads(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

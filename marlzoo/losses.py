@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,6 +28,11 @@ def mean_over(x: Tensor, filled: Tensor | None = None) -> Tensor:
     return kept.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
 
 
+def detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without gradient, as metrics are."""
+    return {name: value.detach() for name, value in values.items()}
+
+
 def action_error(action: Tensor, other: Tensor, used: Tensor) -> Tensor:
     """Mean squared difference over the dimensions that an agent has, ``[..., N, A] -> [..., N]``.
 
@@ -36,7 +41,12 @@ def action_error(action: Tensor, other: Tensor, used: Tensor) -> Tensor:
         other: of the same shape.
         used: ``[N, A]`` with 0 for padding.
     """
-    return ((action - other).square() * used).sum(-1) / used.sum(-1)
+    return action_size(action - other, used)
+
+
+def action_size(action: Tensor, used: Tensor) -> Tensor:
+    """Mean square over the dimensions that an agent has (``used [N, A]`` not 0), ``[..., N, A] -> [..., N]``."""
+    return (action.square() * used).sum(-1) / used.sum(-1)
 
 
 def expectile(error: Tensor, tau: Tensor | float) -> Tensor:

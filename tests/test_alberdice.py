@@ -178,6 +178,25 @@ def test_actions_that_the_others_do_not_answer_are_told_apart(floor: float, told
     assert (moved[:, 1] > 1e-6).all() == told
 
 
+@pytest.mark.parametrize(("floor", "moves"), [(0.0, False), (0.1, True)])
+def test_policies_learn_in_states_that_the_others_have_left(floor: float, moves: bool) -> None:
+    """In the second state both are sure of action 0, where the data have 1: it has weight only through the floor."""
+    algorithm = learner(2, ratio_floor=floor)
+    data = batch(2)
+    data.obs = torch.eye(2, dtype=torch.float64)[[0, 0, 1, 1]][None, :, None].expand(1, SIZE, 2, 2)
+    data.action = torch.ones(1, SIZE, 2, dtype=torch.int64)
+    with torch.no_grad():
+        for network in (algorithm.e, algorithm.data.network, algorithm.data_others, algorithm.actor.network):
+            for parameter in network.parameters():
+                parameter.zero_()
+        first, second, last = algorithm.actor.network.network.layers
+        first.weight[..., 1, 0] = second.weight[..., 0, 0] = 1.0  # hidden unit 0: the second state
+        last.weight[..., 0, 0] = 60.0
+    before = last.weight[..., 0, :].clone()
+    algorithm.update(data)
+    assert ((last.weight[..., 0, :] - before).abs().max() > 1e-6) == moves
+
+
 def test_strong_regulariser_gives_the_data_policy() -> None:
     """Agents that act independently in the data, 3/4 and 1/2: nothing but the divergence matters."""
     algorithm = learner(2, alpha=1e4, lr=3e-3, batch_size=16)

@@ -236,12 +236,18 @@ def test_cloning_wanders_on_bridge() -> None:
 def test_alberdice_passes_the_bridge() -> None:
     """A minute or two, as actions are sampled: after half the updates rare missteps still cost a tenth and more.
 
-    The optimum is -1.235, the data's mean -1.262 and their worst -1.290.
+    From the usual start the optimum is -1.235, the data's mean -1.262 and their worst -1.290; from the distant one
+    all data have the optimum, -1.552.
     """
-    algorithm = trained("alberdice", "bridge", ["optimal"] * 5, 4000, domain="games")
+    near, far = [games.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
+    algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], domain="games")
+    train(algorithm, [near] * 3 + [far] * 2, updates=4000)
     env = games.make("bridge", 1000, horizon=20)
     start = torch.as_tensor(env.reset().obs[:1]).expand(5, 1, -1, -1)
     first = algorithm.policy().scores(with_agent_id(start)).argmax(-1).tolist()
-    assert all(pair in ([LEFT, LEFT], [RIGHT, RIGHT]) for (pair,) in first)
-    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns
-    assert found.mean(1).min() > -1.3, found.mean(1)
+    assert all(pair in ([LEFT, LEFT], [RIGHT, RIGHT]) for (pair,) in first[:3])
+    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns.mean(1)
+    assert found[:3].min() > -1.3, found
+    env = games.make("bridge-apart", 1000, horizon=20)
+    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns.mean(1)
+    assert found[3:].min() > -1.62, found

@@ -95,7 +95,7 @@ class Group:
 SMALL: dict[str, Any] = {"hidden": 32, "lr": 3e-3, "batch_size": 64}
 MIXED = {**SMALL, "mixer_hidden": 16, "tau": 0.05}
 TEAM = {**SMALL, "mixer_hidden": 16, "history": "mlp"}
-DICE = {
+DICE: dict[str, Any] = {
     **{"hidden": 32, "batch_size": 64, "lr": 1e-3, "pretrain": 150},
     **{"alpha": 5.0, "alpha_end": 0.05, "anneal": 700, "conservatism": 0.02},
 }
@@ -260,7 +260,7 @@ def local_values(family: str, data: Dataset) -> Floats | None:
 def team_weights(form: Form, reward: Floats) -> Floats:
     """Weights of the data's joint actions under their exact values ``[T]``: implicit Q-learning's for the team."""
     config: Any = marlzoo.make(form.method, games.spec("xor"), **form.settings).config
-    v = float(expectile(reward.astype(np.float64), alpha=config.expectile))
+    v = float(expectile(reward, alpha=config.expectile))
     return np.asarray(np.minimum(np.exp(np.minimum(config.beta * (reward - v), 50.0)), config.weight_cap))
 
 
@@ -303,7 +303,7 @@ def one_step(form: Form, game: str, data: Dataset) -> Range:
     if form.family == "cloning":
         value = product(game, mu)
     elif form.family == "team weights":
-        weight = team_weights(form, reward)
+        weight = team_weights(form, reward.astype(np.float64))
         value = product(game, (weight[:, None, None] * chosen).sum(0) / weight.sum())
     elif form.family == "monotone":
         value = -2.0 if (game, data.card.quality) == ("xor", "D3") else np.nan
@@ -416,8 +416,8 @@ def rows(options: Options) -> pd.DataFrame:
     file = options.out / "coordination" / "rows.csv"
     found = pd.read_csv(file)[COLUMNS] if file.exists() else pd.DataFrame(columns=COLUMNS)
     known = {(name, *key) for name, group in GROUPS.items() for key in group.data}
-    keys = found[["group", "game", "data"]].itertuples(index=False, name=None)
-    found = found[np.array([key in known for key in keys], np.bool_)]  # a group's data may have changed since
+    asked = [key in known for key in found[["group", "game", "data"]].itertuples(index=False, name=None)]
+    found = found[np.array(asked, np.bool_)]  # a group's data may have changed since
     ranges = []
     for name in options.only:
         group = GROUPS[name]
