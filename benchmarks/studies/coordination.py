@@ -168,7 +168,7 @@ GROUPS: dict[str, Group] = {
         DISCRETE,
         **LARGE,
     ),
-    "matrix-2x2": Group((("coordination-2x2", "uniform"),), DISCRETE, **LARGE),
+    "matrix-2x2": Group((("coordination-2x2", "uniform"),), DISCRETE),
     "xor-four": Group((("xor-four", "optimal"), ("xor-four", "uniform")), DISCRETE),
     "two-state": Group(tuple(("xor-two-state", quality) for quality in ("optimal", "mix", "random")), DISCRETE, 600),
     **{
