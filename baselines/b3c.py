@@ -140,7 +140,8 @@ class B3C(Algorithm):
 
     def _sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Reparameterised actions ``[R, B, N, A]``, zero in padded dimensions."""
-        return tanh_gaussian_sample(*self.actor(obs), noise, self.action_dimensions)
+        mean, log_std = self.actor(obs)
+        return tanh_gaussian_sample(mean, log_std, noise, self.action_dimensions)
 
 
 def best_return_to_go(data: Dataset, gamma: float) -> float:
