@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from marlzoo.checkpoint import save_arrays
 from marlzoo.data.catalog import published
 from marlzoo.data.collect import play, record, repeatable
 from marlzoo.data.dataset import Dataset
@@ -25,6 +27,7 @@ from marlzoo.registry import make, make_env, task_spec
 from marlzoo.spec import Spec
 from marlzoo.teachers.make import Options, make_teacher
 from marlzoo.teachers.plans import plans
+from marlzoo.teachers.reached import measure_reached, read_reached, write_reached
 from marlzoo.teachers.store import (
     FOLDER,
     Snapshot,
@@ -326,7 +329,7 @@ def test_a_teacher_of_another_method_version(folder: Path, tmp_path: Path) -> No
 QUICK = ("copies=8", "rollout=32", "batch_size=64", "epochs=2", "restart=4", "hidden=8")
 
 
-def test_making_a_teacher_repeats(tmp_path: Path) -> None:
+def test_making_a_teacher_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for run in ("a", "b"):
         options = Options(
@@ -352,20 +355,31 @@ def test_making_a_teacher_repeats(tmp_path: Path) -> None:
     assert first.config["copies"] == 8
     assert "--settings copies=8 rollout=32" in first.command
     assert str(tmp_path) not in first.command
-    assert first.sha256 == made_after_a_stop(tmp_path).sha256
+    assert first.sha256 == made_after_a_stop(tmp_path, monkeypatch).sha256
     made(tmp_path / "a" / "out", tmp_path / "x.hdf5", "medium-replay", 100)
 
 
-def made_after_a_stop(place: Path) -> Teacher:
-    """The same teacher by a training that stops after a restart of the copies, and then goes on."""
+def made_after_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> Teacher:
+    """The same teacher by a training that stops after a restart of the copies, is interrupted, and then goes on."""
     same: dict[str, Any] = {"steps": 8 * 32 * 9, "settings": QUICK, "every": 3, "stages": 2, "trial": 2}
     same |= {"episodes": 3, "every": 2, "work": place / "c" / "work", "out": place / "c" / "out"}
     make_teacher(TASK, Options("mappo", until=8 * 32 * 3, **same))
     early = load_teacher(TASK, place / "c" / "out")
     assert early.snapshots[-1].updates == 4
     assert "--until 768" in early.command
+    with monkeypatch.context() as patch:
+        patch.setattr("marlzoo.teachers.make.save_arrays", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_teacher(TASK, Options("mappo", **same))
     make_teacher(TASK, Options("mappo", **same))
     return load_teacher(TASK, place / "c" / "out")
+
+
+def interrupted(path: Path, arrays: Any, meta: Any) -> None:
+    """In place of the file that keeps a snapshot."""
+    if path.stem == "000006":
+        raise KeyboardInterrupt
+    save_arrays(path, arrays, meta)
 
 
 def test_poor_medium_good(tmp_path: Path) -> None:
@@ -387,6 +401,15 @@ def test_poor_medium_good(tmp_path: Path) -> None:
     updates = [snapshot.updates for snapshot in teacher.snapshots]
     assert updates == sorted(set(updates))
     assert updates[-1] == 8
+    row = measure_reached(TASK, options)
+    last = teacher.snapshots[-1]
+    assert (row.steps, row.episodes, row.win_rate) == (last.steps, 2, None)
+    assert row.return_mean == pytest.approx(last.return_mean, abs=1e-3)
+    assert row.command == teacher.command
+    write_reached(row, tmp_path)
+    assert read_reached(tmp_path) == {TASK: row}
+    with pytest.raises(DataError, match="no training lies there"):
+        measure_reached(TASK, replace(options, seed=1))
 
 
 def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:

@@ -94,20 +94,18 @@ def make_teacher(task: str, options: Options) -> Path:
         OutputError: a file cannot be written.
     """
     o = options
-    domain = task.partition("/")[0]
-    learner = make(o.method, task_spec(task), seeds=[o.seed], domain=domain, **o.changed())
-    name = f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
-    run = o.work / name
+    learner = learner_of(task, o)
+    run = run_folder(learner, task, o)
     curve = _train(learner, task, o, run)
     last = learner.updates  # a training that once stopped elsewhere has left other files
     found = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
     done = [k for k in found if k == last or (k < last and k % o.every == 0)]
     policies = [load_arrays(run / f"{k:06d}.npz")[0] for k in done]
-    tried = _measure(learner, task, policies, done, o.trial)
+    tried = measure(learner, task, policies, done, o.trial)
     medium = _nearest(tried, 1, len(tried) - 1, o.medium_return)
     poor = None if o.poor_return is None else _nearest(tried, 0, medium, o.poor_return)
     kept = [*(_ladder(medium, o.stages) if poor is None else (poor, medium)), len(done) - 1]
-    snapshots = _measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
+    snapshots = measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
     teacher = Teacher(
         task=task,
         method=o.method,
@@ -122,6 +120,21 @@ def make_teacher(task: str, options: Options) -> Path:
         arrays={name: np.stack([policies[k][name] for k in kept]) for name in policies[0]},
     )
     return save_teacher(teacher, curve_csv(curve), o.out)
+
+
+def learner_of(task: str, options: Options) -> Algorithm:
+    """The untrained learner."""
+    domain = task.partition("/")[0]
+    spec = task_spec(task)
+    return make(options.method, spec, seeds=[options.seed], domain=domain, **options.changed())
+
+
+def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
+    """Where the unfinished training lies: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
+    o = options
+    return o.work / (
+        f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
+    )
 
 
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
@@ -165,7 +178,7 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
         env.close()
 
 
-def _measure(
+def measure(
     learner: Algorithm, task: str, policies: list[Arrays], done: list[int], episodes: int
 ) -> list[Snapshot]:
     """Play episodes with each policy, acting with exploration."""

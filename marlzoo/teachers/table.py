@@ -10,7 +10,8 @@ import numpy as np
 
 from marlzoo.data.catalog import published
 from marlzoo.files import write_text_atomic
-from marlzoo.teachers.plans import plans
+from marlzoo.teachers.plans import Plan, plans
+from marlzoo.teachers.reached import Reached, read_reached
 from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
 
 HEAD = """# Teachers
@@ -52,10 +53,13 @@ are those steps at the speed above.
 MISSING = """
 ## Not shipped
 
-These have a plan but no teacher.
+These have a plan but no teacher: in the time that there was, training did not come far enough for data of three
+levels. What it reached was measured by `python -m marlzoo.teachers.reached`; the hours are the planned steps at the
+measured speed (`marlzoo/teachers/reached.csv` holds the commands). The command trains the teacher on a larger machine
+or over night.
 
-| task | steps | command |
-| --- | ---: | --- |
+| task | steps | return | wins | steps/s | planned steps | hours | command |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 """
 LONG = 10_000_000  # steps of online trainings in the literature
 
@@ -82,10 +86,7 @@ def document(folder: Path = FOLDER) -> str:
     parts += [BELOW, *below] if below else []
     if missing:
         parts.append(MISSING)
-        parts += [
-            f"| {task} | {plan.options['steps']:,} | `marlzoo data teach {task}` |\n"
-            for task, plan in missing.items()
-        ]
+        parts += [_missing(task, plan, read_reached(folder).get(task)) for task, plan in missing.items()]
     return "".join(parts)
 
 
@@ -95,16 +96,16 @@ def _levels(teacher: Teacher) -> Iterator[str]:
     source = plan.published if plan else ""
     for quality in teacher.qualities:
         mean, std = level(teacher, quality)
+        found = [teacher.snapshots[k] for k in teacher.qualities[quality]]
         entry = published().get(f"{source}/{quality}")
         known = entry is not None and entry.return_mean is not None
         theirs = f"{entry.return_mean:.1f} | {entry.name}" if entry is not None and known else "— | —"
-        ours = f"{_number(mean)} ± {_number(std)} | {_wins(teacher, quality)}"
+        ours = f"{_number(mean)} ± {_number(std)} | {_wins([s.win_rate for s in found])}"
         yield f"| {teacher.task} | {quality} | {ours} | {theirs} |\n"
 
 
-def _wins(teacher: Teacher, quality: str) -> str:
+def _wins(rates: list[float | None]) -> str:
     """Share of won episodes; a dash where the task cannot be won."""
-    rates = [teacher.snapshots[k].win_rate for k in teacher.qualities[quality]]
     known = [rate for rate in rates if rate is not None]
     return f"{100 * np.mean(known):.0f} %" if known else "—"
 
@@ -144,6 +145,16 @@ def _below(teacher: Teacher, folder: Path) -> Iterator[str]:
         f"| {teacher.task} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {LONG:,} | {hours:.1f} | "
         f"`{command}` |\n"
     )
+
+
+def _missing(task: str, plan: Plan, reached: Reached | None) -> str:
+    steps, known = plan.options["steps"], "— | — | — | —"
+    hours = "—"
+    if reached is not None:
+        mean, std = _number(reached.return_mean), _number(reached.return_std)
+        known = f"{reached.steps:,} | {mean} ± {std} | {_wins([reached.win_rate])} | {reached.steps_per_second:.0f}"
+        hours = f"{steps / reached.steps_per_second / 3600:.1f}"
+    return f"| {task} | {known} | {steps:,} | {hours} | `marlzoo data teach {task}` |\n"
 
 
 if __name__ == "__main__":
