@@ -40,6 +40,14 @@ class Ranges:
 class Inspection:
     """A dataset in numbers.
 
+    What the plain ones mean: a wide spread of returns gives methods that weigh, filter or condition on returns (OMIGA,
+    ICQ, MADT) something to choose from, while on a narrow one they come out as behaviour cloning. Short lengths with
+    terminal ends say that failing ends an episode: values then depend on the terminal flags, and time limits or cuts
+    that are read as terminal ones (``timeout_is_terminal``) lower them. Entries on or outside the bound of the box
+    have no finite density under a squashed Gaussian (methods with likelihoods: BC, AWR-like weights) and are clipped
+    by methods with deterministic actors (TD3+BC, OMAR); discrete actions that are hardly ever taken are where
+    unconstrained maximisation (QMIX) errs and penalties or thresholds (CQL, BCQ) act.
+
     Args:
         name: the dataset's name.
         rows: rows, final observations included.
