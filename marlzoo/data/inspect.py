@@ -40,13 +40,13 @@ class Ranges:
 class Inspection:
     """A dataset in numbers.
 
-    What the plain ones mean: a wide spread of returns gives methods that weigh, filter or condition on returns (OMIGA,
-    ICQ, MADT) something to choose from, while on a narrow one they come out as behaviour cloning. Short lengths with
+    What the plain ones mean: a wide spread of returns gives methods that weigh, filter or condition on returns
+    (OMIGA, ICQ, MADT) something to choose from; on a narrow one they come out as behaviour cloning. Short lengths with
     terminal ends say that failing ends an episode: values then depend on the terminal flags, and time limits or cuts
-    that are read as terminal ones (``timeout_is_terminal``) lower them. Entries on or outside the bound of the box
-    have no finite density under a squashed Gaussian (methods with likelihoods: BC, AWR-like weights) and are clipped
-    by methods with deterministic actors (TD3+BC, OMAR); discrete actions that are hardly ever taken are where
-    unconstrained maximisation (QMIX) errs and penalties or thresholds (CQL, BCQ) act.
+    that are read as terminal ones (``timeout_is_terminal``) lower them. Action entries on the bound of the box have no
+    finite density under a squashed Gaussian (methods with likelihoods: BC, OMIGA). Discrete actions that are hardly
+    ever taken are where maximisation over all actions (QMIX) overestimates, and where penalties or thresholds (CQL,
+    BCQ) act.
 
     Args:
         name: the dataset's name.
@@ -269,9 +269,10 @@ def _figure(dataset: Dataset) -> Any:
     figure.suptitle(
         f"{dataset.card.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes"
     )
-    returns.hist(dataset.returns, bins=50)
+    bins = min(50, 5 + dataset.episodes // 4)
+    returns.hist(dataset.returns, bins=bins)
     returns.set(xlabel="undiscounted return", ylabel="episodes")
-    lengths.hist(dataset.lengths, bins=50)
+    lengths.hist(dataset.lengths, bins=bins)
     lengths.set(xlabel="length in steps", ylabel="episodes")
     taken = dataset.action[dataset.sources]
     for agent in range(dataset.spec.n_agents):
