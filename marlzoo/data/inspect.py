@@ -41,12 +41,12 @@ class Inspection:
     """A dataset in numbers.
 
     What the plain ones mean: a wide spread of returns gives methods that weigh, filter or condition on returns
-    (OMIGA, ICQ, MADT) something to choose from; on a narrow one they come out as behaviour cloning. Short lengths with
-    terminal ends say that failing ends an episode: values then depend on the terminal flags, and time limits or cuts
-    that are read as terminal ones (``timeout_is_terminal``) lower them. Action entries on the bound of the box have no
-    finite density under a squashed Gaussian (methods with likelihoods: BC, OMIGA). Discrete actions that are hardly
-    ever taken are where maximisation over all actions (QMIX) overestimates, and where penalties or thresholds (CQL,
-    BCQ) act.
+    (OMIGA, ICQ, MADT) something to choose from; on a narrow one they come out as behaviour cloning. Short lengths
+    with terminal ends say that failing ends an episode: values then depend on the terminal flags, and time limits
+    or cuts that are read as terminal ones (``timeout_is_terminal``) lower them. Action entries on the bound of the
+    box have no finite density under a squashed Gaussian (methods with likelihoods: BC, OMIGA). Discrete actions
+    that are hardly ever taken are where maximisation over all actions (QMIX) overestimates, and where penalties or
+    thresholds (CQL, BCQ) act.
 
     Args:
         name: the dataset's name.
