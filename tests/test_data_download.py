@@ -24,6 +24,7 @@ from marlzoo.data.download import checksums_path, download, downloads_home
 from marlzoo.data.load import dataset_path, is_name, load_dataset
 from marlzoo.data.omiga import read_omiga, write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
+from tests import test_format_d4rl
 from tests.data_samples import author_arrays, sample, write_h5
 from tests.format_files import same
 
@@ -38,7 +39,7 @@ def test_the_catalogue() -> None:
         assert entry.action_kind in ("continuous", "discrete")
         assert entry.n_agents is not None
         assert entry.n_agents >= 2
-        assert (entry.licence != "") == (entry.hub != "")
+        assert (entry.licence != "") == (entry.hub != "" or entry.name.split("/")[2] == "d4rl")
     hopper = find_entry("mamujoco/hopper-3x1/omiga/expert")
     assert (hopper.n_agents, hopper.obs_size, hopper.episodes) == (3, 14, 1481)
     assert hopper.return_mean == 2452.0164
@@ -289,6 +290,22 @@ def test_another_dataset_is_refused_or_warned_about(
     monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, return_mean=1e4))
     with pytest.warns(UserWarning, match="published for toy/point/omiga/expert is 1e"):
         download(NAME, from_file=data)
+
+
+def test_a_file_of_one_robot_becomes_the_team_of_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    name = "moma/hopper-3x1_0/d4rl/medium"
+    robot = test_format_d4rl.arrays("hopper", (3, 4), "tl")
+    with pytest.raises(DataError, match=r"gym_mujoco_v2/hopper_medium-v2\.hdf5\) and run: .* --from FILE"):
+        download(name)
+    download(name, from_file=write_h5(tmp_path / "hopper_medium-v2.hdf5", robot))
+    found = load_dataset(name)
+    assert found.card.name == name
+    assert found.spec.n_agents == 3
+    with pytest.raises(DataError, match=r"it is not .*, but moma/hopper-3x1_0/d4rl/medium"):
+        download("moma/hopper-3x1_0/d4rl/expert", from_file=tmp_path / "hopper_medium-v2.hdf5")
 
 
 def test_another_quality_is_refused(

@@ -7,13 +7,12 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
 from marlzoo.data._fetch import Progress, fetch
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats.vault import plain, read_vault
-from marlzoo.data.load import convert, data_home, find_reader
+from marlzoo.data.formats.vault import plain
+from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.files import sha256_file, write_text_atomic
 
@@ -73,7 +72,7 @@ def download(
             file.unlink(missing_ok=True)  # so that fetching it again begins anew
         raise
     try:
-        options: dict[str, Any] = {"uid": entry.quality} if find_reader(file).read is read_vault else {}
+        options = _reading(entry, find_reader(file))
         path = convert(file, name, require=lambda dataset: _require_entry(entry, dataset, file), **options)
     except DataError:
         vouched = entry.sha256 or stated or _recorded().get(key)
@@ -83,6 +82,16 @@ def download(
     if checksum:
         _record(key, checksum)
     return path
+
+
+def _reading(entry: Entry, reader: Reader) -> dict[str, str]:
+    """What a reader must be told to read this one of the datasets that a file can be read as."""
+    options = {}
+    if "uid" in reader.options:  # a zip file of all qualities
+        options["uid"] = entry.quality
+    if "team" in reader.options:  # one robot, of which a team is made
+        options["robot"], _, options["team"] = entry.name.split("/")[1].partition("-")
+    return options
 
 
 def _fetch(entry: Entry, progress: Progress | None) -> tuple[Path, str]:

@@ -109,7 +109,7 @@ def read_d4rl(
         team: ``<conf>_<obsk>``, for instance ``4x2_0t`` or ``sa_full``; must be given, the file holds none.
         robot: ``ant``, ``halfcheetah``, ``hopper``, ``walker2d`` or ``reacher``; default: as the file's name
             says.
-        task: full task name; default: unknown.
+        task: full task name; default: ``moma/<robot>-<team>``, unknown for a single agent.
         horizon: time limit in steps; default: the robot's.
         drop_timeouts: leave out steps that end with a time-out, as D4RL's helper for Q-learning does, which
             MOMA-PPO uses; the step before then ends a recording that was cut.
@@ -378,7 +378,7 @@ def _card(
         notes.append(f"actions are clipped to {PAPER_CLIP} in size (paper_clip)")
     quality = _QUALITY.search(path.stem)
     return Card(
-        task=task,
+        task=task or ("" if team.startswith("sa_") else f"moma/{robot}-{team}"),
         source="d4rl",
         quality=quality["quality"].replace("_", "-") if quality else "",
         engine="MuJoCo behind Gym -v2",
