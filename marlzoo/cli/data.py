@@ -32,12 +32,12 @@ def run(arguments: Sequence[str]) -> int:
 
 @dataclass
 class Collect:
-    """Regenerate a dataset from the shipped teacher of a task; same arguments, same bytes."""
+    """Regenerate a dataset from the shipped teacher of a task, or a random one; same arguments, same bytes."""
 
     task: Text
     """for instance mamujoco/hopper-3x1"""
     quality: str
-    """random, medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good"""
+    """random (needs no teacher), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good"""
     transitions: int = 100_000
     """number of steps"""
     seed: int = 0
