@@ -334,6 +334,21 @@ def test_train_evaluate_and_tabulate(
     assert (tmp_path / "tables" / "table.tex").exists()
 
 
+def test_options_of_the_environment_reach_it(
+    capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path
+) -> None:
+    given = ["train", "bc", "--data", recording, *TINY]
+    assert call(capsys, *given, "--env", "threads=1", "action_mapping=concat")[0] == 0
+    (checkpoint,) = (tmp_path / "results/train-bc-mamujoco-hopper-3x1/checkpoints").glob("*.npz")
+    commands = ([*given, "--out", tmp_path / "other"], ["data", "check", recording], ["eval", checkpoint])
+    for command in commands:
+        assert (
+            "unknown option of mamujoco/hopper-3x1 'thread'" in call(capsys, *command, "--env", "thread=1")[2]
+        )
+        assert "--env 'threads': write it as NAME=VALUE" in call(capsys, *command, "--env", "threads")[2]
+    assert "data and environment agree" in call(capsys, "data", "check", recording, "--env", "threads=1")[1]
+
+
 def test_train_online(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small = ["--copies", 2, "--rollout", 8, "--batch-size", 16, "--epochs", 1, "--hidden", 8]
     status, _, _ = call(capsys, "train", "mappo", "--task", HOPPER, "--steps", 32, "--log-every", 1, *small)

@@ -50,6 +50,13 @@ def test_the_sample_is_drawn_from_transitions_and_repeats() -> None:
     assert len(sample_rows(dataset, 10**9, np.random.default_rng(0))) == dataset.transitions
 
 
+def test_a_variant_of_the_task_is_compared_by_what_it_holds() -> None:
+    """A published name may leave open which observations its data have."""
+    dataset = record(Point())
+    assert check(dataset, Point(task="toy/point-obsk0")).agrees
+    assert "task: toy/point != toy/pointer" in failure(dataset, Point(task="toy/pointer"))
+
+
 def failure(dataset: Dataset, env: BatchedEnv, **options: Any) -> str:
     """The one line that refuses the pair."""
     with pytest.raises(MismatchError) as caught:

@@ -84,6 +84,22 @@ def peek(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def named_values(texts: Sequence[str], flag: str) -> dict[str, Any]:
+    """``NAME=VALUE`` texts as names and values: whole numbers, true and false, else text.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not name or not sign:
+            raise ConfigError(f"{flag} {text!r}: write it as NAME=VALUE")
+        plain = {"true": True, "false": False}.get(value.lower(), value)
+        found[name] = int(value) if re.fullmatch(r"-?\d+", value) else plain
+    return found
+
+
 def usable_device(name: str) -> str:
     """The device's name, if torch can use it.
 

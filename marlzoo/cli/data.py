@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from marlzoo.cli._parse import choose, parse
+from marlzoo.cli._parse import choose, named_values, parse
 from marlzoo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class Check:
     """transitions to replay"""
     action_mapping: str = ""
     """which actuators an agent owns, concat or scatter (default: the task's)"""
+    env: tuple[str, ...] = ()
+    """other options of the task's environment, for instance flavour=original"""
     json: bool = False
     """print JSON"""
 
@@ -153,7 +155,7 @@ def check(arguments: Sequence[str]) -> int:
     if not task:
         raise DataError(f"{options.dataset}: its card names no task; give it with --task")
     chosen = {"action_mapping": options.action_mapping} if options.action_mapping else {}
-    env = make_env(task, 1, **chosen)
+    env = make_env(task, 1, **named_values(options.env, "--env"), **chosen)
     try:
         report = compare(dataset, env, sample=options.sample)
     finally:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from marlzoo.cli._parse import parse, usable_device
+from marlzoo.cli._parse import named_values, parse, usable_device
 from marlzoo.errors import ConfigError
 
 
@@ -22,6 +22,8 @@ class Options:
     """file ending in .npz"""
     task: str = ""
     """full task name (default: the one it was trained for)"""
+    env: tuple[str, ...] = ()
+    """options of the task's environment, as in training, for instance flavour=original"""
     episodes: int = 10
     """episodes per replica"""
     horizon: int = 0
@@ -50,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     if not task:
         raise ConfigError(f"{options.checkpoint}: does not name its task; give it with --task")
     learner = load(options.checkpoint, options.device)
-    env = make_env(task, learner.replicas * options.episodes)
+    env = make_env(task, learner.replicas * options.episodes, **named_values(options.env, "--env"))
     try:
         differences = learner.spec.differences(env.spec)
         if differences:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from marlzoo.cli._parse import choose, parse, peek, usable_device
+from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
 from marlzoo.config import Config, Precision
 from marlzoo.errors import ConfigError, DataError
 
@@ -27,6 +27,8 @@ class Offline:
     """task to evaluate in, where a dataset's card names none"""
     seeds: tuple[int, ...] = (0,)
     """one replica per seed and dataset"""
+    env: tuple[str, ...] = ()
+    """options of the task's environment, for instance flavour=original"""
     updates: int = 100_000
     """gradient updates"""
     eval_every: int = 5000
@@ -127,11 +129,12 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
             f"the datasets are of several tasks ({', '.join(sorted(tasks))}); train one at a time"
         )
     (task,) = tasks
+    env = named_values(options.env, "--env")
     if not task:
         raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
     suite = Suite(
         name=options.name or f"train-{method}-{task.replace('/', '-')}",
-        data=tuple(Data(task=task, file=data) for data in options.data),
+        data=tuple(Data(task=task, file=data, env=env) for data in options.data),
         learners=(Learner(method, settings),),
         seeds=options.seeds,
         updates=options.updates,

@@ -259,7 +259,8 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
     Another version need not mean other physics: where transitions are replayed, they decide.
     """
     card, found, versions = dataset.card, [], []
-    if card.task and card.task != env.task:
+    # A published name may leave open which variant of the observations it has (``-obsk0``); sizes are compared.
+    if card.task and card.task != env.task and not env.task.startswith(f"{card.task}-"):
         found.append(f"task: {card.task} != {env.task}")
     stated = card.versions | card.options
     for name in sorted(set(stated) & set(env.metadata)):

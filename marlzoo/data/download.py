@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 from marlzoo.data._fetch import Progress, fetch
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
@@ -84,9 +85,9 @@ def download(
     return path
 
 
-def _reading(entry: Entry, reader: Reader) -> dict[str, str]:
+def _reading(entry: Entry, reader: Reader) -> dict[str, Any]:
     """What a reader must be told to read this one of the datasets that a file can be read as."""
-    options = {}
+    options: dict[str, Any] = {}
     if "uid" in reader.options:  # a zip file of all qualities
         options["uid"] = entry.quality
     if "team" in reader.options:  # one robot, of which a team is made
