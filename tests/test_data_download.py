@@ -24,6 +24,7 @@ from marlzoo.data.download import checksums_path, download, downloads_home
 from marlzoo.data.load import dataset_path, is_name, load_dataset
 from marlzoo.data.omiga import read_omiga, write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
+from marlzoo.registry import task_names, task_spec
 from tests import test_format_d4rl
 from tests.data_samples import author_arrays, sample, write_h5
 from tests.format_files import same
@@ -48,6 +49,21 @@ def test_the_catalogue() -> None:
     assert "no public address" in find_entry("smacv2/terran_5_vs_5/comadice/medium").where()
     with pytest.raises(UnknownNameError, match="Did you mean mamujoco/hopper-3x1/omiga/expert"):
         find_entry("mamujoco/hopper-3x1/omiga/experts")
+
+
+def test_catalogued_sizes_are_those_of_a_task() -> None:
+    """With the package's flavour where the MAPPO one does not fit, or a variant of the task's observations."""
+    names, unmatched = set(task_names()), set()
+    for name, entry in published().items():
+        task = name.rsplit("/", 2)[0]
+        variants = [each for each in names if each == task or each.startswith(f"{task}-")]
+        specs = [task_spec(each) for each in variants]
+        if task.startswith("smac/"):
+            specs += [task_spec(each, flavour="original") for each in variants]
+        sizes = [(spec.n_agents, spec.obs_size, spec.action_kind) for spec in specs]
+        if sizes and (entry.n_agents, entry.obs_size, entry.action_kind) not in sizes:
+            unmatched.add(name.rpartition("/")[0])
+    assert unmatched == {"mamujoco/halfcheetah-2x3/og-marl"}  # 13 entries, whose composition is not published
 
 
 def test_cards_carry_published_scores(
