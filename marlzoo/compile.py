@@ -22,6 +22,7 @@ Update = Callable[[Batch], dict[str, Tensor]]
 # Tens of seconds of compilation pay only in a long run. The decision must depend on the run's whole length, not
 # on what is left of it: a resumed run has to use the same arithmetic as an uninterrupted one.
 WORTH_COMPILING = 50_000
+LEARNERS = 100_000  # that one process may compile
 
 
 def make_update(algorithm: Algorithm, mode: Compile, updates: int, tell: Callable[[str], None]) -> Update:
@@ -83,9 +84,11 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
         return algorithm.update(Batch.of(noise, **tensors))
 
     fast = torch.compile(update, fullgraph=True, dynamic=False, backend=backend)
+    # To the compiler all learners of a process are one function, of which it would make eight versions at most.
+    many = {"recompile_limit": LEARNERS, "accumulated_recompile_limit": LEARNERS}
 
     def call(batch: Batch) -> dict[str, Tensor]:
-        with dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
+        with dynamo.config.patch(trace_autograd_ops=True, **many), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the compiler's own remarks about its graph
             metrics: dict[str, Tensor] = fast(batch.tensors(), batch.noise)
         return metrics

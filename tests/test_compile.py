@@ -78,6 +78,15 @@ def test_compiled_code_of_every_method_agrees(case: Case) -> None:
     agree(case, "inductor", 10)
 
 
+def test_one_process_compiles_many_learners() -> None:
+    """A suite's groups are compiled one after another in the same process."""
+    torch._dynamo.reset()
+    case, data = Case("bc", "continuous"), Case("bc", "continuous").dataset()
+    for width in range(4, 14):
+        algorithm = case.learner((0,), hidden=width)
+        compiled(algorithm, "eager")(make_sampler(algorithm, [data]).next())
+
+
 def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm, said = Case("bc", "continuous").learner(), list[str]()
     assert make_update(algorithm, "auto", 1000, said.append) == algorithm.update
