@@ -42,8 +42,9 @@ Departures from the authors' code:
 * ``pretrain`` lets the data policies learn alone at first, so that early ratios are not noise (0: as in their code).
 
 Every agent's policy becomes the best answer to the others': an equilibrium, not always the best one. On Bridge's
-optimal data (return -1.262, optimum -1.235) the preset's settings reach more than -1.3 with each of 5 seeds after
-4000 updates, acting stochastically (tests/test_learning.py); results/studies/coordination compares the other games.
+optimal data the preset's settings reach more than -1.3 (data -1.262, optimum -1.235) and from the distant start the
+optimum, -1.552, after 4000 updates with each of 3 seeds, acting stochastically (tests/test_learning.py);
+results/studies/coordination compares the other games.
 
 ``eval_mode = "greedy"`` takes the best action; the default samples, as theirs does.
 """

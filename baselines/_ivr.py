@@ -1,6 +1,22 @@
-"""What SQL and EQL share: networks and update of implicit value regularisation (IVR).
+"""What SQL and EQL share: networks, step 3 and order of an update of implicit value regularisation (IVR).
 
-The two methods differ in the loss of V and in the policy's weight, which they hand in.
+The two methods differ in the loss of V and in the policy's weight, which they hand in. Theirs is a method for one
+agent; the versions for teams are ours: every agent for itself with the team's reward (``mixing = "none"``), or
+OMIGA's linear mixer of Q and V (``"linear"``), where all local values are multiplied by the agent's weight w_i(s). The agents
+share their networks, whose inputs carry the agent's one-hot number. With twin Q and a bar for targets:
+
+3. Q:       y = r + gamma m V(o'), no gradient;   L_Q = sum_j mean (Q_j(o, a) - y)^2
+
+V steps first, then policy and Q, then the targets of Q (and of the mixer) follow with rate tau.
+
+Departures from the authors' code, and the option that restores it:
+
+* the policy's weight is the paper's ratio; the release has another: ``weight = "code"``.
+* networks, tanh-Gaussian policy and constant step size are OMIGA's, so that the family's members differ in their
+  losses only. What belongs to the release's single-agent benchmarks is left out: layer normalisation of V, a Gaussian
+  with a state-independent width, cosine decay of the policy's step size, scaling of rewards.
+
+Discrete actions (ours): one Q per action, log π over the legal actions.
 """
 
 from __future__ import annotations
