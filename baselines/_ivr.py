@@ -2,8 +2,8 @@
 
 The two methods differ in the loss of V and in the policy's weight, which they hand in. Theirs is a method for one
 agent; the versions for teams are ours: every agent for itself with the team's reward (``mixing = "none"``), or
-OMIGA's linear mixer of Q and V (``"linear"``), where all local values are multiplied by the agent's weight w_i(s). The agents
-share their networks, whose inputs carry the agent's one-hot number. With twin Q and a bar for targets:
+OMIGA's linear mixer of Q and V (``"linear"``), where all local values are multiplied by the agent's weight w_i(s).
+The agents share their networks, whose inputs carry the agent's one-hot number. With twin Q and a bar for targets:
 
 3. Q:       y = r + gamma m V(o'), no gradient;   L_Q = sum_j mean (Q_j(o, a) - y)^2
 
