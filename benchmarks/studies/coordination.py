@@ -202,10 +202,7 @@ GROUPS: dict[str, Group] = {
         (("bridge", "optimal"), ("bridge-apart", "optimal")),
         (
             ON_BRIDGE,
-            *(
-                replace(ON_BRIDGE, family="critic", label=label, settings={"domain": "games", **parts})
-                for label, parts in (("reverse", {"projection": "reverse"}), ("no floor", {"ratio_floor": 0.0}))
-            ),
+            replace(ON_BRIDGE, family="critic", label="no floor", settings={"domain": "games", "ratio_floor": 0.0}),
         ),
     ),
 }  # fmt: skip
@@ -415,9 +412,15 @@ def rows(options: Options) -> pd.DataFrame:
     """All lines of the groups asked for, with predictions: those that are there already, and what is missing."""
     file = options.out / "coordination" / "rows.csv"
     found = pd.read_csv(file)[COLUMNS] if file.exists() else pd.DataFrame(columns=COLUMNS)
-    known = {(name, *key) for name, group in GROUPS.items() for key in group.data}
-    asked = [key in known for key in found[["group", "game", "data"]].itertuples(index=False, name=None)]
-    found = found[np.array(asked, np.bool_)]  # a group's data may have changed since
+    known = {
+        (name, *key, form.family, form.name)
+        for name, group in GROUPS.items()
+        for key in group.data
+        for form in group.forms
+    }
+    keys = ["group", "game", "data", "family", "method"]
+    asked = [key in known for key in found[keys].itertuples(index=False, name=None)]
+    found = found[np.array(asked, np.bool_)]  # a group's data and forms may have changed since
     ranges = []
     for name in options.only:
         group = GROUPS[name]
@@ -434,7 +437,6 @@ def rows(options: Options) -> pd.DataFrame:
                 write_text_atomic(file, found.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
             for key in group.data:
                 ranges.append((name, *key, form.family, form.name, *prediction(form, key[0], data[key])))
-    keys = ["group", "game", "data", "family", "method"]
     return found.merge(pd.DataFrame(ranges, columns=[*keys, "low", "high"]), on=keys)
 
 
