@@ -8,7 +8,8 @@ families, and the value that they are predicted to have:
 * cloning: every agent plays its share of the data's actions; the team plays the product of these marginals.
 * team weights: joint actions are cloned with the weights min(exp(beta (r - V)), 100), V the data's expectile; again
   the product of the marginals. Where the bound binds, better and best weigh the same: on the game with three
-  equilibria all three, so that agents who pick one each meet as often as by chance.
+  equilibria all three, so that agents who pick one each meet as often as by chance. The range is that of values
+  with V wrong by up to 1 % of the rewards' range.
 * independent: each agent plays the action with the best average reward in the data.
 * additive: each agent plays the best action of the least-squares fit r ~ sum_i f_i(a_i); ``in-sample`` only actions
   that the data hold, ``any`` all of them.
@@ -255,10 +256,14 @@ def local_values(family: str, data: Dataset) -> Floats | None:
 
 
 def team_weights(form: Form, reward: Floats) -> Floats:
-    """Weights of the data's joint actions under their exact values ``[T]``: implicit Q-learning's for the team."""
+    """Weights of the data's joint actions under their exact values, implicit Q-learning's for the team, ``[K, T]``.
+
+    One line for each of several errors of V, up to a hundredth of the rewards' range.
+    """
     config: Any = marlzoo.make(form.method, games.spec("xor"), **form.settings).config
-    v = float(expectile(reward, alpha=config.expectile))
-    return np.asarray(np.minimum(np.exp(np.minimum(config.beta * (reward - v), 50.0)), config.weight_cap))
+    v = expectile(reward, alpha=config.expectile) + 0.01 * np.ptp(reward) * np.linspace(-1.0, 1.0, 5)
+    exponent = np.minimum(config.beta * (reward - v[:, None]), 50.0)
+    return np.asarray(np.minimum(np.exp(exponent), config.weight_cap))
 
 
 def best_answers(game: str, data: Dataset) -> Range:
@@ -300,8 +305,11 @@ def one_step(form: Form, game: str, data: Dataset) -> Range:
     if form.family == "cloning":
         value = product(game, mu)
     elif form.family == "team weights":
-        weight = team_weights(form, reward.astype(np.float64))
-        value = product(game, (weight[:, None, None] * chosen).sum(0) / weight.sum())
+        found = [
+            product(game, (weight[:, None, None] * chosen).sum(0) / weight.sum())
+            for weight in team_weights(form, reward.astype(np.float64))
+        ]
+        return min(found), max(found)
     elif form.family == "monotone":
         value = -2.0 if (game, data.card.quality) == ("xor", "D3") else np.nan
     elif (values := local_values(form.family, data)) is not None:
@@ -509,7 +517,8 @@ def summary(options: Options, lines: pd.DataFrame) -> study.Study:
         "Families, predictions and tolerance are those of the script's own text; each group of games has a table of "
         f"its own beside this one. {len(options.seeds)} seeds, {len(lines)} runs. All games use the same "
         "temperatures, chosen for XOR. AlberDICE finds an equilibrium, not always the best one: with uniform data of "
-        "XOR with four actions theory has it end at 0 (the script's text says why).",
+        "XOR with four actions theory has it end at 0 (the script's text says why). Which equilibrium is reached is "
+        "decided while the temperature is high, so noise may lead a seed into another than exact answers reach.",
         f"Made by `{study.command('coordination')}`.",
     ]
     header = ["family", "methods", "predictions", "agree", "which do not: reached (predicted)"]
