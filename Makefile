@@ -2,7 +2,7 @@
 # make demo       install, then the demo benchmark: data, training, evaluation, table (results/demo)
 # make test       install with the development tools, then the tests
 # make lint types the style and type checks; make format rewrites files to the style
-# make readme-table   put results/demo/table.md into README.md
+# make readme-table   put the tables of results/demo and results/speed into README.md
 
 PYTHON      ?= python3
 VENV        ?= .venv
@@ -53,7 +53,7 @@ format: install-dev
 	$(BIN)/ruff format .
 
 readme-table: install
-	$(BIN)/python -m marlzoo.benchmarks.readme README.md results/demo/table.md
+	$(BIN)/python -m marlzoo.benchmarks.readme README.md results/demo/table.md results/speed/ratios.md
 
 clean:
 	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,8 @@
-"""Puts a comparison table between the marks in README.md: ``python -m marlzoo.benchmarks.readme README TABLE``."""
+"""Puts tables between their marks in README.md: ``python -m marlzoo.benchmarks.readme README TABLE...``.
+
+The marks of a table carry the name of its folder: ``results/demo/table.md`` goes between ``<!-- demo table`` and
+``<!-- end of demo table -->``.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,17 @@ from pathlib import Path
 from marlzoo.errors import DataError, MarlzooError
 from marlzoo.files import write_text_atomic
 
-BEGIN, END = "<!-- demo table", "<!-- end of demo table -->"
 
-
-def split(text: str) -> tuple[str, str, str]:
-    """What stands before, between and after the marks.
+def split(text: str, name: str = "demo") -> tuple[str, str, str]:
+    """What stands before, between and after the marks of a table.
 
     Raises:
         DataError: a mark is missing.
     """
-    first, last = text.find(BEGIN), text.find(END)
+    begin, end = f"<!-- {name} table", f"<!-- end of {name} table -->"
+    first, last = text.find(begin), text.find(end)
     if first < 0 or last < first:
-        raise DataError(f"README: the marks {BEGIN!r} ... and {END!r} are missing; put them back")
+        raise DataError(f"README: the marks {begin!r} ... and {end!r} are missing; put them back")
     start = text.index("\n", first) + 1
     return text[:start], text[start:last], text[last:]
 
@@ -37,13 +40,14 @@ def fill(readme: Path, table: Path) -> None:
         DataError: no such table, or no marks.
     """
     if not table.exists():
-        raise DataError(f"{table}: no such table; run 'make demo' first")
-    before, _, after = split(readme.read_text(encoding="utf-8"))
+        raise DataError(f"{table}: no such table; the README says which command makes it")
+    before, _, after = split(readme.read_text(encoding="utf-8"), table.parent.name)
     write_text_atomic(readme, before + comparison(table.read_text(encoding="utf-8")) + after)
 
 
 if __name__ == "__main__":
     try:
-        fill(Path(sys.argv[1]), Path(sys.argv[2]))
+        for table in sys.argv[2:]:
+            fill(Path(sys.argv[1]), Path(table))
     except MarlzooError as error:
         sys.exit(f"marlzoo: error: {error}")

@@ -129,8 +129,14 @@ def test_the_table_is_the_one_of_the_committed_rows() -> None:
     assert table == "\n".join(map(tables.markdown, sheets))
 
 
+def test_the_ratios_are_the_measured_ones() -> None:
+    _, shown, _ = readme.split(TEXT, "speed")
+    assert shown == readme.comparison((ROOT / "results" / "speed" / "ratios.md").read_text())
+
+
 def test_filling_the_table_keeps_the_rest(tmp_path: Path) -> None:
-    table, page = tmp_path / "table.md", tmp_path / "README.md"
+    table, page = tmp_path / "demo" / "table.md", tmp_path / "README.md"
+    table.parent.mkdir()
     table.write_text("## Suite\n\n| a |\n| --- |\n| 1 |\n\nNote.\n\n## Details\n\n| b |\n")
     page.write_text("head\n<!-- demo table: x -->\nold\n<!-- end of demo table -->\nfoot\n")
     readme.fill(page, table)
@@ -139,5 +145,5 @@ def test_filling_the_table_keeps_the_rest(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(DataError, match="marks"):
         readme.fill(page, table)
-    with pytest.raises(DataError, match="make demo"):
-        readme.fill(page, tmp_path / "missing.md")
+    with pytest.raises(DataError, match="no such table"):
+        readme.fill(page, table.with_name("missing.md"))
