@@ -7,7 +7,7 @@ import ctypes
 import shutil
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
 
     fast = torch.compile(update, fullgraph=True, dynamic=False, backend=backend)
     # To the compiler all learners of a process are one function, of which it would make eight versions at most.
-    many = {"recompile_limit": LEARNERS, "accumulated_recompile_limit": LEARNERS}
+    many: dict[str, Any] = {"recompile_limit": LEARNERS, "accumulated_recompile_limit": LEARNERS}
 
     def call(batch: Batch) -> dict[str, Tensor]:
         with dynamo.config.patch(trace_autograd_ops=True, **many), warnings.catch_warnings():
