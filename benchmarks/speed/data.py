@@ -201,7 +201,7 @@ def main() -> int:
         for gigabytes in options.gigabytes:
             path.unlink()
             make_native(path, gigabytes)
-            fits = gigabytes * 1.5e9 < _available()
+            fits = gigabytes * 1.2e9 < _available()
             for form in (*(["native"] if fits else []), "mapped, first", "mapped"):
                 rows.append(line(form, path, options))
                 print(*rows[-1], sep="  ", flush=True)
