@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.config import Precision
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.files import atomic_write, write_text_atomic
@@ -69,13 +70,21 @@ class Logged:
         source = obtain(entry, out.parent / "data", lambda done, total: None)
         return source, load_dataset(source.path)
 
-    def train(self, method: str, source: Source, data: Dataset, **settings: Any) -> tuple[Algorithm, Floats]:
+    def train(
+        self,
+        method: str,
+        source: Source,
+        data: Dataset,
+        precision: Precision = "float32",
+        **settings: Any,
+    ) -> tuple[Algorithm, Floats]:
         """Train replicas of a method and evaluate each in the simulator.
 
         Args:
             method: its name.
             source: names the task.
             data: for all replicas.
+            precision: of matrix products while training.
             settings: of the method, seeds among them; see :func:`marlzoo.make`.
 
         Returns:
@@ -90,6 +99,7 @@ class Logged:
             env=lambda copies: make_env(source.task, copies),
             episodes=self.episodes,
             eval_every=self.updates,
+            precision=precision,
         )
         return algorithm, found[-1].episodes.returns.mean(axis=1)
 
@@ -187,12 +197,14 @@ def place(name: str, source: Source) -> str:
     return f"{name}/{source.task.replace('/', '-')}-{source.quality}"
 
 
-def curve(ax: Any, x: Sequence[float], samples: Sequence[Floats], label: str, **style: Any) -> None:
+def curve(
+    ax: Any, x: Sequence[float], samples: Sequence[Floats], label: str, joined: bool = True, **style: Any
+) -> None:
     """Means over seeds with their intervals, ``samples[k]`` at ``x[k]``, into a matplotlib axes."""
     means = np.array([sample.mean() for sample in samples])
     low, high = np.array([bounds(sample) for sample in samples]).T
     spread = np.nan_to_num(np.maximum([means - low, high - means], 0.0))
-    ax.errorbar(x, means, spread, fmt="o-", ms=3, lw=1, capsize=2, label=label, **style)
+    ax.errorbar(x, means, spread, fmt="o-" if joined else "o", ms=3, lw=1, capsize=2, label=label, **style)
 
 
 def _mean(sample: Floats, axis: int = -1) -> Any:
