@@ -130,15 +130,6 @@ class ReplicaRandom:
         orders = [torch.randperm(items, generator=source) for source in self._sources]
         return torch.stack(orders).to(self._device)
 
-    def state(self) -> NDArray[np.uint8]:
-        """``[R, bytes]``, for :meth:`restore`."""
-        return torch.stack([source.get_state() for source in self._sources]).numpy()
-
-    def restore(self, state: NDArray[np.uint8]) -> None:
-        """Go on where :meth:`state` was taken."""
-        for source, saved in zip(self._sources, state, strict=True):
-            source.set_state(torch.from_numpy(saved.copy()))
-
 
 class AheadRandom(ReplicaRandom):
     """Draws the numbers of many calls at once, for loops over steps that nobody resumes, such as an evaluation.
@@ -159,6 +150,3 @@ class AheadRandom(ReplicaRandom):
         if not left:
             left = self._left[kind, shape] = list(reversed(super().draw(kind, self.BLOCK, *shape).unbind(1)))
         return left.pop()
-
-    def state(self) -> NDArray[np.uint8]:  # noqa: D102
-        raise NotImplementedError("numbers drawn ahead are not part of a checkpoint; use ReplicaRandom")

@@ -139,5 +139,3 @@ def test_numbers_drawn_ahead_are_the_replica_s_own() -> None:
         if step % 3 == 0:
             assert torch.equal(both.uniform(5)[1], alone.uniform(5)[0])
     assert len({float(both.normal(2, 3)[0, 0, 0]) for _ in range(200)}) == 200
-    with pytest.raises(NotImplementedError, match="checkpoint"):
-        both.state()
