@@ -122,11 +122,12 @@ class UniformPolicy(Policy):
     """
 
     stochastic = True
+    used: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
-        self.used = torch.arange(spec.action_size).unsqueeze(0) < sizes  # [N, A]
+        self.register_buffer("used", torch.arange(spec.action_size).unsqueeze(0) < sizes)  # [N, A]
         self.discrete = spec.discrete
 
     def act(self, obs: Tensor, legal: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
