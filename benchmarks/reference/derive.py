@@ -126,11 +126,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a file differs")
     check = parser.parse_args().check
-    stale = [path for path, made in derived().items() if path.read_text(encoding="utf-8") != made]
-    for path in stale:
+    stale = {p: made for p, made in derived().items() if p.read_text(encoding="utf-8") != made}
+    for path, made in stale.items():
         print(f"{path}: {'is not what is made from ' + str(LITERATURE) if check else 'written'}")
         if not check:
-            write_text_atomic(path, derived()[path])
+            write_text_atomic(path, made)
     return int(check and bool(stale))
 
 
