@@ -31,28 +31,18 @@ from torch import Tensor
 
 from marlzoo.actors import ActionValues, StochasticActor
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.data.sampler import Batch
 from marlzoo.losses import expectile, exponential_weights, mean_over
 from marlzoo.nets import ValueNet, with_agent_id
 from marlzoo.policy import Policy
 from marlzoo.spec import Spec
 
-LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
+from . import _iql
 
 
 @dataclass(frozen=True)
-class IQLConfig(Config):
+class IQLConfig(_iql.ImplicitConfig):
     """Settings of independent IQL; the defaults are the authors'."""
-
-    expectile: Fraction = 0.7  # 0.5 gives the mean of the data's values, towards 1 their maximum
-    beta: NonNegative = 3.0  # inverse temperature of the policy's weights
-    weight_cap: Positive = 100.0  # bound on the policy's weights
-    tau: Fraction = 0.005  # rate at which the targets follow
-    hidden: Count = 256  # width of both hidden layers of policy, Q and V
-    share_agents: bool = True  # one set of networks for all agents, told apart by their number
-    batch_size: Count = 256  # transitions per update and replica
-    lr: Positive = 3e-4  # step size of Adam
 
 
 class IQL(Algorithm):
@@ -68,7 +58,7 @@ class IQL(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, twin Q and V; target of Q."""
         c, own = self.config, not self.config.share_agents
-        self.actor = StochasticActor(self.init, spec, c.hidden, LOG_STD_BOUNDS, per_agent=own)
+        self.actor = StochasticActor(self.init, spec, c.hidden, _iql.LOG_STD_BOUNDS, per_agent=own)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.n_agents if own else 0)
         self.target_q = self.frozen_copy(self.q)

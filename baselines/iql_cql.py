@@ -27,12 +27,11 @@ Departures from published code, and the option that restores it:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.data.sampler import Batch
 from marlzoo.losses import legal_logsumexp, mean_over
 from marlzoo.policy import Policy
@@ -40,23 +39,14 @@ from marlzoo.sequence import as_sequences
 from marlzoo.spec import Spec
 from marlzoo.teams import QTeam, Shape, estimates, team_fields
 
+from . import _q_cql
+
 
 @dataclass(frozen=True)
-class IQLCQLConfig(Config):
+class IQLCQLConfig(_q_cql.ConservativeQConfig):
     """Settings of IQL+CQL; the defaults are OG-MARL's."""
 
-    cql_weight: NonNegative = 3.0  # w; 0 is independent double Q-learning
-    td_lambda: Fraction = 0.0  # trace of the target; 0: one step
-    tau: Fraction = 0.01  # rate at which the target follows, where it is not copied
-    target_period: Natural = 200  # updates between copies of the target; 0: follow with rate tau
-    hidden: Count = 64  # width of the hidden layer and of the memory
-    history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
-    last_action: bool = False  # also read the action of the step before
     penalise_illegal: bool = False  # count illegal actions in the penalty (OG-MARL)
-    half_td: bool = True  # the factor 1/2 in TD
-    lr: Positive = 3e-4  # step size of Adam
-    batch_size: Count = 32  # sequences (or transitions) per update and replica
-    sequence_length: Natural = 20  # steps per sequence (0: whole episodes)
 
 
 class IQLCQL(Algorithm):

@@ -32,31 +32,23 @@ from torch import Tensor
 
 from marlzoo.actors import ActionValues, StochasticActor, joint_action
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.config import Count, Positive
 from marlzoo.data.sampler import Batch
 from marlzoo.losses import expectile, exponential_weights, mean_over
 from marlzoo.nets import MLP, ValueNet, with_agent_id
 from marlzoo.policy import Policy
 from marlzoo.spec import Spec
 
-LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
+from . import _iql
 
 
 @dataclass(frozen=True)
-class MAIQLConfig(Config):
+class MAIQLConfig(_iql.ImplicitConfig):
     """Settings of MAIQL; the defaults are the authors'."""
 
-    expectile: Fraction = 0.7  # 0.5 gives the mean of the data's values, towards 1 their maximum
-    beta: NonNegative = 3.0  # inverse temperature of the policy's weights
-    weight_cap: Positive = 100.0  # bound on the policy's weights
-    tau: Fraction = 0.005  # rate at which the targets follow
-    hidden: Count = 256  # width of both hidden layers of policy, Q and V
     mixer_hidden: Count = 256  # width of both hidden layers of the mixing networks
     weights: Literal["team", "agent"] = "team"  # the policy's weight: one for all, or each agent's share
     abs_weights: bool = False  # non-negative mixing weights
-    share_agents: bool = True  # one set of networks for all agents, told apart by their number
-    batch_size: Count = 256  # transitions per update and replica
-    lr: Positive = 3e-4  # step size of Adam
     grad_clip: Positive = 1.0  # bound on the gradient norm of each of the three groups
 
 
@@ -76,7 +68,7 @@ class MAIQL(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
         c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
-        self.actor = StochasticActor(self.init, spec, c.hidden, LOG_STD_BOUNDS, per_agent=own)
+        self.actor = StochasticActor(self.init, spec, c.hidden, _iql.LOG_STD_BOUNDS, per_agent=own)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
         self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))

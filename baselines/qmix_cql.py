@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.config import Count
 from marlzoo.data.sampler import Batch
 from marlzoo.losses import legal_logsumexp, mean_over
 from marlzoo.policy import Policy
@@ -48,28 +48,19 @@ from marlzoo.sequence import as_sequences
 from marlzoo.spec import Spec
 from marlzoo.teams import QTeam, Shape, estimates, joint_values, random_legal_actions, team_fields
 
+from . import _q_cql
+
 
 @dataclass(frozen=True)
-class QMIXCQLConfig(Config):
+class QMIXCQLConfig(_q_cql.ConservativeQConfig):
     """Settings of QMIX+CQL; the defaults are OG-MARL's."""
 
-    cql_weight: NonNegative = 3.0  # w; 0 is QMIX (or VDN) on logged data
     mixer: Literal["qmix", "vdn"] = "qmix"  # how the agents' values make the team's
     penalty: Literal["joint", "individual"] = "joint"  # on the team's value, or on each agent's
     samples: Count = 20  # K random team actions in the joint penalty
     data_action: bool = True  # count the data's team action among them
-    td_lambda: Fraction = 0.0  # trace of the target; 0: one step
-    tau: Fraction = 0.01  # rate at which the targets follow, where they are not copied
-    target_period: Natural = 200  # updates between copies of the targets; 0: follow with rate tau
-    hidden: Count = 64  # width of the agents' hidden layer and of their memory
     mixer_hidden: Count = 64  # hidden units of the networks that make the mixer's weights
     mixer_embed: Count = 32  # hidden units of the mixer
-    history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
-    last_action: bool = False  # also read the action of the step before
-    half_td: bool = True  # the factor 1/2 in TD
-    lr: Positive = 3e-4  # step size of Adam
-    batch_size: Count = 32  # sequences (or transitions) per update and replica
-    sequence_length: Natural = 20  # steps per sequence (0: whole episodes)
 
 
 class QMIXCQL(Algorithm):
