@@ -198,18 +198,18 @@ def measured(group: Group, max_replicas: int) -> Split:
 
 def _tried(group: Group, replicas: int) -> float:
     """Seed-updates per second of ``replicas`` replicas in this process."""
-    from marlzoo.compile import keep_freed_memory
+    from marlzoo.compile import freed_memory_kept
     from marlzoo.train import make_sampler
 
-    keep_freed_memory()
     algorithm, data = _learner(group, replicas), group.runs[0].source.load()
     algorithm.prepare([data] * replicas)
     sampler = make_sampler(algorithm, [data])
-    algorithm.update(sampler.next())
-    done, started = 0, time.perf_counter()
-    while (spent := time.perf_counter() - started) < SECONDS:
+    with freed_memory_kept():
         algorithm.update(sampler.next())
-        done += 1
+        done, started = 0, time.perf_counter()
+        while (spent := time.perf_counter() - started) < SECONDS:
+            algorithm.update(sampler.next())
+            done += 1
     return replicas * done / spent
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from marlzoo import checkpoint as checkpoints
 from marlzoo.algorithm import Algorithm
+from marlzoo.compile import freed_memory_kept
 from marlzoo.data.sampler import Batch
 from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
@@ -284,6 +285,7 @@ class Lessons:
         return metrics
 
 
+@freed_memory_kept()
 def train_online(
     algorithm: Algorithm,
     env: BatchedEnv,

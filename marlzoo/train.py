@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from marlzoo import checkpoint as checkpoints
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import Compile, keep_freed_memory, make_step
+from marlzoo.compile import Compile, freed_memory_kept, make_step
 from marlzoo.config import Precision
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
@@ -60,6 +60,7 @@ class _Progress:
     arithmetic: dict[str, Any] | None = None  # None: not chosen yet
 
 
+@freed_memory_kept()
 def train(
     algorithm: Algorithm,
     data: Dataset | Sequence[Dataset],
@@ -124,7 +125,6 @@ def train(
             on_evaluation(evaluation)  # type: ignore[misc]
         if algorithm.updates == 0:
             algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
-        keep_freed_memory()
         arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, tell)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from itertools import groupby
 
@@ -11,7 +12,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import compiled, make_update
+from marlzoo.compile import compiled, freed_memory_kept, make_update
 from marlzoo.data.sampler import Batch
 from marlzoo.registry import find_method, method_names
 from marlzoo.testing.battery import Case, cases
@@ -95,3 +96,22 @@ def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPa
     assert make_update(algorithm, "auto", 10**6, said.append) == algorithm.update
     assert len(said) == 1
     assert "no C++ compiler" in said[0]
+
+
+def new_pages(repeats: int = 8) -> int:
+    """Pages of memory that the system hands out while 80 MB are filled and freed again and again."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    for _ in range(2):
+        torch.ones(20_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        torch.ones(20_000_000)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of other C libraries is left alone")
+def test_freed_memory_is_kept_while_training_and_given_back_afterwards() -> None:
+    with freed_memory_kept():
+        inside = new_pages()
+    outside = new_pages()
+    assert inside * 20 < outside

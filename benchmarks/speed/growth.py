@@ -29,7 +29,7 @@ from measuring import random_dataset, show, write_csv
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo.compile import keep_freed_memory
+from marlzoo.compile import freed_memory_kept
 from marlzoo.files import atomic_write
 from marlzoo.precision import choose
 from marlzoo.spec import Spec
@@ -128,10 +128,10 @@ def plot(rows: list[list[Any]], path: Path) -> None:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
+@freed_memory_kept()
 def main(options: Options) -> int:
     """Measure and report, one axis after another."""
     torch.set_num_threads(1)
-    keep_freed_memory()
     rows = []
     for axis in options.axes:
         cases = [Case(axis, size) for size in AXES[axis]]

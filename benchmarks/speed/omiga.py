@@ -48,7 +48,7 @@ from reference_loop import Buffer, Reference
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo.compile import compiled, keep_freed_memory
+from marlzoo.compile import compiled, freed_memory_kept
 from marlzoo.files import write_text_atomic
 from marlzoo.precision import SETTINGS, products_in
 from marlzoo.registry import task_spec
@@ -115,10 +115,10 @@ def build(variant: Variant, rows: int, setting: str) -> Callable[[], object]:
     return work
 
 
+@freed_memory_kept()
 def serve(pipe: Connection, threads: int) -> None:
     """A process of ``threads`` threads that builds and measures what it is asked for."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
     built: dict[Variant, tuple[Callable[[], object], str]] = {}
     while request := pipe.recv():
         kind, *arguments = request

@@ -1,12 +1,13 @@
 """Seed-updates per second of every method, its share of the machine's matrix rate, and where the slow ones spend it.
 
-    python benchmarks/speed/train.py [--method omiga|all] [--task mamujoco/halfcheetah-6x1] [--replicas 1 2 4 8]
+    python benchmarks/speed/train.py [--method omiga|all ...] [--task mamujoco/halfcheetah-6x1] [--replicas 1 2 4 8]
 
 Trains on random numbers of the task's shape, so it needs no dataset; the default task has the sizes of OMIGA's
-HalfCheetah-6x1 (6 agents, observation 23, hidden 256, mixer 64, batch 128). One update of R replicas counts as R
-seed-updates; sampling is included. Rounds alternate between the cases, so that other load meets all; medians are
-shown. With one thread (the default) seconds are those of the processor, which other work on the machine hardly
-changes; with more they are those of the clock. ``--method all`` measures every offline method that fits the task.
+HalfCheetah-6x1 (6 agents, observation 23), and every method has its settings for the task's family. One update of R
+replicas counts as R seed-updates; sampling is included. Rounds alternate between the cases, so that other load meets
+all; medians are shown. With one thread (the default) seconds are those of the processor, which other work on the
+machine hardly changes; with more they are those of the clock. ``--method all`` measures every offline method that
+fits the task.
 
 * ``relative``: seed-updates per second over those of the case of ``--relative-to`` with the same R.
 * ``GFLOP``: counted operations of the matrix products of one seed-update.
@@ -34,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import compiled, keep_freed_memory
+from marlzoo.compile import Update, compiled, freed_memory_kept
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.evaluate import evaluate
@@ -51,9 +52,9 @@ PROFILED, SHOWN = 3, 8  # slowest cases, and operations of each
 class Options:
     """What to measure."""
 
-    method: str = "omiga"  # a method, or "all"
+    method: tuple[str, ...] = ("omiga",)  # methods, or "all"
     task: str = "mamujoco/halfcheetah-6x1"  # gives the sizes
-    replicas: tuple[int, ...] = (1, 2, 4, 8)  # numbers of replicas R; with "all" only the first
+    replicas: tuple[int, ...] = (1, 2, 4, 8)  # numbers of replicas R
     relative_to: str = "omiga"  # the method that others are compared with
     compile: bool = False  # measure compiled updates
     threads: int = 1  # of torch
@@ -73,6 +74,7 @@ class Case:
     algorithm: Algorithm
     sampler: Sampler
     arithmetic: Arithmetic
+    update: Update  # the learner's, compiled or not
     operations: int  # of the matrix products of one seed-update
     sampling: list[float] = field(default_factory=list)
     updating: list[float] = field(default_factory=list)
@@ -89,20 +91,22 @@ def now() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def build(method: str, replicas: int, data: Dataset, fast: bool) -> Case:
-    """A learner at its defaults with a warm sampler."""
-    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
+def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
+    """A learner with the settings that the command line gives it on this task, and a warm sampler."""
+    family = options.task.partition("/")[0]
+    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)), domain=family)
     algorithm.prepare([data] * replicas)
     sampler = make_sampler(algorithm, [data])
     arithmetic = choose(algorithm, sampler)
     with FlopCounterMode(display=False) as counter:
         algorithm.update(sampler.next())
-    if fast:
-        algorithm.update = compiled(algorithm)  # type: ignore[method-assign, assignment]
+    update = compiled(algorithm) if options.compile else algorithm.update
     with arithmetic.applied(algorithm):
         for _ in range(3):
-            algorithm.update(sampler.next())
-    return Case(method, replicas, algorithm, sampler, arithmetic, counter.get_total_flops() // replicas)
+            update(sampler.next())
+    return Case(
+        method, replicas, algorithm, sampler, arithmetic, update, counter.get_total_flops() // replicas
+    )
 
 
 def measure(case: Case, seconds: float) -> None:
@@ -114,7 +118,7 @@ def measure(case: Case, seconds: float) -> None:
             started = now()
             batch = case.sampler.next()
             drawn = now()
-            case.algorithm.update(batch)
+            case.update(batch)
             sampling, updating, updates = sampling + drawn - started, updating + now() - drawn, updates + 1
     case.sampling.append(sampling / updates)
     case.updating.append(updating / updates)
@@ -193,18 +197,18 @@ def profile_text(case: Case) -> str:
     )
 
 
+@freed_memory_kept()
 def main(options: Options) -> int:
     """Measure and report."""
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
     spec = task_spec(options.task)
     data = random_dataset(spec, options.rows)
-    methods = [options.method] if options.method != "all" else offline_methods(spec.action_kind)
-    sizes = options.replicas if options.method != "all" else options.replicas[:1]
+    every = "all" in options.method
+    methods = offline_methods(spec.action_kind) if every else options.method
     cases = []
     for method in methods:
         print(f"building {method}", flush=True)
-        cases += [build(method, size, data, options.compile) for size in sizes]
+        cases += [build(method, size, data, options) for size in options.replicas]
     products = []
     for _ in range(options.rounds):
         products.append(best_matrix_rate(0.2))
