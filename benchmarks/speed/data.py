@@ -1,10 +1,12 @@
 """Loading time, peak memory and sampling rate of datasets against their size, in memory and mapped.
 
-    python benchmarks/speed/data.py [--gigabytes 1 4 16] [--rows 1001000] [--folder /tmp] [--output FILE]
+    python benchmarks/speed/data.py [--gigabytes 1 4 16] [--rows 1001000] [--rounds 5] [--output FILE]
 
 Data of HalfCheetah 6x1's shape are generated: native files of the given sizes, and one file in OMIGA's own form
 (float64, observations and states both stored) with ``--rows`` rows. Each line is a process of its own that loads the
-file, which another has just read (so it lies in the disk cache), and then draws batches of 256 transitions:
+file, which another has just read (so it lies in the disk cache), and then draws batches of 256 transitions. The first
+is the median of several (``--rounds``), since on a virtual machine memory that nobody has used for a while costs more
+at its first touch than the rest of the loading:
 
 - ``omiga``, ``native``: the whole dataset in memory, a native file's content compared with its hash;
 - ``mapped, first``: the native file mapped, its content read and compared with its hash once;
@@ -142,14 +144,11 @@ def line(form: str, path: Path, options: argparse.Namespace) -> list[Any]:
         while file.read(64 << 20):
             pass
     load = os.getloadavg()[0]
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", str(path), "--seconds", str(options.seconds)]
-        + (["--mapped"] if form.startswith("mapped") else []),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    found = json.loads(done.stdout)
+    command = [sys.executable, __file__, "--child", str(path), "--seconds", str(options.seconds)]
+    command += ["--mapped"] if form.startswith("mapped") else []
+    rounds = options.rounds if form == "omiga" else 1
+    done = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(rounds)]
+    found = sorted((json.loads(each.stdout) for each in done), key=lambda one: one["load"])[rounds // 2]
     copy = found["rows"] * ROW / 1e9
     return [
         form,
@@ -180,6 +179,9 @@ def main() -> int:
         "--gigabytes", type=float, nargs="+", default=[1, 4, 16], help="sizes of native files"
     )
     parser.add_argument("--rows", type=int, default=1_001_000, help="rows of the file in OMIGA's form")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="processes that load OMIGA's form; their median"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of drawing")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="where files are made"

@@ -113,8 +113,15 @@ class SMAX(BatchedEnv):
     def __init__(self, name: str, shape: Spec, copies: int) -> None:
         self.task, self.spec, self.copies = f"{FAMILY}/{name}", shape, copies
         self._programs = _compiled(name, shape.horizon)
-        version = importlib.metadata.version("jaxmarl")
-        self.metadata = {"engine": "jaxmarl", "engine_version": version, "opponent": "heuristic, closest"}
+        jaxmarl, jax = map(
+            importlib.metadata.version, ("jaxmarl", "jax")
+        )  # jax's rounding is part of the battle
+        self.metadata = {
+            "engine": "jaxmarl",
+            "engine_version": jaxmarl,
+            "engine_jax": jax,
+            "opponent": "heuristic, closest",
+        }
         blocks = -(-copies // BLOCK)
         self._blocks = [slice(k * BLOCK, (k + 1) * BLOCK) for k in range(blocks)]
         self._battles: list[Any] = [None] * blocks
