@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import sys
 from pathlib import Path
@@ -89,3 +90,74 @@ def test_generated_files_hold_what_they_should(script: Any, tmp_path: Path) -> N
         assert (found.rows, found.state_is_obs, found.spec) == (rows, True, data.SPEC)
     size = (tmp_path / "native.hdf5").stat().st_size
     assert abs(size - found.rows * (data.ROW + 6)) < 10_000
+
+
+TINY: dict[str, Any] = {
+    "replicas": (1, 2),
+    "precisions": ("float32", "bf16"),
+    "compiled": (False,),
+    "processes": (1, 2),
+    "qualities": 2,
+    "rows": 2002,
+    "hidden": 16,
+    "batch_size": 8,
+    "edge": 32,
+    "rounds": 2,
+    "seconds": 0.02,
+    "suite": "omiga-mujoco",
+    "methods": ("bc",),
+    "group": 2,
+    "steps": 2,
+}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def sweep(script: Any, output: Path, device: str, **options: Any) -> list[dict[str, str]]:
+    gpu = script("gpu")
+    assert gpu.main(gpu.Options(**{**TINY, "device": device, "output": output, **options})) == 0
+    return rows_of(output)
+
+
+def test_the_sweep_on_a_gpu_is_exercised_without_one(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every plain loop and every kind of ours has its line, the knee is said, and the suite's hours add up."""
+    monkeypatch.setenv("MARLZOO_MATMUL", "highest")
+    rows = sweep(script, tmp_path / "gpu.csv", "cpu")
+    assert [(row["update"], row["precision"], row["R"]) for row in rows] == [
+        ("plain loop x 1", "float32", "1"),
+        ("plain loop x 2", "float32", "1"),
+        *(("recorded", precision, r) for precision in ("float32", "bf16") for r in ("1", "2")),
+    ]
+    assert (rows[0]["ratio"], rows[1]["of shared"]) == ("1.0", "1.0")
+    assert all(float(row["rate"]) > 0 for row in rows)
+    said = capsys.readouterr().out
+    assert "knee of bf16: R = " in said
+    assert "1 methods x 60 runs of 1000000 updates: " in said
+    suite = rows_of(tmp_path / "gpu_suite.csv")
+    assert [(row["task"], row["groups"]) for row in suite] == [
+        (f"mamujoco/{task}", "10") for task in ("hopper-3x1", "ant-2x4", "halfcheetah-6x1")
+    ]
+    for row in suite:  # 200 evaluations and 10^6 updates, ten times; figures are rounded
+        seconds = 10 * (1e3 * float(row["ms per update"]) + 200 * float(row["s per evaluation"]))
+        assert float(row["hours"]) == pytest.approx(seconds / 3600, rel=0.05)
+
+
+def test_the_knee_is_the_least_that_comes_near_the_best(script: Any) -> None:
+    assert script("gpu").knee({1: 10.0, 4: 35.0, 16: 81.0, 32: 100.0, 64: 99.0}) == 16
+
+
+def test_without_a_gpu_the_sweep_says_so(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu = script("gpu")
+    assert gpu.main(gpu.Options()) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_sweep_on_a_gpu(script: Any, tmp_path: Path) -> None:
+    sweep(script, tmp_path / "gpu.csv", "cuda", precisions=("float32", "tf32"), seconds=0.1)

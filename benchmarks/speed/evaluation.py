@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from measuring import clocked, random_dataset, show, write_csv
+from measuring import CPU, clocked, random_dataset, show, write_csv
 from reference_loop import Buffer, Reference
 from reference_loop import evaluate as evaluate_plainly
 
@@ -28,7 +28,6 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.train import make_sampler
 
 EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from marlzoo.precision import SETTINGS
 from marlzoo.spec import Spec
 
 FLOAT32_ERROR = 2e-6  # relative, of products over 1024 terms; tf32 and bf16 are beyond 1e-4
+CPU = torch.device("cpu")
 EDGE = 1024  # of the matrices whose products give the machine's rate
 
 
@@ -61,17 +62,25 @@ def clocked(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of ``work``, the device's included."""
     started = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for(device)
     return time.perf_counter() - started
 
 
-def rate_of(work: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Calls per second, and per second of processor time, over about ``seconds``."""
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rate_of(work: Callable[[], object], seconds: float, device: torch.device = CPU) -> tuple[float, float]:
+    """Calls per second, and per second of processor time, over about ``seconds``; the device's work included."""
+    wait_for(device)
     done, start, busy = 0, time.perf_counter(), time.process_time()
-    while (spent := time.perf_counter() - start) < seconds:
+    while time.perf_counter() - start < seconds:
         work()
         done += 1
+    wait_for(device)
+    spent = time.perf_counter() - start
     return done / spent, done / (time.process_time() - busy)
 
 
