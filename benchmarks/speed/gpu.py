@@ -143,7 +143,8 @@ class Ours:
     def rate(self, seconds: float) -> float:
         """Seed-updates per second."""
         with self.arithmetic.applied(self.algorithm):
-            return self.algorithm.replicas * rate_of(self.step, seconds, self.algorithm.device)[0]
+            steps: float = rate_of(self.step, seconds, self.algorithm.device)[0]
+        return self.algorithm.replicas * steps
 
 
 def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, compiled: bool) -> Ours:
@@ -170,9 +171,10 @@ def card_rate(precision: Precision, options: Options) -> float:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         torch.mm(a, b)
-        return 2.0 * options.edge**3 * rate_of(lambda: torch.mm(a, b), options.seconds / 4, device)[0]
+        products: float = rate_of(lambda: torch.mm(a, b), options.seconds / 4, device)[0]
     finally:
         torch.set_float32_matmul_precision(before)
+    return 2.0 * options.edge**3 * products
 
 
 def measure(
@@ -252,7 +254,7 @@ def project(options: Options, suite: Suite) -> list[Projection]:
                 device=options.device,
                 domain=task.partition("/")[0],
             )
-            ours = ready(algorithm, data, suite.precision, options.compiled[-1])  # type: ignore[arg-type]
+            ours = ready(algorithm, data, suite.precision, options.compiled[-1])
             update = replicas / ours.rate(options.seconds)
             policy, seeds = algorithm.policy(), algorithm.seeds
             evaluate(policy, env, seeds=seeds, horizon=1, device=device)
@@ -282,10 +284,9 @@ def report(
     for count, found in shared.items():
         lines.append([f"plain loop x {count}", "float32", 1, f"{statistics.median(found):.1f}"])
         lines[-1] += [ratio(found, one), ratio(found, most), "", ""]
-    for kind, found in rates.items():
-        precision, compiled, replicas = kind
+    for (precision, compiled, replicas), found in rates.items():
         rate = statistics.median(found)
-        flops = operations[kind] / replicas * rate
+        flops = operations[precision, compiled, replicas] / replicas * rate
         lines.append([f"recorded{', compiled' if compiled else ''}", precision, replicas, f"{rate:.1f}"])
         reached = 100 * flops / statistics.median(card[precision])
         lines[-1] += [ratio(found, one), ratio(found, most), f"{1e-12 * flops:.2f}", f"{reached:.1f}"]
