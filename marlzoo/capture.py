@@ -6,6 +6,7 @@ row numbers and noise from fixed places, which are filled before every replay; n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,11 @@ def cuda_graph(work: Work) -> tuple[Callable[[], object], Metrics]:
     with torch.cuda.graph(graph):
         metrics = work()
     return graph.replay, metrics
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, streams are made on ``device``: of several GPUs, on the one whose work they are to carry."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 class CapturedStep:
@@ -72,6 +78,7 @@ class CapturedStep:
 
     def _recorded(self) -> tuple[Callable[[], object], Metrics]:
         before = {name: tensor.clone() for name, tensor in self._algorithm.state_tensors().items()}
-        recorded = self._record(lambda: self._update(self._sampler.gather(self._rows, self._noise)))
+        with current(self._algorithm.device):
+            recorded = self._record(lambda: self._update(self._sampler.gather(self._rows, self._noise)))
         self._algorithm.load_state_tensors(before)
         return recorded

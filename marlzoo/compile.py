@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,14 +41,20 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, tell: Callabl
     """
     if mode == "off" or (mode == "auto" and updates < WORTH_COMPILING):
         return algorithm.update
-    if (
-        mode == "auto"
-        and algorithm.device.type == "cpu"
-        and not any(map(shutil.which, ("g++", "clang++", "c++")))
-    ):
-        tell("no C++ compiler found: training goes on uncompiled, at about half the speed")
+    if mode == "auto" and (missing := _missing(algorithm.device)):
+        tell(f"no {missing} found: training goes on uncompiled, at about half the speed")
         return algorithm.update
     return compiled(algorithm)
+
+
+def _missing(device: torch.device) -> str:
+    """What compiling for a device needs and is not there; empty: nothing."""
+    if device.type != "cuda":
+        return "" if any(map(shutil.which, ("g++", "clang++", "c++"))) else "C++ compiler"
+    if importlib.util.find_spec("triton") is None:
+        return "triton package"
+    # Triton builds the launchers of its kernels with a C compiler.
+    return "" if os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang"))) else "C compiler"
 
 
 def make_step(

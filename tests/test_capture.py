@@ -14,7 +14,12 @@ from marlzoo.testing.battery import Case, cases
 from marlzoo.train import make_sampler, train
 
 CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def needs_gpu(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test for GPUs; elsewhere it is skipped."""
+    there = torch.cuda.is_available()
+    return pytest.mark.gpu(pytest.mark.skipif(not there, reason="needs a CUDA GPU")(test))
 
 
 def stand_in(work: Work) -> tuple[Callable[[], object], Metrics]:
@@ -52,12 +57,14 @@ def test_a_replayed_update_is_the_plain_one(case: Case) -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", ["omiga", "cql_ma", "icq"])
-def test_training_on_a_gpu_is_recorded(name: str) -> None:
-    """A whole run that is replayed ends where the plain one does, up to rounding."""
+@pytest.mark.parametrize(
+    ("name", "how"), [("omiga", "auto"), ("cql_ma", "auto"), ("icq", "auto"), ("omiga", "on")]
+)
+def test_training_on_a_gpu_is_recorded(name: str, how: str) -> None:
+    """A whole run that is replayed, compiled or not, ends where the plain one does, up to rounding."""
     case = Case(name, "continuous")
     data, learners = case.dataset(), []
-    for mode in ("auto", "off"):
+    for mode in (how, "off"):
         learner = case.learner((0, 1), device="cuda")
         train(learner, data, updates=20, compile=mode)  # type: ignore[arg-type]
         learners.append(learner.state_tensors())
@@ -77,3 +84,15 @@ def test_replaying_never_waits_for_the_device() -> None:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_second_gpu_is_recorded_too() -> None:
+    """Streams are made on the learner's device, not on the process's current one."""
+    case = Case("omiga", "continuous")
+    learner = case.learner((0, 1), device="cuda:1")
+    step = CapturedStep(learner, make_sampler(learner, [case.dataset()]), learner.update)
+    before = [p.clone() for p in learner.parameters()]
+    step()
+    assert any(not torch.equal(old, new) for old, new in zip(before, learner.parameters(), strict=True))

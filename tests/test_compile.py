@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -96,6 +97,24 @@ def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPa
     assert make_update(algorithm, "auto", 10**6, said.append) == algorithm.update
     assert len(said) == 1
     assert "no C++ compiler" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("triton", "compiler", "missing"),
+    [(False, True, "triton"), (True, False, "C compiler"), (True, True, "")],
+)
+def test_what_compiling_for_a_gpu_needs(
+    monkeypatch: pytest.MonkeyPatch, triton: bool, compiler: bool, missing: str
+) -> None:
+    algorithm, said = Case("bc", "continuous").learner(), list[str]()
+    algorithm.device = torch.device("cuda", 0)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: triton or None)
+    monkeypatch.setattr(shutil, "which", lambda _: "there" if compiler else None)
+    monkeypatch.setattr("marlzoo.compile.compiled", lambda _: "compiled")
+    update = make_update(algorithm, "auto", 10**6, said.append)
+    assert update == (algorithm.update if missing else "compiled")
+    assert [missing in line for line in said] == [True] * bool(missing)
 
 
 def new_pages(repeats: int = 8) -> int:
