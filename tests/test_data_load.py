@@ -96,6 +96,35 @@ def test_missing_data_say_how_to_get_them(home: Path) -> None:
         load_dataset("expert")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        (
+            "mpe/spread/marlzoo/medium-n500-s1",
+            "collect mpe/spread --quality medium --transitions 500 --seed 1",
+        ),
+        ("mpe/spread/marlzoo/expert-s2", "data collect mpe/spread --quality expert --seed 2"),
+        ("mpe/spread/marlzoo/good", "collect makes: random, medium, medium-replay, medium-expert, expert"),
+        (
+            "mpe/tag/marlzoo/medium",
+            "collect makes: random; the others .* marlzoo data teach mpe/tag --method",
+        ),
+        (
+            "smax/3m/marlzoo/good-poor",
+            "data mix smax/3m/marlzoo/good:0.5 smax/3m/marlzoo/poor:0.5 --out smax",
+        ),
+        ("smax/3m/marlzoo/medium-poor", "data mix smax/3m/marlzoo/medium:0.5 smax/3m/marlzoo/poor:0.5"),
+        ("nobody/knows/marlzoo/good", "There is no task nobody/knows; marlzoo list tasks"),
+        ("smac/3m/og-marl/good", r"data convert FILE smac/3m/og-marl/good$"),
+        ("mpe/spread/mine/expert", "No published dataset .* data collect mpe/spread --quality expert"),
+    ],
+)
+def test_the_remedy_is_a_command_that_works(name: str, remedy: str) -> None:
+    """Never a quality that no recipe makes, nor a fetch of what nobody published."""
+    with pytest.raises(DataError, match=remedy):
+        load_dataset(name)
+
+
 def test_files_of_no_known_format(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="no format known here; known: OMIGA"):

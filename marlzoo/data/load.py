@@ -155,13 +155,20 @@ def remedy(name: str) -> str:
     mixed = _as_mix(name)
     if mixed:
         return f"Make it with: {mixed}"
+    from marlzoo.data.recipes import how_to_collect, instead  # here: it needs this module, and torch
+
+    collected = how_to_collect(f"{family}/{task}", quality)
     if source == "marlzoo":
-        return f"Make it with: marlzoo data collect {family}/{task} --quality {quality}"
-    known = f"run: marlzoo data download {name}; or " if name in published() else ""
+        return f"Make it with: {collected}" if collected else instead(f"{family}/{task}")
+    similar = f"; or make similar data with: {collected}" if collected else ""
+    if name not in published():
+        return (
+            "No published dataset of this name is known (marlzoo data download --list shows all); put a file there, "
+            f"or run: marlzoo data convert FILE {name}{similar}"
+        )
     return (
-        f"It is published data: {known}fetch the file by hand from its authors and put it there, or run: "
-        f"marlzoo data convert FILE {name}; or make similar data with: marlzoo data collect {family}/{task} "
-        f"--quality {quality}"
+        f"It is published data: run: marlzoo data download {name}; or fetch the file by hand from its authors and "
+        f"put it there, or run: marlzoo data convert FILE {name}{similar}"
     )
 
 
@@ -169,8 +176,12 @@ def _as_mix(name: str) -> str:
     """The command that mixes ``name`` in equal shares (good-poor: good and poor), if both parts are known."""
     folder, _, quality = name.rpartition("/")
     known = set(published()) | set(installed())
-    if name in known or name.rpartition("/")[2] in _RECIPES:
+    if name in known or quality in _RECIPES or "-" not in quality:
         return ""
+    if folder.endswith("/marlzoo"):
+        from marlzoo.data.recipes import qualities  # here: it needs this module, and torch
+
+        known |= {f"{folder}/{each}" for each in qualities(folder.removesuffix("/marlzoo"))}
     for cut in range(1, quality.count("-") + 1):
         words = quality.split("-")
         pair = [f"{folder}/{'-'.join(part)}" for part in (words[:cut], words[cut:])]

@@ -6,6 +6,7 @@ The quality ``random`` needs no teacher: where none makes it, a uniformly random
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,18 @@ from marlzoo.data.omiga import write_omiga
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.policy import Policy, UniformPolicy
 from marlzoo.random import derive
-from marlzoo.registry import make_env, task_spec
+from marlzoo.registry import make_env, task_names, task_spec
 from marlzoo.spec import Spec
+from marlzoo.teachers.plans import how_to_train
 from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
 
 SOURCE = "marlzoo"
 TRANSITIONS, SEED = 100_000, 0  # what a dataset's plain name stands for
 LICENCE = "Apache-2.0"
 RANDOM = "random"  # the quality that every task has
+_SIZED = re.compile(
+    r"(?P<quality>.+?)(-n(?P<transitions>\d+))?(-s(?P<seed>\d+))?"
+)  # as recipe_path names files
 
 
 def recipe_path(task: str, quality: str, transitions: int = TRANSITIONS, seed: int = SEED) -> Path:
@@ -66,6 +71,28 @@ def qualities(task: str, folder: Path = FOLDER) -> list[str]:
     """Qualities of a task's data: those of its teacher, if it has one, and ``random``."""
     taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
     return taught if RANDOM in taught else [RANDOM, *taught]
+
+
+def how_to_collect(task: str, quality: str) -> str:
+    """The command that makes data of a quality, as in a dataset's name (``medium``, ``medium-n500-s1``).
+
+    Empty where no recipe makes it.
+    """
+    found = _SIZED.fullmatch(quality)
+    if found is None or task not in task_names() or found["quality"] not in qualities(task):
+        return ""
+    size = f" --transitions {found['transitions']}" if found["transitions"] else ""
+    start = f" --seed {found['seed']}" if found["seed"] else ""
+    return f"marlzoo data collect {task} --quality {found['quality']}{size}{start}"
+
+
+def instead(task: str) -> str:
+    """A sentence for who asked for a quality of a task's data that no recipe makes."""
+    if task not in task_names():
+        return f"There is no task {task}; marlzoo list tasks shows all"
+    known = ", ".join(qualities(task))
+    more = "" if task in teacher_names() else f"; the others need a teacher; {how_to_train(task)}"
+    return f"The qualities of {task} that marlzoo data collect makes: {known}{more}"
 
 
 def collect(
