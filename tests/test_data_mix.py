@@ -114,6 +114,17 @@ def test_without_a_target_the_mixture_gets_a_new_name(
         mix([(poor, 0.5), (other, 0.5)])
 
 
+def test_thirds_and_the_command_of_the_card(home: Path) -> None:
+    """Shares may be rounded to five digits; the card's command makes the same mixture again."""
+    names = [write(home / f"{k}.hdf5", f"q{k}", [5, 6, 7] * 5, k)[0] for k in range(3)]
+    assert [share for _, share in parse_parts([f"{name}:0.33333" for name in names])] == [0.33333] * 3
+    data = load_dataset(mix([(name, 1 / 3) for name in names], home / "thirds.hdf5"))
+    assert data.card.recipe is not None
+    command = data.card.recipe["command"].replace("FILE", str(home / "again.hdf5"))
+    assert main(command.split()[1:]) == 0
+    assert load_dataset(home / "again.hdf5").content_hash == data.content_hash
+
+
 @pytest.mark.parametrize(
     ("texts", "cause"),
     [
@@ -123,6 +134,7 @@ def test_without_a_target_the_mixture_gets_a_new_name(
         (["a:-0.5", "b:1.5"], "a share above 0"),
         (["a:nan", "b:1"], "a share above 0"),
         (["a:0.5", "b:0.4"], "add up to 0.9"),
+        (["a:0.33", "b:0.33", "c:0.33"], "add up to 0.99"),
         (["a:1"], "at least two different"),
         (["a:0.5", "a:0.5"], "at least two different"),
     ],
@@ -149,6 +161,10 @@ def test_datasets_that_do_not_fit(home: Path) -> None:
     ):
         with pytest.raises(DataError, match=cause):
             mix([(name, 0.5) for name in pair], home / "m.hdf5")
+    copy = str(home / "copy.hdf5")
+    Path(copy).write_bytes(Path(good).read_bytes())
+    with pytest.raises(DataError, match="hold the same data"):
+        mix([(good, 0.5), (copy, 0.5)], home / "m.hdf5")
     poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 6)
     with pytest.raises(DataError, match="its share of 100 needs 50"):
         mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5", transitions=100)

@@ -22,7 +22,7 @@ from marlzoo.data.omiga import write_omiga
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.random import derive
 
-SUM_TOLERANCE = 1e-6  # shares such as 0.333333 three times add up to 1
+SUM_TOLERANCE = 2e-5  # shares such as 0.33333 three times add up to 1
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,11 @@ def mix(
     Raises:
         ConfigError: see :func:`parse_parts`; a wrong target, size or seed; or no target where the datasets give no
             new name.
-        DataError: a dataset is missing or damaged, smaller than its share, or of another task, shape or flavour.
+        DataError: a dataset is missing or damaged, smaller than its share, of another task, shape or flavour, or
+            the same as another.
         OutputError: the file cannot be written.
     """
-    parts = parse_parts([f"{name}:{share!r}" for name, share in parts])
+    parts = parse_parts([f"{name}:{float(share)!r}" for name, share in parts])
     text = "" if target is None else os.fspath(target)
     path = dataset_path(text) if is_name(text) else Path(text).expanduser()
     if target is not None and path.suffix not in (SUFFIX, ".h5"):
@@ -157,6 +158,8 @@ def _require_fit(first_name: str, first: Dataset, name: str, other: Dataset) -> 
     ]
     if (first.legal is None) != (other.legal is None):
         found.append("one has masks of legal actions, the other has none")
+    if first.content_hash == other.content_hash:
+        raise DataError(f"{first_name} and {name} hold the same data: their episodes would be drawn twice")
     if found:
         raise DataError(f"{first_name} and {name} cannot be mixed, they differ in {'; '.join(found)}")
 
@@ -211,7 +214,7 @@ def _card(
     if len(set(shares)) > 1:
         labels = [f"{label}{100 * share:g}" for label, share in zip(labels, shares, strict=True)]
     quality = name.rpartition("/")[2] or "-".join(labels)
-    arguments = " ".join(f"{text}:{share:g}" for text, share in parts)
+    arguments = " ".join(f"{text}:{share!r}" for text, share in parts)
     size = "" if transitions is None else f" --transitions {transitions}"
     return Card(
         task=next((card.task for card in cards if card.task), ""),
