@@ -97,6 +97,7 @@ def test_listing_starts_without_torch_and_simulators() -> None:
     [
         (["lst"], "unknown command 'lst'. Did you mean list?"),
         (["list"], "name a kind, one of methods"),
+        (["data"], "name an action, one of collect"),
         (["list", "mehtods"], "Did you mean methods?"),
         (["data", "colect"], "Did you mean collect"),
         (

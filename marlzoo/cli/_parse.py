@@ -65,7 +65,8 @@ def choose(
         UnknownNameError: it is another one.
     """
     if not arguments:
-        raise ConfigError(f"marlzoo {command}: name a {kind}, one of {', '.join(choices)}")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ConfigError(f"marlzoo {command}: name {article} {kind}, one of {', '.join(choices)}")
     if arguments[0] in ("-h", "--help"):
         print(f"usage: marlzoo {command} {kind.upper()} ...\n\n{about}")
         return None

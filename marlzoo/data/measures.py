@@ -1,7 +1,7 @@
 """What tells how hard a dataset is for which method: coverage, dependence between agents, modes, scales.
 
-Everything but :func:`coverage_discrete` looks at a seeded sample of transitions, so that it stays fast on millions of
-rows; each result says how many.
+The shares of distinct pairs and the hints look at all transitions; everything else looks at a seeded sample of them,
+so that it stays fast on millions of rows, and says how many it looked at.
 """
 
 from __future__ import annotations
