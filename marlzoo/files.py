@@ -40,7 +40,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sweep(target)
         temporary.touch(exist_ok=False)  # fails early, and under the user's umask
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, target)
     except MarlzooError:
         _discard(temporary)
@@ -53,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     # The rename itself becomes durable with the folder; some file systems refuse to flush one.
     with contextlib.suppress(OSError):
-        _flush(target.parent)
+        flush(target.parent)
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
@@ -110,8 +110,14 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Bring a file's (or, where the system can, a folder's) content to the disk.
+
+    Raises:
+        OSError: it cannot be flushed.
+    """
+    # Windows flushes only what is open for writing; a folder can only be opened for reading.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

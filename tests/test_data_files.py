@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from marlzoo.data.formats.minari import write_minari
 from marlzoo.errors import DataError, OutputError
 from marlzoo.files import atomic_write, sha256_file, sha256_text, write_text_atomic
+from tests.data_samples import sample
 
 
 def test_a_text_arrives_byte_for_byte(tmp_path: Path) -> None:
@@ -66,6 +68,25 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutputError, match=r"a\.txt: No space left on device.*free some space"):
         write_text_atomic(tmp_path / "a.txt", "x")
     assert os.listdir(tmp_path) == []
+
+
+def test_files_are_flushed_where_that_needs_the_right_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which refuses it to a descriptor that only reads, and opens no folders."""
+    fcntl = pytest.importorskip("fcntl")
+    flushed = []
+
+    def fsync(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flushed.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text_atomic(tmp_path / "a.txt", "x")
+    write_minari(sample(), tmp_path / "team-v0")
+    assert len(flushed) == 3  # the text, the data and what describes them
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "team-v0"]
 
 
 def test_impossible_places_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from marlzoo.errors import DataError, OutputError
-from marlzoo.files import output_error
+from marlzoo.files import flush, output_error
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5
@@ -61,8 +61,7 @@ def fetch(url: str, target: Path, size: int, version: str, progress: Progress | 
         part.unlink()
         raise DataError(f"the server sends more than the {size} bytes that it announced")
     try:
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
+        flush(part)
         os.replace(part, target)
     except OSError as error:
         raise output_error(target, error) from error

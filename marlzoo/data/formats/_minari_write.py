@@ -19,7 +19,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import create_hdf5
 from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError, OutputError
-from marlzoo.files import output_error, write_text_atomic
+from marlzoo.files import flush, output_error, write_text_atomic
 from marlzoo.spec import Spec
 
 DATA, FILE, METADATA, OWN = "data", "main_data.hdf5", "metadata.json", "marlzoo"
@@ -56,11 +56,7 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         write_text_atomic(
             temporary / DATA / METADATA, json.dumps(_metadata(dataset, target.name, size), indent=1)
         )
-        descriptor = os.open(temporary / DATA / FILE, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(temporary / DATA / FILE)
         os.replace(temporary, target)
     except OSError as error:
         _discard(temporary)
