@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -56,6 +57,8 @@ def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (task["agents"], task["observation"], task["actions"]) == (3, 14, "continuous")
     assert "demo" in found["suites"]
     assert "team" in found["formats"]["D4RL or MOMA-PPO"]["options"]
+    for entry in found["formats"].values():  # where layout, mapping and assumptions are told
+        assert "``" in (importlib.import_module(entry["module"]).__doc__ or ""), entry
 
 
 def test_lists_as_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,10 +88,15 @@ def datasets() -> Entries:
 
 
 def formats() -> Entries:
-    """Formats of datasets that are read, and the options that restore a paper's reading (``--option NAME=VALUE``)."""
+    """Formats of datasets that are read, the module whose text tells layout, mapping and what is assumed (``python -m
+    pydoc MODULE``), and the options that restore a paper's reading (``--option NAME=VALUE``).
+    """
     from marlzoo.data.load import READERS
 
-    return [{"name": reader.name, "options": ", ".join(reader.options)} for reader in READERS]
+    return [
+        {"name": reader.name, "module": reader.read.__module__, "options": ", ".join(reader.options)}
+        for reader in READERS
+    ]
 
 
 def suites() -> Entries:
