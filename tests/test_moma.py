@@ -158,12 +158,31 @@ def test_recorded_transitions_are_reproduced(name: str) -> None:
     assert report.observation.median < 1e-4
 
 
-def test_teams_that_see_too_little_are_compared_by_size_only() -> None:
-    env = moma.make("ant-4x2_0", 1, horizon=10)
+@pytest.mark.parametrize("name", ["ant-4x2_0", "halfcheetah-2x3_0", "walker2d-6x1_0"])
+def test_teams_that_see_too_little_are_replayed_from_their_states(name: str) -> None:
+    env, data = moma.make(name, 1, horizon=10), recording(name)
     assert not env.replayable
-    assert check(recording("ant-4x2_0"), env).agrees
     with pytest.raises(SpecError, match="do not determine"):
-        env.replay(np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 2), np.float32))
+        env.replay(data.obs[:1], data.action[:1])
+    report = check(data, env)
+    assert report.agrees, report.summary()
+    assert report.compared > 50
+    assert report.observation is not None
+    assert report.observation.median < 1e-4
+    other = Dataset.create(
+        data.spec,
+        obs=data.obs,
+        state=data.state,
+        action=-data.action,
+        reward=data.reward,
+        terminal=data.terminal,
+        truncated=data.truncated,
+        starts=data.starts,
+        card=data.card,
+    )
+    assert "Replayed transitions end elsewhere" in check(other, env).failures[0]
+    with pytest.raises(SpecError, match=r"replay needs states \[B, "):
+        env.replay_states(data.state[:1, 1:], data.action[:1])
 
 
 def test_agents_that_see_different_things_are_noticed() -> None:

@@ -133,10 +133,9 @@ def check(dataset: Dataset, env: BatchedEnv, *, sample: int = 2000, seed: int = 
             "state it, or choose data that were recorded in this one."
         )
         return CheckReport(*sides, differences=differences, failures=(text,))
-    if not env.replayable or sample == 0:
-        why = (
-            "nothing was replayed" if env.replayable else "this simulator cannot replay recorded transitions"
-        )
+    can_replay = env.replayable or env.state_replayable
+    if not can_replay or sample == 0:
+        why = "nothing was replayed" if can_replay else "this simulator cannot replay recorded transitions"
         return CheckReport(
             *sides,
             notes=(
@@ -146,7 +145,11 @@ def check(dataset: Dataset, env: BatchedEnv, *, sample: int = 2000, seed: int = 
         )
     rows = sample_rows(dataset, sample, np.random.default_rng(seed))
     try:
-        replay = env.replay(dataset.obs[rows], dataset.action[rows])
+        replay = (
+            env.replay(dataset.obs[rows], dataset.action[rows])
+            if env.replayable
+            else env.replay_states(dataset.state[rows], dataset.action[rows])
+        )
     except MismatchError as error:
         return CheckReport(*sides, failures=(f"{error}.",))
     return _compare(dataset, env, rows, replay, sides, versions)

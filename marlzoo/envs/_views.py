@@ -20,10 +20,12 @@ class View(Protocol):
     Attributes:
         joined: whether the state is the observations end to end, rather than :meth:`state`.
         recoverable: whether :meth:`recover` works.
+        from_state: whether :meth:`recover_state` works.
     """
 
     joined: bool
     recoverable: bool
+    from_state: bool
 
     def observe(self, raw: Array, qvel: Array) -> Array:
         """Observations ``[n, N, O]`` of full observations ``[n, F]`` and velocities ``[n, nv]``."""
@@ -34,11 +36,14 @@ class View(Protocol):
     def recover(self, obs: NDArray[np.floating]) -> Array:
         """Full observations ``[B, F]`` of the agents' ``[B, N, O]``."""
 
+    def recover_state(self, state: NDArray[np.floating]) -> Array:
+        """Full observations ``[B, F]`` of states ``[B, S]``."""
+
 
 class Standardised:
     """OMIGA's: everybody sees everything, one-hot appended, standardised over its own entries."""
 
-    joined, recoverable = True, True
+    joined, recoverable, from_state = True, True, False
 
     def __init__(self, n_agents: int) -> None:
         self.n_agents = n_agents
@@ -55,11 +60,15 @@ class Standardised:
         """See :class:`View`."""
         return recover_raw(obs)
 
+    def recover_state(self, state: NDArray[np.floating]) -> Array:
+        """Not needed: the observations determine everything."""
+        raise NotImplementedError
+
 
 class Local:
     """Joints up to a distance of the agent's own; see :mod:`marlzoo.envs._local`."""
 
-    joined, recoverable = False, False
+    joined, recoverable, from_state = False, False, False
 
     def __init__(self, task: Task) -> None:
         self._columns = padded_columns(task)
@@ -76,6 +85,10 @@ class Local:
         """Not determined by the observations."""
         raise NotImplementedError
 
+    def recover_state(self, state: NDArray[np.floating]) -> Array:
+        """Left alone: published data have states of other kinds."""
+        raise NotImplementedError
+
 
 class Selected:
     """Columns of the full observation, raw (MOMA-PPO).
@@ -86,7 +99,7 @@ class Selected:
         size: leading columns that make the state.
     """
 
-    joined = False
+    joined, from_state = False, True
 
     def __init__(self, robot: Robot, sees: tuple[tuple[int, ...], ...], size: int) -> None:
         self.robot, self._sees, self._size = robot, sees, size
@@ -133,3 +146,7 @@ class Selected:
             raw[:, 8] = 0.1 * np.cos(shoulder) + 0.11 * np.cos(elbow) - raw[:, 4]
             raw[:, 9] = 0.1 * np.sin(shoulder) + 0.11 * np.sin(elbow) - raw[:, 5]
         return raw
+
+    def recover_state(self, state: NDArray[np.floating]) -> Array:
+        """See :class:`View`; the columns that a state leaves out are zeros (the Ant's contact forces)."""
+        return np.pad(state.astype(np.float64), ((0, 0), (0, self.robot.obs_size - self._size)))

@@ -71,6 +71,7 @@ class BatchedEnv(ABC):
         metadata: engine, versions and options that the data must share (plain values).
         can_win: whether ``info["win"]`` is given.
         replayable: whether :meth:`replay` works.
+        state_replayable: whether :meth:`replay_states` works, which :meth:`replay` is preferred to.
     """
 
     task: str
@@ -79,6 +80,7 @@ class BatchedEnv(ABC):
     metadata: dict[str, Any]
     can_win: bool = False
     replayable: bool = False
+    state_replayable: bool = False
 
     @abstractmethod
     def seed(self, seeds: Sequence[int]) -> None:
@@ -109,6 +111,14 @@ class BatchedEnv(ABC):
             SpecError: the task's simulator cannot be set to a recorded observation.
         """
         raise SpecError(f"{self.task}: recorded transitions cannot be replayed in this simulator")
+
+    def replay_states(self, state: Floats, action: NDArray[Any]) -> Replay:
+        """As :meth:`replay`, from recorded states ``[B, S]``, where agents see too little for it.
+
+        Raises:
+            SpecError: the task's simulator cannot be set to a recorded state.
+        """
+        raise SpecError(f"{self.task}: recorded states cannot be replayed in this simulator")
 
     def close(self) -> None:  # noqa: B027 - closing is optional
         """Free what the simulator holds."""

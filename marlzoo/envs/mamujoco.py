@@ -159,7 +159,7 @@ class MAMuJoCo(BatchedEnv):
         clip: bool = False,
     ) -> None:
         self.task, self.spec, self.copies, self.robot = task, shape, copies, robot
-        self.replayable = view.recoverable
+        self.replayable, self.state_replayable = view.recoverable, view.from_state
         self.replay_reward_exact = not robot.lagging or robot.reaches
         self._view, self._clip = view, clip
         self._sim = RobotSim(robot, copies, threads)
@@ -264,18 +264,37 @@ class MAMuJoCo(BatchedEnv):
         """
         if not self.replayable:
             raise SpecError(f"{self.task}: its observations do not determine the simulator's state")
-        shape = (self.spec.n_agents, self.spec.obs_size), (self.spec.n_agents, self.spec.action_size)
-        if obs.shape[1:] != shape[0] or action.shape != (len(obs), *shape[1]):
+        self._require_shapes(obs, (self.spec.n_agents, self.spec.obs_size), "observations", action)
+        return self._replay(self._view.recover(obs), action)
+
+    def replay_states(self, state: Floats, action: NDArray[Any]) -> Replay:
+        """As :meth:`replay`, from states ``[B, S]``: MOMA-PPO's are the robot's whole observation.
+
+        Raises:
+            SpecError: the task's states do not determine the simulator's, or the shapes are not the task's.
+            MismatchError: states that the simulator does not have.
+        """
+        if not self.state_replayable:
+            return super().replay_states(state, action)
+        self._require_shapes(state, (self.spec.state_size,), "states", action)
+        return self._replay(self._view.recover_state(state), action)
+
+    def _require_shapes(self, seen: Floats, shape: tuple[int, ...], what: str, action: NDArray[Any]) -> None:
+        moves = (self.spec.n_agents, self.spec.action_size)
+        if seen.shape[1:] != shape or action.shape != (len(seen), *moves):
             raise SpecError(
-                f"{self.task}: replay needs observations [B, {shape[0][0]}, {shape[0][1]}] and actions "
-                f"[B, {shape[1][0]}, {shape[1][1]}], got {list(obs.shape)} and {list(action.shape)}"
+                f"{self.task}: replay needs {what} [B, {', '.join(map(str, shape))}] and actions "
+                f"[B, {moves[0]}, {moves[1]}], got {list(seen.shape)} and {list(action.shape)}"
             )
+
+    def _replay(self, raw: Array, action: NDArray[Any]) -> Replay:
+        """Simulate one step from full observations ``[B, F]``."""
         if self._replayer is None:
             self._replayer = RobotSim(self.robot, REPLAY_COPIES, self.threads)
         finite = np.isfinite(action).all(axis=(1, 2))
-        control = self._control(np.where(finite[:, None, None], action, 0.0), np.arange(len(obs)))
-        result = replay_observations(self._replayer, self._view.recover(obs), control)
-        next_obs = self._view.observe(result.observation, np.zeros((len(obs), 0))).astype(np.float32)
+        control = self._control(np.where(finite[:, None, None], action, 0.0), np.arange(len(raw)))
+        result = replay_observations(self._replayer, raw, control)
+        next_obs = self._view.observe(result.observation, np.zeros((len(raw), 0))).astype(np.float32)
         reward = result.reward.astype(np.float32)
         return Replay(next_obs, reward, result.terminal, result.valid & finite)
 
