@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -265,6 +266,10 @@ def test_bad_input() -> None:
         smac.spec("3m", flavor="mappo")
     with pytest.raises(ConfigError, match="mappo or original"):
         smac.spec("3m", flavour="omiga")
+    for difficulty in ("Z", "", 10, "12"):
+        with pytest.raises(ConfigError, match=r"difficulty must be one of 1, 2, .*, A, got"):
+            smac.spec("3m", difficulty=difficulty)
+    assert smac.spec("3m", difficulty=7) == smac.spec("3m", difficulty="A") == smac.spec("3m")
     with pytest.raises(ConfigError, match="copies"):
         smac.make("3m", 0)
 
@@ -291,6 +296,14 @@ def test_a_package_that_fails_to_import(package: Path) -> None:
     (package / "smac" / "env" / "starcraft2" / "starcraft2.py").write_text("import no_such_pysc2\n")
     with pytest.raises(MissingSimulatorError, match="No module named 'no_such_pysc2'"):
         smac.make("3m", 1)
+    story = "Descriptors cannot be created directly.\\nIf this call came from a _pb2.py file, ..."
+    (package / "smac" / "env" / "starcraft2" / "starcraft2.py").write_text(f'raise TypeError("{story}")\n')
+    importlib.invalidate_caches()
+    with pytest.raises(
+        MissingSimulatorError, match=r"TypeError: Descriptors .* directly\..*reinstall"
+    ) as caught:
+        smac.make("3m", 1)
+    assert "\n" not in str(caught.value)
 
 
 class NoMapError(Exception):
@@ -307,6 +320,7 @@ class NoMapError(Exception):
         ),
         (NoMapError("Map doesn't exist: 3m"), "the map of smac/3m is missing.*StarCraftII/Maps"),
         (ValueError("Map SMAC_Maps/3m.SC2Map not found."), "the map of smac/3m is missing"),
+        (RuntimeError("no license\n\nlong story"), "did not start .RuntimeError: no license"),
         (ConnectionError("refused"), "did not start .ConnectionError: refused"),
     ],
 )

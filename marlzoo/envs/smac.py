@@ -35,6 +35,7 @@ from marlzoo.spec import Spec
 FAMILY = "smac"
 TASKS: tuple[str, ...] = tuple(MAPS)
 OPTIONS = ("flavour", "difficulty")
+DIFFICULTIES = "123456789A"  # of the built-in opponent, as the smac package names them
 MODULE = "smac.env.starcraft2.starcraft2"
 PACKAGE = "pip install git+https://github.com/oxwhirl/smac.git 'protobuf<3.21'"
 REMEDY = (
@@ -92,6 +93,11 @@ def _chosen(name: str, options: dict[str, Any]) -> tuple[Map, Flavour]:
     flavour = options.get("flavour", "mappo")
     if flavour not in FLAVOURS:
         raise ConfigError(f"{FAMILY}/{name}: flavour must be {' or '.join(FLAVOURS)}, got {flavour!r}")
+    difficulty = options.get("difficulty", "7")
+    if str(difficulty) not in tuple(DIFFICULTIES):
+        raise ConfigError(
+            f"{FAMILY}/{name}: difficulty must be one of {', '.join(DIFFICULTIES)}, got {difficulty!r}"
+        )
     return MAPS[name], flavour
 
 
@@ -118,7 +124,7 @@ def require_smac() -> Any:
         return importlib.import_module(MODULE).StarCraft2Env
     except Exception as error:  # pysc2 and protobuf fail in several ways
         raise MissingSimulatorError(
-            f"the smac package cannot be imported ({type(error).__name__}: {error}); reinstall it: {PACKAGE}"
+            f"the smac package cannot be imported ({_in_words(error)}); reinstall it: {PACKAGE}"
         ) from error
 
 
@@ -271,9 +277,17 @@ class SMAC(BatchedEnv):
 
 
 def _launch_error(task: str, error: Exception) -> MissingSimulatorError:
-    name, text = type(error).__name__, str(error)
+    name, text = type(error).__name__, _first_line(error)
     if name == "NoMapError" or "SC2Map" in text or "map" in text.lower().split():
         what = f"the map of {task} is missing ({text}); unpack SMAC_Maps.zip to StarCraftII/Maps"
     else:
-        what = f"StarCraft II did not start ({name}: {text}); {REMEDY}"
+        what = f"StarCraft II did not start ({_in_words(error)}); {REMEDY}"
     return MissingSimulatorError(what)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]  # protobuf and pysc2 tell stories
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
