@@ -2,9 +2,10 @@
 
 Addresses and statistics are those that the publishers give; a path on the hub that nobody of us has looked at says
 so in its notes. No publisher states checksums: the hub's own is compared where it gives one, and the one of the
-first download is recorded and compared with later ones (:mod:`marlzoo.data.download`). Scores (``scores.csv``, made
-by ``benchmarks/reference/derive.py``) stand as the papers print them, each with its paper and table; metrics,
-protocols and what follows ± differ between papers.
+first download is recorded and compared with later ones (:mod:`marlzoo.data.download`). Without a card are MADT's own
+SMAC data (of which OMIGA's are a part), ICQ-MA's and offpymarl's, whose statistics we do not know: their files are
+read all the same. Scores (``scores.csv``, made by ``benchmarks/reference/derive.py``) stand as the papers print them,
+each with its paper and table; metrics, protocols and what follows ± differ between papers.
 """
 
 from __future__ import annotations
