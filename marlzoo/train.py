@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from marlzoo import checkpoint as checkpoints
 from marlzoo.algorithm import Algorithm
+from marlzoo.beside import Evaluator
 from marlzoo.compile import Compile, freed_memory_kept, make_step
 from marlzoo.config import Precision
 from marlzoo.data.check import check
@@ -23,9 +25,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.evaluate import Episodes, evaluate
-from marlzoo.precision import choose, products_in
-from marlzoo.random import derive
+from marlzoo.evaluate import Episodes
+from marlzoo.precision import choose
 
 Metrics = dict[str, NDArray[Any]]
 
@@ -76,6 +77,7 @@ def train(
     check_data: bool = True,
     compile: Compile = "auto",  # noqa: A002
     precision: Precision = "float32",
+    beside: bool | None = None,
     tell: Callable[[str], None] = print,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
@@ -98,7 +100,10 @@ def train(
         log_every: updates between calls of ``on_progress`` (which wait for the device).
         check_data: compare data and environment before training and refuse on a mismatch.
         compile: see :func:`marlzoo.compile.make_update`.
-        precision: of matrix products while training, see :mod:`marlzoo.precision`; evaluation is in float32.
+        precision: of matrix products while training, see :mod:`marlzoo.precision`; with ``bf16`` evaluation is in
+            float32.
+        beside: evaluate in a thread while training goes on, which changes no number; evaluations are then reported
+            with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
         tell: given one line where something that should be said happens.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
@@ -121,32 +126,37 @@ def train(
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
         run = _Run(algorithm, sampler, datasets, checkpoint, precision)
-        for evaluation in run.progress.evaluations if on_evaluation else ():
-            on_evaluation(evaluation)  # type: ignore[misc]
         if algorithm.updates == 0:
             algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
         arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, tell)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
-        with arithmetic.applied(algorithm):
+        beside = algorithm.device.type == "cuda" if beside is None else beside
+        with arithmetic.applied(algorithm), contextlib.ExitStack() as stack:
+            evaluator = None
+            if arena is not None:
+                evaluator = stack.enter_context(Evaluator(algorithm, arena, horizon, beside, clock.seconds))
+                if run.owes:
+                    run.begin(evaluator, {}, str(arithmetic))
+                    run.settle()
+            run.report(on_evaluation)
             step = make_step(algorithm, sampler, compile, updates, tell)
             while algorithm.updates < updates:
                 metrics = step()
                 algorithm.updates += 1
                 done, last = algorithm.updates, algorithm.updates == updates
-                evaluates = arena is not None and (done % eval_every == 0 or last)
+                evaluates = evaluator is not None and (done % eval_every == 0 or last)
                 if on_progress and (done % log_every == 0 or last):
                     on_progress(done, to_numpy(metrics))
-                if evaluates and arena is not None:
-                    found, finite = _evaluate(algorithm, arena, horizon), algorithm.finite().cpu().numpy()
-                    run.progress.evaluations.append(
-                        Evaluation(done, found, ~finite, clock.seconds(), to_numpy(metrics), str(arithmetic))
-                    )
                 if evaluates or done % checkpoint_every == 0 or last:
+                    run.settle()
+                    if evaluates and evaluator is not None:
+                        run.begin(evaluator, to_numpy(metrics), str(arithmetic))
+                        if last or not beside:
+                            run.settle()
                     run.progress.seconds = clock.seconds()
                     run.save()
-                if evaluates and on_evaluation:
-                    on_evaluation(run.progress.evaluations[-1])
+                    run.report(on_evaluation)
         return run.progress.evaluations
     finally:
         if arena:
@@ -202,19 +212,6 @@ def to_numpy(metrics: Mapping[str, torch.Tensor]) -> Metrics:
     return {name: value.detach().cpu().numpy() for name, value in metrics.items()}
 
 
-def _evaluate(algorithm: Algorithm, arena: BatchedEnv, horizon: int | None) -> Episodes:
-    seeds = [derive(seed, "evaluate", algorithm.updates) for seed in algorithm.seeds]
-    with products_in(algorithm, None):
-        return evaluate(
-            algorithm.policy(),
-            arena,
-            seeds=seeds,
-            horizon=horizon,
-            device=algorithm.device,
-            dtype=algorithm.dtype,
-        )
-
-
 class _Run:
     """A learner, its sampler and its record, kept together in one checkpoint."""
 
@@ -231,8 +228,34 @@ class _Run:
         self.progress = _Progress([], 0.0)
         self._data = sampler.data_hashes
         self._task = datasets[0].card.task
+        self._pending: Callable[[], Evaluation] | None = None
+        self._told = 0
+        self.owes = False  # an interruption cut off the evaluation that belongs to the checkpoint
         if self.path and self.path.exists():
             self._resume(self.path)
+
+    def begin(self, evaluator: Evaluator, metrics: Metrics, arithmetic: str) -> None:
+        """Start the evaluation of the learner of now; ``metrics`` are its last update's."""
+        done, diverged = self.algorithm.updates, ~self.algorithm.finite().cpu().numpy()
+        outcome = evaluator.start()
+
+        def pending() -> Evaluation:
+            episodes, seconds = outcome()
+            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic)
+
+        self._pending = pending
+
+    def settle(self) -> None:
+        """Wait for the evaluation that was begun, if any, and keep it."""
+        if self._pending:
+            self.progress.evaluations.append(self._pending())
+            self._pending = None
+
+    def report(self, to: Callable[[Evaluation], None] | None) -> None:
+        """Hand on the evaluations that were not handed on before."""
+        new, self._told = self.progress.evaluations[self._told :], len(self.progress.evaluations)
+        for evaluation in new if to else ():
+            to(evaluation)  # type: ignore[misc]
 
     def save(self) -> None:
         if self.path is None:
@@ -258,6 +281,7 @@ class _Run:
             "seconds": self.progress.seconds,
             "evaluations": records,
             "arithmetic": self.progress.arithmetic,
+            "owes": self._pending is not None,
         }
         checkpoints.save(self.path, self.algorithm, extra, meta)
 
@@ -287,6 +311,7 @@ class _Run:
             )
         self.progress.seconds = float(meta["seconds"])
         self.progress.arithmetic = meta["arithmetic"]
+        self.owes = meta.get("owes", False)
 
 
 def _require(**counts: int) -> None:

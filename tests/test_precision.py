@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from marlzoo import precision
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import CheckpointError, ConfigError, DataError
+from marlzoo.evaluate import evaluate as real_evaluate
 from marlzoo.machine import Memory
 from marlzoo.precision import SETTINGS, choose
 from marlzoo.train import make_sampler, train
@@ -177,28 +177,39 @@ def test_bf16_products(tmp_path: Path) -> None:
         train(learner()[0], data, updates=6, checkpoint=tmp_path / "bf16.npz")
 
 
-def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("marlzoo.train")  # the package has the function under this name
+@pytest.mark.parametrize("aside", [False, True])
+def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch, aside: bool) -> None:
     algorithm, _ = learner()
-    layers = [layer for layer in algorithm.modules() if hasattr(layer, "products")]
-    during: list[set[Any]] = []
-    real_evaluate, real_update = module.evaluate, algorithm.update
+    training: list[set[Any]] = []
+    playing: list[set[Any]] = []
+    real_update = algorithm.update
 
-    def evaluate(*args: Any, **kwargs: Any) -> Any:
-        during.append({layer.products for layer in layers})
-        return real_evaluate(*args, **kwargs)
+    def products(module: torch.nn.Module) -> set[Any]:
+        return {layer.products for layer in module.modules() if hasattr(layer, "products")}
+
+    def evaluate(policy: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        playing.append(products(policy))
+        return real_evaluate(policy, *args, **kwargs)
 
     def update(batch: Any) -> Any:
-        during.append({layer.products for layer in layers})
+        training.append(products(algorithm))
         return real_update(batch)
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr("marlzoo.beside.evaluate", evaluate)
     monkeypatch.setattr(algorithm, "update", update)
     monkeypatch.setenv("MARLZOO_MATMUL", "highest")
     train(
-        algorithm, toy_dataset("continuous"), updates=2, eval_every=1, env=ToyEnv, horizon=2, precision="bf16"
+        algorithm,
+        toy_dataset("continuous"),
+        updates=2,
+        eval_every=1,
+        env=ToyEnv,
+        horizon=2,
+        precision="bf16",
+        beside=aside,
     )
-    assert during == [{torch.bfloat16}, {None}] * 2
+    assert training == [{torch.bfloat16}] * 2
+    assert playing == [{None}] * 2
 
 
 def test_what_cannot_be_had() -> None:

@@ -1,0 +1,119 @@
+"""Evaluation beside the training: the numbers of one at once, while updates go on, and over interruptions."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import marlzoo
+from marlzoo.algorithm import Algorithm
+from marlzoo.envs.base import Step
+from marlzoo.train import Evaluation, train
+from tests.toys import ToyEnv, toy_dataset, toy_spec
+
+PATIENCE = 60.0  # seconds until what should happen beside is taken to wait
+
+
+def learner(method: str = "omiga") -> Algorithm:
+    return marlzoo.make(method, toy_spec(), seeds=[0, 1], hidden=8)
+
+
+def run(algorithm: Algorithm, **more: Any) -> list[Evaluation]:
+    every: dict[str, Any] = {
+        "env": ToyEnv,
+        "episodes": 2,
+        "eval_every": 10,
+        "check_data": False,
+        "compile": "off",
+    }
+    return train(algorithm, toy_dataset(), **{"updates": 25, **every, **more})
+
+
+def same(found: list[Evaluation], expected: list[Evaluation]) -> None:
+    assert [e.updates for e in found] == [e.updates for e in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.episodes.returns, other.episodes.returns)
+        np.testing.assert_array_equal(one.diverged, other.diverged)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_numbers_are_those_of_an_evaluation_at_once(precision: str) -> None:
+    """Of evaluations and of the learner; with products in bfloat16, which an evaluation leaves out."""
+    beside, at_once = learner(), learner()
+    told: list[Evaluation] = []
+    found = run(beside, beside=True, precision=precision, on_evaluation=told.append)
+    same(found, run(at_once, beside=False, precision=precision))
+    assert told == found
+    for name, value in at_once.state_tensors().items():
+        assert torch.equal(beside.state_tensors()[name], value), name
+
+
+class Waiting(ToyEnv):
+    """Steps only when it is let."""
+
+    go = threading.Event()
+
+    def step(self, action: NDArray[Any], ids: Any = None) -> Step:
+        assert self.go.wait(PATIENCE), "training waits for its evaluation"
+        return super().step(action, ids)
+
+
+def test_updates_go_on_meanwhile() -> None:
+    """The first evaluation ends only after five more updates."""
+    Waiting.go.clear()
+
+    def on_progress(done: int, _: Any) -> None:
+        if done == 15:
+            Waiting.go.set()
+
+    algorithm = learner("bc")
+    found = run(algorithm, env=Waiting, beside=True, log_every=5, on_progress=on_progress)
+    same(found, run(learner("bc"), beside=False))
+
+
+class CutError(Exception):
+    pass
+
+
+def test_an_evaluation_that_was_cut_off_is_made_on_resuming(tmp_path: Path) -> None:
+    def cut(done: int, _: Any) -> None:
+        if done == 15:
+            raise CutError
+
+    path, expected = tmp_path / "run.npz", run(learner("bc"), beside=False)
+    told: list[int] = []
+    with pytest.raises(CutError):
+        run(
+            learner("bc"),
+            beside=True,
+            checkpoint=path,
+            log_every=5,
+            on_progress=cut,
+            on_evaluation=lambda e: told.append(e.updates),
+        )
+    assert told == []
+    found = run(learner("bc"), beside=True, checkpoint=path, on_evaluation=lambda e: told.append(e.updates))
+    assert told == [10, 20, 25]
+    same(found, expected)
+
+
+def test_its_errors_end_the_run() -> None:
+    class Broken(ToyEnv):
+        def step(self, action: NDArray[Any], ids: Any = None) -> Step:
+            raise CutError
+
+    with pytest.raises(CutError):
+        run(learner("bc"), env=Broken, beside=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_it_is_the_default() -> None:
+    learners = [marlzoo.make("omiga", toy_spec(), seeds=[0, 1], hidden=8, device="cuda") for _ in range(2)]
+    same(run(learners[0], compile="auto"), run(learners[1], compile="auto", beside=False))
