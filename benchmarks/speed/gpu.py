@@ -14,7 +14,9 @@ task's shape, on the card, one dataset for each of four qualities. Medians over 
 * The knee is the least R with 80 % of the best rate of its kind.
 
 Then one update of every method of the projection at R = ``--group`` and one evaluation of the suite's protocol are
-timed for each task of the suite, and projected to all its datasets, seeds and updates. The slice that proves it is
+timed for each task of the suite, and projected to all its datasets, seeds and updates: ``in turn``, updates and
+evaluations one after another, and ``beside``, where the shorter of the two costs nothing; a run that evaluates beside
+the training lies between. The slice that proves it is
 a run of full length: ``marlzoo bench omiga-mujoco-regenerated --device cuda``.
 
 ``--device cpu`` exercises the same code without a GPU; nothing is recorded there, and its figures mean nothing.
@@ -225,14 +227,15 @@ def knee(rates: dict[int, float]) -> int:
 
 @dataclass(frozen=True)
 class Projection:
-    """Hours of one method on one task of a suite."""
+    """Hours of one method on one task of a suite, evaluated in turn with the updates and beside them."""
 
     method: str
     task: str
     groups: int
     update_ms: float
     evaluation_s: float
-    hours: float
+    in_turn: float
+    beside: float
 
 
 def project(options: Options, suite: Suite) -> list[Projection]:
@@ -263,8 +266,9 @@ def project(options: Options, suite: Suite) -> list[Projection]:
                 device,
             )
             evaluation = spent * (suite.horizon or env.spec.horizon) / options.steps
-            whole = suite.updates * update + suite.updates / suite.eval_every * evaluation
-            found.append(Projection(method, task, groups, 1e3 * update, evaluation, groups * whole / 3600))
+            parts = (suite.updates * update, suite.updates / suite.eval_every * evaluation)
+            hours = [groups * seconds / 3600 for seconds in (sum(parts), max(parts))]
+            found.append(Projection(method, task, groups, 1e3 * update, evaluation, *hours))
         env.close()
     return found
 
@@ -302,9 +306,22 @@ def report(
 
 def report_projection(options: Options, suite: Suite, found: Sequence[Projection]) -> None:
     """Print the projected hours and write them beside the rates."""
-    header = ["method", "task", "groups", "ms per update", "s per evaluation", "hours"]
+    header = [
+        "method",
+        "task",
+        "groups",
+        "ms per update",
+        "s per evaluation",
+        "hours in turn",
+        "hours beside",
+    ]
     lines = [
-        [p.method, p.task, p.groups, f"{p.update_ms:.3f}", f"{p.evaluation_s:.2f}", f"{p.hours:.2f}"]
+        [
+            p.method,
+            p.task,
+            p.groups,
+            *(f"{x:.3f}" for x in (p.update_ms, p.evaluation_s, p.in_turn, p.beside)),
+        ]
         for p in found
     ]
     title = (
@@ -312,8 +329,11 @@ def report_projection(options: Options, suite: Suite, found: Sequence[Projection
     )
     show(title, header, lines, 2)
     runs = len(suite.data) * len(suite.seeds)
-    hours, per_method = sum(p.hours for p in found), len(options.methods)
-    print(f"{per_method} methods x {runs} runs of {suite.updates} updates: {hours:.1f} hours on this device")
+    least, most = sum(p.beside for p in found), sum(p.in_turn for p in found)
+    print(
+        f"{len(options.methods)} methods x {runs} runs of {suite.updates} updates: "
+        f"{least:.1f} to {most:.1f} hours on this device"
+    )
     write_csv(options.output.with_name(f"{options.output.stem}_suite.csv"), header, lines)
 
 
