@@ -148,6 +148,25 @@ def test_the_sweep_on_a_gpu_is_exercised_without_one(
         assert float(row["hours beside"]) == pytest.approx(max(parts) / 360, rel=0.05, abs=0.001)
 
 
+@pytest.mark.parametrize(("name", "other"), [("env", "gymnasium_robotics"), ("particle", "mpe2")])
+def test_rows_name_the_command_that_made_them(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, other: str
+) -> None:
+    module, path = script(name), tmp_path / "found.csv"
+    figures = dict.fromkeys(
+        (*getattr(module, "COLUMNS", ()), "ours_steps_per_s", "gymnasium_robotics_steps_per_s"), 1
+    )
+    more = dict.fromkeys(("task", "ratio_median", "ratio_min", "ratio_free"), 2)
+    monkeypatch.setattr(module, "measure", lambda *_: {**figures, **more})
+    monkeypatch.setitem(sys.modules, other, sys)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--output", str(path)])
+    assert module.main() == 0
+    rows = rows_of(path)
+    assert len(rows) == len(module.TASKS)
+    assert {row["command"] for row in rows} == {f"python benchmarks/speed/{name}.py --output {path}"}
+    assert all(row["machine"] for row in rows)
+
+
 def test_the_knee_is_the_least_that_comes_near_the_best(script: Any) -> None:
     assert script("gpu").knee({1: 10.0, 4: 35.0, 16: 81.0, 32: 100.0, 64: 99.0}) == 16
 

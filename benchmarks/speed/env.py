@@ -17,10 +17,8 @@ idle machine.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import importlib.metadata
-import io
 import os
 import statistics
 import sys
@@ -30,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import write_csv
 
 from marlzoo.envs import mamujoco
-from marlzoo.files import write_text_atomic
 
 # Our task, gymnasium-robotics' scenario and partition.
 TASKS = (
@@ -127,15 +125,6 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
     }
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the table as CSV, whole or not at all."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text_atomic(path, text.getvalue())
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--copies", type=int, default=160)
@@ -163,7 +152,7 @@ def main() -> int:
             f"{row['ratio_median']:>8}{row['ratio_min']:>7}{row['ratio_free']:>7}",
             flush=True,
         )
-    write(options.output, rows)
+    write_csv(options.output, list(rows[0]), [list(row.values()) for row in rows])
     print(f"written to {options.output}")
     return 0
 

@@ -13,10 +13,8 @@ rule; and mpe2 has no world without messages, so that ours is set against world_
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import importlib.metadata
-import io
 import statistics
 import sys
 import time
@@ -25,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import show, write_csv
 
 from marlzoo.envs import particle
-from marlzoo.files import write_text_atomic
 
 # Our task and mpe2's module.
 TASKS = (
@@ -121,14 +119,13 @@ def main() -> int:
     except ImportError:
         print("mpe2 is not installed; install it with: pip install mpe2", file=sys.stderr)
         return 1
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for name, module in TASKS:
-        writer.writerow(measure(name, module, options.copies, options.rounds, options.seconds))
-    print(text.getvalue(), end="")
+        found = measure(name, module, options.copies, options.rounds, options.seconds)
+        rows.append([found[column] for column in COLUMNS])
+    show("Particle world, steps per second", COLUMNS, rows)
     if options.output:
-        write_text_atomic(options.output, text.getvalue())
+        write_csv(options.output, COLUMNS, rows)
     return 0
 
 
