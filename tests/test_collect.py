@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from marlzoo.random import ReplicaRandom
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.spec import Spec
 from marlzoo.teachers.make import Options, make_teacher
-from marlzoo.teachers.plans import plans
-from marlzoo.teachers.reached import measure_reached, read_reached, write_reached
+from marlzoo.teachers.plans import how_to_train, plans
 from marlzoo.teachers.store import (
     FOLDER,
     Snapshot,
@@ -401,19 +399,10 @@ def test_poor_medium_good(tmp_path: Path) -> None:
     updates = [snapshot.updates for snapshot in teacher.snapshots]
     assert updates == sorted(set(updates))
     assert updates[-1] == 8
-    row = measure_reached(TASK, options)
-    last = teacher.snapshots[-1]
-    assert (row.steps, row.episodes, row.win_rate) == (last.steps, 2, None)
-    assert row.return_mean == pytest.approx(last.return_mean, abs=1e-3)
-    assert row.command == teacher.command
-    write_reached(row, tmp_path)
-    assert read_reached(tmp_path) == {TASK: row}
-    with pytest.raises(DataError, match="no training lies there"):
-        measure_reached(TASK, replace(options, seed=1))
 
 
 def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
-    """Wherever no teacher is shipped, asking for data names the command and its steps."""
+    """And for tasks without a teacher the error can name the command and its steps."""
     wanted = {f"smax/{name}" for name in ("3m", "2s3z", "5m_vs_6m", "6h_vs_8z")}
     wanted |= {"mamujoco/ant-2x4", "moma/reacher-2x1first_0", "mpe/spread", "mpe/tag-substitute-prey"}
     assert wanted < plans().keys()
@@ -422,9 +411,9 @@ def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
         make(options.method, task_spec(task), domain=task.partition("/")[0], **options.changed())
         assert not plan.published or f"{plan.published}/medium" in published()
         assert not plan.like or published()[plan.like].return_mean is not None
-        if task not in teacher_names():
-            with pytest.raises(DataError, match=rf"train one with: marlzoo data teach {task} \("):
-                collect(task, "medium")
+        assert (
+            how_to_train(task) == f"train one with: marlzoo data teach {task} ({options.steps:,} team steps)"
+        )
 
 
 def test_the_document_agrees_with_the_teachers() -> None:
