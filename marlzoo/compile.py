@@ -114,19 +114,19 @@ def freed_memory_kept() -> Iterator[None]:
     """
     trim_threshold, top_pad, mmap_threshold, mmap_max = -1, -2, -3, -4  # malloc.h's numbers
     megabyte = 1 << 20
-    try:
+    libc: Any = None
+    with contextlib.suppress(OSError, TypeError):  # Windows knows no library without a name
         libc = ctypes.CDLL(None)
-        set_option, give_back = libc.mallopt, libc.malloc_trim
-    except (OSError, AttributeError, TypeError):  # no glibc; on Windows no library without a name
+    if not hasattr(libc, "mallopt"):
         yield
         return
-    set_option(top_pad, 64 * megabyte)
-    set_option(mmap_threshold, 32 * megabyte)  # the most that can be set
-    set_option(mmap_max, 0)  # nothing beside the heap
-    set_option(trim_threshold, -1)  # which never shrinks
+    libc.mallopt(top_pad, 64 * megabyte)
+    libc.mallopt(mmap_threshold, 32 * megabyte)  # the most that can be set
+    libc.mallopt(mmap_max, 0)  # nothing beside the heap
+    libc.mallopt(trim_threshold, -1)  # which never shrinks
     try:
         yield
     finally:
-        set_option(mmap_max, 65536)  # glibc's default
-        set_option(trim_threshold, 1024 * megabyte)
-        give_back(0)
+        libc.mallopt(mmap_max, 65536)  # glibc's default
+        libc.mallopt(trim_threshold, 1024 * megabyte)
+        libc.malloc_trim(0)
