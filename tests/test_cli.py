@@ -293,7 +293,7 @@ def test_computed_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     status, out, _ = call(capsys, "data", "inspect", name, "--json")
     assert (status, json.loads(out)["episodes"]) == (0, 5000)
     status, out, _ = call(capsys, "data", "check", name)
-    assert (status, "data and environment agree" in out) == (0, True)
+    assert (status, "sizes and properties agree" in out) == (0, True)
     small = ("--updates", 4, "--eval-every", 2, "--hidden", 8, "--batch-size", 8, "--episodes", 2)
     status, out, _ = call(capsys, "train", "omiga", "--data", name, *small, "--out", tmp_path)
     assert status == 0

@@ -107,7 +107,8 @@ class CheckReport:
                 )
             lines.append(f"terminal mismatches {self.terminal_mismatches}")
         lines += [f"note: {note}" for note in self.notes]
-        lines += list(self.failures) or ["data and environment agree"]
+        verdict = "data and environment agree" if self.compared else "sizes and properties agree"
+        lines += list(self.failures) or [verdict]
         return "\n".join(lines)
 
 
