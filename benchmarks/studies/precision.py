@@ -29,7 +29,7 @@ NAMES = ["task", "method", "seed", "float32", "bf16"]
 class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in the checkout
     """What to run."""
 
-    methods: tuple[str, ...] = ("omiga", "bc", "icq")
+    methods: tuple[str, ...] = ("omiga", "omac", "icq", "bc", "td3_bc")
     also: tuple[str, ...] = ("mamujoco/halfcheetah-6x1",)  # further tasks, with the same quality and budget
     logged: Annotated[study.Logged, tyro.conf.arg(name="")] = LOGGED
 
