@@ -78,7 +78,7 @@ def test_updates_go_on_meanwhile() -> None:
 
 
 class CutError(Exception):
-    pass
+    """Ends a run in the middle."""
 
 
 def test_an_evaluation_that_was_cut_off_is_made_on_resuming(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ task's shape, on the card, one dataset for each of four qualities. Medians over 
 Then one update of every method of the projection at R = ``--group`` and one evaluation of the suite's protocol are
 timed for each task of the suite, and projected to all its datasets, seeds and updates: ``in turn``, updates and
 evaluations one after another, and ``beside``, where the shorter of the two costs nothing; a run that evaluates beside
-the training lies between. The slice that proves it is
-a run of full length: ``marlzoo bench omiga-mujoco-regenerated --device cuda``.
+the training lies between. The slice that proves it is a run of full length: ``marlzoo bench
+omiga-mujoco-regenerated --device cuda``.
 
 ``--device cpu`` exercises the same code without a GPU; nothing is recorded there, and its figures mean nothing.
 """

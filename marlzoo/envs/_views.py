@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -13,19 +14,26 @@ from marlzoo.envs._partitions import Task
 from marlzoo.envs._standardised import recover_raw, standardise
 from marlzoo.errors import MismatchError
 
+Recover = Callable[[NDArray[np.floating]], Array]
+
 
 class View(Protocol):
     """How observations are made and, where they determine the simulator's state, undone.
 
     Attributes:
         joined: whether the state is the observations end to end, rather than :meth:`state`.
-        recoverable: whether :meth:`recover` works.
-        from_state: whether :meth:`recover_state` works.
+        recover: full observations ``[B, F]`` of the agents' ``[B, N, O]``; None where these see too little.
+        recover_state: full observations ``[B, F]`` of states ``[B, S]``; None where these tell too little, or where
+            published data have states of other kinds.
     """
 
     joined: bool
-    recoverable: bool
-    from_state: bool
+
+    @property
+    def recover(self) -> Recover | None: ...
+
+    @property
+    def recover_state(self) -> Recover | None: ...
 
     def observe(self, raw: Array, qvel: Array) -> Array:
         """Observations ``[n, N, O]`` of full observations ``[n, F]`` and velocities ``[n, nv]``."""
@@ -33,17 +41,11 @@ class View(Protocol):
     def state(self, raw: Array) -> Array:
         """States ``[n, S]`` of full observations."""
 
-    def recover(self, obs: NDArray[np.floating]) -> Array:
-        """Full observations ``[B, F]`` of the agents' ``[B, N, O]``."""
-
-    def recover_state(self, state: NDArray[np.floating]) -> Array:
-        """Full observations ``[B, F]`` of states ``[B, S]``."""
-
 
 class Standardised:
     """OMIGA's: everybody sees everything, one-hot appended, standardised over its own entries."""
 
-    joined, recoverable, from_state = True, True, False
+    joined, recover_state = True, None
 
     def __init__(self, n_agents: int) -> None:
         self.n_agents = n_agents
@@ -60,15 +62,11 @@ class Standardised:
         """See :class:`View`."""
         return recover_raw(obs)
 
-    def recover_state(self, state: NDArray[np.floating]) -> Array:
-        """Not needed: the observations determine everything."""
-        raise NotImplementedError
-
 
 class Local:
     """Joints up to a distance of the agent's own; see :mod:`marlzoo.envs._local`."""
 
-    joined, recoverable, from_state = False, False, False
+    joined, recover, recover_state = False, None, None
 
     def __init__(self, task: Task) -> None:
         self._columns = padded_columns(task)
@@ -81,14 +79,6 @@ class Local:
         """See :class:`View`."""
         return raw
 
-    def recover(self, obs: NDArray[np.floating]) -> Array:
-        """Not determined by the observations."""
-        raise NotImplementedError
-
-    def recover_state(self, state: NDArray[np.floating]) -> Array:
-        """Left alone: published data have states of other kinds."""
-        raise NotImplementedError
-
 
 class Selected:
     """Columns of the full observation, raw (MOMA-PPO).
@@ -99,7 +89,7 @@ class Selected:
         size: leading columns that make the state.
     """
 
-    joined, from_state = False, True
+    joined = False
 
     def __init__(self, robot: Robot, sees: tuple[tuple[int, ...], ...], size: int) -> None:
         self.robot, self._sees, self._size = robot, sees, size
@@ -109,7 +99,8 @@ class Selected:
             row[: len(columns)] = columns
         # The Reacher's vector to its target follows from the rest.
         needed = size - 3 if robot.reaches else size
-        self.recoverable = set(range(needed)) <= {column for columns in sees for column in columns}
+        seen = {column for columns in sees for column in columns}
+        self.recover = self._recover if set(range(needed)) <= seen else None
 
     def observe(self, raw: Array, qvel: Array) -> Array:
         """See :class:`View`."""
@@ -119,7 +110,7 @@ class Selected:
         """See :class:`View`."""
         return raw[:, : self._size]
 
-    def recover(self, obs: NDArray[np.floating]) -> Array:
+    def _recover(self, obs: NDArray[np.floating]) -> Array:
         """See :class:`View`; columns that several agents see are taken from the first.
 
         Raises:

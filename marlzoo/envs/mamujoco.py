@@ -159,7 +159,7 @@ class MAMuJoCo(BatchedEnv):
         clip: bool = False,
     ) -> None:
         self.task, self.spec, self.copies, self.robot = task, shape, copies, robot
-        self.replayable, self.state_replayable = view.recoverable, view.from_state
+        self.replayable, self.state_replayable = view.recover is not None, view.recover_state is not None
         self.replay_reward_exact = not robot.lagging or robot.reaches
         self._view, self._clip = view, clip
         self._sim = RobotSim(robot, copies, threads)
@@ -262,7 +262,7 @@ class MAMuJoCo(BatchedEnv):
             SpecError: the observations do not determine the state, or the shapes are not the task's.
             MismatchError: observations that no state of the task gives.
         """
-        if not self.replayable:
+        if self._view.recover is None:
             raise SpecError(f"{self.task}: its observations do not determine the simulator's state")
         self._require_shapes(obs, (self.spec.n_agents, self.spec.obs_size), "observations", action)
         return self._replay(self._view.recover(obs), action)
@@ -274,7 +274,7 @@ class MAMuJoCo(BatchedEnv):
             SpecError: the task's states do not determine the simulator's, or the shapes are not the task's.
             MismatchError: states that the simulator does not have.
         """
-        if not self.state_replayable:
+        if self._view.recover_state is None:
             return super().replay_states(state, action)
         self._require_shapes(state, (self.spec.state_size,), "states", action)
         return self._replay(self._view.recover_state(state), action)

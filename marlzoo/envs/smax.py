@@ -113,13 +113,10 @@ class SMAX(BatchedEnv):
     def __init__(self, name: str, shape: Spec, copies: int) -> None:
         self.task, self.spec, self.copies = f"{FAMILY}/{name}", shape, copies
         self._programs = _compiled(name, shape.horizon)
-        jaxmarl, jax = map(
-            importlib.metadata.version, ("jaxmarl", "jax")
-        )  # jax's rounding is part of the battle
         self.metadata = {
             "engine": "jaxmarl",
-            "engine_version": jaxmarl,
-            "engine_jax": jax,
+            "engine_version": importlib.metadata.version("jaxmarl"),
+            "engine_jax": importlib.metadata.version("jax"),  # whose rounding is part of the battle
             "opponent": "heuristic, closest",
         }
         blocks = -(-copies // BLOCK)
