@@ -118,7 +118,7 @@ def test_thirds_and_the_command_of_the_card(home: Path) -> None:
     """Shares may be rounded to six digits; the card's command makes the same mixture again."""
     names = [write(home / f"{k}.hdf5", f"q{k}", [5, 6, 7] * 5, k)[0] for k in range(3)]
     assert [share for _, share in parse_parts([f"{name}:0.333333" for name in names])] == [0.333333] * 3
-    with pytest.raises(ConfigError, match="add up to 0.99999"):
+    with pytest.raises(ConfigError, match=r"add up to 0\.99999"):
         parse_parts([f"{name}:0.33333" for name in names])
     data = load_dataset(mix([(name, 1 / 3) for name in names], home / "thirds.hdf5"))
     assert data.card.recipe is not None
