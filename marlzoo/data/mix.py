@@ -22,7 +22,9 @@ from marlzoo.data.omiga import write_omiga
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.random import derive
 
-SUM_TOLERANCE = 2e-6  # shares such as 0.333333 three times (one millionth short, as floats a little more) add up to 1
+SUM_TOLERANCE = (
+    2e-6  # shares such as 0.333333 three times (one millionth short, as floats a little more) add up to 1
+)
 
 
 @dataclass(frozen=True)
