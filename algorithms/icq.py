@@ -3,8 +3,8 @@
 Yang, Ma, Li, Zheng, Zhang, Huang, Yang, Zhao, "Believe What You See: Implicit Constraint Approach for Offline
 Multi-Agent Reinforcement Learning", NeurIPS 2021, arXiv 2106.03400.
 
-In-sample: the critic is evaluated at the data's actions only. The policy that maximises value at a bounded distance
-from the data is proportional to mu exp(Q / alpha); its expectations are taken with self-normalised importance weights
+In-sample: the critic is evaluated at the data's actions only. The policy that maximizes value at a bounded distance
+from the data is proportional to mu exp(Q / alpha); its expectations are taken with self-normalized importance weights
 over the batch of size B, softmax_B, at each time step (and agent) apart. ``Q_tot = sum_i k_i(s) Q_i``, ``k_i >= 0``,
 ``sum_i k_i = 1``. Bars mark targets, sg a stopped gradient:
 
@@ -24,7 +24,7 @@ Departures from the authors' code (SMAC), and the option that restores it:
 
 * One critic step per update, on all time steps; theirs makes one per time step: ``critic_steps = "time"``.
 * Padding is left out of softmax_B: ``mask_softmax = False``.
-* Their behaviour policy's exploration takes part in the training policy: ``epsilon`` (theirs falls from 0.5 to 0.05).
+* Their behavior policy's exploration takes part in the training policy: ``epsilon`` (theirs falls from 0.5 to 0.05).
 * Evaluation is greedy: ``eval_mode = "sample"``.
 * Adam in place of RMSprop; a cut sequence never bootstraps from padding. Not offered.
 * ``policy_weight = "k_inside"`` puts k_i into the exponent and ``mixer_bias`` adds b(s), both as the paper has it.
@@ -46,16 +46,19 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, log_softmax
-from marlzoo.losses import mean_over, softmax_weights
-from marlzoo.mixers import ConvexMixer
-from marlzoo.nets import Ensemble, LinearMixer, RecurrentNet, TanhGaussianActor, with_agent_id
-from marlzoo.policy import Policy, RecurrentPolicy, TanhGaussianPolicy
-from marlzoo.sequence import as_sequences, known_actions, td_lambda
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.distributions import chosen, log_softmax
+from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.mixers import ConvexMixer, LinearMixer
+from marlzoo.modules.policies import Policy, RecurrentPolicy, TanhGaussianPolicy
+from marlzoo.modules.recurrent import RecurrentNet
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
+from marlzoo.objectives.losses import mean_over, softmax_weights
+from marlzoo.objectives.returns import td_lambda
+from marlzoo.objectives.sequences import as_sequences, known_actions, team_fields
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, Shape, team_fields
 
 SMAC: dict[str, Any] = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 20.0}
 MUJOCO: dict[str, Any] = {
@@ -88,7 +91,7 @@ class ICQConfig(Config):
     history: Literal["mlp", "rnn"] = "mlp"  # transitions, or sequences and a policy with memory
     last_action: bool = True  # the memory also reads the action of the step before (discrete)
     epsilon: Fraction = 0.0  # share of the uniform policy in the training policy (discrete)
-    mask_softmax: bool = True  # leave padding out of the weights' normaliser
+    mask_softmax: bool = True  # leave padding out of the weights' normalizer
     grad_clip: Positive = 1.0  # bound on the gradient norm of policy, and of critic with mixer
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how a discrete policy is evaluated
 
@@ -120,7 +123,7 @@ class ICQ(Algorithm):
         n_critic = n_in + (spec.state_size if c.critic_sees_state else 0)
         self.actor: nn.Module
         if spec.discrete:
-            self.actor = AgentNet(self.init, spec, Shape(c.hidden, recurrent, c.last_action))
+            self.actor = AgentNet(self.init, spec, QNetworkConfig(c.hidden, recurrent, c.last_action))
             sizes = (n_critic, c.critic_hidden, c.critic_hidden, 1 + n_out)
         else:
             if recurrent:
@@ -135,8 +138,8 @@ class ICQ(Algorithm):
         else:
             self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
         self.critic = nn.ModuleList((self.q, self.mixer))
-        self.target = self.frozen_copy(self.critic)
-        self.optimise(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.critic)
+        self.target = self.make_target(self.critic)
+        self.add_optimizer(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.critic)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -153,7 +156,7 @@ class ICQ(Algorithm):
         inside, k = c.policy_weight == "k_inside", k.detach()
         valid = batch.filled.unsqueeze(-1) if c.mask_softmax else None
         score = k * advantage if inside else advantage
-        weight = softmax_weights(score, self.setting("policy_temperature", 4), valid=valid)
+        weight = softmax_weights(score, self.hyperparameter("policy_temperature", 4), valid=valid)
         weight = weight if inside else k * weight
         policy_loss = -mean_over(weight * log_prob, batch.filled)
 
@@ -161,7 +164,7 @@ class ICQ(Algorithm):
             norms = self.step(policy=policy_loss, critic=critic_loss)
         else:
             norms = self.step(policy=policy_loss) | self._step_through_time(batch, y, known)
-        self.follow(self.target, self.critic, c.target_period, self.setting("tau"), "critic")
+        self.hard_update(self.target, self.critic, c.target_period, self.hyperparameter("tau"), "critic")
         losses = {"q_loss": critic_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {
             "q_total": mean_over(q_tot.detach()[:, 0], batch.filled),
@@ -185,8 +188,8 @@ class ICQ(Algorithm):
         # Rows whose value a target uses: those that follow a step which is neither the last nor cut.
         used = torch.cat((batch.filled[:, :, :1], known * batch.mask), dim=2)
         valid = used if self.config.mask_softmax else None
-        u = softmax_weights(total, self.setting("critic_temperature", 3), valid=valid) * total
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        u = softmax_weights(total, self.hyperparameter("critic_temperature", 3), valid=valid) * total
+        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
         return td_lambda(batch.reward, u, batch.mask, known, gamma, trace)
 
     def _team_values(
@@ -212,8 +215,8 @@ class ICQ(Algorithm):
     def _policy_terms(self, batch: Batch, q: Tensor) -> tuple[Tensor, Tensor]:
         """Advantage (without gradient) and log probability of the data's actions, [R, B, L, N] each."""
         if self.spec.discrete:
-            logits, legal = self.actor(batch)[:, :, :-1], batch.legal[:, :, :-1]
-            log_pi = legal_log_policy(logits, legal, self.setting("epsilon", 5))
+            logits, action_mask = self.actor(batch)[:, :, :-1], batch.action_mask[:, :, :-1]
+            log_pi = legal_log_policy(logits, action_mask, self.hyperparameter("epsilon", 5))
             baseline = (log_pi.exp() * q).sum(-1)
             return (chosen(q, batch.action) - baseline).detach(), chosen(log_pi, batch.action)
         out = self.actor(with_agent_id(batch.obs[:, :, :-1]))
@@ -230,8 +233,8 @@ class ICQ(Algorithm):
         return norms
 
 
-def legal_log_policy(logits: Tensor, legal: Tensor, epsilon: Tensor) -> Tensor:
-    """Log of the softmax mixed with ``epsilon`` of the uniform policy, renormalised over the legal actions."""
+def legal_log_policy(logits: Tensor, action_mask: Tensor, epsilon: Tensor) -> Tensor:
+    """Log of the softmax mixed with ``epsilon`` of the uniform policy, renormalized over the legal actions."""
     uniform = (epsilon / logits.shape[-1]).log()
     mixed = torch.logaddexp((1.0 - epsilon).log() + log_softmax(logits), uniform)
-    return log_softmax(mixed, legal)
+    return log_softmax(mixed, action_mask)

@@ -1,6 +1,6 @@
-"""B3C: behaviour cloning regularisation with critic clipping (arXiv 2501.18138, AAMAS 2026).
+"""B3C: behavior cloning regularization with critic clipping (arXiv 2501.18138, AAMAS 2026).
 
-A factored critic with centralised policy gradients (FACMAC) plus cloning; bounding the bootstrap by the best return
+A factored critic with centralized policy gradients (FACMAC) plus cloning; bounding the bootstrap by the best return
 in the data keeps the critic from diverging, so the policy may listen to it more. Continuous actions. The agents share
 their networks, whose inputs carry the agent's one-hot number. With a bar for target networks (policies have none):
 
@@ -14,7 +14,7 @@ Departures from the authors' code, and the option that restores it:
 * the cap is the largest *discounted* return-to-go in the data. Theirs is the largest undiscounted episode return,
   which with long episodes is far above every attainable value and with negative rewards below legitimate ones:
   ``cap = "return"``.
-* the normaliser is |mean Q|, bounded below by 1e-6; ``normaliser = "abs_mean"`` takes mean |Q| as TD3+BC does, which
+* the normalizer is |mean Q|, bounded below by 1e-6; ``normalizer = "abs_mean"`` takes mean |Q| as TD3+BC does, which
   does not vanish where values of both signs cancel.
 * the off-by-one in their loader's sum over an episode is left out: it counts a reward of the next episode.
 """
@@ -28,17 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlzoo.actors import ActionValues
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import tanh_gaussian_sample
-from marlzoo.losses import action_error, mean_over
-from marlzoo.mixers import MonotonicMixer, SumMixer
-from marlzoo.nets import TanhGaussianActor, with_agent_id
-from marlzoo.policy import Policy, TanhGaussianPolicy
-from marlzoo.random import Kind
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import ActionValues
+from marlzoo.modules.distributions import tanh_gaussian_sample
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.mixers import MonotonicMixer, SumMixer
+from marlzoo.modules.policies import Policy, TanhGaussianPolicy
+from marlzoo.objectives.losses import action_error, mean_over
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
 
@@ -50,7 +51,7 @@ class B3CConfig(Config):
     w_bc: NonNegative = 1.0  # weight of cloning
     c_clip: Positive = 1.0  # factor of the cap (inf: no clipping, which is FACMAC+BC)
     cap: Literal["return_to_go", "return"] = "return_to_go"  # what bounds the bootstrap
-    normaliser: Literal["mean", "abs_mean"] = "mean"  # scale of Q in the policy's loss
+    normalizer: Literal["mean", "abs_mean"] = "mean"  # scale of Q in the policy's loss
     mixer: Literal["free", "monotone", "vdn"] = "free"  # weights of any sign, non-negative ones, or a sum
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of both hidden layers of policy and Q
@@ -69,7 +70,7 @@ class B3C(Algorithm):
     presets: ClassVar = {"mamujoco": {}, "mpe": {}}
     variants: ClassVar = {
         "continuous": (
-            {"mixer": "monotone", "cap": "return", "normaliser": "abs_mean"},
+            {"mixer": "monotone", "cap": "return", "normalizer": "abs_mean"},
             {"mixer": "vdn"},
         )
     }
@@ -84,10 +85,10 @@ class B3C(Algorithm):
         if c.mixer != "vdn":
             sizes = (spec.state_size, spec.n_agents, c.mixer_embed, c.mixer_hidden)
             self.mixer = MonotonicMixer(self.init, *sizes, monotone=c.mixer == "monotone")
-        self.target_q, self.target_mixer = self.frozen_copy(self.q), self.frozen_copy(self.mixer)
+        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
         best = torch.full((self.replicas,), torch.inf, device=self.device, dtype=self.dtype)
         self.register_buffer("best", best)
-        self.optimise(policy=self.actor, q=(self.q, self.mixer))
+        self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
     def prepare(self, data: list[Dataset]) -> None:
         """Find each replica's cap in its data."""
@@ -113,9 +114,9 @@ class B3C(Algorithm):
         # 1. Q
         with torch.no_grad():
             after = self.target_q(next_obs, self._sample(next_obs, batch.noise["next"]))[:, 0]
-            cap = self.setting("c_clip", 2) * self.best.view(-1, 1)
+            cap = self.hyperparameter("c_clip", 2) * self.best.view(-1, 1)
             q_next = torch.minimum(self.target_mixer(after, batch.next_state), cap)
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * q_next
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * q_next
         q_total = self.mixer(self.q(obs, batch.action)[:, 0], batch.state)
         q_loss = mean_over((q_total - y).square())
 
@@ -123,14 +124,14 @@ class B3C(Algorithm):
         sampled = self._sample(obs, batch.noise["now"])
         q_policy = self.mixer(self.q(obs, sampled)[:, 0], batch.state)
         scale = q_policy.detach()
-        scale = mean_over(scale.abs()) if self.config.normaliser == "abs_mean" else mean_over(scale).abs()
+        scale = mean_over(scale.abs()) if self.config.normalizer == "abs_mean" else mean_over(scale).abs()
         cloning = mean_over(action_error(sampled, batch.action, self.action_dimensions))
         value = mean_over(q_policy) / scale.clamp_min(1e-6)
-        policy_loss = self.setting("w_bc") * cloning - self.setting("w") * value
+        policy_loss = self.hyperparameter("w_bc") * cloning - self.hyperparameter("w") * value
 
         norms = self.step(policy=policy_loss, q=q_loss)
-        self.track(self.target_q, self.q, self.setting("tau"))
-        self.track(self.target_mixer, self.mixer, self.setting("tau"))
+        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
+        self.soft_update(self.target_mixer, self.mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "policy_loss": policy_loss.detach(), "bc_loss": cloning.detach()}
         return {**losses, "q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y), **norms}
 

@@ -1,4 +1,4 @@
-"""BC: behaviour cloning, each agent's action from its own observation.
+"""BC: behavior cloning, each agent's action from its own observation.
 
 No critic, no mixer, no reward. Agents share one network whose input carries their one-hot number. Losses, averaged
 over batch and agents (and over real steps only where sequences are padded):
@@ -32,17 +32,25 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import action_error, mean_over
-from marlzoo.nets import MLP, RecurrentNet, TanhGaussianActor, with_agent_id
-from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy, SquashedPolicy, TanhGaussianPolicy
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.policies import (
+    CategoricalPolicy,
+    Policy,
+    RecurrentPolicy,
+    SquashedPolicy,
+    TanhGaussianPolicy,
+)
+from marlzoo.modules.recurrent import RecurrentNet
+from marlzoo.objectives.losses import action_error, mean_over
 from marlzoo.spec import Spec
 
 
 @dataclass(frozen=True)
 class BCConfig(Config):
-    """Settings of behaviour cloning; the defaults are those of the OMIGA-style benchmarks."""
+    """Settings of behavior cloning; the defaults are those of the OMIGA-style benchmarks."""
 
     hidden: Count = 256  # width of the hidden layers
     grad_clip: Positive = 1.0  # bound on the gradient norm
@@ -54,7 +62,7 @@ class BCConfig(Config):
 
 
 class BC(Algorithm):
-    """Behaviour cloning for continuous and discrete actions; see the module's text."""
+    """Behavior cloning for continuous and discrete actions; see the module's text."""
 
     config: BCConfig
     config_class = BCConfig
@@ -83,8 +91,8 @@ class BC(Algorithm):
         else:
             self.actor = MLP(self.init, (n_in, c.hidden, c.hidden, spec.action_size))
         if spec.discrete and c.mask_train_logits:
-            self.fields = (*self.fields, "legal")
-        self.optimise(policy=self.actor)
+            self.fields = (*self.fields, "action_mask")
+        self.add_optimizer(policy=self.actor)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss and the gradient norm, each [R]."""

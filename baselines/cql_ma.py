@@ -9,7 +9,7 @@ their one-hot number); a bar is a target network, sg a stopped gradient:
 2. penalty: L_CQL = mean [sum_i log sum_k exp(w_i Q_i(o_i, a_k)) - sum_i w_i Q_i(o_i, a_i)]
             Continuous: 10 samples each of the uniform distribution, pi_i(o_i) and pi_i(o'_i), all evaluated at o_i.
             Discrete: all legal actions; an illegal one has no weight.
-            For a linear mixer this is the exact joint penalty: the log-sum-exp over joint actions factorises.
+            For a linear mixer this is the exact joint penalty: the log-sum-exp over joint actions factorizes.
 3. policy:  L_pi = mean sum_i [-log pi_i(a_i | o_i) sg Q_i(o_i, a_i)]   (``cql_policy = "q_weighted_bc"``), or
             L_pi = mean sum_i [-w_i Q_i(o_i, ã_i) - entropy H(pi_i)], ã_i ~ pi_i   (``"sac"``)
 
@@ -20,7 +20,7 @@ Departures from the released code nearest to the papers' baseline (ComaDICE), an
 * It writes b(s) inside every agent's log-sum-exp, counting it n times against once in Q_tot, which pushes b down
   with gradient n - 1 in every state: ``cql_bias_in_lse = True``.
 
-Known weakness kept as the default because it is the published baseline: the policy's weight is an unnormalised Q, so
+Known weakness kept as the default because it is the published baseline: the policy's weight is an unnormalized Q, so
 where returns are negative the policy moves away from the data. The preset for particle worlds, whose rewards are
 negative, takes ``cql_policy = "sac"`` for that reason.
 
@@ -38,23 +38,25 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, log_softmax, tanh_gaussian_log_prob, tanh_gaussian_sample
-from marlzoo.losses import (
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.distributions import chosen, log_softmax, tanh_gaussian_log_prob, tanh_gaussian_sample
+from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import Policy, TanhGaussianPolicy
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
+from marlzoo.objectives.losses import (
     detached,
     double_q,
-    legal_logsumexp,
+    masked_logsumexp,
     mean_over,
     sampled_logsumexp,
     uniform_log_density,
 )
-from marlzoo.nets import Ensemble, LinearMixer, TanhGaussianActor, with_agent_id
-from marlzoo.policy import Policy, TanhGaussianPolicy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.objectives.sequences import as_sequences, row_fields
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, Shape
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,18 @@ class CQLMA(Algorithm):
         recurrent = spec.discrete and c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
-        self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "legal")
+        self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "action_mask")
         self.actor: TanhGaussianActor | AgentNet
         self.q: Ensemble | AgentNet
         if spec.discrete:
-            shape = Shape(h, recurrent)
+            shape = QNetworkConfig(h, recurrent)
             self.actor, self.q = AgentNet(self.init, spec, shape), AgentNet(self.init, spec, shape)
         else:
             self.actor = TanhGaussianActor(self.init, n_in, h, spec.action_size)
             self.q = Ensemble(self.init, (n_in + spec.action_size, h, h, 1), c.n_critics)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_mixer = self.frozen_copy(self.q), self.frozen_copy(self.mixer)
-        self.optimise(policy=self.actor, q=(self.q, self.mixer))
+        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
+        self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the policy's samples and of the uniform ones."""
@@ -136,7 +138,7 @@ class CQLMA(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
         c, batch = self.config, as_sequences(batch)
-        filled, gamma = batch.filled, self.setting("gamma", 3)
+        filled, gamma = batch.filled, self.hyperparameter("gamma", 3)
         w, b = self.mixer(batch.state[:, :, :-1])
         terms = self._discrete(batch, w) if self.spec.discrete else self._continuous(batch, w)
 
@@ -159,10 +161,10 @@ class CQLMA(Algorithm):
         # 3. Policy
         policy_loss = mean_over(terms.policy.sum(-1), filled)
 
-        norms = self.step(policy=policy_loss, q=td_loss + self.setting("cql_alpha") * cql_loss)
-        tau = self.setting("tau")
-        self.track(self.target_q, self.q, tau)
-        self.track(self.target_mixer, self.mixer, tau)
+        norms = self.step(policy=policy_loss, q=td_loss + self.hyperparameter("cql_alpha") * cql_loss)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": td_loss, "cql_loss": cql_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0], filled), "target_q_total": mean_over(y, filled)}
         return detached(losses | means) | norms
@@ -198,25 +200,25 @@ class CQLMA(Algorithm):
             entropy = -tanh_gaussian_log_prob(mean_now, log_std_now, action, used)
             assert isinstance(self.q, Ensemble)
             policy = -w.detach() * self.q.first(now, action).squeeze(-1)
-            return Terms(q_data, lse, q_next, policy - self.setting("entropy", 4) * entropy)
+            return Terms(q_data, lse, q_next, policy - self.hyperparameter("entropy", 4) * entropy)
         log_prob = self.data_log_prob((mean_now, log_std_now), batch)
         return Terms(q_data, lse, q_next, -log_prob * self._weight(q_data[:, 0]))
 
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:
-        c, legal = self.config, batch.legal
-        log_pi = log_softmax(self.actor(batch), legal)
+        c, action_mask = self.config, batch.action_mask
+        log_pi = log_softmax(self.actor(batch), action_mask)
         values = self.q(batch)
         now, log_pi_now = values[:, :, :-1], log_pi[:, :, :-1]
         with torch.no_grad():
             target = self.target_q(batch)[:, :, 1:]
             if c.td_next == "argmax":
-                q_next = double_q(values[:, :, 1:], target, legal[:, :, 1:])
+                q_next = double_q(values[:, :, 1:], target, action_mask[:, :, 1:])
             else:
                 q_next = (log_pi[:, :, 1:].exp() * target).sum(-1)
         q_data = chosen(now, batch.action)
-        lse = legal_logsumexp(w.unsqueeze(-1) * now, legal[:, :, :-1])
+        lse = masked_logsumexp(w.unsqueeze(-1) * now, action_mask[:, :, :-1])
         if c.cql_policy == "sac":
-            value = w.detach().unsqueeze(-1) * now.detach() - self.setting("entropy", 5) * log_pi_now
+            value = w.detach().unsqueeze(-1) * now.detach() - self.hyperparameter("entropy", 5) * log_pi_now
             policy = -(log_pi_now.exp() * value).sum(-1)
         else:
             policy = -chosen(log_pi_now, batch.action) * self._weight(q_data)
@@ -224,5 +226,5 @@ class CQLMA(Algorithm):
 
     def _weight(self, q: Tensor) -> Tensor:
         """Weight of the data's log probability: Q, or 1 in the first updates."""
-        warm = self._optimisers["policy"].count < self.config.policy_bc_warmup
+        warm = self._optimizers["policy"].count < self.config.policy_bc_warmup
         return torch.where(warm, torch.ones_like(q), q.detach())

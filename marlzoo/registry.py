@@ -3,7 +3,7 @@
 Group ``marlzoo.plugins``: an entry names a *package*; every module in it whose name has no leading underscore
 is a method, called by its file name. Listing reads file names only; building imports one module.
 Group ``marlzoo.environments``: an entry ``family = "module"`` names a module with ``TASKS``,
-``spec(name, **options)`` and ``make(name, copies, **options)``; a family whose data can be computed also has
+``spec(name, **options)`` and ``make(name, num_envs, **options)``; a family whose data can be computed also has
 ``dataset(name, quality, **options)`` and ``qualities(name)``; one for which another family's settings serve names
 it in ``PRESET``. Modules named in the variable
 ``MARLZOO_ENVIRONMENTS`` (separated by commas) are families as well, called by the last part of their name.
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from marlzoo.algorithm import Algorithm
-    from marlzoo.data.dataset import Dataset
     from marlzoo.envs.base import BatchedEnv
     from marlzoo.spec import Spec
 
@@ -173,41 +172,15 @@ def task_spec(task: str, **options: Any) -> Spec:
     return spec
 
 
-def make_env(task: str, copies: int = 1, **options: Any) -> BatchedEnv:
-    """``copies`` copies of a task, stepped together.
+def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
+    """``num_envs`` copies of a task, stepped together.
 
     Raises:
         UnknownNameError: no such task; lists the nearest ones.
     """
     family, name = _split(task)
-    env: BatchedEnv = _family(family).make(name, copies, **options)
+    env: BatchedEnv = _family(family).make(name, num_envs, **options)
     return env
-
-
-def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
-    """The logged data of a task whose family computes them (a function ``dataset(name, quality, **options)``).
-
-    Returns:
-        None where the family does not, or there is no such task: its data are files.
-
-    Raises:
-        UnknownNameError: the family computes no data of that quality, or has no such option.
-    """
-    family, _, name = task.partition("/")
-    if family not in task_families() or not hasattr(_family(family), "dataset"):
-        return None
-    if name not in _family(family).TASKS:
-        return None
-    made: Dataset = _family(family).dataset(name, quality, **options)
-    return made
-
-
-def computed_qualities(task: str) -> tuple[str, ...]:
-    """Qualities of the logged data that a task's family computes; empty where its data are files."""
-    family, _, name = task.partition("/")
-    if family not in task_families() or not hasattr(_family(family), "qualities"):
-        return ()
-    return tuple(_family(family).qualities(name)) if name in _family(family).TASKS else ()
 
 
 def _split(task: str) -> tuple[str, str]:

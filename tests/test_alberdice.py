@@ -197,7 +197,7 @@ def test_policies_learn_in_states_that_the_others_have_left(floor: float, moves:
     assert ((last.weight[..., 0, :] - before).abs().max() > 1e-6) == moves
 
 
-def test_strong_regulariser_gives_the_data_policy() -> None:
+def test_strong_regularizer_gives_the_data_policy() -> None:
     """Agents that act independently in the data, 3/4 and 1/2: nothing but the divergence matters."""
     algorithm = learner(2, alpha=1e4, lr=3e-3, batch_size=16)
     first, second = torch.arange(16) % 4 == 3, torch.arange(16) >= 8

@@ -10,9 +10,9 @@ from marlzoo.baselines.b3c import best_return_to_go
 from torch import Tensor
 
 import marlzoo
-from marlzoo.mixers import MonotonicMixer
-from marlzoo.nets import Init
-from marlzoo.train import make_sampler
+from marlzoo.modules.layers import Init
+from marlzoo.modules.mixers import MonotonicMixer
+from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
 
@@ -70,11 +70,11 @@ def test_each_replica_has_the_cap_of_its_data_and_discount() -> None:
     assert (found <= bound + 1e-12).all()
 
 
-@pytest.mark.parametrize("normaliser", ["mean", "abs_mean"])
-def test_policy_loss_does_not_see_the_scale_of_q(normaliser: str) -> None:
+@pytest.mark.parametrize("normalizer", ["mean", "abs_mean"])
+def test_policy_loss_does_not_see_the_scale_of_q(normalizer: str) -> None:
     losses = []
     for factor in (1.0, 1000.0):
-        algorithm = learner(normaliser=normaliser)
+        algorithm = learner(normalizer=normalizer)
         with torch.no_grad():
             for parameter in algorithm.q.networks.members.layers[-1].parameters():
                 parameter.mul_(factor)

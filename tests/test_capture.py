@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.capture import WARM_UP, CapturedStep, Metrics, Record, Work, cuda_graph
 from marlzoo.registry import find_method, method_names
 from marlzoo.testing.battery import Case, cases
-from marlzoo.train import make_sampler, train
+from marlzoo.training.cuda_graph import WARM_UP, CapturedStep, Metrics, Record, Work, cuda_graph
+from marlzoo.training.trainer import make_sampler, train
 
 CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]
 

@@ -15,11 +15,11 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import compiled, make_update
-from marlzoo.data.sampler import Batch
+from marlzoo.batch import Batch
 from marlzoo.registry import find_method, method_names
 from marlzoo.testing.battery import Case, cases
-from marlzoo.train import make_sampler
+from marlzoo.training.compilation import compiled, make_update
+from marlzoo.training.trainer import make_sampler
 
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
 OFFLINE = [name for name in method_names() if find_method(name).sampling != "online"]
@@ -113,7 +113,7 @@ def test_what_compiling_for_a_gpu_needs(
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: triton or None)
     monkeypatch.setattr(shutil, "which", lambda _: "there" if compiler else None)
-    monkeypatch.setattr("marlzoo.compile.compiled", lambda _: "compiled")
+    monkeypatch.setattr("marlzoo.training.compilation.compiled", lambda _: "compiled")
     update = make_update(algorithm, "auto", 10**6, said.append)
     assert update == (algorithm.update if missing else "compiled")
     assert [missing in line for line in said] == [True] * bool(missing)
@@ -123,7 +123,7 @@ def test_what_compiling_for_a_gpu_needs(
 # again, and resident megabytes afterwards; before, inside, and after.
 MEMORY = """
 import resource, torch
-from marlzoo.compile import freed_memory_kept
+from marlzoo.training.compilation import freed_memory_kept
 
 def measure():
     for _ in range(2):

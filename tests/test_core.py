@@ -1,4 +1,4 @@
-"""Configuration, random streams, networks, optimiser, sampler, registry."""
+"""Configuration, random streams, networks, optimizer, sampler, registry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ import marlzoo
 from marlzoo.config import Config, Count, Fraction, replica_configs
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
-from marlzoo.nets import GRU, MLP, Init, Linear
+from marlzoo.modules.layers import MLP, Init, Linear
+from marlzoo.modules.recurrent import GRU
 from marlzoo.optim import StackedAdam
-from marlzoo.random import BlockStream, ReplicaRandom, derive, generators
 from marlzoo.registry import find_method, list_methods, make_env, preset_of, task_names, task_spec
+from marlzoo.rng import BlockStream, ReplicaRandom, derive, generators
 from marlzoo.spec import Spec
-from marlzoo.train import make_sampler, train
+from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
 
@@ -98,7 +99,7 @@ class TestRandom:
         for item in items[place:]:
             assert torch.equal(second.next(), item)
 
-    def test_replicas_do_not_depend_on_neighbours(self) -> None:
+    def test_replicas_do_not_depend_on_neighbors(self) -> None:
         both, one = ReplicaRandom([3, 4], "n"), ReplicaRandom([4], "n")
         for _ in range(3):
             assert torch.equal(both.normal(5)[1], one.normal(5)[0])
@@ -144,7 +145,7 @@ class TestNets:
         torch.testing.assert_close(halves, last)
 
 
-class TestOptimiser:
+class TestOptimizer:
     def test_equals_torch_per_replica(self) -> None:
         torch.manual_seed(0)
         shapes, clips, rates = [(2, 3, 4), (2, 1, 4)], [0.5, math.inf], [1e-2, 1e-3]
@@ -214,7 +215,7 @@ class TestSampler:
         with pytest.raises(DataError, match="differ in action_kind"):
             Sampler([toy_dataset(), toy_dataset("discrete")], [0, 1], batch_size=4, fields=("obs",))
         with pytest.raises(DataError, match="which the data lack; add the array legal"):
-            Sampler(toy_dataset(), [0], batch_size=4, fields=("legal",))
+            Sampler(toy_dataset(), [0], batch_size=4, fields=("action_mask",))
         with pytest.raises(SpecError, match="was built for another shape"):
             make_sampler(marlzoo.make("bc", toy_spec()), [toy_dataset("discrete")])
 
@@ -316,7 +317,7 @@ class TestTraining:
         results = []
         for every in (3, 100):
             algorithm = marlzoo.make("omiga", toy_spec("discrete"), hidden=8, mixer_hidden=4)
-            env = lambda copies: ToyEnv(copies, "discrete")  # noqa: E731
+            env = lambda num_envs: ToyEnv(num_envs, "discrete")  # noqa: E731
             train(
                 algorithm,
                 toy_dataset("discrete"),

@@ -11,11 +11,11 @@ from marlzoo.baselines.cql_ma import CQLMA
 from torch import Tensor
 
 import marlzoo
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import tanh_gaussian_log_prob
-from marlzoo.nets import MLP, Ensemble, with_agent_id
+from marlzoo.batch import Batch
+from marlzoo.modules.distributions import tanh_gaussian_log_prob
+from marlzoo.modules.layers import MLP, Ensemble, with_agent_id
+from marlzoo.modules.value_decomposition import AgentNet
 from marlzoo.spec import ActionKind
-from marlzoo.teams import AgentNet
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 
 Q = ((1.0, 2.0, 0.0), (0.0, -1.0, 3.0))
@@ -102,14 +102,14 @@ def test_td_target() -> None:
 
 
 def test_next_value_follows_the_policy_or_the_best_legal_action() -> None:
-    legal = torch.tensor([[[True, True, False]]])
+    action_mask = torch.tensor([[[True, True, False]]])
     for mode, expected in (("policy", 1.5), ("argmax", 2.0)):
         algorithm = learner(n=1, td_next=mode, gamma=1.0)
         tables(algorithm, (Q[0],), (1.0,), 0.0)
         assert isinstance(algorithm.actor, AgentNet)
         assert isinstance(algorithm.actor.network, MLP)
         set_table(algorithm.actor.network, ((0.0, 0.0, 9.0),))
-        batch = transitions([[0]], actions=3, next_legal=legal)
+        batch = transitions([[0]], actions=3, next_action_mask=action_mask)
         close(algorithm.update(batch)["target_q_total"], expected)
 
 
@@ -118,8 +118,10 @@ def test_an_illegal_action_changes_nothing() -> None:
     for value in (0.0, 100.0):
         algorithm = learner(n=1)
         tables(algorithm, ((1.0, 2.0, value),), (1.0,), 0.0)
-        legal = torch.tensor([[[True, True, False]]])
-        metrics = algorithm.update(transitions([[1]], actions=3, legal=legal, next_legal=legal))
+        action_mask = torch.tensor([[[True, True, False]]])
+        metrics = algorithm.update(
+            transitions([[1]], actions=3, action_mask=action_mask, next_action_mask=action_mask)
+        )
         found.append([float(metrics[name]) for name in ("cql_loss", "q_loss", "policy_loss")])
     assert found[0] == pytest.approx(found[1], abs=1e-12)
     assert found[0][0] == pytest.approx(math.log(math.e + math.e**2) - 2, abs=1e-6)
@@ -134,7 +136,7 @@ def test_an_agent_without_weight_contributes_a_constant() -> None:
 
 @pytest.mark.parametrize("value", [1.0, 0.0, -1.0])
 def test_policy_loss_is_weighted_by_q(value: float) -> None:
-    """Q = 1 is behaviour cloning, Q = 0 leaves the policy alone, Q = -1 moves it away from the data."""
+    """Q = 1 is behavior cloning, Q = 0 leaves the policy alone, Q = -1 moves it away from the data."""
     algorithm = learner("continuous", n=1, actions=1, size=4, lr=1e-2)
     tables(algorithm, (value,), (1.0,), 0.0)
     batch = continuous_batch(algorithm, torch.tensor([0.3, -0.2, 0.5, 0.1]).view(4, 1, 1))

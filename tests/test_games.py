@@ -21,7 +21,7 @@ ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in games.qu
 def play(env: games.Game, joint: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Rewards [L, E] and ends [L, E] of joint actions [L, N], the same in all copies."""
     env.reset()
-    steps = [env.step(np.repeat(a[None], env.copies, axis=0)) for a in joint]
+    steps = [env.step(np.repeat(a[None], env.num_envs, axis=0)) for a in joint]
     return np.stack([s.reward for s in steps]).astype(float), np.stack([s.terminal for s in steps])
 
 
@@ -212,26 +212,26 @@ def test_t_maze_experts_arrive(length: int, arm: int) -> None:
 def test_t_maze_shows_the_target_only_in_the_second_step() -> None:
     env = games.make("t-maze", 64)
     seen = env.reset()
-    assert seen.legal is not None
-    assert seen.legal[..., 5:].all()
-    assert not seen.legal[..., :5].any()
+    assert seen.action_mask is not None
+    assert seen.action_mask[..., 5:].all()
+    assert not seen.action_mask[..., :5].any()
     assert (seen.obs[..., 10] == 1).all()
     assert not seen.obs[..., 9].any()
-    # Neighbourhood at the foot of the stem: agent 0 has the team mate on its right and walls below and left.
+    # Neighborhood at the foot of the stem: agent 0 has the team mate on its right and walls below and left.
     assert seen.obs[0, 0, :9].tolist() == [-1, 0, 0, -1, 1, 2, -1, -1, -1]
     step = env.step(np.tile([5, 6], (64, 1)))
     assert set(step.obs[:, 0, 9]) == {-1.0, 1.0}
     assert (step.obs[:, 0, 9] == -step.obs[:, 1, 9]).all()
     assert not step.obs[..., 10].any()
-    assert step.legal is not None
-    assert not step.legal[..., 5:].any()
+    assert step.action_mask is not None
+    assert not step.action_mask[..., 5:].any()
     later = env.step(np.tile([1, 1], (64, 1)))
     assert not later.obs[..., 9].any()
     blocked = env.step(np.tile([2, 4], (64, 1)))  # exchanging places
     assert (blocked.obs == later.obs).all()
 
 
-def test_t_maze_equal_colours_cannot_both_arrive() -> None:
+def test_t_maze_equal_colors_cannot_both_arrive() -> None:
     env = games.make("t-maze", 8)
     env.reset()
     env.step(np.tile([5, 5], (8, 1)))
@@ -267,11 +267,11 @@ def test_only_the_named_copies_move(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(3):
         env.reset()
-        legal = env.rules.legal(env.current)
+        action_mask = env.rules.action_mask(env.current)
         action = (
             rng.uniform(-1, 1, (6, spec.n_agents, 1))
-            if legal is None
-            else np.where(legal, rng.random(legal.shape), -1).argmax(-1)
+            if action_mask is None
+            else np.where(action_mask, rng.random(action_mask.shape), -1).argmax(-1)
         )
         step = env.step(action, np.array([1, 4]))
         still = [0, 2, 3, 5]
@@ -317,7 +317,7 @@ def test_data_by_name() -> None:
     by_name = marlzoo.load_dataset("games/xor/marlzoo/D3", seed=1)
     assert by_name.content_hash == games.dataset("xor", "D3", seed=1).content_hash
     assert by_name.card.name == "games/xor/marlzoo/D3"
-    assert marlzoo.make_env("games/bridge", 3).copies == 3
+    assert marlzoo.make_env("games/bridge", 3).num_envs == 3
     with pytest.raises(UnknownNameError, match="quality of games/xor"):
         marlzoo.load_dataset("games/xor/marlzoo/expert")
     with pytest.raises(DataError, match="no such dataset"):

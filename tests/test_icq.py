@@ -11,13 +11,13 @@ from marlzoo.algorithms.icq import legal_log_policy
 from torch import Tensor
 
 import marlzoo
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
-from marlzoo.losses import mean_over, softmax_weights
-from marlzoo.nets import with_agent_id
-from marlzoo.sequence import as_sequences, known_actions
+from marlzoo.batch import Batch
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.objectives.losses import mean_over, softmax_weights
+from marlzoo.objectives.sequences import as_sequences, known_actions
 from marlzoo.spec import ActionKind
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
 
@@ -34,7 +34,7 @@ def losses_of(algorithm: Any, batch: Batch) -> dict[str, Tensor]:
     """The losses of one update, with their graphs, and no step."""
     caught: dict[str, Tensor] = {}
     algorithm.step = lambda **losses: caught.update(losses) or {}
-    algorithm.follow = lambda *_: None
+    algorithm.hard_update = lambda *_: None
     algorithm.update(batch)
     return caught
 
@@ -70,8 +70,8 @@ def test_training_policy_by_hand() -> None:
     half = torch.tensor(0.5).double()
     mixed = legal_log_policy(logits, every, half).exp()
     torch.testing.assert_close(mixed, torch.tensor([0.4167, 0.3167, 0.2667]).double(), atol=5e-5, rtol=0)
-    legal = legal_log_policy(logits, some, half).exp()
-    torch.testing.assert_close(legal, torch.tensor([0.6098, 0.0, 0.3902]).double(), atol=5e-5, rtol=0)
+    action_mask = legal_log_policy(logits, some, half).exp()
+    torch.testing.assert_close(action_mask, torch.tensor([0.6098, 0.0, 0.3902]).double(), atol=5e-5, rtol=0)
     plain = legal_log_policy(logits.requires_grad_(), some, torch.tensor(0.0).double())
     torch.testing.assert_close(plain, torch.log_softmax(mask_logits(logits, some), -1))
     plain[0].backward()
@@ -89,7 +89,7 @@ def test_large_temperatures_give_cloning_and_sarsa(kind: ActionKind) -> None:
     k, _ = algorithm.mixer(batch.state)
     out = algorithm.actor(as_sequences(batch))[:, :, 0] if kind == "discrete" else None
     if out is not None:
-        log_prob = categorical_log_prob(mask_logits(out, batch.legal), batch.action)
+        log_prob = categorical_log_prob(mask_logits(out, batch.action_mask), batch.action)
     else:
         mean, log_std = algorithm.actor(with_agent_id(batch.obs))
         log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action, algorithm.action_dimensions)
@@ -166,7 +166,7 @@ def test_padding_changes_nothing() -> None:
                 batch.obs[:, :, 1:][pad] = 3.0
                 batch.state[:, :, 1:][pad] = -3.0
                 batch.action[pad] = 3 - batch.action[pad]
-                batch.legal[:, :, 1:][pad] = False
+                batch.action_mask[:, :, 1:][pad] = False
                 batch.reward[pad] = 50.0
             results.append(losses_of(algorithm, batch))
         same = [torch.allclose(results[0][name], results[1][name]) for name in ("policy", "critic")]
@@ -193,7 +193,7 @@ def test_one_critic_step_per_time_step() -> None:
     batch = batch_for(algorithm)
     before = [p.clone() for p in algorithm.target.parameters()]
     algorithm.update(batch)
-    assert algorithm._optimisers["critic"].count == 6
+    assert algorithm._optimizers["critic"].count == 6
     assert all(torch.equal(a, b) for a, b in zip(before, algorithm.target.parameters(), strict=True))
     algorithm.update(batch)
     pairs = zip(algorithm.target.parameters(), algorithm.critic.parameters(), strict=True)

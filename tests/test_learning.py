@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 import marlzoo
 from marlzoo.envs import games
 from marlzoo.envs._bridge import LEFT, RIGHT
-from marlzoo.evaluate import evaluate
-from marlzoo.nets import with_agent_id
-from marlzoo.train import train
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import train
 
 FAST = {"hidden": 32, "lr": 3e-3, "batch_size": 64}
 MIXED = {**FAST, "mixer_hidden": 16, "tau": 0.05}
@@ -85,7 +85,7 @@ def test_cloning_on_four_actions() -> None:
 
 
 def test_cloning_finds_half_of_the_ends_of_t_maze() -> None:
-    """Both walk to the colours that they chose alone; in half of the episodes they chose the same."""
+    """Both walk to the colors that they chose alone; in half of the episodes they chose the same."""
     settings = {"history": "rnn", "hidden": 32, "lr": 3e-3, "batch_size": 32, "eval_mode": "sample"}
     algorithm = trained("bc", "t-maze", ["expert"], 600, **settings)
     assert evaluate(algorithm.policy(), games.make("t-maze", 400), seeds=[0]).returns.mean() == pytest.approx(

@@ -13,14 +13,14 @@ from marlzoo.benchmarks.suites import SUITES, Learner
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo import precision
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import CheckpointError, ConfigError, DataError
-from marlzoo.evaluate import evaluate as real_evaluate
-from marlzoo.machine import Memory
-from marlzoo.precision import SETTINGS, choose
-from marlzoo.train import make_sampler, train
+from marlzoo.system.machine import MeasurementCache
+from marlzoo.training import precision
+from marlzoo.training.evaluation import evaluate as real_evaluate
+from marlzoo.training.precision import SETTINGS, choose
+from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset
 
 
@@ -67,13 +67,13 @@ def test_the_fastest_setting_with_float32_accuracy(
     chosen: str,
 ) -> None:
     pretend(monkeypatch, errors, seconds)
-    assert choose(*learner()).setting == chosen
+    assert choose(*learner()).hyperparameter == chosen
 
 
 def test_this_processor() -> None:
     """Whatever is chosen here is as accurate as the default, and torch is left as it was."""
     before = torch.get_float32_matmul_precision()
-    chosen = choose(*learner(hidden=64)).setting
+    chosen = choose(*learner(hidden=64)).hyperparameter
     assert torch.get_float32_matmul_precision() == before
     found = precision._errors(torch.randn(2, 64, 64), torch.randn(2, 64, 64))
     torch.set_float32_matmul_precision(before)
@@ -113,17 +113,17 @@ def test_all_products_of_an_update_are_seen() -> None:
 def test_a_choice_is_remembered(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     """For learners of the same shapes: other values of float settings share it, another width does not."""
     pretend(monkeypatch, (1.0, 1.0, 1.0), (1.0, 1.0, 0.1))
-    assert choose(*learner()).setting == "medium"
+    assert choose(*learner()).hyperparameter == "medium"
     pretend(monkeypatch, (1.0, 1.0, 1.0), (0.1, 1.0, 1.0))
-    assert choose(*learner(alpha=3.0)).setting == "medium"
-    assert choose(*learner(hidden=24)).setting == "highest"
+    assert choose(*learner(alpha=3.0)).hyperparameter == "medium"
+    assert choose(*learner(hidden=24)).hyperparameter == "highest"
     (home / "measured.json").unlink()
-    assert choose(*learner()).setting == "highest"
+    assert choose(*learner()).hyperparameter == "highest"
 
 
 def test_decided_beforehand(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("MARLZOO_MATMUL", "medium")
-    assert choose(*learner()).setting == "medium"
+    assert choose(*learner()).hyperparameter == "medium"
     assert not home.exists()
     monkeypatch.setenv("MARLZOO_MATMUL", "best")
     with pytest.raises(ConfigError, match=r"MARLZOO_MATMUL.*highest, high, medium"):
@@ -136,7 +136,7 @@ def test_a_resumed_run_keeps_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tmp
     real = precision.Arithmetic.applied
 
     def noted(self: precision.Arithmetic, algorithm: Algorithm) -> Any:
-        seen.append(self.setting)
+        seen.append(self.hyperparameter)
         return real(self, algorithm)
 
     monkeypatch.setattr(precision.Arithmetic, "applied", noted)
@@ -156,7 +156,7 @@ def test_a_run_from_another_machine_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     said: list[str] = []
     kept = {"precision": "float32", "setting": "high", "machine": "another, torch 1.0"}
     monkeypatch.setenv("MARLZOO_MATMUL", "medium")
-    assert choose(*learner(), kept=kept, tell=said.append).setting == "medium"
+    assert choose(*learner(), kept=kept, log=said.append).hyperparameter == "medium"
     assert len(said) == 1
     assert "began on another, torch 1.0" in said[0]
 
@@ -195,7 +195,7 @@ def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch, 
         training.append(products(algorithm))
         return real_update(batch)
 
-    monkeypatch.setattr("marlzoo.beside.evaluate", evaluate)
+    monkeypatch.setattr("marlzoo.training.background_eval.evaluate", evaluate)
     monkeypatch.setattr(algorithm, "update", update)
     monkeypatch.setenv("MARLZOO_MATMUL", "highest")
     train(
@@ -206,7 +206,7 @@ def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch, 
         env=ToyEnv,
         horizon=2,
         precision="bf16",
-        beside=aside,
+        background_eval=aside,
     )
     assert training == [{torch.bfloat16}] * 2
     assert playing == [{None}] * 2
@@ -231,12 +231,12 @@ def test_rows_of_another_precision_are_other_runs() -> None:
 
 
 def test_memory(home: Path) -> None:
-    memory = Memory("unit")
+    memory = MeasurementCache("unit")
     assert memory.recall("a") is None
     assert memory.remember("a", 1) == 1
     assert memory.remember("a", 2) == 1  # the first to measure decides
-    assert Memory("unit").recall("a") == 1
-    assert Memory("other").recall("a") is None
+    assert MeasurementCache("unit").recall("a") == 1
+    assert MeasurementCache("other").recall("a") is None
     (home / "measured.json").write_text("{")
     with pytest.raises(DataError, match=r"measured\.json: cannot be read .*delete it"):
         memory.recall("a")

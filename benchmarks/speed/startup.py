@@ -28,9 +28,9 @@ import tyro
 from measuring import random_dataset, show, write_csv
 
 import marlzoo
-from marlzoo.compile import compiled
 from marlzoo.registry import task_spec
-from marlzoo.train import make_sampler
+from marlzoo.training.compilation import compiled
+from marlzoo.training.trainer import make_sampler
 
 IMPORTS = {
     "import torch": ("-c", "import torch"),

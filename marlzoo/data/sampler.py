@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,60 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from marlzoo.batch import Batch
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
-from marlzoo.random import BlockStream, Kind, generators
+from marlzoo.rng import BlockStream, Kind, generators
 
 NEXT = "next_"
 BLOCK_BYTES = 4 << 20
-
-
-@dataclass(slots=True)
-class Batch:
-    """What ``update`` sees, each replica's own draw.
-
-    Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
-    ``legal [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
-    per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
-    ended), ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal,
-    action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
-    drawn where it is asked for).
-    Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
-    ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms.
-    ``noise`` holds the random numbers that the method declared, ``[R, *shape]`` each.
-    """
-
-    obs: Tensor
-    state: Tensor
-    action: Tensor
-    legal: Tensor
-    reward: Tensor
-    agent_reward: Tensor
-    mask: Tensor
-    first: Tensor
-    filled: Tensor
-    next_obs: Tensor
-    next_state: Tensor
-    next_legal: Tensor
-    next_action: Tensor
-    noise: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, noise: dict[str, Tensor] | None = None, **fields: Tensor) -> Batch:
-        """A batch with some of the fields; using another one is an error (``AttributeError``)."""
-        batch = cls.__new__(cls)
-        for name, value in fields.items():
-            setattr(batch, name, value)
-        batch.noise = noise or {}
-        return batch
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name, noise left out."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "noise" and self.has(name)}
-
-    def has(self, name: str) -> bool:
-        """Whether a field is there."""
-        return hasattr(self, name)
 
 
 class _Parts:
@@ -90,7 +42,7 @@ class _Parts:
         return taken
 
 
-class Store:
+class DeviceArrays:
     """Datasets of one spec as tensors on a device, one beside the other, each stored once.
 
     Mapped datasets stay in their files, whatever the device; where one is mapped, rows are gathered on the CPU.
@@ -137,7 +89,7 @@ class Store:
         self.obs = self._large("obs", dtype)
         self.state = self.obs.flatten(1) if self.state_is_obs else self._large("state", dtype)
         self.action = self._large("action", torch.int64 if self.spec.discrete else dtype)
-        self.legal = None if first.legal is None else self._large("legal", torch.bool)
+        self.action_mask = None if first.action_mask is None else self._large("action_mask", torch.bool)
         self.reward = self._joined("reward", dtype)
         if reward_mode == "rtg":
             to_go = np.concatenate([_return_to_go(data) for data in datasets])
@@ -191,7 +143,7 @@ class Sampler:
         noise: random numbers per update, ``name -> (kind, shape)``.
         sequence: None for transitions; else the steps L of a sequence (0: the longest episode).
         timeout_is_terminal: whether a time limit cuts the bootstrap.
-        reward_mode: see :class:`Store`.
+        reward_mode: see :class:`DeviceArrays`.
         device: of the batches.
         dtype: of the batches.
     """
@@ -217,7 +169,7 @@ class Sampler:
             raise DataError(f"{len(per_replica)} datasets were given for {len(seeds)} replicas")
         unique = list({id(data): data for data in per_replica}.values())
         self.device = torch.device(device)
-        self.store = Store(unique, self.device, dtype, reward_mode)
+        self.store = DeviceArrays(unique, self.device, dtype, reward_mode)
         self._mask = self.store.mask(timeout_is_terminal)
         self.replicas, self.batch_size, self.fields = len(seeds), batch_size, tuple(fields)
         for data in unique:
@@ -258,7 +210,7 @@ class Sampler:
     def _require_fields(self, data: Dataset) -> None:
         """Refuse data without what the method learns from."""
         for name in self.fields:
-            if name.removeprefix(NEXT) == "legal" and data.legal is None:
+            if name.removeprefix(NEXT) == "action_mask" and data.action_mask is None:
                 raise DataError(
                     f"{data.card.title}: the method learns from legal-action masks ('legal'), which the data "
                     "lack; add the array legal [T, N, A], true for actions that an agent may take (all true "
@@ -330,7 +282,7 @@ class Sampler:
         wanted = torch.minimum(wanted, last)
         result = {"filled": filled}
         for name in self.fields:
-            whole = name in ("obs", "state", "legal")
+            whole = name in ("obs", "state", "action_mask")
             result[name] = self._take(name, wanted if whole else wanted[..., :-1])
         return result
 

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import pieces
 from marlzoo.errors import DataError
 
 if TYPE_CHECKING:
     from marlzoo.data.dataset import Dataset
-
-CHUNK_BYTES = 8 << 20
-
-
-def pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Views of consecutive rows of about ``CHUNK_BYTES``, each with the number of its first row.
-
-    Pages of a mapped array are handed back behind each piece, so that a pass over a large file stays small.
-    """
-    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
-    pages = mapping(array)
-    for begin in range(0, len(array), step):
-        yield begin, array[begin : begin + step]
-        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            pages.madvise(mmap.MADV_DONTNEED)
-
-
-def mapping(array: NDArray[Any]) -> mmap.mmap | None:
-    """The file mapping that an array lies in, if it is mapped."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, mmap.mmap) else None
 
 
 def require_finite(array: NDArray[Any], name: str) -> None:
@@ -76,11 +52,11 @@ def check_structure(dataset: Dataset) -> None:
         "reward": ((spec.n_agents,) if spec.reward_per_agent else (), np.float32),
         "terminal": ((), np.bool_),
         "truncated": ((), np.bool_),
-        "legal": ((spec.n_agents, spec.action_size), np.bool_),
+        "action_mask": ((spec.n_agents, spec.action_size), np.bool_),
     }
     for name, (tail, dtype) in wanted.items():
         array = getattr(dataset, name)
-        if name == "legal" and array is None:
+        if name == "action_mask" and array is None:
             continue
         if array.ndim < 1 or array.shape[1:] != tail:
             shape = ", ".join(str(size) for size in ("T", *tail))
@@ -149,7 +125,7 @@ def check_finite(dataset: Dataset) -> None:
 
 
 def _check_discrete(dataset: Dataset) -> None:
-    action, legal = dataset.action, dataset.legal
+    action, action_mask = dataset.action, dataset.action_mask
     sizes = np.asarray(dataset.spec.action_sizes)
     place = _first((action < 0) | (action >= sizes))
     if place:
@@ -157,12 +133,12 @@ def _check_discrete(dataset: Dataset) -> None:
         raise DataError(
             f"action {action[row, agent]} of agent {agent} at row {row} is outside 0..{sizes[agent] - 1}"
         )
-    if legal is None:
+    if action_mask is None:
         return
-    place = _first(~legal.any(axis=2))
+    place = _first(~action_mask.any(axis=2))
     if place:
         raise DataError(f"agent {place[1]} has no legal action at row {place[0]}")
-    illegal = ~np.take_along_axis(legal, action[..., None], axis=2)[..., 0]
+    illegal = ~np.take_along_axis(action_mask, action[..., None], axis=2)[..., 0]
     illegal[dataset.ends] = False  # no action is taken in an episode's final row
     place = _first(illegal)
     if place:

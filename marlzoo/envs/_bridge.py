@@ -60,7 +60,7 @@ class Bridge:
         shown = np.concatenate((state.reshape(-1, 2, 2), goals), axis=-1).reshape(-1, 8).astype(np.float64)
         return np.repeat(shown[:, None], 2, axis=1), shown
 
-    def legal(self, state: State) -> Bools | None:
+    def action_mask(self, state: State) -> Bools | None:
         """Everything is legal; walls only stop."""
         return np.ones((len(state), 2, 5), np.bool_)
 

@@ -36,7 +36,7 @@ class Rules(Protocol):
     def observe(self, state: State) -> tuple[Floats, Floats]:
         """``state [E, D] -> obs [E, N, O], global state [E, S]``."""
 
-    def legal(self, state: State) -> Bools | None:
+    def action_mask(self, state: State) -> Bools | None:
         """Legal actions ``[E, N, A]``, None for continuous actions."""
 
     def step(self, state: State, action: NDArray[Any], last: Bools) -> Moved:
@@ -75,7 +75,7 @@ class OneStep:
         """The one-hot number of the one state."""
         return np.ones((len(state), self.n_agents, 1)), np.ones((len(state), 1))
 
-    def legal(self, state: State) -> Bools | None:
+    def action_mask(self, state: State) -> Bools | None:
         """Everything is legal."""
         return np.ones((len(state), self.n_agents, self.actions), np.bool_) if self.actions else None
 
@@ -114,7 +114,7 @@ class TwoState:
         shown = np.eye(2)[state[:, 0]]
         return np.repeat(shown[:, None], 2, axis=1), shown
 
-    def legal(self, state: State) -> Bools | None:
+    def action_mask(self, state: State) -> Bools | None:
         """Everything is legal."""
         return np.ones((len(state), 2, 4), np.bool_)
 

@@ -56,7 +56,7 @@ class ParallelEnv(Protocol):
 
 def from_parallel_env(
     factory: Callable[[], Any],
-    copies: int,
+    num_envs: int,
     *,
     task: str,
     horizon: int,
@@ -68,7 +68,7 @@ def from_parallel_env(
 
     Args:
         factory: makes one environment.
-        copies: number of copies E.
+        num_envs: number of copies E.
         task: full task name, ``family/name``.
         horizon: time limit in steps; give the environment's own, which is not part of the API. An episode that
             goes on longer is cut there.
@@ -81,13 +81,13 @@ def from_parallel_env(
         SpecError: a space that is not covered.
         PluginError: a package that the environment needs is missing.
     """
-    for name, value in (("copies", copies), ("horizon", horizon)):
+    for name, value in (("copies", num_envs), ("horizon", horizon)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ConfigError(f"{task}: {name} must be a positive integer, got {value!r}")
     if reward not in _REWARDS:
         raise ConfigError(f"{task}: reward must be one of {', '.join(_REWARDS)}, got {reward!r}")
     try:
-        envs = [factory() for _ in range(int(copies))]
+        envs = [factory() for _ in range(int(num_envs))]
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         remedy = f"install it: pip install {package}" if package else "install what it needs"
@@ -111,20 +111,20 @@ class PettingZooEnv(BatchedEnv):
         win_key: str | None,
         metadata: dict[str, Any],
     ) -> None:
-        self.task, self.copies, self.envs = task, len(envs), list(envs)
+        self.task, self.num_envs, self.envs = task, len(envs), list(envs)
         self.can_win, self._win_key, self._reward = win_key is not None, win_key, reward
         self.agents = list(envs[0].possible_agents)
         self._views = [_View(task, envs[0].observation_space(agent)) for agent in self.agents]
         self._acts = [_Act(task, envs[0].action_space(agent)) for agent in self.agents]
         self.spec = self._make_spec(horizon)
         self.metadata = {"engine": "pettingzoo", "reward": reward, **_version("pettingzoo"), **metadata}
-        self._obs = np.zeros((self.copies, len(self.agents), self.spec.obs_size), np.float32)
-        self._state = np.zeros((self.copies, self.spec.state_size), np.float32)
-        self._legal = np.zeros((self.copies, len(self.agents), self.spec.action_size), np.bool_)
-        self._time = np.zeros(self.copies, np.int64)
-        self.seed(range(self.copies))
+        self._obs = np.zeros((self.num_envs, len(self.agents), self.spec.obs_size), np.float32)
+        self._state = np.zeros((self.num_envs, self.spec.state_size), np.float32)
+        self._legal = np.zeros((self.num_envs, len(self.agents), self.spec.action_size), np.bool_)
+        self._time = np.zeros(self.num_envs, np.int64)
+        self.seed(range(self.num_envs))
         self.reset()
-        self.seed(range(self.copies))
+        self.seed(range(self.num_envs))
 
     def _make_spec(self, horizon: int) -> Spec:
         kinds = {act.discrete for act in self._acts}
@@ -148,13 +148,13 @@ class PettingZooEnv(BatchedEnv):
         )
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
-        if len(seeds) != self.copies:
-            raise ConfigError(f"{self.task}: {self.copies} copies need as many seeds, got {len(seeds)}")
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{self.task}: {self.num_envs} copies need as many seeds, got {len(seeds)}")
         self._seeds = [int(seed) for seed in seeds]
-        self._episode = [0] * self.copies
+        self._episode = [0] * self.num_envs
 
     def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
-        for copy in range(self.copies) if ids is None else np.unique(np.asarray(ids, np.intp)):
+        for copy in range(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp)):
             mixed = np.random.SeedSequence([self._seeds[copy], self._episode[copy]]).generate_state(1)[0]
             seen, infos = self.envs[copy].reset(seed=int(mixed) >> 1)
             self._episode[copy] += 1
@@ -168,22 +168,25 @@ class PettingZooEnv(BatchedEnv):
         Raises:
             SpecError: wrong shape, or an action that is not legal or not finite; nothing has been stepped then.
         """
-        spec, rows = self.spec, np.arange(self.copies) if ids is None else np.unique(np.asarray(ids, np.intp))
-        shape = (self.copies, spec.n_agents, *(() if spec.discrete else (spec.action_size,)))
+        spec, rows = (
+            self.spec,
+            np.arange(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp)),
+        )
+        shape = (self.num_envs, spec.n_agents, *(() if spec.discrete else (spec.action_size,)))
         if action.shape != shape:
             raise SpecError(f"{self.task}: actions must have shape {shape}, got {action.shape}")
         self._refuse(action, rows)
         step = self._shown(Step)
         assert isinstance(step, Step)
         per_agent = (spec.n_agents,) if spec.reward_per_agent else ()
-        step.reward = np.zeros((self.copies, *per_agent), np.float32)
-        step.terminal, step.truncated = np.zeros((2, self.copies), np.bool_)
+        step.reward = np.zeros((self.num_envs, *per_agent), np.float32)
+        step.terminal, step.truncated = np.zeros((2, self.num_envs), np.bool_)
         if self.can_win:
-            step.info["win"] = np.zeros(self.copies, np.bool_)
+            step.info["win"] = np.zeros(self.num_envs, np.bool_)
         for copy in rows:
             self._step_one(int(copy), action[copy], step)
         fresh = self._shown(Observation)
-        step.obs, step.state, step.legal = fresh.obs, fresh.state, fresh.legal
+        step.obs, step.state, step.action_mask = fresh.obs, fresh.state, fresh.action_mask
         return step
 
     def _step_one(self, copy: int, action: NDArray[Any], step: Step) -> None:
@@ -215,14 +218,14 @@ class PettingZooEnv(BatchedEnv):
             if agent in seen:
                 self._obs[copy, i, : view.size] = view.flat(seen[agent])
             if self.spec.discrete:
-                legal = _mask(seen.get(agent), infos.get(agent, {})) if agent in present else 0
-                self._legal[copy, i] = self._acts[i].table(self.task, legal, self.spec.action_size)
+                action_mask = _mask(seen.get(agent), infos.get(agent, {})) if agent in present else 0
+                self._legal[copy, i] = self._acts[i].table(self.task, action_mask, self.spec.action_size)
         state = _state(self.envs[copy])
         self._state[copy] = self._obs[copy].ravel() if state is None else state
 
     def _shown(self, kind: type[Observation]) -> Observation:
-        legal = self._legal.copy() if self.spec.discrete else None
-        return kind(self._obs.copy(), self._state.copy(), legal)
+        action_mask = self._legal.copy() if self.spec.discrete else None
+        return kind(self._obs.copy(), self._state.copy(), action_mask)
 
     def _refuse(self, action: NDArray[Any], rows: Ids) -> None:
         taken = action[rows]
@@ -231,8 +234,10 @@ class PettingZooEnv(BatchedEnv):
             what = "is not finite"
         else:
             inside = (taken >= 0) & (taken < self.spec.action_size)
-            legal: Bools = np.take_along_axis(self._legal[rows], np.where(inside, taken, 0)[..., None], -1)
-            bad = ~(legal[..., 0] & inside)
+            action_mask: Bools = np.take_along_axis(
+                self._legal[rows], np.where(inside, taken, 0)[..., None], -1
+            )
+            bad = ~(action_mask[..., 0] & inside)
             what = "is not legal there"
         if bad.any():
             k, agent = np.argwhere(bad)[0]
@@ -298,16 +303,16 @@ class _Act:
 
     def table(self, task: str, mask: Any, width: int) -> Bools:
         """Legal actions ``[width]``: all for None, the first alone for 0, otherwise those of the mask."""
-        legal = np.zeros(width, np.bool_)
+        action_mask = np.zeros(width, np.bool_)
         if mask is None:
-            legal[: self.size] = True
+            action_mask[: self.size] = True
         elif isinstance(mask, int):
-            legal[mask] = True
+            action_mask[mask] = True
         elif np.shape(mask) != (self.size,):
             raise SpecError(f"{task}: an action mask has shape {np.shape(mask)}, expected ({self.size},)")
         else:
-            legal[: self.size] = np.asarray(mask) != 0
-        return legal
+            action_mask[: self.size] = np.asarray(mask) != 0
+        return action_mask
 
 
 def _mask(seen: Any, info: Mapping[str, Any]) -> Any:

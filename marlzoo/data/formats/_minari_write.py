@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import create_hdf5
-from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError, OutputError
-from marlzoo.files import flush, output_error, write_text_atomic
 from marlzoo.spec import Spec
+from marlzoo.system.files import flush, output_error, write_text_atomic
 
 DATA, FILE, METADATA, OWN = "data", "main_data.hdf5", "metadata.json", "marlzoo"
 _ID = re.compile(r"[\w-]+-v\d+")
@@ -109,8 +109,8 @@ def _episode(file: h5py.File, dataset: Dataset, number: int) -> None:
         group["infos/agent_rewards"] = reward
     if not dataset.state_is_obs:
         group["infos/state"] = dataset.state[rows]
-    if dataset.legal is not None:
-        group["infos/legals"] = dataset.legal[rows]
+    if dataset.action_mask is not None:
+        group["infos/legals"] = dataset.action_mask[rows]
 
 
 def _metadata(dataset: Dataset, name: str, size: int) -> dict[str, Any]:

@@ -35,12 +35,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats._minari_write import DATA, FILE, METADATA, OWN, write_minari
 from marlzoo.data.formats._steps import as_flags, as_indices, make_spec, read_json, reading, require
 from marlzoo.data.hdf5 import allocate, column, group, is_hdf5, keys, open_hdf5, read_array
-from marlzoo.data.validation import CHUNK_BYTES
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 
@@ -235,7 +235,7 @@ def _shapes(
         require(state.ndim == 2, f"infos/state has shape {state.shape}, expected (L + 1, S)")
         shapes["state"] = ((state.shape[1],), np.float32)
     if discrete and "legals" in extra:
-        shapes["legal"] = ((agents, actions), np.bool_)
+        shapes["action_mask"] = ((agents, actions), np.bool_)
     return shapes
 
 
@@ -265,9 +265,9 @@ def _fill(episode: h5py.Group, team: _Team, out: dict[str, NDArray[Any]], length
     if "state" in out:
         shape = (length + 1, out["state"].shape[1])
         out["state"][:] = _numbers(group(episode, "infos"), "state", shape, name)
-    if "legal" in out:
-        masks = _numbers(group(episode, "infos"), "legals", out["legal"].shape, name)
-        out["legal"][:] = as_flags(masks, f"infos/legals of {name}")
+    if "action_mask" in out:
+        masks = _numbers(group(episode, "infos"), "legals", out["action_mask"].shape, name)
+        out["action_mask"][:] = as_flags(masks, f"infos/legals of {name}")
     out["truncated"][:-1] &= ~out["terminal"][:-1]
 
 
