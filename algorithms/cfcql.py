@@ -37,7 +37,7 @@ Departures from the authors' code, and the option that restores it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -47,7 +47,6 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.dataset import Dataset
 from marlzoo.modules.actors import DeterministicActor
 from marlzoo.modules.critics import counterfactual_actions
 from marlzoo.modules.distributions import (
@@ -73,7 +72,6 @@ from marlzoo.objectives.losses import (
 from marlzoo.objectives.sequences import as_sequences, team_fields
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
-from marlzoo.training.trainer import make_sampler
 
 FLOOR = 1e-5  # added to probabilities in the divergence
 CONTINUOUS: dict[str, Any] = {"target_period": 0, "grad_clip": 0.5, "gamma": 0.95}
@@ -158,12 +156,11 @@ class CFCQL(Algorithm):
         wanted = around if self.config.policy_samples else {}
         return {"target": ("normal", one), "uniform": ("uniform", (k, *one)), **wanted}
 
-    def prepare(self, data: Sequence[Dataset]) -> None:
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
         """Clone the behavior first, where ``behavior_updates`` says so."""
         if self.spec.discrete and self.config.behavior_updates:
-            sampler = make_sampler(self, data)
             for _ in range(self.config.behavior_updates):
-                self.step(behavior=self._clone_loss(as_sequences(sampler.next()))[0])
+                self.step(behavior=self._clone_loss(as_sequences(next(batches)))[0])
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""

@@ -73,7 +73,7 @@ class BestSample(Policy):
         self.vae, self.perturb, self.q, self.samples = vae, perturb, q, samples
         self.register_buffer("used", used, persistent=False)
 
-    def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+    def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:
         shape = (self.samples, *obs.shape[1:3], self.vae.n_latent)
         one = obs.new_zeros(obs.shape[0], 1, *shape[1:])
         latent = one if random is None else random.normal(*shape).clamp(-LATENT_BOUND, LATENT_BOUND)
@@ -109,6 +109,6 @@ class BestAllowed(Policy):
         self.network = network
         self.register_buffer("threshold", threshold.view(-1, 1, 1, 1), persistent=False)
 
-    def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
+    def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:
         values, logits = self.network(with_agent_id(obs)).chunk(2, dim=-1)
         return mask_logits(values, allowed_actions(logits, action_mask, self.threshold)).argmax(-1)

@@ -114,7 +114,7 @@ class GaussianPolicy(Policy):
 
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         return (self.actor.mean(obs) if random is None else self.sample(obs, random)).clamp(-1.0, 1.0)
 
     def sample(self, obs: Tensor, random: ReplicaRandom) -> Tensor:

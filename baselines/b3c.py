@@ -21,6 +21,7 @@ Departures from the authors' code, and the option that restores it:
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -90,7 +91,7 @@ class B3C(Algorithm):
         self.register_buffer("best", best)
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
-    def prepare(self, data: list[Dataset]) -> None:
+    def prepare(self, data: Sequence[Dataset], batches: Iterator[Batch]) -> None:
         """Find each replica's cap in its data."""
         found: dict[tuple[int, float], float] = {}  # replicas mostly share data and discount
         for replica, (dataset, config) in enumerate(zip(data, self.configs, strict=True)):

@@ -199,10 +199,10 @@ def measured(group: Group, max_replicas: int) -> Split:
 def _tried(group: Group, replicas: int) -> float:
     """Seed-updates per second of ``replicas`` replicas in this process."""
     from marlzoo.training.compilation import freed_memory_kept
-    from marlzoo.training.trainer import make_sampler
+    from marlzoo.training.trainer import make_sampler, prepare
 
     algorithm, data = _learner(group, replicas), group.runs[0].source.load()
-    algorithm.prepare([data] * replicas)
+    prepare(algorithm, [data])
     sampler = make_sampler(algorithm, [data])
     with freed_memory_kept():
         algorithm.update(sampler.next())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -120,8 +120,13 @@ class Algorithm(nn.Module):
         """Random numbers that an update needs, ``name -> (kind, shape per replica)``."""
         return {}
 
-    def prepare(self, data: Any) -> None:
-        """Look at the data (one dataset per replica) once, before the first update."""
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
+        """Look at the data once, before the first update.
+
+        Args:
+            data: one :class:`marlzoo.data.dataset.Dataset` per replica.
+            batches: endless batches like those of the updates to come; drawn only where they are asked for.
+        """
 
     # What the base gives ---------------------------------------------------------------------------------
 

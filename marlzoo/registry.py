@@ -4,8 +4,8 @@ Group ``marlzoo.plugins``: an entry names a *package*; every module in it whose 
 is a method, called by its file name. Listing reads file names only; building imports one module.
 Group ``marlzoo.environments``: an entry ``family = "module"`` names a module with ``TASKS``,
 ``spec(name, **options)`` and ``make(name, num_envs, **options)``; a family whose data can be computed also has
-``dataset(name, quality, **options)`` and ``qualities(name)``; one for which another family's settings serve names
-it in ``PRESET``. Modules named in the variable
+``dataset(name, quality, **options)`` and ``qualities(name)``, or names the module that has them in ``DATASETS``;
+one for which another family's settings serve names it in ``PRESET``. Modules named in the variable
 ``MARLZOO_ENVIRONMENTS`` (separated by commas) are families as well, called by the last part of their name.
 """
 
@@ -17,10 +17,10 @@ import os
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import ConfigError, MarlzooError, PluginError, UnknownNameError
+from marlzoo.plugins import ENVIRONMENTS, METHODS, entries
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
     from marlzoo.envs.base import BatchedEnv
     from marlzoo.spec import Spec
-
-METHODS, ENVIRONMENTS = "marlzoo.plugins", "marlzoo.environments"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def list_methods() -> Listing:
     """Find methods without importing them. A plugin that cannot be found lands in ``broken``."""
     modules: dict[str, list[str]] = {}
     broken: dict[str, str] = {}
-    for entry in _entries(METHODS):
+    for entry in entries(METHODS):
         try:
             found = importlib.util.find_spec(entry.value)
         except (Exception, SystemExit) as error:  # importing a foreign package's parent may fail in any way
@@ -143,13 +141,13 @@ def make(
 def preset_of(cls: type[Algorithm], domain: str) -> Mapping[str, Any]:
     """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names."""
     if domain not in cls.presets and domain in task_families():
-        domain = getattr(_family(domain), "PRESET", domain)
+        domain = getattr(family_module(domain), "PRESET", domain)
     return cls.presets.get(domain, {})
 
 
 def task_families() -> dict[str, str]:
     """``family -> module`` of all environments."""
-    families = {entry.name: entry.value for entry in _entries(ENVIRONMENTS)}
+    families = {entry.name: entry.value for entry in entries(ENVIRONMENTS)}
     for module in filter(None, map(str.strip, os.environ.get("MARLZOO_ENVIRONMENTS", "").split(","))):
         family = module.rpartition(".")[2]
         if families.get(family, module) != module:
@@ -162,13 +160,13 @@ def task_families() -> dict[str, str]:
 
 def task_names() -> list[str]:
     """Names of all tasks, ``family/name``."""
-    return [f"{family}/{task}" for family in task_families() for task in _family(family).TASKS]
+    return [f"{family}/{task}" for family in task_families() for task in family_module(family).TASKS]
 
 
 def task_spec(task: str, **options: Any) -> Spec:
     """A task's shape, without its simulator."""
     family, name = _split(task)
-    spec: Spec = _family(family).spec(name, **options)
+    spec: Spec = family_module(family).spec(name, **options)
     return spec
 
 
@@ -179,18 +177,23 @@ def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
         UnknownNameError: no such task; lists the nearest ones.
     """
     family, name = _split(task)
-    env: BatchedEnv = _family(family).make(name, num_envs, **options)
+    env: BatchedEnv = family_module(family).make(name, num_envs, **options)
     return env
 
 
 def _split(task: str) -> tuple[str, str]:
     family, _, name = task.partition("/")
-    if family not in task_families() or name not in _family(family).TASKS:
+    if family not in task_families() or name not in family_module(family).TASKS:
         raise UnknownNameError("task", task, task_names())
     return family, name
 
 
-def _family(family: str) -> Any:
+def family_module(family: str) -> Any:
+    """The module of an environment family.
+
+    Raises:
+        PluginError: it cannot be imported.
+    """
     module = task_families()[family]
     try:
         return importlib.import_module(module)
@@ -200,8 +203,3 @@ def _family(family: str) -> Any:
         raise PluginError(
             f"environment family {family!r}: importing {module} failed: {type(error).__name__}: {error}"
         ) from error
-
-
-def _entries(group: str) -> list[EntryPoint]:
-    unique = {(entry.name, entry.value): entry for entry in entry_points(group=group)}
-    return [unique[key] for key in sorted(unique)]

@@ -12,7 +12,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.modules.layers import Init
 from marlzoo.modules.mixers import MonotonicMixer
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
 
@@ -55,11 +55,11 @@ def test_each_replica_has_the_cap_of_its_data_and_discount() -> None:
     algorithm: Any = marlzoo.make(
         "b3c", toy_spec(), seeds=(0, 1, 2), dtype=torch.float64, gamma=[0.9, 0.9, 0.5], **sizes
     )
-    algorithm.prepare([first, second, second])
+    prepare(algorithm, [first, second, second])
     expected = [best_return_to_go(d, g) for d, g in ((first, 0.9), (second, 0.9), (second, 0.5))]
     torch.testing.assert_close(algorithm.best, torch.tensor(expected).double())
     undiscounted: Any = marlzoo.make("b3c", toy_spec(), dtype=torch.float64, cap="return", **sizes)
-    undiscounted.prepare([first])
+    prepare(undiscounted, [first])
     assert undiscounted.best.item() == pytest.approx(first.returns.max())
     sampler = make_sampler(algorithm, [first, second, second])
     drawn = sampler.next()

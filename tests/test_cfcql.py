@@ -17,7 +17,7 @@ from marlzoo.objectives.counterfactual import counterfactual_values
 from marlzoo.objectives.losses import masked_logsumexp
 from marlzoo.objectives.sequences import as_sequences
 from marlzoo.spec import ActionKind
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 
 Q = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]]).double()
@@ -151,7 +151,7 @@ def test_behavior_is_cloned_before_or_beside() -> None:
     before = [p.clone() for p in learner().behavior.parameters()]
     for first in (0, 3):
         algorithm = learner(behavior_updates=first)
-        algorithm.prepare([toy_dataset("discrete")] * 2)
+        prepare(algorithm, [toy_dataset("discrete")])
         after = [p.clone() for p in algorithm.behavior.parameters()]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == (first == 0)
         algorithm.update(batch_for(algorithm))

@@ -19,7 +19,7 @@ from marlzoo.batch import Batch
 from marlzoo.registry import find_method, method_names
 from marlzoo.testing.battery import Case, cases
 from marlzoo.training.compilation import compiled, make_update
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
 OFFLINE = [name for name in method_names() if find_method(name).sampling != "online"]
@@ -34,7 +34,7 @@ def test_update_never_waits_for_the_device(case: Case) -> None:
     """Tracing the whole update fails where a value decides what is computed or is fetched from the device."""
     algorithm, data = case.learner((0, 1)), case.dataset()
     sampler = make_sampler(algorithm, [data])
-    algorithm.prepare([data, data])
+    prepare(algorithm, [data])
     batch = sampler.next()
     make_fx(lambda tensors, noise: algorithm.update(Batch.of(noise, **tensors)))(batch.tensors(), batch.noise)
 
@@ -45,7 +45,7 @@ def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
     data, twins = case.dataset(), (case.learner((0, 1)), case.learner((0, 1)))
     for algorithm, fast in zip(twins, (True, False), strict=True):
         sampler = make_sampler(algorithm, [data])
-        algorithm.prepare([data, data])
+        prepare(algorithm, [data])
         update = compiled(algorithm, backend) if fast else algorithm.update
         for _ in range(updates):
             update(sampler.next())

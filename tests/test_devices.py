@@ -14,7 +14,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.registry import find_method, method_names
 from marlzoo.rng import PrefetchedRandom
 from marlzoo.testing.battery import Case, cases
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 
 CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]
 ELSEWHERE = torch.device("meta")
@@ -38,7 +38,7 @@ def there(tensors: dict[str, Tensor]) -> bool:
 def test_updates_and_policies_stay_on_their_device(case: Case, elsewhere: Algorithm) -> None:
     """An update mixes no devices and fetches no value; neither does acting."""
     data, learner, spec = case.dataset(), elsewhere, elsewhere.spec
-    learner.prepare([data, data])
+    prepare(learner, [data])
     assert there(learner.state_tensors())
     batch = make_sampler(case.learner((0, 1)), [data]).next()
     for name, value in batch.tensors().items():

@@ -10,12 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.data.check import check
 from marlzoo.envs import games
 from marlzoo.envs._bridge import FREE, GOALS, PASSAGES, STARTS, Bridge, passages
 from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
 
-ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in games.qualities(name)]
+ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in game_data.qualities(name)]
 
 
 def play(env: games.Game, joint: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -172,13 +173,13 @@ def test_bridge_limit_pays_nothing_in_the_last_step() -> None:
 
 
 def test_bridge_random_return() -> None:
-    data = games.dataset("bridge", "random", seed=3)
+    data = game_data.dataset("bridge", "random", seed=3)
     assert data.returns.mean() == pytest.approx(-17.6, abs=0.6)
     assert data.returns.std() == pytest.approx(4.0, abs=0.6)
 
 
 def test_bridge_optimal_data_as_published() -> None:
-    data = games.dataset("bridge", "optimal")
+    data = game_data.dataset("bridge", "optimal")
     assert data.episodes == 500
     assert set(data.lengths) == {8}
     values, counts = np.unique(np.round(data.returns, 4), return_counts=True)
@@ -190,7 +191,7 @@ def test_bridge_optimal_data_as_published() -> None:
     assert (first[:, 0] == first[:, 1]).all()
     assert set(first[:, 0]) == {3, 4}
     assert (first[:, 0] == 3).sum() == 250
-    mix = games.dataset("bridge", "mix")
+    mix = game_data.dataset("bridge", "mix")
     assert mix.episodes == 1000
     assert mix.returns.mean() == pytest.approx(-9.46, abs=0.3)
     assert (np.sort(data.returns) == np.sort(mix.returns[:500])).all()
@@ -202,7 +203,7 @@ def test_bridge_optimal_data_as_published() -> None:
 
 @pytest.mark.parametrize(("length", "arm"), [(4, 2), (1, 2), (2, 1), (6, 5)])
 def test_t_maze_experts_arrive(length: int, arm: int) -> None:
-    data = games.dataset("t-maze", "expert", episodes=200, length=length, arm=arm)
+    data = game_data.dataset("t-maze", "expert", episodes=200, length=length, arm=arm)
     assert (data.returns == 1).all()
     lengths = np.unique(data.lengths)
     assert lengths.tolist() == [1 + length + arm, 3 + length + arm]  # straight, or exchanging columns first
@@ -285,8 +286,8 @@ def test_only_the_named_copies_move(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "quality"), ALL_QUALITIES)
 def test_data_fit_their_task_and_repeat(name: str, quality: str) -> None:
-    data = games.dataset(name, quality, episodes=60, seed=2)
-    again, other = (games.dataset(name, quality, episodes=60, seed=s) for s in (2, 3))
+    data = game_data.dataset(name, quality, episodes=60, seed=2)
+    again, other = (game_data.dataset(name, quality, episodes=60, seed=s) for s in (2, 3))
     assert data.content_hash == again.content_hash
     if quality in ("random", "mix", "D3", "imbalanced"):
         assert data.content_hash != other.content_hash
@@ -295,17 +296,17 @@ def test_data_fit_their_task_and_repeat(name: str, quality: str) -> None:
 
 def test_xor_data_shares() -> None:
     for quality, cells in (("D1", 1), ("D2", 2), ("D3", 3), ("D4", 4)):
-        data = games.dataset("xor", quality)
+        data = game_data.dataset("xor", quality)
         assert data.transitions == 5000
         joint, counts = np.unique(data.action[data.sources], axis=0, return_counts=True)
         assert len(joint) == cells
         assert counts.max() - counts.min() <= 1
         assert [1, 1] not in joint.tolist() or quality == "D4"
-    assert games.dataset("xor", "D3").returns.mean() == pytest.approx(2 / 3, abs=1e-3)
+    assert game_data.dataset("xor", "D3").returns.mean() == pytest.approx(2 / 3, abs=1e-3)
 
 
 def test_shares_of_the_game_with_several_equilibria() -> None:
-    data = games.dataset("equilibria", "imbalanced")
+    data = game_data.dataset("equilibria", "imbalanced")
     joint, counts = np.unique(data.action[data.sources], axis=0, return_counts=True)
     shares = dict(zip(map(tuple, joint.tolist()), counts / 5000, strict=True))
     assert shares[0, 0] == pytest.approx(0.9, abs=1e-3)
@@ -315,7 +316,7 @@ def test_shares_of_the_game_with_several_equilibria() -> None:
 
 def test_data_by_name() -> None:
     by_name = marlzoo.load_dataset("games/xor/marlzoo/D3", seed=1)
-    assert by_name.content_hash == games.dataset("xor", "D3", seed=1).content_hash
+    assert by_name.content_hash == game_data.dataset("xor", "D3", seed=1).content_hash
     assert by_name.card.name == "games/xor/marlzoo/D3"
     assert marlzoo.make_env("games/bridge", 3).num_envs == 3
     with pytest.raises(UnknownNameError, match="quality of games/xor"):
@@ -334,7 +335,7 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="copies"):
         games.make("bridge", 0)
     with pytest.raises(ConfigError, match="episodes"):
-        games.dataset("xor", "D1", episodes=0)
+        game_data.dataset("xor", "D1", episodes=0)
     env = games.make("t-maze", 2)
     env.reset()
     with pytest.raises(SpecError, match="agent 1 of copy 0 took the action 1"):

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.envs._bridge import LEFT, RIGHT
 from marlzoo.modules.layers import with_agent_id
@@ -36,7 +37,7 @@ def _one_thread() -> Iterator[None]:
 
 def trained(name: str, task: str, qualities: list[str], updates: int, **settings: Any) -> Any:
     """One replica per quality, with seeds 0, 1, ..."""
-    data = {quality: games.dataset(task, quality) for quality in dict.fromkeys(qualities)}
+    data = {quality: game_data.dataset(task, quality) for quality in dict.fromkeys(qualities)}
     algorithm = marlzoo.make(name, games.spec(task), seeds=range(len(qualities)), **settings)
     train(algorithm, [data[quality] for quality in qualities], updates=updates)
     return algorithm
@@ -239,7 +240,7 @@ def test_alberdice_passes_the_bridge() -> None:
     From the usual start the optimum is -1.235, the data's mean -1.262 and their worst -1.290; from the distant one
     all data have the optimum, -1.552.
     """
-    near, far = [games.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
+    near, far = [game_data.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
     algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], domain="games")
     train(algorithm, [near] * 3 + [far] * 2, updates=4000)
     env = games.make("bridge", 1000, horizon=20)

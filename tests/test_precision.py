@@ -67,13 +67,13 @@ def test_the_fastest_setting_with_float32_accuracy(
     chosen: str,
 ) -> None:
     pretend(monkeypatch, errors, seconds)
-    assert choose(*learner()).hyperparameter == chosen
+    assert choose(*learner()).setting == chosen
 
 
 def test_this_processor() -> None:
     """Whatever is chosen here is as accurate as the default, and torch is left as it was."""
     before = torch.get_float32_matmul_precision()
-    chosen = choose(*learner(hidden=64)).hyperparameter
+    chosen = choose(*learner(hidden=64)).setting
     assert torch.get_float32_matmul_precision() == before
     found = precision._errors(torch.randn(2, 64, 64), torch.randn(2, 64, 64))
     torch.set_float32_matmul_precision(before)
@@ -113,17 +113,17 @@ def test_all_products_of_an_update_are_seen() -> None:
 def test_a_choice_is_remembered(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     """For learners of the same shapes: other values of float settings share it, another width does not."""
     pretend(monkeypatch, (1.0, 1.0, 1.0), (1.0, 1.0, 0.1))
-    assert choose(*learner()).hyperparameter == "medium"
+    assert choose(*learner()).setting == "medium"
     pretend(monkeypatch, (1.0, 1.0, 1.0), (0.1, 1.0, 1.0))
-    assert choose(*learner(alpha=3.0)).hyperparameter == "medium"
-    assert choose(*learner(hidden=24)).hyperparameter == "highest"
+    assert choose(*learner(alpha=3.0)).setting == "medium"
+    assert choose(*learner(hidden=24)).setting == "highest"
     (home / "measured.json").unlink()
-    assert choose(*learner()).hyperparameter == "highest"
+    assert choose(*learner()).setting == "highest"
 
 
 def test_decided_beforehand(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("MARLZOO_MATMUL", "medium")
-    assert choose(*learner()).hyperparameter == "medium"
+    assert choose(*learner()).setting == "medium"
     assert not home.exists()
     monkeypatch.setenv("MARLZOO_MATMUL", "best")
     with pytest.raises(ConfigError, match=r"MARLZOO_MATMUL.*highest, high, medium"):
@@ -136,7 +136,7 @@ def test_a_resumed_run_keeps_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tmp
     real = precision.Arithmetic.applied
 
     def noted(self: precision.Arithmetic, algorithm: Algorithm) -> Any:
-        seen.append(self.hyperparameter)
+        seen.append(self.setting)
         return real(self, algorithm)
 
     monkeypatch.setattr(precision.Arithmetic, "applied", noted)
@@ -156,7 +156,7 @@ def test_a_run_from_another_machine_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     said: list[str] = []
     kept = {"precision": "float32", "setting": "high", "machine": "another, torch 1.0"}
     monkeypatch.setenv("MARLZOO_MATMUL", "medium")
-    assert choose(*learner(), kept=kept, log=said.append).hyperparameter == "medium"
+    assert choose(*learner(), kept=kept, log=said.append).setting == "medium"
     assert len(said) == 1
     assert "began on another, torch 1.0" in said[0]
 

@@ -14,7 +14,7 @@ from marlzoo.benchmarks import study
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
-from marlzoo.envs import games
+from marlzoo.data import games as game_data
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
 
@@ -221,7 +221,7 @@ def test_precision(tmp_path: Path) -> None:
 
 def predicted(module: Any, family: str, game: str, quality: str, **options: Any) -> float:
     form = module.Form("a method", family, **options)
-    low, high = module.prediction(form, game, games.dataset(game, quality))
+    low, high = module.prediction(form, game, game_data.dataset(game, quality))
     assert high - low < 1e-3 or np.isnan((low, high)).all()
     return float(low)
 
@@ -251,7 +251,7 @@ def test_best_answers_end_in_an_equilibrium() -> None:
     assert predicted(module, "sequential", "xor-four", "optimal") == pytest.approx(1, abs=1e-3)
     assert predicted(module, "sequential", "xor-four", "uniform") == pytest.approx(0, abs=1e-3)
     assert predicted(module, "sequential", "equilibria", "balanced") == pytest.approx(20, abs=1e-3)
-    found = module.best_answers("equilibria", games.dataset("equilibria", "imbalanced"))
+    found = module.best_answers("equilibria", game_data.dataset("equilibria", "imbalanced"))
     np.testing.assert_allclose(found, (5, 20), atol=1e-3)
 
 
@@ -261,7 +261,7 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
 
     def value(game: str, quality: str, beta: float) -> float:
         form = module.Form("maiql", "team weights", settings={**module.MIXED, "beta": beta})
-        low, high = module.prediction(form, game, games.dataset(game, quality))
+        low, high = module.prediction(form, game, game_data.dataset(game, quality))
         assert high - low < 0.02
         return float(low + high) / 2
 
@@ -269,7 +269,7 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
         assert value("xor", quality, 10.0) == pytest.approx(known, abs=1e-3)
     form = module.Form("maiql", "team weights", settings={**module.MIXED, "beta": 10.0})
     game = "coordination-3x3"  # whether 5 weighs as much as 100 hangs on half a percent of V
-    low, high = module.prediction(form, game, games.dataset(game, "uniform"))
+    low, high = module.prediction(form, game, game_data.dataset(game, "uniform"))
     assert low == pytest.approx(1.25, abs=0.01)
     assert high > 90
     assert value("equilibria", "balanced", 10.0) == pytest.approx(-85 / 9, abs=1e-3)
@@ -281,11 +281,11 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
 
 
 def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
-    module, data = script("coordination"), games.dataset("xor-two-state", "random", episodes=20_000)
+    module, data = script("coordination"), game_data.dataset("xor-two-state", "random", episodes=20_000)
     found = module.two_state(module.Form("bc", "cloning"), data)
     assert found[0] == found[1] == pytest.approx(data.returns.mean(), abs=0.15)
     assert np.isnan(
-        module.two_state(module.Form("bc", "cloning"), games.dataset("xor-two-state", "optimal"))
+        module.two_state(module.Form("bc", "cloning"), game_data.dataset("xor-two-state", "optimal"))
     ).all()
 
 

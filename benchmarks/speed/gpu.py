@@ -15,8 +15,8 @@ task's shape, on the card, one dataset for each of four qualities. Medians over 
 
 Then one update of every method of the projection at R = ``--group`` and one evaluation of the suite's protocol are
 timed for each task of the suite, and projected to all its datasets, seeds and updates: ``in turn``, updates and
-evaluations one after another, and ``background_eval``, where the shorter of the two costs nothing; a run that evaluates beside
-the training lies between. The slice that proves it is a run of full length: ``marlzoo bench
+evaluations one after another, and ``background_eval``, where the shorter of the two costs nothing; a run that
+evaluates in the background lies between. The slice that proves it is a run of full length: ``marlzoo bench
 omiga-mujoco-regenerated --device cuda``.
 
 ``--device cpu`` exercises the same code without a GPU; nothing is recorded there, and its figures mean nothing.
@@ -50,7 +50,7 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.training.compilation import freed_memory_kept, make_step
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.precision import Arithmetic, choose
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 
 KNEE = 0.8  # share of the best rate
 # The learners of the OMIGA paper's tables and those that later papers add.
@@ -152,7 +152,7 @@ class Ours:
 def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, compiled: bool) -> Ours:
     """Count the update's operations and record it."""
     per_replica = [data[k % len(data)] for k in range(algorithm.replicas)]
-    algorithm.prepare(per_replica)
+    prepare(algorithm, per_replica)
     sampler: Sampler = make_sampler(algorithm, per_replica)
     arithmetic = choose(algorithm, sampler, precision)
     with arithmetic.applied(algorithm):

@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from scipy.stats import expectile
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import games
 from marlzoo.modules.layers import with_agent_id
@@ -400,7 +401,7 @@ def scored(algorithm: Any, form: Form, task: str, seeds: Sequence[int]) -> Float
 def trained(options: Options, name: str, form: Form) -> pd.DataFrame:
     """One line per data and seed of a form in a group."""
     group, seeds = GROUPS[name], list(options.seeds)
-    data = {key: games.dataset(*key) for key in group.data}
+    data = {key: game_data.dataset(*key) for key in group.data}
     every = [key for key in group.data for _ in seeds]
     updates, first = form.updates or group.updates, data[group.data[0]]
     algorithm = marlzoo.make(form.method, first.spec, seeds=seeds * len(group.data), **group.settings(form))
@@ -432,7 +433,7 @@ def rows(options: Options) -> pd.DataFrame:
     ranges = []
     for name in options.only:
         group = GROUPS[name]
-        data = {key: games.dataset(*key) for key in group.data}
+        data = {key: game_data.dataset(*key) for key in group.data}
         for form in group.forms:
             mine = (
                 (found["group"] == name) & (found["method"] == form.name) & (found["family"] == form.family)

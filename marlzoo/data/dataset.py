@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data import validation
-from marlzoo.data.arrays import pieces
+from marlzoo.data.arrays import mapping, pieces
 from marlzoo.data.card import Card
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
@@ -177,7 +177,7 @@ class Dataset:
     @property
     def mapped(self) -> bool:
         """Whether the observations are a file's pages, brought into memory when they are used."""
-        return validation.mapping(self.obs) is not None
+        return mapping(self.obs) is not None
 
     # ---- identity ----------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Dataset:
             "obs": self.obs,
             "state": None if shared else self.state,
             "action": self.action,
-            "action_mask": self.action_mask,
+            "legal": self.action_mask,  # the name in the hash stays, so that hashes of older files stay valid
             "reward": self.reward,
             "terminal": self.terminal,
             "truncated": self.truncated,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo import __version__
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.version import __version__
 
 Actions = NDArray[Any]
 Random = np.random.Generator
@@ -35,8 +35,31 @@ ONE_STEP_EPISODES, EPISODES = 5000, 500
 PASSAGE_COUNTS = (167, 160, 173)  # of 500, as in the authors' data
 
 
-def generate(name: str, quality: str, seed: int, episodes: int | None, options: dict[str, Any]) -> Dataset:
-    """See :func:`marlzoo.envs.games.dataset`."""
+def qualities(name: str) -> tuple[str, ...]:
+    """Qualities of data that a game has.
+
+    Raises:
+        UnknownNameError: an unknown game.
+    """
+    return tuple(RECIPES[kind(name)])
+
+
+def dataset(
+    name: str, quality: str, *, seed: int = 0, episodes: int | None = None, **options: Any
+) -> Dataset:
+    """The logged data of a game; nothing is read from files, and the same arguments give the same numbers.
+
+    Args:
+        name: one of :data:`marlzoo.envs.games.TASKS`.
+        quality: see :data:`RECIPES`.
+        seed: of the order of episodes and of random actions.
+        episodes: how many; default: 5000 of the one-step games, 500 otherwise (a mixture has as many of each part).
+        options: of the game, see :func:`marlzoo.envs.games.make`.
+
+    Raises:
+        UnknownNameError: an unknown game, quality or option.
+        ConfigError: an option out of its range.
+    """
     recipes = RECIPES[kind(name)]
     if quality not in recipes:
         raise UnknownNameError(f"quality of {games.FAMILY}/{name}", quality, recipes)

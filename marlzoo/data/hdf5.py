@@ -279,8 +279,8 @@ class _Sink(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
 
-    def log(self) -> int:
-        return self._file.log()
+    def tell(self) -> int:
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo import __version__
 from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
@@ -22,6 +21,7 @@ from marlzoo.data.load import load_dataset
 from marlzoo.data.names import SUFFIX, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.rng import derive
+from marlzoo.version import __version__
 
 SUM_TOLERANCE = (
     2e-6  # shares such as 0.333333 three times (one millionth short, as floats a little more) add up to 1

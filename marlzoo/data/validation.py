@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
 from marlzoo.errors import DataError
+from marlzoo.spec import Spec
 
-if TYPE_CHECKING:
-    from marlzoo.data.dataset import Dataset
+
+class _Episodes(Protocol):
+    """What is checked; implemented by :class:`marlzoo.data.dataset.Dataset`, which says what each name means."""
+
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def obs(self) -> NDArray[Any]: ...
+    @property
+    def state(self) -> NDArray[Any]: ...
+    @property
+    def action(self) -> NDArray[Any]: ...
+    @property
+    def reward(self) -> NDArray[Any]: ...
+    @property
+    def terminal(self) -> NDArray[Any]: ...
+    @property
+    def truncated(self) -> NDArray[Any]: ...
+    @property
+    def starts(self) -> NDArray[Any]: ...
+    @property
+    def action_mask(self) -> NDArray[Any] | None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def ends(self) -> NDArray[Any]: ...
+    @property
+    def lengths(self) -> NDArray[Any]: ...
+    @property
+    def state_is_obs(self) -> bool: ...
 
 
 def require_finite(array: NDArray[Any], name: str) -> None:
@@ -37,7 +66,7 @@ def count_outside_box(action: NDArray[Any]) -> int:
     return sum(int((np.abs(piece) > 1).sum()) for _, piece in pieces(action))
 
 
-def check_structure(dataset: Dataset) -> None:
+def check_structure(dataset: _Episodes) -> None:
     """Types, shapes, lengths, episode bounds and flags.
 
     Raises:
@@ -70,7 +99,7 @@ def check_structure(dataset: Dataset) -> None:
     _check_episodes(dataset)
 
 
-def _check_episodes(dataset: Dataset) -> None:
+def _check_episodes(dataset: _Episodes) -> None:
     starts = dataset.starts
     if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts) or starts[0] != 0:
         raise DataError("starts must be a list of int64 row numbers that begins with 0")
@@ -100,7 +129,7 @@ def _check_episodes(dataset: Dataset) -> None:
             )
 
 
-def check_numbers(dataset: Dataset) -> None:
+def check_numbers(dataset: _Episodes) -> None:
     """Every number finite; discrete actions in range and legal.
 
     Raises:
@@ -111,7 +140,7 @@ def check_numbers(dataset: Dataset) -> None:
         _check_discrete(dataset)
 
 
-def check_finite(dataset: Dataset) -> None:
+def check_finite(dataset: _Episodes) -> None:
     """Every number finite.
 
     Raises:
@@ -124,7 +153,7 @@ def check_finite(dataset: Dataset) -> None:
             require_finite(getattr(dataset, name), name)
 
 
-def _check_discrete(dataset: Dataset) -> None:
+def _check_discrete(dataset: _Episodes) -> None:
     action, action_mask = dataset.action, dataset.action_mask
     sizes = np.asarray(dataset.spec.action_sizes)
     place = _first((action < 0) | (action >= sizes))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.dataset import Dataset
 from marlzoo.envs._bridge import STARTS, Bridge
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
@@ -24,6 +23,9 @@ from marlzoo.errors import ConfigError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
 
 FAMILY = "games"
+DATASETS = (
+    "marlzoo.data.games"  # computes the logged data; named by string, since data stand above environments
+)
 VERSION = 1  # of the rules; data and environment must share it
 
 MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
@@ -79,41 +81,9 @@ def make(name: str, num_envs: int, **options: Any) -> Game:
         ConfigError: an option out of its range.
     """
     if not isinstance(num_envs, int) or num_envs < 1:
-        raise ConfigError(f"{FAMILY}/{name}: copies is {num_envs!r}; it must be a positive integer")
+        raise ConfigError(f"{FAMILY}/{name}: num_envs is {num_envs!r}; it must be a positive integer")
     rules, horizon = _rules(name, options)
     return Game(name, rules, _spec(rules, horizon), num_envs, _settings(name, options))
-
-
-def dataset(
-    name: str, quality: str, *, seed: int = 0, episodes: int | None = None, **options: Any
-) -> Dataset:
-    """The logged data of a task; nothing is read from files, and the same arguments give the same numbers.
-
-    Args:
-        name: one of :data:`TASKS`.
-        quality: see :data:`marlzoo.data.games.RECIPES`.
-        seed: of the order of episodes and of random actions.
-        episodes: how many; default: 5000 of the one-step games, 500 otherwise (a mixture has as many of each part).
-        options: of the task, see :func:`make`.
-
-    Raises:
-        UnknownNameError: an unknown task, quality or option.
-        ConfigError: an option out of its range.
-    """
-    from marlzoo.data.games import generate
-
-    return generate(name, quality, seed, episodes, options)
-
-
-def qualities(name: str) -> tuple[str, ...]:
-    """Qualities of data that a task has.
-
-    Raises:
-        UnknownNameError: an unknown task.
-    """
-    from marlzoo.data.games import RECIPES, kind
-
-    return tuple(RECIPES[kind(name)])
 
 
 class Game(BatchedEnv):

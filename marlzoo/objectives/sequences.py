@@ -21,8 +21,8 @@ def row_fields(recurrent: bool, *names: str) -> tuple[str, ...]:
 def as_sequences(batch: Batch) -> Batch:
     """A batch in the layout of sequences; transitions become sequences of one step.
 
-    A method written for sequences so learns from transitions too: ``obs``, ``state`` and ``action_mask`` hold the final
-    row as well (``[R, B, L + 1, ...]``), all else one row per step (``[R, B, L, ...]``).
+    A method written for sequences so learns from transitions too: ``obs``, ``state`` and ``action_mask`` hold the
+    final row as well (``[R, B, L + 1, ...]``), all else one row per step (``[R, B, L, ...]``).
     """
     if batch.has("filled"):
         return batch

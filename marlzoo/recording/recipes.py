@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from marlzoo import __version__
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.names import SUFFIX, dataset_path
@@ -26,6 +25,7 @@ from marlzoo.rng import derive
 from marlzoo.spec import Spec
 from marlzoo.teachers.offers import RANDOM, SEED, SOURCE, TRANSITIONS, qualities
 from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
+from marlzoo.version import __version__
 
 LICENCE = "Apache-2.0"
 

@@ -24,7 +24,6 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from marlzoo import __version__
 from marlzoo.algorithm import Algorithm
 from marlzoo.errors import ConfigError
 from marlzoo.recording.collect import play, repeatable
@@ -33,6 +32,7 @@ from marlzoo.rng import derive
 from marlzoo.teachers.store import FOLDER, Snapshot, Teacher, save_teacher
 from marlzoo.training.checkpoint import load_arrays, save_arrays
 from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_online
+from marlzoo.version import __version__
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -1,4 +1,4 @@
-"""The document about the teachers, made from their descriptions: ``python -m marlzoo.recording.teachers_document FILE``."""
+"""Writes the document about shipped teachers: ``python -m marlzoo.recording.teachers_document FILE``."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _append(
     except OSError as error:
         raise output_error(part, error) from error
     with file:
-        while file.log() <= size:
+        while file.tell() <= size:
             piece = answer.read1(CHUNK)  # whatever has arrived, so that nothing of it is lost
             if not piece:
                 break
@@ -98,5 +98,5 @@ def _append(
             except OSError as error:
                 raise output_error(part, error) from error
             if progress is not None:
-                progress(min(file.log(), size), size)
-        return "" if file.log() >= size else "the server closed the connection early"
+                progress(min(file.tell(), size), size)
+        return "" if file.tell() >= size else "the server closed the connection early"

@@ -29,7 +29,7 @@ from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.training import checkpoint
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.online import OnlineTrainer, settings_of, train_online
-from marlzoo.training.trainer import make_sampler, train
+from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
     **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16},
@@ -375,7 +375,7 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
     """Some updates by hand; returns the last metrics."""
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets)
-    algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
+    prepare(algorithm, datasets)
     metrics: dict[str, Tensor] = {}
     for _ in range(updates):
         metrics = algorithm.update(sampler.next())

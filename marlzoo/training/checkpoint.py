@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from marlzoo import __version__
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
 from marlzoo.errors import CheckpointError
 from marlzoo.registry import find_method
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write
+from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-2"
 LEARNER, EXTRA = "learner/", "extra/"

@@ -73,7 +73,7 @@ class Arithmetic:
     def applied(self, algorithm: Algorithm) -> Iterator[None]:
         """Make the process multiply so, and the learner's layers too, until the block ends."""
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.hyperparameter)
+        torch.set_float32_matmul_precision(self.setting)
         try:
             with products_in(algorithm, torch.bfloat16 if self.precision == "bf16" else None):
                 yield

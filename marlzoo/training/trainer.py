@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Precision
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
@@ -100,11 +101,11 @@ def train(
         log_every: updates between calls of ``on_progress`` (which wait for the device).
         check_data: compare data and environment before training and refuse on a mismatch.
         compile: see :func:`marlzoo.training.compilation.make_update`.
-        precision: of matrix products while training, see :mod:`marlzoo.training.precision`; with ``bf16`` evaluation is in
-            float32.
-        background_eval: evaluate in a thread while training goes on, which changes no number; evaluations are then reported
-            with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
-        log: given one line where something that should be said happens.
+        precision: of matrix products while training, see :mod:`marlzoo.training.precision`; evaluation with ``bf16``
+            is in float32.
+        background_eval: evaluate in a thread while training goes on, which changes no number; evaluations are then
+            reported with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
+        log: called with a one-line message for notable events.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
 
@@ -127,7 +128,7 @@ def train(
                 check(dataset, arena).raise_on_mismatch()
         run = _Run(algorithm, sampler, datasets, checkpoint, precision)
         if algorithm.updates == 0:
-            algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
+            prepare(algorithm, datasets)
         arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, log)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
@@ -207,6 +208,18 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset]) -> Sampler:
         device=algorithm.device,
         dtype=algorithm.dtype,
     )
+
+
+def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
+    """Let a new learner look at its data; replica r has dataset ``r modulo their number``."""
+
+    def batches() -> Iterator[Batch]:
+        # A sampler of its own: what preparing draws does not change what training draws.
+        sampler = make_sampler(algorithm, datasets)
+        while True:
+            yield sampler.next()
+
+    algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)], batches())
 
 
 def to_numpy(metrics: Mapping[str, torch.Tensor]) -> Metrics:
