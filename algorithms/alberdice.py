@@ -58,6 +58,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Natural, NonNegative, Positive
@@ -68,6 +69,7 @@ from marlzoo.modules.layers import MLP, Init, with_agent_id
 from marlzoo.modules.policies import CategoricalPolicy, Policy
 from marlzoo.objectives.losses import detached, masked_logsumexp
 from marlzoo.optim import per_replica
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -90,14 +92,14 @@ class AlberDICEConfig(Config):
     pretrain: Natural = 0  # first updates that fit the data policies only
     hidden: Count = 128  # width of both hidden layers of every network
     eval_mode: Literal["sample", "greedy"] = "sample"  # how the policy is evaluated
-    lr: Positive = 1e-4  # step size of Adam
+    lr: Positive = 5e-4  # step size of Adam
 
 
 class Ratios(NamedTuple):
     """What agent i knows about the others, ``[R, N, B]`` each."""
 
     kappa: Tensor
-    rho: Tensor
+    log_rho: Tensor
     log_likelihood: Tensor  # of the others' actions under its conditional data policies
 
 
@@ -126,7 +128,7 @@ class AlberDICE(Algorithm):
             **{"alpha": 0.2, "alpha_end": 0.05, "anneal": 3500, "pretrain": 500},
             **{"hidden": 64, "batch_size": 128, "lr": 3e-3},
         },
-        "smac": {"eval_mode": "greedy"},
+        "smac": {**MLP_TRANSITIONS, "eval_mode": "greedy"},
     }
     variants: ClassVar = {"discrete": ({"anneal": 40, "alpha_end": 0.1, "eval_mode": "greedy"},)}
     _others: Tensor
@@ -170,16 +172,18 @@ class AlberDICE(Algorithm):
         data_loss = -chosen(log_data, action).sum(1).mean(-1) - ratios.log_likelihood.sum(1).mean(-1)
 
         # 2. nu
-        weight = ratios.rho / ratios.rho.sum(-1, keepdim=True)
-        nu_loss, e_target = self._nu_loss(batch, alpha, ratios.kappa, weight)
+        # In log space: with many agents or sure policies every ratio of a batch may be below the smallest float.
+        log_weight = F.log_softmax(ratios.log_rho, dim=-1)
+        weight = log_weight.exp()
+        nu_loss, e_target, nu = self._nu_loss(batch, alpha, ratios.kappa, log_weight)
 
         # 3. e
         e = self.e(state)
         mean_e = (log_data.detach().exp() * e).sum(-1)
         td = (chosen(e, action) - e_target).square()
-        floored = torch.maximum(ratios.rho, self.hyperparameter("ratio_floor", 3))
         push = weight * (masked_logsumexp(e, action_mask) - mean_e)
-        floored = floored / floored.sum(-1, keepdim=True)
+        floor = self.hyperparameter("ratio_floor", 3).log()  # -inf without a floor
+        floored = F.softmax(torch.maximum(ratios.log_rho, floor), dim=-1)
         e_loss = (floored * td).sum((1, 2)) + self.hyperparameter("conservatism") * push.sum((1, 2))
 
         # 4. Policy
@@ -194,8 +198,12 @@ class AlberDICE(Algorithm):
         started = done >= self.config.pretrain
         norms |= self.step_if(started, nu=nu_loss, e=e_loss, policy=policy_loss)
         losses = {"nu_loss": nu_loss, "e_loss": e_loss, "policy_loss": policy_loss, "data_loss": data_loss}
-        means = {"rho": ratios.rho.mean((1, 2)), "kappa": ratios.kappa.mean((1, 2)), "alpha": alpha}
-        return detached(losses) | means | norms
+        rho = ratios.log_rho.exp().mean((1, 2))
+        means = {"rho": rho, "kappa": ratios.kappa.mean((1, 2)), "alpha": alpha}
+        # Every agent's nu estimates the team's value, so they are averaged, not added up.
+        common = diagnostics.data_value(nu) | diagnostics.effective_sample_size(weight.movedim(1, 2))
+        likelihood = diagnostics.data_likelihood(chosen(log_pi, action))
+        return detached(losses) | means | common | likelihood | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
@@ -226,10 +234,12 @@ class AlberDICE(Algorithm):
             kappa = ((theirs.exp() * (theirs - log_floored)).sum(-1) * others).sum(-1)
             gap = chosen(theirs.expand_as(log_floored), action) - chosen(log_floored, action)
             log_rho = torch.minimum((gap * others).sum(-1), self.hyperparameter("ratio_cap", 3).log())
-        return Ratios(kappa, log_rho.exp(), log_likelihood)
+        return Ratios(kappa, log_rho, log_likelihood)
 
-    def _nu_loss(self, batch: Batch, alpha: Tensor, kappa: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of nu ``[R]``, and the advantages ``[R, N, B]`` that e is fitted to."""
+    def _nu_loss(
+        self, batch: Batch, alpha: Tensor, kappa: Tensor, log_weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of nu ``[R]``, the advantages ``[R, N, B]`` that e is fitted to, and nu ``[R, N, B]``."""
         alpha, gamma, size = per_replica(alpha, 3), self.hyperparameter("gamma", 3), batch.mask.shape[-1]
         state, after = (F.pad(s, (0, 1)).unsqueeze(1) for s in (batch.state, batch.next_state))
         absorbing = F.pad(torch.zeros_like(batch.state[:, None, :1]), (0, 1), value=1.0)
@@ -242,13 +252,13 @@ class AlberDICE(Algorithm):
         ends = (1.0 - mask).sum(-1, keepdim=True)
         share = size / (size + ends)
         log_end = torch.where(ends > 0, torch.log1p(-share.clamp(max=1.0 - FLOOR)), -torch.inf)
-        real = torch.log(share * weight) + e / alpha
+        real = torch.log(share) + log_weight + e / alpha
         end = log_end + (gamma - 1.0) * nu_end / alpha
         spread = alpha.squeeze(-1) * torch.logsumexp(torch.cat((real, end), dim=-1), dim=-1)
         first = (nu.sum(-1) + ends.squeeze(-1) * nu_end.squeeze(-1)) / (size + ends.squeeze(-1))
         loss = spread + (1.0 - gamma.squeeze(-1)) * first
         slope = self.hyperparameter("gradient_penalty", 2) * self._slope(state, batch.noise["between"])
-        return (loss + slope).sum(-1), e.detach()
+        return (loss + slope).sum(-1), e.detach(), nu
 
     def _slope(self, state: Tensor, between: Tensor) -> Tensor:
         """Mean squared gradient of nu between states of the batch's halves, ``[R, N]``."""

@@ -44,6 +44,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -70,6 +71,7 @@ from marlzoo.objectives.losses import (
     sampled_logsumexp,
 )
 from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -77,7 +79,7 @@ FLOOR = 1e-5  # added to probabilities in the divergence
 CONTINUOUS: dict[str, Any] = {"target_period": 0, "grad_clip": 0.5, "gamma": 0.95}
 MPE = {**CONTINUOUS, "lr": 1e-3, "hidden": 64, "batch_size": 1024, "tau": 0.01, "policy_samples": False}
 MUJOCO = {**CONTINUOUS, "lr": 3e-4, "hidden": 256, "batch_size": 256, "tau": 0.005}
-SMAC: dict[str, Any] = {"cql_weight": 50.0}
+SMAC: dict[str, Any] = {"cql_weight": 50.0}  # the other defaults are the authors'
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,13 @@ class CFCQL(Algorithm):
     config: CFCQLConfig
     config_class = CFCQLConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"smac": SMAC, "mamujoco": MUJOCO, "mpe": MPE}
+    presets: ClassVar = {
+        "smac": {**SMAC, **MLP_TRANSITIONS, "history": "mlp"},
+        "smac-recurrent": {**SMAC, **RECURRENT_SEQUENCES},
+        "smac-authors": SMAC,
+        "mamujoco": MUJOCO,
+        "mpe": MPE,
+    }
     variants: ClassVar = {
         "continuous": [{"batch_norm": True, "target_period": 0}, {"other_actions": "next"}],
         "discrete": [
@@ -203,7 +211,8 @@ class CFCQL(Algorithm):
         norms = self.step(**losses)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td_loss, "penalty": penalty, "behavior_loss": clone_loss}
-        return {**losses, "q_total": mean_over(q_tot, batch.filled), **norms}
+        value = diagnostics.data_value(q_tot, batch.filled)
+        return {**losses, "q_total": mean_over(q_tot, batch.filled), **value, **norms}
 
     def _clone_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss [R] of the behavior policy, and its log probabilities without gradient, [R, B, L, N, A]."""
@@ -246,7 +255,8 @@ class CFCQL(Algorithm):
         self.hard_update(self.target_q, self.q, c.target_period, tau, "q")
         self.hard_update(self.target_actor, self.actor, c.target_period, tau, "q")
         found = {"td_loss": td_loss, "penalty": penalty, "policy_loss": policy_loss}
-        return {**found, "q_total": q[:, 0].mean(1), "target_q_total": y.mean(1), **norms}
+        common = diagnostics.data_value(q[:, 0]) | diagnostics.saturation(action, used)
+        return {**found, "q_total": q[:, 0].mean(1), "target_q_total": y.mean(1), **common, **norms}
 
     def _act(self, actor: PerAgent, obs: Tensor) -> Tensor:
         action: Tensor = actor(obs, batch=True)

@@ -37,6 +37,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
@@ -46,6 +47,7 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives.losses import mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 Divergence = Literal["soft_chi2", "chi2", "kl"]
@@ -74,7 +76,7 @@ class ComaDICE(Algorithm):
     fields: tuple[str, ...] = (
         *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first", "action_mask"),
     )
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {"omega_cap": 2.0}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {**MLP_TRANSITIONS, "omega_cap": 2.0}}
     variants: ClassVar = {"continuous": ({"divergence": "chi2"},), "discrete": ({"divergence": "kl"},)}
 
     def build(self, spec: Spec) -> None:
@@ -132,7 +134,8 @@ class ComaDICE(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "nu_loss": nu_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_total.detach()), "omega": mean_over(omega)}
-        return {**losses, **means, **norms}
+        common = diagnostics.data_value(q_total) | diagnostics.effective_sample_size(team)
+        return {**losses, **means, **common, **diagnostics.data_likelihood(log_prob), **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -27,6 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
@@ -36,6 +37,7 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 
@@ -68,7 +70,7 @@ class OMAC(Algorithm):
         "next_state",
         "action_mask",
     )
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
 
     def build(self, spec: Spec) -> None:
         """Policy, q, v and the mixer of both; targets of the last three."""
@@ -110,7 +112,9 @@ class OMAC(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
-        return {**losses, **means, "weight": mean_over(weight), **norms}
+        common = diagnostics.data_value(q_total) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.data_likelihood(log_prob)
+        return {**losses, **means, "weight": mean_over(weight), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

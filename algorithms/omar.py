@@ -51,6 +51,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -73,6 +74,7 @@ from marlzoo.objectives.losses import (
 )
 from marlzoo.objectives.search import cross_entropy_search, softmax_search
 from marlzoo.objectives.sequences import as_sequences, row_fields, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -113,11 +115,12 @@ class OMAR(Algorithm):
     config_class = OMARConfig
     actions = ("continuous", "discrete")
     _mpe: ClassVar = {"search": "softmax", "search_rounds": 3, "search_samples": 10, "policy_samples": False}
-    _smac: ClassVar = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0, "lr": 1e-3}
+    _smac: ClassVar = {"omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True}
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {**_mpe, "lr": 0.01, "hidden": 64, "batch_size": 1024, "tau": 0.01, "gamma": 0.95},
-        "smac": {**_smac, "omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True},
+        "smac": {**_smac, **MLP_TRANSITIONS},
+        "smac-recurrent": {**_smac, **RECURRENT_SEQUENCES},
     }
     variants: ClassVar = {
         "continuous": (
@@ -232,7 +235,8 @@ class OMAR(Algorithm):
             self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
-        return detached(losses | means) | norms
+        common = diagnostics.data_value(fitted[:, 0]) | diagnostics.saturation(action, used)
+        return detached(losses | means) | common | norms
 
     @torch.no_grad()
     def _search(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
@@ -277,4 +281,6 @@ class OMAR(Algorithm):
         self.hard_update(self.target_team, self.team, c.target_period, self.hyperparameter("tau"), "critic")
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(q.total, filled), "target_q": mean_over(q.target, filled)}
-        return detached(losses | means) | norms
+        common = diagnostics.data_value(q.total, filled)
+        common |= diagnostics.data_likelihood(chosen(log_pi, batch.action), filled)
+        return detached(losses | means) | common | norms

@@ -24,6 +24,9 @@ Departures from the authors' code, and the option that restores it:
 * SMAC rewards are rewards; their loader replaces them by the return-to-go: ``reward_mode = "rtg"``.
 * SMAC episodes end at their last step; their loader infers the end from equal successive states:
   ``smac_done = "state_equal"``.
+* A time limit does not end the bootstrap where the data mark it, as for every other method here (see
+  :class:`marlzoo.config.Config`). The authors' files do not tell limits from terminal states, so that their code
+  takes both for terminal: ``timeout_is_terminal = True``.
 * Nothing of their SMAC code's unused V mixer and target actor.
 
 Options off by default, where the code's choice has a known weakness: ``z_clip = "linear"`` keeps the sign of V's
@@ -43,6 +46,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
@@ -51,6 +55,7 @@ from marlzoo.modules.distributions import chosen
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import CategoricalPolicy, Policy, TanhGaussianPolicy
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 Z_BOUND = 10.0
@@ -73,7 +78,6 @@ class OMIGAConfig(Config):
     global_weights: bool = True  # take w in z from the mixer (False: 1, the paper's ablation)
     mask_train_logits: bool = False  # leave illegal actions out of the policy's softmax in training
     smac_done: Literal["last_step", "state_equal"] = "last_step"  # how the end of an episode is known
-    timeout_is_terminal: bool = True  # the authors' files do not tell the two apart
 
 
 class OMIGA(Algorithm):
@@ -83,7 +87,7 @@ class OMIGA(Algorithm):
     config_class = OMIGAConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-    presets: ClassVar = {"mamujoco": {}, "smac": {}, "mpe": {}}
+    presets: ClassVar = {"mamujoco": {}, "smac": MLP_TRANSITIONS, "mpe": {}}
     variants: ClassVar = {
         "continuous": ({"z_clip": "linear", "v_from_target": False, "global_weights": False},),
         "discrete": ({"mask_train_logits": True, "stabilize_v": False, "reward_mode": "rtg"},),
@@ -144,7 +148,8 @@ class OMIGA(Algorithm):
 
         # 4. Policy
         weight = torch.minimum(torch.exp(z.detach()), self.hyperparameter("weight_cap", 3))
-        policy_loss = -(weight * self.data_log_prob(self.actor(obs), batch)).mean((1, 2))
+        log_prob = self.data_log_prob(self.actor(obs), batch)
+        policy_loss = -(weight * log_prob).mean((1, 2))
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
         tau = self.hyperparameter("tau")
@@ -153,7 +158,9 @@ class OMIGA(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": q_tot.detach().mean(1), "target_q_total": y.mean(1)}
-        return {**losses, **means, "z_max": raw.detach().amax((1, 2)), **norms}
+        common = diagnostics.data_value(q_tot) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.exponent_quantiles(raw) | diagnostics.data_likelihood(log_prob)
+        return {**losses, **means, "z_max": raw.detach().amax((1, 2)), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

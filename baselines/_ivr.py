@@ -28,6 +28,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
@@ -36,13 +37,14 @@ from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.objectives.losses import mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 # (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
 ValueLoss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {family: {} for family in ("mamujoco", "mpe", "smac")}
+PRESETS: Mapping[str, Mapping[str, Any]] = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
 VARIANTS = {
     "continuous": ({"mixing": "linear", "weight": "code"},),
     "discrete": ({"mixing": "linear"},),
@@ -134,7 +136,9 @@ def update(
     if nets.mixer is not None and nets.target_mixer is not None:
         method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
     losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-    return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **norms}
+    common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(omega)
+    common |= diagnostics.data_likelihood(log_prob)
+    return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **common, **norms}
 
 
 def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,10 @@ Departures from the authors' code, and the option that restores it:
 * the cap is the largest *discounted* return-to-go in the data. Theirs is the largest undiscounted episode return,
   which with long episodes is far above every attainable value and with negative rewards below legitimate ones:
   ``cap = "return"``.
+* targets bootstrap through time limits, so the cap looks beyond them: an episode that a limit (or a recording's end)
+  cut is taken to go on for ever with the mean reward of its second half. The return up to the limit would saturate
+  every target of short episodes (a quarter of the value after 25 steps with gamma = 0.99). With
+  ``timeout_is_terminal = True`` nothing comes after a limit, as in theirs.
 * the normalizer is |mean Q|, bounded below by 1e-6; ``normalizer = "abs_mean"`` takes mean |Q| as TD3+BC does, which
   does not vanish where values of both signs cancel.
 * the off-by-one in their loader's sum over an episode is left out: it counts a reward of the next episode.
@@ -29,10 +33,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
+from marlzoo.errors import DataError
 from marlzoo.modules.actors import TanhGaussianActor
 from marlzoo.modules.critics import ActionValues
 from marlzoo.modules.distributions import tanh_gaussian_sample
@@ -97,10 +103,10 @@ class B3C(Algorithm):
         for replica, (dataset, config) in enumerate(zip(data, self.configs, strict=True)):
             key = (id(dataset), config.gamma)
             if key not in found:
-                undiscounted = self.config.cap == "return"
-                found[key] = (
-                    dataset.returns.max() if undiscounted else best_return_to_go(dataset, config.gamma)
-                )
+                if self.config.cap == "return":
+                    found[key] = float(dataset.returns.max())
+                else:
+                    found[key] = best_return_to_go(dataset, config.gamma, not config.timeout_is_terminal)
             self.best[replica] = found[key]
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -134,7 +140,10 @@ class B3C(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         self.soft_update(self.target_mixer, self.mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "policy_loss": policy_loss.detach(), "bc_loss": cloning.detach()}
-        return {**losses, "q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y), **norms}
+        means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
+        clipped = {"clipped": mean_over((q_next == cap).to(self.dtype))}  # share of targets at the cap
+        bounds = diagnostics.saturation(sampled, self.action_dimensions)
+        return losses | means | clipped | diagnostics.data_value(q_total) | bounds | norms
 
     def policy(self) -> Policy:
         """Tanh of the clipped mean."""
@@ -146,11 +155,33 @@ class B3C(Algorithm):
         return tanh_gaussian_sample(mean, log_std, noise, self.action_dimensions)
 
 
-def best_return_to_go(data: Dataset, gamma: float) -> float:
-    """The largest discounted sum of team rewards from any row to the end of its episode."""
+def best_return_to_go(data: Dataset, gamma: float, beyond_limits: bool = False) -> float:
+    """The largest discounted sum of team rewards from any row to the end of its episode.
+
+    Args:
+        data: its rewards; the mean over agents where there is one per agent.
+        gamma: discount.
+        beyond_limits: let episodes that do not end in a terminal step go on with the mean reward of their second
+            half for ever.
+
+    Raises:
+        DataError: ``beyond_limits`` without a discount, where some episode does not end in a terminal step.
+    """
     reward = data.reward.astype(np.float64)
     reward = reward.mean(1) if reward.ndim == 2 else reward
     best, to_go = -np.inf, np.zeros(data.episodes)
+    last = data.starts + data.lengths - 1
+    goes_on = ~data.terminal[last] & beyond_limits
+    if goes_on.any():
+        if gamma == 1.0:
+            raise DataError(
+                f"{data.card.title}: with gamma = 1 what follows a time limit has no bound, and B3C needs one; set "
+                "timeout_is_terminal = True or a smaller gamma"
+            )
+        half = data.starts + data.lengths // 2
+        tail = np.array([reward[low : high + 1].mean() for low, high in zip(half, last, strict=True)])
+        to_go = np.where(goes_on, tail / (1.0 - gamma), 0.0)
+        best = float(to_go[goes_on].max())
     for t in range(int(data.lengths.max()) - 1, -1, -1):
         running = data.lengths > t
         to_go[running] = reward[data.starts[running] + t] + gamma * to_go[running]

@@ -45,6 +45,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.recurrent import RecurrentNet
 from marlzoo.objectives.losses import action_error, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 
@@ -75,7 +76,8 @@ class BC(Algorithm):
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
-        "smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
     }
 
     def build(self, spec: Spec) -> None:
@@ -100,7 +102,10 @@ class BC(Algorithm):
         obs = batch.obs[:, :, :-1] if sequence else batch.obs  # the final observation has no action
         per_step = self._loss(with_agent_id(obs), batch)
         loss = mean_over(per_step, batch.filled if sequence else None)
-        return {"policy_loss": loss.detach(), **self.step(policy=loss)}
+        metrics = {"policy_loss": loss.detach()}
+        if self.spec.discrete or self.config.loss == "nll":
+            metrics |= {"policy/data_log_prob": -metrics["policy_loss"]}
+        return metrics | self.step(policy=loss)
 
     def policy(self) -> Policy:
         """Continuous: the mode. Discrete: the best legal action, or a sample."""

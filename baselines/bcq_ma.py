@@ -40,6 +40,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -51,6 +52,7 @@ from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import action_error, detached, gaussian_kl, mean_over, soft_minimum
 from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -89,11 +91,11 @@ class BCQMA(Algorithm):
     config: BCQMAConfig
     config_class = BCQMAConfig
     actions = ("continuous", "discrete")
-    _smac: ClassVar = {"history": "rnn", "hidden": 64, "batch_size": 32, "sequence_length": 20, "lr": 3e-4}
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
-        "smac": {**_smac, "grad_clip": float("inf")},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
     }
     variants: ClassVar = {
         "continuous": ({"vae_latent": "2n", "vae_kl": "sum", "policy_mixer_weight": True},),
@@ -178,7 +180,8 @@ class BCQMA(Algorithm):
         # 3. Policy
         with torch.no_grad():
             decoded = self.vae.decode(obs, noise["policy"].clamp(-LATENT_BOUND, LATENT_BOUND))
-        q_policy = self.q.first(obs, self.perturb(obs, decoded) * used).squeeze(-1)
+        perturbed = self.perturb(obs, decoded) * used
+        q_policy = self.q.first(obs, perturbed).squeeze(-1)
         policy_loss = -mean_over(w.detach() * q_policy if c.policy_mixer_weight else q_policy)
 
         norms = self.step(policy=policy_loss, q=q_loss, vae=vae_loss)
@@ -188,7 +191,8 @@ class BCQMA(Algorithm):
         self.soft_update(self.target_perturb, self.perturb, tau)
         losses = {"vae_loss": vae_loss, "kl": kl_loss, "q_loss": q_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0]), "target_q_total": mean_over(y)}
-        return detached(losses | means) | norms
+        common = diagnostics.data_value(q_tot[:, 0]) | diagnostics.saturation(perturbed, used)
+        return detached(losses | means) | common | norms
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
         c, filled, action_mask = self.config, batch.filled, batch.action_mask
@@ -209,4 +213,5 @@ class BCQMA(Algorithm):
             "q_total": mean_over(q.total.detach(), filled),
             "target_q_total": mean_over(q.target, filled),
         }
-        return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **norms}
+        value = diagnostics.data_value(q.total, filled)
+        return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **value, **norms}

@@ -29,6 +29,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.modules.actors import StochasticActor
@@ -36,6 +37,7 @@ from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -53,7 +55,7 @@ class IQL(Algorithm):
     config_class = IQLConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs", "action_mask")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
     variants: ClassVar = {kind: ({"share_agents": False},) for kind in ("continuous", "discrete")}
 
     def build(self, spec: Spec) -> None:
@@ -94,7 +96,9 @@ class IQL(Algorithm):
         norms |= self.step(policy=policy_loss, q=q_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        return {**losses, "target_q": mean_over(y), "weight": mean_over(weight), **norms}
+        common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.data_likelihood(log_prob)
+        return {**losses, "target_q": mean_over(y), "weight": mean_over(weight), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

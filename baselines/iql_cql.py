@@ -31,6 +31,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.modules.policies import Policy
@@ -38,6 +39,7 @@ from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import masked_logsumexp, mean_over
 from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 from . import _q_cql
@@ -56,7 +58,11 @@ class IQLCQL(Algorithm):
     config: IQLCQLConfig
     config_class = IQLCQLConfig
     actions = ("discrete",)
-    presets: ClassVar = {"smac": {}}
+    presets: ClassVar = {
+        "smac": {**MLP_TRANSITIONS, "history": "mlp"},
+        "smac-recurrent": RECURRENT_SEQUENCES,
+        "smac-authors": {},
+    }
     variants: ClassVar = {"discrete": [{"history": "mlp"}, {"last_action": True, "target_period": 0}]}
 
     def build(self, spec: Spec) -> None:
@@ -89,7 +95,8 @@ class IQLCQL(Algorithm):
         norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
-        return {**losses, "q": mean_over(q.detach(), batch.filled), **norms}
+        value = diagnostics.data_value(q, batch.filled)
+        return {**losses, "q": mean_over(q.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:
         """The best legal action."""

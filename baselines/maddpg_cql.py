@@ -37,6 +37,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -142,7 +143,9 @@ class MADDPGCQL(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        return detached(metrics | means) | norms
+        common = diagnostics.data_value(q[:, 0], filled)
+        common |= diagnostics.saturation(policy[:, :, :-1], used, filled)
+        return detached(metrics | means) | common | norms
 
     def policy(self) -> Policy:
         """Tanh of the network's output."""

@@ -30,6 +30,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Count, Positive
@@ -38,6 +39,7 @@ from marlzoo.modules.critics import ActionValues, ValueNet, joint_action
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -60,7 +62,7 @@ class MAIQL(Algorithm):
     config_class = MAIQLConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs", "action_mask")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
     variants: ClassVar = {
         kind: ({"weights": "agent", "abs_weights": True, "share_agents": False},)
         for kind in ("continuous", "discrete")
@@ -112,7 +114,9 @@ class MAIQL(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         self.soft_update(self.target_q_mixer, self.q_mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        return {**losses, "target_q_total": mean_over(y), "weight": mean_over(weight), **norms}
+        common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.data_likelihood(log_prob)
+        return {**losses, "target_q_total": mean_over(y), "weight": mean_over(weight), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

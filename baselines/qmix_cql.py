@@ -38,6 +38,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Count
@@ -47,6 +48,7 @@ from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import masked_logsumexp, mean_over
 from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -71,7 +73,11 @@ class QMIXCQL(Algorithm):
     config: QMIXCQLConfig
     config_class = QMIXCQLConfig
     actions = ("discrete",)
-    presets: ClassVar = {"smac": {}}
+    presets: ClassVar = {
+        "smac": {**MLP_TRANSITIONS, "history": "mlp"},
+        "smac-recurrent": RECURRENT_SEQUENCES,
+        "smac-authors": {},
+    }
     variants: ClassVar = {
         "discrete": [
             {"history": "mlp"},
@@ -120,7 +126,8 @@ class QMIXCQL(Algorithm):
         norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
-        return {**losses, "q_total": mean_over(q_tot.detach(), batch.filled), **norms}
+        value = diagnostics.data_value(q_tot, batch.filled)
+        return {**losses, "q_total": mean_over(q_tot.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:
         """The best legal action."""

@@ -40,6 +40,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
@@ -49,6 +50,7 @@ from marlzoo.modules.policies import Policy
 from marlzoo.modules.recurrent import TeamActor
 from marlzoo.objectives.losses import action_error, action_size, detached, mean_over, straight_through
 from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -82,11 +84,11 @@ class TD3BC(Algorithm):
     config: TD3BCConfig
     config_class = TD3BCConfig
     actions = ("continuous", "discrete")
-    _recurrent: ClassVar = {"history": "rnn", "hidden": 64, "critic_hidden": 128, "batch_size": 32}
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
-        "smac": {**_recurrent, "sequence_length": 20},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": {**RECURRENT_SEQUENCES, "critic_hidden": 128},
     }
     variants: ClassVar = {
         kind: (
@@ -139,16 +141,17 @@ class TD3BC(Algorithm):
         if c.policy_after_critic:
             norms = self.step(critic=critic_loss)
             due = self.due("critic", c.policy_delay)
-        policy_loss, bc_loss, scale = self._policy_loss(batch, obs, state, data)
+        policy_loss, metrics = self._policy_loss(batch, obs, state, data)
         norms |= self.step_if(due, policy=policy_loss)
         if not c.policy_after_critic:
             norms |= self.step(critic=critic_loss)
         tau = self.hyperparameter("tau") * due
         self.soft_update(self.target_actor, self.actor, tau)
         self.soft_update(self.target_q, self.q, tau)
-        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss, "bc_loss": bc_loss, "lambda": scale}
+        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        return detached(losses | means) | norms
+        value = diagnostics.data_value(q[:, 0], filled)
+        return detached(losses | means | metrics) | value | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the network's output. Discrete: the most probable legal action."""
@@ -170,8 +173,8 @@ class TD3BC(Algorithm):
 
     def _policy_loss(
         self, batch: Batch, obs: Tensor, state: Tensor | None, data: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The policy's loss, the data's part of it, and lambda (mean over agents), each [R]."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss, and as metrics the data's part of it and lambda (mean over agents), each [R]."""
         c, filled, used = self.config, batch.filled, self.action_dimensions
         out = self.actor(batch)[:, :, :-1]
         if self.spec.discrete:
@@ -192,4 +195,9 @@ class TD3BC(Algorithm):
         loss = cloning - scale[:, None, None] * q
         if not self.spec.discrete:
             loss = loss + self.hyperparameter("action_penalty", 4) * action_size(action, used)
-        return mean_over(loss, filled), mean_over(cloning, filled), scale.mean(-1)
+        metrics = {"bc_loss": mean_over(cloning, filled), "lambda": scale.mean(-1)}
+        if self.spec.discrete:
+            metrics |= diagnostics.data_likelihood(-cloning, filled)
+        else:
+            metrics |= diagnostics.saturation(action, used, filled)
+        return mean_over(loss, filled), metrics

@@ -180,7 +180,15 @@ class Algorithm(nn.Module):
             torch._foreach_mul_(gap, [per_replica(tau, g.ndim) for g in gap])
             torch._foreach_add_(old, gap)
 
-    def hard_update(self, target: nn.Module, online: nn.Module, period: int, tau: Tensor, group: str) -> None:
+    def hard_update(
+        self,
+        target: nn.Module,
+        online: nn.Module,
+        period: int,
+        tau: Tensor,
+        group: str,
+        made: Tensor | int = 1,
+    ) -> None:
         """Copy ``online`` into ``target`` at every ``period``-th step of an optimizer, or track it.
 
         Args:
@@ -189,18 +197,22 @@ class Algorithm(nn.Module):
             period: steps between copies; 0: track with rate ``tau`` at every step instead.
             tau: ``[R]``.
             group: the optimizer whose steps count.
+            made: steps that it made since the last call.
         """
         if not period:
             self.soft_update(target, online, tau)
             return
-        due = self.due(group, period)
+        due = self.due(group, period, made)
         with torch.no_grad():
             for old, new in zip(target.parameters(), online.parameters(), strict=True):
-                old.copy_(torch.where(due, new, old))
+                old.copy_(torch.where(per_replica(due, new.ndim), new, old))
 
-    def due(self, group: str, period: int) -> Tensor:
-        """Whether the steps that an optimizer has made are a multiple of ``period``; a scalar bool on the device."""
-        return torch.remainder(self._optimizers[group].count, period) == 0
+    def due(self, group: str, period: int, made: Tensor | int = 1) -> Tensor:
+        """Whether a multiple of ``period`` lies among the last ``made`` steps of an optimizer.
+
+        A bool on the device: a scalar, or ``[R]`` where every replica's steps count on their own.
+        """
+        return torch.remainder(self._optimizers[group].count, period) < made
 
     def add_optimizer(
         self,
@@ -214,8 +226,8 @@ class Algorithm(nn.Module):
         Args:
             lr: name of the setting that holds a group's step size, where it is not ``lr``.
             eps: Adam's.
-            rows: sizes of the axes of a group's parameters whose steps count on their own (see
-                :class:`StackedAdam`).
+            rows: sizes of the axes of a group's parameters whose steps count on their own, ``()`` where each
+                replica's do (see :class:`StackedAdam`).
             groups: ``name=module`` or ``name=(module, ...)``.
         """
         for name, modules in groups.items():
@@ -223,11 +235,7 @@ class Algorithm(nn.Module):
             parameters = [p for module in several for p in module.parameters()]
             step_size = self.hyperparameter((lr or {}).get(name, "lr"))
             self._optimizers[name] = StackedAdam(
-                parameters,
-                step_size,
-                self.hyperparameter("grad_clip"),
-                eps=eps,
-                rows=(rows or {}).get(name, ()),
+                parameters, step_size, self.hyperparameter("grad_clip"), eps=eps, rows=(rows or {}).get(name)
             )
 
     def scale_learning_rates(self, factor: Tensor) -> None:

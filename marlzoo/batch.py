@@ -19,7 +19,9 @@ class Batch:
     action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
     drawn where it is asked for).
     Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
-    ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms.
+    ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms. Sequences lie within one episode. Of
+    episodes longer than L they are pieces of up to L steps, so drawn that every step of the data is equally likely
+    to be among the real ones.
     ``noise`` holds the random numbers that the method declared, ``[R, *shape]`` each.
     """
 

@@ -54,6 +54,12 @@ class Config:
 
     Settings of type ``float`` may differ between the replicas of one learner; all others are shared by them.
 
+    One rule for time limits holds for all methods, so that a table compares methods and not readings of the data: a
+    step that the data mark as cut by a limit bootstraps from its next state, because nothing ended there and agents
+    do not see the clock (Pardo et al., "Time Limits in Reinforcement Learning", ICML 2018). ``timeout_is_terminal``
+    counts limits as terminal states instead, which is how code reads files that do not tell the two apart (OMIGA's,
+    ComaDICE's); where a file holds terminal flags only, both readings are the same.
+
     Raises:
         ConfigError: a value of the wrong type or out of its range.
     """

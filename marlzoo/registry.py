@@ -118,7 +118,8 @@ def make(
         seeds: one per replica.
         device: where it lives.
         dtype: float32 (default) or float64.
-        domain: use the method's preset for this domain, for instance ``mamujoco``, if it has one.
+        domain: use the method's preset for this domain, for instance ``mamujoco``, if it has one, or one of its
+            named protocols, for instance ``smac-recurrent``.
         config: settings by name; a list of length R gives a ``float`` setting per replica.
 
     Raises:
@@ -139,9 +140,22 @@ def make(
 
 
 def preset_of(cls: type[Algorithm], domain: str) -> Mapping[str, Any]:
-    """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names."""
-    if domain not in cls.presets and domain in task_families():
-        domain = getattr(family_module(domain), "PRESET", domain)
+    """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names.
+
+    Args:
+        cls: the method.
+        domain: a task's family, or one of its named protocols, ``family-protocol`` (``smac-recurrent``).
+
+    Raises:
+        ConfigError: the method has no preset of that protocol.
+    """
+    family, dash, protocol = domain.partition("-")
+    if domain not in cls.presets and family in task_families():
+        domain = getattr(family_module(family), "PRESET", family) + dash + protocol
+        if dash and domain not in cls.presets:
+            raise ConfigError(
+                f"{cls.__name__} has no preset {domain!r}; it has {', '.join(sorted(cls.presets)) or 'none'}"
+            )
     return cls.presets.get(domain, {})
 
 

@@ -15,7 +15,7 @@ import torch
 
 import marlzoo
 from marlzoo.config import Config, Count, Fraction, replica_configs
-from marlzoo.data.sampler import Sampler
+from marlzoo.data.sampler import Sampler, pieces
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
 from marlzoo.modules.layers import MLP, Init, Linear
 from marlzoo.modules.recurrent import GRU
@@ -198,11 +198,42 @@ class TestSampler:
         for b in range(64):
             first = index[batch.obs[0, b, 0].numpy().tobytes()]
             episode = np.searchsorted(data.starts, first, side="right") - 1
-            steps = min(longest, ends[episode] - first)
-            assert batch.filled[0, b].sum() == steps
-            assert (length and data.lengths[episode] > length) or first == data.starts[episode]
+            steps = int(batch.filled[0, b].sum())
+            assert 1 <= steps <= min(longest, ends[episode] - first)
+            cut = length and data.lengths[episode] > length
+            assert cut or (first == data.starts[episode] and steps == data.lengths[episode])
+            # A piece is short only where it begins or ends with its episode.
+            assert steps == longest or first == data.starts[episode] or first + steps == ends[episode]
             np.testing.assert_array_equal(batch.obs[0, b, : steps + 1], data.obs[first : first + steps + 1])
             np.testing.assert_array_equal(batch.reward[0, b, :steps], data.reward[first : first + steps])
+
+    @pytest.mark.parametrize("length", [1, 2, 3, 5, 12])
+    def test_every_step_has_equal_weight_in_sequences(self, length: int) -> None:
+        """Episodes of 1 to 12 steps: all steps are in equally many pieces, none in a piece twice."""
+        lengths = np.array([1, 12, 3, 5, 2, 12])
+        starts = np.concatenate(([0], np.cumsum(lengths + 1)[:-1]))
+        first, last = pieces(starts, lengths, length)
+        seen = np.zeros(int((lengths + 1).sum()), int)
+        for low, high in zip(first, last, strict=True):
+            assert 1 <= high - low <= length
+            seen[low:high] += 1
+        final = starts + lengths
+        assert (seen[final] == 0).all()
+        assert set(np.delete(seen, final)) == {length if length < 12 else 1}
+
+    def test_steps_of_sequences_are_drawn_equally_often(self) -> None:
+        """Shares of the first and the last steps of episodes, drawn: within five standard deviations."""
+        data = toy_dataset()
+        sampler = Sampler(data, [0], batch_size=512, fields=("obs", "first", "mask"), sequence=6)
+        drawn = [sampler.next() for _ in range(40)]
+        real = sum(float(b.filled.sum()) for b in drawn)
+        first = sum(float((b.first * b.filled).sum()) for b in drawn)
+        ended = sum(float(((1.0 - b.mask) * b.filled).sum()) for b in drawn)
+        for found, share in (
+            (first / real, data.episodes / data.transitions),
+            (ended / real, data.terminal.sum() / data.transitions),
+        ):
+            assert found == pytest.approx(share, abs=5 * np.sqrt(share / real))
 
     def test_rewards_per_agent(self) -> None:
         data = toy_dataset()

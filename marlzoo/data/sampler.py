@@ -133,7 +133,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 class Sampler:
-    """Uniform draws with replacement, ``[R, B]`` rows per update.
+    """Uniform draws with replacement, ``[R, B]`` rows (sequences: pieces) per update.
 
     Args:
         datasets: one for all replicas, or one per replica (equal objects are stored once).
@@ -177,8 +177,11 @@ class Sampler:
         self._length = self._sequence_length(unique, sequence)
         place = {id(data): k for k, data in enumerate(unique)}
         self._of = [place[id(data)] for data in per_replica]
-        self._candidates = [self._starts(k, data) for k, data in enumerate(unique)]
-        self._lasts = None if self._length is None else self._last_rows(unique)
+        self._pieces: tuple[Tensor, Tensor] | None = None  # first row, and the row after the last step
+        if self._length is None:
+            self._candidates = [self._transitions_of(k, data) for k, data in enumerate(unique)]
+        else:
+            self._candidates = self._cut(unique, self._length)
         # Block lengths depend on one replica's share only, so that R never changes what is drawn.
         block = _block(batch_size * 8)
         self._rows = BlockStream(generators(seeds, "sample"), self._draw_rows, block, self.store.device)
@@ -217,32 +220,33 @@ class Sampler:
                     "where every action is always legal)"
                 )
 
-    def _starts(self, k: int, data: Dataset) -> Tensor:
-        """Rows that a draw may pick: transitions, or every place where a sequence may start."""
+    def _transitions_of(self, k: int, data: Dataset) -> Tensor:
+        """Rows of dataset ``k`` that a draw may pick."""
         rows = data.sources
-        if self._length is None and NEXT + "action" in self.fields:
+        if NEXT + "action" in self.fields:
             # A time limit or a cut leaves a step without a next action: no target can be made of it.
             ended = self._mask[rows + self.store_offset(k)].cpu().numpy() == 0
             rows = rows[ended | ~np.isin(rows + 1, data.ends)]
             if not rows.size:
                 raise DataError(f"{data.card.title}: no step has a next action, which the method learns from")
-        if self._length is not None:
-            # Short episodes start at their first row; long ones anywhere that a full sequence fits.
-            starts, lengths = np.repeat(data.starts, data.lengths), np.repeat(data.lengths, data.lengths)
-            rows = rows[rows - starts <= np.maximum(lengths - self._length, 0)]
         return torch.from_numpy(rows + self.store_offset(k))
+
+    def _cut(self, datasets: Sequence[Dataset], length: int) -> list[Tensor]:
+        """Keep all pieces that sequences may be; returns each dataset's, as numbers of pieces."""
+        firsts, lasts, candidates, before = list[NDArray[Any]](), list[NDArray[Any]](), list[Tensor](), 0
+        for k, data in enumerate(datasets):
+            first, last = pieces(data.starts, data.lengths, length)
+            firsts.append(first + self.store_offset(k))
+            lasts.append(last + self.store_offset(k))
+            candidates.append(torch.arange(before, before + len(first)))
+            before += len(first)
+        tables = (torch.from_numpy(np.concatenate(part)).to(self.store.device) for part in (firsts, lasts))
+        self._pieces = (next(tables), next(tables))
+        return candidates
 
     def store_offset(self, k: int) -> int:
         """First row of dataset ``k`` in the store."""
         return int(self.store.offsets[k])
-
-    def _last_rows(self, datasets: Sequence[Dataset]) -> Tensor:
-        """For each row of the store, the final-observation row of its episode."""
-        parts = []
-        for k, data in enumerate(datasets):
-            ends = np.append(data.starts[1:], data.rows) - 1
-            parts.append(np.repeat(ends, data.lengths + 1) + self.store_offset(k))
-        return torch.from_numpy(np.concatenate(parts)).to(self.store.device)
 
     def _draw_rows(self, replica: int, source: torch.Generator, block: int) -> Tensor:
         candidates = self._candidates[self._of[replica]]
@@ -254,7 +258,7 @@ class Sampler:
         return self.gather(*self.draw())
 
     def draw(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the next batch is made of: rows ``[R, B]`` of the store, and the noise that the method declared."""
+        """What the next batch is made of: rows of the store (or pieces) ``[R, B]``, and the method's noise."""
         return self._rows.next(), {name: stream.next() for name, stream in self._noise.items()}
 
     def gather(self, rows: Tensor, noise: dict[str, Tensor]) -> Batch:
@@ -272,12 +276,12 @@ class Sampler:
             name, rows = name.removeprefix(NEXT), rows + 1  # the next observation is the row below
         return self._take(name, rows)
 
-    def _sequences(self, rows: Tensor) -> dict[str, Tensor]:
-        assert self._lasts is not None
+    def _sequences(self, drawn: Tensor) -> dict[str, Tensor]:
+        assert self._pieces is not None
         assert self._length is not None
-        steps = torch.arange(self._length + 1, device=rows.device)
-        last = self._lasts[rows].unsqueeze(-1)
-        wanted = rows.unsqueeze(-1) + steps
+        steps = torch.arange(self._length + 1, device=drawn.device)
+        first, last = (table[drawn].unsqueeze(-1) for table in self._pieces)
+        wanted = first + steps
         filled = (wanted[..., :-1] < last).to(self.store.dtype)
         wanted = torch.minimum(wanted, last)
         result = {"filled": filled}
@@ -306,6 +310,36 @@ class Sampler:
         streams = {"rows": self._rows, **{f"noise.{name}": s for name, s in self._noise.items()}}
         for name, stream in streams.items():
             stream.restore(state[f"{name}.generator"], state[f"{name}.cursor"])
+
+
+def pieces(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pieces of up to ``length`` steps that sequences may be; drawn uniformly, all steps have equal weight.
+
+    An episode of at most ``length`` steps is one piece. A longer one is cut at every offset: a window of ``length``
+    steps stands at all places where it holds at least one step, and what lies within the episode is the piece, so
+    that each step is in ``length`` of them. (Windows that lie wholly within the episode would hold the first and the
+    last step once, those in the middle ``length`` times.) Where both kinds of episodes are there, whole ones count
+    ``length`` times.
+
+    Args:
+        starts: first row of every episode.
+        lengths: its steps.
+        length: L.
+
+    Returns:
+        First row of every piece, and the row after its last step.
+    """
+    cut = lengths > length
+    shifts = np.where(cut, lengths + length - 1, length if cut.any() else 1)
+    begun = np.repeat(np.cumsum(shifts) - shifts, shifts)
+    start, size = np.repeat(starts, shifts), np.repeat(lengths, shifts)
+    place = np.arange(int(shifts.sum())) - begun - (length - 1)  # of the window against its episode
+    whole = np.repeat(~cut, shifts)
+    first = np.where(whole, 0, np.maximum(place, 0))
+    last = np.where(whole, size, np.minimum(place + length, size))
+    return start + first, start + last
 
 
 def _block(item_bytes: int) -> int:
