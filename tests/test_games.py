@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from marlzoo.data import games as game_data
 from marlzoo.data.check import check
 from marlzoo.envs import games
 from marlzoo.envs._bridge import FREE, GOALS, PASSAGES, STARTS, Bridge, passages
-from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 
 ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in game_data.qualities(name)]
 
@@ -163,6 +164,35 @@ def test_bridge_collisions() -> None:
     assert bridge_move((0, 1, 0, 4), (3, 4)) == [0, 1, 0, 4]  # walls
 
 
+@pytest.mark.parametrize(
+    ("places", "action", "after"),
+    [
+        ((0, 0, 0, 1), (3, 4), [0, 0, 0, 1]),  # no exchange, though agent 1 would enter its goal
+        ((0, 0, 1, 0), (2, 1), [0, 0, 1, 0]),
+        ((0, 1, 1, 0), (4, 1), [0, 0, 1, 0]),  # agent 0 takes agent 1's goal before it
+        ((1, 0, 0, 1), (1, 4), [0, 0, 0, 1]),
+        ((1, 5, 2, 4), (2, 3), [2, 5, 2, 4]),  # agent 0 enters its goal, agent 1 finds the cell taken
+        ((2, 4, 1, 5), (3, 2), [2, 5, 1, 5]),
+    ],
+)
+def test_bridge_goals_switch_no_rule_off(
+    places: tuple[int, ...], action: tuple[int, int], after: list[int]
+) -> None:
+    """The situations in which the published transitions show whose wish for a goal counts."""
+    assert bridge_move(places, action) == after
+
+
+def test_bridge_goals_let_in_beside_an_agent_that_stays() -> None:
+    assert bridge_move((0, 0, 0, 1), (0, 4)) == [0, 0, 0, 0]
+    assert bridge_move((0, 0, 0, 1), (1, 4)) == [0, 0, 0, 0]  # agent 0 runs into the border: it stays
+    assert bridge_move((2, 4, 2, 5), (3, 4)) == [
+        2,
+        5,
+        2,
+        4,
+    ]  # agent 0 passes into its goal, agent 1 follows out
+
+
 def test_bridge_limit_pays_nothing_in_the_last_step() -> None:
     env = games.make("bridge", 1, horizon=3)
     env.reset()
@@ -196,6 +226,47 @@ def test_bridge_optimal_data_as_published() -> None:
     assert mix.returns.mean() == pytest.approx(-9.46, abs=0.3)
     assert (np.sort(data.returns) == np.sort(mix.returns[:500])).all()
     assert (data.state[0] == [1, 2, *GOALS[0], 1, 3, *GOALS[1]]).all()
+
+
+# Replay ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "quality"), ALL_QUALITIES)
+def test_recorded_states_are_replayed(name: str, quality: str) -> None:
+    data, env = games.dataset(name, quality, episodes=40), games.make(name, 1)
+    report = check(data, env, sample=400)
+    assert report.agrees
+    assert report.compared > 0
+    assert report.skipped == 0
+    assert report.observation is not None
+    assert report.observation.max == 0
+
+
+def test_replay_finds_another_rule() -> None:
+    """Data of a Bridge in which agents pass each other freely."""
+    data = games.dataset("bridge", "random", episodes=60)
+    moved = data.obs.copy()
+    moved[1:, :, :2] = np.clip(moved[1:, :, :2] + 1, 0, 2)
+    report = check(replace(data, obs=moved, state=moved[:, 0].copy()), games.make("bridge", 1))
+    assert not report.agrees
+    assert "end elsewhere" in report.failures[0] or "None of" in report.failures[0]
+
+
+def test_replay_leaves_out_states_that_do_not_exist() -> None:
+    rules, shown = Bridge(STARTS["bridge"]), np.array([[1, 2, 2, 5, 1, 3, 0, 0]], float)
+    assert rules.recover(shown)[1].all()
+    for column, value in ((0, 0.5), (0, -1), (0, np.nan), (2, 1), (1, 9)):
+        wrong = shown.copy()
+        wrong[0, column] = value
+        assert not rules.recover(wrong)[1].any()
+    assert not rules.recover(np.array([[0, 2, 2, 5, 1, 3, 0, 0]], float))[1].any()  # a wall
+
+
+def test_replay_names_an_action_that_the_game_forbids() -> None:
+    env = games.make("t-maze", 1)
+    state = env.reset().state
+    with pytest.raises(MismatchError, match="agent 0 took the action 1"):
+        env.replay_states(state, np.array([[1, 5]]))
 
 
 # T-Maze ------------------------------------------------------------------------------------------------------

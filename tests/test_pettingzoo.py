@@ -233,7 +233,7 @@ def test_bad_input() -> None:
         def observation_space(self, agent: str) -> spaces.Space[Any]:
             return spaces.Text(5)
 
-    for broken, text in ((Endless, "finite bounds"), (Mixed, "some continuous"), (Texts, "not covered")):
+    for broken, text in ((Endless, "finite bounds"), (Mixed, "some continuous"), (Texts, "of type Text")):
         with pytest.raises(SpecError, match=text):
             from_parallel_env(broken, 1, task="own/x", horizon=1)
     env = made(2, kind="continuous")

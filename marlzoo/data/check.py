@@ -269,6 +269,9 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
     stated = card.versions | card.options
     for name in sorted(set(stated) & set(env.metadata)):
         mine, theirs = stated[name], env.metadata[name]
+        if name == "agents":
+            found.extend(_agents(mine, theirs))
+            continue
         if mine == theirs or (isinstance(theirs, tuple) and mine == list(theirs)):
             continue
         if name in card.versions or (isinstance(theirs, str) and _VERSION.match(theirs)):
@@ -276,6 +279,17 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
         else:
             found.append(f"{name}: {mine} != {theirs}")
     return found, versions
+
+
+def _agents(mine: Any, theirs: Any) -> list[str]:
+    """Whether agents of the same number are the same ones; names that a writer gave by number say nothing."""
+    mine, theirs = list(map(str, mine)), list(map(str, theirs))
+    if mine == theirs or mine == [f"agent_{k}" for k in range(len(mine))]:
+        return []
+    text = f"agents: {', '.join(mine)} != {', '.join(theirs)}"
+    if sorted(mine) == sorted(theirs):
+        text += f" (another order: read the source anew with the option agents={','.join(theirs)})"
+    return [text]
 
 
 def _describe_data(dataset: Dataset) -> str:

@@ -63,6 +63,15 @@ class TMaze:
             np.float64
         )
 
+    def recover(self, shown: Floats) -> tuple[State, Bools]:
+        """The global state itself, where both agents stand on free cells."""
+        whole = np.nan_to_num(shown).astype(np.int64)
+        here = whole[:, POSITIONS].reshape(-1, 2, 2)
+        inside = np.clip(here, 0, np.array(self._free.shape) - 3)
+        free = (inside == here).all(-1) & self._free[inside[..., 0] + 1, inside[..., 1] + 1]
+        whole[:, POSITIONS] = inside.reshape(-1, 4)
+        return whole, np.asarray((whole == shown).all(-1) & free.all(-1))
+
     def action_mask(self, state: State) -> Bools | None:
         """Choosing first, then moving."""
         choosing = state[:, STEP, None, None] == 0

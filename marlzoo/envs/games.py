@@ -18,15 +18,15 @@ from marlzoo.envs._bridge import STARTS, Bridge
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
 from marlzoo.envs._tmaze import TMaze
-from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
-from marlzoo.errors import ConfigError, SpecError, UnknownNameError
+from marlzoo.envs.base import BatchedEnv, Ids, Observation, Resimulation, Step
+from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
 
 FAMILY = "games"
-DATASETS = (
-    "marlzoo.data.games"  # computes the logged data; named by string, since data stand above environments
-)
-VERSION = 1  # of the rules; data and environment must share it
+# The module that computes the logged data; a name, because data stand above environments.
+DATASETS = "marlzoo.data.games"
+# Versions of the rules, which data and environment must share: 2 is the rule of Bridge's published transitions.
+VERSION, VERSIONS = 1, {"bridge": 2, "bridge-apart": 2}
 
 MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
     "xor": ((0, 1), (1, -2)),
@@ -93,11 +93,14 @@ class Game(BatchedEnv):
     seed and k alone.
     """
 
+    state_replayable = True
+
     def __init__(
         self, name: str, rules: Rules, shape: Spec, num_envs: int, settings: dict[str, float] | None = None
     ) -> None:
         self.task, self.rules, self.spec, self.num_envs = f"{FAMILY}/{name}", rules, shape, num_envs
-        self.metadata = {"engine": "marlzoo games", "rules_version": VERSION, **(settings or {})}
+        version = VERSIONS.get(name, VERSION)
+        self.metadata = {"engine": "marlzoo games", "rules_version": version, **(settings or {})}
         self.can_win = rules.can_win
         self.seed(range(num_envs))
         self._state = rules.start(np.zeros(num_envs))
@@ -130,6 +133,26 @@ class Game(BatchedEnv):
         reward[rows], terminal[rows], truncated[rows] = earned, ended, last & ~ended
         info = {"win": terminal.copy()} if self.can_win else {}
         return Step(*self._shown(), reward=reward, terminal=terminal, truncated=truncated, info=info)
+
+    def replay_states(self, state: NDArray[np.float32], action: NDArray[Any]) -> Resimulation:
+        """One step from recorded states; the time limit, which they do not tell, is left out.
+
+        Raises:
+            MismatchError: a recorded action is not legal there.
+        """
+        known, valid = self.rules.recover(state.astype(np.float64))
+        action_mask = self.rules.action_mask(known)
+        if action_mask is not None:
+            wrong = valid[:, None] & ~np.take_along_axis(action_mask, action[..., None], -1)[..., 0]
+            if wrong.any():
+                row, agent = np.argwhere(wrong)[0]
+                raise MismatchError(
+                    f"{self.task}: agent {agent} took the action {action[row, agent]} in the state "
+                    f"{state[row].tolist()}, in which the game does not allow it"
+                )
+        after, reward, terminal = self.rules.step(known, action, np.zeros(len(known), np.bool_))
+        obs, _ = self.rules.observe(after)
+        return Resimulation(obs.astype(np.float32), reward.astype(np.float32), terminal, valid)
 
     def _checked(self, action: NDArray[Any], rows: Ids) -> NDArray[Any]:
         action_mask = self.rules.action_mask(self._state[rows])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv, Observation
+from marlzoo.envs.guard import Guard
 from marlzoo.modules.layers import reproducible_matmul
 from marlzoo.modules.policies import Policy
 from marlzoo.rng import ReplicaRandom, derive
@@ -147,7 +148,8 @@ def _wave(
     lengths, live, t = np.zeros(num_envs, np.int64), np.arange(num_envs), 0
     terminal, truncated, won = np.zeros((3, env.num_envs), np.bool_)
     action = np.zeros((env.num_envs, *arrays["action"].shape[2:]), arrays["action"].dtype)
-    seen = env.reset(live)
+    guard = Guard(env)
+    seen = guard.reset(live)
     policy.reset(num_envs)
     _keep(arrays, 0, live, seen)
     while live.size and lengths[: live[0] + 1].sum() < needed:
@@ -156,7 +158,7 @@ def _wave(
         )
         obs = torch.from_numpy(seen.obs[:num_envs]).unsqueeze(0)
         action[:num_envs] = policy.act(obs, action_mask, random)[0].numpy()
-        step = env.step(action, live)
+        step = guard.step(action, live)
         arrays["action"][live, t], arrays["reward"][live, t] = action[live], step.reward[live]
         t += 1
         _keep(arrays, t, live, step)

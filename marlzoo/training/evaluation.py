@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from marlzoo.envs.base import BatchedEnv, Observation
+from marlzoo.envs.guard import Guard
 from marlzoo.errors import SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.rng import PrefetchedRandom, derive
@@ -53,7 +54,8 @@ def evaluate(
         dtype: of the policy.
 
     Raises:
-        SpecError: the number of copies is no multiple of the number of replicas.
+        SpecError: the number of copies is no multiple of the number of replicas, or the environment is broken (see
+            :class:`marlzoo.envs.guard.Guard`).
     """
     replicas = len(seeds)
     episodes, rest = divmod(env.num_envs, replicas)
@@ -61,7 +63,8 @@ def evaluate(
         raise SpecError(f"{env.task}: {env.num_envs} copies cannot be shared by {replicas} replicas")
     env.seed([derive(seed, "episode", e) for seed in seeds for e in range(episodes)])
     random = PrefetchedRandom(seeds, "act", device, dtype) if policy.stochastic else None
-    seen: Observation = env.reset()
+    guard = Guard(env)
+    seen: Observation = guard.reset()
     policy.reset(episodes)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     wins = np.zeros(env.num_envs, np.bool_) if env.can_win else None
@@ -76,7 +79,7 @@ def evaluate(
         live = np.flatnonzero(alive)
         if not live.size:
             break
-        step = env.step(action, live)
+        step = guard.step(action, live)
         reward = step.reward.mean(-1) if step.reward.ndim > 1 else step.reward
         returns[live] += reward[live]
         lengths[live] += 1

@@ -24,6 +24,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Rollout
 from marlzoo.config import ReplayConfig
 from marlzoo.envs.base import BatchedEnv, Observation, Step
+from marlzoo.envs.guard import Guard
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.rng import ReplicaRandom, derive
 from marlzoo.training import checkpoint as checkpoints
@@ -118,7 +119,7 @@ class Collector:
 
     def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
         settings, spec = settings_of(algorithm), algorithm.spec
-        self.algorithm, self.env = algorithm, env
+        self.algorithm, self.env, self._guard = algorithm, env, Guard(env)
         self.replicas, self.num_envs, self.length = algorithm.replicas, settings.num_envs, settings.rollout
         differences = spec.differences(env.spec)
         if differences:
@@ -157,7 +158,7 @@ class Collector:
         """Start all copies anew, for the ``number``-th time (from 0)."""
         seeds = self.algorithm.seeds
         self.env.seed([derive(s, "online", number, e) for s in seeds for e in range(self.num_envs)])
-        self._now = self.env.reset()
+        self._now = self._guard.reset()
         self._random = ReplicaRandom(
             [derive(s, "online", number) for s in seeds],
             "explore",
@@ -178,7 +179,7 @@ class Collector:
         for t in range(self.length):
             self._keep(t, "", self._now)
             action = self._act(t)
-            step = self.env.step(action)
+            step = self._guard.step(action)
             self._keep(t, "next_", step)
             self._account(t, step)
         return self._rollout(progress)
@@ -222,7 +223,7 @@ class Collector:
                 self.finished.append((int(k) // self.num_envs, float(self._return[k]), int(self._age[k])))
             self._age[ids], self._return[ids] = 0, 0.0
             self._limit[ids] = self.algorithm.spec.horizon + 1  # from now on the environment's own limit
-            self._now = self.env.reset(ids)
+            self._now = self._guard.reset(ids)
 
     def _rollout(self, progress: float) -> Rollout:
         fields = {name: self._tensor(array) for name, array in self._arrays.items()}
