@@ -58,7 +58,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Natural, NonNegative, Positive
@@ -67,6 +66,7 @@ from marlzoo.modules.critics import joint_action
 from marlzoo.modules.distributions import chosen, log_softmax
 from marlzoo.modules.layers import MLP, Init, with_agent_id
 from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import detached, masked_logsumexp
 from marlzoo.optim import per_replica
 from marlzoo.protocols import MLP_TRANSITIONS

@@ -44,7 +44,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -60,6 +59,7 @@ from marlzoo.modules.distributions import (
 from marlzoo.modules.layers import Ensemble, PerAgent, with_agent_id
 from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.counterfactual import counterfactual_values
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import (

@@ -50,7 +50,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
@@ -61,6 +60,7 @@ from marlzoo.modules.mixers import ConvexMixer, LinearMixer
 from marlzoo.modules.policies import Policy, RecurrentPolicy, TanhGaussianPolicy
 from marlzoo.modules.recurrent import RecurrentNet
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import mean_over, softmax_weights
 from marlzoo.objectives.returns import td_lambda
 from marlzoo.objectives.sequences import as_sequences, known_actions, team_fields

@@ -27,7 +27,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
@@ -36,6 +35,7 @@ from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
 from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec

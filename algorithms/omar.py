@@ -51,7 +51,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -62,6 +61,7 @@ from marlzoo.modules.layers import Ensemble, for_agents, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import (
     action_error,

@@ -46,7 +46,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
@@ -55,6 +54,7 @@ from marlzoo.modules.distributions import chosen
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import CategoricalPolicy, Policy, TanhGaussianPolicy
+from marlzoo.objectives import diagnostics
 from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 

@@ -28,7 +28,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
@@ -36,6 +35,7 @@ from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import mean_over
 from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec

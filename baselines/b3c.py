@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
@@ -45,6 +44,7 @@ from marlzoo.modules.distributions import tanh_gaussian_sample
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import MonotonicMixer, SumMixer
 from marlzoo.modules.policies import Policy, TanhGaussianPolicy
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import action_error, mean_over
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec

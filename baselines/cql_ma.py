@@ -43,7 +43,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
@@ -59,6 +58,7 @@ from marlzoo.modules.layers import Ensemble, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, TanhGaussianPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import (
     detached,
     double_q,

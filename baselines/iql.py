@@ -29,13 +29,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
 from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec

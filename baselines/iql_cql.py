@@ -31,11 +31,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import masked_logsumexp, mean_over
 from marlzoo.objectives.sequences import as_sequences, team_fields

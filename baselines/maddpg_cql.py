@@ -37,13 +37,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.modules.critics import TeamCritics
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.recurrent import TeamActor
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import action_size, detached, mean_over, penalty_samples, sampled_logsumexp
 from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
 from marlzoo.rng import Kind

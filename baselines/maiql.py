@@ -30,7 +30,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Count, Positive
@@ -38,6 +37,7 @@ from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet, joint_action
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
 from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec

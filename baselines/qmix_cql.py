@@ -38,12 +38,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Count
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
 from marlzoo.objectives.double_q import team_targets
 from marlzoo.objectives.losses import masked_logsumexp, mean_over

@@ -40,7 +40,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo import diagnostics
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
@@ -48,6 +47,7 @@ from marlzoo.modules.critics import Reads, TeamCritics
 from marlzoo.modules.distributions import categorical_log_prob, mask_logits, one_hot, smoothed_action
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.recurrent import TeamActor
+from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import action_error, action_size, detached, mean_over, straight_through
 from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
 from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.envs", "marlzoo.modules"),
     ("marlzoo.batch", "marlzoo.optim"),
     ("marlzoo.system",),
-    ("marlzoo.spec", "marlzoo.config", "marlzoo.rng"),
+    ("marlzoo.spec", "marlzoo.config", "marlzoo.protocols", "marlzoo.rng"),
     ("marlzoo.errors", "marlzoo.plugins", "marlzoo.version"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -33,8 +33,8 @@ INSTALLED = ("algorithms", "baselines", "benchmarks")
 FRONT = "marlzoo"  # re-exports public names of the rooms below, lazily
 
 # Modules of the package that a reader may have to open beside a method's own file.
-CLOSURE = {"algorithms.omiga": 12}
-LARGEST_CLOSURE = 19  # recurrent value decomposition reads actors, mixers, memory, sequences and targets
+CLOSURE = {"algorithms.omiga": 13}
+LARGEST_CLOSURE = 21  # recurrent value decomposition reads actors, mixers, memory, sequences and targets
 
 
 def modules() -> dict[str, Path]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo import diagnostics
+from marlzoo.objectives import diagnostics
 from marlzoo.registry import find_method, list_methods
 from marlzoo.spec import ActionKind
 from marlzoo.training.trainer import make_sampler

@@ -53,7 +53,7 @@ def qmix_mixer(own: Replica, name: str, values: Tensor, state: Tensor, monotone:
 
 
 def sequences(batch: Any) -> SimpleNamespace:
-    """The batch as sequences of L steps: ``obs``, ``state``, ``action_mask [B, L + 1, ...]``, all else ``[B, L, ...]``.
+    """Sequences of L steps: ``obs``, ``state``, ``action_mask [B, L + 1, ...]``, all else ``[B, L, ...]``.
 
     A transition is a sequence of one step. ``steps`` lists ``(b, t)`` of all that are not padding.
     """

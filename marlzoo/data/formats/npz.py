@@ -3,7 +3,8 @@
 Members: ``obs [T, N, O]``, ``action [T, N, A]`` or ``[T, N]`` integers, ``reward [T]`` or ``[T, N]``,
 ``terminal [T]``, ``truncated [T]``, ``starts [E]``; ``state [T, S]`` where it is not the observations,
 ``action_mask [T, N, A]`` for discrete actions, and ``header``, the bytes of a JSON text with spec and card. An
-episode of L steps has L + 1 rows, the last with the final observation only; flags belong to the step taken from a row.
+episode of L steps has L + 1 rows, the last with the final observation only; flags belong to the step taken from a
+row.
 
 Files of others may leave ``header``, ``truncated`` and ``starts`` out. Assumed then: rows without ``starts`` are one
 episode; the time limit is the longest episode; integer actions are discrete, and as many as the largest (or the
