@@ -9,7 +9,7 @@ Two runs with the same seed must give the same numbers, so a choice is made once
 * A run keeps its arithmetic in its checkpoint; a resumed run uses that one, whatever would be chosen now. (On another
   processor or version of PyTorch, where the numbers differ anyhow, it is chosen anew, and that is said.)
 * The machine remembers the choice for learners of the same shapes
-  (:class:`marlzoo.system.machine.MeasurementCache`), so that the next run does not depend on how busy the machine is. Forgetting it may change later runs, by float rounding only.
+  (:class:`marlzoo.system.machine.MeasurementCache`), so that the next run does not depend on how busy it is.
 * ``MARLZOO_MATMUL=highest`` (``high``, ``medium``) decides it without measuring: the same on every machine and day.
 
 Result rows name the arithmetic in their column ``versions``.

@@ -22,7 +22,7 @@ GOLDEN_RATIO = (1.0 + math.sqrt(5.0)) / 2.0
 
 @dataclass
 class Episode:
-    """Real steps of one sample; ``obs``, ``action_mask`` and ``state`` also hold the row that the last step led to."""
+    """Real steps of one sample; ``obs``, ``action_mask`` and ``state`` hold the row after the last step too."""
 
     obs: list[Tensor]
     action_mask: list[Tensor]
