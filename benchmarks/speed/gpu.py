@@ -154,7 +154,7 @@ def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, c
     per_replica = [data[k % len(data)] for k in range(algorithm.replicas)]
     prepare(algorithm, per_replica)
     sampler: Sampler = make_sampler(algorithm, per_replica)
-    arithmetic = choose(algorithm, sampler, precision)
+    arithmetic = choose(algorithm, precision)
     with arithmetic.applied(algorithm):
         with FlopCounterMode(display=False) as counter:
             algorithm.update(sampler.next())

@@ -97,7 +97,7 @@ def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
     algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)), domain=family)
     prepare(algorithm, [data])
     sampler = make_sampler(algorithm, [data])
-    arithmetic = choose(algorithm, sampler)
+    arithmetic = choose(algorithm)
     with FlopCounterMode(display=False) as counter:
         algorithm.update(sampler.next())
     update = compiled(algorithm) if options.compile else algorithm.update
