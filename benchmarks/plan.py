@@ -99,7 +99,8 @@ def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any
         ConfigError: a setting out of its range.
     """
     cls = find_method(learner.method)
-    preset = preset_of(cls, task.partition("/")[0])
+    # A dataset's file may name its task only when it is opened; until then the settings' names are checked.
+    preset = preset_of(cls, task_spec(task, **env)).settings if task else {}
     config = replica_configs(cls.config_class, 1, learner.config, preset)[0]
     parts: list[Any] = [config.to_dict(), suite.horizon, dict(env)]
     if suite.precision != "float32":

@@ -133,8 +133,7 @@ def replicas_in_cache(parameter_bytes: int, most: int) -> int:
 
 def _parameter_bytes(group: Group) -> int:
     """Size of one replica's parameters, targets included."""
-    family = group.task.partition("/")[0]
-    learner = make(group.learner.method, group.spec, seeds=[0], domain=family, **group.learner.config)
+    learner = make(group.learner.method, group.spec, seeds=[0], **group.learner.config)
     return sum(parameter.nbytes for parameter in learner.parameters())
 
 

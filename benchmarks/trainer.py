@@ -46,7 +46,6 @@ class Trainer:
             group.spec,
             seeds=[run.seed for run in group.runs],
             device=self.device,
-            domain=group.task.partition("/")[0],
             **group.learner.config,
         )
         checkpoint = group.checkpoint(self.folder / "checkpoints", suite)

@@ -125,7 +125,7 @@ def test_memory_equals_torchs_and_acting_equals_reading() -> None:
     assert torch.equal(out.argmax(-1), torch.stack(chosen, dim=2))
     gru = torch.nn.GRU(6, 6, batch_first=True).double()
     with torch.no_grad():
-        for mine, name in ((net.gru.input, "ih"), (net.gru.hidden_state, "hh")):
+        for mine, name in ((net.gru.input, "ih"), (net.gru.recurrent, "hh")):
             getattr(gru, f"weight_{name}_l0").copy_(mine.weight[1].T)
             getattr(gru, f"bias_{name}_l0").copy_(mine.bias[1, 0])
     driven = net.encode(x).relu()[1].transpose(1, 2).flatten(0, 1)  # [B N, T, in]

@@ -255,7 +255,6 @@ def project(options: Options, suite: Suite) -> list[Projection]:
                 data[0].spec,
                 seeds=list(range(replicas)),
                 device=options.device,
-                domain=task.partition("/")[0],
             )
             ours = ready(algorithm, data, suite.precision, options.compiled[-1])
             update = replicas / ours.rate(options.seconds)

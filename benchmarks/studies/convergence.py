@@ -130,8 +130,7 @@ def learner(options: Options, method: str, data: Dataset, task: str, batch_size:
     known = {setting.name for setting in fields(find_method(method).config_class)}
     width = dict.fromkeys(("hidden", "critic_hidden", "vae_hidden"), options.hidden)
     settings = {name: value for name, value in (SHARED | width).items() if name in known}
-    family = task.partition("/")[0]
-    return make(method, data.spec, seeds=options.seeds, domain=family, batch_size=batch_size, **settings)
+    return make(method, data.spec, seeds=options.seeds, batch_size=batch_size, **settings)
 
 
 def run(options: Options, method: str, source: Source, data: Dataset, folder: Path) -> None:

@@ -92,6 +92,8 @@ class Dataset:
             state = obs.reshape(len(obs), int(np.prod(obs.shape[1:])))
         if spec.discrete and np.asarray(action).dtype.kind not in "iu":
             raise DataError(f"discrete actions must be integers, not {np.asarray(action).dtype}")
+        if card is not None and card.task and not spec.task:
+            spec = replace(spec, task=card.task)
         dataset = cls(
             spec=spec,
             obs=obs,

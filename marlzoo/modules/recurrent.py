@@ -73,8 +73,8 @@ class GRU(nn.Module):
     def __init__(self, init: Init, n_in: int, hidden: int) -> None:
         super().__init__()
         bound = 1.0 / math.sqrt(hidden)
-        self.input, self.hidden_state = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
-        for layer in (self.input, self.hidden_state):
+        self.input, self.recurrent = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
+        for layer in (self.input, self.recurrent):
             layer.weight, layer.bias = (init.uniform(bound, *p.shape[1:]) for p in (layer.weight, layer.bias))
         self.hidden = hidden
 
@@ -88,13 +88,13 @@ class GRU(nn.Module):
         Returns:
             Memory after every step ``[R, B, T, N, hidden]``, and after the last ``[R, B, N, hidden]``.
         """
-        if len(x) == 1 and self.hidden_state.products is None and not torch.compiler.is_compiling():
+        if len(x) == 1 and self.recurrent.products is None and not torch.compiler.is_compiling():
             return self._fused(x, hidden_state)
         h = x.new_zeros(*x.shape[:2], x.shape[3], self.hidden) if hidden_state is None else hidden_state
         outputs = []
         for drive in self.input(x).unbind(2):
             reset_x, update_x, new_x = drive.chunk(3, dim=-1)
-            reset_h, update_h, new_h = self.hidden_state(h).chunk(3, dim=-1)
+            reset_h, update_h, new_h = self.recurrent(h).chunk(3, dim=-1)
             update = torch.sigmoid(update_x + update_h)
             candidate = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
             h = candidate + update * (h - candidate)
@@ -110,8 +110,8 @@ class GRU(nn.Module):
             if hidden_state is None
             else hidden_state.reshape(b * n, self.hidden)
         )
-        weights = [layer.weight[0].t() for layer in (self.input, self.hidden_state)]
-        biases = [layer.bias[0, 0] for layer in (self.input, self.hidden_state)]
+        weights = [layer.weight[0].t() for layer in (self.input, self.recurrent)]
+        biases = [layer.bias[0, 0] for layer in (self.input, self.recurrent)]
         outputs, last = torch.gru(
             sequences, start.unsqueeze(0), [*weights, *biases], True, 1, 0.0, self.training, False, True
         )
