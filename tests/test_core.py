@@ -298,7 +298,9 @@ class TestRegistry:
             assert "marlzoo.algorithms" not in text, file
             assert "marlzoo.baselines" not in text, file
             # Published data, their environments, and mixers are named after the papers that they came with.
-            for name in list_methods().modules if place not in ("data", "envs") and file.name != "mixers.py" else ():
+            for name in (
+                list_methods().modules if place not in ("data", "envs") and file.name != "mixers.py" else ()
+            ):
                 assert f'"{name}"' not in text, (file, name)
 
     def test_broken_and_doubled_plugins(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

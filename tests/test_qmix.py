@@ -123,7 +123,13 @@ class Recall(Guess):
 
 def test_remembers() -> None:
     """The best return is 1; without memory it is a quarter."""
-    sizes: dict[str, Any] = {"num_envs": 16, "rollout": 6, "hidden": 32, "learn_steps": 10, "target_period": 50}
+    sizes: dict[str, Any] = {
+        "num_envs": 16,
+        "rollout": 6,
+        "hidden": 32,
+        "learn_steps": 10,
+        "target_period": 50,
+    }
     for history, low, high in (("rnn", 0.95, 1.0), ("mlp", 0.0, 0.6)):
         env = Recall(16)
         learning: dict[str, Any] = {"lr": 5e-3, "anneal": 2000, "warmup": 200, "history": history}
