@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.modules.layers import Init, with_agent_id, with_last_action
 from marlzoo.modules.policies import CategoricalPolicy, RecurrentPolicy
@@ -12,6 +13,8 @@ from marlzoo.modules.recurrent import RecurrentNet
 from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
 from marlzoo.objectives.returns import td_lambda
 from marlzoo.objectives.sequences import as_sequences, known_actions
+from marlzoo.spec import ActionKind
+from tests.toys import toy_spec
 
 
 def targets(
@@ -166,3 +169,21 @@ def test_reset_forgets_only_the_copies_named() -> None:
     assert hidden_state is not None
     torch.testing.assert_close(hidden_state[:, 1], fresh[1][:, 1])
     assert not torch.allclose(hidden_state[:, 0], fresh[1][:, 0])
+
+
+def test_a_relu_between_memory_and_head() -> None:
+    """OG-MARL's network: negative entries of the memory do not reach the outputs, but stay in the memory."""
+    plain, clipped = (RecurrentNet(Init([0]), 5, 6, 4, relu=relu) for relu in (False, True))
+    x = torch.randn(1, 3, 7, 2, 5)
+    hidden_state, last = plain.gru(torch.relu(plain.encode(x)))
+    torch.testing.assert_close(clipped(x)[0], plain.head(torch.relu(hidden_state)))
+    assert torch.equal(clipped(x)[1], last)
+    assert (last < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("iql_cql", "discrete"), ("qmix_cql", "discrete"), ("maddpg_cql", "continuous")]
+)
+def test_methods_of_og_marl_have_it_by_default(method: str, kind: ActionKind) -> None:
+    learner = marlzoo.make(method, toy_spec(kind), hidden=4)
+    assert [net.relu for net in learner.modules() if isinstance(net, RecurrentNet)] == [True, True]
