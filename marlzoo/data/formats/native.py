@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Floats, Ints
+from marlzoo.data.formats._steps import read_ends, require_horizon
 from marlzoo.data.hdf5 import (
     allocate,
     column,
@@ -104,6 +105,7 @@ def read_omiga(
     task: str | None = None,
     horizon: int | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
     verify: bool = True,
     mapped: bool | None = None,
@@ -125,6 +127,8 @@ def read_omiga(
         task: full task name; default: the file's card, or what an author's file name says.
         horizon: time limit in steps; default: the file's spec, or 1000.
         timeout_is_terminal: count time-limit ends as terminal (OMIGA's reading).
+        limit_is_terminal: believe a native file's terminal flags at exactly the time limit; false reads them as time
+            limits.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         verify: compare a native file's content with the hash in its card.
         mapped: map the file, which must be a native uncompressed one; default: if its arrays need more than half of
@@ -135,6 +139,7 @@ def read_omiga(
             task or horizon than asked for. One line names the file, the place in it and the remedy.
     """
     with open_hdf5(path) as file:
+        require_horizon(horizon)
         header = _header(file)
         columns = _columns(file, native=header is not None)
         if header is None:
@@ -165,7 +170,7 @@ def read_omiga(
                 outside = dataset.card.clipped > card.clipped
                 hashes = {"clipped_hash": dataset.content_hash} if outside else {}
                 write_verified(Path(path), content_hash=card.content_hash, **hashes)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def write_omiga(dataset: Dataset, path: str | os.PathLike[str], *, compression: str | None = None) -> Dataset:
