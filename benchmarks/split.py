@@ -137,8 +137,11 @@ def find_split(
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{kept}: cannot be read ({error}); delete it, it is made again") from error
     split = Split()
-    if missing and len(missing) * suite.updates >= WORTH_MEASURING and cores() > 1:
-        largest = max(groups(missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents)
+    planned = sum(suite.updates_on(run.source.entry) for run in missing)
+    if planned >= WORTH_MEASURING and cores() > 1:
+        largest = max(
+            groups(suite, missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents
+        )
         memory, key = MeasurementCache("split"), _key(largest, max_replicas)
         found = memory.recall(key)
         if found is None:
@@ -175,7 +178,7 @@ def _key(group: Group, max_replicas: int) -> str:
 def _learner(group: Group, replicas: int) -> Any:
     family = group.task.partition("/")[0]
     return make(
-        group.learner.method, group.spec, seeds=list(range(replicas)), domain=family, **group.learner.config
+        group.learner.method, group.spec, seeds=list(range(replicas)), domain=family, **group.settings
     )
 
 

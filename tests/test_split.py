@@ -131,7 +131,7 @@ def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> 
     mine = suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, asked, 20) == size
-    made = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
+    made = plan.groups(mine, plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
     assert len(made) >= min(asked.processes, 8)
 
 
@@ -187,7 +187,7 @@ def test_every_layout_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     mine = suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
-    (group, _) = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), 20)
+    (group, _) = plan.groups(mine, plan.pending(mine, sources, Results(tmp_path / "rows.csv")), 20)
     chosen = split.measured(group, 20)
     assert (chosen.processes, chosen.threads) in ((1, 2), (2, 1))
     assert chosen.replicas in (1, 4)
