@@ -62,8 +62,8 @@ def run_suite(
         missing = pending(suite, sources, results)
         if split is None:
             split = default_split(suite, missing, max_replicas) if device == "cpu" else Split()
-        todo = groups(missing, group_size(suite, sources, split, max_replicas))
-        stages = [_stage(group, suite) for group in todo]
+        todo = groups(suite, missing, group_size(suite, sources, split, max_replicas))
+        stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
         trainer = Trainer(suite, folder, device, check_data)
         if split.processes == 1:
@@ -107,7 +107,7 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
     return sources, list(stages.values())
 
 
-def _stage(group: Group, suite: Suite) -> Stage:
+def _stage(group: Group) -> Stage:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
-    amount = float(suite.updates * len(group.runs) * group.spec.n_agents)
+    amount = float(group.updates * len(group.runs) * group.spec.n_agents)
     return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)

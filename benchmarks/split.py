@@ -120,9 +120,9 @@ def default_split(suite: Suite, missing: Sequence[Run], max_replicas: int) -> Sp
     """
     if not missing:
         return Split()
-    largest = max(groups(missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents)
+    largest = max(groups(suite, missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents)
     replicas = replicas_in_cache(_parameter_bytes(largest), max_replicas)
-    small = len(missing) * suite.updates < WORTH_SPLITTING
+    small = sum(suite.updates_on(run.source.entry) for run in missing) < WORTH_SPLITTING
     return Split(replicas=replicas) if small or cores() == 1 else Split(cores(), 1, replicas)
 
 
@@ -133,7 +133,7 @@ def replicas_in_cache(parameter_bytes: int, most: int) -> int:
 
 def _parameter_bytes(group: Group) -> int:
     """Size of one replica's parameters, targets included."""
-    learner = make(group.learner.method, group.spec, seeds=[0], **group.learner.config)
+    learner = make(group.learner.method, group.spec, seeds=[0], **group.settings)
     return sum(parameter.nbytes for parameter in learner.parameters())
 
 

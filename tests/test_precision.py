@@ -125,7 +125,11 @@ def test_what_cannot_be_had() -> None:
 def test_rows_of_another_precision_are_other_runs() -> None:
     suite, learner = SUITES["smoke"], Learner("bc")
     hashes = {
-        p: config_hash(replace(suite, precision=p), learner, "mamujoco/hopper-3x1", {})
+        p: config_hash(replace(suite, precision=p), learner, "mamujoco/hopper-3x1", suite.data[0])
         for p in ("float32", "bf16")
     }
-    assert hashes["float32"] == config_hash(suite, learner, "mamujoco/hopper-3x1", {}) != hashes["bf16"]
+    assert (
+        hashes["float32"]
+        == config_hash(suite, learner, "mamujoco/hopper-3x1", suite.data[0])
+        != hashes["bf16"]
+    )

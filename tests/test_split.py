@@ -131,7 +131,7 @@ def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> 
     mine = suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, asked, 20) == size
-    made = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
+    made = plan.groups(mine, plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
     assert len(made) >= min(asked.processes, 8)
 
 

@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 import tyro
-from marlzoo.benchmarks.suites import Suite, find_suite
+from marlzoo.benchmarks.suites import POINTS, Suite, find_suite
 from measuring import clocked, command, machine, random_dataset, rate_of, show, write_csv
 from reference_loop import Buffer, Reference
 from torch.utils.flop_counter import FlopCounterMode
@@ -265,7 +265,10 @@ def project(options: Options, suite: Suite) -> list[Projection]:
                 device,
             )
             evaluation = spent * (suite.horizon or env.spec.horizon) / options.steps
-            parts = (suite.updates * update, suite.updates / suite.eval_every * evaluation)
+            parts = (
+                suite.updates * update,
+                suite.updates / (suite.eval_every or suite.updates / POINTS) * evaluation,
+            )
             hours = [groups * seconds / 3600 for seconds in (sum(parts), max(parts))]
             found.append(Projection(method, task, groups, 1e3 * update, evaluation, *hours))
         env.close()
