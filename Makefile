@@ -2,6 +2,9 @@
 # make demo       install, then the demo benchmark: data, training, evaluation, table (results/demo)
 # make test       install with the development tools, then the tests
 # make lint types the style and type checks; make format rewrites files to the style
+# make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
+# make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
+# make dist       wheel and source archive in dist/, checked (RELEASING.md)
 # make readme-table   put the tables of results/demo and results/speed into README.md
 
 PYTHON      ?= python3
@@ -15,7 +18,7 @@ PIP_ARGS    ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
 
-.PHONY: install install-dev demo test lint types format readme-table clean
+.PHONY: install install-dev demo test coverage lint types format docs dist readme-table clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -32,7 +35,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,docs]'
 	touch $@
 
 demo: install
@@ -41,9 +44,17 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
+coverage: install-dev
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --cov --cov-report=term --cov-report=xml
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 types: install-dev
 	$(BIN)/mypy marlzoo algorithms baselines benchmarks tests
@@ -52,8 +63,16 @@ format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html
+
+dist: install-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
 readme-table: install
 	$(BIN)/python -m marlzoo.benchmarks.readme README.md results/demo/table.md results/speed/ratios.md
 
 clean:
-	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage* coverage.xml docs/_build docs/generated
