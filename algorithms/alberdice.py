@@ -58,16 +58,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
-from marlzoo.actors import StochasticActor, joint_action
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Natural, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, log_softmax
-from marlzoo.losses import detached, legal_logsumexp
-from marlzoo.nets import MLP, Init, with_agent_id
+from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.critics import joint_action
+from marlzoo.modules.distributions import chosen, log_softmax
+from marlzoo.modules.layers import MLP, Init, with_agent_id
+from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import detached, masked_logsumexp
 from marlzoo.optim import per_replica
-from marlzoo.policy import CategoricalPolicy, Policy
-from marlzoo.random import Kind
+from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
 FLOOR = 1e-10  # added to the probabilities of the conditional data policies
@@ -77,10 +80,10 @@ FLOOR = 1e-10  # added to the probabilities of the conditional data policies
 class AlberDICEConfig(Config):
     """Settings of AlberDICE; the defaults are the authors' for their warehouse."""
 
-    alpha: Positive = 1.0  # strength of the regulariser at the start (paper: α)
+    alpha: Positive = 1.0  # strength of the regularizer at the start (paper: α)
     alpha_end: Positive = 1.0  # and at the end
     anneal: Natural = 0  # updates from start to end (0: constant alpha)
-    reward_scale: Positive = 1.0  # weight of the reward against the regulariser
+    reward_scale: Positive = 1.0  # weight of the reward against the regularizer
     ratio_cap: Positive = 100.0  # bound on rho
     ratio_floor: NonNegative = 0.1  # least rho of a transition in the fits of e and policy
     projection: Literal["forward", "reverse"] = "forward"  # divergence that policies descend
@@ -89,14 +92,14 @@ class AlberDICEConfig(Config):
     pretrain: Natural = 0  # first updates that fit the data policies only
     hidden: Count = 128  # width of both hidden layers of every network
     eval_mode: Literal["sample", "greedy"] = "sample"  # how the policy is evaluated
-    lr: Positive = 1e-4  # step size of Adam
+    lr: Positive = 5e-4  # step size of Adam
 
 
 class Ratios(NamedTuple):
     """What agent i knows about the others, ``[R, N, B]`` each."""
 
     kappa: Tensor
-    rho: Tensor
+    log_rho: Tensor
     log_likelihood: Tensor  # of the others' actions under its conditional data policies
 
 
@@ -119,13 +122,13 @@ class AlberDICE(Algorithm):
     config: AlberDICEConfig
     config_class = AlberDICEConfig
     actions = ("discrete",)
-    fields: tuple[str, ...] = ("obs", "state", "action", "legal", "reward", "mask", "next_state")
+    fields: tuple[str, ...] = ("obs", "state", "action", "action_mask", "reward", "mask", "next_state")
     presets: ClassVar = {
         "games": {
             **{"alpha": 0.2, "alpha_end": 0.05, "anneal": 3500, "pretrain": 500},
             **{"hidden": 64, "batch_size": 128, "lr": 3e-3},
         },
-        "smac": {"eval_mode": "greedy"},
+        "smac": {**MLP_TRANSITIONS, "eval_mode": "greedy"},
     }
     variants: ClassVar = {"discrete": ({"anneal": 40, "alpha_end": 0.1, "eval_mode": "greedy"},)}
     _others: Tensor
@@ -145,7 +148,7 @@ class AlberDICE(Algorithm):
         visible = (index[:, None, None] == index) | (index < index[:, None])
         self.register_buffer("_others", others.to(self.dtype), persistent=False)
         self.register_buffer("_visible", visible.repeat_interleave(a, -1).to(self.dtype), persistent=False)
-        self.optimise(nu=self.nu, e=self.e, policy=self.actor, data=(self.data, self.data_others))
+        self.add_optimizer(nu=self.nu, e=self.e, policy=self.actor, data=(self.data, self.data_others))
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Where between two states the slope of nu is taken."""
@@ -153,29 +156,35 @@ class AlberDICE(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        done = self._optimisers["data"].count.clone()  # updates made
+        done = self._optimizers["data"].count.clone()  # updates made
         alpha = self._alpha(done)
-        obs, state, legal = with_agent_id(batch.obs), batch.state.unsqueeze(1), batch.legal.movedim(2, 1)
+        obs, state, action_mask = (
+            with_agent_id(batch.obs),
+            batch.state.unsqueeze(1),
+            batch.action_mask.movedim(2, 1),
+        )
         action = batch.action.movedim(2, 1)  # agents first: [R, N, B]
-        log_pi = log_softmax(self.actor.network(obs), batch.legal).movedim(2, 1)
-        log_data = log_softmax(self.data.network(obs), batch.legal).movedim(2, 1)
+        log_pi = log_softmax(self.actor.network(obs), batch.action_mask).movedim(2, 1)
+        log_data = log_softmax(self.data.network(obs), batch.action_mask).movedim(2, 1)
 
         # 1. Data policies
         ratios = self._ratios(batch, log_pi.detach())
         data_loss = -chosen(log_data, action).sum(1).mean(-1) - ratios.log_likelihood.sum(1).mean(-1)
 
         # 2. nu
-        weight = ratios.rho / ratios.rho.sum(-1, keepdim=True)
-        nu_loss, e_target = self._nu_loss(batch, alpha, ratios.kappa, weight)
+        # In log space: with many agents or sure policies every ratio of a batch may be below the smallest float.
+        log_weight = F.log_softmax(ratios.log_rho, dim=-1)
+        weight = log_weight.exp()
+        nu_loss, e_target, nu = self._nu_loss(batch, alpha, ratios.kappa, log_weight)
 
         # 3. e
         e = self.e(state)
         mean_e = (log_data.detach().exp() * e).sum(-1)
         td = (chosen(e, action) - e_target).square()
-        floored = torch.maximum(ratios.rho, self.setting("ratio_floor", 3))
-        push = weight * (legal_logsumexp(e, legal) - mean_e)
-        floored = floored / floored.sum(-1, keepdim=True)
-        e_loss = (floored * td).sum((1, 2)) + self.setting("conservatism") * push.sum((1, 2))
+        push = weight * (masked_logsumexp(e, action_mask) - mean_e)
+        floor = self.hyperparameter("ratio_floor", 3).log()  # -inf without a floor
+        floored = F.softmax(torch.maximum(ratios.log_rho, floor), dim=-1)
+        e_loss = (floored * td).sum((1, 2)) + self.hyperparameter("conservatism") * push.sum((1, 2))
 
         # 4. Policy
         gain = log_data.detach() + e.detach() / per_replica(alpha, 4)
@@ -189,16 +198,20 @@ class AlberDICE(Algorithm):
         started = done >= self.config.pretrain
         norms |= self.step_if(started, nu=nu_loss, e=e_loss, policy=policy_loss)
         losses = {"nu_loss": nu_loss, "e_loss": e_loss, "policy_loss": policy_loss, "data_loss": data_loss}
-        means = {"rho": ratios.rho.mean((1, 2)), "kappa": ratios.kappa.mean((1, 2)), "alpha": alpha}
-        return detached(losses) | means | norms
+        rho = ratios.log_rho.exp().mean((1, 2))
+        means = {"rho": rho, "kappa": ratios.kappa.mean((1, 2)), "alpha": alpha}
+        # Every agent's nu estimates the team's value, so they are averaged, not added up.
+        common = diagnostics.data_value(nu) | diagnostics.effective_sample_size(weight.movedim(1, 2))
+        likelihood = diagnostics.data_likelihood(chosen(log_pi, action))
+        return detached(losses) | means | common | likelihood | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
         return CategoricalPolicy(self.actor.network, stochastic=self.config.eval_mode == "sample")
 
     def _alpha(self, done: Tensor) -> Tensor:
-        """Strength of the regulariser after ``done`` updates, ``[R]``."""
-        start, end = self.setting("alpha"), self.setting("alpha_end")
+        """Strength of the regularizer after ``done`` updates, ``[R]``."""
+        start, end = self.hyperparameter("alpha"), self.hyperparameter("alpha_end")
         if not self.config.anneal:
             return start
         return start * (end / start) ** (done / self.config.anneal).clamp(max=1.0).to(self.dtype)
@@ -212,7 +225,7 @@ class AlberDICE(Algorithm):
         state = batch.state[:, None, :, None].expand(*pairs, -1)
         number = torch.eye(n, dtype=self.dtype, device=self.device).expand(*pairs, n)
         logits = self.data_others(state, seen, number)
-        log_data = log_softmax(logits, batch.legal[:, None])
+        log_data = log_softmax(logits, batch.action_mask[:, None])
         others, action = self._others[None, :, None], batch.action[:, None].expand(pairs)
         log_likelihood = (chosen(log_data, action) * others).sum(-1)
         with torch.no_grad():
@@ -220,30 +233,32 @@ class AlberDICE(Algorithm):
             log_floored = torch.log(log_data.exp() + FLOOR)
             kappa = ((theirs.exp() * (theirs - log_floored)).sum(-1) * others).sum(-1)
             gap = chosen(theirs.expand_as(log_floored), action) - chosen(log_floored, action)
-            log_rho = torch.minimum((gap * others).sum(-1), self.setting("ratio_cap", 3).log())
-        return Ratios(kappa, log_rho.exp(), log_likelihood)
+            log_rho = torch.minimum((gap * others).sum(-1), self.hyperparameter("ratio_cap", 3).log())
+        return Ratios(kappa, log_rho, log_likelihood)
 
-    def _nu_loss(self, batch: Batch, alpha: Tensor, kappa: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of nu ``[R]``, and the advantages ``[R, N, B]`` that e is fitted to."""
-        alpha, gamma, size = per_replica(alpha, 3), self.setting("gamma", 3), batch.mask.shape[-1]
+    def _nu_loss(
+        self, batch: Batch, alpha: Tensor, kappa: Tensor, log_weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of nu ``[R]``, the advantages ``[R, N, B]`` that e is fitted to, and nu ``[R, N, B]``."""
+        alpha, gamma, size = per_replica(alpha, 3), self.hyperparameter("gamma", 3), batch.mask.shape[-1]
         state, after = (F.pad(s, (0, 1)).unsqueeze(1) for s in (batch.state, batch.next_state))
         absorbing = F.pad(torch.zeros_like(batch.state[:, None, :1]), (0, 1), value=1.0)
         nu, nu_end, mask = self.nu(state), self.nu(absorbing), batch.mask.unsqueeze(1)
         nu_next = mask * self.nu(after) + (1.0 - mask) * nu_end
-        reward = self.setting("reward_scale", 3) * batch.reward.unsqueeze(1)
+        reward = self.hyperparameter("reward_scale", 3) * batch.reward.unsqueeze(1)
         e = reward - alpha * kappa + gamma * nu_next - nu
 
         # Absorbing steps, one for each end in the batch, all of the same value.
         ends = (1.0 - mask).sum(-1, keepdim=True)
         share = size / (size + ends)
         log_end = torch.where(ends > 0, torch.log1p(-share.clamp(max=1.0 - FLOOR)), -torch.inf)
-        real = torch.log(share * weight) + e / alpha
+        real = torch.log(share) + log_weight + e / alpha
         end = log_end + (gamma - 1.0) * nu_end / alpha
         spread = alpha.squeeze(-1) * torch.logsumexp(torch.cat((real, end), dim=-1), dim=-1)
         first = (nu.sum(-1) + ends.squeeze(-1) * nu_end.squeeze(-1)) / (size + ends.squeeze(-1))
         loss = spread + (1.0 - gamma.squeeze(-1)) * first
-        slope = self.setting("gradient_penalty", 2) * self._slope(state, batch.noise["between"])
-        return (loss + slope).sum(-1), e.detach()
+        slope = self.hyperparameter("gradient_penalty", 2) * self._slope(state, batch.noise["between"])
+        return (loss + slope).sum(-1), e.detach(), nu
 
     def _slope(self, state: Tensor, between: Tensor) -> Tensor:
         """Mean squared gradient of nu between states of the batch's halves, ``[R, N]``."""

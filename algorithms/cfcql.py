@@ -3,7 +3,7 @@
 Shao, Qu, Chen, Zhang, Ji, "Counterfactual Conservative Q Learning for Offline Multi-agent Reinforcement Learning",
 NeurIPS 2023, arXiv 2309.12696. The penalty of conservative Q-learning on joint actions grows exponentially with the
 team; CFCQL sums one penalty per agent, in which that agent's action alone leaves the data. Bars mark targets, sg a
-stopped gradient, mu and beta the softmax of the values and the behaviour policy:
+stopped gradient, mu and beta the softmax of the values and the behavior policy:
 
 Discrete (QMIX; agents read their episode so far and their last action):
 
@@ -24,54 +24,62 @@ Continuous (one twin critic of state and all actions, one deterministic policy p
 
 Departures from the authors' code, and the option that restores it:
 
-* The behaviour policy is cloned beside the critic. Theirs is cloned first, until twenty batches bring nothing new,
-  and then frozen: ``behaviour_updates`` > 0 clones for so many steps first and then freezes.
+* The behavior policy is cloned beside the critic. Theirs is cloned first, until twenty batches bring nothing new,
+  and then frozen: ``behavior_updates`` > 0 clones for so many steps first and then freezes.
 * Continuous weights are uniform, as their default is; their option by an autoencoder's density is not offered.
 * The others' actions are the data's at s for all samples; theirs around pi_i(o'_i) take the others' next actions:
   ``other_actions = "next"``. Their jitter of 1e-5 on those is left out.
 * The densities of the two policy classes belong to their own samples; theirs (HalfCheetah) are swapped. Not offered.
-* No batch normalisation: its statistics would differ between logged and sampled actions. ``batch_norm = True``.
+* No batch normalization: its statistics would differ between logged and sampled actions. ``batch_norm = True``.
 * Rewards are the team's, theirs agent 0's; ``gamma`` is what it says (their HalfCheetah runs use 0.95).
 * Their alternative with joint actions (MACQL) is ``qmix_cql`` with ``td_lambda``; its illegal actions count nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from marlzoo.actor_critic import penalty_samples
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.dataset import Dataset
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, log_softmax, mask_logits, one_hot
-from marlzoo.losses import action_size, detached, jittered, legal_logsumexp, mean_over, sampled_logsumexp
-from marlzoo.nets import DeterministicActor, Ensemble, PerAgent, with_agent_id
-from marlzoo.policy import Policy, SquashedPolicy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences
-from marlzoo.spec import Spec
-from marlzoo.teams import (
-    AgentNet,
-    QTeam,
-    Shape,
-    counterfactual_actions,
-    counterfactual_values,
-    estimates,
-    team_fields,
+from marlzoo.modules.actors import DeterministicActor
+from marlzoo.modules.critics import counterfactual_actions
+from marlzoo.modules.distributions import (
+    categorical_log_prob,
+    log_softmax,
+    mask_logits,
+    one_hot,
+    smoothed_action,
 )
-from marlzoo.train import make_sampler
+from marlzoo.modules.layers import Ensemble, PerAgent, with_agent_id
+from marlzoo.modules.policies import Policy, SquashedPolicy
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.counterfactual import counterfactual_values
+from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.losses import (
+    action_size,
+    detached,
+    masked_logsumexp,
+    mean_over,
+    penalty_samples,
+    sampled_logsumexp,
+)
+from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.rng import Kind
+from marlzoo.spec import Spec
 
 FLOOR = 1e-5  # added to probabilities in the divergence
 CONTINUOUS: dict[str, Any] = {"target_period": 0, "grad_clip": 0.5, "gamma": 0.95}
 MPE = {**CONTINUOUS, "lr": 1e-3, "hidden": 64, "batch_size": 1024, "tau": 0.01, "policy_samples": False}
 MUJOCO = {**CONTINUOUS, "lr": 3e-4, "hidden": 256, "batch_size": 256, "tau": 0.005}
-SMAC: dict[str, Any] = {"cql_weight": 50.0}
+SMAC: dict[str, Any] = {"cql_weight": 50.0}  # the other defaults are the authors'
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class CFCQLConfig(Config):
     cql_weight: NonNegative = 1.0  # w; the paper's lie between 0.1 and 50 (SMAC), 0.1 and 5 (elsewhere)
     agent_weights: Literal["kl", "argmax", "uniform"] = "kl"  # how agents' penalties are weighted (discrete)
     temperature: NonNegative = 0.5  # sharpness of the weights; 0: uniform (discrete)
-    behaviour_updates: Natural = 0  # cloning steps before training; 0: one beside every update (discrete)
+    behavior_updates: Natural = 0  # cloning steps before training; 0: one beside every update (discrete)
     td_lambda: Fraction = 0.6  # trace of the target (discrete)
     mixer_hidden: Count = 64  # hidden units of the networks that make the mixer's weights (discrete)
     mixer_embed: Count = 32  # hidden units of the mixer (discrete)
@@ -94,7 +102,7 @@ class CFCQLConfig(Config):
     target_noise: NonNegative = 0.05  # noise on the target policy's actions (continuous)
     policy_period: Count = 5  # critic steps per policy step (continuous)
     action_penalty: NonNegative = 1e-3  # weight of the policy's squared actions (continuous)
-    batch_norm: bool = False  # normalise the inputs of policies and critics by batch statistics (continuous)
+    batch_norm: bool = False  # normalize the inputs of policies and critics by batch statistics (continuous)
     hidden: Count = 64  # width of the agents' hidden layers and of their memory
     tau: Fraction = 0.005  # rate at which the targets follow, where they are not copied
     target_period: Natural = 25  # updates between copies of the targets; 0: follow with rate tau
@@ -108,28 +116,34 @@ class CFCQL(Algorithm):
     config: CFCQLConfig
     config_class = CFCQLConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"smac": SMAC, "mamujoco": MUJOCO, "mpe": MPE}
+    presets: ClassVar = {
+        "smac": {**SMAC, **MLP_TRANSITIONS, "history": "mlp"},
+        "smac-recurrent": {**SMAC, **RECURRENT_SEQUENCES},
+        "smac-authors": SMAC,
+        "mamujoco": MUJOCO,
+        "mpe": MPE,
+    }
     variants: ClassVar = {
         "continuous": [{"batch_norm": True, "target_period": 0}, {"other_actions": "next"}],
         "discrete": [
             {"history": "mlp", "agent_weights": "argmax"},
-            {"behaviour_updates": 2, "sequence_length": 6},
+            {"behavior_updates": 2, "sequence_length": 6},
         ],
     }
 
     def build(self, spec: Spec) -> None:
-        """Discrete: agents' values, mixer and behaviour policy. Continuous: twin critic and policies."""
+        """Discrete: agents' values, mixer and behavior policy. Continuous: twin critic and policies."""
         c, h = self.config, self.config.hidden
         if spec.discrete:
             recurrent = c.history == "rnn"
             self.fields = team_fields(recurrent, mixed=True)
             if recurrent:
                 self.sampling = "sequence"
-            shape = Shape(h, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
+            shape = QNetworkConfig(h, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
             self.team = QTeam(self.init, spec, shape, "qmix")
-            self.behaviour = AgentNet(self.init, spec, shape)
-            self.target = self.frozen_copy(self.team)
-            self.optimise(q=self.team, behaviour=self.behaviour)
+            self.behavior = AgentNet(self.init, spec, shape)
+            self.target = self.make_target(self.team)
+            self.add_optimizer(q=self.team, behavior=self.behavior)
             return
         self.fields = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
         if c.other_actions == "next":
@@ -138,8 +152,8 @@ class CFCQL(Algorithm):
         sizes = (spec.obs_size + n, h, h, a)
         self.actor = PerAgent(DeterministicActor(self.init, sizes, (n,), last_bound=3e-3, norm=c.batch_norm))
         self.q = Ensemble(self.init, (spec.state_size + n * a, h, h, 1), 2, norm=c.batch_norm)
-        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
-        self.optimise(q=self.q, policy=self.actor)
+        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.add_optimizer(q=self.q, policy=self.actor)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the target's actions and of the penalty's samples."""
@@ -150,12 +164,11 @@ class CFCQL(Algorithm):
         wanted = around if self.config.policy_samples else {}
         return {"target": ("normal", one), "uniform": ("uniform", (k, *one)), **wanted}
 
-    def prepare(self, data: Sequence[Dataset]) -> None:
-        """Clone the behaviour first, where ``behaviour_updates`` says so."""
-        if self.spec.discrete and self.config.behaviour_updates:
-            sampler = make_sampler(self, data)
-            for _ in range(self.config.behaviour_updates):
-                self.step(behaviour=self._clone_loss(as_sequences(sampler.next()))[0])
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
+        """Clone the behavior first, where ``behavior_updates`` says so."""
+        if self.spec.discrete and self.config.behavior_updates:
+            for _ in range(self.config.behavior_updates):
+                self.step(behavior=self._clone_loss(as_sequences(next(batches)))[0])
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -171,36 +184,39 @@ class CFCQL(Algorithm):
     # Discrete -------------------------------------------------------------------------------------------
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, legal, state = self.config, batch.legal[:, :, :-1], batch.state[:, :, :-1]
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        c, action_mask, state = self.config, batch.action_mask[:, :, :-1], batch.state[:, :, :-1]
+        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
 
         # 1. TD
-        found = estimates(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace)
         q_tot = found.total
         td_loss = 0.5 * mean_over((q_tot - found.target).square(), batch.filled)
 
         # 2. Counterfactual values
         team = counterfactual_values(found.every[:, :, :-1], found.taken)
-        c_values = self.team.total(team, state).view(legal.shape)
-        lse = legal_logsumexp(c_values, legal)
+        c_values = self.team.total(team, state).view(action_mask.shape)
+        lse = masked_logsumexp(c_values, action_mask)
 
         # 3. The agents' weights
         clone_loss, log_beta = self._clone_loss(batch)
-        weight = agent_weights(c_values, log_beta, legal, c.agent_weights, self.setting("temperature", 4))
+        weight = agent_weights(
+            c_values, log_beta, action_mask, c.agent_weights, self.hyperparameter("temperature", 4)
+        )
 
         # 4. The step
         penalty = mean_over((weight * lse).sum(-1) - q_tot, batch.filled)
-        losses = {"q": td_loss + self.setting("cql_weight") * penalty}
-        if not c.behaviour_updates:
-            losses["behaviour"] = clone_loss
+        losses = {"q": td_loss + self.hyperparameter("cql_weight") * penalty}
+        if not c.behavior_updates:
+            losses["behavior"] = clone_loss
         norms = self.step(**losses)
-        self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
-        losses = {"td_loss": td_loss, "penalty": penalty, "behaviour_loss": clone_loss}
-        return {**losses, "q_total": mean_over(q_tot, batch.filled), **norms}
+        self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
+        losses = {"td_loss": td_loss, "penalty": penalty, "behavior_loss": clone_loss}
+        value = diagnostics.data_value(q_tot, batch.filled)
+        return {**losses, "q_total": mean_over(q_tot, batch.filled), **value, **norms}
 
     def _clone_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss [R] of the behaviour policy, and its log probabilities without gradient, [R, B, L, N, A]."""
-        logits = mask_logits(self.behaviour(batch)[:, :, :-1], batch.legal[:, :, :-1])
+        """Loss [R] of the behavior policy, and its log probabilities without gradient, [R, B, L, N, A]."""
+        logits = mask_logits(self.behavior(batch)[:, :, :-1], batch.action_mask[:, :, :-1])
         loss = -mean_over(categorical_log_prob(logits, batch.action), batch.filled)
         return loss, log_softmax(logits.detach())
 
@@ -212,10 +228,10 @@ class CFCQL(Algorithm):
 
         # 1. TD
         with torch.no_grad():
-            noise, std = batch.noise["target"], self.setting("target_noise", 4)
-            after = jittered(self._act(self.target_actor, next_obs), noise, std) * used
+            noise, std = batch.noise["target"], self.hyperparameter("target_noise", 4)
+            after = smoothed_action(self._act(self.target_actor, next_obs), noise, std) * used
             value = self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * value
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
         q = self.q(batch.state, batch.action.flatten(-2)).squeeze(-1)
         td_loss = (q - y.unsqueeze(1)).square().mean(2).sum(1)
 
@@ -226,20 +242,21 @@ class CFCQL(Algorithm):
 
         # 3. The critic's step
         penalty = (lse.mean(-1) - q).mean(2).sum(1)
-        norms = self.step(q=td_loss + self.setting("cql_weight") * penalty)
+        norms = self.step(q=td_loss + self.hyperparameter("cql_weight") * penalty)
 
         # 4. The policies' step
         action = self._act(self.actor, obs)
         team = counterfactual_actions(batch.action, action)
         q_own = self.q.first(batch.state.unsqueeze(2), team).squeeze(-1)
         size = action_size(action, used).mean(1).sum(-1)
-        policy_loss = self.setting("action_penalty") * size - mean_over(q_own)
+        policy_loss = self.hyperparameter("action_penalty") * size - mean_over(q_own)
         norms |= self.step_if(self.due("q", c.policy_period), policy=policy_loss)
-        tau = self.setting("tau")
-        self.follow(self.target_q, self.q, c.target_period, tau, "q")
-        self.follow(self.target_actor, self.actor, c.target_period, tau, "q")
+        tau = self.hyperparameter("tau")
+        self.hard_update(self.target_q, self.q, c.target_period, tau, "q")
+        self.hard_update(self.target_actor, self.actor, c.target_period, tau, "q")
         found = {"td_loss": td_loss, "penalty": penalty, "policy_loss": policy_loss}
-        return {**found, "q_total": q[:, 0].mean(1), "target_q_total": y.mean(1), **norms}
+        common = diagnostics.data_value(q[:, 0]) | diagnostics.saturation(action, used)
+        return {**found, "q_total": q[:, 0].mean(1), "target_q_total": y.mean(1), **common, **norms}
 
     def _act(self, actor: PerAgent, obs: Tensor) -> Tensor:
         action: Tensor = actor(obs, batch=True)
@@ -252,7 +269,7 @@ class CFCQL(Algorithm):
         now = after = batch.action
         if c.policy_samples:
             now, after = self._act(self.actor, obs), self._act(self.actor, next_obs)
-        std, used = self.setting("sample_std"), self.action_dimensions
+        std, used = self.hyperparameter("sample_std"), self.action_dimensions
         own, density = penalty_samples(now, after, noise["uniform"], noise.get("policy"), std, used)
         if c.other_actions == "data" or not c.policy_samples:
             return counterfactual_actions(data, own), density
@@ -263,11 +280,13 @@ class CFCQL(Algorithm):
 
 
 @torch.no_grad()
-def agent_weights(values: Tensor, log_beta: Tensor, legal: Tensor, mode: str, temperature: Tensor) -> Tensor:
-    """lambda of step 3: ``values``, ``log_beta``, ``legal [..., N, A] -> [..., N]``, sum 1 over the agents."""
-    mu = torch.softmax(mask_logits(values, legal), dim=-1) + FLOOR
+def agent_weights(
+    values: Tensor, log_beta: Tensor, action_mask: Tensor, mode: str, temperature: Tensor
+) -> Tensor:
+    """lambda of step 3: ``values``, ``log_beta``, ``action_mask [..., N, A] -> [..., N]``, sum 1 over the agents."""
+    mu = torch.softmax(mask_logits(values, action_mask), dim=-1) + FLOOR
     ratio = mu.log() - (log_beta.exp() + FLOOR).log()
-    divergence = (mu * ratio * legal).sum(-1)
+    divergence = (mu * ratio * action_mask).sum(-1)
     if mode == "uniform":
         return torch.full_like(divergence, 1.0 / divergence.shape[-1])
     if mode == "argmax":

@@ -1,4 +1,4 @@
-"""ComaDICE: offline cooperative multi-agent RL with a stationary-distribution shift regulariser.
+"""ComaDICE: offline cooperative multi-agent RL with a stationary-distribution shift regularizer.
 
 Bui, Nguyen, Mai, "ComaDICE", ICLR 2025, arXiv 2410.01954. The problem max E_rho[r] - alpha D_f(rho || data) over
 occupancies has a dual in nu; a linear mixer ``X_tot = sum_i w_i(s) X_i + b(s)`` with ``w_i >= 0`` splits it by agent.
@@ -37,13 +37,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from marlzoo.actors import ActionValues, StochasticActor
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import mean_over
-from marlzoo.nets import LinearMixer, ValueNet, with_agent_id
-from marlzoo.policy import Policy
+from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.critics import ActionValues, ValueNet
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 Divergence = Literal["soft_chi2", "chi2", "kl"]
@@ -53,7 +57,7 @@ Divergence = Literal["soft_chi2", "chi2", "kl"]
 class ComaDICEConfig(Config):
     """Settings of ComaDICE; the defaults are the authors'."""
 
-    alpha: Positive = 10.0  # strength of the regulariser (paper: α); 100 is as good, 0.1 poor
+    alpha: Positive = 10.0  # strength of the regularizer (paper: α); 100 is as good, 0.1 poor
     divergence: Divergence = "soft_chi2"  # f
     omega_cap: Positive = float("inf")  # bound on each agent's omega (the authors use 2 for discrete actions)
     tau: Fraction = 0.005  # rate at which the targets follow
@@ -70,9 +74,9 @@ class ComaDICE(Algorithm):
     config_class = ComaDICEConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = (
-        *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first", "legal"),
+        *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first", "action_mask"),
     )
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {"omega_cap": 2.0}}
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {**MLP_TRANSITIONS, "omega_cap": 2.0}}
     variants: ClassVar = {"continuous": ({"divergence": "chi2"},), "discrete": ({"divergence": "kl"},)}
 
     def build(self, spec: Spec) -> None:
@@ -84,19 +88,19 @@ class ComaDICE(Algorithm):
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
         self.lambda_v = nn.ParameterList([self.init.constant(0.0, 1, 1)])
         self.lambda_e = nn.ParameterList([self.init.constant(0.0, 1, 1)])
-        self.target_q, self.target_nu = self.frozen_copy(self.q), self.frozen_copy(self.nu)
-        self.target_mixer = self.frozen_copy(self.mixer)
-        self.optimise(q=(self.q, self.mixer), nu=self.nu, lambda_v=self.lambda_v)
-        self.optimise(policy=self.actor, lambda_e=self.lambda_e)
+        self.target_q, self.target_nu = self.make_target(self.q), self.make_target(self.nu)
+        self.target_mixer = self.make_target(self.mixer)
+        self.add_optimizer(q=(self.q, self.mixer), nu=self.nu, lambda_v=self.lambda_v)
+        self.add_optimizer(policy=self.actor, lambda_e=self.lambda_e)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        f, alpha, obs = self.config.divergence, self.setting("alpha", 3), with_agent_id(batch.obs)
+        f, alpha, obs = self.config.divergence, self.hyperparameter("alpha", 3), with_agent_id(batch.obs)
 
         # 1. Q
         with torch.no_grad():
             nu_next = self.target_mixer.total(self.target_nu(with_agent_id(batch.next_obs)), batch.next_state)
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * nu_next
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * nu_next
         w, b = self.mixer(batch.state)
         q = self.q(obs, batch.action)[:, 0]
         q_total = (w * q).sum(-1) + b
@@ -105,7 +109,7 @@ class ComaDICE(Algorithm):
         # 2. nu
         nu, lambda_v = self.nu(obs), self.lambda_v[0]
         e = w.detach() * (q.detach() - nu)
-        starts = (1.0 - self.setting("gamma")) * mean_over(nu, batch.first)
+        starts = (1.0 - self.hyperparameter("gamma")) * mean_over(nu, batch.first)
         nu_loss = starts + mean_over(regression(f, e, lambda_v, alpha)) + lambda_v.flatten()
         norms = self.step(q=q_loss, nu=nu_loss, lambda_v=nu_loss)
 
@@ -114,9 +118,9 @@ class ComaDICE(Algorithm):
             advantage = self.target_mixer(batch.state)[0]
             advantage = advantage * (self.target_q(obs, batch.action)[:, 0] - self.nu(obs))
             omega = ratio(f, (advantage - self.lambda_e[0]) / alpha)
-            team = torch.minimum(omega, self.setting("omega_cap", 3)).sum(-1, keepdim=True)
+            team = torch.minimum(omega, self.hyperparameter("omega_cap", 3)).sum(-1, keepdim=True)
 
-        # 4. Normalisation
+        # 4. Normalization
         lambda_loss = self.lambda_e[0].flatten() * (1.0 - mean_over(omega))
 
         # 5. Policy
@@ -124,13 +128,14 @@ class ComaDICE(Algorithm):
         policy_loss = -mean_over(team * log_prob)
 
         norms |= self.step(policy=policy_loss, lambda_e=lambda_loss)
-        tau = self.setting("tau")
-        self.track(self.target_q, self.q, tau)
-        self.track(self.target_nu, self.nu, tau)
-        self.track(self.target_mixer, self.mixer, tau)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_nu, self.nu, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "nu_loss": nu_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_total.detach()), "omega": mean_over(omega)}
-        return {**losses, **means, **norms}
+        common = diagnostics.data_value(q_total) | diagnostics.effective_sample_size(team)
+        return {**losses, **means, **common, **diagnostics.data_likelihood(log_prob), **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -3,8 +3,8 @@
 Yang, Ma, Li, Zheng, Zhang, Huang, Yang, Zhao, "Believe What You See: Implicit Constraint Approach for Offline
 Multi-Agent Reinforcement Learning", NeurIPS 2021, arXiv 2106.03400.
 
-In-sample: the critic is evaluated at the data's actions only. The policy that maximises value at a bounded distance
-from the data is proportional to mu exp(Q / alpha); its expectations are taken with self-normalised importance weights
+In-sample: the critic is evaluated at the data's actions only. The policy that maximizes value at a bounded distance
+from the data is proportional to mu exp(Q / alpha); its expectations are taken with self-normalized importance weights
 over the batch of size B, softmax_B, at each time step (and agent) apart. ``Q_tot = sum_i k_i(s) Q_i``, ``k_i >= 0``,
 ``sum_i k_i = 1``. Bars mark targets, sg a stopped gradient:
 
@@ -20,11 +20,16 @@ policy, twin critics of observation and action, OMIGA's linear mixer, weights so
 targets. Where a sequence is cut no next action is known, so its last step has no target and the one before
 bootstraps.
 
+The policy's loss takes Q_i and k_i from the critic after its step, as the authors' actor does; where the presets for
+continuous actions say ``policy_after_critic = False``, both losses are taken before any step, as the baseline does.
+
 Departures from the authors' code (SMAC), and the option that restores it:
 
-* One critic step per update, on all time steps; theirs makes one per time step: ``critic_steps = "time"``.
-* Padding is left out of softmax_B: ``mask_softmax = False``.
-* Their behaviour policy's exploration takes part in the training policy: ``epsilon`` (theirs falls from 0.5 to 0.05).
+* One critic step per update, on all time steps; theirs makes one for each time step at which some episode still
+  runs. Their targets are copied every 600 critic steps, which with episodes of about 60 steps is every tenth batch:
+  here ``target_period = 10``. Theirs: ``critic_steps = "time"`` with ``target_period = 600``.
+* Padding is left out of softmax_B. ``mask_softmax = False`` counts it as theirs does: rows of zeros.
+* Their behavior policy's exploration takes part in the training policy: ``epsilon`` (theirs falls from 0.5 to 0.05).
 * Evaluation is greedy: ``eval_mode = "sample"``.
 * Adam in place of RMSprop; a cut sequence never bootstraps from padding. Not offered.
 * ``policy_weight = "k_inside"`` puts k_i into the exponent and ``mixer_bias`` adds b(s), both as the paper has it.
@@ -46,22 +51,27 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, log_softmax
-from marlzoo.losses import mean_over, softmax_weights
-from marlzoo.mixers import ConvexMixer
-from marlzoo.nets import Ensemble, LinearMixer, RecurrentNet, TanhGaussianActor, with_agent_id
-from marlzoo.policy import Policy, RecurrentPolicy, TanhGaussianPolicy
-from marlzoo.sequence import as_sequences, known_actions, td_lambda
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.distributions import chosen, log_softmax
+from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.mixers import ConvexMixer, LinearMixer
+from marlzoo.modules.policies import Policy, RecurrentPolicy, TanhGaussianPolicy
+from marlzoo.modules.recurrent import RecurrentNet
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import mean_over, softmax_weights
+from marlzoo.objectives.returns import td_lambda
+from marlzoo.objectives.sequences import as_sequences, known_actions, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, Shape, team_fields
 
 SMAC: dict[str, Any] = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 20.0}
 MUJOCO: dict[str, Any] = {
     "policy_temperature": 100.0, "critic_temperature": 1e5, "policy_weight": "k_inside", "td_lambda": 0.0,
     "mixer": "linear", "n_critics": 2, "critic_sees_state": False, "critic_lr": 5e-4, "target_period": 0,
-    "timeout_is_terminal": True,
+    "policy_after_critic": False,
 }  # fmt: skip
 
 
@@ -76,7 +86,8 @@ class ICQConfig(Config):
     critic_lr: Positive = 1e-4  # step size of critic and mixer; ``lr`` is the policy's
     critic_steps: Literal["batch", "time"] = "batch"  # one critic step per update, or per time step
     tau: Fraction = 0.005  # rate at which the targets follow, where they are not copied
-    target_period: Natural = 600  # critic steps between copies of the targets; 0: follow with rate tau
+    target_period: Natural = 10  # critic steps between copies of the targets; 0: follow with rate tau
+    policy_after_critic: bool = True  # the policy's loss sees critic and mixer after their step
     mixer: Literal["convex", "linear"] = "convex"  # weights that sum to 1, or OMIGA's linear mixer
     mixer_bias: bool = False  # add b(s) to the convex mixer
     mixer_hidden: Count = 64  # hidden units of the linear mixer
@@ -88,7 +99,7 @@ class ICQConfig(Config):
     history: Literal["mlp", "rnn"] = "mlp"  # transitions, or sequences and a policy with memory
     last_action: bool = True  # the memory also reads the action of the step before (discrete)
     epsilon: Fraction = 0.0  # share of the uniform policy in the training policy (discrete)
-    mask_softmax: bool = True  # leave padding out of the weights' normaliser
+    mask_softmax: bool = True  # leave padding out of the weights' normalizer
     grad_clip: Positive = 1.0  # bound on the gradient norm of policy, and of critic with mixer
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how a discrete policy is evaluated
 
@@ -99,12 +110,18 @@ class ICQ(Algorithm):
     config: ICQConfig
     config_class = ICQConfig
     actions = ("continuous", "discrete")
-    presets: ClassVar = {"smac": SMAC, "mamujoco": MUJOCO, "mpe": MUJOCO}
+    presets: ClassVar = {
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
+        "smac-authors": SMAC,
+        "mamujoco": MUJOCO,
+        "mpe": MUJOCO,
+    }
     variants: ClassVar = {
         "continuous": [{"history": "rnn", "sequence_length": 6}, {"mixer": "linear", "n_critics": 2}],
         "discrete": [
-            {"history": "rnn", "critic_steps": "time"},
-            {"policy_weight": "k_inside", "epsilon": 0.1},
+            {"history": "rnn", "critic_steps": "time", "mask_softmax": False},
+            {"policy_weight": "k_inside", "epsilon": 0.1, "policy_after_critic": False},
         ],
     }
 
@@ -120,7 +137,7 @@ class ICQ(Algorithm):
         n_critic = n_in + (spec.state_size if c.critic_sees_state else 0)
         self.actor: nn.Module
         if spec.discrete:
-            self.actor = AgentNet(self.init, spec, Shape(c.hidden, recurrent, c.last_action))
+            self.actor = AgentNet(self.init, spec, QNetworkConfig(c.hidden, recurrent, c.last_action))
             sizes = (n_critic, c.critic_hidden, c.critic_hidden, 1 + n_out)
         else:
             if recurrent:
@@ -135,39 +152,47 @@ class ICQ(Algorithm):
         else:
             self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
         self.critic = nn.ModuleList((self.q, self.mixer))
-        self.target = self.frozen_copy(self.critic)
-        self.optimise(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.critic)
+        self.target = self.make_target(self.critic)
+        own = {"critic": ()} if c.critic_steps == "time" else None  # replicas differ in how long episodes run
+        self.add_optimizer(lr={"critic": "critic_lr"}, rows=own, policy=self.actor, critic=self.critic)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
         c, batch = self.config, as_sequences(batch)
+        batch = batch if c.mask_softmax else zero_padded(batch)
         actions, known = known_actions(batch)
 
         # 1. Critic
         y = self._targets(batch, actions, known)
-        q, q_tot, k = self._team_values(self.critic, batch, batch.action, slice(0, -1))
+        values = self._team_values(self.critic, batch, batch.action, slice(0, -1))
+        q_tot = values[1]
         critic_loss = mean_over((q_tot - y.unsqueeze(1)).square().sum(1), known)
 
         # 2. Policy
-        advantage, log_prob = self._policy_terms(batch, q.amin(1))
-        inside, k = c.policy_weight == "k_inside", k.detach()
-        valid = batch.filled.unsqueeze(-1) if c.mask_softmax else None
-        score = k * advantage if inside else advantage
-        weight = softmax_weights(score, self.setting("policy_temperature", 4), valid=valid)
-        weight = weight if inside else k * weight
-        policy_loss = -mean_over(weight * log_prob, batch.filled)
+        norms: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {"critic": critic_loss}
+        made: Tensor | int = 1
+        if c.critic_steps == "time":
+            norms, made = self._step_through_time(batch, y, known)
+            losses = {}
+        if c.policy_after_critic:
+            norms |= self.step(**losses)
+            losses = {}
+            with torch.no_grad():
+                values = self._team_values(self.critic, batch, batch.action, slice(0, -1))
+        policy_loss, metrics = self._policy_loss(batch, values[0].amin(1), values[2].detach())
+        norms |= self.step(policy=policy_loss, **losses)
 
-        if c.critic_steps == "batch":
-            norms = self.step(policy=policy_loss, critic=critic_loss)
-        else:
-            norms = self.step(policy=policy_loss) | self._step_through_time(batch, y, known)
-        self.follow(self.target, self.critic, c.target_period, self.setting("tau"), "critic")
-        losses = {"q_loss": critic_loss.detach(), "policy_loss": policy_loss.detach()}
+        self.hard_update(
+            self.target, self.critic, c.target_period, self.hyperparameter("tau"), "critic", made
+        )
+        found = {"q_loss": critic_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {
             "q_total": mean_over(q_tot.detach()[:, 0], batch.filled),
             "target_q_total": mean_over(y, known),
         }
-        return {**losses, **means, "weight_max": weight.flatten(1).amax(1), **norms}
+        value = diagnostics.data_value(q_tot[:, 0], batch.filled)
+        return found | means | metrics | value | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action, or a sample."""
@@ -185,8 +210,8 @@ class ICQ(Algorithm):
         # Rows whose value a target uses: those that follow a step which is neither the last nor cut.
         used = torch.cat((batch.filled[:, :, :1], known * batch.mask), dim=2)
         valid = used if self.config.mask_softmax else None
-        u = softmax_weights(total, self.setting("critic_temperature", 3), valid=valid) * total
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        u = softmax_weights(total, self.hyperparameter("critic_temperature", 3), valid=valid) * total
+        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
         return td_lambda(batch.reward, u, batch.mask, known, gamma, trace)
 
     def _team_values(
@@ -209,29 +234,65 @@ class ICQ(Algorithm):
         k, b = mixer(state)
         return q, (k.unsqueeze(1) * taken).sum(-1) + b.unsqueeze(1), k
 
+    def _policy_loss(self, batch: Batch, q: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss [R] and its metrics.
+
+        Args:
+            batch: in the layout of sequences.
+            q: agents' values of their actions (discrete: of all), ``[R, B, L, N(, A)]``.
+            k: the mixer's weights without gradient, ``[R, B, L, N]``.
+        """
+        c, inside = self.config, self.config.policy_weight == "k_inside"
+        advantage, log_prob = self._policy_terms(batch, q)
+        valid = batch.filled.unsqueeze(-1) if c.mask_softmax else None
+        score = k * advantage if inside else advantage
+        share = softmax_weights(score, self.hyperparameter("policy_temperature", 4), valid=valid)
+        weight = share if inside else k * share
+        metrics = {"weight_max": weight.flatten(1).amax(1)}
+        metrics |= diagnostics.effective_sample_size(share, batch.filled)
+        metrics |= diagnostics.data_likelihood(log_prob, batch.filled)
+        return -mean_over(weight * log_prob, batch.filled), metrics
+
     def _policy_terms(self, batch: Batch, q: Tensor) -> tuple[Tensor, Tensor]:
         """Advantage (without gradient) and log probability of the data's actions, [R, B, L, N] each."""
         if self.spec.discrete:
-            logits, legal = self.actor(batch)[:, :, :-1], batch.legal[:, :, :-1]
-            log_pi = legal_log_policy(logits, legal, self.setting("epsilon", 5))
-            baseline = (log_pi.exp() * q).sum(-1)
+            logits, action_mask = self.actor(batch)[:, :, :-1], batch.action_mask[:, :, :-1]
+            log_pi = legal_log_policy(logits, action_mask, self.hyperparameter("epsilon", 5))
+            baseline = (log_pi.exp() * q).sum(-1) * batch.filled.unsqueeze(-1)
             return (chosen(q, batch.action) - baseline).detach(), chosen(log_pi, batch.action)
         out = self.actor(with_agent_id(batch.obs[:, :, :-1]))
         return q.detach(), self.data_log_prob(out[0] if isinstance(self.actor, RecurrentNet) else out, batch)
 
-    def _step_through_time(self, batch: Batch, y: Tensor, known: Tensor) -> dict[str, Tensor]:
-        """One critic step per time step, in order; the norms are the last one's."""
+    def _step_through_time(self, batch: Batch, y: Tensor, known: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """One critic step per time step at which some episode has one, in order, and how many each replica made.
+
+        The norms are those at the last time step that made one.
+        """
         norms: dict[str, Tensor] = {}
+        made = torch.zeros(self.replicas, device=self.device)
         for t in range(y.shape[2]):
             now = slice(t, t + 1)
             _, q_tot, _ = self._team_values(self.critic, batch, batch.action[:, :, now], now)
             error = (q_tot - y[:, :, now].unsqueeze(1)).square().sum(1)
-            norms = self.step(critic=mean_over(error, known[:, :, now]))
-        return norms
+            runs = known[:, :, t].sum(1) > 0
+            found = self.step_if(runs, critic=mean_over(error, known[:, :, now]))
+            norms = {name: torch.where(runs, value, norms.get(name, value)) for name, value in found.items()}
+            made = made + runs
+        return norms, made
 
 
-def legal_log_policy(logits: Tensor, legal: Tensor, epsilon: Tensor) -> Tensor:
-    """Log of the softmax mixed with ``epsilon`` of the uniform policy, renormalised over the legal actions."""
+def zero_padded(batch: Batch) -> Batch:
+    """The batch with zeros for observations, states and actions beyond each sequence's final row."""
+    real = torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), dim=2)  # [R, B, L + 1]
+    values = batch.tensors()
+    for name, rows in (("obs", real), ("state", real), ("action", batch.filled)):
+        value = values[name]
+        values[name] = value * rows.view(*rows.shape, *(1,) * (value.ndim - 3)).to(value.dtype)
+    return Batch.of(batch.noise, **values)
+
+
+def legal_log_policy(logits: Tensor, action_mask: Tensor, epsilon: Tensor) -> Tensor:
+    """Log of the softmax mixed with ``epsilon`` of the uniform policy, renormalized over the legal actions."""
     uniform = (epsilon / logits.shape[-1]).log()
     mixed = torch.logaddexp((1.0 - epsilon).log() + log_softmax(logits), uniform)
-    return log_softmax(mixed, legal)
+    return log_softmax(mixed, action_mask)

@@ -1,10 +1,10 @@
-"""OMAC-style coupled value factorisation for offline cooperative multi-agent RL.
+"""OMAC-style coupled value factorization for offline cooperative multi-agent RL.
 
 After Wang and Zhan, "Offline Multi-Agent Reinforcement Learning with Coupled Value Factorization", AAMAS 2023,
-arXiv 2306.08900. No code was published, and only the abstract served as source: the factorisation into local values
+arXiv 2306.08900. No code was published, and only the abstract served as source: the factorization into local values
 and a shared one, coupled between V and Q, learned in-sample. The rest is our realisation, with OMIGA's networks.
 
-One mixer gives weights ``w_i(s) >= 0`` and a shared value ``v_sh(s)`` for both factorisations, so that the team's
+One mixer gives weights ``w_i(s) >= 0`` and a shared value ``v_sh(s)`` for both factorizations, so that the team's
 advantage is the weighted sum of the local ones and the shared part cancels:
 
     Q_tot = sum_i w_i q_i(o_i, a_i) + v_sh,    V_tot = sum_i w_i v_i(o_i) + v_sh
@@ -27,19 +27,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marlzoo.actors import ActionValues, StochasticActor
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import expectile, exponential_weights, mean_over
-from marlzoo.nets import LinearMixer, ValueNet, with_agent_id
-from marlzoo.policy import Policy
+from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.critics import ActionValues, ValueNet
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 
 @dataclass(frozen=True)
 class OMACConfig(Config):
-    """Settings of the OMAC-style learner; sizes and optimiser are OMIGA's."""
+    """Settings of the OMAC-style learner; sizes and optimizer are OMIGA's."""
 
     expectile: Fraction = 0.8  # 0.5 gives the mean of the local values, towards 1 their in-sample maximum
     beta: NonNegative = 5.0  # inverse temperature of the policy's weights
@@ -56,8 +60,17 @@ class OMAC(Algorithm):
     config: OMACConfig
     config_class = OMACConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "legal")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
+    fields: tuple[str, ...] = (
+        "obs",
+        "state",
+        "action",
+        "reward",
+        "mask",
+        "next_obs",
+        "next_state",
+        "action_mask",
+    )
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
 
     def build(self, spec: Spec) -> None:
         """Policy, q, v and the mixer of both; targets of the last three."""
@@ -66,9 +79,9 @@ class OMAC(Algorithm):
         self.q = ActionValues(self.init, spec, c.hidden)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_v = self.frozen_copy(self.q), self.frozen_copy(self.v)
-        self.target_mixer = self.frozen_copy(self.mixer)
-        self.optimise(policy=self.actor, q=(self.q, self.mixer), v=self.v)
+        self.target_q, self.target_v = self.make_target(self.q), self.make_target(self.v)
+        self.target_mixer = self.make_target(self.mixer)
+        self.add_optimizer(policy=self.actor, q=(self.q, self.mixer), v=self.v)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -76,30 +89,32 @@ class OMAC(Algorithm):
 
         # 1. V
         u = self.target_q(obs, batch.action)[:, 0] - self.v(obs)
-        v_loss = mean_over(expectile(u, self.setting("expectile", 3)))
+        v_loss = mean_over(expectile(u, self.hyperparameter("expectile", 3)))
 
         # 2. Q
         with torch.no_grad():
             v_next = self.target_mixer.total(self.target_v(with_agent_id(batch.next_obs)), batch.next_state)
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * v_next
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_next
         q_total = self.mixer.total(self.q(obs, batch.action)[:, 0], batch.state)
         q_loss = mean_over((q_total - y).square())
 
         # 3. Policy
         with torch.no_grad():
-            advantage = self.setting("beta", 3) * self.target_mixer(batch.state)[0] * u
-            weight = exponential_weights(advantage, 1.0, self.setting("weight_cap", 3))
+            advantage = self.hyperparameter("beta", 3) * self.target_mixer(batch.state)[0] * u
+            weight = exponential_weights(advantage, 1.0, self.hyperparameter("weight_cap", 3))
         log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over(weight * log_prob)
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
-        tau = self.setting("tau")
-        self.track(self.target_q, self.q, tau)
-        self.track(self.target_v, self.v, tau)
-        self.track(self.target_mixer, self.mixer, tau)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_v, self.v, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
-        return {**losses, **means, "weight": mean_over(weight), **norms}
+        common = diagnostics.data_value(q_total) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.data_likelihood(log_prob)
+        return {**losses, **means, "weight": mean_over(weight), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -31,7 +31,7 @@ c and cql_alpha are tuned per dataset by the authors, for random, medium-replay,
 Departures from published code, and the option that restores it:
 
 * The authors subtract the density of their noisy samples, not its logarithm; not offered.
-* Inputs are not normalised: ``input_norm = "batch"``. The authors normalise the critics' input, action included, by
+* Inputs are not normalized: ``input_norm = "batch"``. The authors normalize the critics' input, action included, by
   the statistics of whatever batch they judge, so that a policy's own actions and the search's are judged on different
   scales, and what a policy's actions have in common is subtracted before the critic sees it.
 * gamma is what it says. The authors' HalfCheetah runs set .99 and train with .95: ``gamma = 0.95``.
@@ -51,28 +51,32 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo.actor_critic import penalty_samples
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, log_softmax, mask_logits, one_hot
 from marlzoo.errors import ConfigError
-from marlzoo.losses import (
+from marlzoo.modules.actors import DeterministicActor
+from marlzoo.modules.distributions import chosen, log_softmax, mask_logits, one_hot
+from marlzoo.modules.layers import Ensemble, for_agents, with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import Policy, SquashedPolicy
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.losses import (
     action_error,
     action_size,
-    cross_entropy_search,
     detached,
-    legal_logsumexp,
+    masked_logsumexp,
     mean_over,
+    penalty_samples,
     sampled_logsumexp,
-    softmax_search,
 )
-from marlzoo.nets import DeterministicActor, Ensemble, LinearMixer, for_agents, with_agent_id
-from marlzoo.policy import Policy, SquashedPolicy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.objectives.search import cross_entropy_search, softmax_search
+from marlzoo.objectives.sequences import as_sequences, row_fields, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, QTeam, Shape, estimates, team_fields
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class OMARConfig(Config):
     search_elites: Count = 5  # elites of "cem" (continuous)
     search_std: Positive = 2.0  # spread of the first round (continuous)
     action_penalty: NonNegative = 1e-3  # weight of the policy's mean squared action (continuous)
-    input_norm: Literal["none", "batch"] = "none"  # batch: normalise inputs by batch statistics (continuous)
+    input_norm: Literal["none", "batch"] = "none"  # batch: normalize inputs by batch statistics (continuous)
     mixed: bool = False  # fit one team value: linear mixer (continuous) or QMIX (discrete)
     imitation: Literal["nll", "mse"] = "nll"  # how the policy is pulled towards â (discrete)
     policy_gradient: Literal["expected", "coma"] = "expected"  # over all actions, or of the data's (discrete)
@@ -111,11 +115,12 @@ class OMAR(Algorithm):
     config_class = OMARConfig
     actions = ("continuous", "discrete")
     _mpe: ClassVar = {"search": "softmax", "search_rounds": 3, "search_samples": 10, "policy_samples": False}
-    _smac: ClassVar = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0, "lr": 1e-3}
+    _smac: ClassVar = {"omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True}
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {**_mpe, "lr": 0.01, "hidden": 64, "batch_size": 1024, "tau": 0.01, "gamma": 0.95},
-        "smac": {**_smac, "omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True},
+        "smac": {**_smac, **MLP_TRANSITIONS},
+        "smac-recurrent": {**_smac, **RECURRENT_SEQUENCES},
     }
     variants: ClassVar = {
         "continuous": (
@@ -139,11 +144,11 @@ class OMAR(Algorithm):
             recurrent = c.history == "rnn"
             self.sampling = "sequence" if recurrent else "transition"
             self.fields = team_fields(recurrent, c.mixed)
-            shape = Shape(h, recurrent, hyper=c.mixer_hidden)
+            shape = QNetworkConfig(h, recurrent, hyper=c.mixer_hidden)
             self.actor_net = AgentNet(self.init, spec, shape)
             self.team = QTeam(self.init, spec, shape, "qmix" if c.mixed else None)
-            self.target_team = self.frozen_copy(self.team)
-            self.optimise(policy=self.actor_net, critic=self.team)
+            self.target_team = self.make_target(self.team)
+            self.add_optimizer(policy=self.actor_net, critic=self.team)
             return
         own, norm = 0 if c.mixed else spec.n_agents, c.input_norm == "batch"
         team = ("reward", "state") if c.mixed else ("agent_reward",)
@@ -151,12 +156,14 @@ class OMAR(Algorithm):
         sizes = (n_in, h, h, n_out)
         self.actor = for_agents(lambda stack: DeterministicActor(self.init, sizes, stack, 3e-3, norm), own)
         self.q = Ensemble(self.init, (n_in + n_out, h, h, 1), agents=own, norm=norm)
-        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
+        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
         self.mixer = (
             LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents) if c.mixed else None
         )
-        self.target_mixer = None if self.mixer is None else self.frozen_copy(self.mixer)
-        self.optimise(policy=self.actor, critic=(self.q,) if self.mixer is None else (self.q, self.mixer))
+        self.target_mixer = None if self.mixer is None else self.make_target(self.mixer)
+        self.add_optimizer(
+            policy=self.actor, critic=(self.q,) if self.mixer is None else (self.q, self.mixer)
+        )
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the penalty's and of the search's actions."""
@@ -187,7 +194,7 @@ class OMAR(Algorithm):
         with torch.no_grad():
             after = self.target_actor(next_obs, batch=True) * used
             q_after = self.target_q(next_obs, after).squeeze(-1).amin(1)
-            gamma = self.setting("gamma", 2) * batch.mask
+            gamma = self.hyperparameter("gamma", 2) * batch.mask
             if self.target_mixer is None:
                 y = batch.agent_reward + gamma.unsqueeze(-1) * q_after
             else:
@@ -198,7 +205,7 @@ class OMAR(Algorithm):
         normal = batch.noise["normal"] if c.policy_samples else None
         with torch.no_grad():
             next_action = self.actor(next_obs, batch=True) * used
-            sigma = self.setting("cql_sigma")
+            sigma = self.hyperparameter("cql_sigma")
             samples, density = penalty_samples(
                 action.detach(), next_action, batch.noise["uniform"], normal, sigma, used
             )
@@ -210,25 +217,26 @@ class OMAR(Algorithm):
             fitted = q.sum(-1, keepdim=True) + b[:, None, :, None]
         td = mean_over((fitted - y.unsqueeze(1)).square().sum((1, 3)))
         penalty = mean_over((sampled_logsumexp(q_sampled, density.unsqueeze(1), dim=2) - q).sum((1, 3)))
-        norms = self.step(critic=td + self.setting("cql_alpha") * penalty)
+        norms = self.step(critic=td + self.hyperparameter("cql_alpha") * penalty)
 
         # 3. Search
         found = self._search(obs, action.detach(), batch.noise["search"])
 
         # 4. Policy
         value = self.q.first(obs, action).squeeze(-1)
-        coe, size = self.setting("omar_coe", 3), action_size(action, used)
+        coe, size = self.hyperparameter("omar_coe", 3), action_size(action, used)
         pull = coe * action_error(action, found, used) - (1.0 - coe) * value
-        policy_loss = mean_over(pull + self.setting("action_penalty", 3) * size)
+        policy_loss = mean_over(pull + self.hyperparameter("action_penalty", 3) * size)
         norms |= self.step(policy=policy_loss)
-        tau = self.setting("tau")
-        self.track(self.target_actor, self.actor, tau)
-        self.track(self.target_q, self.q, tau)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_actor, self.actor, tau)
+        self.soft_update(self.target_q, self.q, tau)
         if self.mixer is not None and self.target_mixer is not None:
-            self.track(self.target_mixer, self.mixer, tau)
+            self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
-        return detached(losses | means) | norms
+        common = diagnostics.data_value(fitted[:, 0]) | diagnostics.saturation(action, used)
+        return detached(losses | means) | common | norms
 
     @torch.no_grad()
     def _search(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
@@ -239,27 +247,27 @@ class OMAR(Algorithm):
             return self.q.first(many, candidates * used).squeeze(-1)
 
         if c.search == "cem":
-            best = cross_entropy_search(score, noise, c.search_elites, self.setting("search_std", 5))
+            best = cross_entropy_search(score, noise, c.search_elites, self.hyperparameter("search_std", 5))
         else:
-            best = softmax_search(score, noise, self.setting("search_std", 5))
+            best = softmax_search(score, noise, self.hyperparameter("search_std", 5))
         rivals = torch.stack((action, best * used), dim=1)
         value = score(rivals)
         return torch.where((value[:, 1] > value[:, 0]).unsqueeze(-1), rivals[:, 1], rivals[:, 0])
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, filled, legal = self.config, batch.filled, batch.legal[:, :, :-1]
+        c, filled, action_mask = self.config, batch.filled, batch.action_mask[:, :, :-1]
 
         # 1. and 2. Critic
-        q = estimates(self.team, self.target_team, batch, self.setting("gamma", 3))
+        q = team_targets(self.team, self.target_team, batch, self.hyperparameter("gamma", 3))
         td = mean_over((q.total - q.target).square(), filled)
-        penalty = mean_over(legal_logsumexp(q.every[:, :, :-1], legal) - q.taken, filled)
-        norms = self.step(critic=td + self.setting("cql_alpha") * penalty)
+        penalty = mean_over(masked_logsumexp(q.every[:, :, :-1], action_mask) - q.taken, filled)
+        norms = self.step(critic=td + self.hyperparameter("cql_alpha") * penalty)
 
         # 3. and 4. Search and policy
         with torch.no_grad():
             values = self.team(batch)[:, :, :-1]
-            found = mask_logits(values, legal).argmax(-1)
-        log_pi = log_softmax(self.actor_net(batch)[:, :, :-1], legal)
+            found = mask_logits(values, action_mask).argmax(-1)
+        log_pi = log_softmax(self.actor_net(batch)[:, :, :-1], action_mask)
         expected = (log_pi.exp() * values).sum(-1)
         gain = expected
         if c.policy_gradient == "coma":
@@ -267,10 +275,12 @@ class OMAR(Algorithm):
         pull = -chosen(log_pi, found)
         if c.imitation == "mse":
             pull = (log_pi.exp() - one_hot(found, values.shape[-1], values.dtype)).square().mean(-1)
-        coe = self.setting("omar_coe", 4)
+        coe = self.hyperparameter("omar_coe", 4)
         policy_loss = mean_over(coe * pull - (1.0 - coe) * gain, filled)
         norms |= self.step(policy=policy_loss)
-        self.follow(self.target_team, self.team, c.target_period, self.setting("tau"), "critic")
+        self.hard_update(self.target_team, self.team, c.target_period, self.hyperparameter("tau"), "critic")
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(q.total, filled), "target_q": mean_over(q.target, filled)}
-        return detached(losses | means) | norms
+        common = diagnostics.data_value(q.total, filled)
+        common |= diagnostics.data_likelihood(chosen(log_pi, batch.action), filled)
+        return detached(losses | means) | common | norms

@@ -1,4 +1,4 @@
-"""OMIGA: offline multi-agent RL with implicit global-to-local value regularisation.
+"""OMIGA: offline multi-agent RL with implicit global-to-local value regularization.
 
 Wang, Xu, Zheng, Zhan, "Offline Multi-Agent Reinforcement Learning with Implicit Global-to-Local Value
 Regularization", NeurIPS 2023, arXiv 2307.11620.
@@ -24,6 +24,9 @@ Departures from the authors' code, and the option that restores it:
 * SMAC rewards are rewards; their loader replaces them by the return-to-go: ``reward_mode = "rtg"``.
 * SMAC episodes end at their last step; their loader infers the end from equal successive states:
   ``smac_done = "state_equal"``.
+* A time limit does not end the bootstrap where the data mark it, as for every other method here (see
+  :class:`marlzoo.config.Config`). The authors' files do not tell limits from terminal states, so that their code
+  takes both for terminal: ``timeout_is_terminal = True``.
 * Nothing of their SMAC code's unused V mixer and target actor.
 
 Options off by default, where the code's choice has a known weakness: ``z_clip = "linear"`` keeps the sign of V's
@@ -44,11 +47,15 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen
-from marlzoo.nets import MLP, LinearMixer, TanhGaussianActor, with_agent_id
-from marlzoo.policy import CategoricalPolicy, Policy, TanhGaussianPolicy
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.distributions import chosen
+from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import CategoricalPolicy, Policy, TanhGaussianPolicy
+from marlzoo.objectives import diagnostics
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 Z_BOUND = 10.0
@@ -67,11 +74,10 @@ class OMIGAConfig(Config):
     z_clip: Literal["hard", "linear", "none"] = "hard"  # bound of the exponent at ±10
     weight_cap: Positive = WEIGHT_CAP  # bound on the policy's weight exp(z)
     v_from_target: bool = True  # take Q and w in z from the targets (False: from the online networks)
-    stabilise_v: bool = True  # shift the exponent in V's loss by its maximum m
+    stabilize_v: bool = True  # shift the exponent in V's loss by its maximum m
     global_weights: bool = True  # take w in z from the mixer (False: 1, the paper's ablation)
     mask_train_logits: bool = False  # leave illegal actions out of the policy's softmax in training
     smac_done: Literal["last_step", "state_equal"] = "last_step"  # how the end of an episode is known
-    timeout_is_terminal: bool = True  # the authors' files do not tell the two apart
 
 
 class OMIGA(Algorithm):
@@ -81,10 +87,10 @@ class OMIGA(Algorithm):
     config_class = OMIGAConfig
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-    presets: ClassVar = {"mamujoco": {}, "smac": {}, "mpe": {}}
+    presets: ClassVar = {"mamujoco": {}, "smac": MLP_TRANSITIONS, "mpe": {}}
     variants: ClassVar = {
         "continuous": ({"z_clip": "linear", "v_from_target": False, "global_weights": False},),
-        "discrete": ({"mask_train_logits": True, "stabilise_v": False, "reward_mode": "rtg"},),
+        "discrete": ({"mask_train_logits": True, "stabilize_v": False, "reward_mode": "rtg"},),
     }
 
     def build(self, spec: Spec) -> None:
@@ -95,19 +101,19 @@ class OMIGA(Algorithm):
             self.actor: TanhGaussianActor | MLP = MLP(self.init, (n_in, h, h, n_out))
             self.q = MLP(self.init, (n_in, h, h, n_out))
             if c.mask_train_logits:
-                self.fields = (*self.fields, "legal")
+                self.fields = (*self.fields, "action_mask")
         else:
             self.actor = TanhGaussianActor(self.init, n_in, h, n_out)
             self.q = MLP(self.init, (n_in + n_out, h, h, 1))
         self.v = MLP(self.init, (n_in, h, h, 1))
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_v = self.frozen_copy(self.q), self.frozen_copy(self.v)
-        self.target_mixer = self.frozen_copy(self.mixer)
-        self.optimise(policy=self.actor, q=(self.q, self.mixer), v=self.v)
+        self.target_q, self.target_v = self.make_target(self.q), self.make_target(self.v)
+        self.target_mixer = self.make_target(self.mixer)
+        self.add_optimizer(policy=self.actor, q=(self.q, self.mixer), v=self.v)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, gamma, alpha = self.config, self.setting("gamma", 2), self.setting("alpha", 3)
+        c, gamma, alpha = self.config, self.hyperparameter("gamma", 2), self.hyperparameter("alpha", 3)
         obs = with_agent_id(batch.obs)
 
         # 1. Q
@@ -133,7 +139,7 @@ class OMIGA(Algorithm):
 
         # 3. V
         m = z.detach().amax((1, 2), keepdim=True).clamp(min=-1.0)
-        if not c.stabilise_v:
+        if not c.stabilize_v:
             m = torch.zeros_like(m)
         exponential = torch.exp(z - m)
         if c.z_clip == "linear":
@@ -141,17 +147,20 @@ class OMIGA(Algorithm):
         v_loss = (exponential + torch.exp(-m) * w_z * v / alpha).mean((1, 2))
 
         # 4. Policy
-        weight = torch.minimum(torch.exp(z.detach()), self.setting("weight_cap", 3))
-        policy_loss = -(weight * self.data_log_prob(self.actor(obs), batch)).mean((1, 2))
+        weight = torch.minimum(torch.exp(z.detach()), self.hyperparameter("weight_cap", 3))
+        log_prob = self.data_log_prob(self.actor(obs), batch)
+        policy_loss = -(weight * log_prob).mean((1, 2))
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
-        tau = self.setting("tau")
-        self.track(self.target_q, self.q, tau)
-        self.track(self.target_v, self.v, tau)
-        self.track(self.target_mixer, self.mixer, tau)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_v, self.v, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": q_tot.detach().mean(1), "target_q_total": y.mean(1)}
-        return {**losses, **means, "z_max": raw.detach().amax((1, 2)), **norms}
+        common = diagnostics.data_value(q_tot) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.exponent_quantiles(raw) | diagnostics.data_likelihood(log_prob)
+        return {**losses, **means, "z_max": raw.detach().amax((1, 2)), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -1,4 +1,4 @@
-"""What SQL and EQL share: networks, step 3 and order of an update of implicit value regularisation (IVR).
+"""What SQL and EQL share: networks, step 3 and order of an update of implicit value regularization (IVR).
 
 The two methods differ in the loss of V and in the policy's weight, which they hand in. Theirs is a method for one
 agent; the versions for teams are ours: every agent for itself with the team's reward (``mixing = "none"``), or
@@ -13,7 +13,7 @@ Departures from the authors' code, and the option that restores it:
 
 * the policy's weight is the paper's ratio; the release has another: ``weight = "code"``.
 * networks, tanh-Gaussian policy and constant step size are OMIGA's, so that the family's members differ in their
-  losses only. What belongs to the release's single-agent benchmarks is left out: layer normalisation of V, a Gaussian
+  losses only. What belongs to the release's single-agent benchmarks is left out: layer normalization of V, a Gaussian
   with a state-independent width, cosine decay of the policy's step size, scaling of rewards.
 
 Discrete actions (ours): one Q per action, log π over the legal actions.
@@ -28,19 +28,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from marlzoo.actors import ActionValues, StochasticActor
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import mean_over
-from marlzoo.nets import LinearMixer, ValueNet, with_agent_id
+from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.critics import ActionValues, ValueNet
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 # (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
 ValueLoss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {family: {} for family in ("mamujoco", "mpe", "smac")}
+PRESETS: Mapping[str, Mapping[str, Any]] = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
 VARIANTS = {
     "continuous": ({"mixing": "linear", "weight": "code"},),
     "discrete": ({"mixing": "linear"},),
@@ -71,11 +75,11 @@ class Networks(nn.Module):
         self.actor = StochasticActor(init, spec, config.hidden)
         self.q = ActionValues(init, spec, config.hidden, members=2)
         self.v = ValueNet(init, spec.obs_size + spec.n_agents, config.hidden)
-        self.target_q = method.frozen_copy(self.q)
+        self.target_q = method.make_target(self.q)
         self.mixer = self.target_mixer = None
         if config.mixing == "linear":
             self.mixer = LinearMixer(init, spec.state_size, config.mixer_hidden, spec.n_agents)
-            self.target_mixer = method.frozen_copy(self.mixer)
+            self.target_mixer = method.make_target(self.mixer)
 
     @property
     def critic(self) -> tuple[nn.Module, ...]:
@@ -84,11 +88,11 @@ class Networks(nn.Module):
 
 
 def build(method: Algorithm, config: IVRConfig, spec: Spec) -> Networks:
-    """Declare what a batch must hold, make the networks and give each group its optimiser."""
+    """Declare what a batch must hold, make the networks and give each group its optimizer."""
     own = ("agent_reward",) if config.mixing == "none" else ("reward", "state", "next_state")
-    method.fields = ("obs", "action", "mask", "next_obs", "legal", *own)
+    method.fields = ("obs", "action", "mask", "next_obs", "action_mask", *own)
     nets = Networks(method, config, spec)
-    method.optimise(policy=nets.actor, q=nets.critic, v=nets.v)
+    method.add_optimizer(policy=nets.actor, q=nets.critic, v=nets.v)
     return nets
 
 
@@ -108,7 +112,7 @@ def update(
 
     # 2. Policy
     with torch.no_grad():
-        cap = method.setting("weight_cap", 3)
+        cap = method.hyperparameter("weight_cap", 3)
         omega = torch.minimum(weight(w * (q_min - nets.v(obs))), cap)
     log_prob = method.data_log_prob(nets.actor.network(obs), batch)
     policy_loss = -mean_over(omega * log_prob)
@@ -120,19 +124,21 @@ def update(
         w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
         v_next = w_next * nets.v(with_agent_id(batch.next_obs))
         if nets.mixer is None:  # every agent for itself
-            y = batch.agent_reward + method.setting("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
+            y = batch.agent_reward + method.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
         else:
-            y = batch.reward + method.setting("gamma", 2) * batch.mask * (v_next.sum(-1) + b_next)
+            y = batch.reward + method.hyperparameter("gamma", 2) * batch.mask * (v_next.sum(-1) + b_next)
     if nets.mixer is not None:
         q = q.sum(-1) + b.unsqueeze(1)
     q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
 
     norms |= method.step(policy=policy_loss, q=q_loss)
-    method.track(nets.target_q, nets.q, method.setting("tau"))
+    method.soft_update(nets.target_q, nets.q, method.hyperparameter("tau"))
     if nets.mixer is not None and nets.target_mixer is not None:
-        method.track(nets.target_mixer, nets.mixer, method.setting("tau"))
+        method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
     losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-    return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **norms}
+    common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(omega)
+    common |= diagnostics.data_likelihood(log_prob)
+    return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **common, **norms}
 
 
 def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What MAPPO and HAPPO share: settings, networks, advantages and the clipped losses of proximal policy optimisation.
+"""What MAPPO and HAPPO share: settings, networks, advantages and the clipped losses of proximal policy optimization.
 
 Shapes: R replicas, E copies, T steps, M = E T team steps, B steps per gradient step, N agents.
 """
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Rollout, take_rows
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
-from marlzoo.online import Rollout
-from marlzoo.onpolicy import Actor, GaussianPolicy, Net, ValueNorm, gae, huber, take_rows
-from marlzoo.policy import CategoricalPolicy, Policy
-from marlzoo.random import Kind, ReplicaRandom
+from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.objectives.returns import ValueNorm, gae, huber
+from marlzoo.rng import Kind, ReplicaRandom
+
+from ._ppo_networks import GaussianPolicy, PPOActor, PPONet
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class PPOConfig(Config):
     lr_decay: bool = True  # whether the step size falls linearly to zero over the training
     grad_clip: Positive = 10.0  # bound on the gradient norm, for the actor and for the critic
     hidden: Count = 64  # width of the two hidden layers
-    copies: Count = 128  # copies of the environment per replica
+    num_envs: Count = 128  # copies of the environment per replica
     rollout: Count = 64  # steps of each copy between two updates
     restart: Count = 100  # updates after which all copies start anew; checkpoints lie there
     epochs: Count = 8  # passes over a rollout
@@ -44,7 +46,7 @@ class PPOConfig(Config):
 
 
 class Networks(nn.Module):
-    """Policy π(a_i | o_i), state value, and the running normalisation of returns.
+    """Policy π(a_i | o_i), state value, and the running normalization of returns.
 
     Args:
         method: whose settings and seeds are used.
@@ -58,36 +60,36 @@ class Networks(nn.Module):
     def __init__(self, method: Algorithm, config: PPOConfig, own: bool = False) -> None:
         super().__init__()
         c, spec, init = config, method.spec, method.init
-        if c.copies * c.rollout % c.batch_size:
+        if c.num_envs * c.rollout % c.batch_size:
             raise ConfigError(
-                f"{method.name}: batch_size {c.batch_size} must divide copies * rollout = {c.copies * c.rollout}"
+                f"{method.name}: batch_size {c.batch_size} must divide copies * rollout = {c.num_envs * c.rollout}"
             )
-        x, y = method.setting("std_x", 3), method.setting("std_y", 3)
-        self.actor = Actor(init, spec, c.hidden, method.action_dimensions, x, y, own)
-        self.critic = Net(init, spec.state_size, c.hidden, 1, gain=1.0)
-        self.value_norm = ValueNorm(init, method.setting("value_decay"))
+        x, y = method.hyperparameter("std_x", 3), method.hyperparameter("std_y", 3)
+        self.actor = PPOActor(init, spec, c.hidden, method.action_dimensions, x, y, own)
+        self.critic = PPONet(init, spec.state_size, c.hidden, 1, gain=1.0)
+        self.value_norm = ValueNorm(init, method.hyperparameter("value_decay"))
 
     def value(self, state: Tensor) -> Tensor:
-        """Normalised state value, ``[R, ..., S] -> [R, ...]``."""
+        """Normalized state value, ``[R, ..., S] -> [R, ...]``."""
         return cast(Tensor, self.critic(state)).squeeze(-1)
 
     def policy(self) -> Policy:
-        """Decentralised: each agent needs its own observation only."""
+        """Decentralized: each agent needs its own observation only."""
         return CategoricalPolicy(self.actor.net) if self.actor.discrete else GaussianPolicy(self.actor)
 
-    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom) -> Tensor:
+    def explore(self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom) -> Tensor:
         """Actions for the collector, a sample of π: ``[R, E, N, A]`` (may leave the box) or ``[R, E, N]``."""
         policy = self.policy()
         return (
             policy.sample(obs, random)
             if isinstance(policy, GaussianPolicy)
-            else policy.act(obs, legal, random)
+            else policy.act(obs, action_mask, random)
         )
 
 
 def noise(config: PPOConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     """Numbers whose ranks are the order of the rollout's steps in each epoch."""
-    return {"order": ("uniform", (config.epochs, config.copies * config.rollout))}
+    return {"order": ("uniform", (config.epochs, config.num_envs * config.rollout))}
 
 
 def passes(rollout: Rollout, config: PPOConfig) -> Iterator[Tensor]:
@@ -109,14 +111,14 @@ def experience(
     norm, value, next_value = nets.value_norm, nets.value(rollout.state), nets.value(rollout.next_state)
     advantage = gae(
         rollout.reward,
-        norm.denormalise(value),
-        norm.denormalise(next_value),
+        norm.denormalize(value),
+        norm.denormalize(next_value),
         rollout.mask,
         rollout.ends,
-        method.setting("gamma", 2),
-        method.setting("gae_lambda", 2),
+        method.hyperparameter("gamma", 2),
+        method.hyperparameter("gae_lambda", 2),
     )
-    target = advantage + norm.denormalise(value)  # returns R = A + V
+    target = advantage + norm.denormalize(value)  # returns R = A + V
     norm.observe(target)
     deviation, mean = torch.std_mean(advantage, dim=(1, 2), keepdim=True)
     known: dict[str, Tensor] = {
@@ -125,12 +127,12 @@ def experience(
         "action": rollout.action,
         "value": value,
         "advantage": (advantage - mean) / (deviation + 1e-5),
-        "target": norm.normalise(target),
+        "target": norm.normalize(target),
     }
-    if rollout.has("legal"):
-        known["legal"] = rollout.legal
+    if rollout.has("action_mask"):
+        known["action_mask"] = rollout.action_mask
     flat = {name: tensor.flatten(1, 2) for name, tensor in known.items()}
-    flat["log_prob"], _ = nets.actor.log_prob(flat["obs"], flat["action"], flat.get("legal"))
+    flat["log_prob"], _ = nets.actor.log_prob(flat["obs"], flat["action"], flat.get("action_mask"))
     explained = 1.0 - advantage.var(dim=(1, 2)) / target.var(dim=(1, 2)).clamp_min(1e-8)
     return flat, {"explained_variance": explained, "std": nets.actor.mean_std()}
 
@@ -139,16 +141,20 @@ def policy_loss(
     method: Algorithm, nets: Networks, x: dict[str, Tensor], agent: Tensor | None = None
 ) -> Tensor:
     """L_π = -mean min(ρ A, clip(ρ, 1 ± ε) A) - c_H H, ``[R]``; with ``agent [R]`` that agent's alone."""
-    log_prob, entropy = nets.actor.log_prob(x["obs"], x["action"], x.get("legal"), agent)
+    log_prob, entropy = nets.actor.log_prob(x["obs"], x["action"], x.get("action_mask"), agent)
     advantage = x["advantage"] if agent is not None else x["advantage"].unsqueeze(-1)
-    ratio, eps = torch.exp(log_prob - x["log_prob"]), method.setting("clip", log_prob.ndim)
+    ratio, eps = torch.exp(log_prob - x["log_prob"]), method.hyperparameter("clip", log_prob.ndim)
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1.0 - eps, 1.0 + eps) * advantage)
-    return -(surrogate + method.setting("entropy", log_prob.ndim) * entropy).flatten(1).mean(1)
+    return -(surrogate + method.hyperparameter("entropy", log_prob.ndim) * entropy).flatten(1).mean(1)
 
 
 def value_loss(method: Algorithm, nets: Networks, x: dict[str, Tensor]) -> Tensor:
-    """Mean of the larger Huber loss of the plain and of the clipped value, normalised scale, ``[R]``."""
-    value, eps, delta = nets.value(x["state"]), method.setting("clip", 2), method.setting("huber", 2)
+    """Mean of the larger Huber loss of the plain and of the clipped value, normalized scale, ``[R]``."""
+    value, eps, delta = (
+        nets.value(x["state"]),
+        method.hyperparameter("clip", 2),
+        method.hyperparameter("huber", 2),
+    )
     clipped = x["value"] + (value - x["value"]).clamp(-eps, eps)
     plain = huber(value - x["target"], delta)
     return torch.maximum(plain, huber(clipped - x["target"], delta)).mean(1)

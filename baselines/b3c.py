@@ -1,6 +1,6 @@
-"""B3C: behaviour cloning regularisation with critic clipping (arXiv 2501.18138, AAMAS 2026).
+"""B3C: behavior cloning regularization with critic clipping (arXiv 2501.18138, AAMAS 2026).
 
-A factored critic with centralised policy gradients (FACMAC) plus cloning; bounding the bootstrap by the best return
+A factored critic with centralized policy gradients (FACMAC) plus cloning; bounding the bootstrap by the best return
 in the data keeps the critic from diverging, so the policy may listen to it more. Continuous actions. The agents share
 their networks, whose inputs carry the agent's one-hot number. With a bar for target networks (policies have none):
 
@@ -14,13 +14,18 @@ Departures from the authors' code, and the option that restores it:
 * the cap is the largest *discounted* return-to-go in the data. Theirs is the largest undiscounted episode return,
   which with long episodes is far above every attainable value and with negative rewards below legitimate ones:
   ``cap = "return"``.
-* the normaliser is |mean Q|, bounded below by 1e-6; ``normaliser = "abs_mean"`` takes mean |Q| as TD3+BC does, which
+* targets bootstrap through time limits, so the cap looks beyond them: an episode that a limit (or a recording's end)
+  cut is taken to go on for ever with the mean reward of its second half. The return up to the limit would saturate
+  every target of short episodes (a quarter of the value after 25 steps with gamma = 0.99). With
+  ``timeout_is_terminal = True`` nothing comes after a limit, as in theirs.
+* the normalizer is |mean Q|, bounded below by 1e-6; ``normalizer = "abs_mean"`` takes mean |Q| as TD3+BC does, which
   does not vanish where values of both signs cancel.
 * the off-by-one in their loader's sum over an episode is left out: it counts a reward of the next episode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,17 +33,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlzoo.actors import ActionValues
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import tanh_gaussian_sample
-from marlzoo.losses import action_error, mean_over
-from marlzoo.mixers import MonotonicMixer, SumMixer
-from marlzoo.nets import TanhGaussianActor, with_agent_id
-from marlzoo.policy import Policy, TanhGaussianPolicy
-from marlzoo.random import Kind
+from marlzoo.errors import DataError
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import ActionValues
+from marlzoo.modules.distributions import tanh_gaussian_sample
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.mixers import MonotonicMixer, SumMixer
+from marlzoo.modules.policies import Policy, TanhGaussianPolicy
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import action_error, mean_over
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
 
@@ -50,7 +58,7 @@ class B3CConfig(Config):
     w_bc: NonNegative = 1.0  # weight of cloning
     c_clip: Positive = 1.0  # factor of the cap (inf: no clipping, which is FACMAC+BC)
     cap: Literal["return_to_go", "return"] = "return_to_go"  # what bounds the bootstrap
-    normaliser: Literal["mean", "abs_mean"] = "mean"  # scale of Q in the policy's loss
+    normalizer: Literal["mean", "abs_mean"] = "mean"  # scale of Q in the policy's loss
     mixer: Literal["free", "monotone", "vdn"] = "free"  # weights of any sign, non-negative ones, or a sum
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of both hidden layers of policy and Q
@@ -69,7 +77,7 @@ class B3C(Algorithm):
     presets: ClassVar = {"mamujoco": {}, "mpe": {}}
     variants: ClassVar = {
         "continuous": (
-            {"mixer": "monotone", "cap": "return", "normaliser": "abs_mean"},
+            {"mixer": "monotone", "cap": "return", "normalizer": "abs_mean"},
             {"mixer": "vdn"},
         )
     }
@@ -84,21 +92,21 @@ class B3C(Algorithm):
         if c.mixer != "vdn":
             sizes = (spec.state_size, spec.n_agents, c.mixer_embed, c.mixer_hidden)
             self.mixer = MonotonicMixer(self.init, *sizes, monotone=c.mixer == "monotone")
-        self.target_q, self.target_mixer = self.frozen_copy(self.q), self.frozen_copy(self.mixer)
+        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
         best = torch.full((self.replicas,), torch.inf, device=self.device, dtype=self.dtype)
         self.register_buffer("best", best)
-        self.optimise(policy=self.actor, q=(self.q, self.mixer))
+        self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
-    def prepare(self, data: list[Dataset]) -> None:
+    def prepare(self, data: Sequence[Dataset], batches: Iterator[Batch]) -> None:
         """Find each replica's cap in its data."""
         found: dict[tuple[int, float], float] = {}  # replicas mostly share data and discount
         for replica, (dataset, config) in enumerate(zip(data, self.configs, strict=True)):
             key = (id(dataset), config.gamma)
             if key not in found:
-                undiscounted = self.config.cap == "return"
-                found[key] = (
-                    dataset.returns.max() if undiscounted else best_return_to_go(dataset, config.gamma)
-                )
+                if self.config.cap == "return":
+                    found[key] = float(dataset.returns.max())
+                else:
+                    found[key] = best_return_to_go(dataset, config.gamma, not config.timeout_is_terminal)
             self.best[replica] = found[key]
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -113,9 +121,9 @@ class B3C(Algorithm):
         # 1. Q
         with torch.no_grad():
             after = self.target_q(next_obs, self._sample(next_obs, batch.noise["next"]))[:, 0]
-            cap = self.setting("c_clip", 2) * self.best.view(-1, 1)
+            cap = self.hyperparameter("c_clip", 2) * self.best.view(-1, 1)
             q_next = torch.minimum(self.target_mixer(after, batch.next_state), cap)
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * q_next
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * q_next
         q_total = self.mixer(self.q(obs, batch.action)[:, 0], batch.state)
         q_loss = mean_over((q_total - y).square())
 
@@ -123,16 +131,19 @@ class B3C(Algorithm):
         sampled = self._sample(obs, batch.noise["now"])
         q_policy = self.mixer(self.q(obs, sampled)[:, 0], batch.state)
         scale = q_policy.detach()
-        scale = mean_over(scale.abs()) if self.config.normaliser == "abs_mean" else mean_over(scale).abs()
+        scale = mean_over(scale.abs()) if self.config.normalizer == "abs_mean" else mean_over(scale).abs()
         cloning = mean_over(action_error(sampled, batch.action, self.action_dimensions))
         value = mean_over(q_policy) / scale.clamp_min(1e-6)
-        policy_loss = self.setting("w_bc") * cloning - self.setting("w") * value
+        policy_loss = self.hyperparameter("w_bc") * cloning - self.hyperparameter("w") * value
 
         norms = self.step(policy=policy_loss, q=q_loss)
-        self.track(self.target_q, self.q, self.setting("tau"))
-        self.track(self.target_mixer, self.mixer, self.setting("tau"))
+        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
+        self.soft_update(self.target_mixer, self.mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "policy_loss": policy_loss.detach(), "bc_loss": cloning.detach()}
-        return {**losses, "q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y), **norms}
+        means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
+        clipped = {"clipped": mean_over((q_next == cap).to(self.dtype))}  # share of targets at the cap
+        bounds = diagnostics.saturation(sampled, self.action_dimensions)
+        return losses | means | clipped | diagnostics.data_value(q_total) | bounds | norms
 
     def policy(self) -> Policy:
         """Tanh of the clipped mean."""
@@ -144,11 +155,33 @@ class B3C(Algorithm):
         return tanh_gaussian_sample(mean, log_std, noise, self.action_dimensions)
 
 
-def best_return_to_go(data: Dataset, gamma: float) -> float:
-    """The largest discounted sum of team rewards from any row to the end of its episode."""
+def best_return_to_go(data: Dataset, gamma: float, beyond_limits: bool = False) -> float:
+    """The largest discounted sum of team rewards from any row to the end of its episode.
+
+    Args:
+        data: its rewards; the mean over agents where there is one per agent.
+        gamma: discount.
+        beyond_limits: let episodes that do not end in a terminal step go on with the mean reward of their second
+            half for ever.
+
+    Raises:
+        DataError: ``beyond_limits`` without a discount, where some episode does not end in a terminal step.
+    """
     reward = data.reward.astype(np.float64)
     reward = reward.mean(1) if reward.ndim == 2 else reward
     best, to_go = -np.inf, np.zeros(data.episodes)
+    last = data.starts + data.lengths - 1
+    goes_on = ~data.terminal[last] & beyond_limits
+    if goes_on.any():
+        if gamma == 1.0:
+            raise DataError(
+                f"{data.card.title}: with gamma = 1 what follows a time limit has no bound, and B3C needs one; set "
+                "timeout_is_terminal = True or a smaller gamma"
+            )
+        half = data.starts + data.lengths // 2
+        tail = np.array([reward[low : high + 1].mean() for low, high in zip(half, last, strict=True)])
+        to_go = np.where(goes_on, tail / (1.0 - gamma), 0.0)
+        best = float(to_go[goes_on].max())
     for t in range(int(data.lengths.max()) - 1, -1, -1):
         running = data.lengths > t
         to_go[running] = reward[data.starts[running] + t] + gamma * to_go[running]

@@ -1,4 +1,4 @@
-"""BC: behaviour cloning, each agent's action from its own observation.
+"""BC: behavior cloning, each agent's action from its own observation.
 
 No critic, no mixer, no reward. Agents share one network whose input carries their one-hot number. Losses, averaged
 over batch and agents (and over real steps only where sequences are padded):
@@ -32,17 +32,26 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import action_error, mean_over
-from marlzoo.nets import MLP, RecurrentNet, TanhGaussianActor, with_agent_id
-from marlzoo.policy import CategoricalPolicy, Policy, RecurrentPolicy, SquashedPolicy, TanhGaussianPolicy
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.policies import (
+    CategoricalPolicy,
+    Policy,
+    RecurrentPolicy,
+    SquashedPolicy,
+    TanhGaussianPolicy,
+)
+from marlzoo.modules.recurrent import RecurrentNet
+from marlzoo.objectives.losses import action_error, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 
 @dataclass(frozen=True)
 class BCConfig(Config):
-    """Settings of behaviour cloning; the defaults are those of the OMIGA-style benchmarks."""
+    """Settings of behavior cloning; the defaults are those of the OMIGA-style benchmarks."""
 
     hidden: Count = 256  # width of the hidden layers
     grad_clip: Positive = 1.0  # bound on the gradient norm
@@ -54,7 +63,7 @@ class BCConfig(Config):
 
 
 class BC(Algorithm):
-    """Behaviour cloning for continuous and discrete actions; see the module's text."""
+    """Behavior cloning for continuous and discrete actions; see the module's text."""
 
     config: BCConfig
     config_class = BCConfig
@@ -67,7 +76,8 @@ class BC(Algorithm):
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
-        "smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
     }
 
     def build(self, spec: Spec) -> None:
@@ -83,8 +93,8 @@ class BC(Algorithm):
         else:
             self.actor = MLP(self.init, (n_in, c.hidden, c.hidden, spec.action_size))
         if spec.discrete and c.mask_train_logits:
-            self.fields = (*self.fields, "legal")
-        self.optimise(policy=self.actor)
+            self.fields = (*self.fields, "action_mask")
+        self.add_optimizer(policy=self.actor)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss and the gradient norm, each [R]."""
@@ -92,7 +102,10 @@ class BC(Algorithm):
         obs = batch.obs[:, :, :-1] if sequence else batch.obs  # the final observation has no action
         per_step = self._loss(with_agent_id(obs), batch)
         loss = mean_over(per_step, batch.filled if sequence else None)
-        return {"policy_loss": loss.detach(), **self.step(policy=loss)}
+        metrics = {"policy_loss": loss.detach()}
+        if self.spec.discrete or self.config.loss == "nll":
+            metrics |= {"policy/data_log_prob": -metrics["policy_loss"]}
+        return metrics | self.step(policy=loss)
 
     def policy(self) -> Policy:
         """Continuous: the mode. Discrete: the best legal action, or a sample."""

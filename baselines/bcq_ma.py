@@ -41,25 +41,22 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch_constrained import (
-    LATENT_BOUND,
-    VAE,
-    BestAllowed,
-    BestSample,
-    Pair,
-    Perturbation,
-    allowed_actions,
-)
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, mask_logits
-from marlzoo.losses import action_error, detached, gaussian_kl, mean_over, soft_minimum
-from marlzoo.nets import MLP, Ensemble, LinearMixer, with_agent_id
-from marlzoo.policy import Policy, RecurrentPolicy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits
+from marlzoo.modules.layers import MLP, Ensemble, with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import Policy, RecurrentPolicy
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.losses import action_error, detached, gaussian_kl, mean_over, soft_minimum
+from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, QTeam, Shape, estimates, team_fields
+
+from ._bcq import LATENT_BOUND, VAE, BestAllowed, BestSample, Pair, Perturbation, allowed_actions
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,11 @@ class BCQMA(Algorithm):
     config: BCQMAConfig
     config_class = BCQMAConfig
     actions = ("continuous", "discrete")
-    _smac: ClassVar = {"history": "rnn", "hidden": 64, "batch_size": 32, "sequence_length": 20, "lr": 3e-4}
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
-        "smac": {**_smac, "grad_clip": float("inf")},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
     }
     variants: ClassVar = {
         "continuous": ({"vae_latent": "2n", "vae_kl": "sum", "policy_mixer_weight": True},),
@@ -115,20 +112,20 @@ class BCQMA(Algorithm):
             recurrent, mixer = c.history == "rnn", None if c.mixer == "none" else c.mixer
             self.sampling = "sequence" if recurrent else "transition"
             self.fields = team_fields(recurrent, mixed=mixer is not None)
-            shape = Shape(h, recurrent, embed=c.mixer_embed, hyper=c.mixer_hidden)
+            shape = QNetworkConfig(h, recurrent, embed=c.mixer_embed, hyper=c.mixer_hidden)
             self.clone, self.team = AgentNet(self.init, spec, shape), QTeam(self.init, spec, shape, mixer)
-            self.target = self.frozen_copy(self.team)
-            self.optimise(q=self.team, clone=self.clone)
+            self.target = self.make_target(self.team)
+            self.add_optimizer(q=self.team, clone=self.clone)
             return
         self.fields = ("obs", "next_obs", "state", "next_state", "action", "reward", "mask")
         latent = 2 * (n_out if c.vae_latent == "2A" else spec.n_agents)
         self.vae = VAE(self.init, n_in, n_out, c.vae_hidden, latent)
-        self.perturb = Perturbation(MLP(self.init, (n_in + n_out, h, h, n_out)), self.setting("phi"))
+        self.perturb = Perturbation(MLP(self.init, (n_in + n_out, h, h, n_out)), self.hyperparameter("phi"))
         self.q = Ensemble(self.init, (n_in + n_out, h, h, 1))
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_mixer = self.frozen_copy(self.q), self.frozen_copy(self.mixer)
-        self.target_perturb = self.frozen_copy(self.perturb)
-        self.optimise(policy=self.perturb, q=(self.q, self.mixer), vae=self.vae)
+        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
+        self.target_perturb = self.make_target(self.perturb)
+        self.add_optimizer(policy=self.perturb, q=(self.q, self.mixer), vae=self.vae)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: latents of the reconstruction, of the target's samples and of the policy's."""
@@ -149,7 +146,7 @@ class BCQMA(Algorithm):
             return BestSample(self.vae, self.perturb, self.q, self.action_dimensions, c.eval_samples)
         if not c.bcq_filter_at_eval:
             return self.team.agents.policy()
-        pair, threshold = Pair(self.team.agents.network, self.clone.network), self.setting("threshold")
+        pair, threshold = Pair(self.team.agents.network, self.clone.network), self.hyperparameter("threshold")
         if c.history == "rnn":
             return RecurrentPolicy(pair, lambda network: BestAllowed(network, threshold))
         return BestAllowed(pair, threshold)
@@ -163,7 +160,8 @@ class BCQMA(Algorithm):
         kl = gaussian_kl(mean, log_std)
         kl_loss = mean_over(kl.mean(-1) if c.vae_kl == "mean" else kl.sum(-1))
         vae_loss = (
-            mean_over(action_error(reconstruction, batch.action, used)) + self.setting("kl_weight") * kl_loss
+            mean_over(action_error(reconstruction, batch.action, used))
+            + self.hyperparameter("kl_weight") * kl_loss
         )
 
         # 2. Q
@@ -172,9 +170,9 @@ class BCQMA(Algorithm):
             latent = noise["target"].clamp(-LATENT_BOUND, LATENT_BOUND)
             sampled = self.target_perturb(many, self.vae.decode(many, latent)) * used
             q_sampled = self.target_q(many, sampled).squeeze(-1)
-            q_next = soft_minimum(q_sampled, self.setting("min_weight", 4)).amax(1)
+            q_next = soft_minimum(q_sampled, self.hyperparameter("min_weight", 4)).amax(1)
             value = self.target_mixer.total(q_next, batch.next_state)
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * value
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
         w, b = self.mixer(batch.state)
         q_tot = (w.unsqueeze(1) * self.q(obs, batch.action).squeeze(-1)).sum(-1) + b.unsqueeze(1)
         q_loss = mean_over((q_tot - y.unsqueeze(1)).square().sum(1))
@@ -182,35 +180,38 @@ class BCQMA(Algorithm):
         # 3. Policy
         with torch.no_grad():
             decoded = self.vae.decode(obs, noise["policy"].clamp(-LATENT_BOUND, LATENT_BOUND))
-        q_policy = self.q.first(obs, self.perturb(obs, decoded) * used).squeeze(-1)
+        perturbed = self.perturb(obs, decoded) * used
+        q_policy = self.q.first(obs, perturbed).squeeze(-1)
         policy_loss = -mean_over(w.detach() * q_policy if c.policy_mixer_weight else q_policy)
 
         norms = self.step(policy=policy_loss, q=q_loss, vae=vae_loss)
-        tau = self.setting("tau")
-        self.track(self.target_q, self.q, tau)
-        self.track(self.target_mixer, self.mixer, tau)
-        self.track(self.target_perturb, self.perturb, tau)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
+        self.soft_update(self.target_perturb, self.perturb, tau)
         losses = {"vae_loss": vae_loss, "kl": kl_loss, "q_loss": q_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0]), "target_q_total": mean_over(y)}
-        return detached(losses | means) | norms
+        common = diagnostics.data_value(q_tot[:, 0]) | diagnostics.saturation(perturbed, used)
+        return detached(losses | means) | common | norms
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, filled, legal = self.config, batch.filled, batch.legal
+        c, filled, action_mask = self.config, batch.filled, batch.action_mask
 
         # 1. Clone
         logits = self.clone(batch)
-        trained = mask_logits(logits, legal) if c.mask_train_logits else logits
+        trained = mask_logits(logits, action_mask) if c.mask_train_logits else logits
         clone_loss = -mean_over(categorical_log_prob(trained[:, :, :-1], batch.action), filled)
 
         # 2. Q
-        allowed = allowed_actions(logits, legal, self.setting("threshold", 5))
-        q = estimates(self.team, self.target, batch, self.setting("gamma", 3), allowed=allowed)
+        allowed = allowed_actions(logits, action_mask, self.hyperparameter("threshold", 5))
+        q = team_targets(self.team, self.target, batch, self.hyperparameter("gamma", 3), allowed=allowed)
         q_loss = 0.5 * mean_over((q.total - q.target).square(), filled)
 
         norms = self.step(q=q_loss, clone=clone_loss)
-        self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
+        self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         means = {
             "q_total": mean_over(q.total.detach(), filled),
             "target_q_total": mean_over(q.target, filled),
         }
-        return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **norms}
+        value = diagnostics.data_value(q.total, filled)
+        return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **value, **norms}

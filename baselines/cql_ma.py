@@ -9,20 +9,26 @@ their one-hot number); a bar is a target network, sg a stopped gradient:
 2. penalty: L_CQL = mean [sum_i log sum_k exp(w_i Q_i(o_i, a_k)) - sum_i w_i Q_i(o_i, a_i)]
             Continuous: 10 samples each of the uniform distribution, pi_i(o_i) and pi_i(o'_i), all evaluated at o_i.
             Discrete: all legal actions; an illegal one has no weight.
-            For a linear mixer this is the exact joint penalty: the log-sum-exp over joint actions factorises.
-3. policy:  L_pi = mean sum_i [-log pi_i(a_i | o_i) sg Q_i(o_i, a_i)]   (``cql_policy = "q_weighted_bc"``), or
+            For a linear mixer this is the exact joint penalty: the log-sum-exp over joint actions factorizes.
+3. policy:  A_i  = Q_i(o_i, a_i) - E_{a ~ pi_i(o_i)} Q_i(o_i, a)
+            L_pi = mean sum_i [-log pi_i(a_i | o_i) sg max(A_i, 0)]    (``cql_policy = "advantage_weighted_bc"``),
+            L_pi = mean sum_i [-log pi_i(a_i | o_i) sg Q_i(o_i, a_i)]  (``"q_weighted_bc"``), or
             L_pi = mean sum_i [-w_i Q_i(o_i, ã_i) - entropy H(pi_i)], ã_i ~ pi_i   (``"sac"``)
 
-All losses are taken before any step: L_pi moves the policy, L_TD + cql_alpha L_CQL moves Q with mixer.
+All losses are taken before any step: L_pi moves the policy, L_TD + cql_alpha L_CQL moves Q with mixer. The
+expectation in A_i is the mean over step 2's ten samples of pi_i(o_i) (discrete: exact, over the legal actions).
 
-Departures from the released code nearest to the papers' baseline (ComaDICE), and the option that restores it:
+Departures from the released code nearest to the papers' baseline (ComaDICE), and the option that restores it (both
+together are the released form):
 
+* It weighs the data's log probability by Q_i itself: ``cql_policy = "q_weighted_bc"``. With step 2 as written here
+  the level of Q_i is not determined: Q_i + c with b - c sum w leaves both losses of the critic as they are. Once a
+  single sample has Q_i < 0 that loss has no lower bound, and the policy runs to the box's bounds while everything
+  stays finite (log probabilities of the data of -1e5; on Hopper medium-expert two of three seeds). The advantage over
+  the policy's own samples in the same state does not depend on the level, and a weight that is never negative never
+  moves the policy away from the data. ``policy/data_log_prob`` and ``policy/saturation`` show such a collapse.
 * It writes b(s) inside every agent's log-sum-exp, counting it n times against once in Q_tot, which pushes b down
-  with gradient n - 1 in every state: ``cql_bias_in_lse = True``.
-
-Known weakness kept as the default because it is the published baseline: the policy's weight is an unnormalised Q, so
-where returns are negative the policy moves away from the data. The preset for particle worlds, whose rewards are
-negative, takes ``cql_policy = "sac"`` for that reason.
+  with gradient n - 1 in every state and so, in the long run, Q_i above zero: ``cql_bias_in_lse = True``.
 
 Options off by default: ``cql_importance`` subtracts each sample's log density; ``n_critics = 2`` takes the minimum of
 twins in the target; ``td_next = "argmax"`` (discrete) is double Q-learning instead of the policy's expectation;
@@ -38,23 +44,33 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import chosen, log_softmax, tanh_gaussian_log_prob, tanh_gaussian_sample
-from marlzoo.losses import (
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.distributions import (
+    chosen,
+    log_softmax,
+    tanh_gaussian_log_prob,
+    tanh_gaussian_mode,
+    tanh_gaussian_sample,
+)
+from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import Policy, TanhGaussianPolicy
+from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import (
     detached,
     double_q,
-    legal_logsumexp,
+    masked_logsumexp,
     mean_over,
     sampled_logsumexp,
     uniform_log_density,
 )
-from marlzoo.nets import Ensemble, LinearMixer, TanhGaussianActor, with_agent_id
-from marlzoo.policy import Policy, TanhGaussianPolicy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.objectives.sequences import as_sequences, row_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
-from marlzoo.teams import AgentNet, Shape
 
 
 @dataclass(frozen=True)
@@ -63,9 +79,10 @@ class CQLMAConfig(Config):
 
     cql_alpha: NonNegative = 1.0  # weight of the conservative penalty
     cql_samples: Count = 10  # actions of each of the three classes (continuous)
-    cql_policy: Literal["q_weighted_bc", "sac"] = "q_weighted_bc"  # how the policy is improved
+    # How the policy is improved: cloning weighted by the advantage or by Q (as released), or the critic's gradient.
+    cql_policy: Literal["advantage_weighted_bc", "q_weighted_bc", "sac"] = "advantage_weighted_bc"
     entropy: NonNegative = 0.0  # weight of the policy's entropy ("sac" only)
-    policy_bc_warmup: Natural = 0  # first updates of "q_weighted_bc" that only clone the data
+    policy_bc_warmup: Natural = 0  # first updates of weighted cloning that only clone the data
     cql_importance: bool = False  # subtract the samples' log densities (continuous)
     cql_bias_in_lse: bool = False  # count the mixer's bias once per agent, as the released code does
     td_next: Literal["policy", "argmax"] = "policy"  # next action (discrete)
@@ -84,6 +101,7 @@ class Terms(NamedTuple):
     lse: Tensor  # log sum_k exp(w_i Q_i(o_i, a_k)), likewise
     q_next: Tensor  # Q̄_i(o'_i, a'_i)
     policy: Tensor  # loss of the policy
+    metrics: dict[str, Tensor]  # of the policy, [R] each
 
 
 class CQLMA(Algorithm):
@@ -94,11 +112,15 @@ class CQLMA(Algorithm):
     actions = ("continuous", "discrete")
     presets: ClassVar = {
         "mamujoco": {},
-        "mpe": {"cql_policy": "sac"},
-        "smac": {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 10.0},
+        "mpe": {},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
     }
     variants: ClassVar = {
-        "continuous": ({"cql_policy": "sac", "cql_importance": True, "n_critics": 2},),
+        "continuous": (
+            {"cql_policy": "sac", "cql_importance": True, "n_critics": 2},
+            {"cql_policy": "q_weighted_bc", "cql_bias_in_lse": True},
+        ),
         "discrete": ({"cql_policy": "sac", "td_next": "argmax"}, {"history": "rnn", "sequence_length": 6}),
     }
 
@@ -108,18 +130,18 @@ class CQLMA(Algorithm):
         recurrent = spec.discrete and c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
-        self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "legal")
+        self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "action_mask")
         self.actor: TanhGaussianActor | AgentNet
         self.q: Ensemble | AgentNet
         if spec.discrete:
-            shape = Shape(h, recurrent)
+            shape = QNetworkConfig(h, recurrent)
             self.actor, self.q = AgentNet(self.init, spec, shape), AgentNet(self.init, spec, shape)
         else:
             self.actor = TanhGaussianActor(self.init, n_in, h, spec.action_size)
             self.q = Ensemble(self.init, (n_in + spec.action_size, h, h, 1), c.n_critics)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_mixer = self.frozen_copy(self.q), self.frozen_copy(self.mixer)
-        self.optimise(policy=self.actor, q=(self.q, self.mixer))
+        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
+        self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the policy's samples and of the uniform ones."""
@@ -136,7 +158,7 @@ class CQLMA(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
         c, batch = self.config, as_sequences(batch)
-        filled, gamma = batch.filled, self.setting("gamma", 3)
+        filled, gamma = batch.filled, self.hyperparameter("gamma", 3)
         w, b = self.mixer(batch.state[:, :, :-1])
         terms = self._discrete(batch, w) if self.spec.discrete else self._continuous(batch, w)
 
@@ -159,13 +181,14 @@ class CQLMA(Algorithm):
         # 3. Policy
         policy_loss = mean_over(terms.policy.sum(-1), filled)
 
-        norms = self.step(policy=policy_loss, q=td_loss + self.setting("cql_alpha") * cql_loss)
-        tau = self.setting("tau")
-        self.track(self.target_q, self.q, tau)
-        self.track(self.target_mixer, self.mixer, tau)
+        norms = self.step(policy=policy_loss, q=td_loss + self.hyperparameter("cql_alpha") * cql_loss)
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": td_loss, "cql_loss": cql_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0], filled), "target_q_total": mean_over(y, filled)}
-        return detached(losses | means) | norms
+        value = diagnostics.data_value(q_tot[:, 0], filled)
+        return detached(losses | means | terms.metrics) | value | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action."""
@@ -193,36 +216,51 @@ class CQLMA(Algorithm):
             q_next = self.target_q(obs[:, :, 1:], after).squeeze(-1).amin(1)
         q_sampled = self.q(now.unsqueeze(1), candidates).squeeze(-1)  # [R, critics, 3 K, B, 1, N]
         lse = sampled_logsumexp(w[:, None, None] * q_sampled, log_density, dim=2)
+        log_prob = self.data_log_prob((mean_now, log_std_now), batch)
+        mode = tanh_gaussian_mode(mean_now)
+        metrics = diagnostics.data_likelihood(log_prob) | diagnostics.saturation(mode, used)
         if c.cql_policy == "sac":
             action = tanh_gaussian_sample(mean_now, log_std_now, noise["improve"], used)
             entropy = -tanh_gaussian_log_prob(mean_now, log_std_now, action, used)
             assert isinstance(self.q, Ensemble)
             policy = -w.detach() * self.q.first(now, action).squeeze(-1)
-            return Terms(q_data, lse, q_next, policy - self.setting("entropy", 4) * entropy)
-        log_prob = self.data_log_prob((mean_now, log_std_now), batch)
-        return Terms(q_data, lse, q_next, -log_prob * self._weight(q_data[:, 0]))
+            return Terms(q_data, lse, q_next, policy - self.hyperparameter("entropy", 4) * entropy, metrics)
+        own = q_sampled[:, 0, c.cql_samples : 2 * c.cql_samples].mean(1)  # of the policy's samples at o_i
+        weight = self._weight(q_data[:, 0], own)
+        metrics |= diagnostics.effective_sample_size(weight)
+        return Terms(q_data, lse, q_next, -log_prob * weight, metrics)
 
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:
-        c, legal = self.config, batch.legal
-        log_pi = log_softmax(self.actor(batch), legal)
+        c, action_mask = self.config, batch.action_mask
+        log_pi = log_softmax(self.actor(batch), action_mask)
         values = self.q(batch)
         now, log_pi_now = values[:, :, :-1], log_pi[:, :, :-1]
         with torch.no_grad():
             target = self.target_q(batch)[:, :, 1:]
             if c.td_next == "argmax":
-                q_next = double_q(values[:, :, 1:], target, legal[:, :, 1:])
+                q_next = double_q(values[:, :, 1:], target, action_mask[:, :, 1:])
             else:
                 q_next = (log_pi[:, :, 1:].exp() * target).sum(-1)
-        q_data = chosen(now, batch.action)
-        lse = legal_logsumexp(w.unsqueeze(-1) * now, legal[:, :, :-1])
+        q_data, log_prob = chosen(now, batch.action), chosen(log_pi_now, batch.action)
+        metrics = diagnostics.data_likelihood(log_prob, batch.filled)
+        lse = masked_logsumexp(w.unsqueeze(-1) * now, action_mask[:, :, :-1])
         if c.cql_policy == "sac":
-            value = w.detach().unsqueeze(-1) * now.detach() - self.setting("entropy", 5) * log_pi_now
+            value = w.detach().unsqueeze(-1) * now.detach() - self.hyperparameter("entropy", 5) * log_pi_now
             policy = -(log_pi_now.exp() * value).sum(-1)
         else:
-            policy = -chosen(log_pi_now, batch.action) * self._weight(q_data)
-        return Terms(q_data.unsqueeze(1), lse.unsqueeze(1), q_next, policy)
+            weight = self._weight(q_data, (log_pi_now.exp() * now).sum(-1))
+            metrics |= diagnostics.effective_sample_size(weight, batch.filled)
+            policy = -log_prob * weight
+        return Terms(q_data.unsqueeze(1), lse.unsqueeze(1), q_next, policy, metrics)
 
-    def _weight(self, q: Tensor) -> Tensor:
-        """Weight of the data's log probability: Q, or 1 in the first updates."""
-        warm = self._optimisers["policy"].count < self.config.policy_bc_warmup
-        return torch.where(warm, torch.ones_like(q), q.detach())
+    def _weight(self, q: Tensor, expected: Tensor) -> Tensor:
+        """Weight of the data's log probability, without gradient; 1 in the first updates.
+
+        Args:
+            q: values of the data's actions, ``[R, B, L, N]``.
+            expected: the mean value of the policy's own actions in the same states, likewise.
+        """
+        relative = self.config.cql_policy == "advantage_weighted_bc"
+        weight = (q - expected).clamp(min=0.0) if relative else q
+        warm = self._optimizers["policy"].count < self.config.policy_bc_warmup
+        return torch.where(warm, torch.ones_like(q), weight.detach())

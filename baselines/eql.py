@@ -1,4 +1,4 @@
-"""EQL: exponential Q-learning, in-sample learning with a reverse-KL value regulariser.
+"""EQL: exponential Q-learning, in-sample learning with a reverse-KL value regularizer.
 
 Xu, Jiang, Li, Yang, Wang, Chan, Zhan, "Offline RL with No OOD Actions: In-Sample Learning via Implicit Value
 Regularization", ICLR 2023, arXiv 2303.15810; the single-agent ancestor of OMIGA, whose loss of V it has where values
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import exponential_weights
-from marlzoo.policy import Policy
+from marlzoo.modules.policies import Policy
+from marlzoo.objectives.losses import exponential_weights
 from marlzoo.spec import Spec
 
 from . import _ivr
@@ -62,13 +62,13 @@ class EQL(Algorithm):
         return self.nets.actor.policy()
 
     def _value_loss(self, advantage: Tensor, v: Tensor) -> Tensor:
-        alpha = self.setting("alpha", 3)
-        x = torch.minimum(advantage / alpha, self.setting("x_cap", 3))
+        alpha = self.hyperparameter("alpha", 3)
+        x = torch.minimum(advantage / alpha, self.hyperparameter("x_cap", 3))
         m = x.detach().amax((1, 2), keepdim=True).clamp(min=-1.0)
         return torch.exp(x - m) + torch.exp(-m) * v / alpha
 
     def _weight(self, advantage: Tensor) -> Tensor:
         factor = 10.0 if self.config.weight == "code" else 1.0
         return exponential_weights(
-            factor * advantage, self.setting("alpha", 3), self.setting("weight_cap", 3)
+            factor * advantage, self.hyperparameter("alpha", 3), self.hyperparameter("weight_cap", 3)
         )

@@ -1,6 +1,6 @@
-"""HAPPO: proximal policy optimisation of a team, one agent after another (online).
+"""HAPPO: proximal policy optimization of a team, one agent after another (online).
 
-Kuba et al., "Trust Region Policy Optimisation in Multi-Agent Reinforcement Learning", ICLR 2022, arXiv 2109.11251;
+Kuba et al., "Trust Region Policy Optimization in Multi-Agent Reinforcement Learning", ICLR 2022, arXiv 2109.11251;
 with HAPPO's experts OMIGA's data were recorded. As :mod:`marlzoo.baselines.mappo`, but every agent has a policy of
 its own, and after each rollout the agents step in a random order i_1 .. i_n. What those before have changed enters
 by the compound ratio M:
@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import one_hot
-from marlzoo.online import Rollout
-from marlzoo.policy import Policy
-from marlzoo.random import Kind, ReplicaRandom
+from marlzoo.batch import Batch, Rollout
+from marlzoo.modules.distributions import one_hot
+from marlzoo.modules.policies import Policy
+from marlzoo.rng import Kind, ReplicaRandom
 from marlzoo.spec import Spec
 
 from . import _ppo
@@ -52,18 +51,18 @@ class HAPPO(Algorithm):
     presets: ClassVar = {}
 
     def build(self, spec: Spec) -> None:
-        """One actor per agent, a critic, running normalisation of returns."""
+        """One actor per agent, a critic, running normalization of returns."""
         self.nets = _ppo.Networks(self, self.config, own=True)
         # Agents step in turn, so each has its own count of steps.
-        self.optimise(
+        self.add_optimizer(
             policy=self.nets.actor, critic=self.nets.critic, eps=1e-5, rows={"policy": (spec.n_agents,)}
         )
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """All agents' epochs in a random order, then the critic's (:class:`marlzoo.online.Rollout`)."""
+        """All agents' epochs in a random order, then the critic's (:class:`marlzoo.batch.Rollout`)."""
         rollout, n = cast(Rollout, batch), self.spec.n_agents
         if self.config.lr_decay:
-            self.scale_step_sizes(1.0 - rollout.progress)
+            self.scale_learning_rates(1.0 - rollout.progress)
         experience, metrics = _ppo.experience(self, self.nets, rollout)
         compound = torch.ones_like(experience["advantage"])  # M, [R, M]
         for agent in rollout.noise["turns"].argsort(-1).unbind(1):  # [R], each replica's own
@@ -84,14 +83,14 @@ class HAPPO(Algorithm):
     ) -> dict[str, Tensor]:
         """What the loss of ``agent [R]`` needs, without the axis N; M is positive, so it may multiply Â."""
         replica = torch.arange(len(agent), device=agent.device)
-        names = {"obs", "action", "legal", "log_prob"} & experience.keys()
+        names = {"obs", "action", "action_mask", "log_prob"} & experience.keys()
         mine = {name: experience[name][replica, :, agent] for name in names}
         return {**mine, "advantage": compound * experience["advantage"]}
 
     @torch.no_grad()
     def ratio(self, mine: dict[str, Tensor], agent: Tensor) -> Tensor:
         """π(a_i | o_i) / π_old(a_i | o_i) of ``agent [R]`` over the rollout, ``[R, M]``."""
-        log_prob, _ = self.nets.actor.log_prob(mine["obs"], mine["action"], mine.get("legal"), agent)
+        log_prob, _ = self.nets.actor.log_prob(mine["obs"], mine["action"], mine.get("action_mask"), agent)
         return torch.exp(log_prob - mine["log_prob"])
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -99,10 +98,12 @@ class HAPPO(Algorithm):
         return _ppo.noise(self.config) | {"turns": ("uniform", (self.spec.n_agents,))}
 
     def policy(self) -> Policy:
-        """Decentralised: each agent needs its own observation only."""
+        """Decentralized: each agent needs its own observation only."""
         return self.nets.policy()
 
-    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom, fresh: Tensor) -> Tensor:
+    def explore(
+        self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor
+    ) -> Tensor:
         """A sample of π; continuous ones may leave the box."""
         del fresh
-        return self.nets.explore(obs, legal, random)
+        return self.nets.explore(obs, action_mask, random)

@@ -14,7 +14,7 @@ evaluated, but each policy is fitted to the product of the data's marginals: wha
 Departures from the authors' code, and the option that restores it:
 
 * agents share their networks; theirs has one set per agent: ``share_agents = False``.
-* ``beta = 0`` makes every weight 1, which is behaviour cloning (their separate BC).
+* ``beta = 0`` makes every weight 1, which is behavior cloning (their separate BC).
 * no encoder of the past: policies see the observation (their default).
 * their driver cannot reach this method (an assertion stops it); ours runs.
 
@@ -29,12 +29,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marlzoo.actors import ActionValues, StochasticActor
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import expectile, exponential_weights, mean_over
-from marlzoo.nets import ValueNet, with_agent_id
-from marlzoo.policy import Policy
+from marlzoo.batch import Batch
+from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.critics import ActionValues, ValueNet
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -51,8 +54,8 @@ class IQL(Algorithm):
     config: IQLConfig
     config_class = IQLConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs", "legal")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
+    fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs", "action_mask")
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
     variants: ClassVar = {kind: ({"share_agents": False},) for kind in ("continuous", "discrete")}
 
     def build(self, spec: Spec) -> None:
@@ -61,8 +64,8 @@ class IQL(Algorithm):
         self.actor = StochasticActor(self.init, spec, c.hidden, _iql.LOG_STD_BOUNDS, per_agent=own)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.n_agents if own else 0)
-        self.target_q = self.frozen_copy(self.q)
-        self.optimise(policy=self.actor, q=self.q, v=self.v)
+        self.target_q = self.make_target(self.q)
+        self.add_optimizer(policy=self.actor, q=self.q, v=self.v)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -71,27 +74,31 @@ class IQL(Algorithm):
         # 1. V
         q_min = self.target_q(obs, batch.action).amin(1)
         v = self.v(obs)
-        v_loss = mean_over(expectile(q_min - v, self.setting("expectile", 3)))
+        v_loss = mean_over(expectile(q_min - v, self.hyperparameter("expectile", 3)))
         norms = self.step(v=v_loss)
 
         # 2. Policy
         with torch.no_grad():
             u = q_min - self.v(obs)
-            weight = exponential_weights(self.setting("beta", 3) * u, 1.0, self.setting("weight_cap", 3))
+            weight = exponential_weights(
+                self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
+            )
         log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over(weight * log_prob)
 
         # 3. Q
         with torch.no_grad():
             v_next = self.v(with_agent_id(batch.next_obs))
-            y = batch.agent_reward + self.setting("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
+            y = batch.agent_reward + self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
         q = self.q(obs, batch.action)
         q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
 
         norms |= self.step(policy=policy_loss, q=q_loss)
-        self.track(self.target_q, self.q, self.setting("tau"))
+        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        return {**losses, "target_q": mean_over(y), "weight": mean_over(weight), **norms}
+        common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.data_likelihood(log_prob)
+        return {**losses, "target_q": mean_over(y), "weight": mean_over(weight), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -14,7 +14,7 @@ Means are over agents and real steps. The agents act with their best legal actio
 
 Departures from published code, and the option that restores it:
 
-* Illegal actions are left out of the penalty; OG-MARL pushes them down too: ``penalise_illegal = True``.
+* Illegal actions are left out of the penalty; OG-MARL pushes them down too: ``penalize_illegal = True``.
 * The one half in TD is TF2 OG-MARL's; its PyTorch port has none: ``half_td = False``.
 * Sequences lie within one episode and start with an empty memory, and a cut sequence bootstraps from its own final
   row. OG-MARL's straddle episodes, and a time limit bootstraps into the next episode's first row; not offered.
@@ -32,12 +32,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import legal_logsumexp, mean_over
-from marlzoo.policy import Policy
-from marlzoo.sequence import as_sequences
+from marlzoo.batch import Batch
+from marlzoo.modules.policies import Policy
+from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.losses import masked_logsumexp, mean_over
+from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
-from marlzoo.teams import QTeam, Shape, estimates, team_fields
 
 from . import _q_cql
 
@@ -46,7 +49,7 @@ from . import _q_cql
 class IQLCQLConfig(_q_cql.ConservativeQConfig):
     """Settings of IQL+CQL; the defaults are OG-MARL's."""
 
-    penalise_illegal: bool = False  # count illegal actions in the penalty (OG-MARL)
+    penalize_illegal: bool = False  # count illegal actions in the penalty (OG-MARL)
 
 
 class IQLCQL(Algorithm):
@@ -55,7 +58,11 @@ class IQLCQL(Algorithm):
     config: IQLCQLConfig
     config_class = IQLCQLConfig
     actions = ("discrete",)
-    presets: ClassVar = {"smac": {}}
+    presets: ClassVar = {
+        "smac": {**MLP_TRANSITIONS, "history": "mlp"},
+        "smac-recurrent": RECURRENT_SEQUENCES,
+        "smac-authors": {},
+    }
     variants: ClassVar = {"discrete": [{"history": "mlp"}, {"last_action": True, "target_period": 0}]}
 
     def build(self, spec: Spec) -> None:
@@ -64,31 +71,32 @@ class IQLCQL(Algorithm):
         self.fields = team_fields(recurrent, mixed=False)
         if recurrent:
             self.sampling = "sequence"
-        self.team = QTeam(self.init, spec, Shape(c.hidden, recurrent, c.last_action), mixer=None)
-        self.target = self.frozen_copy(self.team)
-        self.optimise(q=self.team)
+        self.team = QTeam(self.init, spec, QNetworkConfig(c.hidden, recurrent, c.last_action), mixer=None)
+        self.target = self.make_target(self.team)
+        self.add_optimizer(q=self.team)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
         c, batch = self.config, as_sequences(batch)
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
+        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
 
         # 1. Targets
-        found = estimates(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace)
         q = found.taken
 
         # 2. TD
         td = mean_over((q - found.target).square(), batch.filled) * (0.5 if c.half_td else 1.0)
 
         # 3. The penalty
-        legal = None if c.penalise_illegal else batch.legal[:, :, :-1]
-        penalty = mean_over(legal_logsumexp(found.every[:, :, :-1], legal) - q, batch.filled)
+        action_mask = None if c.penalize_illegal else batch.action_mask[:, :, :-1]
+        penalty = mean_over(masked_logsumexp(found.every[:, :, :-1], action_mask) - q, batch.filled)
 
         # 4. The step
-        norms = self.step(q=td + self.setting("cql_weight") * penalty)
-        self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
+        norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
+        self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
-        return {**losses, "q": mean_over(q.detach(), batch.filled), **norms}
+        value = diagnostics.data_value(q, batch.filled)
+        return {**losses, "q": mean_over(q.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:
         """The best legal action."""

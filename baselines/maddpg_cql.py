@@ -37,14 +37,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo.actor_critic import TeamActor, TeamCritics, penalty_samples, step_count
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import action_size, detached, mean_over, sampled_logsumexp
-from marlzoo.policy import Policy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.modules.critics import TeamCritics
+from marlzoo.modules.policies import Policy
+from marlzoo.modules.recurrent import TeamActor
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import action_size, detached, mean_over, penalty_samples, sampled_logsumexp
+from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
 
@@ -98,8 +100,8 @@ class MADDPGCQL(Algorithm):
             "joint" if c.variant == "maddpg_cql" else "state",
             agent_id=c.critic_agent_id,
         )
-        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
-        self.optimise(policy=self.actor, critic=self.q)
+        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.add_optimizer(policy=self.actor, critic=self.q)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """What the penalty's team actions are made of."""
@@ -117,7 +119,7 @@ class MADDPGCQL(Algorithm):
         with torch.no_grad():
             after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used
             q_after = self.target_q(batch.obs[:, :, 1:], batch.state[:, :, 1:], after).amin(1)
-            y = batch.agent_reward + (self.setting("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+            y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
 
         # 2. TD
         q = self.q(obs, state, batch.action)
@@ -130,18 +132,20 @@ class MADDPGCQL(Algorithm):
         penalty = mean_over(excess.mean(1), filled)
 
         # 4. and 5. Critics and policy
-        losses = {"critic": td + self.setting("cql_weight") * penalty}
+        losses = {"critic": td + self.hyperparameter("cql_weight") * penalty}
         if c.policy_after_critic:
             norms = self.step(**losses)
             losses = {"policy": self._policy_loss(batch, policy[:, :, :-1])}
         else:
             losses["policy"], norms = self._policy_loss(batch, policy[:, :, :-1]), {}
         norms |= self.step(**losses)
-        self.track(self.target_actor, self.actor, self.setting("tau"))
-        self.track(self.target_q, self.q, self.setting("tau"))
+        self.soft_update(self.target_actor, self.actor, self.hyperparameter("tau"))
+        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        return detached(metrics | means) | norms
+        common = diagnostics.data_value(q[:, 0], filled)
+        common |= diagnostics.saturation(policy[:, :, :-1], used, filled)
+        return detached(metrics | means) | common | norms
 
     def policy(self) -> Policy:
         """Tanh of the network's output."""
@@ -150,7 +154,7 @@ class MADDPGCQL(Algorithm):
     @torch.no_grad()
     def _samples(self, batch: Batch, policy: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty's team actions [R, 3 K, B, L, N, A] and their log densities [R, 3 K, B, L, N]."""
-        noise, sigma = batch.noise, self.setting("cql_sigma")
+        noise, sigma = batch.noise, self.hyperparameter("cql_sigma")
         now, after = policy[:, :, :-1], policy[:, :, 1:]
         actions, density = penalty_samples(
             now, after, noise["uniform"], noise["normal"], sigma, self.action_dimensions
@@ -164,4 +168,4 @@ class MADDPGCQL(Algorithm):
         joint = (batch.obs[:, :, :-1], batch.state[:, :, :-1], action, batch.action)
         q = self.q(*joint).amin(1) if self.config.policy_q == "min" else self.q.first(*joint)
         size = action_size(action, self.action_dimensions)
-        return mean_over(self.setting("action_penalty", 4) * size - q, batch.filled)
+        return mean_over(self.hyperparameter("action_penalty", 4) * size - q, batch.filled)

@@ -30,13 +30,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo.actors import ActionValues, StochasticActor, joint_action
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Count, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import expectile, exponential_weights, mean_over
-from marlzoo.nets import MLP, ValueNet, with_agent_id
-from marlzoo.policy import Policy
+from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.critics import ActionValues, ValueNet, joint_action
+from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.policies import Policy
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
+from marlzoo.protocols import MLP_TRANSITIONS
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -58,8 +61,8 @@ class MAIQL(Algorithm):
     config: MAIQLConfig
     config_class = MAIQLConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs", "legal")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {}}
+    fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs", "action_mask")
+    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
     variants: ClassVar = {
         kind: ({"weights": "agent", "abs_weights": True, "share_agents": False},)
         for kind in ("continuous", "discrete")
@@ -73,8 +76,8 @@ class MAIQL(Algorithm):
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
         self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))
         self.v_mixer = MLP(self.init, (n * spec.obs_size, h, h, n + 1))
-        self.target_q, self.target_q_mixer = self.frozen_copy(self.q), self.frozen_copy(self.q_mixer)
-        self.optimise(policy=self.actor, q=(self.q, self.q_mixer), v=(self.v, self.v_mixer))
+        self.target_q, self.target_q_mixer = self.make_target(self.q), self.make_target(self.q_mixer)
+        self.add_optimizer(policy=self.actor, q=(self.q, self.q_mixer), v=(self.v, self.v_mixer))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -85,7 +88,7 @@ class MAIQL(Algorithm):
             w, b = self._mix(self.target_q_mixer, batch.obs, joint)
             q_local = w * self.target_q(obs, batch.action).amin(1)
             q_total = q_local.sum(-1) + b
-        v_loss = mean_over(expectile(q_total - self._v(batch.obs)[0], self.setting("expectile", 2)))
+        v_loss = mean_over(expectile(q_total - self._v(batch.obs)[0], self.hyperparameter("expectile", 2)))
         norms = self.step(v=v_loss)
 
         # 2. Policy
@@ -94,22 +97,26 @@ class MAIQL(Algorithm):
             u = (q_total - v_total).unsqueeze(-1)
             if self.config.weights == "agent":
                 u = q_local + b.unsqueeze(-1) - v_share
-            weight = exponential_weights(self.setting("beta", 3) * u, 1.0, self.setting("weight_cap", 3))
+            weight = exponential_weights(
+                self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
+            )
         log_prob = self.data_log_prob(self.actor.network(obs), batch)
         policy_loss = -mean_over((weight * log_prob).sum(-1))
 
         # 3. Q
         with torch.no_grad():
-            y = batch.reward + self.setting("gamma", 2) * batch.mask * self._v(batch.next_obs)[0]
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * self._v(batch.next_obs)[0]
         w, b = self._mix(self.q_mixer, batch.obs, joint)
         q = (w.unsqueeze(1) * self.q(obs, batch.action)).sum(-1) + b.unsqueeze(1)
         q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
 
         norms |= self.step(policy=policy_loss, q=q_loss)
-        self.track(self.target_q, self.q, self.setting("tau"))
-        self.track(self.target_q_mixer, self.q_mixer, self.setting("tau"))
+        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
+        self.soft_update(self.target_q_mixer, self.q_mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        return {**losses, "target_q_total": mean_over(y), "weight": mean_over(weight), **norms}
+        common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(weight)
+        common |= diagnostics.data_likelihood(log_prob)
+        return {**losses, "target_q_total": mean_over(y), "weight": mean_over(weight), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

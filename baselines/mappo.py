@@ -1,4 +1,4 @@
-"""MAPPO: proximal policy optimisation for teams, with a centralised critic (online).
+"""MAPPO: proximal policy optimization for teams, with a centralized critic (online).
 
 Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games". Agents share one policy
 π(a_i | o_i, i), told apart by a one-hot number; the critic V(s) sees the state. From a rollout of E copies and
@@ -13,10 +13,10 @@ T steps:
 
 Continuous actions follow a plain Gaussian whose samples may leave [-1, 1]: the collector executes them
 clipped, the loss uses the sample. Its standard deviation is sigmoid(raw / x) y, one raw number per agent and
-dimension, x at the start. All inputs pass a layer normalisation; weights start orthogonal.
+dimension, x at the start. All inputs pass a layer normalization; weights start orthogonal.
 
 Departures from the authors' code: ValueNorm takes in each rollout once, not once per gradient step; the agent's
-number joins the observation before the normalisation; no recurrence; copies start anew every ``restart``
+number joins the observation before the normalization; no recurrence; copies start anew every ``restart``
 updates, which makes a resumed training exact.
 """
 
@@ -29,10 +29,9 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.online import Rollout
-from marlzoo.policy import Policy
-from marlzoo.random import Kind, ReplicaRandom
+from marlzoo.batch import Batch, Rollout
+from marlzoo.modules.policies import Policy
+from marlzoo.rng import Kind, ReplicaRandom
 from marlzoo.spec import ActionKind, Spec
 
 from . import _ppo
@@ -54,15 +53,15 @@ class MAPPO(Algorithm):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def build(self, spec: Spec) -> None:
-        """Actor, critic, running normalisation of returns."""
+        """Actor, critic, running normalization of returns."""
         self.nets = _ppo.Networks(self, self.config)
-        self.optimise(policy=self.nets.actor, critic=self.nets.critic, eps=1e-5)
+        self.add_optimizer(policy=self.nets.actor, critic=self.nets.critic, eps=1e-5)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Several epochs of minibatches over one rollout (:class:`marlzoo.online.Rollout`)."""
+        """Several epochs of minibatches over one rollout (:class:`marlzoo.batch.Rollout`)."""
         rollout = cast(Rollout, batch)
         if self.config.lr_decay:
-            self.scale_step_sizes(1.0 - rollout.progress)
+            self.scale_learning_rates(1.0 - rollout.progress)
         experience, metrics = _ppo.experience(self, self.nets, rollout)
         for rows in _ppo.passes(rollout, self.config):
             x = _ppo.rows_of(experience, rows)
@@ -78,10 +77,12 @@ class MAPPO(Algorithm):
         return _ppo.noise(self.config)
 
     def policy(self) -> Policy:
-        """Decentralised: each agent needs its own observation only."""
+        """Decentralized: each agent needs its own observation only."""
         return self.nets.policy()
 
-    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom, fresh: Tensor) -> Tensor:
+    def explore(
+        self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor
+    ) -> Tensor:
         """A sample of π; continuous ones may leave the box."""
         del fresh
-        return self.nets.explore(obs, legal, random)
+        return self.nets.explore(obs, action_mask, random)

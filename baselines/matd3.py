@@ -1,4 +1,4 @@
-"""MATD3: deterministic policies and twin centralised critics, off-policy (online).
+"""MATD3: deterministic policies and twin centralized critics, off-policy (online).
 
 Ackermann et al., "Reducing Overestimation Bias in Multi-Agent Domains Using Double Centralized Critics", 2019, arXiv
 1910.01465; OMAR's and CFCQL's data in the particle world and on HalfCheetah were recorded with it. Every agent has a
@@ -29,14 +29,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marlzoo.actor_critic import TeamActor, TeamCritics
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import Count, Fraction, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import action_error, jittered
-from marlzoo.policy import Policy, SquashedPolicy
-from marlzoo.random import Kind, ReplicaRandom
-from marlzoo.replay import ReplayConfig
+from marlzoo.batch import Batch
+from marlzoo.config import Count, Fraction, NonNegative, Positive, ReplayConfig
+from marlzoo.modules.critics import TeamCritics
+from marlzoo.modules.distributions import smoothed_action
+from marlzoo.modules.policies import Policy, SquashedPolicy
+from marlzoo.modules.recurrent import TeamActor
+from marlzoo.objectives.losses import action_error
+from marlzoo.rng import Kind, ReplicaRandom
 from marlzoo.spec import Spec
 
 
@@ -73,8 +74,8 @@ class MATD3(Algorithm):
         h = self.config.hidden
         self.actor = TeamActor(self.init, spec, h, own=True, last_bound=3e-3)
         self.q = TeamCritics(self.init, spec, (h, h), "joint", agent_id=False)
-        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
-        self.optimise(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.q)
+        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.add_optimizer(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.q)
 
     def sequences(self) -> tuple[int, bool]:
         """n steps from anywhere."""
@@ -84,14 +85,16 @@ class MATD3(Algorithm):
         """Of the target policy's actions."""
         return {"target": ("normal", (self.config.batch_size, self.spec.n_agents, self.spec.action_size))}
 
-    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom, fresh: Tensor) -> Tensor:
+    def explore(
+        self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor
+    ) -> Tensor:
         """Uniform actions during the warm-up, then the policy's with noise, ``[R, E, N, A]``."""
         del fresh
         c = self.config
-        if self.updates * c.copies * c.rollout < c.warmup:
+        if self.updates * c.num_envs * c.rollout < c.warmup:
             drawn = random.uniform(obs.shape[1], self.spec.n_agents, self.spec.action_size)
             return (2.0 * drawn - 1.0) * self.action_dimensions
-        return self.policy().act(obs, legal, random) * self.action_dimensions
+        return self.policy().act(obs, action_mask, random) * self.action_dimensions
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -99,9 +102,9 @@ class MATD3(Algorithm):
 
         # 2. Target
         with torch.no_grad():
-            sigma, clip = self.setting("smoothing_sigma", 4), self.setting("smoothing_clip", 4)
+            sigma, clip = self.hyperparameter("smoothing_sigma", 4), self.hyperparameter("smoothing_clip", 4)
             after = torch.tanh(self.target_actor.rows(batch.obs[:, :, -1]))
-            after = jittered(after, batch.noise["target"], sigma, clip) * used
+            after = smoothed_action(after, batch.noise["target"], sigma, clip) * used
             q_after = self.target_q(batch.obs[:, :, -1], batch.state[:, :, -1], after).amin(1)[..., 0]
             y = self.returns(batch) + self.discount(batch) * q_after
 
@@ -115,24 +118,24 @@ class MATD3(Algorithm):
         out = self.actor.rows(obs)
         size = action_error(out, torch.zeros_like(out), used).flatten(1).mean(1)
         value = self.q.first(obs, state, torch.tanh(out) * used)[..., 0].mean(1)
-        policy_loss = self.setting("action_penalty") * size - value
+        policy_loss = self.hyperparameter("action_penalty") * size - value
         norms |= self.step_if(due, policy=policy_loss)
-        tau = self.setting("tau") * due
-        self.track(self.target_actor, self.actor, tau)
-        self.track(self.target_q, self.q, tau)
+        tau = self.hyperparameter("tau") * due
+        self.soft_update(self.target_actor, self.actor, tau)
+        self.soft_update(self.target_q, self.q, tau)
         metrics = {"critic_loss": critic_loss, "policy_loss": policy_loss, "q": q[:, 0].mean(1)}
         return {**{name: value.detach() for name, value in metrics.items()}, "target_q": y.mean(1), **norms}
 
     def returns(self, batch: Batch) -> Tensor:
         """Discounted reward of the steps that are there, ``[R, B]``."""
-        gamma = self.setting("gamma", 3) ** torch.arange(self.config.n_step, device=self.device)
+        gamma = self.hyperparameter("gamma", 3) ** torch.arange(self.config.n_step, device=self.device)
         return (gamma * batch.reward * batch.filled).sum(-1)
 
     def discount(self, batch: Batch) -> Tensor:
         """gamma^k mask of what follows the last step, ``[R, B]``; rows beyond repeat that step."""
-        return self.setting("gamma", 2) ** batch.filled.sum(-1) * batch.mask[:, :, -1]
+        return self.hyperparameter("gamma", 2) ** batch.filled.sum(-1) * batch.mask[:, :, -1]
 
     def policy(self) -> Policy:
         """tanh of the network's output; exploring with normal noise."""
-        sigma = self.setting("noise", 3) * self.action_dimensions
+        sigma = self.hyperparameter("noise", 3) * self.action_dimensions
         return SquashedPolicy(self.actor.network, sigma=sigma)

@@ -1,6 +1,6 @@
 """QMIX: value decomposition with a monotone mixer, for discrete actions (online).
 
-Rashid et al., "QMIX: Monotonic Value Function Factorisation for Deep Multi-Agent Reinforcement Learning", ICML 2018,
+Rashid et al., "QMIX: Monotonic Value Function Factorization for Deep Multi-Agent Reinforcement Learning", ICML 2018,
 arXiv 1803.11485; with ``mixer = "vdn"`` value decomposition networks (Sunehag et al. 2018, arXiv 1706.05296). The
 agents share a network that reads their episode so far, with the action of the step before. Bars mark targets:
 
@@ -16,7 +16,7 @@ explores with the last epsilon.
 
 Departures from the authors' code: Adam instead of RMSprop (as in later releases of the field); a replay counts steps,
 not episodes; several copies of the environment collect at once, so ``learn_steps`` updates follow
-``copies * rollout`` steps.
+``num_envs * rollout`` steps.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import Count, Fraction, Natural, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import mean_over
-from marlzoo.policy import Policy
-from marlzoo.random import ReplicaRandom
-from marlzoo.replay import ReplayConfig
+from marlzoo.batch import Batch
+from marlzoo.config import Count, Fraction, Natural, Positive, ReplayConfig
+from marlzoo.modules.policies import Policy
+from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
+from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.losses import mean_over
+from marlzoo.objectives.sequences import team_fields
+from marlzoo.rng import ReplicaRandom
 from marlzoo.spec import Spec
-from marlzoo.teams import QTeam, Shape, estimates, team_fields
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class QMIXConfig(ReplayConfig):
     lr: Positive = 5e-4  # step size of Adam
     grad_clip: Positive = 10.0  # bound on the gradient norm
     batch_size: Count = 32  # sequences (or steps) per update and replica
-    copies: Count = 16  # copies of the environment per replica
+    num_envs: Count = 16  # copies of the environment per replica
     rollout: Count = 25  # steps of each copy between two rounds of learning
     replay: Count = 200_000  # team steps that the replay holds, per replica
     warmup: Natural = 2_000  # team steps per replica before the first learning
@@ -82,10 +83,10 @@ class QMIX(Algorithm):
         """The agents' network, the mixer and the targets of both."""
         c, recurrent = self.config, self.config.history == "rnn"
         self.fields = team_fields(recurrent=True, mixed=True)  # batches are sequences, if of one step
-        shape = Shape(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
+        shape = QNetworkConfig(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
         self.team = QTeam(self.init, spec, shape, c.mixer)
-        self.target = self.frozen_copy(self.team)
-        self.optimise(q=self.team)
+        self.target = self.make_target(self.team)
+        self.add_optimizer(q=self.team)
         # In a list: it holds a collector's memories and is no module of the learner's own.
         self._collecting = [self.team.agents.policy(epsilon=self.epsilon)]
 
@@ -98,25 +99,27 @@ class QMIX(Algorithm):
     def epsilon(self) -> Tensor:
         """The present probability of a random action, ``[R, 1, 1]``."""
         c = self.config
-        left = 1.0 - min(self.updates * c.copies * c.rollout / c.anneal, 1.0)
-        start, end = self.setting("epsilon_start", 3), self.setting("epsilon_end", 3)
+        left = 1.0 - min(self.updates * c.num_envs * c.rollout / c.anneal, 1.0)
+        start, end = self.hyperparameter("epsilon_start", 3), self.hyperparameter("epsilon_end", 3)
         return end + (start - end) * left
 
-    def explore(self, obs: Tensor, legal: Tensor | None, random: ReplicaRandom, fresh: Tensor) -> Tensor:
+    def explore(
+        self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor
+    ) -> Tensor:
         """The best legal actions, now and then others, ``[R, E, N]``."""
         (policy,) = self._collecting
         policy.reset(obs.shape[1], fresh)
-        return policy.act(obs, legal, random)
+        return policy.act(obs, action_mask, random)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss, batch means and the gradient norm, each [R]."""
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
-        found = estimates(self.team, self.target, batch, gamma, trace)
+        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        found = team_targets(self.team, self.target, batch, gamma, trace)
         loss = mean_over((found.total - found.target).square(), batch.filled)
         norms = self.step(q=loss)
-        self.follow(self.target, self.team, self.config.target_period, self.setting("tau"), "q")
+        self.hard_update(self.target, self.team, self.config.target_period, self.hyperparameter("tau"), "q")
         return {"td_loss": loss.detach(), "q_total": mean_over(found.total.detach(), batch.filled), **norms}
 
     def policy(self) -> Policy:
         """The best legal action; exploring with the last epsilon."""
-        return self.team.agents.policy(epsilon=lambda: self.setting("epsilon_end", 3))
+        return self.team.agents.policy(epsilon=lambda: self.hyperparameter("epsilon_end", 3))

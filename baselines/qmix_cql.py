@@ -39,14 +39,18 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Count
-from marlzoo.data.sampler import Batch
-from marlzoo.losses import legal_logsumexp, mean_over
-from marlzoo.policy import Policy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences
+from marlzoo.modules.policies import Policy
+from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
+from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.losses import masked_logsumexp, mean_over
+from marlzoo.objectives.sequences import as_sequences, team_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
-from marlzoo.teams import QTeam, Shape, estimates, joint_values, random_legal_actions, team_fields
 
 from . import _q_cql
 
@@ -69,7 +73,11 @@ class QMIXCQL(Algorithm):
     config: QMIXCQLConfig
     config_class = QMIXCQLConfig
     actions = ("discrete",)
-    presets: ClassVar = {"smac": {}}
+    presets: ClassVar = {
+        "smac": {**MLP_TRANSITIONS, "history": "mlp"},
+        "smac-recurrent": RECURRENT_SEQUENCES,
+        "smac-authors": {},
+    }
     variants: ClassVar = {
         "discrete": [
             {"history": "mlp"},
@@ -83,10 +91,10 @@ class QMIXCQL(Algorithm):
         self.fields = team_fields(recurrent, mixed=True)
         if recurrent:
             self.sampling = "sequence"
-        shape = Shape(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
+        shape = QNetworkConfig(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
         self.team = QTeam(self.init, spec, shape, c.mixer)
-        self.target = self.frozen_copy(self.team)
-        self.optimise(q=self.team)
+        self.target = self.make_target(self.team)
+        self.add_optimizer(q=self.team)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """What random team actions are made of."""
@@ -100,8 +108,8 @@ class QMIXCQL(Algorithm):
         c, batch = self.config, as_sequences(batch)
 
         # 1. Targets
-        gamma, trace = self.setting("gamma", 3), self.setting("td_lambda", 3)
-        found = estimates(self.team, self.target, batch, gamma, trace)
+        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        found = team_targets(self.team, self.target, batch, gamma, trace)
         q_all, q, q_tot = found.every, found.taken, found.total
 
         # 2. TD
@@ -111,14 +119,15 @@ class QMIXCQL(Algorithm):
         if c.penalty == "joint":
             excess = self._joint_logsumexp(q_all, q_tot, batch) - q_tot
         else:
-            excess = legal_logsumexp(q_all[:, :, :-1], batch.legal[:, :, :-1]) - q
+            excess = masked_logsumexp(q_all[:, :, :-1], batch.action_mask[:, :, :-1]) - q
         penalty = mean_over(excess, batch.filled)
 
         # 4. The step
-        norms = self.step(q=td + self.setting("cql_weight") * penalty)
-        self.follow(self.target, self.team, c.target_period, self.setting("tau"), "q")
+        norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
+        self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
-        return {**losses, "q_total": mean_over(q_tot.detach(), batch.filled), **norms}
+        value = diagnostics.data_value(q_tot, batch.filled)
+        return {**losses, "q_total": mean_over(q_tot.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:
         """The best legal action."""
@@ -126,7 +135,7 @@ class QMIXCQL(Algorithm):
 
     def _joint_logsumexp(self, q_all: Tensor, q_tot: Tensor, batch: Batch) -> Tensor:
         """log sum exp of the team's value over random legal team actions, [R, B, L]."""
-        actions = random_legal_actions(batch.legal[:, :, :-1], batch.noise["actions"])
+        actions = random_valid_actions(batch.action_mask[:, :, :-1], batch.noise["actions"])
         drawn = self.team.total(joint_values(q_all[:, :, :-1], actions), batch.state[:, :, :-1])
         if self.config.data_action:
             drawn = torch.cat((drawn, q_tot.unsqueeze(-1)), dim=-1)

@@ -1,4 +1,4 @@
-"""SQL: sparse Q-learning, in-sample learning with a chi-square-like value regulariser.
+"""SQL: sparse Q-learning, in-sample learning with a chi-square-like value regularizer.
 
 Xu, Jiang, Li, Yang, Wang, Chan, Zhan, "Offline RL with No OOD Actions: In-Sample Learning via Implicit Value
 Regularization", ICLR 2023, arXiv 2303.15810. What it shares with EQL, of the same paper, stands in ``_ivr``: the
@@ -19,8 +19,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.policy import Policy
+from marlzoo.batch import Batch
+from marlzoo.modules.policies import Policy
 from marlzoo.spec import Spec
 
 from . import _ivr
@@ -53,11 +53,11 @@ class SQL(Algorithm):
         return self.nets.actor.policy()
 
     def _value_loss(self, advantage: Tensor, v: Tensor) -> Tensor:
-        alpha = self.setting("alpha", 3)
+        alpha = self.hyperparameter("alpha", 3)
         z = 1.0 + advantage / (2.0 * alpha)
         return z.clamp(min=0.0).square() + v / alpha
 
     def _weight(self, advantage: Tensor) -> Tensor:
         if self.config.weight == "code":
             return advantage.clamp(min=0.0)
-        return (1.0 + advantage / (2.0 * self.setting("alpha", 3))).clamp(min=0.0)
+        return (1.0 + advantage / (2.0 * self.hyperparameter("alpha", 3))).clamp(min=0.0)

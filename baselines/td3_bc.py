@@ -23,13 +23,13 @@ the legal actions, and the data's part of L_pi is -log pi(a_i | o_i).
 Departures from published code, and the option that restores it:
 
 * The gradient through mean |Q| is stopped. OG-MARL's present code lets it through, so that where all values have one
-  sign the critic's part has no gradient at all and the method is behaviour cloning; not offered.
+  sign the critic's part has no gradient at all and the method is behavior cloning; not offered.
 * The twins start independently; OG-MARL's PyTorch port copies one into the other, so that they never differ.
 * OG-MARL: ``history = "rnn"``, ``policy_q = "min"``, ``smoothing_sigma = 0``, ``policy_delay = 1``,
   ``policy_after_critic = False``, ``action_penalty = 1e-3``; its critics read 128-wide layers: ``critic_hidden``.
 * MOMA-PPO sums the data's part over action dimensions: ``bc_reduce = "sum"``.
 * offpymarl's discrete form leaves terminal steps out, and counts padding in the data's part; not offered.
-* The original method standardises observations; here the data say what they hold.
+* The original method standardizes observations; here the data say what they hold.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from marlzoo.actor_critic import Reads, TeamActor, TeamCritics, step_count, straight_through
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, mask_logits, one_hot
-from marlzoo.losses import action_error, action_size, detached, jittered, mean_over
-from marlzoo.policy import Policy
-from marlzoo.random import Kind
-from marlzoo.sequence import as_sequences, row_fields
+from marlzoo.modules.critics import Reads, TeamCritics
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits, one_hot, smoothed_action
+from marlzoo.modules.policies import Policy
+from marlzoo.modules.recurrent import TeamActor
+from marlzoo.objectives import diagnostics
+from marlzoo.objectives.losses import action_error, action_size, detached, mean_over, straight_through
+from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
 READS: dict[str, Reads] = {"independent": "own", "iddpg_bc": "state", "maddpg_bc": "joint"}
@@ -59,7 +62,7 @@ class TD3BCConfig(Config):
     """Settings of TD3+BC; the defaults are the paper's."""
 
     variant: Literal["independent", "iddpg_bc", "maddpg_bc"] = "iddpg_bc"  # what critics read, who shares
-    alpha: NonNegative = 2.5  # weight of the critic against the data; 0 is behaviour cloning
+    alpha: NonNegative = 2.5  # weight of the critic against the data; 0 is behavior cloning
     smoothing_sigma: NonNegative = 0.2  # noise on the target policy's action (continuous)
     smoothing_clip: NonNegative = 0.5  # bound of that noise
     policy_delay: Count = 2  # critic steps per policy step
@@ -81,11 +84,11 @@ class TD3BC(Algorithm):
     config: TD3BCConfig
     config_class = TD3BCConfig
     actions = ("continuous", "discrete")
-    _recurrent: ClassVar = {"history": "rnn", "hidden": 64, "critic_hidden": 128, "batch_size": 32}
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
-        "smac": {**_recurrent, "sequence_length": 20},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": {**RECURRENT_SEQUENCES, "critic_hidden": 128},
     }
     variants: ClassVar = {
         kind: (
@@ -102,11 +105,11 @@ class TD3BC(Algorithm):
         self.length = step_count(recurrent, c.sequence_length, self.name)
         reads, own = READS[c.variant], c.variant == "independent"
         state = () if own else ("state",)
-        self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", "legal", *state)
+        self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", "action_mask", *state)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own)
         self.q = TeamCritics(self.init, spec, (c.critic_hidden, c.critic_hidden), reads, own)
-        self.target_actor, self.target_q = self.frozen_copy(self.actor), self.frozen_copy(self.q)
-        self.optimise(policy=self.actor, critic=self.q)
+        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.add_optimizer(policy=self.actor, critic=self.q)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Of the target's action, and of the policy's where actions are discrete."""
@@ -126,7 +129,7 @@ class TD3BC(Algorithm):
             after = self._smoothed(self.target_actor(batch)[:, :, 1:], batch)
             state_after = batch.state[:, :, 1:] if batch.has("state") else None
             q_after = self.target_q(batch.obs[:, :, 1:], state_after, after).amin(1)
-            y = batch.agent_reward + (self.setting("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+            y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
 
         # 2. Critics
         data = self._data_actions(batch)
@@ -138,16 +141,17 @@ class TD3BC(Algorithm):
         if c.policy_after_critic:
             norms = self.step(critic=critic_loss)
             due = self.due("critic", c.policy_delay)
-        policy_loss, bc_loss, scale = self._policy_loss(batch, obs, state, data)
+        policy_loss, metrics = self._policy_loss(batch, obs, state, data)
         norms |= self.step_if(due, policy=policy_loss)
         if not c.policy_after_critic:
             norms |= self.step(critic=critic_loss)
-        tau = self.setting("tau") * due
-        self.track(self.target_actor, self.actor, tau)
-        self.track(self.target_q, self.q, tau)
-        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss, "bc_loss": bc_loss, "lambda": scale}
+        tau = self.hyperparameter("tau") * due
+        self.soft_update(self.target_actor, self.actor, tau)
+        self.soft_update(self.target_q, self.q, tau)
+        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        return detached(losses | means) | norms
+        value = diagnostics.data_value(q[:, 0], filled)
+        return detached(losses | means | metrics) | value | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the network's output. Discrete: the most probable legal action."""
@@ -163,20 +167,20 @@ class TD3BC(Algorithm):
         """The target policy's action with noise, [R, B, L, N, A]."""
         noise = batch.noise["next"]
         if self.spec.discrete:
-            return straight_through(out, batch.legal[:, :, 1:], noise)
-        sigma, clip = self.setting("smoothing_sigma", 5), self.setting("smoothing_clip", 5)
-        return jittered(torch.tanh(out), noise, sigma, clip) * self.action_dimensions
+            return straight_through(out, batch.action_mask[:, :, 1:], noise)
+        sigma, clip = self.hyperparameter("smoothing_sigma", 5), self.hyperparameter("smoothing_clip", 5)
+        return smoothed_action(torch.tanh(out), noise, sigma, clip) * self.action_dimensions
 
     def _policy_loss(
         self, batch: Batch, obs: Tensor, state: Tensor | None, data: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The policy's loss, the data's part of it, and lambda (mean over agents), each [R]."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss, and as metrics the data's part of it and lambda (mean over agents), each [R]."""
         c, filled, used = self.config, batch.filled, self.action_dimensions
         out = self.actor(batch)[:, :, :-1]
         if self.spec.discrete:
-            legal = batch.legal[:, :, :-1]
-            action = straight_through(out, legal, batch.noise["now"])
-            cloning = -categorical_log_prob(mask_logits(out, legal), batch.action)
+            action_mask = batch.action_mask[:, :, :-1]
+            action = straight_through(out, action_mask, batch.noise["now"])
+            cloning = -categorical_log_prob(mask_logits(out, action_mask), batch.action)
         else:
             action = torch.tanh(out) * used
             cloning = action_error(action, data, used)
@@ -187,8 +191,13 @@ class TD3BC(Algorithm):
         size = (q.detach().abs() * real).sum((1, 2)) / real.sum((1, 2))  # [R, N]: mean |Q| of every agent
         if c.variant != "independent":
             size = size.mean(-1, keepdim=True).expand_as(size)
-        scale = self.setting("alpha", 2) / size.clamp_min(1e-8)
+        scale = self.hyperparameter("alpha", 2) / size.clamp_min(1e-8)
         loss = cloning - scale[:, None, None] * q
         if not self.spec.discrete:
-            loss = loss + self.setting("action_penalty", 4) * action_size(action, used)
-        return mean_over(loss, filled), mean_over(cloning, filled), scale.mean(-1)
+            loss = loss + self.hyperparameter("action_penalty", 4) * action_size(action, used)
+        metrics = {"bc_loss": mean_over(cloning, filled), "lambda": scale.mean(-1)}
+        if self.spec.discrete:
+            metrics |= diagnostics.data_likelihood(-cloning, filled)
+        else:
+            metrics |= diagnostics.saturation(action, used, filled)
+        return mean_over(loss, filled), metrics

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from marlzoo.config import replica_configs
+from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset, read_card
-from marlzoo.data.recipes import collect
 from marlzoo.errors import DataError, SpecError
-from marlzoo.registry import computed_qualities, find_method, method_names, preset_of, task_spec
-from marlzoo.results import RUN, Results
+from marlzoo.recording.recipes import collect
+from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 
+from .results import RUN, Results
 from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
-Report = Callable[[int, int], None]
+ProgressReporter = Callable[[int, int], None]
 """Called while data are made: transitions so far, transitions in all."""
 
 
@@ -40,7 +41,7 @@ class Source:
     source: str
     quality: str
     hash: str
-    behaviour: float
+    behavior: float
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Dataset:
@@ -157,7 +158,7 @@ def recipe_file(data: Data, folder: Path) -> Path | None:
     return folder / data.task / data.source / f"{data.quality}-n{data.transitions}-s{data.seed}.hdf5"
 
 
-def obtain(data: Data, folder: Path, report: Report) -> Source:
+def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
     """Find a dataset, or make it by its recipe under ``folder``.
 
     Raises:
@@ -186,7 +187,7 @@ def obtain(data: Data, folder: Path, report: Report) -> Source:
         source=(card.source or "file") if data.file else data.source,
         quality=data.quality or card.quality or Path(path).stem,
         hash=card.content_hash or load_dataset(path, **options).content_hash,
-        behaviour=card.return_mean,
+        behavior=card.mean_return,
         options=options,
     )
 

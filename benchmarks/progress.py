@@ -52,7 +52,7 @@ class Clock:
         return total / self.side_by_side
 
 
-class Report(Protocol):
+class ProgressReporter(Protocol):
     """Told how a piece of work goes on."""
 
     def resumed(self, done: float) -> None:
@@ -61,7 +61,7 @@ class Report(Protocol):
     def advance(self, done: float, note: str = "") -> None:
         """Units that are done."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for people."""
 
 
@@ -97,7 +97,7 @@ class Display:
     ) -> None:
         self.progress.stop()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line above the bars."""
         self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
@@ -109,7 +109,7 @@ class Display:
     def begin(self, stage: Stage) -> Part:
         """Start (or go on with) a piece of work; ``stage.done`` units of it are there already."""
         if not self.console.is_terminal:
-            self.say(stage.label)
+            self.log(stage.label)
         return Part(self, stage)
 
     def refresh(self) -> None:
@@ -121,7 +121,7 @@ class Display:
 
 
 class Part:
-    """A piece of work on a display (a :class:`Report`)."""
+    """A piece of work on a display (a :class:`ProgressReporter`)."""
 
     def __init__(self, display: Display, stage: Stage) -> None:
         self._display, self.stage = display, stage
@@ -145,9 +145,9 @@ class Part:
         self._display.progress.update(self._bar, completed=done, note=note)
         self._display.refresh()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line above the bars."""
-        self._display.say(text)
+        self._display.log(text)
 
     def finish(self) -> None:
         """It is complete."""

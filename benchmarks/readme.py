@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from marlzoo.errors import DataError, MarlzooError
-from marlzoo.files import write_text_atomic
+from marlzoo.system.files import write_text_atomic
 
 
 def split(text: str, name: str = "demo") -> tuple[str, str, str]:

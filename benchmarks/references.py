@@ -1,4 +1,4 @@
-"""Numbers that tables set beside ours: published scores, and the returns that normalise a score.
+"""Numbers that tables set beside ours: published scores, and the returns that normalize a score.
 
 ``reference/published.csv``: scores on the published OMIGA datasets as the paper named in each line reports
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
@@ -33,7 +33,7 @@ def published(task: str, quality: str, method: str, metric: str = "return") -> P
     return _published().get((task, quality, plain(method), metric))
 
 
-def normalised(task: str, value: float) -> float | None:
+def normalized(task: str, value: float) -> float | None:
     """Score with 0 for random actions and 100 for the published expert data; None without a reference."""
     ends = _returns().get(task)
     return None if ends is None else 100.0 * (value - ends[0]) / (ends[1] - ends[0])

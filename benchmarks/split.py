@@ -3,7 +3,7 @@
 A replica's numbers do not depend on the split (up to float rounding): every run has its own streams and rows. What
 it changes is the time, and into which checkpoints unfinished runs go. So the split of a suite is kept beside its
 checkpoints, and the same command goes on with the same groups; for the next suite of learners of the same shapes on
-this machine the measurement is remembered (:class:`marlzoo.machine.Memory`).
+this machine the measurement is remembered (:class:`marlzoo.system.machine.MeasurementCache`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING, Any
 from marlzoo import errors
 from marlzoo.config import is_numeric
 from marlzoo.errors import ConfigError, DataError, MarlzooError
-from marlzoo.files import write_text_atomic
-from marlzoo.machine import Memory, processor
 from marlzoo.registry import make
+from marlzoo.system.files import write_text_atomic
+from marlzoo.system.machine import MeasurementCache, processor
 
 from .plan import Group, Run, Source, groups
 from .progress import Display, Part, Stage
 from .suites import Suite
 
 if TYPE_CHECKING:
-    from .runner import Trainer
+    from .trainer import Trainer
 
 WORTH_MEASURING = 100_000  # seed-updates; fewer are over before the measurement has paid
 REPLICAS = (1, 4, 8, 20)  # sizes of groups that are tried
@@ -120,7 +120,7 @@ def find_split(
     sources: Sequence[Source],
     folder: Path,
     max_replicas: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Split:
     """The split of a suite: as it was kept in ``folder``, remembered on this machine, or measured now.
 
@@ -139,13 +139,13 @@ def find_split(
     split = Split()
     if missing and len(missing) * suite.updates >= WORTH_MEASURING and cores() > 1:
         largest = max(groups(missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents)
-        memory, key = Memory("split"), _key(largest, max_replicas)
+        memory, key = MeasurementCache("split"), _key(largest, max_replicas)
         found = memory.recall(key)
         if found is None:
-            say(f"measuring once how this machine trains {largest.learner.method} fastest")
+            log(f"measuring once how this machine trains {largest.learner.method} fastest")
             found = memory.remember(key, asdict(measured(largest, max_replicas)))
         split = Split(**found)
-        say(
+        log(
             f"split: {split.processes} x {split.threads} (processes x threads), groups of up to {split.replicas}"
         )
     if missing:
@@ -198,11 +198,11 @@ def measured(group: Group, max_replicas: int) -> Split:
 
 def _tried(group: Group, replicas: int) -> float:
     """Seed-updates per second of ``replicas`` replicas in this process."""
-    from marlzoo.compile import freed_memory_kept
-    from marlzoo.train import make_sampler
+    from marlzoo.training.compilation import freed_memory_kept
+    from marlzoo.training.trainer import make_sampler, prepare
 
     algorithm, data = _learner(group, replicas), group.runs[0].source.load()
-    algorithm.prepare([data] * replicas)
+    prepare(algorithm, [data])
     sampler = make_sampler(algorithm, [data])
     with freed_memory_kept():
         algorithm.update(sampler.next())
@@ -312,7 +312,7 @@ class _Remote:
     def advance(self, done: float, note: str = "") -> None:
         self._pipe.send(("advance", done, note))
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self._pipe.send(("say", text))
 
 

@@ -18,15 +18,15 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Precision
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
-from marlzoo.files import atomic_write, write_text_atomic
 from marlzoo.registry import make, make_env
-from marlzoo.train import train
+from marlzoo.system.files import atomic_write, write_text_atomic
+from marlzoo.training.trainer import train
 
 from .plan import Source, obtain
-from .statistics import Floats, interval
+from .sheet import Sheet
+from .stats import Floats, interval
 from .styles import markdown, terminal
 from .suites import Data
-from .tables import Sheet
 
 Draw = Callable[[Any], None]
 """Given an empty matplotlib figure, fills it."""
@@ -96,7 +96,7 @@ class Logged:
             algorithm,
             data,
             updates=self.updates,
-            env=lambda copies: make_env(source.task, copies),
+            env=lambda num_envs: make_env(source.task, num_envs),
             episodes=self.episodes,
             eval_every=self.updates,
             precision=precision,
@@ -106,7 +106,7 @@ class Logged:
     def describe(self, source: Source, data: Dataset) -> str:
         """For the notes of a table."""
         return (
-            f"{source.task} {source.quality}: {data.transitions} transitions, mean return {source.behaviour:.1f}; "
+            f"{source.task} {source.quality}: {data.transitions} transitions, mean return {source.behavior:.1f}; "
             f"{self.updates} updates, hidden width {self.hidden}, {self.episodes} episodes per seed."
         )
 

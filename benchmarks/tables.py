@@ -2,14 +2,13 @@
 
 A run counts with its last checkpoint, never with the best one seen during training. Diverged replicas are
 shown, never dropped. Policies that need more than their own observation when they act are marked and not
-ranked beside decentralised ones.
+ranked beside decentralized ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,18 @@ import numpy as np
 import pandas as pd
 
 from marlzoo.errors import DataError
-from marlzoo.files import write_text_atomic
-from marlzoo.results import RUN, Results
+from marlzoo.system.files import write_text_atomic
 
 from .references import published
-from .statistics import Floats, improvement, interval, iqm
+from .results import RUN, Results
+from .sheet import Sheet
+from .stats import Floats, improvement, interval, iqm
 from .styles import latex, markdown
 
 DATASET = ["task", "source", "quality"]
 LEARNER = ["method", "variant", "execution", "config_hash"]
 CELL = ["suite", *DATASET, "data_hash", *LEARNER]
-MARKS = {"decentralised": "", "sequential": "†", "centralised": "‡"}
-
-
-@dataclass
-class Sheet:
-    """A table as text, for any of the styles: ``best[i]`` are the columns set in bold in line i."""
-
-    title: str
-    header: list[str]
-    body: list[list[str]]
-    best: list[set[int]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+MARKS = {"decentralized": "", "sequential": "†", "centralized": "‡"}
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
@@ -73,8 +62,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns beside the names: ``seeds`` (how many), ``updates`` (fewest and, if a run is unfinished,
     ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``iqm``, ``iqm_low``,
-    ``iqm_high`` (95 % bootstrap), ``score`` and ``score_iqm`` (normalised), ``win_rate``, ``diverged``
-    (replicas), ``behaviour`` (the dataset's mean return), ``published``, ``published_std``,
+    ``iqm_high`` (95 % bootstrap), ``score`` and ``score_iqm`` (normalized), ``win_rate``, ``diverged``
+    (replicas), ``behavior`` (the dataset's mean return), ``published``, ``published_std``,
     ``published_in``, ``seconds`` (training time of the lockstep groups that the runs were part of).
     """
     lines = []
@@ -93,11 +82,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             "iqm": iqm(values) if np.isfinite(values).all() else math.nan,
             "iqm_low": low,
             "iqm_high": high,
-            "score": cell["normalised_score"].mean(skipna=False),
-            "score_iqm": iqm(cell["normalised_score"].to_numpy()),
+            "score": cell["normalized_score"].mean(skipna=False),
+            "score_iqm": iqm(cell["normalized_score"].to_numpy()),
             "win_rate": cell["win_rate"].mean(skipna=False),
             "diverged": int(cell["diverged"].sum()),
-            "behaviour": cell["behaviour_return"].mean(),
+            "behavior": cell["behavior_return"].mean(),
             "published": known.mean if known else math.nan,
             "published_std": known.std if known else math.nan,
             "published_in": known.reference if known else "",
@@ -141,11 +130,11 @@ def comparison(cells: pd.DataFrame, title: str, command: str = "") -> Sheet:
         header += [name, f"{methods[name]}, published¹"] if name in quoted else [name]
     sheet = Sheet(title, header, [])
     for dataset, group in cells.groupby(datasets, sort=False):
-        line, means = [str(dataset), _number(group["behaviour"].iloc[0])], {}
+        line, means = [str(dataset), _number(group["behavior"].iloc[0])], {}
         for name in learners:
             found = group[labels.loc[group.index] == name]
             cell = found.iloc[0] if len(found) else None
-            if cell is not None and cell["execution"] == "decentralised" and math.isfinite(cell["mean"]):
+            if cell is not None and cell["execution"] == "decentralized" and math.isfinite(cell["mean"]):
                 means[len(line)] = cell["mean"]
             line.append("not run" if cell is None else _cell(cell))
             if name in quoted:
@@ -262,7 +251,7 @@ def _notes(cells: pd.DataFrame, quoted: bool, command: str) -> list[str]:
     notes = [
         f"Mean return ± standard deviation over {_range(cells['seeds'])} seeds at the last checkpoint "
         f"({_range(updates)} updates), {_range(cells['episodes'])} evaluation episodes per seed. "
-        "data: mean episode return of the dataset. Bold: highest mean of a line among decentralised policies."
+        "data: mean episode return of the dataset. Bold: highest mean of a line among decentralized policies."
     ]
     if quoted:
         papers = ", ".join(dict.fromkeys(cells.loc[cells["published_in"] != "", "published_in"]))
@@ -271,9 +260,9 @@ def _notes(cells: pd.DataFrame, quoted: bool, command: str) -> list[str]:
         notes.append(
             f"¹ {papers}: trained on the published OMIGA datasets with the paper's full protocol.{ours}"
         )
-    kinds = [kind for kind in dict.fromkeys(cells["execution"]) if kind != "decentralised"]
+    kinds = [kind for kind in dict.fromkeys(cells["execution"]) if kind != "decentralized"]
     notes += [
-        f"{MARKS.get(kind, kind)} {kind} execution: not comparable with decentralised ones." for kind in kinds
+        f"{MARKS.get(kind, kind)} {kind} execution: not comparable with decentralized ones." for kind in kinds
     ]
     if cells["diverged"].any():
         notes.append("A diverged replica keeps its place: the mean is – where its return is not finite.")

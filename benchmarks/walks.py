@@ -1,7 +1,7 @@
-"""A team task whose regularised optimum is known exactly, with data of a known behaviour, for studies.
+"""A team task whose regularized optimum is known exactly, with data of a known behavior, for studies.
 
 Each of N agents walks on a line of C cells of its own; the team earns the sum of the agents' rewards. Rewards and
-moves do not mix the agents and the behaviour is a product, so the regularised problem
+moves do not mix the agents and the behavior is a product, so the regularized problem
 ``max E sum_t gamma^t (r - alpha log(pi_tot / mu_tot))`` splits exactly: per agent, with f the reward and c' the next
 cell,
 
@@ -25,10 +25,10 @@ from scipy.special import logsumexp, xlogy
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.nets import with_agent_id
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.registry import make
 from marlzoo.spec import Spec
-from marlzoo.train import train
+from marlzoo.training.trainer import train
 
 Floats = NDArray[np.float64]
 HORIZON = 20
@@ -41,22 +41,22 @@ class Walks:
 
     Args:
         reward: ``[N, C, 3]`` of going left, staying and going right; at the ends of the line the agent stays.
-        behaviour: ``[N, C, 3]``, who recorded the data.
+        behavior: ``[N, C, 3]``, who recorded the data.
         gamma: discount.
     """
 
     reward: Floats
-    behaviour: Floats
+    behavior: Floats
     gamma: float
 
     @classmethod
     def random(cls, agents: int = 2, cells: int = 3, gamma: float = 0.8, seed: int = 0) -> Walks:
-        """Rewards uniform in [0, 1], the k-th agent's times k + 1; behaviours with at least 0.1 for every action."""
+        """Rewards uniform in [0, 1], the k-th agent's times k + 1; behaviors with at least 0.1 for every action."""
         rng = np.random.default_rng(seed)
         shape = (agents, cells, 3)
         scale = np.arange(1, agents + 1)[:, None, None]
-        behaviour = 0.1 + 0.7 * rng.dirichlet(np.ones(3), shape[:2])
-        return cls(scale * rng.uniform(size=shape), behaviour, gamma)
+        behavior = 0.1 + 0.7 * rng.dirichlet(np.ones(3), shape[:2])
+        return cls(scale * rng.uniform(size=shape), behavior, gamma)
 
     @property
     def spec(self) -> Spec:
@@ -72,21 +72,21 @@ class Walks:
         return following.clip(0, len(cells) - 1)
 
     def optimum(self, alpha: float) -> tuple[Floats, Floats]:
-        """V ``[N, C]`` and pi ``[N, C, 3]`` of the regularised problem, by value iteration to float precision."""
+        """V ``[N, C]`` and pi ``[N, C, 3]`` of the regularized problem, by value iteration to float precision."""
         v = np.zeros(self.reward.shape[:2])
         rounds = math.ceil(math.log(1e-16) / math.log(self.gamma))  # each leaves gamma times the error
         for _ in range(rounds):
             q = self.reward + self.gamma * v[:, self.moves]
-            v = alpha * logsumexp(q / alpha, axis=-1, b=self.behaviour)
-        policy = self.behaviour * np.exp((q - v[..., None]) / alpha)
+            v = alpha * logsumexp(q / alpha, axis=-1, b=self.behavior)
+        policy = self.behavior * np.exp((q - v[..., None]) / alpha)
         return v, policy
 
     def value(self, policy: Floats, alpha: float = 0.0) -> Floats:
         """Team's expected discounted return of product policies, starts uniform: ``[..., N, C, 3] -> [...]``.
 
-        With ``alpha`` the regularised objective, of which :meth:`optimum` has the largest value.
+        With ``alpha`` the regularized objective, of which :meth:`optimum` has the largest value.
         """
-        cost = alpha * xlogy(policy, policy / self.behaviour).sum(-1)
+        cost = alpha * xlogy(policy, policy / self.behavior).sum(-1)
         earned = (policy * self.reward).sum(-1) - cost
         cells = np.eye(self.reward.shape[1])
         onward = np.einsum("...nca,cad->...ncd", policy, cells[self.moves])
@@ -95,7 +95,7 @@ class Walks:
         return total
 
     def dataset(self, transitions: int, seed: int) -> Dataset:
-        """Episodes of 20 steps under the behaviour from uniform starts, cut by the time limit.
+        """Episodes of 20 steps under the behavior from uniform starts, cut by the time limit.
 
         Args:
             transitions: rounded up to whole episodes.
@@ -108,7 +108,7 @@ class Walks:
         action = np.zeros_like(cell)
         cell[:, 0] = rng.integers(cells, size=(episodes, n))
         for t in range(HORIZON):
-            chance = self.behaviour[agents, cell[:, t]].cumsum(-1)
+            chance = self.behavior[agents, cell[:, t]].cumsum(-1)
             action[:, t] = np.minimum((rng.random((episodes, n, 1)) > chance).sum(-1), actions - 1)
             cell[:, t + 1] = self.moves[cell[:, t], action[:, t]]
         step = np.arange(HORIZON + 1) < HORIZON
@@ -123,8 +123,8 @@ class Walks:
             action=action.reshape(-1, n),
             reward=reward.ravel(),
             starts=np.arange(episodes) * (HORIZON + 1),
-            legal=np.ones((reward.size, n, actions), np.bool_),
-            card=Card(source="walks", quality="behaviour"),
+            action_mask=np.ones((reward.size, n, actions), np.bool_),
+            card=Card(source="walks", quality="behavior"),
             **flags,
         )
 
@@ -158,7 +158,7 @@ def learn(
 ) -> Floats:
     """Train OMIGA; its policies' probabilities, averaged over the last half of the updates, ``[R, N, O, A]``.
 
-    The average leaves out what is left of the optimiser's jitter, which a constant step size never stops.
+    The average leaves out what is left of the optimizer's jitter, which a constant step size never stops.
 
     Args:
         spec: of a discrete task whose observations are one-hot.

@@ -10,15 +10,15 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from marlzoo.version import __version__
 
 _PLACES = {
     "make": "marlzoo.registry",
     "make_env": "marlzoo.registry",
     "method_names": "marlzoo.registry",
     "task_names": "marlzoo.registry",
-    "load": "marlzoo.checkpoint",
-    "save": "marlzoo.checkpoint",
+    "load": "marlzoo.training.checkpoint",
+    "save": "marlzoo.training.checkpoint",
     "load_dataset": "marlzoo.data.load",
     "train": "marlzoo.train",
     "evaluate": "marlzoo.evaluate",
@@ -26,26 +26,26 @@ _PLACES = {
     "Dataset": "marlzoo.data.dataset",
     "Algorithm": "marlzoo.algorithm",
     "Config": "marlzoo.config",
-    "Policy": "marlzoo.policy",
+    "Policy": "marlzoo.modules.policies",
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm as Algorithm
-    from marlzoo.checkpoint import load as load
-    from marlzoo.checkpoint import save as save
     from marlzoo.config import Config as Config
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
-    from marlzoo.evaluate import evaluate as evaluate
-    from marlzoo.policy import Policy as Policy
+    from marlzoo.modules.policies import Policy as Policy
     from marlzoo.registry import make as make
     from marlzoo.registry import make_env as make_env
     from marlzoo.registry import method_names as method_names
     from marlzoo.registry import task_names as task_names
     from marlzoo.spec import Spec as Spec
-    from marlzoo.train import train as train
+    from marlzoo.training.checkpoint import load as load
+    from marlzoo.training.checkpoint import save as save
+    from marlzoo.training.evaluation import evaluate as evaluate
+    from marlzoo.training.trainer import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from marlzoo.batch import Batch
 from marlzoo.config import Config, is_numeric
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import (
+from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.modules.distributions import (
     categorical_log_prob,
     gaussian_heads,
     mask_logits,
     tanh_gaussian_log_prob,
 )
-from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.nets import Init
+from marlzoo.modules.layers import Init
+from marlzoo.modules.policies import Policy
 from marlzoo.optim import StackedAdam, per_replica
-from marlzoo.policy import Policy
-from marlzoo.random import Kind
+from marlzoo.rng import Kind
 from marlzoo.spec import ActionKind, Spec
 
 Sampling = Literal["transition", "sequence", "online"]
@@ -40,7 +40,7 @@ class Algorithm(nn.Module):
         config_class: its typed settings.
         actions: action kinds that it handles.
         sampling: ``transition`` (independent rows), ``sequence`` (steps in order) or ``online`` (rollouts).
-        fields: what its batches hold; see :class:`marlzoo.data.sampler.Batch`. Legal actions are left out by
+        fields: what its batches hold; see :class:`marlzoo.batch.Batch`. Legal actions are left out by
             the base where actions are continuous.
         presets: settings by domain (the first part of a task's name), from the method's paper.
         variants: settings, by action kind, of the method's other forms; the test battery runs each.
@@ -90,20 +90,20 @@ class Algorithm(nn.Module):
         self._settings = self._stack_settings()
         censored = any(config.bound_margin for config in configs)
         self._margin = self._settings["bound_margin"] if censored else None
-        self._optimisers: dict[str, StackedAdam] = {}
+        self._optimizers: dict[str, StackedAdam] = {}
         self.init = Init(seeds, self.device, dtype)
         sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
         dimensions = torch.arange(spec.action_size).unsqueeze(0) < sizes
         self.action_dimensions = dimensions.to(self.device, dtype)  # [N, A]: 0 marks padding
         self.build(spec)
         if not spec.discrete:
-            self.fields = tuple(name for name in self.fields if not name.endswith("legal"))
+            self.fields = tuple(name for name in self.fields if not name.endswith("action_mask"))
 
     # What a method writes -------------------------------------------------------------------------------
 
     @abstractmethod
     def build(self, spec: Spec) -> None:
-        """Make the networks (with ``self.init``), the targets and the optimisers."""
+        """Make the networks (with ``self.init``), the targets and the optimizers."""
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -120,8 +120,13 @@ class Algorithm(nn.Module):
         """Random numbers that an update needs, ``name -> (kind, shape per replica)``."""
         return {}
 
-    def prepare(self, data: Any) -> None:
-        """Look at the data (one dataset per replica) once, before the first update."""
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
+        """Look at the data once, before the first update.
+
+        Args:
+            data: one :class:`marlzoo.data.dataset.Dataset` per replica.
+            batches: endless batches like those of the updates to come; drawn only where they are asked for.
+        """
 
     # What the base gives ---------------------------------------------------------------------------------
 
@@ -135,7 +140,7 @@ class Algorithm(nn.Module):
         """R."""
         return len(self.seeds)
 
-    def setting(self, name: str, ndim: int = 1) -> Tensor:
+    def hyperparameter(self, name: str, ndim: int = 1) -> Tensor:
         """A ``float`` setting of every replica, ``[R, 1, ...]`` with ``ndim`` axes."""
         return per_replica(self._settings[name], ndim)
 
@@ -145,7 +150,7 @@ class Algorithm(nn.Module):
         Args:
             output: of the policy's network for the steps that have an action: a tanh-Gaussian's mean and log
                 standard deviation ``[R, ..., N, A]`` (or both in one tensor), or logits ``[R, ..., N, A]``.
-            batch: holds ``action``, and ``legal`` where illegal actions shall have no share.
+            batch: holds ``action``, and ``action_mask`` where illegal actions shall have no share.
 
         Returns:
             ``[R, ..., N]``.
@@ -155,16 +160,16 @@ class Algorithm(nn.Module):
             margin = None if self._margin is None else per_replica(self._margin, mean.ndim)
             return tanh_gaussian_log_prob(mean, log_std, batch.action, self.action_dimensions, margin)
         assert isinstance(output, Tensor)
-        legal = batch.legal if batch.has("legal") else None
-        if legal is not None and batch.has("filled"):
-            legal = legal[:, :, :-1]  # a sequence's final row has no action
-        return categorical_log_prob(mask_logits(output, legal), batch.action)
+        action_mask = batch.action_mask if batch.has("action_mask") else None
+        if action_mask is not None and batch.has("filled"):
+            action_mask = action_mask[:, :, :-1]  # a sequence's final row has no action
+        return categorical_log_prob(mask_logits(output, action_mask), batch.action)
 
-    def frozen_copy(self, module: M) -> M:
+    def make_target(self, module: M) -> M:
         """A copy that no gradient reaches, for target networks."""
         return copy.deepcopy(module).requires_grad_(False)
 
-    def track(self, target: nn.Module, online: nn.Module, tau: Tensor) -> None:
+    def soft_update(self, target: nn.Module, online: nn.Module, tau: Tensor) -> None:
         """Move ``target`` by ``tau [R]`` towards ``online``."""
         with torch.no_grad():
             old: list[Tensor] = list(target.parameters())
@@ -175,29 +180,41 @@ class Algorithm(nn.Module):
             torch._foreach_mul_(gap, [per_replica(tau, g.ndim) for g in gap])
             torch._foreach_add_(old, gap)
 
-    def follow(self, target: nn.Module, online: nn.Module, period: int, tau: Tensor, group: str) -> None:
-        """Copy ``online`` into ``target`` at every ``period``-th step of an optimiser, or track it.
+    def hard_update(
+        self,
+        target: nn.Module,
+        online: nn.Module,
+        period: int,
+        tau: Tensor,
+        group: str,
+        made: Tensor | int = 1,
+    ) -> None:
+        """Copy ``online`` into ``target`` at every ``period``-th step of an optimizer, or track it.
 
         Args:
             target: what follows.
             online: what is followed.
             period: steps between copies; 0: track with rate ``tau`` at every step instead.
             tau: ``[R]``.
-            group: the optimiser whose steps count.
+            group: the optimizer whose steps count.
+            made: steps that it made since the last call.
         """
         if not period:
-            self.track(target, online, tau)
+            self.soft_update(target, online, tau)
             return
-        due = self.due(group, period)
+        due = self.due(group, period, made)
         with torch.no_grad():
             for old, new in zip(target.parameters(), online.parameters(), strict=True):
-                old.copy_(torch.where(due, new, old))
+                old.copy_(torch.where(per_replica(due, new.ndim), new, old))
 
-    def due(self, group: str, period: int) -> Tensor:
-        """Whether the steps that an optimiser has made are a multiple of ``period``; a scalar bool on the device."""
-        return torch.remainder(self._optimisers[group].count, period) == 0
+    def due(self, group: str, period: int, made: Tensor | int = 1) -> Tensor:
+        """Whether a multiple of ``period`` lies among the last ``made`` steps of an optimizer.
 
-    def optimise(
+        A bool on the device: a scalar, or ``[R]`` where every replica's steps count on their own.
+        """
+        return torch.remainder(self._optimizers[group].count, period) < made
+
+    def add_optimizer(
         self,
         lr: Mapping[str, str] | None = None,
         eps: float = 1e-8,
@@ -209,22 +226,22 @@ class Algorithm(nn.Module):
         Args:
             lr: name of the setting that holds a group's step size, where it is not ``lr``.
             eps: Adam's.
-            rows: sizes of the axes of a group's parameters whose steps count on their own (see
-                :class:`StackedAdam`).
+            rows: sizes of the axes of a group's parameters whose steps count on their own, ``()`` where each
+                replica's do (see :class:`StackedAdam`).
             groups: ``name=module`` or ``name=(module, ...)``.
         """
         for name, modules in groups.items():
             several = modules if isinstance(modules, tuple | list) else (modules,)
             parameters = [p for module in several for p in module.parameters()]
-            step_size = self.setting((lr or {}).get(name, "lr"))
-            self._optimisers[name] = StackedAdam(
-                parameters, step_size, self.setting("grad_clip"), eps=eps, rows=(rows or {}).get(name, ())
+            step_size = self.hyperparameter((lr or {}).get(name, "lr"))
+            self._optimizers[name] = StackedAdam(
+                parameters, step_size, self.hyperparameter("grad_clip"), eps=eps, rows=(rows or {}).get(name)
             )
 
-    def scale_step_sizes(self, factor: Tensor) -> None:
-        """Let every optimiser step by ``factor`` (a scalar on the device) times the setting ``lr``."""
-        for optimiser in self._optimisers.values():
-            optimiser.lr = self.setting("lr") * factor
+    def scale_learning_rates(self, factor: Tensor) -> None:
+        """Let every optimizer step by ``factor`` (a scalar on the device) times the setting ``lr``."""
+        for optimizer in self._optimizers.values():
+            optimizer.lr = self.hyperparameter("lr") * factor
 
     def step(self, **losses: Tensor) -> dict[str, Tensor]:
         """Descend each group's loss ``[R]`` with respect to that group's parameters only.
@@ -240,7 +257,7 @@ class Algorithm(nn.Module):
         """:meth:`step` without effect where ``active`` is False.
 
         It is a scalar bool on the device (see :meth:`due`), or one per row of the groups' parameters (see
-        :meth:`optimise`).
+        :meth:`add_optimizer`).
 
         An idle update so costs its gradients, but shapes stay static and nothing waits for the device.
         """
@@ -249,9 +266,9 @@ class Algorithm(nn.Module):
     def _step(self, losses: Mapping[str, Tensor], active: Tensor | None) -> dict[str, Tensor]:
         grads, last = {}, len(losses) - 1
         for k, (name, loss) in enumerate(losses.items()):
-            parameters = self._optimisers[name].parameters
+            parameters = self._optimizers[name].parameters
             grads[name] = torch.autograd.grad(loss.sum(), parameters, retain_graph=k != last)
-        return {f"grad_norm/{name}": self._optimisers[name].step(grads[name], active) for name in losses}
+        return {f"grad_norm/{name}": self._optimizers[name].step(grads[name], active) for name in losses}
 
     @torch.no_grad()
     def finite(self) -> Tensor:
@@ -260,10 +277,10 @@ class Algorithm(nn.Module):
         return torch.stack(checks).all(0)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Parameters, targets, buffers and optimiser state by name, not copied."""
+        """Parameters, targets, buffers and optimizer state by name, not copied."""
         tensors = dict(self.state_dict())
-        for group, optimiser in self._optimisers.items():
-            tensors |= {f"optimiser.{group}.{k}": v for k, v in optimiser.state_tensors().items()}
+        for group, optimizer in self._optimizers.items():
+            tensors |= {f"optimizer.{group}.{k}": v for k, v in optimizer.state_tensors().items()}
         return tensors
 
     @torch.no_grad()

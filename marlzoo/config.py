@@ -9,9 +9,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from marlzoo.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 
 Precision = Literal["float32", "tf32", "bf16"]
-"""Of matrix products while training; see :mod:`marlzoo.precision`."""
+"""Of matrix products while training; see :mod:`marlzoo.training.precision`."""
 
 
 # Of a setting added after results were recorded: at its default it does not identify a run, so that rows and
 # checkpoints that lack it stay found.
-LATER: Mapping[str, Any] = {"later": True}
+ASSIGNED_LATER: Mapping[str, Any] = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Config:
     """Settings that every learner has. Methods derive from it, add their own and change defaults.
 
     Settings of type ``float`` may differ between the replicas of one learner; all others are shared by them.
+
+    One rule for time limits holds for all methods, so that a table compares methods and not readings of the data: a
+    step that the data mark as cut by a limit bootstraps from its next state, because nothing ended there and agents
+    do not see the clock (Pardo et al., "Time Limits in Reinforcement Learning", ICML 2018). ``timeout_is_terminal``
+    counts limits as terminal states instead, which is how code reads files that do not tell the two apart (OMIGA's,
+    ComaDICE's); where a file holds terminal flags only, both readings are the same.
 
     Raises:
         ConfigError: a value of the wrong type or out of its range.
@@ -63,7 +72,7 @@ class Config:
     reward_mode: Literal["reward", "rtg"] = "reward"  # rtg: undiscounted return-to-go in place of the reward
     sequence_length: Natural = 0  # steps per sequence (0: whole episodes); sequence sampling only
     # Likelihoods take continuous data actions this near the bounds as censored (0: as they are).
-    bound_margin: Fraction = field(default=0.0, metadata=LATER)
+    bound_margin: Fraction = field(default=0.0, metadata=ASSIGNED_LATER)
 
     def __post_init__(self) -> None:
         for name, hint in _settings(type(self)).items():
@@ -172,3 +181,15 @@ def replica_configs(
             values[name] = value[replica] if per_replica else value
         result.append(cls(**values))
     return result
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """Settings of online methods that learn from a replay; ``batch_size`` counts sequences."""
+
+    num_envs: Count = 20  # copies of the environment per replica
+    rollout: Count = 50  # steps of each copy between two rounds of learning
+    restart: Count = 100  # rounds after which all copies start anew; checkpoints lie there
+    replay: Count = 1_000_000  # team steps that the replay holds, per replica
+    warmup: Natural = 10_000  # team steps per replica before the first learning
+    learn_steps: Count = 50  # updates in a round

@@ -27,7 +27,7 @@ class StackedAdam:
         betas: decay of the first and second moment.
         eps: added to the denominator.
         rows: sizes of the parameters' next axes, ``[R, *rows, ...]``, where each row's steps count on their own
-            (agents that step in turn).
+            (agents that step in turn; ``()``: each replica's). None: all step together.
     """
 
     def __init__(
@@ -37,13 +37,14 @@ class StackedAdam:
         clip: Tensor,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        rows: Sequence[int] = (),
+        rows: Sequence[int] | None = None,
     ) -> None:
         self.parameters: list[Tensor] = list(parameters)
         self.lr, self.clip, self.betas, self.eps = lr, clip, betas, eps
         self.first = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.second = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.count = torch.zeros((len(lr), *rows) if rows else (), dtype=torch.float64, device=lr.device)
+        shape = () if rows is None else (len(lr), *rows)
+        self.count = torch.zeros(shape, dtype=torch.float64, device=lr.device)
         self._clips = not bool(torch.isinf(clip).all())
 
     @torch.no_grad()

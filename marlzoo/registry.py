@@ -3,9 +3,9 @@
 Group ``marlzoo.plugins``: an entry names a *package*; every module in it whose name has no leading underscore
 is a method, called by its file name. Listing reads file names only; building imports one module.
 Group ``marlzoo.environments``: an entry ``family = "module"`` names a module with ``TASKS``,
-``spec(name, **options)`` and ``make(name, copies, **options)``; a family whose data can be computed also has
-``dataset(name, quality, **options)`` and ``qualities(name)``; one for which another family's settings serve names
-it in ``PRESET``. Modules named in the variable
+``spec(name, **options)`` and ``make(name, num_envs, **options)``; a family whose data can be computed also has
+``dataset(name, quality, **options)`` and ``qualities(name)``, or names the module that has them in ``DATASETS``;
+one for which another family's settings serve names it in ``PRESET``. Modules named in the variable
 ``MARLZOO_ENVIRONMENTS`` (separated by commas) are families as well, called by the last part of their name.
 """
 
@@ -17,20 +17,17 @@ import os
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import ConfigError, MarlzooError, PluginError, UnknownNameError
+from marlzoo.plugins import ENVIRONMENTS, METHODS, entries
 
 if TYPE_CHECKING:
     import torch
 
     from marlzoo.algorithm import Algorithm
-    from marlzoo.data.dataset import Dataset
     from marlzoo.envs.base import BatchedEnv
     from marlzoo.spec import Spec
-
-METHODS, ENVIRONMENTS = "marlzoo.plugins", "marlzoo.environments"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def list_methods() -> Listing:
     """Find methods without importing them. A plugin that cannot be found lands in ``broken``."""
     modules: dict[str, list[str]] = {}
     broken: dict[str, str] = {}
-    for entry in _entries(METHODS):
+    for entry in entries(METHODS):
         try:
             found = importlib.util.find_spec(entry.value)
         except (Exception, SystemExit) as error:  # importing a foreign package's parent may fail in any way
@@ -121,7 +118,8 @@ def make(
         seeds: one per replica.
         device: where it lives.
         dtype: float32 (default) or float64.
-        domain: use the method's preset for this domain, for instance ``mamujoco``, if it has one.
+        domain: use the method's preset for this domain, for instance ``mamujoco``, if it has one, or one of its
+            named protocols, for instance ``smac-recurrent``.
         config: settings by name; a list of length R gives a ``float`` setting per replica.
 
     Raises:
@@ -142,15 +140,28 @@ def make(
 
 
 def preset_of(cls: type[Algorithm], domain: str) -> Mapping[str, Any]:
-    """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names."""
-    if domain not in cls.presets and domain in task_families():
-        domain = getattr(_family(domain), "PRESET", domain)
+    """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names.
+
+    Args:
+        cls: the method.
+        domain: a task's family, or one of its named protocols, ``family-protocol`` (``smac-recurrent``).
+
+    Raises:
+        ConfigError: the method has no preset of that protocol.
+    """
+    family, dash, protocol = domain.partition("-")
+    if domain not in cls.presets and family in task_families():
+        domain = getattr(family_module(family), "PRESET", family) + dash + protocol
+        if dash and domain not in cls.presets:
+            raise ConfigError(
+                f"{cls.__name__} has no preset {domain!r}; it has {', '.join(sorted(cls.presets)) or 'none'}"
+            )
     return cls.presets.get(domain, {})
 
 
 def task_families() -> dict[str, str]:
     """``family -> module`` of all environments."""
-    families = {entry.name: entry.value for entry in _entries(ENVIRONMENTS)}
+    families = {entry.name: entry.value for entry in entries(ENVIRONMENTS)}
     for module in filter(None, map(str.strip, os.environ.get("MARLZOO_ENVIRONMENTS", "").split(","))):
         family = module.rpartition(".")[2]
         if families.get(family, module) != module:
@@ -163,61 +174,40 @@ def task_families() -> dict[str, str]:
 
 def task_names() -> list[str]:
     """Names of all tasks, ``family/name``."""
-    return [f"{family}/{task}" for family in task_families() for task in _family(family).TASKS]
+    return [f"{family}/{task}" for family in task_families() for task in family_module(family).TASKS]
 
 
 def task_spec(task: str, **options: Any) -> Spec:
     """A task's shape, without its simulator."""
     family, name = _split(task)
-    spec: Spec = _family(family).spec(name, **options)
+    spec: Spec = family_module(family).spec(name, **options)
     return spec
 
 
-def make_env(task: str, copies: int = 1, **options: Any) -> BatchedEnv:
-    """``copies`` copies of a task, stepped together.
+def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
+    """``num_envs`` copies of a task, stepped together.
 
     Raises:
         UnknownNameError: no such task; lists the nearest ones.
     """
     family, name = _split(task)
-    env: BatchedEnv = _family(family).make(name, copies, **options)
+    env: BatchedEnv = family_module(family).make(name, num_envs, **options)
     return env
-
-
-def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
-    """The logged data of a task whose family computes them (a function ``dataset(name, quality, **options)``).
-
-    Returns:
-        None where the family does not, or there is no such task: its data are files.
-
-    Raises:
-        UnknownNameError: the family computes no data of that quality, or has no such option.
-    """
-    family, _, name = task.partition("/")
-    if family not in task_families() or not hasattr(_family(family), "dataset"):
-        return None
-    if name not in _family(family).TASKS:
-        return None
-    made: Dataset = _family(family).dataset(name, quality, **options)
-    return made
-
-
-def computed_qualities(task: str) -> tuple[str, ...]:
-    """Qualities of the logged data that a task's family computes; empty where its data are files."""
-    family, _, name = task.partition("/")
-    if family not in task_families() or not hasattr(_family(family), "qualities"):
-        return ()
-    return tuple(_family(family).qualities(name)) if name in _family(family).TASKS else ()
 
 
 def _split(task: str) -> tuple[str, str]:
     family, _, name = task.partition("/")
-    if family not in task_families() or name not in _family(family).TASKS:
+    if family not in task_families() or name not in family_module(family).TASKS:
         raise UnknownNameError("task", task, task_names())
     return family, name
 
 
-def _family(family: str) -> Any:
+def family_module(family: str) -> Any:
+    """The module of an environment family.
+
+    Raises:
+        PluginError: it cannot be imported.
+    """
     module = task_families()[family]
     try:
         return importlib.import_module(module)
@@ -227,8 +217,3 @@ def _family(family: str) -> Any:
         raise PluginError(
             f"environment family {family!r}: importing {module} failed: {type(error).__name__}: {error}"
         ) from error
-
-
-def _entries(group: str) -> list[EntryPoint]:
-    unique = {(entry.name, entry.value): entry for entry in entry_points(group=group)}
-    return [unique[key] for key in sorted(unique)]

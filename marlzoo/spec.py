@@ -20,7 +20,7 @@ class Spec:
     Args:
         n_agents: number of agents N.
         obs_size: entries O of one agent's (padded) observation.
-        state_size: entries S of the global state that centralised parts see in training.
+        state_size: entries S of the global state that centralized parts see in training.
         action_kind: ``continuous`` (box [-1, 1]^A) or ``discrete`` (A actions, with legal-action masks).
         action_size: dimensions (continuous) or number of actions (discrete) A of the largest agent.
         horizon: time limit of an episode, in steps.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Replay, Step
+from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Resimulation, Step
 from marlzoo.spec import Spec
 
 SPEC = Spec(n_agents=2, obs_size=3, state_size=6, action_kind="continuous", action_size=2, horizon=50)
@@ -58,9 +58,12 @@ def parts(lengths: Sequence[int] = (2, 3, 4), seed: int = 0, spec: Spec = SPEC) 
     }
     if spec.discrete:
         values["action"] = rng.integers(0, size, (rows, n))
-        legal = rng.random((rows, n, size)) < 0.5
-        np.put_along_axis(legal, values["action"][..., None], True, axis=2)
-        values |= {"legal": legal, "state": rng.standard_normal((rows, spec.state_size)).astype(np.float32)}
+        action_mask = rng.random((rows, n, size)) < 0.5
+        np.put_along_axis(action_mask, values["action"][..., None], True, axis=2)
+        values |= {
+            "action_mask": action_mask,
+            "state": rng.standard_normal((rows, spec.state_size)).astype(np.float32),
+        }
     else:
         values["action"] = rng.uniform(-1, 1, (rows, n, size)).astype(np.float32)
     return values
@@ -75,23 +78,23 @@ class Point(BatchedEnv):
     """Two agents push a point: next x = x + gain * (mean action, 0); replayable, ends where x[0] > 2."""
 
     def __init__(
-        self, copies: int = 1, gain: float = 0.5, task: str = "toy/point", spec: Spec = SPEC
+        self, num_envs: int = 1, gain: float = 0.5, task: str = "toy/point", spec: Spec = SPEC
     ) -> None:
-        self.task, self.spec, self.copies = task, spec, copies
+        self.task, self.spec, self.num_envs = task, spec, num_envs
         self.gain, self.replayable = gain, True
         self.metadata = {"gain": gain, "engine_version": "1.2.0"}
         self._rng = np.random.default_rng(0)
-        self._obs: Floats = np.zeros((copies, 2, 3), np.float32)
-        self._time = np.zeros(copies, np.int64)
+        self._obs: Floats = np.zeros((num_envs, 2, 3), np.float32)
+        self._time = np.zeros(num_envs, np.int64)
 
     def seed(self, seeds: Sequence[int]) -> None:
         self._rng = np.random.default_rng(list(seeds))
 
     def reset(self, ids: Ids | None = None) -> Observation:
-        rows = np.arange(self.copies) if ids is None else ids
+        rows = np.arange(self.num_envs) if ids is None else ids
         self._obs[rows] = self._rng.standard_normal((len(rows), 1, 3)).astype(np.float32)
         self._time[rows] = 0
-        return Observation(self._obs, self._obs.reshape(self.copies, -1))
+        return Observation(self._obs, self._obs.reshape(self.num_envs, -1))
 
     def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:
         result = self.replay(self._obs, action)
@@ -99,15 +102,15 @@ class Point(BatchedEnv):
         self._time += 1
         limit = (self._time >= self.spec.horizon) & ~result.terminal
         return Step(
-            self._obs, self._obs.reshape(self.copies, -1), None, result.reward, result.terminal, limit
+            self._obs, self._obs.reshape(self.num_envs, -1), None, result.reward, result.terminal, limit
         )
 
-    def replay(self, obs: Floats, action: NDArray[Any]) -> Replay:
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
         push = np.zeros((len(obs), 1, 3), np.float32)
         push[:, 0, :2] = self.gain * action.mean(axis=1)
         after = (obs + push).astype(np.float32)
         reward = (push[:, 0, 0] - 0.1 * np.square(action).sum(axis=(1, 2))).astype(np.float32)
-        return Replay(after, reward, after[:, 0, 0] > 2, np.abs(obs).max(axis=(1, 2)) < 9)
+        return Resimulation(after, reward, after[:, 0, 0] > 2, np.abs(obs).max(axis=(1, 2)) < 9)
 
 
 def record(env: BatchedEnv, episodes: int = 40, seed: int = 0, card: Card = CARD) -> Dataset:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marlzoo.data.sampler import Batch
-from marlzoo.nets import MLP, LinearMixer
+from marlzoo.batch import Batch
+from marlzoo.modules.layers import MLP
+from marlzoo.modules.mixers import LinearMixer
 from marlzoo.spec import ActionKind, Spec
 
 OBS, STATE = 2, 3
@@ -54,7 +55,7 @@ def transitions(action: Any, *, actions: int = 0, seed: int = 0, noise: Any = No
 
     Args:
         action: ``[B, N]`` int or ``[B, N, A]`` float.
-        actions: A, for discrete actions (all legal unless ``legal`` is given).
+        actions: A, for discrete actions (all legal unless ``action_mask`` is given).
         seed: of observations and states.
         noise: tensors by name.
         fields: other values, without the replica axis.
@@ -74,7 +75,7 @@ def transitions(action: Any, *, actions: int = 0, seed: int = 0, noise: Any = No
         "action": taken,
     }
     if actions:
-        values["legal"] = values["next_legal"] = torch.ones(size, n, actions, dtype=torch.bool)
+        values["action_mask"] = values["next_action_mask"] = torch.ones(size, n, actions, dtype=torch.bool)
     values |= {name: torch.as_tensor(value) for name, value in fields.items()}
     cast = {k: v.double() if v.dtype == torch.float32 else v for k, v in values.items()}
     drawn = {name: torch.as_tensor(value).double().unsqueeze(0) for name, value in (noise or {}).items()}

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch
-from marlzoo.nets import with_agent_id
+from marlzoo.batch import Batch
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.spec import Spec
 
 Arrays = Mapping[str, NDArray[Any]]

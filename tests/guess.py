@@ -18,24 +18,24 @@ class Guess(BatchedEnv):
     Both must be right at once where actions are discrete, and action 2 is never legal.
     """
 
-    def __init__(self, copies: int, kind: ActionKind, horizon: int = 5) -> None:
-        self.task, self.copies, self.metadata = f"toy/guess-{kind}", copies, {}
+    def __init__(self, num_envs: int, kind: ActionKind, horizon: int = 5) -> None:
+        self.task, self.num_envs, self.metadata = f"toy/guess-{kind}", num_envs, {}
         self.spec = Spec(2, 3, 6, kind, 1 if kind == "continuous" else 3, horizon)
-        self.seed(range(copies))
+        self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:
         self._rng = [np.random.default_rng(s) for s in seeds]
-        self._hidden, self._t = np.zeros((self.copies, 2)), np.zeros(self.copies, int)
+        self._hidden, self._t = np.zeros((self.num_envs, 2)), np.zeros(self.num_envs, int)
 
     def _show(self) -> Observation:
         if self.spec.discrete:
             obs = np.stack([self._hidden == 0, self._hidden == 1, 0 * self._hidden], -1)
-            legal = np.ones((self.copies, 2, 3), bool)
-            legal[..., 2] = False
+            action_mask = np.ones((self.num_envs, 2, 3), bool)
+            action_mask[..., 2] = False
         else:
-            obs, legal = np.stack([self._hidden, 0 * self._hidden, 0 * self._hidden + 1], -1), None
+            obs, action_mask = np.stack([self._hidden, 0 * self._hidden, 0 * self._hidden + 1], -1), None
         obs = obs.astype(np.float32)
-        return Observation(obs, obs.reshape(self.copies, -1), legal)
+        return Observation(obs, obs.reshape(self.num_envs, -1), action_mask)
 
     def _draw(self, ids: Ids) -> None:
         for k in ids:
@@ -43,7 +43,7 @@ class Guess(BatchedEnv):
             self._hidden[k] = draw.integers(2, size=2) if self.spec.discrete else draw.uniform(-0.8, 0.8, 2)
 
     def reset(self, ids: Ids | None = None) -> Observation:
-        rows = np.arange(self.copies) if ids is None else ids
+        rows = np.arange(self.num_envs) if ids is None else ids
         self._draw(rows)
         self._t[rows] = 0
         return self._show()
@@ -56,9 +56,14 @@ class Guess(BatchedEnv):
             assert np.abs(action).max() <= 1.0
             reward = (1 - np.square(action[..., 0] - self._hidden).mean(-1)).astype(np.float32)
         self._t += 1
-        self._draw(np.arange(self.copies))
+        self._draw(np.arange(self.num_envs))
         seen = self._show()
         done = self._t >= self.spec.horizon
         return Step(
-            seen.obs, seen.state, seen.legal, reward=reward, terminal=np.zeros_like(done), truncated=done
+            seen.obs,
+            seen.state,
+            seen.action_mask,
+            reward=reward,
+            terminal=np.zeros_like(done),
+            truncated=done,
         )

@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from marlzoo.data.card import Card
-from marlzoo.data.collect import dataset_of, record
-from marlzoo.data.omiga import write_omiga
-from marlzoo.policy import Policy
-from marlzoo.random import ReplicaRandom
+from marlzoo.data.formats.native import write_omiga
+from marlzoo.modules.policies import Policy
+from marlzoo.recording.collect import dataset_of, record
 from marlzoo.registry import make_env
+from marlzoo.rng import ReplicaRandom
 
 HOPPER = "mamujoco/hopper-3x1"
 
@@ -23,7 +23,9 @@ class Uniform(Policy):
         super().__init__()
         self.action_size = action_size
 
-    def act(self, obs: Tensor, legal: Tensor | None = None, random: ReplicaRandom | None = None) -> Tensor:
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
         assert random is not None
         return 2 * random.uniform(*obs.shape[1:-1], self.action_size) - 1
 

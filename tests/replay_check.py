@@ -155,8 +155,8 @@ def check(path: Path) -> Report:
     start, after = np.zeros(total), np.zeros(total)
     state, observation = np.zeros(total), np.zeros(total)
     alive = np.zeros(total, np.bool_)
-    for first in range(0, total, sim.copies):
-        rows = np.arange(first, min(first + sim.copies, total))
+    for first in range(0, total, sim.num_envs):
+        rows = np.arange(first, min(first + sim.num_envs, total))
         ids = rows - first
         sim.set_state(
             ids, data["qpos"][rows], data["qvel"][rows], data["warm"][rows] if "warm" in data else None

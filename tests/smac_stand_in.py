@@ -83,8 +83,8 @@ class StarCraft2Env:
 
     def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
         assert all(type(action) is int for action in actions)
-        legal = self.get_avail_actions()
-        assert all(legal[i][action] for i, action in enumerate(actions))
+        action_mask = self.get_avail_actions()
+        assert all(action_mask[i][action] for i, action in enumerate(actions))
         if getattr(self, "broken", False):
             return 0, True, {}
         self.last_action = np.eye(self.n_actions)[actions]
@@ -126,17 +126,19 @@ class StarCraft2Env:
 
     def get_avail_agent_actions(self, agent: int) -> list[int]:
         unit = self.agents[agent]
-        legal = [0] * self.n_actions
+        action_mask = [0] * self.n_actions
         if unit.health <= 0:
-            legal[0] = 1
-            return legal
-        legal[1] = 1
-        legal[2:6] = [unit.pos.y < 22, unit.pos.y > 2, unit.pos.x < 30, unit.pos.x > 2]
+            action_mask[0] = 1
+            return action_mask
+        action_mask[1] = 1
+        action_mask[2:6] = [unit.pos.y < 22, unit.pos.y > 2, unit.pos.x < 30, unit.pos.x > 2]
         targets = self.agents if self._heals(unit) else self.enemies
         for k, other in targets.items():
             able = other.health > 0 and not (self._heals(unit) and self._heals(other))
-            legal[6 + k] = int(able and math.dist((unit.pos.x, unit.pos.y), (other.pos.x, other.pos.y)) <= 6)
-        return [int(flag) for flag in legal]
+            action_mask[6 + k] = int(
+                able and math.dist((unit.pos.x, unit.pos.y), (other.pos.x, other.pos.y)) <= 6
+            )
+        return [int(flag) for flag in action_mask]
 
     def get_obs(self) -> list[Any]:
         marks = np.arange(self.map.obs_size("original"))

@@ -30,7 +30,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 # Arguments added to commands so that they take a second; None: too long even so, only the flags are compared with
 # the command's help. The first entry that a command begins with counts.
 SHORTER: tuple[tuple[str, str | None], ...] = (
-    ("train mappo", "--steps 64 --copies 4 --rollout 8 --batch-size 16 --hidden 8"),
+    ("train mappo", "--steps 64 --num-envs 4 --rollout 8 --batch-size 16 --hidden 8"),
     ("train", "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8"),
     ("bench smoke", ""),
     ("bench", None),
@@ -131,7 +131,19 @@ class Runner:
             assert main([*arguments, *shlex.split(more)]) == 0, called
 
 
-PREPARING = ("source", "git", "cd", "uv", "pipx", "python", "python3", "pre-commit", "pytest", ".ci/run", "rm")
+PREPARING = (
+    "source",
+    "git",
+    "cd",
+    "uv",
+    "pipx",
+    "python",
+    "python3",
+    "pre-commit",
+    "pytest",
+    ".ci/run",
+    "rm",
+)
 
 
 def _file_name(example: Example) -> str | None:

@@ -11,6 +11,7 @@ from marlzoo.algorithms.alberdice import FLOOR
 from torch import Tensor, nn
 
 import marlzoo
+from marlzoo.batch import Batch
 from tests.fixed_nets import spec_of, transitions
 
 SIZE = 4
@@ -54,7 +55,7 @@ def test_nu_loss_does_not_see_a_constant(mask: float) -> None:
     network = algorithm.nu
     for by in (0.0, 7.0):
         algorithm.nu = Shifted(network, by)
-        losses.append(algorithm._nu_loss(data, alpha, kappa, weight)[0])
+        losses.append(algorithm._nu_loss(data, alpha, kappa, weight.log())[0])
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-9)
 
 
@@ -66,7 +67,7 @@ def test_nu_loss_by_hand() -> None:
     data = batch(2, mask=0.0)
     kappa, alpha = torch.zeros(1, 2, SIZE, dtype=torch.float64), 0.7
     weight = torch.full((1, 2, SIZE), 1 / SIZE, dtype=torch.float64)
-    loss, e = algorithm._nu_loss(data, torch.tensor([alpha]).double(), kappa, weight)
+    loss, e, _ = algorithm._nu_loss(data, torch.tensor([alpha]).double(), kappa, weight.log())
     rewards = torch.cat((data.reward[0], torch.zeros(SIZE)))
     expected = 2 * alpha * torch.exp(rewards / alpha).mean().log()
     torch.testing.assert_close(loss, expected.view(1))
@@ -93,7 +94,7 @@ def test_equal_policies_have_ratio_one() -> None:
             parameter.zero_()
     uniform = torch.full((1, 3, SIZE, 2), math.log(0.5), dtype=torch.float64)
     found = algorithm._ratios(batch(), uniform)
-    torch.testing.assert_close(found.rho, torch.ones_like(found.rho))
+    torch.testing.assert_close(found.log_rho, torch.zeros_like(found.log_rho))
     torch.testing.assert_close(found.kappa, torch.zeros_like(found.kappa), atol=1e-8, rtol=0)
 
 
@@ -109,7 +110,7 @@ def test_ratios_by_hand() -> None:
     torch.testing.assert_close(found.kappa[0, :, 0], kl.flip(0))  # each agent's is the other's divergence
     other = data.action[0].flip(1).T  # [N, B]
     expected = torch.stack([pi[1 - i][other[i]] / (0.5 + FLOOR) for i in range(2)]).clamp(max=1.5)
-    torch.testing.assert_close(found.rho[0], expected)
+    torch.testing.assert_close(found.log_rho[0].exp(), expected)
     torch.testing.assert_close(found.log_likelihood, torch.full((1, 2, SIZE), math.log(0.5)).double())
 
 
@@ -197,7 +198,7 @@ def test_policies_learn_in_states_that_the_others_have_left(floor: float, moves:
     assert ((last.weight[..., 0, :] - before).abs().max() > 1e-6) == moves
 
 
-def test_strong_regulariser_gives_the_data_policy() -> None:
+def test_strong_regularizer_gives_the_data_policy() -> None:
     """Agents that act independently in the data, 3/4 and 1/2: nothing but the divergence matters."""
     algorithm = learner(2, alpha=1e4, lr=3e-3, batch_size=16)
     first, second = torch.arange(16) % 4 == 3, torch.arange(16) >= 8
@@ -235,3 +236,26 @@ def test_exactly_uniform_policies_of_two_equal_modes_stay_uniform() -> None:
     assert e.abs().max() > 1e-3
     torch.testing.assert_close(e[..., 0], e[..., 1], atol=1e-12, rtol=0)
     torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_a_large_team_of_sure_policies_stays_finite(floor: float) -> None:
+    """Nine agents that all prefer, by 15, what the data never do: every ratio is below float32's smallest number."""
+    n = 9
+    algorithm = marlzoo.make(
+        "alberdice", spec_of(n, 2), hidden=8, batch_size=SIZE, ratio_floor=floor, gradient_penalty=0.0
+    )
+    with torch.no_grad():
+        last = algorithm.actor.network.network.layers[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 15.0]).expand_as(last.bias))
+    noise = {"between": torch.rand(1, SIZE // 2, 1)}
+    data = transitions(torch.zeros(SIZE, n, dtype=torch.int64), actions=2, noise=noise)
+    floats = {k: v.float() if v.dtype == torch.float64 else v for k, v in data.tensors().items()}
+    single = Batch.of({k: v.float() for k, v in data.noise.items()}, **floats)
+    for _ in range(3):
+        metrics = algorithm.update(single)
+    assert algorithm.finite().all()
+    assert all(torch.isfinite(value).all() for value in metrics.values())
+    assert float(metrics["rho"]) == 0.0  # nothing is left outside log space
+    assert float(metrics["weight/ess"]) > 0.1

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from marlzoo.baselines.b3c import best_return_to_go
 from torch import Tensor
 
 import marlzoo
-from marlzoo.mixers import MonotonicMixer
-from marlzoo.nets import Init
-from marlzoo.train import make_sampler
+from marlzoo.data.dataset import Dataset
+from marlzoo.errors import DataError
+from marlzoo.modules.layers import Init
+from marlzoo.modules.mixers import MonotonicMixer
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
+
+ROWS = ("obs", "state", "action", "reward")
 
 
 def learner(**settings: Any) -> Any:
@@ -49,17 +54,41 @@ def test_best_return_to_go_by_hand() -> None:
         assert best_return_to_go(data, gamma) == pytest.approx(best)
 
 
+def short_episodes(terminal: bool) -> Dataset:
+    """Two episodes of 5 steps, rewards 0 0 2 2 2 and 1 1 1 1 1, that end or reach their limit."""
+    data = toy_dataset("continuous", episodes=2)
+    starts, flags = np.array([0, 6]), np.isin(np.arange(12), [4, 10])
+    rows = {name: np.resize(getattr(data, name), (12, *getattr(data, name).shape[1:])) for name in ROWS}
+    rows["reward"] = np.array([0, 0, 2, 2, 2, 0, 1, 1, 1, 1, 1, 0], np.float32)
+    ends = {"terminal": flags & terminal, "truncated": flags & (not terminal)}
+    return Dataset.create(data.spec, **rows, **ends, starts=starts, card=data.card)
+
+
+def test_the_cap_looks_beyond_time_limits() -> None:
+    """gamma 0.9: the first episode's second half is worth 2 per step, 20 for ever, at and before the limit."""
+    assert best_return_to_go(short_episodes(terminal=True), 0.9, True) == pytest.approx(5.42)
+    cut = short_episodes(terminal=False)
+    assert best_return_to_go(cut, 0.9) == pytest.approx(5.42)
+    assert best_return_to_go(cut, 0.9, True) == pytest.approx(20.0)
+    with pytest.raises(DataError, match="timeout_is_terminal = True or a smaller gamma"):
+        best_return_to_go(cut, 1.0, True)
+    for terminal, expected in ((False, 20.0), (True, 5.42)):
+        algorithm = learner(gamma=0.9, timeout_is_terminal=terminal)
+        algorithm.prepare([cut])
+        torch.testing.assert_close(algorithm.best, torch.tensor([expected]).double())
+
+
 def test_each_replica_has_the_cap_of_its_data_and_discount() -> None:
     first, second = toy_dataset("continuous", seed=1), toy_dataset("continuous", seed=2)
     sizes = {"hidden": 8, "mixer_hidden": 8, "mixer_embed": 4}
     algorithm: Any = marlzoo.make(
         "b3c", toy_spec(), seeds=(0, 1, 2), dtype=torch.float64, gamma=[0.9, 0.9, 0.5], **sizes
     )
-    algorithm.prepare([first, second, second])
-    expected = [best_return_to_go(d, g) for d, g in ((first, 0.9), (second, 0.9), (second, 0.5))]
+    prepare(algorithm, [first, second, second])
+    expected = [best_return_to_go(d, g, True) for d, g in ((first, 0.9), (second, 0.9), (second, 0.5))]
     torch.testing.assert_close(algorithm.best, torch.tensor(expected).double())
     undiscounted: Any = marlzoo.make("b3c", toy_spec(), dtype=torch.float64, cap="return", **sizes)
-    undiscounted.prepare([first])
+    prepare(undiscounted, [first])
     assert undiscounted.best.item() == pytest.approx(first.returns.max())
     sampler = make_sampler(algorithm, [first, second, second])
     drawn = sampler.next()
@@ -70,11 +99,11 @@ def test_each_replica_has_the_cap_of_its_data_and_discount() -> None:
     assert (found <= bound + 1e-12).all()
 
 
-@pytest.mark.parametrize("normaliser", ["mean", "abs_mean"])
-def test_policy_loss_does_not_see_the_scale_of_q(normaliser: str) -> None:
+@pytest.mark.parametrize("normalizer", ["mean", "abs_mean"])
+def test_policy_loss_does_not_see_the_scale_of_q(normalizer: str) -> None:
     losses = []
     for factor in (1.0, 1000.0):
-        algorithm = learner(normaliser=normaliser)
+        algorithm = learner(normalizer=normalizer)
         with torch.no_grad():
             for parameter in algorithm.q.networks.members.layers[-1].parameters():
                 parameter.mul_(factor)

@@ -1,4 +1,4 @@
-"""Closed-form checks of behaviour cloning (section 8 of its specification)."""
+"""Closed-form checks of behavior cloning (section 8 of its specification)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.data.sampler import Batch, Sampler
-from marlzoo.distributions import categorical_log_prob, mask_logits
-from marlzoo.random import ReplicaRandom
+from marlzoo.batch import Batch
+from marlzoo.data.sampler import Sampler
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits
+from marlzoo.rng import ReplicaRandom
 from marlzoo.spec import Spec
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
 DOUBLE = torch.float64
@@ -31,11 +32,11 @@ def fit(kind: str, size: int, action: Tensor, updates: int, **config: Any) -> tu
     batch = Batch.of(
         obs=torch.ones(1, rows, 1, 1, dtype=DOUBLE),
         action=action.view(1, rows, 1, *action.shape[1:]),
-        legal=torch.ones(1, rows, 1, size, dtype=torch.bool),
+        action_mask=torch.ones(1, rows, 1, size, dtype=torch.bool),
     )
     loss = math.nan
     for step in range(updates):
-        algorithm._optimisers["policy"].lr.fill_(1e-2 * (1 - step / updates))
+        algorithm._optimizers["policy"].lr.fill_(1e-2 * (1 - step / updates))
         loss = algorithm.update(batch)["policy_loss"].item()
     return algorithm, loss
 
@@ -75,10 +76,10 @@ def test_padded_and_unpadded_batches_agree() -> None:
         filled = torch.ones(1, 4, 3 + padding, dtype=DOUBLE)
         filled[:, :, 3:] = 0
         action = torch.zeros(1, 4, 3 + padding, 3, dtype=torch.int64)
-        legal = torch.ones(1, 4, 4 + padding, 3, 4, dtype=torch.bool)
-        metrics = algorithm.update(Batch.of(obs=obs, filled=filled, action=action, legal=legal))
+        action_mask = torch.ones(1, 4, 4 + padding, 3, 4, dtype=torch.bool)
+        metrics = algorithm.update(Batch.of(obs=obs, filled=filled, action=action, action_mask=action_mask))
         losses.append(metrics["policy_loss"].item())
-        grads.append([g.clone() for g in algorithm._optimisers["policy"].first])
+        grads.append([g.clone() for g in algorithm._optimizers["policy"].first])
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
@@ -149,8 +150,8 @@ def test_order_of_agents_does_not_matter() -> None:
         if permuted:
             weight = algorithm.actor.layers[0].weight.data
             weight[:, 5:] = weight[:, 5:][:, order]
-            batch.obs, batch.action, batch.legal = (
-                x[:, :, order] for x in (batch.obs, batch.action, batch.legal)
+            batch.obs, batch.action, batch.action_mask = (
+                x[:, :, order] for x in (batch.obs, batch.action, batch.action_mask)
             )
         losses.append(algorithm.update(batch)["policy_loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)

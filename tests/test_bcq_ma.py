@@ -6,22 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from marlzoo.baselines._bcq import LATENT_BOUND, VAE, BestAllowed, BestSample, Perturbation, allowed_actions
 from marlzoo.baselines.bcq_ma import BCQMA
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch_constrained import (
-    LATENT_BOUND,
-    VAE,
-    BestAllowed,
-    BestSample,
-    Perturbation,
-    allowed_actions,
-)
-from marlzoo.data.sampler import Batch
-from marlzoo.nets import MLP, Ensemble, Init, with_agent_id
-from marlzoo.policy import RecurrentPolicy
-from marlzoo.random import ReplicaRandom
+from marlzoo.batch import Batch
+from marlzoo.modules.layers import MLP, Ensemble, Init, with_agent_id
+from marlzoo.modules.policies import RecurrentPolicy
+from marlzoo.rng import ReplicaRandom
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 
 
@@ -195,8 +188,8 @@ def test_filter() -> None:
     log = f64(0.5, 0.3, 0.15, 0.05).log().view(1, 4)
     for threshold, expected in ((0.4, [1, 1, 0, 0]), (0.0, [1, 1, 1, 1]), (1.0, [1, 0, 0, 0])):
         assert allowed_actions(log, None, f64(threshold).view(1, 1)).int().tolist() == [expected]
-    legal = torch.tensor([[False, True, True]])
-    allowed = allowed_actions(f64(0.6, 0.3, 0.1).log().view(1, 3), legal, f64(0.4).view(1, 1))
+    action_mask = torch.tensor([[False, True, True]])
+    allowed = allowed_actions(f64(0.6, 0.3, 0.1).log().view(1, 3), action_mask, f64(0.4).view(1, 1))
     assert allowed.tolist() == [[False, True, False]]
 
 
@@ -210,8 +203,8 @@ def test_an_arm_that_the_data_lacks_is_kept_out(threshold: float, best: float) -
     batch = transitions([[0], [0]], actions=2)
     assert float(algorithm.update(batch)["target_q_total"]) == pytest.approx(best)
     obs = torch.zeros(1, 1, 1, OBS, dtype=torch.float64)
-    legal = torch.ones(1, 1, 1, 2, dtype=torch.bool)
-    assert int(algorithm.policy().act(obs, legal)) == int(threshold == 0.0)
+    action_mask = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    assert int(algorithm.policy().act(obs, action_mask)) == int(threshold == 0.0)
 
 
 def test_filter_at_evaluation_is_an_option() -> None:
@@ -247,13 +240,13 @@ def test_target_is_copied_every_period() -> None:
 
 def test_recurrent_policy_forgets_at_a_reset() -> None:
     algorithm = discrete(history="rnn", threshold=0.0)
-    policy, legal = algorithm.policy(), torch.ones(1, 4, 1, 2, dtype=torch.bool)
+    policy, action_mask = algorithm.policy(), torch.ones(1, 4, 1, 2, dtype=torch.bool)
     obs = torch.randn(3, 1, 4, 1, OBS, generator=torch.Generator().manual_seed(2)).double()
     policy.reset(4)
     for seen in obs:
-        policy.act(seen, legal)
+        policy.act(seen, action_mask)
     policy.reset(4, torch.arange(4))
-    again = [policy.act(seen, legal) for seen in obs]
+    again = [policy.act(seen, action_mask) for seen in obs]
     policy.reset(4)
     for seen, action in zip(obs, again, strict=True):
-        assert torch.equal(policy.act(seen, legal), action)
+        assert torch.equal(policy.act(seen, action_mask), action)

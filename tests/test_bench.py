@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import plan, runner
 from marlzoo.benchmarks.progress import Clock, Stage
+from marlzoo.benchmarks.results import Results, Row
 from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
 
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
-from marlzoo.results import Results, Row
 from tests.recordings import HOPPER, uniform_recording
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 8}
@@ -191,9 +191,9 @@ def test_rows_and_tables_of_a_whole_suite(files: tuple[Path, Path], tmp_path: Pa
     }
     row = rows["omiga", "second", 1, 6]
     assert (row.suite, row.task, row.source, row.episodes) == ("unit", HOPPER, "marlzoo", 2)
-    assert (row.execution, row.device, row.diverged, row.win_rate) == ("decentralised", "cpu", False, None)
+    assert (row.execution, row.device, row.diverged, row.win_rate) == ("decentralized", "cpu", False, None)
     assert row.variant == "batch_size=8, hidden=8, mixer_hidden=8"
-    assert row.normalised_score == pytest.approx(100 * (row.mean_return - 16.3) / (2452 - 16.3))
+    assert row.normalized_score == pytest.approx(100 * (row.mean_return - 16.3) / (2452 - 16.3))
     assert "torch " in row.versions
     assert rows["bc", "first", 0, 6].data_hash != rows["bc", "second", 0, 6].data_hash
     table = (tmp_path / "unit" / "table.md").read_text()

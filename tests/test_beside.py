@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.envs.base import Step
-from marlzoo.train import Evaluation, train
+from marlzoo.training.trainer import Evaluation, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
 PATIENCE = 60.0  # seconds until what should happen beside is taken to wait
@@ -45,13 +45,13 @@ def same(found: list[Evaluation], expected: list[Evaluation]) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_numbers_are_those_of_an_evaluation_at_once(precision: str) -> None:
     """Of evaluations and of the learner; with products in bfloat16, which an evaluation leaves out."""
-    beside, at_once = learner(), learner()
+    background_eval, at_once = learner(), learner()
     told: list[Evaluation] = []
-    found = run(beside, beside=True, precision=precision, on_evaluation=told.append)
-    same(found, run(at_once, beside=False, precision=precision))
+    found = run(background_eval, background_eval=True, precision=precision, on_evaluation=told.append)
+    same(found, run(at_once, background_eval=False, precision=precision))
     assert told == found
     for name, value in at_once.state_tensors().items():
-        assert torch.equal(beside.state_tensors()[name], value), name
+        assert torch.equal(background_eval.state_tensors()[name], value), name
 
 
 class Waiting(ToyEnv):
@@ -73,8 +73,8 @@ def test_updates_go_on_meanwhile() -> None:
             Waiting.go.set()
 
     algorithm = learner("bc")
-    found = run(algorithm, env=Waiting, beside=True, log_every=5, on_progress=on_progress)
-    same(found, run(learner("bc"), beside=False))
+    found = run(algorithm, env=Waiting, background_eval=True, log_every=5, on_progress=on_progress)
+    same(found, run(learner("bc"), background_eval=False))
 
 
 class CutError(Exception):
@@ -86,19 +86,21 @@ def test_an_evaluation_that_was_cut_off_is_made_on_resuming(tmp_path: Path) -> N
         if done == 15:
             raise CutError
 
-    path, expected = tmp_path / "run.npz", run(learner("bc"), beside=False)
+    path, expected = tmp_path / "run.npz", run(learner("bc"), background_eval=False)
     told: list[int] = []
     with pytest.raises(CutError):
         run(
             learner("bc"),
-            beside=True,
+            background_eval=True,
             checkpoint=path,
             log_every=5,
             on_progress=cut,
             on_evaluation=lambda e: told.append(e.updates),
         )
     assert told == []
-    found = run(learner("bc"), beside=True, checkpoint=path, on_evaluation=lambda e: told.append(e.updates))
+    found = run(
+        learner("bc"), background_eval=True, checkpoint=path, on_evaluation=lambda e: told.append(e.updates)
+    )
     assert told == [10, 20, 25]
     same(found, expected)
 
@@ -109,11 +111,11 @@ def test_its_errors_end_the_run() -> None:
             raise CutError
 
     with pytest.raises(CutError):
-        run(learner("bc"), env=Broken, beside=True)
+        run(learner("bc"), env=Broken, background_eval=True)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu_it_is_the_default() -> None:
     learners = [marlzoo.make("omiga", toy_spec(), seeds=[0, 1], hidden=8, device="cuda") for _ in range(2)]
-    same(run(learners[0], compile="auto"), run(learners[1], compile="auto", beside=False))
+    same(run(learners[0], compile="auto"), run(learners[1], compile="auto", background_eval=False))

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.capture import WARM_UP, CapturedStep, Metrics, Record, Work, cuda_graph
 from marlzoo.registry import find_method, method_names
 from marlzoo.testing.battery import Case, cases
-from marlzoo.train import make_sampler, train
+from marlzoo.training.cuda_graph import WARM_UP, CapturedStep, Metrics, Record, Work, cuda_graph
+from marlzoo.training.trainer import make_sampler, prepare, train
 
 CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]
 
@@ -39,7 +39,7 @@ def compare(case: Case, record: Record, updates: int = 4) -> tuple[Algorithm, Al
     data, twins = case.dataset(), (case.learner((0, 1)), case.learner((0, 1)))
     samplers = [make_sampler(algorithm, [data]) for algorithm in twins]
     for algorithm in twins:
-        algorithm.prepare([data, data])
+        prepare(algorithm, [data])
     step = CapturedStep(twins[0], samplers[0], twins[0].update, record)
     for _ in range(updates):
         replayed, plain = step(), twins[1].update(samplers[1].next())

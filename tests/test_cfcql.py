@@ -11,12 +11,13 @@ from marlzoo.algorithms.cfcql import agent_weights
 from torch import Tensor
 
 import marlzoo
-from marlzoo.losses import legal_logsumexp
-from marlzoo.mixers import SumMixer
-from marlzoo.sequence import as_sequences
+from marlzoo.modules.critics import counterfactual_actions
+from marlzoo.modules.mixers import SumMixer
+from marlzoo.objectives.counterfactual import counterfactual_values
+from marlzoo.objectives.losses import masked_logsumexp
+from marlzoo.objectives.sequences import as_sequences
 from marlzoo.spec import ActionKind
-from marlzoo.teams import counterfactual_actions, counterfactual_values
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 
 Q = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]]).double()
@@ -42,11 +43,13 @@ def additive_case() -> tuple[Tensor, Tensor, Tensor]:
     """C, LSE_i and Q_tot(data) of an additive team."""
     q = Q.gather(-1, DATA.unsqueeze(-1)).squeeze(-1)
     values = SumMixer()(counterfactual_values(Q, q), torch.zeros(1)).view(2, 3)
-    return values, legal_logsumexp(values, LEGAL), q.sum()
+    return values, masked_logsumexp(values, LEGAL), q.sum()
 
 
-def weights(mode: str, temperature: float = 1.0, legal: Tensor = LEGAL, beta: Tensor = BETA) -> Tensor:
-    return agent_weights(additive_case()[0], beta.log(), legal, mode, torch.tensor(temperature).double())
+def weights(mode: str, temperature: float = 1.0, action_mask: Tensor = LEGAL, beta: Tensor = BETA) -> Tensor:
+    return agent_weights(
+        additive_case()[0], beta.log(), action_mask, mode, torch.tensor(temperature).double()
+    )
 
 
 def test_penalty_of_an_additive_team_by_hand() -> None:
@@ -79,15 +82,15 @@ def test_weights_by_hand(mode: str, temperature: float, expected: tuple[float, f
 def test_illegal_actions_have_no_part() -> None:
     """Not in the weights, whatever their value, and no NaN where nothing is legal."""
     values, _, _ = additive_case()
-    legal = torch.tensor([[True, True, False], [True, True, True]])
+    action_mask = torch.tensor([[True, True, False], [True, True, True]])
     beta = torch.tensor([[0.4, 0.6, 0.0], [0.1, 0.1, 0.8]]).double()
     mu = torch.softmax(values[0, :2], -1)
     first = (mu * (mu / beta[0, :2]).log()).sum()
     mu = torch.softmax(values[1], -1)
     second = (mu * (mu / beta[1]).log()).sum()
-    close(weights("kl", 1.0, legal, beta), torch.softmax(torch.stack((first, second)), 0), atol=2e-5)
-    close(legal_logsumexp(values, legal)[0], math.log(math.exp(4) + math.exp(5)))
-    nothing = torch.zeros_like(legal)
+    close(weights("kl", 1.0, action_mask, beta), torch.softmax(torch.stack((first, second)), 0), atol=2e-5)
+    close(masked_logsumexp(values, action_mask)[0], math.log(math.exp(4) + math.exp(5)))
+    nothing = torch.zeros_like(action_mask)
     assert torch.isfinite(weights("kl", 1.0, nothing)).all()
 
 
@@ -106,7 +109,7 @@ def test_gradient_of_the_penalty_by_hand() -> None:
     values = SumMixer()(counterfactual_values(table, q), torch.zeros(1)).view(2, 3)
     weight = agent_weights(values, BETA.log(), LEGAL, "kl", torch.tensor(1.0).double())
     assert not weight.requires_grad
-    ((weight * legal_logsumexp(values, LEGAL)).sum() - q.sum()).backward()
+    ((weight * masked_logsumexp(values, LEGAL)).sum() - q.sum()).backward()
     mu = torch.softmax(values.detach(), -1)
     expected = weight.unsqueeze(-1) * mu
     # The other agent's data action is in all of an agent's counterfactuals.
@@ -118,7 +121,7 @@ def test_of_one_agent_it_is_cql() -> None:
     q = Q[:1].gather(-1, DATA[:1].unsqueeze(-1)).squeeze(-1)
     values = SumMixer()(counterfactual_values(Q[:1], q), torch.zeros(1)).view(1, 3)
     weight = agent_weights(values, BETA[:1].log(), LEGAL[:1], "kl", torch.tensor(3.0).double())
-    penalty = (weight * legal_logsumexp(values, LEGAL[:1])).sum() - q.sum()
+    penalty = (weight * masked_logsumexp(values, LEGAL[:1])).sum() - q.sum()
     torch.testing.assert_close(penalty, torch.logsumexp(Q[0], 0) - Q[0, 1])
 
 
@@ -136,7 +139,7 @@ def test_update_reports_the_penalty_of_its_networks() -> None:
                 changed = q.clone()
                 changed[..., agent] = q_all[..., agent, action]
                 value = algorithm.team.total(changed, state)
-                columns.append(value.masked_fill(~batch.legal[:, :, :-1, agent, action], -torch.inf))
+                columns.append(value.masked_fill(~batch.action_mask[:, :, :-1, agent, action], -torch.inf))
             lse.append(torch.logsumexp(torch.stack(columns, -1), -1))
         excess = torch.stack(lse).mean(0) - algorithm.team.total(q, state)
         filled = batch.filled > 0
@@ -144,15 +147,15 @@ def test_update_reports_the_penalty_of_its_networks() -> None:
     torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
 
 
-def test_behaviour_is_cloned_before_or_beside() -> None:
-    before = [p.clone() for p in learner().behaviour.parameters()]
+def test_behavior_is_cloned_before_or_beside() -> None:
+    before = [p.clone() for p in learner().behavior.parameters()]
     for first in (0, 3):
-        algorithm = learner(behaviour_updates=first)
-        algorithm.prepare([toy_dataset("discrete")] * 2)
-        after = [p.clone() for p in algorithm.behaviour.parameters()]
+        algorithm = learner(behavior_updates=first)
+        prepare(algorithm, [toy_dataset("discrete")])
+        after = [p.clone() for p in algorithm.behavior.parameters()]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == (first == 0)
         algorithm.update(batch_for(algorithm))
-        moved = zip(after, algorithm.behaviour.parameters(), strict=True)
+        moved = zip(after, algorithm.behavior.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in moved) == (first > 0)
 
 
@@ -165,16 +168,16 @@ def test_target_is_copied_at_its_period() -> None:
         assert all(torch.equal(old, new) for old, new in pairs) == (update % 2 == 0)
 
 
-def moving(optimiser: Any) -> list[Tensor]:
+def moving(optimizer: Any) -> list[Tensor]:
     """All that a step changes."""
-    return [*optimiser.parameters, *optimiser.state_tensors().values()]
+    return [*optimizer.parameters, *optimizer.state_tensors().values()]
 
 
 def test_policies_wait_for_the_critic() -> None:
-    """Five critic steps, then one policy step; neither policies nor their optimiser move in between."""
+    """Five critic steps, then one policy step; neither policies nor their optimizer move in between."""
     algorithm = learner("continuous")
     sampler = make_sampler(algorithm, [toy_dataset("continuous")])
-    state = algorithm._optimisers["policy"]
+    state = algorithm._optimizers["policy"]
     before = [t.clone() for t in moving(state)]
     for update in range(1, 11):
         critic = [p.clone() for p in algorithm.q.parameters()]

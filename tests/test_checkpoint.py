@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.checkpoint import load_arrays, restore, save, save_arrays
 from marlzoo.errors import CheckpointError, OutputError
-from marlzoo.train import train
+from marlzoo.training.checkpoint import load_arrays, restore, save, save_arrays
+from marlzoo.training.trainer import train
 from tests.toys import toy_dataset, toy_spec
 
 ROOT = Path(__file__).parent.parent

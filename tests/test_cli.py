@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marlzoo.benchmarks.results import Results
 
 import marlzoo.cli.listing
-from marlzoo import doctor
 from marlzoo.cli import COMMANDS, main
-from marlzoo.results import Results
+from marlzoo.system import doctor
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
 
@@ -184,7 +184,7 @@ def test_wrong_arguments_are_one_line(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_wrong_arguments_are_one_line_on_a_terminal() -> None:
-    mine, its = os.openpty()  # where tyro draws boxes in colour
+    mine, its = os.openpty()  # where tyro draws boxes in color
     command = [sys.executable, "-m", "marlzoo", "eval", "x.npz", "--episodes", "three"]
     done = subprocess.run(
         command, stdout=its, stderr=its, env=os.environ | {"COLUMNS": "50", "TERM": "xterm"}
@@ -265,7 +265,7 @@ def test_data_collect(
         progress(1, 2)
         return recording
 
-    monkeypatch.setattr("marlzoo.data.recipes.collect", collect)
+    monkeypatch.setattr("marlzoo.recording.recipes.collect", collect)
     status, out, _ = call(
         capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3
     )
@@ -354,7 +354,7 @@ def test_options_of_the_environment_reach_it(
 
 
 def test_train_online(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    small = ["--copies", 2, "--rollout", 8, "--batch-size", 16, "--epochs", 1, "--hidden", 8]
+    small = ["--num-envs", 2, "--rollout", 8, "--batch-size", 16, "--epochs", 1, "--hidden", 8]
     status, _, _ = call(capsys, "train", "mappo", "--task", HOPPER, "--steps", 32, "--log-every", 1, *small)
     assert status == 0
     folder = tmp_path / "results" / "train-mappo-mamujoco-hopper-3x1"

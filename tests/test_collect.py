@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from marlzoo.checkpoint import save_arrays
 from marlzoo.data.catalog import published
-from marlzoo.data.collect import play, record, repeatable
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
-from marlzoo.data.recipes import collect, qualities, recipe_path
 from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
-from marlzoo.files import sha256_file
-from marlzoo.nets import Init, Linear
-from marlzoo.policy import UniformPolicy
-from marlzoo.random import ReplicaRandom
+from marlzoo.modules.layers import Init, Linear
+from marlzoo.modules.policies import UniformPolicy
+from marlzoo.recording.collect import play, record, repeatable
+from marlzoo.recording.recipes import collect, recipe_path
+from marlzoo.recording.teach import Options, make_teacher
+from marlzoo.recording.teachers_document import document, level
 from marlzoo.registry import make, make_env, task_spec
+from marlzoo.rng import ReplicaRandom
 from marlzoo.spec import Spec
-from marlzoo.teachers.make import Options, make_teacher
+from marlzoo.system.files import sha256_file
+from marlzoo.teachers.offers import qualities
 from marlzoo.teachers.plans import how_to_train, plans
 from marlzoo.teachers.store import (
     FOLDER,
@@ -35,7 +36,7 @@ from marlzoo.teachers.store import (
     teacher_names,
     teacher_path,
 )
-from marlzoo.teachers.table import document, level
+from marlzoo.training.checkpoint import save_arrays
 
 TASK = "mamujoco/hopper-3x1"
 EXPECTED = {"random", "medium", "medium-replay", "medium-expert", "expert"}
@@ -61,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "medium-replay": (0, 1, 2),
             "expert": (2,),
         },
-        command="python -m marlzoo.teachers.make something",
+        command="python -m marlzoo.recording.teach something",
         versions={"marlzoo": "0"},
         sha256="",
         arrays={name: np.concatenate([state[name].numpy() for state in states]) for name in states[0]},
@@ -228,10 +229,10 @@ def test_random_data_need_no_teacher(tmp_path: Path) -> None:
 def test_uniform_policy_keeps_to_what_is_legal() -> None:
     random = ReplicaRandom([0], "explore")
     discrete = UniformPolicy(Spec(2, 3, 3, "discrete", 4, 5, action_sizes=(4, 3)))
-    legal = torch.tensor([[True, False, True, False], [False, True, True, False]]).expand(1, 4000, 2, 4)
-    action = discrete.act(torch.zeros(1, 4000, 2, 3), legal, random)
+    action_mask = torch.tensor([[True, False, True, False], [False, True, True, False]]).expand(1, 4000, 2, 4)
+    action = discrete.act(torch.zeros(1, 4000, 2, 3), action_mask, random)
     share = torch.nn.functional.one_hot(action, 4).double().mean((0, 1))
-    torch.testing.assert_close(share, legal[0, 0].double() / 2.0, rtol=0, atol=0.03)
+    torch.testing.assert_close(share, action_mask[0, 0].double() / 2.0, rtol=0, atol=0.03)
     assert discrete.act(torch.zeros(1, 4000, 2, 3), None, random)[..., 1].max() == 2, (
         "agents of different sizes"
     )
@@ -366,7 +367,7 @@ def made_after_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> Teacher:
     assert early.snapshots[-1].updates == 4
     assert "--until 768" in early.command
     with monkeypatch.context() as patch:
-        patch.setattr("marlzoo.teachers.make.save_arrays", interrupted)
+        patch.setattr("marlzoo.recording.teach.save_arrays", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make_teacher(TASK, Options("mappo", **same))
     make_teacher(TASK, Options("mappo", **same))
@@ -410,14 +411,14 @@ def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
         options = Options(**plan.options)
         make(options.method, task_spec(task), domain=task.partition("/")[0], **options.changed())
         assert not plan.published or f"{plan.published}/medium" in published()
-        assert not plan.like or published()[plan.like].return_mean is not None
+        assert not plan.like or published()[plan.like].mean_return is not None
         assert (
             how_to_train(task) == f"train one with: marlzoo data teach {task} ({options.steps:,} team steps)"
         )
 
 
 def test_the_document_agrees_with_the_teachers() -> None:
-    """``docs/teachers.md`` is what ``python -m marlzoo.teachers.table`` makes of their descriptions."""
+    """``docs/teachers.md`` is what ``python -m marlzoo.recording.teachers_document`` makes of their descriptions."""
     written = (Path(__file__).parents[1] / "docs" / "teachers.md").read_text(encoding="utf-8")
     assert written == document()
 
@@ -440,7 +441,7 @@ def test_wrong_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", teacher_names())
 def test_shipped_teachers(task: str, tmp_path: Path) -> None:
     teacher = load_teacher(task)
-    mean = [snapshot.return_mean for snapshot in teacher.snapshots]
+    mean = [snapshot.mean_return for snapshot in teacher.snapshots]
     levels = {name: float(np.mean([mean[k] for k in rows])) for name, rows in teacher.qualities.items()}
     if task.startswith("smax/"):
         assert levels["poor"] < levels["medium"] < levels["good"]
@@ -464,7 +465,7 @@ def test_teachers_are_shipped_for_the_demo() -> None:
     """Their measured experts are at least as good as those that recorded OMIGA's data."""
     assert {TASK, "mamujoco/halfcheetah-6x1"} <= set(teacher_names(FOLDER))
     for task, least in ((TASK, 2452.0), ("mamujoco/halfcheetah-6x1", 2785.0)):
-        assert load_teacher(task).snapshots[-1].return_mean >= least
+        assert load_teacher(task).snapshots[-1].mean_return >= least
 
 
 def test_recorded_numbers_do_not_depend_on_how_training_multiplies() -> None:

@@ -15,11 +15,11 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import compiled, make_update
-from marlzoo.data.sampler import Batch
+from marlzoo.batch import Batch
 from marlzoo.registry import find_method, method_names
 from marlzoo.testing.battery import Case, cases
-from marlzoo.train import make_sampler
+from marlzoo.training.compilation import compiled, make_update
+from marlzoo.training.trainer import make_sampler, prepare
 
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
 OFFLINE = [name for name in method_names() if find_method(name).sampling != "online"]
@@ -34,7 +34,7 @@ def test_update_never_waits_for_the_device(case: Case) -> None:
     """Tracing the whole update fails where a value decides what is computed or is fetched from the device."""
     algorithm, data = case.learner((0, 1)), case.dataset()
     sampler = make_sampler(algorithm, [data])
-    algorithm.prepare([data, data])
+    prepare(algorithm, [data])
     batch = sampler.next()
     make_fx(lambda tensors, noise: algorithm.update(Batch.of(noise, **tensors)))(batch.tensors(), batch.noise)
 
@@ -45,7 +45,7 @@ def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
     data, twins = case.dataset(), (case.learner((0, 1)), case.learner((0, 1)))
     for algorithm, fast in zip(twins, (True, False), strict=True):
         sampler = make_sampler(algorithm, [data])
-        algorithm.prepare([data, data])
+        prepare(algorithm, [data])
         update = compiled(algorithm, backend) if fast else algorithm.update
         for _ in range(updates):
             update(sampler.next())
@@ -113,7 +113,7 @@ def test_what_compiling_for_a_gpu_needs(
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: triton or None)
     monkeypatch.setattr(shutil, "which", lambda _: "there" if compiler else None)
-    monkeypatch.setattr("marlzoo.compile.compiled", lambda _: "compiled")
+    monkeypatch.setattr("marlzoo.training.compilation.compiled", lambda _: "compiled")
     update = make_update(algorithm, "auto", 10**6, said.append)
     assert update == (algorithm.update if missing else "compiled")
     assert [missing in line for line in said] == [True] * bool(missing)
@@ -123,7 +123,7 @@ def test_what_compiling_for_a_gpu_needs(
 # again, and resident megabytes afterwards; before, inside, and after.
 MEMORY = """
 import resource, torch
-from marlzoo.compile import freed_memory_kept
+from marlzoo.training.compilation import freed_memory_kept
 
 def measure():
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Configuration, random streams, networks, optimiser, sampler, registry."""
+"""Configuration, random streams, networks, optimizer, sampler, registry."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import torch
 
 import marlzoo
 from marlzoo.config import Config, Count, Fraction, replica_configs
-from marlzoo.data.sampler import Sampler
+from marlzoo.data.sampler import Sampler, pieces
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
-from marlzoo.nets import GRU, MLP, Init, Linear
+from marlzoo.modules.layers import MLP, Init, Linear
+from marlzoo.modules.recurrent import GRU
 from marlzoo.optim import StackedAdam
-from marlzoo.random import BlockStream, ReplicaRandom, derive, generators
 from marlzoo.registry import find_method, list_methods, make_env, preset_of, task_names, task_spec
+from marlzoo.rng import BlockStream, ReplicaRandom, derive, generators
 from marlzoo.spec import Spec
-from marlzoo.train import make_sampler, train
+from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
 
@@ -98,7 +99,7 @@ class TestRandom:
         for item in items[place:]:
             assert torch.equal(second.next(), item)
 
-    def test_replicas_do_not_depend_on_neighbours(self) -> None:
+    def test_replicas_do_not_depend_on_neighbors(self) -> None:
         both, one = ReplicaRandom([3, 4], "n"), ReplicaRandom([4], "n")
         for _ in range(3):
             assert torch.equal(both.normal(5)[1], one.normal(5)[0])
@@ -144,7 +145,7 @@ class TestNets:
         torch.testing.assert_close(halves, last)
 
 
-class TestOptimiser:
+class TestOptimizer:
     def test_equals_torch_per_replica(self) -> None:
         torch.manual_seed(0)
         shapes, clips, rates = [(2, 3, 4), (2, 1, 4)], [0.5, math.inf], [1e-2, 1e-3]
@@ -197,11 +198,42 @@ class TestSampler:
         for b in range(64):
             first = index[batch.obs[0, b, 0].numpy().tobytes()]
             episode = np.searchsorted(data.starts, first, side="right") - 1
-            steps = min(longest, ends[episode] - first)
-            assert batch.filled[0, b].sum() == steps
-            assert (length and data.lengths[episode] > length) or first == data.starts[episode]
+            steps = int(batch.filled[0, b].sum())
+            assert 1 <= steps <= min(longest, ends[episode] - first)
+            cut = length and data.lengths[episode] > length
+            assert cut or (first == data.starts[episode] and steps == data.lengths[episode])
+            # A piece is short only where it begins or ends with its episode.
+            assert steps == longest or first == data.starts[episode] or first + steps == ends[episode]
             np.testing.assert_array_equal(batch.obs[0, b, : steps + 1], data.obs[first : first + steps + 1])
             np.testing.assert_array_equal(batch.reward[0, b, :steps], data.reward[first : first + steps])
+
+    @pytest.mark.parametrize("length", [1, 2, 3, 5, 12])
+    def test_every_step_has_equal_weight_in_sequences(self, length: int) -> None:
+        """Episodes of 1 to 12 steps: all steps are in equally many pieces, none in a piece twice."""
+        lengths = np.array([1, 12, 3, 5, 2, 12])
+        starts = np.concatenate(([0], np.cumsum(lengths + 1)[:-1]))
+        first, last = pieces(starts, lengths, length)
+        seen = np.zeros(int((lengths + 1).sum()), int)
+        for low, high in zip(first, last, strict=True):
+            assert 1 <= high - low <= length
+            seen[low:high] += 1
+        final = starts + lengths
+        assert (seen[final] == 0).all()
+        assert set(np.delete(seen, final)) == {length if length < 12 else 1}
+
+    def test_steps_of_sequences_are_drawn_equally_often(self) -> None:
+        """Shares of the first and the last steps of episodes, drawn: within five standard deviations."""
+        data = toy_dataset()
+        sampler = Sampler(data, [0], batch_size=512, fields=("obs", "first", "mask"), sequence=6)
+        drawn = [sampler.next() for _ in range(40)]
+        real = sum(float(b.filled.sum()) for b in drawn)
+        first = sum(float((b.first * b.filled).sum()) for b in drawn)
+        ended = sum(float(((1.0 - b.mask) * b.filled).sum()) for b in drawn)
+        for found, share in (
+            (first / real, data.episodes / data.transitions),
+            (ended / real, data.terminal.sum() / data.transitions),
+        ):
+            assert found == pytest.approx(share, abs=5 * np.sqrt(share / real))
 
     def test_rewards_per_agent(self) -> None:
         data = toy_dataset()
@@ -214,7 +246,7 @@ class TestSampler:
         with pytest.raises(DataError, match="differ in action_kind"):
             Sampler([toy_dataset(), toy_dataset("discrete")], [0, 1], batch_size=4, fields=("obs",))
         with pytest.raises(DataError, match="which the data lack; add the array legal"):
-            Sampler(toy_dataset(), [0], batch_size=4, fields=("legal",))
+            Sampler(toy_dataset(), [0], batch_size=4, fields=("action_mask",))
         with pytest.raises(SpecError, match="was built for another shape"):
             make_sampler(marlzoo.make("bc", toy_spec()), [toy_dataset("discrete")])
 
@@ -316,7 +348,7 @@ class TestTraining:
         results = []
         for every in (3, 100):
             algorithm = marlzoo.make("omiga", toy_spec("discrete"), hidden=8, mixer_hidden=4)
-            env = lambda copies: ToyEnv(copies, "discrete")  # noqa: E731
+            env = lambda num_envs: ToyEnv(num_envs, "discrete")  # noqa: E731
             train(
                 algorithm,
                 toy_dataset("discrete"),

@@ -11,11 +11,12 @@ from marlzoo.baselines.cql_ma import CQLMA
 from torch import Tensor
 
 import marlzoo
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import tanh_gaussian_log_prob
-from marlzoo.nets import MLP, Ensemble, with_agent_id
+from marlzoo.batch import Batch
+from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.distributions import tanh_gaussian_log_prob
+from marlzoo.modules.layers import MLP, Ensemble, with_agent_id
+from marlzoo.modules.value_decomposition import AgentNet
 from marlzoo.spec import ActionKind
-from marlzoo.teams import AgentNet
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 
 Q = ((1.0, 2.0, 0.0), (0.0, -1.0, 3.0))
@@ -102,14 +103,14 @@ def test_td_target() -> None:
 
 
 def test_next_value_follows_the_policy_or_the_best_legal_action() -> None:
-    legal = torch.tensor([[[True, True, False]]])
+    action_mask = torch.tensor([[[True, True, False]]])
     for mode, expected in (("policy", 1.5), ("argmax", 2.0)):
         algorithm = learner(n=1, td_next=mode, gamma=1.0)
         tables(algorithm, (Q[0],), (1.0,), 0.0)
         assert isinstance(algorithm.actor, AgentNet)
         assert isinstance(algorithm.actor.network, MLP)
         set_table(algorithm.actor.network, ((0.0, 0.0, 9.0),))
-        batch = transitions([[0]], actions=3, next_legal=legal)
+        batch = transitions([[0]], actions=3, next_action_mask=action_mask)
         close(algorithm.update(batch)["target_q_total"], expected)
 
 
@@ -118,8 +119,10 @@ def test_an_illegal_action_changes_nothing() -> None:
     for value in (0.0, 100.0):
         algorithm = learner(n=1)
         tables(algorithm, ((1.0, 2.0, value),), (1.0,), 0.0)
-        legal = torch.tensor([[[True, True, False]]])
-        metrics = algorithm.update(transitions([[1]], actions=3, legal=legal, next_legal=legal))
+        action_mask = torch.tensor([[[True, True, False]]])
+        metrics = algorithm.update(
+            transitions([[1]], actions=3, action_mask=action_mask, next_action_mask=action_mask)
+        )
         found.append([float(metrics[name]) for name in ("cql_loss", "q_loss", "policy_loss")])
     assert found[0] == pytest.approx(found[1], abs=1e-12)
     assert found[0][0] == pytest.approx(math.log(math.e + math.e**2) - 2, abs=1e-6)
@@ -134,8 +137,9 @@ def test_an_agent_without_weight_contributes_a_constant() -> None:
 
 @pytest.mark.parametrize("value", [1.0, 0.0, -1.0])
 def test_policy_loss_is_weighted_by_q(value: float) -> None:
-    """Q = 1 is behaviour cloning, Q = 0 leaves the policy alone, Q = -1 moves it away from the data."""
-    algorithm = learner("continuous", n=1, actions=1, size=4, lr=1e-2)
+    """As released: Q = 1 is behavior cloning, Q = 0 leaves the policy alone, Q = -1 moves it away from the data."""
+    released = {"cql_policy": "q_weighted_bc", "cql_bias_in_lse": True}
+    algorithm = learner("continuous", n=1, actions=1, size=4, lr=1e-2, **released)
     tables(algorithm, (value,), (1.0,), 0.0)
     batch = continuous_batch(algorithm, torch.tensor([0.3, -0.2, 0.5, 0.1]).view(4, 1, 1))
 
@@ -150,8 +154,59 @@ def test_policy_loss_is_weighted_by_q(value: float) -> None:
     assert (change == 0.0) if value == 0 else (change * value > 0)
 
 
+@pytest.mark.parametrize("level", [0.0, -50.0, 50.0])
+def test_the_level_of_q_changes_no_weight(level: float) -> None:
+    """Q_i + c with b - c sum w is the same team value; actions below the policy's mean have weight 0, never less."""
+    values = torch.tensor([[0.0, 1.0, 5.0], [3.0, -1.0, 0.0]]) + level
+    algorithm = learner(n=2)
+    tables(algorithm, values.tolist(), W, BIAS - level * sum(W))
+    assert isinstance(algorithm.actor, AgentNet)
+    assert isinstance(algorithm.actor.network, MLP)
+    set_table(algorithm.actor.network, ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
+    metrics = algorithm.update(transitions([[2, 1]], actions=3))
+    # Agent 0: 5 over a mean of 2; agent 1: -1 under a mean of 2/3.
+    close(metrics["policy_loss"], 3.0 * math.log(3), 1e-4)
+    close(metrics["value/data_mean"], 0.5 * 5.0 + 2.0 * -1.0 + BIAS, 1e-4)
+
+
+def test_continuous_advantage_is_over_the_samples_at_the_observation() -> None:
+    """Constant values: no advantage, so a policy that has nothing to gain stands still, whatever the level."""
+    algorithm = learner("continuous", n=2, actions=2, size=4)
+    tables(algorithm, (-7.0, -7.0), (1.0, 1.0), 0.0)
+    metrics = algorithm.update(continuous_batch(algorithm, torch.zeros(4, 2, 2)))
+    close(metrics["policy_loss"], 0.0)
+    close(metrics["weight/ess"], 0.0)
+
+
+def test_metrics_show_a_policy_on_the_bounds() -> None:
+    algorithm = learner("continuous", n=1, actions=2, size=4)
+    assert isinstance(algorithm.actor, TanhGaussianActor)
+    with torch.no_grad():
+        algorithm.actor.mean.bias[..., 0] = 30.0
+    metrics = algorithm.update(continuous_batch(algorithm, torch.zeros(4, 1, 2)))
+    close(metrics["policy/saturation"], 0.5)
+    assert float(metrics["policy/data_log_prob"]) < -30.0
+
+
+def test_negative_values_do_not_drive_the_policy_away_from_the_data() -> None:
+    """The data's values are -10: as released the policy runs to the box's bounds, away from every logged action."""
+    action = torch.linspace(-0.5, 0.7, 16).view(16, 1, 1)
+    found = {}
+    for form in ("advantage_weighted_bc", "q_weighted_bc"):
+        algorithm = learner("continuous", n=1, actions=1, size=16, hidden=16, lr=1e-2, cql_policy=form)
+        reward = torch.full((16,), -10.0)
+        batch = continuous_batch(algorithm, action, reward=reward, mask=torch.zeros(16))
+        with torch.no_grad():
+            algorithm.q.members.layers[-1].bias.fill_(-10.0)
+        for _ in range(40):
+            metrics = algorithm.update(batch)
+        found[form] = float(metrics["policy/saturation"])
+    assert found["q_weighted_bc"] == 1.0
+    assert found["advantage_weighted_bc"] == 0.0
+
+
 def test_warm_up_clones_the_data() -> None:
-    algorithm = learner(n=1, policy_bc_warmup=1)
+    algorithm = learner(n=1, policy_bc_warmup=1, cql_policy="q_weighted_bc")
     tables(algorithm, ((5.0, 5.0, 5.0),), (1.0,), 0.0)
     assert isinstance(algorithm.actor, AgentNet)
     assert isinstance(algorithm.actor.network, MLP)

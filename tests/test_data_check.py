@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
-from marlzoo.data.check import Errors, check, sample_rows
+from marlzoo.data.check import Errors, check, rows_to_check
 from marlzoo.data.dataset import Dataset
-from marlzoo.envs.base import BatchedEnv, Floats, Replay
+from marlzoo.envs.base import BatchedEnv, Floats, Resimulation
 from marlzoo.errors import MismatchError
 from marlzoo.registry import make_env
 from tests.data_samples import CARD, SPEC, Point, record
@@ -41,13 +41,13 @@ def test_error_statistics() -> None:
 
 def test_the_sample_is_drawn_from_transitions_and_repeats() -> None:
     dataset = record(Point())
-    rows = sample_rows(dataset, 100, np.random.default_rng(0))
+    rows = rows_to_check(dataset, 100, np.random.default_rng(0))
     assert len(rows) <= 100
     assert len(np.unique(rows)) == len(rows)
     assert np.isin(rows, dataset.sources).all()
     assert np.isin(dataset.ends - 1, rows).sum() >= 10
-    np.testing.assert_array_equal(rows, sample_rows(dataset, 100, np.random.default_rng(0)))
-    assert len(sample_rows(dataset, 10**9, np.random.default_rng(0))) == dataset.transitions
+    np.testing.assert_array_equal(rows, rows_to_check(dataset, 100, np.random.default_rng(0)))
+    assert len(rows_to_check(dataset, 10**9, np.random.default_rng(0))) == dataset.transitions
 
 
 def test_a_variant_of_the_task_is_compared_by_what_it_holds() -> None:
@@ -140,7 +140,7 @@ class _Recorded(Point):
         super().__init__()
         self._next = {row.tobytes(): after for row, after in pairwise(dataset.obs)}
 
-    def replay(self, obs: Floats, action: NDArray[Any]) -> Replay:
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
         after = np.stack([self._next[row.tobytes()] for row in obs])
         return replace(super().replay(obs, action), next_obs=after, terminal=after[:, 0, 0] > 2)
 
@@ -218,9 +218,9 @@ def test_the_order_of_actions_is_found_out() -> None:
 
 
 def test_the_unmodified_current_engine_fails() -> None:
-    """Random actions on the current engine's own compilation of the same file, standardised as OMIGA's."""
+    """Random actions on the current engine's own compilation of the same file, standardized as OMIGA's."""
     mujoco = pytest.importorskip("mujoco")
-    from marlzoo.envs._standardised import standardise
+    from marlzoo.envs._standardized import standardize
 
     dataset, env = recorded("mamujoco/hopper-3x1", 20, declared=False)
     model = mujoco.MjModel.from_xml_path(_asset("hopper.xml"))
@@ -234,7 +234,7 @@ def test_the_unmodified_current_engine_fails() -> None:
             raw[row] = np.concatenate([data.qpos[1:], data.qvel.clip(-10, 10)])
             data.ctrl[:] = dataset.action[row, :, 0]
             mujoco.mj_step(model, data, 4)
-    obs = standardise(raw, 3)
+    obs = standardize(raw, 3)
     modern = replace(dataset, obs=obs, state=obs.reshape(len(obs), -1))
     assert rows.size > 300
     assert "another simulator version" in failure(modern, env)

@@ -28,8 +28,8 @@ def test_sizes_and_statistics_by_hand() -> None:
     np.testing.assert_array_equal(dataset.returns, [3, 3, 15])
     card = dataset.card
     assert (card.transitions, card.episodes) == (6, 3)
-    assert (card.return_mean, card.return_min, card.return_max, card.length_mean) == (7, 3, 15, 2)
-    assert card.return_std == pytest.approx(np.sqrt(32))
+    assert (card.mean_return, card.min_return, card.max_return, card.mean_length) == (7, 3, 15, 2)
+    assert card.std_return == pytest.approx(np.sqrt(32))
 
 
 def test_returns_are_summed_in_double_precision() -> None:
@@ -69,17 +69,17 @@ def test_final_rows_hold_zeros_and_inputs_are_left_alone() -> None:
     np.testing.assert_array_equal(values["action"], before)
 
 
-@pytest.mark.parametrize("name", ["obs", "action", "reward", "terminal", "truncated", "legal", "state"])
+@pytest.mark.parametrize("name", ["obs", "action", "reward", "terminal", "truncated", "action_mask", "state"])
 def test_the_hash_sees_every_array(name: str) -> None:
     values = parts(spec=DISCRETE)
     plain = Dataset.create(DISCRETE, **values)
     changed = values[name].copy()
     if name in ("terminal", "truncated"):
         changed[plain.ends[2] - 1] = True
-    elif name == "legal":
+    elif name == "action_mask":
         changed[1] = True
     elif name == "action":
-        values["legal"] = np.ones_like(values["legal"])
+        values["action_mask"] = np.ones_like(values["action_mask"])
         plain = Dataset.create(DISCRETE, **values)
         changed[1] = (changed[1] + 1) % 4
     else:
@@ -193,12 +193,12 @@ def test_an_empty_dataset_is_refused() -> None:
     [
         (spoiled("action", (4, 1), 4, DISCRETE), r"action 4 of agent 1 at row 4 is outside 0\.\.3"),
         (spoiled("action", (4, 1), -1, DISCRETE), "action -1 of agent 1 at row 4"),
-        (spoiled("legal", (5, 0), False, DISCRETE), "agent 0 has no legal action at row 5"),
+        (spoiled("action_mask", (5, 0), False, DISCRETE), "agent 0 has no legal action at row 5"),
         (
             parts(spec=DISCRETE) | {"action": np.zeros((12, 2))},
             "discrete actions must be integers, not float64",
         ),
-        (parts(spec=DISCRETE) | {"legal": np.ones((12, 2, 3), bool)}, r"legal has shape \(12, 2, 3\)"),
+        (parts(spec=DISCRETE) | {"action_mask": np.ones((12, 2, 3), bool)}, r"legal has shape \(12, 2, 3\)"),
         (spoiled("state", (7, 4), np.nan, DISCRETE), "state holds NaN, first at row 7"),
     ],
 )
@@ -209,19 +209,19 @@ def test_faults_of_discrete_data_are_named(values: dict[str, Any], text: str) ->
 
 def test_illegal_actions_are_refused_but_not_in_final_rows() -> None:
     values = parts(spec=DISCRETE)
-    values["legal"][2] = False
-    values["legal"][2, :, 3] = True  # final row of the first episode: its action is a dummy
+    values["action_mask"][2] = False
+    values["action_mask"][2, :, 3] = True  # final row of the first episode: its action is a dummy
     Dataset.create(DISCRETE, **values)
     taken = int(values["action"][0, 1])
-    values["legal"][0, 1] = True
-    values["legal"][0, 1, taken] = False
+    values["action_mask"][0, 1] = True
+    values["action_mask"][0, 1, taken] = False
     with pytest.raises(DataError, match=f"agent 1 took action {taken} at row 0"):
         Dataset.create(DISCRETE, **values)
 
 
 def test_agents_with_fewer_actions_are_held_to_their_own() -> None:
     spec = replace(DISCRETE, action_sizes=(4, 2))
-    values = parts(spec=DISCRETE) | {"legal": None, "action": np.ones((12, 2), np.int64)}
+    values = parts(spec=DISCRETE) | {"action_mask": None, "action": np.ones((12, 2), np.int64)}
     Dataset.create(spec, **values)
     values["action"][5] = 2
     with pytest.raises(DataError, match=r"action 2 of agent 1 at row 5 is outside 0\.\.1"):
@@ -229,7 +229,7 @@ def test_agents_with_fewer_actions_are_held_to_their_own() -> None:
 
 
 def test_a_card_survives_json_and_refuses_what_it_is_not() -> None:
-    card = replace(CARD, recipe={"command": "collect", "seed": 1}, notes=("a", "b"), return_mean=0.1)
+    card = replace(CARD, recipe={"command": "collect", "seed": 1}, notes=("a", "b"), mean_return=0.1)
     assert Card.from_json(card.to_json()) == card
     assert card.name == "toy/point/tests/random"
     assert Card().name == "?/?/?"
@@ -238,7 +238,7 @@ def test_a_card_survives_json_and_refuses_what_it_is_not() -> None:
         "[]": "expected a JSON object",
         '{"task": 1}': "task has the wrong type int",
         '{"transitions": true}': "transitions has the wrong type",
-        '{"colour": 1}': "unknown entry 'colour'",
+        '{"color": 1}': "unknown entry 'color'",
         '{"notes": [1]}': "notes must be texts",
     }.items():
         with pytest.raises(DataError, match=cause):

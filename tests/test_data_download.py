@@ -17,14 +17,15 @@ import pytest
 
 import marlzoo.data.download as module
 from marlzoo.cli import main
-from marlzoo.data import _fetch
 from marlzoo.data.card import Card
 from marlzoo.data.catalog import HUB, Entry, find_entry, published, scores
 from marlzoo.data.download import checksums_path, download, downloads_home
-from marlzoo.data.load import dataset_path, is_name, load_dataset
-from marlzoo.data.omiga import read_omiga, write_omiga
+from marlzoo.data.formats.native import read_omiga, write_omiga
+from marlzoo.data.load import load_dataset
+from marlzoo.data.names import dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
 from marlzoo.registry import task_names, task_spec
+from marlzoo.system import http as _fetch
 from tests import test_format_d4rl
 from tests.data_samples import author_arrays, sample, write_h5
 from tests.format_files import same
@@ -40,10 +41,10 @@ def test_the_catalogue() -> None:
         assert entry.action_kind in ("continuous", "discrete")
         assert entry.n_agents is not None
         assert entry.n_agents >= 2
-        assert (entry.licence != "") == (entry.hub != "" or entry.name.split("/")[2] == "d4rl")
+        assert (entry.license != "") == (entry.hub != "" or entry.name.split("/")[2] == "d4rl")
     hopper = find_entry("mamujoco/hopper-3x1/omiga/expert")
     assert (hopper.n_agents, hopper.obs_size, hopper.episodes) == (3, 14, 1481)
-    assert hopper.return_mean == 2452.0164
+    assert hopper.mean_return == 2452.0164
     assert hopper.address.endswith(f"{HUB}/blob/main/prior_work/omiga/mamujoco/3hopper.zip")
     assert "cloud.tsinghua.edu.cn" in hopper.where()
     assert "no public address" in find_entry("smacv2/terran_5_vs_5/comadice/medium").where()
@@ -83,7 +84,7 @@ def test_cards_carry_published_scores(
     shown = json.loads(capsys.readouterr().out)
     assert list(shown) == ["published"]
     card = shown["published"]
-    assert (card["return_mean"], card["size"], card["licence"]) == (746.4236, "599 MB", "Apache-2.0 (hub)")
+    assert (card["mean_return"], card["size"], card["license"]) == (746.4236, "599 MB", "Apache-2.0 (hub)")
     assert "none is published" in card["sha256"]
     assert "huggingface.co" in card["where"]
     assert len(card["scores"]) == len(scores(name))
@@ -152,7 +153,7 @@ def data(tmp_path: Path) -> Path:
 def entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Entry:
     monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
     known = find_entry("mamujoco/hopper-3x1/omiga/expert")
-    toy = replace(known, name=NAME, n_agents=2, obs_size=3, return_mean=None, hub="toy/expert.hdf5")
+    toy = replace(known, name=NAME, n_agents=2, obs_size=3, mean_return=None, hub="toy/expert.hdf5")
     monkeypatch.setattr(module, "find_entry", lambda name: toy)
     return toy
 
@@ -303,7 +304,7 @@ def test_another_dataset_is_refused_or_warned_about(
     with pytest.raises(DataError, match="it is not toy/point/omiga/expert: agents 2 instead of 3"):
         download(NAME, from_file=data)
     assert not dataset_path(NAME).exists()
-    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, return_mean=1e4))
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, mean_return=1e4))
     with pytest.warns(UserWarning, match="published for toy/point/omiga/expert is 1e"):
         download(NAME, from_file=data)
 
@@ -328,9 +329,9 @@ def test_another_quality_is_refused(
     entry: Entry, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     mean = float(read_omiga(data).returns.mean())
-    sibling = replace(entry, name="toy/point/omiga/medium", return_mean=mean * 1.001, return_std=None)
+    sibling = replace(entry, name="toy/point/omiga/medium", mean_return=mean * 1.001, std_return=None)
     monkeypatch.setattr(
-        module, "find_entry", lambda name: replace(entry, return_mean=10 * mean, return_std=0)
+        module, "find_entry", lambda name: replace(entry, mean_return=10 * mean, std_return=0)
     )
     monkeypatch.setattr(module, "published", lambda: {sibling.name: sibling})
     with pytest.raises(DataError, match="is that of toy/point/omiga/medium, not of toy/point/omiga/expert"):

@@ -14,7 +14,7 @@ import pytest
 
 from marlzoo.data.formats.minari import write_minari
 from marlzoo.errors import DataError, OutputError
-from marlzoo.files import atomic_write, sha256_file, sha256_text, write_text_atomic
+from marlzoo.system.files import atomic_write, sha256_file, sha256_text, write_text_atomic
 from tests.data_samples import sample
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from marlzoo.data import validation
-from marlzoo.data.inspect import inspect, plot, render
+from marlzoo.data.inspection import inspect, plot, render
 from marlzoo.errors import ConfigError, MissingExtraError, OutputError
 from tests.data_samples import DISCRETE, parts, sample
 

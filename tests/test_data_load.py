@@ -11,18 +11,9 @@ import pytest
 
 import marlzoo
 from marlzoo.data.card import Card
-from marlzoo.data.load import (
-    READERS,
-    Reader,
-    convert,
-    data_home,
-    dataset_path,
-    find_reader,
-    installed,
-    load_dataset,
-    read_card,
-)
-from marlzoo.data.omiga import write_omiga
+from marlzoo.data.formats.native import write_omiga
+from marlzoo.data.load import READERS, Reader, convert, data_home, find_reader, load_dataset, read_card
+from marlzoo.data.names import dataset_path, installed
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.data_samples import author_arrays, sample, write_h5
 
@@ -181,7 +172,7 @@ def test_conversion_keeps_numbers_and_fills_the_name(tmp_path: Path) -> None:
 
 
 def test_the_data_layer_does_not_import_torch() -> None:
-    code = "import sys, marlzoo.data.load, marlzoo.data.inspect; sys.exit('torch' in sys.modules)"
+    code = "import sys, marlzoo.data.load, marlzoo.data.inspection; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,15 +14,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import marlzoo
-from marlzoo.data import omiga
+from marlzoo.data.arrays import mapping
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats import native as omiga
+from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.hdf5 import allocate, spill
 from marlzoo.data.load import convert, load_dataset
-from marlzoo.data.omiga import read_omiga, write_omiga
 from marlzoo.data.sampler import Sampler
-from marlzoo.data.validation import mapping
 from marlzoo.errors import DataError
-from marlzoo.train import train
+from marlzoo.training.trainer import train
 from tests.data_samples import DISCRETE, SPEC, author_arrays, parts, sample, write_h5
 from tests.format_files import DAMAGE, Damage, outcome, write_damaged
 

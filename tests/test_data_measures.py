@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.inspect import inspect, render, write_html
-from marlzoo.data.measures import _hashes, coverage, dependence, hints, modes, sample_rows
+from marlzoo.data.diagnostics import _hashes, coverage, dependence, hints, modes, sample_transitions
+from marlzoo.data.inspection import inspect, render, write_html
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, sample
 
@@ -48,7 +48,7 @@ def made(kind: str, discrete: bool = False, seed: int = 0, correlation: float = 
         terminal=np.zeros(rows, np.bool_),
         truncated=truncated,
         starts=np.arange(0, rows, LENGTH),
-        legal=np.ones((rows, 2, CHOICES), np.bool_) if discrete else None,
+        action_mask=np.ones((rows, 2, CHOICES), np.bool_) if discrete else None,
     )
 
 
@@ -87,7 +87,7 @@ def test_fully_correlated_agents() -> None:
     assert discrete.low > 1
     continuous = dependence(made("alike"))
     assert continuous.low > 3
-    assert "does not factorise" in continuous.verdict
+    assert "does not factorize" in continuous.verdict
 
 
 def test_conventions_are_dependence_two_modes_and_gaps() -> None:
@@ -132,13 +132,13 @@ def test_effective_actions() -> None:
 
 def test_the_sample_is_seeded_and_named() -> None:
     data = made("independent")
-    assert len(sample_rows(data, 500, 0)) == 500
-    np.testing.assert_array_equal(sample_rows(data, 500, 0), sample_rows(data, 500, 0))
-    assert (sample_rows(data, 500, 0) != sample_rows(data, 500, 1)).any()
+    assert len(sample_transitions(data, 500, 0)) == 500
+    np.testing.assert_array_equal(sample_transitions(data, 500, 0), sample_transitions(data, 500, 0))
+    assert (sample_transitions(data, 500, 0) != sample_transitions(data, 500, 1)).any()
     first, again = (dependence(data, sample=500) for _ in range(2))
     assert first == again
     assert first.sample == 500
-    assert not np.isin(sample_rows(data, 500, 0), data.ends).any()
+    assert not np.isin(sample_transitions(data, 500, 0), data.ends).any()
 
 
 def test_hints() -> None:

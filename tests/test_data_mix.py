@@ -12,9 +12,10 @@ import pytest
 import marlzoo.data.mix as module
 from marlzoo.cli import main
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.load import dataset_path, load_dataset
+from marlzoo.data.formats.native import write_omiga
+from marlzoo.data.load import load_dataset
 from marlzoo.data.mix import mix, parse_parts
-from marlzoo.data.omiga import write_omiga
+from marlzoo.data.names import dataset_path
 from marlzoo.errors import ConfigError, DataError
 from tests.data_samples import CARD, DISCRETE, SPEC, parts, sample
 
@@ -92,7 +93,7 @@ def test_discrete_tasks_and_names(home: Path, capsys: pytest.CaptureFixture[str]
     assert main(command) == 0
     found = load_dataset(name)
     assert found.card.name == name
-    assert found.legal is not None
+    assert found.action_mask is not None
     assert f"{found.transitions} transitions" in capsys.readouterr().out
 
 
@@ -153,7 +154,7 @@ def test_datasets_that_do_not_fit(home: Path) -> None:
     spec = str(home / "spec.hdf5")
     write_omiga(sample([10] * 3, 4, DISCRETE, card=CARD), Path(spec))
     masks = str(home / "masks.hdf5")
-    write_omiga(sample([10] * 3, 5, DISCRETE, card=CARD, legal=None), Path(masks))
+    write_omiga(sample([10] * 3, 5, DISCRETE, card=CARD, action_mask=None), Path(masks))
     for pair, cause in (
         ((good, other_task), "task: toy/point != toy/line"),
         ((good, flavour), "gain: 0.5 != 0.6"),

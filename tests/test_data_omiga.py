@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data import hdf5, validation
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.omiga import read_header, read_omiga, sniff, write_omiga
+from marlzoo.data.formats.native import read_header, read_omiga, sniff, write_omiga
 from tests.data_samples import CARD, DISCRETE, SPEC, author_arrays, parts, sample, write_h5
 
 
@@ -150,7 +150,7 @@ def native_samples() -> dict[str, Dataset]:
     return {
         "plain": sample(),
         "discrete": sample(spec=DISCRETE),
-        "no mask": sample(spec=DISCRETE, legal=None),
+        "no mask": sample(spec=DISCRETE, action_mask=None),
         "global state": sample(spec=replace(SPEC, state_size=7), state=state7),
         "divisible state": sample(spec=replace(SPEC, state_size=8), state=state8),
         "reward per agent": sample(
@@ -176,9 +176,9 @@ def test_a_written_dataset_reads_back_equal(tmp_path: Path, name: str, compressi
     assert read.state_is_obs == dataset.state_is_obs
     for field in ("obs", "state", "action", "reward", "terminal", "truncated", "starts"):
         np.testing.assert_array_equal(getattr(read, field), getattr(dataset, field))
-    assert (read.legal is None) == (dataset.legal is None)
-    if dataset.legal is not None and read.legal is not None:
-        np.testing.assert_array_equal(read.legal, dataset.legal)
+    assert (read.action_mask is None) == (dataset.action_mask is None)
+    if dataset.action_mask is not None and read.action_mask is not None:
+        np.testing.assert_array_equal(read.action_mask, dataset.action_mask)
 
 
 def test_the_authors_loader_reads_what_we_write(tmp_path: Path) -> None:
@@ -279,13 +279,13 @@ def test_sniffing(tmp_path: Path) -> None:
     assert not sniff(tmp_path / "text.hdf5")
 
 
-def test_a_standardised_constant_with_a_one_hot_has_mean_0_and_std_1() -> None:
-    from marlzoo.envs._standardised import standardise
+def test_a_standardized_constant_with_a_one_hot_has_mean_0_and_std_1() -> None:
+    from marlzoo.envs._standardized import standardize
 
     for vector in (np.full((1, 4), 3.0), np.array([[1.0, 2.0, 3.0, 4.0]])):
-        obs = standardise(vector, 2)
+        obs = standardize(vector, 2)
         np.testing.assert_allclose(obs.mean(axis=2), 0, atol=1e-6)
         np.testing.assert_allclose(obs.std(axis=2), 1, rtol=1e-6)
     expected = [-0.620174, 0.124035, 0.868243, 1.612452, -0.620174, -1.364382]
     np.testing.assert_allclose(obs[0, 0], expected, atol=1e-6)
-    np.testing.assert_allclose(standardise(np.zeros((1, 5)), 2)[0, 0, 5], 2.449490, atol=1e-6)
+    np.testing.assert_allclose(standardize(np.zeros((1, 5)), 2)[0, 0, 5], 2.449490, atol=1e-6)

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.load import load_dataset
-from marlzoo.data.omiga import read_omiga, write_omiga
 from marlzoo.errors import DataError, OutputError
 from tests.data_samples import DISCRETE, author_arrays, sample, write_h5
 
@@ -145,9 +145,9 @@ def edit(path: Path, **changes: Any) -> Path:
         ({"header": {"version": "x"}}, "its format version is x"),
         ({"header": {"spec": []}}, "its marlzoo_header is broken"),
         ({"header": {"spec": {"n_agents": 2}}}, "its marlzoo_header is broken"),
-        ({"header": {"spec": {"colour": 2}}}, "its marlzoo_header is broken"),
+        ({"header": {"spec": {"color": 2}}}, "its marlzoo_header is broken"),
         ({"header": {"card": 1}}, "dataset card: expected a JSON object"),
-        ({"header": {"card": {"colour": 1}}}, "dataset card: unknown entry 'colour'"),
+        ({"header": {"card": {"color": 1}}}, "dataset card: unknown entry 'color'"),
         ({"marlzoo_header": np.zeros(3)}, "marlzoo_header is not an array of unsigned integers"),
         ({"marlzoo_header": np.zeros((3, 1), np.uint8)}, "its marlzoo_header has 2 dimensions"),
         ({"starts": None}, "the key 'starts' is missing"),
@@ -156,7 +156,7 @@ def edit(path: Path, **changes: Any) -> Path:
         ({"terminal": np.zeros(11, bool)}, "terminal has shape (11,), expected (12,)"),
         ({"d": np.zeros((12, 1))}, "starts and d disagree"),
         ({"a": np.zeros((12, 2, 2), int)}, "a has shape (12, 2, 2), discrete actions need (T, N, 1)"),
-        ({"legal": np.zeros((12, 2, 4), bool)}, "its content is not what its card says"),
+        ({"action_mask": np.zeros((12, 2, 4), bool)}, "its content is not what its card says"),
         ({"r": np.full((12, 1), np.nan, np.float32)}, "reward holds NaN, first at row 0; leave out"),
         ({"r": np.ones((12, 1), np.float32)}, "its content is not what its card says"),
     ],
@@ -260,7 +260,7 @@ def test_a_write_that_really_fails_keeps_the_old_file(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     code = (
         "import resource, signal, sys\n"
-        "from marlzoo.data.omiga import write_omiga\n"
+        "from marlzoo.data.formats.native import write_omiga\n"
         "from marlzoo.errors import OutputError\n"
         "from tests.data_samples import sample\n"
         "write_omiga(sample(), sys.argv[1])\n"

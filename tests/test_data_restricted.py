@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marlzoo.data.restricted import is_torch, load_pickle, load_torch
 from marlzoo.errors import DataError
+from marlzoo.system.unpickle import is_torch, load_pickle, load_torch
 
 RNG = np.random.default_rng(0)
 PLAIN: dict[str, Any] = {

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.random import AheadRandom
 from marlzoo.registry import find_method, method_names
+from marlzoo.rng import PrefetchedRandom
 from marlzoo.testing.battery import Case, cases
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 
 CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]
 ELSEWHERE = torch.device("meta")
@@ -24,7 +24,7 @@ ELSEWHERE = torch.device("meta")
 def elsewhere(monkeypatch: pytest.MonkeyPatch, case: Case) -> Algorithm:
     """A learner on the other device."""
     with monkeypatch.context() as patch:
-        # Optimisers ask once, when they are made, whether they clip.
+        # Optimizers ask once, when they are made, whether they clip.
         patch.setattr(torch, "isinf", lambda _: torch.zeros(1))
         return case.learner((0, 1), device=ELSEWHERE)
 
@@ -38,7 +38,7 @@ def there(tensors: dict[str, Tensor]) -> bool:
 def test_updates_and_policies_stay_on_their_device(case: Case, elsewhere: Algorithm) -> None:
     """An update mixes no devices and fetches no value; neither does acting."""
     data, learner, spec = case.dataset(), elsewhere, elsewhere.spec
-    learner.prepare([data, data])
+    prepare(learner, [data])
     assert there(learner.state_tensors())
     batch = make_sampler(case.learner((0, 1)), [data]).next()
     for name, value in batch.tensors().items():
@@ -47,14 +47,14 @@ def test_updates_and_policies_stay_on_their_device(case: Case, elsewhere: Algori
     metrics = learner.update(batch)
     assert there(metrics)
     assert there(learner.state_tensors())
-    policy, copies = learner.policy(), (2, 3, spec.n_agents)
-    random = AheadRandom([0, 1], "act", ELSEWHERE, learner.dtype) if policy.stochastic else None
-    obs = torch.zeros(*copies, spec.obs_size, device=ELSEWHERE, dtype=learner.dtype)
-    legal = torch.ones(*copies, spec.action_size, device=ELSEWHERE, dtype=torch.bool)
+    policy, num_envs = learner.policy(), (2, 3, spec.n_agents)
+    random = PrefetchedRandom([0, 1], "act", ELSEWHERE, learner.dtype) if policy.stochastic else None
+    obs = torch.zeros(*num_envs, spec.obs_size, device=ELSEWHERE, dtype=learner.dtype)
+    action_mask = torch.ones(*num_envs, spec.action_size, device=ELSEWHERE, dtype=torch.bool)
     policy.reset(3)
     with torch.no_grad():
         for _ in range(2):  # the second step reads a recurrent policy's memory
-            assert policy.act(obs, legal if spec.discrete else None, random).device == ELSEWHERE
+            assert policy.act(obs, action_mask if spec.discrete else None, random).device == ELSEWHERE
 
 
 @pytest.mark.parametrize(

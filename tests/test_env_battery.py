@@ -58,7 +58,7 @@ class OneStream(Game):
     """Starts that depend on the other copies' seeds."""
 
     def seed(self, seeds: Any) -> None:
-        super().seed([sum(seeds)] * self.copies)
+        super().seed([sum(seeds)] * self.num_envs)
 
 
 class Unseeded(Game):
@@ -121,9 +121,9 @@ FAULTS = {
 def test_the_battery_finds_faults(broken: type[Game], tmp_path: Path) -> None:
     """On the T-Maze, whose start and first observation are drawn, and of whose actions some are illegal."""
 
-    def make(copies: int) -> Game:
+    def make(num_envs: int) -> Game:
         sound = games.make("t-maze", 1)
-        return broken("t-maze", sound.rules, sound.spec, copies)
+        return broken("t-maze", sound.rules, sound.spec, num_envs)
 
     checks = env_battery("games/t-maze", make)
     (check,) = [check for check in checks if check.name == f"{FAULTS[broken]}-games/t-maze"]

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import SpecError
-from marlzoo.evaluate import evaluate
-from marlzoo.policy import Policy
-from marlzoo.random import AheadRandom, ReplicaRandom
+from marlzoo.modules.policies import Policy
+from marlzoo.rng import PrefetchedRandom, ReplicaRandom
 from marlzoo.spec import Spec
+from marlzoo.training.evaluation import evaluate
 
 AGENTS, HORIZON = 2, 8
 
@@ -29,12 +29,12 @@ class Script(BatchedEnv):
 
     task, can_win = "test/script", True
 
-    def __init__(self, copies: int, per_agent: bool = False) -> None:
-        self.copies, self.metadata = copies, {}
+    def __init__(self, num_envs: int, per_agent: bool = False) -> None:
+        self.num_envs, self.metadata = num_envs, {}
         self.spec = Spec(AGENTS, 3, 6, "continuous", 1, HORIZON, reward_per_agent=per_agent)
         self.seeds: list[int] = []
         self.stepped: list[list[int]] = []
-        self._t = np.zeros(copies, np.int64)
+        self._t = np.zeros(num_envs, np.int64)
 
     def seed(self, seeds: Sequence[int]) -> None:
         self.seeds = list(seeds)
@@ -48,8 +48,8 @@ class Script(BatchedEnv):
         assert np.isfinite(action).all()
         self.stepped.append(ids.tolist())
         self._t[ids] += 1
-        live = np.isin(np.arange(self.copies), ids)
-        number = np.arange(self.copies)
+        live = np.isin(np.arange(self.num_envs), ids)
+        number = np.arange(self.num_envs)
         reward = np.where(live, 10.0**number * self._t, 99.0)  # 99: must not be counted
         if self.spec.reward_per_agent:
             reward = reward[:, None] + np.array([1.0, -1.0])
@@ -66,9 +66,9 @@ class Script(BatchedEnv):
         )
 
     def _seen(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        obs = np.zeros((self.copies, AGENTS, 3), np.float32)
-        obs[:, :, 0], obs[:, :, 1] = np.arange(self.copies)[:, None], self._t[:, None]
-        return obs, obs.reshape(self.copies, -1)
+        obs = np.zeros((self.num_envs, AGENTS, 3), np.float32)
+        obs[:, :, 0], obs[:, :, 1] = np.arange(self.num_envs)[:, None], self._t[:, None]
+        return obs, obs.reshape(self.num_envs, -1)
 
 
 class Constant(Policy):
@@ -78,7 +78,9 @@ class Constant(Policy):
         super().__init__()
         self.broken, self.seen = broken, list[Tensor]()
 
-    def act(self, obs: Tensor, legal: Tensor | None = None, random: ReplicaRandom | None = None) -> Tensor:
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
         assert random is None
         self.seen.append(obs)
         action = torch.zeros(*obs.shape[:-1], 1)
@@ -133,8 +135,8 @@ def test_copies_must_be_shared_evenly() -> None:
 
 def test_numbers_drawn_ahead_are_the_replica_s_own() -> None:
     """Replica 1's numbers are those it draws alone, over the end of a block and with other shapes between."""
-    both, alone = AheadRandom([3, 4], "act"), AheadRandom([4], "act")
-    for step in range(2 * AheadRandom.BLOCK + 1):
+    both, alone = PrefetchedRandom([3, 4], "act"), PrefetchedRandom([4], "act")
+    for step in range(2 * PrefetchedRandom.BLOCK + 1):
         assert torch.equal(both.normal(2, 3)[1], alone.normal(2, 3)[0])
         if step % 3 == 0:
             assert torch.equal(both.uniform(5)[1], alone.uniform(5)[0])

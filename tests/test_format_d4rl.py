@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marlzoo.data.formats._moma_teams import make_team, team_names
 from marlzoo.data.formats.d4rl import read_d4rl
 from marlzoo.data.load import convert, find_reader, load_dataset, typed_options
+from marlzoo.envs._moma_teams import make_team, team_names
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.data_samples import write_h5
 from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
@@ -109,7 +109,7 @@ def test_readings_of_the_paper(tmp_path: Path) -> None:
     clipped = read_d4rl(path, team="3x1_0", paper_clip=True)
     assert plain.action.max() == 1
     assert clipped.action.max() == np.float32(1 - 1e-5)
-    scaled = read_d4rl(path, team="3x1_0", reward_mode="normalised")
+    scaled = read_d4rl(path, team="3x1_0", reward_mode="normalized")
     assert np.ptp(scaled.returns) == pytest.approx(1000)
     equal(scaled.reward == 0, plain.reward == 0)
 

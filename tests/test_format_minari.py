@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from marlzoo.data.card import Card
+from marlzoo.data.check import check
 from marlzoo.data.formats.minari import read_minari, write_minari
 from marlzoo.data.load import convert, find_reader, load_dataset
+from marlzoo.envs.pettingzoo import from_parallel_env
 from marlzoo.errors import DataError, OutputError
 from marlzoo.spec import Spec
+from tests.broken_environments import Sound
 from tests.data_samples import DISCRETE, SPEC, sample
 from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
 
@@ -208,9 +212,12 @@ def test_faults_are_named(tmp_path: Path) -> None:
     refused("has no action_space", values(action_space=None))
     refused("action_space in metadata.json is damaged", values(action_space="{"))
     refused("action_space in metadata.json is damaged", values(action_space="[" * 10_000))
-    refused("a space of type Text", values(action_space='{"type": "Text"}'))
+    refused("actions is of type Text", values(action_space='{"type": "Text"}'))
     one = json.dumps({"type": "Dict", "subspaces": {"agent_0": {"type": "Discrete", "n": 2}}})
-    refused("observations of 2 agents and actions of 1", values(action_space=one))
+    refused(
+        "observations have the parts agent_0, agent_1, its actions agent_0; .*the same keys",
+        values(action_space=one),
+    )
     refused("the group 'actions' is missing in /episode_1", edit("episode_1/actions", None))
     refused("'agent_1' is missing", edit("episode_1/actions/agent_1", None))
     refused(r"episode_1: agent_1 has shape \(2,\)", edit("episode_1/actions/agent_1", np.zeros(2)))
@@ -218,6 +225,172 @@ def test_faults_are_named(tmp_path: Path) -> None:
     refused("terminal is set at row 0", edit("episode_0/terminations", np.ones(2)))
     refused("episode_0 has no step", edit("episode_0/rewards", np.zeros(0)))
     refused("its content is not what its card says", edit("episode_0/rewards", np.zeros(2)))
+
+
+BOX = {"type": "Box", "dtype": "float32", "shape": [2], "low": [-1.0] * 2, "high": [1.0] * 2}
+CHOICE = {"type": "Discrete", "dtype": "int64", "start": 1, "n": 3}
+
+
+def spaces_of(**inside: Any) -> dict[str, Any]:
+    return {"type": "Dict", "subspaces": inside}
+
+
+def raw(folder: Path, seen: Any, done: Any, episodes: list[dict[str, Any]]) -> Path:
+    """A dataset of somebody else: two steps per episode, arrays by their path."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    metadata = {"observation_space": json.dumps(seen), "action_space": json.dumps(done), "dataset_id": "x-v0"}
+    (folder / "data/metadata.json").write_text(json.dumps(metadata))
+    with h5py.File(folder / "data/main_data.hdf5", "w") as file:
+        for k, arrays in enumerate(episodes):
+            usual = {"rewards": np.ones(2), "terminations": [False, True], "truncations": [False, False]}
+            for name, values in {**usual, **arrays}.items():
+                file[f"episode_{k}/{name}"] = values
+    return folder
+
+
+def test_agents_keep_their_names_in_natural_order(tmp_path: Path) -> None:
+    """The k-th agent of the data is the k-th of an environment that lists its agents as people do."""
+    names = ["adversary_0", "adversary_1", "adversary_10", "agent_0", "agent_2", "agent_10"]
+    shuffled = [names[k] for k in (4, 1, 5, 0, 3, 2)]
+    arrays = {f"observations/{name}": np.full((3, 2), k) for k, name in enumerate(names)}
+    arrays |= {f"actions/{name}": np.full((2, 2), k / 10) for k, name in enumerate(names)}
+    whole = spaces_of(**dict.fromkeys(shuffled, BOX))
+    folder = raw(tmp_path / "x-v0", whole, whole, [arrays])
+    data = read_minari(folder)
+    assert data.card.options["agents"] == names
+    equal(data.obs[0, :, 0], np.arange(6))
+    np.testing.assert_allclose(data.action[0, :, 0], np.arange(6) / 10)
+    turned = read_minari(folder, agents=",".join(shuffled))
+    equal(turned.obs[0, :, 0], [4, 1, 5, 0, 3, 2])
+    convert(folder, tmp_path / "again-v0", agents=",".join(shuffled))
+    back = load_dataset(tmp_path / "again-v0")
+    assert back.card.options["agents"] == shuffled
+    equal(back.obs, turned.obs)
+    equal(read_minari(tmp_path / "again-v0", agents=",".join(names)).obs, data.obs)
+    with pytest.raises(DataError, match="list each of them once, not a, b"):
+        read_minari(folder, agents="a,b")
+
+
+def test_names_that_cannot_be_keys_are_replaced_by_numbers(tmp_path: Path) -> None:
+    plain = sample()
+    named = plain.with_card(Card(options={"agents": ["b/x", "a"]}))
+    write_minari(named, tmp_path / "x-v0")
+    assert same(load_dataset(tmp_path / "x-v0"), plain)
+
+
+class Named(Sound):
+    """An environment whose agents have names of their own."""
+
+    names: tuple[str, ...] = ("adversary_0", "agent_0")
+
+    def __init__(self) -> None:
+        self.possible_agents, self.agents = list(self.names), []
+
+    def action_space(self, agent: str) -> Any:
+        return gymnasium.spaces.Box(-1, 1, (2,))
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.time, self.agents = 0, list(self.names)
+        return {name: np.zeros(2, np.float32) for name in self.names}, {name: {} for name in self.names}
+
+    def state(self) -> Any:
+        return np.zeros(4)
+
+
+def test_agents_in_other_places_are_refused(tmp_path: Path) -> None:
+    names = Named.names
+    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in names}
+    arrays |= {f"actions/{name}": np.zeros((2, 2)) for name in names}
+    whole = spaces_of(**dict.fromkeys(names, BOX))
+    data = read_minari(raw(tmp_path / "x-v0", whole, whole, [arrays]))
+
+    class Turned(Named):
+        names = ("agent_0", "adversary_0")
+
+    class Others(Named):
+        names = ("left", "right")
+
+    def report(kind: Any) -> Any:
+        return check(data, from_parallel_env(kind, 1, task="own/named", horizon=2, reward="sum"))
+
+    assert report(Named).agrees
+    assert "agents: adversary_0, agent_0 != agent_0, adversary_0 (another order" in report(Turned).failures[0]
+    assert "agents=agent_0,adversary_0" in report(Turned).failures[0]
+    assert "agents: adversary_0, agent_0 != left, right" in report(Others).failures[0]
+
+
+def test_infos_that_only_some_episodes_have(tmp_path: Path) -> None:
+    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"}
+    infos = {
+        "infos/agent_rewards": np.ones((2, 2)),
+        "infos/state": np.ones((3, 4)),
+        "infos/legals": np.ones((3, 2, 3), bool),
+    }
+    both = (spaces_of(a=BOX, b=BOX), spaces_of(a=CHOICE, b=CHOICE))
+    assert read_minari(raw(tmp_path / "x-v0", *both, [arrays | infos] * 2)).spec.state_size == 4
+    for name, values in infos.items():
+        for episodes, missing in (
+            ([arrays, arrays | {name: values}], 0),
+            ([arrays | {name: values}, arrays], 1),
+        ):
+            raw(tmp_path / "x-v0", *both, episodes)
+            with pytest.raises(DataError, match=f"{name} is there in 1 of 2 episodes, .*episode_{missing}"):
+                read_minari(tmp_path / "x-v0")
+    short = arrays | {"infos/state": np.ones((2, 4))}
+    with pytest.raises(DataError, match=r"episode_0: infos/state has 2 rows, one too few: the reset's entry"):
+        read_minari(raw(tmp_path / "x-v0", *both, [short]))
+
+
+def test_parts_of_one_agent_are_not_agents(tmp_path: Path) -> None:
+    goal = spaces_of(observation=BOX, achieved_goal=CHOICE, buttons={"type": "MultiBinary", "n": 2})
+    arrays = {
+        "observations/observation": np.full((3, 2), 7),
+        "observations/achieved_goal": np.array([1, 3, 2]),
+        "observations/buttons": np.array([[0, 1]] * 3),
+        "actions": np.zeros((2, 2)),
+    }
+    data = read_minari(raw(tmp_path / "x-v0", goal, BOX, [arrays]))
+    assert (data.spec.n_agents, data.spec.obs_size) == (1, 7)
+    equal(data.obs[1, 0], [0, 0, 1, 0, 1, 7, 7])
+    assert any("the one agent's observation" in note for note in data.card.notes)
+    robot = (spaces_of(camera=BOX, joints=BOX), spaces_of(arm=BOX, gripper=BOX))
+    with pytest.raises(DataError, match=r"parts camera, joints, its actions arm, gripper; .*into one Box"):
+        read_minari(raw(tmp_path / "x-v0", *robot, [arrays]))
+    with pytest.raises(DataError, match="actions have the parts arm, gripper, its observations are one Box"):
+        read_minari(raw(tmp_path / "x-v0", BOX, robot[1], [arrays]))
+    wrong = arrays | {"observations/achieved_goal": np.array([1, 4, 2])}
+    with pytest.raises(
+        DataError, match="episode_0: observations/achieved_goal is 4 at 1, not one of 3 choices"
+    ):
+        read_minari(raw(tmp_path / "x-v0", goal, BOX, [wrong]))
+    text = spaces_of(observation=BOX, name={"type": "Text"})
+    with pytest.raises(DataError, match="observations/name is of type Text; a Box"):
+        read_minari(raw(tmp_path / "x-v0", text, BOX, [arrays]))
+
+
+def test_images_masks_and_pairings(tmp_path: Path) -> None:
+    image = {"type": "Box", "dtype": "uint8", "shape": [2, 2], "low": [[0] * 2] * 2, "high": [[255] * 2] * 2}
+    masked = spaces_of(observation=image, action_mask={"type": "MultiBinary", "n": 3})
+    pictures = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    arrays = {
+        "observations/a/observation": pictures,
+        "observations/a/action_mask": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]], np.int8),
+        "observations/b/observation": pictures,
+        "observations/b/action_mask": np.ones((3, 3), np.int8),
+        "actions/a": np.array([2, 3]),
+        "actions/b": np.array([1, 1]),
+    }
+    spaces = (spaces_of(a=masked, b=masked), spaces_of(a=CHOICE, b=CHOICE))
+    data = read_minari(raw(tmp_path / "x-v0", *spaces, [arrays]))
+    equal(data.obs[1, 0], [4, 5, 6, 7])
+    assert data.action_mask is not None
+    equal(data.action_mask[:, 0], [[False, True, True], [True, False, True], [True] * 3])
+    pairs = {f"observations/_index_{k}": np.full((3, 2), k) for k in range(2)}
+    pairs |= {"actions/a": np.array([1, 1]), "actions/b": np.array([2, 2])}
+    seen = {"type": "Tuple", "subspaces": [BOX, BOX]}
+    data = read_minari(raw(tmp_path / "x-v0", seen, spaces_of(a=CHOICE, b=CHOICE), [pairs]))
+    assert any("entry k of the Dict of actions belongs to entry k of the Tuple" in n for n in data.card.notes)
 
 
 def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.data.load import convert, find_reader, load_dataset
-from marlzoo.data.omiga import write_omiga
 from marlzoo.errors import DataError, OutputError
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged

@@ -32,15 +32,15 @@ def arrays(
     recorded = rows <= np.asarray(lengths)[:, None]
     terminated = (rows == np.asarray(lengths)[:, None] - 1) & np.asarray(terminal)[:, None]
     actions = rng.integers(0, ACTIONS, (*shape, AGENTS, 1))
-    legal = rng.random((*shape, AGENTS, ACTIONS)) < 0.5
-    np.put_along_axis(legal, actions, True, axis=3)
-    legal[~recorded] = False
+    action_mask = rng.random((*shape, AGENTS, ACTIONS)) < 0.5
+    np.put_along_axis(action_mask, actions, True, axis=3)
+    action_mask[~recorded] = False
     found = {
         "obs": rng.standard_normal((*shape, AGENTS, OBS)).astype(np.float32),
         "state": rng.standard_normal((*shape, STATE)).astype(np.float32),
         "actions": actions,
         "actions_onehot": np.eye(ACTIONS, dtype=np.float32)[actions[..., 0]],
-        "avail_actions": legal.astype(np.int32),
+        "avail_actions": action_mask.astype(np.int32),
         "reward": rng.standard_normal((*shape, 1)).astype(np.float32),
         "terminated": terminated[..., None].astype(np.uint8),
         "filled": filled[..., None].astype(np.int64),
@@ -66,7 +66,7 @@ def test_icq(tmp_path: Path) -> None:
         length = end - start
         equal(dataset.obs[rows], found["obs"][episode, : length + 1])
         equal(dataset.state[rows], found["state"][episode, : length + 1])
-        equal(dataset.legal[rows], found["avail_actions"][episode, : length + 1])
+        equal(dataset.action_mask[rows], found["avail_actions"][episode, : length + 1])
         equal(dataset.action[start:end], found["actions"][episode, :length, :, 0])
         equal(dataset.reward[start:end], found["reward"][episode, :length, 0])
     equal(np.flatnonzero(dataset.terminal), [2])
@@ -124,8 +124,8 @@ def test_final_rows_without_a_mask(tmp_path: Path) -> None:
     found = arrays()
     found["avail_actions"][0, 3] = 0
     dataset = read_icq(write_h5(tmp_path / "3m.h5", found))
-    assert dataset.legal is not None
-    assert dataset.legal[3].all()
+    assert dataset.action_mask is not None
+    assert dataset.action_mask[3].all()
     assert any("1 final rows had no mask" in note for note in dataset.card.notes)
 
 

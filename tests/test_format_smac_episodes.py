@@ -30,7 +30,7 @@ def episode(steps: int, seed: int = 0, online: bool = False, plain: bool = True)
         reward = float(rng.standard_normal())
         for agent in agents:
             action = int(rng.integers(ACTIONS))
-            legal = [int(k == action or rng.random() < 0.5) for k in range(ACTIONS)]
+            action_mask = [int(k == action or rng.random() < 0.5) for k in range(ACTIONS)]
             state, obs = rng.standard_normal(STATE), rng.standard_normal(OBS)
             entry: list[Any] = [
                 state,
@@ -38,7 +38,7 @@ def episode(steps: int, seed: int = 0, online: bool = False, plain: bool = True)
                 [action],
                 [reward],
                 t == steps - 1,
-                legal,
+                action_mask,
             ]
             agent.append([*entry, [0.5]] if online else entry)
     return agents
@@ -66,7 +66,7 @@ def test_reading(tmp_path: Path, zipped: bool) -> None:
             equal(dataset.state[start:end, STATE * i : STATE * (i + 1)], np.array(g, np.float32))
             equal(dataset.action[start:end, i], np.array(a)[:, 0])
             equal(dataset.reward[start:end], np.array(r, np.float32)[:, 0])
-            equal(dataset.legal[start:end, i], np.array([step[5] for step in source[i]]))
+            equal(dataset.action_mask[start:end, i], np.array([step[5] for step in source[i]]))
         equal(dataset.obs[end], dataset.obs[end - 1])
     equal(np.flatnonzero(dataset.terminal), dataset.ends - 1)
     assert dataset.card.quality == "good"

@@ -87,8 +87,8 @@ def test_a_vault_that_flashbax_wrote(tmp_path: Path, tensorstore: Any, packed: b
     equal(dataset.state[dataset.sources], found["infos.state"])
     equal(dataset.action[dataset.sources], found["actions"])
     equal(dataset.reward[dataset.sources], found["rewards"][:, 0])
-    assert dataset.legal is not None
-    assert dataset.legal.all()
+    assert dataset.action_mask is not None
+    assert dataset.action_mask.all()
     equal(np.flatnonzero(dataset.terminal), [3])
     equal(np.flatnonzero(dataset.truncated), [8])
     assert (dataset.card.source, dataset.card.quality) == ("og-marl", "good")
@@ -120,7 +120,7 @@ def test_actions_with_an_axis_of_one_and_without_masks_or_state(tmp_path: Path, 
     del arrays["infos.state"], arrays["infos.legals"]
     dataset = read_vault(write(tensorstore, tmp_path / "a", arrays))
     equal(dataset.action[dataset.sources], recorded()["actions"])
-    assert dataset.legal is None
+    assert dataset.action_mask is None
     assert dataset.state_is_obs
 
 

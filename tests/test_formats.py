@@ -100,7 +100,7 @@ def test_each_converts_on_the_command_line_and_says_what_was_assumed(
     if name != "Minari":  # which marlzoo wrote itself, card included
         assert dataset.card.notes
     with pytest.raises(UnknownNameError, match=f"option for reading {name}"):
-        load_dataset(path, colour="red")
+        load_dataset(path, color="red")
 
 
 @pytest.mark.parametrize("name", [reader.name for reader in READERS])
@@ -192,7 +192,7 @@ def teams() -> dict[str, Dataset]:
     uneven = Spec(3, 4, 7, "continuous", 2, horizon=50, obs_sizes=(4, 2, 3), action_sizes=(2, 1, 2))
     choices = Spec(3, 4, 7, "discrete", 5, horizon=50, obs_sizes=(4, 2, 3), action_sizes=(5, 3, 4))
     found = {"continuous": sample(), "discrete with masks": sample(spec=DISCRETE)}
-    found["discrete without masks"] = sample(spec=DISCRETE, legal=None)
+    found["discrete without masks"] = sample(spec=DISCRETE, action_mask=None)
     state = rng.standard_normal((12, 7)).astype(np.float32)
     for name, spec in (("unequal agents", uneven), ("unequal choices", choices)):
         values = parts(spec=spec) | {"state": state}
@@ -202,7 +202,7 @@ def teams() -> dict[str, Dataset]:
                     values[key][:, agent, size:] = 0
                 else:
                     values[key][:, agent] %= size
-        values.pop("legal", None)
+        values.pop("action_mask", None)
         found[name] = Dataset.create(spec, **values)
     per_agent = rng.standard_normal((12, 2)).astype(np.float32)
     found["rewards per agent"] = sample(spec=replace(SPEC, reward_per_agent=True), reward=per_agent)
@@ -228,7 +228,7 @@ def test_every_writer_carries_every_kind_of_team_or_says_what_it_cannot(
     assert same(back, dataset)
     assert back.spec == dataset.spec
     assert back.card == written.card
-    for field in ("obs", "state", "action", "reward", "terminal", "truncated", "starts", "legal"):
+    for field in ("obs", "state", "action", "reward", "terminal", "truncated", "starts", "action_mask"):
         np.testing.assert_array_equal(getattr(back, field), getattr(dataset, field))
 
 

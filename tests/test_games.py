@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.data.check import check
 from marlzoo.envs import games
 from marlzoo.envs._bridge import FREE, GOALS, PASSAGES, STARTS, Bridge, passages
-from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 
-ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in games.qualities(name)]
+ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in game_data.qualities(name)]
 
 
 def play(env: games.Game, joint: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Rewards [L, E] and ends [L, E] of joint actions [L, N], the same in all copies."""
     env.reset()
-    steps = [env.step(np.repeat(a[None], env.copies, axis=0)) for a in joint]
+    steps = [env.step(np.repeat(a[None], env.num_envs, axis=0)) for a in joint]
     return np.stack([s.reward for s in steps]).astype(float), np.stack([s.terminal for s in steps])
 
 
@@ -162,6 +164,35 @@ def test_bridge_collisions() -> None:
     assert bridge_move((0, 1, 0, 4), (3, 4)) == [0, 1, 0, 4]  # walls
 
 
+@pytest.mark.parametrize(
+    ("places", "action", "after"),
+    [
+        ((0, 0, 0, 1), (3, 4), [0, 0, 0, 1]),  # no exchange, though agent 1 would enter its goal
+        ((0, 0, 1, 0), (2, 1), [0, 0, 1, 0]),
+        ((0, 1, 1, 0), (4, 1), [0, 0, 1, 0]),  # agent 0 takes agent 1's goal before it
+        ((1, 0, 0, 1), (1, 4), [0, 0, 0, 1]),
+        ((1, 5, 2, 4), (2, 3), [2, 5, 2, 4]),  # agent 0 enters its goal, agent 1 finds the cell taken
+        ((2, 4, 1, 5), (3, 2), [2, 5, 1, 5]),
+    ],
+)
+def test_bridge_goals_switch_no_rule_off(
+    places: tuple[int, ...], action: tuple[int, int], after: list[int]
+) -> None:
+    """The situations in which the published transitions show whose wish for a goal counts."""
+    assert bridge_move(places, action) == after
+
+
+def test_bridge_goals_let_in_beside_an_agent_that_stays() -> None:
+    assert bridge_move((0, 0, 0, 1), (0, 4)) == [0, 0, 0, 0]
+    assert bridge_move((0, 0, 0, 1), (1, 4)) == [0, 0, 0, 0]  # agent 0 runs into the border: it stays
+    assert bridge_move((2, 4, 2, 5), (3, 4)) == [
+        2,
+        5,
+        2,
+        4,
+    ]  # agent 0 passes into its goal, agent 1 follows out
+
+
 def test_bridge_limit_pays_nothing_in_the_last_step() -> None:
     env = games.make("bridge", 1, horizon=3)
     env.reset()
@@ -172,13 +203,13 @@ def test_bridge_limit_pays_nothing_in_the_last_step() -> None:
 
 
 def test_bridge_random_return() -> None:
-    data = games.dataset("bridge", "random", seed=3)
+    data = game_data.dataset("bridge", "random", seed=3)
     assert data.returns.mean() == pytest.approx(-17.6, abs=0.6)
     assert data.returns.std() == pytest.approx(4.0, abs=0.6)
 
 
 def test_bridge_optimal_data_as_published() -> None:
-    data = games.dataset("bridge", "optimal")
+    data = game_data.dataset("bridge", "optimal")
     assert data.episodes == 500
     assert set(data.lengths) == {8}
     values, counts = np.unique(np.round(data.returns, 4), return_counts=True)
@@ -190,11 +221,52 @@ def test_bridge_optimal_data_as_published() -> None:
     assert (first[:, 0] == first[:, 1]).all()
     assert set(first[:, 0]) == {3, 4}
     assert (first[:, 0] == 3).sum() == 250
-    mix = games.dataset("bridge", "mix")
+    mix = game_data.dataset("bridge", "mix")
     assert mix.episodes == 1000
     assert mix.returns.mean() == pytest.approx(-9.46, abs=0.3)
     assert (np.sort(data.returns) == np.sort(mix.returns[:500])).all()
     assert (data.state[0] == [1, 2, *GOALS[0], 1, 3, *GOALS[1]]).all()
+
+
+# Replay ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "quality"), ALL_QUALITIES)
+def test_recorded_states_are_replayed(name: str, quality: str) -> None:
+    data, env = games.dataset(name, quality, episodes=40), games.make(name, 1)
+    report = check(data, env, sample=400)
+    assert report.agrees
+    assert report.compared > 0
+    assert report.skipped == 0
+    assert report.observation is not None
+    assert report.observation.max == 0
+
+
+def test_replay_finds_another_rule() -> None:
+    """Data of a Bridge in which agents pass each other freely."""
+    data = games.dataset("bridge", "random", episodes=60)
+    moved = data.obs.copy()
+    moved[1:, :, :2] = np.clip(moved[1:, :, :2] + 1, 0, 2)
+    report = check(replace(data, obs=moved, state=moved[:, 0].copy()), games.make("bridge", 1))
+    assert not report.agrees
+    assert "end elsewhere" in report.failures[0] or "None of" in report.failures[0]
+
+
+def test_replay_leaves_out_states_that_do_not_exist() -> None:
+    rules, shown = Bridge(STARTS["bridge"]), np.array([[1, 2, 2, 5, 1, 3, 0, 0]], float)
+    assert rules.recover(shown)[1].all()
+    for column, value in ((0, 0.5), (0, -1), (0, np.nan), (2, 1), (1, 9)):
+        wrong = shown.copy()
+        wrong[0, column] = value
+        assert not rules.recover(wrong)[1].any()
+    assert not rules.recover(np.array([[0, 2, 2, 5, 1, 3, 0, 0]], float))[1].any()  # a wall
+
+
+def test_replay_names_an_action_that_the_game_forbids() -> None:
+    env = games.make("t-maze", 1)
+    state = env.reset().state
+    with pytest.raises(MismatchError, match="agent 0 took the action 1"):
+        env.replay_states(state, np.array([[1, 5]]))
 
 
 # T-Maze ------------------------------------------------------------------------------------------------------
@@ -202,7 +274,7 @@ def test_bridge_optimal_data_as_published() -> None:
 
 @pytest.mark.parametrize(("length", "arm"), [(4, 2), (1, 2), (2, 1), (6, 5)])
 def test_t_maze_experts_arrive(length: int, arm: int) -> None:
-    data = games.dataset("t-maze", "expert", episodes=200, length=length, arm=arm)
+    data = game_data.dataset("t-maze", "expert", episodes=200, length=length, arm=arm)
     assert (data.returns == 1).all()
     lengths = np.unique(data.lengths)
     assert lengths.tolist() == [1 + length + arm, 3 + length + arm]  # straight, or exchanging columns first
@@ -212,26 +284,26 @@ def test_t_maze_experts_arrive(length: int, arm: int) -> None:
 def test_t_maze_shows_the_target_only_in_the_second_step() -> None:
     env = games.make("t-maze", 64)
     seen = env.reset()
-    assert seen.legal is not None
-    assert seen.legal[..., 5:].all()
-    assert not seen.legal[..., :5].any()
+    assert seen.action_mask is not None
+    assert seen.action_mask[..., 5:].all()
+    assert not seen.action_mask[..., :5].any()
     assert (seen.obs[..., 10] == 1).all()
     assert not seen.obs[..., 9].any()
-    # Neighbourhood at the foot of the stem: agent 0 has the team mate on its right and walls below and left.
+    # Neighborhood at the foot of the stem: agent 0 has the team mate on its right and walls below and left.
     assert seen.obs[0, 0, :9].tolist() == [-1, 0, 0, -1, 1, 2, -1, -1, -1]
     step = env.step(np.tile([5, 6], (64, 1)))
     assert set(step.obs[:, 0, 9]) == {-1.0, 1.0}
     assert (step.obs[:, 0, 9] == -step.obs[:, 1, 9]).all()
     assert not step.obs[..., 10].any()
-    assert step.legal is not None
-    assert not step.legal[..., 5:].any()
+    assert step.action_mask is not None
+    assert not step.action_mask[..., 5:].any()
     later = env.step(np.tile([1, 1], (64, 1)))
     assert not later.obs[..., 9].any()
     blocked = env.step(np.tile([2, 4], (64, 1)))  # exchanging places
     assert (blocked.obs == later.obs).all()
 
 
-def test_t_maze_equal_colours_cannot_both_arrive() -> None:
+def test_t_maze_equal_colors_cannot_both_arrive() -> None:
     env = games.make("t-maze", 8)
     env.reset()
     env.step(np.tile([5, 5], (8, 1)))
@@ -267,11 +339,11 @@ def test_only_the_named_copies_move(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(3):
         env.reset()
-        legal = env.rules.legal(env.current)
+        action_mask = env.rules.action_mask(env.current)
         action = (
             rng.uniform(-1, 1, (6, spec.n_agents, 1))
-            if legal is None
-            else np.where(legal, rng.random(legal.shape), -1).argmax(-1)
+            if action_mask is None
+            else np.where(action_mask, rng.random(action_mask.shape), -1).argmax(-1)
         )
         step = env.step(action, np.array([1, 4]))
         still = [0, 2, 3, 5]
@@ -285,8 +357,8 @@ def test_only_the_named_copies_move(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "quality"), ALL_QUALITIES)
 def test_data_fit_their_task_and_repeat(name: str, quality: str) -> None:
-    data = games.dataset(name, quality, episodes=60, seed=2)
-    again, other = (games.dataset(name, quality, episodes=60, seed=s) for s in (2, 3))
+    data = game_data.dataset(name, quality, episodes=60, seed=2)
+    again, other = (game_data.dataset(name, quality, episodes=60, seed=s) for s in (2, 3))
     assert data.content_hash == again.content_hash
     if quality in ("random", "mix", "D3", "imbalanced"):
         assert data.content_hash != other.content_hash
@@ -295,17 +367,17 @@ def test_data_fit_their_task_and_repeat(name: str, quality: str) -> None:
 
 def test_xor_data_shares() -> None:
     for quality, cells in (("D1", 1), ("D2", 2), ("D3", 3), ("D4", 4)):
-        data = games.dataset("xor", quality)
+        data = game_data.dataset("xor", quality)
         assert data.transitions == 5000
         joint, counts = np.unique(data.action[data.sources], axis=0, return_counts=True)
         assert len(joint) == cells
         assert counts.max() - counts.min() <= 1
         assert [1, 1] not in joint.tolist() or quality == "D4"
-    assert games.dataset("xor", "D3").returns.mean() == pytest.approx(2 / 3, abs=1e-3)
+    assert game_data.dataset("xor", "D3").returns.mean() == pytest.approx(2 / 3, abs=1e-3)
 
 
 def test_shares_of_the_game_with_several_equilibria() -> None:
-    data = games.dataset("equilibria", "imbalanced")
+    data = game_data.dataset("equilibria", "imbalanced")
     joint, counts = np.unique(data.action[data.sources], axis=0, return_counts=True)
     shares = dict(zip(map(tuple, joint.tolist()), counts / 5000, strict=True))
     assert shares[0, 0] == pytest.approx(0.9, abs=1e-3)
@@ -315,9 +387,9 @@ def test_shares_of_the_game_with_several_equilibria() -> None:
 
 def test_data_by_name() -> None:
     by_name = marlzoo.load_dataset("games/xor/marlzoo/D3", seed=1)
-    assert by_name.content_hash == games.dataset("xor", "D3", seed=1).content_hash
+    assert by_name.content_hash == game_data.dataset("xor", "D3", seed=1).content_hash
     assert by_name.card.name == "games/xor/marlzoo/D3"
-    assert marlzoo.make_env("games/bridge", 3).copies == 3
+    assert marlzoo.make_env("games/bridge", 3).num_envs == 3
     with pytest.raises(UnknownNameError, match="quality of games/xor"):
         marlzoo.load_dataset("games/xor/marlzoo/expert")
     with pytest.raises(DataError, match="no such dataset"):
@@ -334,7 +406,7 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="copies"):
         games.make("bridge", 0)
     with pytest.raises(ConfigError, match="episodes"):
-        games.dataset("xor", "D1", episodes=0)
+        game_data.dataset("xor", "D1", episodes=0)
     env = games.make("t-maze", 2)
     env.reset()
     with pytest.raises(SpecError, match="agent 1 of copy 0 took the action 1"):

@@ -12,10 +12,11 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Rollout
 from marlzoo.envs import games
-from marlzoo.evaluate import evaluate
-from marlzoo.online import Rollout, train_online
 from marlzoo.spec import ActionKind
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.online import train_online
 from tests.guess import Guess
 from tests.toys import toy_spec
 
@@ -45,9 +46,9 @@ def rollout(learner: Algorithm) -> Rollout:
         "progress": torch.tensor(0.0).double(),
     }
     if spec.discrete:
-        fields["legal"] = normal(spec.n_agents, spec.action_size) > -0.5
-        fields["legal"][..., 0] = True
-        fields["action"] = fields["legal"].double().argmax(-1)
+        fields["action_mask"] = normal(spec.n_agents, spec.action_size) > -0.5
+        fields["action_mask"][..., 0] = True
+        fields["action"] = fields["action_mask"].double().argmax(-1)
     noise = {
         "order": torch.rand(2, 2, 48, generator=source),
         "turns": torch.rand(2, spec.n_agents, generator=source),
@@ -81,9 +82,9 @@ def test_compound_ratio(kind: ActionKind, monkeypatch: pytest.MonkeyPatch) -> No
     data = rollout(learner)
     metrics = learner.update(data)
     flat = [x.flatten(1, 2) for x in (data.obs, data.action)]
-    legal = data.legal.flatten(1, 2) if kind == "discrete" else None
+    action_mask = data.action_mask.flatten(1, 2) if kind == "discrete" else None
     with torch.no_grad():
-        new, old = (each.nets.actor.log_prob(*flat, legal)[0] for each in (learner, before))
+        new, old = (each.nets.actor.log_prob(*flat, action_mask)[0] for each in (learner, before))
     ratio = torch.exp(new - old)  # [R, M, N]; each agent's policy moved in its own turn only
     order = torch.stack([agent for agent, _ in seen], dim=1)
     assert order.tolist() == data.noise["turns"].argsort(-1).tolist()
@@ -101,7 +102,7 @@ def test_agents_count_their_own_steps() -> None:
     """Two epochs of two batches each; another agent's turn moves neither parameters nor moments."""
     learner = make("happo")
     learner.update(rollout(learner))
-    assert learner.state_tensors()["optimiser.policy.count"].tolist() == [[4.0] * 3] * 2
+    assert learner.state_tensors()["optimizer.policy.count"].tolist() == [[4.0] * 3] * 2
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])

@@ -11,13 +11,13 @@ from marlzoo.algorithms.icq import legal_log_policy
 from torch import Tensor
 
 import marlzoo
-from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
-from marlzoo.losses import mean_over, softmax_weights
-from marlzoo.nets import with_agent_id
-from marlzoo.sequence import as_sequences, known_actions
+from marlzoo.batch import Batch
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.objectives.losses import mean_over, softmax_weights
+from marlzoo.objectives.sequences import as_sequences, known_actions
 from marlzoo.spec import ActionKind
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
 
@@ -34,7 +34,7 @@ def losses_of(algorithm: Any, batch: Batch) -> dict[str, Tensor]:
     """The losses of one update, with their graphs, and no step."""
     caught: dict[str, Tensor] = {}
     algorithm.step = lambda **losses: caught.update(losses) or {}
-    algorithm.follow = lambda *_: None
+    algorithm.hard_update = lambda *_: None
     algorithm.update(batch)
     return caught
 
@@ -70,8 +70,8 @@ def test_training_policy_by_hand() -> None:
     half = torch.tensor(0.5).double()
     mixed = legal_log_policy(logits, every, half).exp()
     torch.testing.assert_close(mixed, torch.tensor([0.4167, 0.3167, 0.2667]).double(), atol=5e-5, rtol=0)
-    legal = legal_log_policy(logits, some, half).exp()
-    torch.testing.assert_close(legal, torch.tensor([0.6098, 0.0, 0.3902]).double(), atol=5e-5, rtol=0)
+    action_mask = legal_log_policy(logits, some, half).exp()
+    torch.testing.assert_close(action_mask, torch.tensor([0.6098, 0.0, 0.3902]).double(), atol=5e-5, rtol=0)
     plain = legal_log_policy(logits.requires_grad_(), some, torch.tensor(0.0).double())
     torch.testing.assert_close(plain, torch.log_softmax(mask_logits(logits, some), -1))
     plain[0].backward()
@@ -89,7 +89,7 @@ def test_large_temperatures_give_cloning_and_sarsa(kind: ActionKind) -> None:
     k, _ = algorithm.mixer(batch.state)
     out = algorithm.actor(as_sequences(batch))[:, :, 0] if kind == "discrete" else None
     if out is not None:
-        log_prob = categorical_log_prob(mask_logits(out, batch.legal), batch.action)
+        log_prob = categorical_log_prob(mask_logits(out, batch.action_mask), batch.action)
     else:
         mean, log_std = algorithm.actor(with_agent_id(batch.obs))
         log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action, algorithm.action_dimensions)
@@ -153,24 +153,72 @@ def test_targets_look_at_the_datas_actions_only() -> None:
     assert not torch.equal(algorithm._targets(batch, actions, known), before)
 
 
-def test_padding_changes_nothing() -> None:
-    """Rows beyond an episode's end may hold anything; unless they are let into the softmax, as the authors do."""
-    for mask_softmax in (True, False):
-        results = []
-        for garbage in (False, True):
-            algorithm = learner(history="rnn", mask_softmax=mask_softmax, critic_temperature=1.0)
-            batch = batch_for(algorithm)
-            pad = batch.filled == 0
-            assert pad.any()
-            if garbage:
-                batch.obs[:, :, 1:][pad] = 3.0
-                batch.state[:, :, 1:][pad] = -3.0
-                batch.action[pad] = 3 - batch.action[pad]
-                batch.legal[:, :, 1:][pad] = False
-                batch.reward[pad] = 50.0
-            results.append(losses_of(algorithm, batch))
-        same = [torch.allclose(results[0][name], results[1][name]) for name in ("policy", "critic")]
-        assert same == [mask_softmax, mask_softmax]
+@pytest.mark.parametrize("mask_softmax", [True, False])
+def test_padding_may_hold_anything(mask_softmax: bool) -> None:
+    """Rows beyond an episode's end change nothing, whether they count as zeros in the softmax or not at all."""
+    results = []
+    for garbage in (False, True):
+        algorithm = learner(history="rnn", mask_softmax=mask_softmax, critic_temperature=1.0)
+        batch = batch_for(algorithm)
+        pad = batch.filled == 0
+        assert pad.any()
+        if garbage:
+            batch.obs[:, :, 1:][pad] = 3.0
+            batch.state[:, :, 1:][pad] = -3.0
+            batch.action[pad] = 3 - batch.action[pad]
+            batch.action_mask[:, :, 1:][pad] = False
+            batch.reward[pad] = 50.0
+        results.append(losses_of(algorithm, batch))
+    for name in ("policy", "critic"):
+        torch.testing.assert_close(results[0][name], results[1][name])
+
+
+def test_padding_counts_as_rows_of_zeros_where_it_is_let_into_the_softmax() -> None:
+    """By hand: all B rows of a time step share the normalizer, those that are over with the values of zeros."""
+    algorithm = learner(history="rnn", mask_softmax=False, policy_after_critic=False, policy_temperature=0.3)
+    batch = batch_for(algorithm)
+    assert (batch.filled == 0).any()
+    found = losses_of(algorithm, batch)["policy"]
+    real = torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), 2)
+    filled = batch.filled.unsqueeze(-1)
+    obs, state = (batch.obs * real[..., None, None])[:, :, :-1], (batch.state * real[..., None])[:, :, :-1]
+    action = batch.action * batch.filled.long().unsqueeze(-1)
+    spread = state.unsqueeze(-2).expand(*obs.shape[:-1], -1)
+    heads = algorithm.q(torch.cat((spread, with_agent_id(obs)), -1))[:, 0]
+    q = heads[..., :1] + heads[..., 1:]
+    log_pi = legal_log_policy(
+        algorithm.actor(batch)[:, :, :-1], batch.action_mask[:, :, :-1], torch.zeros(2, 1, 1, 1, 1)
+    )
+    taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    advantage = torch.where(filled > 0, taken - (log_pi.exp() * q).sum(-1), taken)
+    weight = 16 * torch.softmax(advantage / 0.3, dim=1)
+    k, _ = algorithm.mixer(state)
+    log_prob = log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found, -mean_over(k * weight * log_prob, batch.filled))
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_the_policy_sees_the_critic_after_its_step(kind: ActionKind) -> None:
+    found = {}
+    for after in (True, False):
+        algorithm = learner(kind, critic_lr=0.1, policy_after_critic=after)
+        batch = batch_for(algorithm)
+        loss = losses_of(algorithm, batch)["policy"]
+        moved = learner(kind, critic_lr=0.1, policy_after_critic=after)
+        found[after] = moved.update(batch)["policy_loss"]
+        assert torch.equal(found[after], loss.detach()) != after
+    assert not torch.equal(found[True], found[False])
+
+
+def test_targets_are_copied_every_tenth_batch() -> None:
+    """Theirs are copied after 600 critic steps, one per time step: with episodes of 60 steps every tenth batch."""
+    algorithm = learner()
+    batch, copied = batch_for(algorithm), list[bool]()
+    for _ in range(20):
+        algorithm.update(batch)
+        pairs = zip(algorithm.target.parameters(), algorithm.critic.parameters(), strict=True)
+        copied.append(all(torch.equal(old, new) for old, new in pairs))
+    assert [k + 1 for k, done in enumerate(copied) if done] == [10, 20]
 
 
 def test_transitions_without_a_next_action_are_not_drawn() -> None:
@@ -188,16 +236,28 @@ def test_transitions_without_a_next_action_are_not_drawn() -> None:
         assert at_limit.any() == first
 
 
-def test_one_critic_step_per_time_step() -> None:
-    algorithm = learner(history="rnn", critic_steps="time", sequence_length=6, target_period=12)
+def test_one_critic_step_per_time_step_that_an_episode_has() -> None:
+    """Replica 0's longest episode has 5 of 6 steps, replica 1's has 3: so many steps, and a copy when due."""
+    algorithm = learner(history="rnn", critic_steps="time", sequence_length=6, target_period=8)
     batch = batch_for(algorithm)
-    before = [p.clone() for p in algorithm.target.parameters()]
+    batch.mask.fill_(1.0)
+    batch.filled.fill_(1.0)
+    batch.filled[0, :, 5:] = 0.0
+    batch.filled[1, :, 3:] = 0.0
+    batch.mask[0, :, 4] = batch.mask[1, :, 2] = 0.0  # terminal, so that the last step has a target
+
+    def copied() -> list[bool]:
+        pairs = list(zip(algorithm.target.parameters(), algorithm.critic.parameters(), strict=True))
+        return [all(torch.equal(old[r], new[r]) for old, new in pairs) for r in range(2)]
+
     algorithm.update(batch)
-    assert algorithm._optimisers["critic"].count == 6
-    assert all(torch.equal(a, b) for a, b in zip(before, algorithm.target.parameters(), strict=True))
+    assert algorithm._optimizers["critic"].count.tolist() == [5, 3]
+    assert copied() == [False, False]
     algorithm.update(batch)
-    pairs = zip(algorithm.target.parameters(), algorithm.critic.parameters(), strict=True)
-    assert all(torch.equal(old, new) for old, new in pairs)
+    assert copied() == [True, False]  # 10 steps are over 8, 6 are not
+    algorithm.update(batch)
+    assert algorithm._optimizers["critic"].count.tolist() == [15, 9]
+    assert copied() == [False, True]
 
 
 def test_k_inside_puts_the_mixers_weight_in_the_exponent() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import marlzoo
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
 

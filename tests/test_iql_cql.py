@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.losses import double_q
-from marlzoo.train import make_sampler
+from marlzoo.objectives.losses import double_q
+from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
 
@@ -30,10 +30,10 @@ def constant_values(algorithm: Any) -> None:
 def test_penalty_of_equal_values_is_the_log_of_the_legal_actions() -> None:
     data = toy_dataset("discrete")
     for illegal, per_step in ((False, None), (True, math.log(4))):
-        algorithm = learner(penalise_illegal=illegal)
+        algorithm = learner(penalize_illegal=illegal)
         constant_values(algorithm)
         batch = make_sampler(algorithm, [data]).next()
-        counts = batch.legal[:, :, :-1].sum(-1).double().log().mean(-1)
+        counts = batch.action_mask[:, :, :-1].sum(-1).double().log().mean(-1)
         expected = (counts * batch.filled).flatten(1).sum(1) / batch.filled.flatten(1).sum(1)
         if per_step is not None:
             expected = torch.full_like(expected, per_step)
@@ -52,9 +52,9 @@ def test_td_of_zero_values_is_half_the_mean_squared_reward() -> None:
 
 
 def test_double_q_takes_the_online_best_legal_action() -> None:
-    legal, target = torch.tensor([True, True, False]), torch.tensor([10.0, 20.0, 30.0])
-    assert double_q(torch.tensor([1.0, 2.0, 5.0]), target, legal) == 20.0
-    assert double_q(torch.tensor([2.0, 1.0, 5.0]), target, legal) == 10.0
+    action_mask, target = torch.tensor([True, True, False]), torch.tensor([10.0, 20.0, 30.0])
+    assert double_q(torch.tensor([1.0, 2.0, 5.0]), target, action_mask) == 20.0
+    assert double_q(torch.tensor([2.0, 1.0, 5.0]), target, action_mask) == 10.0
 
 
 @pytest.mark.parametrize("name", ["iql_cql", "qmix_cql"])
@@ -89,7 +89,7 @@ def spoil(batch: Any) -> None:
     batch.action[pad] = 3 - batch.action[pad]
     batch.mask[pad] = 1.0 - batch.mask[pad]
     batch.obs[:, :, 1:][pad] = 9.0
-    batch.legal[:, :, 1:][pad] = False
+    batch.action_mask[:, :, 1:][pad] = False
     if batch.has("state"):
         batch.state[:, :, 1:][pad] = -9.0
     name = "reward" if batch.has("reward") else "agent_reward"
@@ -101,9 +101,9 @@ def spoil(batch: Any) -> None:
 def test_illegal_actions_get_no_gradient_from_the_penalty() -> None:
     """With discount 0 and the data's actions best, an action that was never legal keeps its value's bias."""
     data = toy_dataset("discrete")
-    algorithm = learner(penalise_illegal=False, gamma=0.0)
+    algorithm = learner(penalize_illegal=False, gamma=0.0)
     batch = make_sampler(algorithm, [data]).next()
-    batch.legal[..., 3] = False
+    batch.action_mask[..., 3] = False
     batch.action.clamp_(max=2)
     before = algorithm.team.agents.network.head.bias.detach().clone()
     algorithm.update(batch)
@@ -119,15 +119,15 @@ def test_illegal_actions_get_no_gradient_from_the_penalty() -> None:
 def test_a_large_weight_makes_the_data_actions_best(name: str, settings: dict[str, Any]) -> None:
     """Data that always take the first legal action: the greedy policy does so too."""
     data = toy_dataset("discrete", episodes=10)
-    assert data.legal is not None
-    data.action[:] = data.legal.argmax(-1)
+    assert data.action_mask is not None
+    data.action[:] = data.action_mask.argmax(-1)
     algorithm = learner(name, cql_weight=100.0, lr=1e-2, hidden=32, history="mlp", **settings)
     sampler = make_sampler(algorithm, [data])
     metrics = {}
     for _ in range(200):
         metrics = algorithm.update(sampler.next())
     assert all(torch.isfinite(value).all() for value in metrics.values())
-    obs, legal = torch.from_numpy(data.obs).double(), torch.from_numpy(data.legal)
-    action = algorithm.policy().act(obs.expand(2, *obs.shape), legal.expand(2, *legal.shape))
+    obs, action_mask = torch.from_numpy(data.obs).double(), torch.from_numpy(data.action_mask)
+    action = algorithm.policy().act(obs.expand(2, *obs.shape), action_mask.expand(2, *action_mask.shape))
     agreement = (action.numpy() == data.action).mean()
     assert agreement > 0.85, agreement

@@ -28,7 +28,7 @@ def slope(algorithm: Any, value: float, u: Tensor = U) -> float:
     return float(torch.autograd.grad(loss, v)[0].sum())
 
 
-def minimiser(algorithm: Any, u: Tensor = U) -> float:
+def minimizer(algorithm: Any, u: Tensor = U) -> float:
     low, high = u.min().item() - 0.5, u.max().item() + 0.5
     return float(brentq(lambda value: slope(algorithm, value, u), low, high, xtol=1e-12))
 
@@ -44,7 +44,7 @@ def minimiser(algorithm: Any, u: Tensor = U) -> float:
 )
 def test_sql_values_and_weights(alpha: float, v: float, weights: list[float] | None) -> None:
     algorithm = learner("sql", alpha=alpha)
-    found = minimiser(algorithm)
+    found = minimizer(algorithm)
     assert found == pytest.approx(v, abs=1e-4)
     weight = algorithm._weight(U - found).flatten()
     assert weight.mean().item() == pytest.approx(1.0, abs=1e-9)
@@ -58,7 +58,7 @@ def test_sql_values_and_weights(alpha: float, v: float, weights: list[float] | N
 @pytest.mark.parametrize(("alpha", "v"), [(0.5, 3.4521), (1.0, 2.9673), (2.0, 2.4155), (10.0, 1.8149)])
 def test_eql_values_and_weights(alpha: float, v: float) -> None:
     algorithm = learner("eql", alpha=alpha, x_cap=math.inf)
-    found = minimiser(algorithm)
+    found = minimizer(algorithm)
     assert found == pytest.approx(v, abs=1e-4)
     assert found == pytest.approx(alpha * math.log(torch.exp(U / alpha).mean()), abs=1e-9)
     assert algorithm._weight(U - found).mean().item() == pytest.approx(1.0, abs=1e-9)
@@ -67,15 +67,15 @@ def test_eql_values_and_weights(alpha: float, v: float) -> None:
 
 
 def test_limits_of_alpha() -> None:
-    assert minimiser(learner("eql", alpha=1e5)) == pytest.approx(5 / 3, abs=1e-3)
-    assert minimiser(learner("sql", alpha=1e5)) == pytest.approx(5 / 3, abs=1e-3)
-    assert minimiser(learner("eql", alpha=0.01, x_cap=math.inf)) == pytest.approx(4.0, abs=0.02)
+    assert minimizer(learner("eql", alpha=1e5)) == pytest.approx(5 / 3, abs=1e-3)
+    assert minimizer(learner("sql", alpha=1e5)) == pytest.approx(5 / 3, abs=1e-3)
+    assert minimizer(learner("eql", alpha=0.01, x_cap=math.inf)) == pytest.approx(4.0, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["sql", "eql"])
 def test_shifting_all_values_shifts_v(name: str) -> None:
     algorithm = learner(name, alpha=0.7, **({"x_cap": math.inf} if name == "eql" else {}))
-    here, there = minimiser(algorithm), minimiser(algorithm, U + 2.5)
+    here, there = minimizer(algorithm), minimizer(algorithm, U + 2.5)
     assert there - here == pytest.approx(2.5, abs=1e-8)
 
 
@@ -104,7 +104,7 @@ def test_mixed_target_and_critic_by_hand() -> None:
     set_table(algorithm.nets.v.network, [[2.0], [-0.5]])
     set_table(algorithm.nets.target_q.networks.members, [[2.0, 0.0], [-0.5, 0.0]])
     with torch.no_grad():  # V's step would change the target
-        algorithm._optimisers["v"].lr.zero_()
+        algorithm._optimizers["v"].lr.zero_()
     found = algorithm.update(transitions([[0, 0]], actions=2, reward=[1.0]))
     y, q_total = 1.0 + 0.99 * 0.25, 0.25
     torch.testing.assert_close(found["target_q"], torch.tensor([y]).double())

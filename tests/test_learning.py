@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.envs._bridge import LEFT, RIGHT
-from marlzoo.evaluate import evaluate
-from marlzoo.nets import with_agent_id
-from marlzoo.train import train
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import train
 
 FAST = {"hidden": 32, "lr": 3e-3, "batch_size": 64}
 MIXED = {**FAST, "mixer_hidden": 16, "tau": 0.05}
@@ -36,7 +37,7 @@ def _one_thread() -> Iterator[None]:
 
 def trained(name: str, task: str, qualities: list[str], updates: int, **settings: Any) -> Any:
     """One replica per quality, with seeds 0, 1, ..."""
-    data = {quality: games.dataset(task, quality) for quality in dict.fromkeys(qualities)}
+    data = {quality: game_data.dataset(task, quality) for quality in dict.fromkeys(qualities)}
     algorithm = marlzoo.make(name, games.spec(task), seeds=range(len(qualities)), **settings)
     train(algorithm, [data[quality] for quality in qualities], updates=updates)
     return algorithm
@@ -85,7 +86,7 @@ def test_cloning_on_four_actions() -> None:
 
 
 def test_cloning_finds_half_of_the_ends_of_t_maze() -> None:
-    """Both walk to the colours that they chose alone; in half of the episodes they chose the same."""
+    """Both walk to the colors that they chose alone; in half of the episodes they chose the same."""
     settings = {"history": "rnn", "hidden": 32, "lr": 3e-3, "batch_size": 32, "eval_mode": "sample"}
     algorithm = trained("bc", "t-maze", ["expert"], 600, **settings)
     assert evaluate(algorithm.policy(), games.make("t-maze", 400), seeds=[0]).returns.mean() == pytest.approx(
@@ -239,7 +240,7 @@ def test_alberdice_passes_the_bridge() -> None:
     From the usual start the optimum is -1.235, the data's mean -1.262 and their worst -1.290; from the distant one
     all data have the optimum, -1.552.
     """
-    near, far = [games.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
+    near, far = [game_data.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
     algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], domain="games")
     train(algorithm, [near] * 3 + [far] * 2, updates=4000)
     env = games.make("bridge", 1000, horizon=20)

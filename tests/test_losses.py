@@ -7,25 +7,22 @@ import math
 import torch
 from torch import Tensor
 
-from marlzoo.losses import (
-    best_of,
-    cross_entropy_search,
+from marlzoo.modules.distributions import smoothed_action
+from marlzoo.objectives.losses import (
     double_q,
     expectile,
     exponential_weights,
     gaussian_kl,
-    jittered,
-    legal_logsumexp,
+    masked_logsumexp,
     mean_over,
     normal_log_density,
-    normalised,
+    normalized,
     sampled_logsumexp,
     soft_minimum,
-    softmax_moments,
-    softmax_search,
     softmax_weights,
     uniform_log_density,
 )
+from marlzoo.objectives.search import best_of, cross_entropy_search, softmax_moments, softmax_search
 
 
 def f64(*values: float) -> Tensor:
@@ -51,7 +48,7 @@ def test_weights() -> None:
     close(exponential_weights(f64(0, 2, 5000), 2.0, 100.0), f64(1, math.e, 100))
     close(softmax_weights(f64(0.1, 0, 0, 0).unsqueeze(0), 0.1), f64(1.9015, 0.6995, 0.6995, 0.6995), 1e-4)
     assert not exponential_weights(f64(1).requires_grad_(), 1.0, 9.0).requires_grad
-    scaled = normalised(torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64))
+    scaled = normalized(torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64))
     close(scaled, torch.tensor([[-1.0, 0, 1], [-1, 0, 1]]))
 
 
@@ -74,8 +71,8 @@ def test_sampled_logsumexp_of_a_constant() -> None:
 
 
 def test_discrete_terms_ignore_illegal_actions() -> None:
-    q, legal = f64(1, 2, 100).unsqueeze(0), torch.tensor([[True, True, False]])
-    close(legal_logsumexp(q, legal), math.log(math.e + math.e**2))
+    q, action_mask = f64(1, 2, 100).unsqueeze(0), torch.tensor([[True, True, False]])
+    close(masked_logsumexp(q, action_mask), math.log(math.e + math.e**2))
     close(double_q(f64(1, 2, 5), f64(10, 20, 30), torch.tensor([True, True, False])), 20.0)
     close(double_q(f64(2, 1, 5), f64(10, 20, 30), torch.tensor([True, True, False])), 10.0)
     close(double_q(f64(2, 1, 5), f64(10, 20, 30)), 30.0)
@@ -89,9 +86,9 @@ def test_soft_minimum() -> None:
 
 def test_target_noise_is_clipped_and_stays_in_the_box() -> None:
     noise = f64(-1.2, 0.1, 0.8)
-    close(jittered(torch.zeros(3, dtype=torch.float64), noise, 0.2, f64(0.5)), f64(-0.24, 0.02, 0.16))
-    close(jittered(torch.zeros(3, dtype=torch.float64), noise, 1.0, f64(0.5)), f64(-0.5, 0.1, 0.5))
-    close(jittered(f64(0.9, 0.9, 0.9), noise, 1.0), f64(-0.3, 1.0, 1.0))
+    close(smoothed_action(torch.zeros(3, dtype=torch.float64), noise, 0.2, f64(0.5)), f64(-0.24, 0.02, 0.16))
+    close(smoothed_action(torch.zeros(3, dtype=torch.float64), noise, 1.0, f64(0.5)), f64(-0.5, 0.1, 0.5))
+    close(smoothed_action(f64(0.9, 0.9, 0.9), noise, 1.0), f64(-0.3, 1.0, 1.0))
 
 
 def test_gaussian_kl() -> None:

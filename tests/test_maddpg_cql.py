@@ -12,9 +12,9 @@ from marlzoo.baselines.maddpg_cql import MADDPGCQL
 from torch import Tensor
 
 import marlzoo
-from marlzoo.data.sampler import Batch
+from marlzoo.batch import Batch
 from marlzoo.errors import ConfigError
-from marlzoo.sequence import as_sequences
+from marlzoo.objectives.sequences import as_sequences
 from tests.fixed_nets import FixedCritics, spec_of, transitions
 
 
@@ -41,7 +41,7 @@ def penalty(algorithm: MADDPGCQL, values: Callable[[Tensor], tuple[Any, Any]], b
     """The penalty of critics with known values."""
     algorithm.q = FixedCritics(values)  # type: ignore[assignment]
     algorithm.step = lambda **_: {}  # type: ignore[method-assign]
-    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    algorithm.soft_update = lambda *_: None  # type: ignore[method-assign]
     return float(algorithm.update(batch)["penalty"])
 
 
@@ -94,7 +94,7 @@ def test_each_critic_has_its_own_penalty() -> None:
 def test_target(variant: str, mask: float, expected: float) -> None:
     algorithm = learner(variant=variant)
     algorithm.target_q = FixedCritics(lambda action: (4.0, 3.0))  # type: ignore[assignment]
-    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    algorithm.soft_update = lambda *_: None  # type: ignore[method-assign]
     batch = batch_for(
         algorithm, torch.zeros(2, 2, 2), agent_reward=torch.ones(2, 2), mask=torch.full((2,), mask)
     )

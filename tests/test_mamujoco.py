@@ -14,7 +14,7 @@ from marlzoo.envs._partitions import PARTITIONS, TASK_TABLE
 from marlzoo.envs.mamujoco import MAMuJoCo
 from marlzoo.errors import ConfigError, UnknownNameError
 
-# Agents, observation size, action size of the standardised tasks.
+# Agents, observation size, action size of the standardized tasks.
 OMIGA = {
     "halfcheetah-6x1": (6, 23, 1),
     "halfcheetah-3x2": (3, 20, 2),
@@ -46,7 +46,7 @@ LOCAL = {
 
 
 def actions(env: MAMuJoCo, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    shape = (env.copies, env.spec.n_agents, env.spec.action_size)
+    shape = (env.num_envs, env.spec.n_agents, env.spec.action_size)
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -65,7 +65,7 @@ def test_task_names() -> None:
 
 
 @pytest.mark.parametrize("name", OMIGA)
-def test_standardised_sizes(name: str) -> None:
+def test_standardized_sizes(name: str) -> None:
     n, obs, act = OMIGA[name]
     spec = mamujoco.spec(name)
     assert (spec.n_agents, spec.obs_size, spec.action_size) == (n, obs, act)
@@ -265,7 +265,7 @@ def test_stepping_some_copies_leaves_the_others() -> None:
     assert not env.step(action, np.array([], np.intp)).reward.any()
 
 
-def test_state_of_the_standardised_flavour_is_a_view_of_the_observations() -> None:
+def test_state_of_the_standardized_flavour_is_a_view_of_the_observations() -> None:
     env = mamujoco.make("hopper-3x1", 2)
     seen = env.reset()
     assert np.shares_memory(seen.obs, seen.state)
@@ -298,7 +298,7 @@ def test_terminal_step_pays_the_survive_bonus_and_is_no_time_limit() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_copy_that_blows_up_ends_and_leaves_its_neighbours(tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_copy_that_blows_up_ends_and_leaves_its_neighbors(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)  # the engine logs the event into the working directory
     env, calm = mamujoco.make("halfcheetah-6x1", 3), mamujoco.make("halfcheetah-6x1", 3)
     env.reset()

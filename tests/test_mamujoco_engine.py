@@ -34,15 +34,15 @@ TABLE = {
 }
 
 
-def golden_episode(key: str, copies: int = 2, threads: int = 1) -> tuple[Array, Array, Array]:
+def golden_episode(key: str, num_envs: int = 2, threads: int = 1) -> tuple[Array, Array, Array]:
     """Rewards [20], observations [20, O], done [20] under the fixed actions, from the fixed start."""
     robot = ROBOTS[key]
-    sim = RobotSim(robot, copies, threads)
-    sim.set_state(np.arange(copies), sim.init_qpos, np.zeros(robot.nv))
+    sim = RobotSim(robot, num_envs, threads)
+    sim.set_state(np.arange(num_envs), sim.init_qpos, np.zeros(robot.nv))
     rewards, observations, done = [], [], []
     for t in range(20):
         control = robot.control * 0.5 * np.sin(0.3 * t + np.arange(robot.nu))
-        step = sim.step(np.tile(control, (copies, 1)))
+        step = sim.step(np.tile(control, (num_envs, 1)))
         rewards.append(step.reward[-1])
         observations.append(sim.observe()[-1])
         done.append(not step.alive[-1])
@@ -154,7 +154,7 @@ def test_starts_are_noise_of_the_right_kind_around_the_model(key: str) -> None:
 
 
 def test_results_do_not_depend_on_threads() -> None:
-    one, two = golden_episode("ant", copies=5, threads=1), golden_episode("ant", copies=5, threads=2)
+    one, two = golden_episode("ant", num_envs=5, threads=1), golden_episode("ant", num_envs=5, threads=2)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -1,4 +1,4 @@
-"""Standardised observations, their inverse, and replay of recorded transitions."""
+"""Standardized observations, their inverse, and replay of recorded transitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from marlzoo.envs import mamujoco
 from marlzoo.envs._mujoco_robots import ROBOTS, start_state
 from marlzoo.envs._mujoco_sim import RobotSim
-from marlzoo.envs._standardised import standardise
+from marlzoo.envs._standardized import standardize
 from marlzoo.errors import DataError, MismatchError, SpecError
 from tests import replay_check
 
@@ -20,26 +20,26 @@ GOLDEN = Path(__file__).parent / "golden" / "mujoco_v2"
 STANDARDISED = [name for name in mamujoco.TASKS if "obsk" not in name]
 
 
-def test_standardisation_is_the_plain_formula() -> None:
+def test_standardization_is_the_plain_formula() -> None:
     raw = np.random.default_rng(0).normal(2, 5, (4, 11))
     for n in (2, 3, 17):
         z = np.concatenate([np.repeat(raw[:, None], n, 1), np.broadcast_to(np.eye(n), (4, n, n))], 2)
         wanted = (z - z.mean(2, keepdims=True)) / z.std(2, keepdims=True)
-        np.testing.assert_allclose(standardise(raw, n), wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(standardize(raw, n), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_standardised_vector_by_hand() -> None:
+def test_standardized_vector_by_hand() -> None:
     # [3, 1, 0] and [3, 0, 1]: mean 4/3, variance 14/9.
-    out = standardise(np.array([[3.0]]), 2)[0]
+    out = standardize(np.array([[3.0]]), 2)[0]
     root = np.sqrt(14.0)
     np.testing.assert_allclose(out, np.array([[5, -1, -4], [5, -4, -1]]) / root)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])
-def test_standardisation_is_inverted(n: int) -> None:
+def test_standardization_is_inverted(n: int) -> None:
     raw = np.random.default_rng(1).normal(0, 3, (50, 17))
-    np.testing.assert_allclose(mamujoco.recover_raw(standardise(raw, n)), raw, rtol=1e-10, atol=1e-10)
-    single = standardise(raw, n).astype(np.float32)
+    np.testing.assert_allclose(mamujoco.recover_raw(standardize(raw, n)), raw, rtol=1e-10, atol=1e-10)
+    single = standardize(raw, n).astype(np.float32)
     np.testing.assert_allclose(mamujoco.recover_raw(single), raw, rtol=0, atol=2e-5)
     single[3, 0, 0] = np.nan
     recovered = mamujoco.recover_raw(single)
@@ -47,10 +47,10 @@ def test_standardisation_is_inverted(n: int) -> None:
     assert np.isfinite(np.delete(recovered, 3, 0)).all()
 
 
-def test_recovery_refuses_what_is_not_standardised() -> None:
+def test_recovery_refuses_what_is_not_standardized() -> None:
     raw = np.random.default_rng(2).normal(0, 3, (5, 11))
-    good = standardise(raw, 3)
-    with pytest.raises(MismatchError, match="agent 0 in row 0 is not standardised"):
+    good = standardize(raw, 3)
+    with pytest.raises(MismatchError, match="agent 0 in row 0 is not standardized"):
         mamujoco.recover_raw(good * 2)
     swapped = good.copy()
     swapped[4] = swapped[4, ::-1]
@@ -62,13 +62,13 @@ def test_recovery_refuses_what_is_not_standardised() -> None:
         mamujoco.recover_raw(mixed)
 
 
-def roll(name: str, copies: int = 4, steps: int = 15) -> tuple[mamujoco.MAMuJoCo, tuple[NDArray[Any], ...]]:
-    env = mamujoco.make(name, copies)
+def roll(name: str, num_envs: int = 4, steps: int = 15) -> tuple[mamujoco.MAMuJoCo, tuple[NDArray[Any], ...]]:
+    env = mamujoco.make(name, num_envs)
     obs = env.reset().obs.copy()
     rows: list[tuple[NDArray[Any], ...]] = []
     rng = np.random.default_rng(0)
     for _ in range(steps):
-        shape = (copies, env.spec.n_agents, env.spec.action_size)
+        shape = (num_envs, env.spec.n_agents, env.spec.action_size)
         action = (0.3 * rng.uniform(-1, 1, shape)).astype(np.float32)
         step = env.step(action)
         rows.append((obs, action, step.obs.copy(), step.reward, step.terminal))
@@ -93,7 +93,7 @@ def test_replay_returns_the_recorded_step(name: str) -> None:
 
 
 def test_replay_spans_chunks_and_does_not_disturb_the_copies() -> None:
-    env, (obs, action, next_obs, *_) = roll("hopper-3x1", copies=20, steps=20)
+    env, (obs, action, next_obs, *_) = roll("hopper-3x1", num_envs=20, steps=20)
     assert len(obs) > mamujoco.REPLAY_COPIES
     before = env._sim.fields()["qpos"].copy()
     result = env.replay(obs, action)
@@ -105,7 +105,7 @@ def test_replay_marks_rows_it_cannot_recover() -> None:
     env, (obs, action, *_) = roll("hopper-3x1")
     raw = mamujoco.recover_raw(obs)
     raw[2, -1] = 10.0
-    clipped = standardise(raw, 3).astype(np.float32)
+    clipped = standardize(raw, 3).astype(np.float32)
     clipped[5, 0, 0] = np.nan
     action[7, 1, 0] = np.inf
     valid = env.replay(clipped, action).valid
@@ -117,7 +117,7 @@ def test_replay_names_data_with_contact_forces() -> None:
     raw = mamujoco.recover_raw(obs)
     raw[9, 50] = 0.3
     with pytest.raises(MismatchError, match=r"row 9 holds 0\.3.*contact forces"):
-        env.replay(standardise(raw, 2).astype(np.float32), action)
+        env.replay(standardize(raw, 2).astype(np.float32), action)
 
 
 def test_replay_refuses_local_observations_and_wrong_shapes() -> None:

@@ -19,13 +19,14 @@ from marlzoo.baselines.mappo import MAPPO
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import take_rows
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.evaluate import evaluate
-from marlzoo.nets import Init
-from marlzoo.online import Collector, train_online
-from marlzoo.onpolicy import ValueNorm, gae, huber, take_rows
-from marlzoo.random import ReplicaRandom
+from marlzoo.modules.layers import Init
+from marlzoo.objectives.returns import ValueNorm, gae, huber
+from marlzoo.rng import ReplicaRandom
 from marlzoo.spec import ActionKind
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.online import Collector, train_online
 from tests.guess import Guess
 from tests.toys import ToyEnv, toy_spec
 
@@ -74,12 +75,12 @@ def test_gae_does_not_reach_over_an_episodes_end() -> None:
 
 def test_value_norm_of_a_constant() -> None:
     norm = ValueNorm(Init([0, 1], dtype=torch.float64), torch.tensor([0.99999, 0.9]).double())
-    assert norm.denormalise(torch.ones(2, 3).double()).tolist() == [[0.1] * 3] * 2  # the variance's floor
+    assert norm.denormalize(torch.ones(2, 3).double()).tolist() == [[0.1] * 3] * 2  # the variance's floor
     for _ in range(50):
         norm.observe(torch.full((2, 7), 5.0).double())
     c = torch.full((2, 1), 5.0).double()
-    torch.testing.assert_close(norm.normalise(c), torch.zeros_like(c), atol=1e-9, rtol=0)
-    torch.testing.assert_close(norm.denormalise(torch.zeros_like(c)), c)
+    torch.testing.assert_close(norm.normalize(c), torch.zeros_like(c), atol=1e-9, rtol=0)
+    torch.testing.assert_close(norm.denormalize(torch.zeros_like(c)), c)
 
 
 def test_value_norm_is_debiased_and_inverts() -> None:
@@ -89,7 +90,7 @@ def test_value_norm_is_debiased_and_inverts() -> None:
     mean, std = norm.mean_std(2)
     assert mean.item() == pytest.approx(5.0)
     assert std.item() == pytest.approx(math.sqrt(8.0))
-    torch.testing.assert_close(norm.denormalise(norm.normalise(x)), x)
+    torch.testing.assert_close(norm.denormalize(norm.normalize(x)), x)
 
 
 def test_initial_standard_deviation() -> None:
@@ -194,7 +195,7 @@ def test_rollout_holds_what_happened() -> None:
     assert {length for _, _, length in collector.finished} == {12}
 
 
-def test_a_replicas_rollout_does_not_depend_on_its_neighbours() -> None:
+def test_a_replicas_rollout_does_not_depend_on_its_neighbors() -> None:
     both, alone = make((3, 4)), make((4,))
     rollouts = []
     for learner in (both, alone):
@@ -243,7 +244,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys, torch, marlzoo
-from marlzoo.online import train_online
+from marlzoo.training.online import train_online
 from tests.guess import Guess
 from tests.toys import ToyEnv, toy_spec
 torch.set_num_threads(1)

@@ -9,10 +9,10 @@ import torch
 from marlzoo.baselines.matd3 import MATD3
 
 import marlzoo
-from marlzoo.data.sampler import Batch
-from marlzoo.evaluate import evaluate
-from marlzoo.online import train_online
-from marlzoo.random import ReplicaRandom
+from marlzoo.batch import Batch
+from marlzoo.rng import ReplicaRandom
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.online import train_online
 from tests.guess import Guess
 from tests.toys import toy_spec
 

@@ -6,12 +6,12 @@ import itertools
 
 import torch
 
-from marlzoo.mixers import ConvexMixer, MonotonicMixer, SumMixer, normalised_product
-from marlzoo.nets import Init
+from marlzoo.modules.layers import Init
+from marlzoo.modules.mixers import ConvexMixer, MonotonicMixer, SumMixer, normalized_product
 
 
 def test_convex_weights_by_hand() -> None:
-    k = normalised_product(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([1.0, 0.5]))
+    k = normalized_product(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([1.0, 0.5]))
     torch.testing.assert_close(k, torch.tensor([0.8, 0.2]))
 
 

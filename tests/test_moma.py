@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks.references import normalised
+from marlzoo.benchmarks.references import normalized
 
 from marlzoo.data.card import Card
 from marlzoo.data.check import check
@@ -20,7 +20,7 @@ from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameErr
 
 
 def actions(env: Any, seed: int = 0) -> Any:
-    shape = (env.copies, env.spec.n_agents, env.spec.action_size)
+    shape = (env.num_envs, env.spec.n_agents, env.spec.action_size)
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -122,7 +122,7 @@ def test_scores() -> None:
 
 def test_tables_use_the_same_scores() -> None:
     for name in moma.TASKS:
-        assert normalised(f"moma/{name}", -7.5) == pytest.approx(100 * moma.score(name, -7.5)), name
+        assert normalized(f"moma/{name}", -7.5) == pytest.approx(100 * moma.score(name, -7.5)), name
     text = files("marlzoo.benchmarks").joinpath("reference", "returns.csv").read_text()
     rows = [row for row in csv.DictReader(text.splitlines()) if row["task"].startswith("moma/")]
     assert len(rows) == len(moma.TASKS)

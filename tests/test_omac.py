@@ -72,7 +72,7 @@ def test_one_agent_of_weight_one_learns_as_iql_does() -> None:
             set_table(network.networks.members, [[0.5, 2.0, -1.0]])
         set_table(method.v.network, [[0.25]])
         with torch.no_grad():
-            method._optimisers["v"].lr.zero_()  # IQL steps V before the policy's loss, OMAC after
+            method._optimizers["v"].lr.zero_()  # IQL steps V before the policy's loss, OMAC after
     set_table(omac.target_v.network, [[0.25]])
     reward = torch.tensor([1.0, 0.0, -2.0])
     batch = transitions([[0], [1], [2]], actions=3, reward=reward, agent_reward=reward[:, None])

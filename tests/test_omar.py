@@ -12,9 +12,10 @@ from marlzoo.algorithms.omar import OMAR
 from torch import Tensor, nn
 
 import marlzoo
-from marlzoo.data.sampler import Batch
+from marlzoo.batch import Batch
 from marlzoo.errors import ConfigError
-from marlzoo.nets import MLP, LinearMixer, with_agent_id
+from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.mixers import LinearMixer
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 
@@ -78,7 +79,7 @@ def inert(algorithm: OMAR) -> dict[str, Tensor]:
         return {}
 
     algorithm.step = record  # type: ignore[method-assign]
-    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    algorithm.soft_update = lambda *_: None  # type: ignore[method-assign]
     return losses
 
 
@@ -228,7 +229,7 @@ LEGAL = torch.tensor([[[True, True, False]]])
 def test_discrete_policy_loss_leaves_illegal_actions_out(settings: dict[str, Any], expected: float) -> None:
     algorithm = discrete(**settings)
     losses = inert(algorithm)
-    metrics = algorithm.update(transitions([[0]], actions=3, legal=LEGAL, next_legal=LEGAL))
+    metrics = algorithm.update(transitions([[0]], actions=3, action_mask=LEGAL, next_action_mask=LEGAL))
     assert float(losses["policy"].detach()) == pytest.approx(expected)
     assert float(metrics["target_q"]) == pytest.approx(0.99 * 20)
     assert float(metrics["penalty"]) == pytest.approx(math.log(math.e + math.e**2) - 1)

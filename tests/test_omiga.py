@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.sampler import Batch, Sampler
-from marlzoo.distributions import tanh_gaussian_log_prob
-from marlzoo.nets import Init, LinearMixer
+from marlzoo.data.sampler import Sampler
+from marlzoo.modules.distributions import tanh_gaussian_log_prob
+from marlzoo.modules.layers import Init
+from marlzoo.modules.mixers import LinearMixer
 from marlzoo.spec import Spec
 from tests.golden_check import main, replay
 
@@ -67,7 +69,7 @@ def tabular(
     algorithm.v, algorithm.target_v = Constant(v[..., None]), Constant(v[..., None])
     bias = torch.full((1, rows), b)
     algorithm.mixer, algorithm.target_mixer = ConstantMixer(w, bias), ConstantMixer(w, bias)
-    algorithm.optimise(policy=algorithm.actor, q=(algorithm.q, algorithm.mixer), v=algorithm.v)
+    algorithm.add_optimizer(policy=algorithm.actor, q=(algorithm.q, algorithm.mixer), v=algorithm.v)
     zeros = torch.zeros(1, rows, n, 1, dtype=DOUBLE)
     batch = Batch.of(
         obs=zeros,
@@ -84,7 +86,7 @@ def tabular(
 def v_gradient(algorithm: Algorithm, batch: Batch) -> tuple[float, Tensor]:
     """V's loss, and its gradient with respect to V, read off the first moment of Adam's first step."""
     loss = algorithm.update(batch)["v_loss"].item()
-    return loss, algorithm._optimisers["v"].first[0].flatten() / 0.1
+    return loss, algorithm._optimizers["v"].first[0].flatten() / 0.1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float)
     algorithm.v, algorithm.target_v = Shared(), Shared()
     mixer = ConstantMixer(torch.full((1, 2, 1), w), torch.zeros(1, 2))
     algorithm.mixer = algorithm.target_mixer = mixer
-    algorithm.optimise(policy=algorithm.actor, q=(algorithm.q, algorithm.mixer), v=algorithm.v)
+    algorithm.add_optimizer(policy=algorithm.actor, q=(algorithm.q, algorithm.mixer), v=algorithm.v)
     zeros = torch.zeros(1, 2, 1, 1, dtype=DOUBLE)
     batch = Batch.of(
         obs=zeros,
@@ -123,7 +125,7 @@ def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float)
     # The v group only: the others would move the tables.
     algorithm.step = lambda **losses: Algorithm.step(algorithm, v=losses["v"])  # type: ignore[method-assign]
     for step in range(1000):
-        algorithm._optimisers["v"].lr.fill_(2e-2 * 0.994**step)
+        algorithm._optimizers["v"].lr.fill_(2e-2 * 0.994**step)
         algorithm.update(batch)
     value = algorithm.v.value.item()
     assert value == pytest.approx(expected, abs=2e-5)
@@ -149,7 +151,7 @@ def test_stabilisation_is_a_rescale() -> None:
     """Check 4: one row, three agents, w = 1.3, alpha = 2."""
     arguments = ([[0.5, -2.0, 3.0]], [[0.2, 0.1, -0.4]], [[1.3, 1.3, 1.3]])
     stable, batch = tabular(*arguments, alpha=2.0)
-    plain, _ = tabular(*arguments, alpha=2.0, stabilise_v=False)
+    plain, _ = tabular(*arguments, alpha=2.0, stabilize_v=False)
     (loss_s, grad_s), (loss_p, grad_p) = v_gradient(stable, batch), v_gradient(plain, batch)
     assert (loss_s, loss_p) == pytest.approx((0.384735, 3.507136), abs=1e-6)
     torch.testing.assert_close(grad_s, math.exp(-2.21) * grad_p)
@@ -339,7 +341,7 @@ def game(payoff: np.ndarray, repeats: int = 1) -> Dataset:
         terminal=terminal,
         truncated=flags,
         starts=np.arange(0, rows, 2),
-        legal=np.ones((rows, 2, 2), bool),
+        action_mask=np.ones((rows, 2, 2), bool),
         card=Card(),
     )
 
@@ -353,12 +355,12 @@ def learned_probability(payoff: np.ndarray, alphas: list[float], updates: int = 
     )
     ones = ConstantMixer(torch.ones(len(alphas), 64, 2), torch.zeros(len(alphas), 64))
     algorithm.mixer = algorithm.target_mixer = ones
-    algorithm.optimise(policy=algorithm.actor, q=algorithm.q, v=algorithm.v)
+    algorithm.add_optimizer(policy=algorithm.actor, q=algorithm.q, v=algorithm.v)
     sampler = Sampler(data, seeds, batch_size=64, fields=algorithm.fields, dtype=DOUBLE)
     for step in range(updates):
         if step == 3 * updates // 4:
-            for optimiser in algorithm._optimisers.values():
-                optimiser.lr = optimiser.lr * 0.1
+            for optimizer in algorithm._optimizers.values():
+                optimizer.lr = optimizer.lr * 0.1
         algorithm.update(sampler.next())
     obs = torch.cat(
         (torch.ones(len(alphas), 1, 2, 1), torch.eye(2).expand(len(alphas), 1, 2, 2)), -1

@@ -210,15 +210,15 @@ def slow_step(scenario: Scenario, position: Any, velocity: Any, action: Any) -> 
 
 @pytest.mark.parametrize("scenario", [SPREAD, TAG, WORLD], ids=lambda s: s.name)
 def test_whole_episodes_agree_with_an_independent_account(scenario: Scenario) -> None:
-    copies, rng = 40, np.random.default_rng(0)
-    world = World(scenario, copies)
-    world.start(rng.random((2 * len(world.position), copies)))
+    num_envs, rng = 40, np.random.default_rng(0)
+    world = World(scenario, num_envs)
+    world.start(rng.random((2 * len(world.position), num_envs)))
     world.position *= 0.4  # crowded, so that much collides
     position, velocity = world.position.copy(), world.velocity.copy()
     touched = 0
     for _ in range(25):
-        action = rng.uniform(-1, 1, (scenario.agents, 2, copies))
-        for k in range(copies):
+        action = rng.uniform(-1, 1, (scenario.agents, 2, num_envs))
+        for k in range(num_envs):
             position[..., k], velocity[..., k] = slow_step(
                 scenario, position[..., k].copy(), velocity[..., k].copy(), action[..., k]
             )
@@ -357,17 +357,17 @@ def test_damaged_preys(tmp_path: Path) -> None:
 
 def recording(env: ParticleWorld) -> Dataset:
     """One episode of every copy under random actions."""
-    rng, copies, spec = np.random.default_rng(0), env.copies, env.spec
+    rng, num_envs, spec = np.random.default_rng(0), env.num_envs, env.spec
     obs, actions, rewards = [env.reset().obs.copy()], [], []
     for _ in range(spec.horizon):
-        actions.append(rng.uniform(-1, 1, (copies, spec.n_agents, 2)).astype(np.float32))
+        actions.append(rng.uniform(-1, 1, (num_envs, spec.n_agents, 2)).astype(np.float32))
         step = env.step(actions[-1])
         obs.append(step.obs.copy())
         rewards.append(step.reward)
     actions.append(np.zeros_like(actions[0]))
     rewards.append(np.zeros_like(rewards[0]))
-    rows = copies * (spec.horizon + 1)
-    truncated = np.zeros((copies, spec.horizon + 1), bool)
+    rows = num_envs * (spec.horizon + 1)
+    truncated = np.zeros((num_envs, spec.horizon + 1), bool)
     truncated[:, -2] = True
 
     def flat(arrays: list[Any]) -> Any:

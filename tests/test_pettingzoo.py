@@ -94,10 +94,10 @@ class Countdown:
         return {"action_mask": self._mask()} if self.masks == "info" and agent == "left" else {}
 
 
-def made(copies: int, **options: Any) -> PettingZooEnv:
+def made(num_envs: int, **options: Any) -> PettingZooEnv:
     how = {k: options.pop(k) for k in ("kind", "masks", "state") if k in options}
     return from_parallel_env(
-        lambda: Countdown(**how), copies, **({"task": "own/countdown", "horizon": 8} | options)
+        lambda: Countdown(**how), num_envs, **({"task": "own/countdown", "horizon": 8} | options)
     )
 
 
@@ -111,7 +111,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 BATTERY = [
     pytest.param(check, id=f"{check}-{name}")
     for name, options in VARIANTS.items()
-    for check in env_battery("own/countdown", lambda copies, o=options: made(copies, **dict(o)), most=200)  # type: ignore[misc]
+    for check in env_battery("own/countdown", lambda num_envs, o=options: made(num_envs, **dict(o)), most=200)  # type: ignore[misc]
 ]
 
 
@@ -139,8 +139,8 @@ def test_what_is_shown() -> None:
         assert seen.obs[k, 1].argmax() == inner.left - 1
         assert seen.obs[k, 1].sum() == 1
         assert seen.state[k].tolist() == [inner.left, inner.start, 0]
-        assert seen.legal is not None
-        assert seen.legal[k].tolist() == [[True, inner.left % 2 == 1, True], [True, True, False]]
+        assert seen.action_mask is not None
+        assert seen.action_mask[k].tolist() == [[True, inner.left % 2 == 1, True], [True, True, False]]
 
 
 def test_actions_reach_the_environment() -> None:
@@ -169,8 +169,8 @@ def test_ends_rewards_and_agents_that_leave() -> None:
     step = env.step(np.array([[2, 0]]))  # 1 left: right is told so, and leaves
     assert step.reward.tolist() == [[1, 3]]
     assert step.obs[0, 1].any()
-    assert step.legal is not None
-    assert step.legal[0, 1].tolist() == [True, False, False]
+    assert step.action_mask is not None
+    assert step.action_mask[0, 1].tolist() == [True, False, False]
     assert not step.info["win"][0]
     with pytest.raises(SpecError, match="agent 1 in copy 0 is not legal"):
         env.step(np.array([[0, 1]]))
@@ -233,7 +233,7 @@ def test_bad_input() -> None:
         def observation_space(self, agent: str) -> spaces.Space[Any]:
             return spaces.Text(5)
 
-    for broken, text in ((Endless, "finite bounds"), (Mixed, "some continuous"), (Texts, "not covered")):
+    for broken, text in ((Endless, "finite bounds"), (Mixed, "some continuous"), (Texts, "of type Text")):
         with pytest.raises(SpecError, match=text):
             from_parallel_env(broken, 1, task="own/x", horizon=1)
     env = made(2, kind="continuous")

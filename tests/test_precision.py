@@ -13,14 +13,14 @@ from marlzoo.benchmarks.suites import SUITES, Learner
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo import precision
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import CheckpointError, ConfigError, DataError
-from marlzoo.evaluate import evaluate as real_evaluate
-from marlzoo.machine import Memory
-from marlzoo.precision import SETTINGS, choose
-from marlzoo.train import make_sampler, train
+from marlzoo.system.machine import MeasurementCache
+from marlzoo.training import precision
+from marlzoo.training.evaluation import evaluate as real_evaluate
+from marlzoo.training.precision import SETTINGS, choose
+from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset
 
 
@@ -156,7 +156,7 @@ def test_a_run_from_another_machine_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     said: list[str] = []
     kept = {"precision": "float32", "setting": "high", "machine": "another, torch 1.0"}
     monkeypatch.setenv("MARLZOO_MATMUL", "medium")
-    assert choose(*learner(), kept=kept, tell=said.append).setting == "medium"
+    assert choose(*learner(), kept=kept, log=said.append).setting == "medium"
     assert len(said) == 1
     assert "began on another, torch 1.0" in said[0]
 
@@ -195,7 +195,7 @@ def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch, 
         training.append(products(algorithm))
         return real_update(batch)
 
-    monkeypatch.setattr("marlzoo.beside.evaluate", evaluate)
+    monkeypatch.setattr("marlzoo.training.background_eval.evaluate", evaluate)
     monkeypatch.setattr(algorithm, "update", update)
     monkeypatch.setenv("MARLZOO_MATMUL", "highest")
     train(
@@ -206,7 +206,7 @@ def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch, 
         env=ToyEnv,
         horizon=2,
         precision="bf16",
-        beside=aside,
+        background_eval=aside,
     )
     assert training == [{torch.bfloat16}] * 2
     assert playing == [{None}] * 2
@@ -231,12 +231,12 @@ def test_rows_of_another_precision_are_other_runs() -> None:
 
 
 def test_memory(home: Path) -> None:
-    memory = Memory("unit")
+    memory = MeasurementCache("unit")
     assert memory.recall("a") is None
     assert memory.remember("a", 1) == 1
     assert memory.remember("a", 2) == 1  # the first to measure decides
-    assert Memory("unit").recall("a") == 1
-    assert Memory("other").recall("a") is None
+    assert MeasurementCache("unit").recall("a") == 1
+    assert MeasurementCache("other").recall("a") is None
     (home / "measured.json").write_text("{")
     with pytest.raises(DataError, match=r"measured\.json: cannot be read .*delete it"):
         memory.recall("a")

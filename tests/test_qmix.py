@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 import marlzoo
 from marlzoo.envs.base import Ids, Observation, Step
-from marlzoo.evaluate import evaluate
-from marlzoo.online import train_online
-from marlzoo.policy import EpsilonGreedyPolicy
-from marlzoo.random import ReplicaRandom
-from marlzoo.train import make_sampler
+from marlzoo.modules.policies import EpsilonGreedyPolicy
+from marlzoo.rng import ReplicaRandom
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.online import train_online
+from marlzoo.training.trainer import make_sampler
 from tests.guess import Guess
 from tests.toys import toy_dataset, toy_spec
 
@@ -52,11 +52,11 @@ def test_explores_legal_actions_only_and_each_of_them() -> None:
     scores = torch.nn.Identity()
     policy = EpsilonGreedyPolicy(scores, lambda: torch.tensor([0.3]).view(1, 1, 1))
     obs = torch.tensor([3.0, 1.0, 2.0, 5.0]).expand(1, 20_000, 1, 4)
-    legal = torch.tensor([True, True, True, False]).expand(1, 20_000, 1, 4)
+    action_mask = torch.tensor([True, True, True, False]).expand(1, 20_000, 1, 4)
     policy.scores = _Head()
-    share = policy.act(obs, legal, ReplicaRandom([0], "x")).flatten().bincount(minlength=4) / 20_000
+    share = policy.act(obs, action_mask, ReplicaRandom([0], "x")).flatten().bincount(minlength=4) / 20_000
     assert share.tolist() == pytest.approx([0.8, 0.1, 0.1, 0.0], abs=0.015)
-    assert (policy.act(obs, legal) == 0).all()
+    assert (policy.act(obs, action_mask) == 0).all()
 
 
 class _Head(torch.nn.Module):
@@ -73,20 +73,20 @@ def test_memory_begins_anew_with_each_episode_of_a_copy() -> None:
     obs = torch.randn(6, 2, 4, 3, 5, generator=source, dtype=torch.float64)
     random, none = ReplicaRandom([0, 1], "x", dtype=torch.float64), torch.zeros(2, 4).bool()
 
-    def memory() -> torch.Tensor:
+    def hidden_state() -> torch.Tensor:
         reader = cast(Any, learner._collecting[0])._reader
-        return cast(torch.Tensor, reader.memory).clone()
+        return cast(torch.Tensor, reader.hidden_state).clone()
 
     with torch.no_grad():
         learner.explore(obs[0], None, random, ~none)
-        first = memory()
+        first = hidden_state()
         for x in obs[1:5]:
             learner.explore(x, None, random, none)
         fresh = none.clone()
         fresh[1, 2] = True
-        before = memory()
+        before = hidden_state()
         learner.explore(obs[0], None, random, fresh)
-        after = memory()
+        after = hidden_state()
     torch.testing.assert_close(after[1, 2], first[1, 2])
     assert not torch.allclose(after[0, 2], first[0, 2])
     assert before.shape == after.shape
@@ -104,8 +104,8 @@ def test_learns_the_optimum() -> None:
 class Recall(Guess):
     """The bits are shown and drawn in the first of three steps only; naming both in the last one pays."""
 
-    def __init__(self, copies: int) -> None:
-        super().__init__(copies, "discrete", horizon=3)
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs, "discrete", horizon=3)
 
     def _draw(self, ids: Ids) -> None:
         super()._draw(ids[self._t[ids] % 3 == 0])

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.distributions import chosen
-from marlzoo.losses import mean_over
-from marlzoo.train import make_sampler
+from marlzoo.modules.distributions import chosen
+from marlzoo.objectives.losses import mean_over
+from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
 
@@ -42,7 +42,7 @@ def test_individual_penalty_of_equal_values() -> None:
     algorithm = learner(penalty="individual", mixer="vdn")
     constant_values(algorithm)
     batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
-    expected = mean_over(batch.legal[:, :, :-1].sum(-1).double().log(), batch.filled)
+    expected = mean_over(batch.action_mask[:, :, :-1].sum(-1).double().log(), batch.filled)
     torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
 
 
@@ -57,7 +57,7 @@ def test_vdn_one_step_loss_by_hand() -> None:
     with torch.no_grad():
         q = chosen(net(torch.cat((batch.obs, identity), -1)), batch.action).sum(-1)
         after = torch.cat((batch.next_obs, identity), -1)
-        best = net(after).masked_fill(~batch.next_legal, -torch.inf).argmax(-1)
+        best = net(after).masked_fill(~batch.next_action_mask, -torch.inf).argmax(-1)
         y = batch.reward + 0.9 * batch.mask * chosen(target(after), best).sum(-1)
     expected = 0.5 * (q - y).square().mean(1)
     torch.testing.assert_close(algorithm.update(batch)["td_loss"], expected)

@@ -51,7 +51,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     short = example.replace("updates=100_000", "updates=2, episodes=1, horizon=3")
     values: dict[str, Any] = {}
     exec(compile(short, "README.md", "exec"), values)
-    assert values["policy"].execution == "decentralised"
+    assert values["policy"].execution == "decentralized"
     assert (tmp_path / "omiga.npz").exists()
 
 

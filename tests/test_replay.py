@@ -11,45 +11,45 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Rollout
 from marlzoo.errors import ConfigError
-from marlzoo.online import Rollout
-from marlzoo.random import ReplicaRandom
-from marlzoo.replay import Replay
+from marlzoo.rng import ReplicaRandom
+from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.toys import toy_spec
 
-COPIES, STEPS, SLOTS = 3, 4, 10
+NUM_ENVS, STEPS, SLOTS = 3, 4, 10
 
 
 def learner(**settings: Any) -> Algorithm:
-    small = {"hidden": 8, "copies": COPIES, "rollout": STEPS, "replay": COPIES * SLOTS, "warmup": 0}
+    small = {"hidden": 8, "copies": NUM_ENVS, "rollout": STEPS, "replay": NUM_ENVS * SLOTS, "warmup": 0}
     return marlzoo.make("matd3", toy_spec(), seeds=(0, 1), **{**small, "learn_steps": 3, **settings})
 
 
 def rollout(number: int, ends: Tensor) -> Rollout:
     """Step t of copy e shows 1000 e + t, and leads to half a step more; ``ends [E, T]``."""
     time = torch.arange(STEPS) + number * STEPS
-    tag = (1000.0 * torch.arange(COPIES).view(-1, 1) + time).expand(2, COPIES, STEPS)
+    tag = (1000.0 * torch.arange(NUM_ENVS).view(-1, 1) + time).expand(2, NUM_ENVS, STEPS)
     fields = {
-        "obs": tag.view(2, COPIES, STEPS, 1, 1).expand(-1, -1, -1, 3, 5),
+        "obs": tag.view(2, NUM_ENVS, STEPS, 1, 1).expand(-1, -1, -1, 3, 5),
         "state": tag.unsqueeze(-1).expand(-1, -1, -1, 7),
-        "action": tag.view(2, COPIES, STEPS, 1, 1).expand(-1, -1, -1, 3, 2),
+        "action": tag.view(2, NUM_ENVS, STEPS, 1, 1).expand(-1, -1, -1, 3, 2),
         "reward": tag,
         "mask": torch.ones_like(tag),
-        "ends": ends.float().expand(2, COPIES, STEPS),
+        "ends": ends.float().expand(2, NUM_ENVS, STEPS),
     }
     later = {f"next_{name}": fields[name] + 0.5 for name in ("obs", "state")}
     return cast(Rollout, Rollout.of({}, **fields, **later))
 
 
-def filled_replay(length: int, anywhere: bool, rollouts: int, ends: Tensor) -> Replay:
+def filled_replay(length: int, anywhere: bool, rollouts: int, ends: Tensor) -> ReplayBuffer:
     """``ends [E, rollouts * T]``."""
-    replay = Replay(learner(), length, anywhere)
+    replay = ReplayBuffer(learner(), length, anywhere)
     for number in range(rollouts):
         replay.add(rollout(number, ends[:, number * STEPS : (number + 1) * STEPS]))
     return replay
 
 
-def drawn(replay: Replay, draws: int = 600) -> set[tuple[int, ...]]:
+def drawn(replay: ReplayBuffer, draws: int = 600) -> set[tuple[int, ...]]:
     """Distinct sequences of replica 1 as steps, and a check that rows, ends and padding belong together."""
     place = torch.arange(draws).div(draws).expand(2, draws)
     batch = replay.batch(place, {})
@@ -70,7 +70,7 @@ def drawn(replay: Replay, draws: int = 600) -> set[tuple[int, ...]]:
 def expected(length: int, anywhere: bool, ends: np.ndarray[Any, Any]) -> set[tuple[int, ...]]:
     """By loops over copies and steps; the last SLOTS steps are there."""
     found, total = set(), ends.shape[1]
-    for copy in range(COPIES):
+    for copy in range(NUM_ENVS):
         age = 0
         for start in range(total):
             if (anywhere or age % length == 0) and start >= total - SLOTS:
@@ -89,13 +89,13 @@ def expected(length: int, anywhere: bool, ends: np.ndarray[Any, Any]) -> set[tup
 @pytest.mark.parametrize("rollouts", [1, 2, 5])
 def test_draws_are_what_happened(length: int, anywhere: bool, rollouts: int) -> None:
     """Before the ring is full and after it has turned twice."""
-    ends = np.random.default_rng(rollouts).random((COPIES, rollouts * STEPS)) < 0.2
+    ends = np.random.default_rng(rollouts).random((NUM_ENVS, rollouts * STEPS)) < 0.2
     replay = filled_replay(length, anywhere, rollouts, torch.from_numpy(ends))
     assert drawn(replay) == expected(length, anywhere, ends)
 
 
 def test_starts_are_equally_likely() -> None:
-    replay = filled_replay(1, True, 2, torch.zeros(COPIES, 8))
+    replay = filled_replay(1, True, 2, torch.zeros(NUM_ENVS, 8))
     reward = replay.batch(ReplicaRandom([0, 1], "x").uniform(24_000), {}).reward[0, :, 0]
     counts = torch.unique(reward, return_counts=True)[1]
     assert len(counts) == 24
@@ -104,15 +104,15 @@ def test_starts_are_equally_likely() -> None:
 
 def test_a_restart_cuts() -> None:
     """Sequences do not reach over it, and the next episode counts from zero."""
-    replay = filled_replay(3, False, 1, torch.zeros(COPIES, 4))
+    replay = filled_replay(3, False, 1, torch.zeros(NUM_ENVS, 4))
     replay.cut()
-    replay.add(rollout(1, torch.zeros(COPIES, STEPS)))
+    replay.add(rollout(1, torch.zeros(NUM_ENVS, STEPS)))
     assert {steps for steps in drawn(replay) if steps[0] < 1000} == {(0, 1, 2), (3,), (4, 5, 6), (7,)}
 
 
 def test_replicas_have_their_own() -> None:
-    replay = Replay(learner(), 1, True)
-    mixed = rollout(0, torch.zeros(COPIES, STEPS))
+    replay = ReplayBuffer(learner(), 1, True)
+    mixed = rollout(0, torch.zeros(NUM_ENVS, STEPS))
     mixed.reward = mixed.reward * torch.tensor([1.0, -1.0]).view(2, 1, 1)
     replay.add(mixed)
     batch = replay.batch(torch.rand(2, 50, generator=torch.Generator().manual_seed(0)), {})
@@ -122,9 +122,9 @@ def test_replicas_have_their_own() -> None:
 
 @pytest.mark.parametrize("rollouts", [1, 2, 4])
 def test_a_saved_replay_goes_on(rollouts: int) -> None:
-    ends = torch.from_numpy(np.random.default_rng(0).random((COPIES, 24)) < 0.2)
+    ends = torch.from_numpy(np.random.default_rng(0).random((NUM_ENVS, 24)) < 0.2)
     whole = filled_replay(3, False, rollouts, ends)
-    again = Replay(learner(), 3, False)
+    again = ReplayBuffer(learner(), 3, False)
     again.restore(whole.state())
     for replay in (whole, again):
         replay.add(rollout(rollouts, ends[:, rollouts * STEPS : (rollouts + 1) * STEPS]))
@@ -137,9 +137,9 @@ def test_a_saved_replay_goes_on(rollouts: int) -> None:
 
 def test_learning_begins_after_the_warm_up() -> None:
     algorithm = learner(warmup=30, batch_size=5)
-    replay, counts = Replay(algorithm, 1, True), []
+    replay, counts = ReplayBuffer(algorithm, 1, True), []
     for number in range(4):  # 12, 24, 36, 48 steps
-        replay.add(rollout(number, torch.zeros(COPIES, STEPS)))
+        replay.add(rollout(number, torch.zeros(NUM_ENVS, STEPS)))
         counts.append(len(list(replay.batches(ReplicaRandom([0, 1], "x")))))
         algorithm.updates += 1
     assert counts == [0, 0, 3, 3]
@@ -147,6 +147,6 @@ def test_learning_begins_after_the_warm_up() -> None:
 
 def test_a_replay_without_room() -> None:
     with pytest.raises(ConfigError, match="no room for 4 steps of each of 3 copies"):
-        Replay(learner(replay=11), 1, True)
+        ReplayBuffer(learner(replay=11), 1, True)
     with pytest.raises(ConfigError, match="no room for 11 steps of each of 3 copies"):
-        Replay(learner(), 11, False)
+        ReplayBuffer(learner(), 11, False)

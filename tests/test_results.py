@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from marlzoo.benchmarks.results import COLUMNS, Results, Row, frame
 
 from marlzoo.errors import DataError, OutputError, UnknownNameError
-from marlzoo.results import COLUMNS, Results, Row, frame
 
 ROW = Row(
     suite="unit",
@@ -29,13 +29,13 @@ ROW = Row(
     episodes=10,
     mean_return=0.1 + 0.2,
     std_return=1e-17,
-    normalised_score=None,
+    normalized_score=None,
     win_rate=None,
     diverged=False,
-    execution="decentralised",
+    execution="decentralized",
     config_hash="c0ffee",
     data_hash="00012345",
-    behaviour_return=723.5,
+    behavior_return=723.5,
     versions='marlzoo 0.1.0; "quoted", comma',
     device="cpu",
     seconds=1.5,
@@ -46,7 +46,7 @@ def test_rows_come_back_exactly(tmp_path: Path) -> None:
     results = Results(tmp_path / "new" / "rows.csv")
     rows = [
         ROW,
-        replace(ROW, seed=1, mean_return=math.inf, win_rate=0.25, normalised_score=-3.0, diverged=True),
+        replace(ROW, seed=1, mean_return=math.inf, win_rate=0.25, normalized_score=-3.0, diverged=True),
         replace(ROW, seed=2, variant="alpha=1.0, lr=0.001"),
     ]
     results.append(rows[:1])
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from dataclasses import replace
-from marlzoo.results import Results
+from marlzoo.benchmarks.results import Results
 from tests.test_results import ROW
 results = Results(sys.argv[1])
 print("ready", flush=True)

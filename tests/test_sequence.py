@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from marlzoo.data.sampler import Batch
-from marlzoo.nets import Init, RecurrentNet, with_agent_id
-from marlzoo.policy import CategoricalPolicy, RecurrentPolicy
-from marlzoo.sequence import as_sequences, known_actions, td_lambda, with_last_action
-from marlzoo.teams import joint_values, random_legal_actions
+from marlzoo.batch import Batch
+from marlzoo.modules.layers import Init, with_agent_id, with_last_action
+from marlzoo.modules.policies import CategoricalPolicy, RecurrentPolicy
+from marlzoo.modules.recurrent import RecurrentNet
+from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
+from marlzoo.objectives.returns import td_lambda
+from marlzoo.objectives.sequences import as_sequences, known_actions
 
 
 def targets(
@@ -89,15 +91,15 @@ def test_a_step_before_a_cut_has_no_known_next_action() -> None:
 
 def test_random_actions_are_legal_and_uniform() -> None:
     torch.manual_seed(0)
-    legal = torch.tensor([[True, False, True, True], [False, True, False, False]])
-    drawn = random_legal_actions(legal.expand(1, 500, 3, 2, 4), torch.rand(1, 500, 40, 2))
+    action_mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
+    drawn = random_valid_actions(action_mask.expand(1, 500, 3, 2, 4), torch.rand(1, 500, 40, 2))
     assert drawn.shape == (1, 500, 3, 40, 2)
-    assert legal[0][drawn[..., 0]].all()
+    assert action_mask[0][drawn[..., 0]].all()
     assert (drawn[..., 1] == 1).all()
     share = torch.bincount(drawn[..., 0].flatten(), minlength=4) / drawn[..., 0].numel()
     torch.testing.assert_close(share, torch.tensor([1 / 3, 0.0, 1 / 3, 1 / 3]), atol=0.01, rtol=0)
     assert (drawn[:, :, 0] != drawn[:, :, 1]).any()  # rows of a sequence differ
-    nothing = random_legal_actions(torch.zeros(1, 1, 1, 2, 4, dtype=torch.bool), torch.rand(1, 1, 3, 2))
+    nothing = random_valid_actions(torch.zeros(1, 1, 1, 2, 4, dtype=torch.bool), torch.rand(1, 1, 3, 2))
     assert ((nothing >= 0) & (nothing < 4)).all()
 
 
@@ -123,7 +125,7 @@ def test_memory_equals_torchs_and_acting_equals_reading() -> None:
     assert torch.equal(out.argmax(-1), torch.stack(chosen, dim=2))
     gru = torch.nn.GRU(6, 6, batch_first=True).double()
     with torch.no_grad():
-        for mine, name in ((net.gru.input, "ih"), (net.gru.memory, "hh")):
+        for mine, name in ((net.gru.input, "ih"), (net.gru.hidden_state, "hh")):
             getattr(gru, f"weight_{name}_l0").copy_(mine.weight[1].T)
             getattr(gru, f"bias_{name}_l0").copy_(mine.bias[1, 0])
     driven = net.encode(x).relu()[1].transpose(1, 2).flatten(0, 1)  # [B N, T, in]
@@ -139,9 +141,9 @@ def test_one_replica_reads_as_one_of_several(remembers: bool) -> None:
     torch.manual_seed(0)
     alone, several = (RecurrentNet(Init(seeds, dtype=torch.float64), 5, 6, 4) for seeds in ([1], [0, 1]))
     x = torch.randn(2, 3, 7, 3, 5).double()
-    memory = torch.randn(2, 3, 3, 6).double() if remembers else None
-    one = alone(x[1:], None if memory is None else memory[1:])
-    both = several(x, memory)
+    hidden_state = torch.randn(2, 3, 3, 6).double() if remembers else None
+    one = alone(x[1:], None if hidden_state is None else hidden_state[1:])
+    both = several(x, hidden_state)
     for mine, theirs in zip(one, both, strict=True):
         torch.testing.assert_close(mine[0], theirs[1])
     mine = torch.autograd.grad(one[0].square().sum(), list(alone.parameters()))
@@ -160,7 +162,7 @@ def test_reset_forgets_only_the_copies_named() -> None:
         policy.act(obs)
     policy.reset(2, torch.tensor([1]))
     policy.act(obs)
-    memory = policy._reader.memory
-    assert memory is not None
-    torch.testing.assert_close(memory[:, 1], fresh[1][:, 1])
-    assert not torch.allclose(memory[:, 0], fresh[1][:, 0])
+    hidden_state = policy._reader.hidden_state
+    assert hidden_state is not None
+    torch.testing.assert_close(hidden_state[:, 1], fresh[1][:, 1])
+    assert not torch.allclose(hidden_state[:, 0], fresh[1][:, 0])

@@ -126,7 +126,7 @@ def test_vectors_entry_by_entry(name: str) -> None:
         game = env.games[0]
         game.agents[0].health = 0.0 if rng.random() < 0.3 else game.agents[0].health
         env._look(0)
-        seen.obs, seen.state, seen.legal = env._shown()
+        seen.obs, seen.state, seen.action_mask = env._shown()
         states = seen.state.reshape(env.spec.n_agents, -1)
         for agent in range(env.spec.n_agents):
             np.testing.assert_allclose(seen.obs[0, agent], vector(game, agent, False), atol=1e-6)
@@ -183,8 +183,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("flavour", ["mappo", "original"])
 @pytest.mark.parametrize("name", ["3m", "2s3z"])
 def test_battery(name: str, flavour: str, tmp_path: Path) -> None:
-    def make(copies: int) -> smac.SMAC:
-        return smac.make(name, copies, flavour=flavour)
+    def make(num_envs: int) -> smac.SMAC:
+        return smac.make(name, num_envs, flavour=flavour)
 
     checks: list[Check] = env_battery(
         f"smac/{name}", make, spec=lambda: smac.spec(name, flavour=flavour), most=400

@@ -65,9 +65,9 @@ def test_a_scripted_team_wins_about_half_of_its_battles() -> None:
     seen, total = env.reset(), np.zeros(256)
     alive, won = np.ones(256, bool), np.zeros(256, bool)
     for time in range(1, 101):
-        assert seen.legal is not None
-        attacks = seen.legal[..., 5:]
-        action = np.where(attacks.any(-1), 5 + attacks.argmax(-1), np.where(seen.legal[..., 1], 1, 4))
+        assert seen.action_mask is not None
+        attacks = seen.action_mask[..., 5:]
+        action = np.where(attacks.any(-1), 5 + attacks.argmax(-1), np.where(seen.action_mask[..., 1], 1, 4))
         step = env.step(action, np.flatnonzero(alive))
         total += step.reward
         won |= step.info["win"]

@@ -15,7 +15,7 @@ from torch import nn
 
 import marlzoo
 from marlzoo.spec import Spec
-from marlzoo.train import make_sampler
+from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Loads a script the way it finds its neighbours when it is run."""
+    """Loads a script the way it finds its neighbors when it is run."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
     for path in FOLDER.glob("*.py"):

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from marlzoo.benchmarks import plan, split
+from marlzoo.benchmarks.results import Results
 from marlzoo.benchmarks.split import Split, find_split, group_size, split_of
 from marlzoo.benchmarks.suites import Data, Learner
 
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MarlzooError
-from marlzoo.results import Results
 from tests.test_bench import SMALL, run, scores, suite_of
 
 GAMES = (Data("games/xor", "D1"), Data("games/xor", "D3"))
@@ -61,7 +61,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from marlzoo.results import Results
+from marlzoo.benchmarks.results import Results
 from tests.test_split import TWO, run, suite
 plain = Results.append
 def append(self, rows):

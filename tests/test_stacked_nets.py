@@ -5,15 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 
-from marlzoo.nets import (
-    MLP,
-    BatchNorm,
-    DeterministicActor,
-    Ensemble,
-    Init,
-    Linear,
-    PerAgent,
-)
+from marlzoo.modules.actors import DeterministicActor
+from marlzoo.modules.layers import MLP, BatchNorm, Ensemble, Init, Linear, PerAgent
 
 R, B, N = 2, 6, 3
 

@@ -14,7 +14,7 @@ from marlzoo.benchmarks import study
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
-from marlzoo.envs import games
+from marlzoo.data import games as game_data
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
 
@@ -50,7 +50,7 @@ def test_results_are_committed(name: str) -> None:
 
 
 def test_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """V* of Q = (0, 1) under the uniform behaviour (specification of OMIGA, check 1)."""
+    """V* of Q = (0, 1) under the uniform behavior (specification of OMIGA, check 1)."""
     module = script("v_closed_form")
     monkeypatch.setattr(module, "WEIGHTS", np.array([[2.0], [1.0], [0.5]]))
     monkeypatch.setattr(module, "VALUES", np.array([[0.0, 1.0]]))
@@ -70,7 +70,7 @@ def test_v_reaches_it(tmp_path: Path) -> None:
     assert lines.loc[("hard", 0.1), "max_error"].max() > 1.0  # every action lies above the bound
 
 
-# ---- known behaviour -----------------------------------------------------------------------------------
+# ---- known behavior -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
@@ -81,9 +81,9 @@ def test_the_exact_optimum_of_the_walks(alpha: float) -> None:
     best = walks.value(policy, alpha)
     assert best == pytest.approx(v.mean(-1).sum())
     rng = np.random.default_rng(0)
-    for other in (walks.behaviour, walks.optimum(2 * alpha)[1], rng.dirichlet(np.ones(3), v.shape)):
+    for other in (walks.behavior, walks.optimum(2 * alpha)[1], rng.dirichlet(np.ones(3), v.shape)):
         assert walks.value(other, alpha) < best
-    assert distance(walks.optimum(1e6)[1], walks.behaviour).max() < 1e-4
+    assert distance(walks.optimum(1e6)[1], walks.behavior).max() < 1e-4
     assert np.isin(walks.optimum(1e-3)[1].round(6), (0.0, 1.0)).all()
 
 
@@ -97,19 +97,19 @@ def test_data_of_the_walks() -> None:
         data.reward[rows], walks.reward[agents, cell[rows], action[rows]].sum(-1), rtol=1e-6
     )
     assert data.truncated.sum() == data.episodes == 2000
-    counts = np.zeros(walks.behaviour.shape)
+    counts = np.zeros(walks.behavior.shape)
     np.add.at(counts, (agents, cell[rows], action[rows]), 1.0)
-    assert distance(counts / counts.sum(-1, keepdims=True), walks.behaviour).max() < 0.02
+    assert distance(counts / counts.sum(-1, keepdims=True), walks.behavior).max() < 0.02
 
 
-def test_the_learned_policy_is_the_weighted_behaviour(tmp_path: Path) -> None:
-    module = script("known_behaviour")
+def test_the_learned_policy_is_the_weighted_behavior(tmp_path: Path) -> None:
+    module = script("known_behavior")
     training = Training(updates=700, transitions=8000, lr=2e-3, tau=0.05)
     options = module.Options(out=tmp_path, seeds=(0, 1), alphas=(1.0,), training=training)
     assert module.main(options) == 0
-    lines = written(tmp_path / "known_behaviour")
+    lines = written(tmp_path / "known_behavior")
     assert len(lines) == 2 * 3 * 3
-    error, gap = (lines["learned"] - lines["exact"]).abs(), (lines["behaviour"] - lines["exact"]).abs()
+    error, gap = (lines["learned"] - lines["exact"]).abs(), (lines["behavior"] - lines["exact"]).abs()
     assert error.mean() < 0.2 * gap.mean()
     assert ((lines["low"] <= lines["learned"]) & (lines["learned"] <= lines["high"])).all()
 
@@ -137,8 +137,8 @@ def test_alpha_moves_from_greedy_to_cloning(tmp_path: Path) -> None:
     assert len(lines) == 2 * 2 * 2
     assert lines["to_prediction"].max() < 0.1
     small, large = (lines[lines["alpha"] == alpha] for alpha in (0.3, 30.0))
-    assert (small["to_greedy"] < small["to_behaviour"]).all()
-    assert (large["to_behaviour"] < large["to_greedy"]).all()
+    assert (small["to_greedy"] < small["to_behavior"]).all()
+    assert (large["to_behavior"] < large["to_greedy"]).all()
 
 
 # ---- logged data, global weights -----------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_precision(tmp_path: Path) -> None:
 
 def predicted(module: Any, family: str, game: str, quality: str, **options: Any) -> float:
     form = module.Form("a method", family, **options)
-    low, high = module.prediction(form, game, games.dataset(game, quality))
+    low, high = module.prediction(form, game, game_data.dataset(game, quality))
     assert high - low < 1e-3 or np.isnan((low, high)).all()
     return float(low)
 
@@ -251,7 +251,7 @@ def test_best_answers_end_in_an_equilibrium() -> None:
     assert predicted(module, "sequential", "xor-four", "optimal") == pytest.approx(1, abs=1e-3)
     assert predicted(module, "sequential", "xor-four", "uniform") == pytest.approx(0, abs=1e-3)
     assert predicted(module, "sequential", "equilibria", "balanced") == pytest.approx(20, abs=1e-3)
-    found = module.best_answers("equilibria", games.dataset("equilibria", "imbalanced"))
+    found = module.best_answers("equilibria", game_data.dataset("equilibria", "imbalanced"))
     np.testing.assert_allclose(found, (5, 20), atol=1e-3)
 
 
@@ -261,7 +261,7 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
 
     def value(game: str, quality: str, beta: float) -> float:
         form = module.Form("maiql", "team weights", settings={**module.MIXED, "beta": beta})
-        low, high = module.prediction(form, game, games.dataset(game, quality))
+        low, high = module.prediction(form, game, game_data.dataset(game, quality))
         assert high - low < 0.02
         return float(low + high) / 2
 
@@ -269,7 +269,7 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
         assert value("xor", quality, 10.0) == pytest.approx(known, abs=1e-3)
     form = module.Form("maiql", "team weights", settings={**module.MIXED, "beta": 10.0})
     game = "coordination-3x3"  # whether 5 weighs as much as 100 hangs on half a percent of V
-    low, high = module.prediction(form, game, games.dataset(game, "uniform"))
+    low, high = module.prediction(form, game, game_data.dataset(game, "uniform"))
     assert low == pytest.approx(1.25, abs=0.01)
     assert high > 90
     assert value("equilibria", "balanced", 10.0) == pytest.approx(-85 / 9, abs=1e-3)
@@ -281,11 +281,11 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
 
 
 def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
-    module, data = script("coordination"), games.dataset("xor-two-state", "random", episodes=20_000)
+    module, data = script("coordination"), game_data.dataset("xor-two-state", "random", episodes=20_000)
     found = module.two_state(module.Form("bc", "cloning"), data)
     assert found[0] == found[1] == pytest.approx(data.returns.mean(), abs=0.15)
     assert np.isnan(
-        module.two_state(module.Form("bc", "cloning"), games.dataset("xor-two-state", "optimal"))
+        module.two_state(module.Form("bc", "cloning"), game_data.dataset("xor-two-state", "optimal"))
     ).all()
 
 

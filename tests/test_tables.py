@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from marlzoo.benchmarks import references, statistics, tables
+from marlzoo.benchmarks import references, tables
+from marlzoo.benchmarks import stats as statistics
+from marlzoo.benchmarks.results import Results, Row, frame
 from marlzoo.benchmarks.styles import latex, markdown, terminal
 
 from marlzoo.errors import DataError
-from marlzoo.results import Results, Row, frame
 from tests.test_results import ROW
 
 
@@ -121,10 +122,10 @@ def test_published_scores_stand_beside_ours() -> None:
     assert any("regenerated" in note for note in sheet.notes)
 
 
-def test_normalised_score_ends() -> None:
-    assert references.normalised("mamujoco/hopper-3x1", 2452.0) == pytest.approx(100)
-    assert references.normalised("mamujoco/halfcheetah-6x1", -280.6) == pytest.approx(0)
-    assert references.normalised("mamujoco/swimmer-2x1", 5.0) is None
+def test_normalized_score_ends() -> None:
+    assert references.normalized("mamujoco/hopper-3x1", 2452.0) == pytest.approx(100)
+    assert references.normalized("mamujoco/halfcheetah-6x1", -280.6) == pytest.approx(0)
+    assert references.normalized("mamujoco/swimmer-2x1", 5.0) is None
 
 
 def test_styles_escape_and_mark() -> None:
@@ -153,7 +154,7 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
     tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["mean"].tolist() == [1.5, 4.0]
-    assert table["behaviour"].tolist() == [723.5, 723.5]
+    assert table["behavior"].tolist() == [723.5, 723.5]
     text = (tmp_path / "table.md").read_text()
     assert "`marlzoo bench unit`" in text
     assert "P(second > first)" in text

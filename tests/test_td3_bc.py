@@ -10,11 +10,12 @@ from marlzoo.baselines.td3_bc import TD3BC
 from torch import Tensor
 
 import marlzoo
-from marlzoo.actor_critic import TeamCritics, straight_through
-from marlzoo.data.sampler import Batch
+from marlzoo.batch import Batch
 from marlzoo.errors import ConfigError
-from marlzoo.nets import MLP, Init
-from marlzoo.sequence import as_sequences
+from marlzoo.modules.critics import TeamCritics
+from marlzoo.modules.layers import MLP, Init
+from marlzoo.objectives.losses import straight_through
+from marlzoo.objectives.sequences import as_sequences
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, FixedCritics, set_table, spec_of, transitions
 
@@ -84,9 +85,9 @@ def test_without_the_critic_it_is_cloning(reduce: str, expected: float) -> None:
     loss, cloning, _ = policy_parts(algorithm, batch_for(algorithm, torch.full((2, 2, 2), 0.5)))
     assert float(loss.detach()) == pytest.approx(expected)
     assert float(cloning.detach()) == pytest.approx(expected)
-    penalised = learner(n=2, actions=2, alpha=0.0, action_penalty=1e-3)
-    constant_actor(penalised, 0.3)
-    loss, _, _ = policy_parts(penalised, batch_for(penalised, torch.full((2, 2, 2), 0.5)))
+    penalized = learner(n=2, actions=2, alpha=0.0, action_penalty=1e-3)
+    constant_actor(penalized, 0.3)
+    loss, _, _ = policy_parts(penalized, batch_for(penalized, torch.full((2, 2, 2), 0.5)))
     assert float(loss.detach()) == pytest.approx(0.04 + 1e-3 * 0.09)
 
 
@@ -110,7 +111,7 @@ def test_stationary_point_of_a_parabola() -> None:
 def test_target_takes_the_minimum(variant: str, mask: float, expected: float) -> None:
     algorithm = learner(variant=variant)
     algorithm.target_q = FixedCritics(lambda action: (4.0, 3.0))  # type: ignore[assignment]
-    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    algorithm.soft_update = lambda *_: None  # type: ignore[method-assign]
     batch = batch_for(
         algorithm, torch.zeros(2, 2, 1), agent_reward=torch.ones(2, 2), mask=torch.full((2,), mask)
     )
@@ -127,7 +128,7 @@ def test_targets_see_smoothed_actions() -> None:
     algorithm = learner(n=1, size=3, smoothing_sigma=1.0, smoothing_clip=0.5)
     constant_actor(algorithm, 0.3, target=True)
     algorithm.target_q = FixedCritics(record)  # type: ignore[assignment]
-    algorithm.track = lambda *_: None  # type: ignore[method-assign]
+    algorithm.soft_update = lambda *_: None  # type: ignore[method-assign]
     batch = batch_for(algorithm, torch.zeros(3, 1, 1))
     batch.noise["next"] = f64(-1.2, 0.1, 0.8).view(1, 3, 1, 1, 1)
     algorithm.update(batch)
@@ -159,7 +160,7 @@ def test_targets_follow_with_rate_tau() -> None:
         target.data.zero_()
         online.data.fill_(1.0)
     for _ in range(3):
-        algorithm.track(algorithm.target_q, algorithm.q, algorithm.setting("tau"))
+        algorithm.soft_update(algorithm.target_q, algorithm.q, algorithm.hyperparameter("tau"))
     for target in algorithm.target_q.parameters():
         torch.testing.assert_close(target, torch.full_like(target, 0.014925), atol=1e-6, rtol=0)
 
@@ -214,9 +215,9 @@ def test_sequences_need_a_length() -> None:
 
 def test_straight_through_samples_legal_actions_from_the_softmax() -> None:
     logits = f64(1.0, 0.0, 4.0).expand(1, 20000, 3).clone().requires_grad_()
-    legal = torch.tensor([True, True, False])
+    action_mask = torch.tensor([True, True, False])
     uniform = torch.rand(1, 20000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sample = straight_through(logits, legal, uniform)
+    sample = straight_through(logits, action_mask, uniform)
     torch.testing.assert_close(sample.sum(-1), torch.ones(1, 20000, dtype=torch.float64))
     share = sample.detach().mean(1)[0]
     torch.testing.assert_close(share[:2], torch.softmax(f64(1, 0), 0), atol=0.02, rtol=0)
@@ -230,6 +231,6 @@ def test_discrete_cloning_leaves_illegal_actions_out() -> None:
     algorithm = learner("discrete", n=1, actions=3, alpha=0.0)
     assert isinstance(algorithm.actor.network, MLP)
     set_table(algorithm.actor.network, ((1.0, 0.0, 50.0),))
-    legal = torch.tensor([True, True, False]).expand(2, 1, 3)
-    loss, _, _ = policy_parts(algorithm, batch_for(algorithm, [[0], [0]], legal=legal))
+    action_mask = torch.tensor([True, True, False]).expand(2, 1, 3)
+    loss, _, _ = policy_parts(algorithm, batch_for(algorithm, [[0], [0]], action_mask=action_mask))
     assert float(loss.detach()) == pytest.approx(float(torch.log1p(torch.exp(f64(-1.0)))))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from marlzoo.data import catalog
 from marlzoo.data.catalog import published
-from marlzoo.files import write_text_atomic
+from marlzoo.system.files import write_text_atomic
 
 HERE = Path(__file__).parent
 LITERATURE = HERE / "literature" / "scores.csv"

@@ -39,9 +39,9 @@ import numpy as np
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate, spill
 from marlzoo.data.load import load_dataset
-from marlzoo.data.omiga import write_omiga
 from marlzoo.spec import Spec
 
 SPEC = Spec(6, 23, 138, "continuous", 1, horizon=1000)

@@ -1,6 +1,6 @@
 """Environment steps per second: our batched -v2 tasks against one gymnasium-robotics environment.
 
-    python benchmarks/speed/env.py [--copies 160] [--rounds 5] [--seconds 2] [--output results/speed/env.csv]
+    python benchmarks/speed/env.py [--num-envs 160] [--rounds 5] [--seconds 2] [--output results/speed/env.csv]
 
 Needs gymnasium-robotics beside marlzoo (pip install gymnasium-robotics imageio). Both sides run in this
 process under uniformly random actions, in alternating rounds so that other load on the machine meets both,
@@ -41,12 +41,12 @@ TASKS = (
 POOL = 64  # random joint actions drawn before the clock starts
 
 
-def ours(name: str, copies: int) -> tuple[Callable[[], int], int]:
+def ours(name: str, num_envs: int) -> tuple[Callable[[], int], int]:
     """A function that makes one step and says how many environment steps it was; the threads used."""
-    env = mamujoco.make(name, copies)
+    env = mamujoco.make(name, num_envs)
     spec = env.spec
     rng = np.random.default_rng(0)
-    pool = rng.uniform(-1, 1, (POOL, copies, spec.n_agents, spec.action_size)).astype(np.float32)
+    pool = rng.uniform(-1, 1, (POOL, num_envs, spec.n_agents, spec.action_size)).astype(np.float32)
     env.reset()
     turn = 0
 
@@ -57,7 +57,7 @@ def ours(name: str, copies: int) -> tuple[Callable[[], int], int]:
         over = np.flatnonzero(result.terminal | result.truncated)
         if len(over):
             env.reset(over)
-        return copies
+        return num_envs
 
     return step, env.threads
 
@@ -99,7 +99,7 @@ def rate(step: Callable[[], int], seconds: float) -> tuple[float, float]:
 
 def measure(name: str, scenario: str, partition: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
-    mine, threads = ours(name, options.copies)
+    mine, threads = ours(name, options.num_envs)
     other = theirs(scenario, partition)
     rate(mine, options.seconds / 4)  # warm up
     rate(other, options.seconds / 4)
@@ -108,7 +108,7 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
     cost, other_cost = (statistics.median(pair[side][1] for pair in pairs) for side in (0, 1))
     return {
         "task": f"mamujoco/{name}",
-        "copies": options.copies,
+        "copies": options.num_envs,
         "threads": threads,
         "cores": os.cpu_count(),
         "rounds": options.rounds,
@@ -127,7 +127,7 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--copies", type=int, default=160)
+    parser.add_argument("--num-envs", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
     parser.add_argument("--output", type=Path, default=Path("results/speed/env.csv"))

@@ -23,9 +23,9 @@ from reference_loop import Buffer, Reference
 from reference_loop import evaluate as evaluate_plainly
 
 import marlzoo
-from marlzoo.evaluate import evaluate
 from marlzoo.registry import make_env, task_spec
-from marlzoo.train import make_sampler
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import make_sampler
 
 EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
 

@@ -15,8 +15,8 @@ task's shape, on the card, one dataset for each of four qualities. Medians over 
 
 Then one update of every method of the projection at R = ``--group`` and one evaluation of the suite's protocol are
 timed for each task of the suite, and projected to all its datasets, seeds and updates: ``in turn``, updates and
-evaluations one after another, and ``beside``, where the shorter of the two costs nothing; a run that evaluates beside
-the training lies between. The slice that proves it is a run of full length: ``marlzoo bench
+evaluations one after another, and ``background_eval``, where the shorter of the two costs nothing; a run that
+evaluates in the background lies between. The slice that proves it is a run of full length: ``marlzoo bench
 omiga-mujoco-regenerated --device cuda``.
 
 ``--device cpu`` exercises the same code without a GPU; nothing is recorded there, and its figures mean nothing.
@@ -43,14 +43,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import freed_memory_kept, make_step
 from marlzoo.config import Precision
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.evaluate import evaluate
-from marlzoo.precision import Arithmetic, choose
 from marlzoo.registry import make_env, task_spec
-from marlzoo.train import make_sampler
+from marlzoo.training.compilation import freed_memory_kept, make_step
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.precision import Arithmetic, choose
+from marlzoo.training.trainer import make_sampler, prepare
 
 KNEE = 0.8  # share of the best rate
 # The learners of the OMIGA paper's tables and those that later papers add.
@@ -152,7 +152,7 @@ class Ours:
 def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, compiled: bool) -> Ours:
     """Count the update's operations and record it."""
     per_replica = [data[k % len(data)] for k in range(algorithm.replicas)]
-    algorithm.prepare(per_replica)
+    prepare(algorithm, per_replica)
     sampler: Sampler = make_sampler(algorithm, per_replica)
     arithmetic = choose(algorithm, sampler, precision)
     with arithmetic.applied(algorithm):
@@ -235,7 +235,7 @@ class Projection:
     update_ms: float
     evaluation_s: float
     in_turn: float
-    beside: float
+    background_eval: float
 
 
 def project(options: Options, suite: Suite) -> list[Projection]:
@@ -320,7 +320,7 @@ def report_projection(options: Options, suite: Suite, found: Sequence[Projection
             p.method,
             p.task,
             p.groups,
-            *(f"{x:.3f}" for x in (p.update_ms, p.evaluation_s, p.in_turn, p.beside)),
+            *(f"{x:.3f}" for x in (p.update_ms, p.evaluation_s, p.in_turn, p.background_eval)),
         ]
         for p in found
     ]
@@ -329,7 +329,7 @@ def report_projection(options: Options, suite: Suite, found: Sequence[Projection
     )
     show(title, header, lines, 2)
     runs = len(suite.data) * len(suite.seeds)
-    least, most = sum(p.beside for p in found), sum(p.in_turn for p in found)
+    least, most = sum(p.background_eval for p in found), sum(p.in_turn for p in found)
     print(
         f"{len(options.methods)} methods x {runs} runs of {suite.updates} updates: "
         f"{least:.1f} to {most:.1f} hours on this device"

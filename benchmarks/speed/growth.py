@@ -29,11 +29,11 @@ from measuring import random_dataset, show, write_csv
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo.compile import freed_memory_kept
-from marlzoo.files import atomic_write
-from marlzoo.precision import choose
 from marlzoo.spec import Spec
-from marlzoo.train import make_sampler
+from marlzoo.system.files import atomic_write
+from marlzoo.training.compilation import freed_memory_kept
+from marlzoo.training.precision import choose
+from marlzoo.training.trainer import make_sampler
 
 AXES: dict[str, tuple[int, ...]] = {
     "replicas": (1, 2, 4, 8, 16, 32, 64),

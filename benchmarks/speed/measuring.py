@@ -19,10 +19,10 @@ from rich.table import Table
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.files import write_text_atomic
-from marlzoo.machine import processor
-from marlzoo.precision import SETTINGS
 from marlzoo.spec import Spec
+from marlzoo.system.files import write_text_atomic
+from marlzoo.system.machine import processor
+from marlzoo.training.precision import SETTINGS
 
 FLOAT32_ERROR = 2e-6  # relative, of products over 1024 terms; tf32 and bf16 are beyond 1e-4
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def random_dataset(spec: Spec, rows: int) -> Dataset:
         terminal=np.zeros(rows, np.bool_),
         truncated=truncated,
         starts=np.arange(episodes) * per_episode,
-        legal=np.ones((*shape, spec.action_size), np.bool_) if spec.discrete else None,
+        action_mask=np.ones((*shape, spec.action_size), np.bool_) if spec.discrete else None,
         card=Card(),
     )
 

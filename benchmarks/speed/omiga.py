@@ -32,8 +32,8 @@ from typing import Any
 
 import torch
 import tyro
+from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import markdown
-from marlzoo.benchmarks.tables import Sheet
 from measuring import (
     FLOAT32_ERROR,
     command,
@@ -48,11 +48,11 @@ from reference_loop import Buffer, Reference
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo.compile import compiled, freed_memory_kept
-from marlzoo.files import write_text_atomic
-from marlzoo.precision import SETTINGS, products_in
 from marlzoo.registry import task_spec
-from marlzoo.train import make_sampler
+from marlzoo.system.files import write_text_atomic
+from marlzoo.training.compilation import compiled, freed_memory_kept
+from marlzoo.training.precision import SETTINGS, products_in
+from marlzoo.training.trainer import make_sampler
 
 SIZES = {  # task, hidden width, batch size, numbers of replicas
     "halfcheetah": ("mamujoco/halfcheetah-6x1", 256, 128, (1, 4)),

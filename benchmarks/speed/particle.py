@@ -1,6 +1,6 @@
 """Environment steps per second: our particle world against one environment of mpe2.
 
-    python benchmarks/speed/particle.py [--copies 2048] [--rounds 5] [--seconds 1] [--output FILE.csv]
+    python benchmarks/speed/particle.py [--num-envs 2048] [--rounds 5] [--seconds 1] [--output FILE.csv]
 
 Needs mpe2 beside marlzoo (pip install mpe2). Both sides run in this process on one thread under uniformly random
 actions, in alternating rounds so that other load on the machine meets both, and both reset the episodes that end.
@@ -37,11 +37,11 @@ POOL = 16  # random joint actions drawn before the clock starts
 COLUMNS = ("task", "copies", "ours", "ours_cpu", "mpe2", "mpe2_cpu", "ratio", "ratio_cpu", "mpe2_version")
 
 
-def ours(name: str, copies: int) -> Callable[[], int]:
+def ours(name: str, num_envs: int) -> Callable[[], int]:
     """A function that makes one step and says how many environment steps it was."""
-    env = particle.make(name, copies)
+    env = particle.make(name, num_envs)
     rng = np.random.default_rng(0)
-    pool = rng.uniform(-1, 1, (POOL, copies, env.spec.n_agents, 2)).astype(np.float32)
+    pool = rng.uniform(-1, 1, (POOL, num_envs, env.spec.n_agents, 2)).astype(np.float32)
     env.reset()
     turn = 0
 
@@ -50,7 +50,7 @@ def ours(name: str, copies: int) -> Callable[[], int]:
         turn += 1
         if env.step(pool[turn % POOL]).truncated[0]:
             env.reset()
-        return copies
+        return num_envs
 
     return step
 
@@ -82,9 +82,9 @@ def rate(step: Callable[[], int], seconds: float) -> tuple[float, float]:
     return count / passed, count / (time.process_time() - spent)
 
 
-def measure(name: str, module: str, copies: int, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(name: str, module: str, num_envs: int, rounds: int, seconds: float) -> dict[str, Any]:
     """One row of the table: medians over the rounds."""
-    sides = (ours(name, copies), theirs(module))
+    sides = (ours(name, num_envs), theirs(module))
     for step in sides:
         rate(step, seconds / 5)
     pairs = [[rate(step, seconds) for step in sides] for _ in range(rounds)]
@@ -95,7 +95,7 @@ def measure(name: str, module: str, copies: int, rounds: int, seconds: float) ->
 
     return {
         "task": f"{particle.FAMILY}/{name}",
-        "copies": copies,
+        "copies": num_envs,
         "ours": round(statistics.median(r[0] for r in mine)),
         "ours_cpu": round(statistics.median(r[1] for r in mine)),
         "mpe2": round(statistics.median(r[0] for r in other)),
@@ -109,7 +109,7 @@ def measure(name: str, module: str, copies: int, rounds: int, seconds: float) ->
 def main() -> int:
     """Measure, print the table, write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--copies", type=int, default=2048)
+    parser.add_argument("--num-envs", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--output", type=Path)
@@ -121,7 +121,7 @@ def main() -> int:
         return 1
     rows = []
     for name, module in TASKS:
-        found = measure(name, module, options.copies, options.rounds, options.seconds)
+        found = measure(name, module, options.num_envs, options.rounds, options.seconds)
         rows.append([found[column] for column in COLUMNS])
     show("Particle world, steps per second", COLUMNS, rows)
     if options.output:

@@ -3,7 +3,7 @@
     python benchmarks/speed/reference_loop.py [--task mamujoco/halfcheetah-6x1] [--updates 200]
 
 One network object per role, data as float64 arrays of numpy with the next observations stored once more, a batch by
-fancy indexing and converted at every update, three Adam optimisers with PyTorch's defaults, a Python loop for the
+fancy indexing and converted at every update, three Adam optimizers with PyTorch's defaults, a Python loop for the
 targets, and evaluation with one environment and a batch of one. Nothing of marlzoo's learners is used; the losses
 equal those of :mod:`marlzoo.algorithms.omiga` on the same parameters and batch, which a test checks.
 """
@@ -152,9 +152,9 @@ class Reference:
         self.target_q, self.target_v = copy.deepcopy(self.q), copy.deepcopy(self.v)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.q_parameters = [*self.q.parameters(), *self.mixer.parameters()]
-        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=self.lr)
-        self.q_optimiser = torch.optim.Adam(self.q_parameters, lr=self.lr)
-        self.v_optimiser = torch.optim.Adam(self.v.parameters(), lr=self.lr)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.lr)
+        self.q_optimizer = torch.optim.Adam(self.q_parameters, lr=self.lr)
+        self.v_optimizer = torch.optim.Adam(self.v.parameters(), lr=self.lr)
 
     def update(self, batch: Arrays) -> dict[str, Tensor]:
         """One step of policy, Q with mixer, and V, then the targets; the losses before the step."""
@@ -184,15 +184,15 @@ class Reference:
         weight = torch.exp(z).detach()
         policy_loss = -(weight * self.actor.log_prob(x, a)).mean()
 
-        for optimiser, loss, parameters in (
-            (self.actor_optimiser, policy_loss, list(self.actor.parameters())),
-            (self.q_optimiser, q_loss, self.q_parameters),
-            (self.v_optimiser, v_loss, list(self.v.parameters())),
+        for optimizer, loss, parameters in (
+            (self.actor_optimizer, policy_loss, list(self.actor.parameters())),
+            (self.q_optimizer, q_loss, self.q_parameters),
+            (self.v_optimizer, v_loss, list(self.v.parameters())),
         ):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, self.clip)
-            optimiser.step()
+            optimizer.step()
 
         for target, online in (
             (self.target_q, self.q),

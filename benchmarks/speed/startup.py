@@ -28,9 +28,9 @@ import tyro
 from measuring import random_dataset, show, write_csv
 
 import marlzoo
-from marlzoo.compile import compiled
 from marlzoo.registry import task_spec
-from marlzoo.train import make_sampler
+from marlzoo.training.compilation import compiled
+from marlzoo.training.trainer import make_sampler, prepare
 
 IMPORTS = {
     "import torch": ("-c", "import torch"),
@@ -69,7 +69,7 @@ def update_once(options: Options) -> None:
     algorithm = marlzoo.make(options.method, spec, seeds=list(range(options.replicas)))
     data = random_dataset(spec, 2000)
     sampler = make_sampler(algorithm, [data])
-    algorithm.prepare([data] * options.replicas)
+    prepare(algorithm, [data])
     compiled(algorithm)(sampler.next())
 
 

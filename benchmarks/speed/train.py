@@ -35,14 +35,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.compile import Update, compiled, freed_memory_kept
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.evaluate import evaluate
-from marlzoo.files import write_text_atomic
-from marlzoo.precision import Arithmetic, choose
 from marlzoo.registry import find_method, make_env, method_names, task_spec
-from marlzoo.train import make_sampler
+from marlzoo.system.files import write_text_atomic
+from marlzoo.training.compilation import Update, compiled, freed_memory_kept
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.precision import Arithmetic, choose
+from marlzoo.training.trainer import make_sampler, prepare
 
 EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
 PROFILED, SHOWN = 3, 8  # slowest cases, and operations of each
@@ -95,7 +95,7 @@ def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
     """A learner with the settings that the command line gives it on this task, and a warm sampler."""
     family = options.task.partition("/")[0]
     algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)), domain=family)
-    algorithm.prepare([data] * replicas)
+    prepare(algorithm, [data])
     sampler = make_sampler(algorithm, [data])
     arithmetic = choose(algorithm, sampler)
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""OMIGA's alpha from small to large moves from in-sample greedy to behaviour cloning.
+"""OMIGA's alpha from small to large moves from in-sample greedy to behavior cloning.
 
     python benchmarks/studies/alpha_sweep.py [--task mamujoco/hopper-3x1 --quality medium | --file DATA]
 
@@ -6,7 +6,7 @@ All values of alpha and all seeds are replicas of one run. Without arguments: tw
 data. There the local values are the least-squares fit r ~ sum_i f_i(a_i) over the data, so that the prediction is
 pi_i(a) ~ mu_i(a) exp(f_i(a) / alpha): mu_i (cloning) for a large alpha, the best action in the data for a small one.
 In the additive game that is the optimum; in XOR with the data D3 it is each agent's best guess and the worst pair.
-With a task or a file: returns on logged data, and how far the policy is from behaviour cloning.
+With a task or a file: returns on logged data, and how far the policy is from behavior cloning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 import marlzoo
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.games import payoffs
-from marlzoo.policy import Policy
+from marlzoo.modules.policies import Policy
 
 Floats = NDArray[np.float64]
 GAMES = {"additive": "uniform", "xor": "D3"}
@@ -47,7 +47,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 
 def fit(data: Dataset) -> tuple[Floats, Floats]:
-    """Of a one-step game's data: the behaviour mu ``[N, A]`` and the additive fit f ``[N, A]`` of the reward."""
+    """Of a one-step game's data: the behavior mu ``[N, A]`` and the additive fit f ``[N, A]`` of the reward."""
     joint, reward = data.action[data.sources], data.reward[data.sources].astype(np.float64)
     chosen = np.eye(data.spec.action_size)[joint]
     f = np.linalg.lstsq(chosen.reshape(len(joint), -1), reward)[0]
@@ -55,7 +55,7 @@ def fit(data: Dataset) -> tuple[Floats, Floats]:
 
 
 def predicted(mu: Floats, f: Floats, alpha: float) -> Floats:
-    """pi ``[N, A]``: the behaviour, exponentially weighted."""
+    """pi ``[N, A]``: the behavior, exponentially weighted."""
     weight = mu * np.exp((f - f.max(-1, keepdims=True)) / alpha)
     policy: Floats = weight / weight.sum(-1, keepdims=True)
     return policy
@@ -92,7 +92,7 @@ def on_game(options: Options, game: str, quality: str) -> pd.DataFrame:
         "seed",
         "to_prediction",
         "to_greedy",
-        "to_behaviour",
+        "to_behavior",
         "return",
         "predicted",
     ]
@@ -102,15 +102,15 @@ def on_game(options: Options, game: str, quality: str) -> pd.DataFrame:
 def of_games(options: Options) -> study.Study:
     """The sweep on the games."""
     lines = pd.concat([on_game(options, game, quality) for game, quality in GAMES.items()])
-    header = ["game, alpha", "to greedy", "to behaviour", "to prediction", "return", "predicted return"]
+    header = ["game, alpha", "to greedy", "to behavior", "to prediction", "return", "predicted return"]
     body = []
     for (game, alpha), part in lines.groupby(["game", "alpha"], sort=False):
-        near = [study.over_seeds(part[f"to_{x}"].to_numpy()) for x in ("greedy", "behaviour", "prediction")]
+        near = [study.over_seeds(part[f"to_{x}"].to_numpy()) for x in ("greedy", "behavior", "prediction")]
         returns = [study.over_seeds(part["return"].to_numpy()), f"{part['predicted'].iloc[0]:.3f}"]
         body.append([f"{game}, {alpha:g}", *near, *returns])
     notes = [
         "Total-variation distances, averaged over agents, to the best actions in the data (in-sample greedy), to the "
-        "behaviour (cloning) and to the predicted mu exp(f / alpha); expected return of the sampled policies. Mean "
+        "behavior (cloning) and to the predicted mu exp(f / alpha); expected return of the sampled policies. Mean "
         f"and 95 % bootstrap interval over {len(options.seeds)} seeds, {options.training.updates} updates, z_clip = "
         f"{options.z_clip}.",
         f"Made by `{study.command('alpha_sweep')}`.",
@@ -120,7 +120,7 @@ def of_games(options: Options) -> study.Study:
         axes = figure.subplots(2, len(GAMES), sharex=True, squeeze=False)
         for game, (near, earned) in zip(GAMES, axes.T, strict=True):
             parts = [lines[(lines["game"] == game) & (lines["alpha"] == alpha)] for alpha in options.alphas]
-            for label in ("greedy", "behaviour"):
+            for label in ("greedy", "behavior"):
                 samples = [part[f"to_{label}"].to_numpy() for part in parts]
                 study.curve(near, options.alphas, samples, f"to {label}")
             study.curve(earned, options.alphas, [part["return"].to_numpy() for part in parts], "learned")
@@ -136,24 +136,28 @@ def of_games(options: Options) -> study.Study:
     return study.Study("alpha_sweep", sheet, lines, draw, (9, 6))
 
 
-def actions(policy: Policy, obs: torch.Tensor, legal: torch.Tensor | None, replicas: int) -> torch.Tensor:
+def actions(
+    policy: Policy, obs: torch.Tensor, action_mask: torch.Tensor | None, replicas: int
+) -> torch.Tensor:
     """What the policies do when evaluated, on the same observations ``[E, N, O]``: ``[R, E, N, ...]``."""
     policy.reset(len(obs))
-    everywhere = None if legal is None else legal.expand(replicas, *legal.shape)
+    everywhere = None if action_mask is None else action_mask.expand(replicas, *action_mask.shape)
     with torch.no_grad():
         return policy.act(obs.expand(replicas, *obs.shape), everywhere)
 
 
 def on_logged_data(options: Options, source: Source, data: Dataset) -> tuple[pd.DataFrame, Floats]:
-    """One line per alpha and seed; the returns of behaviour cloning ``[seeds]``."""
+    """One line per alpha and seed; the returns of behavior cloning ``[seeds]``."""
     every, seeds = study.replicas(options.seeds, alpha=options.alphas), len(options.seeds)
     cloned, reference = options.logged.train("bc", source, data, seeds=options.seeds)
     learner, returns = options.logged.train("omiga", source, data, z_clip=options.z_clip, **every)
     rows = data.sources[np.linspace(0, len(data.sources) - 1, ROWS).astype(int)]
     obs = torch.from_numpy(data.obs[rows])
-    legal = None if data.legal is None else torch.from_numpy(data.legal[rows])
-    mine = actions(learner.policy(), obs, legal, learner.replicas)
-    theirs = actions(cloned.policy(), obs, legal, seeds).repeat(len(options.alphas), *(1,) * (mine.ndim - 1))
+    action_mask = None if data.action_mask is None else torch.from_numpy(data.action_mask[rows])
+    mine = actions(learner.policy(), obs, action_mask, learner.replicas)
+    theirs = actions(cloned.policy(), obs, action_mask, seeds).repeat(
+        len(options.alphas), *(1,) * (mine.ndim - 1)
+    )
     gap = (mine != theirs).double() if data.spec.discrete else (mine - theirs).abs()
     lines = zip(every["alpha"], every["seeds"], gap.flatten(1).mean(1).tolist(), returns, strict=True)
     return pd.DataFrame(lines, columns=["alpha", "seed", "to_cloning", "return"]), reference
@@ -172,7 +176,7 @@ def of_logged_data(options: Options) -> study.Study:
     body.append(["cloning", "0", study.over_seeds(reference, 1)])
     what = "share of actions that differ" if data.spec.discrete else "mean distance of actions"
     notes = [
-        f"{what.capitalize()} from those of behaviour cloning with the same seed, on {ROWS} observations of the "
+        f"{what.capitalize()} from those of behavior cloning with the same seed, on {ROWS} observations of the "
         f"data. Mean and 95 % bootstrap interval over {len(options.seeds)} seeds, z_clip = {options.z_clip}. "
         f"{options.logged.describe(source, data)}",
         f"Made by `{study.command('alpha_sweep')}`.",
@@ -183,7 +187,7 @@ def of_logged_data(options: Options) -> study.Study:
         study.curve(near, options.alphas, gaps, "OMIGA")
         study.curve(earned, options.alphas, returns, "OMIGA")
         earned.axhline(reference.mean(), color="k", ls="--", label="cloning")
-        earned.axhline(source.behaviour, color="grey", ls=":", label="data")
+        earned.axhline(source.behavior, color="grey", ls=":", label="data")
         near.set(xscale="log", xlabel="alpha", ylabel=f"{what} from cloning")
         earned.set(xscale="log", xlabel="alpha", ylabel="return")
         earned.legend(fontsize="small")

@@ -5,7 +5,7 @@
 The teachers behind the regenerated data act with a Gaussian clipped to the box, so that many of their actions lie
 on its bounds. A tanh-Gaussian has no mass there: its likelihood takes such an action as the sample 8.4 before
 squashing, far from those of all other actions, and bends mean and width towards it. With ``bound_margin`` the action
-counts as censored instead: the sample lay beyond atanh(1 - margin), however far. Behaviour cloning and OMIGA are
+counts as censored instead: the sample lay beyond atanh(1 - margin), however far. Behavior cloning and OMIGA are
 trained with several margins (0: off), and cloning by squared error for comparison; all margins and seeds of a method
 are replicas of one run.
 """
@@ -85,7 +85,7 @@ def report(options: Options, source: Source, data: Dataset, lines: pd.DataFrame)
             ls="--",
             label="squared error",
         )
-        ax.axhline(source.behaviour, color="grey", ls=":", label="data")
+        ax.axhline(source.behavior, color="grey", ls=":", label="data")
         ax.set(xlabel="margin", ylabel="return")
         ax.legend()
 

@@ -45,13 +45,14 @@ from numpy.typing import NDArray
 from scipy.stats import expectile
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import games
-from marlzoo.evaluate import evaluate
-from marlzoo.files import write_text_atomic
-from marlzoo.nets import with_agent_id
-from marlzoo.policy import CategoricalPolicy, Policy
-from marlzoo.train import train
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.system.files import write_text_atomic
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import train
 
 Floats = NDArray[np.float64]
 Range = tuple[float, float]
@@ -154,7 +155,7 @@ CONTINUOUS = (
 
 ON_BRIDGE = Form("alberdice", "sequential", settings={"domain": "games"}, updates=4000)
 # For games whose rewards are large beside the temperatures. The imbalanced data hold the best action 4 times in 100:
-# a batch without it says nothing about it, and to weights that are normalised over the batch it is then not the best.
+# a batch without it says nothing about it, and to weights that are normalized over the batch it is then not the best.
 LARGE: dict[str, int] = {"updates": 800, "batch_size": 512}
 GROUPS: dict[str, Group] = {
     "xor": Group(
@@ -355,7 +356,7 @@ def prediction(form: Form, game: str, data: Dataset) -> Range:
         return SURFACES[game, quality].get(form.family, NOTHING)
     if game == "xor-two-state":
         return two_state(form, data)
-    if game == "t-maze":  # the colours agree half of the time, and then nobody can win
+    if game == "t-maze":  # the colors agree half of the time, and then nobody can win
         return (0.5, 0.5) if form.family == "cloning" else NOTHING
     if game.startswith("bridge"):
         optimum = {"bridge": -1.23545, "bridge-apart": -1.55168}[game]
@@ -400,7 +401,7 @@ def scored(algorithm: Any, form: Form, task: str, seeds: Sequence[int]) -> Float
 def trained(options: Options, name: str, form: Form) -> pd.DataFrame:
     """One line per data and seed of a form in a group."""
     group, seeds = GROUPS[name], list(options.seeds)
-    data = {key: games.dataset(*key) for key in group.data}
+    data = {key: game_data.dataset(*key) for key in group.data}
     every = [key for key in group.data for _ in seeds]
     updates, first = form.updates or group.updates, data[group.data[0]]
     algorithm = marlzoo.make(form.method, first.spec, seeds=seeds * len(group.data), **group.settings(form))
@@ -432,7 +433,7 @@ def rows(options: Options) -> pd.DataFrame:
     ranges = []
     for name in options.only:
         group = GROUPS[name]
-        data = {key: games.dataset(*key) for key in group.data}
+        data = {key: game_data.dataset(*key) for key in group.data}
         for form in group.forms:
             mine = (
                 (found["group"] == name) & (found["method"] == form.name) & (found["family"] == form.family)

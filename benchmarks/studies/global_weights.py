@@ -2,7 +2,7 @@
 
     python benchmarks/studies/global_weights.py [--task mamujoco/hopper-3x1 --quality medium | --file DATA]
 
-The mixer's weights w_i(s) turn the global regularised problem into local ones: policy weight
+The mixer's weights w_i(s) turn the global regularized problem into local ones: policy weight
 exp(w_i(s) (Q_i - V_i) / alpha). ``global_weights = False`` (the paper's ablation) puts 1 in place of w_i(s) there.
 Without arguments: the walks of ``marlzoo.benchmarks.walks``, where the optimum is known; the agents' rewards differ
 in size there, which only w tells them. With a task or a file: returns on logged data, evaluated in the simulator.
@@ -116,8 +116,8 @@ def main(options: Options) -> int:
         known = {"objective of the optimum": [f"{value:.2f}" for value in best]}
         note = (
             "Total-variation distance of the policy to the exact optimum, averaged over agents and cells; the "
-            "regularised objective (discounted reward minus alpha times the log ratio to the behaviour), computed "
-            f"exactly ({walks.value(walks.behaviour):.2f} for the behaviour)."
+            "regularized objective (discounted reward minus alpha times the log ratio to the behavior), computed "
+            f"exactly ({walks.value(walks.behavior):.2f} for the behavior)."
         )
     study.write(report(options, lines, f"Global information: {what}", known, note, name), options.out)
     return 0

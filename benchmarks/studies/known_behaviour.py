@@ -1,9 +1,9 @@
-"""Where the behaviour is known, OMIGA's learned policy is the exponentially weighted behaviour.
+"""Where the behavior is known, OMIGA's learned policy is the exponentially weighted behavior.
 
-    python benchmarks/studies/known_behaviour.py
+    python benchmarks/studies/known_behavior.py
 
-The task (``marlzoo.benchmarks.walks``) splits exactly over agents, so that the regularised optimum
-pi_i(a | o) = mu_i(a | o) exp((Q_i - V_i) / alpha) is known. Every seed draws data of its own from the behaviour mu
+The task (``marlzoo.benchmarks.walks``) splits exactly over agents, so that the regularized optimum
+pi_i(a | o) = mu_i(a | o) exp((Q_i - V_i) / alpha) is known. Every seed draws data of its own from the behavior mu
 and trains Q, V, mixer and policy from them, nothing else given; all alphas and seeds are replicas of one run.
 """
 
@@ -50,9 +50,9 @@ def numbers(options: Options, walks: Walks, found: NDArray[np.float64]) -> pd.Da
         for place in np.ndindex(exact.shape):
             values = policies[(slice(None), *place)]
             agent, cell, action = place
-            known = (walks.behaviour[place], exact[place])
+            known = (walks.behavior[place], exact[place])
             lines.append((alpha, agent, cell, ACTIONS[action], *known, values.mean(), *study.bounds(values)))
-    columns = ["alpha", "agent", "cell", "action", "behaviour", "exact", "learned", "low", "high"]
+    columns = ["alpha", "agent", "cell", "action", "behavior", "exact", "learned", "low", "high"]
     return pd.DataFrame(lines, columns=columns).assign(seeds=len(options.seeds))
 
 
@@ -65,24 +65,24 @@ def report(options: Options, walks: Walks, found: NDArray[np.float64], lines: pd
         body.append(
             [
                 f"{alpha:g}",
-                f"{distance(walks.behaviour, exact).mean():.3f}",
+                f"{distance(walks.behavior, exact).mean():.3f}",
                 study.over_seeds(distance(policies, exact).mean((1, 2)), 4),
                 f"{(part['learned'] - part['exact']).abs().max():.3f}",
-                f"{walks.value(walks.behaviour):.3f}",
+                f"{walks.value(walks.behavior):.3f}",
                 study.over_seeds(walks.value(policies)),
                 f"{walks.value(exact):.3f}",
             ]
         )
     header = [
-        "alpha", "behaviour to optimum", "learned to optimum", "largest error of a probability",
-        "return of the behaviour", "return of the learned policy", "return of the optimum",
+        "alpha", "behavior to optimum", "learned to optimum", "largest error of a probability",
+        "return of the behavior", "return of the learned policy", "return of the optimum",
     ]  # fmt: skip
     notes = [
         "Total-variation distances, averaged over agents and cells, to the optimum mu exp((Q - V) / alpha) of the "
-        "known behaviour mu; mean and 95 % bootstrap interval over seeds, each with data of its own. The largest "
+        "known behavior mu; mean and 95 % bootstrap interval over seeds, each with data of its own. The largest "
         "error is that of the mean over seeds. Returns are expected discounted ones, computed exactly.",
         f"{len(options.seeds)} seeds, {options.training.transitions} transitions each, {options.training.updates} "
-        f"updates. Made by `{study.command('known_behaviour')}`.",
+        f"updates. Made by `{study.command('known_behavior')}`.",
     ]
 
     def draw(figure: Any) -> None:
@@ -95,12 +95,12 @@ def report(options: Options, walks: Walks, found: NDArray[np.float64], lines: pd
                 part["exact"], part["learned"], spread, fmt="o", ms=3, lw=1, label=f"alpha = {alpha:g}"
             )
         ax.set(
-            xlabel="exponentially weighted behaviour (exact)", ylabel="learned probability, mean over seeds"
+            xlabel="exponentially weighted behavior (exact)", ylabel="learned probability, mean over seeds"
         )
         ax.legend()
 
-    sheet = study.table("The learned policy and the exponentially weighted behaviour", header, body, notes)
-    return study.Study("known_behaviour", sheet, lines, draw, (5.5, 5))
+    sheet = study.table("The learned policy and the exponentially weighted behavior", header, body, notes)
+    return study.Study("known_behavior", sheet, lines, draw, (5.5, 5))
 
 
 def main(options: Options) -> int:

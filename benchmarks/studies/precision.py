@@ -4,7 +4,7 @@
 
 Every method is trained twice on the same data, from the same starts and with the same batches, once with float32
 products and once with ``precision = "bf16"`` (products of linear layers rounded to 8 bits; parameters, losses and
-optimiser in float32); evaluation is in float32 both times. The two runs part by rounding, and rounding grows, so
+optimizer in float32); evaluation is in float32 both times. The two runs part by rounding, and rounding grows, so
 single seeds differ. What counts is whether the mean over seeds stays where float32's seeds lie: ``agrees`` says that
 bf16's mean is inside float32's 95 % interval.
 """

@@ -2,11 +2,11 @@
 
     python benchmarks/studies/v_closed_form.py
 
-For fixed local values Q_i(s, a), mixing weights w_i(s) and behaviour mu_i(a | s), L_V is convex in V_i(s) and its
+For fixed local values Q_i(s, a), mixing weights w_i(s) and behavior mu_i(a | s), L_V is convex in V_i(s) and its
 minimum is V_i*(s) = (alpha / w_i) log sum_a mu_i(a | s) exp(w_i Q_i(s, a) / alpha), where the mean weight of the
 policy, E_mu exp(w_i (Q_i - V_i) / alpha), is 1. The method learns V with its own update and networks; its target
 networks, which give Q and w, are set to the tables and stay there (tau = 0). A batch holds every action in
-proportion to the behaviour, so nothing is sampled. Action 2 of agent 0 has the highest value of all but is not in
+proportion to the behavior, so nothing is sampled. Action 2 of agent 0 has the highest value of all but is not in
 the data: a V learned in-sample does not see it.
 """
 
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 import marlzoo
-from marlzoo.data.sampler import Batch
-from marlzoo.nets import with_agent_id
+from marlzoo.batch import Batch
+from marlzoo.modules.layers import with_agent_id
 
 # States differ in the agents' weights only; [S, N], [N, A], actions out of 8 [N, A].
 WEIGHTS = np.array([[0.5, 2.0], [1.0, 1.0], [2.0, 0.5]])
@@ -82,7 +82,7 @@ def learner(options: Options, clip: str) -> Any:
 
 
 def whole_batch(replicas: int) -> Batch:
-    """Every state with every action in proportion to the behaviour, ``B = 8 S``."""
+    """Every state with every action in proportion to the behavior, ``B = 8 S``."""
     listed = np.stack([np.repeat(np.arange(ACTIONS), counts) for counts in COUNTS], axis=1)  # [8, N]
     action = torch.tensor(np.tile(listed, (STATES, 1)))
     state = torch.eye(STATES, dtype=torch.float64).repeat_interleave(len(listed), dim=0)

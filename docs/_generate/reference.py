@@ -12,6 +12,7 @@ from typing import Any
 
 from marlzoo.benchmarks.results import Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
+
 from marlzoo.cli import COMMANDS, main
 from marlzoo.cli.listing import KINDS
 
@@ -70,7 +71,9 @@ def arguments(cls: Any) -> dict[str, str]:
 def listing(kind: str) -> str:
     """What ``marlzoo list KIND`` shows, as a table."""
     entries = KINDS[kind]()
-    rows = [[code(value) if k == 0 else prose(str(value)) for k, value in enumerate(e.values())] for e in entries]
+    rows = [
+        [code(value) if k == 0 else prose(str(value)) for k, value in enumerate(e.values())] for e in entries
+    ]
     return table(list(entries[0]), rows) + "\n"
 
 

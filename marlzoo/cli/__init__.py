@@ -59,7 +59,7 @@ def _run(given: list[str]) -> int:
         print(_usage())
         return 0
     if given[0] == "--version":
-        from marlzoo import __version__
+        from marlzoo.version import __version__
 
         print(f"marlzoo {__version__}")
         return 0

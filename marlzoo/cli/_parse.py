@@ -44,7 +44,7 @@ def parse(shape: Callable[..., T], command: str, arguments: Sequence[str]) -> T:
 
 def _first_part(box: str) -> str:
     """What stands below the title of tyro's box, up to the next rule, as one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # without colours
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # without colors
     lines = [line.strip(" │|") for line in plain.splitlines()]
     rules = [k for k, line in enumerate(lines) if re.fullmatch(r"[─\-╭╮╰╯\s]{8,}", line)]
     titled = [

@@ -32,10 +32,10 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Config, Count, NonNegative
 from marlzoo.data.sampler import Batch
-from marlzoo.distributions import categorical_log_prob, mask_logits
-from marlzoo.losses import action_error, mean_over
-from marlzoo.nets import MLP, with_agent_id
-from marlzoo.policy import CategoricalPolicy, Policy, SquashedPolicy
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits
+from marlzoo.objectives.losses import action_error, mean_over
+from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.policies import CategoricalPolicy, Policy, SquashedPolicy
 from marlzoo.spec import Spec
 
 
@@ -53,17 +53,17 @@ class ${cls}(Algorithm):
     config: ${cls}Config
     config_class = ${cls}Config
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action")  # of a batch; see marlzoo.data.sampler.Batch
+    fields: tuple[str, ...] = ("obs", "action")  # of a batch; see marlzoo.batch.Batch
     presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {"hidden": 64}}  # by the family of the task
     variants: ClassVar = {"continuous": ({"penalty": 0.0},)}  # forms that the battery tests as well
 
     def build(self, spec: Spec) -> None:
-        """One network, shared by the agents, and its optimiser."""
+        """One network, shared by the agents, and its optimizer."""
         h = self.config.hidden
         self.actor = MLP(self.init, (spec.obs_size + spec.n_agents, h, h, spec.action_size))
         if spec.discrete:
             self.fields = (*self.fields, "legal")
-        self.optimise(policy=self.actor)
+        self.optimize(policy=self.actor)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss and the gradient norm, each [R]."""

@@ -52,9 +52,9 @@ def collect(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from marlzoo.data.computed import computed_qualities
     from marlzoo.data.load import read_card
-    from marlzoo.data.recipes import collect as regenerate
-    from marlzoo.registry import computed_qualities
+    from marlzoo.recording.recipes import collect as regenerate
 
     if computed_qualities(options.task):
         name = f"{options.task}/marlzoo/{options.quality}"
@@ -104,8 +104,8 @@ def inspect(arguments: Sequence[str]) -> int:
     options = parse(Inspect, "data inspect", arguments)
     from rich.console import Console
 
-    from marlzoo.data.inspect import inspect as measure
-    from marlzoo.data.inspect import plot, render, write_html
+    from marlzoo.data.inspection import inspect as measure
+    from marlzoo.data.inspection import plot, render, write_html
     from marlzoo.data.load import load_dataset, typed_options
 
     dataset = load_dataset(options.dataset, **typed_options(options.dataset, options.option))
@@ -190,8 +190,8 @@ def convert(arguments: Sequence[str]) -> int:
     from marlzoo.data.load import typed_options
 
     reading = typed_options(options.source, options.option)
-    tell = partial(print, file=sys.stderr)
-    print(rewrite(options.source, options.target, form=options.format, tell=tell, **reading))
+    log = partial(print, file=sys.stderr)
+    print(rewrite(options.source, options.target, form=options.format, log=log, **reading))
     return 0
 
 
@@ -227,7 +227,7 @@ def mix(arguments: Sequence[str]) -> int:
 def _tell(path: Path, card: Card) -> None:
     print(
         f"{path}: {card.transitions} transitions in {card.episodes} episodes, "
-        f"return {card.return_mean:.1f} ± {card.return_std:.1f}, content hash {card.content_hash}"
+        f"return {card.mean_return:.1f} ± {card.std_return:.1f}, content hash {card.content_hash}"
     )
 
 
@@ -275,7 +275,7 @@ def teach(arguments: Sequence[str]) -> int:
     """train the teacher that a task's recipes need"""
     from dataclasses import field, make_dataclass
 
-    from marlzoo.teachers.make import Options, make_teacher
+    from marlzoo.recording.teach import Options, make_teacher
     from marlzoo.teachers.plans import plans
 
     named = [word for word in arguments[:1] if not word.startswith("-")]
@@ -286,7 +286,7 @@ def teach(arguments: Sequence[str]) -> int:
         [("task", Text), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
     )
     shape.__doc__ = (
-        "Train the behaviour team of a task, as its plan says; the same command goes on after a stop."
+        "Train the behavior team of a task, as its plan says; the same command goes on after a stop."
     )
     parsed: Any = parse(shape, "data teach", arguments)
     print(make_teacher(parsed.task, parsed.options))
@@ -295,7 +295,7 @@ def teach(arguments: Sequence[str]) -> int:
 
 @dataclass
 class ShowCard:
-    """What is known about a dataset: origin, addresses, checksum, licence, statistics, published scores."""
+    """What is known about a dataset: origin, addresses, checksum, license, statistics, published scores."""
 
     dataset: Text
     """a dataset's name, published or not, or a file"""

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from marlzoo.doctor import diagnose, report
 from marlzoo.errors import UnknownNameError
+from marlzoo.system.doctor import diagnose, report
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -40,10 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate and print one line per replica."""
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
-    from marlzoo.checkpoint import load, load_arrays
-    from marlzoo.evaluate import evaluate
-    from marlzoo.random import derive
     from marlzoo.registry import make_env
+    from marlzoo.rng import derive
+    from marlzoo.training.checkpoint import load, load_arrays
+    from marlzoo.training.evaluation import evaluate
 
     if options.episodes < 1:
         raise ConfigError(f"--episodes is {options.episodes}; it must be at least 1")

@@ -76,7 +76,7 @@ def tasks() -> Entries:
 
 def datasets() -> Entries:
     """Datasets that are on this machine, and those that a recipe can make."""
-    from marlzoo.data.load import installed
+    from marlzoo.data.names import installed
 
     there = installed()
     entries = [{"name": name, "state": "installed", "place": str(path)} for name, path in there.items()]

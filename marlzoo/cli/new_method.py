@@ -19,8 +19,8 @@ import tyro
 from marlzoo.cli._parse import parse
 from marlzoo.cli._skeleton import method_file, package_files, package_name
 from marlzoo.errors import ConfigError
-from marlzoo.files import output_error, write_text_atomic
 from marlzoo.registry import list_methods
+from marlzoo.system.files import output_error, write_text_atomic
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 

@@ -157,23 +157,23 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from marlzoo.files import write_text_atomic
-    from marlzoo.online import curve_csv, settings_of, train_online
     from marlzoo.registry import make, make_env, task_spec
+    from marlzoo.system.files import write_text_atomic
+    from marlzoo.training.online import curve_csv, settings_of, train_online
 
     family = options.task.partition("/")[0]
     learner = make(
         method, task_spec(options.task), seeds=options.seeds, device=options.device, domain=family, **settings
     )
     folder = options.out / (options.name or f"train-{method}-{options.task.replace('/', '-')}")
-    env = make_env(options.task, len(options.seeds) * settings_of(learner).copies)
+    env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
     try:
         with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
             bar = progress.add_task(f"{method} on {options.task}")
 
             def report(done: int, total: int, points: Sequence[Any]) -> None:
                 progress.update(bar, completed=done, total=total)
-                means = [f"{p.return_mean:.1f}" for p in points if p.return_mean is not None]
+                means = [f"{p.mean_return:.1f}" for p in points if p.mean_return is not None]
                 if means:
                     progress.console.print(
                         f"{points[0].steps} steps, mean returns {', '.join(means)}", highlight=False

@@ -24,7 +24,7 @@ class Card:
     """What is known about a dataset. Every value can be written as JSON.
 
     The statistics are filled in by :meth:`marlzoo.data.dataset.Dataset.create`; returns are undiscounted sums
-    over an episode (mean over agents where rewards are per agent), ``return_std`` is the population's.
+    over an episode (mean over agents where rewards are per agent), ``std_return`` is the population's.
 
     Args:
         task: full task name, ``mamujoco/hopper-3x1``; empty when unknown.
@@ -36,15 +36,15 @@ class Card:
             observations, order of actions, ...).
         transitions: number of transitions.
         episodes: number of episodes.
-        return_mean: mean episode return.
-        return_std: its standard deviation over episodes.
-        return_min: lowest episode return.
-        return_max: highest episode return.
-        length_mean: mean episode length, in steps.
+        mean_return: mean episode return.
+        std_return: its standard deviation over episodes.
+        min_return: lowest episode return.
+        max_return: highest episode return.
+        mean_length: mean episode length, in steps.
         clipped: action entries that lay outside [-1, 1] and were clipped when the file was read.
         content_hash: hash of the arrays and the spec as they stand in the dataset's file; empty when reading
             changed them (actions clipped, ends reinterpreted).
-        licence: licence of the data, empty when none is stated.
+        license: license of the data, empty when none is stated.
         recipe: command and arguments that regenerate it, or None.
         notes: what the reader had to assume.
     """
@@ -57,14 +57,14 @@ class Card:
     options: dict[str, Any] = field(default_factory=dict)
     transitions: int = 0
     episodes: int = 0
-    return_mean: float = 0.0
-    return_std: float = 0.0
-    return_min: float = 0.0
-    return_max: float = 0.0
-    length_mean: float = 0.0
+    mean_return: float = 0.0
+    std_return: float = 0.0
+    min_return: float = 0.0
+    max_return: float = 0.0
+    mean_length: float = 0.0
     clipped: int = 0
     content_hash: str = ""
-    licence: str = ""
+    license: str = ""
     recipe: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 

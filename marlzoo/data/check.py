@@ -1,6 +1,6 @@
 """Do data and environment agree? Sizes, properties, and recorded transitions replayed in the simulator.
 
-Errors are measured in the units in which the observations are recorded (OMIGA's are standardised: each vector
+Errors are measured in the units in which the observations are recorded (OMIGA's are standardized: each vector
 has standard deviation 1), per transition the largest over agents and entries. float32 recordings of the same
 physics replay with a median of about 4e-7 and a 95th percentile of about 4e-6. The unmodified current engine
 gives medians of 1e-2 (Hopper) and 2e-2 (HalfCheetah), another order of actions more than 1. The bounds lie
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.dataset import Dataset, Ints
-from marlzoo.envs.base import BatchedEnv, Replay
+from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
 from marlzoo.registry import make_env
 
@@ -144,7 +144,7 @@ def check(dataset: Dataset, env: BatchedEnv, *, sample: int = 2000, seed: int = 
                 f"only sizes and properties were compared: {why}",
             ),
         )
-    rows = sample_rows(dataset, sample, np.random.default_rng(seed))
+    rows = rows_to_check(dataset, sample, np.random.default_rng(seed))
     try:
         replay = (
             env.replay(dataset.obs[rows], dataset.action[rows])
@@ -156,7 +156,7 @@ def check(dataset: Dataset, env: BatchedEnv, *, sample: int = 2000, seed: int = 
     return _compare(dataset, env, rows, replay, sides, versions)
 
 
-def sample_rows(dataset: Dataset, count: int, rng: np.random.Generator) -> Ints:
+def rows_to_check(dataset: Dataset, count: int, rng: np.random.Generator) -> Ints:
     """Rows of up to ``count`` transitions, sorted: a tenth from last steps of episodes, the rest from all."""
     few = rng.choice(dataset.ends - 1, min(dataset.episodes, count // 10), replace=False)
     sources = dataset.sources
@@ -168,7 +168,7 @@ def _compare(
     dataset: Dataset,
     env: BatchedEnv,
     rows: Ints,
-    replay: Replay,
+    replay: Resimulation,
     sides: tuple[str, str],
     versions: list[str],
 ) -> CheckReport:
@@ -269,6 +269,9 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
     stated = card.versions | card.options
     for name in sorted(set(stated) & set(env.metadata)):
         mine, theirs = stated[name], env.metadata[name]
+        if name == "agents":
+            found.extend(_agents(mine, theirs))
+            continue
         if mine == theirs or (isinstance(theirs, tuple) and mine == list(theirs)):
             continue
         if name in card.versions or (isinstance(theirs, str) and _VERSION.match(theirs)):
@@ -276,6 +279,17 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
         else:
             found.append(f"{name}: {mine} != {theirs}")
     return found, versions
+
+
+def _agents(mine: Any, theirs: Any) -> list[str]:
+    """Whether agents of the same number are the same ones; names that a writer gave by number say nothing."""
+    mine, theirs = list(map(str, mine)), list(map(str, theirs))
+    if mine == theirs or mine == [f"agent_{k}" for k in range(len(mine))]:
+        return []
+    text = f"agents: {', '.join(mine)} != {', '.join(theirs)}"
+    if sorted(mine) == sorted(theirs):
+        text += f" (another order: read the source anew with the option agents={','.join(theirs)})"
+    return [text]
 
 
 def _describe_data(dataset: Dataset) -> str:

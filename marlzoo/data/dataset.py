@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data import validation
+from marlzoo.data.arrays import mapping, pieces
 from marlzoo.data.card import Card
-from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
@@ -45,7 +45,7 @@ class Dataset:
         terminal: ``[T]``, the task ended with this step.
         truncated: ``[T]``, the time limit ended the episode with this step.
         starts: first row of each episode ``[E]``, the first of them 0.
-        legal: legal actions ``[T, N, A]`` of discrete tasks, or None.
+        action_mask: legal actions ``[T, N, A]`` of discrete tasks, or None.
         card: origin and statistics.
     """
 
@@ -57,7 +57,7 @@ class Dataset:
     terminal: Bools
     truncated: Bools
     starts: Ints
-    legal: Bools | None = None
+    action_mask: Bools | None = None
     card: Card = field(default_factory=Card)
 
     @classmethod
@@ -72,7 +72,7 @@ class Dataset:
         truncated: NDArray[Any],
         starts: NDArray[Any] | Sequence[int],
         state: NDArray[Any] | None = None,
-        legal: NDArray[Any] | None = None,
+        action_mask: NDArray[Any] | None = None,
         card: Card | None = None,
         action_clip: bool = True,
         verify: bool = False,
@@ -101,7 +101,7 @@ class Dataset:
             terminal=np.ascontiguousarray(terminal, dtype=np.bool_),
             truncated=np.ascontiguousarray(truncated, dtype=np.bool_),
             starts=np.asarray(starts, dtype=np.int64),
-            legal=None if legal is None else np.ascontiguousarray(legal, dtype=np.bool_),
+            action_mask=None if action_mask is None else np.ascontiguousarray(action_mask, dtype=np.bool_),
             card=card or Card(),
         )
         validation.check_structure(dataset)
@@ -177,7 +177,7 @@ class Dataset:
     @property
     def mapped(self) -> bool:
         """Whether the observations are a file's pages, brought into memory when they are used."""
-        return validation.mapping(self.obs) is not None
+        return mapping(self.obs) is not None
 
     # ---- identity ----------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Dataset:
             "obs": self.obs,
             "state": None if shared else self.state,
             "action": self.action,
-            "legal": self.legal,
+            "legal": self.action_mask,  # the name in the hash stays, so that hashes of older files stay valid
             "reward": self.reward,
             "terminal": self.terminal,
             "truncated": self.truncated,
@@ -209,11 +209,11 @@ class Dataset:
             card,
             transitions=self.transitions,
             episodes=self.episodes,
-            return_mean=float(returns.mean()),
-            return_std=float(returns.std()),
-            return_min=float(returns.min()),
-            return_max=float(returns.max()),
-            length_mean=float(self.lengths.mean()),
+            mean_return=float(returns.mean()),
+            std_return=float(returns.std()),
+            min_return=float(returns.min()),
+            max_return=float(returns.max()),
+            mean_length=float(self.lengths.mean()),
         )
         return self._replace(card=complete)
 
@@ -248,7 +248,7 @@ class Dataset:
             obs=obs,
             state=obs.reshape(len(rows), -1) if self.state_is_obs else self.state[rows],
             action=self.action[rows],
-            legal=None if self.legal is None else self.legal[rows],
+            action_mask=None if self.action_mask is None else self.action_mask[rows],
             reward=self.reward[rows],
             terminal=self.terminal[rows],
             truncated=self.truncated[rows],

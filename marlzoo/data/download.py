@@ -9,13 +9,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from marlzoo.data._fetch import Progress, fetch
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.vault import plain
 from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
-from marlzoo.files import sha256_file, write_text_atomic
+from marlzoo.system.files import sha256_file, write_text_atomic
+from marlzoo.system.http import Progress, fetch
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RETURN_TOLERANCE = 0.02  # of the spread of episode returns
@@ -188,24 +188,24 @@ def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
     if other:
         raise DataError(f"{file}: it is not {entry.name}, but {card.name}; fetch the right file")
     mean = float(dataset.returns.mean())
-    if entry.return_mean is None or _agrees(mean, entry):
+    if entry.mean_return is None or _agrees(mean, entry):
         return
     folder = f"{task}/{source}/"
     for sibling in published().values():
         if sibling.name.startswith(folder) and _agrees(mean, sibling):
             raise DataError(
                 f"{file}: its mean return {mean:.4g} is that of {sibling.name}, not of {entry.name} "
-                f"({entry.return_mean:.4g}); fetch the right file"
+                f"({entry.mean_return:.4g}); fetch the right file"
             )
     warnings.warn(
-        f"{file}: its mean return is {mean:.4g}, published for {entry.name} is {entry.return_mean:.4g}",
+        f"{file}: its mean return is {mean:.4g}, published for {entry.name} is {entry.mean_return:.4g}",
         stacklevel=3,
     )
 
 
 def _agrees(mean: float, entry: Entry) -> bool:
     """Whether a mean return is the published one, as far as reading and rounding allow."""
-    if entry.return_mean is None:
+    if entry.mean_return is None:
         return False
-    spread = max(abs(entry.return_mean), entry.return_std or 0.0)
-    return abs(mean - entry.return_mean) <= _RETURN_TOLERANCE * spread
+    spread = max(abs(entry.mean_return), entry.std_return or 0.0)
+    return abs(mean - entry.mean_return) <= _RETURN_TOLERANCE * spread

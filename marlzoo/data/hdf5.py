@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.validation import CHUNK_BYTES
+from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.errors import DataError, MarlzooError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -288,7 +288,7 @@ class _Sink(io.RawIOBase):
 
 @contextlib.contextmanager
 def create_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a new HDF5 file for writing; use it inside :func:`marlzoo.files.atomic_write`.
+    """Open a new HDF5 file for writing; use it inside :func:`marlzoo.system.files.atomic_write`.
 
     Raises:
         OSError: the file cannot be written (from the end of the block).

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from marlzoo.errors import OutputError
-from marlzoo.files import write_text_atomic
-from marlzoo.machine import home
+from marlzoo.system.files import write_text_atomic
+from marlzoo.system.machine import home
 
 
 def data_home() -> Path:

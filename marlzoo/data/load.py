@@ -17,20 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marlzoo.data import omiga
 from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
+from marlzoo.data.computed import computed_qualities, make_dataset
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, smac_episodes, vault
+from marlzoo.data.formats import native as omiga
 from marlzoo.data.formats._steps import ZIP_FAULTS, listed
 from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill
 from marlzoo.data.home import data_home as data_home
+from marlzoo.data.names import SUFFIX, dataset_path, installed, is_name
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
-from marlzoo.registry import computed_qualities, make_dataset
 
-SUFFIX = ".hdf5"
 _RECIPES = ("medium-replay", "medium-expert")  # words with a hyphen that are collected, not mixed
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -82,45 +81,6 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-def is_name(text: str) -> bool:
-    """Whether a text has the form of a dataset's name."""
-    parts = text.split("/")
-    return (
-        len(parts) == 4
-        and all(_PART.fullmatch(p) for p in parts)
-        and not text.endswith((SUFFIX, ".h5", ".npz"))
-    )
-
-
-def dataset_path(name: str, *, transitions: int | None = None, seed: int | None = None) -> Path:
-    """The file of the dataset ``name``, whether it exists or not.
-
-    Args:
-        name: ``family/task/source/quality``.
-        transitions: number of transitions, where the file's name tells it.
-        seed: seed of the collection, where the file's name tells it.
-
-    Raises:
-        DataError: no such form of a name.
-    """
-    if not is_name(name):
-        raise DataError(
-            f"{name!r} is neither a file nor a dataset's name; names look like family/task/source/quality, "
-            "for instance mamujoco/hopper-3x1/marlzoo/expert"
-        )
-    parts = name.split("/")
-    size = "" if transitions is None else f"-n{transitions}"
-    start = "" if seed is None else f"-s{seed}"
-    return data_home().joinpath(*parts[:3], f"{parts[3]}{size}{start}{SUFFIX}")
-
-
-def installed() -> dict[str, Path]:
-    """Datasets that are there: ``name -> file``, sorted by name; the files are not opened."""
-    home = data_home()
-    files = (file for file in home.glob(f"*/*/*/*{SUFFIX}") if not file.name.startswith("."))
-    return dict(sorted((file.relative_to(home).as_posix().removesuffix(SUFFIX), file) for file in files))
-
-
 def find(name_or_path: str | os.PathLike[str]) -> Path:
     """The file behind a path or a dataset's name.
 
@@ -155,7 +115,7 @@ def remedy(name: str) -> str:
     mixed = _as_mix(name)
     if mixed:
         return f"Make it with: {mixed}"
-    from marlzoo.data.recipes import how_to_collect, instead  # here: it needs this module, and torch
+    from marlzoo.teachers.offers import how_to_collect, instead  # here: it needs this module, and torch
 
     collected = how_to_collect(f"{family}/{task}", quality)
     if source == "marlzoo":
@@ -179,7 +139,7 @@ def _as_mix(name: str) -> str:
     if name in known or quality in _RECIPES or "-" not in quality:
         return ""
     if folder.endswith("/marlzoo"):
-        from marlzoo.data.recipes import qualities  # here: it needs this module, and torch
+        from marlzoo.teachers.offers import qualities  # here: it needs this module, and torch
 
         known |= {f"{folder}/{each}" for each in qualities(folder.removesuffix("/marlzoo"))}
     for cut in range(1, quality.count("-") + 1):
@@ -195,9 +155,9 @@ def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Datase
 
     Args:
         name_or_path: ``family/task/source/quality``, or a path. Data of a family that computes its own (see
-            :func:`marlzoo.registry.make_dataset`) need no file.
+            :func:`marlzoo.data.computed.make_dataset`) need no file.
         options: of the family's ``dataset``, or of the format's reader, for instance ``timeout_is_terminal`` (see
-            :func:`marlzoo.data.omiga.read_omiga`).
+            :func:`marlzoo.data.formats.native.read_omiga`).
 
     Raises:
         DataError: missing, damaged, of no known format, or the file under a name is of another task.
@@ -368,7 +328,7 @@ def convert(
     target: str | os.PathLike[str],
     *,
     form: str = "",
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     require: Callable[[Dataset], None] | None = None,
     **options: Any,
 ) -> Path:
@@ -382,7 +342,7 @@ def convert(
         target: file ending in ``.hdf5``, ``.h5`` (native) or ``.npz``, folder for Minari ending in ``-v0``, or a
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
-        tell: is told which format the source has, and what its reader assumed, a line each.
+        log: is told which format the source has, and what its reader assumed, a line each.
         require: is given the dataset before anything is written, and raises what refuses it.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
 
@@ -407,11 +367,11 @@ def convert(
         if require is not None:
             require(dataset)
         written = writer.write(_named(dataset, name), target_path)
-    if tell is not None:
+    if log is not None:
         if _present(source):
-            tell(f"read as {find_reader(find(source)).name}")
+            log(f"read as {find_reader(find(source)).name}")
         for note in written.card.notes:
-            tell(f"assumed: {note}")
+            log(f"assumed: {note}")
     return target_path
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo import __version__
 from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.load import SUFFIX, dataset_path, is_name, load_dataset
-from marlzoo.data.omiga import write_omiga
+from marlzoo.data.load import load_dataset
+from marlzoo.data.names import SUFFIX, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
-from marlzoo.random import derive
+from marlzoo.rng import derive
+from marlzoo.version import __version__
 
 SUM_TOLERANCE = (
     2e-6  # shares such as 0.333333 three times (one millionth short, as floats a little more) add up to 1
@@ -158,7 +159,7 @@ def _require_fit(first_name: str, first: Dataset, name: str, other: Dataset) -> 
         for key in sorted(set(mine) & set(theirs))
         if mine[key] != theirs[key] and not key.endswith("version")
     ]
-    if (first.legal is None) != (other.legal is None):
+    if (first.action_mask is None) != (other.action_mask is None):
         found.append("one has masks of legal actions, the other has none")
     if first.content_hash == other.content_hash:
         raise DataError(f"{first_name} and {name} hold the same data: their episodes would be drawn twice")
@@ -187,7 +188,7 @@ def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Data
     total, first = int(lengths.sum()), parents[0]
     shared = all(parent.state_is_obs for parent in parents)
     names = ["obs", "action", "reward", "terminal", "truncated"]
-    names += ([] if shared else ["state"]) + ([] if first.legal is None else ["legal"])
+    names += ([] if shared else ["state"]) + ([] if first.action_mask is None else ["action_mask"])
     arrays: dict[str, Any] = {}
     for name in names:
         like = getattr(first, name)
@@ -230,9 +231,9 @@ def _card(
             k: v for k, v in cards[0].options.items() if all(card.options.get(k) == v for card in cards)
         },
         clipped=sum(card.clipped for card in cards),
-        licence=_common(
-            [card.licence for card in cards],
-            " and ".join(sorted({c.licence or "none stated" for c in cards})),
+        license=_common(
+            [card.license for card in cards],
+            " and ".join(sorted({c.license or "none stated" for c in cards})),
         ),
         recipe={
             "command": f"marlzoo data mix {arguments}{size} --seed {seed} --out FILE",

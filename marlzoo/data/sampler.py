@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,60 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from marlzoo.batch import Batch
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
-from marlzoo.random import BlockStream, Kind, generators
+from marlzoo.rng import BlockStream, Kind, generators
 
 NEXT = "next_"
 BLOCK_BYTES = 4 << 20
-
-
-@dataclass(slots=True)
-class Batch:
-    """What ``update`` sees, each replica's own draw.
-
-    Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
-    ``legal [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
-    per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
-    ended), ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal,
-    action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
-    drawn where it is asked for).
-    Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
-    ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms.
-    ``noise`` holds the random numbers that the method declared, ``[R, *shape]`` each.
-    """
-
-    obs: Tensor
-    state: Tensor
-    action: Tensor
-    legal: Tensor
-    reward: Tensor
-    agent_reward: Tensor
-    mask: Tensor
-    first: Tensor
-    filled: Tensor
-    next_obs: Tensor
-    next_state: Tensor
-    next_legal: Tensor
-    next_action: Tensor
-    noise: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, noise: dict[str, Tensor] | None = None, **fields: Tensor) -> Batch:
-        """A batch with some of the fields; using another one is an error (``AttributeError``)."""
-        batch = cls.__new__(cls)
-        for name, value in fields.items():
-            setattr(batch, name, value)
-        batch.noise = noise or {}
-        return batch
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name, noise left out."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "noise" and self.has(name)}
-
-    def has(self, name: str) -> bool:
-        """Whether a field is there."""
-        return hasattr(self, name)
 
 
 class _Parts:
@@ -90,7 +42,7 @@ class _Parts:
         return taken
 
 
-class Store:
+class DeviceArrays:
     """Datasets of one spec as tensors on a device, one beside the other, each stored once.
 
     Mapped datasets stay in their files, whatever the device; where one is mapped, rows are gathered on the CPU.
@@ -137,7 +89,7 @@ class Store:
         self.obs = self._large("obs", dtype)
         self.state = self.obs.flatten(1) if self.state_is_obs else self._large("state", dtype)
         self.action = self._large("action", torch.int64 if self.spec.discrete else dtype)
-        self.legal = None if first.legal is None else self._large("legal", torch.bool)
+        self.action_mask = None if first.action_mask is None else self._large("action_mask", torch.bool)
         self.reward = self._joined("reward", dtype)
         if reward_mode == "rtg":
             to_go = np.concatenate([_return_to_go(data) for data in datasets])
@@ -181,7 +133,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 class Sampler:
-    """Uniform draws with replacement, ``[R, B]`` rows per update.
+    """Uniform draws with replacement, ``[R, B]`` rows (sequences: pieces) per update.
 
     Args:
         datasets: one for all replicas, or one per replica (equal objects are stored once).
@@ -191,7 +143,7 @@ class Sampler:
         noise: random numbers per update, ``name -> (kind, shape)``.
         sequence: None for transitions; else the steps L of a sequence (0: the longest episode).
         timeout_is_terminal: whether a time limit cuts the bootstrap.
-        reward_mode: see :class:`Store`.
+        reward_mode: see :class:`DeviceArrays`.
         device: of the batches.
         dtype: of the batches.
     """
@@ -217,7 +169,7 @@ class Sampler:
             raise DataError(f"{len(per_replica)} datasets were given for {len(seeds)} replicas")
         unique = list({id(data): data for data in per_replica}.values())
         self.device = torch.device(device)
-        self.store = Store(unique, self.device, dtype, reward_mode)
+        self.store = DeviceArrays(unique, self.device, dtype, reward_mode)
         self._mask = self.store.mask(timeout_is_terminal)
         self.replicas, self.batch_size, self.fields = len(seeds), batch_size, tuple(fields)
         for data in unique:
@@ -225,8 +177,11 @@ class Sampler:
         self._length = self._sequence_length(unique, sequence)
         place = {id(data): k for k, data in enumerate(unique)}
         self._of = [place[id(data)] for data in per_replica]
-        self._candidates = [self._starts(k, data) for k, data in enumerate(unique)]
-        self._lasts = None if self._length is None else self._last_rows(unique)
+        self._pieces: tuple[Tensor, Tensor] | None = None  # first row, and the row after the last step
+        if self._length is None:
+            self._candidates = [self._transitions_of(k, data) for k, data in enumerate(unique)]
+        else:
+            self._candidates = self._cut(unique, self._length)
         # Block lengths depend on one replica's share only, so that R never changes what is drawn.
         block = _block(batch_size * 8)
         self._rows = BlockStream(generators(seeds, "sample"), self._draw_rows, block, self.store.device)
@@ -258,39 +213,40 @@ class Sampler:
     def _require_fields(self, data: Dataset) -> None:
         """Refuse data without what the method learns from."""
         for name in self.fields:
-            if name.removeprefix(NEXT) == "legal" and data.legal is None:
+            if name.removeprefix(NEXT) == "action_mask" and data.action_mask is None:
                 raise DataError(
                     f"{data.card.title}: the method learns from legal-action masks ('legal'), which the data "
                     "lack; add the array legal [T, N, A], true for actions that an agent may take (all true "
                     "where every action is always legal)"
                 )
 
-    def _starts(self, k: int, data: Dataset) -> Tensor:
-        """Rows that a draw may pick: transitions, or every place where a sequence may start."""
+    def _transitions_of(self, k: int, data: Dataset) -> Tensor:
+        """Rows of dataset ``k`` that a draw may pick."""
         rows = data.sources
-        if self._length is None and NEXT + "action" in self.fields:
+        if NEXT + "action" in self.fields:
             # A time limit or a cut leaves a step without a next action: no target can be made of it.
             ended = self._mask[rows + self.store_offset(k)].cpu().numpy() == 0
             rows = rows[ended | ~np.isin(rows + 1, data.ends)]
             if not rows.size:
                 raise DataError(f"{data.card.title}: no step has a next action, which the method learns from")
-        if self._length is not None:
-            # Short episodes start at their first row; long ones anywhere that a full sequence fits.
-            starts, lengths = np.repeat(data.starts, data.lengths), np.repeat(data.lengths, data.lengths)
-            rows = rows[rows - starts <= np.maximum(lengths - self._length, 0)]
         return torch.from_numpy(rows + self.store_offset(k))
+
+    def _cut(self, datasets: Sequence[Dataset], length: int) -> list[Tensor]:
+        """Keep all pieces that sequences may be; returns each dataset's, as numbers of pieces."""
+        firsts, lasts, candidates, before = list[NDArray[Any]](), list[NDArray[Any]](), list[Tensor](), 0
+        for k, data in enumerate(datasets):
+            first, last = pieces(data.starts, data.lengths, length)
+            firsts.append(first + self.store_offset(k))
+            lasts.append(last + self.store_offset(k))
+            candidates.append(torch.arange(before, before + len(first)))
+            before += len(first)
+        tables = (torch.from_numpy(np.concatenate(part)).to(self.store.device) for part in (firsts, lasts))
+        self._pieces = (next(tables), next(tables))
+        return candidates
 
     def store_offset(self, k: int) -> int:
         """First row of dataset ``k`` in the store."""
         return int(self.store.offsets[k])
-
-    def _last_rows(self, datasets: Sequence[Dataset]) -> Tensor:
-        """For each row of the store, the final-observation row of its episode."""
-        parts = []
-        for k, data in enumerate(datasets):
-            ends = np.append(data.starts[1:], data.rows) - 1
-            parts.append(np.repeat(ends, data.lengths + 1) + self.store_offset(k))
-        return torch.from_numpy(np.concatenate(parts)).to(self.store.device)
 
     def _draw_rows(self, replica: int, source: torch.Generator, block: int) -> Tensor:
         candidates = self._candidates[self._of[replica]]
@@ -302,7 +258,7 @@ class Sampler:
         return self.gather(*self.draw())
 
     def draw(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the next batch is made of: rows ``[R, B]`` of the store, and the noise that the method declared."""
+        """What the next batch is made of: rows of the store (or pieces) ``[R, B]``, and the method's noise."""
         return self._rows.next(), {name: stream.next() for name, stream in self._noise.items()}
 
     def gather(self, rows: Tensor, noise: dict[str, Tensor]) -> Batch:
@@ -320,17 +276,17 @@ class Sampler:
             name, rows = name.removeprefix(NEXT), rows + 1  # the next observation is the row below
         return self._take(name, rows)
 
-    def _sequences(self, rows: Tensor) -> dict[str, Tensor]:
-        assert self._lasts is not None
+    def _sequences(self, drawn: Tensor) -> dict[str, Tensor]:
+        assert self._pieces is not None
         assert self._length is not None
-        steps = torch.arange(self._length + 1, device=rows.device)
-        last = self._lasts[rows].unsqueeze(-1)
-        wanted = rows.unsqueeze(-1) + steps
+        steps = torch.arange(self._length + 1, device=drawn.device)
+        first, last = (table[drawn].unsqueeze(-1) for table in self._pieces)
+        wanted = first + steps
         filled = (wanted[..., :-1] < last).to(self.store.dtype)
         wanted = torch.minimum(wanted, last)
         result = {"filled": filled}
         for name in self.fields:
-            whole = name in ("obs", "state", "legal")
+            whole = name in ("obs", "state", "action_mask")
             result[name] = self._take(name, wanted if whole else wanted[..., :-1])
         return result
 
@@ -354,6 +310,36 @@ class Sampler:
         streams = {"rows": self._rows, **{f"noise.{name}": s for name, s in self._noise.items()}}
         for name, stream in streams.items():
             stream.restore(state[f"{name}.generator"], state[f"{name}.cursor"])
+
+
+def pieces(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pieces of up to ``length`` steps that sequences may be; drawn uniformly, all steps have equal weight.
+
+    An episode of at most ``length`` steps is one piece. A longer one is cut at every offset: a window of ``length``
+    steps stands at all places where it holds at least one step, and what lies within the episode is the piece, so
+    that each step is in ``length`` of them. (Windows that lie wholly within the episode would hold the first and the
+    last step once, those in the middle ``length`` times.) Where both kinds of episodes are there, whole ones count
+    ``length`` times.
+
+    Args:
+        starts: first row of every episode.
+        lengths: its steps.
+        length: L.
+
+    Returns:
+        First row of every piece, and the row after its last step.
+    """
+    cut = lengths > length
+    shifts = np.where(cut, lengths + length - 1, length if cut.any() else 1)
+    begun = np.repeat(np.cumsum(shifts) - shifts, shifts)
+    start, size = np.repeat(starts, shifts), np.repeat(lengths, shifts)
+    place = np.arange(int(shifts.sum())) - begun - (length - 1)  # of the window against its episode
+    whole = np.repeat(~cut, shifts)
+    first = np.where(whole, 0, np.maximum(place, 0))
+    last = np.where(whole, size, np.minimum(place + length, size))
+    return start + first, start + last
 
 
 def _block(item_bytes: int) -> int:

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import pieces
 from marlzoo.errors import DataError
-
-if TYPE_CHECKING:
-    from marlzoo.data.dataset import Dataset
-
-CHUNK_BYTES = 8 << 20
+from marlzoo.spec import Spec
 
 
-def pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Views of consecutive rows of about ``CHUNK_BYTES``, each with the number of its first row.
+class _Episodes(Protocol):
+    """What is checked; implemented by :class:`marlzoo.data.dataset.Dataset`, which says what each name means."""
 
-    Pages of a mapped array are handed back behind each piece, so that a pass over a large file stays small.
-    """
-    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
-    pages = mapping(array)
-    for begin in range(0, len(array), step):
-        yield begin, array[begin : begin + step]
-        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            pages.madvise(mmap.MADV_DONTNEED)
-
-
-def mapping(array: NDArray[Any]) -> mmap.mmap | None:
-    """The file mapping that an array lies in, if it is mapped."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, mmap.mmap) else None
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def obs(self) -> NDArray[Any]: ...
+    @property
+    def state(self) -> NDArray[Any]: ...
+    @property
+    def action(self) -> NDArray[Any]: ...
+    @property
+    def reward(self) -> NDArray[Any]: ...
+    @property
+    def terminal(self) -> NDArray[Any]: ...
+    @property
+    def truncated(self) -> NDArray[Any]: ...
+    @property
+    def starts(self) -> NDArray[Any]: ...
+    @property
+    def action_mask(self) -> NDArray[Any] | None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def ends(self) -> NDArray[Any]: ...
+    @property
+    def lengths(self) -> NDArray[Any]: ...
+    @property
+    def state_is_obs(self) -> bool: ...
 
 
 def require_finite(array: NDArray[Any], name: str) -> None:
@@ -61,7 +66,7 @@ def count_outside_box(action: NDArray[Any]) -> int:
     return sum(int((np.abs(piece) > 1).sum()) for _, piece in pieces(action))
 
 
-def check_structure(dataset: Dataset) -> None:
+def check_structure(dataset: _Episodes) -> None:
     """Types, shapes, lengths, episode bounds and flags.
 
     Raises:
@@ -76,11 +81,11 @@ def check_structure(dataset: Dataset) -> None:
         "reward": ((spec.n_agents,) if spec.reward_per_agent else (), np.float32),
         "terminal": ((), np.bool_),
         "truncated": ((), np.bool_),
-        "legal": ((spec.n_agents, spec.action_size), np.bool_),
+        "action_mask": ((spec.n_agents, spec.action_size), np.bool_),
     }
     for name, (tail, dtype) in wanted.items():
         array = getattr(dataset, name)
-        if name == "legal" and array is None:
+        if name == "action_mask" and array is None:
             continue
         if array.ndim < 1 or array.shape[1:] != tail:
             shape = ", ".join(str(size) for size in ("T", *tail))
@@ -94,7 +99,7 @@ def check_structure(dataset: Dataset) -> None:
     _check_episodes(dataset)
 
 
-def _check_episodes(dataset: Dataset) -> None:
+def _check_episodes(dataset: _Episodes) -> None:
     starts = dataset.starts
     if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts) or starts[0] != 0:
         raise DataError("starts must be a list of int64 row numbers that begins with 0")
@@ -124,7 +129,7 @@ def _check_episodes(dataset: Dataset) -> None:
             )
 
 
-def check_numbers(dataset: Dataset) -> None:
+def check_numbers(dataset: _Episodes) -> None:
     """Every number finite; discrete actions in range and legal.
 
     Raises:
@@ -135,7 +140,7 @@ def check_numbers(dataset: Dataset) -> None:
         _check_discrete(dataset)
 
 
-def check_finite(dataset: Dataset) -> None:
+def check_finite(dataset: _Episodes) -> None:
     """Every number finite.
 
     Raises:
@@ -148,8 +153,8 @@ def check_finite(dataset: Dataset) -> None:
             require_finite(getattr(dataset, name), name)
 
 
-def _check_discrete(dataset: Dataset) -> None:
-    action, legal = dataset.action, dataset.legal
+def _check_discrete(dataset: _Episodes) -> None:
+    action, action_mask = dataset.action, dataset.action_mask
     sizes = np.asarray(dataset.spec.action_sizes)
     place = _first((action < 0) | (action >= sizes))
     if place:
@@ -157,12 +162,12 @@ def _check_discrete(dataset: Dataset) -> None:
         raise DataError(
             f"action {action[row, agent]} of agent {agent} at row {row} is outside 0..{sizes[agent] - 1}"
         )
-    if legal is None:
+    if action_mask is None:
         return
-    place = _first(~legal.any(axis=2))
+    place = _first(~action_mask.any(axis=2))
     if place:
         raise DataError(f"agent {place[1]} has no legal action at row {place[0]}")
-    illegal = ~np.take_along_axis(legal, action[..., None], axis=2)[..., 0]
+    illegal = ~np.take_along_axis(action_mask, action[..., None], axis=2)[..., 0]
     illegal[dataset.ends] = False  # no action is taken in an episode's final row
     place = _first(illegal)
     if place:

@@ -2,7 +2,7 @@
 
 Three rows and six columns; rows 0 and 2 have walls in columns 2 and 3, so (1, 2) and (1, 3) are the only way
 across. Agent 0 wants to (2, 5), agent 1 to (0, 0). Turned by half a circle with the agents exchanged the game
-is the same, so that every way through it has a twin.
+is the same but for who gets a cell that both want, so that every way through it has a twin.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class Bridge:
     """The rules; a state is ``(row 0, column 0, row 1, column 1)``.
 
     Both agents see positions and goals (8 numbers). An agent on its goal has finished: it is no obstacle and
-    does not move. Cells are taken at the same time: exchanging places and entering the cell of an agent that
-    stays fail, following succeeds, agent 0 gets a cell that both want, and entering one's goal always succeeds.
+    does not move. Agent 0's move is decided first. Exchanging places and entering the cell of an agent that
+    stays fail, following succeeds, and agent 0 gets a cell that both want. An agent enters its own goal even
+    where the other one stays there, but agent 1 not in a step in which agent 0 took the cell or was stopped
+    in it. This is the rule of the authors' published transitions.
     The reward is -0.05 times the distance to its goal after the move, summed over the agents that had not
     finished before, and 0 in an episode's last step.
     """
@@ -60,7 +62,14 @@ class Bridge:
         shown = np.concatenate((state.reshape(-1, 2, 2), goals), axis=-1).reshape(-1, 8).astype(np.float64)
         return np.repeat(shown[:, None], 2, axis=1), shown
 
-    def legal(self, state: State) -> Bools | None:
+    def recover(self, shown: Floats) -> tuple[State, Bools]:
+        """Positions, where they are cells and the goals are this game's."""
+        parts = shown.reshape(-1, 2, 4)
+        here = np.clip(np.nan_to_num(parts[..., :2]).astype(np.int64), 0, np.array(FREE.shape) - 1)
+        fine = (parts[..., :2] == here).all(-1) & (parts[..., 2:] == GOALS).all(-1)
+        return here.reshape(-1, 4), np.asarray((fine & FREE[here[..., 0], here[..., 1]]).all(-1))
+
+    def action_mask(self, state: State) -> Bools | None:
         """Everything is legal; walls only stop."""
         return np.ones((len(state), 2, 5), np.bool_)
 
@@ -85,13 +94,17 @@ def _wanted(here: State, action: NDArray[Any]) -> State:
 
 
 def _resolve(here: State, wanted: State, finished: Bools) -> State:
-    """Positions after both moves; an agent on or entering its goal takes no part in collisions."""
-    free = np.any(finished | _same(wanted, GOALS), axis=1, keepdims=True)
+    """Positions after both moves, agent 0's decided before agent 1's."""
+    stays = _same(wanted, here)
     swap = _same(wanted[:, 0], here[:, 1]) & _same(wanted[:, 1], here[:, 0])
-    same = _same(wanted[:, 0], wanted[:, 1])
-    stays = _same(wanted[:, 1], here[:, 1])
-    blocked = np.stack((swap | same & stays, swap | same & ~stays), axis=1) & ~free
-    return np.where(blocked[..., None], here, wanted)
+    into_other = _same(wanted[:, 0], here[:, 1]) & stays[:, 1]
+    blocked = (swap | into_other) & ~finished[:, 1] & ~_same(wanted[:, 0], GOALS[0])
+    first = np.where(blocked[:, None], here[:, 0], wanted[:, 0])
+    # Its goal lets agent 1 in beside an agent that chose to stay there, not beside one that was moved or stopped.
+    enters = _same(wanted[:, 1], GOALS[1]) & stays[:, 0]
+    blocked = _same(wanted[:, 1], first) & ~finished[:, 0] & ~enters
+    second = np.where(blocked[:, None], here[:, 1], wanted[:, 1])
+    return np.stack((first, second), axis=1)
 
 
 def _same(a: State, b: State) -> Bools:

@@ -325,6 +325,6 @@ def start_state(robot: Robot, init_qpos: Array, rng: np.random.Generator) -> tup
         while np.linalg.norm(goal) >= 0.2:
             goal = rng.uniform(-0.2, 0.2, 2)
         qpos[2:], qvel[2:] = goal, 0.0
-    if robot.nq > robot.nv:  # a free root; old engines normalised its quaternion in place
+    if robot.nq > robot.nv:  # a free root; old engines normalized its quaternion in place
         qpos[3:7] /= np.linalg.norm(qpos[3:7])
     return qpos, qvel

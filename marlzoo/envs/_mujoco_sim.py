@@ -28,24 +28,24 @@ class RobotSim:
 
     Args:
         robot: which one.
-        copies: number of copies E.
+        num_envs: number of copies E.
         threads: worker threads, at least 1; None: one per core this process may use. Never more than E.
             The numbers do not depend on it.
     """
 
-    def __init__(self, robot: Robot, copies: int, threads: int | None = None) -> None:
+    def __init__(self, robot: Robot, num_envs: int, threads: int | None = None) -> None:
         mujoco = require_mujoco()
-        self.robot, self.copies = robot, copies
+        self.robot, self.num_envs = robot, num_envs
         self.model = legacy_model(robot.asset, robot.total_mass)
         self._check_sizes()
         if threads is None:
             threads = (
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             )
-        self.threads = max(1, min(threads, copies))
+        self.threads = max(1, min(threads, num_envs))
         self.init_qpos: Array = np.array(self.model.qpos0)
         self._masses: Array = np.array(self.model.body_mass)
-        self._batch = mujoco.batch.Batch(self.model, copies, self.threads)
+        self._batch = mujoco.batch.Batch(self.model, num_envs, self.threads)
         self._fields = {name: self._batch.bind(name) for name in ("qpos", "qvel", *robot.fields)}
         self._control, self._warm = self._batch.bind("ctrl"), self._batch.bind("qacc_warmstart")
         kinds = (

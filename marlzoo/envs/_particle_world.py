@@ -160,22 +160,22 @@ class World:
     which observations are taken.
     """
 
-    def __init__(self, scenario: Scenario, copies: int) -> None:
+    def __init__(self, scenario: Scenario, num_envs: int) -> None:
         s = self.scenario = scenario
         n, m = s.agents, s.landmarks
-        self._place(np.zeros((4 * n + 2 * m + 1 + n * len(s.forest), copies)))
+        self._place(np.zeros((4 * n + 2 * m + 1 + n * len(s.forest), num_envs)))
         self._gain = np.array(s.gain)[:, None, None]
         self._top = None if s.top_speed is None else np.array(s.top_speed)[:, None]
         i, j = s.pairs
         self._contact = (s.radii[i] + s.radii[j])[:, None]
 
     def _place(self, rows: Array) -> None:
-        s, copies = self.scenario, rows.shape[1]
+        s, num_envs = self.scenario, rows.shape[1]
         n, m = s.agents, s.landmarks
         self.rows = rows
-        self.velocity: Array = rows[: 2 * n].reshape(n, 2, copies)
-        self.position: Array = rows[2 * n : 4 * n + 2 * m].reshape(n + m, 2, copies)
-        self._flags: Array = rows[4 * n + 2 * m + 1 :].reshape(n, len(s.forest), copies)
+        self.velocity: Array = rows[: 2 * n].reshape(n, 2, num_envs)
+        self.position: Array = rows[2 * n : 4 * n + 2 * m].reshape(n + m, 2, num_envs)
+        self._flags: Array = rows[4 * n + 2 * m + 1 :].reshape(n, len(s.forest), num_envs)
 
     def take(self, ids: NDArray[np.intp]) -> World:
         """Some copies, as a world of their own."""

@@ -93,7 +93,7 @@ class Task:
 
     Attributes:
         partition: the team.
-        distance: joints up to this distance are seen; None: the full standardised observation (OMIGA).
+        distance: joints up to this distance are seen; None: the full standardized observation (OMIGA).
     """
 
     partition: Partition

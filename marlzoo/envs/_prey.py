@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from marlzoo.envs._particle_world import Array, World
 from marlzoo.errors import DataError
-from marlzoo.files import sha256_file
+from marlzoo.system.files import sha256_file
 
 LAYERS = ("fc1", "fc2", "fc3")
 _NORM = ("in_fn.weight", "in_fn.bias", "in_fn.running_mean", "in_fn.running_var")
-_EPSILON = 1e-5  # of the batch normalisation
+_EPSILON = 1e-5  # of the batch normalization
 FORCE = 0.1  # of the substitute prey, of at most 1
 
 
@@ -33,10 +33,10 @@ class Prey(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TrainedPrey:
-    """OMAR's prey: batch normalisation with its running statistics, two hidden layers with ReLU, tanh.
+    """OMAR's prey: batch normalization with its running statistics, two hidden layers with ReLU, tanh.
 
     Attributes:
-        weights, biases: of the three layers, ``[out, in]`` and ``[out]``; the normalisation is part of the first.
+        weights, biases: of the three layers, ``[out, in]`` and ``[out]``; the normalization is part of the first.
         identity: begin of the file's SHA-256.
     """
 
@@ -137,7 +137,7 @@ def _from_npz(path: Path) -> dict[str, Any]:
 
 
 def _from_checkpoint(path: Path) -> dict[str, Any]:
-    from marlzoo.data.restricted import load_torch
+    from marlzoo.system.unpickle import load_torch
 
     content = load_torch(path)
     try:

@@ -1,6 +1,6 @@
 """Recorded transitions of OMIGA's flavour, stepped again in the simulator.
 
-The full observation is recovered from the standardised one, and the engine's state from that; what the
+The full observation is recovered from the standardized one, and the engine's state from that; what the
 observation leaves out is either fixed or does not matter: the root's x (and y) is set to zero, the
 Reacher's target does not move. A velocity at the bound of a clipping observation (Hopper, Walker2d) is lost.
 """
@@ -74,8 +74,8 @@ def replay_observations(sim: RobotSim, raw: Array, control: Array) -> RobotRepla
     qpos, qvel, valid = state_from_observation(robot, raw)
     observation, reward = np.zeros((count, robot.obs_size)), np.zeros(count)
     terminal = np.zeros(count, np.bool_)
-    for start in range(0, count, sim.copies):
-        part = slice(start, min(start + sim.copies, count))
+    for start in range(0, count, sim.num_envs):
+        part = slice(start, min(start + sim.num_envs, count))
         ids = np.arange(part.stop - start)
         sim.set_state(ids, qpos[part], qvel[part])
         # The Reacher shows the vector to its target as the last stepping call left it.

@@ -36,7 +36,10 @@ class Rules(Protocol):
     def observe(self, state: State) -> tuple[Floats, Floats]:
         """``state [E, D] -> obs [E, N, O], global state [E, S]``."""
 
-    def legal(self, state: State) -> Bools | None:
+    def recover(self, shown: Floats) -> tuple[State, Bools]:
+        """Inverse of :meth:`observe`: states ``[B, D]`` of global states ``[B, S]``, and which of them exist."""
+
+    def action_mask(self, state: State) -> Bools | None:
         """Legal actions ``[E, N, A]``, None for continuous actions."""
 
     def step(self, state: State, action: NDArray[Any], last: Bools) -> Moved:
@@ -75,7 +78,11 @@ class OneStep:
         """The one-hot number of the one state."""
         return np.ones((len(state), self.n_agents, 1)), np.ones((len(state), 1))
 
-    def legal(self, state: State) -> Bools | None:
+    def recover(self, shown: Floats) -> tuple[State, Bools]:
+        """The one state."""
+        return np.zeros((len(shown), 1), np.int64), np.asarray((shown == 1.0).all(-1))
+
+    def action_mask(self, state: State) -> Bools | None:
         """Everything is legal."""
         return np.ones((len(state), self.n_agents, self.actions), np.bool_) if self.actions else None
 
@@ -114,7 +121,12 @@ class TwoState:
         shown = np.eye(2)[state[:, 0]]
         return np.repeat(shown[:, None], 2, axis=1), shown
 
-    def legal(self, state: State) -> Bools | None:
+    def recover(self, shown: Floats) -> tuple[State, Bools]:
+        """The number of the hot entry."""
+        number = shown.argmax(-1)
+        return number[:, None], np.asarray((shown == np.eye(2)[number]).all(-1))
+
+    def action_mask(self, state: State) -> Bools | None:
         """Everything is legal."""
         return np.ones((len(state), 2, 4), np.bool_)
 

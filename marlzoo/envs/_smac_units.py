@@ -74,7 +74,7 @@ class Scene:
     Attributes:
         allies, enemies: both sides.
         sight: sight range of each ally ``[n]``.
-        legal: legal actions ``[n, A]``.
+        action_mask: legal actions ``[n, A]``.
         last: one-hot last actions ``[n, A]``.
         shields: entries for the shield of an ally and of an enemy.
     """
@@ -82,7 +82,7 @@ class Scene:
     allies: Units
     enemies: Units
     sight: Array
-    legal: NDArray[np.bool_]
+    action_mask: NDArray[np.bool_]
     last: Array
     shields: tuple[int, int]
 
@@ -111,9 +111,9 @@ def _compose(scene: Scene, state: bool) -> NDArray[np.float32]:
         axis=2,
     )
     attackable = (
-        scene.legal[:, -len(e.alive) :, None] * near_e[..., None]
+        scene.action_mask[:, -len(e.alive) :, None] * near_e[..., None]
         if not state
-        else (scene.legal[:, -len(e.alive) :, None])
+        else (scene.action_mask[:, -len(e.alive) :, None])
     )
     enemy_body = (e.health[:, None], enemy_shield, e.kind, *((e.centred,) if state else ()))
     enemy = np.concatenate(
@@ -123,7 +123,10 @@ def _compose(scene: Scene, state: bool) -> NDArray[np.float32]:
     enemy *= (e.alive & (near_e if not state else True))[..., None]
     others = ally[~np.eye(n, dtype=bool)].reshape(n, -1)
     own = np.concatenate([np.tile([1.0, 0, 0, 0], (n, 1)), *ally_body], axis=1)
-    seen = np.concatenate([others, enemy.reshape(n, -1), scene.legal[:, 2:6], own], axis=1) * a.alive[:, None]
+    seen = (
+        np.concatenate([others, enemy.reshape(n, -1), scene.action_mask[:, 2:6], own], axis=1)
+        * a.alive[:, None]
+    )
     return np.concatenate([seen, np.eye(n)], axis=1).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""T-Maze: choose a colour, remember where it is, and get there at the same time (after Oryx's task)."""
+"""T-Maze: choose a color, remember where it is, and get there at the same time (after Oryx's task)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from marlzoo.envs._rules import Bools, Floats, Moved, State
 NOOP, UP, RIGHT, DOWN, LEFT, CHOOSE_0, CHOOSE_1 = range(7)
 MOVES = np.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1), (0, 0), (0, 0)])
 AROUND = np.array([(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)])
-# Columns of a state: positions of both agents, their colours (-1: none yet), colour of the left end, step.
-POSITIONS, COLOURS, LEFT_COLOUR, STEP = slice(0, 4), slice(4, 6), 6, 7
+# Columns of a state: positions of both agents, their colors (-1: none yet), color of the left end, step.
+POSITIONS, COLORS, LEFT_COLOR, STEP = slice(0, 4), slice(4, 6), 6, 7
 
 
 class TMaze:
     """The rules.
 
     A stem of ``length`` rows and two columns ends in a bar of one row, which goes on for ``arm`` cells on each
-    side. The agents start side by side at the foot. In the first step they choose a colour each (only that is
-    legal), afterwards they move. Colours 0 and 1 lie at the two ends of the bar in random order; each agent sees
-    only in the second step where its own lies. Both get 1 when both stand on their colours at the same time. Two
+    side. The agents start side by side at the foot. In the first step they choose a color each (only that is
+    legal), afterwards they move. Colors 0 and 1 lie at the two ends of the bar in random order; each agent sees
+    only in the second step where its own lies. Both get 1 when both stand on their colors at the same time. Two
     agents cannot enter the same cell or exchange places; then neither moves.
 
-    An observation is the 3 x 3 neighbourhood (-1 outside, 0 free, 1 oneself, 2 the team mate), the target (1
-    right, -1 left, 0 hidden), and 1 while colours are chosen.
+    An observation is the 3 x 3 neighborhood (-1 outside, 0 free, 1 oneself, 2 the team mate), the target (1
+    right, -1 left, 0 hidden), and 1 while colors are chosen.
     """
 
     n_agents, actions, obs_size, state_size, can_win = 2, 7, 11, 8, True
@@ -42,28 +42,37 @@ class TMaze:
         self._foot = np.array([(length, arm), (length, arm + 1)])
 
     def start(self, chance: Floats) -> State:
-        """Both at the foot of the stem, the colours in random order."""
+        """Both at the foot of the stem, the colors in random order."""
         state = np.zeros((len(chance), 8), np.int64)
         state[:, POSITIONS] = self._foot.reshape(4)
-        state[:, COLOURS] = -1
-        state[:, LEFT_COLOUR] = chance >= 0.5
+        state[:, COLORS] = -1
+        state[:, LEFT_COLOR] = chance >= 0.5
         return state
 
     def observe(self, state: State) -> tuple[Floats, Floats]:
-        """Neighbourhood, target and phase of each agent; the global state is the whole state."""
+        """Neighborhood, target and phase of each agent; the global state is the whole state."""
         here = state[:, POSITIONS].reshape(-1, 2, 2)
         cells = here[:, :, None] + AROUND
         view = np.where(self._free[cells[..., 0] + 1, cells[..., 1] + 1], 0.0, -1.0)
         view = np.where((cells == here[:, ::-1, None]).all(-1), 2.0, view)
         view[..., len(AROUND) // 2] = 1.0
-        side = np.where(state[:, COLOURS] == state[:, LEFT_COLOUR, None], -1.0, 1.0)
+        side = np.where(state[:, COLORS] == state[:, LEFT_COLOR, None], -1.0, 1.0)
         target = np.where(state[:, STEP, None] == 1, side, 0.0)
         choosing = np.repeat(state[:, STEP, None] == 0, 2, axis=1)
         return np.concatenate((view, target[..., None], choosing[..., None]), axis=-1), state.astype(
             np.float64
         )
 
-    def legal(self, state: State) -> Bools | None:
+    def recover(self, shown: Floats) -> tuple[State, Bools]:
+        """The global state itself, where both agents stand on free cells."""
+        whole = np.nan_to_num(shown).astype(np.int64)
+        here = whole[:, POSITIONS].reshape(-1, 2, 2)
+        inside = np.clip(here, 0, np.array(self._free.shape) - 3)
+        free = (inside == here).all(-1) & self._free[inside[..., 0] + 1, inside[..., 1] + 1]
+        whole[:, POSITIONS] = inside.reshape(-1, 4)
+        return whole, np.asarray((whole == shown).all(-1) & free.all(-1))
+
+    def action_mask(self, state: State) -> Bools | None:
         """Choosing first, then moving."""
         choosing = state[:, STEP, None, None] == 0
         chooses = np.arange(7) >= CHOOSE_0
@@ -73,7 +82,7 @@ class TMaze:
         """Choose, or move both agents at the same time."""
         state = state.copy()
         choosing = state[:, STEP, None] == 0
-        state[:, COLOURS] = np.where(choosing, action - CHOOSE_0, state[:, COLOURS])
+        state[:, COLORS] = np.where(choosing, action - CHOOSE_0, state[:, COLORS])
         here = state[:, POSITIONS].reshape(-1, 2, 2)
         target = here + MOVES[action]
         target = np.where(self._free[target[..., 0] + 1, target[..., 1] + 1][..., None], target, here)
@@ -82,6 +91,6 @@ class TMaze:
         there = np.where((swap | same)[:, None, None], here, target)
         state[:, POSITIONS] = there.reshape(-1, 4)
         state[:, STEP] += 1
-        right = state[:, COLOURS] != state[:, LEFT_COLOUR, None]
+        right = state[:, COLORS] != state[:, LEFT_COLOR, None]
         arrived = (there == self._ends[right.astype(np.int64)]).all((1, 2)) & ~choosing[:, 0]
         return state, arrived.astype(np.float64), arrived

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from marlzoo.envs._local import local_observations, padded_columns
 from marlzoo.envs._mujoco_robots import Array, Robot
 from marlzoo.envs._partitions import Task
-from marlzoo.envs._standardised import recover_raw, standardise
+from marlzoo.envs._standardized import recover_raw, standardize
 from marlzoo.errors import MismatchError
 
 Recover = Callable[[NDArray[np.floating]], Array]
@@ -42,8 +42,8 @@ class View(Protocol):
         """States ``[n, S]`` of full observations."""
 
 
-class Standardised:
-    """OMIGA's: everybody sees everything, one-hot appended, standardised over its own entries."""
+class Standardized:
+    """OMIGA's: everybody sees everything, one-hot appended, standardized over its own entries."""
 
     joined, recover_state = True, None
 
@@ -52,7 +52,7 @@ class Standardised:
 
     def observe(self, raw: Array, qvel: Array) -> Array:
         """See :class:`View`."""
-        return standardise(raw, self.n_agents)
+        return standardize(raw, self.n_agents)
 
     def state(self, raw: Array) -> Array:
         """See :class:`View`."""

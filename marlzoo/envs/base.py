@@ -20,14 +20,14 @@ Ids = NDArray[np.intp]
 
 @dataclass(slots=True)
 class Observation:
-    """What E copies show: ``obs [E, N, O]``, ``state [E, S]``, ``legal [E, N, A]`` (discrete tasks only).
+    """What E copies show: ``obs [E, N, O]``, ``state [E, S]``, ``action_mask [E, N, A]`` (discrete tasks only).
 
     The arrays may be reused by the next call; copy what must be kept.
     """
 
     obs: Floats
     state: Floats
-    legal: Bools | None = None
+    action_mask: Bools | None = None
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Step(Observation):
 
 
 @dataclass(slots=True)
-class Replay:
+class Resimulation:
     """One simulated step per recorded transition, for :meth:`BatchedEnv.replay`.
 
     ``next_obs [B, N, O]``, ``reward [B]``, ``terminal [B]``; ``valid [B]`` is False where the simulator's
@@ -67,7 +67,7 @@ class BatchedEnv(ABC):
     Attributes:
         task: the task's full name, for instance ``mamujoco/hopper-3x1``.
         spec: its shape.
-        copies: number of copies E.
+        num_envs: number of copies E.
         metadata: engine, versions and options that the data must share (plain values).
         can_win: whether ``info["win"]`` is given.
         replayable: whether :meth:`replay` works.
@@ -76,7 +76,7 @@ class BatchedEnv(ABC):
 
     task: str
     spec: Spec
-    copies: int
+    num_envs: int
     metadata: dict[str, Any]
     can_win: bool = False
     replayable: bool = False
@@ -104,7 +104,7 @@ class BatchedEnv(ABC):
             and both flags False.
         """
 
-    def replay(self, obs: Floats, action: NDArray[Any]) -> Replay:
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
         """Simulate one step from recorded observations ``[B, N, O]`` under actions ``[B, N, ...]``.
 
         Raises:
@@ -112,7 +112,7 @@ class BatchedEnv(ABC):
         """
         raise SpecError(f"{self.task}: recorded transitions cannot be replayed in this simulator")
 
-    def replay_states(self, state: Floats, action: NDArray[Any]) -> Replay:
+    def replay_states(self, state: Floats, action: NDArray[Any]) -> Resimulation:
         """As :meth:`replay`, from recorded states ``[B, S]``, where agents see too little for it.
 
         Raises:

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.dataset import Dataset
 from marlzoo.envs._bridge import STARTS, Bridge
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
 from marlzoo.envs._tmaze import TMaze
-from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
-from marlzoo.errors import ConfigError, SpecError, UnknownNameError
+from marlzoo.envs.base import BatchedEnv, Ids, Observation, Resimulation, Step
+from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
 
 FAMILY = "games"
-VERSION = 1  # of the rules; data and environment must share it
+# The module that computes the logged data; a name, because data stand above environments.
+DATASETS = "marlzoo.data.games"
+# Versions of the rules, which data and environment must share: 2 is the rule of Bridge's published transitions.
+VERSION, VERSIONS = 1, {"bridge": 2, "bridge-apart": 2}
 
 MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
     "xor": ((0, 1), (1, -2)),
@@ -64,12 +66,12 @@ def spec(name: str, **options: Any) -> Spec:
     return _spec(*_rules(name, options))
 
 
-def make(name: str, copies: int, **options: Any) -> Game:
+def make(name: str, num_envs: int, **options: Any) -> Game:
     """E copies of the task ``name`` (without family).
 
     Args:
         name: one of :data:`TASKS`.
-        copies: number of copies E.
+        num_envs: number of copies E.
         options: those of :data:`OPTIONS`: ``win`` (payoff of agreement) of ``xor-four`` and ``xor-two-state``;
             ``horizon`` (time limit) of ``xor-two-state`` and Bridge, whose authors record with 50 steps and score
             with 20; ``length`` of the stem and ``arm`` of the bar of ``t-maze``.
@@ -78,42 +80,10 @@ def make(name: str, copies: int, **options: Any) -> Game:
         UnknownNameError: an unknown task or option.
         ConfigError: an option out of its range.
     """
-    if not isinstance(copies, int) or copies < 1:
-        raise ConfigError(f"{FAMILY}/{name}: copies is {copies!r}; it must be a positive integer")
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise ConfigError(f"{FAMILY}/{name}: num_envs is {num_envs!r}; it must be a positive integer")
     rules, horizon = _rules(name, options)
-    return Game(name, rules, _spec(rules, horizon), copies, _settings(name, options))
-
-
-def dataset(
-    name: str, quality: str, *, seed: int = 0, episodes: int | None = None, **options: Any
-) -> Dataset:
-    """The logged data of a task; nothing is read from files, and the same arguments give the same numbers.
-
-    Args:
-        name: one of :data:`TASKS`.
-        quality: see :data:`marlzoo.envs._games_data.RECIPES`.
-        seed: of the order of episodes and of random actions.
-        episodes: how many; default: 5000 of the one-step games, 500 otherwise (a mixture has as many of each part).
-        options: of the task, see :func:`make`.
-
-    Raises:
-        UnknownNameError: an unknown task, quality or option.
-        ConfigError: an option out of its range.
-    """
-    from marlzoo.envs._games_data import generate
-
-    return generate(name, quality, seed, episodes, options)
-
-
-def qualities(name: str) -> tuple[str, ...]:
-    """Qualities of data that a task has.
-
-    Raises:
-        UnknownNameError: an unknown task.
-    """
-    from marlzoo.envs._games_data import RECIPES, kind
-
-    return tuple(RECIPES[kind(name)])
+    return Game(name, rules, _spec(rules, horizon), num_envs, _settings(name, options))
 
 
 class Game(BatchedEnv):
@@ -123,15 +93,18 @@ class Game(BatchedEnv):
     seed and k alone.
     """
 
+    state_replayable = True
+
     def __init__(
-        self, name: str, rules: Rules, shape: Spec, copies: int, settings: dict[str, float] | None = None
+        self, name: str, rules: Rules, shape: Spec, num_envs: int, settings: dict[str, float] | None = None
     ) -> None:
-        self.task, self.rules, self.spec, self.copies = f"{FAMILY}/{name}", rules, shape, copies
-        self.metadata = {"engine": "marlzoo games", "rules_version": VERSION, **(settings or {})}
+        self.task, self.rules, self.spec, self.num_envs = f"{FAMILY}/{name}", rules, shape, num_envs
+        version = VERSIONS.get(name, VERSION)
+        self.metadata = {"engine": "marlzoo games", "rules_version": version, **(settings or {})}
         self.can_win = rules.can_win
-        self.seed(range(copies))
-        self._state = rules.start(np.zeros(copies))
-        self._time = np.zeros(copies, np.int64)
+        self.seed(range(num_envs))
+        self._state = rules.start(np.zeros(num_envs))
+        self._time = np.zeros(num_envs, np.int64)
 
     @property
     def current(self) -> NDArray[np.int64]:
@@ -140,7 +113,7 @@ class Game(BatchedEnv):
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
         self._seeds = np.array([int(s) % 2**64 for s in seeds], np.uint64)
-        self._episode = np.zeros(self.copies, np.uint64)
+        self._episode = np.zeros(self.num_envs, np.uint64)
 
     def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
         rows = slice(None) if ids is None else ids
@@ -150,34 +123,54 @@ class Game(BatchedEnv):
         return Observation(*self._shown())
 
     def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:  # noqa: D102
-        rows = np.arange(self.copies) if ids is None else ids
+        rows = np.arange(self.num_envs) if ids is None else ids
         taken = self._checked(np.asarray(action)[rows], rows)
         self._time[rows] += 1
         last = self._time[rows] >= self.spec.horizon
         self._state[rows], earned, ended = self.rules.step(self._state[rows], taken, last)
-        reward = np.zeros(self.copies, np.float32)
-        terminal, truncated = np.zeros((2, self.copies), np.bool_)
+        reward = np.zeros(self.num_envs, np.float32)
+        terminal, truncated = np.zeros((2, self.num_envs), np.bool_)
         reward[rows], terminal[rows], truncated[rows] = earned, ended, last & ~ended
         info = {"win": terminal.copy()} if self.can_win else {}
         return Step(*self._shown(), reward=reward, terminal=terminal, truncated=truncated, info=info)
 
+    def replay_states(self, state: NDArray[np.float32], action: NDArray[Any]) -> Resimulation:
+        """One step from recorded states; the time limit, which they do not tell, is left out.
+
+        Raises:
+            MismatchError: a recorded action is not legal there.
+        """
+        known, valid = self.rules.recover(state.astype(np.float64))
+        action_mask = self.rules.action_mask(known)
+        if action_mask is not None:
+            wrong = valid[:, None] & ~np.take_along_axis(action_mask, action[..., None], -1)[..., 0]
+            if wrong.any():
+                row, agent = np.argwhere(wrong)[0]
+                raise MismatchError(
+                    f"{self.task}: agent {agent} took the action {action[row, agent]} in the state "
+                    f"{state[row].tolist()}, in which the game does not allow it"
+                )
+        after, reward, terminal = self.rules.step(known, action, np.zeros(len(known), np.bool_))
+        obs, _ = self.rules.observe(after)
+        return Resimulation(obs.astype(np.float32), reward.astype(np.float32), terminal, valid)
+
     def _checked(self, action: NDArray[Any], rows: Ids) -> NDArray[Any]:
-        legal = self.rules.legal(self._state[rows])
-        if legal is None:
+        action_mask = self.rules.action_mask(self._state[rows])
+        if action_mask is None:
             return np.clip(action.astype(np.float64), -1.0, 1.0)
         inside = (action >= 0) & (action < self.spec.action_size)
-        fine = np.take_along_axis(legal, np.where(inside, action, 0)[..., None], -1)[..., 0] & inside
+        fine = np.take_along_axis(action_mask, np.where(inside, action, 0)[..., None], -1)[..., 0] & inside
         if not fine.all():
             k, agent = np.argwhere(~fine)[0]
             raise SpecError(
                 f"{self.task}: agent {agent} of copy {rows[k]} took the action {action[k, agent]}, which is not "
-                f"legal there; legal are {np.flatnonzero(legal[k, agent]).tolist()}"
+                f"legal there; legal are {np.flatnonzero(action_mask[k, agent]).tolist()}"
             )
         return action
 
     def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_] | None]:
         obs, state = self.rules.observe(self._state)
-        return obs.astype(np.float32), state.astype(np.float32), self.rules.legal(self._state)
+        return obs.astype(np.float32), state.astype(np.float32), self.rules.action_mask(self._state)
 
 
 def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:

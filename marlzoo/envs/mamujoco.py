@@ -5,7 +5,7 @@ OMAR's and their relatives' data were made (see :mod:`marlzoo.envs._mujoco_legac
 :mod:`marlzoo.envs._mujoco_robots`). Two flavours of observation:
 
 - OMIGA's, the plain task names: every agent sees the full observation with its own one-hot appended, and
-  this vector standardised over its own entries; the state is all agents' vectors end to end;
+  this vector standardized over its own entries; the state is all agents' vectors end to end;
 - local, the names ending in ``-obskK``: joints up to distance K of the agent's own, raw; the state is the
   full raw observation.
 """
@@ -23,9 +23,9 @@ from marlzoo.envs._mujoco_robots import ROBOTS, Array, Robot, start_state
 from marlzoo.envs._mujoco_sim import RobotSim
 from marlzoo.envs._partitions import TASK_TABLE, ActionMapping, Owners, Task
 from marlzoo.envs._replay import replay_observations
-from marlzoo.envs._standardised import recover_raw
-from marlzoo.envs._views import Local, Standardised, View
-from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Replay, Step
+from marlzoo.envs._standardized import recover_raw
+from marlzoo.envs._views import Local, Standardized, View
+from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Resimulation, Step
 from marlzoo.errors import ConfigError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
 
@@ -83,7 +83,7 @@ def spec(name: str, **options: Any) -> Spec:
 
 def make(
     name: str,
-    copies: int,
+    num_envs: int,
     action_mapping: ActionMapping = "concat",
     threads: int | None = None,
     horizon: int = HORIZON,
@@ -93,7 +93,7 @@ def make(
 
     Args:
         name: one of :data:`TASKS`.
-        copies: number of copies E.
+        num_envs: number of copies E.
         action_mapping: which actuators an agent owns, ``concat`` (OMIGA's data) or ``scatter``.
         threads: worker threads; None: one per usable core. Results do not depend on it.
         horizon: time limit in steps.
@@ -111,10 +111,10 @@ def make(
         f"{FAMILY}/{name}",
         ROBOTS[task.partition.robot],
         shape,
-        _positive("copies", copies),
+        _positive("copies", num_envs),
         workers,
         owners=task.partition.owners(action_mapping),
-        view=Standardised(shape.n_agents) if task.distance is None else Local(task),
+        view=Standardized(shape.n_agents) if task.distance is None else Local(task),
         properties={
             "partition": task.partition.label,
             "flavour": task.flavour,
@@ -133,7 +133,7 @@ class MAMuJoCo(BatchedEnv):
         task: full name.
         robot: the robot.
         shape: of the task.
-        copies: number of copies E.
+        num_envs: number of copies E.
         threads: worker threads; None: one per usable core.
         owners: actuators of each agent.
         view: what the agents see.
@@ -150,7 +150,7 @@ class MAMuJoCo(BatchedEnv):
         task: str,
         robot: Robot,
         shape: Spec,
-        copies: int,
+        num_envs: int,
         threads: int | None,
         *,
         owners: Owners,
@@ -158,31 +158,33 @@ class MAMuJoCo(BatchedEnv):
         properties: dict[str, Any],
         clip: bool = False,
     ) -> None:
-        self.task, self.spec, self.copies, self.robot = task, shape, copies, robot
+        self.task, self.spec, self.num_envs, self.robot = task, shape, num_envs, robot
         self.replayable, self.state_replayable = view.recover is not None, view.recover_state is not None
         self.replay_reward_exact = not robot.lagging or robot.reaches
         self._view, self._clip = view, clip
-        self._sim = RobotSim(robot, copies, threads)
+        self._sim = RobotSim(robot, num_envs, threads)
         self.threads = self._sim.threads
         self.metadata = {"robot": robot.name, **properties, **self._sim.versions()}
         # Entry of the flat [N * A] action that drives each actuator.
         place = {a: i * shape.action_size + j for i, owned in enumerate(owners) for j, a in enumerate(owned)}
         self._source = np.array([place[a] for a in range(robot.nu)])
-        self._obs: Floats = np.zeros((copies, shape.n_agents, shape.obs_size), np.float32)
+        self._obs: Floats = np.zeros((num_envs, shape.n_agents, shape.obs_size), np.float32)
         # Where the state is the observations end to end, it is a view, never a copy.
         self._state: Floats = (
-            self._obs.reshape(copies, -1) if view.joined else np.zeros((copies, shape.state_size), np.float32)
+            self._obs.reshape(num_envs, -1)
+            if view.joined
+            else np.zeros((num_envs, shape.state_size), np.float32)
         )
         self._replayer: RobotSim | None = None
-        self._time = np.zeros(copies, np.int64)
-        self._all: Ids = np.arange(copies)
+        self._time = np.zeros(num_envs, np.int64)
+        self._all: Ids = np.arange(num_envs)
         self._streams: list[np.random.Generator] = []
-        self.seed(range(copies))
+        self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:
         """Give each copy its own random stream; takes effect at its next reset."""
-        if len(seeds) != self.copies:
-            raise ConfigError(f"{self.task}: {self.copies} copies need as many seeds, got {len(seeds)}")
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{self.task}: {self.num_envs} copies need as many seeds, got {len(seeds)}")
         self._streams = [np.random.default_rng(int(seed)) for seed in seeds]
 
     def reset(self, ids: Ids | None = None) -> Observation:
@@ -201,12 +203,12 @@ class MAMuJoCo(BatchedEnv):
         Raises:
             ValueError: wrong shape, or an action of a stepped copy is not finite (the copies are named).
         """
-        shape = (self.copies, self.spec.n_agents, self.spec.action_size)
+        shape = (self.num_envs, self.spec.n_agents, self.spec.action_size)
         if action.shape != shape:
             raise ValueError(f"{self.task}: actions must have shape {shape}, got {action.shape}")
         rows: Ids | slice = slice(None) if ids is None else self._ids(ids)
-        reward = np.zeros(self.copies, np.float32)
-        terminal, truncated, unstable = np.zeros((3, self.copies), np.bool_)
+        reward = np.zeros(self.num_envs, np.float32)
+        terminal, truncated, unstable = np.zeros((3, self.num_envs), np.bool_)
         control = self._control(action[rows], self._all[rows])
         result = self._sim.step(control, None if ids is None else self._all[rows])
         self._time[rows] += 1
@@ -231,12 +233,12 @@ class MAMuJoCo(BatchedEnv):
             )
         return np.unique(rows.astype(np.intp))
 
-    def _control(self, action: NDArray[Any], copies: Ids) -> Array:
+    def _control(self, action: NDArray[Any], num_envs: Ids) -> Array:
         """Engine controls ``[n, nu]`` of policy actions ``[n, N, A]``."""
         flat = action.reshape(len(action), self.spec.n_agents * self.spec.action_size)[:, self._source]
         finite = np.isfinite(flat).all(axis=1)
         if not finite.all():
-            bad = copies[~finite]
+            bad = num_envs[~finite]
             shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
             raise ValueError(f"{self.task}: actions of copies {shown} are not finite")
         control = flat.astype(np.float64) * self.robot.control
@@ -249,7 +251,7 @@ class MAMuJoCo(BatchedEnv):
         if not self._view.joined:
             self._state[rows] = self._view.state(raw)
 
-    def replay(self, obs: Floats, action: NDArray[Any]) -> Replay:
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
         """Simulate one step from recorded observations ``[B, N, O]``, actions ``[B, N, A]``.
 
         ``valid`` is False where the state cannot be recovered: a Hopper's or Walker2d's velocity at the bound
@@ -267,7 +269,7 @@ class MAMuJoCo(BatchedEnv):
         self._require_shapes(obs, (self.spec.n_agents, self.spec.obs_size), "observations", action)
         return self._replay(self._view.recover(obs), action)
 
-    def replay_states(self, state: Floats, action: NDArray[Any]) -> Replay:
+    def replay_states(self, state: Floats, action: NDArray[Any]) -> Resimulation:
         """As :meth:`replay`, from states ``[B, S]``: MOMA-PPO's are the robot's whole observation.
 
         Raises:
@@ -287,7 +289,7 @@ class MAMuJoCo(BatchedEnv):
                 f"[B, {moves[0]}, {moves[1]}], got {list(seen.shape)} and {list(action.shape)}"
             )
 
-    def _replay(self, raw: Array, action: NDArray[Any]) -> Replay:
+    def _replay(self, raw: Array, action: NDArray[Any]) -> Resimulation:
         """Simulate one step from full observations ``[B, F]``."""
         if self._replayer is None:
             self._replayer = RobotSim(self.robot, REPLAY_COPIES, self.threads)
@@ -296,7 +298,7 @@ class MAMuJoCo(BatchedEnv):
         result = replay_observations(self._replayer, raw, control)
         next_obs = self._view.observe(result.observation, np.zeros((len(raw), 0))).astype(np.float32)
         reward = result.reward.astype(np.float32)
-        return Replay(next_obs, reward, result.terminal, result.valid & finite)
+        return Resimulation(next_obs, reward, result.terminal, result.valid & finite)
 
     def close(self) -> None:
         """Free the simulations and their threads."""

@@ -3,7 +3,7 @@
 Tasks are ``<robot>-<conf>_<obsk>``, for instance ``ant-4x2_0t`` or ``reacher-2x1first_0`` (leader-only: only the
 agent of the shoulder sees the target). Agents see columns of the robot's raw observation and may differ in size;
 the state is the whole observation (the Ant's first 27 columns). Who sees and moves what stands in
-:mod:`marlzoo.data.formats._moma_teams`, by which D4RL's and MOMA-PPO's files are read. Physics and rewards are those
+:mod:`marlzoo.envs._moma_teams`, by which D4RL's and MOMA-PPO's files are read. Physics and rewards are those
 of :mod:`marlzoo.envs.mamujoco`; actions are clipped to the box before they are paid for. The Reacher's episodes have
 50 steps, those of the others 1000.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marlzoo.data.formats._moma_teams import Team, make_team, team_names
+from marlzoo.envs._moma_teams import Team, make_team, team_names
 from marlzoo.envs._mujoco_robots import ROBOTS
 from marlzoo.envs._views import Selected
 from marlzoo.envs.mamujoco import MAMuJoCo
@@ -39,7 +39,7 @@ REFERENCES: dict[str, tuple[float, float]] = {
 
 
 def score(name: str, value: float) -> float:
-    """Normalised score of a mean return: 0 for random actions, 1 for the expert.
+    """Normalized score of a mean return: 0 for random actions, 1 for the expert.
 
     Args:
         name: of the task, without family.
@@ -76,12 +76,12 @@ def spec(name: str, **options: Any) -> Spec:
     )
 
 
-def make(name: str, copies: int, **options: Any) -> MAMuJoCo:
+def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
     """Make E copies of the task ``name`` (without family).
 
     Args:
         name: one of :data:`TASKS`.
-        copies: number of copies E.
+        num_envs: number of copies E.
         options: ``threads`` (worker threads; None: one per usable core), ``horizon`` (time limit in steps).
 
     Raises:
@@ -95,7 +95,7 @@ def make(name: str, copies: int, **options: Any) -> MAMuJoCo:
         f"{FAMILY}/{name}",
         ROBOTS[robot],
         shape,
-        _positive(name, "copies", copies),
+        _positive(name, "copies", num_envs),
         None if threads is None else _positive(name, "threads", threads),
         owners=team.moves,
         view=Selected(ROBOTS[robot], team.sees, team.robot.obs_size),

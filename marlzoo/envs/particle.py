@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from marlzoo.envs._particle_world import SPREAD, TAG, WORLD, Array, Scenario, World
 from marlzoo.envs._prey import Prey, SubstitutePrey, read_prey
 from marlzoo.envs._streams import uniforms
-from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Replay, Step
+from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Resimulation, Step
 from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
-from marlzoo.machine import home
 from marlzoo.spec import Spec
+from marlzoo.system.machine import home
 
 FAMILY = "mpe"
 VERSION = 1  # of the rules; data and environment must share it
@@ -64,12 +64,12 @@ def spec(name: str, **options: Any) -> Spec:
     )
 
 
-def make(name: str, copies: int, **options: Any) -> ParticleWorld:
+def make(name: str, num_envs: int, **options: Any) -> ParticleWorld:
     """E copies of the task ``name`` (without family).
 
     Args:
         name: one of :data:`TASKS`.
-        copies: number of copies E.
+        num_envs: number of copies E.
         options: ``horizon`` (time limit in steps, 25); ``prey`` (the trained prey's file, ``tag`` and ``world``
             only; see :func:`marlzoo.envs._prey.read_prey`).
 
@@ -79,10 +79,10 @@ def make(name: str, copies: int, **options: Any) -> ParticleWorld:
         DataError: the prey's file is missing or not a prey's.
     """
     scenario, _ = _scenario(name, options)
-    if isinstance(copies, bool) or not isinstance(copies, int | np.integer) or copies < 1:
-        raise ConfigError(f"{FAMILY}/{name}: copies is {copies!r}; it must be a positive integer")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ConfigError(f"{FAMILY}/{name}: copies is {num_envs!r}; it must be a positive integer")
     return ParticleWorld(
-        name, scenario, spec(name, **options), int(copies), _prey(name, scenario, options.get("prey"))
+        name, scenario, spec(name, **options), int(num_envs), _prey(name, scenario, options.get("prey"))
     )
 
 
@@ -125,25 +125,25 @@ class ParticleWorld(BatchedEnv):
 
     replayable = True
 
-    def __init__(self, name: str, scenario: Scenario, shape: Spec, copies: int, prey: Prey | None) -> None:
-        self.task, self.scenario, self.spec, self.copies = f"{FAMILY}/{name}", scenario, shape, copies
+    def __init__(self, name: str, scenario: Scenario, shape: Spec, num_envs: int, prey: Prey | None) -> None:
+        self.task, self.scenario, self.spec, self.num_envs = f"{FAMILY}/{name}", scenario, shape, num_envs
         self.metadata = {"engine": "marlzoo particle world", "rules_version": VERSION, "flavour": "omar"}
         if prey is not None:
             self.metadata["prey"] = prey.identity
         self.prey = prey
-        self.world = World(scenario, copies)
-        self._time = np.zeros(copies, np.int64)
-        self._obs: Floats = np.zeros((copies, shape.n_agents, shape.obs_size), np.float32)
-        self._state: Floats = self._obs.reshape(copies, -1)
-        self._prey_obs: Array = np.zeros((scenario.obs_sizes[-1], copies))
-        self._all: Ids = np.arange(copies)
-        self.seed(range(copies))
+        self.world = World(scenario, num_envs)
+        self._time = np.zeros(num_envs, np.int64)
+        self._obs: Floats = np.zeros((num_envs, shape.n_agents, shape.obs_size), np.float32)
+        self._state: Floats = self._obs.reshape(num_envs, -1)
+        self._prey_obs: Array = np.zeros((scenario.obs_sizes[-1], num_envs))
+        self._all: Ids = np.arange(num_envs)
+        self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
-        if len(seeds) != self.copies:
-            raise ConfigError(f"{self.task}: {self.copies} copies need as many seeds, got {len(seeds)}")
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{self.task}: {self.num_envs} copies need as many seeds, got {len(seeds)}")
         self._seeds = np.array([int(s) % 2**64 for s in seeds], np.uint64)
-        self._episode = np.zeros(self.copies, np.uint64)
+        self._episode = np.zeros(self.num_envs, np.uint64)
 
     def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
         rows = self._rows(ids)
@@ -162,7 +162,7 @@ class ParticleWorld(BatchedEnv):
         Raises:
             SpecError: wrong shape, or an action of a stepped copy is not finite (the copies are named).
         """
-        shape = (self.copies, self.spec.n_agents, self.spec.action_size)
+        shape = (self.num_envs, self.spec.n_agents, self.spec.action_size)
         if action.shape != shape:
             raise SpecError(f"{self.task}: actions must have shape {shape}, got {action.shape}")
         rows = self._rows(ids)
@@ -170,10 +170,10 @@ class ParticleWorld(BatchedEnv):
         result = Step(
             self._obs,
             self._state,
-            reward=np.zeros((self.copies, *per_agent), np.float32),
-            terminal=np.zeros(self.copies, np.bool_),
-            truncated=np.zeros(self.copies, np.bool_),
-            info={} if self.prey is None else {"prey_reward": np.zeros(self.copies, np.float32)},
+            reward=np.zeros((self.num_envs, *per_agent), np.float32),
+            terminal=np.zeros(self.num_envs, np.bool_),
+            truncated=np.zeros(self.num_envs, np.bool_),
+            info={} if self.prey is None else {"prey_reward": np.zeros(self.num_envs, np.float32)},
         )
         if rows is None or len(rows):
             which: Any = slice(None) if rows is None else rows
@@ -199,12 +199,12 @@ class ParticleWorld(BatchedEnv):
         rows = np.unique(rows.astype(np.intp))
         return None if np.array_equal(rows, self._all) else rows
 
-    def _move(self, world: World, action: NDArray[Any], prey_obs: Array, copies: Ids) -> Array:
+    def _move(self, world: World, action: NDArray[Any], prey_obs: Array, num_envs: Ids) -> Array:
         """Step a world under the learners' actions ``[B, N, 2]``; the learners' reward ``[N or 1, B]``."""
         force = np.empty((self.scenario.agents, 2, len(action)))
         force[: self.scenario.learners] = action.transpose(1, 2, 0)
         if not np.isfinite(force[: self.scenario.learners]).all():
-            bad = copies[~np.isfinite(action).all(axis=(1, 2))]
+            bad = num_envs[~np.isfinite(action).all(axis=(1, 2))]
             shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
             raise SpecError(f"{self.task}: actions of copies {shown} are not finite")
         np.clip(force[: self.scenario.learners], -1.0, 1.0, out=force[: self.scenario.learners])
@@ -224,7 +224,7 @@ class ParticleWorld(BatchedEnv):
             self._state[rows] = seen[:own].T
             self._prey_obs[:, rows] = seen[-len(self._prey_obs) :]
 
-    def replay(self, obs: Floats, action: NDArray[Any]) -> Replay:
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
         """Simulate one step from recorded observations ``[B, N, O]`` under actions ``[B, N, 2]``.
 
         The observations determine the state up to their rounding, that of the prey included; the prey acts as this
@@ -250,7 +250,7 @@ class ParticleWorld(BatchedEnv):
         reward = self._move(world, moves, before[-len(self._prey_obs) :], np.arange(len(obs)))
         next_obs = world.observations()[: n * size].T.reshape(len(obs), n, size).astype(np.float32)
         team = reward.mean(axis=0)
-        return Replay(next_obs, team.astype(np.float32), np.zeros(len(obs), np.bool_), valid)
+        return Resimulation(next_obs, team.astype(np.float32), np.zeros(len(obs), np.bool_), valid)
 
     def _require_consistent(self, obs: Floats, shown: Array, valid: NDArray[np.bool_]) -> None:
         """Refuse observations that the state recovered from them does not show."""

@@ -3,16 +3,19 @@
 Copies are separate objects stepped in turn, so this is as fast as the environment itself. What an environment may
 have, and what becomes of it:
 
-- observations: ``Box`` of any shape (flattened), ``Discrete`` (one-hot), or a ``Dict`` with ``observation`` and
-  ``action_mask``; shorter ones are padded with zeros;
+- observations: see :mod:`marlzoo.envs._spaces`: ``Box`` of any shape (flattened), ``Discrete`` (one-hot), or a
+  ``Dict`` of such parts, of which ``action_mask`` is not seen; shorter ones are padded with zeros;
 - actions: all ``Discrete``, or all ``Box`` with finite bounds, onto which [-1, 1] is mapped;
 - legal actions: from ``observation["action_mask"]``, else ``info["action_mask"]``, else all;
 - state: from ``state()`` where the environment has it, else all observations end to end;
+- agents without a legal action (whose turn it is not): may only take action 0, which is passed on;
 - agents that are gone: see zeros, earn 0 and, where actions are discrete, may only take action 0, which is not
   passed on.
 
-An episode is over when no agent is left. It ended by the time limit if the last agents were truncated, otherwise
-it is terminal. The parallel API needs no package: any object with its methods will do.
+An episode is over when no agent is left, or when every agent that is still listed is terminated or truncated. It
+ended by the time limit if one of the last agents was truncated and not terminated, otherwise it is terminal. The
+parallel API needs no package: any object with its methods will do; what breaks the API is refused by name
+(:mod:`marlzoo.envs._parallel`).
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._parallel import Answer, Parallel
+from marlzoo.envs._spaces import Leaf, UnfitSpaceError, View, plain_space, view
 from marlzoo.envs.base import BatchedEnv, Bools, Floats, Ids, Observation, Step
-from marlzoo.errors import ConfigError, PluginError, SpecError
+from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError
 from marlzoo.spec import Spec
 
 Reward = Literal["per_agent", "mean", "sum"]
@@ -56,7 +61,7 @@ class ParallelEnv(Protocol):
 
 def from_parallel_env(
     factory: Callable[[], Any],
-    copies: int,
+    num_envs: int,
     *,
     task: str,
     horizon: int,
@@ -68,7 +73,7 @@ def from_parallel_env(
 
     Args:
         factory: makes one environment.
-        copies: number of copies E.
+        num_envs: number of copies E.
         task: full task name, ``family/name``.
         horizon: time limit in steps; give the environment's own, which is not part of the API. An episode that
             goes on longer is cut there.
@@ -78,20 +83,30 @@ def from_parallel_env(
 
     Raises:
         ConfigError: an argument out of its range.
-        SpecError: a space that is not covered.
+        SpecError: a space that is not covered, or an object without the parallel API.
         PluginError: a package that the environment needs is missing.
     """
-    for name, value in (("copies", copies), ("horizon", horizon)):
+    for name, value in (("copies", num_envs), ("horizon", horizon)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ConfigError(f"{task}: {name} must be a positive integer, got {value!r}")
     if reward not in _REWARDS:
         raise ConfigError(f"{task}: reward must be one of {', '.join(_REWARDS)}, got {reward!r}")
     try:
-        envs = [factory() for _ in range(int(copies))]
+        envs = [factory() for _ in range(int(num_envs))]
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         remedy = f"install it: pip install {package}" if package else "install what it needs"
         raise PluginError(f"{task}: the environment cannot be imported ({error}); {remedy}") from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, MarlzooError):
+            raise
+        raise SpecError(
+            f"{task}: the environment cannot be made ({type(error).__name__}: {error})"
+        ) from error
+    if len({id(env) for env in envs}) < len(envs) and envs[0] is not None:
+        raise SpecError(
+            f"{task}: the factory returned one environment several times; let it make a new one each time"
+        )
     return PettingZooEnv(envs, task, int(horizon), reward, win_key, dict(metadata or {}))
 
 
@@ -111,20 +126,29 @@ class PettingZooEnv(BatchedEnv):
         win_key: str | None,
         metadata: dict[str, Any],
     ) -> None:
-        self.task, self.copies, self.envs = task, len(envs), list(envs)
+        self.task, self.num_envs, self.envs = task, len(envs), list(envs)
         self.can_win, self._win_key, self._reward = win_key is not None, win_key, reward
-        self.agents = list(envs[0].possible_agents)
-        self._views = [_View(task, envs[0].observation_space(agent)) for agent in self.agents]
-        self._acts = [_Act(task, envs[0].action_space(agent)) for agent in self.agents]
+        self._copies = [Parallel(env, task, number) for number, env in enumerate(envs)]
+        first = self._copies[0]
+        self.agents = first.agents
+        for copy in self._copies[1:]:
+            if copy.agents != self.agents:
+                raise copy.fault(
+                    f"has the agents {copy.agents}, the first copy {self.agents}", "the same in all"
+                )
+        self._views = [_view_of(first, agent) for agent in self.agents]
+        self._acts = [_Act(task, first.space("action", agent)) for agent in self.agents]
         self.spec = self._make_spec(horizon)
-        self.metadata = {"engine": "pettingzoo", "reward": reward, **_version("pettingzoo"), **metadata}
-        self._obs = np.zeros((self.copies, len(self.agents), self.spec.obs_size), np.float32)
-        self._state = np.zeros((self.copies, self.spec.state_size), np.float32)
-        self._legal = np.zeros((self.copies, len(self.agents), self.spec.action_size), np.bool_)
-        self._time = np.zeros(self.copies, np.int64)
-        self.seed(range(self.copies))
+        names = [str(agent) for agent in self.agents]
+        known = {"engine": "pettingzoo", "reward": reward, "agents": names, **_version("pettingzoo")}
+        self.metadata = {**known, **metadata}
+        self._obs = np.zeros((self.num_envs, len(self.agents), self.spec.obs_size), np.float32)
+        self._state = np.zeros((self.num_envs, self.spec.state_size), np.float32)
+        self._legal = np.zeros((self.num_envs, len(self.agents), self.spec.action_size), np.bool_)
+        self._time = np.zeros(self.num_envs, np.int64)
+        self.seed(range(self.num_envs))
         self.reset()
-        self.seed(range(self.copies))
+        self.seed(range(self.num_envs))
 
     def _make_spec(self, horizon: int) -> Spec:
         kinds = {act.discrete for act in self._acts}
@@ -132,8 +156,8 @@ class PettingZooEnv(BatchedEnv):
             raise SpecError(f"{self.task}: some agents have discrete actions and some continuous ones")
         obs_sizes = tuple(view.size for view in self._views)
         action_sizes = tuple(act.size for act in self._acts)
-        self.envs[0].reset(seed=0)
-        state = _state(self.envs[0])
+        self._copies[0].reset(seed=0)
+        state = self._copies[0].state()
         n = len(self.agents)
         return Spec(
             n_agents=n,
@@ -148,18 +172,18 @@ class PettingZooEnv(BatchedEnv):
         )
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
-        if len(seeds) != self.copies:
-            raise ConfigError(f"{self.task}: {self.copies} copies need as many seeds, got {len(seeds)}")
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{self.task}: {self.num_envs} copies need as many seeds, got {len(seeds)}")
         self._seeds = [int(seed) for seed in seeds]
-        self._episode = [0] * self.copies
+        self._episode = [0] * self.num_envs
 
     def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
-        for copy in range(self.copies) if ids is None else np.unique(np.asarray(ids, np.intp)):
+        for copy in range(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp)):
             mixed = np.random.SeedSequence([self._seeds[copy], self._episode[copy]]).generate_state(1)[0]
-            seen, infos = self.envs[copy].reset(seed=int(mixed) >> 1)
+            answer = self._copies[copy].reset(seed=int(mixed) >> 1)
             self._episode[copy] += 1
             self._time[copy] = 0
-            self._show(copy, seen, infos)
+            self._show(copy, answer)
         return self._shown(Observation)
 
     def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:
@@ -168,61 +192,71 @@ class PettingZooEnv(BatchedEnv):
         Raises:
             SpecError: wrong shape, or an action that is not legal or not finite; nothing has been stepped then.
         """
-        spec, rows = self.spec, np.arange(self.copies) if ids is None else np.unique(np.asarray(ids, np.intp))
-        shape = (self.copies, spec.n_agents, *(() if spec.discrete else (spec.action_size,)))
+        spec, rows = (
+            self.spec,
+            np.arange(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp)),
+        )
+        shape = (self.num_envs, spec.n_agents, *(() if spec.discrete else (spec.action_size,)))
         if action.shape != shape:
             raise SpecError(f"{self.task}: actions must have shape {shape}, got {action.shape}")
         self._refuse(action, rows)
         step = self._shown(Step)
         assert isinstance(step, Step)
         per_agent = (spec.n_agents,) if spec.reward_per_agent else ()
-        step.reward = np.zeros((self.copies, *per_agent), np.float32)
-        step.terminal, step.truncated = np.zeros((2, self.copies), np.bool_)
+        step.reward = np.zeros((self.num_envs, *per_agent), np.float32)
+        step.terminal, step.truncated = np.zeros((2, self.num_envs), np.bool_)
         if self.can_win:
-            step.info["win"] = np.zeros(self.copies, np.bool_)
+            step.info["win"] = np.zeros(self.num_envs, np.bool_)
         for copy in rows:
             self._step_one(int(copy), action[copy], step)
         fresh = self._shown(Observation)
-        step.obs, step.state, step.legal = fresh.obs, fresh.state, fresh.legal
+        step.obs, step.state, step.action_mask = fresh.obs, fresh.state, fresh.action_mask
         return step
 
     def _step_one(self, copy: int, action: NDArray[Any], step: Step) -> None:
-        env = self.envs[copy]
-        present = set(env.agents)
+        present = set(self._copies[copy].present())
         chosen = {
             agent: act.native(action[i])
             for i, (agent, act) in enumerate(zip(self.agents, self._acts, strict=True))
             if agent in present
         }
-        seen, rewards, _, truncations, infos = env.step(chosen)
+        answer = self._copies[copy].step(chosen)
         self._time[copy] += 1
-        self._show(copy, seen, infos)
-        earned = np.array([float(rewards.get(agent, 0.0)) for agent in self.agents])
+        self._show(copy, answer)
+        earned = np.array([answer.rewards.get(agent, 0.0) for agent in self.agents])
         step.reward[copy] = {"per_agent": earned, "mean": earned.mean(), "sum": earned.sum()}[self._reward]
-        over, late = not env.agents, self._time[copy] >= self.spec.horizon
-        cut = any(truncations.get(agent, False) for agent in present)
-        step.terminal[copy] = over and not cut
-        step.truncated[copy] = (over and cut) or (late and not step.terminal[copy])
+        over, late = answer.over, self._time[copy] >= self.spec.horizon
+        step.terminal[copy] = over and not answer.cut
+        step.truncated[copy] = (over and answer.cut) or (late and not step.terminal[copy])
         if self._win_key is not None and (over or late):
-            step.info["win"][copy] = any(bool(info.get(self._win_key, False)) for info in infos.values())
+            infos = answer.infos.values()
+            step.info["win"][copy] = any(bool((info or {}).get(self._win_key, False)) for info in infos)
 
-    def _show(self, copy: int, seen: Mapping[Any, Any], infos: Mapping[Any, Any]) -> None:
+    def _show(self, copy: int, answer: Answer) -> None:
         """Take what one copy shows."""
-        present = set(self.envs[copy].agents)
+        foreign = self._copies[copy]
+        present = set(foreign.present())
         self._obs[copy] = 0.0
-        for i, (agent, view) in enumerate(zip(self.agents, self._views, strict=True)):
+        for i, (agent, seen) in enumerate(zip(self.agents, self._views, strict=True)):
             # An agent that has just gone is shown for the last time: its value may follow.
-            if agent in seen:
-                self._obs[copy, i, : view.size] = view.flat(seen[agent])
+            if agent in answer.seen:
+                self._obs[copy, i, : seen.size] = _flat(answer.seen[agent], seen, foreign, agent)
             if self.spec.discrete:
-                legal = _mask(seen.get(agent), infos.get(agent, {})) if agent in present else 0
-                self._legal[copy, i] = self._acts[i].table(self.task, legal, self.spec.action_size)
-        state = _state(self.envs[copy])
+                action_mask = (
+                    _mask(answer.seen.get(agent), answer.infos.get(agent)) if agent in present else 0
+                )
+                self._legal[copy, i] = self._acts[i].table(action_mask, self.spec.action_size, foreign, agent)
+        state = foreign.state()
+        if state is not None and state.size != self.spec.state_size:
+            raise foreign.fault(
+                f"returned a state of {state.size} entries, {self.spec.state_size} before",
+                "the same number always",
+            )
         self._state[copy] = self._obs[copy].ravel() if state is None else state
 
     def _shown(self, kind: type[Observation]) -> Observation:
-        legal = self._legal.copy() if self.spec.discrete else None
-        return kind(self._obs.copy(), self._state.copy(), legal)
+        action_mask = self._legal.copy() if self.spec.discrete else None
+        return kind(self._obs.copy(), self._state.copy(), action_mask)
 
     def _refuse(self, action: NDArray[Any], rows: Ids) -> None:
         taken = action[rows]
@@ -231,8 +265,10 @@ class PettingZooEnv(BatchedEnv):
             what = "is not finite"
         else:
             inside = (taken >= 0) & (taken < self.spec.action_size)
-            legal: Bools = np.take_along_axis(self._legal[rows], np.where(inside, taken, 0)[..., None], -1)
-            bad = ~(legal[..., 0] & inside)
+            action_mask: Bools = np.take_along_axis(
+                self._legal[rows], np.where(inside, taken, 0)[..., None], -1
+            )
+            bad = ~(action_mask[..., 0] & inside)
             what = "is not legal there"
         if bad.any():
             k, agent = np.argwhere(bad)[0]
@@ -242,33 +278,39 @@ class PettingZooEnv(BatchedEnv):
 
     def close(self) -> None:
         """Close all copies."""
-        for env in self.envs:
-            env.close()
+        for copy in self._copies:
+            copy.close()
 
 
-class _View:
-    """How one agent's observations become a vector of ``size`` entries."""
+def _view_of(copy: Parallel, agent: Any) -> View:
+    space = copy.space("observation", agent)
+    try:
+        return view(plain_space(space), f"the observation space of {agent!r}")
+    except UnfitSpaceError as error:
+        raise copy.fault(f"cannot be used: {error}; wrap the environment so that it has one") from error
 
-    def __init__(self, task: str, space: Any) -> None:
-        from gymnasium import spaces
 
-        inner = space
-        if isinstance(space, spaces.Dict) and "observation" in space.spaces:
-            inner = space["observation"]
-        if not isinstance(inner, spaces.Box | spaces.Discrete | spaces.MultiBinary):
-            raise SpecError(
-                f"{task}: observations in {inner} are not covered; wrap the environment so that they are a Box, a "
-                "Discrete, or a Dict with 'observation' and 'action_mask'"
-            )
-        self._first = int(inner.start) if isinstance(inner, spaces.Discrete) else None
-        self.size = int(inner.n) if isinstance(inner, spaces.Discrete) else int(np.prod(inner.shape))
+def _flat(seen: Any, of: View, copy: Parallel, agent: Any) -> Floats:
+    """A vector ``[size]`` of what ``agent`` of a copy sees."""
+    return np.concatenate([_part(seen, leaf, copy, agent) for leaf in of.leaves])
 
-    def flat(self, seen: Any) -> Floats:
-        """A vector ``[size]``."""
-        value = seen["observation"] if isinstance(seen, Mapping) else seen
-        if self._first is not None:
-            return np.asarray(np.arange(self.size) == int(value) - self._first, np.float32)
-        return np.asarray(value, np.float32).ravel()
+
+def _part(seen: Any, leaf: Leaf, copy: Parallel, agent: Any) -> Floats:
+    name = "/".join(map(str, (f"observation of {agent!r}", *leaf.path)))
+    for key in leaf.path:
+        try:
+            seen = seen[key]
+        except (LookupError, TypeError) as error:
+            raise copy.fault(f"returned no {name}", "every part of the agent's space") from error
+    value = copy.vector(seen, name)
+    if value.size != int(np.prod(leaf.shape)):
+        raise copy.fault(
+            f"returned {value.size} numbers as {name}", f"numbers of shape {leaf.shape}, as its space says"
+        )
+    try:
+        return np.asarray(leaf.rows(value.reshape(1, *leaf.shape))[0], np.float32)
+    except UnfitSpaceError as error:
+        raise copy.fault(f"returned an {name} that {error}") from error
 
 
 class _Act:
@@ -296,35 +338,29 @@ class _Act:
         share = (np.clip(action[: self.size].astype(np.float64), -1.0, 1.0).reshape(low.shape) + 1.0) / 2.0
         return np.clip(low + share * (high.astype(np.float64) - low), low, high).astype(self._space.dtype)
 
-    def table(self, task: str, mask: Any, width: int) -> Bools:
-        """Legal actions ``[width]``: all for None, the first alone for 0, otherwise those of the mask."""
-        legal = np.zeros(width, np.bool_)
+    def table(self, mask: Any, width: int, copy: Parallel, agent: Any) -> Bools:
+        """Legal actions ``[width]``: all for None, the first alone for 0 or where none is, else those of the mask."""
+        action_mask = np.zeros(width, np.bool_)
         if mask is None:
-            legal[: self.size] = True
-        elif isinstance(mask, int):
-            legal[mask] = True
-        elif np.shape(mask) != (self.size,):
-            raise SpecError(f"{task}: an action mask has shape {np.shape(mask)}, expected ({self.size},)")
-        else:
-            legal[: self.size] = np.asarray(mask) != 0
-        return legal
+            action_mask[: self.size] = True
+            return action_mask
+        if not isinstance(mask, int):
+            found = copy.vector(mask, f"action mask of {agent!r}")
+            if found.size != self.size:
+                raise copy.fault(
+                    f"returned {found.size} entries as action mask of {agent!r}", f"{self.size} of them"
+                )
+            action_mask[: self.size] = found != 0
+        action_mask[0] |= not action_mask.any()
+        return action_mask
 
 
-def _mask(seen: Any, info: Mapping[str, Any]) -> Any:
+def _mask(seen: Any, info: Any) -> Any:
     """An agent's mask of legal actions, or None."""
-    if isinstance(seen, Mapping) and "action_mask" in seen:
-        return seen["action_mask"]
-    return info.get("action_mask")
-
-
-def _state(env: Any) -> Floats | None:
-    """The global state as a vector, or None where the environment has none."""
-    if not hasattr(env, "state"):
-        return None
-    try:
-        return np.asarray(env.state(), np.float32).ravel()
-    except (NotImplementedError, AttributeError):  # the API's way, and some wrappers', of saying so
-        return None
+    for place in (seen, info):
+        if isinstance(place, Mapping) and place.get("action_mask") is not None:
+            return place["action_mask"]
+    return None
 
 
 def _version(package: str) -> dict[str, str]:

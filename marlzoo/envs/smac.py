@@ -64,12 +64,12 @@ def spec(name: str, **options: Any) -> Spec:
     )
 
 
-def make(name: str, copies: int, **options: Any) -> SMAC:
+def make(name: str, num_envs: int, **options: Any) -> SMAC:
     """E copies of the map ``name``.
 
     Args:
         name: one of :data:`TASKS`.
-        copies: number of copies E, each a process of the game.
+        num_envs: number of copies E, each a process of the game.
         options: ``flavour`` (``mappo`` or ``original``); ``difficulty`` of the built-in opponent, ``1`` to ``A``
             (``7``, very hard, is what everybody uses).
 
@@ -79,9 +79,11 @@ def make(name: str, copies: int, **options: Any) -> SMAC:
         MissingSimulatorError: the package is missing, or another one of the same name is installed.
     """
     chart, flavour = _chosen(name, options)
-    if isinstance(copies, bool) or not isinstance(copies, int | np.integer) or copies < 1:
-        raise ConfigError(f"{FAMILY}/{name}: copies is {copies!r}; it must be a positive integer")
-    return SMAC(name, chart, flavour, spec(name, **options), int(copies), str(options.get("difficulty", "7")))
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ConfigError(f"{FAMILY}/{name}: copies is {num_envs!r}; it must be a positive integer")
+    return SMAC(
+        name, chart, flavour, spec(name, **options), int(num_envs), str(options.get("difficulty", "7"))
+    )
 
 
 def _chosen(name: str, options: dict[str, Any]) -> tuple[Map, Flavour]:
@@ -139,26 +141,26 @@ class SMAC(BatchedEnv):
     can_win = True
 
     def __init__(
-        self, name: str, chart: Map, flavour: Flavour, shape: Spec, copies: int, difficulty: str
+        self, name: str, chart: Map, flavour: Flavour, shape: Spec, num_envs: int, difficulty: str
     ) -> None:
-        self.task, self.spec, self.copies = f"{FAMILY}/{name}", shape, copies
+        self.task, self.spec, self.num_envs = f"{FAMILY}/{name}", shape, num_envs
         self.map, self.flavour = chart, flavour
         self._options = {"map_name": name, "difficulty": difficulty, "continuing_episode": True}
         self._class = require_smac()
         self.metadata = {"engine": "StarCraft II", "flavour": flavour, "difficulty": difficulty}
-        self.games: list[Any] = [None] * copies
+        self.games: list[Any] = [None] * num_envs
         n = shape.n_agents
-        self._obs = np.zeros((copies, n, shape.obs_size), np.float32)
-        self._state = np.zeros((copies, shape.state_size), np.float32)
-        self._legal = np.zeros((copies, n, shape.action_size), np.bool_)
+        self._obs = np.zeros((num_envs, n, shape.obs_size), np.float32)
+        self._state = np.zeros((num_envs, shape.state_size), np.float32)
+        self._legal = np.zeros((num_envs, n, shape.action_size), np.bool_)
         self._legal[..., 0] = True
-        self.seed(range(copies))
+        self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
-        if len(seeds) != self.copies:
-            raise ConfigError(f"{self.task}: {self.copies} copies need as many seeds, got {len(seeds)}")
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{self.task}: {self.num_envs} copies need as many seeds, got {len(seeds)}")
         self._seeds = [int(seed) % 2**31 for seed in seeds]
-        self._stale = [True] * self.copies
+        self._stale = [True] * self.num_envs
 
     def reset(self, ids: Ids | None = None) -> Observation:
         """Start new episodes in the copies ``ids`` (all when None).
@@ -167,7 +169,7 @@ class SMAC(BatchedEnv):
             MissingSimulatorError: the game or the map is missing.
             SpecError: the installed package describes the map otherwise than this one.
         """
-        for copy in range(self.copies) if ids is None else np.unique(np.asarray(ids, np.intp)).tolist():
+        for copy in range(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp)).tolist():
             if self._stale[copy]:
                 self._launch(copy)
             else:
@@ -212,14 +214,14 @@ class SMAC(BatchedEnv):
         Raises:
             SpecError: wrong shape or an illegal action; nothing has been stepped then.
         """
-        rows = np.arange(self.copies) if ids is None else np.unique(np.asarray(ids, np.intp))
-        if action.shape != (self.copies, self.spec.n_agents):
+        rows = np.arange(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp))
+        if action.shape != (self.num_envs, self.spec.n_agents):
             raise SpecError(
-                f"{self.task}: actions must have shape {(self.copies, self.spec.n_agents)}, got {action.shape}"
+                f"{self.task}: actions must have shape {(self.num_envs, self.spec.n_agents)}, got {action.shape}"
             )
         self._refuse(action, rows)
-        reward = np.zeros(self.copies, np.float32)
-        terminal, truncated, win, broken = np.zeros((4, self.copies), np.bool_)
+        reward = np.zeros(self.num_envs, np.float32)
+        terminal, truncated, win, broken = np.zeros((4, self.num_envs), np.bool_)
         for copy in rows.tolist():
             earned, over, info = self.games[copy].step(action[copy].tolist())
             reward[copy] = earned
@@ -235,9 +237,9 @@ class SMAC(BatchedEnv):
     def _refuse(self, action: NDArray[Any], rows: Ids) -> None:
         taken = action[rows]
         inside = (taken >= 0) & (taken < self.spec.action_size)
-        legal = np.take_along_axis(self._legal[rows], np.where(inside, taken, 0)[..., None], -1)[..., 0]
-        if not (legal & inside).all():
-            k, agent = np.argwhere(~(legal & inside))[0]
+        action_mask = np.take_along_axis(self._legal[rows], np.where(inside, taken, 0)[..., None], -1)[..., 0]
+        if not (action_mask & inside).all():
+            k, agent = np.argwhere(~(action_mask & inside))[0]
             raise SpecError(
                 f"{self.task}: agent {agent} of copy {rows[k]} took the action {taken[k, agent]}, which is not "
                 f"legal there; legal are {np.flatnonzero(self._legal[rows[k], agent]).tolist()}"
@@ -246,7 +248,7 @@ class SMAC(BatchedEnv):
     def _look(self, copy: int) -> None:
         """Take what one copy shows."""
         game = self.games[copy]
-        legal = self._legal[copy] = np.array(game.get_avail_actions(), np.bool_)
+        action_mask = self._legal[copy] = np.array(game.get_avail_actions(), np.bool_)
         if self.flavour == "original":
             self._obs[copy], self._state[copy] = game.get_obs(), game.get_state()
             return
@@ -255,7 +257,7 @@ class SMAC(BatchedEnv):
             read_units(game, True, types, bool(ally)),
             read_units(game, False, types, bool(enemy)),
             np.array([game.unit_sight_range(i) for i in range(self.map.allies)], np.float64),
-            legal,
+            action_mask,
             np.asarray(game.last_action, np.float64),
             self.map.shields,
         )
@@ -273,7 +275,7 @@ class SMAC(BatchedEnv):
         for game in self.games:
             if game is not None:
                 game.close()
-        self.games, self._stale = [None] * self.copies, [True] * self.copies
+        self.games, self._stale = [None] * self.num_envs, [True] * self.num_envs
 
 
 def _launch_error(task: str, error: Exception) -> MissingSimulatorError:

@@ -79,12 +79,12 @@ def spec(name: str, **options: Any) -> Spec:
     )
 
 
-def make(name: str, copies: int, **options: Any) -> SMAX:
+def make(name: str, num_envs: int, **options: Any) -> SMAX:
     """E copies of the map ``name``.
 
     Args:
         name: one of :data:`TASKS`.
-        copies: number of copies E.
+        num_envs: number of copies E.
         options: ``horizon``, time limit in steps (100).
 
     Raises:
@@ -92,7 +92,7 @@ def make(name: str, copies: int, **options: Any) -> SMAX:
         ConfigError: an option out of its range.
         MissingExtraError: jaxmarl is not installed.
     """
-    return SMAX(name, spec(name, **options), _positive(name, "copies", copies))
+    return SMAX(name, spec(name, **options), _positive(name, "copies", num_envs))
 
 
 def _positive(name: str, option: str, value: object) -> int:
@@ -110,8 +110,8 @@ class SMAX(BatchedEnv):
 
     can_win = True
 
-    def __init__(self, name: str, shape: Spec, copies: int) -> None:
-        self.task, self.spec, self.copies = f"{FAMILY}/{name}", shape, copies
+    def __init__(self, name: str, shape: Spec, num_envs: int) -> None:
+        self.task, self.spec, self.num_envs = f"{FAMILY}/{name}", shape, num_envs
         self._programs = _compiled(name, shape.horizon)
         self.metadata = {
             "engine": "jaxmarl",
@@ -119,7 +119,7 @@ class SMAX(BatchedEnv):
             "engine_jax": importlib.metadata.version("jax"),  # whose rounding is part of the battle
             "opponent": "heuristic, closest",
         }
-        blocks = -(-copies // BLOCK)
+        blocks = -(-num_envs // BLOCK)
         self._blocks = [slice(k * BLOCK, (k + 1) * BLOCK) for k in range(blocks)]
         self._battles: list[Any] = [None] * blocks
         self._padded = rows = blocks * BLOCK
@@ -128,14 +128,14 @@ class SMAX(BatchedEnv):
         self._obs = np.zeros((rows, shape.n_agents, shape.obs_size), np.float32)
         self._state = np.zeros((rows, shape.state_size), np.float32)
         self._legal = np.zeros((rows, shape.n_agents, shape.action_size), np.bool_)
-        self.seed(range(copies))
+        self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
-        if len(seeds) != self.copies:
-            raise ConfigError(f"{self.task}: {self.copies} copies need as many seeds, got {len(seeds)}")
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{self.task}: {self.num_envs} copies need as many seeds, got {len(seeds)}")
         mixed = [np.random.SeedSequence(int(seed)).generate_state(2, np.uint32) for seed in seeds]
         self._keys = np.zeros((self._padded, 2), np.uint32)
-        self._keys[: self.copies] = mixed
+        self._keys[: self.num_envs] = mixed
         self._episode: NDArray[np.int64] = np.zeros(self._padded, np.int64)
 
     def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
@@ -155,12 +155,12 @@ class SMAX(BatchedEnv):
         Raises:
             SpecError: wrong shape or an illegal action; nothing has been stepped.
         """
-        if action.shape != (self.copies, self.spec.n_agents):
-            shape = (self.copies, self.spec.n_agents)
+        if action.shape != (self.num_envs, self.spec.n_agents):
+            shape = (self.num_envs, self.spec.n_agents)
             raise SpecError(f"{self.task}: actions must have shape {shape}, got {action.shape}")
         chosen = self._mask(ids)
         taken = np.full((self._padded, self.spec.n_agents), MOVES - 1, np.int32)
-        taken[: self.copies] = self._checked(action, chosen[: self.copies])
+        taken[: self.num_envs] = self._checked(action, chosen[: self.num_envs])
         reward, terminal, win = np.zeros(self._padded, np.float32), *np.zeros((2, self._padded), np.bool_)
         for k, block in enumerate(self._blocks):
             if chosen[block].any():
@@ -176,7 +176,7 @@ class SMAX(BatchedEnv):
                 reward[block], terminal[block], win[block] = map(np.asarray, outcome)
         self._time = self._time + chosen
         truncated = chosen & ~terminal & (self._time >= self.spec.horizon)
-        mine = slice(0, self.copies)
+        mine = slice(0, self.num_envs)
         return Step(
             *self._shown(),
             reward=np.where(chosen, reward, np.float32(0))[mine],
@@ -188,15 +188,15 @@ class SMAX(BatchedEnv):
     def _mask(self, ids: Ids | None) -> NDArray[np.bool_]:
         """Chosen copies, of all that are computed."""
         chosen = np.zeros(self._padded, np.bool_)
-        chosen[: self.copies][slice(None) if ids is None else np.asarray(ids, np.intp)] = True
+        chosen[: self.num_envs][slice(None) if ids is None else np.asarray(ids, np.intp)] = True
         return chosen
 
     def _checked(self, action: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[Any]:
         """Actions, those of copies that are not stepped replaced by standing still."""
         inside = (action >= 0) & (action < self.spec.action_size)
         safe = np.where(inside & chosen[:, None], action, MOVES - 1)
-        legal = np.take_along_axis(self._legal[: self.copies], safe[..., None], -1)[..., 0] & inside
-        bad = np.argwhere(~legal & chosen[:, None])
+        action_mask = np.take_along_axis(self._legal[: self.num_envs], safe[..., None], -1)[..., 0] & inside
+        bad = np.argwhere(~action_mask & chosen[:, None])
         if len(bad):
             copy, agent = bad[0]
             raise SpecError(
@@ -211,7 +211,7 @@ class SMAX(BatchedEnv):
             mine[block][rows] = np.asarray(new)[rows]
 
     def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        mine = slice(0, self.copies)
+        mine = slice(0, self.num_envs)
         return self._obs[mine].copy(), self._state[mine].copy(), self._legal[mine].copy()
 
 
@@ -263,9 +263,13 @@ def _compiled(name: str, horizon: int) -> _Programs:
     jnp, allies = jax.numpy, MAPS[name][0]
 
     def shown(state: Any, obs: Any) -> tuple[Any, Any, Any]:
-        legal = battle.get_avail_actions(state)
+        action_mask = battle.get_avail_actions(state)
         stacked = jnp.stack([obs[agent] for agent in battle.agents])
-        return stacked, obs["world_state"], jnp.stack([legal[agent] for agent in battle.agents]).astype(bool)
+        return (
+            stacked,
+            obs["world_state"],
+            jnp.stack([action_mask[agent] for agent in battle.agents]).astype(bool),
+        )
 
     def key_of(key: Any, episode: Any) -> Any:
         return jax.random.fold_in(key, episode)

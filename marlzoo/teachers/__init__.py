@@ -1,1 +1,1 @@
-"""Trained behaviour teams that ship with the package (small files, safe format)."""
+"""Trained behavior teams that ship with the package (small files, safe format)."""

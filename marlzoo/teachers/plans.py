@@ -14,7 +14,7 @@ class Plan:
     """What makes a task's teacher.
 
     Args:
-        options: of :class:`marlzoo.teachers.make.Options`, by name.
+        options: of :class:`marlzoo.recording.teach.Options`, by name.
         published: ``family/task/source`` of the published data that it stands for; empty where there are none.
         like: published dataset of another task whose mean return, times ``scale``, the last quality aims at.
         scale: see ``like``.

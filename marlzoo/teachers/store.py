@@ -1,4 +1,4 @@
-"""Teachers: snapshots of one training of a behaviour team, which datasets are regenerated from.
+"""Teachers: snapshots of one training of a behavior team, which datasets are regenerated from.
 
 A teacher is three files beside this module, named after its task: ``.npz`` holds the policy's tensors of K
 snapshots stacked along the first axis, ``.json`` says what made them and which snapshots make which quality,
@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from marlzoo.errors import DataError, MarlzooError
-from marlzoo.files import atomic_write, sha256_file, write_text_atomic
-from marlzoo.policy import Policy
+from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
+from marlzoo.system.files import atomic_write, sha256_file, write_text_atomic
 from marlzoo.teachers.plans import how_to_train
 
 FOLDER = Path(__file__).parent
@@ -37,24 +37,24 @@ class Snapshot:
         updates: updates of the training behind it.
         steps: team steps of the training behind it.
         episodes: number of episodes measured.
-        return_mean: their mean return.
-        return_std: standard deviation.
-        length_mean: mean number of steps.
+        mean_return: their mean return.
+        std_return: standard deviation.
+        mean_length: mean number of steps.
         win_rate: share of them that were won; None where the task cannot be won.
     """
 
     updates: int
     steps: int
     episodes: int
-    return_mean: float
-    return_std: float
-    length_mean: float
+    mean_return: float
+    std_return: float
+    mean_length: float
     win_rate: float | None = None
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A behaviour team at several stages of its training.
+    """A behavior team at several stages of its training.
 
     Args:
         task: full task name.
@@ -178,5 +178,5 @@ def save_teacher(teacher: Teacher, curve: str, folder: Path = FOLDER) -> Path:
 def _damaged(task: str, path: Path, cause: str) -> DataError:
     return DataError(
         f"the teacher of {task} is damaged: {path.name}: {cause}; install marlzoo again, or make the teacher "
-        f"again with: python -m marlzoo.teachers.make {task} --method METHOD"
+        f"again with: python -m marlzoo.recording.teach {task} --method METHOD"
     )

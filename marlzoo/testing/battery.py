@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlzoo import checkpoint
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import SpecError
-from marlzoo.evaluate import evaluate
-from marlzoo.online import Lessons, settings_of, train_online
 from marlzoo.registry import find_method, make
 from marlzoo.spec import ActionKind
 from marlzoo.testing.toys import TOYS, Toys
-from marlzoo.train import make_sampler, train
+from marlzoo.training import checkpoint
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.online import OnlineTrainer, settings_of, train_online
+from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
     **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16},
@@ -76,13 +76,13 @@ class Case:
 
     def env(self, algorithm: Algorithm) -> BatchedEnv:
         """The copies that an online learner acts in."""
-        return self.toys.env(algorithm.replicas * settings_of(algorithm).copies, self.kind)
+        return self.toys.env(algorithm.replicas * settings_of(algorithm).num_envs, self.kind)
 
     def updated(self, algorithm: Algorithm, updates: int) -> dict[str, Tensor]:
         """Some updates (online: rounds) by hand; returns the last metrics."""
         if not self.online:
             return _updated(algorithm, self.dataset(), updates)
-        lessons, metrics = Lessons(algorithm, self.env(algorithm)), dict[str, Tensor]()
+        lessons, metrics = OnlineTrainer(algorithm, self.env(algorithm)), dict[str, Tensor]()
         for _ in range(updates):
             metrics = lessons.next(0.0)
         return metrics
@@ -149,7 +149,7 @@ def finite_and_moves(case: Case, folder: Path) -> None:
 
 
 def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
-    """R = 5 equals five runs with R = 1: initialisation, sampled rows, noise and 50 updates."""
+    """R = 5 equals five runs with R = 1: initialization, sampled rows, noise and 50 updates."""
     data, seeds = case.dataset(), (7, 1, 5, 2, 9)
     together = case.learner(seeds)
     for row, seed in enumerate(seeds):
@@ -167,7 +167,7 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
 
 
 def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
-    """A replica whose data are NaN is marked as diverged and leaves its neighbours untouched."""
+    """A replica whose data are NaN is marked as diverged and leaves its neighbors untouched."""
     clean, broken = case.dataset(), case.dataset(nan_row=0)
     mixed, whole = case.learner((0, 1, 2)), case.learner((0, 1, 2))
     _updated(mixed, [clean, broken, clean], 5)
@@ -228,7 +228,7 @@ def acts_legally_and_repeats(case: Case, folder: Path) -> None:
         np.testing.assert_array_equal(value, results[1][1][key])
 
 
-def evaluation_does_not_depend_on_neighbours(case: Case, folder: Path) -> None:
+def evaluation_does_not_depend_on_neighbors(case: Case, folder: Path) -> None:
     """A replica's returns are those that it has when evaluated alone."""
     together, alone = case.learner((4, 8)), case.learner((8,))
     both = evaluate(together.policy(), case.toys.env(6, case.kind), seeds=[4, 8], dtype=torch.float64)
@@ -291,7 +291,7 @@ def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
 
 
 def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
-    """A replica whose parameters are NaN is marked as diverged and leaves its neighbours untouched."""
+    """A replica whose parameters are NaN is marked as diverged and leaves its neighbors untouched."""
     mixed, whole = case.learner((0, 1, 2)), case.learner((0, 1, 2))
     with torch.no_grad():
         for parameter in mixed.policy().parameters():
@@ -327,15 +327,15 @@ def online_resumes_exactly(case: Case, folder: Path) -> None:
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, resumed.state_tensors()[key]), key
         assert torch.equal(value, loaded.state_tensors()[key]), key
-    assert [(p.updates, p.episodes, p.return_mean) for p in curve] == [
-        (p.updates, p.episodes, p.return_mean) for p in again
+    assert [(p.updates, p.episodes, p.mean_return) for p in curve] == [
+        (p.updates, p.episodes, p.mean_return) for p in again
     ]
 
 
 CASE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     finite_and_moves,
     acts_legally_and_repeats,
-    evaluation_does_not_depend_on_neighbours,
+    evaluation_does_not_depend_on_neighbors,
     policy_parameters_can_be_exported,
 )
 OFFLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
@@ -375,7 +375,7 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
     """Some updates by hand; returns the last metrics."""
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets)
-    algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)])
+    prepare(algorithm, datasets)
     metrics: dict[str, Tensor] = {}
     for _ in range(updates):
         metrics = algorithm.update(sampler.next())
@@ -385,7 +385,7 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
 def _per_round(algorithm: Algorithm) -> int:
     """Team steps per replica between two rounds of learning."""
     settings = settings_of(algorithm)
-    return settings.copies * settings.rollout
+    return settings.num_envs * settings.rollout
 
 
 def _assert_same_replica(together: Algorithm, row: int, alone: Algorithm, rtol: float) -> None:

@@ -21,7 +21,7 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.spec import Spec
 from marlzoo.testing.battery import Check
 
-COPIES = 4
+NUM_ENVS = 4
 EPISODES = 12  # that a random team plays to the end
 Arrays = dict[str, NDArray[Any]]
 
@@ -32,7 +32,7 @@ class EnvCase:
 
     Args:
         task: its full name.
-        make: ``make(copies)`` makes it.
+        make: ``make(num_envs)`` makes it.
         spec: its shape as listed without the simulator.
         steps: how far the checks play that compare trajectories.
         most: steps after which random play stops at the latest.
@@ -78,7 +78,7 @@ def spec_is_the_listed_one(case: EnvCase, folder: Path) -> None:
     with _made(case, 3) as env:
         assert env.spec == case.spec()
         assert env.task == case.task
-        assert env.copies == 3
+        assert env.num_envs == 3
         assert isinstance(env.metadata, dict)
         json.dumps(env.metadata)  # data state it: plain values only
 
@@ -104,7 +104,7 @@ def shapes_and_types(case: EnvCase, folder: Path) -> None:
 
 def same_seed_same_episode(case: EnvCase, folder: Path) -> None:
     """The same seeds and actions give the same numbers, in another object and after seeding again."""
-    with _made(case, COPIES) as env, _made(case, COPIES) as other:
+    with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as other:
         first = _play(env, case.steps)
         _assert_equal(first, _play(other, case.steps))
         _assert_equal(first, _play(env, case.steps))
@@ -113,7 +113,7 @@ def same_seed_same_episode(case: EnvCase, folder: Path) -> None:
 def copies_do_not_depend_on_each_other(case: EnvCase, folder: Path) -> None:
     """A copy with another index, among other copies that do other things, plays the same episode."""
     rng = np.random.default_rng(1)
-    with _made(case, COPIES) as env, _made(case, 1) as alone:
+    with _made(case, NUM_ENVS) as env, _made(case, 1) as alone:
         env.seed([8, 3, 7, 5])
         alone.seed([7])
         many, one = env.reset(), alone.reset()
@@ -132,13 +132,13 @@ def legal_actions(case: EnvCase, folder: Path) -> None:
     with _made(case, 2) as env:
         seen, rng = env.reset(), np.random.default_rng(0)
         if not env.spec.discrete:
-            assert seen.legal is None
+            assert seen.action_mask is None
             return
         for _ in range(case.steps):
-            assert seen.legal is not None
-            assert seen.legal.any(-1).all(), "an agent has no legal action"
+            assert seen.action_mask is not None
+            assert seen.action_mask.any(-1).all(), "an agent has no legal action"
             fine, before = random_actions(env, seen, rng), _arrays(seen)
-            for bad in _illegal(fine, seen.legal):
+            for bad in _illegal(fine, seen.action_mask):
                 try:
                     env.step(bad)
                 except MarlzooError:
@@ -154,7 +154,7 @@ def legal_actions(case: EnvCase, folder: Path) -> None:
 def single_copies_are_reset(case: EnvCase, folder: Path) -> None:
     """Resetting some copies leaves what the others show, and how they go on, as it was."""
     some, others = np.array([1, 3]), [0, 2]
-    with _made(case, COPIES) as env, _made(case, COPIES) as plain:
+    with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as plain:
         for e in (env, plain):
             e.seed([1, 2, 3, 4])
         seen, rng = env.reset(), np.random.default_rng(2)
@@ -169,12 +169,12 @@ def single_copies_are_reset(case: EnvCase, folder: Path) -> None:
             action[others] = random_actions(plain, untouched, rng)[others]
             ids = np.array(others)
             _assert_equal(_arrays(env.step(action, ids), others), _arrays(plain.step(action, ids), others))
-        _check_observation(env.reset(np.array([], np.intp)), env.spec, COPIES)
+        _check_observation(env.reset(np.array([], np.intp)), env.spec, NUM_ENVS)
 
 
 def copies_that_are_not_stepped_stay(case: EnvCase, folder: Path) -> None:
     """Copies outside ``ids`` keep what they show, earn nothing and do not end; their clocks stand still."""
-    with _made(case, COPIES) as env, _made(case, COPIES) as whole:
+    with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as whole:
         for e in (env, whole):
             e.seed([5, 6, 7, 8])
         seen, rng = env.reset(), np.random.default_rng(3)
@@ -196,10 +196,10 @@ def copies_that_are_not_stepped_stay(case: EnvCase, folder: Path) -> None:
 
 def time_limit_is_not_terminal(case: EnvCase, folder: Path) -> None:
     """No step is both kinds of end; the time limit comes at the horizon, not before and not after."""
-    with _made(case, COPIES) as env:
-        time, rng, seen = np.zeros(COPIES, int), np.random.default_rng(4), env.reset()
+    with _made(case, NUM_ENVS) as env:
+        time, rng, seen = np.zeros(NUM_ENVS, int), np.random.default_rng(4), env.reset()
         for turn in range(min(case.most, 2 * env.spec.horizon + 2)):
-            ids = np.arange(COPIES) if turn % 3 else np.arange(1, COPIES)  # clocks run apart
+            ids = np.arange(NUM_ENVS) if turn % 3 else np.arange(1, NUM_ENVS)  # clocks run apart
             step = env.step(random_actions(env, seen, rng), ids)
             time[ids] += 1
             assert not (step.terminal & step.truncated).any()
@@ -212,7 +212,7 @@ def time_limit_is_not_terminal(case: EnvCase, folder: Path) -> None:
 
 def random_play_is_finite(case: EnvCase, folder: Path) -> None:
     """A random team plays many episodes: everything stays finite, and they all end."""
-    with _made(case, COPIES) as env:
+    with _made(case, NUM_ENVS) as env:
         ended, rng, seen = 0, np.random.default_rng(5), env.reset()
         for _ in range(case.most):
             step = env.step(random_actions(env, seen, rng))
@@ -222,7 +222,7 @@ def random_play_is_finite(case: EnvCase, folder: Path) -> None:
             if ended >= EPISODES:
                 return
             seen = _restart(env, step)
-        limit = env.spec.horizon * (EPISODES // COPIES + 1)
+        limit = env.spec.horizon * (EPISODES // NUM_ENVS + 1)
         assert case.most < limit, f"{ended} episodes ended within {case.most} steps"
 
 
@@ -241,18 +241,18 @@ CHECKS = (
 
 def random_actions(env: BatchedEnv, seen: Observation, rng: np.random.Generator) -> NDArray[Any]:
     """Uniform actions of all copies: ``[E, N, A]`` in the box, or ``[E, N]`` among the legal ones."""
-    spec, shape = env.spec, (env.copies, env.spec.n_agents, env.spec.action_size)
+    spec, shape = env.spec, (env.num_envs, env.spec.n_agents, env.spec.action_size)
     if not spec.discrete:
         return rng.uniform(-1, 1, shape).astype(np.float32)
-    assert seen.legal is not None, "a discrete task shows the legal actions"
-    return np.asarray(np.where(seen.legal, rng.random(shape), -1.0).argmax(-1))
+    assert seen.action_mask is not None, "a discrete task shows the legal actions"
+    return np.asarray(np.where(seen.action_mask, rng.random(shape), -1.0).argmax(-1))
 
 
 class _made:  # noqa: N801 - a context manager, called like a function
     """An environment that is closed in the end."""
 
-    def __init__(self, case: EnvCase, copies: int) -> None:
-        self.env = case.make(copies)
+    def __init__(self, case: EnvCase, num_envs: int) -> None:
+        self.env = case.make(num_envs)
 
     def __enter__(self) -> BatchedEnv:
         return self.env
@@ -277,21 +277,21 @@ def _restart(env: BatchedEnv, step: Step) -> Observation:
     return env.reset(over) if len(over) else step
 
 
-def _arrays(seen: Observation, copies: list[int] | Ids | None = None) -> Arrays:
+def _arrays(seen: Observation, num_envs: list[int] | Ids | None = None) -> Arrays:
     """Copies of what is shown, of some copies."""
-    rows: Any = slice(None) if copies is None else copies
+    rows: Any = slice(None) if num_envs is None else num_envs
     shown = {"obs": seen.obs[rows].copy(), "state": seen.state[rows].copy()}
-    return shown if seen.legal is None else {**shown, "legal": seen.legal[rows].copy()}
+    return shown if seen.action_mask is None else {**shown, "action_mask": seen.action_mask[rows].copy()}
 
 
-def _step_arrays(step: Step, copies: list[int] | Ids | None = None) -> Arrays:
-    rows: Any = slice(None) if copies is None else copies
+def _step_arrays(step: Step, num_envs: list[int] | Ids | None = None) -> Arrays:
+    rows: Any = slice(None) if num_envs is None else num_envs
     earned = {
         "reward": step.reward[rows].copy(),
         "terminal": step.terminal[rows].copy(),
         "truncated": step.truncated[rows].copy(),
     }
-    return _arrays(step, copies) | earned | {k: v[rows].copy() for k, v in step.info.items()}
+    return _arrays(step, num_envs) | earned | {k: v[rows].copy() for k, v in step.info.items()}
 
 
 def _play(env: BatchedEnv, steps: int) -> Arrays:
@@ -316,20 +316,22 @@ def _assert_equal(mine: Arrays | Floats, theirs: Arrays | Floats) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def _check_observation(seen: Observation, spec: Spec, copies: int) -> None:
-    _check_array(seen.obs, (copies, spec.n_agents, spec.obs_size), np.float32)
-    _check_array(seen.state, (copies, spec.state_size), np.float32)
+def _check_observation(seen: Observation, spec: Spec, num_envs: int) -> None:
+    _check_array(seen.obs, (num_envs, spec.n_agents, spec.obs_size), np.float32)
+    _check_array(seen.state, (num_envs, spec.state_size), np.float32)
     assert np.isfinite(seen.obs).all()
     assert np.isfinite(seen.state).all()
     for agent, size in enumerate(spec.obs_sizes):
         assert not seen.obs[:, agent, size:].any(), f"agent {agent}: padding is not zero"
     if not spec.discrete:
-        assert seen.legal is None
+        assert seen.action_mask is None
         return
-    assert seen.legal is not None
-    _check_array(seen.legal, (copies, spec.n_agents, spec.action_size), np.bool_)
+    assert seen.action_mask is not None
+    _check_array(seen.action_mask, (num_envs, spec.n_agents, spec.action_size), np.bool_)
     for agent, size in enumerate(spec.action_sizes):
-        assert not seen.legal[:, agent, size:].any(), f"agent {agent}: an action beyond its own is legal"
+        assert not seen.action_mask[:, agent, size:].any(), (
+            f"agent {agent}: an action beyond its own is legal"
+        )
 
 
 def _check_array(values: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> None:
@@ -337,20 +339,20 @@ def _check_array(values: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> No
     assert values.dtype == np.dtype(dtype)
 
 
-def _illegal(fine: NDArray[Any], legal: Bools) -> Iterator[NDArray[Any]]:
+def _illegal(fine: NDArray[Any], action_mask: Bools) -> Iterator[NDArray[Any]]:
     """Joint actions with one illegal entry: out of the range on both sides, and masked ones."""
-    for value in (-1, legal.shape[-1]):
+    for value in (-1, action_mask.shape[-1]):
         bad = fine.copy()
         bad[-1, -1] = value
         yield bad
-    for copy, agent, action in np.argwhere(~legal)[:3]:
+    for copy, agent, action in np.argwhere(~action_mask)[:3]:
         bad = fine.copy()
         bad[copy, agent] = action
         yield bad
 
 
-def _spoiled(action: NDArray[Any], copies: list[int], env: BatchedEnv) -> NDArray[Any]:
-    """Actions whose rows of ``copies``, which must be ignored, are nonsense."""
+def _spoiled(action: NDArray[Any], num_envs: list[int], env: BatchedEnv) -> NDArray[Any]:
+    """Actions whose rows of ``num_envs``, which must be ignored, are nonsense."""
     spoiled = action.copy()
-    spoiled[copies] = -7 if env.spec.discrete else np.nan
+    spoiled[num_envs] = -7 if env.spec.discrete else np.nan
     return spoiled

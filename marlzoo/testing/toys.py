@@ -42,11 +42,11 @@ def toy_dataset(
     for k, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         if k:  # the first episode is cut: neither flag
             (truncated if length == HORIZON else terminal)[start + length - 1] = True
-    legal = None
+    action_mask = None
     if kind == "discrete":
-        legal = rng.random((rows, 3, 4)) < 0.7
-        legal[..., 0] |= ~legal.any(-1)
-        action: NDArray[Any] = np.where(legal, rng.random(legal.shape), -1.0).argmax(-1)
+        action_mask = rng.random((rows, 3, 4)) < 0.7
+        action_mask[..., 0] |= ~action_mask.any(-1)
+        action: NDArray[Any] = np.where(action_mask, rng.random(action_mask.shape), -1.0).argmax(-1)
     else:
         used = np.arange(spec.action_size) < np.array(spec.action_sizes)[:, None]
         action = (rng.uniform(-1, 1, (rows, 3, 2)) * used).astype(np.float32)
@@ -59,7 +59,7 @@ def toy_dataset(
         terminal=terminal,
         truncated=truncated,
         starts=starts,
-        legal=legal,
+        action_mask=action_mask,
         card=Card(task="toy/walk", source="test", quality=f"seed{seed}"),
     )
     if nan_row is not None:
@@ -73,29 +73,29 @@ class ToyEnv(BatchedEnv):
     Continuous actions outside the box and illegal discrete ones are an ``AssertionError``.
     """
 
-    def __init__(self, copies: int, kind: ActionKind = "continuous") -> None:
-        self.task, self.spec, self.copies, self.metadata = "toy/walk", toy_spec(kind), copies, {}
+    def __init__(self, num_envs: int, kind: ActionKind = "continuous") -> None:
+        self.task, self.spec, self.num_envs, self.metadata = "toy/walk", toy_spec(kind), num_envs, {}
         self.can_win = kind == "discrete"
-        self.seed(range(copies))
-        self._obs = np.zeros((copies, 3, 5), np.float32)
-        self._t = np.zeros(copies, int)
+        self.seed(range(num_envs))
+        self._obs = np.zeros((num_envs, 3, 5), np.float32)
+        self._t = np.zeros(num_envs, int)
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
         self._rng = [np.random.default_rng(s) for s in seeds]
 
     def reset(self, ids: Ids | None = None) -> Observation:  # noqa: D102
-        for k in range(self.copies) if ids is None else ids:
+        for k in range(self.num_envs) if ids is None else ids:
             self._obs[k] = self._rng[k].normal(size=(3, 5))
             self._t[k] = 0
         return Observation(self._obs.copy(), self._state(), self._legal())
 
     def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:  # noqa: D102
-        live = np.zeros(self.copies, bool)
+        live = np.zeros(self.num_envs, bool)
         live[slice(None) if ids is None else ids] = True
         if self.spec.discrete:
-            legal = self._legal()
-            assert legal is not None
-            taken = np.take_along_axis(legal, action[..., None], -1)[..., 0]
+            action_mask = self._legal()
+            assert action_mask is not None
+            taken = np.take_along_axis(action_mask, action[..., None], -1)[..., 0]
             assert taken[live].all(), "an illegal action was taken"
             reward = -np.abs(action - 1.0).mean(-1)
         else:
@@ -110,20 +110,20 @@ class ToyEnv(BatchedEnv):
             self._state(),
             self._legal(),
             reward=np.where(live, reward, 0).astype(np.float32),
-            terminal=np.zeros(self.copies, bool),
+            terminal=np.zeros(self.num_envs, bool),
             truncated=done,
             info=info,
         )
 
     def _state(self) -> NDArray[np.float32]:
-        return self._obs.reshape(self.copies, -1)[:, :7].copy()
+        return self._obs.reshape(self.num_envs, -1)[:, :7].copy()
 
     def _legal(self) -> NDArray[np.bool_] | None:
         if not self.spec.discrete:
             return None
-        legal: NDArray[np.bool_] = np.abs(self._obs[..., :4]) < 1.0
-        legal[..., 0] |= ~legal.any(-1)
-        return legal
+        action_mask: NDArray[np.bool_] = np.abs(self._obs[..., :4]) < 1.0
+        action_mask[..., 0] |= ~action_mask.any(-1)
+        return action_mask
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Toys:
         spec: ``spec(kind)``, the task's shape.
         dataset: ``dataset(kind, episodes=..., seed=..., nan_row=...)``, logged data; all arguments but the
             first may be left out.
-        env: ``env(copies, kind)``, with episodes of at most ``spec(kind).horizon`` steps.
+        env: ``env(num_envs, kind)``, with episodes of at most ``spec(kind).horizon`` steps.
     """
 
     spec: Callable[[ActionKind], Spec] = toy_spec

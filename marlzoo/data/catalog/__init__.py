@@ -34,13 +34,13 @@ class Entry:
         obs_size: entries of one agent's observation.
         transitions: number of recorded steps, as published (OMIGA's MuJoCo data count final rows, too).
         episodes: number of episodes.
-        return_mean: mean episode return.
-        return_std: its standard deviation over episodes.
-        return_min: lowest episode return.
-        return_max: highest episode return.
+        mean_return: mean episode return.
+        std_return: its standard deviation over episodes.
+        min_return: lowest episode return.
+        max_return: highest episode return.
         engine: simulator that made it.
         flavour: form of observations and states where an environment has several.
-        licence: licence stated by the publisher.
+        license: license stated by the publisher.
         hub: file in the repository :data:`HUB`, a zip file of a Flashbax Vault with all qualities.
         size: size of that file, as the hub shows it.
         sha256: published checksum.
@@ -54,13 +54,13 @@ class Entry:
     obs_size: int | None
     transitions: int | None
     episodes: int | None
-    return_mean: float | None
-    return_std: float | None
-    return_min: float | None
-    return_max: float | None
+    mean_return: float | None
+    std_return: float | None
+    min_return: float | None
+    max_return: float | None
     engine: str
     flavour: str
-    licence: str
+    license: str
     hub: str
     size: str
     sha256: str

@@ -15,15 +15,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import create_hdf5
-from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError, OutputError
-from marlzoo.files import flush, output_error, write_text_atomic
 from marlzoo.spec import Spec
+from marlzoo.system.files import flush, output_error, write_text_atomic
 
 DATA, FILE, METADATA, OWN = "data", "main_data.hdf5", "metadata.json", "marlzoo"
 _ID = re.compile(r"[\w-]+-v\d+")
+_NAME = re.compile(r"[A-Za-z][\w-]*")
 _MINARI = "0.5.0"  # the version of the layout; Minari refuses those that it does not know
 
 
@@ -96,11 +97,11 @@ def _episode(file: h5py.File, dataset: Dataset, number: int) -> None:
     group = file.create_group(f"episode_{number}")
     group.attrs["id"] = number
     group.attrs["total_steps"] = steps.stop - steps.start
-    for i in range(spec.n_agents):
+    for i, agent in enumerate(agent_names(dataset)):
         size, actions = spec.obs_sizes[i], spec.action_sizes[i]
-        group[f"observations/agent_{i}"] = dataset.obs[rows, i, :size]
+        group[f"observations/{agent}"] = dataset.obs[rows, i, :size]
         own = dataset.action[steps, i]
-        group[f"actions/agent_{i}"] = own if spec.discrete else own[:, :actions]
+        group[f"actions/{agent}"] = own if spec.discrete else own[:, :actions]
     reward = dataset.reward[steps]
     group["rewards"] = (reward.mean(axis=1) if reward.ndim == 2 else reward).astype(np.float64)
     group["terminations"] = dataset.terminal[steps]
@@ -109,20 +110,29 @@ def _episode(file: h5py.File, dataset: Dataset, number: int) -> None:
         group["infos/agent_rewards"] = reward
     if not dataset.state_is_obs:
         group["infos/state"] = dataset.state[rows]
-    if dataset.legal is not None:
-        group["infos/legals"] = dataset.legal[rows]
+    if dataset.action_mask is not None:
+        group["infos/legals"] = dataset.action_mask[rows]
+
+
+def agent_names(dataset: Dataset) -> list[str]:
+    """Names of the agents: the card's, where they can be keys of a file, else ``agent_0`` and so on."""
+    names, count = dataset.card.options.get("agents"), dataset.spec.n_agents
+    known = isinstance(names, list) and len(names) == count == len({*map(str, names)})
+    if known and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names or ()):
+        return list(names or ())
+    return [f"agent_{i}" for i in range(count)]
 
 
 def _metadata(dataset: Dataset, name: str, size: int) -> dict[str, Any]:
-    spec = dataset.spec
+    spec, names = dataset.spec, agent_names(dataset)
     own = {"spec": spec.to_dict(), "card": dataset.card.to_dict()}
     return {
         "dataset_id": name if _ID.fullmatch(name) else f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-v0",
         "total_episodes": dataset.episodes,
         "total_steps": dataset.transitions,
         "data_format": "hdf5",
-        "observation_space": json.dumps(_spaces([_box(size, np.inf) for size in spec.obs_sizes])),
-        "action_space": json.dumps(_spaces([_action(spec, size) for size in spec.action_sizes])),
+        "observation_space": json.dumps(_spaces(names, [_box(n, np.inf) for n in spec.obs_sizes])),
+        "action_space": json.dumps(_spaces(names, [_action(spec, n) for n in spec.action_sizes])),
         "dataset_size": round(size / 1e6, 1),
         "minari_version": _MINARI,
         "description": f"Team dataset {dataset.card.name}, written by marlzoo.",
@@ -130,8 +140,8 @@ def _metadata(dataset: Dataset, name: str, size: int) -> dict[str, Any]:
     }
 
 
-def _spaces(spaces: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "Dict", "subspaces": {f"agent_{i}": space for i, space in enumerate(spaces)}}
+def _spaces(names: list[str], spaces: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "Dict", "subspaces": dict(zip(names, spaces, strict=True))}
 
 
 def _action(spec: Spec, size: int) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.data.formats._steps import require
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.validation import CHUNK_BYTES
 from marlzoo.errors import DataError, MissingExtraError
 
 # Deflate cannot reach more; a store that claims it declares data that it does not hold.
@@ -42,7 +42,7 @@ class _Array:
     separator: str
 
 
-class Store:
+class OcdbtArray:
     """The arrays of one vault folder, of which the first ``length`` entries of the time axis count."""
 
     def __init__(self, folder: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Bools, Ints
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 

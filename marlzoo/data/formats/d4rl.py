@@ -1,9 +1,9 @@
-"""D4RL's single-robot files read as teams, in MOMA-PPO's partitions (:mod:`marlzoo.data.formats._moma_teams`).
+"""D4RL's single-robot files read as teams, in MOMA-PPO's partitions (:mod:`marlzoo.envs._moma_teams`).
 
 Root arrays of the HDF5 files, N steps: ``observations [N, O]``, ``actions [N, A]``, ``rewards [N]``,
 ``terminals [N]``, ``timeouts [N]``, and in ``-v2`` files ``next_observations [N, O]``. MOMA-PPO's Reacher files
 (``dataset.pkl``, ``mix_*.pt``) are read as pickled dictionaries of the same arrays, with ``time_out_masks`` for
-``timeouts``, by :mod:`marlzoo.data.restricted`, which executes nothing.
+``timeouts``, by :mod:`marlzoo.system.unpickle`, which executes nothing.
 
 Assumed: rows are in the order of recording. An episode ends with a terminal, with a time-out, with the last
 row, and where the next observation is further than 1e-6 from the one below. An end that is no terminal is a
@@ -26,14 +26,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Ints
-from marlzoo.data.formats._moma_teams import ROBOTS, Indices, Team, make_team, team_names
 from marlzoo.data.formats._steps import Layout, Pieces, as_flags, make_spec, reading, require
 from marlzoo.data.hdf5 import column, is_hdf5, keys, open_hdf5, read_rows, row_slices
-from marlzoo.data.restricted import is_torch, load_pickle, load_torch
-from marlzoo.data.validation import pieces
+from marlzoo.envs._moma_teams import ROBOTS, Indices, Team, make_team, team_names
 from marlzoo.errors import DataError
+from marlzoo.system.unpickle import is_torch, load_pickle, load_torch
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 JUMP = 1e-6
@@ -97,7 +97,7 @@ def read_d4rl(
     task: str = "",
     horizon: int | None = None,
     drop_timeouts: bool = False,
-    reward_mode: Literal["reward", "normalised"] = "reward",
+    reward_mode: Literal["reward", "normalized"] = "reward",
     paper_clip: bool = False,
     timeout_is_terminal: bool = False,
     action_clip: bool = True,
@@ -113,7 +113,7 @@ def read_d4rl(
         horizon: time limit in steps; default: the robot's.
         drop_timeouts: leave out steps that end with a time-out, as D4RL's helper for Q-learning does, which
             MOMA-PPO uses; the step before then ends a recording that was cut.
-        reward_mode: ``normalised`` multiplies rewards by 1000 / (highest - lowest episode return), as
+        reward_mode: ``normalized`` multiplies rewards by 1000 / (highest - lowest episode return), as
             MOMA-PPO does for its IQL and BC methods and its world model.
         paper_clip: clip actions to 1 - 1e-5 in size, as MOMA-PPO does.
         timeout_is_terminal: count time-limit ends as terminal.
@@ -125,7 +125,7 @@ def read_d4rl(
     """
     path = Path(path)
     with reading(path):
-        require(reward_mode in ("reward", "normalised"), "reward_mode must be reward or normalised")
+        require(reward_mode in ("reward", "normalized"), "reward_mode must be reward or normalized")
         body = robot or next((name for name in (*ROBOTS, "reacher") if name in path.name.lower()), "")
         require(bool(body), "its name does not tell the robot; give it with the option robot")
         require(
@@ -140,8 +140,8 @@ def read_d4rl(
         dataset = dataset.with_card(
             _card(path, body, team, task, source, drop_timeouts, paper_clip, dataset.card)
         )
-        if reward_mode == "normalised":
-            dataset = _normalised(dataset)
+        if reward_mode == "normalized":
+            dataset = _normalized(dataset)
     return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
 
 
@@ -349,10 +349,10 @@ def _select(rows: NDArray[Any], owners: tuple[Indices, ...]) -> NDArray[Any]:
     return out
 
 
-def _normalised(dataset: Dataset) -> Dataset:
+def _normalized(dataset: Dataset) -> Dataset:
     span = float(dataset.returns.max() - dataset.returns.min())
-    require(span > 0, "all its episodes have the same return, so that rewards cannot be normalised")
-    note = f"rewards are multiplied by 1000 / {span:g}, the span of episode returns (reward_mode=normalised)"
+    require(span > 0, "all its episodes have the same return, so that rewards cannot be normalized")
+    note = f"rewards are multiplied by 1000 / {span:g}, the span of episode returns (reward_mode=normalized)"
     scaled = dataset.reward * np.float32(1000 / span)
     card = replace(dataset.card, notes=(*dataset.card.notes, note))
     return replace(dataset, reward=scaled).with_card(card)

@@ -6,7 +6,7 @@ is the mapping used here, both ways:
 ========================= ===========================================================================
 Minari                    team
 ========================= ===========================================================================
-``observations``          ``Dict`` (or ``Tuple``) of one ``Box`` per agent, ``[L + 1, O_i]``
+``observations``          ``Dict`` (or ``Tuple``) with one entry per agent, ``Box [L + 1, O_i]`` as a rule
 ``actions``               ``Dict`` (or ``Tuple``) of one ``Box [L, A_i]`` or ``Discrete [L]`` per agent
 ``rewards``               ``[L]`` of the team, the mean over agents where they differ
 ``infos/agent_rewards``   ``[L, N]`` where rewards are per agent (``[L + 1, N]``: the first is of the reset)
@@ -16,10 +16,14 @@ Minari                    team
 ``truncations``           ``[L]``, set on the last step where the time limit ended it
 ========================= ===========================================================================
 
-Agents are in the order of the numbers in their names (``agent_0``, ``agent_1``, ...), else of the names. A dataset of
-one ``Box`` is a team of one. Files written here carry spec and card under ``marlzoo`` in the metadata. Assumed of
-others: the time limit is the longest episode; continuous actions fill their finite box, which is brought to
-[-1, 1]; discrete ones count from their space's ``start``; an episode without any flag was cut.
+Observations and actions have the same keys, one per agent. Agents are in natural order of their names
+(``adversary_0``, ``adversary_1``, ``agent_0``), which the card keeps. What an agent sees may be of any space that
+:mod:`marlzoo.envs._spaces` reads, for instance ``Dict(observation, action_mask)``. Where actions are one space,
+there is one agent, and a ``Dict`` of observations holds its parts.
+
+Files written here carry spec and card under ``marlzoo`` in the metadata. Assumed of others: the time limit is the
+longest episode; continuous actions fill their finite box, which is brought to [-1, 1]; discrete ones count from
+their space's ``start``; an episode without any flag was cut.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +39,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats._minari_team import Acts, Team, in_file, make_team
 from marlzoo.data.formats._minari_write import DATA, FILE, METADATA, OWN, write_minari
 from marlzoo.data.formats._steps import as_flags, as_indices, make_spec, read_json, reading, require
 from marlzoo.data.hdf5 import allocate, column, group, is_hdf5, keys, open_hdf5, read_array
-from marlzoo.data.validation import CHUNK_BYTES
+from marlzoo.envs._spaces import Path as Keys
+from marlzoo.envs._spaces import UnfitSpaceError, View, natural
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 
@@ -48,27 +55,7 @@ __all__ = ["read_minari", "sniff", "write_minari"]
 
 _EPISODE = re.compile(r"episode_(\d+)")
 _MOST_COMPRESSION = 1100
-
-
-@dataclass(frozen=True)
-class _Space:
-    """One agent's space: ``size`` entries or choices; bounds of a box, or the first choice."""
-
-    discrete: bool
-    size: int
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    start: int = 0
-
-
-@dataclass(frozen=True)
-class _Team:
-    """Keys and spaces of the agents; keys are empty for a dataset of a single box."""
-
-    obs_keys: tuple[str, ...]
-    action_keys: tuple[str, ...]
-    obs: tuple[_Space, ...]
-    action: tuple[_Space, ...]
+INFOS = ("agent_rewards", "state", "legals")
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
@@ -87,6 +74,7 @@ def read_minari(
     timeout_is_terminal: bool = False,
     action_clip: bool = True,
     verify: bool = True,
+    agents: str = "",
 ) -> Dataset:
     """Read a dataset stored as HDF5.
 
@@ -97,6 +85,8 @@ def read_minari(
         timeout_is_terminal: count time-limit ends as terminal.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         verify: compare the content with the hash in the card of files written here.
+        agents: names of the agents in the order wanted, separated by commas; default: as they were written here,
+            else in natural order.
 
     Raises:
         DataError: missing, damaged, stored as Arrow, with spaces that no team has, or wrong shapes or values.
@@ -110,10 +100,14 @@ def read_minari(
         require(isinstance(metadata, dict), f"{METADATA} is not a JSON object; fetch the data again")
         form = metadata.get("data_format", "hdf5")
         require(form == "hdf5", f"it is stored as {form}; save it as hdf5 with Minari first")
-        team = _team(metadata)
+        header = _header(metadata)
+        written = header[1].options.get("agents", []) if header else []
+        team = make_team(metadata, agents.split(",") if agents else (), written)
         with open_hdf5(place / FILE) as file:
             arrays, lengths = _arrays(file, team, (place / FILE).stat().st_size)
-        spec, card = _header(metadata) or _guess(metadata, team, arrays, lengths, horizon)
+        spec, card = header or _guess(metadata, team, arrays, lengths, horizon)
+        if header and agents:
+            card = replace(card, content_hash="", options={**card.options, "agents": list(team.names)})
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         dataset = Dataset.create(
             spec,
@@ -138,68 +132,16 @@ def _place(path: Path) -> Path | None:
     return None
 
 
-# ---- spaces ----------------------------------------------------------------------------------------------
-
-
-def _team(metadata: dict[str, Any]) -> _Team:
-    obs_keys, obs = _spaces(metadata, "observation_space")
-    action_keys, action = _spaces(metadata, "action_space")
-    require(len(obs) == len(action), f"it has observations of {len(obs)} agents and actions of {len(action)}")
-    require(not any(space.discrete for space in obs), "its observations are not boxes")
-    kinds = {space.discrete for space in action}
-    require(len(kinds) == 1, "some agents have continuous actions, others discrete ones")
-    return _Team(obs_keys, action_keys, obs, action)
-
-
-def _spaces(metadata: dict[str, Any], name: str) -> tuple[tuple[str, ...], tuple[_Space, ...]]:
-    """Keys in the file and spaces of the agents, in the agents' order."""
-    text = metadata.get(name)
-    require(isinstance(text, str), f"{METADATA} has no {name}; save the dataset with Minari again")
-    try:
-        space = json.loads(str(text))
-        kind, inside = space["type"], space.get("subspaces")
-        if kind == "Dict":
-            names = sorted(inside, key=_order)
-            return tuple(names), tuple(_space(inside[key]) for key in names)
-        if kind == "Tuple":
-            return tuple(f"_index_{i}" for i in range(len(inside))), tuple(map(_space, inside))
-        return (), (_space(space),)
-    except DataError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{name} in {METADATA} is damaged; fetch the data again") from error
-
-
-def _space(values: dict[str, Any]) -> _Space:
-    if values["type"] == "Discrete":
-        none = np.zeros(0)
-        return _Space(True, int(values["n"]), none, none, int(values.get("start", 0)))
-    shape = values.get("shape")
-    if values["type"] != "Box" or not isinstance(shape, list) or len(shape) != 1:
-        raise DataError(f"it has a space of type {str(values['type'])[:40]}; teams have vectors and choices")
-    low, high = (np.asarray(values[bound], np.float64) for bound in ("low", "high"))
-    require(low.shape == high.shape == (shape[0],), "a box has bounds of another shape")
-    return _Space(False, int(shape[0]), low, high)
-
-
-def _order(name: str) -> tuple[int, str]:
-    number = re.search(r"(\d+)$", name)
-    return (int(number[1]) if number and len(number[1]) < 10 else -1, name)
-
-
 # ---- arrays ----------------------------------------------------------------------------------------------
 
 
-def _arrays(file: h5py.File, team: _Team, size: int) -> tuple[dict[str, Any], NDArray[np.int64]]:
+def _arrays(file: h5py.File, team: Team, size: int) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Canonical arrays and the steps of each episode ``[E]``."""
-    names = sorted((name for name in keys(file) if _EPISODE.fullmatch(name)), key=_order)
+    names = sorted((name for name in keys(file) if _EPISODE.fullmatch(name)), key=natural)
     require(bool(names), "it has no episodes; make or fetch it again")
     lengths = np.array([len(column(group(file, name), "rewards", "fiu")) for name in names], np.int64)
     require(bool((lengths > 0).all()), f"{names[int(np.argmin(lengths))]} has no step; leave it out")
-    first = group(file, names[0])
-    infos = group(first, "infos") if "infos" in keys(first) else None
-    extra = set(keys(infos)) if infos is not None else set()
-    shapes = _shapes(team, infos, extra)
+    shapes = _shapes(team, file, names)
     rows = int((lengths + 1).sum())
     need = sum(
         rows * int(np.prod(tail, dtype=object)) * np.dtype(kind).itemsize for tail, kind in shapes.values()
@@ -218,41 +160,62 @@ def _arrays(file: h5py.File, team: _Team, size: int) -> tuple[dict[str, Any], ND
     return out, lengths
 
 
+def _infos(file: h5py.File, names: list[str]) -> dict[str, h5py.Group]:
+    """What is understood of the infos, each with the group of the first episode.
+
+    Raises:
+        DataError: some episodes have it and others do not.
+    """
+    found: dict[str, h5py.Group] = {}
+    inside = [set(keys(episode)) for episode in (group(file, name) for name in names)]
+    extra = [
+        set(keys(group(group(file, name), "infos"))) if "infos" in there else set()
+        for name, there in zip(names, inside, strict=True)
+    ]
+    for key in INFOS:
+        has = [key in there for there in extra]
+        if any(has) and not all(has):
+            raise DataError(
+                f"infos/{key} is there in {sum(has)} of {len(names)} episodes, missing first in "
+                f"{names[has.index(False)]}; record it in all of them, or in none"
+            )
+        if all(has):
+            found[key] = group(group(file, names[0]), "infos")
+    return found
+
+
 def _shapes(
-    team: _Team, infos: h5py.Group | None, extra: set[str]
+    team: Team, file: h5py.File, names: list[str]
 ) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
-    agents, discrete = len(team.obs), team.action[0].discrete
-    actions = max(space.size for space in team.action)
+    agents, discrete, infos = len(team.obs), team.discrete, _infos(file, names)
+    actions = max(acts.size for acts in team.action)
     shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "obs": ((agents, max(space.size for space in team.obs)), np.float32),
+        "obs": ((agents, max(seen.size for seen in team.obs)), np.float32),
         "action": ((agents,), np.int64) if discrete else ((agents, actions), np.float32),
-        "reward": ((agents,) if "agent_rewards" in extra else (), np.float32),
+        "reward": ((agents,) if "agent_rewards" in infos else (), np.float32),
         "terminal": ((), np.bool_),
         "truncated": ((), np.bool_),
     }
-    if infos is not None and "state" in extra:
-        state = column(infos, "state", "fiu")
+    if "state" in infos:
+        state = column(infos["state"], "state", "fiu")
         require(state.ndim == 2, f"infos/state has shape {state.shape}, expected (L + 1, S)")
         shapes["state"] = ((state.shape[1],), np.float32)
-    if discrete and "legals" in extra:
-        shapes["legal"] = ((agents, actions), np.bool_)
+    if discrete and ("legals" in infos or team.masked):
+        shapes["action_mask"] = ((agents, actions), np.bool_)
     return shapes
 
 
-def _fill(episode: h5py.Group, team: _Team, out: dict[str, NDArray[Any]], length: int, name: str) -> None:
+def _fill(episode: h5py.Group, team: Team, out: dict[str, NDArray[Any]], length: int, name: str) -> None:
     """One episode's rows ``[L + 1, ...]``."""
     agents = len(team.obs)
-    for i, space in enumerate(team.obs):
-        out["obs"][:, i, : space.size] = _leaf(
-            episode, "observations", team.obs_keys, i, (length + 1, space.size), name
-        )
-    for i, space in enumerate(team.action):
-        shape = (length,) if space.discrete else (length, space.size)
-        values = _leaf(episode, "actions", team.action_keys, i, shape, name)
-        if space.discrete:
-            out["action"][:-1, i] = as_indices(values, f"actions of {name}") - space.start
+    for i, seen in enumerate(team.obs):
+        _fill_obs(episode, team, seen, i, out["obs"][:, i], name)
+    for i, acts in enumerate(team.action):
+        values = _leaf(episode, "actions", team.action_keys, i, (), (length, *acts.shape), name)
+        if acts.discrete:
+            out["action"][:-1, i] = as_indices(values, f"actions of {name}") - acts.start
         else:
-            out["action"][:-1, i, : space.size] = _to_unit_box(values, space)
+            out["action"][:-1, i, : acts.size] = _to_unit_box(values.reshape(length, acts.size), acts)
     if out["reward"].ndim == 2:
         found = _numbers(group(episode, "infos"), "agent_rewards", None, name)
         known = ((length, agents), (length + 1, agents))
@@ -263,12 +226,52 @@ def _fill(episode: h5py.Group, team: _Team, out: dict[str, NDArray[Any]], length
     for key, source in (("terminal", "terminations"), ("truncated", "truncations")):
         out[key][:-1] = as_flags(_numbers(episode, source, (length,), name), f"{source} of {name}")
     if "state" in out:
-        shape = (length + 1, out["state"].shape[1])
-        out["state"][:] = _numbers(group(episode, "infos"), "state", shape, name)
-    if "legal" in out:
-        masks = _numbers(group(episode, "infos"), "legals", out["legal"].shape, name)
-        out["legal"][:] = as_flags(masks, f"infos/legals of {name}")
+        out["state"][:] = _info(episode, "state", (length + 1, out["state"].shape[1]), name)
+    if "action_mask" in out:
+        _fill_legal(episode, team, out["action_mask"], name)
     out["truncated"][:-1] &= ~out["terminal"][:-1]
+
+
+def _fill_obs(episode: h5py.Group, team: Team, seen: View, agent: int, out: NDArray[Any], name: str) -> None:
+    """One agent's observations ``[L + 1, O]``, its parts end to end."""
+    begin = 0
+    for leaf in seen.leaves:
+        values = _leaf(
+            episode, "observations", team.obs_keys, agent, leaf.path, (len(out), *leaf.shape), name
+        )
+        try:
+            out[:, begin : begin + leaf.size] = leaf.rows(values)
+        except UnfitSpaceError as error:
+            place = "/".join(map(str, ("observations", *team.obs_keys[agent : agent + 1], *leaf.path)))
+            raise DataError(f"{name}: {place} {error}") from error
+        begin += leaf.size
+
+
+def _fill_legal(episode: h5py.Group, team: Team, out: NDArray[Any], name: str) -> None:
+    """Legal actions ``[L + 1, N, A]``: from the infos, else from masks among the observations."""
+    if "infos" in keys(episode) and "legals" in keys(group(episode, "infos")):
+        out[:] = as_flags(_info(episode, "legals", out.shape, name), f"infos/legals of {name}")
+        return
+    for i, (seen, acts) in enumerate(zip(team.obs, team.action, strict=True)):
+        if seen.mask is None:
+            out[:, i, : acts.size] = True
+            continue
+        shape = (len(out), acts.size)
+        masks = _leaf(episode, "observations", team.obs_keys, i, seen.mask, shape, name)
+        out[:, i, : acts.size] = as_flags(masks, f"action_mask of agent {i} in {name}")
+
+
+def _info(episode: h5py.Group, key: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    """Infos of all L + 1 rows."""
+    found = _numbers(group(episode, "infos"), key, None, name)
+    short = (shape[0] - 1, *shape[1:])
+    require(
+        found.shape != short,
+        f"{name}: infos/{key} has {short[0]} rows, one too few: the reset's entry is missing. Record infos at reset, "
+        "too, or remove it from all episodes",
+    )
+    require(found.shape == shape, f"{name}: infos/{key} has shape {found.shape}, expected {shape}")
+    return found
 
 
 def _leaf(
@@ -276,12 +279,16 @@ def _leaf(
     kind: str,
     names: tuple[str, ...],
     agent: int,
+    path: Keys,
     shape: tuple[int, ...],
     episode_name: str,
 ) -> NDArray[Any]:
-    if not names:
-        return _numbers(episode, kind, shape, episode_name)
-    return _numbers(group(episode, kind), names[agent], shape, episode_name)
+    """One array below ``observations`` or ``actions``."""
+    *folders, last = (kind, *names[agent : agent + 1], *map(in_file, path))
+    place = episode
+    for folder in folders:
+        place = group(place, folder)
+    return _numbers(place, last, shape, episode_name)
 
 
 def _numbers(parent: h5py.Group, key: str, shape: tuple[int, ...] | None, episode: str) -> NDArray[Any]:
@@ -290,7 +297,7 @@ def _numbers(parent: h5py.Group, key: str, shape: tuple[int, ...] | None, episod
     return read_array(found, np.int64 if found.dtype.kind in "iub" else np.float64)
 
 
-def _to_unit_box(values: NDArray[Any], space: _Space) -> NDArray[Any]:
+def _to_unit_box(values: NDArray[Any], space: Acts) -> NDArray[Any]:
     """Actions brought from the finite box of their space to [-1, 1]; others are left as they are."""
     bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.high > space.low)
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
@@ -314,13 +321,13 @@ def _header(metadata: dict[str, Any]) -> tuple[Spec, Card] | None:
 
 def _guess(
     metadata: dict[str, Any],
-    team: _Team,
+    team: Team,
     arrays: dict[str, Any],
     lengths: NDArray[np.int64],
     horizon: int | None,
 ) -> tuple[Spec, Card]:
     obs, state = arrays["obs"], arrays.get("state")
-    discrete = team.action[0].discrete
+    discrete = team.discrete
     spec = make_spec(
         n_agents=len(team.obs),
         obs_size=obs.shape[2],
@@ -337,6 +344,6 @@ def _guess(
         notes.append("the time limit is the longest episode")
     if not discrete and any((space.low != -1).any() or (space.high != 1).any() for space in team.action):
         notes.append("continuous actions are brought from their finite boxes to [-1, 1]")
-    return spec, Card(
-        source="minari", notes=(*notes, f"dataset {str(metadata.get('dataset_id', '?'))[:200]}")
-    )
+    notes.append(f"dataset {str(metadata.get('dataset_id', '?'))[:200]}")
+    options = {"agents": list(team.names)} if team.names else {}
+    return spec, Card(source="minari", options=options, notes=(*notes, *team.notes))

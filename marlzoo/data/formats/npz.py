@@ -2,8 +2,9 @@
 
 Members: ``obs [T, N, O]``, ``action [T, N, A]`` or ``[T, N]`` integers, ``reward [T]`` or ``[T, N]``,
 ``terminal [T]``, ``truncated [T]``, ``starts [E]``; ``state [T, S]`` where it is not the observations,
-``legal [T, N, A]`` for discrete actions, and ``header``, the bytes of a JSON text with spec and card. An episode of
-L steps has L + 1 rows, the last with the final observation only; flags belong to the step taken from a row.
+``action_mask [T, N, A]`` for discrete actions, and ``header``, the bytes of a JSON text with spec and card. An
+episode of L steps has L + 1 rows, the last with the final observation only; flags belong to the step taken from a
+row.
 
 Files of others may leave ``header``, ``truncated`` and ``starts`` out. Assumed then: rows without ``starts`` are one
 episode; the time limit is the longest episode; integer actions are discrete, and as many as the largest (or the
@@ -28,12 +29,12 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats._steps import ZIP_FAULTS, as_flags, make_spec, reading, require
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
-from marlzoo.files import atomic_write
 from marlzoo.spec import Spec
+from marlzoo.system.files import atomic_write
 
 REQUIRED = ("obs", "action", "reward", "terminal")
-OPTIONAL = ("truncated", "starts", "state", "legal", "header")
-_KINDS = {"header": "u", "starts": "iu", "terminal": "fiub", "truncated": "fiub", "legal": "fiub"}
+OPTIONAL = ("truncated", "starts", "state", "action_mask", "header")
+_KINDS = {"header": "u", "starts": "iu", "terminal": "fiub", "truncated": "fiub", "action_mask": "fiub"}
 _MOST_COMPRESSION = 1100
 _MOST_HEADER = 10_000  # bytes of an array's description in its member
 
@@ -76,7 +77,7 @@ def read_npz(
     with reading(path):
         arrays = _members(path)
         header = arrays.pop("header", None)
-        for name in ("terminal", "truncated", "legal"):
+        for name in ("terminal", "truncated", "action_mask"):
             if name in arrays:
                 arrays[name] = as_flags(arrays[name], name)
         arrays.setdefault("truncated", np.zeros(arrays["obs"].shape[:1], np.bool_))
@@ -111,8 +112,8 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     }
     if not dataset.state_is_obs:
         arrays["state"] = dataset.state
-    if dataset.legal is not None:
-        arrays["legal"] = dataset.legal
+    if dataset.action_mask is not None:
+        arrays["action_mask"] = dataset.action_mask
     arrays["header"] = np.frombuffer(text.encode(), np.uint8)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -186,15 +187,15 @@ def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None) -> tuple[Spec, 
     discrete = action.dtype.kind in "iu"
     wanted = 2 if discrete else 3
     require(action.ndim == wanted and action.size > 0, f"action has shape {action.shape}")
-    legal, state = arrays.get("legal"), arrays.get("state")
-    require(legal is None or legal.ndim == 3, "legal must have three dimensions")
+    action_mask, state = arrays.get("action_mask"), arrays.get("state")
+    require(action_mask is None or action_mask.ndim == 3, "legal must have three dimensions")
     require(state is None or state.ndim == 2, "state must have two dimensions")
     starts = arrays["starts"]
     require(starts.ndim == 1 and len(starts) > 0, "starts must be a list of row numbers")
     longest = int(np.diff(np.append(starts, len(obs)).astype(np.float64)).max()) - 1
     size = action.shape[-1]
     if discrete:
-        size = legal.shape[2] if legal is not None else int(action.max()) + 1
+        size = action_mask.shape[2] if action_mask is not None else int(action.max()) + 1
     spec = make_spec(
         n_agents=obs.shape[1],
         obs_size=obs.shape[2],

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset
 from marlzoo.data.formats._steps import (
@@ -32,7 +33,6 @@ from marlzoo.data.formats._steps import (
     require,
     team_reward,
 )
-from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError
 
 _SEED = re.compile(r"seed_(\d+)_data")

@@ -13,7 +13,7 @@ Root arrays, E episodes, horizon H, T = H + 1 rows each, N agents, A actions:
 =================== ==================================================================================
 
 Row t holds what was seen before step t and what the step gave; the row after the last step holds the final
-observation only. ICQ-MA adds ``actions_onehot``; CFCQL adds ``probs`` of the behaviour policy; offpymarl splits
+observation only. ICQ-MA adds ``actions_onehot``; CFCQL adds ``probs`` of the behavior policy; offpymarl splits
 a dataset into ``part_<k>.h5`` and puts the true terminal flags into ``corrected_terminated``.
 
 Assumed: the final row of an episode is among the filled ones, unless ``terminated`` on the last filled row
@@ -57,7 +57,7 @@ class _Episodes:
 
 
 def sniff_icq(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds PyMARL episodes without probabilities of the behaviour (ICQ-MA's)."""
+    """Whether a file holds PyMARL episodes without probabilities of the behavior (ICQ-MA's)."""
     return "filled" in _keys(path) and "probs" not in _keys(path) and not Path(path).is_dir()
 
 
@@ -107,7 +107,7 @@ def read_cfcql(
 ) -> Dataset:
     """Read CFCQL's ``<map>_<quality>.h5``, or a folder of offpymarl's ``part_<k>.h5``.
 
-    The recorded probabilities of the behaviour policy have no place in a canonical dataset and are left out.
+    The recorded probabilities of the behavior policy have no place in a canonical dataset and are left out.
 
     Args:
         path: the file or folder.
@@ -193,7 +193,7 @@ def _part(
         "state": _rows(columns["state"], episodes, np.float32),
         "action": _rows(columns["actions"], episodes, np.int64, as_indices)[..., 0],
         "reward": _rows(columns["reward"], episodes, np.float32)[..., 0],
-        "legal": _rows(columns["avail_actions"], episodes, np.bool_, as_flags),
+        "action_mask": _rows(columns["avail_actions"], episodes, np.bool_, as_flags),
         "lengths": episodes.lengths,
     }
     lasts = np.cumsum(episodes.lengths + 1) - 2
@@ -207,15 +207,15 @@ def _part(
     ]
     if not episodes.final_filled:
         notes.append("filled rows do not include the final observation, which is the row below them")
-    _open_masks(arrays["legal"], lasts + 1, notes)
+    _open_masks(arrays["action_mask"], lasts + 1, notes)
     return spec, arrays, notes
 
 
-def _open_masks(legal: Bools, finals: Ints, notes: list[str]) -> None:
+def _open_masks(action_mask: Bools, finals: Ints, notes: list[str]) -> None:
     """Every action legal in final rows whose mask was not recorded; no action is taken there."""
-    empty: NDArray[Any] = np.logical_not(legal[finals].any(axis=2))
+    empty: NDArray[Any] = np.logical_not(action_mask[finals].any(axis=2))
     if empty.any():
-        legal[finals] |= empty[..., None]
+        action_mask[finals] |= empty[..., None]
         notes.append(f"{int(empty.any(axis=1).sum())} final rows had no mask; every action is legal there")
 
 

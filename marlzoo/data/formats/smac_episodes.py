@@ -3,7 +3,7 @@
 A file holds a list over N agents of lists over L steps of ``[g, o, a, r, d, ava]``: the agent's own global state
 ``[S]``, its observation ``[O]``, action ``[1]``, reward ``[1]``, whether it is dead or the episode over, and the
 mask of legal actions ``[A]``; online recordings have a seventh entry, which is ignored. The files are read by
-:mod:`marlzoo.data.restricted`, which executes nothing.
+:mod:`marlzoo.system.unpickle`, which executes nothing.
 
 Assumed: files in the order of their names (the authors' order is that of the file system); files whose agents
 differ in length are skipped, as the authors do; the canonical state is the agents' states one after another
@@ -34,8 +34,8 @@ from marlzoo.data.formats._steps import (
     team_reward,
 )
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.restricted import is_torch, load_torch
 from marlzoo.errors import DataError
+from marlzoo.system.unpickle import is_torch, load_torch
 
 FIELDS = ("g", "o", "a", "r", "d", "ava")
 # Sizes of observation and per-agent state by which the authors' maps are known, with the maps' time limits.
@@ -59,7 +59,7 @@ class _Episode:
     state: NDArray[Any]
     action: NDArray[Any]
     reward: NDArray[Any]
-    legal: NDArray[Any]
+    action_mask: NDArray[Any]
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
@@ -133,14 +133,14 @@ def _episode(loaded: Any, size: int) -> _Episode | None:
     require(lengths[0] > 0, "has no step")
     budget = _MOST_EXPANSION * size + (1 << 20)
     arrays = [_field(loaded, number, budget) for number in range(len(FIELDS)) if FIELDS[number] != "d"]
-    state, obs, action, reward, legal = arrays
+    state, obs, action, reward, action_mask = arrays
     require(action.shape[2] == reward.shape[2] == 1, "an action or a reward is not a list of one number")
     return _Episode(
         obs=obs,
         state=state,
         action=as_indices(action[..., 0], "a"),
         reward=reward[..., 0],
-        legal=as_flags(legal, "ava"),
+        action_mask=as_flags(action_mask, "ava"),
     )
 
 
@@ -205,7 +205,7 @@ def _join(
         obs_size=obs_size,
         state_size=agents * state_size,
         action_kind="discrete",
-        action_size=example.legal.shape[2],
+        action_size=example.action_mask.shape[2],
         horizon=limit,
         reward_per_agent=per_agent,
     )
@@ -216,7 +216,7 @@ def _join(
         state=values["state"].reshape(layout.rows, -1),
         action=values["action"],
         reward=reward,
-        legal=values["legal"],
+        action_mask=values["action_mask"],
         terminal=layout.flags(~at_limit),
         truncated=layout.flags(at_limit),
         starts=layout.starts,
@@ -236,7 +236,7 @@ def _gather(episodes: list[_Episode | None], layout: Layout, reward_mode: str) -
         assert episode is not None
         for name, array in vars(episode).items():
             out[name][start : start + len(array)] = array
-            out[name][start + len(array)] = array[-1] if name in ("obs", "state", "legal") else 0
+            out[name][start + len(array)] = array[-1] if name in ("obs", "state", "action_mask") else 0
         if reward_mode == "rtg":
             reward = out["reward"][start : start + len(episode.reward)]
             reward[:] = np.cumsum(episode.reward[::-1].astype(np.float64), axis=0)[::-1]
@@ -254,7 +254,7 @@ def _card(folder: Path, task: str, name: str, limit: int | None, reward_mode: st
         else "the time limit is not known: every end is read as terminal; give the option horizon",
     ]
     if name:
-        notes.append("the map is recognised by its sizes")
+        notes.append("the map is recognized by its sizes")
     if skipped:
         notes.append(f"{skipped} files were skipped because their agents differ in length")
     if reward_mode == "rtg":

@@ -37,9 +37,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Ints
-from marlzoo.data.formats._ocdbt import Store
+from marlzoo.data.formats._ocdbt import OcdbtArray
 from marlzoo.data.formats._steps import (
     ZIP_FAULTS,
     as_flags,
@@ -51,7 +52,6 @@ from marlzoo.data.formats._steps import (
     require,
     team_reward,
 )
-from marlzoo.data.validation import pieces
 from marlzoo.errors import DataError
 
 OBS, ACTION, REWARD = "observations.", "actions.", "rewards."
@@ -127,7 +127,7 @@ def read_vault(
         require(
             isinstance(version, int | float) and 1 <= version < 2, f"its version is {version}, expected 1"
         )
-        store = Store(place)
+        store = OcdbtArray(place)
         parts = (*path.absolute().parts, *place.relative_to(folder).parts)
         prey = any(name in part for name in _WITH_PREY for part in parts)
         dataset = _dataset(
@@ -219,7 +219,7 @@ def _unpack(archive: zipfile.ZipFile, size: int, uid: str, folder: Path) -> Pure
 
 
 def _dataset(
-    store: Store,
+    store: OcdbtArray,
     card: Card,
     horizon: int | None,
     agents: int | None,
@@ -240,11 +240,15 @@ def _dataset(
     index = episodes.index
     obs, sizes = _unpadded(_flat(store, OBS, (None, None))[:, :team][index], notes)
     state = _state(store, index, notes)
-    action, legal = _actions(store, count, discrete)
+    action, action_mask = _actions(store, count, discrete)
     reward, per_agent = team_reward(_flat(store, REWARD, (count,))[:, :team])
     if team < count:
         notes.append(f"the first {team} of {count} agents; rewards are theirs")
-    size = legal.shape[2] if legal is not None else (int(action.max()) + 1 if discrete else action.shape[2])
+    size = (
+        action_mask.shape[2]
+        if action_mask is not None
+        else (int(action.max()) + 1 if discrete else action.shape[2])
+    )
     spec = make_spec(
         n_agents=team,
         obs_size=obs.shape[2],
@@ -261,7 +265,7 @@ def _dataset(
         state=state,
         action=action[:, :team][index],
         reward=reward[index],
-        legal=None if legal is None else legal[:, :team][index],
+        action_mask=None if action_mask is None else action_mask[:, :team][index],
         terminal=episodes.terminal,
         truncated=episodes.truncated,
         starts=episodes.starts,
@@ -270,7 +274,7 @@ def _dataset(
     )
 
 
-def _flat(store: Store, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]:
+def _flat(store: OcdbtArray, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]:
     """An array ``[B * T, ...]`` whose sizes behind the time axis are as asked for (None: any)."""
     shape, lead = store.shape(name), store.shape(OBS)[:2]
     fits = len(shape) == len(tail) + 2 and all(w in (None, n) for w, n in zip(tail, shape[2:], strict=True))
@@ -280,19 +284,21 @@ def _flat(store: Store, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]
     return store.read(name).reshape(-1, *shape[2:])
 
 
-def _ends(store: Store, name: str, shape: tuple[int, int]) -> Bools:
+def _ends(store: OcdbtArray, name: str, shape: tuple[int, int]) -> Bools:
     """Flags ``[B, T]``: any agent's."""
     return as_flags(_flat(store, name, (None,)), name.rstrip(".")).any(axis=1).reshape(shape)
 
 
-def _actions(store: Store, agents: int, discrete: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _actions(store: OcdbtArray, agents: int, discrete: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
     rank = len(store.shape(ACTION))
     if not discrete:
         return _flat(store, ACTION, (agents, None)), None
     action = as_indices(_flat(store, ACTION, (agents, 1) if rank == 4 else (agents,)), "actions")
     action = action.reshape(len(action), agents)
-    legal = as_flags(_flat(store, LEGAL, (agents, None)), "infos.legals") if LEGAL in store.names else None
-    return action, legal
+    action_mask = (
+        as_flags(_flat(store, LEGAL, (agents, None)), "infos.legals") if LEGAL in store.names else None
+    )
+    return action, action_mask
 
 
 def _unpadded(obs: NDArray[Any], notes: list[str]) -> tuple[NDArray[Any], tuple[int, ...]]:
@@ -309,7 +315,7 @@ def _unpadded(obs: NDArray[Any], notes: list[str]) -> tuple[NDArray[Any], tuple[
     return obs[:, :, : max(sizes)], sizes
 
 
-def _state(store: Store, index: Ints, notes: list[str]) -> NDArray[Any] | None:
+def _state(store: OcdbtArray, index: Ints, notes: list[str]) -> NDArray[Any] | None:
     if STATE not in store.names:
         notes.append("there is no state; the agents' observations one after another stand for it")
         return None

@@ -1,0 +1,123 @@
+"""What on-policy methods share: networks, plain Gaussian policies, return normalization, advantages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F  # noqa: N812 - torch's own short name
+
+from marlzoo.batch import take_rows
+from marlzoo.modules.distributions import categorical_log_prob, mask_logits, one_hot
+from marlzoo.modules.layers import Init, LayerNorm, Linear, PerAgent, for_agents, with_agent_id
+from marlzoo.modules.policies import Policy
+from marlzoo.rng import ReplicaRandom
+from marlzoo.spec import Spec
+
+
+class PPONet(nn.Module):
+    """Feature normalization, two hidden ReLU layers, linear output; orthogonal start, zero biases."""
+
+    def __init__(
+        self, init: Init, n_in: int, hidden: int, n_out: int, gain: float, stack: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.norm = LayerNorm(init, n_in, stack)
+        self.first = Linear(init, n_in, hidden, gain=math.sqrt(2.0), stack=stack)
+        self.second = Linear(init, hidden, hidden, gain=math.sqrt(2.0), stack=stack)
+        self.out = Linear(init, hidden, n_out, gain=gain, stack=stack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, *stack, ..., in] -> [R, *stack, ..., out]``."""
+        return cast(Tensor, self.out(F.relu(self.second(F.relu(self.first(self.norm(x)))))))
+
+
+class PPOActor(nn.Module):
+    """π(a_i | o_i, i): Gaussian with std = sigmoid(raw / x) * y, or categorical over legal actions.
+
+    Args:
+        init: draws the initial values.
+        spec: the task's shape.
+        hidden: width of both hidden layers.
+        used: ``[N, A]`` with 0 for padded dimensions.
+        x: ``[R, 1, 1]``, the raw number's scale and start.
+        y: ``[R, 1, 1]``, the largest standard deviation.
+        own: every agent has a network of its own; otherwise they share one.
+    """
+
+    def __init__(
+        self, init: Init, spec: Spec, hidden: int, used: Tensor, x: Tensor, y: Tensor, own: bool = False
+    ) -> None:
+        super().__init__()
+        self.discrete, self.used, self.x, self.y = spec.discrete, used, x, y
+        n_in, n_out = spec.obs_size + spec.n_agents, spec.action_size
+        self.net = for_agents(
+            lambda stack: PPONet(init, n_in, hidden, n_out, 0.01, stack), spec.n_agents if own else 0
+        )
+        if not spec.discrete:
+            self.raw_std = init.constant(1.0, spec.n_agents, spec.action_size)
+            with torch.no_grad():
+                self.raw_std.mul_(x)
+
+    def mean(self, obs: Tensor) -> Tensor:
+        """Of the Gaussian (or logits), ``[R, B, N, O] -> [R, B, N, A]``."""
+        return cast(Tensor, self.net(with_agent_id(obs)))
+
+    def std(self) -> Tensor:
+        """``[R, N, A]``."""
+        return torch.sigmoid(self.raw_std / self.x) * self.y
+
+    def mean_std(self) -> Tensor:
+        """Average standard deviation ``[R]`` (zero for discrete actions), for the log."""
+        return torch.zeros(len(self.x), device=self.x.device) if self.discrete else self.std().mean((1, 2))
+
+    def log_prob(
+        self, obs: Tensor, action: Tensor, action_mask: Tensor | None, agent: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """log π(a_i | o_i), summed over the agent's dimensions, and its entropy, both ``[R, B, N]``.
+
+        With ``agent [R]`` only that agent's, ``[R, B]``, and all arguments are its own, without the axis N. Then
+        agents must have networks of their own.
+        """
+        out = self.mean(obs) if agent is None else self._mean_of(obs, agent)
+        if self.discrete:
+            logits = mask_logits(out, action_mask)
+            log_probs = F.log_softmax(logits, dim=-1)
+            return categorical_log_prob(logits, action), -(log_probs.exp() * log_probs).sum(-1)
+        std, used = self.std(), self.used.expand(len(out), *self.used.shape)
+        if agent is not None:
+            std, used = (take_rows(x, agent.unsqueeze(1)).squeeze(1) for x in (std, used))
+        std, used = std.unsqueeze(1), used.unsqueeze(1)
+        standard = (action - out) / std
+        normalizer = std.log() + 0.5 * math.log(2.0 * math.pi)
+        log_prob = ((-0.5 * standard.square() - normalizer) * used).sum(-1)
+        return log_prob, ((normalizer + 0.5) * used).sum(-1).expand_as(log_prob)
+
+    def _mean_of(self, obs: Tensor, agent: Tensor) -> Tensor:
+        """One agent's outputs, ``[R, B, O] -> [R, B, A]``, by its own network alone."""
+        network = cast(PerAgent, self.net).network
+        number = one_hot(agent, len(self.used), obs.dtype).unsqueeze(1).expand(-1, obs.shape[1], -1)
+        mine = {name: take_rows(p, agent.unsqueeze(1)).squeeze(1) for name, p in network.named_parameters()}
+        return cast(Tensor, functional_call(network, mine, (torch.cat((obs, number), dim=-1),)))
+
+
+class GaussianPolicy(Policy):
+    """Acts with the mean clipped to [-1, 1]; with noise, with the clipped sample."""
+
+    def __init__(self, actor: PPOActor) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
+        return (self.actor.mean(obs) if random is None else self.sample(obs, random)).clamp(-1.0, 1.0)
+
+    def sample(self, obs: Tensor, random: ReplicaRandom) -> Tensor:
+        """A sample of the Gaussian ``[R, E, N, A]``, not clipped; padding stays zero."""
+        mean = self.actor.mean(obs)
+        return (mean + self.actor.std().unsqueeze(1) * random.normal(*mean.shape[1:])) * self.actor.used

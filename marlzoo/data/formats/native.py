@@ -1,0 +1,512 @@
+"""OMIGA's HDF5 layout, read and written; with a few additions it is also marlzoo's native file.
+
+Root arrays, T rows, N agents:
+
+========== ================= ====================================================================
+``o``      ``[T, N, O]``     observations
+``s``      ``[T, N, S / N]`` states per agent; a hard link to ``o`` where both are equal; ``[T, S]`` where
+                             the state's size is no multiple of N
+``a``      ``[T, N, A]``     actions (native files of discrete tasks: ``[T, N, 1]`` integers)
+``r``      ``[T, 1]``        team reward (native files with one reward per agent: ``[T, N]``)
+``d``      ``[T, 1]``        1 on an episode's last row, which carries only the final observation
+========== ================= ====================================================================
+
+Native files add ``terminal`` and ``truncated [T]``, ``starts [E]``, ``action_mask [T, N, A]`` (discrete tasks) and
+``marlzoo_header``, the bytes of a JSON text with format version, spec and card. (Not attributes: the HDF5
+library crashes on damaged texts of variable length, while bytes are harmless.) OMIGA's own loader ignores the
+additions: it takes row k as a transition iff ``d[k] = 0`` and ``k < T - 1``, with next row k + 1 and the
+bootstrap masked by ``1 - d[k + 1]``.
+
+Arrays are stored contiguous, aligned and uncompressed unless asked otherwise: they load at the speed of a copy, and
+can be mapped: a dataset larger than memory is used from the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Bools, Dataset, Floats, Ints
+from marlzoo.data.hdf5 import (
+    allocate,
+    column,
+    create_hdf5,
+    is_hdf5,
+    keys,
+    map_array,
+    open_hdf5,
+    read_array,
+    row_reader,
+    row_slices,
+)
+from marlzoo.data.home import read_verified, write_verified
+from marlzoo.errors import DataError, SpecError
+from marlzoo.spec import Spec
+from marlzoo.system.files import atomic_write
+
+KEYS = ("o", "s", "a", "r", "d")
+HEADER = "marlzoo_header"
+FORMAT_VERSION = 1
+DEFAULT_HORIZON = 1000  # OMIGA's tasks
+
+# The authors' file names, for instance HalfCheetah-v2-6x1-medium-replay.hdf5
+_FILE_NAME = re.compile(
+    r"(?P<robot>[A-Za-z0-9]+)-v2-(?P<team>[^-]+)-(?P<quality>medium-replay|medium-expert|medium|expert)"
+)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Where episodes begin ``[E]`` and how they end: flags ``[T]`` of the step taken from a row."""
+
+    starts: Ints
+    terminal: Bools
+    truncated: Bools
+    notes: tuple[str, ...] = ()
+
+
+def sniff(path: str | os.PathLike[str]) -> bool:
+    """Whether a file looks like this format (most of its keys are there); never raises."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with open_hdf5(path) as file:
+            found = set(keys(file))
+            return HEADER in found or len(found.intersection(KEYS)) >= 3
+    except DataError:
+        return False
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[Spec, Card] | None:
+    """Spec and card of a native file without reading its arrays; None for a file of the authors.
+
+    Raises:
+        DataError: the file is missing, damaged, or of a newer format.
+    """
+    with open_hdf5(path) as file:
+        return _header(file)
+
+
+def read_omiga(
+    path: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    horizon: int | None = None,
+    timeout_is_terminal: bool = False,
+    action_clip: bool = True,
+    verify: bool = True,
+    mapped: bool | None = None,
+) -> Dataset:
+    """Read an HDF5 file in OMIGA's layout, the authors' or a native one, into one float32 copy.
+
+    A native file may be mapped instead: its pages come into memory when their rows are drawn, and the numbers are the
+    same. The first time the whole file is read and its content compared with its hash; this is noted in
+    ``$MARLZOO_HOME/verified`` and not repeated until the file's size, time or place changes.
+
+    A file of the authors does not tell terminal ends from time limits: an episode of exactly ``horizon``
+    steps is read as ended by the limit, any other as terminal, and rows after the last ``d = 1`` as a
+    recording that was cut, whose last row is the final observation. The card's notes say so.
+
+    Args:
+        path: the file.
+        task: full task name; default: the file's card, or what an author's file name says.
+        horizon: time limit in steps; default: the file's spec, or 1000.
+        timeout_is_terminal: count time-limit ends as terminal (OMIGA's reading).
+        action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
+        verify: compare a native file's content with the hash in its card.
+        mapped: map the file, which must be a native uncompressed one; default: if its arrays need more than half of
+            this machine's memory.
+
+    Raises:
+        DataError: the file is missing, damaged, lacks a key, has a wrong shape or value, or is of another
+            task or horizon than asked for. One line names the file, the place in it and the remedy.
+    """
+    with open_hdf5(path) as file:
+        header = _header(file)
+        columns = _columns(file, native=header is not None)
+        if header is None:
+            spec, card = _foreign_header(Path(path), columns, horizon or DEFAULT_HORIZON)
+        else:
+            spec, card = header
+        if horizon not in (None, spec.horizon):
+            raise DataError(f"its horizon is {spec.horizon}, not {horizon}; leave the option horizon out")
+        if task is not None and card.task not in ("", task):
+            raise DataError(f"it is of the task {card.task}, not of {task}; choose the task's own file")
+        card = replace(card, task=task or card.task)
+        native = header is not None
+        if mapped and not (native and card.content_hash):
+            raise DataError(
+                "only native files can be mapped into memory; write one with: marlzoo data convert FILE NEW.hdf5"
+            )
+        if mapped is None:
+            mapped = bool(native and card.content_hash) and _nbytes(columns) > _memory() / 2
+        known = read_verified(Path(path)) if mapped else None
+        if known is not None and known.get("content_hash") == card.content_hash:
+            dataset = _verified(columns, spec, card, known, action_clip)
+        else:
+            done = _done(columns["d"])
+            episodes = _native_episodes(columns, done) if native else _foreign_episodes(done, spec.horizon)
+            whole = _mapped if mapped else read_array
+            dataset = _dataset(columns, spec, episodes, card, action_clip, verify or bool(mapped), whole)
+            if mapped:
+                outside = dataset.card.clipped > card.clipped
+                hashes = {"clipped_hash": dataset.content_hash} if outside else {}
+                write_verified(Path(path), content_hash=card.content_hash, **hashes)
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+def write_omiga(dataset: Dataset, path: str | os.PathLike[str], *, compression: str | None = None) -> Dataset:
+    """Write a native file, which OMIGA's own loader reads too. The same dataset gives the same bytes.
+
+    Args:
+        dataset: what to write.
+        path: the file; an older one is replaced in one step.
+        compression: None, ``gzip`` or ``lzf`` (smaller, slower to load).
+
+    Returns:
+        The dataset with the card as written, its content hash filled in.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left of it.
+    """
+    dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
+    with atomic_write(path) as temporary, create_hdf5(temporary) as file:
+        _fill(file, dataset, compression)
+    return dataset
+
+
+def write_authors(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
+    """:func:`write_omiga` for a dataset that the authors' own loader and networks can use.
+
+    That loader takes every end of an episode for a terminal one.
+
+    Raises:
+        DataError: the layout cannot carry the dataset as the authors understand it; nothing is written.
+        OutputError: the file cannot be written; nothing is left of it.
+    """
+    spec = dataset.spec
+    faults = {
+        "discrete actions": spec.discrete,
+        "one reward per agent": spec.reward_per_agent,
+        "agents of different sizes": len({*spec.obs_sizes}) > 1 or len({*spec.action_sizes}) > 1,
+        f"a state of {spec.state_size} entries, which do not divide among {spec.n_agents} agents": bool(
+            spec.state_size % spec.n_agents
+        ),
+    }
+    wrong = [what for what, found in faults.items() if found]
+    if wrong:
+        raise DataError(
+            f"{dataset.card.name}: OMIGA's HDF5 layout cannot carry {' nor '.join(wrong)}; write a native file with "
+            "--format native, which only marlzoo reads"
+        )
+    return write_omiga(dataset, path)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+def _header(file: h5py.File) -> tuple[Spec, Card] | None:
+    if HEADER not in keys(file):
+        return None
+    column_header = column(file, HEADER, "u")
+    if column_header.ndim != 1:
+        raise DataError(
+            f"its {HEADER} has {column_header.ndim} dimensions, expected one; make the file again"
+        )
+    try:
+        values = json.loads(read_array(column_header, np.uint8).tobytes())
+        version = values["version"]
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise DataError(
+                f"its format version is {version}, this marlzoo reads up to {FORMAT_VERSION}; update marlzoo"
+            )
+        return Spec.from_dict(values["spec"]), Card.from_dict(values["card"])
+    except DataError:
+        raise
+    except (SpecError, ValueError, TypeError, KeyError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise DataError(f"its {HEADER} is broken ({cause}); make the file again") from error
+
+
+def _columns(file: h5py.File, native: bool) -> dict[str, h5py.Dataset]:
+    """The file's arrays, with key, type, rank and length checked."""
+    found = keys(file)
+    missing = [key for key in KEYS if key not in found]
+    if missing:
+        listed = ", ".join(found) or "no keys"
+        raise DataError(
+            f"missing key {', '.join(missing)}; the file has {listed}; OMIGA's layout needs {', '.join(KEYS)}"
+        )
+    kinds = {"o": "f", "s": "f", "a": "fiu", "r": "f", "d": "fiub"}
+    if native:
+        kinds |= {"terminal": "b", "truncated": "b", "starts": "i"} | (
+            {"action_mask": "b"} if "action_mask" in found else {}
+        )
+    columns = {name: column(file, name, kind) for name, kind in kinds.items()}
+    ranks = {"o": (3,), "s": (2, 3), "a": (3,), "r": (1, 2), "d": (1, 2)}
+    rows = columns["o"].shape[0] if columns["o"].ndim else 0
+    for name, rank in ranks.items():
+        shape = columns[name].shape
+        if len(shape) not in rank:
+            raise DataError(f"{name} has shape {shape}, expected {' or '.join(map(str, rank))} dimensions")
+        if shape[0] != rows:
+            raise DataError(f"lengths differ: o has {rows} rows, {name} has {shape[0]}")
+    if rows == 0:
+        raise DataError("the dataset is empty (no rows); make or fetch it again")
+    agents = columns["o"].shape[1]
+    for name in ("s", "a"):
+        if columns[name].ndim == 3 and columns[name].shape[1] != agents:
+            raise DataError(f"o has {agents} agents, {name} has {columns[name].shape[1]}")
+    if columns["d"].shape not in ((rows,), (rows, 1)):
+        raise DataError(f"d has shape {columns['d'].shape}, expected ({rows}, 1)")
+    if columns["r"].shape not in ((rows,), (rows, 1), (rows, agents)):
+        raise DataError(f"r has shape {columns['r'].shape}, expected ({rows}, 1)")
+    return columns
+
+
+def _foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) -> tuple[Spec, Card]:
+    """Spec from the shapes, card from the file name and from what the format is known to mean."""
+    if columns["a"].dtype.kind != "f":
+        raise DataError("a holds integers; OMIGA's HDF5 files hold continuous actions only")
+    _, agents, obs_size = columns["o"].shape
+    try:
+        spec = Spec(
+            n_agents=agents,
+            obs_size=obs_size,
+            state_size=int(np.prod(columns["s"].shape[1:])),
+            action_kind="continuous",
+            action_size=columns["a"].shape[2],
+            horizon=horizon,
+            reward_per_agent=agents > 1 and columns["r"].shape[1:] == (agents,),
+        )
+    except SpecError as error:
+        raise DataError(f"its arrays fit no task ({error})") from error
+    notes = (
+        f"the file does not tell terminal ends from time limits: episodes of exactly {horizon} steps are "
+        "read as ended by the limit, all others as terminal",
+    )
+    name = _FILE_NAME.fullmatch(path.stem)
+    if name is None:
+        return spec, Card(notes=notes)
+    return spec, Card(
+        task=f"mamujoco/{name['robot'].lower()}-{name['team']}",
+        source="omiga",
+        quality=name["quality"],
+        engine="MuJoCo 2.0 behind Gym -v2",
+        options={"flavour": "omiga", "action_mapping": "concat"},
+        notes=(*notes, "task, quality, flavour and action mapping are taken from the file's name"),
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _nbytes(columns: dict[str, h5py.Dataset]) -> int:
+    linked = columns["s"] == columns["o"]
+    return sum(column.nbytes for name, column in columns.items() if not (linked and name == "s"))
+
+
+def _mapped(array: h5py.Dataset, dtype: type[np.generic]) -> NDArray[Any]:
+    """A native array as it lies in the file."""
+    if array.dtype != dtype:
+        raise DataError(f"{array.name.lstrip('/')} is {array.dtype}, a native file has {dtype.__name__}")
+    return map_array(array)
+
+
+def _verified(
+    columns: dict[str, h5py.Dataset], spec: Spec, card: Card, known: dict[str, Any], clip: bool
+) -> Dataset:
+    """A mapped dataset whose content was verified before: nothing but its episode starts is read."""
+    obs = _mapped(columns["o"], np.float32)
+    rows = len(obs)
+    linked = columns["s"] == columns["o"]
+    dataset = Dataset(
+        spec=spec,
+        obs=obs,
+        state=(obs if linked else _mapped(columns["s"], np.float32)).reshape(rows, -1),
+        action=_mapped(columns["a"], np.int64 if spec.discrete else np.float32).reshape(
+            (rows, spec.n_agents) if spec.discrete else columns["a"].shape
+        ),
+        reward=_mapped(columns["r"], np.float32).reshape(
+            (rows, spec.n_agents) if spec.reward_per_agent else (rows,)
+        ),
+        terminal=_mapped(columns["terminal"], np.bool_),
+        truncated=_mapped(columns["truncated"], np.bool_),
+        starts=read_array(columns["starts"], np.int64),
+        action_mask=_mapped(columns["action_mask"], np.bool_) if "action_mask" in columns else None,
+        card=card,
+    )
+    if clip and "clipped_hash" in known:
+        return dataset.clipped().with_hash(str(known["clipped_hash"]))
+    return dataset.with_hash(card.content_hash)
+
+
+def _dataset(
+    columns: dict[str, h5py.Dataset],
+    spec: Spec,
+    episodes: Episodes,
+    card: Card,
+    clip: bool,
+    verify: bool,
+    whole: Callable[[h5py.Dataset, type[np.generic]], NDArray[Any]],
+) -> Dataset:
+    if whole is read_array:
+        obs, state = _observations(columns["o"], columns["s"])
+    else:
+        obs = whole(columns["o"], np.float32)
+        state = (
+            None if columns["s"] == columns["o"] else whole(columns["s"], np.float32).reshape(len(obs), -1)
+        )
+    action = whole(columns["a"], np.int64 if spec.discrete else np.float32)
+    reward = whole(columns["r"], np.float32)
+    if spec.discrete and action.shape[2] != 1:
+        raise DataError(f"a has shape {action.shape}, discrete actions need (T, N, 1)")
+    rows = len(episodes.terminal)  # without a lone last row, which is no episode
+    return Dataset.create(
+        spec,
+        obs=obs[:rows],
+        state=None if state is None else state[:rows],
+        action=action[:rows, :, 0] if spec.discrete else action[:rows],
+        reward=(reward if spec.reward_per_agent else reward.reshape(len(reward), -1)[:, 0])[:rows],
+        terminal=episodes.terminal,
+        truncated=episodes.truncated,
+        starts=episodes.starts,
+        action_mask=whole(columns["action_mask"], np.bool_) if "action_mask" in columns else None,
+        card=replace(card, notes=(*card.notes, *episodes.notes)),
+        action_clip=clip,
+        verify=verify,
+    )
+
+
+def _done(column_d: h5py.Dataset) -> Bools:
+    """The flag ``d [T]``: which rows carry only a final observation."""
+    flag = read_array(column_d, np.float64).reshape(len(column_d))
+    wrong = (flag != 0) & (flag != 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"d is {flag[row]:g} at row {row}, expected 0 or 1")
+    return np.asarray(flag == 1)
+
+
+def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
+    """Episodes from the flag alone; see :func:`read_omiga` for what is assumed."""
+    rows, notes = len(done), []
+    if done.all():
+        raise DataError(
+            "d is 1 in every row, so that no transition is left; it marks final observations only"
+        )
+    lone = done[1:] & done[:-1]
+    if done[0] or lone.any():
+        row = 0 if done[0] else int(np.argmax(lone)) + 1
+        raise DataError(f"d is 1 at row {row}, the first of its episode, which then has no transition")
+    ends = np.flatnonzero(done)
+    if not done[-1]:
+        begin = int(ends[-1]) + 1 if len(ends) else 0
+        if rows - begin == 1 and len(ends):
+            rows = begin
+            notes.append(f"the last row ({begin}) begins an episode without a transition and is left out")
+        else:
+            ends = np.append(ends, rows - 1)
+            notes.append(f"the recording was cut in its last episode (from row {begin})")
+    starts = np.append(0, ends[:-1] + 1).astype(np.int64)
+    recorded = done[ends]
+    limit = recorded & (ends - starts == horizon)
+    terminal, truncated = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
+    terminal[ends[recorded & ~limit] - 1] = True
+    truncated[ends[limit] - 1] = True
+    return Episodes(starts, terminal, truncated, tuple(notes))
+
+
+def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> Episodes:
+    for name in ("terminal", "truncated"):
+        if columns[name].shape != done.shape:
+            raise DataError(f"{name} has shape {columns[name].shape}, expected {done.shape}")
+    if columns["starts"].ndim != 1:
+        raise DataError(f"starts has shape {columns['starts'].shape}, expected one dimension")
+    starts = read_array(columns["starts"], np.int64)
+    expected = np.append(0, np.flatnonzero(done)[:-1] + 1)
+    if not done[-1] or not np.array_equal(starts, expected):
+        raise DataError("starts and d disagree about where episodes end; make the file again")
+    return Episodes(
+        starts, read_array(columns["terminal"], np.bool_), read_array(columns["truncated"], np.bool_)
+    )
+
+
+def _observations(o: h5py.Dataset, s: h5py.Dataset) -> tuple[Floats, Floats | None]:
+    """Observations ``[T, N, O]`` and states ``[T, S]``; None for states that equal the observations.
+
+    One pass, one copy: states get memory of their own only from the first piece on that differs.
+    """
+    obs: Floats = allocate(o.shape, np.float32)
+    state: Floats | None = None
+    linked, comparable = s == o, s.shape == o.shape
+    read_o, read_s = row_reader(o), row_reader(s)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # too large numbers become infinite; checks then name them
+        for rows in row_slices(o):
+            mine = read_o(rows)
+            obs[rows] = mine
+            if linked:
+                continue
+            other = read_s(rows)
+            if state is None and not (comparable and _agree(mine, other, obs[rows])):
+                state = allocate((len(obs), int(np.prod(s.shape[1:]))), np.float32)
+                if comparable:
+                    state[: rows.start] = obs[: rows.start].reshape(rows.start, state.shape[1])
+            if state is not None:
+                state[rows] = other.reshape(len(other), -1)
+    return obs, state
+
+
+def _agree(mine: NDArray[Any], other: NDArray[Any], obs: Floats) -> bool:
+    """Whether two pieces hold the same numbers, as they are or as float32."""
+    return np.array_equal(mine, other) or np.array_equal(obs, other.astype(np.float32))
+
+
+# ---- writing ---------------------------------------------------------------------------------------------
+
+
+def _fill(file: h5py.File, dataset: Dataset, compression: str | None) -> None:
+    spec, rows, agents = dataset.spec, dataset.rows, dataset.spec.n_agents
+    done = np.zeros((rows, 1), np.float32)
+    done[dataset.ends] = 1
+    header = {"version": FORMAT_VERSION, "spec": spec.to_dict(), "card": dataset.card.to_dict()}
+    text = json.dumps(header, sort_keys=True, indent=1, allow_nan=False)
+    arrays: dict[str, NDArray[Any]] = {
+        "o": dataset.obs,
+        "a": dataset.action[..., None] if spec.discrete else dataset.action,
+        "r": dataset.reward.reshape(rows, -1),
+        "d": done,
+        "terminal": dataset.terminal,
+        "truncated": dataset.truncated,
+        "starts": dataset.starts,
+        HEADER: np.frombuffer(text.encode(), np.uint8),
+    }
+    if not dataset.state_is_obs:
+        whole = spec.state_size % agents == 0
+        arrays["s"] = dataset.state.reshape(rows, agents, -1) if whole else dataset.state
+    if dataset.action_mask is not None:
+        arrays["action_mask"] = dataset.action_mask
+    for name, array in arrays.items():
+        file.create_dataset(
+            name,
+            data=array,
+            compression=compression,
+            shuffle=True if compression else None,
+            track_times=False,
+        )
+    if dataset.state_is_obs:
+        file["s"] = file["o"]

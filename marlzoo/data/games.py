@@ -1,0 +1,270 @@
+"""Logged data of the coordination games: joint actions by recipe, played in the games themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.data.card import Card
+from marlzoo.data.dataset import Dataset
+from marlzoo.envs import games
+from marlzoo.envs._bridge import passages
+from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
+from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.version import __version__
+
+Actions = NDArray[Any]
+Random = np.random.Generator
+# act(game, step) gives the joint actions of all copies, [E, N] or [E, N, 1].
+Act = Callable[[games.Game, int], Actions]
+Recipe = Callable[[games.Game, Random], Act]
+
+CELLS: dict[str, tuple[tuple[int, int], ...]] = {
+    "D1": ((0, 1),),
+    "D2": ((0, 1), (1, 0)),
+    "D3": ((0, 0), (0, 1), (1, 0)),
+    "D4": ((0, 0), (0, 1), (1, 0), (1, 1)),
+}
+# 90 % at the poor equilibrium (0, 0), 4 % at each of the others, the rest on the six other cells.
+IMBALANCED = np.full((3, 3), 0.02 / 6)
+np.fill_diagonal(IMBALANCED, (0.9, 0.04, 0.04))
+ONE_STEP_EPISODES, EPISODES = 5000, 500
+PASSAGE_COUNTS = (167, 160, 173)  # of 500, as in the authors' data
+
+
+def qualities(name: str) -> tuple[str, ...]:
+    """Qualities of data that a game has.
+
+    Raises:
+        UnknownNameError: an unknown game.
+    """
+    return tuple(RECIPES[kind(name)])
+
+
+def dataset(
+    name: str, quality: str, *, seed: int = 0, episodes: int | None = None, **options: Any
+) -> Dataset:
+    """The logged data of a game; nothing is read from files, and the same arguments give the same numbers.
+
+    Args:
+        name: one of :data:`marlzoo.envs.games.TASKS`.
+        quality: see :data:`RECIPES`.
+        seed: of the order of episodes and of random actions.
+        episodes: how many; default: 5000 of the one-step games, 500 otherwise (a mixture has as many of each part).
+        options: of the game, see :func:`marlzoo.envs.games.make`.
+
+    Raises:
+        UnknownNameError: an unknown game, quality or option.
+        ConfigError: an option out of its range.
+    """
+    recipes = RECIPES[kind(name)]
+    if quality not in recipes:
+        raise UnknownNameError(f"quality of {games.FAMILY}/{name}", quality, recipes)
+    parts = recipes[quality]
+    for setting, value in (("episodes", episodes if episodes is not None else 1), ("seed", seed)):
+        least = 1 if setting == "episodes" else 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{setting} is {value!r}; it must be an integer of at least {least}")
+    shape = games.spec(name, **options)
+    share = episodes or (ONE_STEP_EPISODES if shape.horizon == 1 else EPISODES)
+    recorded = []
+    for k, recipe in enumerate(parts):
+        game = games.make(name, share, **options)
+        game.seed([seed * share * len(parts) + k * share + e for e in range(share)])
+        recorded.append(_record(game, recipe(game, np.random.default_rng([seed, k]))))
+    command = f"load_dataset('{games.FAMILY}/{name}/marlzoo/{quality}', seed={seed}, episodes={share})"
+    card = Card(
+        task=f"{games.FAMILY}/{name}",
+        source="marlzoo",
+        quality=quality,
+        engine=str(game.metadata["engine"]),
+        versions={"marlzoo": __version__, "numpy": np.__version__},
+        options=dict(game.metadata),
+        license="Apache-2.0",
+        recipe={"command": command, "seed": seed, "episodes": share},
+    )
+    arrays: dict[str, Any] = {
+        field: np.concatenate([part[field] for part in recorded]) for field in recorded[0]
+    }
+    lengths = arrays.pop("lengths")
+    return Dataset.create(shape, **arrays, starts=np.append(0, np.cumsum(lengths + 1)[:-1]), card=card)
+
+
+def kind(name: str) -> str:
+    """Which recipes a task shares.
+
+    Raises:
+        UnknownNameError: an unknown task.
+    """
+    games.spec(name)
+    if name.startswith("modes-"):
+        return "modes"
+    if name.startswith("bridge"):
+        return "bridge"
+    return name if name in RECIPES else "matrix"
+
+
+def _record(game: games.Game, act: Act) -> dict[str, NDArray[Any]]:
+    """One episode of every copy, packed episode after episode with its final observation."""
+    spec, num_envs = game.spec, game.num_envs
+    rows = (spec.horizon + 1, num_envs)
+    width = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
+    log: dict[str, NDArray[Any]] = {
+        "obs": np.zeros((*rows, spec.n_agents, spec.obs_size), np.float32),
+        "state": np.zeros((*rows, spec.state_size), np.float32),
+        "action": np.zeros((*rows, *width), np.int64 if spec.discrete else np.float32),
+        "reward": np.zeros(rows, np.float32),
+        "terminal": np.zeros(rows, np.bool_),
+        "truncated": np.zeros(rows, np.bool_),
+    }
+    if spec.discrete:
+        log["action_mask"] = np.ones((*rows, spec.n_agents, spec.action_size), np.bool_)
+    lengths, live, seen, t = np.zeros(num_envs, np.int64), np.arange(num_envs), game.reset(), 0
+    while True:
+        log["obs"][t], log["state"][t] = seen.obs, seen.state  # copies that have ended keep theirs
+        if seen.action_mask is not None:
+            log["action_mask"][t] = seen.action_mask
+        if not live.size:
+            break
+        action = act(game, t)
+        step = game.step(action, live)
+        log["action"][t, live] = action[live]
+        log["reward"][t], log["terminal"][t], log["truncated"][t] = step.reward, step.terminal, step.truncated
+        lengths[live] += 1
+        live, seen, t = live[~(step.terminal | step.truncated)[live]], step, t + 1
+    kept = np.arange(spec.horizon + 1) <= lengths[:, None]
+    return {**{field: value.swapaxes(0, 1)[kept] for field, value in log.items()}, "lengths": lengths}
+
+
+def _shares(weights: NDArray[Any], episodes: int, rng: Random) -> NDArray[np.int64]:
+    """Numbers ``[E]`` of kinds, in shares as near to ``weights`` as whole episodes allow, in random order."""
+    bounds = np.round(np.cumsum(weights) / np.sum(weights) * episodes).astype(np.int64)
+    return rng.permutation(np.searchsorted(bounds, np.arange(episodes), side="right"))
+
+
+def _table(weights: NDArray[Any]) -> Recipe:
+    """Joint actions of a matrix game in the shares ``weights [A, A]``."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        drawn = _shares(weights.ravel(), game.num_envs, rng)
+        joint = np.stack(np.unravel_index(drawn, weights.shape), axis=1)
+        return lambda g, t: joint
+
+    return recipe
+
+
+def _cells(*cells: tuple[int, int], actions: int = 2) -> Recipe:
+    weights = np.zeros((actions, actions))
+    weights[tuple(np.array(cells).T)] = 1.0
+    return _table(weights)
+
+
+def _matrix(game: games.Game, rng: Random, best: bool) -> Act:
+    size = game.spec.action_size
+    joint = np.stack(np.unravel_index(np.arange(size**2), (size, size)), axis=1)
+    payoff = game.rules.step(np.zeros((size**2, 1), np.int64), joint, np.ones(size**2, np.bool_))[1]
+    weights = np.where(payoff == payoff.max(), 1.0, 0.0) if best else np.ones(size**2)
+    return _table(weights.reshape(size, size))(game, rng)
+
+
+def _best(game: games.Game, rng: Random) -> Act:
+    return _matrix(game, rng, best=True)
+
+
+def _uniform(game: games.Game, rng: Random) -> Act:
+    return _matrix(game, rng, best=False)
+
+
+def _random(game: games.Game, rng: Random) -> Act:
+    """Every legal action with equal probability, or every number of the box."""
+
+    def act(g: games.Game, t: int) -> Actions:
+        shape = (g.num_envs, g.spec.n_agents)
+        if not g.spec.discrete:
+            return rng.uniform(-1.0, 1.0, (*shape, 1))
+        action_mask = g.rules.action_mask(g.current)
+        assert action_mask is not None
+        drawn: Actions = np.where(action_mask, rng.random(action_mask.shape), -1.0).argmax(-1)
+        return drawn
+
+    return act
+
+
+def _xor_opposite(game: games.Game, rng: Random) -> Act:
+    """First and last action, either way round in every step: stays in the state of the XOR game."""
+
+    def act(g: games.Game, t: int) -> Actions:
+        first = rng.permutation(np.arange(g.num_envs) % 2)
+        return 3 * np.stack((first, 1 - first), axis=1)
+
+    return act
+
+
+def _pass(game: games.Game, rng: Random) -> Act:
+    """Both ways round in equal shares, yielding upwards, downwards or sideways."""
+    ways = passages(game.task.rpartition("/")[2])
+    weights = np.outer((1.0, 1.0), PASSAGE_COUNTS[: len(ways) // 2])
+    joint = ways[_shares(weights.ravel(), game.num_envs, rng)]
+    return lambda g, t: joint[:, t]
+
+
+def _box(*low_high: tuple[float, float, float, float]) -> Recipe:
+    """Equal shares of boxes ``(low x, high x, low y, high y)``, uniform inside."""
+    low, high = np.array(low_high)[:, 0::2], np.array(low_high)[:, 1::2]
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        k = _shares(np.ones(len(low)), game.num_envs, rng)
+        joint = rng.uniform(low[k], high[k])[..., None]
+        return lambda g, t: joint
+
+    return recipe
+
+
+def _modes(game: games.Game, rng: Random) -> Act:
+    joint = np.repeat(_shares(np.ones(2), game.num_envs, rng)[:, None], game.spec.n_agents, axis=1)
+    return lambda g, t: joint
+
+
+def _walk(game: games.Game, rng: Random) -> Act:
+    """The shortest safe ways of T-Maze, with colors (0, 1) and (1, 0) in equal shares.
+
+    Agents whose ends lie crosswise exchange their columns first: agent 0 steps ahead, then both step aside.
+    """
+    first = _shares(np.ones(2), game.num_envs, rng)
+
+    def act(g: games.Game, t: int) -> Actions:
+        state = g.current
+        row, column = state[:, POSITIONS].reshape(-1, 2, 2).transpose(2, 0, 1)
+        left = state[:, COLORS] == state[:, LEFT_COLOR, None]
+        middle = int(g.metadata["arm"])
+        outward = np.where(left, LEFT, RIGHT)
+        at_end = np.where(left, column == 0, column == 2 * middle + 1)
+        ahead = np.where(row > 0, UP, np.where(at_end, NOOP, outward))
+        crossed = np.where(left, column > middle, column <= middle)
+        level = (row[:, 0] == row[:, 1])[:, None]
+        exchange = np.where(level, np.array([UP, NOOP]), outward)
+        choose = CHOOSE_0 + np.stack((first, 1 - first), axis=1)
+        return np.where(state[:, STEP, None] == 0, choose, np.where(crossed, exchange, ahead))
+
+    return act
+
+
+_PEAK = (0.4, 0.8, 0.4, 0.8)
+RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
+    "xor": {name: (_cells(*cells),) for name, cells in CELLS.items()},
+    "matrix": {"uniform": (_uniform,), "optimal": (_best,)},
+    "equilibria": {"balanced": (_uniform,), "imbalanced": (_table(IMBALANCED),)},
+    "xor-two-state": {"optimal": (_xor_opposite,), "random": (_random,), "mix": (_xor_opposite, _random)},
+    "bridge": {"optimal": (_pass,), "random": (_random,), "mix": (_pass, _random)},
+    "sign-agreement": {
+        "uniform": (_random,),
+        "agree": (_box((0.5, 1.0, 0.5, 1.0), (-1.0, -0.5, -1.0, -0.5)),),
+        "opposite": (_box((0.0, 1.0, -1.0, 0.0)),),
+    },
+    "two-peaks": {"uniform": (_random,), "peaks": (_box(_PEAK, (-0.8, -0.4, -0.8, -0.4)),)},
+    "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
+    "modes": {"modes": (_modes,), "random": (_random,)},
+}

@@ -1,0 +1,1 @@
+"""Building blocks of learners: layers, actors, critics, mixers, distributions and policies."""

@@ -1,0 +1,310 @@
+"""Networks stacked over replicas: parameters ``[R, in, out]``, inputs and outputs ``[R, ..., features]``.
+
+Where a method has several networks of one shape (twin critics, one network per agent), they are stacked once more:
+parameters ``[R, *stack, in, out]``, so that one product serves all of them. :class:`Ensemble` and :class:`PerAgent`
+put the stack's axes where a method wants them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own short name
+from torch import Tensor, nn
+
+from marlzoo.modules.distributions import one_hot
+from marlzoo.rng import generators
+
+_plain = False  # see plain_products
+NARROW = 16  # outputs below which a product is faster with its factors transposed and exchanged
+
+
+class Init:
+    """Draws initial values, each replica from its own seed, so that R replicas start as R single runs would.
+
+    Values are drawn in float64 and cast, so that both precisions start from the same numbers.
+
+    Args:
+        seeds: one per replica.
+        device: of the parameters.
+        dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.replicas, self.device, self.dtype = len(seeds), torch.device(device), dtype
+        self._sources = generators(seeds, "init")
+
+    def uniform(self, bound: float, *shape: int) -> nn.Parameter:
+        """``[R, *shape]`` uniform on (-bound, bound)."""
+        drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._sources]
+        return self._parameter((2 * torch.stack(drawn) - 1) * bound)
+
+    def orthogonal(self, gain: float, *shape: int) -> nn.Parameter:
+        """``[R, ..., n_in, n_out]``, each matrix with orthonormal rows or columns times ``gain``."""
+        n_in, n_out = shape[-2:]
+        tall = (*shape[:-2], max(n_in, n_out), min(n_in, n_out))
+        matrices = []
+        for source in self._sources:
+            q, r = torch.linalg.qr(torch.randn(tall, generator=source, dtype=torch.float64))
+            # The signs make the distribution uniform over rotations.
+            q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
+            matrices.append(q if n_in >= n_out else q.mT)
+        return self._parameter(gain * torch.stack(matrices))
+
+    def constant(self, value: float, *shape: int) -> nn.Parameter:
+        """``[R, *shape]`` filled with ``value``."""
+        return self._parameter(torch.full((self.replicas, *shape), value, dtype=torch.float64))
+
+    def _parameter(self, value: Tensor) -> nn.Parameter:
+        return nn.Parameter(value.to(self.device, self.dtype).contiguous())
+
+
+class Linear(nn.Module):
+    """Affine map per replica, ``[R, ..., in] -> [R, ..., out]``.
+
+    Starts as PyTorch's ``nn.Linear`` does (uniform, bound 1/sqrt(in)), or orthogonal with zero bias when
+    ``gain`` is given.
+
+    Args:
+        init: draws the initial values.
+        n_in: input features.
+        n_out: output features.
+        gain: of an orthogonal start.
+        stack: sizes of further leading axes: ``[R, *stack, ..., in] -> [R, *stack, ..., out]``. An input's stack
+            axis may have size 1: all members read it.
+
+    Attributes:
+        products: the type in which matrices are multiplied, forwards and backwards; None: the parameters'. Fewer
+            than ``NARROW`` outputs (values, means) are always multiplied in the parameters' type.
+    """
+
+    def __init__(
+        self, init: Init, n_in: int, n_out: int, gain: float | None = None, stack: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.products: torch.dtype | None = None
+        bound, weight, bias = 1.0 / math.sqrt(n_in), (*stack, n_in, n_out), (*stack, 1, n_out)
+        if gain is None:
+            self.weight, self.bias = init.uniform(bound, *weight), init.uniform(bound, *bias)
+        else:
+            self.weight, self.bias = init.orthogonal(gain, *weight), init.constant(0.0, *bias)
+
+    def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
+        """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``.
+
+        The parts' other axes are equal or broadcast. A part that is broadcast (an observation beside many candidate
+        actions) is multiplied once, not once per copy. ``first``: only the first member of the stack's first axis.
+        """
+        weight, bias = (self.weight[:, :1], self.bias[:, :1]) if first else (self.weight, self.bias)
+        leading = {part.shape[:-1] for part in parts}
+        if len(leading) == 1:
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            return _affine(x, weight, bias, self.products)
+        rows = torch.split_with_sizes(weight, [part.shape[-1] for part in parts], dim=-2)
+        out = _affine(parts[0], rows[0], bias, self.products)
+        for part, own in zip(parts[1:], rows[1:], strict=True):
+            out = out + _affine(part, own, None, self.products)
+        return out
+
+
+@contextlib.contextmanager
+def reproducible_matmul() -> Iterator[None]:
+    """Let layers multiply in the one plain way until the block ends, whatever is fastest.
+
+    For numbers that must stay the same from version to version: recorded datasets, which results name by hash.
+    """
+    global _plain
+    before = torch.get_float32_matmul_precision(), _plain
+    _plain = True
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        _plain = before[1]
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtype | None) -> Tensor:
+    """``x [*stack, ..., in]``, ``weight [*stack, in, out]``, ``bias [*stack, 1, out]`` to ``[*stack, ..., out]``."""
+    stack, depth, n_out = weight.shape[:-2], weight.ndim - 2, weight.shape[-1]
+    if x.shape[:depth] != stack:
+        x = x.expand(*stack, *x.shape[depth:])
+    rows, weight = x.reshape(stack.numel(), -1, x.shape[-1]), weight.flatten(0, depth - 1)
+    offset = None if bias is None else bias.flatten(0, depth - 1)
+    if _plain:
+        out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
+        return out.view(*x.shape[:-1], n_out)
+    if n_out == 1:  # libraries multiply many rows by one column up to eight times slower
+        out = (rows * weight.mT).sum(-1, keepdim=True)
+    elif n_out < NARROW:
+        out = torch.bmm(weight.mT, rows.mT).mT
+    elif products is not None:
+        out = torch.bmm(rows.to(products), weight.to(products)).to(x.dtype)
+    elif offset is not None:
+        return torch.baddbmm(offset, rows, weight).view(*x.shape[:-1], n_out)
+    else:
+        out = torch.bmm(rows, weight)
+    return (out if offset is None else out + offset).reshape(*x.shape[:-1], n_out)
+
+
+class MLP(nn.Module):
+    """Fully connected network with ReLU between the layers, ``sizes = (in, hidden..., out)``.
+
+    Args:
+        init: draws the initial values.
+        sizes: features of every layer.
+        stack: see :class:`Linear`.
+        last_bound: draw the last layer's weights from (-bound, bound), so that outputs start near zero.
+    """
+
+    def __init__(
+        self, init: Init, sizes: Sequence[int], stack: Sequence[int] = (), last_bound: float | None = None
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Linear(init, a, b, stack=stack) for a, b in pairwise(sizes))
+        if last_bound is not None:
+            last = self.layers[-1]
+            last.weight = init.uniform(last_bound, *stack, *sizes[-2:])
+
+    def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
+        """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``; see :class:`Linear`."""
+        x: Tensor = self.layers[0](*parts, first=first)
+        for layer in self.layers[1:]:
+            x = layer(F.relu(x), first=first)
+        return x
+
+
+class Ensemble(nn.Module):
+    """Independent networks that read the same input, such as twin critics.
+
+    Args:
+        init: draws the initial values.
+        sizes: features of every layer.
+        members: K networks.
+        agents: N where every agent has networks of its own; 0 where agents share them.
+        norm: normalize the joined input by its :class:`BatchNorm` (one for all members of an agent).
+    """
+
+    def __init__(
+        self, init: Init, sizes: Sequence[int], members: int = 2, agents: int = 0, norm: bool = False
+    ) -> None:
+        super().__init__()
+        own = (agents,) if agents else ()
+        self.norm = BatchNorm(init, sizes[0], stack=own) if norm else None
+        self.members = MLP(init, sizes, stack=(members, *own))
+        self.agents = agents
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """``[R, ..., in_k]`` parts (``[R, ..., N, in_k]`` with networks per agent) ``-> [R, K, ..., out]``."""
+        return self._members(parts, first=False)
+
+    def first(self, *parts: Tensor) -> Tensor:
+        """The first member alone, ``-> [R, ..., out]``."""
+        return self._members(parts, first=True).squeeze(1)
+
+    def _members(self, parts: tuple[Tensor, ...], first: bool) -> Tensor:
+        if self.agents:
+            parts = tuple(part.movedim(-2, 1) for part in parts)
+        if self.norm is not None:
+            shape = [max(sizes) for sizes in zip(*(part.shape[:-1] for part in parts), strict=True)]
+            parts = (self.norm(torch.cat([p.expand(*shape, p.shape[-1]) for p in parts], -1), batch=True),)
+        out: Tensor = self.members(*(part.unsqueeze(1) for part in parts), first=first)
+        return out.movedim(2, -2) if self.agents else out
+
+
+class PerAgent(nn.Module):
+    """Gives every agent its own member of a network stacked with ``stack=(N,)``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *parts: Tensor, **options: bool) -> Any:
+        """``[R, ..., N, in_k]`` parts ``-> [R, ..., N, out]``, or several such where the network has several."""
+        out = self.network(*(part.movedim(-2, 1) for part in parts), **options)
+        return out.movedim(1, -2) if isinstance(out, Tensor) else tuple(x.movedim(1, -2) for x in out)
+
+
+def for_agents(make: Callable[[tuple[int, ...]], nn.Module], agents: int = 0) -> nn.Module:
+    """One network for all agents (``agents`` 0), or one per agent of ``agents``; ``make`` takes the stack."""
+    return PerAgent(make((agents,))) if agents else make(())
+
+
+class LayerNorm(nn.Module):
+    """Normalization over the last axis with a scale and an offset per replica (and per member of a stack)."""
+
+    def __init__(self, init: Init, size: int, stack: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.scale, self.offset = init.constant(1.0, *stack, size), init.constant(0.0, *stack, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, *stack, ..., size] -> [R, *stack, ..., size]``."""
+        shape = (*self.scale.shape[:-1], *(1,) * (x.ndim - self.scale.ndim), x.shape[-1])
+        return F.layer_norm(x, x.shape[-1:]) * self.scale.view(shape) + self.offset.view(shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization per replica (and per member of a stack), with PyTorch's constants.
+
+    Which statistics are used is said by every call, because a learner and the policy that it deploys share the
+    layer: the input's own (which also moves the running ones), or the running ones.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self, init: Init, size: int, stack: Sequence[int] = (), momentum: float = 0.1, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.scale, self.offset = init.constant(1.0, *stack, size), init.constant(0.0, *stack, size)
+        self.register_buffer("running_mean", init.constant(0.0, *stack, size).data)
+        self.register_buffer("running_var", init.constant(1.0, *stack, size).data)
+        self.momentum, self.eps = momentum, eps
+
+    def forward(self, x: Tensor, batch: bool = False) -> Tensor:
+        """``[R, *stack, ..., size] -> [R, *stack, ..., size]``."""
+        depth = self.scale.ndim - 1
+        rows = x.flatten(depth, -2)  # [R, *stack, rows, size]
+        mean, var = self.running_mean, self.running_var
+        if batch:
+            var, mean = torch.var_mean(rows, dim=-2, correction=0)
+            with torch.no_grad():
+                unbiased = var * (rows.shape[-2] / max(rows.shape[-2] - 1, 1))
+                self.running_mean.lerp_(mean.detach(), self.momentum)
+                self.running_var.lerp_(unbiased.detach(), self.momentum)
+        factor = self.scale * torch.rsqrt(var + self.eps)
+        out = (rows - mean.unsqueeze(-2)) * factor.unsqueeze(-2) + self.offset.unsqueeze(-2)
+        return out.view(x.shape)
+
+
+def with_agent_id(x: Tensor) -> Tensor:
+    """Append each agent's one-hot number: ``[..., N, F] -> [..., N, F + N]``."""
+    n = x.shape[-2]
+    identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(*x.shape[:-2], n, n)
+    return torch.cat((x, identity), dim=-1)
+
+
+def with_last_action(obs: Tensor, action: Tensor, n_actions: int) -> Tensor:
+    """Append the one-hot action of the step before (zeros in the first row).
+
+    Args:
+        obs: ``[R, B, L + 1, N, O]``.
+        action: ``[R, B, L, N]`` int64.
+        n_actions: A.
+
+    Returns:
+        ``[R, B, L + 1, N, O + A]``.
+    """
+    taken = one_hot(action, n_actions, obs.dtype)
+    return torch.cat((obs, F.pad(taken, (0, 0, 0, 0, 1, 0))), dim=-1)

@@ -1,0 +1,1 @@
+"""Losses, targets, returns and action search that methods share."""

@@ -1,0 +1,1 @@
+"""Recording datasets: collection, recipes, and training of behavior policies."""

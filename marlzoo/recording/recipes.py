@@ -1,0 +1,203 @@
+"""Regenerating datasets from shipped teachers: the same arguments and versions give the same bytes.
+
+The quality ``random`` needs no teacher: where none makes it, a uniformly random policy does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from marlzoo.data.card import Card
+from marlzoo.data.formats.native import write_omiga
+from marlzoo.data.names import SUFFIX, dataset_path
+from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.modules.policies import Policy, UniformPolicy
+from marlzoo.recording.collect import NUM_ENVS, Episode, dataset_of, record
+from marlzoo.registry import make_env, task_spec
+from marlzoo.rng import derive
+from marlzoo.spec import Spec
+from marlzoo.teachers.offers import RANDOM, SEED, SOURCE, TRANSITIONS, qualities
+from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
+from marlzoo.version import __version__
+
+LICENCE = "Apache-2.0"
+
+
+def recipe_path(task: str, quality: str, transitions: int = TRANSITIONS, seed: int = SEED) -> Path:
+    """Where a collected dataset goes: size and seed are part of its name where they are not the usual ones."""
+    return dataset_path(
+        f"{task}/{SOURCE}/{quality}",
+        transitions=None if transitions == TRANSITIONS else transitions,
+        seed=None if seed == SEED else seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One policy that takes part: how it is made, the training steps behind it, the name of its random streams."""
+
+    policy: Callable[[], Policy]
+    steps: int
+    stream: int | str
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Who makes a quality of a task's data: the stages, and what the card tells of their origin."""
+
+    task: str
+    quality: str
+    spec: Spec
+    stages: tuple[_Stage, ...]
+    origin: dict[str, Any]
+    note: str
+
+
+def collect(
+    task: str,
+    quality: str,
+    transitions: int = TRANSITIONS,
+    seed: int = SEED,
+    path: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    folder: Path = FOLDER,
+) -> Path:
+    """Regenerate a dataset of exactly ``transitions`` steps and write it (replacing an older file) in one step.
+
+    The teacher's snapshots that make the quality act with exploration, in equal shares, one after another in
+    the order of their training (see :func:`marlzoo.recording.collect.record`):
+
+    - ``random``: the freshly initialized policy; where the task has no teacher, or one without this quality (SMAX),
+      a policy that takes every legal action, or every point of the box, with the same probability;
+    - ``medium``, ``expert``: one snapshot;
+    - ``medium-expert``: half and half, the same episodes as in the single datasets of half the size;
+    - ``medium-replay``: snapshots spread evenly over the training from its start to the medium one. It
+      stands for a replay buffer without repeating the training.
+
+    A policy's samples may leave the box [-1, 1]; they are clipped before they are executed and recorded. Each
+    snapshot's last episode is cut where its share is full: it carries neither end flag.
+
+    The bytes depend on the arguments, the teacher and the versions in the card, not on the number of threads.
+    Another kind of processor may round differently.
+
+    Args:
+        task: full task name.
+        quality: one of :func:`qualities`.
+        transitions: number of steps.
+        seed: of starts and exploration.
+        path: file to write, ending in ``.hdf5`` or ``.h5``; default: :func:`recipe_path`.
+        progress: called with steps recorded and steps in all.
+        folder: of the teachers.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: the task has no teacher, and the quality needs one.
+        UnknownNameError: the teacher does not have this quality.
+        ConfigError: a wrong number of transitions, a negative seed, or a file name that is not HDF5's.
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    recipe = _recipe(task, quality, folder)
+    stages = recipe.stages
+    _require_count("transitions", transitions, len(stages))
+    _require_count("seed", seed, 0)
+    target = recipe_path(task, quality, transitions, seed) if path is None else Path(path).expanduser()
+    if target.suffix not in (SUFFIX, ".h5"):
+        raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
+    shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
+    episodes: list[Episode] = []
+    metadata: dict[str, Any] = {}
+    for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
+        env = make_env(task, NUM_ENVS)
+        try:
+            episodes += record(
+                stage.policy(),
+                env,
+                share,
+                derive(seed, "collect", task, stage.stream),
+                None if progress is None else _offset(progress, before, transitions),
+            )
+            metadata = dict(env.metadata)
+        finally:
+            env.close()
+    card = _card(recipe, transitions, seed, shares, metadata)
+    write_omiga(dataset_of(recipe.spec, episodes, card), target)
+    return target
+
+
+def _recipe(task: str, quality: str, folder: Path) -> _Recipe:
+    """Who makes a quality; raises as :func:`collect` says."""
+    needed = quality != RANDOM or task in teacher_names(folder)
+    teacher = load_teacher(task, folder) if needed else None
+    if teacher is None or (quality == RANDOM and RANDOM not in teacher.qualities):
+        spec = task_spec(task)
+        stage = _Stage(lambda: UniformPolicy(spec), 0, "uniform")
+        where = "the legal actions" if spec.discrete else "the box [-1, 1]"
+        note = f"actions were drawn uniformly from {where}"
+        return _Recipe(task, quality, spec, (stage,), {"policy": "uniform"}, note)
+    if quality not in teacher.qualities:
+        raise UnknownNameError(f"quality of {task}", quality, qualities(task, folder))
+    return _Recipe(
+        task,
+        quality,
+        teacher.spec,
+        tuple(_stage(teacher, k) for k in teacher.qualities[quality]),
+        {"teacher": teacher.sha256, "teacher_command": teacher.command},
+        "actions explore as the teacher's method does, among the legal ones"
+        if teacher.spec.discrete
+        else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
+    )
+
+
+def _stage(teacher: Teacher, snapshot: int) -> _Stage:
+    known = teacher.snapshots[snapshot]
+    return _Stage(lambda: teacher.policy(snapshot), known.steps, known.updates)
+
+
+def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda steps: progress(before + steps, total)
+
+
+def _card(recipe: _Recipe, transitions: int, seed: int, shares: list[int], metadata: dict[str, Any]) -> Card:
+    stages = [
+        {"steps_trained": stage.steps, "transitions": share}
+        for stage, share in zip(recipe.stages, shares, strict=True)
+    ]
+    packages = {"marlzoo": __version__, "numpy": np.__version__, "torch": str(torch.__version__)}
+    return Card(
+        task=recipe.task,
+        source=SOURCE,
+        quality=recipe.quality,
+        engine=" ".join(str(metadata[k]) for k in ("engine", "engine_version") if k in metadata),
+        versions=packages,
+        options=metadata,
+        license=LICENCE,
+        recipe={
+            "command": f"marlzoo data collect {recipe.task} --quality {recipe.quality} "
+            f"--transitions {transitions} --seed {seed}",
+            "task": recipe.task,
+            "quality": recipe.quality,
+            "transitions": transitions,
+            "seed": seed,
+            **recipe.origin,
+            "stages": stages,
+        },
+        notes=(
+            recipe.note,
+            "the last episode of each stage is cut where its share is full and has no end flag",
+        ),
+    )
+
+
+def _require_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"data collect: {name} is {value!r}; it must be an integer of at least {least}")

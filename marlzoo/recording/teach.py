@@ -1,0 +1,247 @@
+"""Make a teacher: train a behavior team, measure it along the way, keep the snapshots that data need.
+
+    marlzoo data teach mamujoco/hopper-3x1
+
+takes the options that the task's plan says (:mod:`marlzoo.teachers.plans`), which flags change;
+``python -m marlzoo.recording.teach TASK --method METHOD ...`` takes no plan.
+
+It may be interrupted: called again it goes on where it stopped. The same command, versions and kind of
+processor give the same teacher (the training uses one thread of torch; the simulator's number of threads does not
+matter).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.errors import ConfigError
+from marlzoo.recording.collect import play, repeatable
+from marlzoo.registry import make, make_env, task_spec
+from marlzoo.rng import derive
+from marlzoo.teachers.store import FOLDER, Snapshot, Teacher, save_teacher
+from marlzoo.training.checkpoint import load_arrays, save_arrays
+from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_online
+from marlzoo.version import __version__
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a teacher is made."""
+
+    method: str  # an online method, with the settings it has for the task's family
+    settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
+    steps: int = 4_000_000  # team steps of training
+    until: int | None = (
+        None  # stop after so many, the step size falling as if it went on; without it, it goes on
+    )
+    seed: int = 0  # of everything
+    medium_return: float | None = None  # wanted of the medium policy; None: halfway from start to end
+    poor_return: float | None = (
+        None  # wanted of the poor one: makes poor, medium, good in place of the five others
+    )
+    stages: int = 8  # snapshots, evenly spread from the start to the medium one, that make medium-replay
+    every: int = 6  # updates between two snapshots
+    trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
+    episodes: int = 100  # episodes to measure the kept snapshots by
+    work: Path = Path("teacher-runs")  # folder for the unfinished training
+    out: Path = FOLDER  # folder for the teacher
+
+    def command(self, task: str) -> str:
+        """The command line that makes this teacher."""
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("work", "out")]
+        words = ["python", "-m", "marlzoo.recording.teach", task]
+        for name, value in given:
+            if value not in (None, ()):
+                several = value if isinstance(value, tuple) else (value,)
+                words += [f"--{name.replace('_', '-')}", *map(str, several)]
+        return shlex.join(words)
+
+    def changed(self) -> dict[str, Any]:
+        """The changed settings by name.
+
+        Raises:
+            ConfigError: one is not of the form NAME=VALUE.
+        """
+        changed = {}
+        for word in self.settings:
+            name, _, text = word.partition("=")
+            try:
+                changed[name] = json.loads(text)
+            except ValueError as error:
+                raise ConfigError(f"teacher: {word!r} is not NAME=VALUE with a JSON value") from error
+        return changed
+
+
+def make_teacher(task: str, options: Options) -> Path:
+    """Train a behavior team and write its teacher; returns the description's path.
+
+    Raises:
+        UnknownNameError: unknown task or method.
+        ConfigError: the training is too short for its snapshots, or the method does not learn online.
+        OutputError: a file cannot be written.
+    """
+    o = options
+    learner = learner_of(task, o)
+    run = run_folder(learner, task, o)
+    curve = _train(learner, task, o, run)
+    last = learner.updates  # a training that once stopped elsewhere has left other files
+    found = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
+    done = [k for k in found if k == last or (k < last and k % o.every == 0)]
+    policies = [load_arrays(run / f"{k:06d}.npz")[0] for k in done]
+    tried = measure(learner, task, policies, done, o.trial)
+    medium = _nearest(tried, 1, len(tried) - 1, o.medium_return)
+    poor = None if o.poor_return is None else _nearest(tried, 0, medium, o.poor_return)
+    kept = [*(_ladder(medium, o.stages) if poor is None else (poor, medium)), len(done) - 1]
+    snapshots = measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
+    teacher = Teacher(
+        task=task,
+        method=o.method,
+        config=learner.config.to_dict(),
+        seed=o.seed,
+        spec=learner.spec,
+        snapshots=tuple(snapshots),
+        qualities=_qualities(len(kept) - 1) if poor is None else {"poor": (0,), "medium": (1,), "good": (2,)},
+        command=o.command(task),
+        versions=_versions(task),
+        sha256="",
+        arrays={name: np.stack([policies[k][name] for k in kept]) for name in policies[0]},
+    )
+    return save_teacher(teacher, curve_csv(curve), o.out)
+
+
+def learner_of(task: str, options: Options) -> Algorithm:
+    """The untrained learner."""
+    domain = task.partition("/")[0]
+    spec = task_spec(task)
+    return make(options.method, spec, seeds=[options.seed], domain=domain, **options.changed())
+
+
+def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
+    """Where the unfinished training lies: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
+    o = options
+    return o.work / (
+        f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
+    )
+
+
+def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
+    settings, steps, every = settings_of(learner), options.steps, options.every
+    if every < 1 or steps < 3 * every * settings.num_envs * settings.rollout:
+        raise ConfigError(f"teacher: {steps} steps leave no room for a medium snapshot; train longer")
+    env = make_env(task, learner.replicas * settings.num_envs)
+
+    def keep(done: int) -> None:
+        state = learner.policy().state_dict()
+        save_arrays(run / f"{done:06d}.npz", {k: v.numpy()[0] for k, v in state.items()}, {})
+
+    def keep_some(done: int) -> None:
+        if done % every == 0:
+            keep(done)
+
+    def show(done: int, total: int, points: list[CurvePoint]) -> None:
+        for point in points:
+            if point.mean_return is not None:
+                print(
+                    f"{task}: update {done}/{total}, {point.steps:,} steps, return {point.mean_return:.1f} "
+                    f"± {point.std_return:.1f}, length {point.mean_length:.0f}, {point.seconds:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    try:
+        with repeatable():
+            curve = train_online(
+                learner,
+                env,
+                steps=steps,
+                until=options.until,
+                checkpoint=run / "training.npz",
+                on_update=keep_some,
+                on_progress=show,
+            )
+        keep(learner.updates)
+        return curve
+    finally:
+        env.close()
+
+
+def measure(
+    learner: Algorithm, task: str, policies: list[Arrays], done: list[int], episodes: int
+) -> list[Snapshot]:
+    """Play episodes with each policy, acting with exploration."""
+    settings, policy, env = settings_of(learner), learner.policy(), make_env(task, episodes)
+    snapshots = []
+    for arrays, updates in zip(policies, done, strict=True):
+        policy.load_state_dict({name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()})
+        found = play(policy, env, derive(learner.seeds[0], "measure", updates))
+        returns = np.array([episode.total for episode in found])
+        snapshot = Snapshot(
+            updates=updates,
+            steps=updates * settings.num_envs * settings.rollout,
+            episodes=episodes,
+            mean_return=float(returns.mean()),
+            std_return=float(returns.std()),
+            mean_length=float(np.mean([episode.length for episode in found])),
+            win_rate=float(np.mean([episode.won for episode in found])) if env.can_win else None,
+        )
+        snapshots.append(snapshot)
+    env.close()
+    return snapshots
+
+
+def _nearest(tried: list[Snapshot], low: int, high: int, wanted: float | None) -> int:
+    """The snapshot of low..high - 1 whose mean return is nearest to the wanted one (None: halfway to the end)."""
+    returns = np.array([snapshot.mean_return for snapshot in tried])
+    goal = float(returns[0] + returns[-1]) / 2 if wanted is None else wanted
+    return low + int(np.abs(returns[low:high] - goal).argmin())
+
+
+def _qualities(last: int) -> dict[str, tuple[int, ...]]:
+    """Snapshots of the qualities of MuJoCo and the particle world, from those up to the medium one and the last."""
+    return {
+        "random": (0,),
+        "medium": (last - 1,),
+        "medium-replay": tuple(range(last)),
+        "medium-expert": (last - 1, last),
+        "expert": (last,),
+    }
+
+
+def _ladder(medium: int, stages: int) -> list[int]:
+    """Up to ``stages`` different snapshot numbers, evenly spread over 0..medium, both included."""
+    return sorted({int(k) for k in np.linspace(0, medium, stages).round()})
+
+
+def _versions(task: str) -> dict[str, str]:
+    env = make_env(task, 1)
+    engine = {k: str(v) for k, v in env.metadata.items() if k.startswith("engine") or k == "gymnasium"}
+    env.close()
+    packages = {"marlzoo": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
+    return {"python": sys.version.split()[0], **packages, **engine}
+
+
+def main(task: tyro.conf.Positional[str], options: tyro.conf.OmitArgPrefixes[Options]) -> None:
+    """Make a teacher.
+
+    Args:
+        task: full task name.
+        options: how.
+    """
+    print(make_teacher(task, options))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

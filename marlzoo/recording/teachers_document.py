@@ -1,0 +1,136 @@
+"""Writes the document about shipped teachers: ``python -m marlzoo.recording.teachers_document FILE``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from marlzoo.data.catalog import published
+from marlzoo.system.files import write_text_atomic
+from marlzoo.teachers.plans import plans
+from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
+
+HEAD = """# Teachers
+
+`marlzoo data collect TASK --quality QUALITY` records data with the teams below, which ship with the package. The
+quality `random` needs no teacher: where none below makes it, in any task, a policy does that takes every legal action
+(or every point of the box) with the same probability.
+
+Returns are means ± standard deviations over {episodes} episodes of each snapshot, acting with exploration as when
+data are recorded; a quality of several snapshots counts each by the number of its episodes in equal shares of steps.
+The published mean is that of the dataset that the quality stands for; ours were made by other learners, so only the
+level is meant to agree. Learning curves lie beside the teachers, `marlzoo/teachers/*.csv`.
+
+Made by `python -m marlzoo.recording.teachers_document docs/teachers.md`.
+
+| task | quality | return | wins | published mean | dataset |
+| --- | --- | ---: | ---: | ---: | --- |
+"""
+COMMANDS = """
+## Commands
+
+Each runs on one core, goes on where it was interrupted, and gives the same teacher again with the same versions.
+Times are those of the training that made the teacher, on one core of a machine of two that had other work too.
+
+| task | trained steps | minutes | steps/s | command |
+| --- | ---: | ---: | ---: | --- |
+"""
+BELOW = """
+## Not reached
+
+The last quality of these teachers lies below its goal: the published mean of the dataset, for SMAX a tenth of it
+(the best return is 2 there and 20 in SMAC, and the opponents differ, as does the prey of tag and world). The command
+trains, from the start, for ten million steps, as online trainings of the literature do, or for three times as many as
+here where that is more; the hours are those steps at the speed above. Whether the goal is then reached is not known.
+
+| task | steps | return | goal | from | steps to train | hours | command |
+| --- | ---: | ---: | ---: | --- | ---: | ---: | --- |
+"""
+LONG = 10_000_000  # steps of online trainings in the literature
+LONGER = 3  # times the steps of a training that was long itself
+
+
+def level(teacher: Teacher, quality: str) -> tuple[float, float]:
+    """Mean and standard deviation of the episode returns in data of a quality."""
+    found = [teacher.snapshots[k] for k in teacher.qualities[quality]]
+    mean, std = (np.array([getattr(s, name) for s in found]) for name in ("mean_return", "std_return"))
+    weight = 1.0 / np.array([s.mean_length for s in found])
+    weight /= weight.sum()
+    centre = float(weight @ mean)
+    return centre, float(np.sqrt(weight @ (std**2 + (mean - centre) ** 2)))
+
+
+def document(folder: Path = FOLDER) -> str:
+    """The whole text."""
+    teachers = [load_teacher(task, folder) for task in teacher_names(folder)]
+    episodes = " or ".join(map(str, sorted({s.episodes for t in teachers for s in t.snapshots})))
+    parts = [HEAD.format(episodes=episodes), *(row for t in teachers for row in _levels(t)), COMMANDS]
+    parts += [_command(teacher, folder) for teacher in teachers]
+    below = [row for t in teachers for row in _below(t, folder)]
+    parts += [BELOW, *below] if below else []
+    return "".join(parts)
+
+
+def _levels(teacher: Teacher) -> Iterator[str]:
+    """One line per quality."""
+    plan = plans().get(teacher.task)
+    source = plan.published if plan else ""
+    for quality in teacher.qualities:
+        mean, std = level(teacher, quality)
+        found = [teacher.snapshots[k] for k in teacher.qualities[quality]]
+        entry = published().get(f"{source}/{quality}")
+        known = entry is not None and entry.mean_return is not None
+        theirs = f"{entry.mean_return:.1f} | {entry.name}" if entry is not None and known else "— | —"
+        ours = f"{_number(mean)} ± {_number(std)} | {_wins([s.win_rate for s in found])}"
+        yield f"| {teacher.task} | {quality} | {ours} | {theirs} |\n"
+
+
+def _wins(rates: list[float | None]) -> str:
+    """Share of won episodes; a dash where the task cannot be won."""
+    known = [rate for rate in rates if rate is not None]
+    return f"{100 * np.mean(known):.0f} %" if known else "—"
+
+
+def _number(value: float) -> str:
+    """Two places for the returns of SMAX, which are at most 2."""
+    return f"{value:.2f}" if abs(value) < 2.5 else f"{value:.1f}"
+
+
+def _speed(teacher: Teacher, folder: Path) -> tuple[int, float]:
+    """Steps trained, and seconds that they took."""
+    curve = (folder / f"{teacher.task.replace('/', '--')}.csv").read_text(encoding="utf-8").splitlines()
+    seconds = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
+    return teacher.snapshots[-1].steps, seconds
+
+
+def _command(teacher: Teacher, folder: Path) -> str:
+    steps, seconds = _speed(teacher, folder)
+    return (
+        f"| {teacher.task} | {steps:,} | {seconds / 60:.0f} | {steps / seconds:.0f} | `{teacher.command}` |\n"
+    )
+
+
+def _below(teacher: Teacher, folder: Path) -> Iterator[str]:
+    """One line where the last quality does not reach its goal."""
+    plan, best = plans().get(teacher.task), list(teacher.qualities)[-1]
+    if plan is None or not (plan.like or plan.published):
+        return
+    entry = published()[plan.like or f"{plan.published}/{best}"]
+    mean, _ = level(teacher, best)
+    if entry.mean_return is None or mean >= plan.scale * entry.mean_return:
+        return
+    steps, seconds = _speed(teacher, folder)
+    more = max(LONG, LONGER * plan.options["steps"])
+    command = f"marlzoo data teach {teacher.task} --steps {more}"
+    goal, hours = plan.scale * entry.mean_return, more / steps * seconds / 3600
+    yield (
+        f"| {teacher.task} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {more:,} | {hours:.1f} | "
+        f"`{command}` |\n"
+    )
+
+
+if __name__ == "__main__":
+    write_text_atomic(Path(sys.argv[1]), document())

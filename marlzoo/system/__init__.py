@@ -1,0 +1,1 @@
+"""Files, machine, network and safe deserialization."""

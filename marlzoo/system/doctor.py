@@ -1,0 +1,199 @@
+"""What is installed, what is missing, and the command that fixes it. Needs the standard library only."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from marlzoo.system.machine import home
+
+State = Literal["ok", "missing", "note"]
+
+_REQUIREMENT = re.compile(
+    r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*[\"']([^\"']+)[\"'])?"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``missing`` is a fault, ``note`` something that only some uses need."""
+
+    state: State
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def diagnose() -> list[Finding]:
+    """Look at the interpreter, the packages, the accelerator, the simulators, the plugins and the folders."""
+    packages = list(_packages())
+    if any(finding.state == "missing" for finding in packages):
+        later = "not looked at: they need the packages that are missing above"
+        running = [Finding("note", "methods, tasks", later)]
+    else:
+        running = [*_accelerator(), *_plugins(), *_teachers()]
+    return [
+        _python(),
+        *packages,
+        *running,
+        _folder("datasets", home() / "datasets"),
+        _folder("results", Path("results").absolute()),
+    ]
+
+
+def report(findings: list[Finding]) -> str:
+    """Findings as lines of text, remedies below what they remedy."""
+    signs = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{signs[finding.state]} {finding.what:<{width}}  {finding.found}")
+        if finding.remedy:
+            lines.append(f"{'':7} {'':<{width}}  -> {finding.remedy}")
+    faults = sum(finding.state == "missing" for finding in findings)
+    lines.append("everything needed is there" if not faults else f"{faults} missing")
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    return Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")
+
+
+def _packages() -> Iterator[Finding]:
+    """marlzoo itself, what it requires, and what its extras require."""
+    try:
+        own, required = metadata.version("marlzoo"), metadata.requires("marlzoo") or []
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            "missing", "marlzoo", "imported, but not installed", "make install, or: pip install -e ."
+        )
+        return
+    yield Finding("ok", "marlzoo", f"{own} at {Path(__file__).parent}")
+    for text in required:
+        match = _REQUIREMENT.match(text)
+        if match is None:
+            continue
+        name, wanted, extra = match[1], match[2].strip(), match[3]
+        remedy = f"{sys.executable} -m pip install '{name}{wanted}'"
+        state: State = "note" if extra else "missing"
+        what = f"{name} ({extra})" if extra else name
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(state, what, "not installed", remedy)
+            continue
+        if fits(version, wanted):
+            yield Finding("ok", what, version)
+        else:
+            yield Finding(state, what, f"{version}, but {wanted} is asked for", remedy)
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Whether a version lies in a range such as ``>=1.2,<2`` (only ``>=`` and ``<`` count)."""
+    mine = _numbers(version)
+    for bound in filter(None, (part.strip() for part in wanted.split(","))):
+        if bound.startswith(">=") and mine < _numbers(bound[2:]):
+            return False
+        if bound.startswith("<") and not bound.startswith("<=") and mine >= _numbers(bound[1:]):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    digits = re.match(r"\s*(\d+(?:\.\d+)*)", version)
+    return tuple(map(int, digits[1].split("."))) if digits else ()
+
+
+def _accelerator() -> Iterator[Finding]:
+    try:
+        torch = importlib.import_module("torch")
+    except Exception as error:  # a broken native library fails in any way
+        yield Finding("missing", "torch", f"cannot be imported: {_line(error)}", "make install")
+        return
+    yield Finding("ok", "processor", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        yield Finding("ok", "GPU", f"{torch.cuda.get_device_name(0)} (--device cuda)")
+    else:
+        remedy = (
+            "on a machine with one: make clean install TORCH_INDEX=the address on PyTorch's installation page"
+        )
+        yield Finding("note", "GPU", f"none that torch {torch.__version__} can use", remedy)
+
+
+def _plugins() -> Iterator[Finding]:
+    try:
+        registry = importlib.import_module("marlzoo.registry")
+    except Exception as error:  # reported, whatever it is
+        yield Finding("missing", "registry", f"cannot be imported: {_line(error)}", "make install")
+        return
+    listing = registry.list_methods()
+    twice = {name: modules for name, modules in listing.modules.items() if len(modules) > 1}
+    yield Finding("ok", "methods", ", ".join(listing.modules) or "none")
+    for name, modules in twice.items():
+        yield Finding(
+            "missing", f"method {name}", f"taken by {' and '.join(modules)}", "rename one of the files"
+        )
+    for name in listing.modules.keys() - twice.keys():
+        try:
+            registry.find_method(name)
+        except Exception as error:  # a foreign module fails in any way
+            remedy = "correct it, or remove the package that brings it"
+            yield Finding("missing", f"method {name}", _line(error), remedy)
+    for plugin, why in listing.broken.items():
+        remedy = "install or remove the package that declares it"
+        yield Finding("missing", f"plugin {plugin}", why, remedy)
+    for family in registry.task_families():
+        yield _environment(registry, family)
+
+
+def _environment(registry: object, family: str) -> Finding:
+    """Make one copy of the family's first task, which starts its simulator."""
+    what = f"tasks {family}"
+    try:
+        names = [name for name in registry.task_names() if name.startswith(f"{family}/")]  # type: ignore[attr-defined]
+        registry.make_env(names[0], 1).close()  # type: ignore[attr-defined]
+    except Exception as error:  # reported, whatever it is
+        if type(error).__name__ in ("MissingExtraError", "MissingSimulatorError"):
+            return Finding("note", what, _line(error))  # the text has the remedy
+        return Finding(
+            "missing", what, _line(error), f"pip install --upgrade 'marlzoo' (needs {family}'s packages)"
+        )
+    return Finding("ok", what, f"{len(names)} tasks; {names[0]} starts")
+
+
+def _teachers() -> Iterator[Finding]:
+    try:
+        names = importlib.import_module("marlzoo.teachers.store").teacher_names()
+    except Exception as error:  # reported, whatever it is
+        yield Finding("missing", "teachers", _line(error), "make install")
+        return
+    if names:
+        yield Finding("ok", "teachers", f"{', '.join(names)} (marlzoo data collect)")
+    else:
+        yield Finding("missing", "teachers", "none in the package", "install marlzoo again")
+
+
+def _folder(what: str, path: Path) -> Finding:
+    """Whether a folder, or the nearest one above it that exists, can be written, and the space left there."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    if not os.access(there, os.W_OK):
+        return Finding("missing", what, f"{path} cannot be written", f"chmod u+w {there}")
+    if free < 2:
+        return Finding(
+            "note", what, f"{path}, {free:.1f} GiB free", "free some space; datasets can take gigabytes"
+        )
+    return Finding("ok", what, f"{path}, {free:.0f} GiB free")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

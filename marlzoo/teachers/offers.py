@@ -1,0 +1,45 @@
+"""Which qualities of data can be collected for a task; needs no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from marlzoo.registry import task_names
+from marlzoo.teachers.plans import how_to_train
+from marlzoo.teachers.store import FOLDER, load_teacher, teacher_names
+
+SOURCE = "marlzoo"
+TRANSITIONS, SEED = 100_000, 0  # what a dataset's plain name stands for
+RANDOM = "random"  # the quality that every task has
+_SIZED = re.compile(
+    r"(?P<quality>.+?)(-n(?P<transitions>\d+))?(-s(?P<seed>\d+))?"
+)  # as recipe_path names files
+
+
+def qualities(task: str, folder: Path = FOLDER) -> list[str]:
+    """Qualities of a task's data: those of its teacher, if it has one, and ``random``."""
+    taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
+    return taught if RANDOM in taught else [RANDOM, *taught]
+
+
+def how_to_collect(task: str, quality: str) -> str:
+    """The command that makes data of a quality, as in a dataset's name (``medium``, ``medium-n500-s1``).
+
+    Empty where no recipe makes it.
+    """
+    found = _SIZED.fullmatch(quality)
+    if found is None or task not in task_names() or found["quality"] not in qualities(task):
+        return ""
+    size = f" --transitions {found['transitions']}" if found["transitions"] else ""
+    start = f" --seed {found['seed']}" if found["seed"] else ""
+    return f"marlzoo data collect {task} --quality {found['quality']}{size}{start}"
+
+
+def instead(task: str) -> str:
+    """A sentence for who asked for a quality of a task's data that no recipe makes."""
+    if task not in task_names():
+        return f"There is no task {task}; marlzoo list tasks shows all"
+    known = ", ".join(qualities(task))
+    more = "" if task in teacher_names() else f"; the others need a teacher; {how_to_train(task)}"
+    return f"The qualities of {task} that marlzoo data collect makes: {known}{more}"

@@ -1,0 +1,162 @@
+"""Checkpoints: one ``.npz`` of arrays and a JSON text; written atomically, read without unpickling."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.config import replica_configs
+from marlzoo.errors import CheckpointError
+from marlzoo.registry import find_method
+from marlzoo.spec import Spec
+from marlzoo.system.files import atomic_write
+from marlzoo.version import __version__
+
+FORMAT = "marlzoo-checkpoint-2"
+LEARNER, EXTRA = "learner/", "extra/"
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    """Write arrays and plain metadata to ``path``; a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    text = np.frombuffer(json.dumps({"format": FORMAT, **meta}, sort_keys=True).encode(), dtype=np.uint8)
+    with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **{"meta": text, **arrays})
+
+
+def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Inverse of :func:`save_arrays`.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        if not zipfile.is_zipfile(
+            path
+        ):  # np.load would take it for something else, and advise to unpickle it
+            raise zipfile.BadZipFile("it is not a complete .npz file")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        meta = json.loads(arrays.pop("meta").tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({error}); delete it or give another"
+        ) from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format", "none") if isinstance(meta, dict) else "none"
+        raise CheckpointError(
+            f"{path}: its format is {found}, this version's is {FORMAT}; delete it, or go on with the version "
+            "that wrote it"
+        )
+    return arrays, meta
+
+
+def describe(algorithm: Algorithm) -> dict[str, Any]:
+    """What identifies a learner: method, spec, seeds and settings (plain values)."""
+    return {
+        "method": algorithm.name,
+        "spec": algorithm.spec.to_dict(),
+        "seeds": algorithm.seeds,
+        "configs": [config.to_dict() for config in algorithm.configs],
+        "dtype": str(algorithm.dtype).removeprefix("torch."),
+    }
+
+
+def save(
+    path: str | Path,
+    algorithm: Algorithm,
+    extra: Mapping[str, NDArray[Any]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a learner, and whatever else a resume needs, under ``path``.
+
+    Args:
+        path: the file.
+        algorithm: the learner.
+        extra: further arrays (sampler position, evaluations).
+        meta: further plain values.
+
+    Raises:
+        OutputError: it could not be written; the old file is left as it was.
+    """
+    tensors = {f"{LEARNER}{k}": v.detach().cpu().numpy() for k, v in algorithm.state_tensors().items()}
+    others = {f"{EXTRA}{k}": v for k, v in (extra or {}).items()}
+    versions = {"marlzoo": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    described = {**describe(algorithm), "updates": algorithm.updates, "versions": versions}
+    save_arrays(path, {**tensors, **others}, {**described, **(meta or {})})
+
+
+def restore(path: str | Path, algorithm: Algorithm) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Put a saved state into a learner of the same configuration; returns the extra arrays and metadata.
+
+    Raises:
+        CheckpointError: it is broken, or belongs to another method, task, configuration or seeds.
+    """
+    arrays, meta = load_arrays(path)
+    mine = describe(algorithm)
+    for key, value in mine.items():
+        if meta.get(key) != json.loads(json.dumps(value)):
+            raise CheckpointError(
+                f"{path}: belongs to another run: {key} is {_short(meta.get(key), value)} there; "
+                "delete it or give another place for this run's checkpoint"
+            )
+    _fill(algorithm, arrays, meta)
+    return {k.removeprefix(EXTRA): v for k, v in arrays.items() if k.startswith(EXTRA)}, meta
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
+    """Rebuild a learner from its checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or broken.
+        UnknownNameError: its method is not installed.
+    """
+    arrays, meta = load_arrays(path)
+    try:
+        cls = find_method(meta["method"])
+        seeds, spec = meta["seeds"], Spec.from_dict(meta["spec"])
+        configs = [replica_configs(cls.config_class, 1, values)[0] for values in meta["configs"]]
+        dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a learner's checkpoint ({error!r})") from error
+    algorithm = cls(spec, seeds, configs, device, dtype)
+    _fill(algorithm, arrays, meta)
+    return algorithm
+
+
+def _fill(algorithm: Algorithm, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    tensors = {
+        k.removeprefix(LEARNER): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(LEARNER)
+    }
+    algorithm.load_state_tensors(tensors)
+    algorithm.updates = int(meta["updates"])
+
+
+def _short(theirs: Any, mine: Any) -> str:
+    """The part in which two values differ, short enough for one line."""
+    if (
+        isinstance(theirs, list)
+        and isinstance(mine, list)
+        and theirs
+        and mine
+        and isinstance(theirs[0], dict)
+    ):
+        theirs, mine = theirs[0], mine[0]
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        keys = [k for k in mine if json.dumps(theirs.get(k)) != json.dumps(mine[k])]
+        return ", ".join(f"{k} = {theirs.get(k)!r} (here {mine[k]!r})" for k in keys[:3])
+    return f"{theirs!r} (here {mine!r})"

@@ -1,0 +1,112 @@
+"""Evaluation in lockstep: R policies times E episodes step one batched environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from marlzoo.envs.base import BatchedEnv, Observation
+from marlzoo.envs.guard import Guard
+from marlzoo.errors import SpecError
+from marlzoo.modules.policies import Policy
+from marlzoo.rng import PrefetchedRandom, derive
+
+
+@dataclass(frozen=True)
+class EpisodeResults:
+    """Outcome of E episodes of each of R replicas.
+
+    Attributes:
+        returns: ``[R, E]`` raw undiscounted team returns (mean over agents where each has its reward);
+            NaN where the replica's actions were not finite.
+        lengths: ``[R, E]`` steps.
+        wins: ``[R, E]`` bool, or None where the task cannot be won.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    wins: NDArray[np.bool_] | None
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    env: BatchedEnv,
+    *,
+    seeds: Sequence[int],
+    horizon: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> EpisodeResults:
+    """Play one episode in every copy of ``env``; copy ``r * E + e`` is episode e of replica r.
+
+    Args:
+        policy: R policies.
+        env: with ``R * E`` copies.
+        seeds: one per replica; they decide the starts (and the noise of policies evaluated by sampling), so a
+            replica's episodes do not depend on its neighbors.
+        horizon: stop after so many steps at the latest; default: the task's own limit.
+        device: of the policy.
+        dtype: of the policy.
+
+    Raises:
+        SpecError: the number of copies is no multiple of the number of replicas, or the environment is broken (see
+            :class:`marlzoo.envs.guard.Guard`).
+    """
+    replicas = len(seeds)
+    episodes, rest = divmod(env.num_envs, replicas)
+    if rest or not episodes:
+        raise SpecError(f"{env.task}: {env.num_envs} copies cannot be shared by {replicas} replicas")
+    env.seed([derive(seed, "episode", e) for seed in seeds for e in range(episodes)])
+    random = PrefetchedRandom(seeds, "act", device, dtype) if policy.stochastic else None
+    guard = Guard(env)
+    seen: Observation = guard.reset()
+    policy.reset(episodes)
+    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+    wins = np.zeros(env.num_envs, np.bool_) if env.can_win else None
+    alive = np.ones(env.num_envs, np.bool_)
+    for _ in range(horizon or env.spec.horizon):
+        action = policy.act(*_inputs(seen, replicas, device, dtype), random).cpu().numpy()
+        action = action.reshape(env.num_envs, *action.shape[2:])
+        if not env.spec.discrete:
+            action, broken = _finite(action)
+            returns[broken & alive] = np.nan
+            alive &= ~broken
+        live = np.flatnonzero(alive)
+        if not live.size:
+            break
+        step = guard.step(action, live)
+        reward = step.reward.mean(-1) if step.reward.ndim > 1 else step.reward
+        returns[live] += reward[live]
+        lengths[live] += 1
+        if wins is not None:
+            wins |= step.info["win"] & alive
+        alive &= ~(step.terminal | step.truncated)
+        seen = step
+    shape = (replicas, episodes)
+    return EpisodeResults(
+        returns.reshape(shape), lengths.reshape(shape), None if wins is None else wins.reshape(shape)
+    )
+
+
+def _inputs(
+    seen: Observation, replicas: int, device: torch.device | str, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    obs = torch.from_numpy(seen.obs).to(device, dtype)
+    action_mask = None if seen.action_mask is None else torch.from_numpy(seen.action_mask).to(device)
+    return (
+        obs.view(replicas, -1, *obs.shape[1:]),
+        None if action_mask is None else action_mask.view(replicas, -1, *action_mask.shape[1:]),
+    )
+
+
+def _finite(action: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Actions with zeros in place of non-finite rows, and which copies those are."""
+    broken = ~np.isfinite(action).all(axis=tuple(range(1, action.ndim)))
+    if broken.any():
+        action = np.where(broken.reshape(-1, *(1,) * (action.ndim - 1)), 0.0, action)
+    return action, broken

@@ -1,0 +1,413 @@
+"""Online training: R learners collect rollouts from E copies each of one environment, all in lockstep.
+
+On-policy methods learn from each rollout as it is. Methods whose settings derive from
+:class:`marlzoo.config.ReplayConfig` learn from batches out of all that was collected.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Rollout
+from marlzoo.config import ReplayConfig
+from marlzoo.envs.base import BatchedEnv, Observation, Step
+from marlzoo.envs.guard import Guard
+from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.rng import ReplicaRandom, derive
+from marlzoo.training import checkpoint as checkpoints
+from marlzoo.training.compilation import freed_memory_kept
+from marlzoo.training.replay_buffer import ReplayBuffer
+
+
+class OnlineSettings(Protocol):
+    """Settings that the configuration of an online method has."""
+
+    @property
+    def num_envs(self) -> int:
+        """Copies E of the environment per replica."""
+
+    @property
+    def rollout(self) -> int:
+        """Steps T of each copy between two updates."""
+
+    @property
+    def restart(self) -> int:
+        """Updates after which all copies start anew."""
+
+
+class Explorer(Protocol):
+    """What an online method has beside ``update`` and ``policy``."""
+
+    def explore(
+        self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor
+    ) -> Tensor:
+        """Actions to collect with; continuous ones may leave [-1, 1] and are executed clipped.
+
+        ``fresh [R, E]`` marks the copies whose episode begins with this observation.
+        """
+
+
+class UsesReplay(Explorer, Protocol):
+    """What an online method has that learns from a replay."""
+
+    def sequences(self) -> tuple[int, bool]:
+        """Steps of the sequences that it learns from, and whether they may start anywhere in an episode."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of one replica's learning curve: episodes that ended since the last point.
+
+    Args:
+        seed: of the replica.
+        updates: updates done.
+        steps: team steps taken by this replica, all copies together.
+        episodes: episodes that ended.
+        mean_return: their mean return under exploration; None when none ended (so are the next two).
+        std_return: standard deviation.
+        mean_length: mean number of steps.
+        diverged: whether a parameter is not finite.
+        seconds: training time so far.
+    """
+
+    seed: int
+    updates: int
+    steps: int
+    episodes: int
+    mean_return: float | None
+    std_return: float | None
+    mean_length: float | None
+    diverged: bool
+    seconds: float
+
+
+def settings_of(algorithm: Algorithm) -> OnlineSettings:
+    """The online settings of a learner.
+
+    Raises:
+        ConfigError: the method does not learn online.
+    """
+    if algorithm.sampling != "online":
+        raise ConfigError(f"{algorithm.name} learns from a dataset, not online; use marlzoo.train")
+    return cast(OnlineSettings, algorithm.config)
+
+
+class Collector:
+    """Steps R * E copies with R learners and keeps account of their episodes.
+
+    All copies start anew every ``restart`` updates, from random streams named after the number of that
+    restart: nothing of the simulator has to be saved for an exact resume from there. In the first episode
+    after a restart, copy e is cut after about ``(e + 1) / E`` of the horizon, so that rollouts hold all
+    phases of long episodes; such a cut counts as a time limit, and its return is left out of the curve.
+
+    Raises:
+        SpecError: the environment's shape or number of copies does not fit the learner.
+    """
+
+    def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
+        settings, spec = settings_of(algorithm), algorithm.spec
+        self.algorithm, self.env, self._guard = algorithm, env, Guard(env)
+        self.replicas, self.num_envs, self.length = algorithm.replicas, settings.num_envs, settings.rollout
+        differences = spec.differences(env.spec)
+        if differences:
+            raise SpecError(f"{env.task} does not fit the learner: {'; '.join(differences)}")
+        total = self.replicas * self.num_envs
+        if env.num_envs != total:
+            raise SpecError(
+                f"{env.task}: {self.replicas} replicas with {self.num_envs} copies each need an environment of "
+                f"{total} copies, got {env.num_envs}"
+            )
+        self._first = np.tile(
+            (np.arange(self.num_envs) + 1) * spec.horizon // self.num_envs, self.replicas
+        ).clip(1)
+        self._arrays = self._buffers(total)
+
+    def _buffers(self, total: int) -> dict[str, NDArray[Any]]:
+        spec, shape = self.algorithm.spec, (total, self.length)
+        seen: dict[str, tuple[tuple[int, ...], type]] = {
+            "obs": ((spec.n_agents, spec.obs_size), np.float32),
+            "state": ((spec.state_size,), np.float32),
+        }
+        if spec.discrete:
+            seen["action_mask"] = ((spec.n_agents, spec.action_size), np.bool_)
+        width = () if spec.discrete else (spec.action_size,)
+        layout: dict[str, tuple[tuple[int, ...], type]] = {
+            **seen,
+            **{f"next_{name}": kind for name, kind in seen.items()},
+            "action": ((spec.n_agents, *width), np.int64 if spec.discrete else np.float32),
+            "reward": ((), np.float32),
+            "mask": ((), np.float32),
+            "ends": ((), np.float32),
+        }
+        return {name: np.zeros((*shape, *tail), dtype) for name, (tail, dtype) in layout.items()}
+
+    def restart(self, number: int) -> None:
+        """Start all copies anew, for the ``number``-th time (from 0)."""
+        seeds = self.algorithm.seeds
+        self.env.seed([derive(s, "online", number, e) for s in seeds for e in range(self.num_envs)])
+        self._now = self._guard.reset()
+        self._random = ReplicaRandom(
+            [derive(s, "online", number) for s in seeds],
+            "explore",
+            self.algorithm.device,
+            self.algorithm.dtype,
+        )
+        self.learning = ReplicaRandom(
+            [derive(s, "online", number) for s in seeds], "noise", self.algorithm.device, self.algorithm.dtype
+        )
+        total = self.replicas * self.num_envs
+        self._limit = self._first.copy()
+        self._age, self._return = np.zeros(total, np.int64), np.zeros(total)
+        self.finished: list[tuple[int, float, int]] = []  # (replica, return, length)
+
+    @torch.no_grad()
+    def collect(self, progress: float) -> Rollout:
+        """The next T steps of every copy."""
+        for t in range(self.length):
+            self._keep(t, "", self._now)
+            action = self._act(t)
+            step = self._guard.step(action)
+            self._keep(t, "next_", step)
+            self._account(t, step)
+        return self._rollout(progress)
+
+    def _keep(self, t: int, prefix: str, seen: Observation) -> None:
+        self._arrays[prefix + "obs"][:, t] = seen.obs
+        self._arrays[prefix + "state"][:, t] = seen.state
+        if "action_mask" in self._arrays:
+            self._arrays[prefix + "action_mask"][:, t] = (
+                True if seen.action_mask is None else seen.action_mask
+            )
+
+    def _act(self, t: int) -> NDArray[Any]:
+        """Choose the team's actions ``[R * E, ...]``; what is executed is finite and in the box."""
+        action_mask = None
+        if "action_mask" in self._arrays:
+            action_mask = self._tensor(self._arrays["action_mask"][:, t])
+        obs = self._tensor(self._arrays["obs"][:, t])
+        fresh = torch.from_numpy(self._age == 0).view(self.replicas, -1).to(self.algorithm.device)
+        chosen = cast(Explorer, self.algorithm).explore(obs, action_mask, self._random, fresh)
+        action: NDArray[Any] = chosen.flatten(0, 1).cpu().numpy()
+        self._arrays["action"][:, t] = action
+        if self.algorithm.spec.discrete:
+            return action
+        finite: NDArray[Any] = np.nan_to_num(action, posinf=1.0, neginf=-1.0)  # a replica may diverge
+        return finite.clip(-1.0, 1.0)
+
+    def _account(self, t: int, step: Step) -> None:
+        reward = step.reward.mean(-1) if step.reward.ndim == 2 else step.reward
+        self._age += 1
+        self._return += reward
+        over = step.terminal | step.truncated
+        cut = ~over & (self._age >= self._limit)
+        ends = over | cut
+        self._arrays["reward"][:, t], self._arrays["mask"][:, t] = reward, ~step.terminal
+        self._arrays["ends"][:, t] = ends
+        self._now = step
+        if ends.any():
+            ids = np.flatnonzero(ends)
+            for k in np.flatnonzero(over):
+                self.finished.append((int(k) // self.num_envs, float(self._return[k]), int(self._age[k])))
+            self._age[ids], self._return[ids] = 0, 0.0
+            self._limit[ids] = self.algorithm.spec.horizon + 1  # from now on the environment's own limit
+            self._now = self._guard.reset(ids)
+
+    def _rollout(self, progress: float) -> Rollout:
+        fields = {name: self._tensor(array) for name, array in self._arrays.items()}
+        fields["progress"] = torch.tensor(progress, dtype=self.algorithm.dtype, device=self.algorithm.device)
+        # A method with a replay needs random numbers per batch, which the replay draws.
+        wanted = {} if isinstance(self.algorithm.config, ReplayConfig) else self.algorithm.noise()
+        noise = {name: self.learning.draw(kind, *shape) for name, (kind, shape) in wanted.items()}
+        return cast(Rollout, Rollout.of(noise, **fields))
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """``[R * E, ...]`` on the host as ``[R, E, ...]`` on the device."""
+        tensor = torch.from_numpy(array)
+        dtype = self.algorithm.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.view(self.replicas, self.num_envs, *array.shape[1:]).to(self.algorithm.device, dtype)
+
+
+class OnlineTrainer:
+    """Rounds of collecting and learning, one call each.
+
+    Args:
+        algorithm: the learner.
+        env: with ``R * config.num_envs`` copies of its task.
+
+    Raises:
+        SpecError: environment and learner do not fit.
+        ConfigError: the replay has no room for one rollout.
+    """
+
+    def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
+        self.algorithm, self.settings = algorithm, settings_of(algorithm)
+        self.collector = Collector(algorithm, env)
+        self.replay: ReplayBuffer | None = None
+        if isinstance(algorithm.config, ReplayConfig):
+            self.replay = ReplayBuffer(algorithm, *cast(UsesReplay, algorithm).sequences())
+
+    def next(self, progress: float) -> dict[str, Tensor]:
+        """One round; returns the metrics of its last update, none where nothing was learned yet."""
+        algorithm, metrics = self.algorithm, dict[str, Tensor]()
+        if algorithm.updates % self.settings.restart == 0:
+            self.collector.restart(algorithm.updates // self.settings.restart)
+            if self.replay is not None:
+                self.replay.cut()
+        rollout = self.collector.collect(progress)
+        if self.replay is None:
+            metrics = algorithm.update(rollout)
+        else:
+            self.replay.add(rollout)
+            for batch in self.replay.batches(self.collector.learning):
+                metrics = algorithm.update(batch)
+        algorithm.updates += 1
+        return metrics
+
+
+@freed_memory_kept()
+def train_online(
+    algorithm: Algorithm,
+    env: BatchedEnv,
+    *,
+    steps: int,
+    until: int | None = None,
+    checkpoint: str | Path | None = None,
+    log_every: int = 10,
+    on_update: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int, list[CurvePoint]], None] | None = None,
+) -> list[CurvePoint]:
+    """Train an online learner, resuming from ``checkpoint`` if it is there.
+
+    The checkpoint is written at every restart of the copies and at the end. Training that was killed at any
+    moment and started again gives, on the CPU, bit for bit what an uninterrupted one gives.
+
+    Args:
+        algorithm: with ``sampling = "online"``, freshly made.
+        env: with ``R * config.num_envs`` copies of its task.
+        steps: team steps per replica, all its copies together; rounded up to whole rollouts.
+        until: stop after so many of them, rounded up to a restart of the copies; called again without it, the
+            training goes on to its end.
+        checkpoint: file to write and to resume from.
+        log_every: updates between two points of the learning curve.
+        on_update: called with the number of updates done, after each update and before the first (0); again
+            with the same numbers after a resume.
+        on_progress: called after each update with updates done, updates in all, and new curve points.
+
+    Returns:
+        The learning curve, one point per replica every ``log_every`` updates.
+
+    Raises:
+        ConfigError: the method does not learn online, or ``steps``, ``until`` or ``log_every`` is not positive.
+        SpecError: environment and learner do not fit.
+        CheckpointError: the file belongs to another training.
+    """
+    settings, lessons = settings_of(algorithm), OnlineTrainer(algorithm, env)
+    if steps < 1 or log_every < 1 or (until is not None and until < 1):
+        raise ConfigError(
+            f"online training: steps ({steps}), until ({until}) and log_every ({log_every}) must be positive"
+        )
+    per_update = settings.num_envs * settings.rollout
+    total = -(-steps // per_update)
+    last = (
+        total
+        if until is None
+        else min(total, -(-until // (per_update * settings.restart)) * settings.restart)
+    )
+    identity = _identity(env, total, log_every)
+    path = None if checkpoint is None else Path(checkpoint)
+    curve = _resume(path, lessons, identity) if path is not None and path.exists() else []
+    spent, began = (curve[-1].seconds if curve else 0.0), time.monotonic()
+    if algorithm.updates == 0 and on_update is not None:
+        on_update(0)
+    while algorithm.updates < last:
+        lessons.next(algorithm.updates / total)
+        done = algorithm.updates
+        boundary = done % settings.restart == 0 or done == total
+        points: list[CurvePoint] = []
+        if done % log_every == 0 or boundary:
+            points = _points(
+                algorithm, lessons.collector, done * per_update, spent + time.monotonic() - began
+            )
+            curve += points
+        if on_update is not None:
+            on_update(done)
+        if path is not None and boundary:
+            _save(path, lessons, identity, curve)
+        if on_progress is not None:
+            on_progress(done, total, points)
+    return curve
+
+
+def curve_csv(curve: Sequence[CurvePoint]) -> str:
+    """A learning curve as CSV text, one line per point, numbers rounded to three places."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(CurvePoint)], lineterminator="\n")
+    writer.writeheader()
+    for point in curve:
+        values = asdict(point).items()
+        writer.writerow({name: round(v, 3) if isinstance(v, float) else v for name, v in values})
+    return text.getvalue()
+
+
+def _points(algorithm: Algorithm, collector: Collector, steps: int, seconds: float) -> list[CurvePoint]:
+    """Points of all replicas from the episodes that ended since the last call."""
+    finite = algorithm.finite().tolist()
+    points = []
+    for r, seed in enumerate(algorithm.seeds):
+        returns = np.array([value for replica, value, _ in collector.finished if replica == r])
+        lengths = np.array([length for replica, _, length in collector.finished if replica == r])
+        some = len(returns) > 0
+        points.append(
+            CurvePoint(
+                seed=seed,
+                updates=algorithm.updates,
+                steps=steps,
+                episodes=len(returns),
+                mean_return=float(returns.mean()) if some else None,
+                std_return=float(returns.std()) if some else None,
+                mean_length=float(lengths.mean()) if some else None,
+                diverged=not finite[r],
+                seconds=round(seconds, 3),
+            )
+        )
+    collector.finished.clear()
+    return points
+
+
+def _identity(env: BatchedEnv, total: int, log_every: int) -> dict[str, Any]:
+    """What a resumed training must share beside the learner's own description."""
+    return {"task": env.task, "engine": env.metadata, "total_updates": total, "log_every": log_every}
+
+
+def _save(path: Path, lessons: OnlineTrainer, identity: dict[str, Any], curve: list[CurvePoint]) -> None:
+    meta = {"online": identity, "curve": [asdict(point) for point in curve]}
+    replay = {} if lessons.replay is None else lessons.replay.state()
+    checkpoints.save(path, lessons.algorithm, replay, meta)
+
+
+def _resume(path: Path, lessons: OnlineTrainer, identity: dict[str, Any]) -> list[CurvePoint]:
+    """Restore the learner and its replay; returns the curve so far."""
+    replay, meta = checkpoints.restore(path, lessons.algorithm)
+    theirs, mine = meta.get("online"), json.loads(json.dumps(identity))
+    if theirs != mine:
+        different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
+        raise CheckpointError(
+            f"{path}: belongs to another online training; {', '.join(different)} differ. "
+            "Delete it or give another place for this training's checkpoint"
+        )
+    if lessons.replay is not None:
+        lessons.replay.restore(replay)
+    return [CurvePoint(**point) for point in meta["curve"]]

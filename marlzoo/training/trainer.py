@@ -1,0 +1,335 @@
+"""The trainer: sampling, updating, evaluating and saving, the same for every offline method."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
+from marlzoo.config import Precision
+from marlzoo.data.check import check
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.sampler import Sampler
+from marlzoo.envs.base import BatchedEnv
+from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.training import checkpoint as checkpoints
+from marlzoo.training.background_eval import Evaluator
+from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
+from marlzoo.training.evaluation import EpisodeResults
+from marlzoo.training.precision import choose
+
+Metrics = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured after ``updates`` updates.
+
+    Attributes:
+        updates: gradient steps so far.
+        episodes: returns, lengths and wins, ``[R, E]`` each.
+        diverged: ``[R]``: a parameter of the replica is not finite.
+        seconds: training time so far, evaluations included.
+        metrics: the last update's metrics, ``[R]`` each; empty where the evaluation comes from a checkpoint.
+        arithmetic: how the updates multiplied matrices; see :mod:`marlzoo.training.precision`.
+    """
+
+    updates: int
+    episodes: EpisodeResults
+    diverged: NDArray[np.bool_]
+    seconds: float
+    metrics: Metrics = field(default_factory=dict)
+    arithmetic: str = ""
+
+
+@dataclass
+class _Progress:
+    """What a run has done, beside its learner and sampler; saved with every checkpoint."""
+
+    evaluations: list[Evaluation]
+    seconds: float
+    arithmetic: dict[str, Any] | None = None  # None: not chosen yet
+
+
+@freed_memory_kept()
+def train(
+    algorithm: Algorithm,
+    data: Dataset | Sequence[Dataset],
+    *,
+    updates: int,
+    env: Callable[[int], BatchedEnv] | None = None,
+    episodes: int = 10,
+    eval_every: int = 5000,
+    horizon: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 5000,
+    log_every: int = 500,
+    check_data: bool = True,
+    compile: Compile = "auto",  # noqa: A002
+    precision: Precision = "float32",
+    background_eval: bool | None = None,
+    log: Callable[[str], None] = print,
+    on_progress: Callable[[int, Metrics], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> list[Evaluation]:
+    """Train a learner on logged data and evaluate it on the way.
+
+    With ``checkpoint`` the run resumes by itself where that file stands, and ends as an uninterrupted run does,
+    bit for bit on the CPU. Evaluation draws from streams of its own and changes nothing in the training.
+
+    Args:
+        algorithm: R replicas.
+        data: one dataset for all, or one per replica.
+        updates: gradient steps in all.
+        env: makes the evaluation environment with the given number of copies; None: no evaluation.
+        episodes: E per replica and evaluation.
+        eval_every: updates between evaluations; the last update is always evaluated.
+        horizon: limit of an evaluation episode; default: the task's.
+        checkpoint: file of the run's state.
+        checkpoint_every: updates between saves; the end and every evaluation are always saved.
+        log_every: updates between calls of ``on_progress`` (which wait for the device).
+        check_data: compare data and environment before training and refuse on a mismatch.
+        compile: see :func:`marlzoo.training.compilation.make_update`.
+        precision: of matrix products while training, see :mod:`marlzoo.training.precision`; evaluation with ``bf16``
+            is in float32.
+        background_eval: evaluate in a thread while training goes on, which changes no number; evaluations are then
+            reported with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
+        log: called with a one-line message for notable events.
+        on_progress: called with the updates done and the last metrics.
+        on_evaluation: called with every evaluation, on resuming also with those already done.
+
+    Returns:
+        All evaluations, in order.
+
+    Raises:
+        MismatchError: data and environment disagree.
+        CheckpointError: the checkpoint belongs to another run.
+        ConfigError: a number of updates or episodes below one, or a precision that is not to be had.
+        SpecError: data and learner differ in shape, or the method is not trained on logged data.
+    """
+    _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    datasets = [data] if isinstance(data, Dataset) else list(data)
+    sampler = make_sampler(algorithm, datasets)
+    arena = env(algorithm.replicas * episodes) if env else None
+    try:
+        if arena and check_data:
+            for dataset in {id(d): d for d in datasets}.values():
+                check(dataset, arena).raise_on_mismatch()
+        run = _Run(algorithm, sampler, datasets, checkpoint, precision)
+        if algorithm.updates == 0:
+            prepare(algorithm, datasets)
+        arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, log)
+        run.progress.arithmetic = arithmetic.to_dict()
+        clock = _Clock(run.progress.seconds)
+        background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
+        with arithmetic.applied(algorithm), contextlib.ExitStack() as stack:
+            evaluator = None
+            if arena is not None:
+                evaluator = stack.enter_context(
+                    Evaluator(algorithm, arena, horizon, background_eval, clock.seconds)
+                )
+                if run.owes:
+                    run.begin(evaluator, {}, str(arithmetic))
+                    run.settle()
+            run.report(on_evaluation)
+            step = make_step(algorithm, sampler, compile, updates, log)
+            while algorithm.updates < updates:
+                metrics = step()
+                algorithm.updates += 1
+                done, last = algorithm.updates, algorithm.updates == updates
+                evaluates = evaluator is not None and (done % eval_every == 0 or last)
+                if on_progress and (done % log_every == 0 or last):
+                    on_progress(done, to_numpy(metrics))
+                if evaluates or done % checkpoint_every == 0 or last:
+                    run.settle()
+                    if evaluates and evaluator is not None:
+                        run.begin(evaluator, to_numpy(metrics), str(arithmetic))
+                        if last or not background_eval:
+                            run.settle()
+                    run.progress.seconds = clock.seconds()
+                    run.save()
+                    run.report(on_evaluation)
+        return run.progress.evaluations
+    finally:
+        if arena:
+            arena.close()
+
+
+class _Clock:
+    """Seconds since now, added to those of the run before it was interrupted."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._started = before, time.perf_counter()
+
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started
+
+
+def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset]) -> Sampler:
+    """The sampler that a learner's declarations ask for.
+
+    Raises:
+        SpecError: data and learner differ in shape, or the method is not trained on logged data.
+    """
+    if algorithm.sampling == "online":
+        raise SpecError(
+            f"{algorithm.name} learns online, not from logged data; give it a task instead of a dataset"
+        )
+    for dataset in datasets:
+        differences = algorithm.spec.differences(dataset.spec)
+        if differences:
+            raise SpecError(
+                f"{algorithm.name} was built for another shape than {dataset.card.title} has: "
+                f"{'; '.join(differences)} (the learner's, which is the task's, and the data's). Choose the task "
+                "that the data are of; where a file says too little about itself, write it anew with 'marlzoo data "
+                "convert FILE NEW', which takes what is missing as --option, such as horizon=50"
+            )
+    config = algorithm.config
+    return Sampler(
+        datasets,
+        algorithm.seeds,
+        batch_size=config.batch_size,
+        fields=algorithm.fields,
+        noise=algorithm.noise(),
+        sequence=config.sequence_length if algorithm.sampling == "sequence" else None,
+        timeout_is_terminal=config.timeout_is_terminal,
+        reward_mode=config.reward_mode,
+        device=algorithm.device,
+        dtype=algorithm.dtype,
+    )
+
+
+def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
+    """Let a new learner look at its data; replica r has dataset ``r modulo their number``."""
+
+    def batches() -> Iterator[Batch]:
+        # A sampler of its own: what preparing draws does not change what training draws.
+        sampler = make_sampler(algorithm, datasets)
+        while True:
+            yield sampler.next()
+
+    algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)], batches())
+
+
+def to_numpy(metrics: Mapping[str, torch.Tensor]) -> Metrics:
+    """Metrics on the host; waits for the device."""
+    return {name: value.detach().cpu().numpy() for name, value in metrics.items()}
+
+
+class _Run:
+    """A learner, its sampler and its record, kept together in one checkpoint."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        sampler: Sampler,
+        datasets: Sequence[Dataset],
+        path: str | Path | None,
+        precision: Precision,
+    ) -> None:
+        self.algorithm, self.sampler, self.precision = algorithm, sampler, precision
+        self.path = Path(path) if path else None
+        self.progress = _Progress([], 0.0)
+        self._data = sampler.data_hashes
+        self._task = datasets[0].card.task
+        self._pending: Callable[[], Evaluation] | None = None
+        self._told = 0
+        self.owes = False  # an interruption cut off the evaluation that belongs to the checkpoint
+        if self.path and self.path.exists():
+            self._resume(self.path)
+
+    def begin(self, evaluator: Evaluator, metrics: Metrics, arithmetic: str) -> None:
+        """Start the evaluation of the learner of now; ``metrics`` are its last update's."""
+        done, diverged = self.algorithm.updates, ~self.algorithm.finite().cpu().numpy()
+        outcome = evaluator.start()
+
+        def pending() -> Evaluation:
+            episodes, seconds = outcome()
+            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic)
+
+        self._pending = pending
+
+    def settle(self) -> None:
+        """Wait for the evaluation that was begun, if any, and keep it."""
+        if self._pending:
+            self.progress.evaluations.append(self._pending())
+            self._pending = None
+
+    def report(self, to: Callable[[Evaluation], None] | None) -> None:
+        """Hand on the evaluations that were not handed on before."""
+        new, self._told = self.progress.evaluations[self._told :], len(self.progress.evaluations)
+        for evaluation in new if to else ():
+            to(evaluation)  # type: ignore[misc]
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        extra: dict[str, NDArray[Any]] = {f"sampler/{k}": v for k, v in self.sampler.state().items()}
+        records = []
+        for k, evaluation in enumerate(self.progress.evaluations):
+            found = evaluation.episodes
+            extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"] = found.returns, found.lengths
+            extra[f"eval/{k}/diverged"] = evaluation.diverged
+            if found.wins is not None:
+                extra[f"eval/{k}/wins"] = found.wins
+            records.append(
+                {
+                    "updates": evaluation.updates,
+                    "seconds": evaluation.seconds,
+                    "arithmetic": evaluation.arithmetic,
+                }
+            )
+        meta = {
+            "task": self._task,
+            "data": self._data,
+            "seconds": self.progress.seconds,
+            "evaluations": records,
+            "arithmetic": self.progress.arithmetic,
+            "owes": self._pending is not None,
+        }
+        checkpoints.save(self.path, self.algorithm, extra, meta)
+
+    def _resume(self, path: Path) -> None:
+        extra, meta = checkpoints.restore(path, self.algorithm)
+        if meta.get("data") != json.loads(json.dumps(self._data)):
+            raise CheckpointError(
+                f"{path}: was trained on other data (content hash {meta.get('data')} there, {self._data} here); "
+                "delete it or give another place for this run's checkpoint"
+            )
+        if meta["arithmetic"]["precision"] != self.precision:
+            raise CheckpointError(
+                f"{path}: was trained with precision {meta['arithmetic']['precision']}, not {self.precision}; "
+                "delete it or give another place for this run's checkpoint"
+            )
+        prefix = "sampler/"
+        self.sampler.restore({k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)})
+        for k, record in enumerate(meta["evaluations"]):
+            found = EpisodeResults(
+                extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"], extra.get(f"eval/{k}/wins")
+            )
+            diverged = extra[f"eval/{k}/diverged"]
+            self.progress.evaluations.append(
+                Evaluation(
+                    record["updates"], found, diverged, record["seconds"], arithmetic=record["arithmetic"]
+                )
+            )
+        self.progress.seconds = float(meta["seconds"])
+        self.progress.arithmetic = meta["arithmetic"]
+        self.owes = meta.get("owes", False)
+
+
+def _require(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1 or not math.isfinite(value):
+            raise ConfigError(f"{name} is {value!r}; it must be a positive integer")

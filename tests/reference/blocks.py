@@ -1,0 +1,123 @@
+"""Networks and densities that several references share, written out for single samples.
+
+Inputs are vectors ``[in]`` (or rows ``[K, in]``) of one sample; nothing here is imported from the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from tests.reference.harness import DOUBLE, Replica
+
+Layers = Sequence[tuple[Tensor, Tensor]]
+
+
+def one_hot(index: int, size: int) -> Tensor:
+    """``[size]`` with a one at ``index``."""
+    vector = torch.zeros(size, dtype=DOUBLE)
+    vector[index] = 1.0
+    return vector
+
+
+def with_id(obs: Tensor, agent: int, n_agents: int) -> Tensor:
+    """An observation ``[O]`` followed by the agent's one-hot number."""
+    return torch.cat((obs, one_hot(agent, n_agents)))
+
+
+def with_ids(obs: Tensor) -> Tensor:
+    """Observations ``[B, N, O]``, each followed by its agent's one-hot number."""
+    n = obs.shape[1]
+    return torch.stack([torch.stack([with_id(row[i], i, n) for i in range(n)]) for row in obs])
+
+
+def linear(layer: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+    """``x W + b``."""
+    weight, bias = layer
+    return x @ weight + bias
+
+
+def mlp(layers: Layers, *parts: Tensor) -> Tensor:
+    """Linear layers with ReLU between them, on the joined parts."""
+    x = torch.cat(parts, dim=-1)
+    for layer in layers[:-1]:
+        x = torch.relu(linear(layer, x))
+    return linear(layers[-1], x)
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    """Of scalars."""
+    collected = list(values)
+    return sum(collected, torch.zeros((), dtype=DOUBLE)) / len(collected)
+
+
+def gaussian_actor(layers: Layers, *parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Two hidden ReLU layers and two heads: mean, and log standard deviation clipped to [-5, 2]."""
+    first, second, mean_head, log_std_head = layers
+    x = torch.cat(parts, dim=-1)
+    h = torch.relu(linear(second, torch.relu(linear(first, x))))
+    return linear(mean_head, h), linear(log_std_head, h).clamp(-5.0, 2.0)
+
+
+def tanh_gaussian_log_density(
+    mu: Tensor, log_std: Tensor, action: Tensor, size: int, margin: float = 0.0
+) -> Tensor:
+    """Log density of ``tanh(N(mu, exp(log_std)))`` at an action, over an agent's own ``size`` dimensions.
+
+    With a margin, an action within it of a bound has the probability of all samples beyond in place of a density.
+    """
+    total = torch.zeros((), dtype=DOUBLE)
+    for d in range(size):
+        m, std = mu[d].clamp(-9.0, 9.0), log_std[d].exp()
+        a = float(action[d])
+        edge = min(1.0 - margin, 1.0 - 1e-7)
+        u = math.atanh(max(-edge, min(edge, a)))
+        if margin > 0.0 and abs(a) >= edge:
+            side = math.copysign(1.0, a)
+            total = total + torch.special.log_ndtr((side * m - math.atanh(edge)) / std)
+            continue
+        normal = -0.5 * ((u - m) / std) ** 2 - log_std[d] - 0.5 * math.log(2.0 * math.pi)
+        total = total + normal - math.log(1.0 - math.tanh(u) ** 2)
+    return total
+
+
+def log_softmax(logits: Tensor, action_mask: Tensor | None = None) -> Tensor:
+    """Log probabilities ``[A]``; illegal actions have none (-inf)."""
+    if action_mask is not None:
+        logits = torch.where(action_mask, logits, torch.tensor(-math.inf, dtype=DOUBLE))
+    return logits - torch.logsumexp(logits, dim=-1)
+
+
+def data_log_prob(
+    own: Replica, layers: Layers, x: Tensor, action: Tensor, agent: int, action_mask: Tensor | None = None
+) -> Tensor:
+    """Log probability (density) of an agent's logged action under the networks of the specification of OMIGA."""
+    if own.spec.discrete:
+        return log_softmax(mlp(layers, x), action_mask)[int(action)]
+    mu, log_std = gaussian_actor(layers, x)
+    size, margin = own.spec.action_sizes[agent], own.config.bound_margin
+    return tanh_gaussian_log_density(mu, log_std, action, size, margin)
+
+
+def linear_mixer(layers: Layers, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Non-negative weights ``[N]`` and a bias, made from the state by one hidden ReLU layer."""
+    hidden, weight_head, bias_head = layers
+    h = torch.relu(linear(hidden, state))
+    return linear(weight_head, h).abs(), linear(bias_head, h)[0]
+
+
+def best_legal(values: Tensor, action_mask: Tensor) -> int:
+    """Index of the largest value ``[A]`` among the legal actions."""
+    return max((a for a in range(len(values)) if action_mask[a]), key=lambda a: values[a].item())
+
+
+def greedy(own: Replica, layers: Layers, x: Tensor, action_mask: Tensor | None) -> Tensor:
+    """Action of the policy of the specification of OMIGA: the squashed mean, or the best legal action."""
+    if own.spec.discrete:
+        assert action_mask is not None
+        return torch.tensor(best_legal(mlp(layers, x), action_mask))
+    mu, _ = gaussian_actor(layers, x)
+    return torch.tanh(mu.clamp(-9.0, 9.0))

@@ -1,0 +1,211 @@
+"""Teams of agents with action values of their own, and what joins them: networks with memory, mixers, targets.
+
+For IQL+CQL, QMIX+CQL and online QMIX: specification ``iql_cql_qmix_cql``, sections 2 and 3. Sequences are taken apart
+into their real steps first, so padding cannot enter anything here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference.blocks import Layers, best_legal, linear, mlp, one_hot
+from tests.reference.harness import DOUBLE, Replica, Seen
+
+GOLDEN_RATIO = (1.0 + math.sqrt(5.0)) / 2.0
+
+
+@dataclass
+class Episode:
+    """Real steps of one sample; ``obs``, ``action_mask`` and ``state`` hold the row after the last step too."""
+
+    obs: list[Tensor]
+    action_mask: list[Tensor]
+    state: list[Tensor]
+    action: list[Tensor]
+    reward: list[Tensor]
+    goes_on: list[float]
+
+    @property
+    def steps(self) -> range:
+        """Of the steps that have an action."""
+        return range(len(self.action))
+
+
+def episodes(batch: Any) -> list[Episode]:
+    """Sequences without their padding; transitions are episodes of one step. Rewards are ``[N]`` or scalars."""
+    rewards = batch.agent_reward if hasattr(batch, "agent_reward") else batch.reward
+    found = []
+    for b in range(len(batch.action)):
+        if hasattr(batch, "filled"):
+            length = int(batch.filled[b].sum())
+            rows, steps = range(length + 1), range(length)
+            obs, action_mask = [batch.obs[b, t] for t in rows], [batch.action_mask[b, t] for t in rows]
+            state = [batch.state[b, t] for t in rows] if hasattr(batch, "state") else []
+            action, reward = [batch.action[b, t] for t in steps], [rewards[b, t] for t in steps]
+            goes_on = [float(batch.mask[b, t]) for t in steps]
+        else:
+            obs, action_mask = (
+                [batch.obs[b], batch.next_obs[b]],
+                [batch.action_mask[b], batch.next_action_mask[b]],
+            )
+            state = [batch.state[b], batch.next_state[b]] if hasattr(batch, "state") else []
+            action, reward, goes_on = [batch.action[b]], [rewards[b]], [float(batch.mask[b])]
+        found.append(Episode(obs, action_mask, state, action, reward, goes_on))
+    return found
+
+
+# ---- networks --------------------------------------------------------------------------------------------
+
+
+def gru_cell(
+    input_layer: tuple[Tensor, Tensor], memory_layer: tuple[Tensor, Tensor], x: Tensor, h: Tensor
+) -> Tensor:
+    """Memory ``[N, H]`` after one step (Cho et al. 2014, as PyTorch's ``GRUCell``; gates in the order r, z, n)."""
+    r_in, z_in, n_in = linear(input_layer, x).chunk(3, dim=-1)
+    r_memory, z_memory, n_memory = linear(memory_layer, h).chunk(3, dim=-1)
+    r = torch.sigmoid(r_in + r_memory)
+    z = torch.sigmoid(z_in + z_memory)
+    n = torch.tanh(n_in + r * n_memory)
+    return (1.0 - z) * n + z * h
+
+
+def outputs(own: Replica, layers: Layers, obs: Sequence[Tensor], action: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs ``[N, A]`` of the agents' shared network in all rows, with what it remembers of the episode so far.
+
+    Args:
+        own: with ``history`` and, where that is ``rnn``, ``last_action`` in its configuration.
+        layers: encoder, input part and memory part of the GRU, head; without memory an MLP's.
+        obs: ``[N, O]`` of every row.
+        action: ``[N]`` of the rows before the last.
+    """
+    n, size = own.spec.n_agents, own.spec.action_size
+    numbers = torch.eye(n, dtype=DOUBLE)
+    if own.config.history == "mlp":
+        return [mlp(layers, x, numbers) for x in obs]
+    encode, from_input, from_memory, head = layers
+    found, h = [], torch.zeros(n, own.config.hidden, dtype=DOUBLE)
+    for t, seen in enumerate(obs):
+        parts = [seen]
+        if own.config.last_action:
+            none = torch.zeros(n, size, dtype=DOUBLE)
+            parts.append(torch.stack([one_hot(int(a), size) for a in action[t - 1]]) if t else none)
+        encoded = torch.relu(linear(encode, torch.cat((*parts, numbers), dim=-1)))
+        h = gru_cell(from_input, from_memory, encoded, h)
+        found.append(linear(head, h))
+    return found
+
+
+class TeamValue:
+    """Q_tot in one state: a sum (VDN), or ``ELU(q |W1(s)| + b1(s)) |W2(s)| + V(s)`` (QMIX).
+
+    Args:
+        own: with ``mixer`` in its configuration.
+        module: the team, whose mixer is used.
+        state: ``[S]``.
+    """
+
+    def __init__(self, own: Replica, module: str, state: Tensor) -> None:
+        self.sum = own.config.mixer == "vdn"
+        if not self.sum:
+            mixer = f"{module}.mixer"
+            self.w1 = mlp(own.layers(f"{mixer}.first"), state).abs().view(own.spec.n_agents, -1)
+            self.b1 = linear(own.layers(f"{mixer}.first_bias")[0], state)
+            self.w2 = mlp(own.layers(f"{mixer}.last"), state).abs()
+            self.v = mlp(own.layers(f"{mixer}.value"), state)[0]
+
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
+        """Of the agents' values."""
+        q = torch.stack(list(values))
+        if self.sum:
+            return q.sum()
+        x = q @ self.w1 + self.b1
+        elu = torch.where(x > 0.0, x, x.exp() - 1.0)
+        return elu @ self.w2 + self.v
+
+
+# ---- targets ---------------------------------------------------------------------------------------------
+
+
+def lambda_returns(
+    reward: Sequence[Tensor], goes_on: Sequence[float], value: Sequence[Tensor], gamma: float, trace: float
+) -> list[Tensor]:
+    """``G_t = r_t + gamma goes_on_t ((1 - lambda) U_{t+1} + lambda G_{t+1})``, and U beyond the last step.
+
+    Args:
+        reward: of every step, ``[N]`` where agents learn alone.
+        goes_on: 0 where the task ended.
+        value: U of all rows after the first, like ``reward``.
+        gamma: discount.
+        trace: lambda.
+    """
+    found: list[Tensor] = []
+    following = value[-1]
+    for t in reversed(range(len(reward))):
+        mixed = (1.0 - trace) * value[t] + trace * following
+        following = reward[t] + gamma * goes_on[t] * mixed
+        found.insert(0, following.detach())
+    return found
+
+
+def double_q(values: Tensor, target_values: Tensor, action_mask: Tensor) -> list[Tensor]:
+    """Each agent's target value of the action that is best by its online values, both ``[N, A]``."""
+    chosen = [best_legal(q, action_mask[i]) for i, q in enumerate(values)]
+    return [q[chosen[i]] for i, q in enumerate(target_values)]
+
+
+def taken(values: Tensor, action: Tensor) -> list[Tensor]:
+    """Each agent's value of its own action, of ``[N, A]``."""
+    return [q[int(action[i])] for i, q in enumerate(values)]
+
+
+def update_target(own: Replica, updates: int) -> None:
+    """The target team becomes a copy after every ``target_period``-th update, or comes closer after each."""
+    if own.config.target_period == 0:
+        own.soft_update("target", "team", own.config.tau)
+    elif updates % own.config.target_period == 0:
+        own.hard_update("target", "team")
+
+
+# ---- conservative penalties ------------------------------------------------------------------------------
+
+
+def push_down(values: Tensor, action: Tensor, allowed: Tensor) -> Tensor:
+    """``log sum_{a allowed} exp q_a - q_action``."""
+    weights = [values[a].exp() for a in range(len(values)) if allowed[a]]
+    return sum(weights, torch.zeros((), dtype=DOUBLE)).log() - values[int(action)]
+
+
+def random_team_actions(action_mask: Tensor, uniform: Tensor, step: int) -> list[Tensor]:
+    """K team actions, each agent's drawn from its legal ones.
+
+    Args:
+        action_mask: ``[N, A]``.
+        uniform: ``[K, N]`` on [0, 1); step t of a sequence uses it turned by t golden ratios.
+        step: t.
+    """
+    found = []
+    for row in uniform:
+        team = []
+        for i, u in enumerate(row):
+            choices = [a for a in range(action_mask.shape[1]) if action_mask[i, a]]
+            turned = (float(u) + step * GOLDEN_RATIO) % 1.0
+            team.append(choices[int(turned * len(choices))])
+        found.append(torch.tensor(team))
+    return found
+
+
+# ---- deployment ------------------------------------------------------------------------------------------
+
+
+def greedy_team(own: Replica, layers: Layers, past: Sequence[Seen]) -> list[Tensor]:
+    """Every agent's best legal action, given the episode so far."""
+    obs, action = [seen.obs for seen in past], [seen.action for seen in past[:-1] if seen.action is not None]
+    values, action_mask = outputs(own, layers, obs, action)[-1], past[-1].action_mask
+    assert action_mask is not None
+    return [torch.tensor(best_legal(q, action_mask[i])) for i, q in enumerate(values)]

@@ -1,0 +1,76 @@
+"""Further networks that several references share: with memory, with bounds of their own, and QMIX's mixer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference.blocks import Layers, linear, mlp
+from tests.reference.harness import DOUBLE, Replica
+
+
+def gru_net(layers: Layers, inputs: Tensor) -> Tensor:
+    """Linear, ReLU, GRU (PyTorch's gates) with empty memory, linear: ``[T, ..., in] -> [T, ..., out]``."""
+    encode, gru_input, gru_memory, head = layers
+    memory = torch.zeros(*inputs.shape[1:-1], head[0].shape[0], dtype=DOUBLE)
+    outputs = []
+    for x in inputs:
+        from_input = linear(gru_input, torch.relu(linear(encode, x))).chunk(3, dim=-1)
+        from_memory = linear(gru_memory, memory).chunk(3, dim=-1)
+        reset = torch.sigmoid(from_input[0] + from_memory[0])
+        keep = torch.sigmoid(from_input[1] + from_memory[1])
+        new = torch.tanh(from_input[2] + reset * from_memory[2])
+        memory = (1.0 - keep) * new + keep * memory
+        outputs.append(linear(head, memory))
+    return torch.stack(outputs)
+
+
+def numbers(obs: Tensor) -> Tensor:
+    """The agents' one-hot numbers beside ``obs [..., N, O]``: ``[..., N, N]``."""
+    return torch.eye(obs.shape[-2], dtype=DOUBLE).expand(*obs.shape[:-1], -1)
+
+
+def over_time(own: Replica, layers: Layers, obs: Tensor) -> Tensor:
+    """Every agent's output in every row, ``obs [..., T, N, O] -> [..., T, N, out]``; a GRU if ``history`` says so."""
+    inputs = torch.cat((obs, numbers(obs)), dim=-1)
+    if own.config.history == "rnn":
+        return gru_net(layers, inputs.movedim(-3, 0)).movedim(0, -3)
+    return mlp(layers, inputs)
+
+
+def qmix_mixer(own: Replica, name: str, values: Tensor, state: Tensor, monotone: bool = True) -> Tensor:
+    """``ELU(values [N] |W1(s)| + b1(s)) |W2(s)| + V(s)``; weights of any sign where not ``monotone``."""
+    parts = {part: own.layers(f"{name}.{part}") for part in ("first", "first_bias", "last", "value")}
+    first, last = mlp(parts["first"], state), mlp(parts["last"], state)
+    first = first.reshape(len(values), -1)
+    if monotone:
+        first, last = first.abs(), last.abs()
+    hidden = torch.nn.functional.elu(values @ first + mlp(parts["first_bias"], state))
+    return hidden @ last + mlp(parts["value"], state)[0]
+
+
+def sequences(batch: Any) -> SimpleNamespace:
+    """Sequences of L steps: ``obs``, ``state``, ``action_mask [B, L + 1, ...]``, all else ``[B, L, ...]``.
+
+    A transition is a sequence of one step. ``steps`` lists ``(b, t)`` of all that are not padding.
+    """
+    given = vars(batch)
+    found = SimpleNamespace()
+    for name, value in given.items():
+        if name == "noise" or name.startswith("next_"):
+            continue
+        if "filled" in given:
+            rows = value
+        elif f"next_{name}" in given:
+            rows = torch.stack((value, given[f"next_{name}"]), dim=1)
+        else:
+            rows = value.unsqueeze(1)
+        setattr(found, name, rows)
+    samples, length = found.action.shape[:2]
+    found.steps = [
+        (b, t) for b in range(samples) for t in range(length) if "filled" not in given or found.filled[b, t]
+    ]
+    return found

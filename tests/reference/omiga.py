@@ -1,0 +1,121 @@
+"""OMIGA: specification sections 2 to 4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference.blocks import data_log_prob, greedy, linear_mixer, mean, mlp, with_id, with_ids
+from tests.reference.harness import Case, Replica, Seen
+
+ALPHA = {"alpha": [10.0, 0.7]}
+WIDE = {"q": 3.0, "target_q": 3.0, "target_mixer": 1.5, "actor": 1.5}  # z beyond its bounds, means beyond 9
+
+CASES = [
+    Case("continuous", ALPHA, WIDE),
+    Case("continuous", {**ALPHA, "z_clip": "linear"}, WIDE),
+    Case("continuous", {"z_clip": "none", "alpha": [10.0, 3.0], "timeout_is_terminal": False}, WIDE),
+    Case("continuous", {**ALPHA, "v_from_target": False, "bound_margin": [0.1, 0.0]}, WIDE),
+    Case("continuous", {**ALPHA, "global_weights": False, "weight_cap": [1.1, 2.0]}, WIDE),
+    Case("discrete", ALPHA, WIDE),
+    Case("discrete", {**ALPHA, "mask_train_logits": True, "stabilize_v": False, "z_clip": "linear"}, WIDE),
+    Case("discrete", {**ALPHA, "smac_done": "state_equal", "v_from_target": False}, WIDE),
+]
+
+
+def update(own: Replica, batch: Any) -> dict[str, Any]:
+    """One update: three losses from the same parameters, three steps, three targets."""
+    c, rows, agents = own.config, range(len(batch.reward)), range(own.spec.n_agents)
+    seen, following = with_ids(batch.obs), with_ids(batch.next_obs)
+    q, target_q = (action_values(own, name, batch) for name in ("q", "target_q"))
+    v, target_v = mlp(own.layers("v"), seen)[..., 0], mlp(own.layers("target_v"), following)[..., 0]
+
+    # 1. Q
+    totals, targets = [], []
+    for b in rows:
+        w, bias = linear_mixer(own.layers("mixer"), batch.state[b])
+        totals.append(sum(w[i] * q[b, i] for i in agents) + bias)
+        w, bias = linear_mixer(own.layers("target_mixer"), batch.next_state[b])
+        goes_on = batch.mask[b]
+        if c.smac_done == "state_equal":
+            goes_on = 0.0 if bool((batch.state[b] == batch.next_state[b]).all()) else 1.0
+        after = sum(w[i] * target_v[b, i] for i in agents) + bias
+        targets.append((batch.reward[b] + c.gamma * goes_on * after).detach())
+    q_loss = mean((total - y) ** 2 for total, y in zip(totals, targets, strict=True))
+
+    # 2. z, and the other term of V's loss
+    judge, weigher = (target_q, "target_mixer") if c.v_from_target else (q, "mixer")
+    z: dict[tuple[int, int], Tensor] = {}
+    share: dict[tuple[int, int], Tensor] = {}
+    for b in rows:
+        w, _ = linear_mixer(own.layers(weigher), batch.state[b])
+        for i in agents:
+            weight = w[i].item() if c.global_weights else 1.0
+            z[b, i] = weight * (judge[b, i].item() - v[b, i]) / c.alpha
+            share[b, i] = weight * v[b, i] / c.alpha
+
+    # 3. V
+    bounded = {k: x if c.z_clip == "none" else x.clamp(-10.0, 10.0) for k, x in z.items()}
+    shift = max(-1.0, *(x.item() for x in bounded.values())) if c.stabilize_v else 0.0
+    terms = []
+    for k, x in bounded.items():
+        exponential = (x - shift).exp()
+        if c.z_clip == "linear" and z[k] > 10.0:
+            exponential = math.exp(10.0 - shift) * (1.0 + z[k] - 10.0)
+        terms.append(exponential + math.exp(-shift) * share[k])
+    v_loss = mean(terms)
+
+    # 4. policy
+    terms = []
+    for b in rows:
+        for i in agents:
+            action_mask = batch.action_mask[b, i] if c.mask_train_logits else None
+            log_prob = data_log_prob(own, own.layers("actor"), seen[b, i], batch.action[b, i], i, action_mask)
+            terms.append(-min(math.exp(bounded[b, i].item()), c.weight_cap) * log_prob)
+    policy_loss = mean(terms)
+
+    norms = own.step(policy=(policy_loss, "actor"), q=(q_loss, "q", "mixer"), v=(v_loss, "v"))
+    for name in ("q", "v", "mixer"):
+        own.soft_update(f"target_{name}", name, c.tau)
+    return {
+        "q_loss": q_loss,
+        "v_loss": v_loss,
+        "policy_loss": policy_loss,
+        "q_total": mean(totals),
+        "target_q_total": mean(targets),
+        "z_max": max(x.item() for x in z.values()),
+        **norms,
+    }
+
+
+def action_values(own: Replica, module: str, batch: Any) -> Tensor:
+    """Values ``[B, N]`` of the data's actions."""
+    layers, seen = own.layers(module), with_ids(batch.obs)
+    if not own.spec.discrete:  # the action stands between observation and number
+        size = own.spec.obs_size
+        return mlp(layers, seen[..., :size], batch.action, seen[..., size:])[..., 0]
+    every = mlp(layers, seen)
+    return torch.stack(
+        [
+            torch.stack([v[a] for v, a in zip(*row, strict=True)])
+            for row in zip(every, batch.action, strict=True)
+        ]
+    )
+
+
+def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
+    """Every agent's action."""
+    now, actor = past[-1], own.layers("actor")
+    return [
+        greedy(
+            own,
+            actor,
+            with_id(now.obs[i], i, own.spec.n_agents),
+            None if now.action_mask is None else now.action_mask[i],
+        )
+        for i in range(own.spec.n_agents)
+    ]

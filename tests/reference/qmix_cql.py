@@ -1,0 +1,71 @@
+"""QMIX+CQL and VDN+CQL: specification ``iql_cql_qmix_cql``, sections 2 to 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference.blocks import mean
+from tests.reference.decomposition import (
+    TeamValue,
+    double_q,
+    episodes,
+    greedy_team,
+    lambda_returns,
+    outputs,
+    push_down,
+    random_team_actions,
+    taken,
+    update_target,
+)
+from tests.reference.harness import Case, Replica, Seen
+
+COMMON = {"cql_weight": [3.0, 0.5], "target_period": 2, "sequence_length": 4, "batch_size": 4, "samples": 3}
+
+CASES = [
+    Case("discrete", COMMON),
+    Case("discrete", {**COMMON, "data_action": False, "half_td": False}, agent_rewards=False),
+    Case("discrete", {**COMMON, "mixer": "vdn", "td_lambda": [0.7, 0.3], "last_action": True}),
+    Case("discrete", {**COMMON, "penalty": "individual", "target_period": 0, "sequence_length": 0}),
+    Case("discrete", {**COMMON, "history": "mlp", "target_period": 200, "samples": 5}),
+]
+
+
+def update(own: Replica, batch: Any) -> dict[str, Any]:
+    """One update of agents' values and mixer together."""
+    c = own.config
+    team, target = own.layers("team.agents"), own.layers("target.agents")
+    errors, penalties, totals = [], [], []
+    for b, episode in enumerate(episodes(batch)):
+        q = outputs(own, team, episode.obs, episode.action)
+        with torch.no_grad():
+            frozen = outputs(own, target, episode.obs, episode.action)
+            best = [double_q(q[t + 1], frozen[t + 1], episode.action_mask[t + 1]) for t in episode.steps]
+            value = [TeamValue(own, "target", episode.state[t + 1])(best[t]) for t in episode.steps]
+        y = lambda_returns(episode.reward, episode.goes_on, value, c.gamma, c.td_lambda)
+        for t in episode.steps:
+            team_value = TeamValue(own, "team", episode.state[t])
+            total = team_value(taken(q[t], episode.action[t]))
+            totals.append(total)
+            errors.append((total - y[t]) ** 2)
+            if c.penalty == "individual":
+                for i in range(own.spec.n_agents):
+                    penalties.append(push_down(q[t][i], episode.action[t][i], episode.action_mask[t][i]))
+            else:
+                random = random_team_actions(episode.action_mask[t], batch.noise["actions"][b], t)
+                pushed = [team_value(taken(q[t], action)) for action in random]
+                pushed += [total] if c.data_action else []
+                penalties.append(torch.stack(pushed).exp().sum().log() - total)
+    td_loss = (0.5 if c.half_td else 1.0) * mean(errors)
+    penalty = mean(penalties)
+    norms = own.step(q=(td_loss + c.cql_weight * penalty, "team"))
+    update_target(own, own.optimizers["q"].count)
+    return {"td_loss": td_loss, "penalty": penalty, "q_total": mean(totals), **norms}
+
+
+def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
+    """Every agent's best legal action."""
+    return greedy_team(own, own.layers("team.agents"), past)

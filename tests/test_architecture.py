@@ -1,0 +1,126 @@
+"""Imports point down: every module stands on a floor and imports only from its own room or from floors below."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the top floor down. Rooms that share a floor do not know each other.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("marlzoo.__main__",),
+    ("marlzoo.cli",),
+    ("benchmarks",),
+    ("marlzoo.testing",),
+    ("marlzoo.recording",),
+    ("marlzoo.training", "algorithms", "baselines"),
+    ("marlzoo.data",),
+    ("marlzoo.teachers",),
+    ("marlzoo.registry",),
+    ("marlzoo.algorithm", "marlzoo.objectives"),
+    ("marlzoo.envs", "marlzoo.modules"),
+    ("marlzoo.batch", "marlzoo.optim"),
+    ("marlzoo.system",),
+    ("marlzoo.spec", "marlzoo.config", "marlzoo.protocols", "marlzoo.rng"),
+    ("marlzoo.errors", "marlzoo.plugins", "marlzoo.version"),
+)
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+INSTALLED = ("algorithms", "baselines", "benchmarks")
+FRONT = "marlzoo"  # re-exports public names of the rooms below, lazily
+
+# Modules of the package that a reader may have to open beside a method's own file.
+CLOSURE = {"algorithms.omiga": 15}
+LARGEST_CLOSURE = 22  # recurrent value decomposition reads actors, mixers, memory, sequences and targets
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by the name it has in the checkout."""
+    found = {}
+    for top in (FRONT, *INSTALLED):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(module: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The package's modules that ``path`` imports, also inside functions and for types."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        for name in _names(node, package):
+            for top in INSTALLED:
+                name = name.removeprefix("marlzoo.") if name.startswith(f"marlzoo.{top}") else name
+            while name and name not in known:
+                name = name.rpartition(".")[0]
+            if name and name != FRONT:
+                yield name
+
+
+def _names(node: ast.AST, package: str) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+        base = ".".join([*parents, *filter(None, [node.module])])
+    return [f"{base}.{alias.name}" for alias in node.names]
+
+
+def room(module: str) -> str:
+    """The longest entry of FLOORS that holds a module."""
+    fitting = [name for name in LEVEL if module == name or module.startswith(f"{name}.")]
+    assert fitting, f"{module} stands on no floor; add its room to FLOORS"
+    return max(fitting, key=len)
+
+
+KNOWN = modules()
+GRAPH = {
+    name: sorted(set(imported(name, path, KNOWN)) - {name}) for name, path in KNOWN.items() if name != FRONT
+}
+METHODS = [
+    name
+    for name in GRAPH
+    if name.startswith(("algorithms.", "baselines.")) and ".__" not in name and "._" not in name
+]
+
+
+def test_imports_point_down() -> None:
+    upward = [
+        f"{name} -> {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if room(name) != room(other) and LEVEL[room(other)] <= LEVEL[room(name)]
+    ]
+    assert upward == []
+
+
+def test_no_import_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"import circle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for other in GRAPH[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in GRAPH:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_stands_on_few_modules(method: str) -> None:
+    seen: set[str] = set()
+    waiting = [*GRAPH[method]]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += GRAPH[module]
+    assert len(seen) <= CLOSURE.get(method, LARGEST_CLOSURE), sorted(seen)

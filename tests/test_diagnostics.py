@@ -1,0 +1,74 @@
+"""The metrics that all learners share: by hand, and reported by every method that has what they measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.objectives import diagnostics
+from marlzoo.registry import find_method, list_methods
+from marlzoo.spec import ActionKind
+from marlzoo.training.trainer import make_sampler
+from tests.toys import toy_dataset, toy_spec
+
+WEIGHTED = {
+    "alberdice", "comadice", "cql_ma", "eql", "icq", "iql", "maiql", "omac", "omiga", "sql",
+}  # fmt: skip
+OFFLINE = sorted(name for name in list_methods().modules if find_method(name).sampling != "online")
+
+
+def test_effective_sample_size_by_hand() -> None:
+    """All equal: 1; one of four: 1/4; (3, 1): 16/20; padding does not count; no weight at all: 0."""
+
+    def share(weight: torch.Tensor, filled: torch.Tensor | None = None) -> float:
+        return float(diagnostics.effective_sample_size(weight, filled)["weight/ess"])
+
+    assert share(torch.full((1, 4, 1), 7.0)) == pytest.approx(1.0)
+    assert share(torch.tensor([0.0, 0.0, 5.0, 0.0]).view(1, 4, 1)) == pytest.approx(0.25)
+    assert share(torch.tensor([3.0, 1.0]).view(1, 2, 1)) == pytest.approx(0.8)
+    assert share(torch.tensor([1e30, 1e30]).view(1, 2, 1)) == pytest.approx(1.0)  # its square is no float32
+    assert share(torch.zeros(1, 4, 1)) == 0.0
+    agents = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).unsqueeze(0)  # agent 0: 1, agent 1: 1/2
+    assert share(agents) == pytest.approx(0.75)
+    padded = torch.tensor([2.0, 2.0, 99.0]).view(1, 1, 3, 1)
+    assert share(padded, torch.tensor([[[1.0, 1.0, 0.0]]])) == pytest.approx(1.0)
+
+
+def test_quantiles_are_numpys() -> None:
+    exponent = torch.randn(3, 7, 2, dtype=torch.float64)
+    found = diagnostics.exponent_quantiles(exponent)
+    for quantile in (0.5, 0.9, 0.99):
+        expected = torch.quantile(exponent.flatten(1), quantile, dim=1)
+        torch.testing.assert_close(found[f"weight/exponent_q{round(100 * quantile)}"], expected)
+
+
+def test_saturation_leaves_padding_out() -> None:
+    action = torch.tensor([[1.0, 0.0], [0.995, -0.5]]).view(1, 1, 2, 2)
+    used = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert float(diagnostics.saturation(action, used)["policy/saturation"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_methods_report_them(name: str) -> None:
+    """Every offline method but cloning says its values' scale, every weighted one its effective sample size."""
+    method = find_method(name)
+    for kind in method.actions:
+        metrics = _metrics(name, kind)
+        assert ("value/data_mean" in metrics) == (name != "bc")
+        assert ("weight/ess" in metrics) == (name in WEIGHTED)
+        for key, value in metrics.items():
+            assert value.shape == (2,), key
+            assert not value.requires_grad, key
+        if "weight/ess" in metrics:
+            assert ((metrics["weight/ess"] >= 0) & (metrics["weight/ess"] <= 1)).all()
+
+
+def _metrics(name: str, kind: ActionKind) -> dict[str, torch.Tensor]:
+    settings = {"hidden": 8, "batch_size": 8}
+    if name in {"iql_cql", "qmix_cql", "cfcql", "maddpg_cql"}:
+        settings["sequence_length"] = 4
+    learner = marlzoo.make(name, toy_spec(kind), seeds=(0, 1), **settings)
+    data = toy_dataset(kind)
+    learner.prepare([data, data])
+    return learner.update(make_sampler(learner, [data]).next())
