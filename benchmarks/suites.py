@@ -62,7 +62,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Learner:
-    """One learner of a suite: a method, and the settings in which it differs from its defaults."""
+    """One learner of a suite: a method, and the settings in which it differs from its defaults.
+
+    Args:
+        method: its name, or ``*`` for every method that can learn from the suite's data.
+        config: settings by name; of those for ``*`` each method takes the ones that it has.
+    """
 
     method: str
     config: Mapping[str, Any] = field(default_factory=dict)

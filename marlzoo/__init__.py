@@ -6,8 +6,6 @@ The names below are imported when first used, so that listing and the command li
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.version import __version__
@@ -20,8 +18,8 @@ _PLACES = {
     "load": "marlzoo.training.checkpoint",
     "save": "marlzoo.training.checkpoint",
     "load_dataset": "marlzoo.data.load",
-    "train": "marlzoo.train",
-    "evaluate": "marlzoo.evaluate",
+    "train": "marlzoo.training.trainer",
+    "evaluate": "marlzoo.training.evaluation",
     "Spec": "marlzoo.spec",
     "Dataset": "marlzoo.data.dataset",
     "Algorithm": "marlzoo.algorithm",
@@ -52,14 +50,3 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'marlzoo' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)
-
-
-class _Package(ModuleType):
-    """Keeps ``marlzoo.train`` and ``marlzoo.evaluate`` functions, though modules of these names hold them."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PLACES and isinstance(value, ModuleType)):  # importing a module binds it here
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
