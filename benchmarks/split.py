@@ -120,7 +120,9 @@ def default_split(suite: Suite, missing: Sequence[Run], max_replicas: int) -> Sp
     """
     if not missing:
         return Split()
-    largest = max(groups(suite, missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents)
+    largest = max(
+        groups(suite, missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents
+    )
     replicas = replicas_in_cache(_parameter_bytes(largest), max_replicas)
     small = sum(suite.updates_on(run.source.entry) for run in missing) < WORTH_SPLITTING
     return Split(replicas=replicas) if small or cores() == 1 else Split(cores(), 1, replicas)

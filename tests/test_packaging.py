@@ -33,8 +33,8 @@ def test_every_package_is_listed() -> None:
 
 
 def test_one_version_everywhere() -> None:
-    version = PROJECT["project"]["version"]
-    assert marlzoo.__version__ == version
+    version = marlzoo.__version__
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "marlzoo.version.__version__"}
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
@@ -90,6 +90,7 @@ def pip(python: str, *arguments: str) -> None:
 
 
 def test_the_wheel_holds_code_and_data_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name.startswith(f"marlzoo-{marlzoo.__version__}-")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"marlzoo"}
     for needed in (

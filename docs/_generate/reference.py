@@ -81,19 +81,12 @@ def commands() -> str:
     """The help of every command."""
     parts = ["# Command line", "Every command is shown with its help text, `marlzoo COMMAND --help`."]
     for name in COMMANDS:
-        subcommands = _subcommands(name)
-        for command in [[name, *more] for more in subcommands]:
+        text = help_text([name])
+        actions = re.findall(r"^  ([a-z-]+) ", text.partition("Actions:")[2], re.MULTILINE)
+        for command in [[name, action] for action in actions] or [[name]]:
             parts.append(f"## marlzoo {' '.join(command)}")
             parts.append(f"```text\n{help_text(command)}\n```")
     return "\n\n".join(parts) + "\n"
-
-
-def _subcommands(name: str) -> list[list[str]]:
-    if name != "data":
-        return [[]]
-    from marlzoo.cli.data import COMMANDS as DATA  # only this command has commands of its own
-
-    return [[more] for more in DATA]
 
 
 def help_text(command: list[str]) -> str:
@@ -102,4 +95,5 @@ def help_text(command: list[str]) -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main([*command, "--help"])
-    return re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()).rstrip()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
+    return re.sub(r" +$", "", plain, flags=re.MULTILINE).rstrip()
