@@ -293,5 +293,5 @@ def _require_order(obs: NDArray[Any], following: NDArray[Any], lasts: NDArray[np
         step = int(np.argmax(wrong))
         raise DataError(
             f"next_obs of step {step} is not the observation of step {step + 1}, and no flag ends an episode there; "
-            " mark the ends in timeout, and keep the steps in order"
+            "mark the ends in timeout, and keep the steps in order"
         )
