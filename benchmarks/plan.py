@@ -194,6 +194,7 @@ def _method(suite: Suite, learner: Learner) -> type[Algorithm]:
             f"suite {suite.name!r}: {learner.method} learns online, not from data; "
             f"train it with: marlzoo train {learner.method} --task TASK"
         )
+    replica_configs(cls.config_class, 1, learner.config)  # names and ranges, before any file is opened
     return cls
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import plan, runner
+from marlzoo.benchmarks import plan, runner, trainer
 from marlzoo.benchmarks.progress import Clock, Stage
 from marlzoo.benchmarks.results import Results, Row
 from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
@@ -210,8 +210,8 @@ def test_a_second_call_finds_everything_done(
     suite = suite_of(files[0])
     run(suite, tmp_path)
     before = (tmp_path / "unit" / "rows.csv").read_bytes()
-    monkeypatch.setattr(runner, "make", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(runner, "make_env", lambda *_, **__: pytest.fail("simulated again"))
+    monkeypatch.setattr(trainer, "make", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer, "make_env", lambda *_, **__: pytest.fail("simulated again"))
     assert "Suite unit" in run(suite, tmp_path)
     assert (tmp_path / "unit" / "rows.csv").read_bytes() == before
 

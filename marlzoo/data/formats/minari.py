@@ -127,9 +127,9 @@ def read_minari(
             card = replace(card, content_hash="", options={**card.options, "agents": list(team.names)})
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         if action_mask and spec.discrete:
-            require("action_mask" not in arrays, "it has masks of its own; leave the option legal out")
+            require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
-            note = "every action is always legal (legal=all)"
+            note = "every action is always legal (action_mask=all)"
             card = replace(card, content_hash="", notes=(*card.notes, note))
         dataset = Dataset.create(
             spec,

@@ -113,9 +113,9 @@ def read_npz(
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         require(task is None or card.task in ("", task), f"it is of the task {card.task}, not of {task}")
         if action_mask and spec.discrete:
-            require("action_mask" not in arrays, "it has masks of its own; leave the option legal out")
+            require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
-            notes.append("every action is always legal (legal=all)")
+            notes.append("every action is always legal (action_mask=all)")
             card = replace(card, content_hash="")
         card = replace(
             card,

@@ -274,9 +274,9 @@ def _dataset(
     )
     masks = None if action_mask is None else action_mask[:, :team][index]
     if choices[1] and discrete:
-        require(masks is None, "it has masks of its own; leave the option legal out")
+        require(masks is None, "it has masks of its own; leave the option action_mask out")
         masks = full_masks(spec, len(obs))
-        notes.append("every action is always legal (legal=all)")
+        notes.append("every action is always legal (action_mask=all)")
     return Dataset.create(
         spec,
         obs=obs,
