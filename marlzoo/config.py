@@ -39,6 +39,9 @@ NonNegative = Annotated[float, Range(0.0)]
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 
+History = Literal["mlp", "rnn"]
+"""What a policy acts on: the observation, or, with a memory, the episode so far; the latter learns from sequences."""
+
 Precision = Literal["float32", "tf32", "bf16"]
 """Of matrix products while training; see :mod:`marlzoo.training.precision`."""
 
