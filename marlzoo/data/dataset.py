@@ -367,6 +367,10 @@ class Dataset:
         )
         return self._replace(card=complete)
 
+    def with_notes(self, *notes: str) -> Dataset:
+        """This dataset with further notes in its card."""
+        return self.with_card(replace(self.card, notes=(*self.card.notes, *notes)))
+
     def with_hash(self, content_hash: str) -> Dataset:
         """This dataset with its content hash known from an earlier reading."""
         other = replace(self)
@@ -422,7 +426,8 @@ class Dataset:
     @cached_property
     def terminal_at_limit(self) -> Bools:
         """Which episodes ``[E]`` end terminal after exactly as many steps as the time limit allows."""
-        return (self.lengths == self.spec.horizon) & self.terminal[self.ends - 1]
+        found: Bools = (self.lengths == self.spec.horizon) & self.terminal[self.ends - 1]
+        return found
 
     def limits_as_truncations(self) -> Dataset:
         """This dataset with terminal ends at exactly the time limit counted as time limits.
