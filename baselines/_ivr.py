@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
-from marlzoo.data.dataset import Dataset
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
@@ -121,7 +120,7 @@ def build(method: Algorithm, config: IVRConfig, spec: Spec) -> Networks:
     return nets
 
 
-def prepare(nets: Networks, config: IVRConfig, data: Sequence[Dataset]) -> None:
+def prepare(nets: Networks, config: IVRConfig, data: Sequence[Any]) -> None:
     """Find each replica's factor of the rewards in its data."""
     if config.reward_scaling == "range":
         for replica, dataset in enumerate(data):

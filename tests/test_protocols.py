@@ -43,7 +43,7 @@ def test_methods_share_what_a_protocol_says(
     name: str, protocol: str, shared: dict[str, Any], sampling: str
 ) -> None:
     small = {**SMALL, "sequence_length": 4}
-    learner = marlzoo.make(name, toy_spec("discrete"), domain=protocol, **small)
+    learner = marlzoo.make(name, toy_spec("discrete"), preset=protocol, **small)
     assert learner.sampling == sampling
     for setting, value in shared.items():
         if setting not in small:
