@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from marlzoo.baselines._ppo_networks import Actor
+from marlzoo.baselines._ppo_networks import PPOActor
 from scipy import integrate, stats
 from torch import Tensor, nn
 
@@ -218,7 +218,7 @@ def actor(kind: ActionKind, own: bool) -> Actor:
     spec = Spec(3, 4, 5, kind, max(sizes), horizon=9, action_sizes=sizes)
     used = (torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(-1)).to(DOUBLE)
     x, y = f64(1.0, 2.0).view(2, 1, 1), f64(0.5, 0.9).view(2, 1, 1)
-    found = Actor(Init([0, 1], dtype=DOUBLE), spec, 6, used, x, y, own)
+    found = PPOActor(Init([0, 1], dtype=DOUBLE), spec, 6, used, x, y, own)
     with torch.no_grad():
         for parameter in found.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, dtype=DOUBLE)

@@ -342,7 +342,7 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
         batches = iter(reference.make_batches(learner, UPDATES))
     else:
         batches = logged_batches(learner, data)
-    learner.prepare(data)
+    learner.prepare(data, logged_batches(learner, data))
     if hasattr(reference, "prepare"):
         for r in replicas:
             drawn = (batch_of(batch, r) for batch in logged_batches(learner, data))

@@ -11,7 +11,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, Rollout
 from marlzoo.rng import ReplicaRandom
-from marlzoo.training.replay_buffer import Replay
+from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.reference.harness import DOUBLE, SEEDS, sizes_mask
 
 
@@ -67,7 +67,7 @@ def random_steps(
 def replay_batches(learner: Algorithm, number: int) -> Iterator[Batch]:
     """What the learner's own replay draws from three rollouts; actions lie in the box, some of them on its bounds."""
     length, anywhere = cast(Any, learner).sequences()
-    replay = Replay(learner, length, anywhere)
+    replay = ReplayBuffer(learner, length, anywhere)
     for rollout in rollouts(learner, 3):
         if not learner.spec.discrete:
             rollout.action = rollout.action.clamp(-1.0, 1.0)
