@@ -212,7 +212,7 @@ def test_plain_densities_equal_scipys() -> None:
 # ---- the policies of on-policy methods ---------------------------------------------------------------------
 
 
-def actor(kind: ActionKind, own: bool) -> Actor:
+def actor(kind: ActionKind, own: bool) -> PPOActor:
     """Three agents with one, two and three dimensions (or two, three and four actions)."""
     sizes = (1, 2, 3) if kind == "continuous" else (2, 3, 4)
     spec = Spec(3, 4, 5, kind, max(sizes), horizon=9, action_sizes=sizes)
