@@ -113,6 +113,9 @@ class Source:
         for item in node.body:
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 about = lines[(item.end_lineno or 1) - 1].partition("  # ")[2]
+                above = lines[item.lineno - 2].strip()
+                if not about and above.startswith("# "):  # a comment too long for the line stands above it
+                    about = above.removeprefix("# ")
                 default = ast.unparse(item.value) if item.value is not None else ""
                 if default.startswith("field("):
                     keyword = re.search(r"default=([^,)]+)", default)
