@@ -255,7 +255,7 @@ def test_help_of_train_shows_run_options_apart_from_settings(capsys: pytest.Capt
     assert "--updates INT" in options
     assert "--alpha FLOAT" in settings
     assert "paper: α" in settings
-    assert "presets: mamujoco, smac, mpe" in settings
+    assert "presets: mamujoco, smac" in settings
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -112,7 +112,8 @@ class Source:
         lines = self.text.splitlines()
         for item in node.body:
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                about = lines[(item.end_lineno or 1) - 1].partition("  # ")[2]
+                own = lines[item.lineno - 1 : item.end_lineno]
+                about = next(filter(None, (line.partition("  # ")[2] for line in own)), "")
                 above = lines[item.lineno - 2].strip()
                 if not about and above.startswith("# "):  # a comment too long for the line stands above it
                     about = above.removeprefix("# ")
