@@ -69,7 +69,7 @@ from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import joint_action
 from marlzoo.modules.distributions import chosen, log_softmax
 from marlzoo.modules.layers import MLP, Init, with_agent_id
-from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.modules.policies import Policy
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import detached, masked_logsumexp, mean_over
 from marlzoo.objectives.sequences import as_transitions, step_count, step_fields
@@ -232,7 +232,7 @@ class AlberDICE(Algorithm):
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
-        return CategoricalPolicy(self.actor.network, stochastic=self.config.eval_mode == "sample")
+        return self.actor.policy(stochastic=self.config.eval_mode == "sample")
 
     def _alpha(self, done: Tensor) -> Tensor:
         """Strength of the regularizer after ``done`` updates, ``[R]``."""
