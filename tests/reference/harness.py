@@ -49,6 +49,7 @@ class Case:
         scale: factors of the parameters of modules, such as ``{"actor": 4.0}``, so that bounds are met.
         shift: what is added to them, after that.
         agent_rewards: every agent has a reward of its own; the team's is their mean.
+        all_terminal: no episode of the data is cut or ends at the time limit.
         wrong: how the method differs from its specification; the case is then expected to fail.
     """
 
@@ -57,6 +58,7 @@ class Case:
     scale: Mapping[str, float] = field(default_factory=dict)
     shift: Mapping[str, float] = field(default_factory=dict)
     agent_rewards: bool = True
+    all_terminal: bool = False
     wrong: str = ""
 
     def __str__(self) -> str:
@@ -83,7 +85,7 @@ def task(case: Case) -> Spec:
 
 
 @functools.cache
-def random_data(spec: Spec, seed: int, episodes: int = 12) -> Dataset:
+def random_data(spec: Spec, seed: int, episodes: int = 12, all_terminal: bool = False) -> Dataset:
     """Episodes of one to five steps: terminal, at the time limit, or cut; actions on the bounds; illegal actions.
 
     Final rows, which are also what sequences are padded with, hold a large reward and a random action: whatever
@@ -95,8 +97,10 @@ def random_data(spec: Spec, seed: int, episodes: int = 12) -> Dataset:
     rows = int((lengths + 1).sum())
     ends = starts + lengths
     terminal, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
-    terminal[ends[::2] - 1] = True
-    truncated[ends[3::4] - 1] = True  # one in four is a time limit, and one in four is cut without a flag
+    if all_terminal:
+        terminal[ends - 1] = True
+    else:  # every second; one in four is a time limit, and one in four is cut without a flag
+        terminal[ends[::2] - 1], truncated[ends[3::4] - 1] = True, True
     obs = rng.normal(size=(rows, n, spec.obs_size)) * sizes_mask(spec.obs_sizes, spec.obs_size)
     used = sizes_mask(spec.action_sizes, spec.action_size)
     action_mask = None
@@ -336,7 +340,7 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
     """
     learner = make_learner(method, case)
     replicas = range(len(SEEDS))
-    data = [random_data(learner.spec, seed) for seed in SEEDS]
+    data = [random_data(learner.spec, seed, all_terminal=case.all_terminal) for seed in SEEDS]
     own = [Replica(learner, r) for r in replicas]
     if hasattr(reference, "make_batches"):
         batches = iter(reference.make_batches(learner, UPDATES))
