@@ -302,16 +302,21 @@ def computed_options(data: Data) -> dict[str, Any]:
     return {**data.env, **({"seed": data.seed} if data.seed else {})}
 
 
-def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
-    """Runs without a row at the suite's last update, ordered by task, then learner, dataset and seed."""
-    done = {tuple(getattr(row, name) for name in _DONE) for row in results.rows()}
+def runs_of(suite: Suite, sources: Sequence[Source]) -> list[Run]:
+    """All runs of a suite, ordered by task, then learner, dataset and seed."""
     runs = []
     for task in dict.fromkeys(source.task for source in sources):
         for learner in suite.learners:
             for source in (s for s in sources if s.task == task and takes_part(learner, s)):
                 hashed = config_hash(suite, learner, task, source.entry)
                 runs += [Run(source, learner, seed, hashed) for seed in suite.seeds]
-    return [run for run in runs if run.key(suite) not in done]
+    return runs
+
+
+def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
+    """Runs without a row at their last update."""
+    done = {tuple(getattr(row, name) for name in _DONE) for row in results.rows()}
+    return [run for run in runs_of(suite, sources) if run.key(suite) not in done]
 
 
 def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:

@@ -7,17 +7,22 @@ interruption, or a kill, goes on; when nothing is missing it prints the table at
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from . import tables
-from .plan import Group, Source, expanded, groups, obtain, pending, recipe_file, validate
+from .plan import Group, Source, expanded, groups, obtain, pending, recipe_file, runs_of, validate
 from .progress import Display, Stage
 from .results import Results
 from .split import Split, default_split, group_size, torch_threads, train_side_by_side
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 IN_THIS_PROCESS = Split()
 
@@ -75,11 +80,11 @@ def run_suite(
         else:
             train_side_by_side(trainer, list(zip(todo, stages, strict=True)), split, display)
     everything = tables.read([folder])
-    rows = everything[everything["data_hash"].isin([source.hash for source in sources])]
+    rows = _of_suite(everything, suite, sources)
     if len(rows) < len(everything):
         console.print(
             f"{len(everything) - len(rows)} rows are of other data (regenerated on another processor, or by another "
-            f"version) and left out here; marlzoo table {folder} shows all",
+            f"version) or of other settings and left out here; marlzoo table {folder} shows all",
             highlight=False,
         )
     comparison, _, *others = tables.write(rows, folder, f"Suite {suite.name}", command)
@@ -87,6 +92,12 @@ def run_suite(
         console.print(terminal(sheet))
     console.print(f"Rows and tables: {folder}", highlight=False)
     return folder
+
+
+def _of_suite(rows: pd.DataFrame, suite: Suite, sources: list[Source]) -> pd.DataFrame:
+    """The rows of a suite's runs as it is now."""
+    known = {(run.source.hash, run.config_hash) for run in runs_of(suite, sources)}
+    return rows[[pair in known for pair in zip(rows["data_hash"], rows["config_hash"], strict=True)]]
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:

@@ -225,7 +225,7 @@ def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def collected(task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any) -> None:
-        uniform_recording(target, quality, seed=len(quality), transitions=transitions)
+        uniform_recording(target, quality, seed=int(quality == "random"), transitions=transitions)
 
     monkeypatch.setattr(plan, "collect", collected)
     data = Data(HOPPER, "expert-random", transitions=40)
@@ -516,14 +516,15 @@ def test_time_left_is_estimated_from_what_was_measured() -> None:
 
 
 def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> None:
-    """Data regenerated elsewhere may differ: its rows are another experiment, kept and said to be left out."""
+    """Other data and other settings are another experiment: their rows are kept and said to be left out."""
     mine = suite_of(data=(Data("games/xor", "D1"),), learners=(Learner("bc", SMALL),))
     run(mine, tmp_path)
     table, file = (tmp_path / "unit" / name for name in ("table.csv", "rows.csv"))
     before, rows = table.read_text(), Results(file).rows()
     Results(file).append([replace(row, data_hash="0" * 64, mean_return=-99.0) for row in rows])
+    Results(file).append([replace(row, config_hash="0" * 12, mean_return=-99.0) for row in rows])
     said = run(mine, tmp_path)
-    assert f"{len(rows)} rows are of other data" in said
+    assert f"{2 * len(rows)} rows are of other data" in said
     assert "-99" not in said
     assert table.read_text() == before
-    assert len(Results(file).rows()) == 2 * len(rows)
+    assert len(Results(file).rows()) == 3 * len(rows)

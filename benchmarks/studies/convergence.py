@@ -71,7 +71,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     hidden: int = 64  # width of all networks
     batch_size: int = 32
     episodes: int = 32  # per evaluation and seed
-    train: bool = True  # False: only write the table and the plot of the rows that are there
+    train: bool = True  # False: only write the table and the plot of the looks that are there
 
 
 def looks(updates: int) -> list[int]:
@@ -228,18 +228,18 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
         metrics = curves(numbers, task, method)
         change = changes(metrics["value"], metrics["data_return"])
         settled = converged(change)
-        end = {name: study.over_seeds(table.iloc[-1].to_numpy(), 2) for name, table in metrics.items()}
+        end = {name: f"{table.iloc[-1].mean():.2f}" for name, table in metrics.items()}
         found.append(
             [
-                f"{task} {method}",
+                f"{task.rpartition('/')[2]} {method}",
                 f"{metrics['value'].index[-1]:,}",
                 f"{metrics['data_return'].iloc[-1].mean():.1f}",
-                end["value"],
+                f"{metrics['value'].iloc[-1].mean():.1f}",
                 "—" if settled is None else f"{settled:,}",
                 f"{change.iloc[-1]:+.0%}" if len(change) else "—",
                 end.get("weight/ess", "—"),
                 end.get("weight/exponent_q99", "—"),
-                end["return"],
+                study.over_seeds(metrics["return"].iloc[-1].to_numpy(), 1),
             ]
         )
     return found
@@ -260,10 +260,11 @@ def report(options: Options, numbers: pd.DataFrame) -> study.Study:
         f"of the updates changes the mean value by more than {NEAR:.0%} of the data's return (—: none yet); last "
         "doubling: that change, for the last look that has another at twice its updates. effective samples: Kish's "
         f"effective sample size of the policy's weights, as a fraction of the {SAMPLE} rows.",
-        f"return: mean of {options.episodes} episodes. Mean and 95 % bootstrap interval over {len(options.seeds)} "
-        f"seeds; hidden width {options.hidden}, batch size {options.batch_size}.",
+        f"return: mean of {options.episodes} episodes, with the 95 % bootstrap interval over {len(options.seeds)} "
+        f"seeds. Hidden width {options.hidden}, batch size {options.batch_size}.",
         f"Data: {'; '.join(about[task] for task in numbers['task'].unique())}.",
-        f"Made by `{study.command(NAME)}`.",
+        # The command that trains, also where this table is only written anew from the looks that are there.
+        f"Made by `python benchmarks/studies/{NAME}.py`, which goes on where these runs end.",
     ]
     tasks = list(numbers["task"].unique())
     sheet = study.table("When values have converged", HEADER, body(numbers), notes)
