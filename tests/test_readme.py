@@ -98,7 +98,7 @@ def test_the_method_of_the_readme_works_as_a_plugin(
     entry = importlib.metadata.EntryPoint("mine", declared[1], "marlzoo.plugins")
     true = importlib.metadata.entry_points
     monkeypatch.setattr(
-        "marlzoo.registry.entry_points",
+        "marlzoo.plugins.entry_points",
         lambda group: [*true(group=group), *([entry] if group == "marlzoo.plugins" else [])],
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
