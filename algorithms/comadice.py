@@ -23,6 +23,10 @@ Departures from the authors' code, and the option that restores it:
 * rewards are rewards; their SMAC loader puts the undiscounted return-to-go there: ``reward_mode = "rtg"``.
 * step 2 uses the q of before step 1's update for both action kinds, as their continuous code does; their discrete
   code recomputes it.
+* step 2 uses the mixer's weights of before step 1's update, theirs those of after it; steps 3 to 5 see the new nu,
+  theirs the one of before step 2's update. Neither is offered.
+* a time limit does not end the bootstrap where the data mark it, as for every other method here; their files do not
+  tell limits from terminal states: ``timeout_is_terminal = True``.
 * the global state enters the mixer once, not once per agent.
 * actions are those of the data. Their MuJoCo loader divides by 4 actions that leave the box, and the policy's are
   multiplied by 4 to act; here such data are clipped, with a warning.

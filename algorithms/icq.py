@@ -137,11 +137,12 @@ class ICQ(Algorithm):
         n_critic = n_in + (spec.state_size if c.critic_sees_state else 0)
         self.actor: nn.Module
         if spec.discrete:
-            self.actor = AgentNet(self.init, spec, QNetworkConfig(c.hidden, recurrent, c.last_action))
+            shape = QNetworkConfig(c.hidden, recurrent, c.last_action, relu=c.memory_relu)
+            self.actor = AgentNet(self.init, spec, shape)
             sizes = (n_critic, c.critic_hidden, c.critic_hidden, 1 + n_out)
         else:
             if recurrent:
-                self.actor = RecurrentNet(self.init, n_in, c.hidden, 2 * n_out)
+                self.actor = RecurrentNet(self.init, n_in, c.hidden, 2 * n_out, c.memory_relu)
             else:
                 self.actor = TanhGaussianActor(self.init, n_in, c.hidden, n_out)
             sizes = (n_critic + n_out, c.critic_hidden, c.critic_hidden, 1)

@@ -16,8 +16,8 @@ Continuous, deterministic policy and twin critics per agent:
 
 The critics step first, then the policy with the same batch; the targets follow with rate tau.
 
-Discrete, after the authors' idea (the paper has no such form): Q with double Q-learning and the exact penalty over
-legal actions, a softmax policy over legal actions, â = argmax over legal actions of Q(o):
+Discrete, after the paper's experiment on StarCraft II, of which no code was published: Q with double Q-learning and
+the exact penalty over legal actions, a softmax policy over legal actions, â = argmax over legal actions of Q(o):
 
 4. policy:  L_pi = -mean [c log pi(â | o) + (1 - c) sum_a pi(a | o) Q(o, a)]
 
@@ -32,15 +32,17 @@ Departures from published code, and the option that restores it:
 
 * The authors subtract the density of their noisy samples, not its logarithm; not offered.
 * Inputs are not normalized: ``input_norm = "batch"``. The authors normalize the critics' input, action included, by
-  the statistics of whatever batch they judge, so that a policy's own actions and the search's are judged on different
+  the statistics of whatever batch they judge (each class of the penalty's actions, each round of the search and both
+  sides of the final comparison apart), so that a policy's own actions and the search's are judged on different
   scales, and what a policy's actions have in common is subtracted before the critic sees it.
 * gamma is what it says. The authors' HalfCheetah runs set .99 and train with .95: ``gamma = 0.95``.
 * an update is one step of every network. Theirs come once in 100 of what they call steps (HalfCheetah: in 10).
 * All agents learn from the same rows of the data and are clipped together; theirs draw and clip for themselves.
 * ComaDICE's shared form draws every round of the search from the first round's distribution, and its policy is
   stochastic; neither is offered.
-* Discrete ports weigh log pi of the data's action by its advantage: ``policy_gradient = "coma"``; pull by squared
-  error: ``imitation = "mse"``; search among illegal actions too or count padding; not offered.
+* c and cql_alpha of the SMAC presets are those of CFCQL's port (0.5 and 5). Discrete ports weigh log pi of the data's
+  action by its advantage: ``policy_gradient = "coma"``; pull by squared error: ``imitation = "mse"``; search among
+  illegal actions too or count padding; not offered.
 """
 
 from __future__ import annotations
@@ -144,7 +146,7 @@ class OMAR(Algorithm):
             recurrent = c.history == "rnn"
             self.sampling = "sequence" if recurrent else "transition"
             self.fields = team_fields(recurrent, c.mixed)
-            shape = QNetworkConfig(h, recurrent, hyper=c.mixer_hidden)
+            shape = QNetworkConfig(h, recurrent, hyper=c.mixer_hidden, relu=c.memory_relu)
             self.actor_net = AgentNet(self.init, spec, shape)
             self.team = QTeam(self.init, spec, shape, "qmix" if c.mixed else None)
             self.target_team = self.make_target(self.team)
@@ -209,7 +211,7 @@ class OMAR(Algorithm):
             samples, density = penalty_samples(
                 action.detach(), next_action, batch.noise["uniform"], normal, sigma, used
             )
-        q_sampled = self.q(obs.unsqueeze(1), samples).squeeze(-1)  # [R, 2, K, B, N]
+        q_sampled = torch.cat([self.q(obs.unsqueeze(1), x) for x in self._judged(samples)], 2).squeeze(-1)
         fitted = q
         if self.mixer is not None:
             w, b = self.mixer(batch.state)
@@ -238,6 +240,12 @@ class OMAR(Algorithm):
         common = diagnostics.data_value(fitted[:, 0]) | diagnostics.saturation(action, used)
         return detached(losses | means) | common | norms
 
+    def _judged(self, samples: Tensor) -> tuple[Tensor, ...]:
+        """The penalty's actions ``[R, K, ...]`` as the critics judge them: each class apart with batch norm."""
+        return (
+            samples.split(self.config.cql_samples, dim=1) if self.config.input_norm == "batch" else (samples,)
+        )
+
     @torch.no_grad()
     def _search(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """The better, under Q_1, of the policy's action and the best one found, [R, B, N, A]."""
@@ -251,7 +259,8 @@ class OMAR(Algorithm):
         else:
             best = softmax_search(score, noise, self.hyperparameter("search_std", 5))
         rivals = torch.stack((action, best * used), dim=1)
-        value = score(rivals)
+        parts = rivals.split(1, dim=1) if c.input_norm == "batch" else (rivals,)
+        value = torch.cat([score(part) for part in parts], dim=1)
         return torch.where((value[:, 1] > value[:, 0]).unsqueeze(-1), rivals[:, 1], rivals[:, 0])
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ Departures from the authors' code, and the option that restores it:
 * A time limit does not end the bootstrap where the data mark it, as for every other method here (see
   :class:`marlzoo.config.Config`). The authors' files do not tell limits from terminal states, so that their code
   takes both for terminal: ``timeout_is_terminal = True``.
+* Actions beyond the box [-1, 1] are clipped to it when data are read (in some published files nearly a third of all
+  action entries); theirs are clipped in the likelihood only, so that their Q sees the larger ones.
 * Nothing of their SMAC code's unused V mixer and target actor.
 
 Options off by default, where the code's choice has a known weakness: ``z_clip = "linear"`` keeps the sign of V's

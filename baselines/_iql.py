@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 
 LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
+
+
+def clipped(method: Algorithm, batch: Batch) -> Batch:
+    """The batch with continuous actions within ``action_margin`` of the box, where some replica asks for it."""
+    if method.spec.discrete or not any(config.action_margin for config in method.configs):  # type: ignore[attr-defined]
+        return batch
+    bound = 1.0 - method.hyperparameter("action_margin", batch.action.ndim)
+    action = torch.minimum(torch.maximum(batch.action, -bound), bound)
+    return Batch.of(batch.noise, **{**batch.tensors(), "action": action})
 
 
 @dataclass(frozen=True)
@@ -18,6 +31,9 @@ class ImplicitConfig(Config):
     weight_cap: Positive = 100.0  # bound on the policy's weights
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of both hidden layers of policy, Q and V
+    action_margin: Fraction = (
+        0.0  # clip the data's continuous actions to within this of the box (0: to the box)
+    )
     share_agents: bool = True  # one set of networks for all agents, told apart by their number
     batch_size: Count = 256  # transitions per update and replica
     lr: Positive = 3e-4  # step size of Adam

@@ -12,16 +12,20 @@ V steps first, then policy and Q, then the targets of Q (and of the mixer) follo
 Departures from the authors' code, and the option that restores it:
 
 * the policy's weight is the paper's ratio; the release has another: ``weight = "code"``.
+* alpha weighs against rewards, so the authors' alpha needs their scale: rewards are multiplied by 1000 / (largest -
+  smallest return of an episode in the data), as for their locomotion tasks. The particle world and SMAC, for which
+  nobody published alpha, take rewards as they are: ``reward_scaling = "none"``. ``value/data_mean`` is in the data's
+  own scale.
 * networks, tanh-Gaussian policy and constant step size are OMIGA's, so that the family's members differ in their
   losses only. What belongs to the release's single-agent benchmarks is left out: layer normalization of V, a Gaussian
-  with a state-independent width, cosine decay of the policy's step size, scaling of rewards.
+  with a state-independent width, cosine decay of the policy's step size.
 
 Discrete actions (ours): one Q per action, log π over the legal actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +35,7 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Positive
+from marlzoo.data.dataset import Dataset
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
@@ -44,7 +49,12 @@ from marlzoo.spec import Spec
 ValueLoss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
+PLAIN = {"reward_scaling": "none"}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "mamujoco": {},
+    "mpe": PLAIN,
+    "smac": {**MLP_TRANSITIONS, **PLAIN},
+}
 VARIANTS = {
     "continuous": ({"mixing": "linear", "weight": "code"},),
     "discrete": ({"mixing": "linear"},),
@@ -56,6 +66,7 @@ class IVRConfig(Config):
     """Settings that SQL and EQL share."""
 
     alpha: Positive = 1.0  # strength of the pull towards the data (paper: α)
+    reward_scaling: Literal["range", "none"] = "range"  # by 1000 / (range of the episodes' returns), or not
     weight: Literal["theory", "code"] = "theory"  # the policy's weight: the paper's ratio, or the release's
     weight_cap: Positive = 100.0  # bound on the policy's weight
     mixing: Literal["none", "linear"] = "none"  # each agent for itself, or OMIGA's linear mixer
@@ -69,6 +80,8 @@ class IVRConfig(Config):
 class Networks(nn.Module):
     """Policy, twin Q, V, and (``mixing = "linear"``) the mixer; targets of Q and mixer."""
 
+    reward_scale: Tensor  # [R], what rewards are multiplied by
+
     def __init__(self, method: Algorithm, config: IVRConfig, spec: Spec) -> None:
         super().__init__()
         init = method.init
@@ -76,6 +89,8 @@ class Networks(nn.Module):
         self.q = ActionValues(init, spec, config.hidden, members=2)
         self.v = ValueNet(init, spec.obs_size + spec.n_agents, config.hidden)
         self.target_q = method.make_target(self.q)
+        scale = torch.ones(method.replicas, device=method.device, dtype=method.dtype)
+        self.register_buffer("reward_scale", scale)
         self.mixer = self.target_mixer = None
         if config.mixing == "linear":
             self.mixer = LinearMixer(init, spec.state_size, config.mixer_hidden, spec.n_agents)
@@ -94,6 +109,14 @@ def build(method: Algorithm, config: IVRConfig, spec: Spec) -> Networks:
     nets = Networks(method, config, spec)
     method.add_optimizer(policy=nets.actor, q=nets.critic, v=nets.v)
     return nets
+
+
+def prepare(nets: Networks, config: IVRConfig, data: Sequence[Dataset]) -> None:
+    """Find each replica's factor of the rewards in its data."""
+    if config.reward_scaling == "range":
+        for replica, dataset in enumerate(data):
+            spread = float(dataset.returns.max() - dataset.returns.min())
+            nets.reward_scale[replica] = 1000.0 / spread if spread > 0.0 else 1.0
 
 
 def update(
@@ -122,11 +145,15 @@ def update(
     q = w.unsqueeze(1) * nets.q(obs, batch.action)
     with torch.no_grad():
         w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
+        scale = nets.reward_scale.unsqueeze(-1)
         v_next = w_next * nets.v(with_agent_id(batch.next_obs))
         if nets.mixer is None:  # every agent for itself
-            y = batch.agent_reward + method.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
+            reward = scale.unsqueeze(-1) * batch.agent_reward
+            y = reward + method.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
         else:
-            y = batch.reward + method.hyperparameter("gamma", 2) * batch.mask * (v_next.sum(-1) + b_next)
+            y = scale * batch.reward + method.hyperparameter("gamma", 2) * batch.mask * (
+                v_next.sum(-1) + b_next
+            )
     if nets.mixer is not None:
         q = q.sum(-1) + b.unsqueeze(1)
     q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
@@ -136,7 +163,7 @@ def update(
     if nets.mixer is not None and nets.target_mixer is not None:
         method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
     losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-    common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(omega)
+    common = diagnostics.data_value(q[:, 0].flatten(1) / scale) | diagnostics.effective_sample_size(omega)
     common |= diagnostics.data_likelihood(log_prob)
     return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **common, **norms}
 

@@ -1,5 +1,16 @@
 """What MAPPO and HAPPO share: settings, networks, advantages and the clipped losses of proximal policy optimization.
 
+Sources of the defaults: from the official code of both papers (MAPPO's, and HAPPO's in HARL) come the clipping by
+0.2, the Huber loss's 10, lambda 0.95, ValueNorm's decay 0.99999, Adam's 1e-5, gradient norms of 10, layers of 64, the
+step size's linear decay and the form of the standard deviation. The sizes of a rollout (128 copies, 64 steps), of a
+gradient step's batch, 8 passes, the step size 1e-3 and no entropy bonus are ours, chosen for lockstep copies on few
+cores on this package's tasks.
+
+Agents without a choice, such as dead units, count in the means of loss and entropy; the official code leaves them
+out. Their own part has no gradient (the only legal action keeps probability 1), so that they only make the others'
+part smaller, which Adam undoes but for its epsilon and the bound on the norm. Advantages are the team's, one per
+step, and are normalized so.
+
 Shapes: R replicas, E copies, T steps, M = E T team steps, B steps per gradient step, N agents.
 """
 

@@ -17,6 +17,7 @@ class ConservativeQConfig(Config):
     tau: Fraction = 0.01  # rate at which the targets follow, where they are not copied
     target_period: Natural = 200  # updates between copies of the targets; 0: follow with rate tau
     hidden: Count = 64  # width of the agents' hidden layer and of their memory
+    memory_relu: bool = True  # a ReLU between the memory and the last layer
     history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
     last_action: bool = False  # also read the action of the step before
     half_td: bool = True  # the factor 1/2 in TD

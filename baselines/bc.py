@@ -20,7 +20,8 @@ tanh-Gaussian's tail. ``bound_margin = 0.05`` takes actions that near a bound as
 tanh-Gaussian have the setting). Where a third of a joint's actions lie on a bound it makes the likelihood about as
 good as the squared error, which still falls short of the data there (results/studies/bound_actions).
 
-``history = "rnn"`` reads sequences through a GRU whose memory starts from zero with each episode (OG-MARL, CFCQL).
+``history = "rnn"`` reads sequences through a GRU whose memory starts from zero with each episode (OG-MARL, CFCQL;
+``memory_relu`` adds OG-MARL's ReLU behind it).
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class BC(Algorithm):
         heads = 1 if spec.discrete or c.loss == "mse" else 2
         self.actor: nn.Module
         if c.history == "rnn":
-            self.actor = RecurrentNet(self.init, n_in, c.hidden, heads * spec.action_size)
+            self.actor = RecurrentNet(self.init, n_in, c.hidden, heads * spec.action_size, c.memory_relu)
             self.sampling = "sequence"
         elif heads == 2:
             self.actor = TanhGaussianActor(self.init, n_in, c.hidden, spec.action_size)

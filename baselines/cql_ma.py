@@ -72,6 +72,8 @@ from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
+Improvement = Literal["advantage_weighted_bc", "q_weighted_bc", "sac"]
+
 
 @dataclass(frozen=True)
 class CQLMAConfig(Config):
@@ -79,8 +81,7 @@ class CQLMAConfig(Config):
 
     cql_alpha: NonNegative = 1.0  # weight of the conservative penalty
     cql_samples: Count = 10  # actions of each of the three classes (continuous)
-    # How the policy is improved: cloning weighted by the advantage or by Q (as released), or the critic's gradient.
-    cql_policy: Literal["advantage_weighted_bc", "q_weighted_bc", "sac"] = "advantage_weighted_bc"
+    cql_policy: Improvement = "advantage_weighted_bc"  # cloning weighted by advantage or Q, or Q's gradient
     entropy: NonNegative = 0.0  # weight of the policy's entropy ("sac" only)
     policy_bc_warmup: Natural = 0  # first updates of weighted cloning that only clone the data
     cql_importance: bool = False  # subtract the samples' log densities (continuous)
@@ -134,7 +135,7 @@ class CQLMA(Algorithm):
         self.actor: TanhGaussianActor | AgentNet
         self.q: Ensemble | AgentNet
         if spec.discrete:
-            shape = QNetworkConfig(h, recurrent)
+            shape = QNetworkConfig(h, recurrent, relu=c.memory_relu)
             self.actor, self.q = AgentNet(self.init, spec, shape), AgentNet(self.init, spec, shape)
         else:
             self.actor = TanhGaussianActor(self.init, n_in, h, spec.action_size)

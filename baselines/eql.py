@@ -16,6 +16,7 @@ all are V falls without end and the policy clones the data; where values differ 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Positive
+from marlzoo.data.dataset import Dataset
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives.losses import exponential_weights
 from marlzoo.spec import Spec
@@ -52,6 +54,10 @@ class EQL(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, twin Q, V and perhaps a mixer."""
         self.nets = _ivr.build(self, self.config, spec)
+
+    def prepare(self, data: Sequence[Dataset]) -> None:
+        """Find the rewards' factor in the data."""
+        _ivr.prepare(self.nets, self.config, data)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""

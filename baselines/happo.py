@@ -37,7 +37,7 @@ from . import _ppo
 
 @dataclass(frozen=True)
 class HAPPOConfig(_ppo.PPOConfig):
-    """Settings of HAPPO."""
+    """Settings of HAPPO; ``_ppo`` says where the defaults come from."""
 
 
 class HAPPO(Algorithm):

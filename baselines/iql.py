@@ -15,7 +15,13 @@ Departures from the authors' code, and the option that restores it:
 
 * agents share their networks; theirs has one set per agent: ``share_agents = False``.
 * ``beta = 0`` makes every weight 1, which is behavior cloning (their separate BC).
-* no encoder of the past: policies see the observation (their default).
+* no encoder of the past: policies see the observation. Theirs reads the last ten pairs of observation and action
+  through attention by default; not offered.
+* actions are clipped to within 1e-7 of the box where their likelihood is taken, as in all methods here. Theirs are
+  clipped to within 1e-5, in the critics too, which moves the fitted mode where many lie on the bounds:
+  ``action_margin = 1e-5``.
+* rewards are as the data have them; theirs are scaled for some datasets. Gradients are clipped per group, theirs per
+  network. Not offered.
 * their driver cannot reach this method (an assertion stops it); ours runs.
 
 Discrete actions (ours): one Q per action, log π over the legal actions; nothing else changes.
@@ -56,7 +62,9 @@ class IQL(Algorithm):
     actions = ("continuous", "discrete")
     fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs", "action_mask")
     presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
-    variants: ClassVar = {kind: ({"share_agents": False},) for kind in ("continuous", "discrete")}
+    variants: ClassVar = {
+        kind: ({"share_agents": False, "action_margin": 1e-5},) for kind in ("continuous", "discrete")
+    }
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q and V; target of Q."""
@@ -69,6 +77,7 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        batch = _iql.clipped(self, batch)
         obs = with_agent_id(batch.obs)
 
         # 1. V

@@ -71,7 +71,8 @@ class IQLCQL(Algorithm):
         self.fields = team_fields(recurrent, mixed=False)
         if recurrent:
             self.sampling = "sequence"
-        self.team = QTeam(self.init, spec, QNetworkConfig(c.hidden, recurrent, c.last_action), mixer=None)
+        shape = QNetworkConfig(c.hidden, recurrent, c.last_action, relu=c.memory_relu)
+        self.team = QTeam(self.init, spec, shape, mixer=None)
         self.target = self.make_target(self.team)
         self.add_optimizer(q=self.team)
 

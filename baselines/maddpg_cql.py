@@ -21,6 +21,7 @@ Departures from published code, and the option that restores it:
   pushes Q_2 up on the data without bound; it also copies one twin into the other. Neither is offered.
 * The paper-time branch takes reward and end of the episode one step late; not offered.
 * Sequences lie within one episode; OG-MARL's straddle them, and a time limit bootstraps into the next; not offered.
+* OG-MARL clips gradient norms of ``iddpg_cql`` at 10 and none of ``maddpg_cql``: ``grad_clip = 10``.
 * The PyTorch port steps the critics before it takes the policy's loss, and follows the first critic:
   ``policy_after_critic = True``, ``policy_q = "q1"``.
 
@@ -66,6 +67,7 @@ class MADDPGCQLConfig(Config):
     tau: Fraction = 0.01  # rate at which the targets follow
     hidden: Count = 64  # width of the policy's hidden layers, or of its memory
     critic_hidden: Count = 128  # width of the critics' hidden layers
+    memory_relu: bool = True  # a ReLU between the memory and the last layer
     history: Literal["rnn", "mlp"] = "rnn"  # act on the episode so far, or on the observation
     lr: Positive = 1e-3  # step size of Adam
     batch_size: Count = 32  # sequences (or transitions) per update and replica
@@ -92,7 +94,7 @@ class MADDPGCQL(Algorithm):
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
         self.fields = row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask")
-        self.actor = TeamActor(self.init, spec, c.hidden, recurrent)
+        self.actor = TeamActor(self.init, spec, c.hidden, recurrent, relu=c.memory_relu)
         self.q = TeamCritics(
             self.init,
             spec,

@@ -15,7 +15,13 @@ is fitted is still a product of the agents': credit is better assigned than by i
 Departures from the authors' code, and the option that restores it:
 
 * agents share their networks; theirs has one set per agent: ``share_agents = False``.
-* no encoder of the past: policies see the observation (their default).
+* no encoder of the past: policies see the observation. Theirs reads the last ten pairs of observation and action
+  through attention by default; not offered.
+* actions are clipped to within 1e-7 of the box where their likelihood is taken, as in all methods here. Theirs are
+  clipped to within 1e-5, in the critics too, which moves the fitted mode where many lie on the bounds:
+  ``action_margin = 1e-5``.
+* rewards are as the data have them; theirs are scaled for some datasets. Gradients are clipped per group, theirs per
+  network. Not offered.
 
 Options: ``weights = "agent"`` weights each agent by its own share ``w_i Q̄_i + b - (w^V_i V_i + b^V)`` (an option of
 the release); ``abs_weights`` makes the mixing weights non-negative (ours), which the policies, extracted by weighted
@@ -81,6 +87,7 @@ class MAIQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        batch = _iql.clipped(self, batch)
         obs, joint = with_agent_id(batch.obs), joint_action(batch.action, self.spec, self.dtype)
 
         # 1. V

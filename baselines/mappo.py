@@ -39,7 +39,7 @@ from . import _ppo
 
 @dataclass(frozen=True)
 class MAPPOConfig(_ppo.PPOConfig):
-    """Settings of MAPPO."""
+    """Settings of MAPPO; ``_ppo`` says where the defaults come from."""
 
 
 class MAPPO(Algorithm):

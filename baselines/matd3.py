@@ -14,9 +14,15 @@ policy of its own, the critics see the state and all actions. A bar is a target 
 The policies ascend Q_1 together: as each is evaluated at the others' present actions and has weights of its own, this
 is the gradient of n losses in which the others' actions are held. The reward is the team's.
 
-Departures from HARL's code: actions start near zero and their penalty keeps tanh from saturating, both as in MADDPG's
-and OMAR's code (without them the particle world's policies stick in a corner); actions enter unscaled; all agents
-step at once, HATD3's take turns (not offered); the bootstrap ends at a terminal state only, also within n steps.
+Departures from HARL's code, and the option that restores it:
+
+* the others' actions in step 4 are their policies' present ones; HARL's MATD3 takes them from the replay:
+  ``other_actions = "replay"``.
+* actions start near zero and their penalty keeps tanh from saturating, both as in MADDPG's and OMAR's code, whose
+  weight of the penalty is 0.001. The particle world's preset takes 0.3: with less, policies stick in a corner here.
+* half as many updates per step of the environment as HARL's: ``learn_steps``.
+* actions enter unscaled; all agents step at once, HATD3's take turns (not offered); the bootstrap ends at a terminal
+  state only, also within n steps.
 
 Shapes: batches are sequences of ``n_step`` steps, ``obs [R, B, n_step + 1, N, O]``.
 """
@@ -24,7 +30,7 @@ Shapes: batches are sequences of ``n_step`` steps, ``obs [R, B, n_step + 1, N, O
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +56,7 @@ class MATD3Config(ReplayConfig):
     smoothing_clip: NonNegative = 0.5  # bound of that noise
     policy_delay: Count = 2  # critic steps per policy step
     action_penalty: NonNegative = 1e-3  # weight of the mean square of actions before tanh
+    other_actions: Literal["present", "replay"] = "present"  # of the others in the policies' loss
     n_step: Count = 5  # steps of reward in the target
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of the policies' and critics' two hidden layers
@@ -67,7 +74,7 @@ class MATD3(Algorithm):
     sampling = "online"
     fields = ("obs", "state", "action", "reward", "mask")
     presets: ClassVar = {"mpe": {"hidden": 128, "n_step": 1, "action_penalty": 0.3}}
-    variants: ClassVar = {"continuous": ({"n_step": 3, "policy_delay": 1},)}
+    variants: ClassVar = {"continuous": ({"n_step": 3, "policy_delay": 1, "other_actions": "replay"},)}
 
     def build(self, spec: Spec) -> None:
         """Policies, twin critics, and the targets of both."""
@@ -117,7 +124,10 @@ class MATD3(Algorithm):
         due = self.due("critic", self.config.policy_delay)
         out = self.actor.rows(obs)
         size = action_error(out, torch.zeros_like(out), used).flatten(1).mean(1)
-        value = self.q.first(obs, state, torch.tanh(out) * used)[..., 0].mean(1)
+        replayed = batch.action[:, :, 0] if self.config.other_actions == "replay" else None
+        values = self.q.first(obs, state, torch.tanh(out) * used, replayed)  # [R, B, N]
+        # With present actions all agents have the same value; with replayed ones each its own, of its own action.
+        value = values[..., 0].mean(1) if replayed is None else values.sum(-1).mean(1)
         policy_loss = self.hyperparameter("action_penalty") * size - value
         norms |= self.step_if(due, policy=policy_loss)
         tau = self.hyperparameter("tau") * due

@@ -83,7 +83,9 @@ class QMIX(Algorithm):
         """The agents' network, the mixer and the targets of both."""
         c, recurrent = self.config, self.config.history == "rnn"
         self.fields = team_fields(recurrent=True, mixed=True)  # batches are sequences, if of one step
-        shape = QNetworkConfig(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
+        shape = QNetworkConfig(
+            c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu
+        )
         self.team = QTeam(self.init, spec, shape, c.mixer)
         self.target = self.make_target(self.team)
         self.add_optimizer(q=self.team)

@@ -13,7 +13,8 @@ monotone in every agent's value. Bars mark targets:
                 CQL = mean over steps and agents [log sum_{a legal} exp Q(o_i)[a] - Q(o_i)[a_i]]
 4. L    = TD + w CQL,   the targets are copied every 200 updates
 
-Means are over real steps. The agents act with their best legal action.
+With ``cql_weight = 0`` this is QMIX (or VDN) on logged data, and a table has to call it so. Means are over real
+steps. The agents act with their best legal action.
 
 Departures from published code, and the option that restores it:
 
@@ -91,7 +92,9 @@ class QMIXCQL(Algorithm):
         self.fields = team_fields(recurrent, mixed=True)
         if recurrent:
             self.sampling = "sequence"
-        shape = QNetworkConfig(c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden)
+        shape = QNetworkConfig(
+            c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu
+        )
         self.team = QTeam(self.init, spec, shape, c.mixer)
         self.target = self.make_target(self.team)
         self.add_optimizer(q=self.team)

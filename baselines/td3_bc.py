@@ -25,8 +25,10 @@ Departures from published code, and the option that restores it:
 * The gradient through mean |Q| is stopped. OG-MARL's present code lets it through, so that where all values have one
   sign the critic's part has no gradient at all and the method is behavior cloning; not offered.
 * The twins start independently; OG-MARL's PyTorch port copies one into the other, so that they never differ.
-* OG-MARL: ``history = "rnn"``, ``policy_q = "min"``, ``smoothing_sigma = 0``, ``policy_delay = 1``,
-  ``policy_after_critic = False``, ``action_penalty = 1e-3``; its critics read 128-wide layers: ``critic_hidden``.
+* OG-MARL: ``history = "rnn"``, ``memory_relu = True``, ``policy_q = "min"``, ``smoothing_sigma = 0``,
+  ``policy_delay = 1``, ``action_penalty = 1e-3``; its critics have layers of 128: ``critic_hidden``. In TensorFlow it
+  takes both losses before any step (``policy_after_critic = False``); its PyTorch port takes the policy's after the
+  critics' step.
 * MOMA-PPO sums the data's part over action dimensions: ``bc_reduce = "sum"``.
 * offpymarl's discrete form leaves terminal steps out, and counts padding in the data's part; not offered.
 * The original method standardizes observations; here the data say what they hold.
@@ -55,6 +57,8 @@ from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
 READS: dict[str, Reads] = {"independent": "own", "iddpg_bc": "state", "maddpg_bc": "joint"}
+# OMAR's settings of the particle world, with which its paper's TD3+BC was run.
+MPE = {"lr": 0.01, "hidden": 64, "critic_hidden": 64, "batch_size": 1024, "tau": 0.01, "gamma": 0.95}
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class TD3BC(Algorithm):
     actions = ("continuous", "discrete")
     presets: ClassVar = {
         "mamujoco": {},
-        "mpe": {},
+        "mpe": MPE,
         "smac": MLP_TRANSITIONS,
         "smac-recurrent": {**RECURRENT_SEQUENCES, "critic_hidden": 128},
     }
@@ -106,7 +110,7 @@ class TD3BC(Algorithm):
         reads, own = READS[c.variant], c.variant == "independent"
         state = () if own else ("state",)
         self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", "action_mask", *state)
-        self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own)
+        self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own, relu=c.memory_relu)
         self.q = TeamCritics(self.init, spec, (c.critic_hidden, c.critic_hidden), reads, own)
         self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
         self.add_optimizer(policy=self.actor, critic=self.q)

@@ -7,18 +7,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset, read_card
-from marlzoo.errors import DataError, SpecError
+from marlzoo.errors import DataError, SpecError, UnknownNameError
 from marlzoo.recording.recipes import collect
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 
 from .results import RUN, Results
+
+if TYPE_CHECKING:
+    from marlzoo.algorithm import Algorithm
+
 from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 ProgressReporter = Callable[[int, int], None]
@@ -62,17 +66,21 @@ class Run:
         """Values of the columns :data:`_DONE` in the row that says that this run is done."""
         source, learner = self.source, self.learner
         names = (suite.name, source.task, source.source, source.quality, learner.method, learner.variant)
-        return (*names, self.seed, self.config_hash, source.hash, suite.episodes, suite.updates)
+        episodes, updates = suite.final_episodes or suite.episodes, suite.updates_on(source.entry)
+        return (*names, self.seed, self.config_hash, source.hash, episodes, updates)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that train as the replicas of one learner: same task, method and settings."""
+    """Runs that train as the replicas of one learner: same task, method, settings and number of updates."""
 
     task: str
     env: Mapping[str, Any]
     spec: Spec
     learner: Learner
+    settings: Mapping[str, Any]
+    updates: int
+    eval_every: int
     runs: tuple[Run, ...]
 
     @property
@@ -91,7 +99,23 @@ class Group:
         return folder / f"{self.learner.method}-{task}-{name}.npz"
 
 
-def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any]) -> str:
+def settings(suite: Suite, learner: Learner, entry: Data) -> dict[str, Any]:
+    """A learner's settings on a dataset: the suite's, replaced by the data's, and those by its own.
+
+    Raises:
+        UnknownNameError: no such method, or a setting of its own that it does not have.
+    """
+    known = setting_names(find_method(learner.method))
+    shared = {name: value for name, value in {**suite.config, **entry.config}.items() if name in known}
+    return shared | dict(learner.config)
+
+
+def setting_names(cls: type[Algorithm]) -> set[str]:
+    """Names of a method's settings."""
+    return {setting.name for setting in fields(cls.config_class)}
+
+
+def config_hash(suite: Suite, learner: Learner, task: str, entry: Data) -> str:
     """Identifies a learner's settings (preset of the task's family included), its evaluation and its precision.
 
     Raises:
@@ -99,9 +123,10 @@ def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any
         ConfigError: a setting out of its range.
     """
     cls = find_method(learner.method)
-    preset = preset_of(cls, task.partition("/")[0])
-    config = replica_configs(cls.config_class, 1, learner.config, preset)[0]
-    parts: list[Any] = [config.to_dict(), suite.horizon, dict(env)]
+    # A dataset's file may name its task only when it is opened; until then the settings' names are checked.
+    preset = preset_of(cls, task_spec(task, **entry.env)).settings if task else {}
+    config = replica_configs(cls.config_class, 1, settings(suite, learner, entry), preset)[0]
+    parts: list[Any] = [config.to_dict(), suite.horizon, dict(entry.env)]
     if suite.precision != "float32":
         parts.append(suite.precision)
     text = json.dumps(parts, sort_keys=True)
@@ -109,11 +134,11 @@ def config_hash(suite: Suite, learner: Learner, task: str, env: Mapping[str, Any
 
 
 def expanded(suite: Suite) -> Suite:
-    """The suite with every learner named ``*`` replaced by all methods that can learn from its data.
+    """The suite with every learner named ``*`` replaced by all methods that can learn from some of its data.
 
     Each method takes those of the learner's settings that it has.
     """
-    kinds = {task_spec(data.task, **data.env).action_kind for data in suite.data if data.task}
+    kinds = {kind_of(data.task, data) for data in suite.data if data.task}
     learners: list[Learner] = []
     for learner in suite.learners:
         if learner.method != EVERY:
@@ -121,34 +146,77 @@ def expanded(suite: Suite) -> Suite:
             continue
         for name in method_names():
             cls = find_method(name)
-            if cls.sampling != "online" and kinds <= set(cls.actions):
-                known = {setting.name for setting in fields(cls.config_class)}
-                learners.append(Learner(name, {k: v for k, v in learner.config.items() if k in known}))
+            if cls.sampling != "online" and kinds & set(cls.actions):
+                config = {k: v for k, v in learner.config.items() if k in setting_names(cls)}
+                learners.append(Learner(name, config, where_possible=True))
     return replace(suite, learners=tuple(learners))
 
 
 def validate(suite: Suite) -> None:
-    """Find wrong names and settings before any work is done.
+    """Find wrong names and settings, missing files and methods that do not fit before any work is done.
 
     Raises:
         UnknownNameError: no such task, method or setting.
         ConfigError: a setting out of its range.
+        DataError: a file that names its task itself is missing or broken.
         SpecError: a method that does not handle a task, or learns online.
     """
-    for learner in suite.learners:
-        cls = find_method(learner.method)
-        if cls.sampling == "online":
-            raise SpecError(
-                f"suite {suite.name!r}: {learner.method} learns online, not from data; "
-                f"train it with: marlzoo train {learner.method} --task TASK"
+    methods = [_method(suite, learner) for learner in suite.learners]
+    for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
+        if not any(name in setting_names(cls) for cls in methods):
+            known = {name for method in method_names() for name in setting_names(find_method(method))}
+            if name not in known:
+                raise UnknownNameError(f"setting of suite {suite.name!r}", name, sorted(known))
+    checked: set[str] = set()
+    for data in suite.data:
+        task = task_of(data)
+        kind = kind_of(task, data) if task else None
+        for learner, cls in zip(suite.learners, methods, strict=True):
+            # Looking up presets is slow, and a suite's datasets mostly share them.
+            same = json.dumps(
+                [task.partition("/")[0], data.config, learner.method, learner.config], sort_keys=True
             )
-        for data in suite.data:
-            config_hash(suite, learner, data.task, data.env)
-            if data.task and (kind := task_spec(data.task, **data.env).action_kind) not in cls.actions:
+            if same not in checked:
+                config_hash(suite, learner, task, data)
+                checked.add(same)
+            if kind and kind not in cls.actions and not learner.where_possible:
                 raise SpecError(
-                    f"suite {suite.name!r}: {learner.method} handles {' and '.join(cls.actions)} actions, "
-                    f"but {data.task} has {kind} ones"
+                    f"suite {suite.name!r}: {learner.method} handles {' and '.join(cls.actions)} actions, but {task} "
+                    f"has {kind} ones; take it out, or say where_possible = true to leave it out there"
                 )
+
+
+def _method(suite: Suite, learner: Learner) -> type[Algorithm]:
+    """The class of a learner's method, which must learn from data."""
+    cls = find_method(learner.method)
+    if cls.sampling == "online":
+        raise SpecError(
+            f"suite {suite.name!r}: {learner.method} learns online, not from data; "
+            f"train it with: marlzoo train {learner.method} --task TASK"
+        )
+    return cls
+
+
+def task_of(data: Data) -> str:
+    """The task of a dataset: as the suite says, or else as the card of its file does; may be empty.
+
+    Raises:
+        DataError: a dataset that is no recipe's is missing or broken.
+    """
+    if recipe_file(data, Path()) is not None:
+        return data.task
+    return data.task or read_card(_name(data), **computed_options(data)).task
+
+
+def kind_of(task: str, data: Data) -> str:
+    """Kind of a task's actions."""
+    return task_spec(task, **data.env).action_kind
+
+
+def takes_part(learner: Learner, source: Source) -> bool:
+    """Whether a learner is run on a dataset."""
+    kind = kind_of(source.task, source.entry)
+    return not learner.where_possible or kind in find_method(learner.method).actions
 
 
 def recipe_file(data: Data, folder: Path) -> Path | None:
@@ -166,12 +234,9 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
         OutputError: the regenerated file cannot be written.
     """
     file = recipe_file(data, folder)
-    if file is None:
-        path = data.file or f"{data.task}/{data.source}/{data.quality}"
-    else:
-        path = str(file)
-        if not file.exists():
-            collect(data.task, data.quality, data.transitions, data.seed, file, report)
+    path = _name(data) if file is None else str(file)
+    if file is not None and not file.exists():
+        collect(data.task, data.quality, data.transitions, data.seed, file, report)
     options = computed_options(data)
     card = read_card(path, **options)
     task = data.task or card.task
@@ -192,6 +257,11 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
     )
 
 
+def _name(data: Data) -> str:
+    """Under what a dataset that is no recipe's is looked up."""
+    return data.file or f"{data.task}/{data.source}/{data.quality}"
+
+
 def computed_options(data: Data) -> dict[str, Any]:
     """Options with which a dataset is computed: those of its task's environment, and its seed."""
     if data.file or data.source != REGENERATED or not computed_qualities(data.task):
@@ -205,23 +275,36 @@ def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[R
     runs = []
     for task in dict.fromkeys(source.task for source in sources):
         for learner in suite.learners:
-            for source in (source for source in sources if source.task == task):
-                hashed = config_hash(suite, learner, task, source.entry.env)
+            for source in (s for s in sources if s.task == task and takes_part(learner, s)):
+                hashed = config_hash(suite, learner, task, source.entry)
                 runs += [Run(source, learner, seed, hashed) for seed in suite.seeds]
     return [run for run in runs if run.key(suite) not in done]
 
 
-def groups(runs: Sequence[Run], max_replicas: int) -> list[Group]:
+def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
     """Put runs that can share a lockstep learner together, at most ``max_replicas`` in each."""
     together: dict[str, list[Run]] = {}
     for run in runs:
-        key = [run.source.task, dict(run.source.entry.env), run.learner.method, run.config_hash]
+        entry = run.source.entry
+        key = [run.source.task, dict(entry.env), run.learner.method, run.config_hash, suite.updates_on(entry)]
         together.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     made = []
     for members in together.values():
         for first in range(0, len(members), max_replicas):
-            part = tuple(members[first : first + max_replicas])
-            source = part[0].source
-            spec = task_spec(source.task, **source.entry.env)
-            made.append(Group(source.task, source.entry.env, spec, part[0].learner, part))
+            made.append(_group(suite, tuple(members[first : first + max_replicas])))
     return made
+
+
+def _group(suite: Suite, runs: tuple[Run, ...]) -> Group:
+    source, learner = runs[0].source, runs[0].learner
+    entry = source.entry
+    return Group(
+        task=source.task,
+        env=entry.env,
+        spec=task_spec(source.task, **entry.env),
+        learner=learner,
+        settings=settings(suite, learner, entry),
+        updates=suite.updates_on(entry),
+        eval_every=suite.eval_every_on(entry),
+        runs=runs,
+    )

@@ -7,7 +7,6 @@ interruption, or a kill, goes on; when nothing is missing it prints the table at
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,13 +14,10 @@ from . import tables
 from .plan import Group, Source, expanded, groups, obtain, pending, recipe_file, validate
 from .progress import Display, Stage
 from .results import Results
-from .split import Split, find_split, group_size, torch_threads, train_side_by_side
+from .split import Split, default_split, group_size, torch_threads, train_side_by_side
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
-
-if TYPE_CHECKING:
-    pass
 
 IN_THIS_PROCESS = Split()
 
@@ -45,8 +41,8 @@ def run_suite(
         device: where to train.
         max_replicas: most replicas trained in one lockstep group.
         check_data: compare data and simulator before training.
-        split: how groups are spread over processes; None: as it was for this folder, or else measures best (on a
-            GPU: not at all).
+        split: how groups are spread over processes; None: see
+            :func:`marlzoo.benchmarks.split.default_split` (on a GPU: not at all).
         command: named below the table as what made it.
         console: where to print.
 
@@ -64,12 +60,10 @@ def run_suite(
     with Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
         missing = pending(suite, sources, results)
-        if split is None and device != "cpu":
-            split = Split()
-        elif split is None:
-            split = find_split(suite, missing, sources, folder / "checkpoints", max_replicas, display.log)
-        todo = groups(missing, group_size(suite, sources, split, max_replicas))
-        stages = [_stage(group, suite) for group in todo]
+        if split is None:
+            split = default_split(suite, missing, max_replicas) if device == "cpu" else Split()
+        todo = groups(suite, missing, group_size(suite, sources, split, max_replicas))
+        stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
         trainer = Trainer(suite, folder, device, check_data)
         if split.processes == 1:
@@ -113,7 +107,7 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
     return sources, list(stages.values())
 
 
-def _stage(group: Group, suite: Suite) -> Stage:
+def _stage(group: Group) -> Stage:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
-    amount = float(suite.updates * len(group.runs) * group.spec.n_agents)
+    amount = float(group.updates * len(group.runs) * group.spec.n_agents)
     return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)

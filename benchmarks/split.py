@@ -1,36 +1,29 @@
 """How a suite's groups are spread over processes, threads and replicas, and the processes that train them.
 
 A replica's numbers do not depend on the split (up to float rounding): every run has its own streams and rows. What
-it changes is the time, and into which checkpoints unfinished runs go. So the split of a suite is kept beside its
-checkpoints, and the same command goes on with the same groups; for the next suite of learners of the same shapes on
-this machine the measurement is remembered (:class:`marlzoo.system.machine.MeasurementCache`).
+it changes is the time, and into which checkpoints unfinished runs go; the default is a rule, so that the same command
+goes on with the same groups.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo import errors
-from marlzoo.config import is_numeric
-from marlzoo.errors import ConfigError, DataError, MarlzooError
+from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.registry import make
-from marlzoo.system.files import write_text_atomic
-from marlzoo.system.machine import MeasurementCache, processor
 
 from .plan import Group, Run, Source, groups
 from .progress import Display, Part, Stage
@@ -39,10 +32,10 @@ from .suites import Suite
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-WORTH_MEASURING = 100_000  # seed-updates; fewer are over before the measurement has paid
-REPLICAS = (1, 4, 8, 20)  # sizes of groups that are tried
-SECONDS = 1.5  # of each try
-KEPT = "split.json"
+WORTH_SPLITTING = 100_000  # seed-updates; fewer are over before further processes have started
+# Larger groups lose to the cache: of OMIGA's networks this admits about 5 replicas at width 256, 20 at width 64
+# (results/speed/ratios.md).
+CACHE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -114,103 +107,36 @@ def group_size(suite: Suite, sources: Sequence[Source], split: Split, max_replic
 # ---- choosing ------------------------------------------------------------------------------------------
 
 
-def find_split(
-    suite: Suite,
-    missing: Sequence[Run],
-    sources: Sequence[Source],
-    folder: Path,
-    max_replicas: int,
-    log: Callable[[str], None],
-) -> Split:
-    """The split of a suite: as it was kept in ``folder``, remembered on this machine, or measured now.
+def default_split(suite: Suite, missing: Sequence[Run], max_replicas: int) -> Split:
+    """One single-threaded process per core, and groups whose parameters fit into a core's cache.
 
-    Measured is the learner that most of the missing updates belong to, uncompiled, on the suite's data; one process
-    with all cores as threads, and one single-threaded process per core. Small suites are not split.
+    Small suites stay in one process, where starting others costs more than it saves. The rule does not look at the
+    processor's speed, so that the same suite has the same groups on every machine.
 
-    Raises:
-        DataError: what is kept cannot be read.
+    Args:
+        suite: that is trained.
+        missing: its runs that are still to be done.
+        max_replicas: most replicas in a group.
     """
-    kept = folder / KEPT
-    if kept.exists():
-        try:
-            return Split(**json.loads(kept.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{kept}: cannot be read ({error}); delete it, it is made again") from error
-    split = Split()
-    if missing and len(missing) * suite.updates >= WORTH_MEASURING and cores() > 1:
-        largest = max(groups(missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents)
-        memory, key = MeasurementCache("split"), _key(largest, max_replicas)
-        found = memory.recall(key)
-        if found is None:
-            log(f"measuring once how this machine trains {largest.learner.method} fastest")
-            found = memory.remember(key, asdict(measured(largest, max_replicas)))
-        split = Split(**found)
-        log(
-            f"split: {split.processes} x {split.threads} (processes x threads), groups of up to {split.replicas}"
-        )
-    if missing:
-        write_text_atomic(kept, json.dumps(asdict(split)) + "\n")
-    return split
-
-
-def _key(group: Group, max_replicas: int) -> str:
-    import torch
-
-    algorithm = _learner(group, 1)
-    config, cls = algorithm.config.to_dict(), type(algorithm.config)
-    shared = {name: value for name, value in config.items() if not is_numeric(cls, name)}
-    most = min(max_replicas, len(group.runs))
-    parts = [
-        processor(),
-        torch.__version__,
-        cores(),
-        group.learner.method,
-        group.spec.to_dict(),
-        shared,
-        most,
-    ]
-    return json.dumps(parts, sort_keys=True)
-
-
-def _learner(group: Group, replicas: int) -> Any:
-    family = group.task.partition("/")[0]
-    return make(
-        group.learner.method, group.spec, seeds=list(range(replicas)), domain=family, **group.learner.config
+    if not missing:
+        return Split()
+    largest = max(
+        groups(suite, missing, max_replicas), key=lambda group: len(group.runs) * group.spec.n_agents
     )
+    replicas = replicas_in_cache(_parameter_bytes(largest), max_replicas)
+    small = sum(suite.updates_on(run.source.entry) for run in missing) < WORTH_SPLITTING
+    return Split(replicas=replicas) if small or cores() == 1 else Split(cores(), 1, replicas)
 
 
-def measured(group: Group, max_replicas: int) -> Split:
-    """The split with most seed-updates per second; each is measured in processes of its own."""
-    most = min(max_replicas, len(group.runs))
-    sizes = [size for size in REPLICAS if size <= most] or [1]
-    rates: dict[Split, float] = {}
-    for processes, threads in ((1, cores()), (cores(), 1)):
-        team = _Team(processes, threads)
-        try:
-            for size in sizes:
-                for worker in team.workers:
-                    worker.pipe.send(("try", group, size))
-                rates[Split(processes, threads, size)] = sum(team.answer(worker) for worker in team.workers)
-        finally:
-            team.end()
-    return max(rates, key=lambda split: rates[split])
+def replicas_in_cache(parameter_bytes: int, most: int) -> int:
+    """Replicas whose parameters, gradients and both moments of Adam fit into ``CACHE_BYTES``, from 1 to ``most``."""
+    return max(1, min(most, CACHE_BYTES // (4 * parameter_bytes)))
 
 
-def _tried(group: Group, replicas: int) -> float:
-    """Seed-updates per second of ``replicas`` replicas in this process."""
-    from marlzoo.training.compilation import freed_memory_kept
-    from marlzoo.training.trainer import make_sampler, prepare
-
-    algorithm, data = _learner(group, replicas), group.runs[0].source.load()
-    prepare(algorithm, [data])
-    sampler = make_sampler(algorithm, [data])
-    with freed_memory_kept():
-        algorithm.update(sampler.next())
-        done, started = 0, time.perf_counter()
-        while (spent := time.perf_counter() - started) < SECONDS:
-            algorithm.update(sampler.next())
-            done += 1
-    return replicas * done / spent
+def _parameter_bytes(group: Group) -> int:
+    """Size of one replica's parameters, targets included."""
+    learner = make(group.learner.method, group.spec, seeds=[0], **group.settings)
+    return sum(parameter.nbytes for parameter in learner.parameters())
 
 
 # ---- processes -----------------------------------------------------------------------------------------
@@ -223,8 +149,8 @@ class _Worker:
     part: Part | None = None
 
 
-class _Team:
-    """Processes that train or try what they are sent; they end with this process, however it ends."""
+class _Pool:
+    """Processes that train what they are sent; they end with this process, however it ends."""
 
     def __init__(self, processes: int, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -238,7 +164,7 @@ class _Team:
                 self.workers.append(_Worker(process, mine))
 
     def answer(self, worker: _Worker) -> Any:
-        """The next message of a worker, ``(kind, ...)``, or the number that it measured.
+        """The next message of a worker, ``(kind, ...)``.
 
         Raises:
             MarlzooError: it failed; the error is the worker's own.
@@ -255,7 +181,7 @@ class _Team:
             name, text = rest
             cls = getattr(errors, name, RuntimeError)
             raise cls.__new__(cls, text)  # made of its text only, whatever its constructor takes
-        return rest[0] if kind == "tried" else (kind, *rest)
+        return (kind, *rest)
 
     def end(self) -> None:
         """End them at once: what they were doing stands in their checkpoints."""
@@ -273,7 +199,7 @@ def train_side_by_side(
     Raises:
         MarlzooError: a group failed, or a process died; the others are ended.
     """
-    team, left = _Team(min(split.processes, max(len(work), 1)), split.threads), list(work)
+    team, left = _Pool(min(split.processes, max(len(work), 1)), split.threads), list(work)
     try:
         busy = [worker for worker in team.workers if _begin(worker, trainer, left, display)]
         while busy:
@@ -313,7 +239,7 @@ class _Remote:
         self._pipe.send(("advance", done, note))
 
     def log(self, text: str) -> None:
-        self._pipe.send(("say", text))
+        self._pipe.send(("log", text))
 
 
 @contextlib.contextmanager
@@ -337,9 +263,7 @@ def _serve(pipe: Connection, threads: int) -> None:
         while True:
             kind, *rest = pipe.recv()
             try:
-                if kind == "try":
-                    pipe.send(("tried", _tried(*rest)))
-                    continue
+                assert kind == "train"
                 trainer, group = rest
                 mine = mine or trainer  # the first one keeps the data that it has loaded
                 mine.train(group, report)

@@ -90,8 +90,7 @@ class Logged:
         Returns:
             The learner, and the mean return of every replica ``[R]``.
         """
-        family = source.task.partition("/")[0]
-        algorithm = make(method, data.spec, domain=family, hidden=self.hidden, **settings)
+        algorithm = make(method, data.spec, hidden=self.hidden, **settings)
         found = train(
             algorithm,
             data,

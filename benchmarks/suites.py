@@ -1,36 +1,45 @@
-"""What is compared: a suite names datasets, learners, seeds and the protocol. Built in, or read from TOML.
+"""What is compared: a suite names datasets, learners, seeds and the protocol. Suites are TOML files.
 
-A suite in a file::
+Those of ``benchmarks/suites`` are known by their name; one of your own is a path that ends in ``.toml``. A file
+holds only what differs from the defaults of :class:`Suite`, or from the suite that it names as its ``base``::
 
-    name = "mine"
+    base = "mujoco-small"                # a suite's name, or a file beside this one
     seeds = [0, 1, 2]
-    updates = 100_000
+    learners = ["omiga", "bc", { method = "omiga", config = { alpha = 1.0 } }]
+
+    [config]                             # of every learner that has the setting
+    hidden = 32
 
     [[data]]
     task = "mamujoco/hopper-3x1"
-    quality = "medium"
+    quality = ["medium", "expert"]       # a list stands for one dataset each
+    updates = 200_000                    # instead of the suite's
+    config = { alpha = 3.0 }             # of every learner on these data
 
     [[data]]
     file = "recordings/walker.hdf5"      # its card names task, source and quality
 
-    [[learners]]
-    method = "omiga"
-    config = { alpha = 1.0 }
+A field replaces the base's; ``config`` is merged with it, entry by entry. Any field can be given on the command line
+(``marlzoo bench mine.toml --set updates=1000 config.hidden=16 data.transitions=5000``).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 from marlzoo.config import Precision
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 
+FOLDER = Path(__file__).parent / "suites"
+POINTS = 10  # evaluations of a run, where the suite does not say how far apart they are
 EVERY = "*"  # a learner of this name stands for all methods that fit the suite's data
 CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision)}
+LEAST = {"updates": 1, "eval_every": 0, "episodes": 1, "final_episodes": 0, "horizon": 0}
 REGENERATED = "marlzoo"  # the source whose datasets are made by recipes instead of fetched
 
 
@@ -49,6 +58,8 @@ class Data:
         seed: of a regenerated dataset.
         file: path of a dataset in any known format, instead of a name.
         env: options of the task's environment, where the data were recorded with other than its defaults.
+        updates: gradient updates per run on these data; 0: the suite's.
+        config: settings of every learner on these data, as far as it has them, instead of the suite's.
     """
 
     task: str = ""
@@ -58,19 +69,23 @@ class Data:
     seed: int = 0
     file: str = ""
     env: Mapping[str, Any] = field(default_factory=dict)
+    updates: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Learner:
-    """One learner of a suite: a method, and the settings in which it differs from its defaults.
+    """One learner of a suite: a method, and the settings in which it differs from the others.
 
     Args:
-        method: its name, or ``*`` for every method that can learn from the suite's data.
-        config: settings by name; of those for ``*`` each method takes the ones that it has.
+        method: its name, or ``*`` for all methods that fit some of the suite's data.
+        config: its own settings, instead of those of the suite and of the data.
+        where_possible: leave out data that the method cannot learn from, instead of refusing the suite.
     """
 
     method: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    where_possible: bool = False
 
     @property
     def variant(self) -> str:
@@ -88,11 +103,13 @@ class Suite:
         learners: methods with their settings.
         seeds: of the replicas.
         updates: gradient updates per run.
-        eval_every: updates between evaluations.
+        eval_every: updates between evaluations; 0: a tenth of the run's updates.
         episodes: evaluation episodes per seed.
+        final_episodes: of the last checkpoint's evaluation; 0: as many as of the others.
         horizon: step limit of an evaluation episode; 0: the task's.
         compile: whether updates are compiled: ``auto`` (long runs), ``on`` or ``off``.
         precision: of matrix products while training: ``float32``, ``tf32`` (GPUs) or ``bf16``.
+        config: settings of every learner, as far as it has them.
         about: one sentence.
 
     Raises:
@@ -104,11 +121,13 @@ class Suite:
     learners: tuple[Learner, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     updates: int = 1_000_000
-    eval_every: int = 5000
+    eval_every: int = 0
     episodes: int = 10
+    final_episodes: int = 0
     horizon: int = 0
     compile: str = "auto"
     precision: str = "float32"
+    config: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -121,7 +140,7 @@ class Suite:
                 raise ConfigError(f"{place}: {name} lists something twice; each run counts once")
         if any(type(seed) is not int or seed < 0 for seed in self.seeds):
             raise ConfigError(f"{place}: seeds is {list(self.seeds)}; they must be integers from 0 on")
-        for name, least in (("updates", 1), ("eval_every", 1), ("episodes", 1), ("horizon", 0)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{place}: {name} is {getattr(self, name)}; it must be at least {least}")
         for name, choices in CHOICES.items():
@@ -130,117 +149,136 @@ class Suite:
         if not self.name or any(letter in self.name for letter in "/\\: "):
             raise ConfigError(f"{place}: the name becomes a folder; use letters, digits, '-' and '_'")
 
+    def updates_on(self, data: Data) -> int:
+        """Gradient updates of a run on a dataset."""
+        return data.updates or self.updates
 
-def _grid(tasks: tuple[str, ...], qualities: tuple[str, ...], **same: Any) -> tuple[Data, ...]:
-    return tuple(Data(task, quality, **same) for task in tasks for quality in qualities)
-
-
-def _learners(*names: str, **config: Any) -> tuple[Learner, ...]:
-    return tuple(Learner(name, config) for name in names)
-
-
-_QUALITIES = ("expert", "medium", "medium-replay", "medium-expert")
-_TASKS = ("mamujoco/hopper-3x1", "mamujoco/ant-2x4", "mamujoco/halfcheetah-6x1")
-
-_BUILT_IN = (
-    Suite(
-        name="demo",
-        about="OMIGA and BC on regenerated Hopper and HalfCheetah data, in minutes on two cores.",
-        data=_grid((_TASKS[0], _TASKS[2]), ("medium-expert",), transitions=100_000),
-        learners=_learners("omiga", "bc", hidden=128),
-        seeds=(0, 1, 2),
-        updates=5000,
-        eval_every=2000,
-    ),
-    Suite(
-        name="smoke",
-        about="Everything once, in seconds: for tests, the scores mean nothing.",
-        data=_grid((_TASKS[0],), ("random",), transitions=2000),
-        learners=_learners("omiga", "bc", hidden=32, batch_size=32),
-        seeds=(0, 1),
-        updates=20,
-        eval_every=10,
-        episodes=2,
-        horizon=20,
-    ),
-    Suite(
-        name="zoo-smoke",
-        about="Every method for continuous actions on logged Hopper data, briefly: that all of them train.",
-        data=_grid((_TASKS[0],), ("medium-expert",), transitions=20_000),
-        learners=_learners(EVERY, hidden=64, critic_hidden=64, vae_hidden=64),
-        seeds=(0, 1),
-        updates=500,
-        eval_every=250,
-        episodes=5,
-    ),
-    Suite(
-        name="paper-methods",
-        about="The OMIGA paper's methods on four qualities of regenerated Hopper data, at a budget for two cores.",
-        data=_grid((_TASKS[0],), _QUALITIES, transitions=100_000),
-        learners=_learners("omiga", "bcq_ma", "cql_ma", "icq", "omar", "bc", "td3_bc", hidden=64),
-        seeds=(0, 1, 2),
-        updates=5000,
-        eval_every=2500,
-    ),
-    Suite(
-        name="omiga-mujoco",
-        about="The OMIGA paper's protocol on its published datasets, which have to be fetched first.",
-        data=_grid(_TASKS, _QUALITIES, source="omiga"),
-        learners=_learners("omiga", "bc"),
-        horizon=1000,
-    ),
-    Suite(
-        name="omiga-mujoco-regenerated",
-        about="The OMIGA paper's protocol on datasets of the published size, regenerated by recipes.",
-        data=_grid((_TASKS[0], _TASKS[2]), _QUALITIES),
-        learners=_learners("omiga", "bc"),
-        horizon=1000,
-    ),
-)
-
-SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _BUILT_IN}
+    def eval_every_on(self, data: Data) -> int:
+        """Updates between the evaluations of a run on a dataset."""
+        return self.eval_every or max(1, self.updates_on(data) // POINTS)
 
 
-def find_suite(name: str) -> Suite:
+# ---- files ---------------------------------------------------------------------------------------------
+
+
+def suite_names() -> list[str]:
+    """Names of the suites in ``benchmarks/suites``; files that start with ``_`` are only bases of others."""
+    return sorted(path.stem for path in FOLDER.glob("[!_]*.toml"))
+
+
+def find_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
     """A built-in suite by its name, or the suite in a TOML file by its path.
 
+    Args:
+        name: of the suite, or the file's path.
+        changes: values of fields instead of the file's; ``config.hidden`` is a field of a table, and
+            ``data.transitions`` one of every dataset.
+
     Raises:
-        UnknownNameError: no such suite, or an entry of the file that no suite has.
-        DataError: the file cannot be read.
-        ConfigError: an entry with a wrong value.
+        UnknownNameError: no such suite or base, or a field that no suite has.
+        DataError: a file cannot be read.
+        ConfigError: a field with a wrong value, or bases that lead back to the file.
     """
-    if name in SUITES:
-        return SUITES[name]
+    path = _path(name, None)
+    values = _values(path, ())
+    values.setdefault("name", path.stem)
+    for field_name, value in (changes or {}).items():
+        _put(values, field_name.split("."), value, f"change of {field_name}")
+    place = str(path) if name.endswith(".toml") else f"suite {name!r}"
+    values["data"] = tuple(_datasets(_listed(values, "data", place), place))
+    values["learners"] = tuple(_learners(_listed(values, "learners", place), place))
+    if isinstance(values.get("seeds"), list):
+        values["seeds"] = tuple(values["seeds"])
+    suite: Suite = _build(Suite, values, place)
+    return suite
+
+
+def _path(name: str, background_eval: Path | None) -> Path:
+    """The file of a suite, or of the base that the file ``background_eval`` names."""
     if name.endswith(".toml"):
-        return _load(Path(name))
-    raise UnknownNameError("suite", name, SUITES, "A suite of your own is a path that ends in .toml.")
+        return (background_eval.parent / name) if background_eval else Path(name)
+    path = FOLDER / f"{name}.toml"
+    if not path.is_file():
+        what = f"base of {background_eval}:" if background_eval else "suite"
+        raise UnknownNameError(what, name, suite_names(), "A suite of your own is a path that ends in .toml.")
+    return path
 
 
-def _load(path: Path) -> Suite:
+def _values(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    """What a file and its bases say; ``before`` are the files that name this one as their base."""
+    if path.resolve() in before:
+        chain = " -> ".join(file.name for file in (*before, path))
+        raise ConfigError(f"{before[0]}: its bases lead in a circle, {chain}; take one 'base' out")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"cannot read the suite {path}: {error}") from error
-    values.setdefault("name", path.stem)
-    for key, cls in (("data", Data), ("learners", Learner)):
-        parts = values.get(key)
-        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-            raise ConfigError(f"{path}: {key} must be a list of tables, each headed [[{key}]]")
-        values[key] = tuple(_build(cls, part, f"{path}, {key}") for part in parts)
-    if isinstance(values.get("seeds"), list):
-        values["seeds"] = tuple(values["seeds"])
-    suite: Suite = _build(Suite, values, str(path))
-    return suite
+        named = f", the base of {before[-1]}" if before else ""
+        raise DataError(f"cannot read the suite {path}{named}: {error}") from error
+    _know(values, {"base", *(f.name for f in fields(Suite))}, str(path))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base is {base!r}; it must be a suite's name or a file ending in .toml")
+    below = _values(_path(base, path), (*before, path.resolve()))
+    below.pop("name", None)
+    both = [values.get("config"), below.get("config")]
+    if all(isinstance(part, dict) for part in both):
+        values["config"] = below["config"] | values["config"]
+    return below | values
+
+
+def _put(values: dict[str, Any], names: Sequence[str], value: Any, place: str) -> None:
+    """Set a field; one inside a list is set in every entry."""
+    name, *rest = names
+    if not rest:
+        values[name] = value
+        return
+    inner = values.setdefault(name, {})
+    for entry in inner if isinstance(inner, list) else [inner]:
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{place}: {name} holds {entry!r}, which has no fields of its own")
+        _put(entry, rest, value, place)
+
+
+def _listed(values: Mapping[str, Any], key: str, place: str) -> list[Any]:
+    entries = values.get(key)
+    kinds = (dict, str) if key == "learners" else dict
+    if not isinstance(entries, list) or not all(isinstance(entry, kinds) for entry in entries):
+        names = " or of methods' names" if key == "learners" else ""
+        raise ConfigError(f"{place}: {key} must be a list of tables, each headed [[{key}]]{names}")
+    return entries
+
+
+def _datasets(entries: Sequence[Mapping[str, Any]], place: str) -> list[Data]:
+    """Datasets; an entry with lists of tasks or qualities stands for all pairs."""
+    found: list[Data] = []
+    for entry in entries:
+        lists = {name: v for name, v in entry.items() if name in ("task", "quality") and isinstance(v, list)}
+        for chosen in product(*lists.values()):
+            found.append(_build(Data, {**entry, **dict(zip(lists, chosen, strict=True))}, f"{place}, data"))
+    return found
+
+
+def _learners(entries: Sequence[Mapping[str, Any] | str], place: str) -> list[Learner]:
+    """Learners; a name alone stands for the method with its defaults."""
+    tables = [{"method": entry} if isinstance(entry, str) else entry for entry in entries]
+    return [_build(Learner, table, f"{place}, learners") for table in tables]
+
+
+def _know(values: Mapping[str, Any], known: set[str], place: str) -> None:
+    for name in values:
+        if name not in known:
+            raise UnknownNameError(f"entry of {place}:", name, sorted(known))
 
 
 def _build(cls: type, values: Mapping[str, Any], place: str) -> Any:
     """A dataclass from plain values, each of the type of its field's default."""
     kinds = {f.name: f for f in fields(cls)}
+    _know(values, set(kinds), place)
     for name, value in values.items():
-        if name not in kinds:
-            raise UnknownNameError(f"entry of {place}:", name, kinds)
         expected = _kind(kinds[name])
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise ConfigError(f"{place}: {name} is {value!r}; it must be of type {expected.__name__}")
     missing = [
         name for name, f in kinds.items()
@@ -253,4 +291,8 @@ def _build(cls: type, values: Mapping[str, Any], place: str) -> Any:
 
 def _kind(entry: Any) -> type:
     text = str(entry.type)
-    return {"str": str, "int": int}.get(text, Mapping if text.startswith("Mapping") else tuple)
+    return {"str": str, "int": int, "bool": bool}.get(text, Mapping if text.startswith("Mapping") else tuple)
+
+
+SUITES: Mapping[str, Suite] = {name: find_suite(name) for name in suite_names()}
+"""The built-in suites."""

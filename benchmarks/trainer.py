@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,8 @@ import numpy as np
 
 from marlzoo.errors import CheckpointError
 from marlzoo.registry import make, make_env
+from marlzoo.rng import derive
+from marlzoo.training.evaluation import evaluate
 
 from .plan import Group, Run
 from .progress import ProgressReporter
@@ -46,8 +50,7 @@ class Trainer:
             group.spec,
             seeds=[run.seed for run in group.runs],
             device=self.device,
-            domain=group.task.partition("/")[0],
-            **group.learner.config,
+            **group.settings,
         )
         checkpoint = group.checkpoint(self.folder / "checkpoints", suite)
 
@@ -56,24 +59,25 @@ class Trainer:
             if reached == 0 and done > LOG_EVERY:
                 report.resumed((done - LOG_EVERY) * scale)
             reached = done
-            report.advance(done * scale, f"{done} of {suite.updates} updates")
+            report.advance(done * scale, f"{done} of {group.updates} updates")
 
         def on_evaluation(found: Evaluation) -> None:
             nonlocal reached
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
                 reached = found.updates
                 report.resumed(reached * scale)
+            if found.updates == group.updates and suite.final_episodes:
+                return  # the last checkpoint's row has more episodes
             self.results.append(self._rows(group, algorithm, found))
-            means = ", ".join(f"{value:.1f}" for value in found.episodes.returns.mean(axis=1))
-            report.log(f"{group.label}: {found.updates} updates, mean returns {means}")
+            report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
-        train(
+        evaluations = train(
             algorithm,
             self._load(group),
-            updates=suite.updates,
+            updates=group.updates,
             env=lambda num_envs: make_env(group.task, num_envs, **group.env),
             episodes=suite.episodes,
-            eval_every=suite.eval_every,
+            eval_every=group.eval_every,
             horizon=suite.horizon or None,
             checkpoint=checkpoint,
             checkpoint_every=CHECKPOINT_EVERY,
@@ -85,11 +89,27 @@ class Trainer:
             on_progress=on_progress,
             on_evaluation=on_evaluation,
         )
-        if algorithm.updates > suite.updates:
+        if algorithm.updates > group.updates:
             raise CheckpointError(
-                f"{checkpoint}: has {algorithm.updates} updates already, the suite asks for {suite.updates}; "
+                f"{checkpoint}: has {algorithm.updates} updates already, the suite asks for {group.updates}; "
                 "choose another folder with --out, or delete it"
             )
+        if suite.final_episodes:
+            last = self._final(group, algorithm, evaluations[-1])
+            self.results.append(self._rows(group, algorithm, last))
+            report.log(f"{group.label}: last checkpoint, {_means(last)}")
+
+    def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
+        """The evaluation that is ranked: of the last checkpoint, with more episodes than those on the way."""
+        started = time.perf_counter()
+        env = make_env(group.task, len(group.runs) * self.suite.final_episodes, **group.env)
+        try:
+            seeds = [derive(seed, "final evaluation") for seed in algorithm.seeds]
+            horizon, policy = self.suite.horizon or None, algorithm.policy()
+            found = evaluate(policy, env, seeds=seeds, horizon=horizon, device=algorithm.device)
+        finally:
+            env.close()
+        return replace(before, episodes=found, seconds=before.seconds + time.perf_counter() - started)
 
     def _load(self, group: Group) -> list[Dataset]:
         """One dataset per replica; those of the last task are kept, as the next learner needs them too."""
@@ -130,6 +150,10 @@ class Trainer:
             device=self.device,
             seconds=round(found.seconds, 3),
         )
+
+
+def _means(found: Evaluation) -> str:
+    return "mean returns " + ", ".join(f"{value:.1f}" for value in found.episodes.returns.mean(axis=1))
 
 
 def _version(package: str) -> str:

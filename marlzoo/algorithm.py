@@ -42,7 +42,8 @@ class Algorithm(nn.Module):
         sampling: ``transition`` (independent rows), ``sequence`` (steps in order) or ``online`` (rollouts).
         fields: what its batches hold; see :class:`marlzoo.batch.Batch`. Legal actions are left out by
             the base where actions are continuous.
-        presets: settings by domain (the first part of a task's name), from the method's paper.
+        presets: settings by family (the first part of a task's name) or by named protocol of a family
+            (``smac-recurrent``), from the method's paper; see :func:`marlzoo.registry.preset_of`.
         variants: settings, by action kind, of the method's other forms; the test battery runs each.
 
     Args:
@@ -64,6 +65,7 @@ class Algorithm(nn.Module):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
     config: Config
+    preset: str = "defaults"  # the name of the preset that the configuration started from; set by ``make``
 
     def __init__(
         self,
@@ -91,6 +93,7 @@ class Algorithm(nn.Module):
         censored = any(config.bound_margin for config in configs)
         self._margin = self._settings["bound_margin"] if censored else None
         self._optimizers: dict[str, StackedAdam] = {}
+        self._learning_rates: dict[str, str] = {}  # name of the setting that holds each group's step size
         self.init = Init(seeds, self.device, dtype)
         sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
         dimensions = torch.arange(spec.action_size).unsqueeze(0) < sizes
@@ -135,6 +138,19 @@ class Algorithm(nn.Module):
         """The method's name: that of its file."""
         return type(self).__module__.rpartition(".")[2]
 
+    def __repr__(self) -> str:
+        """The learner's task, seeds and settings; networks are shown by ``print(*learner.children())``."""
+        values: dict[str, list[Any]] = {}
+        for config in self.configs:
+            for name, value in asdict(config).items():
+                values.setdefault(name, []).append(value)
+        settings = [
+            f"{name}={found[0] if all(value == found[0] for value in found) else found}"
+            for name, found in values.items()
+        ]
+        about = [f"task={self.spec.task!r}", f"preset={self.preset!r}", f"seeds={self.seeds}"]
+        return f"{type(self).__name__}({', '.join([*about, *settings])})"
+
     @property
     def replicas(self) -> int:
         """R."""
@@ -169,15 +185,18 @@ class Algorithm(nn.Module):
         """A copy that no gradient reaches, for target networks."""
         return copy.deepcopy(module).requires_grad_(False)
 
-    def soft_update(self, target: nn.Module, online: nn.Module, tau: Tensor) -> None:
-        """Move ``target`` by ``tau [R]`` towards ``online``."""
+    def soft_update(self, target: nn.Module, online: nn.Module, tau: Tensor | float) -> None:
+        """Move ``target`` by ``tau`` (``[R]``, or one number for all replicas) towards ``online``."""
         with torch.no_grad():
             old: list[Tensor] = list(target.parameters())
             new: list[Tensor] = list(online.parameters())
             if not new:  # a sum in a mixer's place
                 return
             gap = list(torch._foreach_sub(new, old))
-            torch._foreach_mul_(gap, [per_replica(tau, g.ndim) for g in gap])
+            if isinstance(tau, Tensor):
+                torch._foreach_mul_(gap, [per_replica(tau, g.ndim) for g in gap])
+            else:
+                torch._foreach_mul_(gap, tau)
             torch._foreach_add_(old, gap)
 
     def hard_update(
@@ -233,15 +252,16 @@ class Algorithm(nn.Module):
         for name, modules in groups.items():
             several = modules if isinstance(modules, tuple | list) else (modules,)
             parameters = [p for module in several for p in module.parameters()]
-            step_size = self.hyperparameter((lr or {}).get(name, "lr"))
+            self._learning_rates[name] = (lr or {}).get(name, "lr")
+            step_size = self.hyperparameter(self._learning_rates[name])
             self._optimizers[name] = StackedAdam(
                 parameters, step_size, self.hyperparameter("grad_clip"), eps=eps, rows=(rows or {}).get(name)
             )
 
     def scale_learning_rates(self, factor: Tensor) -> None:
-        """Let every optimizer step by ``factor`` (a scalar on the device) times the setting ``lr``."""
-        for optimizer in self._optimizers.values():
-            optimizer.lr = self.hyperparameter("lr") * factor
+        """Let every optimizer step by ``factor`` (a scalar on the device) times its own setting of the step size."""
+        for name, optimizer in self._optimizers.items():
+            optimizer.lr = self.hyperparameter(self._learning_rates[name]) * factor
 
     def step(self, **losses: Tensor) -> dict[str, Tensor]:
         """Descend each group's loss ``[R]`` with respect to that group's parameters only.

@@ -15,6 +15,8 @@ MLP_TRANSITIONS: Mapping[str, Any] = {"hidden": 256, "batch_size": 128, "lr": 5e
 """OMIGA's for SMAC: two hidden layers of 256, 128 transitions, Adam with 5e-4, gradient norms clipped to 1."""
 
 RECURRENT_SEQUENCES: Mapping[str, Any] = {
-    "history": "rnn", "hidden": 64, "batch_size": 32, "sequence_length": 20, "lr": 3e-4, "grad_clip": 10.0,
+    "history": "rnn", "memory_relu": True, "hidden": 64, "batch_size": 32, "sequence_length": 20, "lr": 3e-4,
+    "grad_clip": 10.0,
 }  # fmt: skip
-"""OG-MARL's: a GRU with 64 units, 32 sequences of up to 20 steps, Adam with 3e-4; gradient norms clipped to 10."""
+"""OG-MARL's: a GRU with 64 units and a ReLU behind it, 32 sequences of up to 20 steps, Adam with 3e-4; gradient norms
+clipped to 10, which it does for some methods only."""

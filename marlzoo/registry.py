@@ -16,10 +16,10 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.errors import ConfigError, MarlzooError, PluginError, UnknownNameError
+from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, UnknownNameError
 from marlzoo.plugins import ENVIRONMENTS, METHODS, entries
 
 if TYPE_CHECKING:
@@ -107,56 +107,91 @@ def make(
     seeds: Sequence[int] = (0,),
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    domain: str | None = None,
+    preset: str | None = None,
     **config: Any,
 ) -> Algorithm:
     """Build a learner with one replica per seed.
 
     Args:
         name: of the method.
-        spec: the task's shape.
+        spec: the task's shape; a dataset's and a task's spec name the task, whose preset is taken.
         seeds: one per replica.
         device: where it lives.
         dtype: float32 (default) or float64.
-        domain: use the method's preset for this domain, for instance ``mamujoco``, if it has one, or one of its
-            named protocols, for instance ``smac-recurrent``.
-        config: settings by name; a list of length R gives a ``float`` setting per replica.
+        preset: name of the settings to start from instead of the task's; see :func:`preset_of`.
+        config: settings by name, which go before the preset's; a list of length R gives a ``float`` setting per
+            replica.
 
     Raises:
-        UnknownNameError: unknown method or setting.
+        UnknownNameError: unknown method, preset or setting.
         ConfigError: a setting out of its range.
         SpecError: the method does not handle the task.
     """
     import torch
 
     from marlzoo.config import replica_configs
+    from marlzoo.spec import Spec
 
     cls = find_method(name)
+    if not isinstance(spec, Spec):
+        raise SpecError(f"{name}: spec must be a marlzoo.Spec, got {type(spec).__name__}")
     if isinstance(seeds, int | str) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 on, one per replica")
-    preset = preset_of(cls, domain) if domain else {}
-    configs = replica_configs(cls.config_class, len(seeds), config, preset)
-    return cls(spec, seeds, configs, device, dtype or torch.float32)
+    chosen = preset_of(cls, spec, preset)
+    configs = replica_configs(cls.config_class, len(seeds), config, chosen.settings)
+    learner = cls(spec, seeds, configs, device, dtype or torch.float32)
+    learner.preset = chosen.name
+    return learner
 
 
-def preset_of(cls: type[Algorithm], domain: str) -> Mapping[str, Any]:
-    """The settings that ``cls`` presets for a domain, or else for the family that the domain's ``PRESET`` names.
+@dataclass(frozen=True)
+class Preset:
+    """Settings that a method starts from on a task, and the name under which the method keeps them."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+DEFAULTS = "defaults"  # the preset without settings: the configuration's own defaults
+# Families whose presets serve tasks of a family that no method knows, such as one's own environments.
+SIMILAR = {"continuous": "mamujoco", "discrete": "smac"}
+
+
+def preset_of(cls: type[Algorithm], spec: Spec, name: str | None = None) -> Preset:
+    """The settings that a method starts from.
+
+    Without a name: the preset of the task's family; else that of the family which the family's ``PRESET`` names;
+    for a family of one's own the preset of the benchmark with the same kind of actions (``mamujoco`` or ``smac``);
+    the defaults where the spec names no task.
 
     Args:
         cls: the method.
-        domain: a task's family, or one of its named protocols, ``family-protocol`` (``smac-recurrent``).
+        spec: names the task.
+        name: a preset of the method; a protocol of the task's family (``recurrent`` for ``smac-recurrent``); or
+            ``defaults``.
 
     Raises:
-        ConfigError: the method has no preset of that protocol.
+        UnknownNameError: the method has no preset of that name.
     """
-    family, dash, protocol = domain.partition("-")
-    if domain not in cls.presets and family in task_families():
-        domain = getattr(family_module(family), "PRESET", family) + dash + protocol
-        if dash and domain not in cls.presets:
-            raise ConfigError(
-                f"{cls.__name__} has no preset {domain!r}; it has {', '.join(sorted(cls.presets)) or 'none'}"
-            )
-    return cls.presets.get(domain, {})
+    family = _preset_family(cls, spec)
+    if name is None:
+        return Preset(family, cls.presets[family]) if family in cls.presets else Preset(DEFAULTS, {})
+    if name == DEFAULTS:
+        return Preset(DEFAULTS, {})
+    for candidate in (name, f"{family}-{name}", name.replace(spec.task.partition("/")[0], family, 1)):
+        if candidate in cls.presets:
+            return Preset(candidate, cls.presets[candidate])
+    raise UnknownNameError(f"preset of {cls.__name__}", name, [DEFAULTS, *cls.presets])
+
+
+def _preset_family(cls: type[Algorithm], spec: Spec) -> str:
+    family = spec.task.partition("/")[0]
+    if not family or family in cls.presets:
+        return family
+    if family in task_families():
+        named: str = getattr(family_module(family), "PRESET", "")
+        return named or SIMILAR[spec.action_kind]
+    return SIMILAR[spec.action_kind]
 
 
 def task_families() -> dict[str, str]:
@@ -181,7 +216,7 @@ def task_spec(task: str, **options: Any) -> Spec:
     """A task's shape, without its simulator."""
     family, name = _split(task)
     spec: Spec = family_module(family).spec(name, **options)
-    return spec
+    return replace(spec, task=task)
 
 
 def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from marlzoo.errors import SpecError
@@ -27,6 +27,8 @@ class Spec:
         obs_sizes: true observation size per agent; default: all ``obs_size``.
         action_sizes: true action size per agent; default: all ``action_size``.
         reward_per_agent: whether rewards are ``[.., N]`` rather than one team reward.
+        task: full name of the task, by which methods find their preset; empty when unknown. It is no part of the
+            shape: specs that differ only here are equal.
     """
 
     n_agents: int
@@ -38,6 +40,7 @@ class Spec:
     obs_sizes: tuple[int, ...] = ()
     action_sizes: tuple[int, ...] = ()
     reward_per_agent: bool = False
+    task: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("n_agents", "obs_size", "state_size", "action_size", "horizon"):
@@ -60,8 +63,8 @@ class Spec:
         return self.action_kind == "discrete"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values of the shape, for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "task"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Spec:

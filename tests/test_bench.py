@@ -153,24 +153,25 @@ def test_seeds_and_datasets_of_one_task_train_together(files: tuple[Path, Path],
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in suite.data]
     todo = plan.pending(suite, sources, Results(tmp_path / "rows.csv"))
     assert len(todo) == 2 * 2 * 2
-    together = plan.groups(todo, 20)
+    together = plan.groups(suite, todo, 20)
     assert [len(group.runs) for group in together] == [4, 4]
     assert {(run.source.quality, run.seed) for run in together[0].runs} == {
         ("first", 0), ("first", 1), ("second", 0), ("second", 1),
     }  # fmt: skip
-    assert [len(group.runs) for group in plan.groups(todo, 3)] == [3, 1, 3, 1]
-    names = {group.checkpoint(tmp_path, suite) for group in plan.groups(todo, 3)}
+    assert [len(group.runs) for group in plan.groups(suite, todo, 3)] == [3, 1, 3, 1]
+    names = {group.checkpoint(tmp_path, suite) for group in plan.groups(suite, todo, 3)}
     assert len(names) == 4
 
 
 def test_evaluation_and_settings_enter_the_configuration_hash() -> None:
     suite, learner = suite_of(Path("unused")), Learner("bc", SMALL)
-    base = plan.config_hash(suite, learner, HOPPER, {})
-    assert base == plan.config_hash(suite, Learner("bc", dict(reversed(SMALL.items()))), HOPPER, {})
+    entry = Data(HOPPER, "medium")
+    base = plan.config_hash(suite, learner, HOPPER, entry)
+    assert base == plan.config_hash(suite, Learner("bc", dict(reversed(SMALL.items()))), HOPPER, entry)
     others = {
-        plan.config_hash(replace(suite, horizon=7), learner, HOPPER, {}),
-        plan.config_hash(suite, Learner("bc", SMALL | {"lr": 1e-3}), HOPPER, {}),
-        plan.config_hash(suite, learner, HOPPER, {"action_mapping": "scatter"}),
+        plan.config_hash(replace(suite, horizon=7), learner, HOPPER, entry),
+        plan.config_hash(suite, Learner("bc", SMALL | {"lr": 1e-3}), HOPPER, entry),
+        plan.config_hash(suite, learner, HOPPER, replace(entry, env={"action_mapping": "scatter"})),
     }
     assert len(others | {base}) == 4
 

@@ -238,3 +238,16 @@ def test_transitions_have_no_memory_and_no_padding() -> None:
     batch = as_sequences(batch_for(algorithm))
     assert batch.obs.shape[2] == 2
     assert batch.filled.all()
+
+
+@pytest.mark.parametrize("steps", ["policy", "critic"])
+def test_continuous_targets_follow_with_the_policies(steps: str) -> None:
+    """Theirs follow once per five critic steps, when the policies step."""
+    algorithm = learner("continuous", target_period=0, target_steps=steps)
+    sampler = make_sampler(algorithm, [toy_dataset("continuous")])
+    for update in range(1, 11):
+        before = [p.clone() for p in algorithm.target_q.parameters()]
+        algorithm.update(sampler.next())
+        pairs = zip(before, algorithm.target_q.parameters(), strict=True)
+        moved = not all(torch.equal(old, new) for old, new in pairs)
+        assert moved == (steps == "critic" or update % 5 == 0)

@@ -27,7 +27,7 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 import marlzoo
-from marlzoo.train import train
+from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 kind, path = sys.argv[1], sys.argv[2]
 algorithm = marlzoo.make("omiga", toy_spec(kind), seeds=[0, 1, 2], hidden=32, mixer_hidden=8, batch_size=64)

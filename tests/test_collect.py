@@ -325,7 +325,7 @@ def test_a_teacher_of_another_method_version(folder: Path, tmp_path: Path) -> No
 
 # ---- making and shipping ---------------------------------------------------------------------------------
 
-QUICK = ("copies=8", "rollout=32", "batch_size=64", "epochs=2", "restart=4", "hidden=8")
+QUICK = ("num_envs=8", "rollout=32", "batch_size=64", "epochs=2", "restart=4", "hidden=8")
 
 
 def test_making_a_teacher_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +351,8 @@ def test_making_a_teacher_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert first.snapshots == second.snapshots
     assert first.qualities.keys() == EXPECTED
     assert [first.snapshots[0].updates, first.snapshots[-1].updates] == [0, 9]
-    assert first.config["copies"] == 8
-    assert "--settings copies=8 rollout=32" in first.command
+    assert first.config["num_envs"] == 8
+    assert "--settings num_envs=8 rollout=32" in first.command
     assert str(tmp_path) not in first.command
     assert first.sha256 == made_after_a_stop(tmp_path, monkeypatch).sha256
     made(tmp_path / "a" / "out", tmp_path / "x.hdf5", "medium-replay", 100)
@@ -409,7 +409,7 @@ def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
     assert wanted < plans().keys()
     for task, plan in plans().items():
         options = Options(**plan.options)
-        make(options.method, task_spec(task), domain=task.partition("/")[0], **options.changed())
+        make(options.method, task_spec(task), **options.changed())
         assert not plan.published or f"{plan.published}/medium" in published()
         assert not plan.like or published()[plan.like].mean_return is not None
         assert (

@@ -155,7 +155,7 @@ import re, resource, sys
 import torch, marlzoo
 from marlzoo.errors import DataError
 from marlzoo.data.load import load_dataset
-from marlzoo.train import train
+from marlzoo.training.trainer import train
 torch.set_num_threads(1)
 path = sys.argv[1]
 small = marlzoo.make("bc", load_dataset(path, mapped=True).spec, batch_size=8, hidden=8)

@@ -86,6 +86,28 @@ def test_ends_are_told_apart_by_the_horizon(tmp_path: Path) -> None:
     assert np.flatnonzero(paper.terminal).tolist() == [1, 5]
 
 
+@pytest.mark.parametrize(
+    ("d", "kept", "masks"),
+    [
+        ((0, 0, 1, 1, 0, 0, 1), [0, 1, 4, 5], [1, 0, 1, 0]),
+        ((1, 0, 1, 0, 0, 1, 1), [1, 3, 4], [0, 1, 0]),
+        ((1, 1, 0, 0, 1, 1, 0, 0), [2, 3, 6], [1, 0, 1]),
+    ],
+)
+def test_flagged_rows_without_a_step_are_skipped(
+    tmp_path: Path, d: tuple[int, ...], kept: list[int], masks: list[int]
+) -> None:
+    """The authors' loader takes row k iff d[k] = 0 and it is not the last, with the mask 1 - d[k + 1]."""
+    arrays = author_arrays(d)
+    dataset = read_omiga(write_h5(tmp_path / "a.hdf5", arrays))
+    rows = dataset.sources
+    np.testing.assert_array_equal(dataset.obs[rows], arrays["o"][kept].astype(np.float32))
+    np.testing.assert_array_equal(dataset.obs[rows + 1], arrays["o"][np.add(kept, 1)].astype(np.float32))
+    np.testing.assert_array_equal(dataset.action[rows], arrays["a"][kept].astype(np.float32))
+    assert (1 - dataset.terminal[rows]).tolist() == masks
+    assert any("that follow no step" in note for note in dataset.card.notes)
+
+
 def test_the_file_name_tells_task_and_quality(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "HalfCheetah-v2-6x1-medium-replay.hdf5", author_arrays())
     card = read_omiga(path).card

@@ -77,8 +77,6 @@ def test_a_missing_key_is_named_beside_those_there(tmp_path: Path, key: str) -> 
         ({"d": np.ones((7, 1))}, "d is 1 in every row"),
         ({"d": np.array([0, 0, 0.5, 0, 0, 0, 1])[:, None]}, "d is 0.5 at row 2, expected 0 or 1"),
         ({"d": np.array([0, 0, np.nan, 0, 0, 0, 1])[:, None]}, "d is nan at row 2, expected 0 or 1"),
-        ({"d": np.array([0, 0, 1, 1, 0, 0, 1.0])[:, None]}, "d is 1 at row 3, the first of its episode"),
-        ({"d": np.array([1, 0, 1, 0, 0, 0, 1.0])[:, None]}, "d is 1 at row 0, the first of its episode"),
         ({"a": np.zeros((7, 2, 2), np.int32)}, "a holds integers"),
         ({"o": np.array([[b"text"]])}, "o is not an array of floats"),
         ({"o": np.zeros((7, 2, 0)), "s": np.zeros((7, 2, 0))}, "its arrays fit no task"),

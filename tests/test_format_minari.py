@@ -369,6 +369,20 @@ def test_parts_of_one_agent_are_not_agents(tmp_path: Path) -> None:
         read_minari(raw(tmp_path / "x-v0", text, BOX, [arrays]))
 
 
+def test_masks_that_everything_passes(tmp_path: Path) -> None:
+    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"}
+    both = (spaces_of(a=BOX, b=BOX), spaces_of(a=CHOICE, b={**CHOICE, "n": 2}))
+    folder = raw(tmp_path / "x-v0", *both, [arrays])
+    assert read_minari(folder).action_mask is None
+    data = read_minari(folder, action_mask="all")
+    assert data.action_mask is not None
+    equal(data.action_mask[0], [[True] * 3, [True, True, False]])
+    raw(tmp_path / "x-v0", *both, [arrays | {"infos/legals": np.ones((3, 2, 3))}])
+    with pytest.raises(DataError, match="masks of its own"):
+        read_minari(folder, action_mask="all")
+
+
 def test_images_masks_and_pairings(tmp_path: Path) -> None:
     image = {"type": "Box", "dtype": "uint8", "shape": [2, 2], "low": [[0] * 2] * 2, "high": [[255] * 2] * 2}
     masked = spaces_of(observation=image, action_mask={"type": "MultiBinary", "n": 3})

@@ -60,6 +60,148 @@ def test_files_of_others(tmp_path: Path) -> None:
     equal(read_npz(tmp_path / "a.npz").lengths, [5])
 
 
+def transitions(episodes: int = 10, steps: int = 6) -> dict[str, Any]:
+    """Plain transitions of episodes that all end by the time limit; an observation tells episode and step."""
+    rows = np.arange(episodes * steps)
+    place = np.stack([rows // steps, rows % steps], -1)[:, None].astype(np.float32)
+    return {
+        "obs": place,
+        "next_obs": place + np.array([0, 1]),
+        "action": np.zeros((len(rows), 1, 1)),
+        "reward": np.ones(len(rows)),
+        "terminal": np.zeros(len(rows)),
+        "timeouts": rows % steps == steps - 1,
+    }
+
+
+@pytest.mark.parametrize("flag", ["timeouts", "terminal", "jumps"])
+def test_plain_transitions(tmp_path: Path, flag: str) -> None:
+    values = transitions()
+    if flag == "terminal":
+        values["terminal"] = values.pop("timeouts")
+    elif flag == "jumps":
+        del values["timeouts"]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.lengths, np.full(10, 6))
+    equal(data.obs[data.ends, 0], np.stack([np.arange(10), np.full(10, 6)], -1))
+    equal(data.returns, np.full(10, 6.0))
+    counts = {"timeouts": (0, 10), "terminal": (10, 0), "jumps": (0, 0)}[flag]
+    assert (data.terminal.sum(), data.truncated.sum()) == counts
+    assert data.card.bounds_known
+
+
+def test_plain_transitions_with_state_masks_and_starts(tmp_path: Path) -> None:
+    values = transitions() | {"action": np.zeros((60, 1), int), "action_mask": np.ones((60, 1, 2))}
+    values |= {
+        "state": values["obs"][:, 0],
+        "next_state": values["next_obs"][:, 0],
+        "starts": np.arange(10) * 6,
+    }
+    values["next_obs"][5] = values["obs"][6]  # an end that starts alone tells
+    del values["timeouts"]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.lengths, np.full(10, 6))
+    equal(data.state[data.ends[1:]], data.obs[data.ends[1:], 0])
+    assert data.action_mask is not None
+    assert data.action_mask.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (
+            {"next_obs": None, "timeouts": None, "terminal": np.arange(60) == 5},
+            "row 5 is flagged as an end, but where",
+        ),
+        ({"next_obs": None}, "row 5 is flagged as an end, but where episodes begin .*next_obs"),
+        ({"next_obs": np.zeros((60, 1, 3))}, r"next_obs has shape \(60, 1, 3\)"),
+        ({"next_observations": np.zeros((60, 1, 2))}, "next_obs and next_observations say different things"),
+        ({"truncated": np.zeros(60)}, "truncated and timeouts say different things"),
+        ({"state": np.zeros((60, 2))}, "needs next_state"),
+        ({"starts": np.arange(10) * 6 + 1}, "begin with 0"),
+        ({"starts": np.array([0])}, "row 5 is flagged as an end, but starts goes on"),
+        (
+            {"next_obs": None, "timeouts": None, "next_state": np.zeros((60, 2))},
+            "has next_state but no next_obs",
+        ),
+        ({"reward": np.zeros(3)}, "lengths differ: obs has 60 rows, reward has 3"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, change: dict[str, Any], cause: str) -> None:
+    values = {name: array for name, array in (transitions() | change).items() if array is not None}
+    np.savez(tmp_path / "a.npz", **values)
+    with pytest.raises(DataError, match=rf"\A[^\n]*a\.npz: [^\n]*{cause}"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_rows_without_bounds_are_one_episode_and_say_so(tmp_path: Path) -> None:
+    values = transitions()
+    np.savez(
+        tmp_path / "a.npz", **{k: v for k, v in values.items() if k not in ("next_obs", "timeouts")}, odd=[1]
+    )
+    data = read_npz(tmp_path / "a.npz")
+    assert data.episodes == 1
+    assert not data.card.bounds_known
+    assert any("all 60 rows are read as one episode" in note for note in data.card.notes)
+    assert any("the members odd are not used" in note for note in data.card.notes)
+    convert(tmp_path / "a.npz", tmp_path / "b.hdf5")
+    assert not load_dataset(tmp_path / "b.hdf5").card.bounds_known
+
+
+def test_forms_that_others_use(tmp_path: Path) -> None:
+    """A team's reward in a column, discrete actions with a last axis, starts as floats."""
+    values = parts(spec=DISCRETE)
+    values["reward"] = values["reward"][:, None]
+    values["action"] = values["action"][..., None]
+    values["starts"] = values["starts"].astype(float)
+    values["terminal"] = values["terminal"][:, None]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz", horizon=50)
+    assert data.spec == DISCRETE
+    equal(data.starts, values["starts"].astype(int))
+
+
+def test_actions_and_masks_that_the_file_lacks(tmp_path: Path) -> None:
+    values = parts(spec=DISCRETE)
+    values["action"] = np.minimum(values["action"], 1)
+    del values["action_mask"]
+    np.savez(tmp_path / "a.npz", **values)
+    assert any("2 actions, as many as the largest" in n for n in read_npz(tmp_path / "a.npz").card.notes)
+    data = read_npz(tmp_path / "a.npz", actions=4, action_mask="all", horizon=50)
+    assert data.spec == DISCRETE
+    assert data.action_mask is not None
+    assert data.action_mask.all()
+    with pytest.raises(DataError, match="actions is 1, but the data show 2"):
+        read_npz(tmp_path / "a.npz", actions=1)
+    with pytest.raises(DataError, match="legal is 'none'; it must be empty or all"):
+        read_npz(tmp_path / "a.npz", action_mask="none")  # type: ignore[arg-type]
+    np.savez(tmp_path / "b.npz", **parts(spec=DISCRETE))
+    with pytest.raises(DataError, match="masks of its own"):
+        read_npz(tmp_path / "b.npz", action_mask="all")
+    with pytest.raises(DataError, match="actions is 9, but the data show 4"):
+        read_npz(tmp_path / "b.npz", actions=9)
+
+
+def test_flags_at_the_limit(tmp_path: Path) -> None:
+    values = transitions()
+    values["terminal"] = values.pop("timeouts")
+    values["terminal"][2] = True  # an end of its own
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    assert (data.terminal.sum(), data.truncated.sum()) == (11, 0)
+    assert any(
+        "9 of 11 episodes end with a terminal flag after exactly 6 steps" in n for n in data.card.notes
+    )
+    data = read_npz(tmp_path / "a.npz", limit_is_terminal=False)
+    assert (data.terminal.sum(), data.truncated.sum()) == (2, 9)
+    equal(data.lengths[data.truncated[data.ends - 1]], np.full(9, 6))
+    assert (
+        read_npz(tmp_path / "a.npz", limit_is_terminal=False, timeout_is_terminal=True).terminal.sum() == 11
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [

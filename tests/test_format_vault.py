@@ -122,6 +122,25 @@ def test_actions_with_an_axis_of_one_and_without_masks_or_state(tmp_path: Path, 
     equal(dataset.action[dataset.sources], recorded()["actions"])
     assert dataset.action_mask is None
     assert dataset.state_is_obs
+    assert any("4 actions, as many as the largest" in note for note in dataset.card.notes)
+    told = read_vault(tmp_path / "a", actions=6, action_mask="all")
+    assert told.spec.action_size == 6
+    assert told.action_mask is not None
+    assert told.action_mask.all()
+    with pytest.raises(DataError, match="masks of its own"):
+        read_vault(FLASHBAX, uid="Good", action_mask="all")
+
+
+def test_flags_at_the_limit(tmp_path: Path, tensorstore: Any) -> None:
+    arrays = streams(2)
+    arrays["terminals"] = arrays["terminals"] + arrays["truncations"]
+    arrays["truncations"] = np.zeros_like(arrays["terminals"])
+    folder = write(tensorstore, tmp_path / "a", arrays)
+    assert any("4 of 6 episodes end with a terminal flag" in note for note in read_vault(folder).card.notes)
+    told = read_vault(folder, limit_is_terminal=False)
+    assert (told.terminal.sum(), told.truncated.sum()) == (0, 4)
+    with pytest.raises(DataError, match="the option horizon is 0; it must be a positive"):
+        read_vault(folder, horizon=0)
 
 
 def test_padding_and_prey_of_omar(tmp_path: Path, tensorstore: Any) -> None:

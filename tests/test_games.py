@@ -403,7 +403,7 @@ def test_bad_input() -> None:
         games.make("xor", 1, win=2.0)
     with pytest.raises(ConfigError, match="horizon"):
         games.make("bridge", 1, horizon=0)
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         games.make("bridge", 0)
     with pytest.raises(ConfigError, match="episodes"):
         game_data.dataset("xor", "D1", episodes=0)

@@ -20,7 +20,7 @@ from marlzoo.training.online import train_online
 from tests.guess import Guess
 from tests.toys import toy_spec
 
-SMALL = {"hidden": 16, "copies": 6, "rollout": 8, "batch_size": 24, "epochs": 2}
+SMALL = {"hidden": 16, "num_envs": 6, "rollout": 8, "batch_size": 24, "epochs": 2}
 
 
 def make(name: str, n_agents: int = 3, kind: ActionKind = "continuous", seeds: Any = (0, 1)) -> Algorithm:
@@ -108,7 +108,7 @@ def test_agents_count_their_own_steps() -> None:
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_learns_the_optimum(kind: ActionKind) -> None:
     env = Guess(32, kind)
-    sizes: dict[str, Any] = {"copies": 32, "rollout": 20, "batch_size": 320, "hidden": 32, "epochs": 4}
+    sizes: dict[str, Any] = {"num_envs": 32, "rollout": 20, "batch_size": 320, "hidden": 32, "epochs": 4}
     learner = marlzoo.make("happo", env.spec, seeds=[0], lr=3e-3, **sizes)
     train_online(learner, env, steps=640 * 40)
     assert evaluate(learner.policy(), Guess(64, kind), seeds=[1]).returns.mean() > 4.9
@@ -116,7 +116,7 @@ def test_learns_the_optimum(kind: ActionKind) -> None:
 
 def test_agrees_on_xor() -> None:
     """Two optima of value 1, no policy shared by the agents is one of them; every seed finds one."""
-    sizes: dict[str, Any] = {"copies": 64, "rollout": 1, "batch_size": 64, "hidden": 16, "epochs": 4}
+    sizes: dict[str, Any] = {"num_envs": 64, "rollout": 1, "batch_size": 64, "hidden": 16, "epochs": 4}
     learner = marlzoo.make("happo", games.spec("xor"), seeds=range(5), lr=1e-2, **sizes)
     train_online(learner, games.make("xor", 5 * 64), steps=64 * 100)
     found = evaluate(learner.policy(), games.make("xor", 5), seeds=range(5)).returns

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import marlzoo
+from marlzoo.batch import Batch
 from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
@@ -103,3 +104,18 @@ def test_target_takes_the_smaller_twin_of_each_agent_before_mixing() -> None:
     set_table(algorithm.v.network, [[0.0], [0.0]])
     found = algorithm.update(transitions([[0, 0]], actions=1))
     torch.testing.assert_close(found["v_loss"], torch.tensor([0.5 * 9.0]).double())  # 1 + 2, not min(6, 6)
+
+
+@pytest.mark.parametrize(("name", "settings"), METHODS)
+def test_actions_are_clipped_to_the_authors_margin(name: str, settings: dict[str, Any]) -> None:
+    """Replica 0 leaves actions on the bound, replica 1 moves them in by 1e-5, for the critics too."""
+    spec = spec_of(2, 1, "continuous")
+    found, data = [], transitions(torch.tensor([[[1.0], [-1.0]], [[0.2], [1.0]]]))
+    for action, margin in ((1.0, [0.0, 1e-5]), (1.0 - 1e-5, [0.0, 0.0])):
+        algorithm = learner(name, spec, (3, 3), action_margin=margin, **settings)
+        moved = {**data.tensors(), "action": data.action.clamp(-action, action)}
+        both = Batch.of(data.noise, **{key: v.expand(2, *v.shape[1:]) for key, v in moved.items()})
+        found.append(algorithm.update(both))
+    for key in ("policy_loss", "q_loss"):
+        torch.testing.assert_close(found[0][key][1], found[1][key][1], rtol=0, atol=1e-12)
+        assert abs(float(found[0][key][0] - found[0][key][1])) > 1e-9

@@ -11,7 +11,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import marlzoo
+from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import set_mixer, set_table, spec_of, transitions
+from tests.toys import toy_dataset, toy_spec
 
 U = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64).view(1, 3, 1)
 
@@ -110,3 +112,28 @@ def test_mixed_target_and_critic_by_hand() -> None:
     torch.testing.assert_close(found["target_q"], torch.tensor([y]).double())
     torch.testing.assert_close(found["q_loss"], torch.tensor([2 * (y - q_total) ** 2]).double())
     assert found["weight"] == 1.0  # u = V
+
+
+@pytest.mark.parametrize("mixing", ["none", "linear"])
+@pytest.mark.parametrize("name", ["sql", "eql"])
+def test_rewards_are_scaled_to_the_range_of_the_datas_returns(name: str, mixing: str) -> None:
+    """As the authors do for the alpha that is the default; the value metric is in the data's own scale."""
+    narrow, wide = toy_dataset("continuous", seed=1), toy_dataset("continuous", seed=1)
+    wide.reward[:] = 10.0 * wide.reward
+    small = {"hidden": 8, "mixer_hidden": 8, "batch_size": 16, "mixing": mixing}
+    found = []
+    for scaling in ("range", "none"):
+        algorithm: Any = marlzoo.make(
+            name, toy_spec(), seeds=(2, 2), dtype=torch.float64, reward_scaling=scaling, **small
+        )
+        algorithm.prepare([narrow, wide])
+        found.append(algorithm.update(make_sampler(algorithm, [narrow, wide]).next()))
+        factor = algorithm.nets.reward_scale
+    assert torch.equal(factor, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(found[0]["target_q"][0], found[0]["target_q"][1])
+    assert abs(float(found[1]["target_q"][0] - found[1]["target_q"][1])) > 0.1
+    torch.testing.assert_close(10.0 * found[0]["value/data_mean"][0], found[0]["value/data_mean"][1])
+    spread = narrow.returns.max() - narrow.returns.min()
+    algorithm = marlzoo.make(name, toy_spec(), **small)
+    algorithm.prepare([narrow])
+    assert algorithm.nets.reward_scale.item() == pytest.approx(1000.0 / spread, rel=1e-5)

@@ -241,7 +241,7 @@ def test_alberdice_passes_the_bridge() -> None:
     all data have the optimum, -1.552.
     """
     near, far = [game_data.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
-    algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], domain="games")
+    algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], preset="games")
     train(algorithm, [near] * 3 + [far] * 2, updates=4000)
     env = games.make("bridge", 1000, horizon=20)
     start = torch.as_tensor(env.reset().obs[:1]).expand(5, 1, -1, -1)

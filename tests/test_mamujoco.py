@@ -346,5 +346,5 @@ def test_bad_names_and_options() -> None:
         options: dict[str, Any] = {name: 0}
         with pytest.raises(ConfigError, match=name):
             mamujoco.make("hopper-3x1", 1, **options)
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         mamujoco.make("hopper-3x1", 0)

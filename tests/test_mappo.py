@@ -30,7 +30,7 @@ from marlzoo.training.online import Collector, train_online
 from tests.guess import Guess
 from tests.toys import ToyEnv, toy_spec
 
-SMALL = {"hidden": 16, "copies": 6, "rollout": 8, "batch_size": 24, "epochs": 2, "restart": 3}
+SMALL = {"hidden": 16, "num_envs": 6, "rollout": 8, "batch_size": 24, "epochs": 2, "restart": 3}
 
 
 def make(seeds: Sequence[int] = (0,), kind: ActionKind = "continuous", **settings: Any) -> MAPPO:
@@ -248,7 +248,7 @@ from marlzoo.training.online import train_online
 from tests.guess import Guess
 from tests.toys import ToyEnv, toy_spec
 torch.set_num_threads(1)
-sizes = dict(hidden=16, copies=6, rollout=8, batch_size=24, epochs=2, restart=3)
+sizes = dict(hidden=16, num_envs=6, rollout=8, batch_size=24, epochs=2, restart=3)
 learner = marlzoo.make("mappo", toy_spec(), seeds=[0], **sizes)
 train_online(learner, ToyEnv(6), steps=48 * 80, checkpoint=sys.argv[1],
              on_progress=lambda done, total, points: print(done, flush=True))
@@ -296,7 +296,7 @@ def test_step_size_falls_to_zero() -> None:
 def test_learns_the_optimum(kind: ActionKind, chance: float) -> None:
     """From chance to the optimum of 5."""
     env = Guess(32, kind)
-    sizes: dict[str, Any] = {"copies": 32, "rollout": 20, "batch_size": 320, "hidden": 32, "epochs": 4}
+    sizes: dict[str, Any] = {"num_envs": 32, "rollout": 20, "batch_size": 320, "hidden": 32, "epochs": 4}
     learner = marlzoo.make("mappo", env.spec, seeds=[0], lr=3e-3, **sizes)
     before = evaluate(learner.policy(), Guess(64, kind), seeds=[1]).returns.mean()
     train_online(learner, env, steps=640 * 40)

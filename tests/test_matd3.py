@@ -116,7 +116,24 @@ def test_exploration() -> None:
 
 def test_learns_the_optimum() -> None:
     env = Guess(16, "continuous")
-    sizes: dict[str, Any] = {"copies": 16, "rollout": 10, "batch_size": 64, "hidden": 32, "learn_steps": 10}
+    sizes: dict[str, Any] = {"num_envs": 16, "rollout": 10, "batch_size": 64, "hidden": 32, "learn_steps": 10}
     learner = marlzoo.make("matd3", env.spec, seeds=[0], lr=3e-3, warmup=320, n_step=1, **sizes)
     train_online(learner, env, steps=160 * 60)
     assert evaluate(learner.policy(), Guess(64, "continuous"), seeds=[1]).returns.mean() > 4.9
+
+
+def test_policies_may_follow_the_critic_at_the_others_replayed_actions() -> None:
+    """As HARL has it: agent i's gradient is that of Q_1 at its own present action beside the replay's others."""
+    learner = make(other_actions="replay", action_penalty=0.0, policy_delay=1)
+    x = batch(learner)
+    caught: dict[str, torch.Tensor] = {}
+    learner.step_if = lambda _, **losses: caught.update(losses) or {}  # type: ignore[method-assign]
+    learner.update(x)
+    used, obs, state = learner.action_dimensions, x.obs[:, :, 0], x.state[:, :, 0]
+    action = torch.tanh(learner.actor.rows(obs)) * used
+    expected = torch.zeros(2, dtype=torch.float64)
+    for agent in range(3):
+        team = x.action[:, :, 0].clone()
+        team[:, :, agent] = action[:, :, agent]
+        expected = expected - learner.q.first(obs, state, team)[..., 0].mean(1)
+    torch.testing.assert_close(caught["policy"], expected)

@@ -201,5 +201,5 @@ def test_bad_names_and_options() -> None:
     for option in ("horizon", "threads"):
         with pytest.raises(ConfigError, match=option):
             moma.make("reacher-2x1_0", 1, **{option: 0})
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         moma.make("reacher-2x1_0", 0)

@@ -238,3 +238,21 @@ def test_discrete_policy_loss_leaves_illegal_actions_out(settings: dict[str, Any
 def test_more_elites_than_samples_is_an_error() -> None:
     with pytest.raises(ConfigError, match="search_elites"):
         learner(search_samples=3)
+
+
+def test_batch_norm_judges_each_class_of_actions_apart() -> None:
+    """Theirs pass the critics one after another, so that one class's statistics do not change another's values."""
+    algorithm = learner(input_norm="batch", cql_samples=3)
+    batch = batch_for(algorithm, torch.full((4, 2, 2), 0.5))
+    seen: list[int] = []
+    members = algorithm.q._members
+
+    def spying(parts: tuple[torch.Tensor, ...], first: bool) -> torch.Tensor:
+        seen.append(parts[1].shape[1] if parts[1].ndim == 5 else 0)
+        return members(parts, first)
+
+    algorithm.q._members = spying  # type: ignore[method-assign]
+    algorithm.update(batch)
+    rounds = [algorithm.config.search_samples] * 2
+    # The data, three classes of the penalty, the search's rounds, both sides of the comparison, the policy.
+    assert seen == [0, 3, 3, 3, *rounds, 1, 1, 0]

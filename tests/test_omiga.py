@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,43 @@ def test_golden_check_fails_on_other_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "altered.npz", **arrays)
     assert main([str(tmp_path / "altered.npz")]) == 1
     assert main([str(GOLDEN / "omiga_discrete_B1.npz")]) == 0
+
+
+def test_golden_check_reads_pools_and_checksums_and_says_what_it_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The continuous recording again, as rows of a pool, with sums in place of parameters and one array unknown."""
+    with np.load(GOLDEN / "omiga_continuous_A1.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files if not name.startswith("f32")}
+    for name in [name for name in arrays if name.startswith("batch.")]:
+        value = arrays.pop(name)
+        arrays[f"pool.{name.removeprefix('batch.')}"] = value.reshape(-1, *value.shape[2:])[::-1]
+    arrays["batch_index"] = np.arange(12 * 32)[::-1].reshape(12, 32)
+    for name in [name for name, x in arrays.items() if name.startswith("f64.after04") and x.size > 2]:
+        value = arrays[name]
+        arrays[name] = np.array([value.sum(), np.square(value).sum()])
+    arrays["f64.other.thing"] = np.zeros(3)
+    np.savez(tmp_path / "pool.npz", **arrays)
+    assert main([str(tmp_path / "pool.npz")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"not compared: .*f64\.other\.thing", out)
+    assert "f64.after04" not in out
+    arrays["f64.after04.q.fc2.weight"] = arrays["f64.after04.q.fc2.weight"] * (1 + 1e-6)
+    np.savez(tmp_path / "altered.npz", **arrays)
+    assert main([str(tmp_path / "altered.npz")]) == 1
+
+
+def test_golden_check_refuses_other_layouts_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "other.npz", **{"init.x": np.zeros(3), "meta.alpha": np.float64(10)})
+    (tmp_path / "text.npz").write_text("no arrays")
+    for name, expected in (
+        ("other", "lacks meta.gamma"),
+        ("text", "cannot be read as npz"),
+        ("no", "cannot be"),
+    ):
+        assert main([str(tmp_path / f"{name}.npz")]) == 2
+        out = capsys.readouterr().out
+        assert expected in out
+        assert out.count("\n") == 1

@@ -50,9 +50,13 @@ def test_pinned_versions_lie_in_the_asked_ranges() -> None:
         assert fits(pinned[name], wanted), text
 
 
-def test_every_public_name_is_there() -> None:
+def test_public_names_are_those_of_all() -> None:
+    """Every public name can be had, and nothing else looks public."""
+    assert sorted(marlzoo.__all__) == dir(marlzoo)
     for name in marlzoo.__all__:
         assert getattr(marlzoo, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trainer'"):
+        marlzoo.trainer  # noqa: B018
 
 
 @pytest.mark.parametrize("folder", FOLDERS[1:])

@@ -440,7 +440,7 @@ def test_bad_input() -> None:
         particle.spec("spread", horizn=1)
     with pytest.raises(ConfigError, match="horizon"):
         particle.spec("spread", horizon=0)
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         particle.make("spread", 0)
 
 

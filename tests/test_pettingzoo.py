@@ -210,7 +210,7 @@ def test_closing_closes_all() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="horizon"):
         made(1, horizon=0)
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         made(0)
     with pytest.raises(ConfigError, match="per_agent, mean, sum"):
         made(1, reward="max")

@@ -21,7 +21,7 @@ from tests.toys import toy_dataset, toy_spec
 
 
 def make(**settings: Any) -> QMIX:
-    small: dict[str, Any] = {"hidden": 8, "mixer_hidden": 8, "copies": 6, "rollout": 10}
+    small: dict[str, Any] = {"hidden": 8, "mixer_hidden": 8, "num_envs": 6, "rollout": 10}
     spec = toy_spec("discrete")
     learner = marlzoo.make("qmix", spec, seeds=(0, 1), dtype=torch.float64, **{**small, **settings})
     return cast(QMIX, learner)
@@ -95,7 +95,7 @@ def test_memory_begins_anew_with_each_episode_of_a_copy() -> None:
 
 def test_learns_the_optimum() -> None:
     env = Guess(16, "discrete")
-    sizes: dict[str, Any] = {"copies": 16, "rollout": 10, "hidden": 32, "learn_steps": 10}
+    sizes: dict[str, Any] = {"num_envs": 16, "rollout": 10, "hidden": 32, "learn_steps": 10}
     learner = marlzoo.make("qmix", env.spec, seeds=[0], lr=3e-3, anneal=3000, warmup=320, **sizes)
     train_online(learner, env, steps=160 * 40)
     assert evaluate(learner.policy(), Guess(64, "discrete"), seeds=[1]).returns.mean() > 4.9
@@ -123,7 +123,13 @@ class Recall(Guess):
 
 def test_remembers() -> None:
     """The best return is 1; without memory it is a quarter."""
-    sizes: dict[str, Any] = {"copies": 16, "rollout": 6, "hidden": 32, "learn_steps": 10, "target_period": 50}
+    sizes: dict[str, Any] = {
+        "num_envs": 16,
+        "rollout": 6,
+        "hidden": 32,
+        "learn_steps": 10,
+        "target_period": 50,
+    }
     for history, low, high in (("rnn", 0.95, 1.0), ("mlp", 0.0, 0.6)):
         env = Recall(16)
         learning: dict[str, Any] = {"lr": 5e-3, "anneal": 2000, "warmup": 200, "history": history}

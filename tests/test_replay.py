@@ -21,7 +21,7 @@ NUM_ENVS, STEPS, SLOTS = 3, 4, 10
 
 
 def learner(**settings: Any) -> Algorithm:
-    small = {"hidden": 8, "copies": NUM_ENVS, "rollout": STEPS, "replay": NUM_ENVS * SLOTS, "warmup": 0}
+    small = {"hidden": 8, "num_envs": NUM_ENVS, "rollout": STEPS, "replay": NUM_ENVS * SLOTS, "warmup": 0}
     return marlzoo.make("matd3", toy_spec(), seeds=(0, 1), **{**small, "learn_steps": 3, **settings})
 
 

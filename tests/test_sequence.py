@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.modules.layers import Init, with_agent_id, with_last_action
 from marlzoo.modules.policies import CategoricalPolicy, RecurrentPolicy
@@ -12,6 +13,8 @@ from marlzoo.modules.recurrent import RecurrentNet
 from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
 from marlzoo.objectives.returns import td_lambda
 from marlzoo.objectives.sequences import as_sequences, known_actions
+from marlzoo.spec import ActionKind
+from tests.toys import toy_spec
 
 
 def targets(
@@ -125,7 +128,7 @@ def test_memory_equals_torchs_and_acting_equals_reading() -> None:
     assert torch.equal(out.argmax(-1), torch.stack(chosen, dim=2))
     gru = torch.nn.GRU(6, 6, batch_first=True).double()
     with torch.no_grad():
-        for mine, name in ((net.gru.input, "ih"), (net.gru.hidden_state, "hh")):
+        for mine, name in ((net.gru.input, "ih"), (net.gru.recurrent, "hh")):
             getattr(gru, f"weight_{name}_l0").copy_(mine.weight[1].T)
             getattr(gru, f"bias_{name}_l0").copy_(mine.bias[1, 0])
     driven = net.encode(x).relu()[1].transpose(1, 2).flatten(0, 1)  # [B N, T, in]
@@ -166,3 +169,21 @@ def test_reset_forgets_only_the_copies_named() -> None:
     assert hidden_state is not None
     torch.testing.assert_close(hidden_state[:, 1], fresh[1][:, 1])
     assert not torch.allclose(hidden_state[:, 0], fresh[1][:, 0])
+
+
+def test_a_relu_between_memory_and_head() -> None:
+    """OG-MARL's network: negative entries of the memory do not reach the outputs, but stay in the memory."""
+    plain, clipped = (RecurrentNet(Init([0]), 5, 6, 4, relu=relu) for relu in (False, True))
+    x = torch.randn(1, 3, 7, 2, 5)
+    hidden_state, last = plain.gru(torch.relu(plain.encode(x)))
+    torch.testing.assert_close(clipped(x)[0], plain.head(torch.relu(hidden_state)))
+    assert torch.equal(clipped(x)[1], last)
+    assert (last < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("iql_cql", "discrete"), ("qmix_cql", "discrete"), ("maddpg_cql", "continuous")]
+)
+def test_methods_of_og_marl_have_it_by_default(method: str, kind: ActionKind) -> None:
+    learner = marlzoo.make(method, toy_spec(kind), hidden=4)
+    assert [net.relu for net in learner.modules() if isinstance(net, RecurrentNet)] == [True, True]

@@ -270,7 +270,7 @@ def test_bad_input() -> None:
         with pytest.raises(ConfigError, match=r"difficulty must be one of 1, 2, .*, A, got"):
             smac.spec("3m", difficulty=difficulty)
     assert smac.spec("3m", difficulty=7) == smac.spec("3m", difficulty="A") == smac.spec("3m")
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         smac.make("3m", 0)
 
 

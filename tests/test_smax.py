@@ -54,7 +54,7 @@ def test_bad_names_and_options() -> None:
         smax.spec("3m", horizn=3)
     with pytest.raises(ConfigError, match="horizon"):
         smax.spec("3m", horizon=0)
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         smax.make("3m", 0)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import plan, split
 from marlzoo.benchmarks.results import Results
-from marlzoo.benchmarks.split import Split, find_split, group_size, split_of
+from marlzoo.benchmarks.split import Split, default_split, group_size, replicas_in_cache, split_of
 from marlzoo.benchmarks.suites import Data, Learner
 
-from marlzoo.errors import CheckpointError, ConfigError, DataError, MarlzooError
+from marlzoo.errors import CheckpointError, ConfigError, MarlzooError
 from tests.test_bench import SMALL, run, scores, suite_of
 
 GAMES = (Data("games/xor", "D1"), Data("games/xor", "D3"))
@@ -44,7 +44,7 @@ def test_two_processes_make_the_rows_of_one(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told_of() -> None:
-    team = split._Team(1, 1)
+    team = split._Pool(1, 1)
     try:
         (worker,) = team.workers
         os.kill(worker.process.pid or 0, signal.SIGKILL)
@@ -131,7 +131,7 @@ def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> 
     mine = suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, asked, 20) == size
-    made = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
+    made = plan.groups(mine, plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
     assert len(made) >= min(asked.processes, 8)
 
 
@@ -141,33 +141,21 @@ def test_five_seeds_of_one_learner_are_shared_evenly(tmp_path: Path) -> None:
     assert group_size(mine, sources, TWO, 20) == 3
 
 
-def test_the_split_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kept beside the checkpoints, remembered for the next suite, and not measured for a small one."""
-    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(split, "cores", lambda: 2)
-    counted: list[int] = []
-
-    def measured(group: plan.Group, most: int) -> Split:
-        counted.append(len(group.runs))
-        return Split(2, 1, 8)
-
-    monkeypatch.setattr(split, "measured", measured)
-    large, said = suite(updates=10**6), list[str]()
+def test_large_suites_get_a_process_per_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "cores", lambda: 3)
+    large, small = suite(updates=10**6), suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in large.data]
     missing = plan.pending(large, sources, Results(tmp_path / "rows.csv"))
+    assert default_split(large, missing, 20) == Split(3, 1, 20)
+    assert default_split(small, missing, 20) == Split(replicas=20)
+    assert default_split(large, [], 20) == Split()
+    monkeypatch.setattr(split, "cores", lambda: 1)
+    assert default_split(large, missing, 20) == Split(replicas=20)
 
-    def found(folder: str, mine: Any = large) -> Split:
-        return find_split(mine, missing, sources, tmp_path / folder, 20, said.append)
 
-    assert found("small", suite()) == Split()
-    assert counted == []
-    assert [found("a"), found("a"), found("b")] == [Split(2, 1, 8)] * 3
-    assert counted == [4]
-    assert found("small") == Split()  # as its unfinished groups are
-    assert "measuring once" in said[0]
-    (tmp_path / "a" / "split.json").write_text("{")
-    with pytest.raises(DataError, match="delete it"):
-        found("a")
+@pytest.mark.parametrize(("megabytes", "replicas"), [(0.01, 20), (0.5, 8), (1, 4), (4, 1), (400, 1)])
+def test_groups_fit_into_the_cache(megabytes: float, replicas: int) -> None:
+    assert replicas_in_cache(int(megabytes * 2**20), 20) == replicas
 
 
 def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,15 +167,3 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         split_of(0, 2)
     with pytest.raises(ConfigError, match="no number may be negative"):
         split_of(-1, 0)
-
-
-def test_every_layout_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "cores", lambda: 2)
-    monkeypatch.setattr(split, "SECONDS", 0.05)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    mine = suite()
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
-    (group, _) = plan.groups(plan.pending(mine, sources, Results(tmp_path / "rows.csv")), 20)
-    chosen = split.measured(group, 20)
-    assert (chosen.processes, chosen.threads) in ((1, 2), (2, 1))
-    assert chosen.replicas in (1, 4)

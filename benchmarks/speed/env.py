@@ -108,7 +108,7 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
     cost, other_cost = (statistics.median(pair[side][1] for pair in pairs) for side in (0, 1))
     return {
         "task": f"mamujoco/{name}",
-        "copies": options.num_envs,
+        "num_envs": options.num_envs,
         "threads": threads,
         "cores": os.cpu_count(),
         "rounds": options.rounds,

@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 import tyro
-from marlzoo.benchmarks.suites import Suite, find_suite
+from marlzoo.benchmarks.suites import POINTS, Suite, find_suite
 from measuring import clocked, command, machine, random_dataset, rate_of, show, write_csv
 from reference_loop import Buffer, Reference
 from torch.utils.flop_counter import FlopCounterMode
@@ -154,7 +154,7 @@ def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, c
     per_replica = [data[k % len(data)] for k in range(algorithm.replicas)]
     prepare(algorithm, per_replica)
     sampler: Sampler = make_sampler(algorithm, per_replica)
-    arithmetic = choose(algorithm, sampler, precision)
+    arithmetic = choose(algorithm, precision)
     with arithmetic.applied(algorithm):
         with FlopCounterMode(display=False) as counter:
             algorithm.update(sampler.next())
@@ -255,7 +255,6 @@ def project(options: Options, suite: Suite) -> list[Projection]:
                 data[0].spec,
                 seeds=list(range(replicas)),
                 device=options.device,
-                domain=task.partition("/")[0],
             )
             ours = ready(algorithm, data, suite.precision, options.compiled[-1])
             update = replicas / ours.rate(options.seconds)
@@ -266,7 +265,10 @@ def project(options: Options, suite: Suite) -> list[Projection]:
                 device,
             )
             evaluation = spent * (suite.horizon or env.spec.horizon) / options.steps
-            parts = (suite.updates * update, suite.updates / suite.eval_every * evaluation)
+            parts = (
+                suite.updates * update,
+                suite.updates / (suite.eval_every or suite.updates / POINTS) * evaluation,
+            )
             hours = [groups * seconds / 3600 for seconds in (sum(parts), max(parts))]
             found.append(Projection(method, task, groups, 1e3 * update, evaluation, *hours))
         env.close()

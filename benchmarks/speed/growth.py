@@ -74,7 +74,7 @@ class Case:
             hidden=size if axis == "hidden" else 256,
         )
         self.sampler = make_sampler(self.algorithm, [data])
-        self.arithmetic = choose(self.algorithm, self.sampler)
+        self.arithmetic = choose(self.algorithm)
         with FlopCounterMode(display=False) as counter:
             self.algorithm.update(self.sampler.next())
         self.operations = counter.get_total_flops()

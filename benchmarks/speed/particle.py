@@ -34,7 +34,7 @@ TASKS = (
     ("world-substitute-prey", "simple_world_comm_v3"),
 )
 POOL = 16  # random joint actions drawn before the clock starts
-COLUMNS = ("task", "copies", "ours", "ours_cpu", "mpe2", "mpe2_cpu", "ratio", "ratio_cpu", "mpe2_version")
+COLUMNS = ("task", "num_envs", "ours", "ours_cpu", "mpe2", "mpe2_cpu", "ratio", "ratio_cpu", "mpe2_version")
 
 
 def ours(name: str, num_envs: int) -> Callable[[], int]:
@@ -95,7 +95,7 @@ def measure(name: str, module: str, num_envs: int, rounds: int, seconds: float) 
 
     return {
         "task": f"{particle.FAMILY}/{name}",
-        "copies": num_envs,
+        "num_envs": num_envs,
         "ours": round(statistics.median(r[0] for r in mine)),
         "ours_cpu": round(statistics.median(r[1] for r in mine)),
         "mpe2": round(statistics.median(r[0] for r in other)),

@@ -93,11 +93,10 @@ def now() -> float:
 
 def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
     """A learner with the settings that the command line gives it on this task, and a warm sampler."""
-    family = options.task.partition("/")[0]
-    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)), domain=family)
+    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
     prepare(algorithm, [data])
     sampler = make_sampler(algorithm, [data])
-    arithmetic = choose(algorithm, sampler)
+    arithmetic = choose(algorithm)
     with FlopCounterMode(display=False) as counter:
         algorithm.update(sampler.next())
     update = compiled(algorithm) if options.compile else algorithm.update

@@ -130,8 +130,7 @@ def learner(options: Options, method: str, data: Dataset, task: str, batch_size:
     known = {setting.name for setting in fields(find_method(method).config_class)}
     width = dict.fromkeys(("hidden", "critic_hidden", "vae_hidden"), options.hidden)
     settings = {name: value for name, value in (SHARED | width).items() if name in known}
-    family = task.partition("/")[0]
-    return make(method, data.spec, seeds=options.seeds, domain=family, batch_size=batch_size, **settings)
+    return make(method, data.spec, seeds=options.seeds, batch_size=batch_size, **settings)
 
 
 def run(options: Options, method: str, source: Source, data: Dataset, folder: Path) -> None:
@@ -244,12 +243,12 @@ def report(options: Options, numbers: pd.DataFrame) -> study.Study:
     """The table, and a figure with a row per quantity and a column per task."""
     about = {data.task: f"{data.task} {data.quality} ({data.transitions:,} transitions)" for data in TASKS}
     notes = [
-        "data's return: mean discounted return of the sampled rows, the tail beyond a limit extrapolated; value: "
-        "the learner's mean value of the same rows. converged at: first look from which on the mean value stays "
-        f"within {NEAR:.0%} of the data's return of its last one. effective samples: Kish's effective sample size of "
-        f"the policy's weights, as a fraction of the {SAMPLE} rows. return: mean of {options.episodes} episodes. "
-        f"Mean and 95 % bootstrap interval over {len(options.seeds)} seeds; hidden width {options.hidden}, batch "
-        f"size {options.batch_size}.",
+        "data's return: mean discounted return of the sampled rows, the tail beyond a time limit extrapolated; "
+        "value: the learner's mean value of the same rows. converged at: first look from which on the mean value "
+        f"stays within {NEAR:.0%} of the data's return of its last one. effective samples: Kish's effective sample "
+        f"size of the policy's weights, as a fraction of the {SAMPLE} rows.",
+        f"return: mean of {options.episodes} episodes. Mean and 95 % bootstrap interval over {len(options.seeds)} "
+        f"seeds; hidden width {options.hidden}, batch size {options.batch_size}.",
         f"Data: {'; '.join(about[task] for task in numbers['task'].unique())}.",
         f"Made by `{study.command(NAME)}`.",
     ]

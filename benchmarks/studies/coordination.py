@@ -153,7 +153,7 @@ CONTINUOUS = (
 )  # fmt: skip
 
 
-ON_BRIDGE = Form("alberdice", "sequential", settings={"domain": "games"}, updates=4000)
+ON_BRIDGE = Form("alberdice", "sequential", settings={"preset": "games"}, updates=4000)
 # For games whose rewards are large beside the temperatures. The imbalanced data hold the best action 4 times in 100:
 # a batch without it says nothing about it, and to weights that are normalized over the batch it is then not the best.
 LARGE: dict[str, int] = {"updates": 800, "batch_size": 512}
@@ -204,7 +204,7 @@ GROUPS: dict[str, Group] = {
         (("bridge", "optimal"), ("bridge-apart", "optimal")),
         (
             ON_BRIDGE,
-            replace(ON_BRIDGE, family="critic", label="no floor", settings={"domain": "games", "ratio_floor": 0.0}),
+            replace(ON_BRIDGE, family="critic", label="no floor", settings={"preset": "games", "ratio_floor": 0.0}),
         ),
     ),
 }  # fmt: skip

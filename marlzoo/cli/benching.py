@@ -36,7 +36,7 @@ class Options:
     max_replicas: int = 20
     """most replicas in one lockstep group"""
     processes: int = 0
-    """that train side by side (0: what this machine is measured to do best, once)"""
+    """number of training processes (0: one per core for large suites)"""
     threads: int = 0
     """of torch in each process, where processes are given (0: cores / processes)"""
     check_data: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,13 +104,21 @@ def run(arguments: Sequence[str]) -> int:
 
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     """The method's settings for the task at hand: those of its preset for the task's family."""
-    from marlzoo.data.load import read_card
-    from marlzoo.registry import preset_of
+    from marlzoo.data.load import load_dataset, read_card
+    from marlzoo.registry import preset_of, task_families, task_spec
 
     task, data = peek(arguments, "--task"), peek(arguments, "--data")
-    if not task and data and not data.startswith("-"):
+    if data and data.startswith("-"):
+        data = None
+    if not task and data:
         task = read_card(data).task
-    return cls.config_class(**preset_of(cls, (task or "").partition("/")[0]))
+    if task and task.partition("/")[0] in task_families():
+        spec = task_spec(task)
+    elif data:
+        spec = replace(load_dataset(data).spec, task=task or "")
+    else:
+        return cls.config_class()
+    return cls.config_class(**preset_of(cls, spec).settings)
 
 
 def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, Any]:
@@ -161,10 +169,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
     from marlzoo.system.files import write_text_atomic
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
-    family = options.task.partition("/")[0]
-    learner = make(
-        method, task_spec(options.task), seeds=options.seeds, device=options.device, domain=family, **settings
-    )
+    learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
     folder = options.out / (options.name or f"train-{method}-{options.task.replace('/', '-')}")
     env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
     try:

@@ -10,6 +10,7 @@ from marlzoo.errors import DataError
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
+    "bool": (bool,),
     "int": (int,),
     "float": (int, float),
     "dict[str, str]": (dict,),
@@ -47,6 +48,7 @@ class Card:
         license: license of the data, empty when none is stated.
         recipe: command and arguments that regenerate it, or None.
         notes: what the reader had to assume.
+        bounds_known: whether the source tells where episodes begin; False where all rows had to be read as one.
     """
 
     task: str = ""
@@ -67,6 +69,7 @@ class Card:
     license: str = ""
     recipe: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    bounds_known: bool = True
 
     @property
     def name(self) -> str:
@@ -101,7 +104,8 @@ class Card:
                 raise DataError(
                     f"dataset card: unknown entry {key!r}; the file may come from a newer marlzoo, update it"
                 )
-            if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            wrong = isinstance(value, bool) and bool not in kinds[key]
+            if wrong or not isinstance(value, kinds[key]):
                 raise DataError(f"dataset card: {key} has the wrong type {type(value).__name__}")
         if not all(isinstance(note, str) for note in values.get("notes", ())):
             raise DataError("dataset card: notes must be texts")

@@ -92,6 +92,8 @@ class Dataset:
             state = obs.reshape(len(obs), int(np.prod(obs.shape[1:])))
         if spec.discrete and np.asarray(action).dtype.kind not in "iu":
             raise DataError(f"discrete actions must be integers, not {np.asarray(action).dtype}")
+        if card is not None and card.task and not spec.task:
+            spec = replace(spec, task=card.task)
         dataset = cls(
             spec=spec,
             obs=obs,
@@ -268,6 +270,27 @@ class Dataset:
             truncated=np.zeros_like(self.truncated),
             card=replace(self.card, content_hash="", notes=(*self.card.notes, note)),
         )
+
+    @cached_property
+    def terminal_at_limit(self) -> Bools:
+        """Which episodes ``[E]`` end terminal after exactly as many steps as the time limit allows."""
+        return (self.lengths == self.spec.horizon) & self.terminal[self.ends - 1]
+
+    def limits_as_truncations(self) -> Dataset:
+        """This dataset with terminal ends at exactly the time limit counted as time limits.
+
+        Recorders that do not tell the two apart flag both (PyMARL's, where an environment gives no
+        ``episode_limit``).
+        """
+        rows = (self.ends - 1)[self.terminal_at_limit]
+        terminal, truncated = self.terminal.copy(), self.truncated.copy()
+        terminal[rows], truncated[rows] = False, True
+        note = (
+            f"{len(rows)} terminal ends after exactly {self.spec.horizon} steps are read as time limits "
+            "(limit_is_terminal=false)"
+        )
+        card = replace(self.card, content_hash="", notes=(*self.card.notes, note))
+        return replace(self, terminal=terminal, truncated=truncated, card=card)
 
     # ---- checks ------------------------------------------------------------------------------------------
 

@@ -201,12 +201,12 @@ class Sampler:
         if sequence is None:
             return None
         for data in datasets:
-            if data.episodes == 1 and not (data.terminal.any() or data.truncated.any()):
+            if not data.card.bounds_known:
                 raise DataError(
-                    f"{data.card.title}: all {data.transitions} steps are one episode whose end is not marked, "
-                    "so the episodes' bounds are not known, and a method that reads sequences needs them; give "
-                    "the rows where episodes start (starts) and end (terminal, truncated), or take a method or "
-                    "form that learns from single transitions"
+                    f"{data.card.title}: its source does not tell where episodes begin, so that all "
+                    f"{data.transitions} steps are read as one and the episodes' bounds are not known; a method that "
+                    "reads sequences needs them; give the rows where episodes start (starts) and end (terminal, "
+                    "truncated), or take a method or form that learns from single transitions"
                 )
         return sequence or int(max(data.lengths.max() for data in datasets))
 

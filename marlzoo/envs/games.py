@@ -25,6 +25,7 @@ from marlzoo.spec import Spec
 FAMILY = "games"
 # The module that computes the logged data; a name, because data stand above environments.
 DATASETS = "marlzoo.data.games"
+PRESET = "defaults"  # what no method presets for games has its own defaults
 # Versions of the rules, which data and environment must share: 2 is the rule of Bridge's published transitions.
 VERSION, VERSIONS = 1, {"bridge": 2, "bridge-apart": 2}
 

@@ -111,7 +111,7 @@ def make(
         f"{FAMILY}/{name}",
         ROBOTS[task.partition.robot],
         shape,
-        _positive("copies", num_envs),
+        _positive("num_envs", num_envs),
         workers,
         owners=task.partition.owners(action_mapping),
         view=Standardized(shape.n_agents) if task.distance is None else Local(task),

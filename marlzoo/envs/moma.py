@@ -95,7 +95,7 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         f"{FAMILY}/{name}",
         ROBOTS[robot],
         shape,
-        _positive(name, "copies", num_envs),
+        _positive(name, "num_envs", num_envs),
         None if threads is None else _positive(name, "threads", threads),
         owners=team.moves,
         view=Selected(ROBOTS[robot], team.sees, team.robot.obs_size),

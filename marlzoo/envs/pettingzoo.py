@@ -86,7 +86,7 @@ def from_parallel_env(
         SpecError: a space that is not covered, or an object without the parallel API.
         PluginError: a package that the environment needs is missing.
     """
-    for name, value in (("copies", num_envs), ("horizon", horizon)):
+    for name, value in (("num_envs", num_envs), ("horizon", horizon)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ConfigError(f"{task}: {name} must be a positive integer, got {value!r}")
     if reward not in _REWARDS:

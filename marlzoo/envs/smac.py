@@ -80,7 +80,7 @@ def make(name: str, num_envs: int, **options: Any) -> SMAC:
     """
     chart, flavour = _chosen(name, options)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-        raise ConfigError(f"{FAMILY}/{name}: copies is {num_envs!r}; it must be a positive integer")
+        raise ConfigError(f"{FAMILY}/{name}: num_envs is {num_envs!r}; it must be a positive integer")
     return SMAC(
         name, chart, flavour, spec(name, **options), int(num_envs), str(options.get("difficulty", "7"))
     )

@@ -92,7 +92,7 @@ def make(name: str, num_envs: int, **options: Any) -> SMAX:
         ConfigError: an option out of its range.
         MissingExtraError: jaxmarl is not installed.
     """
-    return SMAX(name, spec(name, **options), _positive(name, "copies", num_envs))
+    return SMAX(name, spec(name, **options), _positive(name, "num_envs", num_envs))
 
 
 def _positive(name: str, option: str, value: object) -> int:

@@ -26,6 +26,7 @@ class TeamActor(nn.Module):
         own: every agent has a network of its own (without memory); otherwise they share one.
         last_bound: draw the last layer's weights from (-bound, bound) (without memory), so that actions start near
             zero.
+        relu: see :class:`marlzoo.modules.recurrent.RecurrentNet`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TeamActor(nn.Module):
         recurrent: bool = False,
         own: bool = False,
         last_bound: float | None = None,
+        relu: bool = False,
     ) -> None:
         super().__init__()
         if recurrent and own:
@@ -43,7 +45,7 @@ class TeamActor(nn.Module):
         n_in, n_out = spec.obs_size + spec.n_agents, spec.action_size
         self.discrete, self.recurrent = spec.discrete, recurrent
         if recurrent:
-            self.network: nn.Module = RecurrentNet(init, n_in, hidden, n_out)
+            self.network: nn.Module = RecurrentNet(init, n_in, hidden, n_out, relu)
         else:
             sizes, agents = (n_in, hidden, hidden, n_out), spec.n_agents if own else 0
             self.network = for_agents(lambda stack: MLP(init, sizes, stack, last_bound), agents)
@@ -73,8 +75,8 @@ class GRU(nn.Module):
     def __init__(self, init: Init, n_in: int, hidden: int) -> None:
         super().__init__()
         bound = 1.0 / math.sqrt(hidden)
-        self.input, self.hidden_state = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
-        for layer in (self.input, self.hidden_state):
+        self.input, self.recurrent = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
+        for layer in (self.input, self.recurrent):
             layer.weight, layer.bias = (init.uniform(bound, *p.shape[1:]) for p in (layer.weight, layer.bias))
         self.hidden = hidden
 
@@ -88,13 +90,13 @@ class GRU(nn.Module):
         Returns:
             Memory after every step ``[R, B, T, N, hidden]``, and after the last ``[R, B, N, hidden]``.
         """
-        if len(x) == 1 and self.hidden_state.products is None and not torch.compiler.is_compiling():
+        if len(x) == 1 and self.recurrent.products is None and not torch.compiler.is_compiling():
             return self._fused(x, hidden_state)
         h = x.new_zeros(*x.shape[:2], x.shape[3], self.hidden) if hidden_state is None else hidden_state
         outputs = []
         for drive in self.input(x).unbind(2):
             reset_x, update_x, new_x = drive.chunk(3, dim=-1)
-            reset_h, update_h, new_h = self.hidden_state(h).chunk(3, dim=-1)
+            reset_h, update_h, new_h = self.recurrent(h).chunk(3, dim=-1)
             update = torch.sigmoid(update_x + update_h)
             candidate = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
             h = candidate + update * (h - candidate)
@@ -110,8 +112,8 @@ class GRU(nn.Module):
             if hidden_state is None
             else hidden_state.reshape(b * n, self.hidden)
         )
-        weights = [layer.weight[0].t() for layer in (self.input, self.hidden_state)]
-        biases = [layer.bias[0, 0] for layer in (self.input, self.hidden_state)]
+        weights = [layer.weight[0].t() for layer in (self.input, self.recurrent)]
+        biases = [layer.bias[0, 0] for layer in (self.input, self.recurrent)]
         outputs, last = torch.gru(
             sequences, start.unsqueeze(0), [*weights, *biases], True, 1, 0.0, self.training, False, True
         )
@@ -119,14 +121,23 @@ class GRU(nn.Module):
 
 
 class RecurrentNet(nn.Module):
-    """Linear, ReLU, GRU, linear (the field's usual recurrent agent network)."""
+    """Linear, ReLU, GRU, linear (the field's usual recurrent agent network).
 
-    def __init__(self, init: Init, n_in: int, hidden: int, n_out: int) -> None:
+    Args:
+        init: draws the initial values.
+        n_in: input features.
+        hidden: width of the first layer and of the memory.
+        n_out: output features.
+        relu: one more ReLU, between the memory and the last layer (OG-MARL; PyMARL has none).
+    """
+
+    def __init__(self, init: Init, n_in: int, hidden: int, n_out: int, relu: bool = False) -> None:
         super().__init__()
+        self.relu = relu
         self.encode, self.gru = Linear(init, n_in, hidden), GRU(init, hidden, hidden)
         self.head = Linear(init, hidden, n_out)
 
     def forward(self, x: Tensor, hidden_state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``[R, B, T, N, in] -> [R, B, T, N, out]``, and the memory ``[R, B, N, hidden]`` at the end."""
         outputs, last = self.gru(F.relu(self.encode(x)), hidden_state)
-        return self.head(outputs), last
+        return self.head(F.relu(outputs) if self.relu else outputs), last

@@ -25,6 +25,7 @@ class QNetworkConfig:
         last_action: also read the one-hot action of the step before; only with memory.
         embed: hidden units of a QMIX mixer.
         hyper: hidden units of the networks that make a QMIX mixer's weights.
+        relu: see :class:`marlzoo.modules.recurrent.RecurrentNet`.
     """
 
     hidden: int = 64
@@ -32,6 +33,7 @@ class QNetworkConfig:
     last_action: bool = False
     embed: int = 32
     hyper: int = 64
+    relu: bool = False
 
 
 class AgentNet(nn.Module):
@@ -46,7 +48,7 @@ class AgentNet(nn.Module):
         n_in = spec.obs_size + self.n_last + spec.n_agents
         self.network: MLP | RecurrentNet
         if shape.recurrent:
-            self.network = RecurrentNet(init, n_in, shape.hidden, spec.action_size)
+            self.network = RecurrentNet(init, n_in, shape.hidden, spec.action_size, shape.relu)
         else:
             self.network = MLP(init, (n_in, shape.hidden, shape.hidden, spec.action_size))
 

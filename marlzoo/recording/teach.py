@@ -124,9 +124,8 @@ def make_teacher(task: str, options: Options) -> Path:
 
 def learner_of(task: str, options: Options) -> Algorithm:
     """The untrained learner."""
-    domain = task.partition("/")[0]
     spec = task_spec(task)
-    return make(options.method, spec, seeds=[options.seed], domain=domain, **options.changed())
+    return make(options.method, spec, seeds=[options.seed], **options.changed())
 
 
 def run_folder(learner: Algorithm, task: str, options: Options) -> Path:

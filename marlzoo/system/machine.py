@@ -1,19 +1,14 @@
-"""The machine at hand: where marlzoo keeps files on it, its processor, and what was measured on it once."""
+"""The machine: where marlzoo keeps its files, and the processor's name."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
-
-from marlzoo.errors import DataError, OutputError
-from marlzoo.system.files import locked, write_text_atomic
 
 
 def home() -> Path:
-    """Where marlzoo keeps datasets and measurements: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``."""
+    """Where marlzoo keeps datasets: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``."""
     given = os.environ.get("MARLZOO_HOME")
     return Path(given) if given else Path.home() / ".cache" / "marlzoo"
 
@@ -26,48 +21,3 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-class MeasurementCache:
-    """What was measured once on this machine, in ``measured.json`` of :func:`home`; deleting it measures anew.
-
-    Args:
-        kind: of measurement; each has names of its own.
-    """
-
-    def __init__(self, kind: str) -> None:
-        self.path, self.kind = home() / "measured.json", kind
-
-    def recall(self, key: str) -> Any:
-        """What was remembered under ``key``; None: nothing.
-
-        Raises:
-            DataError: the file is broken.
-        """
-        return self._read().get(self.kind, {}).get(key)
-
-    def remember(self, key: str, value: Any) -> Any:
-        """Keep a plain value, unless another process was first; returns what counts from now on.
-
-        Raises:
-            DataError: the file is broken.
-        """
-        try:
-            with locked(self.path):
-                known = self._read()
-                kept = known.setdefault(self.kind, {}).setdefault(key, value)
-                write_text_atomic(self.path, json.dumps(known, indent=1, sort_keys=True) + "\n")
-                return kept
-        except OutputError:  # a home that cannot be written: every process measures for itself
-            return value
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: cannot be read ({error}); delete it, it is made again") from error
-        if not isinstance(known, dict) or not all(isinstance(part, dict) for part in known.values()):
-            raise DataError(f"{self.path}: holds something else; delete it, it is made again")
-        return known

@@ -34,7 +34,7 @@ from marlzoo.training.trainer import make_sampler, prepare, train
 SMALL: Mapping[str, Any] = {
     **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16},
     # of online methods; the replay is full after five rounds
-    **{"copies": 6, "rollout": 8, "restart": 3, "epochs": 2, "replay": 240, "warmup": 48, "learn_steps": 2},
+    **{"num_envs": 6, "rollout": 8, "restart": 3, "epochs": 2, "replay": 240, "warmup": 48, "learn_steps": 2},
 }
 
 
@@ -261,9 +261,9 @@ def wrong_action_kind_is_one_clear_error(method: str, toys: Toys, sizes: Mapping
 def presets_are_valid(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
     """A learner can be made from every preset."""
     cls = find_method(method)
-    for domain in cls.presets:
+    for preset in cls.presets:
         for kind in cls.actions:
-            make(method, toys.spec(kind), domain=domain, **_sizes(method, sizes))
+            make(method, toys.spec(kind), preset=preset, **_sizes(method, sizes))
 
 
 def documented(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:

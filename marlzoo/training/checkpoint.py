@@ -20,7 +20,7 @@ from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write
 from marlzoo.version import __version__
 
-FORMAT = "marlzoo-checkpoint-2"
+FORMAT = "marlzoo-checkpoint-3"
 LEARNER, EXTRA = "learner/", "extra/"
 
 

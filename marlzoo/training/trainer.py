@@ -129,7 +129,7 @@ def train(
         run = _Run(algorithm, sampler, datasets, checkpoint, precision)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
-        arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, log)
+        arithmetic = choose(algorithm, precision, run.progress.arithmetic)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,6 +115,26 @@ def best_legal(values: Tensor, action_mask: Tensor) -> int:
     return max((a for a in range(len(values)) if action_mask[a]), key=lambda a: values[a].item())
 
 
+def action_values(own: Replica, layers: Layers, batch: Any) -> Tensor:
+    """Values ``[B, N]`` of the data's actions: of inputs (o_i, number, a_i), or one output per action."""
+    seen = with_ids(batch.obs)
+    if not own.spec.discrete:
+        return mlp(layers, seen, batch.action)[..., 0]
+    return taken(mlp(layers, seen), batch.action)
+
+
+def taken(values: Tensor, action: Tensor) -> Tensor:
+    """``values [..., N, A]`` at the actions ``[..., N]``."""
+    flat = zip(values.reshape(-1, values.shape[-1]), action.flatten(), strict=True)
+    return torch.stack([row[int(a)] for row, a in flat]).reshape(action.shape)
+
+
+def mixed(mixer: Layers, values: Tensor, state: Tensor) -> Tensor:
+    """``sum_i w_i(s) X_i + b(s)`` of one sample, ``values [N]``."""
+    w, bias = linear_mixer(mixer, state)
+    return sum((w[i] * values[i] for i in range(len(values))), bias)
+
+
 def greedy(own: Replica, layers: Layers, x: Tensor, action_mask: Tensor | None) -> Tensor:
     """Action of the policy of the specification of OMIGA: the squashed mean, or the best legal action."""
     if own.spec.discrete:
@@ -121,3 +142,10 @@ def greedy(own: Replica, layers: Layers, x: Tensor, action_mask: Tensor | None) 
         return torch.tensor(best_legal(mlp(layers, x), action_mask))
     mu, _ = gaussian_actor(layers, x)
     return torch.tanh(mu.clamp(-9.0, 9.0))
+
+
+def greedy_team(own: Replica, layers: Layers, now: Any) -> list[Tensor]:
+    """:func:`greedy` of every agent with one network for all; ``now``: a :class:`tests.reference.harness.Seen`."""
+    agents = range(own.spec.n_agents)
+    action_mask = [None if now.action_mask is None else now.action_mask[i] for i in agents]
+    return [greedy(own, layers, with_id(now.obs[i], i, len(agents)), action_mask[i]) for i in agents]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.reference.blocks import Layers, best_legal, linear, mlp, one_hot
 from tests.reference.harness import DOUBLE, Replica, Seen
+from tests.reference.networks import gru_net
 
 GOLDEN_RATIO = (1.0 + math.sqrt(5.0)) / 2.0
 
@@ -63,18 +64,6 @@ def episodes(batch: Any) -> list[Episode]:
 # ---- networks --------------------------------------------------------------------------------------------
 
 
-def gru_cell(
-    input_layer: tuple[Tensor, Tensor], memory_layer: tuple[Tensor, Tensor], x: Tensor, h: Tensor
-) -> Tensor:
-    """Memory ``[N, H]`` after one step (Cho et al. 2014, as PyTorch's ``GRUCell``; gates in the order r, z, n)."""
-    r_in, z_in, n_in = linear(input_layer, x).chunk(3, dim=-1)
-    r_memory, z_memory, n_memory = linear(memory_layer, h).chunk(3, dim=-1)
-    r = torch.sigmoid(r_in + r_memory)
-    z = torch.sigmoid(z_in + z_memory)
-    n = torch.tanh(n_in + r * n_memory)
-    return (1.0 - z) * n + z * h
-
-
 def outputs(own: Replica, layers: Layers, obs: Sequence[Tensor], action: Sequence[Tensor]) -> list[Tensor]:
     """Outputs ``[N, A]`` of the agents' shared network in all rows, with what it remembers of the episode so far.
 
@@ -88,17 +77,14 @@ def outputs(own: Replica, layers: Layers, obs: Sequence[Tensor], action: Sequenc
     numbers = torch.eye(n, dtype=DOUBLE)
     if own.config.history == "mlp":
         return [mlp(layers, x, numbers) for x in obs]
-    encode, from_input, from_memory, head = layers
-    found, h = [], torch.zeros(n, own.config.hidden, dtype=DOUBLE)
+    inputs = []
     for t, seen in enumerate(obs):
         parts = [seen]
         if own.config.last_action:
             none = torch.zeros(n, size, dtype=DOUBLE)
             parts.append(torch.stack([one_hot(int(a), size) for a in action[t - 1]]) if t else none)
-        encoded = torch.relu(linear(encode, torch.cat((*parts, numbers), dim=-1)))
-        h = gru_cell(from_input, from_memory, encoded, h)
-        found.append(linear(head, h))
-    return found
+        inputs.append(torch.cat((*parts, numbers), dim=-1))
+    return list(gru_net(layers, torch.stack(inputs)))
 
 
 class TeamValue:

@@ -25,7 +25,10 @@ from marlzoo.training.trainer import make_sampler
 
 UPDATES = 5
 SEEDS = (3, 4)
-RELATIVE, ABSOLUTE = 1e-9, 1e-11
+RELATIVE = 1e-9
+# Of metrics, and of parameters: Adam divides by the gradient's size, so where a gradient is nearly zero its rounding
+# (1e-17) moves the parameter by lr 1e-17 / 1e-8.
+ABSOLUTE, ABSOLUTE_STEP = 1e-11, 1e-9
 DOUBLE = torch.float64
 
 # Small networks, and settings that differ between the two replicas: steps large enough to show, one replica whose
@@ -44,6 +47,7 @@ class Case:
         kind: of the actions.
         settings: by name; a list gives each replica its own value.
         scale: factors of the parameters of modules, such as ``{"actor": 4.0}``, so that bounds are met.
+        shift: what is added to them, after that.
         agent_rewards: every agent has a reward of its own; the team's is their mean.
         wrong: how the method differs from its specification; the case is then expected to fail.
     """
@@ -51,6 +55,7 @@ class Case:
     kind: ActionKind
     settings: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, float] = field(default_factory=dict)
+    shift: Mapping[str, float] = field(default_factory=dict)
     agent_rewards: bool = True
     wrong: str = ""
 
@@ -82,7 +87,7 @@ def random_data(spec: Spec, seed: int, episodes: int = 12) -> Dataset:
     """Episodes of one to five steps: terminal, at the time limit, or cut; actions on the bounds; illegal actions.
 
     Final rows, which are also what sequences are padded with, hold a large reward and a random action: whatever
-    counts them shows.
+    counts them shows. Some states repeat wholly or in part.
     """
     rng, n = np.random.default_rng(seed), spec.n_agents
     lengths = np.concatenate(((1, 2, 5, 5), rng.integers(1, 6, episodes - 4)))
@@ -104,11 +109,15 @@ def random_data(spec: Spec, seed: int, episodes: int = 12) -> Dataset:
         action = np.clip(rng.normal(scale=0.7, size=(rows, n, spec.action_size)), -1.0, 1.0) * used
         action[rng.random(action.shape) < 0.05] = 1.0
         action = action * used
+    state = rng.normal(size=(rows, spec.state_size))
+    repeats = [row for row in range(1, rows) if row not in starts]  # of the state before, wholly or in part
+    state[repeats[::5]] = state[[row - 1 for row in repeats[::5]]]
+    state[repeats[2::5], 1:] = state[[row - 1 for row in repeats[2::5]], 1:]
     rewards = rng.normal(size=(rows, n) if spec.reward_per_agent else rows)
     data = Dataset.create(
         spec,
         obs=obs,
-        state=rng.normal(size=(rows, spec.state_size)),
+        state=state,
         action=action,
         reward=rewards,
         terminal=terminal,
@@ -170,7 +179,12 @@ class Replica:
 
     def __init__(self, learner: Algorithm, r: int) -> None:
         self.spec, self.config = learner.spec, learner.configs[r]
-        self.values = {name: value.clone() for name, value in row_of(learner.state_dict(), r).items()}
+        whole = learner.state_dict()
+        shared: dict[int, Tensor] = {}  # a parameter that has several names is one here too
+        self.values = {
+            name: shared.setdefault(whole[name].data_ptr(), value.clone())
+            for name, value in row_of(whole, r).items()
+        }
         for name, _ in learner.named_parameters():
             self.values[name].requires_grad_()
         self.optimizers: dict[str, Adam] = {}
@@ -253,10 +267,15 @@ def make_learner(method: str, case: Case) -> Algorithm:
     with torch.no_grad():
         for name, value in learner.named_parameters():
             value += 0.2 * torch.randn(value.shape, generator=source, dtype=DOUBLE)
-            for module, factor in case.scale.items():
-                if name == module or name.startswith(f"{module}."):
-                    value *= factor
+            value *= named_in(case.scale, name, 1.0)
+            value += named_in(case.shift, name, 0.0)
     return learner
+
+
+def named_in(numbers: Mapping[str, float], name: str, otherwise: float) -> float:
+    """The number given for the module that a parameter belongs to."""
+    given = [x for module, x in numbers.items() if name == module or name.startswith(f"{module}.")]
+    return given[0] if given else otherwise
 
 
 @functools.cache
@@ -331,7 +350,9 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
         for r in replicas:
             expected = scalars(reference.update(own[r], given[r]))
             found += differences(f"replica {r}: metric", row_of(metrics, r), expected)
-            found += differences(f"replica {r}:", row_of(learner.state_dict(), r), own[r].values)
+            found += differences(
+                f"replica {r}:", row_of(learner.state_dict(), r), own[r].values, ABSOLUTE_STEP
+            )
         assert not found, f"{method}, {case}: after update {update}\n" + "\n".join(found)
     if hasattr(reference, "act"):
         compare_actions(learner, reference, own, data)
@@ -365,7 +386,12 @@ def scalars(metrics: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value, dtype=DOUBLE) for name, value in metrics.items()}
 
 
-def differences(place: str, learner: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> list[str]:
+def differences(
+    place: str,
+    learner: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    absolute: float = ABSOLUTE,
+) -> list[str]:
     """One line for each name that is on one side only or whose numbers differ."""
     found = [f"{place} {name} is missing in the reference" for name in learner.keys() - reference.keys()]
     found += [f"{place} {name} is missing in the learner" for name in reference.keys() - learner.keys()]
@@ -375,7 +401,7 @@ def differences(place: str, learner: Mapping[str, Tensor], reference: Mapping[st
             found.append(f"{place} {name}: learner {list(mine.shape)}, reference {list(theirs.shape)}")
             continue
         mine, theirs = mine.to(DOUBLE), theirs.to(DOUBLE)
-        wrong = ~torch.isclose(mine, theirs, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=False)
+        wrong = ~torch.isclose(mine, theirs, rtol=RELATIVE, atol=absolute, equal_nan=False)
         if wrong.any():
             index = tuple(int(i) for i in wrong.nonzero()[0])
             a, b = float(mine[index]), float(theirs[index])

@@ -14,7 +14,7 @@ from tests.reference.blocks import mean, mlp, with_id
 from tests.reference.harness import DOUBLE, UPDATES, Case, Replica, Seen, clipped
 from tests.reference.online import replay_batches
 
-COLLECTING = {"copies": 2, "rollout": 8, "replay": 48, "warmup": 0, "learn_steps": UPDATES}
+COLLECTING = {"num_envs": 2, "rollout": 8, "replay": 48, "warmup": 0, "learn_steps": UPDATES}
 COMMON = {
     **COLLECTING,
     "critic_lr": [1e-2, 2e-3],
@@ -24,7 +24,7 @@ COMMON = {
     "n_step": 3,
 }
 NEVER_VARIED = dict.fromkeys(
-    ("noise", "copies", "rollout", "restart", "replay", "warmup", "learn_steps"), "no part of the update"
+    ("noise", "num_envs", "rollout", "restart", "replay", "warmup", "learn_steps"), "no part of the update"
 )
 
 CASES = [

@@ -12,19 +12,28 @@ from tests.reference.blocks import Layers, linear, mlp
 from tests.reference.harness import DOUBLE, Replica
 
 
-def gru_net(layers: Layers, inputs: Tensor) -> Tensor:
-    """Linear, ReLU, GRU (PyTorch's gates) with empty memory, linear: ``[T, ..., in] -> [T, ..., out]``."""
+def gru_net(layers: Layers, inputs: Tensor, fresh: Tensor | None = None, rectified: bool = False) -> Tensor:
+    """Linear, ReLU, GRU (PyTorch's gates) with empty memory, linear: ``[T, ..., in] -> [T, ..., out]``.
+
+    Args:
+        layers: encoder, the GRU's input and memory parts, head.
+        inputs: of every row.
+        fresh: ``[T, ...]`` bool, rows before which the memory is emptied.
+        rectified: ReLU between memory and head.
+    """
     encode, gru_input, gru_memory, head = layers
     memory = torch.zeros(*inputs.shape[1:-1], head[0].shape[0], dtype=DOUBLE)
     outputs = []
-    for x in inputs:
+    for t, x in enumerate(inputs):
+        if fresh is not None:
+            memory = torch.where(fresh[t].unsqueeze(-1), torch.zeros_like(memory), memory)
         from_input = linear(gru_input, torch.relu(linear(encode, x))).chunk(3, dim=-1)
         from_memory = linear(gru_memory, memory).chunk(3, dim=-1)
         reset = torch.sigmoid(from_input[0] + from_memory[0])
         keep = torch.sigmoid(from_input[1] + from_memory[1])
         new = torch.tanh(from_input[2] + reset * from_memory[2])
         memory = (1.0 - keep) * new + keep * memory
-        outputs.append(linear(head, memory))
+        outputs.append(linear(head, torch.relu(memory) if rectified else memory))
     return torch.stack(outputs)
 
 

@@ -6,24 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tests.reference.blocks import data_log_prob, greedy, linear_mixer, mean, mlp, with_id, with_ids
+from tests.reference.blocks import data_log_prob, greedy_team, linear_mixer, mean, mlp, taken, with_ids
 from tests.reference.harness import Case, Replica, Seen
 
 ALPHA = {"alpha": [10.0, 0.7]}
-WIDE = {"q": 3.0, "target_q": 3.0, "target_mixer": 1.5, "actor": 1.5}  # z beyond its bounds, means beyond 9
+WIDE = {"q": 3.0, "target_q": 3.0, "target_mixer": 1.5, "actor": 1.5}  # z meets its bounds
 
 CASES = [
     Case("continuous", ALPHA, WIDE),
     Case("continuous", {**ALPHA, "z_clip": "linear"}, WIDE),
     Case("continuous", {"z_clip": "none", "alpha": [10.0, 3.0], "timeout_is_terminal": False}, WIDE),
-    Case("continuous", {**ALPHA, "v_from_target": False, "bound_margin": [0.1, 0.0]}, WIDE),
+    Case("continuous", {**ALPHA, "v_from_target": False, "bound_margin": [0.1, 0.0]}, {**WIDE, "actor": 3.0}),
     Case("continuous", {**ALPHA, "global_weights": False, "weight_cap": [1.1, 2.0]}, WIDE),
     Case("discrete", ALPHA, WIDE),
     Case("discrete", {**ALPHA, "mask_train_logits": True, "stabilize_v": False, "z_clip": "linear"}, WIDE),
-    Case("discrete", {**ALPHA, "smac_done": "state_equal", "v_from_target": False}, WIDE),
+    Case("discrete", {**ALPHA, "smac_done": "state_equal", "v_from_target": False}, shift={"v": 0.6}),
 ]
 
 
@@ -31,7 +30,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     """One update: three losses from the same parameters, three steps, three targets."""
     c, rows, agents = own.config, range(len(batch.reward)), range(own.spec.n_agents)
     seen, following = with_ids(batch.obs), with_ids(batch.next_obs)
-    q, target_q = (action_values(own, name, batch) for name in ("q", "target_q"))
+    q, target_q = (values_of_data(own, name, batch) for name in ("q", "target_q"))
     v, target_v = mlp(own.layers("v"), seen)[..., 0], mlp(own.layers("target_v"), following)[..., 0]
 
     # 1. Q
@@ -92,30 +91,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     }
 
 
-def action_values(own: Replica, module: str, batch: Any) -> Tensor:
+def values_of_data(own: Replica, module: str, batch: Any) -> Tensor:
     """Values ``[B, N]`` of the data's actions."""
     layers, seen = own.layers(module), with_ids(batch.obs)
     if not own.spec.discrete:  # the action stands between observation and number
         size = own.spec.obs_size
         return mlp(layers, seen[..., :size], batch.action, seen[..., size:])[..., 0]
-    every = mlp(layers, seen)
-    return torch.stack(
-        [
-            torch.stack([v[a] for v, a in zip(*row, strict=True)])
-            for row in zip(every, batch.action, strict=True)
-        ]
-    )
+    return taken(mlp(layers, seen), batch.action)
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
     """Every agent's action."""
-    now, actor = past[-1], own.layers("actor")
-    return [
-        greedy(
-            own,
-            actor,
-            with_id(now.obs[i], i, own.spec.n_agents),
-            None if now.action_mask is None else now.action_mask[i],
-        )
-        for i in range(own.spec.n_agents)
-    ]
+    return greedy_team(own, own.layers("actor"), past[-1])

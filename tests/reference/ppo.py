@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.reference.blocks import best_legal, log_softmax, mlp, one_hot
 from tests.reference.harness import DOUBLE, Replica, Seen
 
-COLLECTING = {"copies": 2, "rollout": 6}
+COLLECTING = {"num_envs": 2, "rollout": 6}
 SETTINGS = {
     **COLLECTING,
     "batch_size": 6,
@@ -27,7 +27,7 @@ SETTINGS = {
     "huber": [0.4, 10.0],
     "value_decay": [0.9, 0.99999],
 }
-NEVER_VARIED = dict.fromkeys(("copies", "rollout", "restart"), "no part of the update")
+NEVER_VARIED = dict.fromkeys(("num_envs", "rollout", "restart"), "no part of the update")
 ADAM_EPS = 1e-5
 
 

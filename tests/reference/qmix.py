@@ -24,11 +24,11 @@ from tests.reference.decomposition import (
 from tests.reference.harness import UPDATES, Case, Replica, Seen
 from tests.reference.online import replay_batches
 
-COLLECTING = {"copies": 2, "rollout": 8, "replay": 48, "warmup": 0, "learn_steps": UPDATES}
+COLLECTING = {"num_envs": 2, "rollout": 8, "replay": 48, "warmup": 0, "learn_steps": UPDATES}
 COMMON = {**COLLECTING, "target_period": 2, "batch_size": 4}
 NEVER_VARIED = dict.fromkeys(
     (
-        *("copies", "rollout", "restart", "replay", "warmup", "learn_steps"),
+        *("num_envs", "rollout", "restart", "replay", "warmup", "learn_steps"),
         *("epsilon_start", "epsilon_end", "anneal"),
     ),
     "no part of the update",

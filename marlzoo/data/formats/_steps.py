@@ -9,7 +9,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
-from marlzoo.data.dataset import Bools, Ints
+from marlzoo.data.dataset import Bools, Dataset, Ints
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
@@ -32,6 +32,8 @@ NPY_FAULTS = (
 ZIP_FAULTS = (*NPY_FAULTS, RuntimeError, zipfile.BadZipFile, zlib.error)
 Pieces = Iterable[tuple[int, NDArray[Any]]]
 MAX_JSON = 16 << 20
+# From this share of episodes on, terminal ends at exactly the time limit are spoken of.
+VISIBLE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,58 @@ def require(condition: bool, text: str) -> None:
     """Raise a :class:`DataError` with this text unless the condition holds."""
     if not condition:
         raise DataError(text)
+
+
+def require_horizon(horizon: int | None) -> None:
+    """Refuse a time limit that is no positive number of steps; None stands for the reader's default."""
+    require(
+        horizon is None or horizon >= 1,
+        f"the option horizon is {horizon}; it must be a positive number of steps",
+    )
+
+
+def read_ends(dataset: Dataset, *, timeout_is_terminal: bool, limit_is_terminal: bool = True) -> Dataset:
+    """A dataset with the ends of its episodes read as asked for.
+
+    Args:
+        dataset: as its source flags the ends.
+        timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; else they are time limits. Where many
+            episodes have them, a note of the card says so.
+    """
+    count, horizon = int(dataset.terminal_at_limit.sum()), dataset.spec.horizon
+    foreign = not dataset.card.content_hash  # what was written here has been spoken of
+    if not limit_is_terminal:
+        dataset = dataset.limits_as_truncations()
+    elif foreign and horizon > 1 and count > 1 and count >= VISIBLE_SHARE * dataset.episodes:
+        note = (
+            f"{count} of {dataset.episodes} episodes end with a terminal flag after exactly {horizon} "
+            "steps; where these are time limits, read them with the option limit_is_terminal=false"
+        )
+        dataset = dataset.with_card(replace(dataset.card, notes=(*dataset.card.notes, note)))
+    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+
+
+def count_actions(action: NDArray[Any], action_mask: NDArray[Any] | None, given: int | None) -> int:
+    """The number of discrete actions: as given, else the mask's, else as many as the largest one taken shows."""
+    shown = action_mask.shape[-1] if action_mask is not None else int(action.max(initial=0)) + 1
+    if given is None:
+        return shown
+    fine = given == shown or (action_mask is None and given > shown)
+    require(fine, f"the option actions is {given}, but the data show {shown}")
+    return given
+
+
+def full_masks(spec: Spec, rows: int) -> Bools:
+    """Masks ``[T, N, A]`` of a task in which every agent may always take all its actions."""
+    own = np.arange(spec.action_size) < np.asarray(spec.action_sizes)[:, None]
+    return np.broadcast_to(own, (rows, *own.shape)).copy()
+
+
+def require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that an option does not have."""
+    known = " or ".join(choice or "empty" for choice in choices)
+    require(value in choices, f"the option {option} is {value!r}; it must be {known}")
 
 
 def make_spec(**values: Any) -> Spec:

@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Ints
-from marlzoo.data.formats._steps import Layout, Pieces, as_flags, make_spec, reading, require
+from marlzoo.data.formats._steps import (
+    Layout,
+    Pieces,
+    as_flags,
+    make_spec,
+    read_ends,
+    reading,
+    require,
+    require_horizon,
+)
 from marlzoo.data.hdf5 import column, is_hdf5, keys, open_hdf5, read_rows, row_slices
 from marlzoo.envs._moma_teams import ROBOTS, Indices, Team, make_team, team_names
 from marlzoo.errors import DataError
@@ -100,6 +109,7 @@ def read_d4rl(
     reward_mode: Literal["reward", "normalized"] = "reward",
     paper_clip: bool = False,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
 ) -> Dataset:
     """Read a file of one robot as a team's.
@@ -117,6 +127,7 @@ def read_d4rl(
             MOMA-PPO does for its IQL and BC methods and its world model.
         paper_clip: clip actions to 1 - 1e-5 in size, as MOMA-PPO does.
         timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
         action_clip: clip actions to [-1, 1]; a warning tells how many lay outside.
 
     Raises:
@@ -125,6 +136,7 @@ def read_d4rl(
     """
     path = Path(path)
     with reading(path):
+        require_horizon(horizon)
         require(reward_mode in ("reward", "normalized"), "reward_mode must be reward or normalized")
         body = robot or next((name for name in (*ROBOTS, "reacher") if name in path.name.lower()), "")
         require(bool(body), "its name does not tell the robot; give it with the option robot")
@@ -142,7 +154,7 @@ def read_d4rl(
         )
         if reward_mode == "normalized":
             dataset = _normalized(dataset)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 # ---- the file --------------------------------------------------------------------------------------------

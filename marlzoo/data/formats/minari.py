@@ -33,7 +33,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -44,7 +44,18 @@ from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats._minari_team import Acts, Team, in_file, make_team
 from marlzoo.data.formats._minari_write import DATA, FILE, METADATA, OWN, write_minari
-from marlzoo.data.formats._steps import as_flags, as_indices, make_spec, read_json, reading, require
+from marlzoo.data.formats._steps import (
+    as_flags,
+    as_indices,
+    full_masks,
+    make_spec,
+    read_ends,
+    read_json,
+    reading,
+    require,
+    require_choice,
+    require_horizon,
+)
 from marlzoo.data.hdf5 import allocate, column, group, is_hdf5, keys, open_hdf5, read_array
 from marlzoo.envs._spaces import Path as Keys
 from marlzoo.envs._spaces import UnfitSpaceError, View, natural
@@ -72,9 +83,11 @@ def read_minari(
     task: str = "",
     horizon: int | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
     verify: bool = True,
     agents: str = "",
+    action_mask: Literal["", "all"] = "",
 ) -> Dataset:
     """Read a dataset stored as HDF5.
 
@@ -83,16 +96,20 @@ def read_minari(
         task: full task name; default: the card's of files written here.
         horizon: time limit in steps; default: the card's, or the longest episode.
         timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         verify: compare the content with the hash in the card of files written here.
         agents: names of the agents in the order wanted, separated by commas; default: as they were written here,
             else in natural order.
+        action_mask: ``all`` where the dataset has no masks and every discrete action is always legal.
 
     Raises:
         DataError: missing, damaged, stored as Arrow, with spaces that no team has, or wrong shapes or values.
     """
     path = Path(path)
     with reading(path):
+        require_horizon(horizon)
+        require_choice("action_mask", action_mask, ("", "all"))
         place = _place(path)
         if place is None:
             raise DataError("holds no data/main_data.hdf5 with data/metadata.json; give the dataset's folder")
@@ -109,6 +126,11 @@ def read_minari(
         if header and agents:
             card = replace(card, content_hash="", options={**card.options, "agents": list(team.names)})
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
+        if action_mask and spec.discrete:
+            require("action_mask" not in arrays, "it has masks of its own; leave the option legal out")
+            arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
+            note = "every action is always legal (legal=all)"
+            card = replace(card, content_hash="", notes=(*card.notes, note))
         dataset = Dataset.create(
             spec,
             **arrays,
@@ -117,7 +139,7 @@ def read_minari(
             action_clip=action_clip,
             verify=verify,
         )
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def _place(path: Path) -> Path | None:

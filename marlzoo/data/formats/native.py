@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Floats, Ints
+from marlzoo.data.formats._steps import read_ends, require_horizon
 from marlzoo.data.hdf5 import (
     allocate,
     column,
@@ -73,6 +74,7 @@ class Episodes:
     terminal: Bools
     truncated: Bools
     notes: tuple[str, ...] = ()
+    kept: Bools | None = None  # which of the file's rows these are; None: the first ones
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
@@ -103,6 +105,7 @@ def read_omiga(
     task: str | None = None,
     horizon: int | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
     verify: bool = True,
     mapped: bool | None = None,
@@ -115,13 +118,17 @@ def read_omiga(
 
     A file of the authors does not tell terminal ends from time limits: an episode of exactly ``horizon``
     steps is read as ended by the limit, any other as terminal, and rows after the last ``d = 1`` as a
-    recording that was cut, whose last row is the final observation. The card's notes say so.
+    recording that was cut, whose last row is the final observation. Rows with ``d = 1`` that no step leads to (the
+    first row, or one after another such row) are left out, as the authors' loader skips them. The card's notes say
+    so.
 
     Args:
         path: the file.
         task: full task name; default: the file's card, or what an author's file name says.
         horizon: time limit in steps; default: the file's spec, or 1000.
         timeout_is_terminal: count time-limit ends as terminal (OMIGA's reading).
+        limit_is_terminal: believe a native file's terminal flags at exactly the time limit; false reads them as time
+            limits.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         verify: compare a native file's content with the hash in its card.
         mapped: map the file, which must be a native uncompressed one; default: if its arrays need more than half of
@@ -132,6 +139,7 @@ def read_omiga(
             task or horizon than asked for. One line names the file, the place in it and the remedy.
     """
     with open_hdf5(path) as file:
+        require_horizon(horizon)
         header = _header(file)
         columns = _columns(file, native=header is not None)
         if header is None:
@@ -162,7 +170,7 @@ def read_omiga(
                 outside = dataset.card.clipped > card.clipped
                 hashes = {"clipped_hash": dataset.content_hash} if outside else {}
                 write_verified(Path(path), content_hash=card.content_hash, **hashes)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def write_omiga(dataset: Dataset, path: str | os.PathLike[str], *, compression: str | None = None) -> Dataset:
@@ -374,12 +382,16 @@ def _dataset(
     if spec.discrete and action.shape[2] != 1:
         raise DataError(f"a has shape {action.shape}, discrete actions need (T, N, 1)")
     rows = len(episodes.terminal)  # without a lone last row, which is no episode
+
+    def own(array: NDArray[Any]) -> NDArray[Any]:
+        return (array if episodes.kept is None else array[episodes.kept])[:rows]
+
     return Dataset.create(
         spec,
-        obs=obs[:rows],
-        state=None if state is None else state[:rows],
-        action=action[:rows, :, 0] if spec.discrete else action[:rows],
-        reward=(reward if spec.reward_per_agent else reward.reshape(len(reward), -1)[:, 0])[:rows],
+        obs=own(obs),
+        state=None if state is None else own(state),
+        action=own(action)[:, :, 0] if spec.discrete else own(action),
+        reward=own(reward if spec.reward_per_agent else reward.reshape(len(reward), -1)[:, 0]),
         terminal=episodes.terminal,
         truncated=episodes.truncated,
         starts=episodes.starts,
@@ -402,15 +414,19 @@ def _done(column_d: h5py.Dataset) -> Bools:
 
 def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
     """Episodes from the flag alone; see :func:`read_omiga` for what is assumed."""
-    rows, notes = len(done), []
     if done.all():
         raise DataError(
             "d is 1 in every row, so that no transition is left; it marks final observations only"
         )
-    lone = done[1:] & done[:-1]
-    if done[0] or lone.any():
-        row = 0 if done[0] else int(np.argmax(lone)) + 1
-        raise DataError(f"d is 1 at row {row}, the first of its episode, which then has no transition")
+    notes, kept = list[str](), None
+    lone = done & np.append(True, done[:-1])  # no step leads to it, so that the authors' loader never uses it
+    if lone.any():
+        row, kept = int(np.argmax(lone)), ~lone
+        notes.append(
+            f"{int(lone.sum())} rows with d = 1 that follow no step (the first is row {row}) are left out"
+        )
+        done = done[kept]
+    rows = len(done)
     ends = np.flatnonzero(done)
     if not done[-1]:
         begin = int(ends[-1]) + 1 if len(ends) else 0
@@ -426,7 +442,7 @@ def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
     terminal, truncated = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     terminal[ends[recorded & ~limit] - 1] = True
     truncated[ends[limit] - 1] = True
-    return Episodes(starts, terminal, truncated, tuple(notes))
+    return Episodes(starts, terminal, truncated, tuple(notes), kept)
 
 
 def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> Episodes:

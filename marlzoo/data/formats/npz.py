@@ -6,9 +6,14 @@ Members: ``obs [T, N, O]``, ``action [T, N, A]`` or ``[T, N]`` integers, ``rewar
 episode of L steps has L + 1 rows, the last with the final observation only; flags belong to the step taken from a
 row.
 
-Files of others may leave ``header``, ``truncated`` and ``starts`` out. Assumed then: rows without ``starts`` are one
-episode; the time limit is the longest episode; integer actions are discrete, and as many as the largest (or the
-mask) shows.
+Files of others may leave ``header``, ``truncated`` (also ``timeouts``, ``truncations``) and ``starts`` out. Assumed
+then: all rows without ``starts`` are one episode; the time limit is the longest episode; integer actions are
+discrete, and as many as the largest (or the mask) shows.
+
+A file of plain transitions has ``next_obs [T, N, O]`` (or ``next_observations``) and one row per step, without rows
+of final observations. There an episode ends with a flag, before a row that ``starts`` names, and where the next
+observation is not that of the row below. A ``state`` then needs ``next_state``; masks of final observations may be
+in ``next_action_mask``, otherwise every action is legal there.
 """
 
 from __future__ import annotations
@@ -19,14 +24,26 @@ import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats._steps import ZIP_FAULTS, as_flags, make_spec, reading, require
+from marlzoo.data.formats._plain import PLAIN, find_bounds
+from marlzoo.data.formats._steps import (
+    ZIP_FAULTS,
+    as_flags,
+    count_actions,
+    full_masks,
+    make_spec,
+    read_ends,
+    reading,
+    require,
+    require_choice,
+    require_horizon,
+)
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
@@ -34,7 +51,10 @@ from marlzoo.system.files import atomic_write
 
 REQUIRED = ("obs", "action", "reward", "terminal")
 OPTIONAL = ("truncated", "starts", "state", "action_mask", "header")
-_KINDS = {"header": "u", "starts": "iu", "terminal": "fiub", "truncated": "fiub", "action_mask": "fiub"}
+# What others call these.
+ALIASES = {"timeouts": "truncated", "truncations": "truncated", "next_observations": "next_obs"}
+_FLAGS = ("terminal", "truncated", "action_mask", "next_action_mask")
+_KINDS = {"header": "u", **dict.fromkeys((*_FLAGS, "timeouts", "truncations"), "fiub")}
 _MOST_COMPRESSION = 1100
 _MOST_HEADER = 10_000  # bytes of an array's description in its member
 
@@ -56,8 +76,11 @@ def read_npz(
     task: str | None = None,
     horizon: int | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
     verify: bool = True,
+    actions: int | None = None,
+    action_mask: Literal["", "all"] = "",
 ) -> Dataset:
     """Read a file with the members above.
 
@@ -66,8 +89,11 @@ def read_npz(
         task: full task name; default: the header's.
         horizon: time limit in steps; default: the header's, or the longest episode.
         timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         verify: compare the content with the hash in the header's card.
+        actions: number of discrete actions, where the file has neither header nor masks and never shows the last.
+        action_mask: ``all`` where the file has no masks and every action is always legal.
 
     Raises:
         DataError: the file is missing, damaged, lacks a member, or has wrong shapes, types or values, or is
@@ -75,24 +101,30 @@ def read_npz(
     """
     path = Path(path)
     with reading(path):
-        arrays = _members(path)
+        require_horizon(horizon)
+        require_choice("action_mask", action_mask, ("", "all"))
+        arrays, notes = _members(path)
         header = arrays.pop("header", None)
-        for name in ("terminal", "truncated", "action_mask"):
+        for name in _FLAGS:
             if name in arrays:
-                arrays[name] = as_flags(arrays[name], name)
-        arrays.setdefault("truncated", np.zeros(arrays["obs"].shape[:1], np.bool_))
-        arrays.setdefault("starts", np.zeros(1, np.int64))
-        spec, card = _guess(arrays, horizon) if header is None else _header(header)
+                arrays[name] = as_flags(_flat(arrays[name], name), name)
+        bounds_known = find_bounds(arrays, header is not None, notes)
+        spec, card = _guess(arrays, horizon, actions) if header is None else _header(header)
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         require(task is None or card.task in ("", task), f"it is of the task {card.task}, not of {task}")
-        dataset = Dataset.create(
-            spec,
-            **arrays,
-            card=replace(card, task=task or card.task),
-            action_clip=action_clip,
-            verify=verify,
+        if action_mask and spec.discrete:
+            require("action_mask" not in arrays, "it has masks of its own; leave the option legal out")
+            arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
+            notes.append("every action is always legal (legal=all)")
+            card = replace(card, content_hash="")
+        card = replace(
+            card,
+            task=task or card.task,
+            notes=(*card.notes, *notes),
+            bounds_known=card.bounds_known and bounds_known,
         )
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+        dataset = Dataset.create(spec, **arrays, card=card, action_clip=action_clip, verify=verify)
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
@@ -120,22 +152,34 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     return dataset
 
 
-def _members(path: Path) -> dict[str, NDArray[Any]]:
+def _members(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The arrays by their names here, and a note about members that are not understood."""
     require(path.is_file(), "no such file; check the path")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            missing = [name for name in REQUIRED if f"{name}.npy" not in names]
+            names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+            missing = [name for name in REQUIRED if name not in names]
             require(not missing, f"missing array {', '.join(missing)}; it has {', '.join(sorted(names))}")
-            return {
-                name: _array(archive, name, path.stat().st_size)
-                for name in (*REQUIRED, *OPTIONAL)
-                if f"{name}.npy" in names
-            }
+            found: dict[str, NDArray[Any]] = {}
+            for name in (*REQUIRED, *OPTIONAL, *PLAIN, *ALIASES):
+                if name not in names:
+                    continue
+                array, plain = _array(archive, name, path.stat().st_size), ALIASES.get(name, name)
+                same = plain not in found or np.array_equal(array.ravel(), found[plain].ravel())
+                require(same, f"{plain} and {name} say different things; leave one of them out")
+                found[plain] = array
     except DataError:
         raise
     except ZIP_FAULTS as error:
         raise DataError("is cut off or damaged; fetch or make it again") from error
+    others = sorted(names - {*REQUIRED, *OPTIONAL, *PLAIN, *ALIASES})
+    return found, [f"the members {', '.join(others)[:200]} are not used"] if others else []
+
+
+def _flat(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Flags ``[T, 1]`` as ``[T]``."""
+    column = array.ndim == 2 and array.shape[1] == 1 and name not in ("action_mask", "next_action_mask")
+    return array[:, 0] if column else array
 
 
 def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
@@ -151,8 +195,9 @@ def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
         read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member, max_header_size=_MOST_HEADER)
         kinds = _KINDS.get(name, "fiu")
+        wanted = "bytes (uint8)" if kinds == "u" else "plain numbers"
         known = dtype.kind in kinds and all(n >= 0 for n in shape)
-        require(known, f"{name} has the type {dtype}; save it as plain numbers (objects are never unpickled)")
+        require(known, f"{name} has the type {dtype}; save it as {wanted} (objects are never unpickled)")
         need = math.prod(shape) * dtype.itemsize
         require(need <= info.file_size, f"{name} declares {need} bytes, but stores {info.file_size}")
         require(not fortran or len(shape) < 2, f"{name} is stored column by column; save it in C order")
@@ -180,32 +225,39 @@ def _header(values: NDArray[Any]) -> tuple[Spec, Card]:
         raise DataError(f"its header is broken ({cause}); make the file again") from error
 
 
-def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None) -> tuple[Spec, Card]:
+def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None, actions: int | None) -> tuple[Spec, Card]:
     """Spec of a file without a header."""
     obs, action, reward = arrays["obs"], arrays["action"], arrays["reward"]
     require(obs.ndim == 3 and len(obs) > 0, f"obs has shape {obs.shape}, expected (T, N, O)")
+    rows, agents, _ = obs.shape
     discrete = action.dtype.kind in "iu"
-    wanted = 2 if discrete else 3
-    require(action.ndim == wanted and action.size > 0, f"action has shape {action.shape}")
+    if discrete and action.shape == (rows, agents, 1):
+        arrays["action"] = action = action[..., 0]
+    fits = action.ndim == (2 if discrete else 3) and action.size > 0
+    wanted = (
+        "integers (T, N)" if discrete else "floats (T, N, A) where continuous, integers (T, N) where discrete"
+    )
+    require(fits, f"action has shape {action.shape} and type {action.dtype}, expected {wanted}")
+    if agents > 1 and reward.shape == (rows, 1):
+        arrays["reward"] = reward = reward[:, 0]  # of the team
     action_mask, state = arrays.get("action_mask"), arrays.get("state")
     require(action_mask is None or action_mask.ndim == 3, "legal must have three dimensions")
     require(state is None or state.ndim == 2, "state must have two dimensions")
     starts = arrays["starts"]
     require(starts.ndim == 1 and len(starts) > 0, "starts must be a list of row numbers")
     longest = int(np.diff(np.append(starts, len(obs)).astype(np.float64)).max()) - 1
-    size = action.shape[-1]
-    if discrete:
-        size = action_mask.shape[2] if action_mask is not None else int(action.max()) + 1
     spec = make_spec(
-        n_agents=obs.shape[1],
+        n_agents=agents,
         obs_size=obs.shape[2],
         state_size=int(np.prod(obs.shape[1:])) if state is None else state.shape[1],
         action_kind="discrete" if discrete else "continuous",
-        action_size=size,
+        action_size=count_actions(action, action_mask, actions) if discrete else action.shape[-1],
         horizon=horizon or max(1, longest),
         reward_per_agent=reward.ndim == 2,
     )
-    note = (
-        "the file has no header: the time limit is the longest episode, actions are as the arrays show them"
-    )
-    return spec, Card(notes=(note,))
+    notes = ["the file has no header: sizes are as the arrays show them"]
+    if horizon is None:
+        notes.append("the time limit is the longest episode")
+    if discrete and action_mask is None and actions is None:
+        notes.append(f"{spec.action_size} actions, as many as the largest one that was taken shows")
+    return spec, Card(notes=tuple(notes))

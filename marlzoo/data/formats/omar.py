@@ -29,8 +29,10 @@ from marlzoo.data.formats._steps import (
     as_flags,
     listed,
     make_spec,
+    read_ends,
     reading,
     require,
+    require_horizon,
     team_reward,
 )
 from marlzoo.errors import DataError
@@ -70,6 +72,7 @@ def read_omar(
     agents: int | None = None,
     horizon: int | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
 ) -> Dataset:
     """Read one seed's folder, or all seeds' one after another.
@@ -82,6 +85,7 @@ def read_omar(
             path names them.
         horizon: time limit in steps; default: 1000 for HalfCheetah and 25 elsewhere, as the path tells.
         timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
         action_clip: clip actions to [-1, 1]; a warning tells how many lay outside.
 
     Raises:
@@ -89,12 +93,13 @@ def read_omar(
     """
     folder = Path(path)
     with reading(folder):
+        require_horizon(horizon)
         named = folder.absolute().parts
         environment = next((part for part in named if part in _HORIZONS), "")
         limit = horizon or _HORIZONS.get(environment, 25)
         parts = [_read_seed(place, environment, agents, limit) for place in _folders(folder, seed)]
         dataset = _join(parts, limit, environment, task, named, len(parts) > 1, action_clip)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def _folders(folder: Path, seed: int | None) -> list[Path]:

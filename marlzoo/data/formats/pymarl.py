@@ -36,7 +36,16 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Ints
-from marlzoo.data.formats._steps import as_flags, as_indices, listed, make_spec, reading, require
+from marlzoo.data.formats._steps import (
+    as_flags,
+    as_indices,
+    listed,
+    make_spec,
+    read_ends,
+    reading,
+    require,
+    require_horizon,
+)
 from marlzoo.data.hdf5 import allocate, column, is_hdf5, keys, open_hdf5, read_array, read_rows, row_slices
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
@@ -77,6 +86,7 @@ def read_icq(
     horizon: int | None = None,
     final_filled: bool | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
 ) -> Dataset:
     """Read ICQ-MA's ``<map>.h5``.
 
@@ -87,6 +97,7 @@ def read_icq(
         final_filled: whether filled rows include the final observation; default: what the terminal flags show,
             else yes.
         timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
 
     Raises:
         DataError: the file is missing, damaged, lacks a key or has a wrong shape or value.
@@ -94,7 +105,7 @@ def read_icq(
     path = Path(path)
     card = Card(task=task or f"smac/{path.stem}", source="icq", engine=_SMAC)
     dataset = _read([path], card, horizon, final_filled)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def read_cfcql(
@@ -104,6 +115,7 @@ def read_cfcql(
     horizon: int | None = None,
     final_filled: bool | None = None,
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
 ) -> Dataset:
     """Read CFCQL's ``<map>_<quality>.h5``, or a folder of offpymarl's ``part_<k>.h5``.
 
@@ -115,6 +127,7 @@ def read_cfcql(
         horizon: see :func:`read_icq`.
         final_filled: see :func:`read_icq`.
         timeout_is_terminal: see :func:`read_icq`.
+        limit_is_terminal: see :func:`read_icq`.
 
     Raises:
         DataError: a file is missing, damaged, lacks a key or has a wrong shape or value.
@@ -128,7 +141,7 @@ def read_cfcql(
         engine=_SMAC,
     )
     dataset = _read(_files(path), card, horizon, final_filled)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def _keys(path: str | os.PathLike[str]) -> set[str]:
@@ -152,6 +165,8 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(files: list[Path], card: Card, horizon: int | None, final_filled: bool | None) -> Dataset:
+    with reading(files[0]):
+        require_horizon(horizon)
     parts = []
     for place in files:
         with open_hdf5(place) as file:

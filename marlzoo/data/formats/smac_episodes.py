@@ -29,8 +29,10 @@ from marlzoo.data.formats._steps import (
     as_indices,
     listed,
     make_spec,
+    read_ends,
     reading,
     require,
+    require_horizon,
     team_reward,
 )
 from marlzoo.data.hdf5 import allocate
@@ -77,6 +79,7 @@ def read_smac_episodes(
     horizon: int | None = None,
     reward_mode: Literal["reward", "rtg"] = "reward",
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
 ) -> Dataset:
     """Read a folder of episode files, or one of them.
 
@@ -88,6 +91,7 @@ def read_smac_episodes(
         reward_mode: ``rtg`` puts the sum of all rewards from a step on in place of its reward, as OMIGA's
             loader does.
         timeout_is_terminal: count time-limit ends as terminal, as OMIGA does.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
 
     Raises:
         DataError: no episode, a damaged file, or one that does not fit the others. Nothing is executed.
@@ -95,6 +99,7 @@ def read_smac_episodes(
     folder = Path(path)
     require(reward_mode in ("reward", "rtg"), f"reward_mode must be reward or rtg, not {reward_mode!r}")
     with reading(folder):
+        require_horizon(horizon)
         episodes: list[_Episode | None] = []
         skipped, first = 0, None
         for file in _files(folder):
@@ -113,7 +118,7 @@ def read_smac_episodes(
                 episodes.append(episode)
         require(bool(episodes), f"no episode file that could be used ({skipped} skipped)")
         dataset = _join(episodes, folder, task, horizon, reward_mode, skipped)
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 def _files(path: Path) -> list[Path]:

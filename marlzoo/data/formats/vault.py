@@ -45,11 +45,16 @@ from marlzoo.data.formats._steps import (
     ZIP_FAULTS,
     as_flags,
     as_indices,
+    count_actions,
+    full_masks,
     listed,
     make_spec,
+    read_ends,
     read_json,
     reading,
     require,
+    require_choice,
+    require_horizon,
     team_reward,
 )
 from marlzoo.errors import DataError
@@ -98,7 +103,10 @@ def read_vault(
     drop_terminal_rows: bool | None = None,
     last_step: Literal["repeat", "drop"] = "repeat",
     timeout_is_terminal: bool = False,
+    limit_is_terminal: bool = True,
     action_clip: bool = True,
+    actions: int | None = None,
+    action_mask: Literal["", "all"] = "",
 ) -> Dataset:
     """Read one vault.
 
@@ -113,7 +121,10 @@ def read_vault(
         last_step: what becomes of an episode's last step where the end is no terminal: ``repeat`` takes its
             observation for the one after it, ``drop`` leaves the step out, as a recording that was cut before.
         timeout_is_terminal: count time-limit ends as terminal.
+        limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
+        actions: number of discrete actions, where the vault has no masks and never shows the last.
+        action_mask: ``all`` where the vault has no masks and every action is always legal.
 
     Raises:
         MissingExtraError: tensorstore is not installed.
@@ -121,6 +132,8 @@ def read_vault(
     """
     path = Path(path)
     with reading(path), _unpacked(path, uid) as (folder, place):
+        require_horizon(horizon)
+        require_choice("action_mask", action_mask, ("", "all"))
         require(last_step in ("repeat", "drop"), f"last_step must be repeat or drop, not {last_step!r}")
         metadata = read_json(place / "metadata.json")
         version = metadata.get("version") if isinstance(metadata, dict) else None
@@ -139,8 +152,9 @@ def read_vault(
             drop_terminal_rows,
             last_step,
             action_clip,
+            (actions, action_mask),
         )
-    return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
+    return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
 # ---- folders ---------------------------------------------------------------------------------------------
@@ -227,6 +241,7 @@ def _dataset(
     drop_terminal_rows: bool | None,
     last_step: str,
     action_clip: bool,
+    choices: tuple[int | None, str],
 ) -> Dataset:
     shape = store.shape(OBS)
     require(len(shape) == 4, f"observations have shape {shape}, expected (B, T, N, O)")
@@ -244,11 +259,9 @@ def _dataset(
     reward, per_agent = team_reward(_flat(store, REWARD, (count,))[:, :team])
     if team < count:
         notes.append(f"the first {team} of {count} agents; rewards are theirs")
-    size = (
-        action_mask.shape[2]
-        if action_mask is not None
-        else (int(action.max()) + 1 if discrete else action.shape[2])
-    )
+    size = count_actions(action, action_mask, choices[0]) if discrete else action.shape[2]
+    if discrete and action_mask is None and choices[0] is None:
+        notes.append(f"there are no masks: {size} actions, as many as the largest one that was taken shows")
     spec = make_spec(
         n_agents=team,
         obs_size=obs.shape[2],
@@ -259,13 +272,18 @@ def _dataset(
         obs_sizes=sizes,
         reward_per_agent=per_agent,
     )
+    masks = None if action_mask is None else action_mask[:, :team][index]
+    if choices[1] and discrete:
+        require(masks is None, "it has masks of its own; leave the option legal out")
+        masks = full_masks(spec, len(obs))
+        notes.append("every action is always legal (legal=all)")
     return Dataset.create(
         spec,
         obs=obs,
         state=state,
         action=action[:, :team][index],
         reward=reward[index],
-        action_mask=None if action_mask is None else action_mask[:, :team][index],
+        action_mask=masks,
         terminal=episodes.terminal,
         truncated=episodes.truncated,
         starts=episodes.starts,
