@@ -48,12 +48,14 @@ optimal data the preset's settings reach more than -1.3 (data -1.262, optimum -1
 optimum, -1.552, after 4000 updates with each of 3 seeds, acting stochastically (tests/test_learning.py);
 results/studies/coordination compares the other games.
 
-``eval_mode = "greedy"`` takes the best action; the default samples, as theirs does.
+``eval_mode = "greedy"`` takes the best action; the default samples, as theirs does. ``history = "rnn"`` (ours) lets
+policies read the episode so far; they then share one network, which knows their numbers. All else reads states and
+observations in both forms.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -62,16 +64,17 @@ from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Natural, NonNegative, Positive
+from marlzoo.config import ASSIGNED_LATER, Config, Count, History, Natural, NonNegative, Positive
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import joint_action
 from marlzoo.modules.distributions import chosen, log_softmax
 from marlzoo.modules.layers import MLP, Init, with_agent_id
 from marlzoo.modules.policies import CategoricalPolicy, Policy
 from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import detached, masked_logsumexp
+from marlzoo.objectives.losses import detached, masked_logsumexp, mean_over
+from marlzoo.objectives.sequences import as_transitions, step_count, step_fields
 from marlzoo.optim import per_replica
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -92,6 +95,9 @@ class AlberDICEConfig(Config):
     gradient_penalty: NonNegative = 0.1  # weight of the slope of nu
     conservatism: NonNegative = 0.1  # weight of the push down on actions that the data lack
     pretrain: Natural = 0  # first updates that fit the data policies only
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
     hidden: Count = 128  # width of both hidden layers of every network
     eval_mode: Literal["sample", "greedy"] = "sample"  # how the policy is evaluated
     lr: Positive = 5e-4  # step size of Adam
@@ -124,15 +130,20 @@ class AlberDICE(Algorithm):
     config: AlberDICEConfig
     config_class = AlberDICEConfig
     actions = ("discrete",)
-    fields: tuple[str, ...] = ("obs", "state", "action", "action_mask", "reward", "mask", "next_state")
     presets: ClassVar = {
         "games": {
             **{"alpha": 0.2, "alpha_end": 0.05, "anneal": 3500, "pretrain": 500},
             **{"hidden": 64, "batch_size": 128, "lr": 3e-3},
         },
         "smac": {**MLP_TRANSITIONS, "eval_mode": "greedy"},
+        "smac-recurrent": {**RECURRENT_SEQUENCES, "eval_mode": "greedy"},
     }
-    variants: ClassVar = {"discrete": ({"anneal": 40, "alpha_end": 0.1, "eval_mode": "greedy"},)}
+    variants: ClassVar = {
+        "discrete": (
+            {"anneal": 40, "alpha_end": 0.1, "eval_mode": "greedy"},
+            {"history": "rnn", "sequence_length": 6},
+        )
+    }
     _others: Tensor
     _visible: Tensor
 
@@ -141,7 +152,14 @@ class AlberDICE(Algorithm):
         h, n, a = self.config.hidden, spec.n_agents, spec.action_size
         self.nu = StateValue(self.init, spec.state_size + 1, h, n)
         self.e = MLP(self.init, (spec.state_size, h, h, a), stack=(n,))
-        self.actor = StochasticActor(self.init, spec, h, per_agent=True, last_bound=1e-3)
+        recurrent = self.config.history == "rnn"
+        self.length = step_count(recurrent, self.config.sequence_length, self.name)
+        self.sampling = "sequence" if recurrent else "transition"
+        self.fields = step_fields(recurrent, "obs", "state", "action", "action_mask", "reward", "mask")
+        if recurrent:
+            self.actor = StochasticActor(self.init, spec, h, recurrent=True, relu=self.config.memory_relu)
+        else:
+            self.actor = StochasticActor(self.init, spec, h, per_agent=True, last_bound=1e-3)
         self.data = StochasticActor(self.init, spec, h)
         self.data_others = MLP(self.init, (spec.state_size + n * a + n, h, h, a), stack=(n,))
         index = torch.arange(n, device=self.device)
@@ -154,30 +172,33 @@ class AlberDICE(Algorithm):
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Where between two states the slope of nu is taken."""
-        return {"between": ("uniform", (1, self.config.batch_size // 2, 1))}
+        return {"between": ("uniform", (1, self.config.batch_size * self.length // 2, 1))}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
         done = self._optimizers["data"].count.clone()  # updates made
         alpha = self._alpha(done)
+        sequences, (batch, real) = batch, as_transitions(batch)
+        real = None if real is None else real.unsqueeze(1)  # [R, 1, B]
         obs, state, action_mask = (
             with_agent_id(batch.obs),
             batch.state.unsqueeze(1),
             batch.action_mask.movedim(2, 1),
         )
         action = batch.action.movedim(2, 1)  # agents first: [R, N, B]
-        log_pi = log_softmax(self.actor.network(obs), batch.action_mask).movedim(2, 1)
+        log_pi = log_softmax(self.actor.of_batch(sequences, obs), batch.action_mask).movedim(2, 1)
         log_data = log_softmax(self.data.network(obs), batch.action_mask).movedim(2, 1)
 
         # 1. Data policies
         ratios = self._ratios(batch, log_pi.detach())
-        data_loss = -chosen(log_data, action).sum(1).mean(-1) - ratios.log_likelihood.sum(1).mean(-1)
+        likelihood = chosen(log_data, action).sum(1) + ratios.log_likelihood.sum(1)
+        data_loss = -mean_over(likelihood, None if real is None else real.squeeze(1))
 
         # 2. nu
         # In log space: with many agents or sure policies every ratio of a batch may be below the smallest float.
-        log_weight = F.log_softmax(ratios.log_rho, dim=-1)
+        log_weight = F.log_softmax(without_padding(ratios.log_rho, real), dim=-1)
         weight = log_weight.exp()
-        nu_loss, e_target, nu = self._nu_loss(batch, alpha, ratios.kappa, log_weight)
+        nu_loss, e_target, nu = self._nu_loss(batch, alpha, ratios.kappa, log_weight, real)
 
         # 3. e
         e = self.e(state)
@@ -185,7 +206,7 @@ class AlberDICE(Algorithm):
         td = (chosen(e, action) - e_target).square()
         push = weight * (masked_logsumexp(e, action_mask) - mean_e)
         floor = self.hyperparameter("ratio_floor", 3).log()  # -inf without a floor
-        floored = F.softmax(torch.maximum(ratios.log_rho, floor), dim=-1)
+        floored = F.softmax(without_padding(torch.maximum(ratios.log_rho, floor), real), dim=-1)
         e_loss = (floored * td).sum((1, 2)) + self.hyperparameter("conservatism") * push.sum((1, 2))
 
         # 4. Policy
@@ -200,12 +221,14 @@ class AlberDICE(Algorithm):
         started = done >= self.config.pretrain
         norms |= self.step_if(started, nu=nu_loss, e=e_loss, policy=policy_loss)
         losses = {"nu_loss": nu_loss, "e_loss": e_loss, "policy_loss": policy_loss, "data_loss": data_loss}
-        rho = ratios.log_rho.exp().mean((1, 2))
-        means = {"rho": rho, "kappa": ratios.kappa.mean((1, 2)), "alpha": alpha}
+        filled = None if real is None else real.squeeze(1)
+        parts = {"rho": ratios.log_rho.exp(), "kappa": ratios.kappa}
+        means = {name: mean_over(value.movedim(1, 2), filled) for name, value in parts.items()}
         # Every agent's nu estimates the team's value, so they are averaged, not added up.
-        common = diagnostics.data_value(nu) | diagnostics.effective_sample_size(weight.movedim(1, 2))
-        likelihood = diagnostics.data_likelihood(chosen(log_pi, action))
-        return detached(losses) | means | common | likelihood | norms
+        common = diagnostics.data_value(nu.movedim(1, 2), filled)
+        common |= diagnostics.effective_sample_size(weight.movedim(1, 2), filled)
+        common |= diagnostics.data_likelihood(chosen(log_pi, action).movedim(1, 2), filled)
+        return detached(losses) | means | {"alpha": alpha} | common | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
@@ -239,10 +262,10 @@ class AlberDICE(Algorithm):
         return Ratios(kappa, log_rho, log_likelihood)
 
     def _nu_loss(
-        self, batch: Batch, alpha: Tensor, kappa: Tensor, log_weight: Tensor
+        self, batch: Batch, alpha: Tensor, kappa: Tensor, log_weight: Tensor, real: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of nu ``[R]``, the advantages ``[R, N, B]`` that e is fitted to, and nu ``[R, N, B]``."""
-        alpha, gamma, size = per_replica(alpha, 3), self.hyperparameter("gamma", 3), batch.mask.shape[-1]
+        alpha, gamma, size = per_replica(alpha, 3), self.hyperparameter("gamma", 3), steps_of(batch, real)
         state, after = (F.pad(s, (0, 1)).unsqueeze(1) for s in (batch.state, batch.next_state))
         absorbing = F.pad(torch.zeros_like(batch.state[:, None, :1]), (0, 1), value=1.0)
         nu, nu_end, mask = self.nu(state), self.nu(absorbing), batch.mask.unsqueeze(1)
@@ -251,21 +274,37 @@ class AlberDICE(Algorithm):
         e = reward - alpha * kappa + gamma * nu_next - nu
 
         # Absorbing steps, one for each end in the batch, all of the same value.
-        ends = (1.0 - mask).sum(-1, keepdim=True)
+        ended = 1.0 - mask if real is None else (1.0 - mask) * real
+        ends = ended.sum(-1, keepdim=True)
         share = size / (size + ends)
         log_end = torch.where(ends > 0, torch.log1p(-share.clamp(max=1.0 - FLOOR)), -torch.inf)
-        real = torch.log(share) + log_weight + e / alpha
+        steps = torch.log(share) + log_weight + e / alpha
         end = log_end + (gamma - 1.0) * nu_end / alpha
-        spread = alpha.squeeze(-1) * torch.logsumexp(torch.cat((real, end), dim=-1), dim=-1)
-        first = (nu.sum(-1) + ends.squeeze(-1) * nu_end.squeeze(-1)) / (size + ends.squeeze(-1))
+        spread = alpha.squeeze(-1) * torch.logsumexp(torch.cat((steps, end), dim=-1), dim=-1)
+        starts = (nu if real is None else nu * real).sum(-1, keepdim=True)
+        first = ((starts + ends * nu_end) / (size + ends)).squeeze(-1)
         loss = spread + (1.0 - gamma.squeeze(-1)) * first
-        slope = self.hyperparameter("gradient_penalty", 2) * self._slope(state, batch.noise["between"])
+        slope = self.hyperparameter("gradient_penalty", 2) * self._slope(state, batch.noise["between"], real)
         return (loss + slope).sum(-1), e.detach(), nu
 
-    def _slope(self, state: Tensor, between: Tensor) -> Tensor:
+    def _slope(self, state: Tensor, between: Tensor, real: Tensor | None = None) -> Tensor:
         """Mean squared gradient of nu between states of the batch's halves, ``[R, N]``."""
         half = state.shape[2] // 2
         mixed = between * state[:, :, :half] + (1.0 - between) * state[:, :, half : 2 * half]
         points = mixed.expand(-1, self.spec.n_agents, -1, -1).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.nu(points).sum(), points, create_graph=True)
-        return gradient.square().sum(-1).mean(-1)
+        size = gradient.square().sum(-1)
+        if real is None:
+            return size.mean(-1)
+        both = real[..., :half] * real[..., half : 2 * half]
+        return (size * both).sum(-1) / both.sum(-1).clamp_min(1.0)
+
+
+def without_padding(log_weight: Tensor, real: Tensor | None) -> Tensor:
+    """Log weights ``[R, N, B]``, -inf where ``real [R, 1, B]`` is 0 (None: nowhere)."""
+    return log_weight if real is None else log_weight.masked_fill(real == 0, -torch.inf)
+
+
+def steps_of(batch: Batch, real: Tensor | None) -> Tensor | int:
+    """How many real steps a batch has: a number, or ``[R, 1, 1]``."""
+    return batch.mask.shape[-1] if real is None else real.sum(-1, keepdim=True)

@@ -30,12 +30,13 @@ Departures from the authors' code, and the option that restores it:
 * the global state enters the mixer once, not once per agent.
 * actions are those of the data. Their MuJoCo loader divides by 4 actions that leave the box, and the policy's are
   multiplied by 4 to act; here such data are clipped, with a warning.
+* ``history = "rnn"`` (ours) lets the policy read the episode so far; q and nu read the observation in both forms.
 * exceptions in an update stop the run; theirs are swallowed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Positive
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
@@ -51,7 +52,8 @@ from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import mean_over
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.objectives.sequences import as_transitions, step_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 Divergence = Literal["soft_chi2", "chi2", "kl"]
@@ -66,6 +68,9 @@ class ComaDICEConfig(Config):
     omega_cap: Positive = float("inf")  # bound on each agent's omega (the authors use 2 for discrete actions)
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of both hidden layers of policy, q and nu
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
     mixer_hidden: Count = 64  # width of the mixer's hidden layer
     lr: Positive = 1e-4  # step size of Adam
     grad_clip: Positive = 1.0  # bound on the gradient norm of each group
@@ -77,16 +82,26 @@ class ComaDICE(Algorithm):
     config: ComaDICEConfig
     config_class = ComaDICEConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = (
-        *("obs", "state", "action", "reward", "mask", "next_obs", "next_state", "first", "action_mask"),
-    )
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": {**MLP_TRANSITIONS, "omega_cap": 2.0}}
-    variants: ClassVar = {"continuous": ({"divergence": "chi2"},), "discrete": ({"divergence": "kl"},)}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": {**MLP_TRANSITIONS, "omega_cap": 2.0},
+        "smac-recurrent": {**RECURRENT_SEQUENCES, "omega_cap": 2.0},
+    }
+    variants: ClassVar = {
+        "continuous": ({"divergence": "chi2"},),
+        "discrete": ({"divergence": "kl"}, {"history": "rnn", "sequence_length": 6}),
+    }
 
     def build(self, spec: Spec) -> None:
         """Policy, q, nu, mixer and the two multipliers; targets of q, nu and mixer."""
-        c = self.config
-        self.actor = StochasticActor(self.init, spec, c.hidden)
+        c, recurrent = self.config, self.config.history == "rnn"
+        if recurrent:
+            self.sampling = "sequence"
+        self.fields = step_fields(
+            recurrent, "obs", "state", "action", "reward", "mask", "first", "action_mask"
+        )
+        self.actor = StochasticActor(self.init, spec, c.hidden, recurrent=recurrent, relu=c.memory_relu)
         self.q = ActionValues(self.init, spec, c.hidden)
         self.nu = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
@@ -99,6 +114,7 @@ class ComaDICE(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        sequences, (batch, real) = batch, as_transitions(batch)
         f, alpha, obs = self.config.divergence, self.hyperparameter("alpha", 3), with_agent_id(batch.obs)
 
         # 1. Q
@@ -108,13 +124,15 @@ class ComaDICE(Algorithm):
         w, b = self.mixer(batch.state)
         q = self.q(obs, batch.action)[:, 0]
         q_total = (w * q).sum(-1) + b
-        q_loss = mean_over((q_total - y).square())
+        q_loss = mean_over((q_total - y).square(), real)
 
         # 2. nu
         nu, lambda_v = self.nu(obs), self.lambda_v[0]
         e = w.detach() * (q.detach() - nu)
-        starts = (1.0 - self.hyperparameter("gamma")) * mean_over(nu, batch.first)
-        nu_loss = starts + mean_over(regression(f, e, lambda_v, alpha)) + lambda_v.flatten()
+        starts = (1.0 - self.hyperparameter("gamma")) * mean_over(
+            nu, batch.first if real is None else batch.first * real
+        )
+        nu_loss = starts + mean_over(regression(f, e, lambda_v, alpha), real) + lambda_v.flatten()
         norms = self.step(q=q_loss, nu=nu_loss, lambda_v=nu_loss)
 
         # 3. Weights
@@ -125,11 +143,11 @@ class ComaDICE(Algorithm):
             team = torch.minimum(omega, self.hyperparameter("omega_cap", 3)).sum(-1, keepdim=True)
 
         # 4. Normalization
-        lambda_loss = self.lambda_e[0].flatten() * (1.0 - mean_over(omega))
+        lambda_loss = self.lambda_e[0].flatten() * (1.0 - mean_over(omega, real))
 
         # 5. Policy
-        log_prob = self.data_log_prob(self.actor.network(obs), batch)
-        policy_loss = -mean_over(team * log_prob)
+        log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
+        policy_loss = -mean_over(team * log_prob, real)
 
         norms |= self.step(policy=policy_loss, lambda_e=lambda_loss)
         tau = self.hyperparameter("tau")
@@ -137,9 +155,9 @@ class ComaDICE(Algorithm):
         self.soft_update(self.target_nu, self.nu, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "nu_loss": nu_loss.detach(), "policy_loss": policy_loss.detach()}
-        means = {"q_total": mean_over(q_total.detach()), "omega": mean_over(omega)}
-        common = diagnostics.data_value(q_total) | diagnostics.effective_sample_size(team)
-        return {**losses, **means, **common, **diagnostics.data_likelihood(log_prob), **norms}
+        means = {"q_total": mean_over(q_total.detach(), real), "omega": mean_over(omega, real)}
+        common = diagnostics.data_value(q_total, real) | diagnostics.effective_sample_size(team, real)
+        return {**losses, **means, **common, **diagnostics.data_likelihood(log_prob, real), **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -16,12 +16,13 @@ With a bar for target networks and u_i = q̄_i - v_i:
 3. policy:  L_π = -mean min(exp(beta w̄_i u_i), weight_cap) log π_i(a_i | o_i)
 
 All three losses are taken before any step; the targets of q, v and mixer follow with rate tau. Unlike OMIGA it has
-an expectile in place of the exponential loss of V, and v_sh in both Q and V.
+an expectile in place of the exponential loss of V, and v_sh in both Q and V. ``history = "rnn"`` lets the policy read
+the episode so far; values read the observation in both forms.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, NonNegative, Positive
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
@@ -37,7 +38,8 @@ from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.objectives.sequences import as_transitions, step_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 
@@ -50,6 +52,9 @@ class OMACConfig(Config):
     weight_cap: Positive = 100.0  # bound on the policy's weights
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of both hidden layers of policy, q and v
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
     mixer_hidden: Count = 64  # width of the mixer's hidden layer
     grad_clip: Positive = 1.0  # bound on the gradient norm of each of the three groups
 
@@ -60,22 +65,21 @@ class OMAC(Algorithm):
     config: OMACConfig
     config_class = OMACConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = (
-        "obs",
-        "state",
-        "action",
-        "reward",
-        "mask",
-        "next_obs",
-        "next_state",
-        "action_mask",
-    )
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
+    }
+    variants: ClassVar = {"discrete": ({"history": "rnn", "sequence_length": 6},)}
 
     def build(self, spec: Spec) -> None:
         """Policy, q, v and the mixer of both; targets of the last three."""
-        c = self.config
-        self.actor = StochasticActor(self.init, spec, c.hidden)
+        c, recurrent = self.config, self.config.history == "rnn"
+        if recurrent:
+            self.sampling = "sequence"
+        self.fields = step_fields(recurrent, "obs", "state", "action", "reward", "mask", "action_mask")
+        self.actor = StochasticActor(self.init, spec, c.hidden, recurrent=recurrent, relu=c.memory_relu)
         self.q = ActionValues(self.init, spec, c.hidden)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
@@ -85,25 +89,26 @@ class OMAC(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        sequences, (batch, real) = batch, as_transitions(batch)
         obs = with_agent_id(batch.obs)
 
         # 1. V
         u = self.target_q(obs, batch.action)[:, 0] - self.v(obs)
-        v_loss = mean_over(expectile(u, self.hyperparameter("expectile", 3)))
+        v_loss = mean_over(expectile(u, self.hyperparameter("expectile", 3)), real)
 
         # 2. Q
         with torch.no_grad():
             v_next = self.target_mixer.total(self.target_v(with_agent_id(batch.next_obs)), batch.next_state)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_next
         q_total = self.mixer.total(self.q(obs, batch.action)[:, 0], batch.state)
-        q_loss = mean_over((q_total - y).square())
+        q_loss = mean_over((q_total - y).square(), real)
 
         # 3. Policy
         with torch.no_grad():
             advantage = self.hyperparameter("beta", 3) * self.target_mixer(batch.state)[0] * u
             weight = exponential_weights(advantage, 1.0, self.hyperparameter("weight_cap", 3))
-        log_prob = self.data_log_prob(self.actor.network(obs), batch)
-        policy_loss = -mean_over(weight * log_prob)
+        log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
+        policy_loss = -mean_over(weight * log_prob, real)
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
         tau = self.hyperparameter("tau")
@@ -111,10 +116,10 @@ class OMAC(Algorithm):
         self.soft_update(self.target_v, self.v, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
-        common = diagnostics.data_value(q_total) | diagnostics.effective_sample_size(weight)
-        common |= diagnostics.data_likelihood(log_prob)
-        return {**losses, **means, "weight": mean_over(weight), **common, **norms}
+        means = {"q_total": mean_over(q_total.detach(), real), "target_q_total": mean_over(y, real)}
+        common = diagnostics.data_value(q_total, real) | diagnostics.effective_sample_size(weight, real)
+        common |= diagnostics.data_likelihood(log_prob, real)
+        return {**losses, **means, "weight": mean_over(weight, real), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -31,6 +31,9 @@ Departures from the authors' code, and the option that restores it:
   action entries); theirs are clipped in the likelihood only, so that their Q sees the larger ones.
 * Nothing of their SMAC code's unused V mixer and target actor.
 
+``history = "rnn"`` (ours) lets the policy read the episode so far and learns from sequences; Q, V and mixer stay as
+they are.
+
 Options off by default, where the code's choice has a known weakness: ``z_clip = "linear"`` keeps the sign of V's
 gradient above the bound (the hard clip pushes V down exactly when it is far too low); ``mask_train_logits``
 leaves illegal actions out of the policy's softmax; ``global_weights = False`` is the paper's ablation without
@@ -42,7 +45,7 @@ for data of clipped teachers, whose many actions on the bounds bend the policy (
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -50,14 +53,17 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Positive
-from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
+from marlzoo.modules.actors import TanhGaussianActor, step_outputs
 from marlzoo.modules.distributions import chosen
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
-from marlzoo.modules.policies import CategoricalPolicy, Policy, TanhGaussianPolicy
+from marlzoo.modules.policies import CategoricalPolicy, Policy, RecurrentPolicy, TanhGaussianPolicy
+from marlzoo.modules.recurrent import RecurrentNet
 from marlzoo.objectives import diagnostics
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.objectives.losses import mean_over
+from marlzoo.objectives.sequences import as_transitions, step_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 Z_BOUND = 10.0
@@ -79,6 +85,9 @@ class OMIGAConfig(Config):
     stabilize_v: bool = True  # shift the exponent in V's loss by its maximum m
     global_weights: bool = True  # take w in z from the mixer (False: 1, the paper's ablation)
     mask_train_logits: bool = False  # leave illegal actions out of the policy's softmax in training
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
     smac_done: Literal["last_step", "state_equal"] = "last_step"  # how the end of an episode is known
 
 
@@ -88,25 +97,37 @@ class OMIGA(Algorithm):
     config: OMIGAConfig
     config_class = OMIGAConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-    presets: ClassVar = {"mamujoco": {}, "smac": MLP_TRANSITIONS, "mpe": {}}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
+        "mpe": {},
+    }
     variants: ClassVar = {
         "continuous": ({"z_clip": "linear", "v_from_target": False, "global_weights": False},),
-        "discrete": ({"mask_train_logits": True, "stabilize_v": False, "reward_mode": "rtg"},),
+        "discrete": (
+            {"mask_train_logits": True, "stabilize_v": False, "reward_mode": "rtg"},
+            {"history": "rnn", "sequence_length": 6, "mask_train_logits": True},
+        ),
     }
 
     def build(self, spec: Spec) -> None:
         """Policy, Q, V and mixer; targets of the last three."""
         c, n_in, n_out = self.config, spec.obs_size + spec.n_agents, spec.action_size
-        h = c.hidden
-        if spec.discrete:
-            self.actor: TanhGaussianActor | MLP = MLP(self.init, (n_in, h, h, n_out))
-            self.q = MLP(self.init, (n_in, h, h, n_out))
-            if c.mask_train_logits:
-                self.fields = (*self.fields, "action_mask")
+        h, recurrent = c.hidden, c.history == "rnn"
+        if recurrent:
+            self.sampling = "sequence"
+        masks = ("action_mask",) if spec.discrete and c.mask_train_logits else ()
+        self.fields = step_fields(recurrent, "obs", "state", "action", "reward", "mask", *masks)
+        self.actor: TanhGaussianActor | MLP | RecurrentNet
+        if recurrent:
+            heads = n_out if spec.discrete else 2 * n_out
+            self.actor = RecurrentNet(self.init, n_in, h, heads, c.memory_relu)
+        elif spec.discrete:
+            self.actor = MLP(self.init, (n_in, h, h, n_out))
         else:
             self.actor = TanhGaussianActor(self.init, n_in, h, n_out)
-            self.q = MLP(self.init, (n_in + n_out, h, h, 1))
+        self.q = MLP(self.init, (n_in, h, h, n_out) if spec.discrete else (n_in + n_out, h, h, 1))
         self.v = MLP(self.init, (n_in, h, h, 1))
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
         self.target_q, self.target_v = self.make_target(self.q), self.make_target(self.v)
@@ -116,6 +137,7 @@ class OMIGA(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
         c, gamma, alpha = self.config, self.hyperparameter("gamma", 2), self.hyperparameter("alpha", 3)
+        sequences, (batch, real) = batch, as_transitions(batch)
         obs = with_agent_id(batch.obs)
 
         # 1. Q
@@ -126,7 +148,7 @@ class OMIGA(Algorithm):
         w, b = self.mixer(batch.state)
         q = self._q(self.q, obs, batch)
         q_tot = (w * q).sum(-1) + b
-        q_loss = (q_tot - y).square().mean(1)
+        q_loss = mean_over((q_tot - y).square(), real)
 
         # 2. The weighted advantage; V alone carries gradient
         with torch.no_grad():
@@ -140,18 +162,18 @@ class OMIGA(Algorithm):
         z = raw if c.z_clip == "none" else raw.clamp(-Z_BOUND, Z_BOUND)
 
         # 3. V
-        m = z.detach().amax((1, 2), keepdim=True).clamp(min=-1.0)
+        m = largest(z.detach(), real).view(-1, 1, 1).clamp(min=-1.0)
         if not c.stabilize_v:
             m = torch.zeros_like(m)
         exponential = torch.exp(z - m)
         if c.z_clip == "linear":
             exponential = exponential * (1.0 + (raw - Z_BOUND).clamp(min=0.0))
-        v_loss = (exponential + torch.exp(-m) * w_z * v / alpha).mean((1, 2))
+        v_loss = mean_over(exponential + torch.exp(-m) * w_z * v / alpha, real)
 
         # 4. Policy
         weight = torch.minimum(torch.exp(z.detach()), self.hyperparameter("weight_cap", 3))
-        log_prob = self.data_log_prob(self.actor(obs), batch)
-        policy_loss = -(weight * log_prob).mean((1, 2))
+        log_prob = self.data_log_prob(step_outputs(self.actor, sequences, obs), batch)
+        policy_loss = -mean_over(weight * log_prob, real)
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
         tau = self.hyperparameter("tau")
@@ -159,14 +181,15 @@ class OMIGA(Algorithm):
         self.soft_update(self.target_v, self.v, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        means = {"q_total": q_tot.detach().mean(1), "target_q_total": y.mean(1)}
-        common = diagnostics.data_value(q_tot) | diagnostics.effective_sample_size(weight)
-        common |= diagnostics.exponent_quantiles(raw) | diagnostics.data_likelihood(log_prob)
-        return {**losses, **means, "z_max": raw.detach().amax((1, 2)), **common, **norms}
+        means = {"q_total": mean_over(q_tot.detach(), real), "target_q_total": mean_over(y, real)}
+        common = diagnostics.data_value(q_tot, real) | diagnostics.effective_sample_size(weight, real)
+        common |= diagnostics.exponent_quantiles(raw, real) | diagnostics.data_likelihood(log_prob, real)
+        return {**losses, **means, "z_max": largest(raw.detach(), real), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
-        return CategoricalPolicy(self.actor) if self.spec.discrete else TanhGaussianPolicy(self.actor)
+        inner = CategoricalPolicy if self.spec.discrete else TanhGaussianPolicy
+        return RecurrentPolicy(self.actor, inner) if self.config.history == "rnn" else inner(self.actor)
 
     def _q(self, network: MLP, obs: Tensor, batch: Batch) -> Tensor:
         """Local values of the data's actions, [R, B, N]; ``obs`` carries the agent's number at its end."""
@@ -181,3 +204,10 @@ class OMIGA(Algorithm):
         if self.config.smac_done == "last_step":
             return batch.mask
         return (batch.state != batch.next_state).any(-1).to(self.dtype)
+
+
+def largest(x: Tensor, real: Tensor | None) -> Tensor:
+    """Largest entry of ``x [R, M, N]`` among the ``real [R, M]`` steps (None: all), ``[R]``."""
+    if real is not None:
+        x = x.masked_fill(real.unsqueeze(-1) == 0, -torch.inf)
+    return x.amax((1, 2))

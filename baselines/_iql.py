@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, NonNegative, Positive
+from marlzoo.modules.actors import StochasticActor
 
 LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
+
+
+def actor(method: Algorithm, config: ImplicitConfig) -> StochasticActor:
+    """The agents' policy; with a memory the method learns from sequences."""
+    recurrent = config.history == "rnn"
+    if recurrent:
+        method.sampling = "sequence"
+    return StochasticActor(
+        method.init,
+        method.spec,
+        config.hidden,
+        LOG_STD_BOUNDS,
+        per_agent=not config.share_agents,
+        recurrent=recurrent,
+        relu=config.memory_relu,
+    )
 
 
 def clipped(method: Algorithm, batch: Batch) -> Batch:
@@ -34,6 +51,9 @@ class ImplicitConfig(Config):
     action_margin: Fraction = (
         0.0  # clip the data's continuous actions to within this of the box (0: to the box)
     )
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
     share_agents: bool = True  # one set of networks for all agents, told apart by their number
     batch_size: Count = 256  # transitions per update and replica
     lr: Positive = 3e-4  # step size of Adam

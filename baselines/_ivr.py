@@ -20,13 +20,14 @@ Departures from the authors' code, and the option that restores it:
   losses only. What belongs to the release's single-agent benchmarks is left out: layer normalization of V, a Gaussian
   with a state-independent width, cosine decay of the policy's step size.
 
+``history = "rnn"`` (ours) lets the policy read the episode so far; Q and V read the observation in both forms.
 Discrete actions (ours): one Q per action, log π over the legal actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -34,15 +35,15 @@ from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Positive
-from marlzoo.data.dataset import Dataset
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
 from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import mean_over
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.objectives.sequences import as_transitions, step_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 # (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
@@ -54,10 +55,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "mamujoco": {},
     "mpe": PLAIN,
     "smac": {**MLP_TRANSITIONS, **PLAIN},
+    "smac-recurrent": {**RECURRENT_SEQUENCES, **PLAIN},
 }
 VARIANTS = {
     "continuous": ({"mixing": "linear", "weight": "code"},),
-    "discrete": ({"mixing": "linear"},),
+    "discrete": ({"mixing": "linear"}, {"history": "rnn", "sequence_length": 6}),
 }
 
 
@@ -71,6 +73,9 @@ class IVRConfig(Config):
     weight_cap: Positive = 100.0  # bound on the policy's weight
     mixing: Literal["none", "linear"] = "none"  # each agent for itself, or OMIGA's linear mixer
     tau: Fraction = 0.005  # rate at which the targets follow
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
     hidden: Count = 256  # width of both hidden layers of policy, Q and V
     mixer_hidden: Count = 64  # width of the mixer's hidden layer
     batch_size: Count = 256  # transitions per update and replica
@@ -85,7 +90,8 @@ class Networks(nn.Module):
     def __init__(self, method: Algorithm, config: IVRConfig, spec: Spec) -> None:
         super().__init__()
         init = method.init
-        self.actor = StochasticActor(init, spec, config.hidden)
+        recurrent, relu = config.history == "rnn", config.memory_relu
+        self.actor = StochasticActor(init, spec, config.hidden, recurrent=recurrent, relu=relu)
         self.q = ActionValues(init, spec, config.hidden, members=2)
         self.v = ValueNet(init, spec.obs_size + spec.n_agents, config.hidden)
         self.target_q = method.make_target(self.q)
@@ -104,14 +110,17 @@ class Networks(nn.Module):
 
 def build(method: Algorithm, config: IVRConfig, spec: Spec) -> Networks:
     """Declare what a batch must hold, make the networks and give each group its optimizer."""
-    own = ("agent_reward",) if config.mixing == "none" else ("reward", "state", "next_state")
-    method.fields = ("obs", "action", "mask", "next_obs", "action_mask", *own)
+    own = ("agent_reward",) if config.mixing == "none" else ("reward", "state")
+    recurrent = config.history == "rnn"
+    if recurrent:
+        method.sampling = "sequence"
+    method.fields = step_fields(recurrent, "obs", "action", "mask", "action_mask", *own)
     nets = Networks(method, config, spec)
     method.add_optimizer(policy=nets.actor, q=nets.critic, v=nets.v)
     return nets
 
 
-def prepare(nets: Networks, config: IVRConfig, data: Sequence[Dataset]) -> None:
+def prepare(nets: Networks, config: IVRConfig, data: Sequence[Any]) -> None:
     """Find each replica's factor of the rewards in its data."""
     if config.reward_scaling == "range":
         for replica, dataset in enumerate(data):
@@ -123,6 +132,7 @@ def update(
     method: Algorithm, nets: Networks, config: IVRConfig, batch: Batch, value_loss: ValueLoss, weight: Weight
 ) -> dict[str, Tensor]:
     """One step: V, then policy with the new V, and Q, then the targets; metrics ``[R]``."""
+    sequences, (batch, real) = batch, as_transitions(batch)
     obs = with_agent_id(batch.obs)
 
     # 1. V
@@ -130,15 +140,18 @@ def update(
         w, _ = _mixing(nets.target_mixer, batch, "state")
         q_min = nets.target_q(obs, batch.action).amin(1)
     v = nets.v(obs)
-    v_loss = mean_over(value_loss(w * (q_min - v), w * v))
+    advantage = w * (q_min - v)
+    if real is not None:  # padding has no share in a maximum over the batch
+        advantage = advantage.masked_fill(real.unsqueeze(-1) == 0, -torch.inf)
+    v_loss = mean_over(value_loss(advantage, w * v), real)
     norms = method.step(v=v_loss)
 
     # 2. Policy
     with torch.no_grad():
         cap = method.hyperparameter("weight_cap", 3)
         omega = torch.minimum(weight(w * (q_min - nets.v(obs))), cap)
-    log_prob = method.data_log_prob(nets.actor.network(obs), batch)
-    policy_loss = -mean_over(omega * log_prob)
+    log_prob = method.data_log_prob(nets.actor.of_batch(sequences, obs), batch)
+    policy_loss = -mean_over(omega * log_prob, real)
 
     # 3. Q
     w, b = _mixing(nets.mixer, batch, "state")
@@ -156,16 +169,18 @@ def update(
             )
     if nets.mixer is not None:
         q = q.sum(-1) + b.unsqueeze(1)
-    q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
+    q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
 
     norms |= method.step(policy=policy_loss, q=q_loss)
     method.soft_update(nets.target_q, nets.q, method.hyperparameter("tau"))
     if nets.mixer is not None and nets.target_mixer is not None:
         method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
     losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-    common = diagnostics.data_value(q[:, 0].flatten(1) / scale) | diagnostics.effective_sample_size(omega)
-    common |= diagnostics.data_likelihood(log_prob)
-    return {**losses, "target_q": mean_over(y), "weight": mean_over(omega), **common, **norms}
+    in_data_scale = q[:, 0] / scale.view(-1, *(1,) * (q.ndim - 2))
+    common = diagnostics.data_value(in_data_scale, real) | diagnostics.effective_sample_size(omega, real)
+    common |= diagnostics.data_likelihood(log_prob, real)
+    means = {"target_q": mean_over(y, real), "weight": mean_over(omega, real)}
+    return {**losses, **means, **common, **norms}
 
 
 def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor, Tensor]:

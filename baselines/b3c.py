@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
-from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
 from marlzoo.modules.actors import TanhGaussianActor
 from marlzoo.modules.critics import ActionValues
@@ -97,7 +96,7 @@ class B3C(Algorithm):
         self.register_buffer("best", best)
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
-    def prepare(self, data: Sequence[Dataset], batches: Iterator[Batch]) -> None:
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
         """Find each replica's cap in its data."""
         found: dict[tuple[int, float], float] = {}  # replicas mostly share data and discount
         for replica, (dataset, config) in enumerate(zip(data, self.configs, strict=True)):
@@ -155,7 +154,7 @@ class B3C(Algorithm):
         return tanh_gaussian_sample(mean, log_std, noise, self.action_dimensions)
 
 
-def best_return_to_go(data: Dataset, gamma: float, beyond_limits: bool = False) -> float:
+def best_return_to_go(data: Any, gamma: float, beyond_limits: bool = False) -> float:
     """The largest discounted sum of team rewards from any row to the end of its episode.
 
     Args:

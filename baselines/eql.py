@@ -16,9 +16,9 @@ all are V falls without end and the policy clones the data; where values differ 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Positive
-from marlzoo.data.dataset import Dataset
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives.losses import exponential_weights
 from marlzoo.spec import Spec
@@ -55,7 +54,7 @@ class EQL(Algorithm):
         """Policy, twin Q, V and perhaps a mixer."""
         self.nets = _ivr.build(self, self.config, spec)
 
-    def prepare(self, data: Sequence[Dataset]) -> None:
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
         """Find the rewards' factor in the data."""
         _ivr.prepare(self.nets, self.config, data)
 

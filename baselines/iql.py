@@ -24,6 +24,7 @@ Departures from the authors' code, and the option that restores it:
   network. Not offered.
 * their driver cannot reach this method (an assertion stops it); ours runs.
 
+``history = "rnn"`` (ours) lets the policy read the episode so far; Q and V read the observation in both forms.
 Discrete actions (ours): one Q per action, log π over the legal actions; nothing else changes.
 """
 
@@ -37,13 +38,13 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.objectives.sequences import as_transitions, step_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -60,16 +61,22 @@ class IQL(Algorithm):
     config: IQLConfig
     config_class = IQLConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action", "agent_reward", "mask", "next_obs", "action_mask")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
+    }
     variants: ClassVar = {
-        kind: ({"share_agents": False, "action_margin": 1e-5},) for kind in ("continuous", "discrete")
+        "continuous": ({"share_agents": False, "action_margin": 1e-5},),
+        "discrete": ({"share_agents": False}, {"history": "rnn", "sequence_length": 6}),
     }
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q and V; target of Q."""
         c, own = self.config, not self.config.share_agents
-        self.actor = StochasticActor(self.init, spec, c.hidden, _iql.LOG_STD_BOUNDS, per_agent=own)
+        self.fields = step_fields(c.history == "rnn", "obs", "action", "agent_reward", "mask", "action_mask")
+        self.actor = _iql.actor(self, c)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.n_agents if own else 0)
         self.target_q = self.make_target(self.q)
@@ -77,13 +84,14 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        sequences, (batch, real) = batch, as_transitions(batch)
         batch = _iql.clipped(self, batch)
         obs = with_agent_id(batch.obs)
 
         # 1. V
         q_min = self.target_q(obs, batch.action).amin(1)
         v = self.v(obs)
-        v_loss = mean_over(expectile(q_min - v, self.hyperparameter("expectile", 3)))
+        v_loss = mean_over(expectile(q_min - v, self.hyperparameter("expectile", 3)), real)
         norms = self.step(v=v_loss)
 
         # 2. Policy
@@ -92,22 +100,23 @@ class IQL(Algorithm):
             weight = exponential_weights(
                 self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
             )
-        log_prob = self.data_log_prob(self.actor.network(obs), batch)
-        policy_loss = -mean_over(weight * log_prob)
+        log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
+        policy_loss = -mean_over(weight * log_prob, real)
 
         # 3. Q
         with torch.no_grad():
             v_next = self.v(with_agent_id(batch.next_obs))
             y = batch.agent_reward + self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
         q = self.q(obs, batch.action)
-        q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
+        q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
 
         norms |= self.step(policy=policy_loss, q=q_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(weight)
-        common |= diagnostics.data_likelihood(log_prob)
-        return {**losses, "target_q": mean_over(y), "weight": mean_over(weight), **common, **norms}
+        common = diagnostics.data_value(q[:, 0], real) | diagnostics.effective_sample_size(weight, real)
+        common |= diagnostics.data_likelihood(log_prob, real)
+        means = {"target_q": mean_over(y, real), "weight": mean_over(weight, real)}
+        return {**losses, **means, **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

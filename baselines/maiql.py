@@ -23,7 +23,8 @@ Departures from the authors' code, and the option that restores it:
 * rewards are as the data have them; theirs are scaled for some datasets. Gradients are clipped per group, theirs per
   network. Not offered.
 
-Options: ``weights = "agent"`` weights each agent by its own share ``w_i Q̄_i + b - (w^V_i V_i + b^V)`` (an option of
+Options: ``history = "rnn"`` (ours) lets the policy read the episode so far, the values the observation in both forms;
+``weights = "agent"`` weights each agent by its own share ``w_i Q̄_i + b - (w^V_i V_i + b^V)`` (an option of
 the release); ``abs_weights`` makes the mixing weights non-negative (ours), which the policies, extracted by weighted
 cloning, do not need. Discrete actions (ours): one Q per action, one-hot joint actions, log π over the legal ones.
 """
@@ -39,13 +40,13 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Count, Positive
-from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import ActionValues, ValueNet, joint_action
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
-from marlzoo.protocols import MLP_TRANSITIONS
+from marlzoo.objectives.sequences import as_transitions, step_fields
+from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -67,17 +68,23 @@ class MAIQL(Algorithm):
     config: MAIQLConfig
     config_class = MAIQLConfig
     actions = ("continuous", "discrete")
-    fields: tuple[str, ...] = ("obs", "action", "reward", "mask", "next_obs", "action_mask")
-    presets: ClassVar = {"mamujoco": {}, "mpe": {}, "smac": MLP_TRANSITIONS}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": MLP_TRANSITIONS,
+        "smac-recurrent": RECURRENT_SEQUENCES,
+    }
+    _agent: ClassVar = {"weights": "agent", "abs_weights": True, "share_agents": False}
     variants: ClassVar = {
-        kind: ({"weights": "agent", "abs_weights": True, "share_agents": False},)
-        for kind in ("continuous", "discrete")
+        "continuous": (_agent,),
+        "discrete": (_agent, {"history": "rnn", "sequence_length": 6}),
     }
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
         c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
-        self.actor = StochasticActor(self.init, spec, c.hidden, _iql.LOG_STD_BOUNDS, per_agent=own)
+        self.fields = step_fields(c.history == "rnn", "obs", "action", "reward", "mask", "action_mask")
+        self.actor = _iql.actor(self, c)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
         self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))
@@ -87,6 +94,7 @@ class MAIQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
+        sequences, (batch, real) = batch, as_transitions(batch)
         batch = _iql.clipped(self, batch)
         obs, joint = with_agent_id(batch.obs), joint_action(batch.action, self.spec, self.dtype)
 
@@ -95,7 +103,9 @@ class MAIQL(Algorithm):
             w, b = self._mix(self.target_q_mixer, batch.obs, joint)
             q_local = w * self.target_q(obs, batch.action).amin(1)
             q_total = q_local.sum(-1) + b
-        v_loss = mean_over(expectile(q_total - self._v(batch.obs)[0], self.hyperparameter("expectile", 2)))
+        v_loss = mean_over(
+            expectile(q_total - self._v(batch.obs)[0], self.hyperparameter("expectile", 2)), real
+        )
         norms = self.step(v=v_loss)
 
         # 2. Policy
@@ -107,23 +117,24 @@ class MAIQL(Algorithm):
             weight = exponential_weights(
                 self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
             )
-        log_prob = self.data_log_prob(self.actor.network(obs), batch)
-        policy_loss = -mean_over((weight * log_prob).sum(-1))
+        log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
+        policy_loss = -mean_over((weight * log_prob).sum(-1), real)
 
         # 3. Q
         with torch.no_grad():
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * self._v(batch.next_obs)[0]
         w, b = self._mix(self.q_mixer, batch.obs, joint)
         q = (w.unsqueeze(1) * self.q(obs, batch.action)).sum(-1) + b.unsqueeze(1)
-        q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1))
+        q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
 
         norms |= self.step(policy=policy_loss, q=q_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         self.soft_update(self.target_q_mixer, self.q_mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        common = diagnostics.data_value(q[:, 0]) | diagnostics.effective_sample_size(weight)
-        common |= diagnostics.data_likelihood(log_prob)
-        return {**losses, "target_q_total": mean_over(y), "weight": mean_over(weight), **common, **norms}
+        common = diagnostics.data_value(q[:, 0], real) | diagnostics.effective_sample_size(weight, real)
+        common |= diagnostics.data_likelihood(log_prob, real)
+        means = {"target_q_total": mean_over(y, real), "weight": mean_over(weight, real)}
+        return {**losses, **means, **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

@@ -13,15 +13,14 @@ max(u - V, 0) instead: ``weight = "code"``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.data.dataset import Dataset
 from marlzoo.modules.policies import Policy
 from marlzoo.spec import Spec
 
@@ -46,7 +45,7 @@ class SQL(Algorithm):
         """Policy, twin Q, V and perhaps a mixer."""
         self.nets = _ivr.build(self, self.config, spec)
 
-    def prepare(self, data: Sequence[Dataset]) -> None:
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
         """Find the rewards' factor in the data."""
         _ivr.prepare(self.nets, self.config, data)
 

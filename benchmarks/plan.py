@@ -13,10 +13,12 @@ from marlzoo.config import replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset, read_card
+from marlzoo.data.mix import mix
 from marlzoo.errors import DataError, SpecError, UnknownNameError
 from marlzoo.recording.recipes import collect
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
+from marlzoo.teachers.offers import qualities
 
 from .results import RUN, Results
 
@@ -156,12 +158,14 @@ def validate(suite: Suite) -> None:
     """Find wrong names and settings, missing files and methods that do not fit before any work is done.
 
     Raises:
-        UnknownNameError: no such task, method or setting.
+        UnknownNameError: no such task, quality, method or setting.
         ConfigError: a setting out of its range.
         DataError: a file that names its task itself is missing or broken.
         SpecError: a method that does not handle a task, or learns online.
     """
     methods = [_method(suite, learner) for learner in suite.learners]
+    for learner, cls in zip(suite.learners, methods, strict=True):
+        replica_configs(cls.config_class, 1, learner.config)
     for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
         if not any(name in setting_names(cls) for cls in methods):
             known = {name for method in method_names() for name in setting_names(find_method(method))}
@@ -171,6 +175,8 @@ def validate(suite: Suite) -> None:
     for data in suite.data:
         task = task_of(data)
         kind = kind_of(task, data) if task else None
+        if recipe_file(data, Path()) is not None:
+            parts_of(data)
         for learner, cls in zip(suite.learners, methods, strict=True):
             # Looking up presets is slow, and a suite's datasets mostly share them.
             same = json.dumps(
@@ -194,6 +200,7 @@ def _method(suite: Suite, learner: Learner) -> type[Algorithm]:
             f"suite {suite.name!r}: {learner.method} learns online, not from data; "
             f"train it with: marlzoo train {learner.method} --task TASK"
         )
+    replica_configs(cls.config_class, 1, learner.config)  # names and ranges, before any file is opened
     return cls
 
 
@@ -236,7 +243,7 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
     file = recipe_file(data, folder)
     path = _name(data) if file is None else str(file)
     if file is not None and not file.exists():
-        collect(data.task, data.quality, data.transitions, data.seed, file, report)
+        _make(data, file, folder, report)
     options = computed_options(data)
     card = read_card(path, **options)
     task = data.task or card.task
@@ -255,6 +262,32 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
         behavior=card.mean_return,
         options=options,
     )
+
+
+def parts_of(data: Data) -> tuple[str, ...]:
+    """The qualities that a regenerated dataset mixes in equal shares (``good-poor``); empty for one with a recipe.
+
+    Raises:
+        UnknownNameError: there is no recipe for the quality, nor for its parts.
+    """
+    known = qualities(data.task)
+    if data.quality in known:
+        return ()
+    for first in known:
+        second = data.quality.removeprefix(f"{first}-")
+        if second != data.quality and second in known:
+            return first, second
+    raise UnknownNameError(f"quality of {data.task}", data.quality, known)
+
+
+def _make(data: Data, file: Path, folder: Path, report: ProgressReporter) -> None:
+    """Make a dataset by its recipe, or mix it of two that have one."""
+    parts = [obtain(replace(data, quality=part), folder, report) for part in parts_of(data)]
+    if parts:
+        shares = [(part.path, 1 / len(parts)) for part in parts]
+        mix(shares, file, transitions=data.transitions, seed=data.seed)
+    else:
+        collect(data.task, data.quality, data.transitions, data.seed, file, report)
 
 
 def _name(data: Data) -> str:

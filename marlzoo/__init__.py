@@ -25,6 +25,7 @@ _PLACES = {
     "Algorithm": "marlzoo.algorithm",
     "Config": "marlzoo.config",
     "Policy": "marlzoo.modules.policies",
+    "Recorder": "marlzoo.recording.recorder",
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
     from marlzoo.modules.policies import Policy as Policy
+    from marlzoo.recording.recorder import Recorder as Recorder
     from marlzoo.registry import make as make
     from marlzoo.registry import make_env as make_env
     from marlzoo.registry import method_names as method_names

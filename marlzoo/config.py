@@ -39,6 +39,9 @@ NonNegative = Annotated[float, Range(0.0)]
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 
+History = Literal["mlp", "rnn"]
+"""What a policy acts on: the observation, or, with a memory, the episode so far; the latter learns from sequences."""
+
 Precision = Literal["float32", "tf32", "bf16"]
 """Of matrix products while training; see :mod:`marlzoo.training.precision`."""
 
@@ -81,7 +84,7 @@ class Config:
             object.__setattr__(self, name, _checked(type(self), name, getattr(self, name), hint))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; those marked :data:`LATER` only where they differ from the default."""
+        """Plain values, for JSON; those marked :data:`ASSIGNED_LATER` only where they differ from the default."""
         values = {
             setting.name: getattr(self, setting.name)
             for setting in fields(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +66,27 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values of the shape, for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "task"}
+
+    @classmethod
+    def from_env(cls, env: Any, horizon: int | None = None) -> Spec:
+        """The shape of an environment.
+
+        Args:
+            env: one of marlzoo's batched environments, or an object with PettingZoo's parallel API.
+            horizon: time limit in steps, which the parallel API does not state; needed for its objects only.
+
+        Raises:
+            SpecError: a space that is not covered, or no time limit.
+        """
+        known = getattr(env, "spec", None)
+        if isinstance(known, cls):
+            return known
+        if horizon is None:
+            raise SpecError(f"{type(env).__name__} states no time limit; give horizon, in steps")
+        # Environments stand above specs, so the adapter is looked up by name.
+        adapter = importlib.import_module("marlzoo.envs.pettingzoo")
+        made: Spec = adapter.from_parallel_env(lambda: env, 1, task=type(env).__name__, horizon=horizon).spec
+        return made
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Spec:

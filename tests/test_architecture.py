@@ -33,7 +33,7 @@ INSTALLED = ("algorithms", "baselines", "benchmarks")
 FRONT = "marlzoo"  # re-exports public names of the rooms below, lazily
 
 # Modules of the package that a reader may have to open beside a method's own file.
-CLOSURE = {"algorithms.omiga": 15}
+CLOSURE = {"algorithms.omiga": 17}
 LARGEST_CLOSURE = 22  # recurrent value decomposition reads actors, mixers, memory, sequences and targets
 
 

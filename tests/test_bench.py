@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import plan, runner
+from marlzoo.benchmarks import estimate, plan, runner, trainer
 from marlzoo.benchmarks.progress import Clock, Stage
 from marlzoo.benchmarks.results import Results, Row
+from marlzoo.benchmarks.split import cores
 from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
 
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
+from marlzoo.registry import task_spec
 from tests.recordings import HOPPER, uniform_recording
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 8}
@@ -120,6 +122,164 @@ def test_a_suite_file_lists_data_and_learners_as_tables(tmp_path: Path) -> None:
         find_suite("dmo")
 
 
+PLAIN = '[[data]]\nfile = "x"\n'
+
+
+def written(folder: Path, **texts: str) -> str:
+    """Suite files under ``folder``; the path of the first."""
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+    return str(folder / f"{next(iter(texts))}.toml")
+
+
+def test_a_file_holds_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    base = 'learners = ["bc"]\nupdates = 7\nseeds = [5]\n[config]\nhidden = 9\nlr = 0.1\n' + PLAIN
+    middle = 'base = "low.toml"\nupdates = 8\n[config]\nlr = 0.2\n'
+    suite = find_suite(written(tmp_path, top='base = "middle.toml"\nseeds = [1]\n', middle=middle, low=base))
+    assert (suite.name, suite.updates, suite.seeds) == ("top", 8, (1,))
+    assert suite.config == {"hidden": 9, "lr": 0.2}
+    assert suite.data == (Data(file="x"),)
+    assert find_suite(written(tmp_path, own='base = "smoke"\nupdates = 3\n')).data == SUITES["smoke"].data
+
+
+def test_lists_of_tasks_and_qualities_are_all_pairs(tmp_path: Path) -> None:
+    text = 'learners = ["bc"]\n[[data]]\ntask = ["a/b", "c/d"]\nquality = ["x", "y"]\nupdates = 3\n'
+    data = find_suite(written(tmp_path, pairs=text)).data
+    assert [(d.task, d.quality) for d in data] == [("a/b", "x"), ("a/b", "y"), ("c/d", "x"), ("c/d", "y")]
+    assert {d.updates for d in data} == {3}
+
+
+def test_every_field_can_be_changed() -> None:
+    changes = {"updates": 5, "config.hidden": 16, "data.transitions": 77, "precision": "bf16"}
+    suite = find_suite("demo", changes)
+    assert (suite.updates, suite.config["hidden"], suite.precision) == (5, 16, "bf16")
+    assert {data.transitions for data in suite.data} == {77}
+    assert suite.config["batch_size"] == SUITES["demo"].config["batch_size"]
+    for name, message in (("updats", "Did you mean updates"), ("data.sed", "Did you mean seed")):
+        with pytest.raises(UnknownNameError, match=message):
+            find_suite("demo", {name: 1})
+    with pytest.raises(ConfigError, match="seeds holds 0, which has no fields"):
+        find_suite("demo", {"seeds.first": 1})
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "message"),
+    [
+        (
+            {"a": 'base = "b.toml"\n', "b": 'base = "a.toml"\n'},
+            ConfigError,
+            r"circle, a.toml -> b.toml -> a.toml",
+        ),
+        ({"a": 'base = "gone.toml"\n'}, DataError, r"gone.toml, the base of .*a.toml"),
+        ({"a": 'base = "moke"\n'}, UnknownNameError, "base of .*a.toml: 'moke'. Did you mean smoke"),
+        ({"a": "base = 3\n"}, ConfigError, "base is 3"),
+        ({"a": 'base = "smoke"\nlearners = [3]\n'}, ConfigError, "or of methods' names"),
+        ({"a": 'base = "smoke"\nconfig = 3\n'}, ConfigError, "config is 3"),
+    ],
+)
+def test_wrong_bases_are_one_clear_error(
+    tmp_path: Path, files: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        find_suite(written(tmp_path, **files))
+
+
+def test_settings_of_suite_data_and_learner(tmp_path: Path) -> None:
+    """The nearest one wins; a setting that a method lacks is no fault, one that no method has is."""
+    entry = Data("games/xor", "D1", config={"lr": 0.2, "tau": 0.3})
+    suite = suite_of(data=(entry,), learners=(Learner("bc", {"lr": 0.3}),), config={"lr": 0.1, "hidden": 4})
+    assert plan.settings(suite, suite.learners[0], entry) == {"lr": 0.3, "hidden": 4}
+    assert plan.settings(suite, Learner("bc"), entry) == {"lr": 0.2, "hidden": 4}
+    assert plan.settings(suite, Learner("iql"), entry)["tau"] == 0.3
+    plan.validate(suite)
+    with pytest.raises(UnknownNameError, match=r"hiden.*Did you mean hidden"):
+        plan.validate(replace(suite, config={"hiden": 3}))
+
+
+def test_methods_that_do_not_fit_are_refused_or_left_out_where_that_is_said(tmp_path: Path) -> None:
+    both = (Data("games/xor", "D1"), Data("games/two-peaks", "peaks"))
+    suite = suite_of(data=both, learners=(Learner("bc", SMALL), Learner("iql_cql", SMALL)))
+    with pytest.raises(
+        SpecError, match="iql_cql handles discrete actions, but games/two-peaks has continuous"
+    ):
+        run(suite, tmp_path)
+    assert not list(tmp_path.iterdir())
+    suite = replace(suite, learners=(suite.learners[0], replace(suite.learners[1], where_possible=True)))
+    run(suite, tmp_path)
+    assert {key[:2] for key in scores(tmp_path)} == {("bc", "D1"), ("bc", "peaks"), ("iql_cql", "D1")}
+
+
+def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -> None:
+    data = (Data("games/xor", "D1"), Data("games/xor", "D3", updates=4))
+    suite = suite_of(data=data, eval_every=0, updates=20, final_episodes=7)
+    run(suite, tmp_path)
+    found = scores(tmp_path)
+    assert [key[3] for key in found if key[1:3] == ("D1", 0)] == list(range(2, 21, 2))
+    assert [key[3] for key in found if key[1:3] == ("D3", 0)] == [1, 2, 3, 4]
+    episodes = {key[1:]: row.episodes for key, row in found.items()}
+    assert (episodes["D1", 0, 18], episodes["D1", 0, 20], episodes["D3", 1, 4]) == (2, 7, 7)
+    assert "mean returns" not in run(suite, tmp_path)
+
+
+def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collected(task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any) -> None:
+        uniform_recording(target, quality, seed=len(quality), transitions=transitions)
+
+    monkeypatch.setattr(plan, "collect", collected)
+    data = Data(HOPPER, "expert-random", transitions=40)
+    made = plan.obtain(data, tmp_path, lambda done, total: None)
+    assert (made.quality, made.load().card.quality) == ("expert-random", "expert-random")
+    names = {file.name for file in tmp_path.rglob("*.hdf5")}
+    assert names == {f"{quality}-n40-s0.hdf5" for quality in ("expert", "random", "expert-random")}
+    assert 20 <= made.load().transitions <= 60
+    wrong = suite_of(data=(Data(HOPPER, "random"), Data(HOPPER, "medim")))
+    with pytest.raises(UnknownNameError, match=r"quality of mamujoco.*'medim'\. Did you mean medium"):
+        run(wrong, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what a suite costs --------------------------------------------------------------------------------
+
+
+def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "measure", lambda *_: estimate.Rate(update=2.0, step=1.0, checkpoint=10))
+    data = (
+        Data("games/xor", "D1"),
+        Data("games/xor", "D3", updates=12),
+        Data(HOPPER, "random", transitions=50),
+    )
+    suite = suite_of(data=data, final_episodes=3)
+    run(replace(suite, data=data[:1], seeds=(0,)), tmp_path)
+    one, three, hopper = estimate.costs(suite, tmp_path)
+    assert [(c.runs, sum(c.missing.values()), c.there) for c in (one, three, hopper)] == [
+        (2, 1, True), (2, 2, True), (2, 2, False),
+    ]  # fmt: skip
+    # Updates at 2 s; evaluations of 2 episodes and at last 3, of 5 steps at most, at 1 s a step.
+    assert one.seconds == {"bc batch_size=8, hidden=8": 6 * 2 + (2 * 2 + 3) * 5}
+    assert three.hours == pytest.approx(2 * (12 * 2 + (4 * 2 + 3) * 5) / 3600 / cores())
+    assert hopper.seconds[""] == 50.0
+    assert one.checkpoints == 10
+    assert hopper.bytes == 50 * 4 * (3 * (14 + 1) + 42 + 1)
+    text = str([[*sheet.body, sheet.notes] for sheet in estimate.sheets(suite, [one, three, hopper])])
+    assert "6 runs, 5 missing" in text
+    part, left = estimate.within(suite, [one, three, hopper], (one.hours + hopper.hours) * 1.01)
+    assert (part.data, [cost.data for cost in left]) == ((data[0], data[2]), [data[1]])
+    with pytest.raises(ConfigError, match="games/xor D1, needs about"):
+        estimate.within(suite, [one, three, hopper], one.hours / 2)
+
+
+@pytest.mark.parametrize("task", ["games/xor", "games/two-peaks", "mpe/spread"])
+def test_costs_are_measured_on_the_tasks_shape(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
+    entry, suite = Data(task, "D1"), suite_of(Path("unused"))
+    for method in ("bc", "icq"):
+        learner = Learner(method, SMALL)
+        rate = estimate.measure(suite, learner, task, entry, task_spec(task))
+        assert min(rate.update, rate.step, rate.checkpoint) > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -210,8 +370,8 @@ def test_a_second_call_finds_everything_done(
     suite = suite_of(files[0])
     run(suite, tmp_path)
     before = (tmp_path / "unit" / "rows.csv").read_bytes()
-    monkeypatch.setattr(runner, "make", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(runner, "make_env", lambda *_, **__: pytest.fail("simulated again"))
+    monkeypatch.setattr(trainer, "make", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer, "make_env", lambda *_, **__: pytest.fail("simulated again"))
     assert "Suite unit" in run(suite, tmp_path)
     assert (tmp_path / "unit" / "rows.csv").read_bytes() == before
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.envs.base import Step
+from marlzoo.errors import SpecError
 from marlzoo.training.trainer import Evaluation, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -110,7 +111,7 @@ def test_its_errors_end_the_run() -> None:
         def step(self, action: NDArray[Any], ids: Any = None) -> Step:
             raise CutError
 
-    with pytest.raises(CutError):
+    with pytest.raises(SpecError, match=r"environment .*: step 1 failed .CutError"):
         run(learner("bc"), env=Broken, background_eval=True)
 
 

@@ -198,7 +198,10 @@ def test_an_empty_dataset_is_refused() -> None:
             parts(spec=DISCRETE) | {"action": np.zeros((12, 2))},
             "discrete actions must be integers, not float64",
         ),
-        (parts(spec=DISCRETE) | {"action_mask": np.ones((12, 2, 3), bool)}, r"legal has shape \(12, 2, 3\)"),
+        (
+            parts(spec=DISCRETE) | {"action_mask": np.ones((12, 2, 3), bool)},
+            r"action_mask has shape \(12, 2, 3\)",
+        ),
         (spoiled("state", (7, 4), np.nan, DISCRETE), "state holds NaN, first at row 7"),
     ],
 )

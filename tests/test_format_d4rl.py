@@ -37,6 +37,15 @@ def arrays(robot: str, lengths: tuple[int, ...], ends: str, following: bool = Tr
     return found | ({"next_observations": np.concatenate([p[1:] for p in paths])} if following else {})
 
 
+@pytest.mark.parametrize("following", [True, False])
+def test_errors_name_the_files_own_row(tmp_path: Path, following: bool) -> None:
+    """Behind other episodes, and behind steps that are left out."""
+    found = arrays("hopper", (3, 4, 5), "clt", following)
+    found["rewards"][9] = np.nan
+    with pytest.raises(DataError, match=r"reward holds NaN, first at row 9;"):
+        read_d4rl(write_h5(tmp_path / "hopper_medium-v2.hdf5", found), team="3x1_0")
+
+
 def test_the_teams_of_the_specification() -> None:
     ant = make_team("ant", "4x2_0t")
     assert ant.sees[0] == (5, 19, 6, 20, 0, 1, 2, 3, 4, 16, 17, 18, 13, 14, 15)

@@ -175,7 +175,7 @@ def test_actions_and_masks_that_the_file_lacks(tmp_path: Path) -> None:
     assert data.action_mask.all()
     with pytest.raises(DataError, match="actions is 1, but the data show 2"):
         read_npz(tmp_path / "a.npz", actions=1)
-    with pytest.raises(DataError, match="legal is 'none'; it must be empty or all"):
+    with pytest.raises(DataError, match="action_mask is 'none'; it must be empty or all"):
         read_npz(tmp_path / "a.npz", action_mask="none")  # type: ignore[arg-type]
     np.savez(tmp_path / "b.npz", **parts(spec=DISCRETE))
     with pytest.raises(DataError, match="masks of its own"):

@@ -75,10 +75,23 @@ def test_terminal_before_the_limit_and_states(tmp_path: Path) -> None:
     equal(dataset.state[dataset.ends[0]], np.load(folder / "next_states_0.npy")[4].astype(np.float32))
 
 
-def test_episodes_that_happen_to_join_are_cut_at_the_limit(tmp_path: Path) -> None:
-    write(tmp_path / "seed_0_data", (60,), (2, 2))
-    equal(read_omar(tmp_path / "seed_0_data").lengths, [25, 25, 10])
-    equal(read_omar(tmp_path / "seed_0_data", horizon=100).lengths, [60])
+def test_the_arrays_outweigh_what_the_path_suggests(tmp_path: Path) -> None:
+    write(tmp_path / "seed_0_data", (60, 50), (2, 2))
+    data = read_omar(tmp_path / "seed_0_data")
+    equal(data.lengths, [60, 50])
+    assert (data.spec.horizon, data.truncated.sum()) == (60, 1)
+    equal(read_omar(tmp_path / "seed_0_data", horizon=100).lengths, [60, 50])
+    equal(read_omar(tmp_path / "seed_0_data", horizon=25).lengths, [25, 25, 10, 25, 25])
+    folder = tmp_path / "simple_spread/seed_0_data"
+    write(folder, (60,), (2, 2))
+    with pytest.raises(
+        DataError, match=r"simple_spread ends after 25 steps, but here 60 rows .*option horizon"
+    ):
+        read_omar(folder)
+    equal(read_omar(folder, horizon=60).lengths, [60])
+    equal(read_omar(folder, horizon=25).lengths, [25, 25, 10])
+    with pytest.raises(DataError, match="the option horizon is 0"):
+        read_omar(folder, horizon=0)
 
 
 def test_the_prey_is_left_out(tmp_path: Path) -> None:
@@ -90,6 +103,17 @@ def test_the_prey_is_left_out(tmp_path: Path) -> None:
     assert read_omar(folder, agents=4).spec.obs_sizes == (16, 16, 16, 14)
     with pytest.raises(DataError, match="files of 4 agents, not of 5"):
         read_omar(folder, agents=5)
+
+
+@pytest.mark.parametrize(("sizes", "kept"), [((16, 16, 16), 3), ((16, 16, 14), 2), ((16, 14), 1)])
+def test_the_prey_is_left_out_only_where_a_file_shows_it(
+    tmp_path: Path, sizes: tuple[int, ...], kept: int
+) -> None:
+    folder = tmp_path / "simple_tag/medium/seed_0_data"
+    write(folder, sizes=sizes)
+    dataset = read_omar(folder)
+    assert dataset.spec.n_agents == kept
+    assert any("all 3 agents are taken for predators" in n for n in dataset.card.notes) == (kept == 3)
 
 
 def test_all_seeds_or_one(tmp_path: Path) -> None:
@@ -119,7 +143,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
     np.save(folder / "acs_1.npy", np.array([{}]), allow_pickle=True)
     refused(r"acs_1\.npy is cut off, damaged or holds objects")
     np.save(folder / "acs_1.npy", np.full((57, 2), np.nan))
-    refused("action holds NaN")
+    refused("action holds NaN, first at row 0 of seed_0_data, entry")
     np.save(folder / "acs_1.npy", np.array(["a"]))
     refused("does not hold numbers")
     np.save(folder / "acs_1.npy", np.zeros(57))
@@ -127,6 +151,20 @@ def test_faults_are_named(tmp_path: Path) -> None:
     np.save(folder / "dones_0.npy", np.full(57, 0.5))
     np.save(folder / "acs_1.npy", np.zeros((57, 2)))
     refused(r"dones_0 is 0\.5 at \[0\], expected 0 or 1")
+    np.save(folder / "dones_0.npy", np.zeros(57))
+    action = np.zeros((57, 2))
+    action[26] = np.nan  # in the second episode
+    np.save(folder / "acs_1.npy", action)
+    refused("action holds NaN, first at row 26 of seed_0_data, entry")
+    np.save(folder / "acs_1.npy", np.zeros((57, 2)))
+    following = np.load(folder / "next_obs_0.npy")
+    following[49, 1] = np.inf  # after the second episode's last step
+    np.save(folder / "next_obs_0.npy", following)
+    refused(r"obs holds infinity, first at row 49 \(the observation after it\) of seed_0_data")
+    (tmp_path / "above/seed_1_data").mkdir(parents=True)
+    write(tmp_path / "above/seed_0_data")
+    with pytest.raises(DataError, match="seed_1_data holds no obs_<i>"):
+        read_omar(tmp_path / "above")
     assert not sniff(tmp_path / "nothing")
     with pytest.raises(DataError, match="is not a folder"):
         read_omar(tmp_path / "nothing")

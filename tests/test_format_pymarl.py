@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marlzoo.data.formats.pymarl import read_cfcql, read_icq
+from marlzoo.data.formats.pymarl_npy import read_pymarl_npy
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError
 from tests.data_samples import write_h5
@@ -24,22 +26,24 @@ def arrays(
     lengths: tuple[int, ...] = (3, 6, 4),
     terminal: tuple[bool, ...] = (True, False, False),
     final: bool = True,
+    sizes: tuple[int, int, int, int] = (AGENTS, OBS, STATE, ACTIONS),
 ) -> dict[str, Any]:
     """Episodes of these lengths as PyMARL stores them; ``final``: whether the final row counts as filled."""
+    agents, obs, state, choices = sizes
     rng, shape = np.random.default_rng(0), (len(lengths), LIMIT + 1)
     rows = np.arange(LIMIT + 1)
     filled = rows < np.asarray(lengths)[:, None] + final
     recorded = rows <= np.asarray(lengths)[:, None]
     terminated = (rows == np.asarray(lengths)[:, None] - 1) & np.asarray(terminal)[:, None]
-    actions = rng.integers(0, ACTIONS, (*shape, AGENTS, 1))
-    action_mask = rng.random((*shape, AGENTS, ACTIONS)) < 0.5
+    actions = rng.integers(0, choices, (*shape, agents, 1))
+    action_mask = rng.random((*shape, agents, choices)) < 0.5
     np.put_along_axis(action_mask, actions, True, axis=3)
     action_mask[~recorded] = False
     found = {
-        "obs": rng.standard_normal((*shape, AGENTS, OBS)).astype(np.float32),
-        "state": rng.standard_normal((*shape, STATE)).astype(np.float32),
+        "obs": rng.standard_normal((*shape, agents, obs)).astype(np.float32),
+        "state": rng.standard_normal((*shape, state)).astype(np.float32),
         "actions": actions,
-        "actions_onehot": np.eye(ACTIONS, dtype=np.float32)[actions[..., 0]],
+        "actions_onehot": np.eye(choices, dtype=np.float32)[actions[..., 0]],
         "avail_actions": action_mask.astype(np.int32),
         "reward": rng.standard_normal((*shape, 1)).astype(np.float32),
         "terminated": terminated[..., None].astype(np.uint8),
@@ -72,8 +76,79 @@ def test_icq(tmp_path: Path) -> None:
     equal(np.flatnonzero(dataset.terminal), [2])
     equal(np.flatnonzero(dataset.truncated), [dataset.ends[1] - 1])
     assert (dataset.spec.horizon, dataset.spec.action_size) == (LIMIT, ACTIONS)
-    assert dataset.card.name == "smac/3m/icq/?"
+    assert dataset.card.name == "?/icq/?"  # the name says 3m, the sizes do not
+    assert dataset.card.engine == ""
     equal(np.flatnonzero(read_icq(path, timeout_is_terminal=True).terminal), [2, dataset.ends[1] - 1])
+
+
+@pytest.mark.parametrize(("obs", "name", "known"), [(30, "3m", True), (33, "3m", True), (30, "part", False)])
+def test_the_map_is_taken_from_the_name_where_the_sizes_are_its_own(
+    tmp_path: Path, obs: int, name: str, known: bool
+) -> None:
+    found = arrays(sizes=(3, obs, 48, 9))
+    for card in (
+        read_icq(write_h5(tmp_path / f"{name}.h5", found)).card,
+        read_cfcql(write_h5(tmp_path / f"{name}_medium.h5", cfcql(arrays(sizes=(3, obs, 48, 9))))).card,
+    ):
+        assert card.task == ("smac/3m" if known else "")
+        assert card.engine == ("StarCraft II behind SMAC" if known else "")
+        assert any("the map is taken from the name 3m" in note for note in card.notes) == known
+    assert read_icq(tmp_path / f"{name}.h5", task="games/bridge").card.task == "games/bridge"
+
+
+def test_flags_at_the_limit(tmp_path: Path) -> None:
+    """Environments that do not report PyMARL's episode_limit are flagged there, too."""
+    found = arrays((3, 6, 4, 6, 6), (True, True, False, True, False))
+    path = write_h5(tmp_path / "a.h5", found)
+    card = read_icq(path).card
+    assert any(
+        "2 of 5 episodes end with a terminal flag after exactly 6 steps" in note for note in card.notes
+    )
+    assert any("limit_is_terminal=false" in note for note in card.notes)
+    data = read_icq(path, limit_is_terminal=False)
+    equal(data.lengths[data.truncated[data.ends - 1]], [6, 6, 6])
+    equal(data.lengths[data.terminal[data.ends - 1]], [3])
+    assert not any("option limit_is_terminal" in note for note in data.card.notes)
+    with pytest.raises(DataError, match="the option horizon is 0"):
+        read_icq(path, horizon=0)
+
+
+def write_npy(folder: Path, found: dict[str, Any], **meta: int) -> Path:
+    folder.mkdir()
+    for name, array in found.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_alberdices_folders_and_npz(tmp_path: Path) -> None:
+    found = arrays((3, 6, 4, 2), (True, False, False, True))
+    plain = read_icq(write_h5(tmp_path / "a.h5", {name: array[:3] for name, array in found.items()}))
+    buffer = {"buffer_index": 3, "episodes_in_buffer": 3, "buffer_size": 4}
+    folder = write_npy(tmp_path / "bridge_mix", found, **buffer)
+    assert find_reader(folder).read is read_pymarl_npy
+    data = load_dataset(folder)
+    assert data.content_hash == plain.content_hash
+    assert data.card.name == "?/alberdice/mix"
+    assert any("3 of the buffer's 4 episodes were recorded" in note for note in data.card.notes)
+    np.savez(tmp_path / "b.npz", **{name: array[:3] for name, array in found.items()})
+    assert find_reader(tmp_path / "b.npz").read is read_pymarl_npy
+    assert load_dataset(tmp_path / "b.npz").content_hash == plain.content_hash
+    for meta, cause in (
+        ({"episodes_in_buffer": 9}, "tells of 9 episodes in the buffer, which holds 4"),
+        ({"size": 4}, "names no episodes_in_buffer"),
+    ):
+        (folder / "meta.json").write_text(json.dumps(meta))
+        with pytest.raises(DataError, match=cause):
+            load_dataset(folder)
+    (folder / "meta.json").unlink()
+    assert load_dataset(folder).episodes == 4
+    (folder / "state.npy").write_bytes(b"\x93NUMPY" + bytes(40))
+    with pytest.raises(DataError, match=r"state\.npy is cut off, damaged"):
+        load_dataset(folder)
+    (folder / "state.npy").unlink()
+    with pytest.raises(DataError, match="missing array state"):
+        load_dataset(folder)
 
 
 def test_compressed_files_give_the_same(tmp_path: Path) -> None:
@@ -86,7 +161,7 @@ def test_cfcql_and_filled_rows_without_the_final_one(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "5m_vs_6m_medium_replay.h5", cfcql(arrays(final=False)))
     assert find_reader(path).read is read_cfcql
     dataset = load_dataset(path)
-    assert dataset.card.name == "smac/5m_vs_6m/cfcql/medium-replay"
+    assert dataset.card.name == "?/cfcql/medium-replay"
     whole = read_cfcql(write_h5(tmp_path / "3m_expert.h5", cfcql(arrays())))
     assert dataset.content_hash == whole.content_hash
     assert any("do not include the final observation" in note for note in dataset.card.notes)
@@ -136,8 +211,11 @@ def test_final_rows_without_a_mask(tmp_path: Path) -> None:
         ({"obs": np.zeros((3, 7, 4), np.float32)}, r"obs has shape \(3, 7, 4\), expected \(E, T, N, O\)"),
         ({"reward": np.zeros((3, 6, 1))}, "reward has shape .* does not fit obs"),
         ({"actions": np.zeros((3, 7, 3, 2), int)}, "actions has shape"),
-        ({"actions": np.full((3, 7, 3, 1), 9)}, "action 9 of agent 0 at row 0 is outside"),
-        ({"actions": np.full((3, 7, 3, 1), 0.5)}, "actions is 0.5 at .* expected a whole number"),
+        ({"actions": np.full((3, 7, 3, 1), 9)}, "action 9 of agent 0 at episode 0, step 0 is outside"),
+        (
+            {"actions": np.full((3, 7, 3, 1), 0.5)},
+            r"actions .* is 0.5 at \[0, 0, 0, 0\], expected a whole number",
+        ),
         ({"filled": np.full((3, 7, 1), 2)}, "filled is 2.0 at"),
         (
             {"filled": np.array([1, 0, 1, 1, 1, 1, 1])[None, :, None].repeat(3, 0)},
@@ -145,8 +223,15 @@ def test_final_rows_without_a_mask(tmp_path: Path) -> None:
         ),
         ({"filled": np.zeros((3, 7, 1))}, "episode 0 has no step"),
         ({"terminated": np.ones((3, 7, 1))}, "terminated is not on the last step of episode 0"),
-        ({"state": np.full((3, 7, 5), np.nan, np.float32)}, "state holds NaN"),
-        ({"avail_actions": np.zeros((3, 7, 3, 7), int)}, "no legal action at row 0"),
+        ({"state": np.full((3, 7, 5), np.nan, np.float32)}, "state holds NaN, first at episode 0, step 0"),
+        (
+            {"reward": np.where(np.arange(7)[:, None] == 2, np.nan, np.zeros((3, 7, 1)))},
+            "first at episode 0, step 2",
+        ),
+        (
+            {"avail_actions": np.zeros((3, 7, 3, 7), int)},
+            "no legal action at episode 0, step 0; an agent that cannot act takes action 0",
+        ),
         ({"obs": np.zeros((0, 7, 3, 4), np.float32)}, "the dataset is empty"),
     ],
 )

@@ -143,9 +143,9 @@ def change(**changes: Any) -> list[Any]:
         (change(o=[1.0, 10**400, 3.0]), "holds a number that is too large"),
         (change(o=[1.0, float("nan"), 3.0]), "obs holds NaN"),
         (change(a=[0.5]), "a is 0.5 at .*, expected a whole number"),
-        (change(a=[9]), "action 9 of agent 1 at row 1 is outside"),
+        (change(a=[9]), "action 9 of agent 1 at step 1 of a is outside"),
         (change(ava=[0, 0, 0, 0, 2]), "ava is 2.0"),
-        (change(ava=[0] * 5), "agent 1 has no legal action at row 1"),
+        (change(ava=[0] * 5), "agent 1 has no legal action at step 1 of a"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, value: Any, cause: str) -> None:

@@ -60,6 +60,10 @@ def files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         "OMAR npy folder": (folder / "omar", {}),
         "CFCQL or offpymarl HDF5": (write_h5(folder / "3m_medium.h5", pymarl.cfcql(pymarl.arrays())), {}),
         "ICQ-MA HDF5": (write_h5(folder / "3m.h5", pymarl.arrays()), {}),
+        "AlberDICE npy folder or PyMARL npz": (
+            pymarl.write_npy(folder / "bridge_mix", pymarl.arrays(), episodes_in_buffer=3),
+            {},
+        ),
         "D4RL or MOMA-PPO": (write_h5(folder / "hopper_medium-v2.hdf5", robot), {"team": "3x1_0"}),
         "npz": (folder / "foreign.npz", {}),
         "OMIGA or MADT SMAC episodes": (
@@ -78,6 +82,22 @@ def test_every_source_is_taken_by_its_own_reader_alone(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for other in ("missing", "empty"):
         assert not any(reader.sniff(tmp_path / other) for reader in READERS)
+
+
+def test_every_reader_refuses_a_limit_of_nothing_and_reads_flags_at_the_limit(tmp_path: Path) -> None:
+    pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
+    for name, (path, options) in files(tmp_path).items():
+        reader = next(reader for reader in READERS if reader.name == name)
+        for horizon in (0, -5):
+            with pytest.raises(DataError, match=f"the option horizon is {horizon}; it must be a positive"):
+                reader.read(path, horizon=horizon, **options)
+        plain = reader.read(path, **options)
+        limit = int(plain.lengths.max())
+        if limit != plain.spec.horizon:
+            continue
+        told = reader.read(path, limit_is_terminal=False, **options)
+        assert not told.terminal_at_limit.any(), name
+        assert told.truncated.sum() >= plain.truncated.sum()
 
 
 @pytest.mark.parametrize("name", [reader.name for reader in READERS])

@@ -9,7 +9,7 @@ While replicas of a method train, a fixed sample of the data is looked at after 
   fraction of the sample, and for OMIGA and IQL quantiles of the exponent;
 * the return of the policy in the simulator.
 
-Values have converged at the first look from which on every later one differs from the last by less than a tenth of
+Values have converged at the first look from which on twice as many updates change their mean by less than a tenth of
 the data's return: the budget that a comparison of methods needs. All methods have the same width and batch size, read
 single transitions, and bootstrap through time limits. Rows are written at every look and a run goes on from its
 checkpoint, so the same command continues after an interruption, and one with more updates extends the runs there are.
@@ -52,7 +52,7 @@ FIRST = 1000
 CHECKPOINT_EVERY = 5000
 SAMPLE = 1024  # rows of the fixed sample
 TAIL = 10  # last steps of an episode, whose mean reward is taken to go on beyond a time limit
-NEAR = 0.1  # of the data's return: a value so near to its last one counts as converged
+NEAR = 0.1  # of the data's return: what a doubling of the updates may change in values that have converged
 SHARED = {"history": "mlp", "timeout_is_terminal": False}
 # What learners call the mean value of the data's team actions.
 VALUES = ("q_total", "q", "target_q")
@@ -204,12 +204,21 @@ def curves(numbers: pd.DataFrame, task: str, method: str) -> dict[str, pd.DataFr
     }
 
 
-def converged(value: pd.DataFrame, data_return: pd.DataFrame) -> int | None:
-    """First look from which on the mean value stays near its last one; None if only the last is near itself."""
-    mean = value.mean(axis=1)
-    far = (mean - mean.iloc[-1]).abs() > NEAR * abs(float(data_return.to_numpy().mean()))
-    later = mean.index[~far[::-1].cummax()[::-1]]
-    return int(later[0]) if len(later) > 1 else None
+def changes(value: pd.DataFrame, data_return: pd.DataFrame) -> pd.Series:
+    """By how much the mean value changes until there are twice as many updates, as a share of the data's return.
+
+    One entry for every look that another one with at least twice its updates follows.
+    """
+    mean, scale = value.mean(axis=1), abs(float(data_return.to_numpy().mean()))
+    later = {look: min((u for u in mean.index if u >= 2 * look), default=None) for look in mean.index}
+    found = {look: (mean[u] - mean[look]) / scale for look, u in later.items() if u is not None}
+    return pd.Series(found, dtype=np.float64)
+
+
+def converged(change: pd.Series) -> int | None:
+    """First look from which on no doubling of the updates changes the mean value by more than :data:`NEAR`."""
+    calm = change.abs().le(NEAR)[::-1].cummin()[::-1]
+    return int(change.index[calm][0]) if calm.any() else None
 
 
 def body(numbers: pd.DataFrame) -> list[list[str]]:
@@ -217,7 +226,8 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
     found = []
     for task, method in numbers[["task", "method"]].drop_duplicates().itertuples(index=False):
         metrics = curves(numbers, task, method)
-        settled = converged(metrics["value"], metrics["data_return"])
+        change = changes(metrics["value"], metrics["data_return"])
+        settled = converged(change)
         end = {name: study.over_seeds(table.iloc[-1].to_numpy(), 2) for name, table in metrics.items()}
         found.append(
             [
@@ -225,7 +235,8 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
                 f"{metrics['value'].index[-1]:,}",
                 f"{metrics['data_return'].iloc[-1].mean():.1f}",
                 end["value"],
-                "still moving" if settled is None else f"{settled:,}",
+                "—" if settled is None else f"{settled:,}",
+                f"{change.iloc[-1]:+.0%}" if len(change) else "—",
                 end.get("weight/ess", "—"),
                 end.get("weight/exponent_q99", "—"),
                 end["return"],
@@ -235,7 +246,8 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
 
 
 HEADER = [
-    "run", "updates", "data's return", "value", "converged at", "effective samples", "exponent, 99 %", "return",
+    "run", "updates", "data's return", "value", "converged at", "last doubling",
+    "effective samples", "exponent, 99 %", "return",
 ]  # fmt: skip
 
 
@@ -244,9 +256,10 @@ def report(options: Options, numbers: pd.DataFrame) -> study.Study:
     about = {data.task: f"{data.task} {data.quality} ({data.transitions:,} transitions)" for data in TASKS}
     notes = [
         "data's return: mean discounted return of the sampled rows, the tail beyond a time limit extrapolated; "
-        "value: the learner's mean value of the same rows. converged at: first look from which on the mean value "
-        f"stays within {NEAR:.0%} of the data's return of its last one. effective samples: Kish's effective sample "
-        f"size of the policy's weights, as a fraction of the {SAMPLE} rows.",
+        "value: the learner's mean value of the same rows. converged at: first look from which on no doubling "
+        f"of the updates changes the mean value by more than {NEAR:.0%} of the data's return (—: none yet); last "
+        "doubling: that change, for the last look that has another at twice its updates. effective samples: Kish's "
+        f"effective sample size of the policy's weights, as a fraction of the {SAMPLE} rows.",
         f"return: mean of {options.episodes} episodes. Mean and 95 % bootstrap interval over {len(options.seeds)} "
         f"seeds; hidden width {options.hidden}, batch size {options.batch_size}.",
         f"Data: {'; '.join(about[task] for task in numbers['task'].unique())}.",

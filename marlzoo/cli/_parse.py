@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -98,6 +99,24 @@ def named_values(texts: Sequence[str], flag: str) -> dict[str, Any]:
             raise ConfigError(f"{flag} {text!r}: write it as NAME=VALUE")
         plain = {"true": True, "false": False}.get(value.lower(), value)
         found[name] = int(value) if re.fullmatch(r"-?\d+", value) else plain
+    return found
+
+
+def toml_values(texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` texts as names and values; a value is one of TOML, or else text.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not name or not sign:
+            raise ConfigError(f"--set {text!r}: write it as NAME=VALUE")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
     return found
 
 

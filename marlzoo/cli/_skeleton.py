@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, NonNegative
-from marlzoo.data.sampler import Batch
 from marlzoo.modules.distributions import categorical_log_prob, mask_logits
-from marlzoo.objectives.losses import action_error, mean_over
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import CategoricalPolicy, Policy, SquashedPolicy
+from marlzoo.objectives.losses import action_error, mean_over
 from marlzoo.spec import Spec
 
 
@@ -62,17 +62,17 @@ class ${cls}(Algorithm):
         h = self.config.hidden
         self.actor = MLP(self.init, (spec.obs_size + spec.n_agents, h, h, spec.action_size))
         if spec.discrete:
-            self.fields = (*self.fields, "legal")
-        self.optimize(policy=self.actor)
+            self.fields = (*self.fields, "action_mask")
+        self.add_optimizer(policy=self.actor)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss and the gradient norm, each [R]."""
         out = self.actor(with_agent_id(batch.obs))  # [R, B, N, A]
         if self.spec.discrete:
-            error = -categorical_log_prob(mask_logits(out, batch.legal), batch.action)  # [R, B, N]
+            error = -categorical_log_prob(mask_logits(out, batch.action_mask), batch.action)  # [R, B, N]
         else:
             error = action_error(torch.tanh(out), batch.action, self.action_dimensions)
-        loss = mean_over(error) + self.setting("penalty") * mean_over(out.square())  # [R]
+        loss = mean_over(error) + self.hyperparameter("penalty") * mean_over(out.square())  # [R]
         return {"policy_loss": loss.detach(), **self.step(policy=loss)}
 
     def policy(self) -> Policy:

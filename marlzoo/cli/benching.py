@@ -6,13 +6,16 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from marlzoo.cli._parse import parse, usable_device
+from marlzoo.cli._parse import parse, toml_values, usable_device
 from marlzoo.config import Precision
 from marlzoo.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from marlzoo.benchmarks.suites import Suite
 
 
 @dataclass
@@ -41,6 +44,12 @@ class Options:
     """of torch in each process, where processes are given (0: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
+    set: tuple[str, ...] = ()
+    """other fields of the suite, NAME=VALUE with a value as in TOML: config.hidden=32 data.transitions=5000"""
+    dry_run: bool = False
+    """print runs, data, disk and hours from a short measurement, and train nothing"""
+    hours: float = 0.0
+    """train only the datasets, cheapest first, that are estimated to fit in so many hours (0: all)"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    suite = find_suite(options.suite)
+    suite = find_suite(options.suite, toml_values(options.set))
     usable_device(options.device)
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
@@ -69,9 +78,14 @@ def run(arguments: Sequence[str]) -> int:
     if options.seeds:
         suite = replace(suite, seeds=options.seeds)
     if options.updates:
-        suite = replace(suite, updates=options.updates)
+        data = tuple(replace(entry, updates=0) for entry in suite.data)
+        suite = replace(suite, updates=options.updates, data=data)
     if options.precision:
         suite = replace(suite, precision=options.precision)
+    if options.dry_run or options.hours:
+        suite = _planned(suite, options)
+    if options.dry_run:
+        return 0
     run_suite(
         suite,
         out=options.out,
@@ -82,3 +96,24 @@ def run(arguments: Sequence[str]) -> int:
         command=shlex.join(["marlzoo", "bench", *arguments]),
     )
     return 0
+
+
+def _planned(suite: Suite, options: Options) -> Suite:
+    """Print what a suite still costs; the part of it that fits in the hours that were given."""
+    from rich.console import Console
+
+    from marlzoo.benchmarks import estimate
+    from marlzoo.benchmarks.plan import validate
+    from marlzoo.benchmarks.styles import terminal
+
+    validate(suite)
+    console = Console()
+    found = estimate.costs(suite, options.out, Console(stderr=True, highlight=False).print)
+    for sheet in estimate.sheets(suite, found):
+        console.print(terminal(sheet))
+    if not options.hours:
+        return suite
+    suite, left = estimate.within(suite, found, options.hours)
+    for cost in left:
+        console.print(f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False)
+    return suite

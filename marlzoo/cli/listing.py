@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.machinery
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +11,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from marlzoo.cli._methods import Source
 from marlzoo.cli._parse import choose, parse
+from marlzoo.errors import ConfigError
 
 Entries = list[dict[str, Any]]
 
@@ -25,6 +24,8 @@ class Options:
 
     kind: Annotated[str, tyro.conf.Positional]
     """methods, tasks, datasets, formats or suites"""
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """of a method, whose settings and presets are shown"""
     json: bool = False
     """print JSON instead of a table"""
 
@@ -36,7 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     if choose("kind", "list", ordered, KINDS, about) is None:
         return 0
     options = parse(Options, "list", arguments)
-    entries = KINDS[options.kind]()
+    if options.name and options.kind != "methods":
+        raise ConfigError(f"marlzoo list {options.kind}: takes no name; only methods have settings to show")
+    entries = settings(options.name) if options.name else KINDS[options.kind]()
     if options.json:
         print(json.dumps(entries, indent=2))
     else:
@@ -45,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def methods() -> Entries:
-    """Methods: ``name``, ``module``, ``summary`` (first line of the module's text, which is not run)."""
+    """Methods: kinds of actions, offline or online, execution class, paper (arXiv), presets; modules are not run."""
     from marlzoo.registry import list_methods
 
     found = list_methods()
@@ -55,10 +58,45 @@ def methods() -> Entries:
         if len(modules) > 1:
             taken = f"method name {name!r} is taken by {' and '.join(modules)}"
             print(f"marlzoo: warning: {taken}; rename one of the files", file=sys.stderr)
+    return [_entry(name, module) for name, modules in found.modules.items() for module in modules]
+
+
+def _entry(name: str, module: str) -> dict[str, Any]:
+    source = Source(module)
+    return {
+        "name": name,
+        "actions": " ".join(source.actions),
+        "learns": "online" if source.online else "offline",
+        "execution": source.execution,
+        "paper": source.paper,
+        "presets": list(source.presets),
+        "module": module,
+        "summary": source.summary,
+    }
+
+
+def settings(method: str) -> Entries:
+    """A method's settings: default, value in every preset, and meaning.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    import dataclasses
+
+    from marlzoo.registry import find_method, list_methods
+
+    cls = find_method(method)
+    (module,) = list_methods().modules[method]
+    about = {setting.name: setting.about for setting in Source(module).settings()}
+    defaults = cls.config_class()
     return [
-        {"name": name, "module": module, "summary": _summary(module)}
-        for name, modules in found.modules.items()
-        for module in modules
+        {
+            "setting": field.name,
+            "default": getattr(defaults, field.name),
+            **{preset: values.get(field.name, "") for preset, values in cls.presets.items()},
+            "meaning": about.get(field.name, ""),
+        }
+        for field in dataclasses.fields(cls.config_class)
     ]
 
 
@@ -122,16 +160,8 @@ def _recipes() -> list[tuple[str, str]]:
     return [(found["task"], quality) for found in map(json.loads, texts) for quality in found["qualities"]]
 
 
-def _summary(module: str) -> str:
-    parent, _, _ = module.rpartition(".")
-    package = importlib.util.find_spec(parent)
-    for folder in (package.submodule_search_locations or ()) if package else ():
-        found = importlib.machinery.PathFinder.find_spec(module, [folder])
-        if found and found.origin and found.origin.endswith(".py"):
-            with open(found.origin, encoding="utf-8") as file:
-                text = ast.get_docstring(ast.parse(file.read())) or ""
-            return text.partition("\n")[0]
-    return ""
+# What a person is shown of an entry; JSON has everything.
+HIDDEN = {"module", "presets", "summary"}
 
 
 def _print(entries: Entries) -> None:
@@ -141,10 +171,17 @@ def _print(entries: Entries) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*entries[0], box=None, pad_edge=False)
+    shown = [name for name in entries[0] if name not in HIDDEN or "learns" not in entries[0]]
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for name in shown:
+        table.add_column(name, overflow="fold", no_wrap=name in ("name", "setting"))
     for entry in entries:
-        table.add_row(*map(str, entry.values()))
+        table.add_row(*(_text(entry[name]) for name in shown))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table, highlight=False, soft_wrap=True)
+        console = Console(width=max(80, *(sum(len(_text(entry[n])) + 2 for n in shown) for entry in entries)))
+    console.print(table, highlight=False, markup=False)
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from marlzoo.cli._help import train_help
+from marlzoo.cli._methods import Source
 from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
 from marlzoo.config import Config, Precision
 from marlzoo.errors import ConfigError, DataError
@@ -80,6 +82,10 @@ def run(arguments: Sequence[str]) -> int:
     if choose("method", "train", arguments, methods, about) is None:
         return 0
     method, rest = arguments[0], arguments[1:]
+    if {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
+        source = Source(methods[method][0])
+        print(train_help(method, source, Online if source.online else Offline))
+        return 0
     cls = find_method(method)
     shape: type[Any] = Online if cls.sampling == "online" else Offline
     base = _defaults(cls, rest)

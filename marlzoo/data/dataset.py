@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from marlzoo.data import validation
 from marlzoo.data.arrays import mapping, pieces
+from marlzoo.data.assemble import Rows, guess_spec, rows_of_episodes, rows_of_steps
 from marlzoo.data.card import Card
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
@@ -25,6 +26,33 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
+class Episode:
+    """One episode of L steps; views of a dataset's arrays.
+
+    Args:
+        obs: ``[L + 1, N, O]``, the last one after the last action.
+        state: ``[L + 1, S]``.
+        action: ``[L, N, A]`` or ``[L, N]``.
+        reward: ``[L]`` or ``[L, N]``.
+        terminal: the task ended with the last step.
+        truncated: the time limit ended the episode.
+        action_mask: ``[L + 1, N, A]`` of discrete tasks, or None.
+    """
+
+    obs: Floats
+    state: Floats
+    action: NDArray[Any]
+    reward: Floats
+    terminal: bool
+    truncated: bool
+    action_mask: Bools | None = None
+
+    def __len__(self) -> int:
+        """Number of steps L."""
+        return len(self.action)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Recorded episodes of one task, one after another in time-major arrays of T rows.
 
@@ -117,6 +145,126 @@ class Dataset:
             )
         dataset = dataset.validate(action_clip=action_clip)
         return dataset.with_card(dataset.card)
+
+    @classmethod
+    def from_steps(
+        cls,
+        obs: ArrayLike,
+        action: ArrayLike,
+        reward: ArrayLike,
+        terminal: ArrayLike,
+        timeout: ArrayLike | None = None,
+        next_obs: ArrayLike | None = None,
+        *,
+        state: ArrayLike | None = None,
+        next_state: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+        next_action_mask: ArrayLike | None = None,
+        spec: Spec | None = None,
+        task: str = "",
+        n_actions: int | None = None,
+        horizon: int | None = None,
+        source: str = "own",
+        quality: str = "",
+    ) -> Dataset:
+        """A dataset from M flat steps in the order in which they were made, one episode after another.
+
+        Without ``next_obs`` the last step of an episode that did not end in a terminal state is left out, since what
+        it led to is not known; the card says how many.
+
+        Args:
+            obs: ``[M, N, O]``, of N agents; agents that see less are padded with zeros.
+            action: ``[M, N, A]`` floats in [-1, 1], or ``[M, N]`` integers (discrete).
+            reward: ``[M]`` or ``[M, 1]`` of the team, or ``[M, N]`` per agent.
+            terminal: ``[M]``, the task ended with this step.
+            timeout: ``[M]``, the time limit ended the episode with this step; default: it never did.
+            next_obs: ``[M, N, O]``, what each step led to.
+            state: ``[M, S]``; default: all observations end to end.
+            next_state: ``[M, S]``; needed where both ``state`` and ``next_obs`` are given.
+            action_mask: ``[M, N, A]``, legal actions; default: all are legal.
+            next_action_mask: ``[M, N, A]``; default: all are legal in final observations.
+            spec: the task's shape, where the arrays do not show it (agents of different sizes, a longer time limit).
+            task: full task name; default: the spec's.
+            n_actions: number of discrete actions, where the largest is never taken.
+            horizon: time limit in steps; default: the longest episode.
+            source: who recorded the data.
+            quality: for instance ``expert``.
+
+        Raises:
+            DataError: arrays that do not belong together (named, with the first wrong step).
+        """
+        rows = rows_of_steps(
+            obs, action, reward, terminal, timeout, next_obs, state=state, next_state=next_state,
+            action_mask=action_mask, next_action_mask=next_action_mask,
+        )  # fmt: skip
+        spec = spec or guess_spec(rows.arrays, task=task, n_actions=n_actions, horizon=horizon)
+        return cls._of_rows(rows, spec, Card(task=task or spec.task, source=source, quality=quality))
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Sequence[Mapping[str, Any]],
+        *,
+        spec: Spec | None = None,
+        task: str = "",
+        n_actions: int | None = None,
+        horizon: int | None = None,
+        source: str = "own",
+        quality: str = "",
+    ) -> Dataset:
+        """A dataset from a list of episodes.
+
+        Args:
+            episodes: of L steps each: ``obs [L + 1, N, O]`` (the last one after the last action),
+                ``action [L, N, A]`` or ``[L, N]`` integers, ``reward [L]`` or ``[L, N]``; optional ``terminal`` and
+                ``truncated`` (one flag each; neither: the recording was cut), ``state [L + 1, S]``,
+                ``action_mask [L + 1, N, A]``.
+            spec: see :meth:`from_steps`, as for the other arguments.
+            task: full task name; default: the spec's.
+            n_actions: number of discrete actions, where the largest is never taken.
+            horizon: time limit in steps; default: the longest episode.
+            source: who recorded the data.
+            quality: for instance ``expert``.
+
+        Raises:
+            DataError: an episode that is not of this form (named by its number).
+        """
+        rows = rows_of_episodes(episodes)
+        spec = spec or guess_spec(rows.arrays, task=task, n_actions=n_actions, horizon=horizon)
+        return cls._of_rows(rows, spec, Card(task=task or spec.task, source=source, quality=quality))
+
+    @classmethod
+    def _of_rows(cls, rows: Rows, spec: Spec, card: Card) -> Dataset:
+        arrays: dict[str, Any] = dict(rows.arrays)
+        mask = arrays.get("action_mask")
+        if spec.discrete and mask is None:
+            own = np.arange(spec.action_size) < np.asarray(spec.action_sizes)[:, None]
+            arrays["action_mask"] = np.broadcast_to(own, (len(arrays["obs"]), *own.shape)).copy()
+        return cls.create(spec, **arrays, card=replace(card, notes=(*card.notes, *rows.notes)))
+
+    def __len__(self) -> int:
+        """Number of episodes, over which iteration goes."""
+        return self.episodes
+
+    def __iter__(self) -> Iterator[Episode]:
+        """The episodes in order, as views of the arrays."""
+        for start, end in zip(self.starts, self.ends, strict=True):
+            rows = slice(start, end + 1)
+            yield Episode(
+                obs=self.obs[rows],
+                state=self.state[rows],
+                action=self.action[start:end],
+                reward=self.reward[start:end],
+                terminal=bool(self.terminal[end - 1]),
+                truncated=bool(self.truncated[end - 1]),
+                action_mask=None if self.action_mask is None else self.action_mask[rows],
+            )
+
+    def __repr__(self) -> str:
+        returns = f"return {self.card.mean_return:.1f} ± {self.card.std_return:.1f}"
+        shape = f"{self.spec.n_agents} agents, {self.spec.action_kind} actions"
+        size = f"{self.episodes} episodes, {self.transitions} transitions"
+        return f"Dataset({self.card.name}: {size}, {shape}, {returns})"
 
     def _clear_final_rows(self) -> Dataset:
         """Zeros in place of the action and reward of rows without a step: what a source put there is void."""
@@ -219,6 +367,10 @@ class Dataset:
         )
         return self._replace(card=complete)
 
+    def with_notes(self, *notes: str) -> Dataset:
+        """This dataset with further notes in its card."""
+        return self.with_card(replace(self.card, notes=(*self.card.notes, *notes)))
+
     def with_hash(self, content_hash: str) -> Dataset:
         """This dataset with its content hash known from an earlier reading."""
         other = replace(self)
@@ -274,7 +426,8 @@ class Dataset:
     @cached_property
     def terminal_at_limit(self) -> Bools:
         """Which episodes ``[E]`` end terminal after exactly as many steps as the time limit allows."""
-        return (self.lengths == self.spec.horizon) & self.terminal[self.ends - 1]
+        found: Bools = (self.lengths == self.spec.horizon) & self.terminal[self.ends - 1]
+        return found
 
     def limits_as_truncations(self) -> Dataset:
         """This dataset with terminal ends at exactly the time limit counted as time limits.

@@ -153,7 +153,7 @@ def render(found: Inspection) -> RenderableType:
     card = found.card
     lines: dict[str, Any] = {
         "transitions": f"{found.transitions:,} in {found.episodes:,} episodes ({found.rows:,} rows)",
-        "return": f"{card['return_mean']:.2f} ± {card['return_std']:.2f}",
+        "return": f"{card['mean_return']:.2f} ± {card['std_return']:.2f}",
         "ends": f"{found.terminal:,} terminal, {found.truncated:,} time limit, {found.cut:,} cut",
         "state": "equals the observations" if found.state_is_obs else "separate",
         "actions": "discrete"

@@ -21,7 +21,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
 from marlzoo.data.computed import computed_qualities, make_dataset
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, smac_episodes, vault
+from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, pymarl_npy, smac_episodes, vault
 from marlzoo.data.formats import native as omiga
 from marlzoo.data.formats._steps import ZIP_FAULTS, listed
 from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill
@@ -54,6 +54,7 @@ READERS: list[Reader] = [
     Reader("OMAR npy folder", omar.sniff, omar.read_omar),
     Reader("CFCQL or offpymarl HDF5", pymarl.sniff_cfcql, pymarl.read_cfcql),
     Reader("ICQ-MA HDF5", pymarl.sniff_icq, pymarl.read_icq),
+    Reader("AlberDICE npy folder or PyMARL npz", pymarl_npy.sniff, pymarl_npy.read_pymarl_npy),
     Reader("D4RL or MOMA-PPO", d4rl.sniff, d4rl.read_d4rl),
     Reader("npz", npz.sniff, npz.read_npz),
     Reader("OMIGA or MADT SMAC episodes", smac_episodes.sniff, smac_episodes.read_smac_episodes),

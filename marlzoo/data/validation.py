@@ -43,6 +43,14 @@ class _Episodes(Protocol):
     def state_is_obs(self) -> bool: ...
 
 
+class RowError(DataError):
+    """Something wrong at one row; its text says ``row N``, for which a reader may put the place in its source."""
+
+    def __init__(self, text: str, row: int) -> None:
+        super().__init__(text)
+        self.row = row
+
+
 def require_finite(array: NDArray[Any], name: str) -> None:
     """Refuse NaN and infinity in ``array [T, ...]``, called ``name`` in the error.
 
@@ -55,9 +63,10 @@ def require_finite(array: NDArray[Any], name: str) -> None:
             index = tuple(int(i) for i in np.argwhere(~finite)[0])
             kind = "NaN" if np.isnan(piece[index]) else "infinity"
             entry = f", entry {list(index[1:])}" if index[1:] else ""
-            raise DataError(
-                f"{name} holds {kind}, first at row {begin + index[0]}{entry}; leave out that episode or repair the "
-                "source"
+            row = begin + index[0]
+            raise RowError(
+                f"{name} holds {kind}, first at row {row}{entry}; leave out that episode or repair the source",
+                row,
             )
 
 
@@ -123,9 +132,11 @@ def _check_episodes(dataset: _Episodes) -> None:
     for name, flag in (("terminal", dataset.terminal), ("truncated", dataset.truncated)):
         wrong = flag & ~allowed
         if wrong.any():
-            raise DataError(
-                f"{name} is set at row {int(np.argmax(wrong))}, which is not an episode's last step "
-                "(the row before its final observation)"
+            row = int(np.argmax(wrong))
+            raise RowError(
+                f"{name} is set at row {row}, which is not an episode's last step (the row before its final "
+                "observation)",
+                row,
             )
 
 
@@ -159,21 +170,27 @@ def _check_discrete(dataset: _Episodes) -> None:
     place = _first((action < 0) | (action >= sizes))
     if place:
         row, agent = place
-        raise DataError(
-            f"action {action[row, agent]} of agent {agent} at row {row} is outside 0..{sizes[agent] - 1}"
+        raise RowError(
+            f"action {action[row, agent]} of agent {agent} at row {row} is outside 0..{sizes[agent] - 1}", row
         )
     if action_mask is None:
         return
     place = _first(~action_mask.any(axis=2))
     if place:
-        raise DataError(f"agent {place[1]} has no legal action at row {place[0]}")
+        row, agent = place
+        raise RowError(
+            f"agent {agent} has no legal action at row {row}; an agent that cannot act takes action 0: write that "
+            "there, and 1 into its mask of action 0",
+            row,
+        )
     illegal = ~np.take_along_axis(action_mask, action[..., None], axis=2)[..., 0]
     illegal[dataset.ends] = False  # no action is taken in an episode's final row
     place = _first(illegal)
     if place:
         row, agent = place
-        raise DataError(
-            f"agent {agent} took action {action[row, agent]} at row {row}, which its mask says is illegal"
+        raise RowError(
+            f"agent {agent} took action {action[row, agent]} at row {row}, which its mask says is illegal",
+            row,
         )
 
 

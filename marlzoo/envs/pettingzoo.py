@@ -276,6 +276,15 @@ class PettingZooEnv(BatchedEnv):
                 f"{self.task}: the action {taken[k, agent].tolist()} of agent {agent} in copy {rows[k]} {what}"
             )
 
+    def canonical(self, actions: Mapping[Any, Any]) -> NDArray[Any]:
+        """The environment's own actions by agent as ``[N]`` integers or ``[N, A]`` in [-1, 1]; 0 for the absent."""
+        tail = () if self.spec.discrete else (self.spec.action_size,)
+        out = np.zeros((len(self.agents), *tail), np.int64 if self.spec.discrete else np.float32)
+        for i, (agent, act) in enumerate(zip(self.agents, self._acts, strict=True)):
+            if agent in actions:
+                out[(i, *(() if act.discrete else (slice(act.size),)))] = act.canonical(actions[agent])
+        return out
+
     def close(self) -> None:
         """Close all copies."""
         for copy in self._copies:
@@ -337,6 +346,13 @@ class _Act:
         low, high = self._space.low, self._space.high
         share = (np.clip(action[: self.size].astype(np.float64), -1.0, 1.0).reshape(low.shape) + 1.0) / 2.0
         return np.clip(low + share * (high.astype(np.float64) - low), low, high).astype(self._space.dtype)
+
+    def canonical(self, action: Any) -> Any:
+        """Inverse of :meth:`native`."""
+        if self.discrete:
+            return int(action) - self._first
+        low, high = (bound.astype(np.float64) for bound in (self._space.low, self._space.high))
+        return (2.0 * (np.asarray(action, np.float64) - low) / (high - low) - 1.0).ravel()
 
     def table(self, mask: Any, width: int, copy: Parallel, agent: Any) -> Bools:
         """Legal actions ``[width]``: all for None, the first alone for 0 or where none is, else those of the mask."""

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
+from marlzoo.batch import Batch
+from marlzoo.errors import ConfigError
 from marlzoo.modules.distributions import LOG_STD_BOUNDS
-from marlzoo.modules.layers import MLP, BatchNorm, Init, Linear, for_agents
-from marlzoo.modules.policies import CategoricalPolicy, Policy, TanhGaussianPolicy
+from marlzoo.modules.layers import MLP, BatchNorm, Init, Linear, for_agents, with_agent_id
+from marlzoo.modules.policies import CategoricalPolicy, Policy, RecurrentPolicy, TanhGaussianPolicy
+from marlzoo.modules.recurrent import RecurrentNet
 from marlzoo.spec import Spec
 
 
@@ -24,6 +27,11 @@ class StochasticActor(nn.Module):
         log_std_bounds: of the Gaussian's log standard deviation.
         per_agent: one network per agent instead of one for all.
         last_bound: draw the weights of the logits (discrete) from (-bound, bound), so that all actions start alike.
+        recurrent: read the episode so far; batches then hold sequences.
+        relu: see :class:`marlzoo.modules.recurrent.RecurrentNet`.
+
+    Raises:
+        ConfigError: a memory in networks of every agent's own.
     """
 
     def __init__(
@@ -34,9 +42,20 @@ class StochasticActor(nn.Module):
         log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
         per_agent: bool = False,
         last_bound: float | None = None,
+        recurrent: bool = False,
+        relu: bool = False,
     ) -> None:
         super().__init__()
         n_in, n_out, self.discrete = spec.obs_size + spec.n_agents, spec.action_size, spec.discrete
+        self.recurrent, self.log_std_bounds = recurrent, log_std_bounds
+        if recurrent:
+            if per_agent:
+                raise ConfigError(
+                    "agents with networks of their own have no memory here; set history = 'mlp'"
+                )
+            heads = n_out if spec.discrete else 2 * n_out
+            self.network: nn.Module = RecurrentNet(init, n_in, hidden, heads, relu)
+            return
 
         def make(stack: tuple[int, ...]) -> nn.Module:
             if spec.discrete:
@@ -45,11 +64,41 @@ class StochasticActor(nn.Module):
 
         self.network = for_agents(make, spec.n_agents if per_agent else 0)
 
+    def of_batch(self, batch: Batch, obs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, or mean and log standard deviation, of all steps that have an action: ``[R, M, N, A]`` each.
+
+        Args:
+            batch: as the sampler gives it, which a memory reads: sequences, whose steps the result has side by side.
+            obs: its steps in that order with the agents' numbers, ``[R, M, N, O + N]``
+                (:func:`marlzoo.objectives.sequences.as_transitions`).
+        """
+        out = step_outputs(self.network, batch, obs)
+        if self.discrete or isinstance(out, tuple):
+            return out
+        mean, log_std = out.chunk(2, dim=-1)
+        return mean, log_std.clamp(*self.log_std_bounds)
+
     def policy(self, stochastic: bool = False) -> Policy:
         """Acts with the mode, or (``stochastic``, discrete) by sampling."""
-        if self.discrete:
-            return CategoricalPolicy(self.network, stochastic)
-        return TanhGaussianPolicy(self.network)
+
+        def acting(network: nn.Module) -> Policy:
+            return CategoricalPolicy(network, stochastic) if self.discrete else TanhGaussianPolicy(network)
+
+        return RecurrentPolicy(self.network, acting) if self.recurrent else acting(self.network)
+
+
+def step_outputs(network: nn.Module, batch: Batch, obs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    """What a policy's network gives for all steps that have an action, ``[R, M, N, out]``.
+
+    Args:
+        network: reads ``obs``, or, a :class:`marlzoo.modules.recurrent.RecurrentNet`, the batch's sequences.
+        batch: as the sampler gives it.
+        obs: see :meth:`StochasticActor.of_batch`.
+    """
+    if isinstance(network, RecurrentNet):
+        return network(with_agent_id(batch.obs[:, :, :-1]))[0].flatten(1, 2)
+    found: Tensor | tuple[Tensor, Tensor] = network(obs)
+    return found
 
 
 class DeterministicActor(nn.Module):

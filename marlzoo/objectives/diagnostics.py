@@ -39,7 +39,7 @@ def effective_sample_size(weight: Tensor, filled: Tensor | None = None) -> dict[
 
     Args:
         weight: ``[R, ..., N]``; a weight of the team has N = 1.
-        filled: ``[R, B, L]``, 1 for real steps; None: all are real.
+        filled: ``[R, ...]`` without the last axis, 1 for real steps; None: all are real.
     """
     rows = weight.detach().flatten(1, -2)  # [R, samples, N]
     count: Tensor | int = rows.shape[1]
@@ -54,17 +54,29 @@ def effective_sample_size(weight: Tensor, filled: Tensor | None = None) -> dict[
 
 
 @torch.no_grad()
-def exponent_quantiles(exponent: Tensor, quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> dict[str, Tensor]:
-    """``weight/exponent_q50`` and so on: quantiles over the batch (linear interpolation), ``[R, ...] -> [R]``."""
-    ordered = exponent.detach().flatten(1).sort(dim=1).values
-    found = {}
+def exponent_quantiles(
+    exponent: Tensor, filled: Tensor | None = None, quantiles: Sequence[float] = (0.5, 0.9, 0.99)
+) -> dict[str, Tensor]:
+    """``weight/exponent_q50`` and so on: quantiles over the batch (linear interpolation).
+
+    Args:
+        exponent: ``[R, ..., N]``.
+        filled: 1 for real steps, any leading part of the exponent's shape; None: all are real.
+        quantiles: which.
+    """
+    rows = exponent.detach().flatten(1)
+    last = torch.full_like(rows[:, :1], rows.shape[1] - 1)
+    if filled is not None:
+        real = filled.view(*filled.shape, *(1,) * (exponent.ndim - filled.ndim)).expand_as(exponent)
+        rows = rows.masked_fill(real.flatten(1) == 0, torch.inf)
+        last = (real.flatten(1).sum(1, keepdim=True) - 1.0).clamp_min(0.0)
+    ordered, found = rows.sort(dim=1).values, {}
     for quantile in quantiles:
-        place = quantile * (ordered.shape[1] - 1)
-        low = int(place)
-        high = min(low + 1, ordered.shape[1] - 1)
+        place = quantile * last
+        low, high = ordered.gather(1, place.floor().long()), ordered.gather(1, place.ceil().long())
         found[f"weight/exponent_q{round(100 * quantile)}"] = torch.lerp(
-            ordered[:, low], ordered[:, high], place - low
-        )
+            low, high, place - place.floor()
+        ).squeeze(1)
     return found
 
 

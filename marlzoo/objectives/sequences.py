@@ -18,6 +18,12 @@ def row_fields(recurrent: bool, *names: str) -> tuple[str, ...]:
     return (*names, *following)
 
 
+def step_fields(recurrent: bool, *names: str) -> tuple[str, ...]:
+    """Fields to declare for a batch that :func:`as_transitions` lays out."""
+    following = [f"next_{name}" for name in names if name in ("obs", "state") and not recurrent]
+    return (*names, *following)
+
+
 def as_sequences(batch: Batch) -> Batch:
     """A batch in the layout of sequences; transitions become sequences of one step.
 
@@ -37,6 +43,27 @@ def as_sequences(batch: Batch) -> Batch:
         if batch.has(name)
     }
     return Batch.of(batch.noise, filled=torch.ones_like(batch.mask).unsqueeze(2), **stacked, **steps)
+
+
+def as_transitions(batch: Batch) -> tuple[Batch, Tensor | None]:
+    """A batch in the layout of transitions; sequences' steps are laid side by side.
+
+    For methods whose losses look at single steps while their policy reads sequences.
+
+    Returns:
+        The batch, M = B L steps instead of B where it held sequences (without ``filled``), and ``[R, M]`` 1 for real
+        steps; None where all are real.
+    """
+    if not batch.has("filled"):
+        return batch, None
+    values = {}
+    for name, value in batch.tensors().items():
+        if name in ("obs", "state", "action_mask"):
+            values[name] = value[:, :, :-1].flatten(1, 2)
+            values[f"next_{name}"] = value[:, :, 1:].flatten(1, 2)
+        elif name != "filled":
+            values[name] = value.flatten(1, 2)
+    return Batch.of(batch.noise, **values), batch.filled.flatten(1)
 
 
 def known_actions(batch: Batch) -> tuple[Tensor, Tensor]:

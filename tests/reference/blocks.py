@@ -86,10 +86,10 @@ def tanh_gaussian_log_density(
 
 
 def log_softmax(logits: Tensor, action_mask: Tensor | None = None) -> Tensor:
-    """Log probabilities ``[A]``; illegal actions have none (-inf)."""
+    """Log probabilities ``[..., A]``; illegal actions have none (-inf)."""
     if action_mask is not None:
         logits = torch.where(action_mask, logits, torch.tensor(-math.inf, dtype=DOUBLE))
-    return logits - torch.logsumexp(logits, dim=-1)
+    return logits - torch.logsumexp(logits, dim=-1, keepdim=True)
 
 
 def data_log_prob(

@@ -219,13 +219,18 @@ class Replica:
         return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
 
     def step(
-        self, lr: Mapping[str, float] | None = None, eps: float = 1e-8, **losses: tuple[Any, ...]
+        self,
+        lr: Mapping[str, float] | None = None,
+        eps: float = 1e-8,
+        moves: bool = True,
+        **losses: tuple[Any, ...],
     ) -> dict[str, float]:
         """Take all gradients, then clip each group's to ``grad_clip`` and let its Adam step.
 
         Args:
             lr: of groups whose step size is not the setting ``lr``.
             eps: Adam's.
+            moves: False: only report the norms, as learners do that take a step in some updates only.
             losses: ``group=(loss, module, ...)``, the modules that this loss trains.
 
         Returns:
@@ -235,7 +240,8 @@ class Replica:
         norms = {}
         for group, (_, *modules) in losses.items():
             gradients, norms[f"grad_norm/{group}"] = clipped(found[group], self.config.grad_clip)
-            self.adam(group, *modules).step(gradients, (lr or {}).get(group, self.config.lr), eps)
+            if moves:
+                self.adam(group, *modules).step(gradients, (lr or {}).get(group, self.config.lr), eps)
         return norms
 
     def adam(self, group: str, *modules: str) -> Adam:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.reference.blocks import log_softmax, mean
 from tests.reference.deterministic import act, actor_outputs, critic, data_action, straight_through, used
-from tests.reference.harness import Case, Replica, clipped
+from tests.reference.harness import Case, Replica
 from tests.reference.networks import sequences
 
 __all__ = ["CASES", "act", "update"]
@@ -145,14 +145,14 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     errors = [mean((values[entry] - targets[entry]) ** 2 for entry in step.entries) for values in q]
     critic_loss = 0.5 * (errors[0] + errors[1])
 
-    policy = step.policy()
-    gradients, norm = clipped(own.gradients(policy.loss, "actor"), c.grad_clip)
-    norms = own.step(critic=(critic_loss, "q"))
+    due, norms = own.memory["updates"] % c.policy_delay == 0, {}
     if c.policy_after_critic:
-        policy = step.policy()
-        gradients, norm = clipped(own.gradients(policy.loss, "actor"), c.grad_clip)
-    if own.memory["updates"] % c.policy_delay == 0:
-        own.adam("policy", "actor").step(gradients, c.lr)
+        norms |= own.step(critic=(critic_loss, "q"))
+    policy = step.policy()
+    norms |= own.step(moves=due, policy=(policy.loss, "actor"))
+    if not c.policy_after_critic:
+        norms |= own.step(critic=(critic_loss, "q"))
+    if due:
         for name in ("actor", "q"):
             own.soft_update(f"target_{name}", name, c.tau)
     return {
@@ -162,6 +162,5 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         "lambda": policy.factor,
         "q": mean(q[0][entry] for entry in step.entries),
         "target_q": mean(targets.values()),
-        "grad_norm/policy": norm,
         **norms,
     }

@@ -8,8 +8,8 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Bools, Dataset, Ints
-from marlzoo.data.hdf5 import allocate
+from marlzoo.data.hdf5 import allocate, read_rows, row_slices
+from marlzoo.data.validation import RowError
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 
@@ -133,6 +134,54 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise DataError(f"{path}: its arrays fit no task ({error})") from error
 
 
+@contextlib.contextmanager
+def places(of: Callable[[int], str]) -> Iterator[None]:
+    """Give errors of the block that name a canonical row the place in the source, ``of(row)``, instead."""
+    try:
+        yield
+    except RowError as error:
+        raise DataError(str(error).replace(f"row {error.row}", of(error.row), 1)) from error
+
+
+def step_place(starts: Ints, rows: int, row: int, steps: Ints | None = None) -> str:
+    """A canonical row as the row of a source with one row per step.
+
+    Args:
+        starts: first canonical row of each episode ``[E]``.
+        rows: number of canonical rows.
+        row: the row.
+        steps: the source's row of each step, where some are left out.
+    """
+    episode = int(np.searchsorted(starts, row, side="right")) - 1
+    final = row == int(np.append(starts, rows)[episode + 1]) - 1
+    step = row - episode - final
+    step = step if steps is None else int(steps[step])
+    return f"row {step}" + (" (the observation after it)" if final else "")
+
+
+def episode_place(starts: Ints, row: int, episode: str = "episode {}") -> str:
+    """A canonical row as its episode, counted from 0 and named by a pattern, and step."""
+    number = int(np.searchsorted(starts, row, side="right")) - 1
+    return f"{episode.format(number)}, step {row - int(starts[number])}"
+
+
+def row_pieces(array: Any) -> Iterator[slice]:
+    """Consecutive rows of an array in memory or in an HDF5 file, a few mebibytes at a time."""
+    if not isinstance(array, np.ndarray):
+        yield from row_slices(array)
+        return
+    for begin, piece in pieces(array):
+        yield slice(begin, begin + len(piece))
+
+
+def rows_of(array: Any, rows: slice, dtype: type[np.generic]) -> NDArray[Any]:
+    """Some rows of such an array as ``dtype``; numbers too large become infinite, which the checks then name."""
+    if not isinstance(array, np.ndarray):
+        return read_rows(array, rows, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(array[rows]).astype(dtype, copy=False)
+
+
 def require(condition: bool, text: str) -> None:
     """Raise a :class:`DataError` with this text unless the condition holds."""
     if not condition:
@@ -165,7 +214,7 @@ def read_ends(dataset: Dataset, *, timeout_is_terminal: bool, limit_is_terminal:
             f"{count} of {dataset.episodes} episodes end with a terminal flag after exactly {horizon} "
             "steps; where these are time limits, read them with the option limit_is_terminal=false"
         )
-        dataset = dataset.with_card(replace(dataset.card, notes=(*dataset.card.notes, note)))
+        dataset = dataset.with_notes(note)
     return dataset.timeouts_as_terminals() if timeout_is_terminal else dataset
 
 
@@ -219,8 +268,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path.name} is no valid JSON; fetch the data again") from error
 
 
-def as_flags(values: NDArray[Any], name: str) -> Bools:
-    """An array of 0 and 1 as booleans.
+def as_flags(values: NDArray[Any], name: str, first: int = 0) -> Bools:
+    """An array of 0 and 1 as booleans; ``first`` is the number of its first row in the source.
 
     Raises:
         DataError: with the first other number.
@@ -228,12 +277,12 @@ def as_flags(values: NDArray[Any], name: str) -> Bools:
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(f"{name} is {values[place]} at {list(place)}, expected 0 or 1")
+        raise DataError(f"{name} is {values[place]} at {[place[0] + first, *place[1:]]}, expected 0 or 1")
     return np.asarray(values == 1)
 
 
-def as_indices(values: NDArray[Any], name: str) -> Ints:
-    """An array of whole numbers as int64.
+def as_indices(values: NDArray[Any], name: str, first: int = 0) -> Ints:
+    """An array of whole numbers as int64; ``first`` is the number of its first row in the source.
 
     Raises:
         DataError: with the first other number.
@@ -245,7 +294,9 @@ def as_indices(values: NDArray[Any], name: str) -> Ints:
     wrong = whole != values
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(f"{name} is {values[place]} at {list(place)}, expected a whole number")
+        raise DataError(
+            f"{name} is {values[place]} at {[place[0] + first, *place[1:]]}, expected a whole number"
+        )
     return whole
 
 

@@ -26,7 +26,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Ints
 from marlzoo.data.formats._steps import (
@@ -34,12 +33,16 @@ from marlzoo.data.formats._steps import (
     Pieces,
     as_flags,
     make_spec,
+    places,
     read_ends,
     reading,
     require,
     require_horizon,
+    row_pieces,
+    rows_of,
+    step_place,
 )
-from marlzoo.data.hdf5 import column, is_hdf5, keys, open_hdf5, read_rows, row_slices
+from marlzoo.data.hdf5 import column, is_hdf5, keys, open_hdf5
 from marlzoo.envs._moma_teams import ROBOTS, Indices, Team, make_team, team_names
 from marlzoo.errors import DataError
 from marlzoo.system.unpickle import is_torch, load_pickle, load_torch
@@ -224,15 +227,12 @@ def _flags(array: Any, name: str) -> Bools:
 
 def _pieces(array: Any) -> Pieces:
     """Numbers of an array in memory or in a file, a few rows at a time."""
-    if isinstance(array, np.ndarray):
-        yield from pieces(array)
-    else:
-        for rows in row_slices(array):
-            yield rows.start, read_rows(array, rows, np.float64)
+    for rows in row_pieces(array):
+        yield rows.start, _read(array, rows)
 
 
 def _read(array: Any, rows: slice) -> NDArray[Any]:
-    return np.asarray(array[rows]) if isinstance(array, np.ndarray) else read_rows(array, rows, np.float64)
+    return np.asarray(array[rows]) if isinstance(array, np.ndarray) else rows_of(array, rows, np.float64)
 
 
 # ---- episodes --------------------------------------------------------------------------------------------
@@ -315,17 +315,18 @@ def _dataset(
     action = layout.place(_kept(source.action, plan.kept, slice(None)), (actuators,), np.float32)
     if paper_clip:
         np.clip(action, -PAPER_CLIP, PAPER_CLIP, out=action)
-    return Dataset.create(
-        spec,
-        obs=_select(state, team.sees),
-        state=state,
-        action=_select(action, team.moves),
-        reward=layout.place(_kept(source.reward, plan.kept, slice(None)), (), np.float32),
-        terminal=plan.terminal,
-        truncated=plan.truncated,
-        starts=layout.starts,
-        action_clip=action_clip,
-    )
+    with places(lambda row: step_place(layout.starts, layout.rows, row, plan.kept)):
+        return Dataset.create(
+            spec,
+            obs=_select(state, team.sees),
+            state=state,
+            action=_select(action, team.moves),
+            reward=layout.place(_kept(source.reward, plan.kept, slice(None)), (), np.float32),
+            terminal=plan.terminal,
+            truncated=plan.truncated,
+            starts=layout.starts,
+            action_clip=action_clip,
+        )
 
 
 def _kept(array: Any, kept: Ints, columns: slice) -> Pieces:

@@ -47,8 +47,10 @@ from marlzoo.data.formats._minari_write import DATA, FILE, METADATA, OWN, write_
 from marlzoo.data.formats._steps import (
     as_flags,
     as_indices,
+    episode_place,
     full_masks,
     make_spec,
+    places,
     read_ends,
     read_json,
     reading,
@@ -127,18 +129,20 @@ def read_minari(
             card = replace(card, content_hash="", options={**card.options, "agents": list(team.names)})
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         if action_mask and spec.discrete:
-            require("action_mask" not in arrays, "it has masks of its own; leave the option legal out")
+            require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
-            note = "every action is always legal (legal=all)"
+            note = "every action is always legal (action_mask=all)"
             card = replace(card, content_hash="", notes=(*card.notes, note))
-        dataset = Dataset.create(
-            spec,
-            **arrays,
-            starts=np.append(0, np.cumsum(lengths + 1)[:-1]),
-            card=replace(card, task=task or card.task),
-            action_clip=action_clip,
-            verify=verify,
-        )
+        starts = np.append(0, np.cumsum(lengths + 1)[:-1])
+        with places(lambda row: episode_place(starts, row)):
+            dataset = Dataset.create(
+                spec,
+                **arrays,
+                starts=starts,
+                card=replace(card, task=task or card.task),
+                action_clip=action_clip,
+                verify=verify,
+            )
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 

@@ -38,11 +38,13 @@ from marlzoo.data.formats._steps import (
     count_actions,
     full_masks,
     make_spec,
+    places,
     read_ends,
     reading,
     require,
     require_choice,
     require_horizon,
+    step_place,
 )
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
@@ -104,6 +106,7 @@ def read_npz(
         require_horizon(horizon)
         require_choice("action_mask", action_mask, ("", "all"))
         arrays, notes = _members(path)
+        members = set(arrays)
         header = arrays.pop("header", None)
         for name in _FLAGS:
             if name in arrays:
@@ -113,9 +116,9 @@ def read_npz(
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         require(task is None or card.task in ("", task), f"it is of the task {card.task}, not of {task}")
         if action_mask and spec.discrete:
-            require("action_mask" not in arrays, "it has masks of its own; leave the option legal out")
+            require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
-            notes.append("every action is always legal (legal=all)")
+            notes.append("every action is always legal (action_mask=all)")
             card = replace(card, content_hash="")
         card = replace(
             card,
@@ -123,7 +126,11 @@ def read_npz(
             notes=(*card.notes, *notes),
             bounds_known=card.bounds_known and bounds_known,
         )
-        dataset = Dataset.create(spec, **arrays, card=card, action_clip=action_clip, verify=verify)
+        plain = "next_obs" in members
+        with places(
+            lambda row: step_place(arrays["starts"], len(arrays["obs"]), row) if plain else f"row {row}"
+        ):
+            dataset = Dataset.create(spec, **arrays, card=card, action_clip=action_clip, verify=verify)
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
@@ -164,7 +171,7 @@ def _members(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
             for name in (*REQUIRED, *OPTIONAL, *PLAIN, *ALIASES):
                 if name not in names:
                     continue
-                array, plain = _array(archive, name, path.stat().st_size), ALIASES.get(name, name)
+                array, plain = read_member(archive, name, path.stat().st_size), ALIASES.get(name, name)
                 same = plain not in found or np.array_equal(array.ravel(), found[plain].ravel())
                 require(same, f"{plain} and {name} say different things; leave one of them out")
                 found[plain] = array
@@ -182,8 +189,8 @@ def _flat(array: NDArray[Any], name: str) -> NDArray[Any]:
     return array[:, 0] if column else array
 
 
-def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
-    """One member, whose declared size is compared with its stored one before memory is taken."""
+def read_member(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
+    """One array of an npz file of ``size`` bytes; what it declares is compared with that before memory is taken."""
     info = archive.getinfo(f"{name}.npy")
     require(
         info.compress_size <= size and info.file_size <= _MOST_COMPRESSION * (1 + info.compress_size),

@@ -5,8 +5,9 @@ Agent i has ``obs_i.npy [N, O]``, ``acs_i.npy [N, A]``, ``rews_i.npy [N]``, ``ne
 
 Assumed: rows are in the order of recording, so that an episode goes on as long as every agent's next
 observation is the observation of the row below (a recorder that interleaves episodes yields episodes of one
-step, which are right but short); every end after exactly ``horizon`` steps is the time limit; ``done`` on an
-earlier row is terminal; any other break is a recording that was cut. Rewards stay per agent where they differ.
+step, which are right but short); every end after exactly ``horizon`` steps is the time limit, which is the longest
+episode where the path names no known environment; ``done`` on an earlier row is terminal; any other break is a
+recording that was cut. Rewards stay per agent where they differ.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ from marlzoo.data.formats._steps import (
     as_flags,
     listed,
     make_spec,
+    places,
     read_ends,
     reading,
     require,
     require_horizon,
+    step_place,
     team_reward,
 )
 from marlzoo.errors import DataError
 
 _SEED = re.compile(r"seed_(\d+)_data")
 _QUALITIES = ("random", "medium-replay", "medium", "expert")
-# Environments whose last agent is the prey, which the methods do not control.
-_WITH_PREY = ("simple_tag", "simple_world")
+# Environments whose last agent is the prey, which the methods do not control, with the number of their predators.
+_WITH_PREY = {"simple_tag": 3, "simple_world": 3}
 # Steps until the time limit.
 _HORIZONS = {"HalfCheetah-v2": 1000, "simple_spread": 25, "simple_tag": 25, "simple_world": 25}
 
@@ -82,8 +85,9 @@ def read_omar(
         task: full task name; default: unknown.
         seed: which of several seeds to read, as the paper's runs do; default: all of them.
         agents: use the first so many agents; default: all, but without the prey of tag and world where the
-            path names them.
-        horizon: time limit in steps; default: 1000 for HalfCheetah and 25 elsewhere, as the path tells.
+            path names them and the files are of one agent more than the predators, or of one that sees less or more.
+        horizon: time limit in steps; default: 1000 for HalfCheetah and 25 for the particle world, as the path
+            tells, else the longest episode.
         timeout_is_terminal: count time-limit ends as terminal.
         limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
         action_clip: clip actions to [-1, 1]; a warning tells how many lay outside.
@@ -96,9 +100,18 @@ def read_omar(
         require_horizon(horizon)
         named = folder.absolute().parts
         environment = next((part for part in named if part in _HORIZONS), "")
-        limit = horizon or _HORIZONS.get(environment, 25)
-        parts = [_read_seed(place, environment, agents, limit) for place in _folders(folder, seed)]
-        dataset = _join(parts, limit, environment, task, named, len(parts) > 1, action_clip)
+        known = horizon or _HORIZONS.get(environment)
+        seeds = [_Seed.read(place, environment, agents) for place in _folders(folder, seed)]
+        longest = max(int(found.joined.lengths.max()) for found in seeds)
+        require(
+            horizon is not None or known is None or longest <= known,
+            f"{environment} ends after {known} steps, but here {longest} rows follow one another without a break; "
+            "give the time limit of these data with the option horizon",
+        )
+        limit = known or longest
+        dataset = _join(
+            [found.arrays(limit) for found in seeds], limit, environment, task, named, action_clip
+        )
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
@@ -113,32 +126,62 @@ def _folders(folder: Path, seed: int | None) -> list[Path]:
     return [seeds[k] for k in sorted(seeds) if seed in (None, k)]
 
 
-def _read_seed(folder: Path, environment: str, agents: int | None, horizon: int) -> dict[str, Any]:
-    """Canonical arrays of one folder."""
-    count = sum(1 for entry in listed(folder) if re.fullmatch(r"obs_\d+\.npy", entry.name))
-    prey = environment in _WITH_PREY and count > 1
-    used = agents if agents is not None else count - prey
-    require(1 <= used <= count, f"has the files of {count} agents, not of {used}; change the option agents")
-    team = [_agent(folder, i) for i in range(used)]
-    steps = len(team[0].obs)
-    for i, agent in enumerate(team):
-        for name, array in vars(agent).items():
-            if array is not None and len(array) != steps:
-                raise DataError(
-                    f"lengths differ: obs_0 has {steps} rows, {name} of agent {i} has {len(array)}"
-                )
-        require(agent.action.shape == team[0].action.shape, f"actions of agent {i} have another size")
-    done = np.zeros(steps, np.bool_)
-    for i, agent in enumerate(team):
-        done |= as_flags(np.asarray(agent.done), f"dones_{i}")
-    layout = _episodes(team, done, horizon)
-    at_limit = layout.lengths == horizon
-    return _arrays(team, layout) | {
-        "starts": layout.starts,
-        "truncated": layout.flags(at_limit),
-        "terminal": layout.flags(done[layout.lasts] & ~at_limit),
-        "sizes": tuple(agent.obs.shape[1] for agent in team),
-    }
+@dataclass(frozen=True)
+class _Seed:
+    """One folder: its agents, ``done`` of any of them ``[N]``, rows joined as far as nothing breaks them."""
+
+    name: str
+    team: list[_Agent]
+    done: Bools
+    joined: Layout
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: Path, environment: str, agents: int | None) -> _Seed:
+        """Open a folder's files and compare them with each other."""
+        count = sum(1 for entry in listed(folder) if re.fullmatch(r"obs_\d+\.npy", entry.name))
+        require(count > 0, f"{folder.name} holds no obs_<i>.npy; fetch it again")
+        used, notes = (agents, ()) if agents is not None else _without_prey(folder, environment, count)
+        require(
+            1 <= used <= count, f"has the files of {count} agents, not of {used}; change the option agents"
+        )
+        team = [_agent(folder, i) for i in range(used)]
+        steps = len(team[0].obs)
+        for i, agent in enumerate(team):
+            for name, array in vars(agent).items():
+                if array is not None and len(array) != steps:
+                    raise DataError(
+                        f"lengths differ: obs_0 has {steps} rows, {name} of agent {i} has {len(array)}"
+                    )
+            require(agent.action.shape == team[0].action.shape, f"actions of agent {i} have another size")
+        done = np.zeros(steps, np.bool_)
+        for i, agent in enumerate(team):
+            done |= as_flags(np.asarray(agent.done), f"dones_{i}")
+        return cls(folder.name, team, done, Layout.from_ends(_breaks(team, done)), notes)
+
+    def arrays(self, horizon: int) -> dict[str, Any]:
+        """Canonical arrays, where an episode has ``horizon`` steps at most."""
+        layout, done = _cut(self.joined, horizon), self.done
+        at_limit = layout.lengths == horizon
+        return _arrays(self.team, layout) | {
+            "name": self.name,
+            "starts": layout.starts,
+            "truncated": layout.flags(at_limit),
+            "terminal": layout.flags(done[layout.lasts] & ~at_limit),
+            "sizes": tuple(agent.obs.shape[1] for agent in self.team),
+            "notes": self.notes,
+        }
+
+
+def _without_prey(folder: Path, environment: str, count: int) -> tuple[int, tuple[str, ...]]:
+    """How many agents are controlled, and what is to be said about the others."""
+    predators = _WITH_PREY.get(environment)
+    if predators is None or count == 1:
+        return count, ()
+    first, last = (_open(folder / f"obs_{i}.npy", 2) for i in (0, count - 1))
+    if count == predators + 1 or first.shape[1] != last.shape[1]:
+        return count - 1, (f"the first {count - 1} agents (predators); the prey is part of the environment",)
+    return count, (f"all {count} agents are taken for predators: no file shows the prey of {environment}",)
 
 
 def _arrays(team: list[_Agent], layout: Layout) -> dict[str, Any]:
@@ -147,8 +190,12 @@ def _arrays(team: list[_Agent], layout: Layout) -> dict[str, Any]:
     for i, agent in enumerate(team):
         width = agent.obs.shape[1]
         obs[:, i, :width] = layout.place_array(agent.obs, np.float32, agent.next_obs[layout.lasts])
-    state = None
-    if (first := team[0]).state is not None and first.next_state is not None:
+    first, state = team[0], None
+    require(
+        (first.state is None) == (first.next_state is None),
+        "only one of states_0.npy and next_states_0.npy is there",
+    )
+    if first.state is not None and first.next_state is not None:
         state = layout.place_array(first.state, np.float32, first.next_state[layout.lasts])
     rewards = np.stack([np.asarray(agent.reward) for agent in team], axis=1)
     actions = [layout.place_array(agent.action, np.float32) for agent in team]
@@ -160,15 +207,21 @@ def _arrays(team: list[_Agent], layout: Layout) -> dict[str, Any]:
     }
 
 
-def _episodes(team: list[_Agent], done: Bools, horizon: int) -> Layout:
-    """Episodes end where ``done`` is set, the next observation is not the row below, or the limit is reached."""
+def _breaks(team: list[_Agent], done: Bools) -> Bools:
+    """Steps ``[N]`` after which the row below is no next step: ``done``, or another observation."""
     ends = done.copy()
     for agent in team:
         for begin, piece in pieces(agent.next_obs[:-1]):
             below = agent.obs[begin + 1 : begin + 1 + len(piece)]
             ends[begin : begin + len(piece)] |= (piece != below).any(axis=1)
-    layout = Layout.from_ends(ends)
-    for start, length in zip(layout.lasts - layout.lengths + 1, layout.lengths, strict=True):
+    return ends
+
+
+def _cut(joined: Layout, horizon: int) -> Layout:
+    """Episodes that go on beyond the limit, cut there."""
+    ends = np.zeros(joined.steps, np.bool_)
+    ends[joined.lasts] = True
+    for start, length in zip(joined.lasts - joined.lengths + 1, joined.lengths, strict=True):
         ends[start + horizon - 1 : start + length : horizon] = True
     return Layout.from_ends(ends)
 
@@ -219,14 +272,16 @@ def _join(
     environment: str,
     task: str,
     named: tuple[str, ...],
-    several: bool,
     action_clip: bool,
 ) -> Dataset:
-    first = parts[0]
+    first, several = parts[0], len(parts) > 1
     for part in parts[1:]:
         same = part["sizes"] == first["sizes"] and part["action"].shape[1:] == first["action"].shape[1:]
+        require(same, f"{part['name']} and {first['name']} differ in their sizes")
+        states = (part["state"] is None) == (first["state"] is None)
         require(
-            same and (part["state"] is None) == (first["state"] is None), "its seeds differ in their sizes"
+            states,
+            f"only one of {part['name']} and {first['name']} has states; use one of them (option seed)",
         )
     offsets = np.cumsum([0] + [len(part["obs"]) for part in parts[:-1]])
     arrays: dict[str, Any] = {
@@ -246,28 +301,41 @@ def _join(
         obs_sizes=first["sizes"],
         reward_per_agent=per_agent,
     )
-    return Dataset.create(
-        spec,
-        **arrays,
-        state=state,
-        starts=np.concatenate([part["starts"] + k for part, k in zip(parts, offsets, strict=True)]),
-        card=_card(environment, task, named, horizon, len(parts), agents),
-        action_clip=action_clip,
-    )
+    starts = np.concatenate([part["starts"] + k for part, k in zip(parts, offsets, strict=True)])
+
+    def place(row: int) -> str:
+        part = int(np.searchsorted(offsets, row, side="right")) - 1
+        own = parts[part]
+        return f"{step_place(own['starts'], len(own['obs']), row - int(offsets[part]))} of {own['name']}"
+
+    with places(place):
+        return Dataset.create(
+            spec,
+            **arrays,
+            state=state,
+            starts=starts,
+            card=_card(environment, task, named, horizon, parts),
+            action_clip=action_clip,
+        )
 
 
-def _card(environment: str, task: str, named: tuple[str, ...], horizon: int, seeds: int, agents: int) -> Card:
+def _card(
+    environment: str, task: str, named: tuple[str, ...], horizon: int, parts: list[dict[str, Any]]
+) -> Card:
     notes = [
         "rows are taken to be in the order of recording: an episode goes on where each agent's next "
         f"observation is that of the row below; ends after exactly {horizon} steps are time limits, earlier "
         "ones with done are terminal, all others are cut recordings"
     ]
-    if seeds > 1:
-        notes.append(f"the datasets of {seeds} seeds, one after another")
-    if environment in _WITH_PREY:
-        notes.append(f"the first {agents} agents (predators); the prey is part of the environment")
+    if len(parts) > 1:
+        notes.append(f"the datasets of {len(parts)} seeds, one after another")
+    notes += parts[0]["notes"]
     if environment:
         notes.append(f"environment {environment} is taken from the path")
+    else:
+        notes.append(
+            "the path names no known environment; the time limit is the option horizon, or the longest episode"
+        )
     quality = next((part for part in reversed(named) if part in _QUALITIES), "")
     engine = {"HalfCheetah-v2": "MuJoCo behind Gym -v2"}.get(environment, "multiagent-particle-envs")
     return Card(

@@ -8,13 +8,15 @@ Root arrays, E episodes, horizon H, T = H + 1 rows each, N agents, A actions:
 ``actions``         ``[E, T, N, 1]`` integers
 ``avail_actions``   ``[E, T, N, A]`` 1 where an action is legal
 ``reward``          ``[E, T, 1]`` of the team
-``terminated``      ``[E, T, 1]`` 1 on the last step of an episode that really ended, not at the time limit
+``terminated``      ``[E, T, 1]`` 1 on the last step of an episode that really ended
 ``filled``          ``[E, T, 1]`` 1 on recorded rows, 0 on padding
 =================== ==================================================================================
 
 Row t holds what was seen before step t and what the step gave; the row after the last step holds the final
 observation only. ICQ-MA adds ``actions_onehot``; CFCQL adds ``probs`` of the behavior policy; offpymarl splits
-a dataset into ``part_<k>.h5`` and puts the true terminal flags into ``corrected_terminated``.
+a dataset into ``part_<k>.h5`` and puts the true terminal flags into ``corrected_terminated``. PyMARL leaves the flag
+at the time limit out only for environments that report it (``episode_limit``); for others, read with
+``limit_is_terminal=False``.
 
 Assumed: the final row of an episode is among the filled ones, unless ``terminated`` on the last filled row
 shows that it is not; then it is the row below, or the last one again where the array ends there. An episode of
@@ -26,7 +28,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,16 @@ from marlzoo.data.formats._steps import (
     as_indices,
     listed,
     make_spec,
+    places,
     read_ends,
     reading,
     require,
     require_horizon,
+    row_pieces,
+    rows_of,
 )
-from marlzoo.data.hdf5 import allocate, column, is_hdf5, keys, open_hdf5, read_array, read_rows, row_slices
+from marlzoo.data.hdf5 import allocate, column, is_hdf5, keys, open_hdf5
+from marlzoo.envs._smac_maps import FLAVOURS, MAPS
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
@@ -63,6 +69,16 @@ class _Episodes:
     lengths: Ints
     terminal: Bools
     final_filled: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """Episodes of one file: spec, canonical arrays, steps of each episode ``[E]``, what was assumed."""
+
+    spec: Spec
+    arrays: dict[str, NDArray[Any]]
+    lengths: Ints
+    notes: tuple[str, ...]
 
 
 def sniff_icq(path: str | os.PathLike[str]) -> bool:
@@ -92,7 +108,7 @@ def read_icq(
 
     Args:
         path: the file.
-        task: full task name; default: ``smac/<map>``, as the file's name says.
+        task: full task name; default: ``smac/<map>`` where the file's name is that of a map with these sizes.
         horizon: time limit in steps; default: one less than the rows of an episode.
         final_filled: whether filled rows include the final observation; default: what the terminal flags show,
             else yes.
@@ -103,8 +119,7 @@ def read_icq(
         DataError: the file is missing, damaged, lacks a key or has a wrong shape or value.
     """
     path = Path(path)
-    card = Card(task=task or f"smac/{path.stem}", source="icq", engine=_SMAC)
-    dataset = _read([path], card, horizon, final_filled)
+    dataset = _read([path], Card(task=task, source="icq"), path.stem, horizon, final_filled)
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
@@ -123,7 +138,7 @@ def read_cfcql(
 
     Args:
         path: the file or folder.
-        task: full task name; default: ``smac/<map>``, as the file's name says.
+        task: full task name; default: ``smac/<map>`` where the file's name is that of a map with these sizes.
         horizon: see :func:`read_icq`.
         final_filled: see :func:`read_icq`.
         timeout_is_terminal: see :func:`read_icq`.
@@ -134,13 +149,9 @@ def read_cfcql(
     """
     path = Path(path)
     name = _CFCQL_NAME.fullmatch(path.stem)
-    card = Card(
-        task=task or (f"smac/{name['map']}" if name else ""),
-        source="cfcql",
-        quality=name["quality"].replace("_", "-") if name else "",
-        engine=_SMAC,
-    )
-    dataset = _read(_files(path), card, horizon, final_filled)
+    quality = name["quality"].replace("_", "-") if name else ""
+    card = Card(task=task, source="cfcql", quality=quality)
+    dataset = _read(_files(path), card, name["map"] if name else "", horizon, final_filled)
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
@@ -164,35 +175,78 @@ def _files(path: Path) -> list[Path]:
     return [parts[k] for k in sorted(parts)]
 
 
-def _read(files: list[Path], card: Card, horizon: int | None, final_filled: bool | None) -> Dataset:
-    with reading(files[0]):
+def _read(
+    files: list[Path], card: Card, scenario: str, horizon: int | None, final_filled: bool | None
+) -> Dataset:
+    where = files[0] if len(files) == 1 else files[0].parent
+    with reading(where):
         require_horizon(horizon)
     parts = []
     for place in files:
         with open_hdf5(place) as file:
-            parts.append(_part(file, horizon, final_filled))
-    with reading(files[0] if len(files) == 1 else files[0].parent):
-        spec, notes = parts[0][0], tuple(dict.fromkeys(note for part in parts for note in part[2]))
-        require(all(part[0] == spec for part in parts), "its parts differ in their sizes")
-        arrays: dict[str, Any] = {
-            name: np.concatenate([part[1][name] for part in parts]) if len(parts) > 1 else parts[0][1][name]
-            for name in parts[0][1]
-        }
-        lengths = arrays.pop("lengths")
-        starts = np.append(0, np.cumsum(lengths + 1)[:-1])
-        card = Card(**vars(card) | {"notes": notes})
-        return Dataset.create(spec, **arrays, starts=starts, card=card)
+            parts.append(read_part(_columns(file), horizon, final_filled))
+    with reading(where):
+        return join_parts(parts, [place.name for place in files], card, scenario)
 
 
-def _part(
-    file: h5py.File, horizon: int | None, final_filled: bool | None
-) -> tuple[Spec, dict[str, Any], list[str]]:
-    """Spec, canonical arrays (and ``lengths``) and notes of one file."""
-    columns = _columns(file)
+def join_parts(parts: list[Part], names: list[str], card: Card, scenario: str) -> Dataset:
+    """The dataset of the parts, in their order.
+
+    Args:
+        parts: what :func:`read_part` made of each file.
+        names: of the files.
+        card: what is known besides.
+        scenario: the map of SMAC that the source's name suggests; believed where the sizes are that map's.
+
+    Raises:
+        DataError: the parts differ, or hold wrong values.
+    """
+    spec, notes = parts[0].spec, list(dict.fromkeys(note for part in parts for note in part.notes))
+    require(all(part.spec == spec for part in parts), "its parts differ in their sizes")
+    arrays: dict[str, Any] = {
+        name: np.concatenate([part.arrays[name] for part in parts])
+        if len(parts) > 1
+        else parts[0].arrays[name]
+        for name in parts[0].arrays
+    }
+    starts = np.append(0, np.cumsum(np.concatenate([part.lengths for part in parts]) + 1)[:-1])
+    firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])  # first episode of each part
+
+    def place(row: int) -> str:
+        episode = int(np.searchsorted(starts, row, side="right")) - 1
+        part = int(np.searchsorted(firsts, episode, side="right")) - 1
+        file = f"{names[part]}, " if len(names) > 1 else ""
+        return f"{file}episode {episode - int(firsts[part])}, step {row - int(starts[episode])}"
+
+    if _is_map(scenario, spec):
+        card = replace(card, task=card.task or f"smac/{scenario}", engine=_SMAC)
+        notes.append(f"the map is taken from the name {scenario}, whose sizes these are")
+    with places(place):
+        return Dataset.create(spec, **arrays, starts=starts, card=replace(card, notes=tuple(notes)))
+
+
+def _is_map(scenario: str, spec: Spec) -> bool:
+    """Whether a name is that of a map of SMAC, and the sizes are those of its observations."""
+    found = MAPS.get(scenario)
+    if found is None or (found.allies, found.actions) != (spec.n_agents, spec.action_size):
+        return False
+    return spec.obs_size in {
+        found.obs_size(flavour) + extra for flavour in FLAVOURS for extra in (0, found.allies)
+    }
+
+
+def read_part(columns: dict[str, Any], horizon: int | None, final_filled: bool | None) -> Part:
+    """The episodes of one file.
+
+    Args:
+        columns: its arrays by key, in memory or in an HDF5 file, as :func:`check_shapes` lets them pass.
+        horizon: see :func:`read_icq`.
+        final_filled: see :func:`read_icq`.
+    """
     limit = horizon or columns["obs"].shape[1] - 1
-    filled = as_flags(read_array(columns["filled"], np.float64)[..., 0], "filled")
+    filled = as_flags(_whole(columns["filled"])[..., 0], "filled")
     flag = "corrected_terminated" if "corrected_terminated" in columns else "terminated"
-    terminated = as_flags(read_array(columns[flag], np.float64)[..., 0], flag)
+    terminated = as_flags(_whole(columns[flag])[..., 0], flag)
     episodes = _episodes(filled, terminated, final_filled)
     _, _, agents, obs_size = columns["obs"].shape
     spec = make_spec(
@@ -204,12 +258,11 @@ def _part(
         horizon=limit,
     )
     arrays = {
-        "obs": _rows(columns["obs"], episodes, np.float32),
-        "state": _rows(columns["state"], episodes, np.float32),
-        "action": _rows(columns["actions"], episodes, np.int64, as_indices)[..., 0],
-        "reward": _rows(columns["reward"], episodes, np.float32)[..., 0],
-        "action_mask": _rows(columns["avail_actions"], episodes, np.bool_, as_flags),
-        "lengths": episodes.lengths,
+        "obs": _rows(columns, "obs", episodes, np.float32),
+        "state": _rows(columns, "state", episodes, np.float32),
+        "action": _rows(columns, "actions", episodes, np.int64, as_indices)[..., 0],
+        "reward": _rows(columns, "reward", episodes, np.float32)[..., 0],
+        "action_mask": _rows(columns, "avail_actions", episodes, np.bool_, as_flags),
     }
     lasts = np.cumsum(episodes.lengths + 1) - 2
     at_limit = ~episodes.terminal & (episodes.lengths == limit)
@@ -223,7 +276,7 @@ def _part(
     if not episodes.final_filled:
         notes.append("filled rows do not include the final observation, which is the row below them")
     _open_masks(arrays["action_mask"], lasts + 1, notes)
-    return spec, arrays, notes
+    return Part(spec, arrays, episodes.lengths, tuple(notes))
 
 
 def _open_masks(action_mask: Bools, finals: Ints, notes: list[str]) -> None:
@@ -234,12 +287,22 @@ def _open_masks(action_mask: Bools, finals: Ints, notes: list[str]) -> None:
         notes.append(f"{int(empty.any(axis=1).sum())} final rows had no mask; every action is legal there")
 
 
-def _columns(file: h5py.File) -> dict[str, h5py.Dataset]:
+def _columns(file: h5py.File) -> dict[str, Any]:
     found = keys(file)
     missing = [key for key in KEYS if key not in found]
     require(not missing, f"missing key {', '.join(missing)}; the file has {', '.join(found) or 'no keys'}")
     names = [*KEYS, *(["corrected_terminated"] if "corrected_terminated" in found else [])]
-    columns = {name: column(file, name, "fiub") for name in names}
+    columns: dict[str, Any] = {name: column(file, name, "fiub") for name in names}
+    check_shapes(columns)
+    return columns
+
+
+def check_shapes(columns: dict[str, Any]) -> None:
+    """Refuse arrays that are not those of one batch of episodes.
+
+    Raises:
+        DataError: with the first array that does not fit.
+    """
     require(columns["obs"].ndim == 4, f"obs has shape {columns['obs'].shape}, expected (E, T, N, O)")
     episodes, rows, agents, _ = columns["obs"].shape
     require(episodes > 0 and rows > 1, "the dataset is empty (no episodes); make or fetch it again")
@@ -256,7 +319,6 @@ def _columns(file: h5py.File) -> dict[str, h5py.Dataset]:
             w in (None, n) for w, n in zip(wanted, array.shape, strict=True)
         )
         require(fits, f"{name} has shape {array.shape}, which does not fit obs {columns['obs'].shape}")
-    return columns
 
 
 def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _Episodes:
@@ -279,20 +341,30 @@ def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _E
     return _Episodes(lengths.astype(np.int64), last >= 0, final_filled)
 
 
+def _whole(array: Any) -> NDArray[Any]:
+    return np.concatenate([rows_of(array, part, np.float64) for part in row_pieces(array)])
+
+
 def _rows(
-    array: h5py.Dataset,
+    columns: dict[str, Any],
+    name: str,
     episodes: _Episodes,
     dtype: type[np.generic],
-    convert: Callable[[NDArray[Any], str], NDArray[Any]] | None = None,
+    convert: Callable[[NDArray[Any], str, int], NDArray[Any]] | None = None,
 ) -> NDArray[Any]:
     """The recorded rows ``[T, ...]`` of an array ``[E, rows, ...]``, read and converted in pieces."""
+    array = columns[name]
     out = allocate((int((episodes.lengths + 1).sum()), *array.shape[2:]), dtype)
     place, rows = 0, np.arange(array.shape[1] + 1)
-    for part in row_slices(array):
-        values = read_rows(array, part, np.float64 if convert else dtype)
+    for part in row_pieces(array):
+        values = rows_of(array, part, np.float64 if convert else dtype)
         if not episodes.final_filled:  # an episode may fill the array; its last row stands for the final one
             values = np.concatenate([values, values[:, -1:]], axis=1)
-        taken = values[rows[: values.shape[1]] <= episodes.lengths[part, None]]
-        out[place : place + len(taken)] = convert(taken, array.name) if convert else taken
+        kept = rows[: values.shape[1]] <= episodes.lengths[part, None]
+        if convert:
+            values[~kept] = 0  # whatever the padding holds
+            values = convert(values, f"{name} [episode, step, ...]", part.start)
+        taken = values[kept]
+        out[place : place + len(taken)] = taken
         place += len(taken)
     return out

@@ -29,6 +29,7 @@ from marlzoo.data.formats._steps import (
     as_indices,
     listed,
     make_spec,
+    places,
     read_ends,
     reading,
     require,
@@ -101,6 +102,7 @@ def read_smac_episodes(
     with reading(folder):
         require_horizon(horizon)
         episodes: list[_Episode | None] = []
+        names: list[str] = []
         skipped, first = 0, None
         for file in _files(folder):
             with reading(file):
@@ -116,8 +118,9 @@ def read_smac_episodes(
                 first = first or sizes
                 require(sizes == first, f"its sizes {sizes} differ from the first file's {first}")
                 episodes.append(episode)
+                names.append(file.name)
         require(bool(episodes), f"no episode file that could be used ({skipped} skipped)")
-        dataset = _join(episodes, folder, task, horizon, reward_mode, skipped)
+        dataset = _join(episodes, names, folder, task, horizon, reward_mode, skipped)
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
@@ -189,6 +192,7 @@ def _vector(values: Any, name: str) -> NDArray[Any]:
 
 def _join(
     episodes: list[_Episode | None],
+    names: list[str],
     folder: Path,
     task: str,
     horizon: int | None,
@@ -215,18 +219,25 @@ def _join(
         reward_per_agent=per_agent,
     )
     at_limit = (lengths == limit) if known else np.zeros(len(lengths), np.bool_)
-    return Dataset.create(
-        spec,
-        obs=values["obs"],
-        state=values["state"].reshape(layout.rows, -1),
-        action=values["action"],
-        reward=reward,
-        action_mask=values["action_mask"],
-        terminal=layout.flags(~at_limit),
-        truncated=layout.flags(at_limit),
-        starts=layout.starts,
-        card=_card(folder, task, name, limit if known else None, reward_mode, skipped),
-    )
+
+    def place(row: int) -> str:
+        episode = int(np.searchsorted(layout.starts, row, side="right")) - 1
+        step = min(row - int(layout.starts[episode]), int(lengths[episode]) - 1)
+        return f"step {step} of {names[episode]}"
+
+    with places(place):
+        return Dataset.create(
+            spec,
+            obs=values["obs"],
+            state=values["state"].reshape(layout.rows, -1),
+            action=values["action"],
+            reward=reward,
+            action_mask=values["action_mask"],
+            terminal=layout.flags(~at_limit),
+            truncated=layout.flags(at_limit),
+            starts=layout.starts,
+            card=_card(folder, task, name, limit if known else None, reward_mode, skipped),
+        )
 
 
 def _gather(episodes: list[_Episode | None], layout: Layout, reward_mode: str) -> dict[str, NDArray[Any]]:

@@ -49,6 +49,7 @@ from marlzoo.data.formats._steps import (
     full_masks,
     listed,
     make_spec,
+    places,
     read_ends,
     read_json,
     reading,
@@ -274,22 +275,28 @@ def _dataset(
     )
     masks = None if action_mask is None else action_mask[:, :team][index]
     if choices[1] and discrete:
-        require(masks is None, "it has masks of its own; leave the option legal out")
+        require(masks is None, "it has masks of its own; leave the option action_mask out")
         masks = full_masks(spec, len(obs))
-        notes.append("every action is always legal (legal=all)")
-    return Dataset.create(
-        spec,
-        obs=obs,
-        state=state,
-        action=action[:, :team][index],
-        reward=reward[index],
-        action_mask=masks,
-        terminal=episodes.terminal,
-        truncated=episodes.truncated,
-        starts=episodes.starts,
-        card=Card(**vars(card) | {"notes": tuple(notes)}),
-        action_clip=action_clip,
-    )
+        notes.append("every action is always legal (action_mask=all)")
+
+    def place(row: int) -> str:
+        stream, step = divmod(int(index[row]), length)
+        return f"step {step} of stream {stream}" if streams > 1 else f"step {step}"
+
+    with places(place):
+        return Dataset.create(
+            spec,
+            obs=obs,
+            state=state,
+            action=action[:, :team][index],
+            reward=reward[index],
+            action_mask=masks,
+            terminal=episodes.terminal,
+            truncated=episodes.truncated,
+            starts=episodes.starts,
+            card=Card(**vars(card) | {"notes": tuple(notes)}),
+            action_clip=action_clip,
+        )
 
 
 def _flat(store: OcdbtArray, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]:

@@ -1,0 +1,262 @@
+"""What a suite still costs on this machine, from a measurement of a few seconds: runs, data, disk and hours.
+
+Every learner makes a few updates on random numbers of each task's shape, and plays a few steps in its simulator.
+What counts is the time that a core spends on them, so that other work on the machine does not matter; hours are those
+of all cores, each busy with a run of its own. Updates are timed uncompiled, and long runs are compiled: they take
+rather less than what is estimated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marlzoo.data.dataset import Dataset
+from marlzoo.errors import ConfigError
+from marlzoo.registry import make, make_env, task_spec
+from marlzoo.spec import Spec
+from marlzoo.training.evaluation import evaluate
+
+from .plan import Run, Source, config_hash, obtain, pending, recipe_file, settings, takes_part, task_of
+from .results import Results
+from .sheet import Sheet
+from .split import cores, torch_threads
+from .suites import Data, Learner, Suite
+
+if TYPE_CHECKING:
+    from marlzoo.algorithm import Algorithm
+
+SECONDS = 0.3  # of each measurement, of one core
+NUM_ENVS, STEPS = 64, 5  # of the simulator that is timed
+HOUR, MEGABYTE = 3600.0, 1e6
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of a core for one learner on one task, per seed."""
+
+    update: float
+    step: float  # of an evaluation episode
+    checkpoint: int  # bytes of a replica's state
+
+
+@dataclass
+class Cost:
+    """What one dataset of a suite still needs.
+
+    Attributes:
+        data: the dataset.
+        there: whether it need not be made.
+        bytes: of the dataset.
+        runs: of all learners and seeds on it.
+        missing: how many of them are not done, by learner.
+        seconds: of one core, for the missing runs, by learner; making the data is under ``""``.
+    """
+
+    data: Data
+    there: bool
+    bytes: int
+    runs: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    checkpoints: int = 0  # bytes of the missing runs' states
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.data.task} {self.data.quality}" if self.data.task else self.data.file
+
+    @property
+    def hours(self) -> float:
+        """Of all cores, for everything that is missing."""
+        return in_hours(sum(self.seconds.values()))
+
+
+def in_hours(seconds: float) -> float:
+    """Hours of this machine for seconds of one core."""
+    return seconds / HOUR / cores()
+
+
+def costs(suite: Suite, out: Path, say: Callable[[str], None] = lambda text: None) -> list[Cost]:
+    """What every dataset of a suite still needs, in the suite's order.
+
+    Args:
+        suite: expanded and validated.
+        out: folder of the results.
+        say: told what is being measured.
+
+    Raises:
+        MarlzooError: a published dataset is missing, or a simulator is not installed.
+    """
+    results, rates = Results(out / suite.name / "rows.csv"), dict[str, Rate]()
+    found = []
+    for data in suite.data:
+        file, task = recipe_file(data, out / "data"), task_of(data)
+        there = file is None or file.exists()
+        source = obtain(data, out / "data", lambda done, total: None) if there else _unmade(data)
+        spec = task_spec(task, **data.env)
+        cost = Cost(data, there, 0 if file is None else data.transitions * row_bytes(spec))
+        runs = pending(suite, [source], results)
+        for learner in suite.learners:
+            if not takes_part(learner, source):
+                continue
+            hashed = config_hash(suite, learner, task, data)
+            key = json.dumps([task, dict(data.env), learner.method, hashed])
+            if key not in rates:
+                say(f"measuring {learner.method} on {task}")
+                with torch_threads(1):
+                    rates[key] = measure(suite, learner, task, data, spec)
+            _add(cost, suite, learner, [run for run in runs if run.learner == learner], rates[key], spec)
+        if not there:
+            steps = [rate.step for key, rate in rates.items() if json.loads(key)[0] == task]
+            cost.seconds[""] = data.transitions * min(steps)
+        found.append(cost)
+    return found
+
+
+def _add(cost: Cost, suite: Suite, learner: Learner, missing: list[Run], rate: Rate, spec: Spec) -> None:
+    """Put a learner's runs into a dataset's cost."""
+    data, name = cost.data, f"{learner.method} {learner.variant}".strip()
+    updates = suite.updates_on(data)
+    evaluations = -(-updates // suite.eval_every_on(data))
+    episodes = evaluations * suite.episodes + suite.final_episodes
+    played = episodes * (suite.horizon or spec.horizon) * rate.step
+    cost.runs += len(suite.seeds)
+    cost.missing[name] = len(missing)
+    cost.seconds[name] = len(missing) * (updates * rate.update + played)
+    cost.checkpoints += len(missing) * rate.checkpoint
+
+
+def _unmade(data: Data) -> Source:
+    """A dataset that is not there yet: no row can be of it."""
+    return Source(data, "", data.task, data.source, data.quality, hash="", behavior=float("nan"))
+
+
+def row_bytes(spec: Spec) -> int:
+    """Bytes of a transition in a file, compression left out."""
+    numbers = (
+        spec.n_agents * (spec.obs_size + (1 if spec.discrete else spec.action_size)) + spec.state_size + 1
+    )
+    return 4 * numbers + (spec.n_agents * spec.action_size if spec.discrete else 0)
+
+
+def measure(suite: Suite, learner: Learner, task: str, data: Data, spec: Spec) -> Rate:
+    """A learner's costs per seed in a lockstep group of the suite's seeds."""
+    replicas = len(suite.seeds)
+    algorithm = make(
+        learner.method,
+        spec,
+        seeds=list(suite.seeds),
+        **settings(suite, learner, data),
+    )
+    env = make_env(task, NUM_ENVS // replicas * replicas or replicas, **data.env)
+    try:
+        evaluate(algorithm.policy(), env, seeds=algorithm.seeds, horizon=1)
+        started = time.process_time()
+        played = evaluate(algorithm.policy(), env, seeds=algorithm.seeds, horizon=STEPS)
+        step = (time.process_time() - started) / max(int(played.lengths.sum()), 1)
+    finally:
+        env.close()
+    state = sum(tensor.nbytes for tensor in algorithm.state_tensors().values())
+    return Rate(_update(algorithm, rehearsal(spec)) / replicas, step, state // replicas)
+
+
+def _update(algorithm: Algorithm, data: Dataset) -> float:
+    """Seconds of a core for an update of all replicas."""
+    from marlzoo.training.compilation import freed_memory_kept
+    from marlzoo.training.trainer import make_sampler, prepare
+
+    prepare(algorithm, [data])
+    sampler = make_sampler(algorithm, [data])
+    with freed_memory_kept():
+        algorithm.update(sampler.next())  # the first one is slower
+        done, started = 0, time.process_time()
+        while (spent := time.process_time() - started) < SECONDS or not done:
+            algorithm.update(sampler.next())
+            done += 1
+    return spent / done
+
+
+def rehearsal(spec: Spec) -> Dataset:
+    """Two episodes of random numbers of a task's shape."""
+    rng, length = np.random.default_rng(0), spec.horizon
+    rows = 2 * (length + 1)
+    terminal = np.zeros(rows, np.bool_)
+    terminal[[length - 1, rows - 2]] = True
+    shape = (rows, spec.n_agents)
+    sizes = np.array(spec.action_sizes)
+    action_mask = None
+    if spec.discrete:
+        action_mask = np.broadcast_to(
+            np.arange(spec.action_size) < sizes[:, None], (*shape, spec.action_size)
+        )
+        action = rng.integers(sizes, size=shape)
+    else:
+        used = np.arange(spec.action_size) < sizes[:, None]
+        action = rng.uniform(-1.0, 1.0, (*shape, spec.action_size)) * used
+    return Dataset.create(
+        spec,
+        obs=rng.normal(size=(*shape, spec.obs_size)),
+        state=rng.normal(size=(rows, spec.state_size)),
+        action=action,
+        reward=rng.normal(size=shape if spec.reward_per_agent else rows),
+        terminal=terminal,
+        truncated=np.zeros(rows, np.bool_),
+        starts=[0, length + 1],
+        action_mask=action_mask,
+    )
+
+
+def within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, list[Cost]]:
+    """The suite's cheapest datasets, with all learners and seeds, that fit in some hours, and what is left out.
+
+    Raises:
+        ConfigError: not even the cheapest one fits.
+    """
+    spent, chosen = 0.0, list[Data]()
+    order = sorted(found, key=lambda cost: cost.hours)
+    for cost in order:
+        spent += cost.hours
+        if spent > hours:
+            break
+        chosen.append(cost.data)
+    if not chosen:
+        raise ConfigError(
+            f"suite {suite.name!r}: the cheapest dataset, {order[0].label}, needs about {order[0].hours:.2g} hours; "
+            "give more, or fewer --methods, --seeds or --updates"
+        )
+    left = [cost for cost in order if cost.data not in chosen]
+    return replace(suite, data=tuple(data for data in suite.data if data in chosen)), left
+
+
+def sheets(suite: Suite, found: list[Cost]) -> list[Sheet]:
+    """The plan as tables: one line per dataset, one line per learner."""
+    body = []
+    for cost in found:
+        state = "there" if cost.there else f"to make, {cost.bytes / MEGABYTE:.0f} MB"
+        body.append([cost.label, state, f"{sum(cost.missing.values())} of {cost.runs}", f"{cost.hours:.2f}"])
+    disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
+    notes = [
+        f"{sum(cost.runs for cost in found)} runs, {sum(sum(c.missing.values()) for c in found)} missing: about "
+        f"{sum(cost.hours for cost in found):.2f} hours on this machine's {cores()} cores and {disk:.0f} MB of disk.",
+        "Measured now on one core, uncompiled, episodes at full length: rather too much than too little.",
+    ]
+    names = dict.fromkeys(name for cost in found for name in cost.seconds if name)
+    learners = [
+        [
+            name,
+            str(sum(cost.missing.get(name, 0) for cost in found)),
+            f"{in_hours(sum(cost.seconds.get(name, 0.0) for cost in found)):.2f}",
+        ]
+        for name in names
+    ]
+    return [
+        Sheet(f"Suite {suite.name}", ["dataset", "data", "runs missing", "hours"], body, notes=notes),
+        Sheet("By learner", ["learner", "runs missing", "hours"], learners),
+    ]

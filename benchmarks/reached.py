@@ -1,0 +1,75 @@
+"""Write ``results/README.md``: which runs of every suite are there, and what the others cost.
+
+    python -m marlzoo.benchmarks.reached results
+
+The hours come from :mod:`marlzoo.benchmarks.estimate`, measured while this runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from marlzoo.system.files import write_text_atomic
+
+from .estimate import MEGABYTE, Cost, costs
+from .plan import expanded, validate
+from .sheet import Sheet
+from .split import cores
+from .styles import markdown
+from .suites import SUITES, Suite
+
+# Those that are meant to be published, in the order in which they are run.
+PUBLISHED = ("games", "mpe", "mujoco-small", "smax", "scaling", "mirage")
+HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
+ABOUT = """# Results
+
+One folder per suite: `rows.csv` (one row per run and evaluation), tables made from it, and nothing typed by hand.
+`studies` holds single questions with their own tables and plots, `speed` what training costs.
+
+Every folder that a suite's command names can be removed and is then made again. A suite goes on where it stopped:
+`marlzoo bench SUITE --hours H` does the cheapest datasets that fit in H hours with all learners and seeds, so that
+tables stay rectangular, and `marlzoo bench SUITE --dry-run` shows what is missing.
+"""
+
+
+def line(suite: Suite, found: Sequence[Cost]) -> list[str]:
+    """What is there and what is missing of one suite."""
+    updates = sorted({suite.updates_on(data) for data in suite.data})
+    disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
+    return [
+        f"`marlzoo bench {suite.name}`",
+        str(len(suite.data)),
+        str(len(suite.learners)),
+        str(len(suite.seeds)),
+        " or ".join(f"{number:,}" for number in updates),
+        str(sum(cost.runs for cost in found)),
+        str(sum(sum(cost.missing.values()) for cost in found)),
+        f"{sum(cost.hours for cost in found):.1f}",
+        f"{disk:.0f} MB",
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure every published suite and write the file into the results folder."""
+    if len(arguments) != 1:
+        print("usage: python -m marlzoo.benchmarks.reached RESULTS", file=sys.stderr)
+        return 2
+    out, body = Path(arguments[0]), []
+    for name in PUBLISHED:
+        suite = expanded(SUITES[name])
+        validate(suite)
+        body.append(line(suite, costs(suite, out)))
+    notes = [
+        f"hours: of this machine's {cores()} cores for the missing runs, each busy with runs of its own; measured "
+        "uncompiled for some seconds, episodes at full length. disk: data and states of the missing runs.",
+        "Made by `python -m marlzoo.benchmarks.reached results`.",
+    ]
+    sheet = Sheet("What is there, and what the rest costs", HEADER, body, notes=notes)
+    write_text_atomic(out / "README.md", f"{ABOUT}\n{markdown(sheet)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""What a method's source file tells: settings, action kinds, paper. It is read as text; nothing is imported.
+
+Importing a method imports torch, which takes longer than a person waits for a list or for ``--help``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+PAPER = re.compile(r"arXiv[: ]?\s?(\d{4}\.\d{4,5})|(\d{4}\.\d{5})")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One hyperparameter: its name, the text of its type and default, and its comment."""
+
+    name: str
+    kind: str
+    default: str
+    about: str
+
+
+class Source:
+    """A method's module, by its dotted name."""
+
+    def __init__(self, module: str) -> None:
+        self.module, self.path = module, _file(module)
+        self.text = self.path.read_text(encoding="utf-8") if self.path else ""
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The module's syntax tree; empty where the file is broken."""
+        try:
+            return ast.parse(self.text)
+        except SyntaxError:
+            return ast.Module([], [])
+
+    @property
+    def summary(self) -> str:
+        """First line of the module's docstring."""
+        return (ast.get_docstring(self.tree) or "").partition("\n")[0]
+
+    @property
+    def paper(self) -> str:
+        """The arXiv number of the first paper that the docstring names, or empty."""
+        found = PAPER.search(ast.get_docstring(self.tree) or "")
+        return (found[1] or found[2]) if found else ""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Kinds of actions that the method handles."""
+        value = self._attribute("actions")
+        return tuple(ast.literal_eval(value)) if value is not None else ()
+
+    @property
+    def online(self) -> bool:
+        """Whether the method learns by acting."""
+        value = self._attribute("sampling")
+        return isinstance(value, ast.Constant) and value.value == "online"
+
+    @property
+    def execution(self) -> str:
+        """Who must see what when the team acts: ``decentralized`` unless the class says otherwise."""
+        value = self._attribute("execution")
+        return str(value.value) if isinstance(value, ast.Constant) else "decentralized"
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Names of the presets that the class lists itself."""
+        value = self._attribute("presets")
+        keys = value.keys if isinstance(value, ast.Dict) else []
+        return tuple(
+            key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
+        )
+
+    def settings(self) -> list[Setting]:
+        """The settings of the method's configuration, its own ones first."""
+        found: dict[str, Setting] = {}
+        for setting in self._settings_of(self._attribute("config_class")):
+            found.setdefault(setting.name, setting)  # a class's own default goes before that of its base
+        return list(found.values())
+
+    def _settings_of(self, named: ast.expr | None) -> Iterator[Setting]:
+        """Settings of a configuration class, given as it is written in this module."""
+        source, name = self._place(named)
+        if source is None:
+            return
+        for node in source.tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                yield from source._own(node)
+                for base in node.bases:
+                    yield from source._settings_of(base)
+
+    def _place(self, named: ast.expr | None) -> tuple[Source | None, str]:
+        """The source that defines a name (``X``, or ``module.X``), and the name there."""
+        if isinstance(named, ast.Attribute) and isinstance(named.value, ast.Name):
+            module = self._imported(named.value.id)
+            return (Source(f"{module[0]}.{module[1]}") if module else None), named.attr
+        if not isinstance(named, ast.Name):
+            return None, ""
+        place = self._imported(named.id)
+        return (Source(place[0]), place[1]) if place else (self, named.id)
+
+    def _own(self, node: ast.ClassDef) -> Iterator[Setting]:
+        lines = self.text.splitlines()
+        for item in node.body:
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                about = lines[(item.end_lineno or 1) - 1].partition("  # ")[2]
+                default = ast.unparse(item.value) if item.value is not None else ""
+                if default.startswith("field("):
+                    keyword = re.search(r"default=([^,)]+)", default)
+                    default = keyword[1] if keyword else ""
+                yield Setting(item.target.id, ast.unparse(item.annotation), default, about)
+
+    def _attribute(self, name: str) -> ast.expr | None:
+        """The value of a class attribute of the module's (last) class that has it."""
+        found = None
+        for node in self.tree.body:
+            for item in node.body if isinstance(node, ast.ClassDef) else ():
+                targets = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
+                if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                    found = getattr(item, "value", None)
+        return found
+
+    def _imported(self, name: str) -> tuple[str, str] | None:
+        """The module that a name is imported from, and its name there; None where it is not imported."""
+        package = self.module.rpartition(".")[0]
+        for node in self.tree.body:
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                if (alias.asname or alias.name) == name:
+                    assert isinstance(node, ast.ImportFrom)
+                    parts = (package if node.level else "", node.module or "")
+                    return ".".join(filter(None, parts)), alias.name
+        return None
+
+
+def _file(module: str) -> Path | None:
+    """The source file of a module, found without importing it; its parent package alone is looked up."""
+    parent, _, name = module.rpartition(".")
+    package = importlib.util.find_spec(parent) if parent else None
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        found = importlib.machinery.PathFinder.find_spec(name, [folder])
+        if found and found.origin and found.origin.endswith(".py"):
+            return Path(found.origin)
+    return None

@@ -1,0 +1,297 @@
+"""Canonical rows from the layouts in which people keep their own data: flat steps, or a list of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from marlzoo.errors import DataError
+from marlzoo.spec import ActionKind, Spec
+
+EPISODE_KEYS = ("obs", "action", "reward", "terminal", "truncated", "state", "action_mask")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Canonical arrays, as :meth:`marlzoo.data.dataset.Dataset.create` takes them, and what had to be assumed."""
+
+    arrays: dict[str, NDArray[Any] | None]
+    notes: tuple[str, ...] = ()
+
+
+def rows_of_steps(
+    obs: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    terminal: ArrayLike,
+    timeout: ArrayLike | None = None,
+    next_obs: ArrayLike | None = None,
+    *,
+    state: ArrayLike | None = None,
+    next_state: ArrayLike | None = None,
+    action_mask: ArrayLike | None = None,
+    next_action_mask: ArrayLike | None = None,
+) -> Rows:
+    """Rows of M flat steps; see :meth:`marlzoo.data.dataset.Dataset.from_steps`.
+
+    Raises:
+        DataError: arrays of different lengths or shapes, or next observations that contradict the order of the steps.
+    """
+    steps = {"obs": _steps("obs", obs, 3), "action": np.asarray(action), "reward": _reward(reward)}
+    m = len(steps["obs"])
+    over, late = _flags("terminal", terminal, m), _flags("timeout", timeout, m)
+    following = {"obs": next_obs, "state": next_state, "action_mask": next_action_mask}
+    for name, value in (("state", state), ("action_mask", action_mask)):
+        if value is not None:
+            steps[name] = np.asarray(value)
+    for name, array in steps.items():
+        if len(array) != m:
+            raise DataError(
+                f"{name} has {len(array)} steps, obs has {m}; every array needs one entry per step"
+            )
+    lasts = _lasts(over, late)
+    if next_obs is None:
+        return _without_next(steps, over, late, lasts)
+    after = {k: np.asarray(v) for k, v in following.items() if v is not None}
+    _require_next(steps, after, m)
+    _require_order(steps["obs"], after["obs"], lasts)
+    return _with_next(steps, after, over, late, lasts)
+
+
+def _with_next(
+    steps: Mapping[str, NDArray[Any]],
+    after: Mapping[str, NDArray[Any]],
+    over: NDArray[np.bool_],
+    late: NDArray[np.bool_],
+    lasts: NDArray[np.int64],
+) -> Rows:
+    """Every episode keeps all its steps; its last row is what the last step led to."""
+    lengths = np.diff(lasts, prepend=-1)
+    starts = np.append(0, np.cumsum(lengths + 1)[:-1]).astype(np.int64)
+    row_of = np.arange(len(over)) + np.repeat(np.arange(len(lasts)), lengths)
+    finals = starts + lengths
+    arrays: dict[str, NDArray[Any] | None] = {"starts": starts}
+    for name, values in steps.items():
+        rows = np.zeros((len(values) + len(lasts), *values.shape[1:]), values.dtype)
+        rows[row_of] = values
+        if name in after:
+            rows[finals] = after[name][lasts]
+        elif name == "action_mask":
+            rows[finals] = True
+        arrays[name] = rows
+    for name, flags in (("terminal", over), ("truncated", late & ~over)):
+        rows = np.zeros(len(over) + len(lasts), np.bool_)
+        rows[row_of] = flags
+        arrays[name] = rows
+    return Rows(arrays)
+
+
+def _without_next(
+    steps: Mapping[str, NDArray[Any]],
+    over: NDArray[np.bool_],
+    late: NDArray[np.bool_],
+    lasts: NDArray[np.int64],
+) -> Rows:
+    """Without next observations the step that a time limit ended has no successor, and is left out.
+
+    Its observation becomes the episode's final one. After a terminal step nothing is bootstrapped, so the step's own
+    observation stands in for the final one.
+    """
+    lengths = np.diff(lasts, prepend=-1)
+    ended = over[lasts]
+    if (~ended & (lengths < 2)).any():
+        episode = int(np.argmax(~ended & (lengths < 2)))
+        raise DataError(
+            f"episode {episode} (step {lasts[episode]}) has a single step and no next observation; give next_obs"
+        )
+    # Rows: all steps, and a repeated one after every terminal end.
+    source = np.repeat(np.arange(len(over)), 1 + (over & np.isin(np.arange(len(over)), lasts)))
+    rows_per_episode = lengths + ended
+    starts = np.append(0, np.cumsum(rows_per_episode)[:-1]).astype(np.int64)
+    finals = starts + rows_per_episode - 1
+    arrays: dict[str, NDArray[Any] | None] = {"starts": starts}
+    for name, values in steps.items():
+        arrays[name] = values[source]
+    terminal, truncated = np.zeros((2, len(source)), np.bool_)
+    terminal[finals[ended] - 1] = True
+    truncated[finals[~ended] - 1] = late[lasts[~ended]]
+    arrays |= {"terminal": terminal, "truncated": truncated}
+    notes = []
+    if (~ended).any():
+        notes.append(
+            f"{int((~ended).sum())} episodes that did not end in a terminal step lost their last step: without "
+            "next_obs its successor is not known"
+        )
+    if ended.any():
+        notes.append("final observations of terminal episodes repeat the last one: next_obs was not given")
+    return Rows(arrays, tuple(notes))
+
+
+def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
+    """Rows of a list of episodes; see :meth:`marlzoo.data.dataset.Dataset.from_episodes`.
+
+    Raises:
+        DataError: an episode lacks a key, has an unknown one, or has arrays of the wrong length.
+    """
+    if not len(episodes):
+        raise DataError("there is no episode; give at least one")
+    parts: dict[str, list[NDArray[Any]]] = {}
+    starts, row = [], 0
+    for number, episode in enumerate(episodes):
+        place = f"episode {number}"
+        unknown = sorted(episode.keys() - set(EPISODE_KEYS))
+        missing = [key for key in EPISODE_KEYS[:3] if key not in episode]
+        if unknown or missing:
+            what = f"lacks {', '.join(missing)}" if missing else f"has the unknown key {unknown[0]!r}"
+            raise DataError(
+                f"{place} {what}; an episode has {', '.join(EPISODE_KEYS)} (the last four optional)"
+            )
+        steps = len(np.asarray(episode["action"]))
+        for name, array in _episode_rows(episode, steps, place).items():
+            parts.setdefault(name, []).append(array)
+        starts.append(row)
+        row += steps + 1
+    uneven = [name for name, arrays in parts.items() if len(arrays) != len(episodes)]
+    if uneven:
+        raise DataError(
+            f"only {len(parts[uneven[0]])} of {len(episodes)} episodes have {uneven[0]}; give it in all"
+        )
+    arrays: dict[str, NDArray[Any] | None] = {name: np.concatenate(found) for name, found in parts.items()}
+    return Rows(arrays | {"starts": np.asarray(starts, np.int64)})
+
+
+def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[str, NDArray[Any]]:
+    rows: dict[str, NDArray[Any]] = {}
+    for name in ("obs", "state", "action_mask"):
+        if name in episode:
+            array = np.asarray(episode[name])
+            if len(array) != steps + 1:
+                raise DataError(
+                    f"{place}: {name} has {len(array)} rows for {steps} actions; it needs {steps + 1}, the last one "
+                    "after the last action"
+                )
+            rows[name] = array
+    for name in ("action", "reward"):
+        array = np.asarray(episode[name])
+        if len(array) != steps:
+            raise DataError(
+                f"{place}: {name} has {len(array)} entries for {steps} actions; give one per action"
+            )
+        array = _reward(array) if name == "reward" else array
+        rows[name] = np.concatenate((array, np.zeros_like(array[:1])))
+    for name in ("terminal", "truncated"):
+        flag = np.asarray(episode.get(name, False))
+        if flag.ndim > 1 or (flag.ndim == 1 and (len(flag) != steps or flag[:-1].any())):
+            raise DataError(f"{place}: {name} is one flag, for the episode's last step")
+        rows[name] = np.zeros(steps + 1, np.bool_)
+        rows[name][steps - 1] = bool(flag.reshape(-1)[-1])
+    return rows
+
+
+def guess_spec(
+    arrays: Mapping[str, NDArray[Any] | None],
+    *,
+    task: str = "",
+    n_actions: int | None = None,
+    horizon: int | None = None,
+) -> Spec:
+    """The spec that arrays show: integer actions are discrete, the time limit is the longest episode.
+
+    Args:
+        arrays: canonical ones.
+        task: full task name, or empty.
+        n_actions: number of discrete actions; default: those of the mask, or as many as the largest one taken shows.
+        horizon: time limit in steps; default: the longest episode's length.
+
+    Raises:
+        DataError: the arrays have other numbers of axes than those of a team.
+    """
+    obs, action, starts = arrays["obs"], arrays["action"], arrays["starts"]
+    assert obs is not None
+    assert action is not None
+    assert starts is not None
+    discrete = action.dtype.kind in "iu"
+    if action.ndim != (2 if discrete else 3):
+        wanted = "[M, N] integers" if discrete else "[M, N, A] floats; discrete ones are [M, N] integers"
+        raise DataError(f"action has {action.ndim} axes; for a team it is {wanted}")
+    mask, state, reward = arrays.get("action_mask"), arrays.get("state"), arrays["reward"]
+    assert reward is not None
+    size = action.shape[-1]
+    if discrete:
+        size = n_actions or (mask.shape[-1] if mask is not None else int(action.max(initial=0)) + 1)
+    longest = int(np.diff(np.append(starts, len(obs))).max()) - 1
+    kind: ActionKind = "discrete" if discrete else "continuous"
+    return Spec(
+        n_agents=obs.shape[1],
+        obs_size=obs.shape[2],
+        state_size=obs.shape[1] * obs.shape[2] if state is None else state.shape[-1],
+        action_kind=kind,
+        action_size=size,
+        horizon=horizon or longest,
+        reward_per_agent=reward.ndim == 2,
+        task=task,
+    )
+
+
+def _steps(name: str, value: ArrayLike, axes: int) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.ndim != axes:
+        raise DataError(
+            f"{name} has {array.ndim} axes; for a team it is [M, N, O]: steps, agents, entries (one agent: N = 1)"
+        )
+    return array
+
+
+def _reward(value: ArrayLike) -> NDArray[Any]:
+    """``[M]`` or per agent ``[M, N]``; a team reward may be a column ``[M, 1]``."""
+    array = np.asarray(value)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _flags(name: str, value: ArrayLike | None, steps: int) -> NDArray[np.bool_]:
+    array = np.zeros(steps, np.bool_) if value is None else np.asarray(value)
+    if array.ndim == 2:  # one per agent: an episode is over when it is for all
+        array = array.astype(np.bool_).all(axis=1)
+    if array.shape != (steps,):
+        raise DataError(f"{name} has shape {array.shape}; it needs one flag per step, ({steps},)")
+    return array.astype(np.bool_)
+
+
+def _lasts(over: NDArray[np.bool_], late: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Last step of every episode; the last step of all ends one in any case."""
+    if not len(over):
+        raise DataError("there is no step; give at least one")
+    ends = over | late
+    ends[-1] = True
+    return np.flatnonzero(ends).astype(np.int64)
+
+
+def _require_next(steps: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]], m: int) -> None:
+    for name, array in after.items():
+        if name not in steps:
+            raise DataError(f"next_{name} is given without {name}; give both or none")
+        if array.shape != steps[name].shape:
+            raise DataError(
+                f"next_{name} has shape {array.shape}, {name} has {steps[name].shape}; they must agree"
+            )
+    if "state" in steps and "state" not in after:
+        raise DataError(
+            "state needs next_state where next_obs is given: an episode's final row has a state too"
+        )
+
+
+def _require_order(obs: NDArray[Any], following: NDArray[Any], lasts: NDArray[np.int64]) -> None:
+    """Within an episode the next observation is that of the step below."""
+    inside = np.ones(len(obs) - 1, np.bool_)
+    inside[lasts[:-1]] = False
+    wrong = inside & (following[:-1] != obs[1:]).reshape(len(obs) - 1, -1).any(axis=1)
+    if wrong.any():
+        step = int(np.argmax(wrong))
+        raise DataError(
+            f"next_obs of step {step} is not the observation of step {step + 1}, and no flag ends an episode there; "
+            "mark the ends in timeout, and keep the steps in order"
+        )
