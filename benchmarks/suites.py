@@ -193,13 +193,13 @@ def find_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
     return suite
 
 
-def _path(name: str, background_eval: Path | None) -> Path:
-    """The file of a suite, or of the base that the file ``background_eval`` names."""
+def _path(name: str, named_in: Path | None) -> Path:
+    """The file of a suite, or of the base that the file ``named_in`` names."""
     if name.endswith(".toml"):
-        return (background_eval.parent / name) if background_eval else Path(name)
+        return (named_in.parent / name) if named_in else Path(name)
     path = FOLDER / f"{name}.toml"
     if not path.is_file():
-        what = f"base of {background_eval}:" if background_eval else "suite"
+        what = f"base of {named_in}:" if named_in else "suite"
         raise UnknownNameError(what, name, suite_names(), "A suite of your own is a path that ends in .toml.")
     return path
 

@@ -7,10 +7,15 @@ machine (``make``, ``pip``, ``git``) is compared with the repository instead.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.metadata
+import io
 import re
 import shlex
 import sys
 import tomllib
+import unittest
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +77,8 @@ class Runner:
 
         document = Sybil([*map(parser, languages), SkipParser()]).parse(path)
         for example in document.examples():
-            example.evaluate()
+            with contextlib.suppress(unittest.SkipTest):  # "<!-- skip: next -->" leaves out one block
+                example.evaluate()
         return kinds
 
     def saved(self, example: Example) -> bool:
@@ -83,7 +89,22 @@ class Runner:
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(example.parsed)
+        if file.parent.name in ("algorithms", "baselines"):
+            self.register(file.parent)
         return True
+
+    def register(self, folder: Path) -> None:
+        """Let the methods in ``folder`` be found, as those of the checkout's folders are."""
+        package = f"documented_{folder.name}"
+        (self.folder / package).symlink_to(folder, target_is_directory=True)
+        (folder / "__init__.py").touch()
+        entry = importlib.metadata.EntryPoint("documented", package, "marlzoo.plugins")
+        true = importlib.metadata.entry_points
+        self.monkeypatch.setattr(
+            "marlzoo.plugins.entry_points",
+            lambda group: [*true(group=group), *([entry] if group == entry.group else [])],
+        )
+        importlib.invalidate_caches()
 
     def python(self, example: Example) -> None:
         """Save or execute a block."""
@@ -93,7 +114,9 @@ class Runner:
         exec(compile(code, example.path, "exec", dont_inherit=True), example.namespace)
 
     def shell(self, example: Example) -> None:
-        """Run a block's commands, line by line."""
+        """Save a script, or run a block's commands, line by line."""
+        if self.saved(example):
+            return
         joined = example.parsed.replace("\\\n", " ")
         for line in joined.splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
@@ -143,6 +166,7 @@ PREPARING = (
     "pytest",
     ".ci/run",
     "rm",
+    "sbatch",
 )
 
 
@@ -163,9 +187,6 @@ def _compare_with_help(arguments: list[str]) -> None:
 
 
 def _printed(arguments: list[str]) -> str:
-    import contextlib
-    import io
-
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main(arguments)

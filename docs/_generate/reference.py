@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from marlzoo.benchmarks.results import Row
-from marlzoo.benchmarks.suites import Data, Learner, Suite
+from marlzoo.benchmarks.suites import FOLDER, SUITES, Data, Learner, Suite, suite_names
 
 from marlzoo.cli import COMMANDS, main
 from marlzoo.cli.listing import KINDS
@@ -27,7 +27,7 @@ def pages() -> dict[str, str]:
         "parts/learner.md": keys(Learner),
         "parts/row.md": keys(Row, defaults=False),
         "parts/formats.md": listing("formats"),
-        "parts/suites.md": listing("suites"),
+        "parts/suites.md": suites(),
         "tasks.md": "# Tasks\n\n" + listing("tasks"),
         "commands.md": commands(),
     }
@@ -75,6 +75,15 @@ def listing(kind: str) -> str:
         [code(value) if k == 0 else prose(str(value)) for k, value in enumerate(e.values())] for e in entries
     ]
     return table(list(entries[0]), rows) + "\n"
+
+
+def suites() -> str:
+    """The built-in suites, each as its file."""
+    parts = []
+    for name in suite_names():
+        text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").rstrip()
+        parts.append(f"### {name}\n\n{SUITES[name].about}\n\n```toml\n{text}\n```\n")
+    return "\n".join(parts)
 
 
 def commands() -> str:

@@ -1,0 +1,89 @@
+"""The documentation builds without a warning, its snippets and notebooks run, and nothing is left out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+from marlzoo.data.load import convert
+from marlzoo.registry import find_method, method_names
+from tests import snippets
+from tests.recordings import HOPPER, uniform_recording
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.glob("*.md") if "```" in path.read_text())
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture
+def generate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package that writes the generated pages."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import _generate
+    import _generate.methods
+
+    return _generate
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[snippets.Runner]:
+    """An empty folder, the dataset that pages speak of, and small budgets."""
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    convert(uniform_recording(tmp_path / "recording.hdf5", "medium"), f"{HOPPER}/marlzoo/medium")
+    snippets.short_budgets(monkeypatch)
+    yield snippets.Runner(tmp_path, monkeypatch)
+    snippets.forget_modules(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_snippets_run(page: Path, runner: snippets.Runner) -> None:
+    runner.page(page)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_DOCS_NOTEBOOKS", "off")  # they have a test of their own
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run([*command, DOCS, tmp_path / "site"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in ("index", "install", "generated/methods/omiga", "generated/commands"):
+        assert (tmp_path / "site" / f"{page}.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before committing"
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+
+
+def test_every_method_has_a_page_with_all_settings_explained(generate: Any) -> None:
+    pages = generate.methods.pages()
+    for name in method_names():
+        page = pages[f"methods/{name}.md"]
+        comments = generate.methods.setting_comments(find_method(name).config_class)
+        for setting in fields(find_method(name).config_class):
+            assert f"| `{setting.name}` |" in page
+            assert comments.get(setting.name), f"the setting {setting.name} of {name} has no comment"
+
+
+def test_the_extras_of_the_install_page_are_those_of_the_project() -> None:
+    named = re.findall(r"^\| `(\w+)` \|", (DOCS / "install.md").read_text(), re.MULTILINE)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert sorted(named) == sorted(declared)
