@@ -278,7 +278,8 @@ def likelihoods(own: Replica, seq: Any) -> tuple[Tensor, Tensor]:
     if own.spec.discrete:
         pi = (1.0 - c.epsilon) * torch.softmax(out, dim=-1) + c.epsilon / own.spec.action_size
         pi = torch.where(seq.action_mask[:, :length], pi, torch.zeros((), dtype=DOUBLE))
-        pi = pi / pi.sum(-1, keepdim=True)
+        total = pi.sum(-1, keepdim=True)
+        pi = pi / torch.where(total > 0.0, total, torch.ones((), dtype=DOUBLE))
         chosen = taken(pi, seq.action)  # zero only where padding holds an illegal action
         return torch.where(chosen > 0.0, chosen, torch.ones((), dtype=DOUBLE)).log(), pi.detach()
     mu, log_std = out.chunk(2, dim=-1)

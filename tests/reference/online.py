@@ -56,11 +56,12 @@ def random_steps(
         fields["action"] = torch.where(action_mask, normal(*action_mask.shape[3:]), -1e3).argmax(-1)
     else:
         fields["action"] = normal(spec.n_agents, spec.action_size) * used
-    for name in [name for name in ("obs", "state", "action_mask") if name in fields]:
-        now = fields[name]
-        after = fields[f"next_{name}"] = now.roll(3, dims=0 if name == "reward" else 2).clone()
-        going = ~ends[:, :, :-1]
-        after[:, :, :-1][going] = now[:, :, 1:][going]
+    for name in ("obs", "state", "action_mask"):
+        if name in fields:
+            now, after = fields[name], fields[name].roll(3, dims=2)
+            going = ~ends[:, :, :-1]
+            after[:, :, :-1][going] = now[:, :, 1:][going]
+            fields[f"next_{name}"] = after
     return fields
 
 
