@@ -164,19 +164,12 @@ def validate(suite: Suite) -> None:
         SpecError: a method that does not handle a task, or learns online.
     """
     methods = [_method(suite, learner) for learner in suite.learners]
-    for learner, cls in zip(suite.learners, methods, strict=True):
-        replica_configs(cls.config_class, 1, learner.config)
-    for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
-        if not any(name in setting_names(cls) for cls in methods):
-            known = {name for method in method_names() for name in setting_names(find_method(method))}
-            if name not in known:
-                raise UnknownNameError(f"setting of suite {suite.name!r}", name, sorted(known))
+    _check_settings(suite, methods)
     checked: set[str] = set()
     for data in suite.data:
         task = task_of(data)
         kind = kind_of(task, data) if task else None
-        if recipe_file(data, Path()) is not None:
-            parts_of(data)
+        _check_quality(data)
         for learner, cls in zip(suite.learners, methods, strict=True):
             # Looking up presets is slow, and a suite's datasets mostly share them.
             same = json.dumps(
@@ -190,6 +183,27 @@ def validate(suite: Suite) -> None:
                     f"suite {suite.name!r}: {learner.method} handles {' and '.join(cls.actions)} actions, but {task} "
                     f"has {kind} ones; take it out, or say where_possible = true to leave it out there"
                 )
+
+
+def _check_settings(suite: Suite, methods: Sequence[type[Algorithm]]) -> None:
+    """Refuse settings that a learner lacks of its own, or that no method has of those for all."""
+    for learner, cls in zip(suite.learners, methods, strict=True):
+        replica_configs(cls.config_class, 1, learner.config)
+    for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
+        if not any(name in setting_names(cls) for cls in methods):
+            known = {name for method in method_names() for name in setting_names(find_method(method))}
+            if name not in known:
+                raise UnknownNameError(f"setting of suite {suite.name!r}", name, sorted(known))
+
+
+def _check_quality(data: Data) -> None:
+    """Refuse a quality that no recipe makes, of data that are made."""
+    if recipe_file(data, Path()) is not None:
+        parts_of(data)
+    elif data.task and not data.file and data.source == REGENERATED:
+        known = computed_qualities(data.task)
+        if data.quality not in known:
+            raise UnknownNameError(f"quality of {data.task}", data.quality, known)
 
 
 def _method(suite: Suite, learner: Learner) -> type[Algorithm]:

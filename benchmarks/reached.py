@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marlzoo.system.files import write_text_atomic
 
-from .estimate import MEGABYTE, Cost, costs
+from .estimate import MEGABYTE, Cost, Rate, costs
 from .plan import expanded, validate
 from .sheet import Sheet
 from .split import cores
@@ -21,7 +21,7 @@ from .styles import markdown
 from .suites import SUITES, Suite
 
 # Those that are meant to be published, in the order in which they are run.
-PUBLISHED = ("games", "mpe", "mujoco-small", "smax", "scaling", "mirage")
+PUBLISHED = ("games", "mpe", "mujoco-small", "smax", "mirage", "scaling")
 HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
 ABOUT = """# Results
 
@@ -56,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m marlzoo.benchmarks.reached RESULTS", file=sys.stderr)
         return 2
-    out, body = Path(arguments[0]), []
+    out, body, rates = Path(arguments[0]), [], dict[str, Rate]()
     for name in PUBLISHED:
         suite = expanded(SUITES[name])
         validate(suite)
-        body.append(line(suite, costs(suite, out)))
+        body.append(line(suite, costs(suite, out, print, rates)))
     notes = [
         f"hours: of this machine's {cores()} cores for the missing runs, each busy with runs of its own; measured "
         "uncompiled for some seconds, episodes at full length. disk: data and states of the missing runs.",

@@ -108,14 +108,15 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
         if file is not None and not file.exists():
             stages[k] = Stage(f"data/{data.task}", f"data: {data.task} {data.quality}", data.transitions)
     display.plan(list(stages.values()))
-    sources = []
-    for k, data in enumerate(suite.data):
+    sources: dict[int, Source] = {}
+    # Those that are there, or have to be, come first: one that is missing is told before any is made.
+    for k in sorted(range(len(suite.data)), key=lambda k: k in stages):
         part = display.begin(stages[k]) if k in stages else None
-        sources.append(obtain(data, folder, lambda done, total: part.advance(done) if part else None))  # noqa: B023
+        sources[k] = obtain(suite.data[k], folder, lambda done, total: part.advance(done) if part else None)  # noqa: B023
         if part:
             part.finish()
-            part.log(f"{stages[k].label}: mean return {sources[-1].behavior:.1f}")
-    return sources, list(stages.values())
+            part.log(f"{stages[k].label}: mean return {sources[k].behavior:.1f}")
+    return [sources[k] for k in range(len(suite.data))], list(stages.values())
 
 
 def _stage(group: Group) -> Stage:

@@ -289,7 +289,16 @@ def test_costs_are_measured_on_the_tasks_shape(task: str, monkeypatch: pytest.Mo
         ({"learners": (Learner("mappo"),)}, SpecError, "learns online"),
         ({"data": (Data("mamujoco/hoper-3x1", "expert"),)}, UnknownNameError, "hopper-3x1"),
         ({"data": (Data(file="missing.hdf5"),)}, DataError, "missing.hdf5"),
-        ({"data": (Data(HOPPER, "expert", source="omiga"),)}, DataError, "no such dataset"),
+        (
+            {"data": (Data(HOPPER, "random"), Data(HOPPER, "expert", source="omiga"))},
+            DataError,
+            "no such dataset",
+        ),
+        (
+            {"data": (Data(HOPPER, "random"), Data("games/xor", "D9"))},
+            UnknownNameError,
+            "quality of games/xor 'D9'",
+        ),
     ],
 )
 def test_wrong_names_end_the_run_before_any_work(

@@ -338,6 +338,9 @@ def test_values_have_converged_when_doublings_change_little() -> None:
     np.testing.assert_allclose(change, [0.4, 0.2, 0.05, 0.01])
     assert list(change.index) == [1, 2, 4, 8]
     assert module.converged(change) == 4
+    half = pd.DataFrame({0: [29.2893219, 50, 75, 93.75, 99.6]}, index=looks)
+    assert module.halving(half, level) == pytest.approx(2.0)
+    assert module.halving(rising * 0 + 99, level) is None
     falling_late = pd.DataFrame({0: [0.0, 0, 0, 0, 50]}, index=looks)
     assert module.converged(module.changes(falling_late, level)) is None
 
