@@ -186,7 +186,9 @@ class AlberDICE(Algorithm):
             batch.action_mask.movedim(2, 1),
         )
         action = batch.action.movedim(2, 1)  # agents first: [R, N, B]
-        log_pi = log_softmax(self.actor.of_batch(sequences, obs), batch.action_mask).movedim(2, 1)
+        logits = self.actor.of_batch(sequences, obs)
+        assert isinstance(logits, Tensor)
+        log_pi = log_softmax(logits, batch.action_mask).movedim(2, 1)
         log_data = log_softmax(self.data.network(obs), batch.action_mask).movedim(2, 1)
 
         # 1. Data policies

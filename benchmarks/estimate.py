@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError
@@ -202,7 +203,7 @@ def rehearsal(spec: Spec) -> Dataset:
         action_mask = np.broadcast_to(
             np.arange(spec.action_size) < sizes[:, None], (*shape, spec.action_size)
         )
-        action = rng.integers(sizes, size=shape)
+        action: NDArray[Any] = rng.integers(sizes, size=shape)
     else:
         used = np.arange(spec.action_size) < sizes[:, None]
         action = rng.uniform(-1.0, 1.0, (*shape, spec.action_size)) * used

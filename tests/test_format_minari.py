@@ -320,7 +320,7 @@ def test_agents_in_other_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_infos_that_only_some_episodes_have(tmp_path: Path) -> None:
-    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
     arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"}
     infos = {
         "infos/agent_rewards": np.ones((2, 2)),
@@ -370,7 +370,7 @@ def test_parts_of_one_agent_are_not_agents(tmp_path: Path) -> None:
 
 
 def test_masks_that_everything_passes(tmp_path: Path) -> None:
-    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
     arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"}
     both = (spaces_of(a=BOX, b=BOX), spaces_of(a=CHOICE, b={**CHOICE, "n": 2}))
     folder = raw(tmp_path / "x-v0", *both, [arrays])

@@ -132,7 +132,7 @@ def learner(options: Options, method: str, data: Dataset, task: str, batch_size:
     """One replica per seed, with the study's settings as far as the method has them."""
     known = {setting.name for setting in fields(find_method(method).config_class)}
     width = dict.fromkeys(("hidden", "critic_hidden", "vae_hidden"), options.hidden)
-    settings = {name: value for name, value in (SHARED | width).items() if name in known}
+    settings: dict[str, Any] = {k: v for k, v in (SHARED | width).items() if k in known}
     return make(method, data.spec, seeds=options.seeds, batch_size=batch_size, **settings)
 
 

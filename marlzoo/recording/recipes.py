@@ -134,7 +134,7 @@ def collect(
     return target
 
 
-def _recipe(task: str, quality: str, folder: Path) -> _Recipe:
+def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
     """Who makes a quality; raises as :func:`collect` says."""
     needed = quality != RANDOM or task in teacher_names(folder)
     teacher = load_teacher(task, folder) if needed else None

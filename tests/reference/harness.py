@@ -186,7 +186,8 @@ class Replica:
     """
 
     def __init__(self, learner: Algorithm, r: int) -> None:
-        self.spec, self.config = learner.spec, learner.configs[r]
+        self.spec = learner.spec
+        self.config: Any = learner.configs[r]
         whole = learner.state_dict()
         shared: dict[int, Tensor] = {}  # a parameter that has several names is one here too
         self.values = {
@@ -281,9 +282,9 @@ def make_learner(method: str, case: Case) -> Algorithm:
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in learner.named_parameters():
-            value += 0.2 * torch.randn(value.shape, generator=source, dtype=DOUBLE)
-            value *= named_in(case.scale, name, 1.0)
-            value += named_in(case.shift, name, 0.0)
+            value.add_(0.2 * torch.randn(value.shape, generator=source, dtype=DOUBLE))
+            value.mul_(named_in(case.scale, name, 1.0))
+            value.add_(named_in(case.shift, name, 0.0))
     return learner
 
 
