@@ -20,7 +20,7 @@ from .suites import Suite
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
     from marlzoo.data.dataset import Dataset
-    from marlzoo.training.trainer import Evaluation
+    from marlzoo.training.evaluation import Evaluation
 
 LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")

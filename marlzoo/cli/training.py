@@ -64,7 +64,7 @@ class Online:
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     out: Path = Path("results")
-    """results go to OUT/NAME: curve.csv and checkpoint.npz"""
+    """results go to OUT/NAME: curve.csv, metrics.csv and checkpoint.npz"""
     name: str = ""
     """default: train-METHOD-TASK"""
     log_every: int = 10
@@ -159,6 +159,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
 
     from marlzoo.registry import make, make_env, task_spec
     from marlzoo.system.files import write_text_atomic
+    from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
     family = options.task.partition("/")[0]
@@ -186,10 +187,12 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
                 checkpoint=folder / "checkpoint.npz",
                 log_every=options.log_every,
                 on_progress=report,
+                loggers=[MetricsFile(folder / "metrics.csv")],
             )
     finally:
         env.close()
     write_text_atomic(folder / "curve.csv", curve_csv(curve))
     print(
-        f"Learning curve: {folder / 'curve.csv'}\nCheckpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
+        f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
+        f"Checkpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
     )
