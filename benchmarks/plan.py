@@ -18,7 +18,8 @@ from marlzoo.recording.recipes import collect
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 
-from .results import RUN, Results
+from .results import RUN, Results, Row
+from .row import run_name
 from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 ProgressReporter = Callable[[int, int], None]
@@ -42,6 +43,7 @@ class Source:
     quality: str
     hash: str
     behavior: float
+    transitions: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Dataset:
@@ -58,11 +60,28 @@ class Run:
     seed: int
     config_hash: str
 
+    def names(self, suite: Suite) -> dict[str, Any]:
+        """Values of the columns :data:`marlzoo.benchmarks.row.RUN`."""
+        source, learner = self.source, self.learner
+        return {
+            "suite": suite.name,
+            "task": source.task,
+            "source": source.source,
+            "quality": source.quality,
+            "method": learner.method,
+            "variant": learner.variant,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            "data_hash": source.hash,
+        }
+
+    def name(self, suite: Suite) -> str:
+        """The run's short name in rows and files."""
+        return run_name(**self.names(suite))
+
     def key(self, suite: Suite) -> tuple[Any, ...]:
         """Values of the columns :data:`_DONE` in the row that says that this run is done."""
-        source, learner = self.source, self.learner
-        names = (suite.name, source.task, source.source, source.quality, learner.method, learner.variant)
-        return (*names, self.seed, self.config_hash, source.hash, suite.episodes, suite.updates)
+        return (*self.names(suite).values(), suite.episodes, suite.updates)
 
 
 @dataclass(frozen=True)
@@ -188,6 +207,7 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
         quality=data.quality or card.quality or Path(path).stem,
         hash=card.content_hash or load_dataset(path, **options).content_hash,
         behavior=card.mean_return,
+        transitions=card.transitions,
         options=options,
     )
 
@@ -199,15 +219,27 @@ def computed_options(data: Data) -> dict[str, Any]:
     return {**data.env, **({"seed": data.seed} if data.seed else {})}
 
 
-def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
-    """Runs without a row at the suite's last update, ordered by task, then learner, dataset and seed."""
-    done = {tuple(getattr(row, name) for name in _DONE) for row in results.rows()}
+def all_runs(suite: Suite, sources: Sequence[Source]) -> list[Run]:
+    """All runs of a suite, ordered by task, then learner, dataset and seed."""
     runs = []
     for task in dict.fromkeys(source.task for source in sources):
         for learner in suite.learners:
             for source in (source for source in sources if source.task == task):
                 hashed = config_hash(suite, learner, task, source.entry.env)
                 runs += [Run(source, learner, seed, hashed) for seed in suite.seeds]
+    return runs
+
+
+def finished(suite: Suite, runs: Sequence[Run], rows: Sequence[Row]) -> list[tuple[Run, Row]]:
+    """Those of the runs that have a row at the suite's last update, with that row."""
+    last = {tuple(getattr(row, name) for name in _DONE): row for row in rows if not row.error}
+    return [(run, last[run.key(suite)]) for run in runs if run.key(suite) in last]
+
+
+def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
+    """Runs without a row at the suite's last update, ordered by task, then learner, dataset and seed."""
+    runs = all_runs(suite, sources)
+    done = {run.key(suite) for run, _ in finished(suite, runs, results.rows())}
     return [run for run in runs if run.key(suite) not in done]
 
 

@@ -122,7 +122,8 @@ def test_an_interrupted_run_has_the_file_of_an_uninterrupted_one(tmp_path: Path)
     again = MetricsFile(broken.path)
     run(learner(), 30, loggers=[again], **options)
     assert broken.path.read_bytes() == whole.path.read_bytes()
-    np.testing.assert_allclose(again.curve("policy/data_log_prob", 30)[1], whole.curve("policy/data_log_prob", 30)[1], rtol=1e-5)
+    curves = [file.curve("policy/data_log_prob", 30)[1] for file in (again, whole)]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
 
 
 def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
@@ -171,7 +172,9 @@ def test_metrics_that_come_later_get_a_column(tmp_path: Path) -> None:
 def test_online_training_keeps_its_metrics(tmp_path: Path) -> None:
     def make() -> Algorithm:
         spec = make_game("xor", 1).spec
-        return marlzoo.make("mappo", spec, seeds=(0, 1), hidden=4, num_envs=2, rollout=4, restart=5, batch_size=8)
+        return marlzoo.make(
+            "mappo", spec, seeds=(0, 1), hidden=4, num_envs=2, rollout=4, restart=5, batch_size=8
+        )
 
     whole, heard = MetricsFile(tmp_path / "whole.csv"), Listening()
     train_online(make(), make_game("xor", 4), steps=8 * 20, loggers=[whole, heard])

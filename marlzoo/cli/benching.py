@@ -41,6 +41,10 @@ class Options:
     """of torch in each process, where processes are given (0: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
+    rerun: tuple[str, ...] = ()
+    """train these methods anew; their rows go to replaced.csv"""
+    force: bool = False
+    """train all methods anew"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,13 +76,26 @@ def run(arguments: Sequence[str]) -> int:
         suite = replace(suite, updates=options.updates)
     if options.precision:
         suite = replace(suite, precision=options.precision)
-    run_suite(
+    finished = run_suite(
         suite,
         out=options.out,
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
         split=split_of(options.processes, options.threads),
-        command=shlex.join(["marlzoo", "bench", *arguments]),
+        rerun=options.rerun,
+        force=options.force,
+        command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
     )
-    return 0
+    return 1 if finished.failures else 0
+
+
+def _settled(arguments: Sequence[str]) -> list[str]:
+    """The arguments that make the table again: without those that only say what is trained anew."""
+    kept: list[str] = []
+    skipping = False
+    for argument in arguments:
+        skipping = argument == "--rerun" or (skipping and not argument.startswith("--"))
+        if not skipping and argument != "--force":
+            kept.append(argument)
+    return kept

@@ -49,6 +49,8 @@ class Offline:
     """most replicas in one lockstep group"""
     check_data: bool = True
     """compare data and simulator before training"""
+    force: bool = False
+    """train anew what is there; the old rows go to replaced.csv"""
 
 
 @dataclass
@@ -96,10 +98,8 @@ def run(arguments: Sequence[str]) -> int:
     usable_device(parsed.options.device)
     changed = _changed(cls, parsed.settings, base)
     if cls.sampling == "online":
-        _online(method, parsed.options, changed)
-    else:
-        _offline(method, parsed.options, changed)
-    return 0
+        return _online(method, parsed.options, changed)
+    return _offline(method, parsed.options, changed)
 
 
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
@@ -118,7 +118,7 @@ def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, 
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 
-def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
+def _offline(method: str, options: Offline, settings: dict[str, Any]) -> int:
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.suites import Data, Learner, Suite
     from marlzoo.data.load import read_card
@@ -143,17 +143,19 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
         horizon=options.horizon,
         precision=options.precision,
     )
-    folder = run_suite(
+    finished = run_suite(
         suite,
         out=options.out,
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
+        force=options.force,
     )
-    print(f"Checkpoints, for marlzoo eval: {folder / 'checkpoints'}")
+    print(f"Checkpoints, for marlzoo eval: {finished.folder / 'checkpoints'}")
+    return 1 if finished.failures else 0
 
 
-def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
+def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -196,3 +198,4 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
         f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
         f"Checkpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
     )
+    return 0

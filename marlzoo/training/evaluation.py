@@ -47,6 +47,9 @@ class Evaluation:
         seconds: training time so far, evaluations included.
         metrics: the last update's metrics, ``[R]`` each; empty where the evaluation comes from a checkpoint.
         arithmetic: how the updates multiplied matrices; see :mod:`marlzoo.training.precision`.
+        code: hash of the method's code, see :func:`marlzoo.registry.code_hash`; several joined by ``+`` where it
+            changed while the run was interrupted.
+        date: when the episodes ended, UTC, ``2026-01-31T12:00:00Z``.
     """
 
     updates: int
@@ -55,6 +58,8 @@ class Evaluation:
     seconds: float
     metrics: Metrics = field(default_factory=dict)
     arithmetic: str = ""
+    code: str = ""
+    date: str = ""
 
 
 @torch.no_grad()

@@ -197,7 +197,9 @@ def _texts(replica: Mapping[str, Any]) -> dict[str, str]:
 def _lines(
     updates: int, point: Mapping[str, Floats], replicas: Sequence[Mapping[str, str]], columns: Sequence[str]
 ) -> list[list[str]]:
-    values = [[f"{point[name][r]:.6g}" if name in point else "" for name in columns] for r in range(len(replicas))]
+    values = [
+        [f"{point[name][r]:.6g}" if name in point else "" for name in columns] for r in range(len(replicas))
+    ]
     return [
         [str(updates), *replica.values(), *cells] for replica, cells in zip(replicas, values, strict=True)
     ]

@@ -6,13 +6,13 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
@@ -23,6 +23,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.registry import code_hash
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
@@ -106,7 +107,7 @@ def train(
         if arena and check_data:
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
-        run = _Run(algorithm, sampler, datasets, checkpoint, precision)
+        run = _Run(algorithm, sampler, datasets, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
         arithmetic = choose(algorithm, sampler, precision, run.progress.arithmetic, log)
@@ -218,8 +219,10 @@ class _Run:
         datasets: Sequence[Dataset],
         path: str | Path | None,
         precision: Precision,
+        log: Callable[[str], None],
     ) -> None:
         self.algorithm, self.sampler, self.precision = algorithm, sampler, precision
+        self._log = log
         self.path = Path(path) if path else None
         self.progress = _Progress([], 0.0)
         self._data = sampler.data_hashes
@@ -238,7 +241,8 @@ class _Run:
 
         def pending() -> Evaluation:
             episodes, seconds = outcome()
-            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic)
+            date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, date)
 
         self._pending = pending
 
@@ -273,6 +277,8 @@ class _Run:
                     "updates": evaluation.updates,
                     "seconds": evaluation.seconds,
                     "arithmetic": evaluation.arithmetic,
+                    "code": evaluation.code,
+                    "date": evaluation.date,
                 }
             )
         meta = {
@@ -281,6 +287,7 @@ class _Run:
             "seconds": self.progress.seconds,
             "evaluations": records,
             "arithmetic": self.progress.arithmetic,
+            "code": self._code,
             "owes": self._pending is not None,
         }
         checkpoints.save(self.path, self.algorithm, extra, meta)
@@ -304,14 +311,27 @@ class _Run:
                 extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"], extra.get(f"eval/{k}/wins")
             )
             diverged = extra[f"eval/{k}/diverged"]
+            about = {name: record.get(name, "") for name in ("arithmetic", "code", "date")}
             self.progress.evaluations.append(
-                Evaluation(
-                    record["updates"], found, diverged, record["seconds"], arithmetic=record["arithmetic"]
-                )
+                Evaluation(record["updates"], found, diverged, record["seconds"], **about)
             )
         self.progress.seconds = float(meta["seconds"])
         self.progress.arithmetic = meta["arithmetic"]
         self.owes = meta.get("owes", False)
+        before = str(meta.get("code", "")) or "unknown"
+        if before.split("+")[-1] != self._code:
+            self._log(
+                f"{path}: the code of {self.algorithm.name} changed since this run was interrupted; it goes on, and "
+                "its results name both versions; delete the file to start anew"
+            )
+            self._code = f"{before}+{self._code}"
+        else:
+            self._code = before
+
+    @cached_property
+    def _code(self) -> str:
+        """Hashes of the code that the run was trained with."""
+        return code_hash(type(self.algorithm))
 
 
 def _require(**counts: int) -> None:
