@@ -136,9 +136,9 @@ def _show(
             highlight=False,
         )
     if not rows.empty:
-        comparison, _, *others = tables.write(rows, folder, f"Suite {suite.name}", command)
-        for sheet in (comparison, *others):
-            console.print(terminal(sheet))
+        for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
+            if not sheet.long:  # table.md has them all
+                console.print(terminal(sheet))
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:

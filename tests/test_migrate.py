@@ -106,7 +106,7 @@ def test_rows_appended_since_are_kept(tmp_path: Path) -> None:
         (lambda text: text[:-1], "not complete"),
         (lambda text: text.replace(",500,", ",many,"), "line 2: updates is 'many'"),
         (lambda text: text.replace(",cpu", ""), "line 2: 20 cells instead of 21"),
-        (lambda text: text.replace("0.1.0", '"'), "not valid CSV"),
+        (lambda text: text.replace('"hidden=64"', '"hidden=64'), "not valid CSV"),
     ],
 )
 def test_a_broken_file_is_one_clear_error_and_stays(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,11 @@ def test_every_row_has_its_episodes(tmp_path: Path) -> None:
 def test_it_is_said_what_was_there_and_since_when(tmp_path: Path) -> None:
     first = run(suite(), tmp_path)
     assert "None of 4 runs were there; 4 to train." in first
-    assert "4 runs trained in 0:00:" in first
+    assert re.search(r"^4 runs trained in \d+:\d\d:\d\d\. Rows", first, re.MULTILINE)
     dated(tmp_path, "2026-01-02T03:04:05Z")
     again = run(suite(), tmp_path)
     assert "4 of 4 runs were there, made on 2026-01-02; nothing trained." in again
-    assert "0 runs trained in 0:00:0" in again
-    assert "; 4 were there. Rows, metrics and tables: " in again
+    assert re.search(r"^0 runs trained in .*; 4 were there\. Rows, metrics and tables: ", again, re.MULTILINE)
     assert "warning" not in again
     more = run(suite(seeds=(0, 1, 2)), tmp_path)
     assert "4 of 6 runs were there, made on 2026-01-02; 2 to train." in more
