@@ -20,12 +20,13 @@ from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.teachers.offers import qualities
 
-from .results import RUN, Results
+from .results import RUN, Results, Row
+from .row import run_name
+from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
-from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 ProgressReporter = Callable[[int, int], None]
 """Called while data are made: transitions so far, transitions in all."""
@@ -48,6 +49,7 @@ class Source:
     quality: str
     hash: str
     behavior: float
+    transitions: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Dataset:
@@ -64,12 +66,29 @@ class Run:
     seed: int
     config_hash: str
 
+    def names(self, suite: Suite) -> dict[str, Any]:
+        """Values of the columns :data:`marlzoo.benchmarks.row.RUN`."""
+        source, learner = self.source, self.learner
+        return {
+            "suite": suite.name,
+            "task": source.task,
+            "source": source.source,
+            "quality": source.quality,
+            "method": learner.method,
+            "variant": learner.variant,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            "data_hash": source.hash,
+        }
+
+    def name(self, suite: Suite) -> str:
+        """The run's short name in rows and files."""
+        return run_name(**self.names(suite))
+
     def key(self, suite: Suite) -> tuple[Any, ...]:
         """Values of the columns :data:`_DONE` in the row that says that this run is done."""
-        source, learner = self.source, self.learner
-        names = (suite.name, source.task, source.source, source.quality, learner.method, learner.variant)
-        episodes, updates = suite.final_episodes or suite.episodes, suite.updates_on(source.entry)
-        return (*names, self.seed, self.config_hash, source.hash, episodes, updates)
+        episodes, updates = suite.final_episodes or suite.episodes, suite.updates_on(self.source.entry)
+        return (*self.names(suite).values(), episodes, updates)
 
 
 @dataclass(frozen=True)
@@ -274,6 +293,7 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
         quality=data.quality or card.quality or Path(path).stem,
         hash=card.content_hash or load_dataset(path, **options).content_hash,
         behavior=card.mean_return,
+        transitions=card.transitions,
         options=options,
     )
 
@@ -327,10 +347,17 @@ def runs_of(suite: Suite, sources: Sequence[Source]) -> list[Run]:
     return runs
 
 
+def finished(suite: Suite, runs: Sequence[Run], rows: Sequence[Row]) -> list[tuple[Run, Row]]:
+    """Those of the runs that have a row at their last update, with that row."""
+    last = {tuple(getattr(row, name) for name in _DONE): row for row in rows if not row.error}
+    return [(run, last[run.key(suite)]) for run in runs if run.key(suite) in last]
+
+
 def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
     """Runs without a row at their last update."""
-    done = {tuple(getattr(row, name) for name in _DONE) for row in results.rows()}
-    return [run for run in runs_of(suite, sources) if run.key(suite) not in done]
+    runs = runs_of(suite, sources)
+    done = {run.key(suite) for run, _ in finished(suite, runs, results.rows())}
+    return [run for run in runs if run.key(suite) not in done]
 
 
 def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:

@@ -41,7 +41,8 @@ from marlzoo.registry import find_method, make, make_env
 from marlzoo.rng import derive
 from marlzoo.system.files import locked, write_text_atomic
 from marlzoo.training.evaluation import evaluate
-from marlzoo.training.trainer import make_sampler, to_numpy, train
+from marlzoo.training.loggers import to_numpy
+from marlzoo.training.trainer import make_sampler, train
 
 NAME = "convergence"
 TASKS = (
