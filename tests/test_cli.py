@@ -359,7 +359,7 @@ def test_train_evaluate_and_tabulate(
     arguments = ["train", "omiga", "--data", recording, "--alpha", 1, "--seeds", 4, 5, *TINY]
     status, out, _ = call(capsys, *arguments)
     assert status == 0
-    assert "omiga (alpha=1.0, hidden=8)" in out
+    assert "Settings: alpha=1.0, hidden=8." in out
     folder = tmp_path / "results" / "train-omiga-mamujoco-hopper-3x1"
     rows = {row.seed: row for row in Results(folder / "rows.csv").rows() if row.updates == 4}
     assert set(rows) == {4, 5}
@@ -398,6 +398,9 @@ def test_train_online(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert status == 0
     folder = tmp_path / "results" / "train-mappo-mamujoco-hopper-3x1"
     assert (folder / "curve.csv").read_text().splitlines()[0].startswith("seed,updates,steps")
+    assert [line.split(",")[:2] for line in (folder / "metrics.csv").read_text().splitlines()[1:]] == [
+        ["1", "0"], ["2", "0"],
+    ]  # fmt: skip
     status, out, _ = call(capsys, "eval", folder / "checkpoint.npz", "--episodes", 1, "--horizon", 5)
     assert (status, f"mappo on {HOPPER}, seed 0, 2 updates" in out) == (0, True)
 

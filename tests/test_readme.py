@@ -108,7 +108,7 @@ def test_the_method_of_the_readme_works_as_a_plugin(
         assert "Mine: regression onto the recorded actions." in capsys.readouterr().out
         tiny = ["--hidden", "8", "--updates", "2", "--episodes", "1", "--horizon", "3"]
         assert main(["train", "mine", "--data", DATASET, *tiny]) == 0
-        assert "mine (hidden=8)" in capsys.readouterr().out
+        assert "Settings: hidden=8" in capsys.readouterr().out
         with pytest.raises(SystemExit):
             main(["train", "mine", "--help"])
         assert "width of both hidden layers" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import latex, markdown, shortened, terminal
 from rich.console import Console
 
+from marlzoo.envs import games
 from marlzoo.errors import DataError, UnknownNameError
 from tests.test_results import ROW
 
@@ -63,7 +64,10 @@ def test_numbers_of_a_summary_by_hand() -> None:
     rows[3] = replace(rows[3], win_rate=0.75, seconds=9.0)
     line = tables.summary(frame(rows)).iloc[0]
     assert (line["mean"], line["std"], line["iqm"]) == (250.0, 500.0, 0.0)
-    assert (line["iqm_low"], line["iqm_high"]) == (0.0, 500.0)
+    assert (line["iqm_low"], line["iqm_high"]) == (
+        0.0,
+        1000.0,
+    )  # three of four draws are 1000 in 5 % of cases
     assert (line["win_rate"], line["behavior"], line["weight_ess"], line["value"]) == (0.375, 5.0, 0.5, 2.0)
     assert (line["seeds"], line["failed"], line["seconds"], line["seconds_per_run"]) == (4, 0, 9.0, 0.75)
     low, high = references.normalized(HOPPER, 0.0), references.normalized(HOPPER, 1000.0)
@@ -107,7 +111,7 @@ def test_failed_runs_are_counted_and_have_no_result() -> None:
     sheet = first(rows)
     assert sheet.body[1] == ["first", "15.0 ± 7.1 f1/3"]
     assert any("failed and is left out" in note for note in sheet.notes)
-    assert titled(rows, "title: unknown execution").body[1] == ["third", "– f3/3"]
+    assert titled(rows, "title: unknown execution").body == [["medium", "723.5", "– f3/3"]]
 
 
 def test_a_dataset_without_a_run_says_so() -> None:
@@ -127,8 +131,8 @@ def test_other_execution_classes_have_tables_of_their_own() -> None:
     ]  # fmt: skip
     assert [line[0] for line in made[0].body] == ["(data)", "first", "second"]
     assert made[0].best == [set(), {1}, set()]
-    assert made[1].body[1:] == [["third", "98.5 ± 0.7"]]
-    assert made[1].best == [set(), set()]  # there is nothing to compare it with
+    assert made[1].body == [["medium", "723.5", "98.5 ± 0.7"]]
+    assert made[1].best == [set()]  # there is nothing to compare it with
 
 
 # ---- names ---------------------------------------------------------------------------------------------
@@ -252,7 +256,7 @@ def test_the_caption_says_what_was_done() -> None:
 def test_values_that_still_moved_are_told() -> None:
     rows = grid({"moved": [1.0, 2, 3], "still": [1.0, 2, 3], "none": [1.0, 2, 3]}, ["a", "b", "c"])
     drifts = {("moved", "a"): 0.3, ("moved", "b"): -0.5}
-    quiet = {"moved": 0.0, "still": 0.05, "none": None}
+    quiet = {"moved": 0.0, "still": 0.04, "none": None}
     rows = [replace(r, value_drift=drifts.get((r.method, r.quality), quiet[r.method])) for r in rows]
     (warning,) = (note for note in first(rows).notes if note.startswith("Warning"))
     assert warning.startswith(
@@ -319,7 +323,8 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> N
 
 
 def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
-    assert references.random_return("games/xor", episodes=400) == pytest.approx(0.5, abs=0.1)
+    expected = np.mean(games.payoffs("xor"))
+    assert references.random_return("games/xor", episodes=400) == pytest.approx(expected, abs=0.15)
     assert references.random_return("games/bridge", episodes=4) < 0
 
 
@@ -406,17 +411,21 @@ def test_styles_escape_and_mark() -> None:
     assert "3.5 ± 0.7*" in printed(sheet)
 
 
-WIDE = {f"method_number_{k}": [1000.0 + k, 2000.0, 3000.0] for k in range(9)}
+@pytest.fixture(scope="module")
+def wide() -> list[Sheet]:
+    learners = {f"method_number_{k}": [1000.0 + k, 2000.0, 3000.0] for k in range(6)}
+    qualities = ["medium-replay", "medium-expert", "expert", "a-quality-with-a-long-name"]
+    return tables.sheets(
+        frame(grid(learners, qualities)), "Title", "marlzoo bench suite --out somewhere/else"
+    )
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_a_terminal_never_breaks_a_word_and_shows_every_number(width: int) -> None:
-    qualities = ["medium-replay", "medium-expert", "expert", "random", "a-quality-with-a-long-name"]
-    made = tables.sheets(frame(grid(WIDE, qualities)), "Title", "marlzoo bench suite --out somewhere/else")
-    for sheet in made:
+def test_a_terminal_never_breaks_a_word_and_shows_every_number(wide: list[Sheet], width: int) -> None:
+    for sheet in wide:
         lines = printed(sheet, width).splitlines()
         words = set(" ".join(lines).split())
-        longest = max(len(word) for note in sheet.notes for word in [*note.split(), ""])
+        longest = max((len(word) for note in sheet.notes for word in note.split()), default=0)
         assert all(len(line.rstrip()) <= max(width, longest) for line in lines)
         for text in (
             word for cells in (sheet.header[1:], *(line[1:] for line in sheet.body)) for word in cells
