@@ -370,7 +370,7 @@ def test_rows_and_tables_of_a_whole_suite(files: tuple[Path, Path], tmp_path: Pa
     assert "torch " in row.versions
     assert rows["bc", "first", 0, 6].data_hash != rows["bc", "second", 0, 6].data_hash
     table = (tmp_path / "unit" / "table.md").read_text()
-    assert f"{HOPPER} first (marlzoo)" in table
+    assert "| first |" in table
     assert "Made by `marlzoo bench unit`" in table
     assert (tmp_path / "unit" / "table.csv").exists()
     assert "Suite unit" in printed
