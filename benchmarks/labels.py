@@ -47,7 +47,8 @@ def _learners(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
         for method, variant in zip(cells["method"], cells["variant"], strict=True)
     }
     shared = _shared(variants)
-    names, lettered = {}, {}
+    names: dict[Any, Any] = {}
+    lettered: dict[Any, Any] = {}
     for (method, variant), settings in variants.items():
         own = ", ".join(f"{name}={value}" for name, value in settings.items() if name not in shared)
         names[method, variant] = f"{method} ({own})" if own else method
@@ -86,7 +87,8 @@ def _shared(variants: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, 
 def _datasets(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """A dataset's name without the parts that all datasets share; and these parts."""
     family = cells["task"].str.partition("/")[0]
-    notes, parts = [], []
+    notes: list[str] = []
+    parts: list[Any] = []
     if cells["suite"].nunique() > 1:
         parts.append(cells["suite"])
     if cells["task"].nunique() == 1:

@@ -21,7 +21,7 @@ from typing import Any
 
 from marlzoo.config import replica_configs
 from marlzoo.errors import DataError, MarlzooError
-from marlzoo.registry import find_method, preset_of
+from marlzoo.registry import find_method, preset_of, task_spec
 from marlzoo.system.files import locked
 
 from .results import REMEDY, Results, Row
@@ -119,7 +119,8 @@ def _settings(method: str, task: str, variant: str, known: str) -> tuple[str, st
     try:
         cls = find_method(method)
         given = {name: _value(text) for name, _, text in (part.partition("=") for part in _parts(variant))}
-        config = replica_configs(cls.config_class, 1, given, preset_of(cls, task.partition("/")[0]))[0]
+        preset = preset_of(cls, task_spec(task)).settings
+        config = replica_configs(cls.config_class, 1, given, preset)[0]
     except MarlzooError:
         return None  # a method or a setting that is no more
     values = config.to_dict()

@@ -112,7 +112,7 @@ def _train(
     """Train groups, here or side by side; returns why some failed."""
     if split.processes > 1:
         return train_side_by_side(trainer, work, split, display)
-    failures = []
+    failures: list[str] = []
     with torch_threads(split.threads):
         for group, stage in work:
             part = display.begin(stage)

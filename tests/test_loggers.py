@@ -123,7 +123,7 @@ def test_an_interrupted_run_has_the_file_of_an_uninterrupted_one(tmp_path: Path)
     run(learner(), 30, loggers=[again], **options)
     assert broken.path.read_bytes() == whole.path.read_bytes()
     curves = [file.curve("policy/data_log_prob", 30)[1] for file in (again, whole)]
-    np.testing.assert_allclose(*curves, rtol=1e-5)
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-5)
 
 
 def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
