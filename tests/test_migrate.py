@@ -79,7 +79,7 @@ def test_values_stay_and_words_are_todays(tmp_path: Path) -> None:
     assert (unknown.method, unknown.config) == ("no_such_method", "")
     learner = Learner("b3c", {"hidden": 64})
     suite = Suite("unit", (Data(TASK, "medium"),), (learner,))
-    assert b3c.config_hash == plan.config_hash(suite, learner, TASK, {})
+    assert b3c.config_hash == plan.config_hash(suite, learner, TASK, suite.data[0])
 
 
 def test_the_migrated_rows_are_found_done(tmp_path: Path) -> None:
