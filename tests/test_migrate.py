@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_rows_appended_since_are_kept(tmp_path: Path) -> None:
 def test_a_broken_file_is_one_clear_error_and_stays(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change,  # type: ignore[no-untyped-def]
+    change: Callable[[str], str],
     message: str,
 ) -> None:
     path = write(tmp_path, old("bc", "hidden=64", 0, BC))

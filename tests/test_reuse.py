@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from marlzoo.benchmarks import reuse, trainer
+from marlzoo.benchmarks import recorder, reuse, trainer
 from marlzoo.benchmarks.results import Results, Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
@@ -218,7 +219,9 @@ def test_a_simulator_that_raises_fails_its_runs_and_not_the_suite(
     mine = suite(data=(Data("raising/xor", "D1"), GAME), learners=BOTH[:1])
     options = {} if split is None else {"split": split}
     printed = run(mine, tmp_path, check_data=False, **options)
-    assert "on raising/xor D1: failed, SpecError: environment games/xor: step 1 failed (RuntimeError" in printed
+    assert (
+        "on raising/xor D1: failed, SpecError: environment games/xor: step 1 failed (RuntimeError" in printed
+    )
     errors = {row.task: row.error for row in rows(tmp_path)}
     assert errors["games/xor"] == ""
     assert "the simulator is gone" in errors["raising/xor"]
@@ -259,6 +262,16 @@ def test_bench_takes_rerun_and_leaves_it_out_of_the_tables_command(
     assert "None of 2 runs were there" in capsys.readouterr().out
     assert f"Made by `marlzoo bench {file} --out {tmp_path}`" in (tmp_path / "mine" / "table.md").read_text()
     assert main(["bench", str(file), "--rerun", "omiga", *out]) == 2
+
+
+def test_progress_shows_value_scale_and_effective_samples() -> None:
+    metrics = {
+        "value/data_mean": np.array([10.0, 30.0]),
+        "weight/ess": np.array([0.25, 0.5]),
+        "loss": np.zeros(2),
+    }
+    assert recorder.brief(metrics) == "value 20, ess 0.375"
+    assert recorder.brief({"loss": np.zeros(2)}) == ""
 
 
 def test_the_words_of_the_summary() -> None:
