@@ -138,7 +138,7 @@ def _show(
     if not rows.empty:
         for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
             if not sheet.long:  # table.md has them all
-                console.print(terminal(sheet))
+                console.print(terminal(sheet), soft_wrap=True)
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:

@@ -43,7 +43,7 @@ def titled(rows: list[Row], title: str, **options: str) -> Sheet:
 
 def printed(sheet: Sheet, width: int = 80) -> str:
     console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal(sheet))
+    console.print(terminal(sheet), soft_wrap=True)
     return console.export_text()
 
 
