@@ -78,7 +78,7 @@ def _moving(cells: pd.DataFrame) -> list[str]:
     if len(late):
         parts = []
         for learner, part in late.groupby("learner", sort=False):
-            largest = part["moving"].loc[part["moving"].abs().idxmax()]
+            largest = part["moving"].iloc[int(part["moving"].abs().to_numpy().argmax())]
             count = int((cells["learner"] == learner).sum())
             parts.append(f"{learner} on {len(part)} of {count} datasets ({largest:+.0%})")
         notes.append(
