@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from marlzoo.benchmarks import recorder, reuse, trainer
+from marlzoo.benchmarks.drift import value_drift
 from marlzoo.benchmarks.results import Results, Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
@@ -73,7 +74,11 @@ def test_value_and_weights_of_the_last_update_are_in_the_rows(tmp_path: Path) ->
             continue
         assert row.value_mean == pytest.approx(float(line["value/data_mean"]), rel=1e-5)
         assert row.weight_ess == pytest.approx(float(line["weight/ess"]), rel=1e-5)
-        assert row.value_drift is not None
+        mine = sorted(
+            (int(u), float(line["value/data_mean"])) for (run, u), line in kept.items() if run == row.run
+        )
+        until = np.array([point for point in mine if point[0] <= row.updates])
+        assert row.value_drift == pytest.approx(value_drift(until[:, 0], until[:, 1]), abs=1e-4)
     values = {row.value_mean for row in rows(tmp_path) if row.method == "iql"}
     assert len(values) == 4  # each replica's and each update's own
 
