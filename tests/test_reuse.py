@@ -161,6 +161,7 @@ def test_rows_of_unknown_code_are_told(tmp_path: Path) -> None:
     told = run(suite(learners=BOTH[:1]), tmp_path)
     assert "2 of 2 runs were there, made at an unknown date; nothing trained." in told
     assert "warning: 2 runs of bc do not say which code made them; to train them anew: --rerun bc" in told
+    assert told.count("warning") == 1
 
 
 def test_a_run_that_goes_on_with_other_code_names_both(
