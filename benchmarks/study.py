@@ -146,7 +146,7 @@ def write(study: Study, out: Path, console: Console | None = None) -> Path:
     text = markdown(study.sheet)
     write_text_atomic(folder / "table.md", text + ("\n![plot](plot.png)\n" if drawn else ""))
     console = console or Console()
-    console.print(terminal(study.sheet))
+    console.print(terminal(study.sheet), soft_wrap=True)
     if not drawn:
         console.print("No plot: matplotlib is not installed (pip install 'marlzoo[plot]').", markup=False)
     console.print(f"Written to {folder}", highlight=False)
