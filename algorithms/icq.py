@@ -54,8 +54,9 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
 from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import chosen, log_softmax
-from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import ConvexMixer, LinearMixer
 from marlzoo.modules.policies import Policy, RecurrentPolicy, TanhGaussianPolicy
 from marlzoo.modules.recurrent import RecurrentNet

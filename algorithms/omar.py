@@ -58,8 +58,9 @@ from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.actors import DeterministicActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import chosen, log_softmax, mask_logits, one_hot
-from marlzoo.modules.layers import Ensemble, for_agents, with_agent_id
+from marlzoo.modules.layers import for_agents, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam

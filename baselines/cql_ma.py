@@ -47,6 +47,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import (
     chosen,
     log_softmax,
@@ -54,7 +55,7 @@ from marlzoo.modules.distributions import (
     tanh_gaussian_mode,
     tanh_gaussian_sample,
 )
-from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, TanhGaussianPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig

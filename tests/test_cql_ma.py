@@ -13,8 +13,9 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import tanh_gaussian_log_prob
-from marlzoo.modules.layers import MLP, Ensemble, with_agent_id
+from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.value_decomposition import AgentNet
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
