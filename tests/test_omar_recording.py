@@ -101,18 +101,13 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     td, push, _ = omar.critic_losses(own, batch, action, omar.targets_of(own, batch))
     critic_loss = td + own.config.cql_alpha * push
     norms = own.step(critic=(critic_loss, "q"))
-    with torch.no_grad():
-        best, score = omar.softmax_means(own, batch)
-        value = omar.critics(own, "q", batch.obs, action.unsqueeze(0), 1)[0, 0]
-    aim = torch.where((score > value).unsqueeze(-1), best, action.detach())
-    policy_loss = omar.policy_loss_of(own, batch, action, aim)
+    policy_loss = omar.policy_loss_of(own, batch, action)
     norms |= own.step(policy=(policy_loss, "actor"))
     return {
         "critic_loss": critic_loss.item(),
         "policy_loss": policy_loss.item(),
         "critic_grad_norm": norms["grad_norm/critic"],
         "policy_grad_norm": norms["grad_norm/policy"],
-        "imitation_target": aim[:, 0].numpy(),
     }
 
 

@@ -37,7 +37,6 @@ UNVARIED = {
 }
 BEHIND = {
     "critic_steps=time": "steps that no episode has",
-    "input_norm=batch": "classes of actions normalized apart",
 }
 
 

@@ -57,11 +57,7 @@ def continuous(own: Replica, batch: Any) -> dict[str, Any]:
     action = policy(own, "actor", batch.obs)
     td, push, values = critic_losses(own, batch, action, targets)
     norms = own.step(critic=(td + c.cql_alpha * push, *trained))
-    with torch.no_grad():
-        best, _ = (elites if c.search == "cem" else softmax_means)(own, batch)
-        judged = critics(own, "q", batch.obs, torch.stack((action, best)), 1)[0]
-    better = (judged[1] > judged[0]).unsqueeze(-1)
-    policy_loss = policy_loss_of(own, batch, action, torch.where(better, best, action.detach()))
+    policy_loss = policy_loss_of(own, batch, action)
     norms |= own.step(policy=(policy_loss, "actor"))
     for name in ("actor", *trained):
         own.soft_update(f"target_{name}", name, c.tau)
@@ -97,7 +93,7 @@ def critic_losses(
     samples, agents = len(targets), range(own.spec.n_agents)
     q = critics(own, "q", batch.obs, batch.action.unsqueeze(0))[:, 0]
     actions, density = penalty_samples(own, batch, action)
-    sampled = critics(own, "q", batch.obs, actions)
+    sampled = torch.cat([critics(own, "q", batch.obs, kind) for kind in actions], dim=1)
     errors, gaps, first = [], [], []
     for j in (0, 1):
         for b in range(samples):
@@ -113,13 +109,19 @@ def critic_losses(
     return torch.stack(errors).sum() / samples, torch.stack(gaps).sum() / samples, first
 
 
-def policy_loss_of(own: Replica, batch: Any, action: Tensor, aim: Tensor) -> Tensor:
-    """Distance from the aim, value, and size of the policy's actions."""
+def policy_loss_of(own: Replica, batch: Any, action: Tensor) -> Tensor:
+    """Distance from the aim, value, and size of the policy's actions.
+
+    The aim is the search's best action where its value in the search exceeds that of the policy's action.
+    """
     c, pulls, sizes = own.config, [], []
     value = critics(own, "q", batch.obs, action.unsqueeze(0))[0, 0]
+    with torch.no_grad():
+        best, score = (elites if c.search == "cem" else softmax_means)(own, batch)
     for b in range(len(action)):
         for i, size in enumerate(own.spec.action_sizes):
-            pulls.append(((action[b, i, :size] - aim[b, i, :size]) ** 2).mean())
+            aim = best[b, i] if score[b, i] > value[b, i] else action[b, i].detach()
+            pulls.append(((action[b, i, :size] - aim[:size]) ** 2).mean())
             sizes.append((action[b, i, :size] ** 2).mean())
     return c.omar_coe * mean(pulls) - (1.0 - c.omar_coe) * value.mean() + c.action_penalty * mean(sizes)
 
@@ -158,13 +160,13 @@ def critics(own: Replica, module: str, obs: Tensor, action: Tensor, members: int
     )
 
 
-def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions ``[K, B, N, A]`` that the penalty pushes down, and the logarithms of their densities ``[K, B, N]``."""
+def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What the penalty pushes down: classes of actions ``[K, B, N, A]``, and all log densities ``[K, B, N]``."""
     c, here = own.config, used(own)
     uniform = (2.0 * batch.noise["uniform"] - 1.0) * here
     density = (-math.log(2.0) * here.sum(-1)).expand(uniform.shape[:-1])
     if not c.policy_samples:
-        return uniform, density
+        return [uniform], density
     actions, densities = [uniform], [density]
     centres = [action.detach(), policy(own, "actor", batch.next_obs).detach()]
     for centre, noise in zip(centres, batch.noise["normal"], strict=True):
@@ -172,7 +174,7 @@ def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[Tensor, T
         actions.append((centre + eps).clamp(-1.0, 1.0) * here)
         log_normal = -0.5 * (eps / c.cql_sigma) ** 2 - math.log(c.cql_sigma) - 0.5 * math.log(2.0 * math.pi)
         densities.append((log_normal * here).sum(-1))
-    return torch.cat(actions), torch.cat(densities)
+    return actions, torch.cat(densities)
 
 
 def elites(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
