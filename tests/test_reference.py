@@ -32,7 +32,7 @@ UNVARIED = {
     **dict.fromkeys(
         ("alberdice", "comadice", "eql", "iql", "maiql", "omac", "omiga", "sql"), "history = 'rnn'"
     ),
-    **{"cql_ma": "advantage_weighted_bc", "matd3": "other_actions"},
+    **{"matd3": "other_actions"},
 }
 
 

@@ -39,7 +39,7 @@ SETTINGS: Mapping[str, Any] = {
     **{"gamma": [0.97, 0.8], "lr": [3e-3, 1e-2], "tau": [0.05, 0.3], "grad_clip": [0.2, 1e3]},
 }
 # Forms that the references describe, where a method's default is another one since.
-DESCRIBED: Mapping[str, Any] = {"memory_relu": False, "reward_scaling": "none", "cql_policy": "q_weighted_bc"}
+DESCRIBED: Mapping[str, Any] = {"memory_relu": False, "reward_scaling": "none"}
 
 
 @dataclass(frozen=True)
