@@ -32,7 +32,6 @@ UNVARIED = {
     **dict.fromkeys(
         ("alberdice", "comadice", "eql", "iql", "maiql", "omac", "omiga", "sql"), "history = 'rnn'"
     ),
-    **{"matd3": "other_actions"},
 }
 
 
