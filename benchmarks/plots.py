@@ -1,0 +1,118 @@
+"""Figures from result rows. ``python -m marlzoo.benchmarks.plots results/bridge -o curves.svg`` draws learning curves.
+
+Needs the extra ``plot``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from marlzoo.errors import ConfigError, MissingExtraError
+from marlzoo.system.files import atomic_write
+
+from .stats import interval
+from .tables import DATASET, read
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
+FORMATS = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw learning curves: mean return over seeds with a 95 % bootstrap interval, one panel per dataset."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """folders that hold rows.csv, or such files"""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """file ending in .svg, .png or .pdf"""
+    columns: int = 3
+    """panels side by side"""
+
+
+def curves(rows: pd.DataFrame, columns: int = 3) -> Any:
+    """Learning curves as a matplotlib figure.
+
+    Args:
+        rows: see :mod:`marlzoo.benchmarks.results`.
+        columns: panels side by side.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure_class = _matplotlib()
+    panels = list(rows.groupby(DATASET, sort=False))
+    across = min(columns, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = figure_class(figsize=(1.5 + 4.0 * across, 3.0 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for unused in axes[len(panels) :]:
+        unused.set_axis_off()
+
+    learners = list(dict.fromkeys(_labels(rows)))
+    for axis, (names, panel) in zip(axes, panels, strict=False):
+        axis.set_title(" ".join((names[0], names[2])), fontsize="medium")
+        _panel(axis, panel, learners)
+    lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right upper", frameon=False)
+    return figure
+
+
+def _panel(axis: Any, rows: pd.DataFrame, learners: Sequence[str]) -> None:
+    labels = _labels(rows)
+    for learner in dict.fromkeys(labels):
+        color = COLORS[learners.index(learner) % len(COLORS)]
+        runs = rows[labels == learner].groupby("updates")["mean_return"]
+        mean = runs.mean()
+        axis.plot(mean.index, mean, color=color, label=learner)
+        ends = np.array([interval([values.to_numpy()], statistic=np.mean) for _, values in runs])
+        axis.fill_between(mean.index, ends[:, 0], ends[:, 1], color=color, alpha=0.2, linewidth=0)
+    axis.axhline(rows["behavior_return"].iloc[0], color="gray", linestyle="--", linewidth=1, label="data")
+    axis.set(xlabel="updates", ylabel="return")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _labels(rows: pd.DataFrame) -> pd.Series:
+    return rows["method"] + rows["variant"].map(lambda text: f" ({text})" if text else "")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; the same rows give the same bytes with the same matplotlib.
+
+    Raises:
+        ConfigError: the name's ending is none of :data:`FORMATS`.
+        OutputError: the file cannot be written.
+    """
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"{path}: end the file's name in {', '.join(FORMATS)}")
+    from matplotlib import rc_context
+
+    stamp = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)
+    with rc_context({"svg.hashsalt": "marlzoo"}), atomic_write(path) as temporary:
+        metadata = {stamp: None} if stamp else {}
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+
+
+def _matplotlib() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot", "drawing") from error
+    return Figure
+
+
+def main(options: Options) -> None:
+    """Draw what the options name."""
+    save(curves(read(options.paths), options.columns), options.out)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
