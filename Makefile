@@ -2,6 +2,7 @@
 # make demo       install, then the demo benchmark: data, training, evaluation, table (results/demo)
 # make test       install with the development tools, then the tests
 # make lint types the style and type checks; make format rewrites files to the style
+# make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
 # make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
 # make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
 # make dist       wheel and source archive in dist/, checked (RELEASING.md)
@@ -18,7 +19,13 @@ PIP_ARGS    ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
 
-.PHONY: install install-dev demo test coverage lint types format docs dist readme clean
+# Python started in the folder above a clone named marlzoo would take that folder for an empty package, because the
+# finder of an editable install is asked last. This start-up file lets it be asked first.
+EDITABLE_FIRST := import pathlib, site; \
+	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
+	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
+
+.PHONY: install install-dev demo test mutants coverage lint types format docs dist readme clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -32,6 +39,7 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --no-deps --retries 1 --timeout 30 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(PIP) -e .
+	$(BIN)/python -c '$(EDITABLE_FIRST)'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
@@ -43,6 +51,9 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+mutants: install-dev
+	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1)
 
 coverage: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --cov --cov-report=term --cov-report=xml

@@ -69,7 +69,7 @@ from marlzoo.modules.actors import StochasticActor
 from marlzoo.modules.critics import joint_action
 from marlzoo.modules.distributions import chosen, log_softmax
 from marlzoo.modules.layers import MLP, Init, with_agent_id
-from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.modules.policies import Policy
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.losses import detached, masked_logsumexp, mean_over
 from marlzoo.objectives.sequences import as_transitions, step_count, step_fields
@@ -186,7 +186,9 @@ class AlberDICE(Algorithm):
             batch.action_mask.movedim(2, 1),
         )
         action = batch.action.movedim(2, 1)  # agents first: [R, N, B]
-        log_pi = log_softmax(self.actor.of_batch(sequences, obs), batch.action_mask).movedim(2, 1)
+        logits = self.actor.of_batch(sequences, obs)
+        assert isinstance(logits, Tensor)
+        log_pi = log_softmax(logits, batch.action_mask).movedim(2, 1)
         log_data = log_softmax(self.data.network(obs), batch.action_mask).movedim(2, 1)
 
         # 1. Data policies
@@ -232,7 +234,7 @@ class AlberDICE(Algorithm):
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
-        return CategoricalPolicy(self.actor.network, stochastic=self.config.eval_mode == "sample")
+        return self.actor.policy(stochastic=self.config.eval_mode == "sample")
 
     def _alpha(self, done: Tensor) -> Tensor:
         """Strength of the regularizer after ``done`` updates, ``[R]``."""

@@ -243,7 +243,9 @@ class OMAR(Algorithm):
     def _judged(self, samples: Tensor) -> tuple[Tensor, ...]:
         """The penalty's actions ``[R, K, ...]`` as the critics judge them: each class apart with batch norm."""
         return (
-            samples.split(self.config.cql_samples, dim=1) if self.config.input_norm == "batch" else (samples,)
+            torch.split(samples, self.config.cql_samples, dim=1)
+            if self.config.input_norm == "batch"
+            else (samples,)
         )
 
     @torch.no_grad()
@@ -259,7 +261,7 @@ class OMAR(Algorithm):
         else:
             best = softmax_search(score, noise, self.hyperparameter("search_std", 5))
         rivals = torch.stack((action, best * used), dim=1)
-        parts = rivals.split(1, dim=1) if c.input_norm == "batch" else (rivals,)
+        parts = torch.split(rivals, 1, dim=1) if c.input_norm == "batch" else (rivals,)
         value = torch.cat([score(part) for part in parts], dim=1)
         return torch.where((value[:, 1] > value[:, 0]).unsqueeze(-1), rivals[:, 1], rivals[:, 0])
 

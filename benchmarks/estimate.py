@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError
@@ -32,7 +33,7 @@ from .suites import Data, Learner, Suite
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
-SECONDS = 0.3  # of each measurement, of one core
+SECONDS = 0.15  # of each measurement, of one core
 NUM_ENVS, STEPS = 64, 5  # of the simulator that is timed
 HOUR, MEGABYTE = 3600.0, 1e6
 
@@ -83,18 +84,24 @@ def in_hours(seconds: float) -> float:
     return seconds / HOUR / cores()
 
 
-def costs(suite: Suite, out: Path, say: Callable[[str], None] = lambda text: None) -> list[Cost]:
+def costs(
+    suite: Suite,
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    rates: dict[str, Rate] | None = None,
+) -> list[Cost]:
     """What every dataset of a suite still needs, in the suite's order.
 
     Args:
         suite: expanded and validated.
         out: folder of the results.
         say: told what is being measured.
+        rates: what other suites were measured with; what is new is added.
 
     Raises:
         MarlzooError: a published dataset is missing, or a simulator is not installed.
     """
-    results, rates = Results(out / suite.name / "rows.csv"), dict[str, Rate]()
+    results, rates = Results(out / suite.name / "rows.csv"), {} if rates is None else rates
     found = []
     for data in suite.data:
         file, task = recipe_file(data, out / "data"), task_of(data)
@@ -196,7 +203,7 @@ def rehearsal(spec: Spec) -> Dataset:
         action_mask = np.broadcast_to(
             np.arange(spec.action_size) < sizes[:, None], (*shape, spec.action_size)
         )
-        action = rng.integers(sizes, size=shape)
+        action: NDArray[Any] = rng.integers(sizes, size=shape)
     else:
         used = np.arange(spec.action_size) < sizes[:, None]
         action = rng.uniform(-1.0, 1.0, (*shape, spec.action_size)) * used

@@ -20,12 +20,13 @@ from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.teachers.offers import qualities
 
-from .results import RUN, Results
+from .results import RUN, Results, Row
+from .row import run_name
+from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
-from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 ProgressReporter = Callable[[int, int], None]
 """Called while data are made: transitions so far, transitions in all."""
@@ -48,6 +49,7 @@ class Source:
     quality: str
     hash: str
     behavior: float
+    transitions: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Dataset:
@@ -64,12 +66,29 @@ class Run:
     seed: int
     config_hash: str
 
+    def names(self, suite: Suite) -> dict[str, Any]:
+        """Values of the columns :data:`marlzoo.benchmarks.row.RUN`."""
+        source, learner = self.source, self.learner
+        return {
+            "suite": suite.name,
+            "task": source.task,
+            "source": source.source,
+            "quality": source.quality,
+            "method": learner.method,
+            "variant": learner.variant,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            "data_hash": source.hash,
+        }
+
+    def name(self, suite: Suite) -> str:
+        """The run's short name in rows and files."""
+        return run_name(**self.names(suite))
+
     def key(self, suite: Suite) -> tuple[Any, ...]:
         """Values of the columns :data:`_DONE` in the row that says that this run is done."""
-        source, learner = self.source, self.learner
-        names = (suite.name, source.task, source.source, source.quality, learner.method, learner.variant)
-        episodes, updates = suite.final_episodes or suite.episodes, suite.updates_on(source.entry)
-        return (*names, self.seed, self.config_hash, source.hash, episodes, updates)
+        episodes, updates = suite.final_episodes or suite.episodes, suite.updates_on(self.source.entry)
+        return (*self.names(suite).values(), episodes, updates)
 
 
 @dataclass(frozen=True)
@@ -164,19 +183,12 @@ def validate(suite: Suite) -> None:
         SpecError: a method that does not handle a task, or learns online.
     """
     methods = [_method(suite, learner) for learner in suite.learners]
-    for learner, cls in zip(suite.learners, methods, strict=True):
-        replica_configs(cls.config_class, 1, learner.config)
-    for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
-        if not any(name in setting_names(cls) for cls in methods):
-            known = {name for method in method_names() for name in setting_names(find_method(method))}
-            if name not in known:
-                raise UnknownNameError(f"setting of suite {suite.name!r}", name, sorted(known))
+    _check_settings(suite, methods)
     checked: set[str] = set()
     for data in suite.data:
         task = task_of(data)
         kind = kind_of(task, data) if task else None
-        if recipe_file(data, Path()) is not None:
-            parts_of(data)
+        _check_quality(data)
         for learner, cls in zip(suite.learners, methods, strict=True):
             # Looking up presets is slow, and a suite's datasets mostly share them.
             same = json.dumps(
@@ -190,6 +202,27 @@ def validate(suite: Suite) -> None:
                     f"suite {suite.name!r}: {learner.method} handles {' and '.join(cls.actions)} actions, but {task} "
                     f"has {kind} ones; take it out, or say where_possible = true to leave it out there"
                 )
+
+
+def _check_settings(suite: Suite, methods: Sequence[type[Algorithm]]) -> None:
+    """Refuse settings that a learner lacks of its own, or that no method has of those for all."""
+    for learner, cls in zip(suite.learners, methods, strict=True):
+        replica_configs(cls.config_class, 1, learner.config)
+    for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
+        if not any(name in setting_names(cls) for cls in methods):
+            known = {name for method in method_names() for name in setting_names(find_method(method))}
+            if name not in known:
+                raise UnknownNameError(f"setting of suite {suite.name!r}", name, sorted(known))
+
+
+def _check_quality(data: Data) -> None:
+    """Refuse a quality that no recipe makes, of data that are made."""
+    if recipe_file(data, Path()) is not None:
+        parts_of(data)
+    elif data.task and not data.file and data.source == REGENERATED:
+        known = computed_qualities(data.task)
+        if data.quality not in known:
+            raise UnknownNameError(f"quality of {data.task}", data.quality, known)
 
 
 def _method(suite: Suite, learner: Learner) -> type[Algorithm]:
@@ -260,6 +293,7 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
         quality=data.quality or card.quality or Path(path).stem,
         hash=card.content_hash or load_dataset(path, **options).content_hash,
         behavior=card.mean_return,
+        transitions=card.transitions,
         options=options,
     )
 
@@ -302,15 +336,27 @@ def computed_options(data: Data) -> dict[str, Any]:
     return {**data.env, **({"seed": data.seed} if data.seed else {})}
 
 
-def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
-    """Runs without a row at the suite's last update, ordered by task, then learner, dataset and seed."""
-    done = {tuple(getattr(row, name) for name in _DONE) for row in results.rows()}
+def runs_of(suite: Suite, sources: Sequence[Source]) -> list[Run]:
+    """All runs of a suite, ordered by task, then learner, dataset and seed."""
     runs = []
     for task in dict.fromkeys(source.task for source in sources):
         for learner in suite.learners:
             for source in (s for s in sources if s.task == task and takes_part(learner, s)):
                 hashed = config_hash(suite, learner, task, source.entry)
                 runs += [Run(source, learner, seed, hashed) for seed in suite.seeds]
+    return runs
+
+
+def finished(suite: Suite, runs: Sequence[Run], rows: Sequence[Row]) -> list[tuple[Run, Row]]:
+    """Those of the runs that have a row at their last update, with that row."""
+    last = {tuple(getattr(row, name) for name in _DONE): row for row in rows if not row.error}
+    return [(run, last[run.key(suite)]) for run in runs if run.key(suite) in last]
+
+
+def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
+    """Runs without a row at their last update."""
+    runs = runs_of(suite, sources)
+    done = {run.key(suite) for run, _ in finished(suite, runs, results.rows())}
     return [run for run in runs if run.key(suite) not in done]
 
 

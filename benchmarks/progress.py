@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -153,3 +154,26 @@ class Part:
         """It is complete."""
         self.advance(self.stage.amount)
         self._display.progress.remove_task(self._bar)
+
+
+def last_lines(folder: Path, trained: int, there: int, failures: Sequence[str], seconds: float) -> list[str]:
+    """What a benchmark says at its end: what was done, how long it took, where things are, what comes next.
+
+    Args:
+        folder: of the results.
+        trained: runs that were trained.
+        there: runs that were there.
+        failures: why groups failed.
+        seconds: that it took.
+    """
+    took = timedelta(seconds=round(seconds))
+    found = f"; {there} were there" if there else ""
+    lines = [f"{_counted(trained, 'run')} trained in {took}{found}. Rows, metrics and tables: {folder}"]
+    if not failures:
+        return [*lines, f"Next: marlzoo table {folder} --format markdown"]
+    lines.append(f"{_counted(len(failures), 'group')} failed; the same command tries again:")
+    return [*lines, *(f"  {failure}" for failure in failures)]
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"

@@ -8,25 +8,27 @@ The hours come from :mod:`marlzoo.benchmarks.estimate`, measured while this runs
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from marlzoo.errors import MissingExtraError
 from marlzoo.system.files import write_text_atomic
 
-from .estimate import MEGABYTE, Cost, costs
+from .estimate import MEGABYTE, Cost, Rate, costs
 from .plan import expanded, validate
 from .sheet import Sheet
 from .split import cores
 from .styles import markdown
 from .suites import SUITES, Suite
 
-# Those that are meant to be published, in the order in which they are run.
-PUBLISHED = ("games", "mpe", "mujoco-small", "smax", "scaling", "mirage")
+# Those that are meant to be published.
+PUBLISHED = ("mpe", "mujoco-small", "games", "smax", "mirage", "scaling")
 HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
 ABOUT = """# Results
 
 One folder per suite: `rows.csv` (one row per run and evaluation), tables made from it, and nothing typed by hand.
-`studies` holds single questions with their own tables and plots, `speed` what training costs.
+`studies` holds single questions with their own tables and plots, `speed` what training costs. Why suites train as
+long as they do is [one of them](studies/convergence/table.md).
 
 Every folder that a suite's command names can be removed and is then made again. A suite goes on where it stopped:
 `marlzoo bench SUITE --hours H` does the cheapest datasets that fit in H hours with all learners and seeds, so that
@@ -51,23 +53,33 @@ def line(suite: Suite, found: Sequence[Cost]) -> list[str]:
     ]
 
 
+def text(lines: Mapping[str, list[str]]) -> str:
+    """The file, with a line for every published suite."""
+    body = [lines.get(name) or [f"`marlzoo bench {name}`", *[""] * (len(HEADER) - 1)] for name in PUBLISHED]
+    notes = [
+        f"hours: of this machine's {cores()} cores for the missing runs, each busy with runs of its own; measured "
+        "uncompiled for some seconds, episodes at full length. disk: data and states of the missing runs. Without "
+        "numbers: not measured here, `--dry-run` does.",
+        "Made by `python -m marlzoo.benchmarks.reached results`.",
+    ]
+    return f"{ABOUT}\n{markdown(Sheet('What is there, and what the rest costs', HEADER, body, notes=notes))}"
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Measure every published suite and write the file into the results folder."""
+    """Measure every published suite and write the file into the results folder, anew after each of them."""
     if len(arguments) != 1:
         print("usage: python -m marlzoo.benchmarks.reached RESULTS", file=sys.stderr)
         return 2
-    out, body = Path(arguments[0]), []
+    out, rates = Path(arguments[0]), dict[str, Rate]()
+    lines: dict[str, list[str]] = {}
     for name in PUBLISHED:
         suite = expanded(SUITES[name])
         validate(suite)
-        body.append(line(suite, costs(suite, out)))
-    notes = [
-        f"hours: of this machine's {cores()} cores for the missing runs, each busy with runs of its own; measured "
-        "uncompiled for some seconds, episodes at full length. disk: data and states of the missing runs.",
-        "Made by `python -m marlzoo.benchmarks.reached results`.",
-    ]
-    sheet = Sheet("What is there, and what the rest costs", HEADER, body, notes=notes)
-    write_text_atomic(out / "README.md", f"{ABOUT}\n{markdown(sheet)}")
+        try:
+            lines[name] = line(suite, costs(suite, out, print, rates))
+        except MissingExtraError as error:
+            print(f"suite {name} is not measured: {error}", file=sys.stderr)
+        write_text_atomic(out / "README.md", text(lines))
     return 0
 
 

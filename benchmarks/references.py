@@ -3,7 +3,8 @@
 ``reference/published.csv``: scores on the published OMIGA datasets as the paper named in each line reports
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
 ``reference/returns.csv``: mean return of uniformly random actions, made by
-``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset.
+``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks that are not in it
+are normalized by the returns of their shipped teacher, if it has a random and an expert (or good) stage.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from marlzoo.envs.base import Observation
 
 RANDOM_EPISODES = 100
 
@@ -33,10 +36,25 @@ def published(task: str, quality: str, method: str, metric: str = "return") -> P
     return _published().get((task, quality, plain(method), metric))
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The returns that are 0 and 100 on a task's normalized scale, and where the second is from."""
+
+    random: float
+    expert: float
+    source: str
+
+
+@cache
+def ends(task: str) -> Ends | None:
+    """What normalizes a task's returns: as listed, or else those of its teacher; None where neither is known."""
+    return _returns().get(task) or _taught(task)
+
+
 def normalized(task: str, value: float) -> float | None:
-    """Score with 0 for random actions and 100 for the published expert data; None without a reference."""
-    ends = _returns().get(task)
-    return None if ends is None else 100.0 * (value - ends[0]) / (ends[1] - ends[0])
+    """Score with 0 for random actions and 100 for the expert reference of :func:`ends`; None without one."""
+    found = ends(task)
+    return None if found is None else 100.0 * (value - found.random) / (found.expert - found.random)
 
 
 def plain(method: str) -> str:
@@ -45,20 +63,26 @@ def plain(method: str) -> str:
 
 
 def random_return(task: str, episodes: int = RANDOM_EPISODES, seed: int = 0) -> float:
-    """Mean return of actions drawn uniformly from [-1, 1] (continuous tasks), up to the task's horizon."""
+    """Mean return of random actions up to the task's horizon: uniform in [-1, 1], or over the allowed actions."""
     import numpy as np
 
     from marlzoo.registry import make_env
 
     env = make_env(task, episodes)
     env.seed([seed + episode for episode in range(episodes)])
-    env.reset()
-    random = np.random.default_rng(seed)
+    seen: Observation = env.reset()
+    rng = np.random.default_rng(seed)
+    shape = (episodes, env.spec.n_agents, env.spec.action_size)
     total, alive = np.zeros(episodes), np.ones(episodes, dtype=bool)
     for _ in range(env.spec.horizon):
-        shape = (episodes, env.spec.n_agents, env.spec.action_size)
-        step = env.step(random.uniform(-1, 1, shape).astype(np.float32), np.flatnonzero(alive))
-        total += step.reward
+        draw = rng.uniform(-1, 1, shape)
+        if env.spec.discrete:  # the largest of equally distributed numbers is a uniform choice
+            allowed = True if seen.action_mask is None else seen.action_mask
+            action = np.where(allowed, draw, -2.0).argmax(-1)
+        else:
+            action = draw.astype(np.float32)
+        step = seen = env.step(action, np.flatnonzero(alive))
+        total += np.where(alive, step.reward.mean(-1) if step.reward.ndim > 1 else step.reward, 0.0)
         alive &= ~(step.terminal | step.truncated)
         if not alive.any():
             break
@@ -77,8 +101,24 @@ def _published() -> dict[tuple[str, str, str, str], Published]:
 
 
 @cache
-def _returns() -> dict[str, tuple[float, float]]:
-    return {line["task"]: (float(line["random"]), float(line["expert"])) for line in _read("returns.csv")}
+def _returns() -> dict[str, Ends]:
+    return {
+        line["task"]: Ends(float(line["random"]), float(line["expert"]), line["expert_source"])
+        for line in _read("returns.csv")
+    }
+
+
+def _taught(task: str) -> Ends | None:
+    from marlzoo.teachers.store import load_teacher, teacher_names
+
+    if task not in teacher_names():
+        return None
+    teacher = load_teacher(task)
+    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    expert = stages.get("expert", stages.get("good"))
+    if expert is None or "random" not in stages:
+        return None
+    return Ends(stages["random"], expert, "marlzoo's teacher")
 
 
 def _read(name: str) -> list[dict[str, str]]:

@@ -6,20 +6,45 @@ interruption, or a kill, goes on; when nothing is missing it prints the table at
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from . import tables
-from .plan import Group, Source, expanded, groups, obtain, pending, recipe_file, validate
-from .progress import Display, Stage
+from . import reuse, tables
+from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
+from .progress import Display, Stage, last_lines
 from .results import Results
 from .split import Split, default_split, group_size, torch_threads, train_side_by_side
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 IN_THIS_PROCESS = Split()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a suite ended.
+
+    Attributes:
+        folder: with ``rows.csv``, ``episodes.csv``, ``metrics``, ``checkpoints`` and the tables.
+        trained: runs that were trained now.
+        there: runs that were there.
+        failures: why groups failed, a line each.
+    """
+
+    folder: Path
+    trained: int
+    there: int
+    failures: tuple[str, ...] = ()
 
 
 def run_suite(
@@ -30,9 +55,11 @@ def run_suite(
     max_replicas: int = 20,
     check_data: bool = True,
     split: Split | None = IN_THIS_PROCESS,
+    rerun: Collection[str] = (),
+    force: bool = False,
     command: str = "",
     console: Console | None = None,
-) -> Path:
+) -> Finished:
     """Run what is missing of a suite and print its tables.
 
     Args:
@@ -43,50 +70,82 @@ def run_suite(
         check_data: compare data and simulator before training.
         split: how groups are spread over processes; None: see
             :func:`marlzoo.benchmarks.split.default_split` (on a GPU: not at all).
+        rerun: methods whose runs are trained anew, though their rows are there; these go to ``replaced.csv``.
+        force: all methods are.
         command: named below the table as what made it.
         console: where to print.
-
-    Returns:
-        The folder with ``rows.csv``, ``table.csv``, ``table.md`` and ``table.tex``.
 
     Raises:
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
-    console, suite = console or Console(), expanded(suite)
+    console, suite, started = console or Console(), expanded(suite), time.monotonic()
     validate(suite)
     folder = out / suite.name
     results = Results(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
+    again = {learner.method for learner in suite.learners} if force else set(rerun)
     with Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
-        missing = pending(suite, sources, results)
+        found = reuse.find(suite, sources, results, again)
         if split is None:
-            split = default_split(suite, missing, max_replicas) if device == "cpu" else Split()
-        todo = groups(suite, missing, group_size(suite, sources, split, max_replicas))
+            split = default_split(suite, found.missing, max_replicas) if device == "cpu" else Split()
+        size = group_size(suite, sources, split, max_replicas)
+        reuse.forget(suite, found, results, again, folder, size)
+        todo = groups(suite, found.missing, size)
+        for line in (reuse.summary(found), *reuse.warnings(found)):
+            display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
         trainer = Trainer(suite, folder, device, check_data)
-        if split.processes == 1:
-            with torch_threads(split.threads):
-                for group, stage in zip(todo, stages, strict=True):
-                    part = display.begin(stage)
-                    trainer.train(group, part)
-                    part.finish()
-        else:
-            train_side_by_side(trainer, list(zip(todo, stages, strict=True)), split, display)
-    everything = tables.read([folder])
-    rows = everything[everything["data_hash"].isin([source.hash for source in sources])]
+        failures = _train(trainer, list(zip(todo, stages, strict=True)), split, display)
+    results.publish()
+    _show(results, folder, suite, sources, command, console)
+    trained, there, seconds = len(found.missing), len(found.done), time.monotonic() - started
+    for line in last_lines(folder, trained, there, failures, seconds):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return Finished(folder, trained, there, tuple(failures))
+
+
+def _train(
+    trainer: Trainer, work: Sequence[tuple[Group, Stage]], split: Split, display: Display
+) -> list[str]:
+    """Train groups, here or side by side; returns why some failed."""
+    if split.processes > 1:
+        return train_side_by_side(trainer, work, split, display)
+    failures: list[str] = []
+    with torch_threads(split.threads):
+        for group, stage in work:
+            part = display.begin(stage)
+            failures += filter(None, [trainer.attempt(group, part)])
+            part.finish()
+            trainer.results.publish(lazy=True)
+    return failures
+
+
+def _show(
+    results: Results, folder: Path, suite: Suite, sources: Sequence[Source], command: str, console: Console
+) -> None:
+    """Write and print the tables of the suite's rows, if there are any."""
+    if not results.exists():
+        return
+    everything = results.read()
+    rows = _of_suite(everything, suite, sources)
     if len(rows) < len(everything):
         console.print(
             f"{len(everything) - len(rows)} rows are of other data (regenerated on another processor, or by another "
-            f"version) and left out here; marlzoo table {folder} shows all",
+            f"version) or of other settings and left out here; marlzoo table {folder} shows all",
             highlight=False,
         )
-    comparison, _, *others = tables.write(rows, folder, f"Suite {suite.name}", command)
-    for sheet in (comparison, *others):
-        console.print(terminal(sheet))
-    console.print(f"Rows and tables: {folder}", highlight=False)
-    return folder
+    if not rows.empty:
+        for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
+            if not sheet.long:  # table.md has them all
+                console.print(terminal(sheet))
+
+
+def _of_suite(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.DataFrame:
+    """The rows of a suite's runs as it is now."""
+    known = {(run.source.hash, run.config_hash) for run in runs_of(suite, sources)}
+    return rows[[pair in known for pair in zip(rows["data_hash"], rows["config_hash"], strict=True)]]
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:
@@ -97,14 +156,15 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
         if file is not None and not file.exists():
             stages[k] = Stage(f"data/{data.task}", f"data: {data.task} {data.quality}", data.transitions)
     display.plan(list(stages.values()))
-    sources = []
-    for k, data in enumerate(suite.data):
+    sources: dict[int, Source] = {}
+    # Those that are there, or have to be, come first: one that is missing is told before any is made.
+    for k in sorted(range(len(suite.data)), key=lambda k: k in stages):
         part = display.begin(stages[k]) if k in stages else None
-        sources.append(obtain(data, folder, lambda done, total: part.advance(done) if part else None))  # noqa: B023
+        sources[k] = obtain(suite.data[k], folder, lambda done, total: part.advance(done) if part else None)  # noqa: B023
         if part:
             part.finish()
-            part.log(f"{stages[k].label}: mean return {sources[-1].behavior:.1f}")
-    return sources, list(stages.values())
+            part.log(f"{stages[k].label}: mean return {sources[k].behavior:.1f}")
+    return [sources[k] for k in range(len(suite.data))], list(stages.values())
 
 
 def _stage(group: Group) -> Stage:

@@ -171,7 +171,7 @@ class _Pool:
         """
         try:
             kind, *rest = worker.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             worker.process.join()
             raise MarlzooError(
                 f"a training process ended (exit code {worker.process.exitcode}; -9: the system killed it, mostly "
@@ -193,12 +193,16 @@ class _Pool:
 
 def train_side_by_side(
     trainer: Trainer, work: Sequence[tuple[Group, Stage]], split: Split, display: Display
-) -> None:
+) -> list[str]:
     """Train groups in ``split.processes`` processes, each taking the next one when it is done.
 
+    Returns:
+        Why groups failed, a line for each that did; see :meth:`marlzoo.benchmarks.trainer.Trainer.attempt`.
+
     Raises:
-        MarlzooError: a group failed, or a process died; the others are ended.
+        MarlzooError: an error that concerns all groups, or a process died; the others are ended.
     """
+    failures: list[str] = []
     team, left = _Pool(min(split.processes, max(len(work), 1)), split.threads), list(work)
     try:
         busy = [worker for worker in team.workers if _begin(worker, trainer, left, display)]
@@ -211,10 +215,13 @@ def train_side_by_side(
                     getattr(worker.part, kind)(*rest)
                     continue
                 worker.part.finish()
+                failures += filter(None, rest)
+                trainer.results.publish(lazy=True)
                 if not _begin(worker, trainer, left, display):
                     busy.remove(worker)
     finally:
         team.end()
+    return failures
 
 
 def _begin(worker: _Worker, trainer: Trainer, left: list[tuple[Group, Stage]], display: Display) -> bool:
@@ -266,8 +273,7 @@ def _serve(pipe: Connection, threads: int) -> None:
                 assert kind == "train"
                 trainer, group = rest
                 mine = mine or trainer  # the first one keeps the data that it has loaded
-                mine.train(group, report)
-                pipe.send(("done",))
+                pipe.send(("done", mine.attempt(group, report)))
             except MarlzooError as error:
                 pipe.send(("failed", type(error).__name__, str(error)))
             except Exception:  # told whole, it is not the user's fault

@@ -1,12 +1,13 @@
-"""What tables say about several seeds: interquartile mean, bootstrap intervals, probability of improvement.
+"""What tables say about several seeds: interquartile mean, bootstrap intervals, ties, ranks, performance profiles.
 
 Definitions follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
-(NeurIPS 2021); the resampling is scipy's. Every interval uses a fixed random state, so it repeats exactly.
+(NeurIPS 2021); the resampling is scipy's. Every interval uses a fixed random state, so it repeats exactly, and is
+given only where every sample has at least three values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
+LEAST = 3  # values of a sample; fewer say nothing about their spread
+NOTHING = (float("nan"), float("nan"))
 
 
 def iqm(values: Any, axis: int = -1) -> Any:
@@ -38,10 +41,10 @@ def interval(samples: Sequence[Floats], statistic: Callable[..., Any] = pooled_i
     Each sample is resampled by itself (stratified bootstrap, as rliable does over tasks).
 
     Returns:
-        Low and high end; both NaN where a sample has fewer than two values or one is not finite.
+        Low and high end; both NaN where a sample has fewer than ``LEAST`` values or one is not finite.
     """
-    if not samples or any(len(sample) < 2 or not np.isfinite(sample).all() for sample in samples):
-        return float("nan"), float("nan")
+    if not samples or any(len(sample) < LEAST or not np.isfinite(sample).all() for sample in samples):
+        return NOTHING
     found = stats.bootstrap(
         tuple(np.asarray(sample, dtype=np.float64) for sample in samples),
         statistic,
@@ -77,3 +80,85 @@ def improvement(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[float, float, f
         return np.mean(each, axis=0)
 
     return (float(average(*samples)), *interval(samples, average))
+
+
+def difference(x: Floats, y: Floats) -> tuple[float, float]:
+    """95 % bootstrap interval of ``mean(x) - mean(y)``, the samples resampled independently; NaN as for intervals."""
+    return interval([x, y], lambda first, second, axis=-1: first.mean(axis=axis) - second.mean(axis=axis))
+
+
+def top(samples: Mapping[str, Floats]) -> set[str]:
+    """The sample with the highest mean and all that cannot be told from it.
+
+    These are the samples whose :func:`difference` from the best one has an interval that contains 0. Where either
+    has fewer than ``LEAST`` values there is no interval, and only an equal mean counts as equal. Samples with a value
+    that is not finite are never among them.
+    """
+    means = {name: float(sample.mean()) for name, sample in samples.items() if np.isfinite(sample).all()}
+    if not means:
+        return set()
+    best = max(means, key=lambda name: means[name])
+    equal = {name for name, mean in means.items() if mean == means[best]}
+    for name in means.keys() - equal:
+        low, high = difference(samples[best], samples[name])
+        if low <= 0.0 <= high:
+            equal.add(name)
+    return equal
+
+
+def mean_ranks(datasets: Sequence[Sequence[Floats]]) -> list[tuple[float, float, float]]:
+    """Rank of every method by its mean, averaged over datasets, with its interval; 1 is the best.
+
+    Equal means share the average of their ranks. A method with a value that is not finite ranks last.
+
+    Args:
+        datasets: for each dataset the runs' scores of every method, ``[n]`` each, methods in the same order.
+
+    Returns:
+        For every method its mean rank, and the low and high end of the 95 % bootstrap interval over runs (stratified
+        by dataset and method); NaN where a sample has fewer than ``LEAST`` values.
+    """
+    count = len(datasets[0])
+    worst = [[np.where(np.isfinite(sample), sample, -np.inf) for sample in methods] for methods in datasets]
+    found = np.mean([_ranks(np.array([sample.mean() for sample in methods])) for methods in worst], axis=0)
+    if any(len(sample) < LEAST for methods in datasets for sample in methods):
+        return [(float(rank), *NOTHING) for rank in found]
+    rng = np.random.default_rng(0)
+    drawn = np.mean([_ranks(_resampled(methods, rng)) for methods in worst], axis=0)
+    tail = 100.0 * (1.0 - LEVEL) / 2.0
+    low, high = np.percentile(drawn, [tail, 100.0 - tail], axis=0)
+    return [(float(found[k]), float(low[k]), float(high[k])) for k in range(count)]
+
+
+def profile(samples: Sequence[Floats], threshold: float) -> tuple[float, float, float]:
+    """Share of runs with a score of at least ``threshold``, averaged over datasets, with its interval.
+
+    A run whose score is not finite reaches no threshold.
+
+    Args:
+        samples: scores of the runs, ``[n]`` for each dataset.
+        threshold: in the scores' unit.
+
+    Returns:
+        Share in [0, 1], low end, high end; see :func:`interval`.
+    """
+    reached = [(np.nan_to_num(sample, nan=-np.inf) >= threshold).astype(np.float64) for sample in samples]
+
+    def share(*drawn: Floats, axis: int = -1) -> Any:
+        return np.mean([sample.mean(axis=axis) for sample in drawn], axis=0)
+
+    return (float(share(*reached)), *interval(reached, share))
+
+
+def _ranks(means: Floats) -> Floats:
+    """Ranks over the last axis, 1 for the largest."""
+    ranks: Floats = stats.rankdata(-means, axis=-1)
+    return ranks
+
+
+def _resampled(samples: Sequence[Floats], rng: np.random.Generator) -> Floats:
+    """Means of resampled samples, ``[RESAMPLES, methods]``."""
+    columns = [
+        sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(-1) for sample in samples
+    ]
+    return np.stack(columns, axis=-1)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .sheet import column_width
+
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
 
     from .sheet import Sheet
 
@@ -15,14 +20,21 @@ _LATEX = {
     "¹": r"\textsuperscript{1}", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", ">": "$>$", "<": "$<$",
 }  # fmt: skip
 
+MARK = "*"
+GAP = 2  # spaces between columns of a terminal
+SHORTEST = 8  # characters that are left of a name that is shortened
+_UNBROKEN = str.maketrans(" ", "\u00a0")  # spaces at which no line is broken
+
 
 def markdown(sheet: Sheet) -> str:
-    """A Markdown table under its title, notes below."""
+    """A Markdown table under its title, notes below; a number and its spread stay on one line."""
     lines = [f"## {sheet.title}", ""]
     lines.append("| " + " | ".join(map(_pipe, sheet.header)) + " |")
     lines.append("|" + "|".join(" --- " if k == 0 else " ---: " for k in range(len(sheet.header))) + "|")
     for cells, best in _lines(sheet):
-        lines.append("| " + " | ".join(f"**{c}**" if k in best else c for k, c in enumerate(cells)) + " |")
+        shown = [cells[0], *(cell.translate(_UNBROKEN) for cell in cells[1:])]
+        marked = [f"**{_pipe(c)}**" if k in best else _pipe(c) for k, c in enumerate(shown)]
+        lines.append("| " + " | ".join(marked) + " |")
     for note in sheet.notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
@@ -45,19 +57,99 @@ def latex(sheet: Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal(sheet: Sheet) -> RenderableType:
-    """A table for rich to print."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
+class terminal:  # noqa: N801 # called like the other styles
+    """A table for rich to print: as wide as the terminal, columns that do not fit below, no word broken.
+
+    Marked entries are followed by ``*``, so that they are seen without colors too.
+    """
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines of the table."""
+        from rich.text import Text
+
+        yield Text(self.sheet.title, style="bold", no_wrap=True, overflow="ignore")
+        for block in blocks(self.sheet, options.max_width):
+            yield Text("")
+            yield from block
+        for note in self.sheet.notes:
+            yield Text("")
+            for line in textwrap.wrap(
+                note, options.max_width, break_long_words=False, break_on_hyphens=False
+            ):
+                yield Text(line, style="dim", no_wrap=True, overflow="ignore")
+        yield Text("")
+
+
+def blocks(sheet: Sheet, width: int) -> Iterator[list[Text]]:
+    """The table as lines no longer than ``width``, in several blocks of columns where one does not hold them all.
+
+    A column that alone is wider keeps its width; the names of the lines are shortened from the middle to make room.
+    """
+    marked = bool(sheet.best) and any(sheet.best)
+    body = [
+        [cell if k == 0 else cell + (MARK if k in best else " " * marked) for k, cell in enumerate(cells)]
+        for cells, best in _lines(sheet)
+    ]
+    columns = [[line[k] for line in body] for k in range(len(sheet.header))]
+    widths = [column_width(head, cells) for head, cells in zip(sheet.header, columns, strict=True)]
+    if len(widths) > 1:
+        widths[0] = min(widths[0], max(SHORTEST, width - GAP - max(widths[1:])))
+    for chosen in _split(widths, width):
+        yield _block(sheet, body, chosen, widths)
+
+
+def shortened(text: str, width: int) -> str:
+    """A text of at most ``width`` characters, cut in the middle, where names differ least."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return text[: width - 1 - end] + "…" + text[len(text) - end :]
+
+
+def _split(widths: list[int], width: int) -> Iterator[list[int]]:
+    """Columns of each block; the first one stands in all of them."""
+    chosen: list[int] = []
+    for k in range(1, len(widths)):
+        used = widths[0] + sum(widths[j] + GAP for j in (*chosen, k))
+        if chosen and used > width:
+            yield [0, *chosen]
+            chosen = []
+        chosen.append(k)
+    yield [0, *chosen]
+
+
+def _block(sheet: Sheet, body: list[list[str]], chosen: list[int], widths: list[int]) -> list[Text]:
     from rich.text import Text
 
-    table = Table(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for k, name in enumerate(sheet.header):
-        table.add_column(Text(name), justify="left" if k == 0 else "right", overflow="fold")
-    for cells, best in _lines(sheet):
-        table.add_row(*(Text(c, style="bold green" if k in best else "") for k, c in enumerate(cells)))
-    return Group(table, *(Text(note, style="dim") for note in sheet.notes))
+    heads = {k: textwrap.wrap(sheet.header[k], widths[k], break_on_hyphens=False) or [""] for k in chosen}
+    height = max(map(len, heads.values()))
+    lines = []
+    for row in range(height):
+        texts = {k: ([""] * (height - len(head)) + head)[row] for k, head in heads.items()}
+        lines.append(Text(_joined(texts, widths), style="bold"))
+    lines.append(Text("─" * (sum(widths[k] + GAP for k in chosen) - GAP)))
+    for cells, (_, best) in zip(body, _lines(sheet), strict=True):
+        text = Text()
+        for k in chosen:
+            cell = _joined({k: cells[k]}, widths)
+            text.append(" " * GAP * (k != chosen[0]) + cell, style="bold green" if k in best else "")
+        lines.append(text)
+    for line in lines:
+        line.rstrip()
+        line.no_wrap, line.overflow = True, "ignore"
+    return lines
+
+
+def _joined(texts: dict[int, str], widths: list[int]) -> str:
+    """Texts side by side, the first column on the left of its place and the others on the right."""
+    parts = [
+        shortened(text, widths[0]).ljust(widths[0]) if k == 0 else text.rjust(widths[k])
+        for k, text in texts.items()
+    ]
+    return (" " * GAP).join(parts)
 
 
 def _lines(sheet: Sheet) -> list[tuple[list[str], set[int]]]:

@@ -1,271 +1,253 @@
 """Tables from result rows, and from nothing else: what is compared, and what is said about it.
 
-A run counts with its last checkpoint, never with the best one seen during training. Diverged replicas are
-shown, never dropped. Policies that need more than their own observation when they act are marked and not
-ranked beside decentralized ones.
+Policies that need more than their own observation when they act have tables of their own, and are not ranked beside
+decentralized ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from marlzoo.errors import DataError
+from marlzoo.errors import UnknownNameError
 from marlzoo.system.files import write_text_atomic
 
-from .references import published
-from .results import RUN, Results
+from . import aggregate
+from .aggregate import Estimate, Runs
+from .captions import captions, references_note
 from .sheet import Sheet
-from .stats import Floats, improvement, interval, iqm
+from .stats import LEAST, top
 from .styles import latex, markdown
+from .summary import last as last
+from .summary import read as read
+from .summary import summary as summary
 
-DATASET = ["task", "source", "quality"]
-LEARNER = ["method", "variant", "execution", "config_hash"]
-CELL = ["suite", *DATASET, "data_hash", *LEARNER]
-MARKS = {"decentralized": "", "sequential": "†", "centralized": "‡"}
+WIDTH = 80  # characters that a comparison should fit in, as terminals and pages have them
+SHOWN = (0.0, 25.0, 50.0, 75.0, 100.0)  # scores of a performance profile in a table
+CLASSES = ("decentralized", "sequential", "centralized")
 
 
-def read(paths: Iterable[Path]) -> pd.DataFrame:
-    """Rows of several result files or folders (which hold ``rows.csv``), one after another.
+def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "") -> list[Sheet]:
+    """All tables of a set of rows: for each execution class the comparison and what holds over datasets; details.
+
+    Args:
+        rows: of results, see :func:`read`.
+        title: of the comparison.
+        command: named as what made it.
+        reference: method that the others' probability of improvement is over; default: the first of each class.
 
     Raises:
-        DataError: no such file, no rows in it, or not a results file.
+        UnknownNameError: no such method among the rows.
     """
-    frames = []
-    for path in paths:
-        file = path / "rows.csv" if path.is_dir() else path
-        if not file.exists():
-            raise DataError(
-                f"no results at {file}; run a suite first (marlzoo bench SUITE) or name another path"
-            )
-        frames.append(Results(file).read())
-    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    if rows.empty:
-        raise DataError(f"no result rows in {', '.join(map(str, paths))}")
-    return rows
+    found, notes = aggregate.named(summary(rows))
+    if reference and reference not in {*found["method"], *found["learner"]}:
+        raise UnknownNameError("method of the rows", reference, set(found["method"]))
+    made = []
+    for kind, cells in _classes(found):
+        runs = aggregate.runs_of(rows, cells)
+        name = title if found["execution"].nunique() == 1 else f"{title}: {kind} execution"
+        made += [comparison(cells, runs, name, notes, command), *_published(cells)]
+        made += _aggregates(cells, runs, reference)
+    return [*made, details(found)]
 
 
-def last(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each run's row with the most updates."""
-    newest = rows.sort_values("updates", kind="stable").drop_duplicates(list(RUN), keep="last")
-    return newest.sort_index()
+def comparison(
+    cells: pd.DataFrame, runs: Runs, title: str, notes: Sequence[str] = (), command: str = ""
+) -> Sheet:
+    """The comparison of one execution class: mean and spread of every learner on every dataset.
 
-
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per dataset and learner, over seeds.
-
-    Columns beside the names: ``seeds`` (how many), ``updates`` (fewest and, if a run is unfinished,
-    ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``iqm``, ``iqm_low``,
-    ``iqm_high`` (95 % bootstrap), ``score`` and ``score_iqm`` (normalized), ``win_rate``, ``diverged``
-    (replicas), ``behavior`` (the dataset's mean return), ``published``, ``published_std``,
-    ``published_in``, ``seconds`` (training time of the lockstep groups that the runs were part of).
+    Methods are the columns where they fit and are no more than the datasets, else the lines.
     """
-    lines = []
-    for names, cell in last(rows).groupby(CELL, sort=False, dropna=False):
-        values = cell["mean_return"].to_numpy()
-        line: dict[str, Any] = dict(zip(CELL, names, strict=True))
-        low, high = interval([values])
-        known = published(line["task"], line["quality"], line["method"])
-        line |= {
-            "seeds": len(cell),
-            "updates": int(cell["updates"].min()),
-            "updates_max": int(cell["updates"].max()),
-            "episodes": int(cell["episodes"].min()),
-            "mean": values.mean(),
-            "std": values.std(ddof=1) if len(values) > 1 else math.nan,
-            "iqm": iqm(values) if np.isfinite(values).all() else math.nan,
-            "iqm_low": low,
-            "iqm_high": high,
-            "score": cell["normalized_score"].mean(skipna=False),
-            "score_iqm": iqm(cell["normalized_score"].to_numpy()),
-            "win_rate": cell["win_rate"].mean(skipna=False),
-            "diverged": int(cell["diverged"].sum()),
-            "behavior": cell["behavior_return"].mean(),
-            "published": known.mean if known else math.nan,
-            "published_std": known.std if known else math.nan,
-            "published_in": known.reference if known else "",
-            "seconds": cell["seconds"].max(),
+    learners, datasets = list(dict.fromkeys(cells["learner"])), list(dict.fromkeys(cells["dataset"]))
+    sheet = Sheet(title, ["dataset", "(data)", *learners], [])
+    for dataset in datasets:
+        group = cells[cells["dataset"] == dataset].set_index("learner")
+        found = {name: group.loc[name] for name in learners if name in group.index}
+        texts = [cell(found[name]) if name in found else "not run" for name in learners]
+        sheet.body.append([dataset, number(group["behavior"].iloc[0]), *texts])
+        marked = top(
+            {name: runs.returns[name][dataset] for name in found if dataset in runs.returns.get(name, {})}
+        )
+        sheet.best.append({2 + learners.index(name) for name in marked if len(learners) > 1})
+    tested = cells.loc[cells["failed"] == 0, "seeds"].min() >= LEAST
+    sheet.notes = captions(cells, list(notes), tested and len(learners) > 1, command)
+    if len(learners) > len(datasets) or sheet.width() + sum(map(bool, sheet.best)) > WIDTH:
+        turned = sheet.transposed()
+        turned.header[0] = "method"
+        return turned
+    return sheet
+
+
+def _published(cells: pd.DataFrame) -> list[Sheet]:
+    """Published scores of the same methods, in a table of their own."""
+    quoted = cells[cells["published"].notna()].drop_duplicates(["dataset", "method"])
+    if quoted.empty:
+        return []
+    methods, datasets = list(dict.fromkeys(quoted["method"])), list(dict.fromkeys(quoted["dataset"]))
+    sheet = Sheet("Published scores", ["method", *datasets], [])
+    for method in methods:
+        part = quoted[quoted["method"] == method].set_index("dataset")
+        known = [part.loc[d] if d in part.index else None for d in datasets]
+        texts = ["–" if k is None else plus_minus(k["published"], k["published_std"]) for k in known]
+        sheet.body.append([method, *texts])
+    papers = ", ".join(dict.fromkeys(quoted["published_in"]))
+    sheet.notes = [
+        f"From {papers}: trained on the published OMIGA datasets with the paper's protocol and settings; "
+        "± is the standard deviation that the paper gives."
+    ]
+    if set(quoted["source"]) != {"omiga"}:
+        sheet.notes.append("Ours are on regenerated data, so the two tables are not the same experiment.")
+    return [sheet]
+
+
+def _aggregates(cells: pd.DataFrame, runs: Runs, reference: str) -> Iterator[Sheet]:
+    """What holds over several datasets: overall, and for each family where there are several."""
+    if len(runs.learners) < 2 or len(runs.datasets) < 2:
+        return
+    families = cells["task"].str.partition("/")[0]
+    scopes = {"all": list(runs.datasets)}
+    if families.nunique() > 1:
+        scopes |= {
+            name: list(dict.fromkeys(cells.loc[families == name, "dataset"]))
+            for name in dict.fromkeys(families)
         }
-        lines.append(line)
-    return pd.DataFrame(lines)
+    for name, datasets in scopes.items():
+        if len(datasets) > 1:
+            yield _aggregate(name, cells, runs.over(datasets), reference)
+    shares = aggregate.profiles(runs, SHOWN)
+    if not shares.empty:
+        yield _profile(shares)
 
 
-def improvements(rows: pd.DataFrame) -> pd.DataFrame:
-    """Probability that one learner beats another on a random seed, averaged over the datasets both ran on.
+def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> Sheet:
+    mine = cells[cells["dataset"].isin(runs.datasets)]
+    labels = dict(zip(mine["method"], mine["learner"], strict=True))
+    than = labels.get(reference, reference)
+    than = than if than in runs.learners else runs.learners[0]
+    places, complete = aggregate.ranks(runs), runs.complete()
+    sheet = Sheet(
+        f"Over {'all' if scope == 'all' else scope} datasets ({len(runs.datasets)})",
+        ["method", "score (IQM)", "rank", f"P(> {than})"],
+        [],
+    )
+    for name in runs.learners:
+        whole = name in complete
+        values = [
+            estimate(aggregate.score(runs, name), 1) if whole else "–",
+            estimate(places[name], 1) if whole else "–",
+            "–" if name == than else estimate(aggregate.better(runs, name, than), 2),
+        ]
+        sheet.body.append([name, *values])
+    sheet.notes = [
+        "score: interquartile mean of all runs' normalized scores; rank: by mean return, averaged over datasets, 1 "
+        f"is best; P(> {than}): probability that a run's return is higher than one of {than}, averaged over "
+        f"datasets. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
+        references_note(list(dict.fromkeys(mine["task"]))),
+    ]
+    if len(complete) < len(runs.learners):
+        sheet.notes.append("–: not run on all of these datasets.")
+    return sheet
 
-    Columns: ``better``, ``worse`` (labels, ordered so that the probability is at least one half),
-    ``probability``, ``low``, ``high``, ``datasets``. Only learners of the same execution kind are compared.
-    """
-    final = last(rows)
-    final = final.assign(learner=_labels(final), dataset=final[[*DATASET, "data_hash"]].agg("/".join, axis=1))
-    lines = []
-    for first, second in combinations(dict.fromkeys(final["learner"]), 2):
-        one, two = final[final["learner"] == first], final[final["learner"] == second]
-        shared = [d for d in dict.fromkeys(one["dataset"]) if (two["dataset"] == d).any()]
-        if not shared or set(one["execution"]) != set(two["execution"]):
-            continue
-        pairs = [(_scores(one, dataset), _scores(two, dataset)) for dataset in shared]
-        value, low, high = improvement(pairs)
-        if value < 0.5:
-            first, second, value, low, high = second, first, 1 - value, 1 - high, 1 - low
-        lines.append((first, second, value, low, high, len(shared)))
-    return pd.DataFrame(lines, columns=["better", "worse", "probability", "low", "high", "datasets"])
 
-
-def comparison(cells: pd.DataFrame, title: str, command: str = "") -> Sheet:
-    """The comparison: one line per dataset, one column per learner, published values beside ours."""
-    labels, datasets = _labels(cells), _datasets(cells)
-    learners = list(dict.fromkeys(labels))
-    methods = dict(zip(labels, cells["method"], strict=True))
-    quoted = [name for name in learners if cells.loc[labels == name, "published"].notna().any()]
-    header = ["dataset", "data"]
-    for name in learners:
-        # The published run has its paper's settings, not those of this learner.
-        header += [name, f"{methods[name]}, published¹"] if name in quoted else [name]
-    sheet = Sheet(title, header, [])
-    for dataset, group in cells.groupby(datasets, sort=False):
-        line, means = [str(dataset), _number(group["behavior"].iloc[0])], {}
-        for name in learners:
-            found = group[labels.loc[group.index] == name]
-            cell = found.iloc[0] if len(found) else None
-            if cell is not None and cell["execution"] == "decentralized" and math.isfinite(cell["mean"]):
-                means[len(line)] = cell["mean"]
-            line.append("not run" if cell is None else _cell(cell))
-            if name in quoted:
-                line.append("–" if cell is None else _plus_minus(cell["published"], cell["published_std"]))
-        sheet.body.append(line)
-        top = max(means.values(), default=math.nan)
-        sheet.best.append({k for k, v in means.items() if v == top and len(means) > 1})
-    sheet.notes = _notes(cells, bool(quoted), command)
+def _profile(shares: pd.DataFrame) -> Sheet:
+    """Performance profile at a few scores."""
+    sheet = Sheet("Performance profile", ["method", *(f"≥ {score:.0f}" for score in SHOWN)], [], long=True)
+    for learner, part in shares.groupby("learner", sort=False):
+        values = part[["share", "low", "high"]].itertuples(index=False, name=None)
+        sheet.body.append([str(learner), *(estimate(value, 2) for value in values)])
+    sheet.notes = [
+        "Share of runs whose normalized score is at least so high, averaged over datasets, with the 95 % bootstrap "
+        "interval; at more scores in profile.csv."
+    ]
     return sheet
 
 
 def details(cells: pd.DataFrame) -> Sheet:
     """Per dataset and learner: seeds, updates, mean, interquartile mean with its interval, score, wins."""
-    header = ["dataset", "learner", "seeds", "updates", "mean ± std", "IQM [95 % interval]", "score", "wins"]
-    sheet = Sheet("Details", header, [])
-    for label, dataset, (_, cell) in zip(_labels(cells), _datasets(cells), cells.iterrows(), strict=True):
-        between = "" if cell["updates"] == cell["updates_max"] else f"–{cell['updates_max']}"
-        spread = f" [{_number(cell['iqm_low'])}, {_number(cell['iqm_high'])}]"
+    header = ["dataset, learner", "seeds", "updates", "mean ± std", "IQM [95 % interval]", "score", "wins"]
+    sheet = Sheet("Details", header, [], long=True)
+    for line in cells.to_dict("records"):
+        between = "" if line["updates"] == line["updates_max"] else f"–{line['updates_max']}"
         sheet.body.append(
             [
-                dataset,
-                label,
-                str(cell["seeds"]),
-                f"{cell['updates']}{between}",
-                _cell(cell),
-                _number(cell["iqm"]) + (spread if math.isfinite(cell["iqm_low"]) else ""),
-                _number(cell["score"]),
-                "–" if math.isnan(cell["win_rate"]) else f"{100 * cell['win_rate']:.0f} %",
+                f"{line['dataset']}, {line['learner']}",
+                str(line["seeds"]),
+                f"{line['updates']}{between}",
+                cell(pd.Series(line)),
+                estimate((line["iqm"], line["iqm_low"], line["iqm_high"]), 1),
+                number(line["score"]),
+                "–" if math.isnan(line["win_rate"]) else f"{100 * line['win_rate']:.0f} %",
             ]
         )
     return sheet
 
 
-def comparisons(table: pd.DataFrame) -> Sheet:
-    """:func:`improvements` as text."""
-    body = []
-    for better, worse, value, low, high, datasets in table.itertuples(index=False, name=None):
-        spread = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
-        body.append([f"P({better} > {worse})", f"{value:.2f}{spread}", str(datasets)])
-    return Sheet("Probability of improvement", ["", "probability [95 % interval]", "datasets"], body)
+def write(
+    rows: pd.DataFrame, folder: Path, title: str, command: str = "", reference: str = ""
+) -> list[Sheet]:
+    """Write the tables of a set of rows into ``folder``; returns them.
 
-
-def sheets(rows: pd.DataFrame, title: str, command: str = "") -> list[Sheet]:
-    """All tables of a set of rows, the comparison first."""
-    cells, pairs = summary(rows), improvements(rows)
-    return [comparison(cells, title, command), details(cells), *([comparisons(pairs)] if len(pairs) else [])]
-
-
-def write(rows: pd.DataFrame, folder: Path, title: str, command: str = "") -> list[Sheet]:
-    """Write ``table.csv`` (all numbers), ``table.md`` and ``table.tex`` into ``folder``; returns the tables.
+    ``table.csv`` holds all numbers per dataset and learner, ``improvement.csv`` the probability of improvement of
+    every pair, ``profile.csv`` the performance profiles, ``table.md`` and ``table.tex`` the tables.
 
     Raises:
         OutputError: a file cannot be written.
+        UnknownNameError: no such reference among the rows.
     """
-    made = sheets(rows, title, command)
-    write_text_atomic(folder / "table.csv", summary(rows).to_csv(index=False, lineterminator="\n"))
-    write_text_atomic(folder / "table.md", "\n".join(markdown(sheet) for sheet in made))
-    write_text_atomic(folder / "table.tex", latex(made[0]))
+    made = sheets(rows, title, command, reference)
+    found, _ = aggregate.named(summary(rows))
+    _write_csv(folder / "table.csv", found)
+    parts = [(kind, aggregate.runs_of(rows, cells)) for kind, cells in _classes(found)]
+    for name, numbers in (("improvement", aggregate.improvements), ("profile", aggregate.profiles)):
+        frames = [numbers(runs).assign(execution=kind) for kind, runs in parts]
+        filled = [frame for frame in frames if not frame.empty]
+        if filled:
+            _write_csv(folder / f"{name}.csv", pd.concat(filled, ignore_index=True))
+    write_text_atomic(folder / "table.md", "\n".join(map(markdown, made)))
+    write_text_atomic(folder / "table.tex", "\n".join(latex(sheet) for sheet in made if not sheet.long))
     return made
 
 
-def _labels(table: pd.DataFrame) -> pd.Series:
-    """A learner's label: method, settings that differ, mark of its execution kind.
-
-    Where rows of two configurations would share a label (a default changed between versions), the
-    configuration's hash tells them apart.
-    """
-    names = table["method"] + table["variant"].map(lambda text: f" ({text})" if text else "")
-    names = names + table["execution"].map(lambda kind: MARKS.get(kind, f" [{kind}]"))
-    return _told_apart(names, [table[name] for name in DATASET], table["config_hash"])
+def number(value: float) -> str:
+    """A number with one decimal; a dash for one that is not finite."""
+    return f"{round(value, 1) + 0.0:.1f}" if math.isfinite(value) else "–"  # + 0.0: not -0.0
 
 
-def _datasets(table: pd.DataFrame) -> pd.Series:
-    """A dataset's label; the content hash tells those of the same names apart."""
-    names = table["task"] + " " + table["quality"] + " (" + table["source"] + ")"
-    return _told_apart(names, [], table["data_hash"].str[:8])
+def plus_minus(mean: float, std: float) -> str:
+    """A mean and its spread."""
+    return number(mean) + (f" ± {std:.1f}" if math.isfinite(std) and math.isfinite(mean) else "")
 
 
-def _told_apart(names: pd.Series, within: list[pd.Series], hashes: pd.Series) -> pd.Series:
-    """Names, with the hash behind those that have several hashes (within the same values of ``within``)."""
-    counts = hashes.groupby([names, *within]).transform("nunique")
-    several = names.map(counts.groupby(names).max()) > 1
-    return names.where(~several, names + " #" + hashes)
+def estimate(value: Estimate, digits: int) -> str:
+    """A value with its interval, if it has one."""
+    middle, low, high = value
+    if not math.isfinite(middle):
+        return "–"
+    spread = f" [{low:.{digits}f}, {high:.{digits}f}]" if math.isfinite(low) else ""
+    return f"{middle:.{digits}f}{spread}"
 
 
-def _scores(runs: pd.DataFrame, dataset: str) -> Floats:
-    """Returns on one dataset; one that is not finite loses against every other."""
-    values = runs.loc[runs["dataset"] == dataset, "mean_return"].to_numpy(dtype=np.float64)
-    return np.where(np.isfinite(values), values, -np.inf)
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "–"
-
-
-def _plus_minus(mean: float, std: float) -> str:
-    return _number(mean) + (f" ± {std:.1f}" if math.isfinite(std) and math.isfinite(mean) else "")
-
-
-def _cell(cell: pd.Series) -> str:
-    text = _plus_minus(cell["mean"], cell["std"])
-    if cell["diverged"]:
-        text += f" ({cell['diverged']} of {cell['seeds']} diverged)"
+def cell(line: pd.Series) -> str:
+    """Mean and spread, with the number of replicas that diverged or failed."""
+    text = plus_minus(line["mean"], line["std"])
+    if line["diverged"]:
+        text += f" d{line['diverged']}/{line['seeds']}"
+    if line["failed"]:
+        text += f" f{line['failed']}/{line['seeds'] + line['failed']}"
     return text
 
 
-def _range(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
-    return f"{low}" if low == high else f"{low} to {high}"
+def _classes(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Lines of a summary by execution class, the decentralized ones first."""
+    kinds = list(dict.fromkeys(cells["execution"]))
+    for kind in sorted(
+        kinds, key=lambda k: (CLASSES.index(k) if k in CLASSES else len(CLASSES), kinds.index(k))
+    ):
+        yield kind, cells[cells["execution"] == kind]
 
 
-def _notes(cells: pd.DataFrame, quoted: bool, command: str) -> list[str]:
-    updates = pd.concat([cells["updates"], cells["updates_max"]])
-    notes = [
-        f"Mean return ± standard deviation over {_range(cells['seeds'])} seeds at the last checkpoint "
-        f"({_range(updates)} updates), {_range(cells['episodes'])} evaluation episodes per seed. "
-        "data: mean episode return of the dataset. Bold: highest mean of a line among decentralized policies."
-    ]
-    if quoted:
-        papers = ", ".join(dict.fromkeys(cells.loc[cells["published_in"] != "", "published_in"]))
-        own = [name for name in dict.fromkeys(cells["source"]) if name != "omiga"]
-        ours = " Ours are on regenerated data, so the two columns are not the same experiment." if own else ""
-        notes.append(
-            f"¹ {papers}: trained on the published OMIGA datasets with the paper's full protocol.{ours}"
-        )
-    kinds = [kind for kind in dict.fromkeys(cells["execution"]) if kind != "decentralized"]
-    notes += [
-        f"{MARKS.get(kind, kind)} {kind} execution: not comparable with decentralized ones." for kind in kinds
-    ]
-    if cells["diverged"].any():
-        notes.append("A diverged replica keeps its place: the mean is – where its return is not finite.")
-    if command:
-        notes.append(f"Made by `{command}`.")
-    return notes
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_text_atomic(path, table.to_csv(index=False, lineterminator="\n"))

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from marlzoo.errors import CheckpointError
+from marlzoo.errors import CheckpointError, MarlzooError, SpecError
 from marlzoo.registry import make, make_env
 from marlzoo.rng import derive
 from marlzoo.training.evaluation import evaluate
 
-from .plan import Group, Run
+from .plan import Group
 from .progress import ProgressReporter
-from .references import normalized
-from .results import Results, Row
+from .recorder import Recorder, brief, record_failure
+from .results import Results
+from .reuse import files
 from .suites import Suite
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
     from marlzoo.data.dataset import Dataset
-    from marlzoo.training.trainer import Evaluation
+    from marlzoo.training.evaluation import Evaluation
 
 LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
-PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")
 
 
 class Trainer:
@@ -38,10 +35,35 @@ class Trainer:
         self.device, self.check_data = device, check_data
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
-        self._versions = "; ".join(f"{name} {v}" for name in PACKAGES if (v := _version(name)))
+        self._learner: Algorithm | None = None  # that is being trained
+
+    def attempt(self, group: Group, report: ProgressReporter) -> str:
+        """Train one group; an exception of its learner or its environment fails the group and not the suite.
+
+        Errors that are found before training, or that concern the other groups too (a full disk), are raised.
+
+        Returns:
+            Why the group failed, in one line; empty if it did not.
+        """
+        self._learner = None
+        try:
+            self.train(group, report)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, MarlzooError) and not isinstance(error, SpecError):
+                raise
+            checkpoint, _ = files(group, self.folder, self.suite)
+            place = self.folder / "failures" / f"{checkpoint.stem}.txt"
+            reached = self._learner.updates if self._learner else 0
+            why = record_failure(self.results, self.suite, group, reached, self.device, error, place)
+            report.log(f"{group.label}: failed, {why}; traceback: {place}")
+            return f"{group.label}: {why}"
+        finally:
+            self.results.close()
+        return ""
 
     def train(self, group: Group, report: ProgressReporter) -> None:
         """Train one group to the suite's last update, from its checkpoint if there is one."""
+        from marlzoo.training.loggers import MetricsFile
         from marlzoo.training.trainer import train
 
         suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
@@ -52,14 +74,19 @@ class Trainer:
             device=self.device,
             **group.settings,
         )
-        checkpoint = group.checkpoint(self.folder / "checkpoints", suite)
+        self._learner = algorithm
+        checkpoint, kept = files(group, self.folder, suite)
+        names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
+        logger = MetricsFile(kept, names)
+        recorder = Recorder(self.results, suite, group, algorithm, logger, self.device)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
             nonlocal reached
             if reached == 0 and done > LOG_EVERY:
                 report.resumed((done - LOG_EVERY) * scale)
             reached = done
-            report.advance(done * scale, f"{done} of {group.updates} updates")
+            note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
+            report.advance(done * scale, note)
 
         def on_evaluation(found: Evaluation) -> None:
             nonlocal reached
@@ -68,7 +95,7 @@ class Trainer:
                 report.resumed(reached * scale)
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
-            self.results.append(self._rows(group, algorithm, found))
+            recorder.record(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
         evaluations = train(
@@ -88,6 +115,7 @@ class Trainer:
             log=report.log,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
+            loggers=[logger],
         )
         if algorithm.updates > group.updates:
             raise CheckpointError(
@@ -96,7 +124,7 @@ class Trainer:
             )
         if suite.final_episodes:
             last = self._final(group, algorithm, evaluations[-1])
-            self.results.append(self._rows(group, algorithm, last))
+            recorder.record(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
@@ -121,43 +149,6 @@ class Trainer:
                 self._datasets[run.source.hash] = run.source.load()
         return [self._datasets[run.source.hash] for run in group.runs]
 
-    def _rows(self, group: Group, algorithm: Algorithm, found: Evaluation) -> list[Row]:
-        return [self._row(algorithm, found, replica, run) for replica, run in enumerate(group.runs)]
-
-    def _row(self, algorithm: Algorithm, found: Evaluation, replica: int, run: Run) -> Row:
-        returns, wins = found.episodes.returns[replica], found.episodes.wins
-        mean = float(returns.mean())
-        return Row(
-            suite=self.suite.name,
-            task=run.source.task,
-            source=run.source.source,
-            quality=run.source.quality,
-            method=run.learner.method,
-            variant=run.learner.variant,
-            seed=run.seed,
-            updates=found.updates,
-            episodes=len(returns),
-            mean_return=mean,
-            std_return=float(returns.std()),
-            normalized_score=normalized(run.source.task, mean),
-            win_rate=None if wins is None else float(wins[replica].mean()),
-            diverged=bool(found.diverged[replica]) or not np.isfinite(mean),
-            execution=algorithm.policy().execution,
-            config_hash=run.config_hash,
-            data_hash=run.source.hash,
-            behavior_return=run.source.behavior,
-            versions="; ".join(filter(None, (self._versions, found.arithmetic))),
-            device=self.device,
-            seconds=round(found.seconds, 3),
-        )
-
 
 def _means(found: Evaluation) -> str:
     return "mean returns " + ", ".join(f"{value:.1f}" for value in found.episodes.returns.mean(axis=1))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

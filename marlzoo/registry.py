@@ -57,6 +57,16 @@ def list_methods() -> Listing:
     return Listing({name: sorted(modules[name]) for name in sorted(modules)}, broken)
 
 
+def code_hash(cls: type[Algorithm]) -> str:
+    """Identifies the code of a method: its module, what that imports, and what samples data and evaluates.
+
+    Comments and docstrings do not count, see :func:`marlzoo.system.provenance.source_hash`.
+    """
+    from marlzoo.system.provenance import source_hash
+
+    return source_hash((cls.__module__, "marlzoo.data.sampler", "marlzoo.training.evaluation"))
+
+
 def method_names() -> list[str]:
     """Names of all methods, sorted."""
     return list(list_methods().modules)

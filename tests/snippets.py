@@ -61,7 +61,7 @@ class Runner:
     def page(self, path: Path) -> list[str]:
         """Run all blocks of ``path``; returns the kinds of blocks, in order."""
         kinds: list[str] = []
-        languages: dict[str, Callable[[Example], None]] = {
+        languages: dict[str, Callable[[Example], object]] = {
             "python": self.python,
             "bash": self.shell,
             "console": self.shell,

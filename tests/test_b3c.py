@@ -74,7 +74,7 @@ def test_the_cap_looks_beyond_time_limits() -> None:
         best_return_to_go(cut, 1.0, True)
     for terminal, expected in ((False, 20.0), (True, 5.42)):
         algorithm = learner(gamma=0.9, timeout_is_terminal=terminal)
-        algorithm.prepare([cut])
+        prepare(algorithm, [cut])
         torch.testing.assert_close(algorithm.best, torch.tensor([expected]).double())
 
 

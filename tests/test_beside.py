@@ -15,7 +15,8 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.envs.base import Step
 from marlzoo.errors import SpecError
-from marlzoo.training.trainer import Evaluation, train
+from marlzoo.training.evaluation import Evaluation
+from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
 PATIENCE = 60.0  # seconds until what should happen beside is taken to wait

@@ -345,7 +345,7 @@ def spoil(value: float) -> Callable[[Any], Any]:
         (put("state", spoil(np.nan)), r"returned NaN \(state of copy 1 at step 2\)"),
         (put("state", lambda a: a[:, :-1]), r"state is float32 of shape \(2, 7\).*\(2, 8\)"),
         (put("terminal", lambda a: a.astype(float)), "terminal is float64"),
-        (put("action_mask", lambda a: None), "legal is NoneType"),
+        (put("action_mask", lambda a: None), "action_mask is NoneType"),
         (put("action_mask", lambda a: np.zeros_like(a)), "agent 0 of copy 0 has no legal action"),
         (put("info", lambda a: {}), r"info\['win'\] is NoneType"),
         (lambda step: None, "step returned a NoneType, not a Step"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib
 import json
@@ -18,6 +19,8 @@ from marlzoo.benchmarks.results import Results
 
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
+from marlzoo.cli._methods import Source
+from marlzoo.registry import find_method, list_methods, method_names
 from marlzoo.system import doctor
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
@@ -243,12 +246,48 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("list", "data", "train", "doctor"):
         status, out, _ = call(capsys, command, "--help")
         assert (status, out.startswith(f"usage: marlzoo {command}")) == (0, True)
-    with pytest.raises(SystemExit) as caught:
-        main(["train", "omiga", "--help"])
-    assert caught.value.code == 0
-    out = capsys.readouterr().out
-    assert "--alpha" in out
-    assert "paper: α" in out
+
+
+def test_help_of_train_shows_run_options_apart_from_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "train", "omiga", "--help")
+    assert status == 0
+    options, settings = out.split("settings of omiga")
+    assert "--updates INT" in options
+    assert "--alpha FLOAT" in settings
+    assert "paper: α" in settings
+    assert "presets: mamujoco, smac" in settings
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from marlzoo.cli import main\n"
+        "for words in (['train', 'icq'], ['list'], ['data'], []): main([*words, '--help'])\n"
+        "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_settings_read_from_source_are_those_of_the_class(name: str) -> None:
+    (module,) = list_methods().modules[name]
+    source, cls = Source(module), find_method(name)
+    found = {setting.name: setting for setting in source.settings()}
+    assert found.keys() == {field.name for field in dataclasses.fields(cls.config_class)}
+    assert all(setting.about for setting in found.values())
+    assert source.actions == tuple(cls.actions)
+    assert source.online == (cls.sampling == "online")
+
+
+def test_settings_and_presets_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "list", "methods", "icq", "--json")
+    assert status == 0
+    entries = {entry["setting"]: entry for entry in json.loads(out)}
+    presets = find_method("icq").presets
+    wanted = presets["mamujoco"]["critic_temperature"]
+    assert entries["critic_temperature"]["mamujoco"] == wanted != entries["critic_temperature"]["default"]
+    assert call(capsys, "list", "methods", "iqc")[0] == 2
 
 
 # ---- data ----------------------------------------------------------------------------------------------
@@ -320,7 +359,7 @@ def test_train_evaluate_and_tabulate(
     arguments = ["train", "omiga", "--data", recording, "--alpha", 1, "--seeds", 4, 5, *TINY]
     status, out, _ = call(capsys, *arguments)
     assert status == 0
-    assert "omiga (alpha=1.0, hidden=8)" in out
+    assert "Settings: alpha=1.0, hidden=8." in out
     folder = tmp_path / "results" / "train-omiga-mamujoco-hopper-3x1"
     rows = {row.seed: row for row in Results(folder / "rows.csv").rows() if row.updates == 4}
     assert set(rows) == {4, 5}
@@ -359,6 +398,9 @@ def test_train_online(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert status == 0
     folder = tmp_path / "results" / "train-mappo-mamujoco-hopper-3x1"
     assert (folder / "curve.csv").read_text().splitlines()[0].startswith("seed,updates,steps")
+    assert [line.split(",")[:2] for line in (folder / "metrics.csv").read_text().splitlines()[1:]] == [
+        ["1", "0"], ["2", "0"],
+    ]  # fmt: skip
     status, out, _ = call(capsys, "eval", folder / "checkpoint.npz", "--episodes", 1, "--horizon", 5)
     assert (status, f"mappo on {HOPPER}, seed 0, 2 updates" in out) == (0, True)
 

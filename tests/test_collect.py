@@ -254,7 +254,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
         collect("mamujoco/hoper-3x1", "expert", folder=folder)
     with pytest.raises(
         DataError,
-        match=r"no teacher is shipped for mamujoco/ant-2x4 \(there are: mamujoco/hopper-3x1\); train",
+        match=r"there is no teacher for mamujoco/ant-2x4 \(there are: mamujoco/hopper-3x1\); train",
     ):
         collect("mamujoco/ant-2x4", "expert", folder=folder)
     with pytest.raises(

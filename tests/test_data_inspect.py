@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from marlzoo.data import validation
+from marlzoo.data import arrays
 from marlzoo.data.inspection import inspect, plot, render
 from marlzoo.errors import ConfigError, MissingExtraError, OutputError
 from tests.data_samples import DISCRETE, parts, sample
@@ -31,7 +31,7 @@ def test_ranges_are_those_of_the_transitions(monkeypatch: pytest.MonkeyPatch, ch
     dataset = sample((20, 30, 40))
     dataset.obs[dataset.ends] = 1e6  # final observations are no source of a step
     dataset.obs[..., 2] += 1e4
-    monkeypatch.setattr(validation, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", chunk)
     found = inspect(dataset)
     for ranges, array in ((found.observation, dataset.obs), (found.action, dataset.action)):
         assert ranges is not None

@@ -98,7 +98,7 @@ def test_missing_data_say_how_to_get_them(home: Path) -> None:
         ("mpe/spread/marlzoo/good", "collect makes: random, medium, medium-replay, medium-expert, expert"),
         (
             "mpe/tag/marlzoo/medium",
-            "collect makes: random; the others .* marlzoo data teach mpe/tag --method",
+            "collect makes: random; the others .* marlzoo data teach mpe/tag",
         ),
         (
             "smax/3m/marlzoo/good-poor",

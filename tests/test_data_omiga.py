@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from marlzoo.data import hdf5, validation
+from marlzoo.data import arrays as walking
+from marlzoo.data import hdf5
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import read_header, read_omiga, sniff, write_omiga
 from tests.data_samples import CARD, DISCRETE, SPEC, author_arrays, parts, sample, write_h5
@@ -139,7 +140,7 @@ def test_pieces_of_any_size_give_the_same_numbers(
             file.create_dataset(name, data=array, **(settings if array.ndim == 3 else {}))
         file["s"][93, 1, 2] += 1  # differs in a late piece only
     whole = read_omiga(tmp_path / "a.hdf5")
-    for module in (hdf5, validation):
+    for module in (hdf5, walking):
         monkeypatch.setattr(module, "CHUNK_BYTES", 500)
     in_pieces = read_omiga(tmp_path / "a.hdf5")
     assert in_pieces.content_hash == whole.content_hash
@@ -155,7 +156,7 @@ def test_reading_holds_one_float32_copy(tmp_path: Path, monkeypatch: pytest.Monk
     arrays = {"o": o, "s": o, "a": np.zeros((rows, 2, 1)), "r": np.ones((rows, 1)), "d": d}
     path = write_h5(tmp_path / "a.hdf5", arrays)
     copy = o.size * 4
-    for module in (hdf5, validation):
+    for module in (hdf5, walking):
         monkeypatch.setattr(module, "CHUNK_BYTES", copy // 32)
     read_omiga(path)  # what is imported and cached on first use is not counted
     tracemalloc.start()

@@ -9,7 +9,7 @@ import marlzoo
 from marlzoo.objectives import diagnostics
 from marlzoo.registry import find_method, list_methods
 from marlzoo.spec import ActionKind
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 
 WEIGHTED = {
@@ -70,5 +70,5 @@ def _metrics(name: str, kind: ActionKind) -> dict[str, torch.Tensor]:
         settings["sequence_length"] = 4
     learner = marlzoo.make(name, toy_spec(kind), seeds=(0, 1), **settings)
     data = toy_dataset(kind)
-    learner.prepare([data, data])
+    prepare(learner, [data])
     return learner.update(make_sampler(learner, [data]).next())

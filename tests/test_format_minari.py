@@ -222,7 +222,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
     refused("'agent_1' is missing", edit("episode_1/actions/agent_1", None))
     refused(r"episode_1: agent_1 has shape \(2,\)", edit("episode_1/actions/agent_1", np.zeros(2)))
     refused("terminations of episode_0 is 2", edit("episode_0/terminations", np.full(2, 2)))
-    refused("terminal is set at row 0", edit("episode_0/terminations", np.ones(2)))
+    refused("terminal is set at episode 0, step 0", edit("episode_0/terminations", np.ones(2)))
     refused("episode_0 has no step", edit("episode_0/rewards", np.zeros(0)))
     refused("its content is not what its card says", edit("episode_0/rewards", np.zeros(2)))
 
@@ -320,7 +320,7 @@ def test_agents_in_other_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_infos_that_only_some_episodes_have(tmp_path: Path) -> None:
-    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
     arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"}
     infos = {
         "infos/agent_rewards": np.ones((2, 2)),
@@ -370,7 +370,7 @@ def test_parts_of_one_agent_are_not_agents(tmp_path: Path) -> None:
 
 
 def test_masks_that_everything_passes(tmp_path: Path) -> None:
-    arrays = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
     arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"}
     both = (spaces_of(a=BOX, b=BOX), spaces_of(a=CHOICE, b={**CHOICE, "n": 2}))
     folder = raw(tmp_path / "x-v0", *both, [arrays])

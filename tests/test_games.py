@@ -233,7 +233,7 @@ def test_bridge_optimal_data_as_published() -> None:
 
 @pytest.mark.parametrize(("name", "quality"), ALL_QUALITIES)
 def test_recorded_states_are_replayed(name: str, quality: str) -> None:
-    data, env = games.dataset(name, quality, episodes=40), games.make(name, 1)
+    data, env = game_data.dataset(name, quality, episodes=40), games.make(name, 1)
     report = check(data, env, sample=400)
     assert report.agrees
     assert report.compared > 0
@@ -244,7 +244,7 @@ def test_recorded_states_are_replayed(name: str, quality: str) -> None:
 
 def test_replay_finds_another_rule() -> None:
     """Data of a Bridge in which agents pass each other freely."""
-    data = games.dataset("bridge", "random", episodes=60)
+    data = game_data.dataset("bridge", "random", episodes=60)
     moved = data.obs.copy()
     moved[1:, :, :2] = np.clip(moved[1:, :, :2] + 1, 0, 2)
     report = check(replace(data, obs=moved, state=moved[:, 0].copy()), games.make("bridge", 1))

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import marlzoo
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.fixed_nets import set_mixer, set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
 
@@ -126,7 +126,7 @@ def test_rewards_are_scaled_to_the_range_of_the_datas_returns(name: str, mixing:
         algorithm: Any = marlzoo.make(
             name, toy_spec(), seeds=(2, 2), dtype=torch.float64, reward_scaling=scaling, **small
         )
-        algorithm.prepare([narrow, wide])
+        prepare(algorithm, [narrow, wide])
         found.append(algorithm.update(make_sampler(algorithm, [narrow, wide]).next()))
         factor = algorithm.nets.reward_scale
     assert torch.equal(factor, torch.ones(2, dtype=torch.float64))
@@ -135,5 +135,5 @@ def test_rewards_are_scaled_to_the_range_of_the_datas_returns(name: str, mixing:
     torch.testing.assert_close(10.0 * found[0]["value/data_mean"][0], found[0]["value/data_mean"][1])
     spread = narrow.returns.max() - narrow.returns.min()
     algorithm = marlzoo.make(name, toy_spec(), **small)
-    algorithm.prepare([narrow])
+    prepare(algorithm, [narrow])
     assert algorithm.nets.reward_scale.item() == pytest.approx(1000.0 / spread, rel=1e-5)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from marlzoo.baselines._ppo_networks import Actor
+from marlzoo.baselines._ppo_networks import PPOActor
 from scipy import integrate, stats
 from torch import Tensor, nn
 
@@ -157,7 +158,7 @@ def test_tanh_gaussian_density_multiplies_over_an_agents_own_dimensions() -> Non
     action = tanh_gaussian_sample(mean, log_std, noise, used)
     assert (action[:, used == 0] == 0).all()
     found = tanh_gaussian_log_prob(mean, log_std, action, used)
-    squashed = torch.distributions.TransformedDistribution(
+    squashed: Any = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(mean, log_std.exp()), torch.distributions.TanhTransform()
     )
     torch.testing.assert_close(found, (squashed.log_prob(action) * used).sum(-1), rtol=1e-9, atol=1e-9)
@@ -168,7 +169,8 @@ def test_tanh_gaussian_density_is_finite_with_finite_slopes_everywhere() -> None
     mean = torch.linspace(-20.0, 20.0, 9, dtype=DOUBLE).view(-1, 1, 1).requires_grad_()
     log_std = f64(-5.0, 0.0, 2.0).view(1, -1, 1, 1).requires_grad_()
     action = f64(-1.5, -1.0, -0.5, 0.0, 1.0, 1.5).view(1, 1, -1, 1)
-    found = tanh_gaussian_log_prob(*torch.broadcast_tensors(mean.unsqueeze(1), log_std, action))
+    shape = 9, 3, 6, 1
+    found = tanh_gaussian_log_prob(mean.unsqueeze(1).expand(shape), log_std.expand(shape), action)
     assert found.isfinite().all()
     for slope in torch.autograd.grad(found.sum(), (mean, log_std)):
         assert slope.isfinite().all()
@@ -184,7 +186,7 @@ def test_masked_categorical_is_the_distribution_of_the_legal_actions_alone() -> 
     whole = log_softmax(logits, action_mask)
     for row in range(len(logits)):
         own = action_mask[row].nonzero().flatten()
-        alone = torch.distributions.Categorical(logits=logits[row, own])
+        alone: Any = torch.distributions.Categorical(logits=logits[row, own])
         for k, action in enumerate(own):
             found = categorical_log_prob(mask_logits(logits[row], action_mask[row]), action)
             torch.testing.assert_close(found, alone.log_prob(torch.tensor(k)), rtol=1e-12, atol=1e-12)
@@ -212,16 +214,16 @@ def test_plain_densities_equal_scipys() -> None:
 # ---- the policies of on-policy methods ---------------------------------------------------------------------
 
 
-def actor(kind: ActionKind, own: bool) -> Actor:
+def actor(kind: ActionKind, own: bool) -> PPOActor:
     """Three agents with one, two and three dimensions (or two, three and four actions)."""
     sizes = (1, 2, 3) if kind == "continuous" else (2, 3, 4)
     spec = Spec(3, 4, 5, kind, max(sizes), horizon=9, action_sizes=sizes)
     used = (torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(-1)).to(DOUBLE)
     x, y = f64(1.0, 2.0).view(2, 1, 1), f64(0.5, 0.9).view(2, 1, 1)
-    found = Actor(Init([0, 1], dtype=DOUBLE), spec, 6, used, x, y, own)
+    found = PPOActor(Init([0, 1], dtype=DOUBLE), spec, 6, used, x, y, own)
     with torch.no_grad():
         for parameter in found.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, dtype=DOUBLE)
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=DOUBLE))
     return found
 
 
@@ -229,13 +231,11 @@ def actor(kind: ActionKind, own: bool) -> Actor:
 def test_on_policy_densities_and_entropies(own: bool) -> None:
     """Of every agent among all, and of one agent alone where it has a network of its own."""
     for kind in ("continuous", "discrete"):
-        policy = actor(kind, own)  # type: ignore[arg-type]
+        policy = actor(kind, own)
         obs, action_mask = torch.randn(2, 8, 3, 4, dtype=DOUBLE), None
         if kind == "continuous":
             action = torch.randn(2, 8, 3, 3, dtype=DOUBLE) * policy.used
-            outside: torch.distributions.Distribution = torch.distributions.Normal(
-                policy.mean(obs), policy.std().unsqueeze(1)
-            )
+            outside: Any = torch.distributions.Normal(policy.mean(obs), policy.std().unsqueeze(1))
             log_prob = (outside.log_prob(action) * policy.used).sum(-1)
             entropy = (outside.entropy() * policy.used).sum(-1)
         else:
@@ -251,8 +251,8 @@ def test_on_policy_densities_and_entropies(own: bool) -> None:
         if own:
             agent, replica = torch.tensor([2, 1]), torch.arange(2)
             mine = [None if x is None else x[replica, :, agent] for x in (obs, action, action_mask)]
-            alone = policy.log_prob(mine[0], mine[1], mine[2], agent)  # type: ignore[arg-type]
-            for one, all_of_them in zip(alone, found, strict=True):
+            own_alone = policy.log_prob(mine[0], mine[1], mine[2], agent)
+            for one, all_of_them in zip(own_alone, found, strict=True):
                 torch.testing.assert_close(one, all_of_them[replica, :, agent])
 
 
@@ -317,7 +317,7 @@ def test_layer_norm_equals_torchs() -> None:
     ours, theirs = LayerNorm(Init([0, 1], dtype=DOUBLE), 5, (3,)), nn.LayerNorm(5, dtype=DOUBLE)
     with torch.no_grad():
         for parameter in ours.parameters():
-            parameter += torch.randn(parameter.shape, dtype=DOUBLE)
+            parameter.add_(torch.randn(parameter.shape, dtype=DOUBLE))
         theirs.weight.copy_(ours.scale[1, 2])
         theirs.bias.copy_(ours.offset[1, 2])
     x = 3.0 * torch.randn(2, 3, 7, 5, dtype=DOUBLE) + 1.0

@@ -150,3 +150,11 @@ def test_a_benchmark_runs_from_the_wheel(installed: Path, tmp_path: Path) -> Non
     assert {"rows.csv", "table.csv", "table.md", "table.tex"} <= {path.name for path in results.iterdir()}
     assert "omiga" in (results / "table.md").read_text()
     assert "Suite smoke" in run(installed, tmp_path, "marlzoo", "bench", "smoke")  # everything is done
+
+
+def test_python_started_above_the_clone_imports_the_package(tmp_path: Path) -> None:
+    """A clone's folder has the package's name, and is no package itself."""
+    (tmp_path / "marlzoo" / "marlzoo").mkdir(parents=True)
+    code = "import marlzoo; print(marlzoo.__version__)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.strip() == marlzoo.__version__, found.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 
 import marlzoo
 from marlzoo.batch import Batch
-from marlzoo.errors import ConfigError
+from marlzoo.errors import UnknownNameError
 from marlzoo.objectives.sequences import as_transitions
 from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.registry import find_method, list_methods, preset_of
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 
 DISCRETE = sorted(
@@ -54,11 +55,13 @@ def test_methods_share_what_a_protocol_says(
 
 def test_protocols_are_found_by_name() -> None:
     """A family that uses SMAC's settings has its protocols too; what is not there is refused."""
-    method = find_method("bc")
-    assert preset_of(method, "smax-recurrent") == method.presets["smac-recurrent"] != method.presets["smac"]
-    for domain, name in (("smax-recurent", "smac-recurent"), ("mamujoco-recurrent", "mamujoco-recurrent")):
-        with pytest.raises(ConfigError, match=f"BC has no preset '{name}'; it has .*smac-recurrent"):
-            preset_of(method, domain)
+    method, spec = find_method("bc"), replace(toy_spec("discrete"), task="smax/3m")
+    for name in ("recurrent", "smac-recurrent", "smax-recurrent"):
+        assert preset_of(method, spec, name).settings == method.presets["smac-recurrent"]
+    assert method.presets["smac-recurrent"] != method.presets["smac"]
+    for name in ("smax-recurent", "mamujoco-recurrent"):
+        with pytest.raises(UnknownNameError, match=f"unknown preset of BC '{name}'"):
+            preset_of(method, spec, name)
 
 
 @pytest.mark.parametrize("name", LATE)
@@ -68,7 +71,7 @@ def test_padding_changes_nothing_where_critics_look_at_single_steps(name: str) -
         settings = {"history": "rnn", "sequence_length": 6, "gamma": 0.9, **SMALL}
         learner: Any = marlzoo.make(name, toy_spec("discrete"), seeds=(0, 1), dtype=torch.float64, **settings)
         data = toy_dataset("discrete")
-        learner.prepare([data, data])
+        prepare(learner, [data])
         batch = make_sampler(learner, [data]).next()
         pad = batch.filled == 0
         assert pad.any()

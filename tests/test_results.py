@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from marlzoo.benchmarks.results import COLUMNS, Results, Row, frame
+from marlzoo.benchmarks.results import COLUMNS, Episodes, Results, Row, frame
+from marlzoo.benchmarks.row import from_line, to_line
+from marlzoo.benchmarks.store import checksum
 
 from marlzoo.errors import DataError, OutputError, UnknownNameError
 
@@ -39,10 +41,24 @@ ROW = Row(
     versions='marlzoo 0.1.0; "quoted", comma',
     device="cpu",
     seconds=1.5,
+    mean_length=12.5,
+    value_mean=3.25,
+    value_drift=-0.01,
+    weight_ess=0.5,
+    preset="mamujoco",
+    config='{"alpha": 1.0, "sizes": [1, 2]}',
+    code="c0de",
+    commit="abc+",
+    machine="A processor, 2 cores, Linux",
+    data_transitions=1000,
+    seconds_per_run=0.75,
+    date="2026-01-02T03:04:05Z",
 )
+CELLS = len(COLUMNS) + 3  # schema, run and checksum
 
 
-def test_rows_come_back_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("published", [False, True])
+def test_rows_come_back_exactly(tmp_path: Path, published: bool) -> None:
     results = Results(tmp_path / "new" / "rows.csv")
     rows = [
         ROW,
@@ -51,9 +67,14 @@ def test_rows_come_back_exactly(tmp_path: Path) -> None:
     ]
     results.append(rows[:1])
     results.append(rows[1:])
+    assert not results.path.exists()
+    if published:
+        results.publish()
+        assert [path.name for path in results.path.parent.iterdir()] == ["rows.csv"]
     assert results.rows() == rows
     table = results.read()
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == ("run", *COLUMNS)
+    assert table["run"].tolist() == [row.run for row in rows]
     assert table["data_hash"].tolist() == ["00012345"] * 3  # not read as a number
     assert table["diverged"].tolist() == [False, True, False]
     assert math.isnan(table["win_rate"][0])
@@ -85,22 +106,26 @@ def test_has_compares_all_given_columns(tmp_path: Path) -> None:
     [
         (lambda text: text[: len(text) - 40], "not complete"),
         (lambda text: text[:-1], "not complete"),
-        (lambda text: text[: len(text) - 5] + "\n", "line 2: 20 cells instead of 21"),
-        (lambda text: "a,b\n1,2\n", "not a results file.*column 'suite' is missing"),
+        (lambda text: text[: len(text) - 12] + "\n", f"line 2: {CELLS - 1} cells instead of {CELLS}"),
+        (lambda text: "a,b\n1,2\n", "no file of this kind.*column 'schema' is missing"),
         (lambda text: "", "not complete"),
-        (lambda text: text.replace(",1000,", ",many,"), "line 2: updates is 'many'"),
-        (lambda text: text.replace("False", "no"), "diverged is 'no'"),
+        (lambda text: text.replace(",1000,", ",1001,"), "line 2: damaged"),
+        (lambda text: text.replace("mean_return", "mean_retorn"), "columns are those of another version"),
+        (lambda text: text.replace("schema,run,", "", 1), "older version.*marlzoo results migrate"),
         (lambda text: text + '"open\n', "not valid CSV"),
     ],
 )
 def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     results = Results(tmp_path / "rows.csv")
     results.append([ROW])
+    results.publish()
     results.path.write_text(damage(results.path.read_text()))
     before = results.path.read_bytes()
-    with pytest.raises(DataError, match=re.compile(message, re.DOTALL)) as caught:
-        results.append([ROW])
-    assert str(results.path) in str(caught.value)
+    results.append([replace(ROW, updates=7)])
+    for use in (results.rows, results.publish):
+        with pytest.raises(DataError, match=re.compile(message, re.DOTALL)) as caught:
+            use()
+        assert str(results.path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert results.path.read_bytes() == before
 
@@ -156,3 +181,150 @@ def test_a_kill_at_any_moment_leaves_a_valid_file(tmp_path: Path) -> None:
             assert mine == list(range(len(mine)))
         assert len(rows) > seen
         seen = len(rows)
+
+
+# ---- the store -----------------------------------------------------------------------------------------
+
+
+def test_an_append_touches_no_earlier_row(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.csv")
+    results.append([replace(ROW, seed=seed) for seed in range(50)])
+    results.publish()
+    before = results.path.stat()
+    results.append([replace(ROW, seed=100)])
+    (journal,) = (tmp_path / "rows.journal").iterdir()
+    first = journal.read_bytes()
+    results.append([replace(ROW, seed=101)])
+    after = results.path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert journal.read_bytes().startswith(first)
+    assert len(journal.read_bytes()) < 3 * len(first)
+
+
+def test_journals_are_merged_when_they_are_worth_it(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.csv")
+    results.append([replace(ROW, seed=seed) for seed in range(40)])
+    results.publish(lazy=True)
+    assert results.path.exists()
+    results.append([replace(ROW, seed=40)])
+    results.publish(lazy=True)
+    assert (tmp_path / "rows.journal").exists()
+    results.append([replace(ROW, seed=seed) for seed in range(41, 60)])
+    results.publish(lazy=True)
+    assert not (tmp_path / "rows.journal").exists()
+    assert [row.seed for row in results.rows()] == list(range(60))
+
+
+def test_another_writers_journal_stays_while_it_writes(tmp_path: Path) -> None:
+    first, second = Results(tmp_path / "rows.csv"), Results(tmp_path / "rows.csv")
+    first.append([ROW])
+    second.append([replace(ROW, seed=1)])
+    second.publish()
+    assert [row.seed for row in Results(first.path).rows()] == [1, 0]
+    assert len(list((tmp_path / "rows.journal").iterdir())) == 1
+    first.append([replace(ROW, seed=2)])
+    with pytest.raises(DataError, match="another process is writing"):
+        second.remove(lambda row: row.seed == 2)
+    first.close()
+    second.publish()
+    assert [row.seed for row in second.rows()] == [1, 0, 2]
+    assert not (tmp_path / "rows.journal").exists()
+
+
+def test_what_a_kill_cut_off_is_left_out_but_damage_is_named(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.csv")
+    results.append([ROW])
+    results.close()
+    (journal,) = (tmp_path / "rows.journal").iterdir()
+    whole = journal.read_bytes()
+    for length in range(len(whole)):
+        journal.write_bytes(whole[:length])
+        assert results.rows() == []
+    journal.write_bytes(whole + whole[:100])
+    assert results.rows() == [ROW]
+    journal.write_bytes(whole.replace(b",1000,", b",1001,"))
+    with pytest.raises(DataError, match=r"\.csv, line 2: damaged"):
+        results.rows()
+
+
+def test_a_flipped_bit_is_seen_at_every_place(tmp_path: Path) -> None:
+    """In the rows, the header and the checksums."""
+    results = Results(tmp_path / "rows.csv")
+    results.append([ROW], [Episodes(ROW.run, 1000, (1.5, 2.5), (3, 4), (True, False))])
+    results.publish()
+    for path, read in ((results.path, results.rows), (tmp_path / "episodes.csv", results.episodes)):
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            flipped = whole[place] ^ (1 << place % 8)
+            path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+            with pytest.raises(DataError) as caught:
+                read()
+            assert str(path) in str(caught.value)
+        path.write_bytes(whole)
+        assert len(read()) == 1
+
+
+def test_a_disk_that_is_full_leaves_the_journal_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Results(tmp_path / "rows.csv")
+    results.append([ROW])
+    true = os.fsync
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        results.append([replace(ROW, seed=1)])
+    monkeypatch.setattr(os, "fsync", true)
+    assert results.rows() == [ROW]
+    results.append([replace(ROW, seed=2)])
+    assert [row.seed for row in results.rows()] == [0, 2]
+
+
+def test_rows_taken_out_are_kept_beside(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.csv")
+    rows = [replace(ROW, seed=seed) for seed in range(3)]
+    results.append(rows)
+    assert results.remove(lambda row: row.seed == 1) == [rows[1]]
+    assert results.rows() == [rows[0], rows[2]]
+    assert Results(tmp_path / "replaced.csv").rows() == [rows[1]]
+    results.append([rows[1]])
+    assert results.remove(lambda row: row.seed == 1) == [rows[1]]
+    assert results.remove(lambda row: row.seed == 9) == []
+    assert len((tmp_path / "replaced.csv").read_text().splitlines()) == 3
+
+
+def test_a_failed_run_that_goes_on_has_not_failed(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.csv")
+    failed = replace(ROW, updates=1500, error="ValueError: x", mean_return=math.nan)
+    results.append([ROW, failed])
+    results.append([replace(failed, error="ValueError: y")])
+    assert [row.error for row in results.rows()] == ["", "ValueError: y"]
+    results.publish()
+    results.append([replace(ROW, updates=2000)])
+    assert [(row.updates, row.error) for row in results.rows()] == [(1000, ""), (2000, "")]
+
+
+def test_episodes_come_back_exactly(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.csv")
+    found = Episodes(ROW.run, 1000, (0.1 + 0.2, math.inf), (7, 8), (True, False))
+    results.append([ROW], [found])
+    assert results.episodes() == {(ROW.run, 1000): found}
+    again = replace(found, returns=(1.0, 2.0), wins=())
+    results.append([ROW], [again])
+    results.publish()
+    assert results.episodes() == {(ROW.run, 1000): again}
+
+
+def test_lines_and_checksums_by_hand() -> None:
+    odd = replace(ROW, variant="two\nlines", weight_ess=None)
+    line = to_line(odd)
+    assert line[0] == odd.run
+    assert from_line("x", line) == replace(odd, variant="two lines")
+    assert checksum(["a", "bc"]) == "36d492f0"
+    assert checksum(["ab", "c"]) != checksum(["a", "bc"])
+    wrong = tuple("many" if name == "updates" else cell for name, cell in zip(COLUMNS, line[1:], strict=True))
+    with pytest.raises(DataError, match="x: updates is 'many'"):
+        from_line("x", ("r", *wrong))

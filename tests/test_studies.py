@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from marlzoo.benchmarks import study
+from marlzoo.benchmarks.suites import Data
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
@@ -306,3 +307,60 @@ def test_coordination_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "trained", lambda *arguments: pytest.fail("trained again"))
     assert module.main(options) == 0
     assert (tmp_path / "coordination" / "rows.csv").read_text() == rows
+
+
+# ---- Convergence ---------------------------------------------------------------------------------------
+
+
+def test_looks_are_even_in_the_logarithm() -> None:
+    module = script("convergence")
+    assert module.looks(12_000) == [1000, 2000, 3000, 5000, 10_000, 12_000]
+    assert module.looks(500) == [500]
+
+
+def test_discounted_returns_go_on_beyond_a_time_limit() -> None:
+    """By hand: an episode that ends, and one that is cut off while it earns 2 a step."""
+    module, data = script("convergence"), toy_dataset(episodes=3)
+    data.reward[:] = 2.0
+    found = module.discounted_returns(data, 0.5)
+    for k, (start, length) in enumerate(zip(data.starts, data.lengths, strict=True)):
+        for row in range(start, start + length):
+            left = start + length - row
+            beyond = 0.0 if data.terminal[start + length - 1] else 4.0 * 0.5**left
+            assert found[row] == pytest.approx(4.0 * (1 - 0.5**left) + beyond), (k, row)
+
+
+def test_values_have_converged_when_doublings_change_little() -> None:
+    module = script("convergence")
+    looks, level = [1, 2, 4, 8, 16], pd.DataFrame([[100.0, 100.0]])
+    rising = pd.DataFrame({0: [0.0, 40, 60, 65, 66], 1: [0.0, 40, 60, 65, 66]}, index=looks)
+    change = module.changes(rising, level)
+    np.testing.assert_allclose(change, [0.4, 0.2, 0.05, 0.01])
+    assert list(change.index) == [1, 2, 4, 8]
+    assert module.converged(change) == 4
+    half = pd.DataFrame({0: [29.2893219, 50, 75, 93.75, 99.6]}, index=looks)
+    assert module.halving(half, level) == pytest.approx(2.0)
+    assert module.halving(rising * 0 + 99, level) is None
+    falling_late = pd.DataFrame({0: [0.0, 0, 0, 0, 50]}, index=looks)
+    assert module.converged(module.changes(falling_late, level)) is None
+
+
+def test_convergence_goes_on_and_looking_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("convergence")
+    monkeypatch.setattr(module, "FIRST", 2)
+    monkeypatch.setattr(module, "SAMPLE", 16)
+    monkeypatch.setattr(module, "train", lambda *a, **k: marlzoo.train(*a, **k | {"compile": "off"}))
+    monkeypatch.setattr(module, "TASKS", (Data("games/two-peaks", "peaks"),))
+    small = {"tasks": ("games/two-peaks",), "methods": ("omiga", "td3_bc"), "episodes": 1, "seeds": (0, 1)}
+    small |= {"hidden": 8, "batch_size": 8}
+    for folder, steps in (("whole", (6,)), ("parts", (3, 6))):
+        for updates in steps:
+            module.main(module.Options(out=tmp_path / folder, updates=updates, **small))
+    whole, parts = (written(tmp_path / folder / "convergence") for folder in ("whole", "parts"))
+    assert {"value", "data_return", "return"} <= set(whole["metric"])
+    assert set(whole["updates"]) == {2, 4, 6}
+    columns = list(whole.columns)
+    shared = parts[parts["updates"] != 3].sort_values(columns[:-1]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(shared, whole.sort_values(columns[:-1]).reset_index(drop=True))

@@ -1,21 +1,27 @@
-"""Tables: closed-form statistics, last checkpoint, nothing dropped, published values beside ours."""
+"""Tables: last checkpoint, nothing dropped, one name per configuration, ties marked, and 80 columns."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from marlzoo.benchmarks import references, tables
-from marlzoo.benchmarks import stats as statistics
+from marlzoo.benchmarks import aggregate, references, tables
+from marlzoo.benchmarks.labels import labels_of, settings_of
 from marlzoo.benchmarks.results import Results, Row, frame
-from marlzoo.benchmarks.styles import latex, markdown, terminal
+from marlzoo.benchmarks.sheet import Sheet
+from marlzoo.benchmarks.styles import latex, markdown, shortened, terminal
+from rich.console import Console
 
-from marlzoo.errors import DataError
+from marlzoo.envs import games
+from marlzoo.errors import DataError, UnknownNameError
 from tests.test_results import ROW
+
+HOPPER = "mamujoco/hopper-3x1"
 
 
 def cell(method: str, returns: list[float], **changes: object) -> list[Row]:
@@ -23,34 +29,23 @@ def cell(method: str, returns: list[float], **changes: object) -> list[Row]:
     return [replace(row, seed=seed, mean_return=value) for seed, value in enumerate(returns)]
 
 
-def test_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
-    assert statistics.iqm([8, 1, 2, 3, 4, 5, 6, 100]) == pytest.approx((3 + 4 + 5 + 6) / 4)
-    assert statistics.iqm([1, 2, 30, 4, 5]) == pytest.approx((2 + 4 + 5) / 3)
-    assert statistics.iqm([1, 2, 30]) == pytest.approx(11)  # nothing to cut
+def first(rows: list[Row]) -> Sheet:
+    return tables.sheets(frame(rows), "title")[0]
 
 
-def test_intervals_repeat_and_cover_the_value() -> None:
-    values = np.random.default_rng(1).normal(size=20)
-    low, high = statistics.interval([values])
-    assert (low, high) == statistics.interval([values])
-    assert values.min() < low < statistics.iqm(values) < high < values.max()
-    assert statistics.interval([np.full(5, 3.0)]) == (3.0, 3.0)
-    assert all(map(math.isnan, statistics.interval([np.array([1.0])])))
-    assert all(map(math.isnan, statistics.interval([np.array([1.0, np.nan])])))
+def titled(rows: list[Row], title: str, **options: str) -> Sheet:
+    return next(
+        sheet for sheet in tables.sheets(frame(rows), "title", **options) if sheet.title.startswith(title)
+    )
 
 
-def test_stratified_interval_never_mixes_the_strata() -> None:
-    # Each dataset's runs are equal, so resampling within it changes nothing.
-    assert statistics.interval([np.full(4, 0.0), np.full(4, 10.0)]) == (5.0, 5.0)
+def printed(sheet: Sheet, width: int = 80) -> str:
+    console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal(sheet))
+    return console.export_text()
 
 
-def test_probability_of_improvement_by_hand() -> None:
-    x, y = np.array([1.0, 3.0]), np.array([2.0, 3.0])
-    assert statistics.probability(x, y) == pytest.approx((0 + 0 + 1 + 0.5) / 4)
-    assert statistics.probability(x, y) + statistics.probability(y, x) == pytest.approx(1)
-    value, low, high = statistics.improvement([(x, y), (np.array([5.0, 6.0]), np.array([1.0, 2.0]))])
-    assert value == pytest.approx((0.375 + 1) / 2)
-    assert low <= value <= high
+# ---- what counts ---------------------------------------------------------------------------------------
 
 
 def test_the_last_checkpoint_counts_not_the_best() -> None:
@@ -62,104 +57,443 @@ def test_the_last_checkpoint_counts_not_the_best() -> None:
     assert tables.summary(shuffled).iloc[0]["mean"] == 150.0
 
 
+def test_numbers_of_a_summary_by_hand() -> None:
+    rows = cell(
+        "first", [0.0, 0.0, 0.0, 1000.0], win_rate=0.25, behavior_return=5.0, weight_ess=0.5, value_mean=2.0
+    )
+    rows[3] = replace(rows[3], win_rate=0.75, seconds=9.0)
+    line = tables.summary(frame(rows)).iloc[0]
+    assert (line["mean"], line["std"], line["iqm"]) == (250.0, 500.0, 0.0)
+    assert (line["iqm_low"], line["iqm_high"]) == (
+        0.0,
+        1000.0,
+    )  # three of four draws are 1000 in 5 % of cases
+    assert (line["win_rate"], line["behavior"], line["weight_ess"], line["value"]) == (0.375, 5.0, 0.5, 2.0)
+    assert (line["seeds"], line["failed"], line["seconds"], line["seconds_per_run"]) == (4, 0, 9.0, 0.75)
+    low, high = references.normalized(HOPPER, 0.0), references.normalized(HOPPER, 1000.0)
+    assert low is not None
+    assert high is not None
+    assert line["score"] == pytest.approx((3 * low + high) / 4)
+    assert line["score_iqm"] == pytest.approx(low)
+
+
 def test_unfinished_runs_are_told_apart() -> None:
     rows = cell("first", [1.0, 2.0, 3.0])
     rows[2] = replace(rows[2], updates=500)
     line = tables.summary(frame(rows)).iloc[0]
     assert (line["updates"], line["updates_max"]) == (500, 1000)
-    assert "500–1000" in markdown(tables.details(tables.summary(frame(rows))))
+    assert "500–1000" in markdown(titled(rows, "Details"))
+    assert "last checkpoint (500 to 1000 updates)" in first(rows).notes[0]
 
 
 def test_diverged_replicas_are_shown() -> None:
     rows = cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
     rows[1] = replace(rows[1], mean_return=math.nan, diverged=True)
-    cells = tables.summary(frame(rows))
-    assert cells["seeds"].tolist() == [2, 2]
-    sheet = tables.comparison(cells, "title")
-    assert sheet.body[0][2] == "– (1 of 2 diverged)"
-    assert "diverged" in sheet.notes[-1]
+    assert tables.summary(frame(rows))["seeds"].tolist() == [2, 2]
+    sheet = first(rows)
+    assert sheet.header == ["method", "medium"]
+    assert sheet.body[1] == ["first", "– d1/2"]
+    assert sheet.best[1:] == [set(), {1}]  # what has no mean is not the best
+    assert any(note.startswith("d1/3: one replica of three diverged") for note in sheet.notes)
     # A replica without a return loses against every other: P = (0 + 1 + 0 + 1) / 4.
-    assert tables.improvements(frame(rows))["probability"].tolist() == [0.5]
+    runs = aggregate.runs_of(frame(rows), aggregate.named(tables.summary(frame(rows)))[0])
+    assert aggregate.improvements(runs)["probability"].tolist() == [0.5, 0.5]
 
 
-def test_other_execution_kinds_are_marked_and_not_ranked() -> None:
-    rows = cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
-    rows += cell("third", [99.0, 98.0], execution="sequential")
-    sheet = tables.comparison(tables.summary(frame(rows)), "title")
-    assert sheet.header == ["dataset", "data", "first", "second", "third†"]
-    assert sheet.best == [{2}]
-    assert any("sequential execution" in note for note in sheet.notes)
-    pairs = tables.improvements(frame(rows))
-    assert pairs[["better", "worse", "probability"]].values.tolist() == [["first", "second", 1.0]]
-
-
-def test_settings_and_configurations_get_columns_of_their_own() -> None:
-    rows = cell("first", [1.0]) + cell("first", [2.0], variant="alpha=1.0", config_hash="a")
-    rows += cell("second", [3.0], config_hash="old") + cell("second", [4.0], config_hash="new")
-    sheet = tables.comparison(tables.summary(frame(rows)), "title")
-    assert sheet.header[2:] == ["first", "first (alpha=1.0)", "second #old", "second #new"]
+def test_failed_runs_are_counted_and_have_no_result() -> None:
+    rows = cell("first", [10.0, 20.0, 60.0]) + cell("second", [1.0, 2.0, 3.0])
+    failed = {"error": "E: x", "execution": "", "mean_return": math.nan, "episodes": 0}
+    rows.append(replace(rows[2], updates=1500, **failed))
+    rows += [replace(row, method="third", **failed) for row in cell("third", [0.0] * 3)]
+    cells = tables.summary(frame(rows))
+    assert cells["seeds"].tolist() == [2, 3, 0]
+    assert cells["failed"].tolist() == [1, 0, 3]
+    sheet = first(rows)
+    assert sheet.body[1] == ["first", "15.0 ± 7.1 f1/3"]
+    assert any("failed and is left out" in note for note in sheet.notes)
+    assert titled(rows, "title: unknown execution").body == [["medium", "723.5", "– f3/3"]]
 
 
 def test_a_dataset_without_a_run_says_so() -> None:
     rows = cell("first", [1.0]) + cell("second", [2.0], quality="expert", data_hash="other")
-    sheet = tables.comparison(tables.summary(frame(rows)), "title")
-    assert [line[2:] for line in sheet.body] == [["1.0", "not run"], ["not run", "2.0"]]
+    assert first(rows).body == [["medium", "723.5", "1.0", "not run"], ["expert", "723.5", "not run", "2.0"]]
 
 
-def test_published_scores_stand_beside_ours() -> None:
-    known = references.published("mamujoco/hopper-3x1", "medium", "omiga")
+# ---- execution classes ---------------------------------------------------------------------------------
+
+
+def test_other_execution_classes_have_tables_of_their_own() -> None:
+    rows = cell("third", [99.0, 98.0], execution="sequential")
+    rows += cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
+    made = tables.sheets(frame(rows), "title")
+    assert [sheet.title for sheet in made] == [
+        "title: decentralized execution", "title: sequential execution", "Details",
+    ]  # fmt: skip
+    assert [line[0] for line in made[0].body] == ["(data)", "first", "second"]
+    assert made[0].best == [set(), {1}, set()]
+    assert made[1].body == [["medium", "723.5", "98.5 ± 0.7"]]
+    assert made[1].best == [set()]  # there is nothing to compare it with
+
+
+# ---- names ---------------------------------------------------------------------------------------------
+
+
+def test_settings_that_all_share_are_in_the_caption() -> None:
+    rows = cell("first", [1.0], variant="hidden=64, sizes=(1, 2)", config_hash="a")
+    rows += cell("first", [1.0], variant="alpha=1.0, hidden=64, sizes=(1, 2)", config_hash="b")
+    rows += cell("second", [1.0], variant="beta=2.0, hidden=64", config_hash="c")
+    found = labels_of(tables.summary(frame(rows)))
+    assert found.learners.tolist() == ["first", "first (alpha=1.0)", "second"]
+    assert found.notes[0] == "Settings: hidden=64, sizes=(1, 2) (first), beta=2.0 (second)."
+    assert settings_of("alpha=1.0, sizes=(1, 2)") == {"alpha": "1.0", "sizes": "(1, 2)"}
+    assert settings_of("") == {}
+
+
+def test_a_setting_with_several_values_tells_learners_apart() -> None:
+    rows = [row for k in (1, 2) for row in cell("first", [1.0], variant=f"alpha={k}.0", config_hash=str(k))]
+    rows += cell("second", [1.0], variant="alpha=1.0", config_hash="s")
+    found = labels_of(tables.summary(frame(rows)))
+    assert found.learners.tolist() == ["first (alpha=1.0)", "first (alpha=2.0)", "second (alpha=1.0)"]
+
+
+def test_long_names_get_a_letter() -> None:
+    long = [f"alpha={k}.0, one_setting_more=False" for k in (1, 2)]
+    rows = [
+        row for k, text in enumerate(long) for row in cell("first", [1.0], variant=text, config_hash=str(k))
+    ]
+    rows += cell("first", [1.0])
+    found = labels_of(tables.summary(frame(rows)))
+    assert found.learners.tolist() == ["first a", "first b", "first"]
+    assert found.notes[:2] == [f"first a: {long[0]}.", f"first b: {long[1]}."]
+
+
+def test_one_configuration_is_one_column() -> None:
+    """A setting that is given its default, with a seed in common."""
+    rows = cell("first", [1.0, 2.0]) + cell("first", [1.0, 5.0, 6.0], variant="alpha=10.0")[1:]
+    rows += cell("first", [7.0], variant="alpha=1.0", config_hash="other")
+    cells = tables.summary(frame(rows))
+    assert cells["variant"].tolist() == ["", "alpha=1.0"]
+    assert cells["seeds"].tolist() == [3, 1]
+    assert [line[0] for line in first(rows).body] == ["(data)", "first", "first (alpha=1.0)"]
+    # Where they differ on one of the datasets that both ran on, they are two learners.
+    rows += cell("first", [1.0], quality="expert", config_hash="x")
+    rows += cell("first", [1.0], variant="alpha=10.0", quality="expert", config_hash="y")
+    assert tables.summary(frame(rows))["variant"].unique().tolist() == ["", "alpha=10.0", "alpha=1.0"]
+
+
+def test_configurations_of_one_name_are_told_apart() -> None:
+    rows = cell("second", [3.0], config_hash="old") + cell("second", [4.0], config_hash="new")
+    assert [line[0] for line in first(rows).body] == ["(data)", "second #old", "second #new"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "notes"),
+    [
+        ({"quality": "expert"}, ["medium", "expert"], [f"Task: {HOPPER}.", "Data: marlzoo."]),
+        ({"task": "mamujoco/x"}, ["hopper-3x1 medium", "x medium"], ["Tasks: mamujoco.", "Data: marlzoo."]),
+        ({"task": "mpe/x"}, [f"{HOPPER} medium", "mpe/x medium"], ["Data: marlzoo."]),
+        ({"source": "omiga"}, ["medium (marlzoo)", "medium (omiga)"], [f"Task: {HOPPER}."]),
+        ({"suite": "other"}, ["unit medium", "other medium"], [f"Task: {HOPPER}.", "Data: marlzoo."]),
+        ({}, ["medium #00012345", "medium #other"], [f"Task: {HOPPER}.", "Data: marlzoo."]),
+    ],
+)
+def test_datasets_are_named_by_what_differs(
+    changes: dict[str, str], names: list[str], notes: list[str]
+) -> None:
+    rows = cell("first", [1.0]) + cell("first", [1.0], data_hash="other", **changes)
+    found = labels_of(tables.summary(frame(rows)))
+    assert found.datasets.tolist() == names
+    assert found.notes == notes
+
+
+# ---- the comparison ------------------------------------------------------------------------------------
+
+
+def grid(learners: dict[str, list[float]], qualities: list[str]) -> list[Row]:
+    return [
+        row for quality in qualities for method, values in learners.items()
+        for row in cell(method, values, quality=quality, data_hash=quality)
+    ]  # fmt: skip
+
+
+def test_everything_that_cannot_be_told_from_the_best_is_marked() -> None:
+    learners = {"best": [10.0, 11, 12], "near": [8.0, 11, 12], "far": [1.0, 2, 3]}
+    sheet = first(grid(learners, ["a", "b", "c"]))
+    assert sheet.header == ["dataset", "(data)", "best", "near", "far"]
+    assert sheet.best == [{2, 3}] * 3
+    assert any(
+        "bootstrap interval of the difference of means over seeds contains 0" in n for n in sheet.notes
+    )
+    assert printed(sheet).count("*") == 2 * 3 + 1
+    two = first(grid({"best": [10.0, 12], "near": [9.0, 12]}, ["a", "b"]))
+    assert two.best == [{2}] * 2
+    assert any("Differences are tested where both have at least 3 seeds" in note for note in two.notes)
+
+
+def test_methods_are_lines_when_there_are_more_of_them_or_they_do_not_fit() -> None:
+    learners = {"one": [1.0, 2, 3], "two": [4.0, 5, 6]}
+    assert first(grid(learners, ["a", "b"])).header == ["dataset", "(data)", "one", "two"]
+    turned = first(grid(learners | {"three": [0.0, 0, 0]}, ["a", "b"]))
+    assert turned.header == ["method", "a", "b"]
+    assert [line[0] for line in turned.body] == ["(data)", "one", "two", "three"]
+    assert turned.body[2] == ["two", "5.0 ± 1.0", "5.0 ± 1.0"]
+    assert turned.best == [set(), set(), {1, 2}, set()]
+    wide = {f"a_method_called_{k}": [1000.0 * k, 2000 * k, 3000 * k] for k in range(1, 5)}
+    assert first(grid(wide, list("abcde"))).header[0] == "method"
+
+
+def test_the_caption_says_what_was_done() -> None:
+    rows = cell("first", [1.0, 2.0, 3.0], config_hash="a", variant="hidden=8")
+    notes = tables.sheets(frame(rows), "title", "marlzoo bench x")[0].notes
+    assert notes[0].startswith(
+        "Mean return ± sample standard deviation (n - 1) over 3 seeds, last checkpoint (1000"
+    )
+    assert "10 evaluation episodes per seed" in notes[0]
+    assert notes[1] == f"Settings: hidden=8. Task: {HOPPER}. Data: marlzoo."
+    assert notes[-1] == "Made by `marlzoo bench x`."
+
+
+def test_values_that_still_moved_are_told() -> None:
+    rows = grid({"moved": [1.0, 2, 3], "still": [1.0, 2, 3], "none": [1.0, 2, 3]}, ["a", "b", "c"])
+    drifts = {("moved", "a"): 0.3, ("moved", "b"): -0.5}
+    quiet = {"moved": 0.0, "still": 0.04, "none": None}
+    rows = [replace(r, value_drift=drifts.get((r.method, r.quality), quiet[r.method])) for r in rows]
+    (warning,) = (note for note in first(rows).notes if note.startswith("Warning"))
+    assert warning.startswith(
+        "Warning: values were still moving: moved on 2 of 3 datasets (-50%). In brackets"
+    )
+    assert not any("older version" in note for note in first(rows).notes)
+    assert tables.summary(frame(rows))["moving"].notna().sum() == 2
+    old = [replace(row, value_drift=None, code="") for row in rows]
+    assert any("older version do not say whether values" in note for note in first(old).notes)
+
+
+def test_rows_of_several_versions_of_the_code_are_told() -> None:
+    rows = cell("first", [1.0, 2.0, 3.0]) + cell("second", [1.0, 2.0, 3.0])
+    rows[0] = replace(rows[0], code="0ld")
+    warnings = [note for note in first(rows).notes if note.startswith("Warning")]
+    assert warnings == ["Warning: rows of first were made by 2 versions of its code."]
+
+
+def test_how_settings_were_found_is_told() -> None:
+    rows = cell("first", [1.0], tuning='{"trials": 5}') + cell("second", [1.0])
+    assert 'Settings were tuned: first: {"trials": 5}. The others are presets.' in first(rows).notes
+
+
+# ---- published scores and references -------------------------------------------------------------------
+
+
+def test_published_scores_stand_in_a_table_of_their_own() -> None:
+    known = references.published(HOPPER, "medium", "omiga")
     assert known is not None
     assert (known.mean, known.seeds) == (1189.26, 5)
-    assert references.published("mamujoco/hopper-3x1", "medium", "BCQ_MA") is not None
-    assert references.published("mamujoco/hopper-3x1", "random", "omiga") is None
+    assert references.published(HOPPER, "medium", "BCQ_MA") is not None
+    assert references.published(HOPPER, "random", "omiga") is None
     rate = references.published("smac/5m_vs_6m", "good", "omiga", "win_rate")
     assert rate is not None
     assert 0 <= rate.mean <= 1
-    rows = cell("omiga", [1.0, 2.0]) + cell("own", [3.0, 4.0])
-    sheet = tables.comparison(tables.summary(frame(rows)), "title")
-    assert sheet.header[2:] == ["omiga", "omiga, published¹", "own"]
-    assert sheet.body[0][3].startswith("1189.3 ± ")
+    rows = cell("omiga", [1.0, 2.0]) + cell("omiga", [1.0], variant="alpha=1.0", config_hash="a")
+    rows += cell("own", [3.0, 4.0])
+    assert "1189.3" not in markdown(first(rows))
+    sheet = titled(rows, "Published scores")
+    assert sheet.header == ["method", "medium"]
+    assert [line[0] for line in sheet.body] == ["omiga"]
+    assert sheet.body[0][1].startswith("1189.3 ± ")
     assert any("regenerated" in note for note in sheet.notes)
+    same = titled([replace(row, source="omiga") for row in rows], "Published scores")
+    assert not any("regenerated" in note for note in same.notes)
 
 
 def test_normalized_score_ends() -> None:
-    assert references.normalized("mamujoco/hopper-3x1", 2452.0) == pytest.approx(100)
+    assert references.normalized(HOPPER, 2452.0) == pytest.approx(100)
     assert references.normalized("mamujoco/halfcheetah-6x1", -280.6) == pytest.approx(0)
     assert references.normalized("mamujoco/swimmer-2x1", 5.0) is None
 
 
+def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> None:
+    from marlzoo.teachers.store import load_teacher
+
+    teacher = load_teacher("mpe/spread")
+    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    found = references.ends("mpe/spread")
+    assert found is not None
+    assert (found.random, found.expert) == (stages["random"], stages["expert"])
+    assert references.normalized("mpe/spread", stages["expert"]) == pytest.approx(100)
+    assert references.ends("smax/3m") is None  # its teacher has no random stage
+
+
+def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
+    expected = np.mean(games.payoffs("xor"))
+    assert references.random_return("games/xor", episodes=400) == pytest.approx(expected, abs=0.15)
+    assert references.random_return("games/bridge", episodes=4) < 0
+
+
+# ---- over datasets -------------------------------------------------------------------------------------
+
+
+def over(rows: list[Row], kind: str = "decentralized") -> aggregate.Runs:
+    cells = aggregate.named(tables.summary(frame(rows)))[0]
+    return aggregate.runs_of(frame(rows), cells[cells["execution"] == kind])
+
+
+def test_aggregates_by_hand() -> None:
+    scale = {share: 16.3 + share * (2452.0 - 16.3) for share in (0.0, 0.5, 1.0)}
+    rows = grid({"low": [scale[0.0]] * 3, "high": [scale[0.5]] * 3}, ["a", "b"])
+    rows += grid({"low": [scale[1.0]] * 3, "high": [scale[0.5]] * 3}, ["c"])
+    runs = over(rows)
+    assert aggregate.score(runs, "low") == pytest.approx((100 * (0 + 0 + 0 + 0 + 1) / 5, 20.0, 20.0))
+    assert aggregate.ranks(runs) == {"low": pytest.approx((5 / 3,) * 3), "high": pytest.approx((4 / 3,) * 3)}
+    assert aggregate.better(runs, "high", "low") == pytest.approx((2 / 3,) * 3)
+    sheet = titled(rows, "Over all datasets (3)")
+    assert sheet.header == ["method", "score (IQM)", "rank", "P(> low)"]
+    assert sheet.body == [
+        ["low", "20.0 [20.0, 20.0]", "1.7 [1.7, 1.7]", "–"],
+        ["high", "50.0 [50.0, 50.0]", "1.3 [1.3, 1.3]", "0.67 [0.67, 0.67]"],
+    ]
+    assert "16.3 to 2452 (published OMIGA expert data)" in sheet.notes[1]
+    assert titled(rows, "Over all datasets (3)", reference="high").header[3] == "P(> high)"
+    with pytest.raises(UnknownNameError, match=r"method of the rows 'hgh'.*high"):
+        tables.sheets(frame(rows), "title", reference="hgh")
+
+
+def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
+    rows = grid({"low": [1.0] * 3, "high": [2.0] * 3}, ["a", "b"]) + cell(
+        "part", [9.0] * 3, quality="a", data_hash="a"
+    )
+    runs = over(rows)
+    assert runs.complete() == ("low", "high")
+    assert aggregate.ranks(runs).keys() == {"low", "high"}
+    sheet = titled(rows, "Over all datasets (2)")
+    assert sheet.body[2] == ["part", "–", "–", "1.00 [1.00, 1.00]"]
+    assert any("not run on all" in note for note in sheet.notes)
+
+
+def test_families_are_aggregated_apart() -> None:
+    rows = grid({"low": [1.0] * 3, "high": [2.0] * 3}, ["a", "b"])
+    rows += [replace(row, task="mpe/spread", data_hash="m" + row.data_hash) for row in rows]
+    titles = [sheet.title for sheet in tables.sheets(frame(rows), "title")]
+    assert titles[1:4] == ["Over all datasets (4)", "Over mamujoco datasets (2)", "Over mpe datasets (2)"]
+    assert "marlzoo's teacher" in titled(rows, "Over all").notes[1]
+
+
+def test_performance_profiles_and_the_matrix_of_improvement() -> None:
+    rows = grid({"low": [16.3, 16.3, 2452.0], "high": [2452.0] * 3}, ["a", "b"])
+    profiles = aggregate.profiles(over(rows), (0.0, 50.0, 101.0))
+    assert profiles["share"].tolist() == pytest.approx([1, 1 / 3, 0, 1, 1, 0])
+    assert profiles["high"].tolist()[1] < 1
+    matrix = aggregate.improvements(over(rows))
+    assert matrix[["learner", "than", "probability", "datasets"]].values.tolist() == [
+        ["low", "high", pytest.approx(1 / 6), 2],
+        ["high", "low", pytest.approx(5 / 6), 2],
+    ]
+    unknown = [replace(row, task="mamujoco/swimmer-2x1") for row in rows]
+    assert aggregate.profiles(over(unknown)).empty
+    assert titled(unknown, "Over all").body[0][1] == "–"
+    assert "no reference" in titled(unknown, "Over all").notes[1]
+
+
+# ---- styles --------------------------------------------------------------------------------------------
+
+
 def test_styles_escape_and_mark() -> None:
     rows = cell("a_b", [1.0, 2.0]) + cell("c|d", [3.0, 4.0])
-    sheet = tables.comparison(tables.summary(frame(rows)), "50 % & more", "marlzoo bench x")
+    sheet = tables.sheets(frame(rows), "50 % & more", "marlzoo bench x")[0]
     text = markdown(sheet)
-    assert "**3.5 ± 0.7**" in text
+    assert "**3.5\u00a0±\u00a00.7**" in text  # not broken between number and spread
     assert "c\\|d" in text
     assert all(
-        line.count("|") - line.count("\\|") == 5 for line in text.splitlines() if line.startswith("| ")
+        line.count("|") - line.count("\\|") == 3 for line in text.splitlines() if line.startswith("| ")
     )
     source = latex(sheet)
     assert r"50 \% \& more" in source
     assert r"a\_b" in source
     assert r"\textbf{3.5 $\pm$ 0.7}" in source
-    from rich.console import Console
+    assert "3.5 ± 0.7*" in printed(sheet)
 
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal(sheet))
-    assert "3.5 ± 0.7" in console.export_text()
+
+@pytest.fixture(scope="module")
+def wide() -> list[Sheet]:
+    learners = {f"method_number_{k}": [1000.0 + k, 2000.0, 3000.0] for k in range(6)}
+    qualities = ["medium-replay", "medium-expert", "expert", "a-quality-with-a-long-name"]
+    return tables.sheets(
+        frame(grid(learners, qualities)), "Title", "marlzoo bench suite --out somewhere/else"
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_terminal_never_breaks_a_word_and_shows_every_number(wide: list[Sheet], width: int) -> None:
+    for sheet in wide:
+        lines = printed(sheet, width).splitlines()
+        words = set(" ".join(lines).split())
+        longest = max((len(word) for note in sheet.notes for word in note.split()), default=0)
+        assert all(len(line.rstrip()) <= max(width, longest) for line in lines)
+        for text in (
+            word for cells in (sheet.header[1:], *(line[1:] for line in sheet.body)) for word in cells
+        ):
+            assert {part.rstrip("*") for part in text.split()} <= {word.rstrip("*") for word in words}
+        for cells in sheet.body:
+            for text in cells[1:]:
+                assert any(text in line for line in lines)  # a number is not split over lines
+
+
+def test_columns_that_do_not_fit_stand_below_with_the_names_again() -> None:
+    sheet = Sheet(
+        "t", ["name", "one two", "three"], [["a", "1.0 ± 2.0", "x"], ["b", "3", "4.0 ± 5.0"]], [{1}, set()]
+    )
+    assert [line.rstrip() for line in printed(sheet, 20).splitlines()] == [
+        "t",
+        "",
+        "name     one two",
+        "────────────────",
+        "a     1.0 ± 2.0*",
+        "b             3",
+        "",
+        "name       three",
+        "────────────────",
+        "a             x",
+        "b     4.0 ± 5.0",
+        "",
+    ]
+
+
+def test_names_are_shortened_in_the_middle() -> None:
+    assert shortened("short", 8) == "short"
+    assert shortened("mamujoco/hopper-3x1 medium", 11) == "mamuj…edium"
+    assert len(shortened("x" * 50, 8)) == 8
+    sheet = Sheet("t", ["name", "n"], [["a_very_long_name_of_a_line_of_a_table", "1.0 ± 2.0"]])
+    assert re.search(r"^a_\w+…\w+e +1\.0 ± 2\.0$", printed(sheet, 30), re.MULTILINE)
+
+
+def test_transposing_twice_is_the_table() -> None:
+    sheet = Sheet("t", ["d", "a", "b"], [["x", "1", "2"], ["y", "3", "4"]], [{1}, {1, 2}], ["n"])
+    turned = sheet.transposed()
+    assert (turned.header, turned.body) == (["d", "x", "y"], [["a", "1", "3"], ["b", "2", "4"]])
+    assert turned.best == [{1, 2}, {2}]
+    assert turned.transposed() == sheet
+
+
+# ---- files ---------------------------------------------------------------------------------------------
 
 
 def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
     results = Results(tmp_path / "rows.csv")
-    results.append(cell("first", [1.0, 2.0]) + cell("second", [3.0, 5.0]))
+    rows = grid({"first": [1.0, 2.0, 3.0], "second": [3.0, 4.0, 8.0]}, ["a", "b"])
+    results.append(rows)
     tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
     table = pd.read_csv(tmp_path / "table.csv")
-    assert table["mean"].tolist() == [1.5, 4.0]
-    assert table["behavior"].tolist() == [723.5, 723.5]
+    assert table["mean"].tolist() == [2.0, 5.0, 2.0, 5.0]
+    assert table["behavior"].tolist() == [723.5] * 4
+    assert table["learner"].tolist() == ["first", "second"] * 2
+    matrix = pd.read_csv(tmp_path / "improvement.csv")
+    assert matrix["probability"].tolist() == pytest.approx([1 / 18, 17 / 18])
+    profile = pd.read_csv(tmp_path / "profile.csv")
+    assert profile.groupby("learner")["share"].max().tolist() == [0.0, 0.0]
+    assert set(profile["execution"]) == {"decentralized"}
     text = (tmp_path / "table.md").read_text()
     assert "`marlzoo bench unit`" in text
-    assert "P(second > first)" in text
+    assert "## Performance profile" in text
     before = text
-    tables.write(tables.read([tmp_path / "rows.csv"]), tmp_path, "suite unit", "marlzoo bench unit")
+    tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
     assert (tmp_path / "table.md").read_text() == before  # repeats exactly
     assert (tmp_path / "table.tex").read_text().startswith(r"\begin{table}")
 
@@ -167,6 +501,22 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results at"):
         tables.read([tmp_path])
-    Results(tmp_path / "rows.csv").append([])
+    results = Results(tmp_path / "rows.csv")
+    results.append([ROW])
+    results.remove(lambda row: True)
     with pytest.raises(DataError, match="no result rows"):
         tables.read([tmp_path])
+
+
+def test_numbers_are_written_with_one_decimal_and_no_minus_zero() -> None:
+    assert [tables.number(value) for value in (-0.04, 0.04, -0.06, np.nan, np.inf)] == [
+        "0.0",
+        "0.0",
+        "-0.1",
+        "–",
+        "–",
+    ]
+    assert tables.plus_minus(1.0, math.nan) == "1.0"
+    assert tables.plus_minus(math.nan, 1.0) == "–"
+    assert tables.estimate((1.25, 1.0, 2.0), 2) == "1.25 [1.00, 2.00]"
+    assert tables.estimate((1.25, math.nan, math.nan), 1) == "1.2"

@@ -76,11 +76,8 @@ def parameters(recording: Any, prefix: str) -> dict[str, Tensor]:
         value = torch.from_numpy(recording[name]).to(DOUBLE)
         module, _, rest = name.removeprefix(prefix).partition(".")
         if rest in ("linear1.weight", "layers.0.weight"):
-            number, rows, others = value.split(
-                [agents, obs, 0] if module in NETWORKS else [agents, state, value.shape[1] - agents - state],
-                1,
-            )
-            value = torch.cat((rows, number, others), dim=1)
+            read = agents + (obs if module in NETWORKS else state)
+            value = torch.cat((value[:, agents:read], value[:, :agents], value[:, read:]), dim=1)
         found[f"{module}.{rest}"] = value.T if value.ndim == 2 else value.unsqueeze(0)
     return found
 
@@ -89,8 +86,7 @@ class Recorded(Replica):
     """The official learner's parameters under their own names."""
 
     def __init__(self, recording: Any) -> None:
-        numbers_of = {name: int(recording[f"meta.{name}"]) for name in ("n_agents", "act_dim")}
-        actions = (numbers_of["act_dim"],) * numbers_of["n_agents"]
+        actions = (int(recording["meta.act_dim"]),) * int(recording["meta.n_agents"])
         self.spec: Any = SimpleNamespace(
             n_agents=len(actions), action_size=actions[0], action_sizes=actions, discrete=False
         )
@@ -151,10 +147,4 @@ def test_reference_equals_the_official_code() -> None:
             expected = parameters(recording, f"f64.after{k + 1:02d}.")
             assert expected.keys() == own.values.keys()
             for name, tensor in expected.items():
-                torch.testing.assert_close(
-                    own.values[name].detach(),
-                    tensor,
-                    rtol=1e-9,
-                    atol=1e-12,
-                    msg=lambda text, n=name: f"{n}: {text}",
-                )
+                torch.testing.assert_close(own.values[name].detach(), tensor, rtol=1e-9, atol=1e-12, msg=name)

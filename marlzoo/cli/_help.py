@@ -35,11 +35,12 @@ def train_help(method: str, source: Source, options: type) -> str:
         "run options:",
         *(line for setting in _run_options(options) for line in _entry(setting)),
         "",
-        f"settings of {method} ({source.summary})",
+        *textwrap.wrap(f"settings of {method} ({source.summary})", WIDTH),
         *textwrap.wrap(
             f"The task's preset goes before these defaults (presets: {presets}). "
             f"Their values: marlzoo list methods {method}",
             WIDTH,
+            break_on_hyphens=False,
         ),
         *(line for setting in source.settings() for line in _entry(setting)),
     ]
@@ -70,7 +71,7 @@ def _entry(setting: Setting) -> list[str]:
     left = f"  {flag} {metavar}" if metavar else f"  {flag}, --no-{flag[2:]}"
     default = _plain(setting.default)
     about = f"{setting.about} (default: {default})" if default else f"{setting.about} (required)"
-    body = textwrap.wrap(about.strip(), WIDTH - COLUMN)
+    body = textwrap.wrap(about.strip(), WIDTH - COLUMN, break_on_hyphens=False)
     if len(left) >= COLUMN:
         return [left, *(" " * COLUMN + line for line in body)]
     return [left.ljust(COLUMN) + body[0], *(" " * COLUMN + line for line in body[1:])]

@@ -112,7 +112,11 @@ class Source:
         lines = self.text.splitlines()
         for item in node.body:
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                about = lines[(item.end_lineno or 1) - 1].partition("  # ")[2] or _above(lines, item.lineno)
+                own = lines[item.lineno - 1 : item.end_lineno]
+                about = next(filter(None, (line.partition("  # ")[2] for line in own)), "")
+                above = lines[item.lineno - 2].strip()
+                if not about and above.startswith("# "):  # a comment too long for the line stands above it
+                    about = above.removeprefix("# ")
                 default = ast.unparse(item.value) if item.value is not None else ""
                 if default.startswith("field("):
                     keyword = re.search(r"default=([^,)]+)", default)
@@ -139,16 +143,6 @@ class Source:
                     parts = (package if node.level else "", node.module or "")
                     return ".".join(filter(None, parts)), alias.name
         return None
-
-
-def _above(lines: list[str], number: int) -> str:
-    """The comment in the lines directly above line ``number`` (counted from 1)."""
-    words: list[str] = []
-    for line in reversed(lines[: number - 1]):
-        if not line.strip().startswith("# "):
-            break
-        words.insert(0, line.strip().removeprefix("# "))
-    return " ".join(words)
 
 
 def _file(module: str) -> Path | None:

@@ -50,6 +50,10 @@ class Options:
     """print runs, data, disk and hours from a short measurement, and train nothing"""
     hours: float = 0.0
     """train only the datasets, cheapest first, that are estimated to fit in so many hours (0: all)"""
+    rerun: tuple[str, ...] = ()
+    """train these methods anew; their rows go to replaced.csv"""
+    force: bool = False
+    """train all methods anew"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -86,16 +90,29 @@ def run(arguments: Sequence[str]) -> int:
         suite = _planned(suite, options)
     if options.dry_run:
         return 0
-    run_suite(
+    finished = run_suite(
         suite,
         out=options.out,
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
         split=split_of(options.processes, options.threads),
-        command=shlex.join(["marlzoo", "bench", *arguments]),
+        rerun=options.rerun,
+        force=options.force,
+        command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
     )
-    return 0
+    return 1 if finished.failures else 0
+
+
+def _settled(arguments: Sequence[str]) -> list[str]:
+    """The arguments that make the table again: without those that only say what is trained anew."""
+    kept: list[str] = []
+    skipping = False
+    for argument in arguments:
+        skipping = argument == "--rerun" or (skipping and not argument.startswith("--"))
+        if not skipping and argument != "--force":
+            kept.append(argument)
+    return kept
 
 
 def _planned(suite: Suite, options: Options) -> Suite:

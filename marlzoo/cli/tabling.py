@@ -6,11 +6,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from marlzoo.cli._parse import parse
+
+if TYPE_CHECKING:
+    from marlzoo.benchmarks.sheet import Sheet
 
 
 @dataclass
@@ -23,30 +26,43 @@ class Options:
     """how to print it"""
     title: str = ""
     """of the table (default: the paths)"""
+    reference: str = ""
+    """method that the others' probability of improvement is over (default: the first)"""
+    details: bool = False
+    """on a terminal also the details per dataset and learner, and performance profiles"""
     write: Path | None = None
-    """folder to write table.csv, table.md and table.tex into, instead of printing"""
+    """folder to write the tables and all their numbers into, instead of printing"""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print or write the tables."""
     options = parse(Options, "table", arguments)
-    from marlzoo.benchmarks import styles, tables
+    from marlzoo.benchmarks import tables
 
     rows = tables.read(options.paths)
     title = options.title or ", ".join(map(str, options.paths))
     command = shlex.join(["marlzoo", "table", *arguments])
     if options.write is not None:
-        tables.write(rows, options.write, title, command)
+        tables.write(rows, options.write, title, command, options.reference)
         print(options.write)
     elif options.format == "csv":
         print(tables.summary(rows).to_csv(index=False), end="")
-    elif options.format == "latex":
-        print(styles.latex(tables.sheets(rows, title, command)[0]), end="")
+    else:
+        _show(tables.sheets(rows, title, command, options.reference), options)
+    return 0
+
+
+def _show(sheets: Sequence[Sheet], options: Options) -> None:
+    """Print tables in the form that was asked for."""
+    from marlzoo.benchmarks import styles
+
+    if options.format == "latex":
+        print("\n".join(styles.latex(sheet) for sheet in sheets if options.details or not sheet.long), end="")
     elif options.format == "markdown":
-        print("\n".join(map(styles.markdown, tables.sheets(rows, title, command))), end="")
+        print("\n".join(map(styles.markdown, sheets)), end="")
     else:
         from rich.console import Console
 
-        for sheet in tables.sheets(rows, title, command):
-            Console().print(styles.terminal(sheet))
-    return 0
+        for sheet in sheets:
+            if options.details or not sheet.long:
+                Console().print(styles.terminal(sheet))

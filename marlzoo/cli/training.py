@@ -51,6 +51,8 @@ class Offline:
     """most replicas in one lockstep group"""
     check_data: bool = True
     """compare data and simulator before training"""
+    force: bool = False
+    """train anew what is there; the old rows go to replaced.csv"""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Online:
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     out: Path = Path("results")
-    """results go to OUT/NAME: curve.csv and checkpoint.npz"""
+    """results go to OUT/NAME: curve.csv, metrics.csv and checkpoint.npz"""
     name: str = ""
     """default: train-METHOD-TASK"""
     log_every: int = 10
@@ -102,10 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     usable_device(parsed.options.device)
     changed = _changed(cls, parsed.settings, base)
     if cls.sampling == "online":
-        _online(method, parsed.options, changed)
-    else:
-        _offline(method, parsed.options, changed)
-    return 0
+        return _online(method, parsed.options, changed)
+    return _offline(method, parsed.options, changed)
 
 
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
@@ -132,7 +132,7 @@ def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, 
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 
-def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
+def _offline(method: str, options: Offline, settings: dict[str, Any]) -> int:
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.suites import Data, Learner, Suite
     from marlzoo.data.load import read_card
@@ -157,22 +157,25 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
         horizon=options.horizon,
         precision=options.precision,
     )
-    folder = run_suite(
+    finished = run_suite(
         suite,
         out=options.out,
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
+        force=options.force,
     )
-    print(f"Checkpoints, for marlzoo eval: {folder / 'checkpoints'}")
+    print(f"Checkpoints, for marlzoo eval: {finished.folder / 'checkpoints'}")
+    return 1 if finished.failures else 0
 
 
-def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
+def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
     from marlzoo.registry import make, make_env, task_spec
     from marlzoo.system.files import write_text_atomic
+    from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
     learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
@@ -197,10 +200,13 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
                 checkpoint=folder / "checkpoint.npz",
                 log_every=options.log_every,
                 on_progress=report,
+                loggers=[MetricsFile(folder / "metrics.csv")],
             )
     finally:
         env.close()
     write_text_atomic(folder / "curve.csv", curve_csv(curve))
     print(
-        f"Learning curve: {folder / 'curve.csv'}\nCheckpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
+        f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
+        f"Checkpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
     )
+    return 0

@@ -253,9 +253,9 @@ def _reward(value: ArrayLike) -> NDArray[Any]:
 
 
 def _flags(name: str, value: ArrayLike | None, steps: int) -> NDArray[np.bool_]:
-    array = np.zeros(steps, np.bool_) if value is None else np.asarray(value)
+    array: NDArray[Any] = np.zeros(steps, np.bool_) if value is None else np.asarray(value)
     if array.ndim == 2:  # one per agent: an episode is over when it is for all
-        array = array.astype(np.bool_).all(axis=1)
+        array = np.asarray(array.astype(np.bool_).all(axis=1))
     if array.shape != (steps,):
         raise DataError(f"{name} has shape {array.shape}; it needs one flag per step, ({steps},)")
     return array.astype(np.bool_)

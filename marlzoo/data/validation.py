@@ -46,7 +46,7 @@ class _Episodes(Protocol):
 class RowError(DataError):
     """Something wrong at one row; its text says ``row N``, for which a reader may put the place in its source."""
 
-    def __init__(self, text: str, row: int) -> None:
+    def __init__(self, text: str, row: int = -1) -> None:
         super().__init__(text)
         self.row = row
 

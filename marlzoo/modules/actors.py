@@ -96,7 +96,8 @@ def step_outputs(network: nn.Module, batch: Batch, obs: Tensor) -> Tensor | tupl
         obs: see :meth:`StochasticActor.of_batch`.
     """
     if isinstance(network, RecurrentNet):
-        return network(with_agent_id(batch.obs[:, :, :-1]))[0].flatten(1, 2)
+        outputs: Tensor = network(with_agent_id(batch.obs[:, :, :-1]))[0]
+        return outputs.flatten(1, 2)
     found: Tensor | tuple[Tensor, Tensor] = network(obs)
     return found
 

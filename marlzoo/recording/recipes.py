@@ -24,7 +24,7 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.rng import derive
 from marlzoo.spec import Spec
 from marlzoo.teachers.offers import RANDOM, SEED, SOURCE, TRANSITIONS, qualities
-from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
+from marlzoo.teachers.store import Teacher, load_teacher, teacher_names
 from marlzoo.version import __version__
 
 LICENCE = "Apache-2.0"
@@ -68,7 +68,7 @@ def collect(
     path: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     *,
-    folder: Path = FOLDER,
+    folder: Path | None = None,
 ) -> Path:
     """Regenerate a dataset of exactly ``transitions`` steps and write it (replacing an older file) in one step.
 
@@ -95,7 +95,7 @@ def collect(
         seed: of starts and exploration.
         path: file to write, ending in ``.hdf5`` or ``.h5``; default: :func:`recipe_path`.
         progress: called with steps recorded and steps in all.
-        folder: of the teachers.
+        folder: of the teachers; None: the user's own, then the shipped ones.
 
     Returns:
         The file.
@@ -134,7 +134,7 @@ def collect(
     return target
 
 
-def _recipe(task: str, quality: str, folder: Path) -> _Recipe:
+def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
     """Who makes a quality; raises as :func:`collect` says."""
     needed = quality != RANDOM or task in teacher_names(folder)
     teacher = load_teacher(task, folder) if needed else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from marlzoo.errors import ConfigError
 from marlzoo.recording.collect import play, repeatable
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.rng import derive
-from marlzoo.teachers.store import FOLDER, Snapshot, Teacher, save_teacher
+from marlzoo.teachers.plans import default_method
+from marlzoo.teachers.store import Snapshot, Teacher, own_folder, save_teacher
 from marlzoo.training.checkpoint import load_arrays, save_arrays
 from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_online
 from marlzoo.version import __version__
@@ -41,7 +42,7 @@ Arrays = dict[str, NDArray[np.float32]]
 class Options:
     """How a teacher is made."""
 
-    method: str  # an online method, with the settings it has for the task's family
+    method: str = field(default_factory=default_method)  # an online method, with the task's preset
     settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
     steps: int = 4_000_000  # team steps of training
     until: int | None = (
@@ -57,7 +58,7 @@ class Options:
     trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
     episodes: int = 100  # episodes to measure the kept snapshots by
     work: Path = Path("teacher-runs")  # folder for the unfinished training
-    out: Path = FOLDER  # folder for the teacher
+    out: Path = field(default_factory=own_folder)  # folder for the teacher
 
     def command(self, task: str) -> str:
         """The command line that makes this teacher."""

@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from marlzoo.errors import MarlzooError, OutputError
 
@@ -82,6 +83,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Take the lock of an open file, which ends when it is closed; False where another holds it."""
+    if sys.platform == "win32":  # no such lock there
+        return True
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def output_error(path: str | os.PathLike[str], error: BaseException) -> OutputError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from marlzoo.registry import task_names
 from marlzoo.teachers.plans import how_to_train
-from marlzoo.teachers.store import FOLDER, load_teacher, teacher_names
+from marlzoo.teachers.store import load_teacher, teacher_names
 
 SOURCE = "marlzoo"
 TRANSITIONS, SEED = 100_000, 0  # what a dataset's plain name stands for
@@ -17,7 +17,7 @@ _SIZED = re.compile(
 )  # as recipe_path names files
 
 
-def qualities(task: str, folder: Path = FOLDER) -> list[str]:
+def qualities(task: str, folder: Path | None = None) -> list[str]:
     """Qualities of a task's data: those of its teacher, if it has one, and ``random``."""
     taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
     return taught if RANDOM in taught else [RANDOM, *taught]

@@ -29,15 +29,26 @@ class Plan:
 @cache
 def plans() -> dict[str, Plan]:
     """All plans by task."""
+    return {task: Plan(**_tuples(values)) for task, values in _read().items() if "/" in task}
+
+
+def default_method() -> str:
+    """The online method that trains where a task has no plan of its own."""
+    method: str = _read()["default"]["method"]
+    return method
+
+
+@cache
+def _read() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("plans.toml").read_text(encoding="utf-8")
-    return {task: Plan(**_tuples(values)) for task, values in tomllib.loads(text).items()}
+    return tomllib.loads(text)
 
 
 def how_to_train(task: str) -> str:
     """One sentence: the command that trains the teacher of a task, and for how many steps."""
     plan = plans().get(task)
     if plan is None:
-        return f"train one with: marlzoo data teach {task} --method METHOD"
+        return f"train one with: marlzoo data teach {task}"
     return f"train one with: marlzoo data teach {task} ({plan.options['steps']:,} team steps)"
 
 

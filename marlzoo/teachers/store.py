@@ -1,8 +1,8 @@
 """Teachers: snapshots of one training of a behavior team, which datasets are regenerated from.
 
-A teacher is three files beside this module, named after its task: ``.npz`` holds the policy's tensors of K
-snapshots stacked along the first axis, ``.json`` says what made them and which snapshots make which quality,
-``.csv`` is the learning curve. Nothing is unpickled.
+A teacher is three files named after its task: ``.npz`` holds the policy's tensors of K snapshots stacked along the
+first axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
+shipped ones lie beside this module, those that a user trains in :func:`own_folder`. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sha256_file, write_text_atomic
+from marlzoo.system.machine import home
 from marlzoo.teachers.plans import how_to_train
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent  # of the shipped teachers
+
+
+def own_folder() -> Path:
+    """Where ``marlzoo data teach`` puts teachers: ``teachers`` in marlzoo's home."""
+    return home() / "teachers"
 
 
 @dataclass(frozen=True)
@@ -105,18 +111,28 @@ class Teacher:
         return make(self.method, self.spec, seeds=[self.seed], **self.config).policy()
 
 
-def teacher_path(task: str, folder: Path = FOLDER) -> Path:
-    """The teacher's description; arrays and learning curve lie beside it."""
-    return folder / f"{task.replace('/', '--')}.json"
+def teacher_path(task: str, folder: Path | None = None) -> Path:
+    """The teacher's description; arrays and learning curve lie beside it.
+
+    Args:
+        task: full task name.
+        folder: where it lies; None: the user's own where there is one, else the shipped one.
+    """
+    name = f"{task.replace('/', '--')}.json"
+    if folder is not None:
+        return folder / name
+    own = own_folder() / name
+    return own if own.is_file() else FOLDER / name
 
 
-def teacher_names(folder: Path = FOLDER) -> list[str]:
-    """Tasks that have a teacher."""
-    return sorted(path.stem.replace("--", "/") for path in folder.glob("*--*.json"))
+def teacher_names(folder: Path | None = None) -> list[str]:
+    """Tasks that have a teacher in ``folder``; None: shipped ones and the user's own."""
+    folders = (FOLDER, own_folder()) if folder is None else (folder,)
+    return sorted({path.stem.replace("--", "/") for place in folders for path in place.glob("*--*.json")})
 
 
-def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
-    """Load the teacher of a task.
+def load_teacher(task: str, folder: Path | None = None) -> Teacher:
+    """Load the teacher of a task; see :func:`teacher_path` for ``folder``.
 
     Raises:
         UnknownNameError: there is no such task.
@@ -128,7 +144,7 @@ def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
         task_spec(task)  # a misspelt task is named as such
         known = ", ".join(teacher_names(folder)) or "none"
         raise DataError(
-            f"no teacher is shipped for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
+            f"there is no teacher for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
             "random need none"
         )
     weights = path.with_suffix(".npz")
@@ -152,7 +168,7 @@ def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
     return teacher
 
 
-def save_teacher(teacher: Teacher, curve: str, folder: Path = FOLDER) -> Path:
+def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
     """Write a teacher and its learning curve (CSV text); returns the description's path.
 
     ``teacher.sha256`` is ignored and filled in.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from marlzoo.envs.guard import Guard
 from marlzoo.errors import SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.rng import PrefetchedRandom, derive
+
+Metrics = dict[str, NDArray[Any]]
+"""What an update reports, by name, ``[R]`` each."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,32 @@ class EpisodeResults:
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     wins: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured after ``updates`` updates.
+
+    Attributes:
+        updates: gradient steps so far.
+        episodes: returns, lengths and wins, ``[R, E]`` each.
+        diverged: ``[R]``: a parameter of the replica is not finite.
+        seconds: training time so far, evaluations included.
+        metrics: the last update's metrics, ``[R]`` each; empty where the evaluation comes from a checkpoint.
+        arithmetic: how the updates multiplied matrices; see :mod:`marlzoo.training.precision`.
+        code: hash of the method's code, see :func:`marlzoo.registry.code_hash`; several joined by ``+`` where it
+            changed while the run was interrupted.
+        date: when the episodes ended, UTC, ``2026-01-31T12:00:00Z``.
+    """
+
+    updates: int
+    episodes: EpisodeResults
+    diverged: NDArray[np.bool_]
+    seconds: float
+    metrics: Metrics = field(default_factory=dict)
+    arithmetic: str = ""
+    code: str = ""
+    date: str = ""
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.rng import ReplicaRandom, derive
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.compilation import freed_memory_kept
+from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.replay_buffer import ReplayBuffer
 
 
@@ -288,6 +289,7 @@ def train_online(
     log_every: int = 10,
     on_update: Callable[[int], None] | None = None,
     on_progress: Callable[[int, int, list[CurvePoint]], None] | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> list[CurvePoint]:
     """Train an online learner, resuming from ``checkpoint`` if it is there.
 
@@ -305,6 +307,7 @@ def train_online(
         on_update: called with the number of updates done, after each update and before the first (0); again
             with the same numbers after a resume.
         on_progress: called after each update with updates done, updates in all, and new curve points.
+        loggers: receive the metrics, see :mod:`marlzoo.training.loggers`.
 
     Returns:
         The learning curve, one point per replica every ``log_every`` updates.
@@ -332,22 +335,25 @@ def train_online(
     spent, began = (curve[-1].seconds if curve else 0.0), time.monotonic()
     if algorithm.updates == 0 and on_update is not None:
         on_update(0)
-    while algorithm.updates < last:
-        lessons.next(algorithm.updates / total)
-        done = algorithm.updates
-        boundary = done % settings.restart == 0 or done == total
-        points: list[CurvePoint] = []
-        if done % log_every == 0 or boundary:
-            points = _points(
-                algorithm, lessons.collector, done * per_update, spent + time.monotonic() - began
-            )
-            curve += points
-        if on_update is not None:
-            on_update(done)
-        if path is not None and boundary:
-            _save(path, lessons, identity, curve)
-        if on_progress is not None:
-            on_progress(done, total, points)
+    with Loggers(loggers, algorithm, total) as logging:
+        while algorithm.updates < last:
+            metrics = lessons.next(algorithm.updates / total)
+            done = algorithm.updates
+            if metrics and logging.wants(done):
+                logging.log_metrics(done, to_numpy(metrics))
+            boundary = done % settings.restart == 0 or done == total
+            points: list[CurvePoint] = []
+            if done % log_every == 0 or boundary:
+                seconds = spent + time.monotonic() - began
+                points = _points(algorithm, lessons.collector, done * per_update, seconds)
+                curve += points
+            if on_update is not None:
+                on_update(done)
+            if path is not None and boundary:
+                logging.flush()  # first, so that a resume finds all that lies before the checkpoint
+                _save(path, lessons, identity, curve)
+            if on_progress is not None:
+                on_progress(done, total, points)
     return curve
 
 

@@ -6,13 +6,13 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
@@ -23,34 +23,13 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.registry import code_hash
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
-from marlzoo.training.evaluation import EpisodeResults
+from marlzoo.training.evaluation import EpisodeResults, Evaluation, Metrics
+from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.precision import choose
-
-Metrics = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured after ``updates`` updates.
-
-    Attributes:
-        updates: gradient steps so far.
-        episodes: returns, lengths and wins, ``[R, E]`` each.
-        diverged: ``[R]``: a parameter of the replica is not finite.
-        seconds: training time so far, evaluations included.
-        metrics: the last update's metrics, ``[R]`` each; empty where the evaluation comes from a checkpoint.
-        arithmetic: how the updates multiplied matrices; see :mod:`marlzoo.training.precision`.
-    """
-
-    updates: int
-    episodes: EpisodeResults
-    diverged: NDArray[np.bool_]
-    seconds: float
-    metrics: Metrics = field(default_factory=dict)
-    arithmetic: str = ""
 
 
 @dataclass
@@ -82,6 +61,7 @@ def train(
     log: Callable[[str], None] = print,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> list[Evaluation]:
     """Train a learner on logged data and evaluate it on the way.
 
@@ -108,6 +88,7 @@ def train(
         log: called with a one-line message for notable events.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
+        loggers: receive metrics and evaluations, see :mod:`marlzoo.training.loggers`.
 
     Returns:
         All evaluations, in order.
@@ -126,7 +107,7 @@ def train(
         if arena and check_data:
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
-        run = _Run(algorithm, sampler, datasets, checkpoint, precision)
+        run = _Run(algorithm, sampler, datasets, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
         arithmetic = choose(algorithm, precision, run.progress.arithmetic)
@@ -134,6 +115,7 @@ def train(
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
         with arithmetic.applied(algorithm), contextlib.ExitStack() as stack:
+            run.loggers = stack.enter_context(Loggers(loggers, algorithm, updates))
             evaluator = None
             if arena is not None:
                 evaluator = stack.enter_context(
@@ -149,12 +131,17 @@ def train(
                 algorithm.updates += 1
                 done, last = algorithm.updates, algorithm.updates == updates
                 evaluates = evaluator is not None and (done % eval_every == 0 or last)
-                if on_progress and (done % log_every == 0 or last):
-                    on_progress(done, to_numpy(metrics))
+                shows = on_progress is not None and (done % log_every == 0 or last)
+                logs = bool(loggers) and (evaluates or run.loggers.wants(done))
+                numbers = to_numpy(metrics) if shows or logs or evaluates else {}
+                if logs:
+                    run.loggers.log_metrics(done, numbers)
+                if shows:
+                    on_progress(done, numbers)  # type: ignore[misc]
                 if evaluates or done % checkpoint_every == 0 or last:
                     run.settle()
                     if evaluates and evaluator is not None:
-                        run.begin(evaluator, to_numpy(metrics), str(arithmetic))
+                        run.begin(evaluator, numbers, str(arithmetic))
                         if last or not background_eval:
                             run.settle()
                     run.progress.seconds = clock.seconds()
@@ -222,11 +209,6 @@ def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
     algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)], batches())
 
 
-def to_numpy(metrics: Mapping[str, torch.Tensor]) -> Metrics:
-    """Metrics on the host; waits for the device."""
-    return {name: value.detach().cpu().numpy() for name, value in metrics.items()}
-
-
 class _Run:
     """A learner, its sampler and its record, kept together in one checkpoint."""
 
@@ -237,14 +219,17 @@ class _Run:
         datasets: Sequence[Dataset],
         path: str | Path | None,
         precision: Precision,
+        log: Callable[[str], None],
     ) -> None:
         self.algorithm, self.sampler, self.precision = algorithm, sampler, precision
+        self._log = log
         self.path = Path(path) if path else None
         self.progress = _Progress([], 0.0)
         self._data = sampler.data_hashes
         self._task = datasets[0].card.task
         self._pending: Callable[[], Evaluation] | None = None
         self._told = 0
+        self.loggers = Loggers((), algorithm, 0)
         self.owes = False  # an interruption cut off the evaluation that belongs to the checkpoint
         if self.path and self.path.exists():
             self._resume(self.path)
@@ -256,14 +241,17 @@ class _Run:
 
         def pending() -> Evaluation:
             episodes, seconds = outcome()
-            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic)
+            date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, date)
 
         self._pending = pending
 
     def settle(self) -> None:
         """Wait for the evaluation that was begun, if any, and keep it."""
         if self._pending:
-            self.progress.evaluations.append(self._pending())
+            evaluation = self._pending()
+            self.progress.evaluations.append(evaluation)
+            self.loggers.log_evaluation(evaluation)
             self._pending = None
 
     def report(self, to: Callable[[Evaluation], None] | None) -> None:
@@ -273,6 +261,7 @@ class _Run:
             to(evaluation)  # type: ignore[misc]
 
     def save(self) -> None:
+        self.loggers.flush()  # first, so that a resume finds all that lies before the checkpoint
         if self.path is None:
             return
         extra: dict[str, NDArray[Any]] = {f"sampler/{k}": v for k, v in self.sampler.state().items()}
@@ -288,6 +277,8 @@ class _Run:
                     "updates": evaluation.updates,
                     "seconds": evaluation.seconds,
                     "arithmetic": evaluation.arithmetic,
+                    "code": evaluation.code,
+                    "date": evaluation.date,
                 }
             )
         meta = {
@@ -296,6 +287,7 @@ class _Run:
             "seconds": self.progress.seconds,
             "evaluations": records,
             "arithmetic": self.progress.arithmetic,
+            "code": self._code,
             "owes": self._pending is not None,
         }
         checkpoints.save(self.path, self.algorithm, extra, meta)
@@ -319,14 +311,27 @@ class _Run:
                 extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"], extra.get(f"eval/{k}/wins")
             )
             diverged = extra[f"eval/{k}/diverged"]
+            about = {name: record.get(name, "") for name in ("arithmetic", "code", "date")}
             self.progress.evaluations.append(
-                Evaluation(
-                    record["updates"], found, diverged, record["seconds"], arithmetic=record["arithmetic"]
-                )
+                Evaluation(record["updates"], found, diverged, record["seconds"], **about)
             )
         self.progress.seconds = float(meta["seconds"])
         self.progress.arithmetic = meta["arithmetic"]
         self.owes = meta.get("owes", False)
+        before = str(meta.get("code", "")) or "unknown"
+        if before.split("+")[-1] != self._code:
+            self._log(
+                f"{path}: the code of {self.algorithm.name} changed since this run was interrupted; it goes on, and "
+                "its results name both versions; delete the file to start anew"
+            )
+            self._code = f"{before}+{self._code}"
+        else:
+            self._code = before
+
+    @cached_property
+    def _code(self) -> str:
+        """Hashes of the code that the run was trained with."""
+        return code_hash(type(self.algorithm))
 
 
 def _require(**counts: int) -> None:

@@ -148,11 +148,8 @@ def best_allowed(own: Replica, values: Tensor, logits: Tensor, action_mask: Tens
 
 def mixed(own: Replica, team: str, values: list[Tensor], state: Tensor) -> Tensor:
     """The team's value of its agents'."""
-    return (
-        sum(values)
-        if own.config.mixer == "vdn"
-        else qmix_mixer(own, f"{team}.mixer", torch.stack(values), state)
-    )
+    q = torch.stack(values)
+    return q.sum() if own.config.mixer == "vdn" else qmix_mixer(own, f"{team}.mixer", q, state)
 
 
 def update_discrete(own: Replica, batch: Any) -> dict[str, Any]:

@@ -25,8 +25,8 @@ def actor_outputs(own: Replica, module: str, obs: Tensor) -> Tensor:
         return over_time(own, own.layers(module), obs)
     agents = range(own.spec.n_agents)
     inputs = [torch.stack([with_id(row[i], i, len(agents)) for row in obs.flatten(0, 1)]) for i in agents]
-    outputs = [mlp(own.layers(module, i), inputs[i]).unflatten(0, obs.shape[:2]) for i in agents]
-    return torch.stack(outputs, dim=2)
+    outputs = torch.stack([mlp(own.layers(module, i), inputs[i]) for i in agents], dim=1)
+    return outputs.reshape(*obs.shape[:3], -1)
 
 
 def data_action(own: Replica, action: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def data_action(own: Replica, action: Tensor) -> Tensor:
     if not own.spec.discrete:
         return action
     vectors = [one_hot(int(a), own.spec.action_size) for a in action.flatten()]
-    return torch.stack(vectors).unflatten(0, action.shape)
+    return torch.stack(vectors).reshape(*action.shape, -1)
 
 
 def critic(

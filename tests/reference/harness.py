@@ -28,6 +28,7 @@ SEEDS = (3, 4)
 RELATIVE = 1e-9
 # Of metrics, and of parameters: Adam divides by the gradient's size, so where a gradient is nearly zero its rounding
 # (1e-17) moves the parameter by lr 1e-17 / 1e-8.
+DIAGNOSTICS = ("value/", "weight/", "policy/")  # names of marlzoo.objectives.diagnostics
 ABSOLUTE, ABSOLUTE_STEP = 1e-11, 1e-9
 DOUBLE = torch.float64
 
@@ -37,6 +38,9 @@ SETTINGS: Mapping[str, Any] = {
     **{"batch_size": 6, "hidden": 8, "mixer_hidden": 5, "mixer_embed": 4, "critic_hidden": 7},
     **{"gamma": [0.97, 0.8], "lr": [3e-3, 1e-2], "tau": [0.05, 0.3], "grad_clip": [0.2, 1e3]},
 }
+# Forms that the references describe, where a method's default is another one since.
+DESCRIBED: Mapping[str, Any] = {"memory_relu": False, "reward_scaling": "none", "cql_policy": "q_weighted_bc"}
+DESCRIBED_OF: Mapping[str, Mapping[str, Any]] = {"icq": {"policy_after_critic": False}}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Case:
         scale: factors of the parameters of modules, such as ``{"actor": 4.0}``, so that bounds are met.
         shift: what is added to them, after that.
         agent_rewards: every agent has a reward of its own; the team's is their mean.
+        all_terminal: no episode of the data is cut or ends at the time limit.
         wrong: how the method differs from its specification; the case is then expected to fail.
     """
 
@@ -57,6 +62,7 @@ class Case:
     scale: Mapping[str, float] = field(default_factory=dict)
     shift: Mapping[str, float] = field(default_factory=dict)
     agent_rewards: bool = True
+    all_terminal: bool = False
     wrong: str = ""
 
     def __str__(self) -> str:
@@ -83,7 +89,7 @@ def task(case: Case) -> Spec:
 
 
 @functools.cache
-def random_data(spec: Spec, seed: int, episodes: int = 12) -> Dataset:
+def random_data(spec: Spec, seed: int, episodes: int = 12, all_terminal: bool = False) -> Dataset:
     """Episodes of one to five steps: terminal, at the time limit, or cut; actions on the bounds; illegal actions.
 
     Final rows, which are also what sequences are padded with, hold a large reward and a random action: whatever
@@ -95,8 +101,10 @@ def random_data(spec: Spec, seed: int, episodes: int = 12) -> Dataset:
     rows = int((lengths + 1).sum())
     ends = starts + lengths
     terminal, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
-    terminal[ends[::2] - 1] = True
-    truncated[ends[3::4] - 1] = True  # one in four is a time limit, and one in four is cut without a flag
+    if all_terminal:
+        terminal[ends - 1] = True
+    else:  # every second; one in four is a time limit, and one in four is cut without a flag
+        terminal[ends[::2] - 1], truncated[ends[3::4] - 1] = True, True
     obs = rng.normal(size=(rows, n, spec.obs_size)) * sizes_mask(spec.obs_sizes, spec.obs_size)
     used = sizes_mask(spec.action_sizes, spec.action_size)
     action_mask = None
@@ -178,7 +186,8 @@ class Replica:
     """
 
     def __init__(self, learner: Algorithm, r: int) -> None:
-        self.spec, self.config = learner.spec, learner.configs[r]
+        self.spec = learner.spec
+        self.config: Any = learner.configs[r]
         whole = learner.state_dict()
         shared: dict[int, Tensor] = {}  # a parameter that has several names is one here too
         self.values = {
@@ -267,14 +276,15 @@ class Replica:
 def make_learner(method: str, case: Case) -> Algorithm:
     """Two replicas with random parameters; targets differ from the online networks from the start."""
     known = setting_names(method)
-    settings = {name: value for name, value in SETTINGS.items() if name in known} | dict(case.settings)
+    shared = {**SETTINGS, **DESCRIBED, **DESCRIBED_OF.get(method, {})}
+    settings = {name: value for name, value in shared.items() if name in known} | dict(case.settings)
     learner = marlzoo.make(method, task(case), seeds=list(SEEDS), dtype=DOUBLE, **settings)
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in learner.named_parameters():
-            value += 0.2 * torch.randn(value.shape, generator=source, dtype=DOUBLE)
-            value *= named_in(case.scale, name, 1.0)
-            value += named_in(case.shift, name, 0.0)
+            value.add_(0.2 * torch.randn(value.shape, generator=source, dtype=DOUBLE))
+            value.mul_(named_in(case.scale, name, 1.0))
+            value.add_(named_in(case.shift, name, 0.0))
     return learner
 
 
@@ -336,13 +346,13 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
     """
     learner = make_learner(method, case)
     replicas = range(len(SEEDS))
-    data = [random_data(learner.spec, seed) for seed in SEEDS]
+    data = [random_data(learner.spec, seed, all_terminal=case.all_terminal) for seed in SEEDS]
     own = [Replica(learner, r) for r in replicas]
     if hasattr(reference, "make_batches"):
         batches = iter(reference.make_batches(learner, UPDATES))
     else:
         batches = logged_batches(learner, data)
-    learner.prepare(data)
+    learner.prepare(data, logged_batches(learner, data))
     if hasattr(reference, "prepare"):
         for r in replicas:
             drawn = (batch_of(batch, r) for batch in logged_batches(learner, data))
@@ -399,7 +409,9 @@ def differences(
     absolute: float = ABSOLUTE,
 ) -> list[str]:
     """One line for each name that is on one side only or whose numbers differ."""
-    found = [f"{place} {name} is missing in the reference" for name in learner.keys() - reference.keys()]
+    # Diagnostics have closed forms of their own, in tests/test_diagnostics.py.
+    lacking = {name for name in learner.keys() - reference.keys() if not name.startswith(DIAGNOSTICS)}
+    found = [f"{place} {name} is missing in the reference" for name in lacking]
     found += [f"{place} {name} is missing in the learner" for name in reference.keys() - learner.keys()]
     for name in learner.keys() & reference.keys():
         mine, theirs = learner[name].detach(), reference[name].detach()

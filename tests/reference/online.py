@@ -11,7 +11,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, Rollout
 from marlzoo.rng import ReplicaRandom
-from marlzoo.training.replay_buffer import Replay
+from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.reference.harness import DOUBLE, SEEDS, sizes_mask
 
 
@@ -56,18 +56,19 @@ def random_steps(
         fields["action"] = torch.where(action_mask, normal(*action_mask.shape[3:]), -1e3).argmax(-1)
     else:
         fields["action"] = normal(spec.n_agents, spec.action_size) * used
-    for name in [name for name in ("obs", "state", "action_mask") if name in fields]:
-        now = fields[name]
-        after = fields[f"next_{name}"] = now.roll(3, dims=0 if name == "reward" else 2).clone()
-        going = ~ends[:, :, :-1]
-        after[:, :, :-1][going] = now[:, :, 1:][going]
+    for name in ("obs", "state", "action_mask"):
+        if name in fields:
+            now, after = fields[name], fields[name].roll(3, dims=2)
+            going = ~ends[:, :, :-1]
+            after[:, :, :-1][going] = now[:, :, 1:][going]
+            fields[f"next_{name}"] = after
     return fields
 
 
 def replay_batches(learner: Algorithm, number: int) -> Iterator[Batch]:
     """What the learner's own replay draws from three rollouts; actions lie in the box, some of them on its bounds."""
     length, anywhere = cast(Any, learner).sequences()
-    replay = Replay(learner, length, anywhere)
+    replay = ReplayBuffer(learner, length, anywhere)
     for rollout in rollouts(learner, 3):
         if not learner.spec.discrete:
             rollout.action = rollout.action.clamp(-1.0, 1.0)

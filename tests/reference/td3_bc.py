@@ -145,7 +145,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     errors = [mean((values[entry] - targets[entry]) ** 2 for entry in step.entries) for values in q]
     critic_loss = 0.5 * (errors[0] + errors[1])
 
-    due, norms = own.memory["updates"] % c.policy_delay == 0, {}
+    due = own.memory["updates"] % c.policy_delay == 0
+    norms: dict[str, float] = {}
     if c.policy_after_critic:
         norms |= own.step(critic=(critic_loss, "q"))
     policy = step.policy()

@@ -1,0 +1,112 @@
+"""What stands below a comparison: how its numbers were made, and what a reader must know before believing them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .drift import STILL
+from .references import ends
+from .stats import LEAST
+
+
+def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) -> list[str]:
+    """The notes of a comparison.
+
+    Args:
+        cells: lines of a summary with the columns ``learner`` and ``dataset``.
+        names: what the names of learners and datasets leave out.
+        tested: whether differences from the best are tested.
+        command: that made the table.
+    """
+    updates = pd.concat([cells["updates"], cells["updates_max"]])
+    notes = [
+        f"Mean return ± sample standard deviation (n - 1) over {_range(cells['seeds'])} seeds, last checkpoint "
+        f"({_range(updates)} updates), {_range(cells['episodes'])} evaluation episodes per seed. "
+        "(data): mean episode return of the dataset."
+    ]
+    if names:
+        notes.append(" ".join(names))
+    if cells["learner"].nunique() > 1:
+        notes.append(_marks(tested))
+    return [
+        *notes,
+        *_faults(cells),
+        *_moving(cells),
+        *_origins(cells),
+        *([f"Made by `{command}`."] if command else []),
+    ]
+
+
+def references_note(tasks: list[str]) -> str:
+    """What 0 and 100 of the normalized scores are, task by task; the same ends once."""
+    told: dict[str, list[str]] = {}
+    for task in tasks:
+        found = ends(task)
+        text = "no reference" if found is None else f"{found.random:g} to {found.expert:g} ({found.source})"
+        told.setdefault(text, []).append(task)
+    parts = [f"{', '.join(names)}: {text}" for text, names in told.items()]
+    return f"Score 0 is the return of random actions, 100 an expert's. {'; '.join(parts)}."
+
+
+def _marks(tested: bool) -> str:
+    if tested:
+        return (
+            "Marked (bold, *): the highest mean of a dataset, and all that cannot be told from it, as the 95 % "
+            "bootstrap interval of the difference of means over seeds contains 0."
+        )
+    return (
+        "Marked (bold, *): the highest mean of a dataset. Differences are tested where both have at least "
+        f"{LEAST} seeds; fewer say nothing about them."
+    )
+
+
+def _faults(cells: pd.DataFrame) -> list[str]:
+    notes = []
+    if cells["diverged"].any():
+        notes.append(
+            "d1/3: one replica of three diverged; it keeps its place, and the mean is – where it has no return."
+        )
+    if cells["failed"].any():
+        notes.append("f1/3: one run of three failed and is left out; rows.csv says why.")
+    return notes
+
+
+def _moving(cells: pd.DataFrame) -> list[str]:
+    """The warning that runs were too short, with the figure of every learner that it concerns."""
+    notes = []
+    late = cells[cells["moving"].notna()]
+    if len(late):
+        parts = []
+        for learner, part in late.groupby("learner", sort=False):
+            largest = part["moving"].iloc[int(part["moving"].abs().to_numpy().argmax())]
+            count = int((cells["learner"] == learner).sum())
+            parts.append(f"{learner} on {len(part)} of {count} datasets ({largest:+.0%})")
+        notes.append(
+            f"Warning: values were still moving: {', '.join(parts)}. In brackets the largest change of the mean "
+            "value of the data's actions between the last two quarters of the updates, as a share of its largest "
+            f"size; beyond {STILL:.0%} the numbers are of runs that are not over."
+        )
+    if (cells["codes"] == "").any():
+        notes.append(
+            "Rows of an older version do not say whether values had stopped moving, nor which code made them."
+        )
+    return notes
+
+
+def _origins(cells: pd.DataFrame) -> list[str]:
+    """Where rows of one column were made by several versions of the code, and how settings were found."""
+    notes = []
+    for learner, part in cells.groupby("learner", sort=False):
+        codes = dict.fromkeys(code for text in part["codes"] for code in text.split(", ") if code)
+        if len(codes) > 1:
+            notes.append(f"Warning: rows of {learner} were made by {len(codes)} versions of its code.")
+    records = cells.loc[cells["tuning"] != "", ["learner", "tuning"]].drop_duplicates()
+    if len(records):
+        tuned = [f"{line['learner']}: {line['tuning']}" for line in records.to_dict("records")]
+        notes.append(f"Settings were tuned: {'; '.join(tuned)}. The others are presets.")
+    return notes
+
+
+def _range(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -1,0 +1,60 @@
+"""Whether a method's values had stopped moving when its run ended: the test that tables warn by.
+
+A comparison of runs whose values still move measures how far each has come, not what it reaches. Learners report
+the mean value of the data's actions, ``value/data_mean``, at about 200 updates of a run (see
+:mod:`marlzoo.training.loggers`). The test compares its mean over the last quarter of the run with that over the
+quarter before.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .stats import Floats
+
+VALUE, ESS = "value/data_mean", "weight/ess"  # metrics of marlzoo.objectives.diagnostics that rows carry
+STILL = 0.05
+"""Largest drift of values that count as converged.
+
+A value that approaches its limit like ``1 - exp(-t / T)`` has this drift after about four T, when it is two percent
+away from the limit; one that grows linearly has a drift of 0.25.
+"""
+
+
+def value_drift(updates: Floats, values: Floats) -> float | None:
+    """How much a value still moved at the end, as a fraction of its largest size.
+
+    ``(mean over the last quarter - mean over the quarter before) / max |value|``, quarters in updates.
+
+    Args:
+        updates: ``[K]`` updates at which the value is known.
+        values: ``[K]``.
+
+    Returns:
+        The drift; infinite where a value is not finite, None where a quarter holds no point.
+    """
+    if not len(updates):
+        return None
+    last = updates[-1]
+    third = values[(updates > last / 2) & (updates <= 3 * last / 4)]
+    fourth = values[updates > 3 * last / 4]
+    if not len(third) or not len(fourth):
+        return None
+    if not np.isfinite(values).all():
+        return math.inf
+    size = float(np.abs(values).max())
+    return float(fourth.mean() - third.mean()) / size if size else 0.0
+
+
+def moving(drifts: Floats) -> float | None:
+    """Mean drift of several runs (replicas of one method on one dataset) if it is too large, else None.
+
+    A drift that is not finite counts as too large; runs without one are left out.
+    """
+    known = drifts[~np.isnan(drifts)]
+    if not len(known):
+        return None
+    mean = float(known.mean())
+    return mean if abs(mean) > STILL else None

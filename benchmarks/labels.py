@@ -1,0 +1,119 @@
+"""Short names for the learners and datasets of a table, and what is left out of them for its caption."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+LONGEST = 24  # characters of a learner's name; longer ones get a letter
+_APART = re.compile(r", (?=[A-Za-z_]\w*=)")  # between two settings, whose values may hold commas
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names for the lines of a summary, and sentences for the caption.
+
+    Attributes:
+        learners: name of each line's learner, by the summary's index.
+        datasets: name of each line's dataset.
+        notes: what all have in common, and what letters stand for.
+    """
+
+    learners: pd.Series
+    datasets: pd.Series
+    notes: list[str]
+
+
+def labels_of(cells: pd.DataFrame) -> Labels:
+    """Name the learners and datasets of a summary."""
+    learners, settings = _learners(cells)
+    datasets, common = _datasets(cells)
+    return Labels(learners, datasets, [*settings, *common])
+
+
+def settings_of(variant: str) -> dict[str, str]:
+    """The settings in a row's ``variant`` by name."""
+    parts = [part.partition("=") for part in _APART.split(variant) if part]
+    return {name: value for name, _, value in parts}
+
+
+def _learners(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """A method's name, with the settings in which its learners differ; and the settings that are left out."""
+    variants: dict[tuple[str, str], dict[str, str]] = {
+        (method, variant): settings_of(variant)
+        for method, variant in zip(cells["method"], cells["variant"], strict=True)
+    }
+    shared = _shared(variants)
+    names: dict[Any, Any] = {}
+    lettered: dict[Any, Any] = {}
+    for (method, variant), settings in variants.items():
+        own = ", ".join(f"{name}={value}" for name, value in settings.items() if name not in shared)
+        names[method, variant] = f"{method} ({own})" if own else method
+    for (method, variant), name in names.items():
+        if len(name) > LONGEST:
+            letter = chr(ord("a") + sum(other.startswith(f"{method} ") for other in lettered))
+            lettered[f"{method} {letter}"] = name
+            names[method, variant] = f"{method} {letter}"
+    notes = [f"Settings: {', '.join(shared.values())}."] if shared else []
+    notes += [f"{short}: {name.partition(' ')[2].strip('()')}." for short, name in lettered.items()]
+    keys = zip(cells["method"], cells["variant"], strict=True)
+    found = pd.Series([names[key] for key in keys], index=cells.index)
+    within = [cells[name] for name in ("suite", "task", "source", "quality", "data_hash")]
+    return _told_apart(found, within, cells["config_hash"]), notes
+
+
+def _shared(variants: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str]:
+    """Settings that tell no two learners apart, as text: one value, and all of a method's learners or none.
+
+    A setting that only some methods have is followed by their names.
+    """
+    methods: dict[str, list[Mapping[str, str]]] = {}
+    for (method, _), settings in variants.items():
+        methods.setdefault(method, []).append(settings)
+    shared = {}
+    for name in _unique(name for settings in variants.values() for name in settings):
+        values = {settings[name] for settings in variants.values() if name in settings}
+        having = [m for m, learners in methods.items() if any(name in settings for settings in learners)]
+        complete = all(all(name in settings for settings in methods[method]) for method in having)
+        if len(values) == 1 and complete:
+            where = "" if len(having) == len(methods) else f" ({', '.join(having)})"
+            shared[name] = f"{name}={values.pop()}{where}"
+    return shared
+
+
+def _datasets(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """A dataset's name without the parts that all datasets share; and these parts."""
+    family = cells["task"].str.partition("/")[0]
+    notes: list[str] = []
+    parts: list[Any] = []
+    if cells["suite"].nunique() > 1:
+        parts.append(cells["suite"])
+    if cells["task"].nunique() == 1:
+        notes.append(f"Task: {cells['task'].iloc[0]}.")
+    elif family.nunique() == 1:
+        notes.append(f"Tasks: {family.iloc[0]}.")
+        parts.append(cells["task"].str.partition("/")[2])
+    else:
+        parts.append(cells["task"])
+    parts.append(cells["quality"])
+    if cells["source"].nunique() > 1:
+        parts.append("(" + cells["source"] + ")")
+    else:
+        notes.append(f"Data: {cells['source'].iloc[0]}.")
+    names = parts[0].str.cat([part.astype(str) for part in parts[1:]], sep=" ") if parts[1:] else parts[0]
+    return _told_apart(names, [], cells["data_hash"].str[:8]), notes
+
+
+def _told_apart(names: pd.Series, within: list[pd.Series], hashes: pd.Series) -> pd.Series:
+    """Names, with the hash behind those that have several hashes (within the same values of ``within``)."""
+    counts = hashes.groupby([names, *within]).transform("nunique")
+    several = names.map(counts.groupby(names).max()) > 1
+    return names.where(~several, names + " #" + hashes)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,113 @@
+"""What a suite finds done: which runs are not trained again, since when, and whether their code has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from marlzoo.errors import UnknownNameError
+from marlzoo.registry import code_hash, find_method
+
+from .plan import Group, Run, Source, finished, groups, runs_of
+from .results import Results, Row
+from .suites import Suite
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a suite has to do.
+
+    Attributes:
+        done: runs that have their last row, with it.
+        missing: runs that have to be trained.
+    """
+
+    done: tuple[tuple[Run, Row], ...]
+    missing: tuple[Run, ...]
+
+
+def find(suite: Suite, sources: Sequence[Source], results: Results, rerun: Collection[str] = ()) -> Found:
+    """Look for the runs of a suite among the rows.
+
+    Args:
+        suite: that is run.
+        sources: its datasets.
+        results: rows that are there.
+        rerun: methods whose runs all count as missing.
+
+    Raises:
+        UnknownNameError: ``rerun`` names a method that is not in the suite.
+        DataError: the rows are broken.
+    """
+    known = {learner.method for learner in suite.learners}
+    for method in rerun:
+        if method not in known:
+            raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
+    runs = runs_of(suite, sources)
+    done = [
+        (run, row) for run, row in finished(suite, runs, results.rows()) if run.learner.method not in rerun
+    ]
+    keys = {run.key(suite) for run, _ in done}
+    return Found(tuple(done), tuple(run for run in runs if run.key(suite) not in keys))
+
+
+def forget(
+    suite: Suite, found: Found, results: Results, rerun: Collection[str], folder: Path, max_replicas: int
+) -> None:
+    """Make the runs of some methods start from nothing: their checkpoints, metrics and rows go.
+
+    The rows are kept in ``replaced.csv`` beside the others.
+
+    Raises:
+        DataError: another process is just writing such rows.
+        OutputError: a file cannot be written.
+    """
+    names = {run.name(suite) for run in found.missing if run.learner.method in rerun}
+    for group in groups(suite, found.missing, max_replicas):
+        if group.learner.method in rerun:
+            for path in files(group, folder, suite):
+                path.unlink(missing_ok=True)
+    results.remove(lambda row: row.run in names)
+
+
+def files(group: Group, folder: Path, suite: Suite) -> tuple[Path, Path]:
+    """Checkpoint and metrics of a group."""
+    checkpoint = group.checkpoint(folder / "checkpoints", suite)
+    return checkpoint, folder / "metrics" / f"{checkpoint.stem}.csv"
+
+
+def summary(found: Found) -> str:
+    """One line: how many runs were there, and since when."""
+    total = len(found.done) + len(found.missing)
+    left = f"{len(found.missing)} to train" if found.missing else "nothing trained"
+    if not found.done:
+        return f"None of {total} runs were there; {left}."
+    return f"{len(found.done)} of {total} runs were there{_when([row for _, row in found.done])}; {left}."
+
+
+def warnings(found: Found) -> list[str]:
+    """A line for every method whose runs were made by other code than there is now, or by unknown code."""
+    told = []
+    for method in dict.fromkeys(run.learner.method for run, _ in found.done):
+        rows = [row for run, row in found.done if run.learner.method == method]
+        now = code_hash(find_method(method))
+        changed, unknown = (
+            [row for row in rows if row.code not in ("", now)],
+            [row for row in rows if not row.code],
+        )
+        remedy = f"to train them anew: --rerun {method}"
+        if changed:
+            told.append(
+                f"warning: the code of {method} changed after {len(changed)} of its runs{_when(changed)}; {remedy}"
+            )
+        if unknown:
+            told.append(f"warning: {len(unknown)} runs of {method} do not say which code made them; {remedy}")
+    return told
+
+
+def _when(rows: Sequence[Row]) -> str:
+    days = sorted({row.date[:10] for row in rows if row.date})
+    if not days:
+        return ", made at an unknown date"
+    return f", made on {days[0]}" if len(days) == 1 else f", made from {days[0]} to {days[-1]}"

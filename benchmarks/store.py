@@ -1,0 +1,280 @@
+"""Lines of a CSV file that several processes append to, each with a checksum.
+
+What is appended goes to a journal of the writer's own, ``NAME.journal/*.csv`` beside the file, and is on the disk
+when :meth:`Store.append` returns: the lines that are there already are not touched. :meth:`Store.read` takes the file
+and all journals together, also while others write. :meth:`Store.publish` merges the journals of finished writers into
+the file, which is replaced as a whole. A kill at any moment loses nothing that was appended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from marlzoo.errors import DataError
+from marlzoo.system.files import flush, locked, output_error, try_lock, write_text_atomic
+
+Line = tuple[str, ...]
+"""Cells of a line, without the schema's number and the checksum."""
+
+CHECKSUM = "checksum"
+WORTH = 4  # journals are worth merging when they have a fourth of the file's size
+
+
+def _unknown(path: Path, header: Sequence[str]) -> str | None:
+    """Knows no other columns; a function of the module, so that a format can be sent to another process."""
+    return None
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the lines are.
+
+    Args:
+        schema: number of the columns' version, the first cell of every line.
+        columns: names of the cells between it and the checksum.
+        merge: lines in the order in which they were appended, without those that later ones replace.
+        remedy: what to do about a file that cannot be read.
+        explain: for the header of a file with other columns, what it is and what to do; None: not known.
+    """
+
+    schema: int
+    columns: Line
+    merge: Callable[[Iterable[Line]], list[Line]]
+    remedy: str
+    explain: Callable[[Path, Sequence[str]], str | None] = _unknown
+
+    @property
+    def header(self) -> Line:
+        """The first line of a file."""
+        return ("schema", *self.columns, CHECKSUM)
+
+
+class Store:
+    """The lines in one file and its journals.
+
+    Args:
+        path: the CSV file; need not exist yet.
+        form: of its lines.
+    """
+
+    def __init__(self, path: Path, form: Format) -> None:
+        self.path, self._form = path, form
+        self.folder = path.with_name(f"{path.stem}.journal")
+        self._journal: _Journal | None = None
+
+    def exists(self) -> bool:
+        """Whether anything was appended or published."""
+        return self.path.exists() or bool(self._journals())
+
+    def append(self, lines: Sequence[Line]) -> None:
+        """Add lines; they are on the disk when this returns.
+
+        Raises:
+            OutputError: they cannot be written; what was there is as it was.
+        """
+        if not lines:
+            return
+        if self._journal is None:
+            with locked(self.path):  # nobody takes the new journal for one that was left behind
+                self._journal = _Journal(self.folder, _text([self._form.header]))
+        self._journal.append(_text(self._complete(lines)))
+
+    def read(self) -> list[Line]:
+        """All lines, those that later ones replace left out.
+
+        Raises:
+            DataError: a file is no such file, or was cut or edited; the text names the line.
+        """
+        journals = [line for path in self._journals() for line in self._parse(path, cut=True)]
+        # The file is read last: what is merged meanwhile is then found there.
+        return self._form.merge([*self._parse(self.path), *journals])
+
+    def publish(self, *, lazy: bool = False) -> None:
+        """Merge the journals of finished writers, this one included, into the file.
+
+        Args:
+            lazy: only where there is much to merge, so that the cost stays in proportion.
+
+        Raises:
+            DataError: a file is broken.
+            OutputError: it cannot be written.
+        """
+        self.close()
+        journals = self._journals()
+        if not journals or (lazy and WORTH * _size(journals) < _size([self.path])):
+            return
+        with locked(self.path), _finished(self._journals()) as finished:
+            lines = [
+                line for path in (self.path, *finished) for line in self._parse(path, cut=path != self.path)
+            ]
+            self.overwrite(self._form.merge(lines))
+            _delete(finished, self.folder)
+
+    def remove(self, unwanted: Callable[[Line], bool]) -> list[Line]:
+        """Take lines out; returns them.
+
+        Raises:
+            DataError: a file is broken, or another process is just writing such lines.
+            OutputError: it cannot be written.
+        """
+        self.publish()
+        with locked(self.path):
+            if any(unwanted(line) for path in self._journals() for line in self._parse(path, cut=True)):
+                raise DataError(
+                    f"{self.path}: another process is writing these lines; wait until it has finished"
+                )
+            lines = self._parse(self.path)
+            out = [line for line in lines if unwanted(line)]
+            if out:
+                self.overwrite([line for line in lines if not unwanted(line)])
+        return out
+
+    def close(self) -> None:
+        """End this writer's journal, so that it can be merged."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _journals(self) -> list[Path]:
+        """All journals, the oldest first."""
+        return sorted(self.folder.glob("*.csv"))
+
+    def overwrite(self, lines: Sequence[Line]) -> None:
+        """Replace the file as one step.
+
+        Raises:
+            OutputError: it cannot be written; it is left as it was.
+        """
+        write_text_atomic(self.path, _text([self._form.header, *self._complete(lines)]))
+
+    def _complete(self, lines: Iterable[Line]) -> Iterator[Line]:
+        for line in lines:
+            cells = (str(self._form.schema), *line)
+            yield (*cells, checksum(cells))
+
+    def _parse(self, path: Path, cut: bool = False) -> list[Line]:
+        """Lines of a file; none where there is no such file. ``cut``: the last one may be incomplete."""
+        text = _read(path, self._form.remedy)
+        if text is not None and cut:  # what a kill cut off was never said to be written
+            text = text[: text.rfind("\n") + 1] or None
+        if text is None:
+            return []
+        if not text.endswith("\n"):
+            raise DataError(f"{path}: the last line is not complete, the file was cut; {self._form.remedy}")
+        reader = csv.reader(io.StringIO(text), strict=True)
+        try:
+            self._require_header(path, next(reader))
+            return [self._checked(f"{path}, line {reader.line_num}", cells) for cells in reader]
+        except csv.Error as error:
+            place = f"{path}, line {reader.line_num}"
+            raise DataError(f"{place}: not valid CSV ({error}); {self._form.remedy}") from error
+
+    def _require_header(self, path: Path, header: Sequence[str]) -> None:
+        if tuple(header) == self._form.header:
+            return
+        known = self._form.explain(path, header)
+        if known is None:
+            missing = [name for name in self._form.header if name not in header]
+            wrong = f"column {missing[0]!r} is missing" if missing else "it has other columns"
+            known = f"it is no file of this kind: {wrong}; {self._form.remedy}"
+        raise DataError(f"{path}: {known}")
+
+    def _checked(self, place: str, cells: Sequence[str]) -> Line:
+        if len(cells) != len(self._form.header):
+            expected = len(self._form.header)
+            raise DataError(f"{place}: {len(cells)} cells instead of {expected}; {self._form.remedy}")
+        if cells[-1] != checksum(cells[:-1]):
+            raise DataError(f"{place}: damaged, its checksum is not that of its cells; {self._form.remedy}")
+        if cells[0] != str(self._form.schema):
+            raise DataError(
+                f"{place}: schema {cells[0]}, this version reads {self._form.schema}; update marlzoo"
+            )
+        return tuple(cells[1:-1])
+
+
+class _Journal:
+    """A file that one process appends to, and holds a lock on while it lives."""
+
+    def __init__(self, folder: Path, header: str) -> None:
+        self.path = folder / f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(3)}.csv"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = open(self.path, "xb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        try_lock(self._file)
+        self._end = 0
+        self.append(header)
+        with contextlib.suppress(OSError):  # some file systems refuse to flush a folder
+            flush(folder)
+
+    def append(self, text: str) -> None:
+        data = text.encode()
+        try:
+            written = self._file.write(data)
+            if written != len(data):  # the disk is full, as the next write would tell
+                self._file.write(data[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            raise output_error(self.path, error) from error
+        self._end += len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def checksum(cells: Sequence[str]) -> str:
+    """CRC-32 of a line's cells, eight hexadecimal digits; it sees every change of up to 32 neighboring bits."""
+    return f"{zlib.crc32(chr(31).join(cells).encode()):08x}"
+
+
+def _text(lines: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _read(path: Path, remedy: str) -> str | None:
+    """A file's text; None where there is none."""
+    try:
+        return path.read_bytes().decode()  # line ends as they are
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}; {remedy}") from error
+
+
+def _size(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+@contextlib.contextmanager
+def _finished(journals: Sequence[Path]) -> Iterator[list[Path]]:
+    """Those of the journals whose writers are gone; nobody else merges them until the block ends."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for path in journals:
+            file = stack.enter_context(open(path, "r+b"))
+            if try_lock(file):
+                found.append(path)
+        yield found
+
+
+def _delete(journals: Sequence[Path], folder: Path) -> None:
+    for path in journals:
+        with contextlib.suppress(OSError):  # merging it once more changes nothing
+            path.unlink()
+    with contextlib.suppress(OSError):  # others are still writing there
+        folder.rmdir()

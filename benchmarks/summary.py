@@ -1,0 +1,164 @@
+"""From result rows to numbers per dataset and learner, and from nothing else.
+
+A run counts with its last checkpoint, never with the best one seen during training. Diverged replicas are counted,
+never dropped. A run that failed has no result; how many did is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from marlzoo.errors import DataError
+
+from .drift import moving
+from .references import normalized, published
+from .results import RUN, Results
+from .stats import Floats, interval, iqm
+
+DATASET = ["task", "source", "quality"]
+LEARNER = ["method", "variant", "execution"]
+CELL = ["suite", *DATASET, "data_hash", *LEARNER, "config_hash"]
+
+
+def read(paths: Iterable[Path]) -> pd.DataFrame:
+    """Rows of several result files or folders (which hold ``rows.csv``), one after another.
+
+    Raises:
+        DataError: no such file, no rows in it, or not a results file.
+    """
+    frames = []
+    for path in paths:
+        results = Results(path / "rows.csv" if path.is_dir() else path)
+        if not results.exists():
+            raise DataError(
+                f"no results at {results.path}; run a suite first (marlzoo bench SUITE) or name another path"
+            )
+        frames.append(results.read())
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if rows.empty:
+        raise DataError(f"no result rows in {', '.join(map(str, paths))}")
+    return rows
+
+
+def last(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each run's row with the most updates; of a run that failed, the row that says so."""
+    ordered = rows.assign(failed=rows["error"] != "").sort_values(["failed", "updates"], kind="stable")
+    newest = ordered.drop_duplicates(list(RUN), keep="last")
+    return newest.sort_index().drop(columns="failed")
+
+
+def same_learners(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in which one configuration has one name.
+
+    Two variants of a method whose configurations are the same on every dataset that both ran on (``alpha=10.0`` and
+    a default of 10) get the shorter of their names, and a seed that both have counts once.
+    """
+    renamed = rows.copy()
+    for method, part in rows.groupby("method", sort=False):
+        names = _one_name(part)
+        mine = renamed["method"] == method
+        renamed.loc[mine, "variant"] = renamed.loc[mine, "variant"].replace(names)
+    best = renamed.assign(done=renamed["error"] == "").sort_values(["done", "updates"], kind="stable")
+    return best.drop_duplicates(list(RUN), keep="last").sort_index().drop(columns="done")
+
+
+def _one_name(rows: pd.DataFrame) -> dict[str, str]:
+    """For the variants of one method, under which name each goes."""
+    hashes: dict[str, dict[Any, set[str]]] = {}
+    for row in rows[["variant", "suite", *DATASET, "data_hash", "config_hash"]].itertuples(
+        index=False, name=None
+    ):
+        variant, *dataset, config = row
+        hashes.setdefault(variant, {}).setdefault(tuple(dataset), set()).add(config)
+    names: dict[str, str] = {}
+    for variant in sorted(hashes, key=lambda name: (len(name), name)):
+        names[variant] = next((n for n in names.values() if _agree(hashes[n], hashes[variant])), variant)
+    return names
+
+
+def _agree(first: dict[Any, set[str]], second: dict[Any, set[str]]) -> bool:
+    shared = first.keys() & second.keys()
+    return bool(shared) and all(first[dataset] == second[dataset] for dataset in shared)
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per dataset and learner, over seeds.
+
+    Columns beside the names: ``seeds`` (runs with a result), ``failed`` (runs without one), ``updates`` (fewest and,
+    if a run is unfinished, ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``iqm``,
+    ``iqm_low``, ``iqm_high`` (95 % bootstrap, from three seeds on), ``score`` and ``score_iqm`` (normalized, see
+    :func:`marlzoo.benchmarks.references.ends`), ``win_rate``, ``diverged`` (replicas), ``value``, ``moving`` (drift
+    of values that had not converged, else NaN), ``weight_ess``, ``behavior`` (the dataset's mean return),
+    ``published``, ``published_std``, ``published_in``, ``codes`` (versions of the code), ``tuning``, ``seconds``
+    (training time of the lockstep groups that the runs were part of) and ``seconds_per_run``.
+    """
+    final = same_learners(last(rows))
+    # A run that failed does not say how its policy acts: it stands with the runs of its configuration that do.
+    known = final[final["error"] == ""].drop_duplicates(["method", "config_hash"])
+    execution = dict(
+        zip(zip(known["method"], known["config_hash"], strict=True), known["execution"], strict=True)
+    )
+    keys = zip(final["method"], final["config_hash"], strict=True)
+    final = final.assign(execution=[execution.get(key, "unknown") for key in keys])
+    return pd.DataFrame(
+        [
+            dict(zip(CELL, names, strict=True)) | _cell(cell)
+            for names, cell in final.groupby(CELL, sort=False, dropna=False)
+        ]
+    )
+
+
+def _cell(cell: pd.DataFrame) -> dict[str, Any]:
+    """The numbers of one learner on one dataset."""
+    done = cell[cell["error"] == ""]
+    values = done["mean_return"].to_numpy(dtype=np.float64)
+    scores = scores_of(done)
+    task, quality, method = (cell[name].iloc[0] for name in ("task", "quality", "method"))
+    low, high = interval([values])
+    known = published(task, quality, method)
+    still = moving(done["value_drift"].to_numpy(dtype=np.float64))
+    counted = done if len(done) else cell
+    return {
+        "seeds": len(done),
+        "failed": len(cell) - len(done),
+        "updates": int(counted["updates"].min()),
+        "updates_max": int(counted["updates"].max()),
+        "episodes": int(counted["episodes"].min()),
+        "mean": values.mean() if len(values) else math.nan,
+        "std": values.std(ddof=1) if len(values) > 1 else math.nan,
+        "iqm": _finite_iqm(values),
+        "iqm_low": low,
+        "iqm_high": high,
+        "score": scores.mean() if len(scores) else math.nan,
+        "score_iqm": _finite_iqm(scores),
+        "win_rate": done["win_rate"].mean(skipna=False) if len(done) else math.nan,
+        "diverged": int(done["diverged"].sum()),
+        "value": done["value_mean"].mean(),
+        "moving": math.nan if still is None else still,
+        "weight_ess": done["weight_ess"].mean(),
+        "behavior": cell["behavior_return"].mean(),
+        "published": known.mean if known else math.nan,
+        "published_std": known.std if known else math.nan,
+        "published_in": known.reference if known else "",
+        "codes": ", ".join(dict.fromkeys(filter(None, done["code"]))),
+        "tuning": "; ".join(dict.fromkeys(filter(None, done["tuning"]))),
+        "seconds": cell["seconds"].max(),
+        "seconds_per_run": done["seconds_per_run"].mean(),
+    }
+
+
+def scores_of(rows: pd.DataFrame) -> Floats:
+    """Normalized scores of rows, all by today's reference of their task; NaN without one."""
+    pairs = zip(rows["task"], rows["mean_return"], strict=True)
+    found = [normalized(task, value) for task, value in pairs]
+    return np.array([math.nan if score is None else score for score in found], dtype=np.float64)
+
+
+def _finite_iqm(values: Floats) -> float:
+    return float(iqm(values)) if len(values) and np.isfinite(values).all() else math.nan

@@ -1,0 +1,146 @@
+"""Plants faults in private copies of the repository and runs the tests that claim the file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+from tests.mutants import ROOT, Fault, planted
+
+PARTS = ("marlzoo", "algorithms", "baselines", "benchmarks", "tests", "pyproject.toml", "README.md")
+LIMIT = 600.0  # seconds; a fault that makes a test run forever has been noticed
+PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit statuses; BROKEN: a test file could not be imported
+# Imports must find the copy, also where an editable install is asked before the path.
+PYTEST = (
+    "import sys\n"
+    "sys.meta_path = [f for f in sys.meta_path if getattr(f, '__name__', '') != '_EditableFinder']\n"
+    "import pytest\n"
+    "sys.exit(pytest.main(sys.argv[1:]))\n"
+)
+
+
+@contextmanager
+def private_copy(root: Path = ROOT) -> Iterator[Path]:
+    """A copy of what the tests need, deleted afterwards."""
+    with tempfile.TemporaryDirectory(prefix="marlzoo-mutants-") as folder:
+        copy = Path(folder)
+        for name in PARTS:
+            if (root / name).is_dir():
+                shutil.copytree(
+                    root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+                )
+            else:
+                shutil.copy2(root / name, copy / name)
+        for name in ("algorithms", "baselines", "benchmarks"):  # as an install lays them out
+            if not (copy / "marlzoo" / name).exists():
+                (copy / "marlzoo" / name).symlink_to(Path("..", name), target_is_directory=True)
+        yield copy
+
+
+def run_tests(copy: Path, tests: Sequence[str]) -> int | None:
+    """Pytest's exit status in a copy; None after the time limit."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-c",
+        PYTEST,
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        *tests,
+    ]
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.returncode
+
+
+def dies(fault: Fault, copy: Path) -> bool:
+    """True where a test fails with the fault in place.
+
+    Raises:
+        RuntimeError: the tests could not be run.
+    """
+    place = copy / fault.file
+    text = place.read_text(encoding="utf-8")
+    place.write_text(planted(fault, copy), encoding="utf-8")
+    try:
+        status = run_tests(copy, fault.tests)
+    finally:
+        place.write_text(text, encoding="utf-8")
+    if status not in (PASSED, FAILED, BROKEN, None):
+        raise RuntimeError(f"{fault.listing}: pytest {' '.join(fault.tests)} ended with status {status}")
+    return status != PASSED
+
+
+def check_unplanted(faults: Sequence[Fault], copy: Path) -> None:
+    """The tests of every list pass without a fault; otherwise every fault would seem to be noticed.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    for listing, tests in sorted({(fault.listing, fault.tests) for fault in faults}):
+        if run_tests(copy, tests) != PASSED:
+            raise RuntimeError(
+                f"{listing}: pytest {' '.join(tests)} fails without any fault; mend that first"
+            )
+
+
+def measure(faults: Sequence[Fault], jobs: int) -> tuple[int, list[Fault]]:
+    """Plant all faults; prints a line for each that survives, and for each list.
+
+    Returns:
+        How many die, and those that survive without a reason given in the list.
+    """
+    copies: SimpleQueue[Path] = SimpleQueue()
+
+    def try_one(fault: Fault) -> bool:
+        copy = copies.get()
+        try:
+            return dies(fault, copy)
+        finally:
+            copies.put(copy)
+
+    with private_copy() as first:
+        check_unplanted(faults, first)
+    dead, survivors = Counter[str](), []
+    with ThreadPoolExecutor(jobs) as pool, _copies(jobs) as folders:
+        for folder in folders:
+            copies.put(folder)
+        for fault, died in zip(faults, pool.map(try_one, faults), strict=True):
+            dead[fault.listing] += died
+            if not died:
+                survivors.append(fault)
+                print(f"survives: {fault}" + (f" ({fault.survives})" if fault.survives else ""), flush=True)
+    for listing, count in sorted(Counter(fault.listing for fault in faults).items()):
+        print(f"{listing}: {dead[listing]} of {count} die")
+    return dead.total(), [fault for fault in survivors if not fault.survives]
+
+
+@contextmanager
+def _copies(count: int) -> Iterator[list[Path]]:
+    """Several private copies."""
+    if not count:
+        yield []
+        return
+    with private_copy() as one, _copies(count - 1) as others:
+        yield [one, *others]

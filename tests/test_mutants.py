@@ -1,0 +1,50 @@
+"""The lists of planted faults (``tests/mutants``) fit the source, and planting works."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import Fault, errors, planted, read_faults
+from tests.mutants.run import PASSED, dies, private_copy, run_tests
+
+TESTS = ("tests/test_objectives.py", "-k", "td_lambda")
+FILE = "marlzoo/objectives/returns.py"
+SEEN = Fault("slice", FILE, TESTS, "carry = gamma * mask", "carry = gamma")
+UNSEEN = dataclasses.replace(SEEN, old="delta * (size - 0.5 * delta)", new="delta * size")
+
+
+def test_every_fault_can_be_planted() -> None:
+    assert not errors(read_faults())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("no such text", "", "occurs 0 times"),
+        ("mask", "", "the old text occurs"),
+        ("carry = gamma * mask", "carry = gamma *", "is no Python"),
+        ("# G_t", "# H_t", "changes no code"),
+    ],
+)
+def test_a_fault_that_does_not_fit_is_an_error(old: str, new: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        planted(dataclasses.replace(SEEN, old=old, new=new))
+
+
+def test_a_list_with_unknown_entries_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text('file = "a.py"\ntests = []\n[[faults]]\nold = "a"\nnow = "b"\n')
+    with pytest.raises(ValueError, match=r"x\.toml: not a list of faults"):
+        read_faults(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_fault_dies_where_a_test_sees_it() -> None:
+    with private_copy() as copy:
+        before = (copy / FILE).read_text()
+        assert run_tests(copy, TESTS) == PASSED
+        assert dies(SEEN, copy)
+        assert not dies(UNSEEN, copy)
+        assert (copy / FILE).read_text() == before
