@@ -106,7 +106,7 @@ def test_data_of_the_walks() -> None:
 def test_the_learned_policy_is_the_weighted_behavior(tmp_path: Path) -> None:
     module = script("known_behavior")
     training = Training(updates=700, transitions=8000, lr=2e-3, tau=0.05)
-    options = module.Options(out=tmp_path, seeds=(0, 1), alphas=(1.0,), training=training)
+    options = module.Options(out=tmp_path, seeds=(0, 1, 2), alphas=(1.0,), training=training)
     assert module.main(options) == 0
     lines = written(tmp_path / "known_behavior")
     assert len(lines) == 2 * 3 * 3
