@@ -1,4 +1,4 @@
-"""Figures from result rows. ``python -m marlzoo.benchmarks.plots results/bridge -o curves.svg`` draws learning curves.
+"""Figures from result rows: ``python -m marlzoo.benchmarks.plots results/bridge -o curves.svg`` draws learning curves.
 
 Needs the extra ``plot``.
 """
@@ -18,8 +18,9 @@ import tyro
 from marlzoo.errors import ConfigError, MissingExtraError
 from marlzoo.system.files import atomic_write
 
+from .labels import labels_of
 from .stats import interval
-from .tables import DATASET, read
+from .summary import read
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
 FORMATS = (".svg", ".png", ".pdf")
@@ -48,17 +49,19 @@ def curves(rows: pd.DataFrame, columns: int = 3) -> Any:
         MissingExtraError: matplotlib is not installed.
     """
     figure_class = _matplotlib()
-    panels = list(rows.groupby(DATASET, sort=False))
+    labels = labels_of(rows)
+    rows = rows.assign(learner=labels.learners, dataset=labels.datasets)
+    panels = list(rows.groupby("dataset", sort=False))
+    learners = list(dict.fromkeys(rows["learner"]))
+
     across = min(columns, len(panels))
     down = math.ceil(len(panels) / across)
-    figure = figure_class(figsize=(1.5 + 4.0 * across, 3.0 * down), layout="constrained")
+    figure = figure_class(figsize=(2.0 + 3.5 * across, 2.8 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for unused in axes[len(panels) :]:
         unused.set_axis_off()
-
-    learners = list(dict.fromkeys(_labels(rows)))
-    for axis, (names, panel) in zip(axes, panels, strict=False):
-        axis.set_title(" ".join((names[0], names[2])), fontsize="medium")
+    for axis, (name, panel) in zip(axes, panels, strict=False):
+        axis.set_title(name, fontsize="medium")
         _panel(axis, panel, learners)
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside right upper", frameon=False)
@@ -66,21 +69,16 @@ def curves(rows: pd.DataFrame, columns: int = 3) -> Any:
 
 
 def _panel(axis: Any, rows: pd.DataFrame, learners: Sequence[str]) -> None:
-    labels = _labels(rows)
-    for learner in dict.fromkeys(labels):
-        color = COLORS[learners.index(learner) % len(COLORS)]
-        runs = rows[labels == learner].groupby("updates")["mean_return"]
-        mean = runs.mean()
+    for learner, runs in rows.groupby("learner", sort=False):
+        color = COLORS[learners.index(str(learner)) % len(COLORS)]
+        returns = runs.groupby("updates")["mean_return"]
+        mean = returns.mean()
         axis.plot(mean.index, mean, color=color, label=learner)
-        ends = np.array([interval([values.to_numpy()], statistic=np.mean) for _, values in runs])
+        ends = np.array([interval([values.to_numpy()], statistic=np.mean) for _, values in returns])
         axis.fill_between(mean.index, ends[:, 0], ends[:, 1], color=color, alpha=0.2, linewidth=0)
-    axis.axhline(rows["behavior_return"].iloc[0], color="gray", linestyle="--", linewidth=1, label="data")
+    axis.axhline(rows["behavior_return"].iloc[0], color="gray", linestyle="--", linewidth=1, label="(data)")
     axis.set(xlabel="updates", ylabel="return")
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _labels(rows: pd.DataFrame) -> pd.Series:
-    return rows["method"] + rows["variant"].map(lambda text: f" ({text})" if text else "")
 
 
 def save(figure: Any, path: Path) -> None:

@@ -9,7 +9,6 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 from _generate import readme  # noqa: E402 - found through the path set above
-
 from marlzoo.benchmarks import plots, tables  # noqa: E402
 
 

@@ -71,7 +71,9 @@ def test_the_table_is_that_of_the_committed_rows() -> None:
 
 
 def test_the_figure_is_that_of_the_committed_rows(tmp_path: Path) -> None:
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
     if version("matplotlib") != pinned["matplotlib"]:
         pytest.skip("another matplotlib draws other bytes")
     plots.save(plots.curves(tables.read([ROOT / "results" / "bridge"])), tmp_path / "curves.svg")
@@ -85,7 +87,9 @@ def test_missing_marks_are_named(generated: Any) -> None:
 
 
 def test_sentences_are_short() -> None:
-    prose = re.sub(r"<!-- .*? -->.*?<!-- end of .*? -->|^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(
+        r"<!-- .*? -->.*?<!-- end of .*? -->|^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE
+    )
     prose = re.sub(r"\]\([^)]*\)", "]", prose)
     for sentence in re.split(r"(?<=[.!?:])\s+|\n\n|\n- ", prose):
         assert len(sentence.split()) <= 24, sentence

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from marlzoo.benchmarks.suites import FOLDER
+
 from marlzoo.data.catalog import published
 from marlzoo.registry import task_names, task_spec
 from marlzoo.spec import Spec
@@ -94,7 +95,9 @@ def tasks_table() -> str:
                 str(sum(name.startswith(f"{family}/") for name in published()) or ""),
             ]
         )
-    return table(["family", "what", "tasks", "agents", "tasks with shipped policies", "published datasets"], rows)
+    return table(
+        ["family", "what", "tasks", "agents", "tasks with shipped policies", "published datasets"], rows
+    )
 
 
 def _agents(specs: Sequence[Spec]) -> str:
