@@ -1,4 +1,4 @@
-"""Figures from result rows: ``python -m marlzoo.benchmarks.plots results/bridge -o curves.svg`` draws learning curves.
+"""Figures from result rows: ``python -m marlzoo.benchmarks.plots results/NAME -o FILE.svg`` draws learning curves.
 
 Needs the extra ``plot``.
 """

@@ -46,12 +46,13 @@ class Method:
     @property
     def title(self) -> str:
         """The name that papers use: what stands before the docstring's first colon."""
-        return self.source.summary.partition(":")[0]
+        title, colon, _ = self.source.summary.partition(":")
+        return title if colon else self.name.upper()
 
     @property
     def about(self) -> str:
         """The docstring's first line, without the title."""
-        return self.source.summary.partition(":")[2].strip()
+        return self.source.summary.removeprefix(f"{self.title}:").strip()
 
     @property
     def paper(self) -> str:
