@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import plots, tables
+from marlzoo.benchmarks import plots
+from marlzoo.benchmarks.suites import find_suite
 
 import marlzoo
 from marlzoo.cli import main
@@ -64,19 +65,20 @@ def test_generated_parts_are_current(generated: Any) -> None:
     assert all(len(part.splitlines()) > 4 for part in parts.values())
 
 
-def test_the_table_is_that_of_the_committed_rows() -> None:
-    folder = ROOT / "results" / "bridge"
-    sheets = tables.sheets(tables.read([folder]), "Suite bridge", "marlzoo bench bridge")
-    assert (folder / "table.md").read_text() == "\n".join(map(tables.markdown, sheets))
+def test_the_suite_of_the_readme_is_a_part_of_the_one_with_the_rows(generated: Any) -> None:
+    suite, found = find_suite(generated.SUITE), generated.rows(ROOT)
+    last = found[found["updates"] == suite.updates]
+    learners = {(learner.method, learner.variant) for learner in suite.learners}
+    assert set(zip(last["method"], last["variant"], strict=True)) == learners
+    assert len(last) == len(learners) * len(suite.data) * len(suite.seeds)
 
 
-def test_the_figure_is_that_of_the_committed_rows(tmp_path: Path) -> None:
-    pinned = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    )
+def test_the_figure_is_that_of_the_committed_rows(generated: Any, tmp_path: Path) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
     if version("matplotlib") != pinned["matplotlib"]:
         pytest.skip("another matplotlib draws other bytes")
-    plots.save(plots.curves(tables.read([ROOT / "results" / "bridge"])), tmp_path / "curves.svg")
+    plots.save(plots.curves(generated.rows(ROOT)), tmp_path / "curves.svg")
     drawn = (ROOT / "docs" / "_static" / "curves.svg").read_bytes()
     assert (tmp_path / "curves.svg").read_bytes() == drawn, "run: make readme"
 

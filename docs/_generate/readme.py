@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from marlzoo.benchmarks.suites import FOLDER
+import pandas as pd
+from marlzoo.benchmarks import tables
+from marlzoo.benchmarks.suites import FOLDER, find_suite
 
 from marlzoo.data.catalog import published
 from marlzoo.registry import task_names, task_spec
@@ -16,7 +18,8 @@ from marlzoo.teachers.offers import qualities
 from .methods import methods
 from .text import code, table
 
-SUITE = "bridge"  # the suite that the README shows, and whose results it quotes
+SUITE = "xor"  # the suite that the README shows
+RESULTS = "games"  # the suite that it is a part of, whose rows are committed
 FAMILIES = {
     "games": "coordination games with known best returns",
     "mpe": "particle world, OMAR's flavor",
@@ -33,13 +36,31 @@ def parts(root: Path) -> dict[str, str]:
     Args:
         root: of the repository.
     """
-    results = (root / "results" / SUITE / "table.md").read_text(encoding="utf-8")
     return {
         "methods": methods_table(),
         "tasks": tasks_table(),
         "suite": f"```toml\n{(FOLDER / f'{SUITE}.toml').read_text(encoding='utf-8')}```",
-        "results": first_table(results),
+        "results": results_table(root),
     }
+
+
+def rows(root: Path) -> pd.DataFrame:
+    """The committed rows of the suite's learners and datasets."""
+    suite = find_suite(SUITE)
+    found = tables.read([root / "results" / RESULTS])
+    methods = {learner.method for learner in suite.learners}
+    data = {(data.task, data.quality) for data in suite.data}
+    kept = [
+        method in methods and (task, quality) in data
+        for method, task, quality in zip(found["method"], found["task"], found["quality"], strict=True)
+    ]
+    return found[kept].reset_index(drop=True)
+
+
+def results_table(root: Path) -> str:
+    """The comparison that the rows give, with its notes."""
+    sheet, *_ = tables.sheets(rows(root), SUITE, f"marlzoo bench {RESULTS}")
+    return tables.markdown(sheet).partition("\n")[2].strip()
 
 
 def fill(text: str, texts: dict[str, str]) -> str:
@@ -56,11 +77,6 @@ def fill(text: str, texts: dict[str, str]) -> str:
             raise ValueError(f"README.md: put back the marks {begin.strip()!r} and {end!r}")
         text = f"{before}{begin}{part.strip()}\n{end}{after}"
     return text
-
-
-def first_table(text: str) -> str:
-    """The first table of ``table.md`` with its notes, without its title."""
-    return text.split("\n## ")[0].partition("\n")[2].strip()
 
 
 def methods_table() -> str:
