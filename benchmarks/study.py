@@ -18,6 +18,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Precision
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
+from marlzoo.errors import pip_install
 from marlzoo.registry import make, make_env
 from marlzoo.system.files import atomic_write, write_text_atomic
 from marlzoo.training.trainer import train
@@ -148,7 +149,7 @@ def write(study: Study, out: Path, console: Console | None = None) -> Path:
     console = console or Console()
     console.print(terminal(study.sheet))
     if not drawn:
-        console.print("No plot: matplotlib is not installed (pip install 'marlzoo[plot]').", markup=False)
+        console.print(f"No plot: matplotlib is not installed ({pip_install('matplotlib')}).", markup=False)
     console.print(f"Written to {folder}", highlight=False)
     return folder
 

@@ -34,12 +34,14 @@ from typing import Any, get_args
 
 from marlzoo.config import Precision
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.teachers.offers import TRANSITIONS
 
 FOLDER = Path(__file__).parent / "suites"
 POINTS = 10  # evaluations of a run, where the suite does not say how far apart they are
 EVERY = "*"  # a learner of this name stands for all methods that fit the suite's data
 CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision)}
 LEAST = {"updates": 1, "eval_every": 0, "episodes": 1, "final_episodes": 0, "horizon": 0}
+UPDATES = 100_000  # gradient updates of a run, unless a suite or a command says otherwise
 REGENERATED = "marlzoo"  # the source whose datasets are made by recipes instead of fetched
 
 
@@ -65,7 +67,7 @@ class Data:
     task: str = ""
     quality: str = ""
     source: str = REGENERATED
-    transitions: int = 1_000_000
+    transitions: int = TRANSITIONS
     seed: int = 0
     file: str = ""
     env: Mapping[str, Any] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class Suite:
     data: tuple[Data, ...]
     learners: tuple[Learner, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    updates: int = 1_000_000
+    updates: int = UPDATES
     eval_every: int = 0
     episodes: int = 10
     final_episodes: int = 0

@@ -20,6 +20,7 @@ from marlzoo.benchmarks.results import Results
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
 from marlzoo.cli._methods import Source
+from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, list_methods, method_names
 from marlzoo.system import doctor
 from tests.recordings import HOPPER, uniform_recording
@@ -449,7 +450,8 @@ def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(metadata, "version", missing)
     found = {finding.what: finding for finding in doctor.diagnose()}
     assert (found["mujoco"].state, found["numpy"].state) == ("missing", "missing")
-    assert "-m pip install 'mujoco" in found["mujoco"].remedy
+    assert found["mujoco"].remedy == pip_install("mujoco")
+    assert sys.executable in found["mujoco"].remedy
     assert "1.0, but >=" in found["numpy"].found
     assert "methods" not in found, "without its packages every method would be reported as broken"
     assert "2 missing" in doctor.report([found["mujoco"], found["numpy"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from functools import cache
 
 from marlzoo.testing import cases
 
@@ -53,12 +54,13 @@ MEANINGS = {
 }
 
 
-def metrics_of(method: str) -> list[str]:
+@cache
+def metrics_of(method: str) -> tuple[str, ...]:
     """Names of the metrics that a method logs in any of its forms, sorted."""
     found: set[str] = set()
     for case in cases(method):
         found |= set(case.updated(case.learner(), 1))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def meaning(method: str, metric: str) -> str:
