@@ -113,7 +113,13 @@ def expanded(suite: Suite) -> Suite:
 
     Each method takes those of the learner's settings that it has.
     """
-    kinds = {task_spec(data.task, **data.env).action_kind for data in suite.data if data.task}
+    if all(learner.method != EVERY for learner in suite.learners):
+        return suite
+    kinds = set()
+    for data in suite.data:
+        task = data.task or read_card(data.file).task  # a file's card names it
+        if task:
+            kinds.add(task_spec(task, **data.env).action_kind)
     learners: list[Learner] = []
     for learner in suite.learners:
         if learner.method != EVERY:

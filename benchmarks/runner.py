@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from marlzoo.console import console as plain_console
+from marlzoo.console import visible
+
 from . import tables
 from .plan import Group, Source, expanded, groups, obtain, pending, recipe_file, validate
 from .progress import Display, Stage
@@ -56,7 +59,7 @@ def run_suite(
     Raises:
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
-    console, suite = console or Console(), expanded(suite)
+    console, suite = console or plain_console(), expanded(suite)
     validate(suite)
     folder = out / suite.name
     results = Results(folder / "rows.csv")
@@ -91,7 +94,7 @@ def run_suite(
     comparison, _, *others = tables.write(rows, folder, f"Suite {suite.name}", command)
     for sheet in (comparison, *others):
         console.print(terminal(sheet))
-    console.print(f"Rows and tables: {folder}", highlight=False)
+    console.print(f"Rows and tables: {visible(folder)}", highlight=False, markup=False)
     return folder
 
 

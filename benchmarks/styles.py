@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+from marlzoo.console import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +21,7 @@ _LATEX = {
 
 def markdown(sheet: Sheet) -> str:
     """A Markdown table under its title, notes below."""
-    lines = [f"## {sheet.title}", ""]
+    lines = [f"## {_pipe(sheet.title)}", ""]
     lines.append("| " + " | ".join(map(_pipe, sheet.header)) + " |")
     lines.append("|" + "|".join(" --- " if k == 0 else " ---: " for k in range(len(sheet.header))) + "|")
     for cells, best in _lines(sheet):
@@ -52,12 +55,14 @@ def terminal(sheet: Sheet) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(title=visible(sheet.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for k, name in enumerate(sheet.header):
-        table.add_column(Text(name), justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(Text(visible(name)), justify="left" if k == 0 else "right", overflow="fold")
     for cells, best in _lines(sheet):
-        table.add_row(*(Text(c, style="bold green" if k in best else "") for k, c in enumerate(cells)))
-    return Group(table, *(Text(note, style="dim") for note in sheet.notes))
+        table.add_row(
+            *(Text(visible(c), style="bold green" if k in best else "") for k, c in enumerate(cells))
+        )
+    return Group(table, *(Text(visible(note), style="dim") for note in sheet.notes))
 
 
 def _lines(sheet: Sheet) -> list[tuple[list[str], set[int]]]:
@@ -66,8 +71,9 @@ def _lines(sheet: Sheet) -> list[tuple[list[str], set[int]]]:
 
 
 def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A Markdown cell: what would be markup or HTML there stands for itself."""
+    return re.sub(r"([\\|`\[\]<])", r"\\\1", visible(text))
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in visible(text))

@@ -28,6 +28,8 @@ from typing import Any, get_args
 
 from marlzoo.config import Precision
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.registry import is_seed
+from marlzoo.system.files import require_folder_name
 
 EVERY = "*"  # a learner of this name stands for all methods that fit the suite's data
 CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision)}
@@ -114,16 +116,17 @@ class Suite:
                 raise ConfigError(f"{place}: {name} is empty; list at least one")
             if any(value in values[:k] for k, value in enumerate(values)):
                 raise ConfigError(f"{place}: {name} lists something twice; each run counts once")
-        if any(type(seed) is not int or seed < 0 for seed in self.seeds):
-            raise ConfigError(f"{place}: seeds is {list(self.seeds)}; they must be integers from 0 on")
+        if not all(is_seed(seed) for seed in self.seeds):
+            raise ConfigError(
+                f"{place}: seeds is {list(self.seeds)}; they must be integers from 0 to 2**63 - 1"
+            )
         for name, least in (("updates", 1), ("eval_every", 1), ("episodes", 1), ("horizon", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{place}: {name} is {getattr(self, name)}; it must be at least {least}")
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ConfigError(f"{place}: {name} is {value!r}; choose one of {', '.join(choices)}")
-        if not self.name or any(letter in self.name for letter in "/\\: "):
-            raise ConfigError(f"{place}: the name becomes a folder; use letters, digits, '-' and '_'")
+        require_folder_name(self.name)
 
 
 def _grid(tasks: tuple[str, ...], qualities: tuple[str, ...], **same: Any) -> tuple[Data, ...]:
@@ -214,7 +217,7 @@ def find_suite(name: str) -> Suite:
 def _load(path: Path) -> Suite:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"cannot read the suite {path}: {error}") from error
     values.setdefault("name", path.stem)
     for key, cls in (("data", Data), ("learners", Learner)):

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import tyro
 
 from marlzoo.cli._parse import choose, parse
+from marlzoo.console import visible
+from marlzoo.errors import MarlzooError
 
 Entries = list[dict[str, Any]]
 
@@ -64,10 +66,16 @@ def methods() -> Entries:
 
 def tasks() -> Entries:
     """Tasks: ``name`` and shape."""
-    from marlzoo.registry import task_names, task_spec
+    from marlzoo.registry import family_tasks, task_families, task_spec
 
     entries = []
-    for name in task_names():
+    names: list[str] = []
+    for family in task_families():
+        try:
+            names += family_tasks(family)
+        except MarlzooError as error:  # one that cannot be imported hides no other
+            print(f"marlzoo: warning: {visible(error)}", file=sys.stderr)
+    for name in names:
         spec = task_spec(name)
         shape = {"agents": spec.n_agents, "observation": spec.obs_size, "state": spec.state_size}
         entries.append({"name": name, **shape, "actions": spec.action_kind, "action": spec.action_size})
@@ -128,8 +136,16 @@ def _summary(module: str) -> str:
     for folder in (package.submodule_search_locations or ()) if package else ():
         found = importlib.machinery.PathFinder.find_spec(module, [folder])
         if found and found.origin and found.origin.endswith(".py"):
-            with open(found.origin, encoding="utf-8") as file:
-                text = ast.get_docstring(ast.parse(file.read())) or ""
+            try:
+                with open(found.origin, encoding="utf-8") as file:
+                    text = ast.get_docstring(ast.parse(file.read())) or ""
+            except (OSError, SyntaxError, ValueError, RecursionError) as error:
+                cause = " ".join(str(error).split())
+                print(
+                    f"marlzoo: warning: {visible(found.origin)}: cannot be read ({visible(cause)})",
+                    file=sys.stderr,
+                )
+                return "(broken)"
             return text.partition("\n")[0]
     return ""
 
@@ -138,13 +154,14 @@ def _print(entries: Entries) -> None:
     if not entries:
         print("none")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from marlzoo.console import console
 
     table = Table(*entries[0], box=None, pad_edge=False)
     for entry in entries:
-        table.add_row(*map(str, entry.values()))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table, highlight=False, soft_wrap=True)
+        table.add_row(*map(visible, entry.values()))
+    screen = console()
+    if not screen.is_terminal:
+        screen = console(width=200)
+    screen.print(table, highlight=False, soft_wrap=True)

@@ -45,8 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     elif options.format == "markdown":
         print("\n".join(map(styles.markdown, tables.sheets(rows, title, command))), end="")
     else:
-        from rich.console import Console
+        from marlzoo.console import console
 
         for sheet in tables.sheets(rows, title, command):
-            Console().print(styles.terminal(sheet))
+            console().print(styles.terminal(sheet))
     return 0

@@ -34,7 +34,7 @@ class Offline:
     eval_every: int = 5000
     """updates between evaluations"""
     episodes: int = 10
-    """evaluation episodes per seed"""
+    """evaluation episodes per seed (0: train without the simulator, and evaluate nothing)"""
     horizon: int = 0
     """step limit of an evaluation episode (0: the task's)"""
     device: str = "cpu"
@@ -130,6 +130,11 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
         )
     (task,) = tasks
     env = named_values(options.env, "--env")
+    if options.episodes == 0:
+        from marlzoo.cli._unevaluated import train_unevaluated
+
+        train_unevaluated(method, options, settings, task, env)
+        return
     if not task:
         raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
     suite = Suite(
@@ -154,22 +159,24 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> None:
 
 
 def _online(method: str, options: Online, settings: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.progress import Progress
 
+    from marlzoo.console import console, described
     from marlzoo.registry import make, make_env, task_spec
-    from marlzoo.system.files import write_text_atomic
+    from marlzoo.system.files import require_folder_name, write_text_atomic
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
     family = options.task.partition("/")[0]
+    name = options.name or f"train-{method}-{options.task.replace('/', '-')}"
+    require_folder_name(name)
+    folder = options.out / name
     learner = make(
         method, task_spec(options.task), seeds=options.seeds, device=options.device, domain=family, **settings
     )
-    folder = options.out / (options.name or f"train-{method}-{options.task.replace('/', '-')}")
     env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
     try:
-        with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
-            bar = progress.add_task(f"{method} on {options.task}")
+        with Progress(*Progress.get_default_columns(), console=console(stderr=True)) as progress:
+            bar = progress.add_task(described(f"{method} on {options.task}"))
 
             def report(done: int, total: int, points: Sequence[Any]) -> None:
                 progress.update(bar, completed=done, total=total)

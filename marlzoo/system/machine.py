@@ -8,14 +8,23 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from marlzoo.errors import DataError, OutputError
-from marlzoo.system.files import locked, write_text_atomic
+from marlzoo.errors import ConfigError, DataError, OutputError
+from marlzoo.system.files import locked, sealed, unsealed, write_text_atomic
 
 
 def home() -> Path:
-    """Where marlzoo keeps datasets and measurements: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``."""
+    """Where marlzoo keeps datasets and measurements: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``.
+
+    Raises:
+        ConfigError: there is no home folder, and ``MARLZOO_HOME`` is not set.
+    """
     given = os.environ.get("MARLZOO_HOME")
-    return Path(given) if given else Path.home() / ".cache" / "marlzoo"
+    try:
+        return Path(given) if given else Path.home() / ".cache" / "marlzoo"
+    except RuntimeError as error:  # neither the environment nor the system's list of users names one
+        raise ConfigError(
+            "this user has no home folder; name a folder for marlzoo in MARLZOO_HOME"
+        ) from error
 
 
 def processor() -> str:
@@ -56,7 +65,7 @@ class MeasurementCache:
             with locked(self.path):
                 known = self._read()
                 kept = known.setdefault(self.kind, {}).setdefault(key, value)
-                write_text_atomic(self.path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+                write_text_atomic(self.path, json.dumps(sealed(known), indent=1, sort_keys=True) + "\n")
                 return kept
         except OutputError:  # a home that cannot be written: every process measures for itself
             return value
@@ -68,6 +77,11 @@ class MeasurementCache:
             return {}
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: cannot be read ({error}); delete it, it is made again") from error
+        if isinstance(known, dict):
+            try:
+                known = unsealed(known, "it")
+            except DataError as error:
+                raise DataError(f"{self.path}: {error}; delete it, it is made again") from error
         if not isinstance(known, dict) or not all(isinstance(part, dict) for part in known.values()):
             raise DataError(f"{self.path}: holds something else; delete it, it is made again")
         return known

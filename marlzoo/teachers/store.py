@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from marlzoo.errors import DataError, MarlzooError
+from marlzoo.data.formats._steps import ZIP_FAULTS
+from marlzoo.data.formats.npz import read_member
+from marlzoo.errors import DataError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write, sha256_file, write_text_atomic
+from marlzoo.system.files import atomic_write, sealed, sha256_file, unsealed, write_text_atomic
 from marlzoo.teachers.plans import how_to_train
 
 FOLDER = Path(__file__).parent
@@ -133,20 +135,23 @@ def load_teacher(task: str, folder: Path = FOLDER) -> Teacher:
         )
     weights = path.with_suffix(".npz")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = unsealed(json.loads(path.read_text(encoding="utf-8")), path.name)
         described["spec"] = Spec.from_dict(described["spec"])
         described["snapshots"] = tuple(Snapshot(**snapshot) for snapshot in described["snapshots"])
         described["qualities"] = {name: tuple(rows) for name, rows in described["qualities"].items()}
-        with np.load(weights, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        if sha256_file(weights) != described["sha256"]:
+            raise _damaged(task, weights, "its content is not what the description says")
+        with zipfile.ZipFile(weights) as stored:
+            names = [name.removesuffix(".npy") for name in stored.namelist()]
+            arrays = {name: read_member(stored, name, weights.stat().st_size) for name in names}
         teacher = Teacher(**described, arrays=arrays)
-    except MarlzooError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DataError as error:
+        if str(error).startswith("the teacher"):
+            raise
+        raise _damaged(task, path, str(error)) from error
+    except ZIP_FAULTS as error:
         raise _damaged(task, path, f"{type(error).__name__}: {error}") from error
     count = len(teacher.snapshots)
-    if sha256_file(weights) != teacher.sha256:
-        raise _damaged(task, weights, "its content is not what the description says")
     if any(len(array) != count for array in arrays.values()):
         raise _damaged(task, weights, f"it does not hold {count} snapshots")
     return teacher
@@ -171,7 +176,7 @@ def save_teacher(teacher: Teacher, curve: str, folder: Path = FOLDER) -> Path:
         "snapshots": [asdict(snapshot) for snapshot in teacher.snapshots],
         "sha256": sha256_file(weights),
     }
-    write_text_atomic(path, json.dumps(described, indent=1) + "\n")
+    write_text_atomic(path, json.dumps(sealed(described), indent=1) + "\n")
     return path
 
 

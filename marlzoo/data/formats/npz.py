@@ -48,7 +48,7 @@ from marlzoo.data.formats._steps import (
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import atomic_write, sealed, unsealed
 
 REQUIRED = ("obs", "action", "reward", "terminal")
 OPTIONAL = ("truncated", "starts", "state", "action_mask", "header")
@@ -143,7 +143,8 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         OutputError: the file cannot be written; nothing is left of it.
     """
     dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
-    text = json.dumps({"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}, sort_keys=True)
+    header = {"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}
+    text = json.dumps(sealed(header), sort_keys=True)
     arrays: dict[str, NDArray[Any]] = {
         name: getattr(dataset, name)
         for name in ("obs", "action", "reward", "terminal", "truncated", "starts")
@@ -188,8 +189,21 @@ def _flat(array: NDArray[Any], name: str) -> NDArray[Any]:
     return array[:, 0] if column else array
 
 
-def read_member(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
-    """One array of an npz file of ``size`` bytes; what it declares is compared with that before memory is taken."""
+def read_member(
+    archive: zipfile.ZipFile, name: str, size: int, *, kinds: str = "", any_order: bool = False
+) -> NDArray[Any]:
+    """One array of an npz file; what it declares is compared with what it stores before memory is taken.
+
+    Args:
+        archive: the opened file.
+        name: of the array.
+        size: of the file, in bytes.
+        kinds: numpy kinds that are allowed; default: those that the array has in a dataset.
+        any_order: take an array that is stored column by column, too.
+
+    Raises:
+        DataError: it is of another kind, or claims what it cannot hold.
+    """
     info = archive.getinfo(f"{name}.npy")
     require(
         info.compress_size <= size and info.file_size <= _MOST_COMPRESSION * (1 + info.compress_size),
@@ -200,14 +214,15 @@ def read_member(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
         require(version in ((1, 0), (2, 0)), f"{name} has an unknown version of the npy format")
         read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member, max_header_size=_MOST_HEADER)
-        kinds = _KINDS.get(name, "fiu")
+        kinds = kinds or _KINDS.get(name, "fiu")
         wanted = "bytes (uint8)" if kinds == "u" else "plain numbers"
         known = dtype.kind in kinds and all(n >= 0 for n in shape)
         require(known, f"{name} has the type {dtype}; save it as {wanted} (objects are never unpickled)")
         need = math.prod(shape) * dtype.itemsize
         require(need <= info.file_size, f"{name} declares {need} bytes, but stores {info.file_size}")
-        require(not fortran or len(shape) < 2, f"{name} is stored column by column; save it in C order")
-        out = allocate(shape, np.uint8 if dtype.kind == "b" else dtype.type)
+        columns = fortran and len(shape) > 1
+        require(any_order or not columns, f"{name} is stored column by column; save it in C order")
+        out = allocate(shape[::-1] if columns else shape, np.uint8 if dtype.kind == "b" else dtype.type)
         out = out.view(dtype.newbyteorder("=")) if dtype.kind == "b" else out.view(dtype)
         flat, place = out.reshape(-1).view(np.uint8), 0
         while place < len(flat):
@@ -217,12 +232,13 @@ def read_member(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
             place += len(piece)
         # reading on compares the checksum at the end
         require(not member.read(1), f"{name} stores more than its shape says")
+    out = out.T if columns else out
     return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
 
 
 def _header(values: NDArray[Any]) -> tuple[Spec, Card]:
     try:
-        found = json.loads(values.tobytes())
+        found = unsealed(json.loads(values.tobytes()), "its header")
         return Spec.from_dict(found["spec"]), Card.from_dict(found["card"])
     except DataError:
         raise

@@ -247,6 +247,7 @@ def _agent(folder: Path, i: int) -> _Agent:
 
 def _open(path: Path, *ranks: int) -> NDArray[Any]:
     """A npy file mapped into memory; it takes none before it is used."""
+    require(path.is_file() or not path.exists(), f"{path.name} is not a file; fetch it again")
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:

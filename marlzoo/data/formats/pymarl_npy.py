@@ -81,7 +81,7 @@ def _names(path: Path) -> set[str]:
     try:
         if path.is_dir():
             return {file.stem for file in path.glob("*.npy") if file.is_file()}
-        if not zipfile.is_zipfile(path):
+        if not path.is_file() or not zipfile.is_zipfile(path):
             return set()
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
