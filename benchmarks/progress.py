@@ -13,6 +13,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from marlzoo.console import visible
+
 
 @dataclass
 class Stage:
@@ -79,10 +81,10 @@ class Display:
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.clock = console, Clock([])
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -100,7 +102,7 @@ class Display:
 
     def log(self, text: str) -> None:
         """Print a line above the bars."""
-        self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.progress.console.print(visible(text), highlight=False, soft_wrap=True, markup=False)
 
     def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""

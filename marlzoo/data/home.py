@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from marlzoo.errors import OutputError
-from marlzoo.system.files import write_text_atomic
+from marlzoo.system.files import SEAL, sealed, unsealed, write_text_atomic
 from marlzoo.system.machine import home
 
 
@@ -37,15 +37,17 @@ def read_verified(path: Path) -> dict[str, Any] | None:
     record, facts = _stamp(path)
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        whole = isinstance(found, dict) and SEAL in found
+        notes: dict[str, Any] = unsealed(found, record.name) if whole else {}
+    except (OSError, ValueError, RecursionError):  # a DataError is a ValueError
         return None  # none yet, or damaged: the file is verified (again)
-    return found if isinstance(found, dict) and facts.items() <= found.items() else None
+    return notes if facts.items() <= notes.items() else None
 
 
 def write_verified(path: Path, **notes: Any) -> None:
     """Note that a file's content was read and is what its card says."""
     record, facts = _stamp(path)
     try:
-        write_text_atomic(record, json.dumps(facts | notes, sort_keys=True) + "\n")
+        write_text_atomic(record, json.dumps(sealed(facts | notes), sort_keys=True) + "\n")
     except OutputError as error:
         warnings.warn(f"{error}; {path} is read and verified again at every start", stacklevel=3)
