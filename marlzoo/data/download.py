@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,27 @@ def _verify(key: str, file: Path, checksum: str, wanted: tuple[tuple[str, str], 
 def recorded_checksum(entry: Entry) -> str:
     """The SHA-256 of the first download of the entry's hub file on this machine, empty before there was one."""
     return _recorded().get(entry.hub, "") if entry.hub else ""
+
+
+def verify_downloads() -> Iterator[tuple[Path, str]]:
+    """The record of checksums and every recorded file that is still there, and what is wrong (empty: nothing)."""
+    path = checksums_path()
+    try:
+        records = _recorded()
+    except ConfigError as error:
+        yield path, str(error)
+        return
+    if records:
+        yield path, ""
+    for key, checksum in records.items():
+        file = downloads_home() / key
+        if not file.is_file():  # fetched by hand, or deleted since
+            continue
+        found = sha256_file(file)
+        fault = (
+            f"{file}: its SHA-256 is {found}, that of the download {checksum}; delete it and fetch it again"
+        )
+        yield file, "" if found == checksum else fault
 
 
 def _recorded() -> dict[str, str]:
