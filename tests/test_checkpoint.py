@@ -55,23 +55,24 @@ def start(kind: str, path: Path) -> subprocess.Popen[str]:
     )
 
 
-def stamp(path: Path) -> tuple[int, int] | None:
-    """Tells one version of a file from the next one."""
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+def written(path: Path) -> int:
+    """When the file was last written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_killed_and_resumed_equals_uninterrupted(kind: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.npz", tmp_path / "killed.npz"
-    assert start("continuous", whole).wait() == 0
-    kills = 0
-    for _ in range(2):
-        before, process = stamp(killed), start("continuous", killed)
-        while process.poll() is None and stamp(killed) == before:  # until it has saved once more
-            time.sleep(0.005)
-        process.kill()
-        kills += process.wait() == -signal.SIGKILL
-    assert kills, "no process was killed between its first save and its end"
-    assert start("continuous", killed).wait() == 0
+    assert start(kind, whole).wait() == 0
+    for kill in range(4):
+        process, before = start(kind, killed), written(killed)
+        while written(killed) == before:
+            assert process.poll() is None, "ended before it saved"
+            time.sleep(0.001)
+        time.sleep(0.004 * kill)  # some way into the next updates, or the next save
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() != 0
+    assert start(kind, killed).wait() == 0
     mine, meta = load_arrays(killed)
     theirs, other = load_arrays(whole)
     assert mine.keys() == theirs.keys()
