@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from marlzoo.console import visible
+
 BAR, PERCENT, GAPS = 10, 5, 3  # columns of a line of progress beside names and notes
 PERIOD = 60.0  # seconds between two lines of progress where they are kept, in a log file for instance
 
@@ -94,7 +96,7 @@ class Display:
         self.progress = Progress(
             _Half(console, lambda task: shortened(task.description, _Half.width(console))),
             BarColumn(bar_width=BAR),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
             _Half(console, lambda task: task.fields["note"]),
             console=console,
             transient=True,
@@ -113,7 +115,7 @@ class Display:
 
     def log(self, text: str) -> None:
         """Print a line above the bars."""
-        self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.progress.console.print(visible(text), highlight=False, soft_wrap=True, markup=False)
 
     def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""
@@ -155,7 +157,7 @@ class _Half(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The task's text, cut where it does not fit."""
-        text = Text(self._text(task), overflow="ellipsis", no_wrap=True)
+        text = Text(visible(self._text(task)), overflow="ellipsis", no_wrap=True)
         text.truncate(self.width(self._console))
         return text
 

@@ -309,6 +309,14 @@ def test_damaged_teachers(folder: Path, tmp_path: Path) -> None:
         load_teacher(TASK, tmp_path)
     weights.write_bytes(good)
     load_teacher(TASK, tmp_path)
+    text = path.read_bytes()
+    for place in range(0, len(text), max(1, len(text) // 150)):
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        with pytest.raises(DataError, match="damaged"):
+            load_teacher(TASK, tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"damaged: .*RecursionError"):
+        load_teacher(TASK, tmp_path)
     path.write_text("{}")
     with pytest.raises(DataError, match="damaged"):
         load_teacher(TASK, tmp_path)
@@ -318,6 +326,10 @@ def test_a_teacher_of_another_method_version(folder: Path, tmp_path: Path) -> No
     path = copy_of(folder, tmp_path)
     described = json.loads(path.read_text())
     described["config"]["hidden"] = 16
+    path.write_text(json.dumps(described))
+    with pytest.raises(DataError, match=r"json was changed or damaged after it was written"):
+        load_teacher(TASK, tmp_path)
+    del described["seal"]
     path.write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"does not fit the method mappo as installed.*make it again with"):
         load_teacher(TASK, tmp_path).policy(0)

@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from marlzoo.cli._parse import choose, named_values, parse
+from marlzoo.console import visible
 from marlzoo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ class Collect:
 def collect(arguments: Sequence[str]) -> int:
     """regenerate a dataset from a recipe"""
     options = parse(Collect, "data collect", arguments)
-    from rich.console import Console
     from rich.progress import Progress
 
+    from marlzoo.console import console, described
     from marlzoo.data.computed import computed_qualities
     from marlzoo.data.load import read_card
     from marlzoo.recording.recipes import collect as regenerate
@@ -64,9 +64,9 @@ def collect(arguments: Sequence[str]) -> int:
             f"file with: marlzoo data convert {name} FILE.hdf5"
         )
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"{options.task} {options.quality}", total=options.transitions)
+    screen = console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        bar = progress.add_task(described(f"{options.task} {options.quality}"), total=options.transitions)
         path = regenerate(
             options.task,
             options.quality,
@@ -102,8 +102,7 @@ class Inspect:
 def inspect(arguments: Sequence[str]) -> int:
     """show what a dataset holds"""
     options = parse(Inspect, "data inspect", arguments)
-    from rich.console import Console
-
+    from marlzoo.console import console
     from marlzoo.data.inspection import inspect as measure
     from marlzoo.data.inspection import plot, render, write_html
     from marlzoo.data.load import load_dataset, typed_options
@@ -115,7 +114,7 @@ def inspect(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        Console().print(render(found))
+        console().print(render(found))
     if options.plot is not None:
         plot(dataset, options.plot)
     if options.html is not None:
@@ -163,7 +162,7 @@ def check(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        print(report.summary())
+        print(visible(report.summary()))
     return 0 if report.agrees else 1
 
 
@@ -190,8 +189,11 @@ def convert(arguments: Sequence[str]) -> int:
     from marlzoo.data.load import typed_options
 
     reading = typed_options(options.source, options.option)
-    log = partial(print, file=sys.stderr)
-    print(rewrite(options.source, options.target, form=options.format, log=log, **reading))
+
+    def log(text: str) -> None:
+        print(visible(text), file=sys.stderr)
+
+    print(visible(rewrite(options.source, options.target, form=options.format, log=log, **reading)))
     return 0
 
 
@@ -226,7 +228,7 @@ def mix(arguments: Sequence[str]) -> int:
 
 def _tell(path: Path, card: Card) -> None:
     print(
-        f"{path}: {card.transitions} transitions in {card.episodes} episodes, "
+        f"{visible(path)}: {card.transitions} transitions in {card.episodes} episodes, "
         f"return {card.mean_return:.1f} ± {card.std_return:.1f}, content hash {card.content_hash}"
     )
 
@@ -255,19 +257,20 @@ def download(arguments: Sequence[str]) -> int:
         return 0
     if not options.dataset:
         raise ConfigError("marlzoo data download: name a dataset, or list all with --list")
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    from marlzoo.console import console, described
+
+    screen = console(stderr=True)
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(options.dataset, total=None)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        bar = progress.add_task(described(options.dataset), total=None)
         path = fetch(
             options.dataset,
             from_file=options.from_,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    print(path)
+    print(visible(path))
     return 0
 
 
@@ -333,25 +336,26 @@ def card(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(shown, indent=2))
         return 0
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from marlzoo.console import console
+
+    screen = console()
     for title, part in shown.items():
         if isinstance(part, str):
-            console.print(f"{title}: {part}", soft_wrap=True)
+            screen.print(f"{title}: {visible(part)}", soft_wrap=True)
             continue
         table = Table(title=title, show_header=False)
         for key, value in part.items():
             if key != "scores" and value not in ("", None, [], {}):
-                table.add_row(key, json.dumps(value) if isinstance(value, dict) else str(value))
-        console.print(table)
+                table.add_row(key, visible(json.dumps(value) if isinstance(value, dict) else value))
+        screen.print(table)
         if part.get("scores"):
             rows = Table("method", "metric", "mean", "±", "seeds", "reference", title="published scores")
             for score in part["scores"]:
                 texts = ("" if score[k] is None else str(score[k]) for k in ("mean", "std", "seeds"))
                 rows.add_row(score["method"], score["metric"], *texts, score["reference"] or score["table"])
-            console.print(rows)
+            screen.print(rows)
     return 0
 
 

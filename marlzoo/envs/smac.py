@@ -35,6 +35,7 @@ from marlzoo.spec import Spec
 FAMILY = "smac"
 TASKS: tuple[str, ...] = tuple(MAPS)
 OPTIONS = ("flavour", "difficulty")
+ALTERNATIVES = {"flavour": FLAVOURS}  # options that change the shape
 DIFFICULTIES = "123456789A"  # of the built-in opponent, as the smac package names them
 MODULE = "smac.env.starcraft2.starcraft2"
 PACKAGE = pip_install("git+https://github.com/oxwhirl/smac.git", "protobuf<3.21")
