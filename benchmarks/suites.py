@@ -33,17 +33,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from marlzoo.config import Precision
+from marlzoo.defaults import TRANSITIONS, UPDATES
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import is_seed
 from marlzoo.system.files import require_folder_name
-from marlzoo.teachers.offers import TRANSITIONS
 
 FOLDER = Path(__file__).parent / "suites"
 POINTS = 10  # evaluations of a run, where the suite does not say how far apart they are
 EVERY = "*"  # a learner of this name stands for all methods that fit the suite's data
 CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision)}
 LEAST = {"updates": 1, "eval_every": 0, "episodes": 1, "final_episodes": 0, "horizon": 0}
-UPDATES = 100_000  # gradient updates of a run, unless a suite or a command says otherwise
 REGENERATED = "marlzoo"  # the source whose datasets are made by recipes instead of fetched
 
 

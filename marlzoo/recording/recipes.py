@@ -19,6 +19,7 @@ import torch
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.names import SUFFIX, dataset_path
+from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.modules.policies import Policy, UniformPolicy
 from marlzoo.recording.collect import NUM_ENVS, Episode, dataset_of, record
@@ -27,7 +28,7 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.rng import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import RANDOM, SEED, SOURCE, TRANSITIONS, qualities
+from marlzoo.teachers.offers import RANDOM, SOURCE, qualities
 from marlzoo.teachers.store import Teacher, load_teacher, teacher_names
 from marlzoo.version import __version__
 
