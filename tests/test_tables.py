@@ -547,6 +547,18 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
     assert (tmp_path / "table.tex").read_text().startswith(r"\begin{table}")
 
 
+def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Results(tmp_path / "results" / "first" / "rows.csv").append([ROW])
+    monkeypatch.chdir(tmp_path)
+    for place in ("results/first", "results", "first"):
+        assert len(tables.read([Path(place)])) == 1, place
+    Results(tmp_path / "results" / "second" / "rows.csv").append([ROW])
+    with pytest.raises(
+        DataError, match="several runs; name one or more of them: results/first, results/second"
+    ):
+        tables.read([Path("results")])
+
+
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results at"):
         tables.read([tmp_path])

@@ -2,7 +2,8 @@
 
 A teacher is three files named after its task: ``.npz`` holds the policy's tensors of K snapshots stacked along the
 first axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
-shipped ones lie beside this module, those that a user trains in :func:`own_folder`. Nothing is unpickled.
+description holds the hashes of the other two and one of itself. The shipped ones lie beside this module, those that a
+user trains in :func:`own_folder`. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from marlzoo.errors import DataError, MarlzooError
+from marlzoo.errors import DataError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write, sha256_file, write_text_atomic
+from marlzoo.system.files import atomic_write, sealed, sha256_file, sha256_text, unsealed, write_text_atomic
 from marlzoo.system.machine import home
+from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.teachers.plans import how_to_train
 
 FOLDER = Path(__file__).parent  # of the shipped teachers
+CURVE = "curve_sha256"  # the description's entry for the learning curve
 
 
 def own_folder() -> Path:
@@ -149,23 +152,49 @@ def load_teacher(task: str, folder: Path | None = None) -> Teacher:
         )
     weights = path.with_suffix(".npz")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = unsealed(json.loads(path.read_text(encoding="utf-8")), path.name)
+        described.pop(CURVE, None)
         described["spec"] = Spec.from_dict(described["spec"])
         described["snapshots"] = tuple(Snapshot(**snapshot) for snapshot in described["snapshots"])
         described["qualities"] = {name: tuple(rows) for name, rows in described["qualities"].items()}
-        with np.load(weights, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        if sha256_file(weights) != described["sha256"]:
+            raise _damaged(task, weights, "its content is not what the description says")
+        with zipfile.ZipFile(weights) as stored:
+            names = [name.removesuffix(".npy") for name in stored.namelist()]
+            arrays = {name: read_member(stored, name, weights.stat().st_size) for name in names}
         teacher = Teacher(**described, arrays=arrays)
-    except MarlzooError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DataError as error:
+        if str(error).startswith("the teacher"):
+            raise
+        raise _damaged(task, path, str(error)) from error
+    except ZIP_FAULTS as error:
         raise _damaged(task, path, f"{type(error).__name__}: {error}") from error
     count = len(teacher.snapshots)
-    if sha256_file(weights) != teacher.sha256:
-        raise _damaged(task, weights, "its content is not what the description says")
     if any(len(array) != count for array in arrays.values()):
         raise _damaged(task, weights, f"it does not hold {count} snapshots")
     return teacher
+
+
+def verify_teacher(task: str, folder: Path) -> None:
+    """Compare a teacher's three files with their hashes.
+
+    Raises:
+        DataError: one of them was changed or damaged after it was written.
+    """
+    load_teacher(task, folder)
+    path = teacher_path(task, folder)
+    curve = path.with_suffix(".csv")
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8")).get(CURVE)
+        if stated is not None and stated != _curve_hash(curve):
+            raise _damaged(task, curve, "its content is not what the description says")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(task, curve, str(error)) from error
+
+
+def _curve_hash(path: Path) -> str:
+    """Hash of a text, which a version control system may give other line ends."""
+    return sha256_text(path.read_text(encoding="utf-8"))
 
 
 def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
@@ -186,8 +215,9 @@ def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
         "spec": teacher.spec.to_dict(),
         "snapshots": [asdict(snapshot) for snapshot in teacher.snapshots],
         "sha256": sha256_file(weights),
+        CURVE: _curve_hash(path.with_suffix(".csv")),
     }
-    write_text_atomic(path, json.dumps(described, indent=1) + "\n")
+    write_text_atomic(path, json.dumps(sealed(described), indent=1) + "\n")
     return path
 
 
