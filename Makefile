@@ -3,6 +3,7 @@
 # make test       install with the development tools, then the tests
 # make lint types the style and type checks; make format rewrites files to the style
 # make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
+# make campaigns  N random trials each of kills, full disks, damage, hostile files and misbehaving environments
 # make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
 # make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
 # make dist       wheel and source archive in dist/, checked (RELEASING.md)
@@ -25,7 +26,7 @@ EDITABLE_FIRST := import pathlib, site; \
 	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
 	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
 
-.PHONY: install install-dev demo test mutants coverage lint types format docs dist readme clean
+.PHONY: install install-dev demo test mutants campaigns coverage lint types format docs dist readme clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -54,6 +55,9 @@ test: install-dev
 
 mutants: install-dev
 	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1)
+
+campaigns: install-dev
+	$(BIN)/python -m tests.campaigns $(ONLY) --trials $(or $(N),100)
 
 coverage: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --cov --cov-report=term --cov-report=xml
