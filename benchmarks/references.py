@@ -4,7 +4,8 @@
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
 ``reference/returns.csv``: mean return of uniformly random actions, made by
 ``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks that are not in it
-are normalized by the returns of their shipped teacher, if it has a random and an expert (or good) stage.
+are normalized by what their family knows in advance (``known_returns(name)`` in its module: random actions and the
+best ones), else by the returns of their shipped teacher, if it has a random and an expert (or good) stage.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cache
 from importlib.resources import files
 
 from marlzoo.envs.base import Observation
+from marlzoo.errors import UnknownNameError
 
 RANDOM_EPISODES = 100
 
@@ -47,8 +49,8 @@ class Ends:
 
 @cache
 def ends(task: str) -> Ends | None:
-    """What normalizes a task's returns: as listed, or else those of its teacher; None where neither is known."""
-    return _returns().get(task) or _taught(task)
+    """What normalizes a task's returns: as listed, known in advance, or of its teacher; None where nothing is."""
+    return _returns().get(task) or _known(task) or _taught(task)
 
 
 def normalized(task: str, value: float) -> float | None:
@@ -106,6 +108,19 @@ def _returns() -> dict[str, Ends]:
         line["task"]: Ends(float(line["random"]), float(line["expert"]), line["expert_source"])
         for line in _read("returns.csv")
     }
+
+
+def _known(task: str) -> Ends | None:
+    from marlzoo.registry import family_module, task_families
+
+    family, _, name = task.partition("/")
+    if family not in task_families():  # rows may be of a family, or a task, that is not installed here
+        return None
+    try:
+        known = getattr(family_module(family), "known_returns", lambda name: None)(name)
+    except UnknownNameError:
+        return None
+    return None if known is None else Ends(*known, "known optimum")
 
 
 def _taught(task: str) -> Ends | None:

@@ -326,6 +326,19 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> N
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])
     assert references.normalized("mpe/spread", stages["expert"]) == pytest.approx(100)
+    found = references.ends("games/equilibria")  # known in advance: three of nine payoffs are not -20
+    assert (found.random, found.expert, found.source) == (
+        round((5 + 10 + 20 - 6 * 20) / 9, 9),
+        20.0,
+        "known optimum",
+    )
+    assert references.ends("games/sign-agreement").random == pytest.approx(0.0, abs=1e-12)
+    assert (
+        references.ends("games/modes-64")
+        is references.ends("games/bridge")
+        is references.ends("no/task")
+        is None
+    )
     assert references.ends("smax/3m") is None  # its teacher has no random stage
 
 
