@@ -144,7 +144,7 @@ def _show(
     if not rows.empty:
         for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
             if not sheet.long:  # table.md has them all
-                console.print(terminal(sheet))
+                console.print(terminal(sheet), soft_wrap=True)
 
 
 def _of_suite(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from marlzoo.config import Precision
 from marlzoo.console import console as plain_console
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
+from marlzoo.errors import pip_install
 from marlzoo.registry import make, make_env
 from marlzoo.system.files import atomic_write, write_text_atomic
 from marlzoo.training.trainer import train
@@ -147,9 +148,9 @@ def write(study: Study, out: Path, console: Console | None = None) -> Path:
     text = markdown(study.sheet)
     write_text_atomic(folder / "table.md", text + ("\n![plot](plot.png)\n" if drawn else ""))
     console = console or plain_console()
-    console.print(terminal(study.sheet))
+    console.print(terminal(study.sheet), soft_wrap=True)
     if not drawn:
-        console.print("No plot: matplotlib is not installed (pip install 'marlzoo[plot]').", markup=False)
+        console.print(f"No plot: matplotlib is not installed ({pip_install('matplotlib')}).", markup=False)
     console.print(f"Written to {folder}", highlight=False, markup=False)
     return folder
 

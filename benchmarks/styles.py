@@ -63,7 +63,8 @@ def latex(sheet: Sheet) -> str:
 class terminal:  # noqa: N801 # called like the other styles
     """A table for rich to print: as wide as the terminal, columns that do not fit below, no word broken.
 
-    Marked entries are followed by ``*``, so that they are seen without colors too.
+    Marked entries are followed by ``*``, so that they are seen without colors too. Print it with ``soft_wrap=True``,
+    or rich cuts off words that are longer than a line.
     """
 
     def __init__(self, sheet: Sheet) -> None:

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from marlzoo.config import Precision
+from marlzoo.defaults import TRANSITIONS, UPDATES
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import is_seed
 from marlzoo.system.files import require_folder_name
@@ -67,7 +68,7 @@ class Data:
     task: str = ""
     quality: str = ""
     source: str = REGENERATED
-    transitions: int = 1_000_000
+    transitions: int = TRANSITIONS
     seed: int = 0
     file: str = ""
     env: Mapping[str, Any] = field(default_factory=dict)
@@ -122,7 +123,7 @@ class Suite:
     data: tuple[Data, ...]
     learners: tuple[Learner, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    updates: int = 1_000_000
+    updates: int = UPDATES
     eval_every: int = 0
     episodes: int = 10
     final_episodes: int = 0

@@ -25,6 +25,7 @@ from marlzoo.cli._methods import Source
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
+from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, list_methods, method_names, task_spec
 from marlzoo.system import doctor
 from marlzoo.training.checkpoint import load_arrays
@@ -304,16 +305,19 @@ def test_data_collect(
 ) -> None:
     asked: list[Any] = []
 
-    def collect(*arguments: Any) -> Path:
+    def collect(*arguments: Any, **options: Any) -> Path:
+        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavour": "original"}}
         *values, progress = arguments
         asked.extend(values)
         progress(1, 2)
         return recording
 
     monkeypatch.setattr("marlzoo.recording.recipes.collect", collect)
-    status, out, _ = call(
-        capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3
+    policy = ("--policy", "team.npz", "--replica", 2, "--env", "flavour=original")
+    status, out, told = call(
+        capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3, *policy
     )
+    assert re.search(rf"^Recorded in 0:00:\d\d. Next: marlzoo train METHOD --data {recording}$", told, re.M)
     assert (status, asked) == (0, [HOPPER, "medium", 50, 3, None])
     assert f"{recording}: 400 transitions" in out
 
@@ -349,6 +353,17 @@ def test_data_convert(capsys: pytest.CaptureFixture[str], recording: Path, tmp_p
     status, out, told = call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5")
     assert (status, Path(out.strip())) == (0, tmp_path / "copy.hdf5")
     assert "read as OMIGA or native HDF5" in told
+    assert re.search(
+        rf"^Converted in 0:00:\d\d. Next: marlzoo data inspect {tmp_path}/copy.hdf5$", told, re.M
+    )
+    before = (tmp_path / "copy.hdf5").read_bytes()
+    status, _, told = call(capsys, "data", "convert", "games/xor/marlzoo/D1", tmp_path / "copy.hdf5")
+    assert (status, (tmp_path / "copy.hdf5").read_bytes()) == (2, before)
+    assert (
+        "copy.hdf5: exists already and is left as it is; choose another name, or replace it with --force"
+        in told
+    )
+    assert call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5", "--force")[0] == 0
     first, second = (
         json.loads(call(capsys, "data", "inspect", path, "--json")[1])["card"]["content_hash"]
         for path in (recording, tmp_path / "copy.hdf5")
@@ -403,8 +418,8 @@ def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
     assert (status, json.loads(out)[0]["task"], json.loads(out)[0]["episodes"]) == (0, HOPPER, 2)
     # without the simulator, and without a task
     few = ["train", "bc", "--data", tmp_path / "bare.hdf5", "--updates", 4, "--episodes", 0, "--hidden", 8]
-    status, out, _ = call(capsys, *few)
-    assert (status, "Trained for 4 updates, not evaluated" in out) == (0, True)
+    status, out, told = call(capsys, *few)
+    assert (status, "Trained for 4 updates, not evaluated, in 0:00:" in told) == (0, True)
     (unevaluated,) = (tmp_path / "results" / "train-bc" / "checkpoints").glob("*.npz")
     assert unevaluated.name in out
     assert "does not name its task; give it with --task" in call(capsys, "eval", unevaluated)[2]
@@ -503,7 +518,8 @@ def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(metadata, "version", missing)
     found = {finding.what: finding for finding in doctor.diagnose()}
     assert (found["mujoco"].state, found["numpy"].state) == ("missing", "missing")
-    assert "-m pip install 'mujoco" in found["mujoco"].remedy
+    assert found["mujoco"].remedy == pip_install("mujoco")
+    assert sys.executable in found["mujoco"].remedy
     assert "1.0, but >=" in found["numpy"].found
     assert "methods" not in found, "without its packages every method would be reported as broken"
     assert "2 missing" in doctor.report([found["mujoco"], found["numpy"]])

@@ -36,7 +36,7 @@ from marlzoo.teachers.store import (
     teacher_names,
     teacher_path,
 )
-from marlzoo.training.checkpoint import save_arrays
+from marlzoo.training.checkpoint import save, save_arrays
 
 TASK = "mamujoco/hopper-3x1"
 EXPECTED = {"random", "medium", "medium-replay", "medium-expert", "expert"}
@@ -492,3 +492,24 @@ def test_recorded_numbers_do_not_depend_on_how_training_multiplies() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_checkpoint_records_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    team = make("td3_bc", task_spec(TASK), seeds=[3, 4], hidden=8)
+    save(tmp_path / "team.npz", team)
+    path = collect(TASK, "mine", 70, policy=tmp_path / "team.npz", replica=1)
+    data = load_dataset(f"{TASK}/own/mine-n70")
+    assert path == recipe_path(TASK, "mine", 70, source="own")
+    assert (data.transitions, data.card.name, data.card.license) == (70, f"{TASK}/own/mine", "")
+    assert data.card.recipe is not None
+    assert data.card.recipe["command"].endswith(f"--policy {tmp_path / 'team.npz'} --replica 1")
+    steps = data.obs[: data.lengths[0]]
+    with torch.no_grad():
+        acted = team.policy().act(torch.from_numpy(steps).expand(2, *steps.shape))
+    np.testing.assert_allclose(data.action[: len(steps)], acted[1].numpy(), atol=1e-6)
+
+    with pytest.raises(ConfigError, match="replicas 0 to 1, and no 2"):
+        collect(TASK, "mine", 70, policy=tmp_path / "team.npz", replica=2)
+    with pytest.raises(ConfigError, match="td3_bc was trained for another task than mamujoco"):
+        collect("mamujoco/ant-2x4", "mine", 70, policy=tmp_path / "team.npz")

@@ -276,7 +276,7 @@ def test_a_disk_without_room_is_named_before_anything_is_fetched(
 
 def test_offline_it_says_what_it_needs(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[hub\]'"):
+    with pytest.raises(MissingExtraError, match=r'-m pip install "huggingface-hub[<>]'):
         download(NAME)
     monkeypatch.undo()
 

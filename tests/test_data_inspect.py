@@ -95,7 +95,7 @@ def test_the_plot_is_a_png_and_repeats(tmp_path: Path) -> None:
 
 def test_a_missing_plotting_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r'-m pip install "matplotlib[<>]'):
         plot(sample(), tmp_path / "a.png")
 
 

@@ -15,7 +15,7 @@ import pytest
 from marlzoo.config import Config
 from marlzoo.registry import find_method, method_names
 from tests import reference
-from tests.reference.harness import DESCRIBED, DESCRIBED_OF, SETTINGS, Case, compare
+from tests.reference.harness import DESCRIBED, SETTINGS, Case, compare
 
 # What a batch holds is the sampler's doing and the same for both sides; widths change no formula.
 SHARED = {setting.name for setting in dataclasses.fields(Config)} - {"gamma", "lr", "grad_clip"}
@@ -28,17 +28,10 @@ FOUND = {
 
 
 # What the references do not cover yet; strict, so that a reference that does is taken off the list.
-MISSING = {"cfcql": "no reference yet"}
 UNVARIED = {
     **dict.fromkeys(
         ("alberdice", "comadice", "eql", "iql", "maiql", "omac", "omiga", "sql"), "history = 'rnn'"
     ),
-    **{"cql_ma": "advantage_weighted_bc", "icq": "policy_after_critic", "matd3": "other_actions"},
-}
-BEHIND = {
-    "b3c-": "the cap beyond time limits",
-    "critic_steps=time": "steps that no episode has",
-    "input_norm=batch": "classes of actions normalized apart",
 }
 
 
@@ -47,10 +40,8 @@ def cases() -> list[Any]:
     found = []
     for name, module in FOUND.items():
         for case in module.CASES:
-            label = f"{name}-{case}"
-            wrong = case.wrong or next((why for part, why in BEHIND.items() if part in label), "")
-            marks = [pytest.mark.xfail(strict=True, reason=wrong)] if wrong else []
-            found.append(pytest.param(name, case, id=label, marks=marks))
+            marks = [pytest.mark.xfail(strict=True, reason=case.wrong)] if case.wrong else []
+            found.append(pytest.param(name, case, id=f"{name}-{case}", marks=marks))
     return found
 
 
@@ -69,7 +60,7 @@ def marked(names: Iterable[str], reasons: Mapping[str, str]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("method", marked(method_names(), MISSING))
+@pytest.mark.parametrize("method", method_names())
 def test_there_is_a_reference(method: str) -> None:
     assert method in FOUND, f"write tests/reference/{method}.py; see tests/reference/__init__.py"
     kinds = {case.kind for case in FOUND[method].CASES}
@@ -110,8 +101,6 @@ def values_of(module: ModuleType, method: str, setting: str) -> set[Any]:
     default = getattr(find_method(method).config_class(), setting)
     used: set[Any] = set()
     for case in module.CASES:
-        value = case.settings.get(
-            setting, {**SETTINGS, **DESCRIBED, **DESCRIBED_OF.get(method, {})}.get(setting, default)
-        )
+        value = case.settings.get(setting, {**SETTINGS, **DESCRIBED}.get(setting, default))
         used |= set(value) if isinstance(value, list) else {value}
     return used

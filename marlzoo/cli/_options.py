@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marlzoo.config import Precision
+from marlzoo.defaults import UPDATES
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Offline:
     """one replica per seed and dataset"""
     env: tuple[str, ...] = ()
     """options of the task's environment, for instance flavour=original"""
-    updates: int = 100_000
+    updates: int = UPDATES
     """gradient updates"""
     eval_every: int = 5000
     """updates between evaluations"""

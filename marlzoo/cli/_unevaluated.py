@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from marlzoo.cli._telling import closing, progress
 from marlzoo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,14 +31,13 @@ def train_unevaluated(
         ConfigError: more replicas than one group may have.
         MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
     """
-    from rich.progress import Progress
-
-    from marlzoo.console import console, described, visible
+    from marlzoo.console import visible
     from marlzoo.data.load import load_dataset
     from marlzoo.registry import make
     from marlzoo.system.files import require_folder_name
     from marlzoo.training.trainer import train
 
+    started = time.monotonic()
     replicas = len(options.seeds) * len(options.data)
     if not 1 <= replicas <= options.max_replicas:
         raise ConfigError(
@@ -56,10 +57,8 @@ def train_unevaluated(
     place = options.name or "-".join(["train", method, *task.split("/")]).rstrip("-")
     require_folder_name(place)
     checkpoint = options.out / place / "checkpoints" / f"{method}-{name}.npz"
-    with Progress(*Progress.get_default_columns(), console=console(stderr=True)) as progress:
-        bar = progress.add_task(
-            described(f"{method} on {task or datasets[0].card.title}"), total=options.updates
-        )
+    label = f"{method} on {task or datasets[0].card.title}"
+    with progress(place, label, options.updates) as shown:
         train(
             learner,
             datasets,
@@ -68,8 +67,9 @@ def train_unevaluated(
             precision=options.precision,
             task=task,
             env_options=env,
-            log=lambda text: progress.console.print(text, markup=False, highlight=False),
-            on_progress=lambda done, _: progress.update(bar, completed=done),
+            log=shown.log,
+            on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
         )
-    told = visible(checkpoint)
-    print(f"Trained for {learner.updates} updates, not evaluated. Checkpoint, for marlzoo eval: {told}")
+    print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
+    done = f"Trained for {learner.updates} updates, not evaluated,"
+    closing(done, started, f"marlzoo eval {checkpoint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from marlzoo.cli._parse import named_values, parse, usable_device
+from marlzoo.cli._telling import closing
 from marlzoo.errors import ConfigError
 
 
@@ -38,6 +40,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print one line per replica."""
+    started = time.monotonic()
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
     from marlzoo.registry import make_env
@@ -95,4 +98,7 @@ def run(arguments: Sequence[str]) -> int:
                 f"{line['mean_return']:.1f} ± {line['std_return']:.1f} over {line['episodes']} episodes of "
                 f"{line['mean_length']:.0f} steps{wins}"
             )
+        closing(
+            "Evaluated", started, f"marlzoo data collect {task} --quality NAME --policy {options.checkpoint}"
+        )
     return 0

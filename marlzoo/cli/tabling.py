@@ -65,4 +65,4 @@ def _show(sheets: Sequence[Sheet], options: Options) -> None:
 
         for sheet in sheets:
             if options.details or not sheet.long:
-                console().print(styles.terminal(sheet))
+                console().print(styles.terminal(sheet), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from marlzoo.cli._help import train_help
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
+from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
 
@@ -119,30 +121,25 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> int:
 
 
 def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
-    from rich.progress import Progress
-
-    from marlzoo.console import console, described
     from marlzoo.registry import make, make_env, task_spec
     from marlzoo.system.files import require_folder_name, write_text_atomic
     from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
+    started = time.monotonic()
     name = options.name or f"train-{method}-{options.task.replace('/', '-')}"
     require_folder_name(name)
     folder = options.out / name
     learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
     env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
     try:
-        with Progress(*Progress.get_default_columns(), console=console(stderr=True)) as progress:
-            bar = progress.add_task(described(f"{method} on {options.task}"))
+        with progress(name, f"{method} on {options.task}", options.steps) as shown:
 
             def report(done: int, total: int, points: Sequence[Any]) -> None:
-                progress.update(bar, completed=done, total=total)
+                shown.advance(options.steps * done / total, f"{done} of {total} updates")
                 means = [f"{p.mean_return:.1f}" for p in points if p.mean_return is not None]
                 if means:
-                    progress.console.print(
-                        f"{points[0].steps} steps, mean returns {', '.join(means)}", highlight=False
-                    )
+                    shown.log(f"{points[0].steps} steps, mean returns {', '.join(means)}")
 
             curve = train_online(
                 learner,
@@ -156,8 +153,10 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     finally:
         env.close()
     write_text_atomic(folder / "curve.csv", curve_csv(curve))
+    checkpoint = folder / "checkpoint.npz"
     print(
         f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
-        f"Checkpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
+        f"Checkpoint, for marlzoo eval: {checkpoint}"
     )
+    closing(f"Trained for {learner.updates} updates", started, f"marlzoo eval {checkpoint}")
     return 0

@@ -75,7 +75,11 @@ def download(
         raise
     try:
         options = _reading(entry, find_reader(file))
-        path = convert(file, name, require=lambda dataset: _require_entry(entry, dataset, file), **options)
+
+        def require(dataset: Dataset) -> None:
+            _require_entry(entry, dataset, file)
+
+        path = convert(file, name, force=True, require=require, **options)
     except DataError:
         vouched = entry.sha256 or stated or _recorded().get(key)
         if from_file is None and not vouched:

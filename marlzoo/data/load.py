@@ -333,6 +333,7 @@ def convert(
     target: str | os.PathLike[str],
     *,
     form: str = "",
+    force: bool = False,
     log: Callable[[str], None] | None = None,
     require: Callable[[Dataset], None] | None = None,
     **options: Any,
@@ -347,6 +348,7 @@ def convert(
         target: file ending in ``.hdf5``, ``.h5`` (native) or ``.npz``, folder for Minari ending in ``-v0``, or a
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
+        force: replace a target that exists.
         log: is told which format the source has, and what its reader assumed, a line each.
         require: is given the dataset before anything is written, and raises what refuses it.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
@@ -356,12 +358,16 @@ def convert(
 
     Raises:
         DataError: the source cannot be read.
-        ConfigError: the target's name asks for no known format.
+        ConfigError: the target's name asks for no known format, or it exists.
         OutputError: the target cannot be written.
     """
     name = os.fspath(target)
     target_path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
     writer = find_writer(target_path.name, form)
+    if target_path.exists() and not force:
+        raise ConfigError(
+            f"{target_path}: exists already and is left as it is; choose another name, or replace it with --force"
+        )
     if "action_clip" not in options and _present(source):
         options |= {"action_clip": False} if "action_clip" in find_reader(find(source)).options else {}
     folder = target_path.parent

@@ -10,7 +10,6 @@ from marlzoo.teachers.plans import how_to_train
 from marlzoo.teachers.store import load_teacher, teacher_names
 
 SOURCE = "marlzoo"
-TRANSITIONS, SEED = 100_000, 0  # what a dataset's plain name stands for
 RANDOM = "random"  # the quality that every task has
 _SIZED = re.compile(
     r"(?P<quality>.+?)(-n(?P<transitions>\d+))?(-s(?P<seed>\d+))?"

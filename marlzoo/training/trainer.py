@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.registry import code_hash, fitting_options
+from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
@@ -259,8 +259,7 @@ class _Run:
 
         def pending() -> Evaluation:
             episodes, seconds = outcome()
-            date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, date)
+            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, now())
 
         self._pending = pending
 

@@ -61,6 +61,28 @@ def qmix_mixer(own: Replica, name: str, values: Tensor, state: Tensor, monotone:
     return hidden @ last + mlp(parts["value"], state)[0]
 
 
+def batch_norm(own: Replica, module: str, x: Tensor, *agent: int) -> Tensor:
+    """Batch normalization ``[..., in]`` by the input's own statistics, which also move the running ones."""
+    rows = x.reshape(-1, x.shape[-1])
+    count, center = len(rows), rows.mean(0)
+    variance = ((rows - center) ** 2).mean(0)
+    with torch.no_grad():
+        moving = {"running_mean": center, "running_var": variance * count / (count - 1)}
+        for name, now in moving.items():
+            running = own.values[f"{module}.{name}"][agent]
+            running.copy_(0.9 * running + 0.1 * now)
+    scale, offset = (own.values[f"{module}.{name}"][agent] for name in ("scale", "offset"))
+    return (x - center) / (variance + 1e-5).sqrt() * scale + offset
+
+
+def batch_norm_deployed(own: Replica, module: str, x: Tensor, *agent: int) -> Tensor:
+    """Batch normalization ``[in]`` by the running statistics."""
+    scale, offset, center, variance = (
+        own.values[f"{module}.{part}"][agent] for part in ("scale", "offset", "running_mean", "running_var")
+    )
+    return (x - center) / (variance + 1e-5).sqrt() * scale + offset
+
+
 def sequences(batch: Any) -> SimpleNamespace:
     """Sequences of L steps: ``obs``, ``state``, ``action_mask [B, L + 1, ...]``, all else ``[B, L, ...]``.
 
@@ -73,7 +95,7 @@ def sequences(batch: Any) -> SimpleNamespace:
             continue
         if "filled" in given:
             rows = value
-        elif f"next_{name}" in given:
+        elif f"next_{name}" in given and name != "action":  # a step has one action
             rows = torch.stack((value, given[f"next_{name}"]), dim=1)
         else:
             rows = value.unsqueeze(1)
