@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from marlzoo.benchmarks.plan import expanded
+from marlzoo.benchmarks.runner import run_suite
 from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import latex, markdown
 from marlzoo.benchmarks.suites import find_suite
 
 from marlzoo.data import games
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.errors import DataError
+from marlzoo.errors import ConfigError, DataError
 from marlzoo.registry import find_method
 
 
@@ -30,6 +31,12 @@ def test_deeply_nested_values_are_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "deep.toml").write_text("x = " + "[" * 100_000)
     with pytest.raises(DataError, match="cannot read the suite"):
         find_suite(str(tmp_path / "deep.toml"))
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_groups_of_no_replica_are_refused(number: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"max_replicas is {number}; it must be at least 1"):
+        run_suite(find_suite("smoke"), out=tmp_path, max_replicas=number)
 
 
 def test_cells_with_markup_stand_for_themselves() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from marlzoo.errors import ConfigError, MarlzooError
@@ -67,9 +68,9 @@ def _results(folder: Path) -> Iterator[Checked]:
         yield from (Checked("results", str(place), fault) for fault in faults)
     for path in sorted(folder.rglob("*.npz")):
         if path.parent.name == "checkpoints" or path.stem == "checkpoint":
-            yield _tried("checkpoints", path, load_arrays)
+            yield _tried("checkpoints", path, partial(load_arrays, path))
     for path in sorted(folder.rglob("*.hdf5")):
-        yield _tried("datasets", path, _read)
+        yield _tried("datasets", path, partial(_read, path))
 
 
 def _data_home() -> Iterator[Checked]:
@@ -79,7 +80,7 @@ def _data_home() -> Iterator[Checked]:
     from marlzoo.data.names import installed
 
     for path in installed().values():
-        yield _tried("datasets", path, _read)
+        yield _tried("datasets", path, partial(_read, path))
     for kind, pairs in (("notes", notes_of_verified()), ("downloads", verify_downloads())):
         yield from (Checked(kind, str(path), fault) for path, fault in pairs)
 
@@ -90,13 +91,12 @@ def _teachers() -> Iterator[Checked]:
 
     for folder in (FOLDER, own_folder()):
         for task in teacher_names(folder):
-            path = teacher_path(task, folder)
-            yield _tried("teachers", path, lambda path, task=task: verify_teacher(task, path.parent))
+            yield _tried("teachers", teacher_path(task, folder), partial(verify_teacher, task, folder))
 
 
-def _tried(kind: str, path: Path, read: Callable[[Path], object]) -> Checked:
+def _tried(kind: str, path: Path, read: Callable[[], object]) -> Checked:
     try:
-        read(path)
+        read()
     except MarlzooError as error:
         fault = str(error)
         return Checked(kind, str(path), fault if str(path) in fault else f"{path}: {fault}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -107,6 +106,8 @@ def _say(pipe: int, step: int) -> None:
 
 def _limit_files(size: int, action: signal.Handlers) -> None:
     """Let a write beyond a file's size fail (``SIG_IGN``), or end the process (``SIG_DFL``)."""
+    import resource  # which Windows lacks
+
     signal.signal(signal.SIGXFSZ, action)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
