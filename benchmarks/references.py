@@ -4,7 +4,7 @@
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
 ``reference/returns.csv``: mean return of uniformly random actions, made by
 ``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks that are not in it
-are normalized by the returns of their shipped teacher, if it has a random and an expert (or good) stage.
+are normalized by the returns of the shipped behavior policies, if there is a random and an expert (or good) one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Ends:
 
 @cache
 def ends(task: str) -> Ends | None:
-    """What normalizes a task's returns: as listed, or else those of its teacher; None where neither is known."""
+    """What normalizes a task's returns: as listed, or those of its behavior policies; None where neither is known."""
     return _returns().get(task) or _taught(task)
 
 
@@ -118,7 +118,7 @@ def _taught(task: str) -> Ends | None:
     expert = stages.get("expert", stages.get("good"))
     if expert is None or "random" not in stages:
         return None
-    return Ends(stages["random"], expert, "marlzoo's teacher")
+    return Ends(stages["random"], expert, "marlzoo's behavior policy")
 
 
 def _read(name: str) -> list[dict[str, str]]:
