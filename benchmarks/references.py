@@ -5,7 +5,7 @@ them (last checkpoint, population standard deviation), made by ``reference/deriv
 ``reference/returns.csv``: mean return of uniformly random actions, made by
 ``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks that are not in it
 are normalized by what their family knows in advance (``known_returns(name)`` in its module: random actions and the
-best ones), else by the returns of their shipped teacher, if it has a random and an expert (or good) stage.
+best ones), else by the returns of the shipped behavior policies, if there is a random and an expert (or good) one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Ends:
 
 @cache
 def ends(task: str) -> Ends | None:
-    """What normalizes a task's returns: as listed, known in advance, or of its teacher; None where nothing is."""
+    """What normalizes a task's returns: listed, known, or those of its behavior policies; None where nothing is."""
     return _returns().get(task) or _known(task) or _taught(task)
 
 
@@ -133,7 +133,7 @@ def _taught(task: str) -> Ends | None:
     expert = stages.get("expert", stages.get("good"))
     if expert is None or "random" not in stages:
         return None
-    return Ends(stages["random"], expert, "marlzoo's teacher")
+    return Ends(stages["random"], expert, "marlzoo's behavior policy")
 
 
 def _read(name: str) -> list[dict[str, str]]:

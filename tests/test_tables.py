@@ -339,7 +339,7 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> N
         is references.ends("no/task")
         is None
     )
-    assert references.ends("smax/3m") is None  # its teacher has no random stage
+    assert references.ends("smax/3m") is None  # its policy has no random stage
 
 
 def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
@@ -424,7 +424,7 @@ def test_families_are_aggregated_apart() -> None:
     rows += [replace(row, task="mpe/spread", data_hash="m" + row.data_hash) for row in rows]
     titles = [sheet.title for sheet in tables.sheets(frame(rows), "title")]
     assert titles[1:4] == ["Over all datasets (4)", "Over mamujoco datasets (2)", "Over mpe datasets (2)"]
-    assert "marlzoo's teacher" in titled(rows, "Over all").notes[1]
+    assert "marlzoo's behavior policy" in titled(rows, "Over all").notes[1]
 
 
 def test_performance_profiles_and_the_matrix_of_improvement() -> None:
