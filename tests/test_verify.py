@@ -97,6 +97,15 @@ def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[
     assert "2 damaged" in told
 
 
+def test_a_table_of_another_kind_is_left_alone(place: Path) -> None:
+    (place / "results" / "study").mkdir()
+    (place / "results" / "study" / "rows.csv").write_text("game,value\nxor,1.0\n")
+    assert main(["doctor", "--verify", "results"]) == 0
+    emptied = place / "results" / "mine" / "rows.csv"
+    emptied.write_text("")
+    assert main(["doctor", "--verify", "results"]) == 1
+
+
 def test_folders_without_results(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--verify", "nowhere"]) == 2
     assert "nowhere: no such folder" in capsys.readouterr().err
