@@ -254,7 +254,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
         collect("mamujoco/hoper-3x1", "expert", folder=folder)
     with pytest.raises(
         DataError,
-        match=r"there is no teacher for mamujoco/ant-2x4 \(there are: mamujoco/hopper-3x1\); train",
+        match=r"there is no behavior policy for mamujoco/ant-2x4 \(there are: mamujoco/hopper-3x1\); train",
     ):
         collect("mamujoco/ant-2x4", "expert", folder=folder)
     with pytest.raises(
@@ -302,7 +302,7 @@ def test_damaged_teachers(folder: Path, tmp_path: Path) -> None:
     weights, good = path.with_suffix(".npz"), path.with_suffix(".npz").read_bytes()
     for content in (good[:100], good[:-200] + bytes(200), b""):
         weights.write_bytes(content)
-        with pytest.raises(DataError, match="teacher of mamujoco/hopper-3x1 is damaged"):
+        with pytest.raises(DataError, match="behavior policy of mamujoco/hopper-3x1 is damaged"):
             load_teacher(TASK, tmp_path)
     weights.unlink()
     with pytest.raises(DataError, match="damaged"):

@@ -326,7 +326,20 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> N
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])
     assert references.normalized("mpe/spread", stages["expert"]) == pytest.approx(100)
-    assert references.ends("smax/3m") is None  # its teacher has no random stage
+    found = references.ends("games/equilibria")  # known in advance: three of nine payoffs are not -20
+    assert (found.random, found.expert, found.source) == (
+        round((5 + 10 + 20 - 6 * 20) / 9, 9),
+        20.0,
+        "known optimum",
+    )
+    assert references.ends("games/sign-agreement").random == pytest.approx(0.0, abs=1e-12)
+    assert (
+        references.ends("games/modes-64")
+        is references.ends("games/bridge")
+        is references.ends("no/task")
+        is None
+    )
+    assert references.ends("smax/3m") is None  # its policy has no random stage
 
 
 def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
@@ -411,7 +424,7 @@ def test_families_are_aggregated_apart() -> None:
     rows += [replace(row, task="mpe/spread", data_hash="m" + row.data_hash) for row in rows]
     titles = [sheet.title for sheet in tables.sheets(frame(rows), "title")]
     assert titles[1:4] == ["Over all datasets (4)", "Over mamujoco datasets (2)", "Over mpe datasets (2)"]
-    assert "marlzoo's teacher" in titled(rows, "Over all").notes[1]
+    assert "marlzoo's behavior policy" in titled(rows, "Over all").notes[1]
 
 
 def test_performance_profiles_and_the_matrix_of_improvement() -> None:

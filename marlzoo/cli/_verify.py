@@ -26,7 +26,7 @@ class Checked:
 
 
 def verify(folders: Sequence[Path]) -> Iterator[Checked]:
-    """Everything in results folders, in the data home, and the teachers.
+    """Everything in results folders, in the data home, and the behavior policies.
 
     Raises:
         ConfigError: there is no such folder.
@@ -91,7 +91,7 @@ def _data_home() -> Iterator[Checked]:
 
 
 def _teachers() -> Iterator[Checked]:
-    """The shipped teachers and the user's own."""
+    """The shipped behavior policies and the user's own."""
     from marlzoo.teachers.store import FOLDER, own_folder, teacher_names, teacher_path, verify_teacher
 
     for folder in (FOLDER, own_folder()):

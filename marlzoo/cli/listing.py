@@ -160,7 +160,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
 
 
 def _recipes() -> list[tuple[str, str]]:
-    """Task and quality of everything that a shipped teacher can make; read from the teachers' descriptions."""
+    """Task and quality of everything that shipped behavior policies can make; read from their descriptions."""
     files = sorted(file.name for file in resources.files("marlzoo.teachers").iterdir())
     texts = [
         resources.files("marlzoo.teachers").joinpath(name).read_text(encoding="utf-8")

@@ -85,11 +85,11 @@ def collect(
 ) -> Path:
     """Regenerate a dataset of exactly ``transitions`` steps and write it (replacing an older file) in one step.
 
-    The teacher's snapshots that make the quality act with exploration, in equal shares, one after another in
-    the order of their training (see :func:`marlzoo.recording.collect.record`):
+    The snapshots of the behavior policy that make the quality act with exploration, in equal shares, one after
+    another in the order of their training (see :func:`marlzoo.recording.collect.record`):
 
-    - ``random``: the freshly initialized policy; where the task has no teacher, or one without this quality (SMAX),
-      a policy that takes every legal action, or every point of the box, with the same probability;
+    - ``random``: the freshly initialized policy; where the task has no behavior policy, or one without this quality
+      (SMAX), a policy that takes every legal action, or every point of the box, with the same probability;
     - ``medium``, ``expert``: one snapshot;
     - ``medium-expert``: half and half, the same episodes as in the single datasets of half the size;
     - ``medium-replay``: snapshots spread evenly over the training from its start to the medium one. It
@@ -101,7 +101,7 @@ def collect(
     A policy's samples may leave the box [-1, 1]; they are clipped before they are executed and recorded. Each
     snapshot's last episode is cut where its share is full: it carries neither end flag.
 
-    The bytes depend on the arguments, the teacher and the versions in the card, not on the number of threads.
+    The bytes depend on the arguments, the behavior policy and the versions in the card, not on the number of threads.
     Another kind of processor may round differently.
 
     Args:
@@ -111,7 +111,7 @@ def collect(
         seed: of starts and exploration.
         path: file to write, ending in ``.hdf5`` or ``.h5``; default: :func:`recipe_path`.
         progress: called with steps recorded and steps in all.
-        folder: of the teachers; None: the user's own, then the shipped ones.
+        folder: of the behavior policies; None: the user's own, then the shipped ones.
         policy: checkpoint whose policy acts.
         replica: which of the checkpoint's replicas.
         env: options of the task's environment, with ``policy``.
@@ -120,8 +120,8 @@ def collect(
         The file.
 
     Raises:
-        DataError: the task has no teacher, and the quality needs one.
-        UnknownNameError: the teacher does not have this quality.
+        DataError: the task has no behavior policy, and the quality needs one.
+        UnknownNameError: the behavior policy does not have this quality.
         CheckpointError: the checkpoint is missing or broken.
         ConfigError: a wrong number of transitions, a negative seed, a file name that is not HDF5's, a replica that
             the checkpoint does not have, or a policy of another task.
@@ -176,7 +176,7 @@ def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
         teacher.spec,
         tuple(_stage(teacher, k) for k in teacher.qualities[quality]),
         {"teacher": teacher.sha256, "teacher_command": teacher.command},
-        "actions explore as the teacher's method does, among the legal ones"
+        "actions explore as the behavior policy's method does, among the legal ones"
         if teacher.spec.discrete
         else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
     )

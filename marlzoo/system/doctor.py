@@ -169,12 +169,12 @@ def _teachers() -> Iterator[Finding]:
     try:
         names = importlib.import_module("marlzoo.teachers.store").teacher_names()
     except Exception as error:  # reported, whatever it is
-        yield Finding("missing", "teachers", _line(error), AGAIN)
+        yield Finding("missing", "behavior policies", _line(error), AGAIN)
         return
     if names:
-        yield Finding("ok", "teachers", f"{', '.join(names)} (marlzoo data collect)")
+        yield Finding("ok", "behavior policies", f"{', '.join(names)} (marlzoo data collect)")
     else:
-        yield Finding("missing", "teachers", "none in the package", AGAIN)
+        yield Finding("missing", "behavior policies", "none in the package", AGAIN)
 
 
 def _folder(what: str, path: Path) -> Finding:

@@ -1,7 +1,7 @@
-"""Teachers: snapshots of one training of a behavior team, which datasets are regenerated from.
+"""Behavior policies: snapshots of one training of a team, which datasets are regenerated from.
 
-A teacher is three files named after its task: ``.npz`` holds the policy's tensors of K snapshots stacked along the
-first axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
+A task's policies are three files named after it: ``.npz`` holds the tensors of K snapshots stacked along the first
+axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
 description holds the hashes of the other two and one of itself. The shipped ones lie beside this module, those that a
 user trains in :func:`own_folder`. Nothing is unpickled.
 """
@@ -29,12 +29,12 @@ from marlzoo.system.machine import home
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.teachers.plans import how_to_train
 
-FOLDER = Path(__file__).parent  # of the shipped teachers
+FOLDER = Path(__file__).parent  # of the shipped behavior policies
 CURVE = "curve_sha256"  # the description's entry for the learning curve
 
 
 def own_folder() -> Path:
-    """Where ``marlzoo data teach`` puts teachers: ``teachers`` in marlzoo's home."""
+    """Where ``marlzoo data teach`` puts behavior policies: ``teachers`` in marlzoo's home."""
     return home() / "teachers"
 
 
@@ -63,7 +63,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A behavior team at several stages of its training.
+    """A team at several stages of its training.
 
     Args:
         task: full task name.
@@ -73,7 +73,7 @@ class Teacher:
         spec: the task's shape.
         snapshots: K of them, in the order of training.
         qualities: ``quality -> snapshots`` whose episodes, in equal shares and this order, make the dataset.
-        command: that made the teacher.
+        command: that made the behavior policy.
         versions: packages that took part, with the engine's.
         sha256: of the ``.npz`` file.
         arrays: the policy's tensors by name, ``[K, ...]``.
@@ -104,7 +104,7 @@ class Teacher:
         except RuntimeError as error:
             text = " ".join(str(error).split())
             raise DataError(
-                f"the teacher of {self.task} does not fit the method {self.method} as installed: {text}; "
+                f"the behavior policy of {self.task} does not fit the method {self.method} as installed: {text}; "
                 f"make it again with: {self.command}"
             ) from error
         return policy
@@ -115,7 +115,7 @@ class Teacher:
 
 
 def teacher_path(task: str, folder: Path | None = None) -> Path:
-    """The teacher's description; arrays and learning curve lie beside it.
+    """The behavior policy's description; arrays and learning curve lie beside it.
 
     Args:
         task: full task name.
@@ -129,25 +129,25 @@ def teacher_path(task: str, folder: Path | None = None) -> Path:
 
 
 def teacher_names(folder: Path | None = None) -> list[str]:
-    """Tasks that have a teacher in ``folder``; None: shipped ones and the user's own."""
+    """Tasks that have a behavior policy in ``folder``; None: shipped ones and the user's own."""
     folders = (FOLDER, own_folder()) if folder is None else (folder,)
     return sorted({path.stem.replace("--", "/") for place in folders for path in place.glob("*--*.json")})
 
 
 def load_teacher(task: str, folder: Path | None = None) -> Teacher:
-    """Load the teacher of a task; see :func:`teacher_path` for ``folder``.
+    """Load the behavior policy of a task; see :func:`teacher_path` for ``folder``.
 
     Raises:
         UnknownNameError: there is no such task.
-        DataError: there is no teacher (the text says which tasks have one and how to train one), or its files are
-            damaged.
+        DataError: there is no behavior policy (the text says which tasks have one and how to train one), or its files
+            are damaged.
     """
     path = teacher_path(task, folder)
     if not path.is_file():
         task_spec(task)  # a misspelt task is named as such
         known = ", ".join(teacher_names(folder)) or "none"
         raise DataError(
-            f"there is no teacher for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
+            f"there is no behavior policy for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
             "random need none"
         )
     weights = path.with_suffix(".npz")
@@ -164,7 +164,7 @@ def load_teacher(task: str, folder: Path | None = None) -> Teacher:
             arrays = {name: read_member(stored, name, weights.stat().st_size) for name in names}
         teacher = Teacher(**described, arrays=arrays)
     except DataError as error:
-        if str(error).startswith("the teacher"):
+        if str(error).startswith("the behavior policy"):
             raise
         raise _damaged(task, path, str(error)) from error
     except ZIP_FAULTS as error:
@@ -176,7 +176,7 @@ def load_teacher(task: str, folder: Path | None = None) -> Teacher:
 
 
 def verify_teacher(task: str, folder: Path) -> None:
-    """Compare a teacher's three files with their hashes.
+    """Compare a behavior policy's three files with their hashes.
 
     Raises:
         DataError: one of them was changed or damaged after it was written.
@@ -198,7 +198,7 @@ def _curve_hash(path: Path) -> str:
 
 
 def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
-    """Write a teacher and its learning curve (CSV text); returns the description's path.
+    """Write a behavior policy and its learning curve (CSV text); returns the description's path.
 
     ``teacher.sha256`` is ignored and filled in.
 
@@ -223,6 +223,6 @@ def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
 
 def _damaged(task: str, path: Path, cause: str) -> DataError:
     return DataError(
-        f"the teacher of {task} is damaged: {path.name}: {cause}; install marlzoo again, or make the teacher "
+        f"the behavior policy of {task} is damaged: {path.name}: {cause}; install marlzoo again, or train it "
         f"again with: python -m marlzoo.recording.teach {task} --method METHOD"
     )

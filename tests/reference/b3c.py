@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from marlzoo.data.dataset import Dataset
-from tests.reference.blocks import gaussian_actor, greedy, mean, mlp, with_id
+from tests.reference import policies
+from tests.reference.blocks import gaussian_actor, mean, mlp
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
-from tests.reference.networks import numbers, qmix_mixer
+from tests.reference.networks import Qmix, numbers
 
 WEIGHTS: dict[str, Any] = {"w": [1.0, 4.0], "w_bc": [1.0, 0.3], "c_clip": [1.0, 0.1]}
 WIDE = {"q": 2.0, "target_q": 3.0, "target_mixer": 2.0}
@@ -60,7 +61,7 @@ def total(own: Replica, prefix: str, obs: Tensor, action: Tensor, state: Tensor)
     if own.config.mixer == "vdn":
         return [sum(row) for row in q]
     monotone = own.config.mixer == "monotone"
-    return [qmix_mixer(own, f"{prefix}mixer", row, s, monotone) for row, s in zip(q, state, strict=True)]
+    return [Qmix(own, f"{prefix}mixer", s, monotone)(row) for row, s in zip(q, state, strict=True)]
 
 
 def sample(own: Replica, obs: Tensor, noise: Tensor) -> Tensor:
@@ -110,5 +111,4 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
     """Every agent's squashed mean."""
-    obs, n = past[-1].obs, own.spec.n_agents
-    return [greedy(own, own.layers("actor"), with_id(obs[i], i, n), None) for i in range(n)]
+    return policies.act(own, "actor", past)

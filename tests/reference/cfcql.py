@@ -13,7 +13,7 @@ from tests.reference.blocks import best_legal, log_softmax, mean, mlp
 from tests.reference.decomposition import Episode, episodes, lambda_returns, outputs
 from tests.reference.deterministic import used
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
-from tests.reference.networks import batch_norm, batch_norm_deployed, numbers, qmix_mixer
+from tests.reference.networks import Qmix, batch_norm, batch_norm_deployed, numbers
 
 WEIGHT = {"cql_weight": [1.0, 0.3], "target_period": 2}
 SAMPLES = {"samples": 3, "sample_std": [0.2, 0.5], "target_noise": [0.05, 0.3], "action_penalty": [1e-3, 0.2]}
@@ -33,10 +33,10 @@ CASES = [
             **{"target_period": 0, "target_steps": "critic"},
         },
     ),
-    Case("discrete", DISCRETE),
+    Case("discrete", {**DISCRETE, "batch_size": 4}),
     Case("discrete", {**DISCRETE, "history": "mlp", "agent_weights": "argmax", "target_period": 0}),
     Case("discrete", {**DISCRETE, "last_action": False, "agent_weights": "uniform", "sequence_length": 3}),
-    Case("discrete", {**DISCRETE, "behavior_updates": 2, "sequence_length": 3}),
+    Case("discrete", {**DISCRETE, "behavior_updates": 2, "memory_relu": True, "sequence_length": 3}),
 ]
 
 
@@ -90,9 +90,10 @@ def discrete(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]]:
         likely = [row.exp().detach() for row in behavior(own, episode)]
         for t in episode.steps:
             taken = torch.stack([values[t][i, a] for i, a in enumerate(episode.action[t])])
-            total = qmix_mixer(own, "team.mixer", taken, episode.state[t])
+            mixer = Qmix(own, "team.mixer", episode.state[t])
+            total = mixer(taken)
             errors.append(0.5 * (total - returns[t]) ** 2)
-            push, divergence = counterfactuals(own, values[t], taken, episode, t, likely[t])
+            push, divergence = counterfactuals(mixer, values[t], taken, episode.action_mask[t], likely[t])
             weights = agent_weights(own, divergence)
             penalties.append(sum(w * x for w, x in zip(weights, push, strict=True)) - total)
             totals.append(total)
@@ -112,20 +113,20 @@ def returns_of(own: Replica, episode: Episode, values: Sequence[Tensor]) -> list
     for t in range(1, len(episode.obs)):
         best = [best_legal(values[t][i], episode.action_mask[t][i]) for i in range(own.spec.n_agents)]
         chosen = torch.stack([target[t][i, a] for i, a in enumerate(best)])
-        following.append(qmix_mixer(own, "target.mixer", chosen, episode.state[t]).detach())
+        following.append(Qmix(own, "target.mixer", episode.state[t])(chosen).detach())
     return lambda_returns(episode.reward, episode.goes_on, following, own.config.gamma, own.config.td_lambda)
 
 
 def counterfactuals(
-    own: Replica, values: Tensor, taken: Tensor, episode: Episode, t: int, likely: Tensor
+    mixer: Qmix, values: Tensor, taken: Tensor, action_mask: Tensor, likely: Tensor
 ) -> tuple[list[Tensor], list[float]]:
     """LSE_i and K_i of every agent: the others keep the data's actions."""
     push, divergence = [], []
-    for i in range(own.spec.n_agents):
-        legal, found = [a for a in range(own.spec.action_size) if episode.action_mask[t][i, a]], []
+    for i in range(len(values)):
+        legal, found = [a for a in range(values.shape[1]) if action_mask[i, a]], []
         for a in legal:
             joint = torch.stack([values[i, a] if k == i else taken[k] for k in range(len(taken))])
-            found.append(qmix_mixer(own, "team.mixer", joint, episode.state[t]))
+            found.append(mixer(joint))
         push.append(torch.logsumexp(torch.stack(found), dim=0))
         mu = [math.exp((x - push[-1]).item()) for x in found]
         pairs = [(p + FLOOR, likely[i, a].item() + FLOOR) for p, a in zip(mu, legal, strict=True)]

@@ -41,7 +41,7 @@ CASES = [
     Case("discrete", ALPHA | RELEASED | {"td_next": "argmax"}, WIDE),
     Case("discrete", ALPHA | SAC, WIDE),
     Case("discrete", ALPHA | RNN | {"sequence_length": 3}, WIDE),
-    Case("discrete", ALPHA | RNN | SAC | {"td_next": "argmax", "batch_size": 3}, WIDE),
+    Case("discrete", ALPHA | RNN | SAC | {"memory_relu": True, "td_next": "argmax", "batch_size": 3}, WIDE),
 ]
 
 
@@ -184,13 +184,14 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     updates = own.memory.setdefault("updates", 0)
     own.memory["updates"] += 1
 
+    mixer, target_mixer = (linear_mixer(own.layers(name), rows.state) for name in ("mixer", "target_mixer"))
     errors, penalties, policy_terms, totals, targets = [], [], [], [], []
     for b, t in rows.steps:
-        w, bias = linear_mixer(own.layers("target_mixer"), rows.state[b, t + 1])
+        w, bias = (x[b, t + 1] for x in target_mixer)
         after = sum(w[i] * team.following(b, t, i) for i in agents) + bias
         targets.append((rows.reward[b, t] + c.gamma * rows.mask[b, t] * after).detach())
 
-        w, bias = linear_mixer(own.layers("mixer"), rows.state[b, t])
+        w, bias = (x[b, t] for x in mixer)
         offset = bias if c.cql_bias_in_lse else torch.zeros((), dtype=DOUBLE)
         candidates = [team.candidates(b, t, i) for i in agents]
         for member in team.members:

@@ -48,7 +48,7 @@ CASES = [
     Case("continuous", {**TWINS, "bound_margin": [0.1, 0.0]}),
     Case("continuous", {**RNN, "mixer_bias": True, "policy_weight": "k_inside", "sequence_length": 3}),
     Case("discrete", {**BASE, "epsilon": [0.3, 0.0], "policy_weight": "k_inside"}),
-    Case("discrete", {**RNN, "last_action": False, "n_critics": 2}),
+    Case("discrete", {**RNN, "memory_relu": True, "last_action": False, "n_critics": 2}),
     # Some time steps have a target in no sequence, and the targets' period is no multiple of an update's steps.
     Case("discrete", {**TIME, "target_period": 7, "batch_size": 4}),
 ]
@@ -259,11 +259,12 @@ def outputs(own: Replica, obs: Tensor, action: Tensor) -> Tensor:
 
     ``action``: of these rows, or all but the last of them.
     """
-    layers, parts = own.layers("actor"), [obs, numbers(obs)]
-    if own.config.history == "rnn":
-        if own.spec.discrete and own.config.last_action:
+    c, layers, parts = own.config, own.layers("actor"), [obs, numbers(obs)]
+    if c.history == "rnn":
+        if own.spec.discrete and c.last_action:
             parts.insert(1, previous_actions(own, obs.shape[1], action))
-        return gru_net(layers, torch.cat(parts, dim=-1).movedim(1, 0)).movedim(0, 1)
+        inputs = torch.cat(parts, dim=-1).movedim(1, 0)
+        return gru_net(layers, inputs, rectified=c.memory_relu).movedim(0, 1)
     return mlp(layers, *parts) if own.spec.discrete else torch.cat(gaussian_actor(layers, *parts), dim=-1)
 
 

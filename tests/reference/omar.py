@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.reference.blocks import best_legal, linear_mixer, log_softmax, mean, mlp, one_hot
+from tests.reference.blocks import best_legal, linear_mixer, log_softmax, mean, mixed, mlp, one_hot
 from tests.reference.decomposition import push_down
 from tests.reference.deterministic import used
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
@@ -19,7 +19,7 @@ from tests.reference.networks import (
     batch_norm_deployed,
     numbers,
     over_time,
-    qmix_mixer,
+    qmix,
     sequences,
 )
 
@@ -37,7 +37,7 @@ CASES = [
     Case("continuous", {**ALONE, "mixed": True}, agent_rewards=False),
     Case("continuous", {**ALONE, "mixed": True, "input_norm": "batch", "search_rounds": 3}),
     Case("discrete", WEIGHTS),
-    Case("discrete", {**WEIGHTS, "history": "rnn", "mixed": True, "imitation": "mse"}),
+    Case("discrete", {**WEIGHTS, "history": "rnn", "memory_relu": True, "mixed": True, "imitation": "mse"}),
     Case("discrete", {**WEIGHTS, "history": "rnn", "target_period": 2, "policy_gradient": "coma"}),
 ]
 
@@ -74,13 +74,13 @@ def continuous(own: Replica, batch: Any) -> dict[str, Any]:
 def targets_of(own: Replica, batch: Any) -> list[list[Tensor]]:
     """y of every sample: one for each agent, or one for the team."""
     c, found = own.config, []
-    after = policy(own, "target_actor", batch.next_obs)
-    least = critics(own, "target_q", batch.next_obs, after.unsqueeze(0))[:, 0].min(0).values.detach()
+    action = policy(own, "target_actor", batch.next_obs)
+    least = critics(own, "target_q", batch.next_obs, action.unsqueeze(0))[:, 0].min(0).values.detach()
     for b in range(len(batch.mask)):
         discount = c.gamma * batch.mask[b]
         if c.mixed:
-            w, bias = linear_mixer(own.layers("target_mixer"), batch.next_state[b])
-            found.append([(batch.reward[b] + discount * ((w * least[b]).sum() + bias)).detach()])
+            after = mixed(own.layers("target_mixer"), least[b], batch.next_state[b])
+            found.append([(batch.reward[b] + discount * after).detach()])
         else:
             found.append([r + discount * q for r, q in zip(batch.agent_reward[b], least[b], strict=True)])
     return found
@@ -95,11 +95,13 @@ def critic_losses(
     actions, density = penalty_samples(own, batch, action)
     sampled = torch.cat([critics(own, "q", batch.obs, kind) for kind in actions], dim=1)
     errors, gaps, first = [], [], []
+    if own.config.mixed:
+        mixer = linear_mixer(own.layers("mixer"), batch.state)
     for j in (0, 1):
         for b in range(samples):
             w, fitted = torch.ones(len(agents), dtype=DOUBLE), list(q[j, b])
             if own.config.mixed:
-                w, bias = linear_mixer(own.layers("mixer"), batch.state[b])
+                w, bias = (x[b] for x in mixer)
                 fitted = [(w * q[j, b]).sum() + bias]
             errors += [(value - y) ** 2 for value, y in zip(fitted, targets[b], strict=True)]
             first += fitted if j == 0 else []
@@ -247,8 +249,8 @@ def discrete(own: Replica, batch: Any) -> dict[str, Any]:
         now = torch.stack([every[b, t, i, seq.action[b, t, i]] for i in agents])
         reward = torch.as_tensor(seq.reward[b, t] if c.mixed else seq.agent_reward[b, t])
         if c.mixed:
-            now = qmix_mixer(own, "team.mixer", now, seq.state[b, t])
-            after = qmix_mixer(own, "target_team.mixer", after, seq.state[b, t + 1]).detach()
+            now = qmix(own, "team.mixer", now, seq.state[b, t])
+            after = qmix(own, "target_team.mixer", after, seq.state[b, t + 1]).detach()
         y = reward + c.gamma * seq.mask[b, t] * after
         errors.append(((now - y) ** 2).mean())
         values.append(now.mean())

@@ -32,7 +32,7 @@ CASES = [
     Case("discrete", ALPHA, WIDE),
     Case("discrete", ALPHA | OWN | EARLY, WIDE),
     Case("discrete", ALPHA | JOINT | {"policy_q": "min", "policy_delay": 1}, WIDE),
-    Case("discrete", ALPHA | RNN | JOINT | EARLY, WIDE),
+    Case("discrete", ALPHA | RNN | JOINT | EARLY | {"memory_relu": True}, WIDE),
 ]
 
 
