@@ -40,7 +40,8 @@ class Row:
             known.
         win_rate: share of episodes won, in [0, 1]; None where a task cannot be won.
         diverged: whether the replica's parameters or losses stopped being finite.
-        execution: what the policy needs when it acts: ``decentralized``, ``sequential`` or ``centralized``.
+        execution: what the policy needs when it acts: ``decentralized``, ``shared_randomness``,
+            ``sequential`` or ``centralized``.
         config_hash: of the method's configuration and the evaluation's horizon.
         data_hash: content hash of the dataset.
         behavior_return: mean episode return of the dataset.

@@ -326,7 +326,20 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> N
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])
     assert references.normalized("mpe/spread", stages["expert"]) == pytest.approx(100)
-    assert references.ends("smax/3m") is None  # its teacher has no random stage
+    found = references.ends("games/equilibria")  # known in advance: three of nine payoffs are not -20
+    assert (found.random, found.expert, found.source) == (
+        round((5 + 10 + 20 - 6 * 20) / 9, 9),
+        20.0,
+        "known optimum",
+    )
+    assert references.ends("games/sign-agreement").random == pytest.approx(0.0, abs=1e-12)
+    assert (
+        references.ends("games/modes-64")
+        is references.ends("games/bridge")
+        is references.ends("no/task")
+        is None
+    )
+    assert references.ends("smax/3m") is None  # its policy has no random stage
 
 
 def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
@@ -411,7 +424,7 @@ def test_families_are_aggregated_apart() -> None:
     rows += [replace(row, task="mpe/spread", data_hash="m" + row.data_hash) for row in rows]
     titles = [sheet.title for sheet in tables.sheets(frame(rows), "title")]
     assert titles[1:4] == ["Over all datasets (4)", "Over mamujoco datasets (2)", "Over mpe datasets (2)"]
-    assert "marlzoo's teacher" in titled(rows, "Over all").notes[1]
+    assert "marlzoo's behavior policy" in titled(rows, "Over all").notes[1]
 
 
 def test_performance_profiles_and_the_matrix_of_improvement() -> None:
@@ -545,6 +558,18 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
     tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
     assert (tmp_path / "table.md").read_text() == before  # repeats exactly
     assert (tmp_path / "table.tex").read_text().startswith(r"\begin{table}")
+
+
+def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Results(tmp_path / "results" / "first" / "rows.csv").append([ROW])
+    monkeypatch.chdir(tmp_path)
+    for place in ("results/first", "results", "first"):
+        assert len(tables.read([Path(place)])) == 1, place
+    Results(tmp_path / "results" / "second" / "rows.csv").append([ROW])
+    with pytest.raises(
+        DataError, match="several runs; name one or more of them: results/first, results/second"
+    ):
+        tables.read([Path("results")])
 
 
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def sequences(batch: Any) -> SimpleNamespace:
             continue
         if "filled" in given:
             rows = value
-        elif f"next_{name}" in given:
+        elif f"next_{name}" in given and name != "action":  # a step has one action
             rows = torch.stack((value, given[f"next_{name}"]), dim=1)
         else:
             rows = value.unsqueeze(1)

@@ -34,6 +34,7 @@ CASES = [
     ),
     Case("discrete", {**COMMON, "penalty": "individual", "target_period": 0, "sequence_length": 0}),
     Case("discrete", {**COMMON, "history": "mlp", "target_period": 200, "samples": 5}),
+    Case("discrete", {**COMMON, "value_normalization": True}),
 ]
 
 
@@ -63,6 +64,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
                 pushed += [total] if c.data_action else []
                 penalties.append(torch.stack(pushed).exp().sum().log() - total)
     td_loss = (0.5 if c.half_td else 1.0) * mean(errors)
+    if c.value_normalization:
+        found = [float(total.detach()) for total in totals]
+        center = sum(found) / len(found)
+        spread = sum(abs(total - center) for total in found) / len(found) + 1e-6
+        td_loss = td_loss / spread**2
     penalty = mean(penalties)
     norms = own.step(q=(td_loss + c.cql_weight * penalty, "team"))
     update_target(own, own.optimizers["q"].count)
