@@ -116,7 +116,8 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> int:
         check_data=options.check_data,
         force=options.force,
     )
-    print(f"Checkpoints, for marlzoo eval: {finished.folder / 'checkpoints'}")
+    for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
+        print(f"Or: marlzoo eval {checkpoint}")
     return 1 if finished.failures else 0
 
 
