@@ -124,11 +124,12 @@ def test_searches_find_the_peak_of_a_parabola() -> None:
     def score(a: Tensor) -> Tensor:
         return -(a.squeeze(-1) - 0.5).square()
 
-    for found in (cross_entropy_search(score, noise, elites=5), softmax_search(score, noise)):
+    for found, value in (cross_entropy_search(score, noise, elites=5), softmax_search(score, noise)):
+        assert torch.equal(value, score(found))
         assert found.shape == (1, 50, 1)
         assert float((found - 0.5).abs().mean()) < 0.1
     first = best_of((2 * noise[:, 0]).clamp(-1, 1), score((2 * noise[:, 0]).clamp(-1, 1)))
-    assert bool((score(cross_entropy_search(score, noise, elites=5)) >= score(first)).all())
+    assert bool((cross_entropy_search(score, noise, elites=5)[1] >= score(first)).all())
 
 
 def test_cross_entropy_search_uses_elite_mean_and_unbiased_spread() -> None:

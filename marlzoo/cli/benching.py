@@ -46,6 +46,8 @@ class Options:
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()
     """other fields of the suite, NAME=VALUE with a value as in TOML: config.hidden=32 data.transitions=5000"""
+    show: bool = False
+    """print the suite as a TOML file, with all that its bases and these options say, and train nothing"""
     dry_run: bool = False
     """print runs, data, disk and hours from a short measurement, and train nothing"""
     hours: float = 0.0
@@ -65,27 +67,18 @@ def run(arguments: Sequence[str]) -> int:
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    suite = find_suite(options.suite, toml_values(options.set))
+    suite = _changed(find_suite(options.suite, toml_values(options.set)), options)
+    if options.show:
+        from marlzoo.benchmarks.suite_toml import suite_toml
+
+        print(suite_toml(suite), end="")
+        return 0
     usable_device(options.device)
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import split_of
 
     suite = expanded(suite)
-    if options.methods:
-        known = [learner.method for learner in suite.learners]
-        for method in options.methods:
-            if method not in known:
-                raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
-        learners = tuple(learner for learner in suite.learners if learner.method in options.methods)
-        suite = replace(suite, learners=learners)
-    if options.seeds:
-        suite = replace(suite, seeds=options.seeds)
-    if options.updates:
-        data = tuple(replace(entry, updates=0) for entry in suite.data)
-        suite = replace(suite, updates=options.updates, data=data)
-    if options.precision:
-        suite = replace(suite, precision=options.precision)
     if options.dry_run or options.hours:
         suite = _planned(suite, options)
     if options.dry_run:
@@ -102,6 +95,28 @@ def run(arguments: Sequence[str]) -> int:
         command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
     )
     return 1 if finished.failures else 0
+
+
+def _changed(suite: Suite, options: Options) -> Suite:
+    """The suite with what the options say instead."""
+    if options.methods:
+        from marlzoo.benchmarks.plan import expanded
+
+        suite = expanded(suite)
+        known = [learner.method for learner in suite.learners]
+        for method in options.methods:
+            if method not in known:
+                raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
+        learners = tuple(learner for learner in suite.learners if learner.method in options.methods)
+        suite = replace(suite, learners=learners)
+    if options.seeds:
+        suite = replace(suite, seeds=options.seeds)
+    if options.updates:
+        data = tuple(replace(entry, updates=0) for entry in suite.data)
+        suite = replace(suite, updates=options.updates, data=data)
+    if options.precision:
+        suite = replace(suite, precision=options.precision)
+    return suite
 
 
 def _settled(arguments: Sequence[str]) -> list[str]:

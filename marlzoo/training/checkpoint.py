@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
-from marlzoo.errors import CheckpointError
-from marlzoo.registry import find_method
+from marlzoo.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MarlzooError,
+    PluginError,
+    UnknownNameError,
+)
+from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-3"
@@ -30,7 +38,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapp
     Raises:
         OutputError: the disk is full or the place cannot be written.
     """
-    text = np.frombuffer(json.dumps({"format": FORMAT, **meta}, sort_keys=True).encode(), dtype=np.uint8)
+    described = sealed({"format": FORMAT, "arrays": sorted(arrays), **meta})
+    text = np.frombuffer(json.dumps(described, sort_keys=True).encode(), dtype=np.uint8)
     with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **{"meta": text, **arrays})
 
@@ -44,18 +53,24 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    size = path.stat().st_size
     try:
-        if not zipfile.is_zipfile(
-            path
-        ):  # np.load would take it for something else, and advise to unpickle it
-            raise zipfile.BadZipFile("it is not a complete .npz file")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        with zipfile.ZipFile(path) as stored:
+            names = [name.removesuffix(".npy") for name in stored.namelist()]
+            arrays = {name: read_member(stored, name, size, kinds="fiub", any_order=True) for name in names}
         meta = json.loads(arrays.pop("meta").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        meta = unsealed(meta, "its description") if isinstance(meta, dict) else None
+    except (DataError, *ZIP_FAULTS) as error:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error}); delete it or give another"
+            f"{path}: not a readable checkpoint ({error or type(error).__name__}); delete it or give another"
         ) from error
+    told = meta.get("arrays") if meta else None
+    if told is not None and told != sorted(arrays):
+        lacking = sorted({*map(str, told)} ^ set(arrays))[:3] if isinstance(told, list) else []
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint (its description and its arrays differ in {', '.join(lacking)}); "
+            "delete it or give another"
+        )
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format", "none") if isinstance(meta, dict) else "none"
         raise CheckpointError(
@@ -129,12 +144,19 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
     try:
         cls = find_method(meta["method"])
         seeds, spec = meta["seeds"], Spec.from_dict(meta["spec"])
+        if not isinstance(seeds, list) or not all(is_seed(seed) for seed in seeds):
+            raise ConfigError("its seeds are none")
         configs = [replica_configs(cls.config_class, 1, values)[0] for values in meta["configs"]]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a learner's checkpoint ({error!r})") from error
-    algorithm = cls(spec, seeds, configs, device, dtype)
-    _fill(algorithm, arrays, meta)
+        algorithm = cls(spec, seeds, configs, device, dtype)
+        _fill(algorithm, arrays, meta)
+    except (CheckpointError, PluginError, UnknownNameError):
+        raise
+    except (*ZIP_FAULTS, MarlzooError) as error:
+        text = (str(error).strip().splitlines() or [""])[0][:300]
+        raise CheckpointError(
+            f"{path}: not a learner's checkpoint ({type(error).__name__}: {text})"
+        ) from error
     return algorithm
 
 

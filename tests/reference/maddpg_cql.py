@@ -23,7 +23,7 @@ PARTIAL: dict[str, Any] = {"backup": "partial"}
 WIDE = {"actor": 1.5, "q": 1.5, "target_q": 2.0}
 
 CASES = [
-    Case("continuous", PENALTY | SHORT, WIDE),
+    Case("continuous", PENALTY | SHORT | {"memory_relu": False}, WIDE),
     Case("continuous", PENALTY | SHORT | {"critic_agent_id": True, "policy_after_critic": True}, WIDE),
     Case("continuous", PENALTY | MLP | {"cql_logprob_scope": "joint", "policy_q": "q1"}, WIDE),
     Case("continuous", PENALTY | MLP | PARTIAL, WIDE),
