@@ -15,7 +15,8 @@ _PLACES = {
     "make_env": "marlzoo.registry",
     "method_names": "marlzoo.registry",
     "task_names": "marlzoo.registry",
-    "load": "marlzoo.training.checkpoint",
+    "load": "marlzoo.deployment.loading",
+    "load_learner": "marlzoo.training.checkpoint",
     "save": "marlzoo.training.checkpoint",
     "load_dataset": "marlzoo.data.load",
     "train": "marlzoo.training.trainer",
@@ -26,6 +27,7 @@ _PLACES = {
     "Config": "marlzoo.config",
     "Policy": "marlzoo.modules.policies",
     "Recorder": "marlzoo.recording.recorder",
+    "TeamPolicy": "marlzoo.deployment.team_policy",
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from marlzoo.config import Config as Config
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
+    from marlzoo.deployment.loading import load as load
+    from marlzoo.deployment.team_policy import TeamPolicy as TeamPolicy
     from marlzoo.modules.policies import Policy as Policy
     from marlzoo.recording.recorder import Recorder as Recorder
     from marlzoo.registry import make as make
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from marlzoo.registry import method_names as method_names
     from marlzoo.registry import task_names as task_names
     from marlzoo.spec import Spec as Spec
-    from marlzoo.training.checkpoint import load as load
+    from marlzoo.training.checkpoint import load_learner as load_learner
     from marlzoo.training.checkpoint import save as save
     from marlzoo.training.evaluation import evaluate as evaluate
     from marlzoo.training.trainer import train as train

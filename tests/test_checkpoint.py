@@ -120,12 +120,12 @@ def test_truncated_files(saved: Path, size: int) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[:size])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        marlzoo.load(saved)
+        marlzoo.load_learner(saved)
 
 
 def test_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        marlzoo.load(tmp_path / "none.npz")
+        marlzoo.load_learner(tmp_path / "none.npz")
 
     class Hostile:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -139,7 +139,7 @@ def test_foreign_files(tmp_path: Path) -> None:
         np.save(file, np.zeros(3))
     for name in "abcde":
         with pytest.raises(CheckpointError) as caught:
-            marlzoo.load(tmp_path / f"{name}.npz")
+            marlzoo.load_learner(tmp_path / f"{name}.npz")
         assert "unsafe" not in str(caught.value)  # as numpy advises for pickled data
     assert not (tmp_path / "executed").exists()
 
@@ -158,7 +158,7 @@ def test_full_disk_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_loading_gives_the_same_policy(saved: Path) -> None:
-    loaded = marlzoo.load(saved)
+    loaded = marlzoo.load_learner(saved)
     twin = marlzoo.make("omiga", toy_spec(), hidden=8, mixer_hidden=4)
     train(twin, toy_dataset(), updates=3)
     obs = torch.randn(1, 4, 3, 5)

@@ -208,7 +208,7 @@ def resumes_exactly(case: Case, folder: Path) -> None:
     train(resumed, data, updates=12, checkpoint=file)
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, resumed.state_tensors()[key]), key
-    loaded = checkpoint.load(file)
+    loaded = checkpoint.load_learner(file)
     assert loaded.updates == 12
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, loaded.state_tensors()[key]), key
@@ -334,7 +334,7 @@ def online_resumes_exactly(case: Case, folder: Path) -> None:
     resumed, rounds = case.learner((0, 1), dtype=torch.float32), list[int]()
     again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
     assert rounds == [7, 8, 9, 10]
-    loaded = checkpoint.load(file)
+    loaded = checkpoint.load_learner(file)
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, resumed.state_tensors()[key]), key
         assert torch.equal(value, loaded.state_tensors()[key]), key
