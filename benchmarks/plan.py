@@ -20,7 +20,7 @@ from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.teachers.offers import qualities
 
-from .results import RUN, Results, Row
+from .results import RUN, ResultsFile, Row
 from .row import run_name
 from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
@@ -353,7 +353,7 @@ def finished(suite: Suite, runs: Sequence[Run], rows: Sequence[Row]) -> list[tup
     return [(run, last[run.key(suite)]) for run in runs if run.key(suite) in last]
 
 
-def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
+def pending(suite: Suite, sources: Sequence[Source], results: ResultsFile) -> list[Run]:
     """Runs without a row at their last update."""
     runs = runs_of(suite, sources)
     done = {run.key(suite) for run, _ in finished(suite, runs, results.rows())}

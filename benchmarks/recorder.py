@@ -20,7 +20,7 @@ from marlzoo.system.provenance import commit_of, machine
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
 from .references import normalized
-from .results import Episodes, Results, Row
+from .results import Episodes, ResultsFile, Row
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Recorder:
 
     def __init__(
         self,
-        results: Results,
+        results: ResultsFile,
         suite: Suite,
         group: Group,
         algorithm: Algorithm,
@@ -113,7 +113,13 @@ class Recorder:
 
 
 def record_failure(
-    results: Results, suite: Suite, group: Group, updates: int, device: str, error: BaseException, file: Path
+    results: ResultsFile,
+    suite: Suite,
+    group: Group,
+    updates: int,
+    device: str,
+    error: BaseException,
+    file: Path,
 ) -> str:
     """Mark the runs of a group as failed in a row each, and write the traceback to a file.
 

@@ -18,7 +18,7 @@ from marlzoo.errors import DataError
 
 from .drift import moving
 from .references import normalized, published
-from .results import RUN, Results
+from .results import RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
 DATASET = ["task", "source", "quality"]
@@ -34,7 +34,7 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     """
     frames = []
     for path in paths:
-        results = Results(path / "rows.csv" if path.is_dir() else path)
+        results = ResultsFile(path / "rows.csv" if path.is_dir() else path)
         if not results.exists():
             raise DataError(
                 f"no results at {results.path}; run a suite first (marlzoo bench SUITE) or name another path"
@@ -59,13 +59,19 @@ def same_learners(rows: pd.DataFrame) -> pd.DataFrame:
     Two variants of a method whose configurations are the same on every dataset that both ran on (``alpha=10.0`` and
     a default of 10) get the shorter of their names, and a seed that both have counts once.
     """
+    renamed = with_one_name(rows)
+    best = renamed.assign(done=renamed["error"] == "").sort_values(["done", "updates"], kind="stable")
+    return best.drop_duplicates(list(RUN), keep="last").sort_index().drop(columns="done")
+
+
+def with_one_name(rows: pd.DataFrame) -> pd.DataFrame:
+    """All rows, variants that are one configuration under one name; see :func:`same_learners`."""
     renamed = rows.copy()
     for method, part in rows.groupby("method", sort=False):
         names = _one_name(part)
         mine = renamed["method"] == method
         renamed.loc[mine, "variant"] = renamed.loc[mine, "variant"].replace(names)
-    best = renamed.assign(done=renamed["error"] == "").sort_values(["done", "updates"], kind="stable")
-    return best.drop_duplicates(list(RUN), keep="last").sort_index().drop(columns="done")
+    return renamed
 
 
 def _one_name(rows: pd.DataFrame) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from marlzoo.benchmarks import aggregate, references, tables
 from marlzoo.benchmarks.labels import labels_of, settings_of
-from marlzoo.benchmarks.results import Results, Row, frame
+from marlzoo.benchmarks.results import ResultsFile, Row, frame
 from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import latex, markdown, shortened, terminal
 from rich.console import Console
@@ -476,7 +476,7 @@ def test_transposing_twice_is_the_table() -> None:
 
 
 def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     rows = grid({"first": [1.0, 2.0, 3.0], "second": [3.0, 4.0, 8.0]}, ["a", "b"])
     results.append(rows)
     tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
@@ -501,7 +501,7 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results at"):
         tables.read([tmp_path])
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])
     results.remove(lambda row: True)
     with pytest.raises(DataError, match="no result rows"):

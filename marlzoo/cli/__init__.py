@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluating", "evaluate a checkpoint in the simulator"),
     "bench": ("benching", "run a suite and print its table"),
     "table": ("tabling", "derive tables from result rows"),
+    "plot": ("plotting", "draw learning curves, profiles or bars from result rows"),
+    "report": ("reporting", "one HTML file of tables and curves from result rows"),
     "results": ("resulting", "migrate result rows of an older version"),
     "new-method": ("new_method", "write a method that works, to start your own from"),
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
