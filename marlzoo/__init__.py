@@ -31,6 +31,7 @@ _PLACES = {
     "Algorithm": "marlzoo.algorithm",
     "Config": "marlzoo.config",
     "Policy": "marlzoo.modules.policies",
+    "export": "marlzoo.deployment.export",
     "Recorder": "marlzoo.recording.recorder",
     "TeamPolicy": "marlzoo.deployment.team_policy",
 }

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("data", "collect, inspect, check or convert datasets"),
     "train": ("training", "train one method; its settings are flags"),
     "eval": ("evaluating", "evaluate a checkpoint in the simulator"),
+    "export": ("exporting", "write a trained team or agent as ONNX or as a PyTorch program"),
     "bench": ("benching", "run a suite and print its table"),
     "table": ("tabling", "derive tables from result rows"),
     "plot": ("plotting", "draw learning curves, profiles or bars from result rows"),

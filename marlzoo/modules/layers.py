@@ -106,8 +106,7 @@ class Linear(nn.Module):
         actions) is multiplied once, not once per copy. ``first``: only the first member of the stack's first axis.
         """
         weight, bias = (self.weight[:, :1], self.bias[:, :1]) if first else (self.weight, self.bias)
-        leading = {part.shape[:-1] for part in parts}
-        if len(leading) == 1:
+        if all(part.shape[:-1] == parts[0].shape[:-1] for part in parts[1:]):
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
             return _affine(x, weight, bias, self.products)
         rows = torch.split_with_sizes(weight, [part.shape[-1] for part in parts], dim=-2)
