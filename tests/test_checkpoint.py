@@ -51,24 +51,24 @@ def start(kind: str, path: Path) -> subprocess.Popen[str]:
     )
 
 
+def written(path: Path) -> int:
+    """When the file was last written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_killed_and_resumed_equals_uninterrupted(kind: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.npz", tmp_path / "killed.npz"
     assert start(kind, whole).wait() == 0
-    kills = 0
-    for attempt in range(20):
-        process = start(kind, killed)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.11 + 0.05 * (attempt % 5))
+    for kill in range(4):
+        process, before = start(kind, killed), written(killed)
+        while written(killed) == before:
+            assert process.poll() is None, "ended before it saved"
+            time.sleep(0.001)
+        time.sleep(0.004 * kill)  # some way into the next updates, or the next save
         process.send_signal(signal.SIGKILL)
-        if process.wait() == 0 and "finished" in process.stdout.read():
-            break
-        kills += killed.exists()
-        if kills >= 4:
-            assert start(kind, killed).wait() == 0
-            break
-    assert kills >= 1, "no process was killed between its first save and its end"
+        assert process.wait() != 0
+    assert start(kind, killed).wait() == 0
     mine, meta = load_arrays(killed)
     theirs, other = load_arrays(whole)
     assert mine.keys() == theirs.keys()

@@ -148,8 +148,8 @@ def test_omiga_on_the_additive_game() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("eql", {"mixing": "linear", "alpha": 0.1}),
-        ("sql", {"mixing": "linear", "alpha": 0.1}),
+        ("eql", {"mixing": "linear", "alpha": 0.1, "reward_scaling": "none"}),
+        ("sql", {"mixing": "linear", "alpha": 0.1, "reward_scaling": "none"}),
         ("omac", {"beta": 10.0}),
     ],
 )

@@ -49,9 +49,11 @@ def constant_actor(algorithm: TD3BC, value: float, target: bool = False) -> None
 
 
 def policy_parts(algorithm: TD3BC, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The policy's loss, the data's part of it and lambda."""
     rows = as_sequences(batch)
     data = algorithm._data_actions(rows)
-    return algorithm._policy_loss(rows, rows.obs[:, :, :-1], rows.state[:, :, :-1], data)
+    loss, metrics = algorithm._policy_loss(rows, rows.obs[:, :, :-1], rows.state[:, :, :-1], data)
+    return loss, metrics["bc_loss"], metrics["lambda"]
 
 
 @pytest.mark.parametrize("values", [(1.0, 2.0, 3.0), (1.0, -3.0, 2.0)])
