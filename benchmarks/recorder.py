@@ -94,6 +94,7 @@ class Recorder:
             value_mean=_one(reported, VALUE, replica),
             value_drift=value_drift(updates, values[:, replica]),
             weight_ess=_one(reported, ESS, replica),
+            tuning=run.learner.tuning,
             config=json.dumps(self._algorithm.configs[replica].to_dict(), sort_keys=True),
             code=found.code,
             data_transitions=run.source.transitions or None,

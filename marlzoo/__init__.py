@@ -22,6 +22,7 @@ _PLACES = {
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
     "bench": "marlzoo.benchmarks.bench",
+    "sweep": "marlzoo.benchmarks.sweeps",
     "table": "marlzoo.benchmarks.analysis",
     "plot": "marlzoo.benchmarks.figures",
     "report": "marlzoo.benchmarks.report",

@@ -29,7 +29,13 @@ def make(**settings: Any) -> QMIX:
 
 def test_its_loss_is_that_of_the_offline_method_without_penalty() -> None:
     settings = {"hidden": 8, "mixer_hidden": 8, "last_action": True, "batch_size": 16, "sequence_length": 0}
-    more: dict[str, Any] = {"half_td": False, "cql_weight": 0.0, "grad_clip": 10.0, "lr": 5e-4, "memory_relu": False}
+    more: dict[str, Any] = {
+        "half_td": False,
+        "cql_weight": 0.0,
+        "grad_clip": 10.0,
+        "lr": 5e-4,
+        "memory_relu": False,
+    }
     spec, seeds = toy_spec("discrete"), (0, 1)
     offline = marlzoo.make("qmix_cql", spec, seeds=seeds, dtype=torch.float64, **settings, **more)
     sampler, online = make_sampler(offline, [toy_dataset("discrete")]), make()

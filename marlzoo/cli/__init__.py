@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluating", "evaluate a checkpoint in the simulator"),
     "export": ("exporting", "write a trained team or agent as ONNX or as a PyTorch program"),
     "bench": ("benching", "run a suite and print its table"),
+    "sweep": ("sweeping", "train a suite's learners with many settings and rank these"),
     "table": ("tabling", "derive tables from result rows"),
     "plot": ("plotting", "draw learning curves, profiles or bars from result rows"),
     "report": ("reporting", "one HTML file of tables and curves from result rows"),
