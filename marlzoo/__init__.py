@@ -25,6 +25,7 @@ _PLACES = {
     "sweep": "marlzoo.benchmarks.sweeps",
     "table": "marlzoo.benchmarks.analysis",
     "plot": "marlzoo.benchmarks.figures",
+    "render": "marlzoo.deployment.rendering",
     "report": "marlzoo.benchmarks.report",
     "Results": "marlzoo.benchmarks.analysis",
     "Spec": "marlzoo.spec",
