@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,31 +134,99 @@ def restore(path: str | Path, algorithm: Algorithm) -> tuple[dict[str, NDArray[A
     return {k.removeprefix(EXTRA): v for k, v in arrays.items() if k.startswith(EXTRA)}, meta
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
-    """Rebuild a learner from its checkpoint.
+@dataclass(frozen=True)
+class Saved:
+    """What a learner's checkpoint holds.
+
+    Attributes:
+        arrays: by name, those of the learner begin with ``learner/``.
+        meta: plain values.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """One per replica."""
+        return list(self.meta["seeds"])
+
+
+def load_learner(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
+    """Rebuild a learner, all its replicas, from its checkpoint.
 
     Raises:
         CheckpointError: it is missing or broken.
         UnknownNameError: its method is not installed.
     """
+    saved = load_saved(path)
+    algorithm = _build(path, saved.meta, range(len(saved.seeds)), device)
+    _fill(algorithm, saved.arrays, saved.meta)
+    return algorithm
+
+
+def load_saved(path: str | Path) -> Saved:
+    """Read a learner's checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, broken, or holds no learner.
+    """
     arrays, meta = load_arrays(path)
+    missing = [
+        name for name in ("method", "spec", "seeds", "configs", "dtype", "updates") if name not in meta
+    ]
+    if missing or not isinstance(meta["seeds"], list) or not meta["seeds"]:
+        raise CheckpointError(
+            f"{path}: not a learner's checkpoint ({', '.join(missing) or 'no seeds'} missing)"
+        )
+    return Saved(arrays, meta)
+
+
+def build_replica(
+    path: str | Path, saved: Saved, replica: int, device: torch.device | str = "cpu"
+) -> Algorithm:
+    """Rebuild one replica of a learner as a learner of its own.
+
+    Args:
+        path: of the checkpoint, named in errors.
+        saved: its content.
+        replica: index of the replica.
+        device: of the learner.
+
+    Raises:
+        CheckpointError: the content does not fit the method as installed.
+        UnknownNameError: its method is not installed.
+    """
+    algorithm = _build(path, saved.meta, [replica], device)
+    alone = {f"{LEARNER}{name}": tuple(value.shape) for name, value in algorithm.state_tensors().items()}
+    # What is stacked over replicas is as long as there are; the rest is shared and has its shape already.
+    arrays = {
+        name: value[replica : replica + 1] if name in alone and value.shape != alone[name] else value
+        for name, value in saved.arrays.items()
+    }
+    _fill(algorithm, arrays, saved.meta)
+    return algorithm
+
+
+def _build(
+    path: str | Path, meta: Mapping[str, Any], replicas: Sequence[int], device: torch.device | str
+) -> Algorithm:
+    """A new learner of some of the replicas that a checkpoint describes."""
     try:
         cls = find_method(meta["method"])
-        seeds, spec = meta["seeds"], Spec.from_dict(meta["spec"])
-        if not isinstance(seeds, list) or not all(is_seed(seed) for seed in seeds):
+        spec, seeds = Spec.from_dict(meta["spec"]), [meta["seeds"][k] for k in replicas]
+        if not all(is_seed(seed) for seed in seeds):
             raise ConfigError("its seeds are none")
-        configs = [replica_configs(cls.config_class, 1, values)[0] for values in meta["configs"]]
+        configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
-        algorithm = cls(spec, seeds, configs, device, dtype)
-        _fill(algorithm, arrays, meta)
-    except (CheckpointError, PluginError, UnknownNameError):
+        return cls(spec, seeds, configs, device, dtype)
+    except (PluginError, UnknownNameError):
         raise
     except (*ZIP_FAULTS, MarlzooError) as error:
         text = (str(error).strip().splitlines() or [""])[0][:300]
         raise CheckpointError(
             f"{path}: not a learner's checkpoint ({type(error).__name__}: {text})"
         ) from error
-    return algorithm
 
 
 def _fill(algorithm: Algorithm, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
