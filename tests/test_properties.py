@@ -22,6 +22,7 @@ from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.test_results import ROW
@@ -155,7 +156,7 @@ def test_a_sequence_lies_within_one_episode_and_is_padded_by_its_last_row(
     lengths: list[int], seed: int, length: int
 ) -> None:
     data = numbered(lengths, seed % 99)
-    sampler = Sampler(data, [seed], batch_size=6, fields=("obs", "reward"), sequence=length)
+    sampler = Sampler(data, [seed], batch_size=6, fields=("obs", "reward", "action_mask"), sequence=length)
     batch = sampler.next()
     steps = length or max(lengths)
     for b in range(6):
@@ -165,6 +166,8 @@ def test_a_sequence_lies_within_one_episode_and_is_padded_by_its_last_row(
         assert batch.filled[0, b].tolist() == [1.0] * count + [0.0] * (steps - count)
         assert rows == [*range(rows[0], rows[0] + count + 1), *[rows[0] + count] * (steps - count)]
         assert not np.isin(data.ends, rows[:count]).any()
+        assert data.action_mask is not None
+        np.testing.assert_array_equal(batch.action_mask[0, b], data.action_mask[rows])
         assert batch.reward[0, b, :count].tolist() == [-row for row in rows[:count]]
 
 
@@ -198,9 +201,10 @@ def test_a_team_is_paid_the_mean_of_its_agents(lengths: list[int], seed: int) ->
 @given(LENGTHS, st.lists(SEEDS, min_size=2, max_size=4, unique=True), st.integers(0, 5))
 def test_replicas_are_apart_and_go_on_exactly(lengths: list[int], seeds: list[int], done: int) -> None:
     def sampler(of: Sequence[int]) -> Sampler:
-        return Sampler(data, of, batch_size=4, fields=("obs",), noise={"z": ("normal", (4, 2))})
+        return Sampler(data, of, batch_size=4, fields=("obs",), noise=noise)
 
     data = numbered(lengths, 0)
+    noise: dict[str, tuple[Kind, tuple[int, ...]]] = {"z": ("normal", (4, 2)), "w": ("normal", (4, 2))}
     together, alone = sampler(seeds), sampler(seeds[-1:])
     for _ in range(done):
         together.next()
@@ -214,6 +218,7 @@ def test_replicas_are_apart_and_go_on_exactly(lengths: list[int], seeds: list[in
     ):
         assert torch.equal(mine, resumed)
         assert torch.equal(mine[-1], own[0])
+    assert not torch.equal(first.noise["z"], first.noise["w"])
 
 
 # ---- results -------------------------------------------------------------------------------------------
