@@ -30,6 +30,7 @@ from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
 from marlzoo.training.evaluation import EpisodeResults, Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.precision import choose
+from marlzoo.training.progress import ProgressBar
 
 
 @dataclass
@@ -64,6 +65,7 @@ def train(
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     loggers: Sequence[Logger] = (),
+    show_progress: bool = True,
 ) -> list[Evaluation]:
     """Train a learner on logged data and evaluate it on the way.
 
@@ -93,6 +95,7 @@ def train(
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
         loggers: receive metrics and evaluations, see :mod:`marlzoo.training.loggers`.
+        show_progress: without ``on_progress``, show the updates on stderr.
 
     Returns:
         All evaluations, in order.
@@ -135,6 +138,9 @@ def train(
                     run.begin(evaluator, {}, str(arithmetic))
                     run.settle()
             run.report(on_evaluation)
+            if on_progress is None and show_progress:
+                label = f"{algorithm.name} on {datasets[0].card.title}"
+                on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
             step = make_step(algorithm, sampler, compile, updates, log)
             while algorithm.updates < updates:
                 metrics = step()
