@@ -65,7 +65,8 @@ def run(arguments: Sequence[str]) -> int:
         differences = learner.spec.differences(env.spec)
         if differences:
             raise ConfigError(
-                f"{options.checkpoint}: was trained for another shape than {task}: {differences[0]}"
+                f"{options.checkpoint}: was trained for another task than {task}: {differences[0]}; "
+                "name the one it was trained for with --task"
             )
         if options.seed < 0:
             seeds = [derive(seed, "evaluate", learner.updates) for seed in learner.seeds]
