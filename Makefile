@@ -3,10 +3,11 @@
 # make test       install with the development tools, then the tests
 # make lint types the style and type checks; make format rewrites files to the style
 # make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
+# make campaigns  N random trials each of kills, full disks, damage, hostile files and misbehaving environments
 # make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
 # make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
 # make dist       wheel and source archive in dist/, checked (RELEASING.md)
-# make readme-table   put the tables of results/demo and results/speed into README.md
+# make readme     fill the generated parts of README.md and draw its figure
 
 PYTHON      ?= python3
 VENV        ?= .venv
@@ -25,7 +26,7 @@ EDITABLE_FIRST := import pathlib, site; \
 	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
 	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
 
-.PHONY: install install-dev demo test mutants coverage lint types format docs dist readme-table clean
+.PHONY: install install-dev demo test mutants campaigns coverage lint types format docs dist readme clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -55,6 +56,9 @@ test: install-dev
 mutants: install-dev
 	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1)
 
+campaigns: install-dev
+	$(BIN)/python -m tests.campaigns $(ONLY) --trials $(or $(N),100)
+
 coverage: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --cov --cov-report=term --cov-report=xml
 
@@ -82,8 +86,8 @@ dist: install-dev
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-readme-table: install
-	$(BIN)/python -m marlzoo.benchmarks.readme README.md results/demo/table.md results/speed/ratios.md
+readme: install-dev
+	$(BIN)/python docs/readme.py
 
 clean:
 	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage* coverage.xml docs/_build docs/generated

@@ -56,7 +56,7 @@ observations in both forms.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
@@ -66,7 +66,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import ASSIGNED_LATER, Config, Count, History, Natural, NonNegative, Positive
 from marlzoo.modules.actors import StochasticActor
-from marlzoo.modules.critics import joint_action
+from marlzoo.modules.behavior import OthersBehavior, Ratios
 from marlzoo.modules.distributions import chosen, log_softmax
 from marlzoo.modules.layers import MLP, Init, with_agent_id
 from marlzoo.modules.policies import Policy
@@ -103,14 +103,6 @@ class AlberDICEConfig(Config):
     lr: Positive = 5e-4  # step size of Adam
 
 
-class Ratios(NamedTuple):
-    """What agent i knows about the others, ``[R, N, B]`` each."""
-
-    kappa: Tensor
-    log_rho: Tensor
-    log_likelihood: Tensor  # of the others' actions under its conditional data policies
-
-
 class StateValue(nn.Module):
     """nu of every agent: two hidden layers, and no bias at the end (a constant would change no loss)."""
 
@@ -144,8 +136,6 @@ class AlberDICE(Algorithm):
             {"history": "rnn", "sequence_length": 6},
         )
     }
-    _others: Tensor
-    _visible: Tensor
 
     def build(self, spec: Spec) -> None:
         """Per agent nu, e, policy and conditional data policies; one marginal data policy for all."""
@@ -161,13 +151,7 @@ class AlberDICE(Algorithm):
         else:
             self.actor = StochasticActor(self.init, spec, h, per_agent=True, last_bound=1e-3)
         self.data = StochasticActor(self.init, spec, h)
-        self.data_others = MLP(self.init, (spec.state_size + n * a + n, h, h, a), stack=(n,))
-        index = torch.arange(n, device=self.device)
-        others = index[:, None] != index
-        # visible[i, j, k]: whether agent i's model of agent j sees agent k's action.
-        visible = (index[:, None, None] == index) | (index < index[:, None])
-        self.register_buffer("_others", others.to(self.dtype), persistent=False)
-        self.register_buffer("_visible", visible.repeat_interleave(a, -1).to(self.dtype), persistent=False)
+        self.data_others = OthersBehavior(self.init, spec, h)
         self.add_optimizer(nu=self.nu, e=self.e, policy=self.actor, data=(self.data, self.data_others))
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -245,23 +229,8 @@ class AlberDICE(Algorithm):
 
     def _ratios(self, batch: Batch, log_pi: Tensor) -> Ratios:
         """Compare the others' policies ``log_pi [R, N, B, A]`` with the data's conditional ones."""
-        n = self.spec.n_agents
-        joint = joint_action(batch.action, self.spec, self.dtype)  # [R, B, N A]
-        pairs = (self.replicas, n, joint.shape[1], n)  # model of agent i, transition, agent j
-        seen = joint[:, None, :, None] * self._visible[None, :, None]
-        state = batch.state[:, None, :, None].expand(*pairs, -1)
-        number = torch.eye(n, dtype=self.dtype, device=self.device).expand(*pairs, n)
-        logits = self.data_others(state, seen, number)
-        log_data = log_softmax(logits, batch.action_mask[:, None])
-        others, action = self._others[None, :, None], batch.action[:, None].expand(pairs)
-        log_likelihood = (chosen(log_data, action) * others).sum(-1)
-        with torch.no_grad():
-            theirs = log_pi.movedim(1, 2)[:, None]  # [R, 1, B, N, A]
-            log_floored = torch.log(log_data.exp() + FLOOR)
-            kappa = ((theirs.exp() * (theirs - log_floored)).sum(-1) * others).sum(-1)
-            gap = chosen(theirs.expand_as(log_floored), action) - chosen(log_floored, action)
-            log_rho = torch.minimum((gap * others).sum(-1), self.hyperparameter("ratio_cap", 3).log())
-        return Ratios(kappa, log_rho, log_likelihood)
+        log_cap = self.hyperparameter("ratio_cap", 3).log()
+        return self.data_others.ratios(batch, log_pi.movedim(1, 2), FLOOR, log_cap)
 
     def _nu_loss(
         self, batch: Batch, alpha: Tensor, kappa: Tensor, log_weight: Tensor, real: Tensor | None = None

@@ -53,7 +53,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.modules.actors import DeterministicActor
-from marlzoo.modules.critics import counterfactual_actions
+from marlzoo.modules.critics import Ensemble, counterfactual_actions
 from marlzoo.modules.distributions import (
     categorical_log_prob,
     log_softmax,
@@ -61,7 +61,7 @@ from marlzoo.modules.distributions import (
     one_hot,
     smoothed_action,
 )
-from marlzoo.modules.layers import Ensemble, PerAgent, with_agent_id
+from marlzoo.modules.layers import PerAgent, with_agent_id
 from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
 from marlzoo.objectives import diagnostics

@@ -27,7 +27,8 @@ Departures from the authors' code (SMAC), and the option that restores it:
 
 * One critic step per update, on all time steps; theirs makes one for each time step at which some episode still
   runs. Their targets are copied every 600 critic steps, which with episodes of about 60 steps is every tenth batch:
-  here ``target_period = 10``. Theirs: ``critic_steps = "time"`` with ``target_period = 600``.
+  here ``target_period = 10``. Theirs: ``critic_steps = "time"`` with ``target_period = 600``; targets are then copied
+  with the 600th, 1200th, ... step, where theirs counts anew from the batch of each copy.
 * Padding is left out of softmax_B. ``mask_softmax = False`` counts it as theirs does: rows of zeros.
 * Their behavior policy's exploration takes part in the training policy: ``epsilon`` (theirs falls from 0.5 to 0.05).
 * Evaluation is greedy: ``eval_mode = "sample"``.
@@ -54,8 +55,9 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, Positive
 from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import chosen, log_softmax
-from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import ConvexMixer, LinearMixer
 from marlzoo.modules.policies import Policy, RecurrentPolicy, TanhGaussianPolicy
 from marlzoo.modules.recurrent import RecurrentNet
@@ -259,7 +261,8 @@ class ICQ(Algorithm):
         if self.spec.discrete:
             logits, action_mask = self.actor(batch)[:, :, :-1], batch.action_mask[:, :, :-1]
             log_pi = legal_log_policy(logits, action_mask, self.hyperparameter("epsilon", 5))
-            baseline = (log_pi.exp() * q).sum(-1) * batch.filled.unsqueeze(-1)
+            # Padding has no legal action, so nothing is subtracted there.
+            baseline = (log_pi.exp() * q).sum(-1) * observed(batch)[:, :, :-1].unsqueeze(-1)
             return (chosen(q, batch.action) - baseline).detach(), chosen(log_pi, batch.action)
         out = self.actor(with_agent_id(batch.obs[:, :, :-1]))
         return q.detach(), self.data_log_prob(out[0] if isinstance(self.actor, RecurrentNet) else out, batch)
@@ -282,11 +285,15 @@ class ICQ(Algorithm):
         return norms, made
 
 
+def observed(batch: Batch) -> Tensor:
+    """1 up to each sequence's final row, 0 in the padding after it, ``[R, B, L + 1]``."""
+    return torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), dim=2)
+
+
 def zero_padded(batch: Batch) -> Batch:
     """The batch with zeros for observations, states and actions beyond each sequence's final row."""
-    real = torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), dim=2)  # [R, B, L + 1]
-    values = batch.tensors()
-    for name, rows in (("obs", real), ("state", real), ("action", batch.filled)):
+    values, rows_seen = batch.tensors(), observed(batch)
+    for name, rows in (("obs", rows_seen), ("state", rows_seen), ("action", batch.filled)):
         value = values[name]
         values[name] = value * rows.view(*rows.shape, *(1,) * (value.ndim - 3)).to(value.dtype)
     return Batch.of(batch.noise, **values)

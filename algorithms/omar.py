@@ -32,8 +32,8 @@ Departures from published code, and the option that restores it:
 
 * The authors subtract the density of their noisy samples, not its logarithm; not offered.
 * Inputs are not normalized: ``input_norm = "batch"``. The authors normalize the critics' input, action included, by
-  the statistics of whatever batch they judge (each class of the penalty's actions, each round of the search and both
-  sides of the final comparison apart), so that a policy's own actions and the search's are judged on different
+  the statistics of whatever batch they judge (each class of the penalty's actions, each round of the search and the
+  policy's actions apart), so that a policy's own actions and the search's are judged on different
   scales, and what a policy's actions have in common is subtracted before the critic sees it.
 * gamma is what it says. The authors' HalfCheetah runs set .99 and train with .95: ``gamma = 0.95``.
 * an update is one step of every network. Theirs come once in 100 of what they call steps (HalfCheetah: in 10).
@@ -58,8 +58,9 @@ from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.actors import DeterministicActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import chosen, log_softmax, mask_logits, one_hot
-from marlzoo.modules.layers import Ensemble, for_agents, with_agent_id
+from marlzoo.modules.layers import for_agents, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
@@ -222,10 +223,11 @@ class OMAR(Algorithm):
         norms = self.step(critic=td + self.hyperparameter("cql_alpha") * penalty)
 
         # 3. Search
-        found = self._search(obs, action.detach(), batch.noise["search"])
+        value = self.q.first(obs, action).squeeze(-1)
+        best, best_value = self._search(obs, batch.noise["search"])
+        found = torch.where((best_value > value.detach()).unsqueeze(-1), best, action.detach())
 
         # 4. Policy
-        value = self.q.first(obs, action).squeeze(-1)
         coe, size = self.hyperparameter("omar_coe", 3), action_size(action, used)
         pull = coe * action_error(action, found, used) - (1.0 - coe) * value
         policy_loss = mean_over(pull + self.hyperparameter("action_penalty", 3) * size)
@@ -249,21 +251,19 @@ class OMAR(Algorithm):
         )
 
     @torch.no_grad()
-    def _search(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        """The better, under Q_1, of the policy's action and the best one found, [R, B, N, A]."""
+    def _search(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The best action found ``[R, B, N, A]`` and its value under Q_1 ``[R, B, N]``."""
         c, used, many = self.config, self.action_dimensions, obs.unsqueeze(1)
 
         def score(candidates: Tensor) -> Tensor:
             return self.q.first(many, candidates * used).squeeze(-1)
 
+        std = self.hyperparameter("search_std", 5)
         if c.search == "cem":
-            best = cross_entropy_search(score, noise, c.search_elites, self.hyperparameter("search_std", 5))
+            best, value = cross_entropy_search(score, noise, c.search_elites, std)
         else:
-            best = softmax_search(score, noise, self.hyperparameter("search_std", 5))
-        rivals = torch.stack((action, best * used), dim=1)
-        parts = torch.split(rivals, 1, dim=1) if c.input_norm == "batch" else (rivals,)
-        value = torch.cat([score(part) for part in parts], dim=1)
-        return torch.where((value[:, 1] > value[:, 0]).unsqueeze(-1), rivals[:, 1], rivals[:, 0])
+            best, value = softmax_search(score, noise, std)
+        return best * used, value
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
         c, filled, action_mask = self.config, batch.filled, batch.action_mask[:, :, :-1]

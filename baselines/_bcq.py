@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import mask_logits
-from marlzoo.modules.layers import MLP, Ensemble, Init, Linear, with_agent_id
+from marlzoo.modules.layers import MLP, Init, Linear, with_agent_id
 from marlzoo.modules.policies import Policy, Random
 from marlzoo.objectives.search import best_of
 

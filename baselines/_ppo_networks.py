@@ -72,8 +72,10 @@ class PPOActor(nn.Module):
         return torch.sigmoid(self.raw_std / self.x) * self.y
 
     def mean_std(self) -> Tensor:
-        """Average standard deviation ``[R]`` (zero for discrete actions), for the log."""
-        return torch.zeros(len(self.x), device=self.x.device) if self.discrete else self.std().mean((1, 2))
+        """Average standard deviation of the real dimensions ``[R]`` (zero for discrete actions), for the log."""
+        if self.discrete:
+            return torch.zeros(len(self.x), device=self.x.device)
+        return (self.std() * self.used).sum((1, 2)) / self.used.sum()
 
     def log_prob(
         self, obs: Tensor, action: Tensor, action_mask: Tensor | None, agent: Tensor | None = None

@@ -17,7 +17,7 @@ Departures from the authors' code, and the option that restores it:
 * targets bootstrap through time limits, so the cap looks beyond them: an episode that a limit (or a recording's end)
   cut is taken to go on for ever with the mean reward of its second half. The return up to the limit would saturate
   every target of short episodes (a quarter of the value after 25 steps with gamma = 0.99). With
-  ``timeout_is_terminal = True`` nothing comes after a limit, as in theirs.
+  ``timeout_is_terminal = True`` nothing comes after a limit, as in theirs; a recording's end stays one.
 * the normalizer is |mean Q|, bounded below by 1e-6; ``normalizer = "abs_mean"`` takes mean |Q| as TD3+BC does, which
   does not vanish where values of both signs cancel.
 * the off-by-one in their loader's sum over an episode is left out: it counts a reward of the next episode.
@@ -157,25 +157,26 @@ class B3C(Algorithm):
 def best_return_to_go(data: Any, gamma: float, beyond_limits: bool = False) -> float:
     """The largest discounted sum of team rewards from any row to the end of its episode.
 
+    Episodes that a recording's end cut go on with the mean reward of their second half for ever.
+
     Args:
         data: its rewards; the mean over agents where there is one per agent.
         gamma: discount.
-        beyond_limits: let episodes that do not end in a terminal step go on with the mean reward of their second
-            half for ever.
+        beyond_limits: let episodes that reached a time limit go on too.
 
     Raises:
-        DataError: ``beyond_limits`` without a discount, where some episode does not end in a terminal step.
+        DataError: an episode goes on, and ``gamma`` is 1.
     """
     reward = data.reward.astype(np.float64)
     reward = reward.mean(1) if reward.ndim == 2 else reward
     best, to_go = -np.inf, np.zeros(data.episodes)
     last = data.starts + data.lengths - 1
-    goes_on = ~data.terminal[last] & beyond_limits
+    goes_on = ~data.terminal[last] & (~data.truncated[last] | beyond_limits)
     if goes_on.any():
         if gamma == 1.0:
             raise DataError(
-                f"{data.card.title}: with gamma = 1 what follows a time limit has no bound, and B3C needs one; set "
-                "timeout_is_terminal = True or a smaller gamma"
+                f"{data.card.title}: with gamma = 1 what follows a time limit or a recording's end has no bound, and "
+                "B3C needs one; set a gamma below 1, or timeout_is_terminal = True if no recording was cut"
             )
         half = data.starts + data.lengths // 2
         tail = np.array([reward[low : high + 1].mean() for low, high in zip(half, last, strict=True)])

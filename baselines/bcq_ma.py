@@ -48,8 +48,9 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import categorical_log_prob, mask_logits
-from marlzoo.modules.layers import MLP, Ensemble, with_agent_id
+from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, RecurrentPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam

@@ -30,9 +30,10 @@ together are the released form):
 * It writes b(s) inside every agent's log-sum-exp, counting it n times against once in Q_tot, which pushes b down
   with gradient n - 1 in every state and so, in the long run, Q_i above zero: ``cql_bias_in_lse = True``.
 
-Options off by default: ``cql_importance`` subtracts each sample's log density; ``n_critics = 2`` takes the minimum of
-twins in the target; ``td_next = "argmax"`` (discrete) is double Q-learning instead of the policy's expectation;
-``history = "rnn"`` (discrete) reads the episode so far.
+Options off by default: ``cql_importance`` subtracts each sample's log density; ``n_critics = 2`` (continuous) takes
+the minimum of twins in the target; ``policy_bc_warmup`` first clones for so many updates with the mean of
+-log pi_i(a_i | o_i) over batch and agents; ``td_next = "argmax"`` (discrete) is double Q-learning instead of the
+policy's expectation; ``history = "rnn"`` (discrete) reads the episode so far.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.errors import ConfigError
 from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import (
     chosen,
     log_softmax,
@@ -54,7 +57,7 @@ from marlzoo.modules.distributions import (
     tanh_gaussian_mode,
     tanh_gaussian_sample,
 )
-from marlzoo.modules.layers import Ensemble, with_agent_id
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy, TanhGaussianPolicy
 from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
@@ -87,7 +90,7 @@ class CQLMAConfig(Config):
     cql_importance: bool = False  # subtract the samples' log densities (continuous)
     cql_bias_in_lse: bool = False  # count the mixer's bias once per agent, as the released code does
     td_next: Literal["policy", "argmax"] = "policy"  # next action (discrete)
-    n_critics: Count = 1  # critics; the target takes their minimum
+    n_critics: Count = 1  # critics; the target takes their minimum (continuous)
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 256  # width of both hidden layers of policy and Q
     mixer_hidden: Count = 64  # width of the mixer's hidden layer
@@ -128,6 +131,10 @@ class CQLMA(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, Q and mixer; targets of the last two."""
         c, n_in, h = self.config, spec.obs_size + spec.n_agents, self.config.hidden
+        if spec.discrete and c.n_critics > 1:
+            raise ConfigError(
+                f"cql_ma: n_critics is {c.n_critics}, but the form for discrete actions has one critic; leave it at 1"
+            )
         recurrent = spec.discrete and c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
@@ -255,7 +262,7 @@ class CQLMA(Algorithm):
         return Terms(q_data.unsqueeze(1), lse.unsqueeze(1), q_next, policy, metrics)
 
     def _weight(self, q: Tensor, expected: Tensor) -> Tensor:
-        """Weight of the data's log probability, without gradient; 1 in the first updates.
+        """Weight of the data's log probability, without gradient; in the first updates 1 / N, the agents' mean.
 
         Args:
             q: values of the data's actions, ``[R, B, L, N]``.
@@ -264,4 +271,4 @@ class CQLMA(Algorithm):
         relative = self.config.cql_policy == "advantage_weighted_bc"
         weight = (q - expected).clamp(min=0.0) if relative else q
         warm = self._optimizers["policy"].count < self.config.policy_bc_warmup
-        return torch.where(warm, torch.ones_like(q), weight.detach())
+        return torch.where(warm, torch.full_like(q, 1.0 / self.spec.n_agents), weight.detach())

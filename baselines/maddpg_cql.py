@@ -27,12 +27,16 @@ Departures from published code, and the option that restores it:
 
 Options off by default: ``cql_logprob_scope = "joint"`` takes l_k over all agents' parts, since all are drawn;
 ``critic_agent_id`` tells joint critics the agent's number (without it agents with rewards of their own learn the
-rewards' mean); ``history = "mlp"`` learns from transitions.
+rewards' mean); ``history = "mlp"`` learns from transitions. ``backup = "partial"`` keeps the data's next actions in
+the target but for those of ``replaced`` random agents, which the target policy chooses (partial action replacement,
+arXiv 2511.07629): where behavior factorizes, the distance from the data grows linearly with that number. Steps whose
+next action is cut off have no target then. The paper's mixture over all numbers, weighted by the spread of ten
+critics, is not offered.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -40,13 +44,15 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import TeamCritics
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.recurrent import TeamActor
 from marlzoo.objectives import diagnostics
+from marlzoo.objectives.counterfactual import partial_replacement
 from marlzoo.objectives.losses import action_size, detached, mean_over, penalty_samples, sampled_logsumexp
-from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
+from marlzoo.objectives.sequences import as_sequences, known_actions, row_fields, step_count
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 
@@ -72,6 +78,10 @@ class MADDPGCQLConfig(Config):
     lr: Positive = 1e-3  # step size of Adam
     batch_size: Count = 32  # sequences (or transitions) per update and replica
     sequence_length: Natural = 20  # steps per sequence
+    backup: Literal["policy", "partial"] = field(
+        default="policy", metadata=ASSIGNED_LATER
+    )  # next actions in the target: the policy's, or the data's but for some agents
+    replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
 
 
 class MADDPGCQL(Algorithm):
@@ -83,7 +93,7 @@ class MADDPGCQL(Algorithm):
     presets: ClassVar = {"mamujoco": {}, "mpe": {}}
     variants: ClassVar = {
         "continuous": (
-            {"history": "mlp", "critic_agent_id": True, "cql_logprob_scope": "joint"},
+            {"history": "mlp", "critic_agent_id": True, "cql_logprob_scope": "joint", "backup": "partial"},
             {"variant": "iddpg_cql", "history": "mlp", "policy_after_critic": True, "policy_q": "q1"},
         )
     }
@@ -93,7 +103,13 @@ class MADDPGCQL(Algorithm):
         c, recurrent = self.config, self.config.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
-        self.fields = row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask")
+        if c.replaced > spec.n_agents:
+            raise ConfigError(
+                f"{self.name}: replaced is {c.replaced}, but the task has {spec.n_agents} agents; "
+                "set it to at most that number"
+            )
+        following = ("next_action",) if c.backup == "partial" and not recurrent else ()
+        self.fields = (*row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask"), *following)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, relu=c.memory_relu)
         self.q = TeamCritics(
             self.init,
@@ -109,7 +125,12 @@ class MADDPGCQL(Algorithm):
         """What the penalty's team actions are made of."""
         c = self.config
         one = (c.batch_size, self.length, self.spec.n_agents, self.spec.action_size)
-        return {"uniform": ("uniform", (c.cql_samples, *one)), "normal": ("normal", (2, c.cql_samples, *one))}
+        subset: dict[str, tuple[Kind, tuple[int, ...]]] = {"subset": ("uniform", one[:-1])}
+        return {
+            "uniform": ("uniform", (c.cql_samples, *one)),
+            "normal": ("normal", (2, c.cql_samples, *one)),
+            **(subset if c.backup == "partial" else {}),
+        }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -119,13 +140,16 @@ class MADDPGCQL(Algorithm):
 
         # 1. Target
         with torch.no_grad():
-            after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used
+            after, usable = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used, filled
+            if c.backup == "partial":
+                known, usable = known_actions(batch)
+                after = partial_replacement(after, known[:, :, 1:], batch.noise["subset"], c.replaced)
             q_after = self.target_q(batch.obs[:, :, 1:], batch.state[:, :, 1:], after).amin(1)
             y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
 
         # 2. TD
         q = self.q(obs, state, batch.action)
-        td = mean_over(0.5 * (q - y.unsqueeze(1)).square().mean(1), filled)
+        td = mean_over(0.5 * (q - y.unsqueeze(1)).square().mean(1), usable)
 
         # 3. Penalty
         samples, log_density = self._samples(batch, policy.detach())
@@ -144,7 +168,7 @@ class MADDPGCQL(Algorithm):
         self.soft_update(self.target_actor, self.actor, self.hyperparameter("tau"))
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
-        means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
+        means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, usable)}
         common = diagnostics.data_value(q[:, 0], filled)
         common |= diagnostics.saturation(policy[:, :, :-1], used, filled)
         return detached(metrics | means) | common | norms

@@ -28,12 +28,15 @@ Departures from published code, and the option that restores it:
   the targets start as copies (OG-MARL's mixer target is random until the first copy); neither is offered.
 * ``td_lambda`` > 0, ``last_action = True`` and ``target_period = 0`` (then the rate ``tau``) are offpymarl's.
 
-``history = "mlp"`` learns from transitions, without memory.
+Options off by default: ``history = "mlp"`` learns from transitions, without memory. With ``value_normalization`` TD
+errors are divided by d = sg mean |Q_tot - mean Q_tot| of the batch, the scale-invariant normalization of arXiv
+2603.08399: bootstrapping through a mixer that is not linear amplifies the values' scale until policies degrade;
+divided by d, TD and its gradient do not depend on that scale, and the fixed point stays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -41,13 +44,13 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Count
+from marlzoo.config import ASSIGNED_LATER, Count
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
 from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import masked_logsumexp, mean_over
+from marlzoo.objectives.losses import masked_logsumexp, mean_over, value_scale
 from marlzoo.objectives.sequences import as_sequences, team_fields
 from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
@@ -66,6 +69,8 @@ class QMIXCQLConfig(_q_cql.ConservativeQConfig):
     data_action: bool = True  # count the data's team action among them
     mixer_hidden: Count = 64  # hidden units of the networks that make the mixer's weights
     mixer_embed: Count = 32  # hidden units of the mixer
+    # Divide TD errors by the spread of the team's values in the batch (SVN).
+    value_normalization: bool = field(default=False, metadata=ASSIGNED_LATER)
 
 
 class QMIXCQL(Algorithm):
@@ -117,6 +122,8 @@ class QMIXCQL(Algorithm):
 
         # 2. TD
         td = mean_over((q_tot - found.target).square(), batch.filled) * (0.5 if c.half_td else 1.0)
+        if c.value_normalization:
+            td = td / value_scale(q_tot, batch.filled).square()
 
         # 3. The penalty
         if c.penalty == "joint":

@@ -141,10 +141,8 @@ class TD3BC(Algorithm):
         critic_loss = mean_over((q - y.unsqueeze(1)).square().mean(1), filled)
 
         # 3. Policy
-        due, norms = self.due("critic", c.policy_delay), {}
-        if c.policy_after_critic:
-            norms = self.step(critic=critic_loss)
-            due = self.due("critic", c.policy_delay)
+        norms = self.step(critic=critic_loss) if c.policy_after_critic else {}
+        due = self.due("critic", c.policy_delay, ahead=0 if c.policy_after_critic else 1)
         policy_loss, metrics = self._policy_loss(batch, obs, state, data)
         norms |= self.step_if(due, policy=policy_loss)
         if not c.policy_after_critic:

@@ -96,8 +96,8 @@ def select(
     Raises:
         UnknownNameError: a method that the suite does not have.
     """
-    suite = expanded(suite)
     if methods:
+        suite = expanded(suite)
         known = [learner.method for learner in suite.learners]
         for method in methods:
             if method not in known:

@@ -170,7 +170,10 @@ def expanded(suite: Suite) -> Suite:
 
     Each method takes those of the learner's settings that it has.
     """
-    kinds = {kind_of(data.task, data) for data in suite.data if data.task}
+    if all(learner.method != EVERY for learner in suite.learners):
+        return suite
+    tasks = [(task_of(data), data) for data in suite.data]
+    kinds = {kind_of(task, data) for task, data in tasks if task}
     learners: list[Learner] = []
     for learner in suite.learners:
         if learner.method != EVERY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,21 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from marlzoo.console import visible
+
+BAR, PERCENT, GAPS = 10, 5, 3  # columns of a line of progress beside names and notes
+PERIOD = 60.0  # seconds between two lines of progress where they are kept, in a log file for instance
+
+
+def shortened(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns, shortened in the middle, because names differ at their ends."""
+    if len(text) <= width:
+        return text
+    end = width // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 @dataclass
@@ -69,7 +83,7 @@ class ProgressReporter(Protocol):
 class Display:
     """Bars: everything, with the time left, and each piece of work that is being done, with its rate.
 
-    On a terminal they move; elsewhere every message is a line of its own.
+    On a terminal they move; elsewhere every message is a line of its own, and progress one line a minute.
 
     Args:
         console: where to write.
@@ -77,12 +91,13 @@ class Display:
     """
 
     def __init__(self, console: Console, title: str) -> None:
-        self.console, self.clock = console, Clock([])
+        self.console, self.title, self.clock = console, title, Clock([])
+        self._told = time.monotonic()
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[note]}"),
+            _Half(console, lambda task: shortened(task.description, _Half.width(console))),
+            BarColumn(bar_width=BAR),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            _Half(console, lambda task: task.fields["note"]),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -100,7 +115,7 @@ class Display:
 
     def log(self, text: str) -> None:
         """Print a line above the bars."""
-        self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.progress.console.print(visible(text), highlight=False, soft_wrap=True, markup=False)
 
     def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""
@@ -113,12 +128,38 @@ class Display:
             self.log(stage.label)
         return Part(self, stage)
 
-    def refresh(self) -> None:
-        """Show where everything stands."""
+    def refresh(self, what: str = "") -> None:
+        """Show where everything stands.
+
+        Args:
+            what: is done at present, for a line where there are no bars.
+        """
         left, stages = self.clock.left(), self.clock.stages
         share = sum(stage.done / stage.amount for stage in stages) / max(len(stages), 1)
         text = "estimating the time left" if left is None else f"{timedelta(seconds=round(left))} left"
         self.progress.update(self._whole, completed=share, note=text)
+        if what and not self.console.is_terminal and time.monotonic() - self._told >= PERIOD:
+            self._told = time.monotonic()
+            self.log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.title}: {share:.0%} done, {text}; {what}")
+
+
+class _Half(ProgressColumn):
+    """Half of what bar and percentage leave of a line, so that long names push nothing out of sight."""
+
+    def __init__(self, console: Console, text: Callable[[Task], str]) -> None:
+        super().__init__()
+        self._console, self._text = console, text
+
+    @staticmethod
+    def width(console: Console) -> int:
+        """Columns of a half."""
+        return max((console.width - BAR - PERCENT - GAPS) // 2, 8)
+
+    def render(self, task: Task) -> Text:
+        """The task's text, cut where it does not fit."""
+        text = Text(visible(self._text(task)), overflow="ellipsis", no_wrap=True)
+        text.truncate(self.width(self._console))
+        return text
 
 
 class Part:
@@ -144,7 +185,7 @@ class Part:
         self._display.clock.account(self.stage.kind, done - self._last, now - self._time)
         self._last, self._time, self.stage.done = done, now, done
         self._display.progress.update(self._bar, completed=done, note=note)
-        self._display.refresh()
+        self._display.refresh(f"{self.stage.label}: {note}" if note else self.stage.label)
 
     def log(self, text: str) -> None:
         """Print a line above the bars."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import traceback
-from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from marlzoo.registry import find_method
 from marlzoo.system.files import write_text_atomic
-from marlzoo.system.provenance import commit_of, machine
+from marlzoo.system.provenance import commit_of, machine, now
 
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
@@ -149,11 +148,6 @@ def one_line(error: BaseException) -> str:
     """An error's kind and the first line of its text."""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def now() -> str:
-    """The time of day in UTC, to the second, as rows carry it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _failed(suite: Suite, run: Run, updates: int, device: str, text: str) -> Row:

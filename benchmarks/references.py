@@ -4,7 +4,8 @@
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
 ``reference/returns.csv``: mean return of uniformly random actions, made by
 ``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks that are not in it
-are normalized by the returns of their shipped teacher, if it has a random and an expert (or good) stage.
+are normalized by what their family knows in advance (``known_returns(name)`` in its module: random actions and the
+best ones), else by the returns of the shipped behavior policies, if there is a random and an expert (or good) one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cache
 from importlib.resources import files
 
 from marlzoo.envs.base import Observation
+from marlzoo.errors import UnknownNameError
 
 RANDOM_EPISODES = 100
 
@@ -47,8 +49,8 @@ class Ends:
 
 @cache
 def ends(task: str) -> Ends | None:
-    """What normalizes a task's returns: as listed, or else those of its teacher; None where neither is known."""
-    return _returns().get(task) or _taught(task)
+    """What normalizes a task's returns: listed, known, or those of its behavior policies; None where nothing is."""
+    return _returns().get(task) or _known(task) or _taught(task)
 
 
 def normalized(task: str, value: float) -> float | None:
@@ -108,6 +110,19 @@ def _returns() -> dict[str, Ends]:
     }
 
 
+def _known(task: str) -> Ends | None:
+    from marlzoo.registry import family_module, task_families
+
+    family, _, name = task.partition("/")
+    if family not in task_families():  # rows may be of a family, or a task, that is not installed here
+        return None
+    try:
+        known = getattr(family_module(family), "known_returns", lambda name: None)(name)
+    except UnknownNameError:
+        return None
+    return None if known is None else Ends(*known, "known optimum")
+
+
 def _taught(task: str) -> Ends | None:
     from marlzoo.teachers.store import load_teacher, teacher_names
 
@@ -118,7 +133,7 @@ def _taught(task: str) -> Ends | None:
     expert = stages.get("expert", stages.get("good"))
     if expert is None or "random" not in stages:
         return None
-    return Ends(stages["random"], expert, "marlzoo's teacher")
+    return Ends(stages["random"], expert, "marlzoo's behavior policy")
 
 
 def _read(name: str) -> list[dict[str, str]]:

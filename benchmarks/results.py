@@ -59,6 +59,10 @@ class ResultsFile:
             Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _merge_episodes, REMEDY),
         )
 
+        self._replaced = Store(
+            self.path.with_name(REPLACED), Format(SCHEMA, ("run", *COLUMNS), list, REMEDY, explain)
+        )
+
     def exists(self) -> bool:
         """Whether there is a file, or a journal of one."""
         return self._rows.exists()
@@ -111,6 +115,10 @@ class ResultsFile:
                 raise UnknownNameError("result column", name, COLUMNS)
         return any(all(getattr(row, k) == v for k, v in values.items()) for row in self.rows())
 
+    def faults(self) -> list[str]:
+        """Every damaged line of rows, episodes and replaced rows, a text each; empty where all are sound."""
+        return [fault for store in (self._rows, self._episodes, self._replaced) for fault in store.faults()]
+
     def overwrite(self, rows: Iterable[Row]) -> None:
         """Replace the file of rows as one step; journals stay. The caller holds the lock of its folder.
 
@@ -138,9 +146,8 @@ class ResultsFile:
         """
         place = str(self.path)
         lines = [line for line in self._rows.read() if unwanted(from_line(place, line))]
-        kept = Store(self.path.with_name(REPLACED), Format(SCHEMA, ("run", *COLUMNS), list, REMEDY, explain))
-        kept.append(lines)  # before they are taken out, so that no kill loses them
-        kept.publish()
+        self._replaced.append(lines)  # before they are taken out, so that no kill loses them
+        self._replaced.publish()
         removed = set(lines)
         return [from_line(place, line) for line in self._rows.remove(lambda line: line in removed)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,8 @@ class Row:
             known.
         win_rate: share of episodes won, in [0, 1]; None where a task cannot be won.
         diverged: whether the replica's parameters or losses stopped being finite.
-        execution: what the policy needs when it acts: ``decentralized``, ``sequential`` or ``centralized``.
+        execution: what the policy needs when it acts: ``decentralized``, ``shared_randomness``,
+            ``sequential`` or ``centralized``.
         config_hash: of the method's configuration and the evaluation's horizon.
         data_hash: content hash of the dataset.
         behavior_return: mean episode return of the dataset.
@@ -119,6 +120,15 @@ RUN: tuple[str, ...] = (
 """Columns that name a run; with ``updates`` they name a row."""
 
 _KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
+_READER: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "bool": {"True": True, "False": False}.__getitem__,
+    "int": int,
+    "float": float,
+    "int | None": lambda cell: int(cell) if cell else None,
+    "float | None": lambda cell: float(cell) if cell else None,
+}
+_READERS = tuple(_READER[_KINDS[name]] for name in COLUMNS)
 _UPDATES, _ERROR = (1 + COLUMNS.index(name) for name in ("updates", "error"))  # behind the run's name
 
 
@@ -140,7 +150,10 @@ def from_line(place: str, line: Line) -> Row:
     Raises:
         DataError: a value of another type; the text begins with ``place``.
     """
-    return from_cells(place, dict(zip(COLUMNS, line[1:], strict=True)))
+    try:
+        return Row(*(read(cell) for read, cell in zip(_READERS, line[1:], strict=True)))
+    except (ValueError, KeyError):
+        return from_cells(place, dict(zip(COLUMNS, line[1:], strict=True)))  # names the column
 
 
 def from_cells(place: str, cells: Mapping[str, str]) -> Row:
@@ -187,14 +200,7 @@ def explain(path: Path, header: Sequence[str]) -> str | None:
 
 
 def _value(place: str, name: str, cell: str) -> Any:
-    kind = _KINDS[name]
-    if kind == "str":
-        return cell
-    if cell == "" and kind.endswith("None"):
-        return None
     try:
-        if kind == "bool":
-            return {"True": True, "False": False}[cell]
-        return int(cell) if kind.startswith("int") else float(cell)
+        return _READER[_KINDS[name]](cell)
     except (ValueError, KeyError):
-        raise DataError(f"{place}: {name} is {cell!r}, expected a value of type {kind}") from None
+        raise DataError(f"{place}: {name} is {cell!r}, expected a value of type {_KINDS[name]}") from None

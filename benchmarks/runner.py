@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from marlzoo.console import console as plain_console
+from marlzoo.errors import ConfigError
+
 from . import reuse, tables
 from .commands import note_command
 from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
@@ -79,7 +82,9 @@ def run_suite(
     Raises:
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
-    console, suite, started = console or Console(), expanded(suite), time.monotonic()
+    if max_replicas < 1:
+        raise ConfigError(f"max_replicas is {max_replicas}; it must be at least 1")
+    console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
     validate(suite)
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
@@ -146,7 +151,7 @@ def _show(
     if not rows.empty:
         for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
             if not sheet.long:  # table.md has them all
-                console.print(terminal(sheet))
+                console.print(terminal(sheet), soft_wrap=True)
 
 
 def _of_suite(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.DataFrame:

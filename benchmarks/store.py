@@ -99,6 +99,20 @@ class Store:
         # The file is read last: what is merged meanwhile is then found there.
         return self._form.merge([*self._parse(self.path), *journals])
 
+    def faults(self) -> list[str]:
+        """Every line of the file and of its journals that is damaged, a text each; empty where all are sound."""
+        found: list[str] = []
+        for path in (self.path, *self._journals()):
+            try:
+                for place, cells in self._records(path, cut=path != self.path):
+                    try:
+                        self._checked(place, cells)
+                    except DataError as error:
+                        found.append(str(error))
+            except DataError as error:  # what follows cannot be told apart
+                found.append(str(error))
+        return found
+
     def publish(self, *, lazy: bool = False) -> None:
         """Merge the journals of finished writers, this one included, into the file.
 
@@ -164,17 +178,22 @@ class Store:
 
     def _parse(self, path: Path, cut: bool = False) -> list[Line]:
         """Lines of a file; none where there is no such file. ``cut``: the last one may be incomplete."""
+        return [self._checked(place, cells) for place, cells in self._records(path, cut)]
+
+    def _records(self, path: Path, cut: bool) -> Iterator[tuple[str, list[str]]]:
+        """The place and the cells of every line, which are not compared with its checksum yet."""
         text = _read(path, self._form.remedy)
         if text is not None and cut:  # what a kill cut off was never said to be written
             text = text[: text.rfind("\n") + 1] or None
         if text is None:
-            return []
+            return
         if not text.endswith("\n"):
             raise DataError(f"{path}: the last line is not complete, the file was cut; {self._form.remedy}")
         reader = csv.reader(io.StringIO(text), strict=True)
         try:
             self._require_header(path, next(reader))
-            return [self._checked(f"{path}, line {reader.line_num}", cells) for cells in reader]
+            for cells in reader:
+                yield f"{path}, line {reader.line_num}", cells
         except csv.Error as error:
             place = f"{path}, line {reader.line_num}"
             raise DataError(f"{place}: not valid CSV ({error}); {self._form.remedy}") from error

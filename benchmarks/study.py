@@ -16,8 +16,10 @@ from rich.console import Console
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import Precision
+from marlzoo.console import console as plain_console
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
+from marlzoo.errors import pip_install
 from marlzoo.registry import make, make_env
 from marlzoo.system.files import atomic_write, write_text_atomic
 from marlzoo.training.trainer import train
@@ -145,11 +147,11 @@ def write(study: Study, out: Path, console: Console | None = None) -> Path:
     drawn = _draw(study, folder / "plot.png")
     text = markdown(study.sheet)
     write_text_atomic(folder / "table.md", text + ("\n![plot](plot.png)\n" if drawn else ""))
-    console = console or Console()
-    console.print(terminal(study.sheet))
+    console = console or plain_console()
+    console.print(terminal(study.sheet), soft_wrap=True)
     if not drawn:
-        console.print("No plot: matplotlib is not installed (pip install 'marlzoo[plot]').", markup=False)
-    console.print(f"Written to {folder}", highlight=False)
+        console.print(f"No plot: matplotlib is not installed ({pip_install('matplotlib')}).", markup=False)
+    console.print(f"Written to {folder}", highlight=False, markup=False)
     return folder
 
 

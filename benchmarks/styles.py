@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
+
+from marlzoo.console import visible
 
 from .sheet import column_width
 
@@ -30,7 +33,7 @@ _UNBROKEN = str.maketrans(" ", "\u00a0")  # spaces at which no line is broken
 
 def markdown(sheet: Sheet) -> str:
     """A Markdown table under its title, notes below; a number and its spread stay on one line."""
-    lines = [f"## {sheet.title}", ""]
+    lines = [f"## {_pipe(sheet.title)}", ""]
     lines.append("| " + " | ".join(map(_pipe, sheet.header)) + " |")
     lines.append("|" + "|".join(" --- " if k == 0 else " ---: " for k in range(len(sheet.header))) + "|")
     for cells, best in _lines(sheet):
@@ -81,7 +84,8 @@ def _html_cell(text: str, best: bool) -> str:
 class terminal:  # noqa: N801 # called like the other styles
     """A table for rich to print: as wide as the terminal, columns that do not fit below, no word broken.
 
-    Marked entries are followed by ``*``, so that they are seen without colors too.
+    Marked entries are followed by ``*``, so that they are seen without colors too. Print it with ``soft_wrap=True``,
+    or rich cuts off words that are longer than a line.
     """
 
     def __init__(self, sheet: Sheet) -> None:
@@ -179,8 +183,9 @@ def _lines(sheet: Sheet) -> list[tuple[list[str], set[int]]]:
 
 
 def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A Markdown cell: what would be markup or HTML there stands for itself."""
+    return re.sub(r"[\\|`<]|\](?=[(\[])", r"\\\g<0>", " ".join(visible(text).splitlines()))
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in visible(text))

@@ -33,7 +33,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from marlzoo.config import Precision
+from marlzoo.defaults import TRANSITIONS, UPDATES
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.registry import is_seed
+from marlzoo.system.files import require_folder_name
 
 FOLDER = Path(__file__).parent / "suites"
 POINTS = 10  # evaluations of a run, where the suite does not say how far apart they are
@@ -65,7 +68,7 @@ class Data:
     task: str = ""
     quality: str = ""
     source: str = REGENERATED
-    transitions: int = 1_000_000
+    transitions: int = TRANSITIONS
     seed: int = 0
     file: str = ""
     env: Mapping[str, Any] = field(default_factory=dict)
@@ -123,7 +126,7 @@ class Suite:
     data: tuple[Data, ...]
     learners: tuple[Learner, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    updates: int = 1_000_000
+    updates: int = UPDATES
     eval_every: int = 0
     episodes: int = 10
     final_episodes: int = 0
@@ -142,16 +145,17 @@ class Suite:
                 raise ConfigError(f"{place}: {name} is empty; list at least one")
             if any(value in values[:k] for k, value in enumerate(values)):
                 raise ConfigError(f"{place}: {name} lists something twice; each run counts once")
-        if any(type(seed) is not int or seed < 0 for seed in self.seeds):
-            raise ConfigError(f"{place}: seeds is {list(self.seeds)}; they must be integers from 0 on")
+        if not all(is_seed(seed) for seed in self.seeds):
+            raise ConfigError(
+                f"{place}: seeds is {list(self.seeds)}; they must be integers from 0 to 2**63 - 1"
+            )
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{place}: {name} is {getattr(self, name)}; it must be at least {least}")
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ConfigError(f"{place}: {name} is {value!r}; choose one of {', '.join(choices)}")
-        if not self.name or any(letter in self.name for letter in "/\\: "):
-            raise ConfigError(f"{place}: the name becomes a folder; use letters, digits, '-' and '_'")
+        require_folder_name(self.name)
 
     def updates_on(self, data: Data) -> int:
         """Gradient updates of a run on a dataset."""
@@ -215,7 +219,7 @@ def _values(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{before[0]}: its bases lead in a circle, {chain}; take one 'base' out")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         named = f", the base of {before[-1]}" if before else ""
         raise DataError(f"cannot read the suite {path}{named}: {error}") from error
     _know(values, {"base", *(f.name for f in fields(Suite))}, str(path))

@@ -21,29 +21,45 @@ from .references import normalized, published
 from .results import RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
+RESULTS = Path("results")  # where commands write unless they are told otherwise
 DATASET = ["task", "source", "quality"]
 LEARNER = ["method", "variant", "execution"]
 CELL = ["suite", *DATASET, "data_hash", *LEARNER, "config_hash"]
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
-    """Rows of several result files or folders (which hold ``rows.csv``), one after another.
+    """Rows of several result files or folders (which hold ``rows.csv``, or one folder that does), one after another.
 
     Raises:
-        DataError: no such file, no rows in it, or not a results file.
+        DataError: no such file, no rows in it, not a results file, or a folder that holds results of several runs.
     """
-    frames = []
-    for path in paths:
-        results = ResultsFile(path / "rows.csv" if path.is_dir() else path)
-        if not results.exists():
-            raise DataError(
-                f"no results at {results.path}; run a suite first (marlzoo bench SUITE) or name another path"
-            )
-        frames.append(results.read())
+    frames = [results_at(path).read() for path in paths]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if rows.empty:
         raise DataError(f"no result rows in {', '.join(map(str, paths))}")
     return rows
+
+
+def results_at(path: Path) -> ResultsFile:
+    """The results at a path, in the one folder below it that has some, or in ``results`` under that name.
+
+    Raises:
+        DataError: there are none, or those of several runs.
+    """
+    place = path if path.exists() or not (RESULTS / path).is_dir() else RESULTS / path
+    results = ResultsFile(place / "rows.csv" if place.is_dir() else place)
+    if results.exists():
+        return results
+    below = [ResultsFile(folder / "rows.csv") for folder in sorted(path.iterdir())] if path.is_dir() else []
+    below = [results for results in below if results.exists()]
+    if len(below) == 1:
+        return below[0]
+    if below:
+        names = ", ".join(str(results.path.parent) for results in below)
+        raise DataError(f"{path}: holds results of several runs; name one or more of them: {names}")
+    raise DataError(
+        f"no results at {results.path}; run a suite first (marlzoo bench SUITE) or name another path"
+    )
 
 
 def last(rows: pd.DataFrame) -> pd.DataFrame:

@@ -24,9 +24,10 @@ from marlzoo.system.files import write_text_atomic
 
 from .analysis import DATASET, Results
 from .bench import select
-from .plan import setting_names
+from .plan import expanded, setting_names
 from .runner import run_suite
 from .split import Split, split_of
+from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
 
 _RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<log>:log)?(?::(?P<count>\d+))?")
@@ -112,17 +113,7 @@ class Sweep:
 
     def toml(self) -> str:
         """The best settings as learners for a suite's file."""
-        lines = []
-        for learner in self.best().values():
-            config = ", ".join(f"{name} = {_toml(value)}" for name, value in learner.config.items())
-            lines += [
-                "[[learners]]",
-                f"method = {_toml(learner.method)}",
-                f"config = {{ {config} }}" if config else "config = {}",
-                f"tuning = {_toml(learner.tuning)}",
-                "",
-            ]
-        return "\n".join(lines)
+        return learners_toml(tuple(self.best().values()))
 
 
 def sweep(
@@ -172,7 +163,7 @@ def sweep(
         DataError: no run has a result.
     """
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
-    base = select(found, seeds, methods, updates)
+    base = expanded(select(found, seeds, methods, updates))
     space = {name: parse_values(name, values) for name, values in over.items()}
     points = random_points(space, random, random_seed) if random else grid_points(space)
     learners = _learners(base.learners, space, points)
@@ -327,8 +318,3 @@ def _plain(text: str) -> Any:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
-
-
-def _toml(value: Any) -> str:
-    """A plain value as TOML; JSON's texts, numbers and lists are TOML's too."""
-    return json.dumps(value)

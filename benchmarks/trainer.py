@@ -112,6 +112,8 @@ class Trainer:
             check_data=self.check_data,
             compile=suite.compile,  # type: ignore[arg-type]
             precision=suite.precision,  # type: ignore[arg-type]
+            task=group.task,
+            env_options=group.env,
             log=report.log,
             on_progress=on_progress,
             on_evaluation=on_evaluation,

@@ -50,6 +50,7 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Class attributes that a method sets", "params_style")]
 
 html_theme = "furo"
 html_title = f"marlzoo {version}"

@@ -226,12 +226,19 @@ class Algorithm(nn.Module):
             for old, new in zip(target.parameters(), online.parameters(), strict=True):
                 old.copy_(torch.where(per_replica(due, new.ndim), new, old))
 
-    def due(self, group: str, period: int, made: Tensor | int = 1) -> Tensor:
+    def due(self, group: str, period: int, made: Tensor | int = 1, ahead: int = 0) -> Tensor:
         """Whether a multiple of ``period`` lies among the last ``made`` steps of an optimizer.
 
-        A bool on the device: a scalar, or ``[R]`` where every replica's steps count on their own.
+        Args:
+            group: the optimizer.
+            period: in steps.
+            made: steps that it made since the last call.
+            ahead: steps that it is still to make and that count as made.
+
+        Returns:
+            A bool on the device: a scalar, or ``[R]`` where every replica's steps count on their own.
         """
-        return torch.remainder(self._optimizers[group].count, period) < made
+        return torch.remainder(self._optimizers[group].count + ahead, period) < made
 
     def add_optimizer(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -99,7 +100,8 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _settings(cls: Any) -> dict[str, Any]:
+@functools.cache  # evaluating annotations takes a millisecond, and every replica's settings are checked
+def _settings(cls: Any) -> Mapping[str, Any]:
     """Type of every setting by name."""
     return typing.get_type_hints(cls, include_extras=True)
 

@@ -1,4 +1,4 @@
-"""Errors that a user can act on.
+"""User-facing exceptions: cause, location, fix.
 
 Every error raised for bad input derives from :class:`MarlzooError` and says what is wrong, where, and
 what to do. The command line prints its text without a traceback (``--debug`` shows the traceback).
@@ -7,7 +7,44 @@ what to do. The command line prints its text without a traceback (``--debug`` sh
 from __future__ import annotations
 
 import difflib
+import re
+import sys
 from collections.abc import Iterable
+from importlib import metadata
+from typing import NamedTuple
+
+_REQUIREMENT = re.compile(
+    r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*[\"']([^\"']+)[\"'])?"
+)
+
+
+class Requirement(NamedTuple):
+    """A package that marlzoo needs: its name, the versions (``>=1.2,<2``), and the extra that brings it, if any."""
+
+    name: str
+    versions: str
+    extra: str
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.versions}"
+
+
+def requirements() -> list[Requirement]:
+    """What marlzoo's metadata require, its extras included; nothing where it is imported without being installed."""
+    try:
+        declared = metadata.requires("marlzoo") or []
+    except metadata.PackageNotFoundError:
+        return []
+    matches = filter(None, map(_REQUIREMENT.match, declared))
+    return [Requirement(match[1], match[2].strip(), match[3] or "") for match in matches]
+
+
+def pip_install(*packages: str) -> str:
+    """The command that installs packages for the interpreter at hand, in the versions that marlzoo requires."""
+    known = {required.name: str(required) for required in requirements()}
+    # Double quotes: Windows' shells know no others.
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    return " ".join([python, "-m pip install", *(f'"{known.get(name, name)}"' for name in packages)])
 
 
 class MarlzooError(Exception):
@@ -65,9 +102,11 @@ class MissingExtraError(MarlzooError, ImportError):
     """An optional package that is not installed; the text gives the install command."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        # The packages themselves are named, because marlzoo need not be on a package index.
+        needed = [required.name for required in requirements() if required.extra == extra] or [package]
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'marlzoo[{extra}]'"
+            f"Install it with: {pip_install(*needed)}"
         )
 
 

@@ -11,11 +11,12 @@ one for which another family's settings serve names it in ``PRESET``. Modules na
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +146,18 @@ def make(
     cls = find_method(name)
     if not isinstance(spec, Spec):
         raise SpecError(f"{name}: spec must be a marlzoo.Spec, got {type(spec).__name__}")
-    if isinstance(seeds, int | str) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 on, one per replica")
+    if isinstance(seeds, int | str) or not all(is_seed(seed) for seed in seeds):
+        raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 to 2**63 - 1, one per replica")
     chosen = preset_of(cls, spec, preset)
     configs = replica_configs(cls.config_class, len(seeds), config, chosen.settings)
     learner = cls(spec, seeds, configs, device, dtype or torch.float32)
     learner.preset = chosen.name
     return learner
+
+
+def is_seed(value: object) -> bool:
+    """Whether a value is an integer from 0 to 2**63 - 1, as result files and tables can hold it."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,14 @@ def _preset_family(cls: type[Algorithm], spec: Spec) -> str:
 
 def task_families() -> dict[str, str]:
     """``family -> module`` of all environments."""
-    families = {entry.name: entry.value for entry in entries(ENVIRONMENTS)}
+    families: dict[str, str] = {}
+    for entry in entries(ENVIRONMENTS):
+        if entry.name in families:
+            raise PluginError(
+                f"the environment family {entry.name!r} is declared by {families[entry.name]} and by {entry.value}; "
+                "uninstall one of the packages that do, or rename its entry in the group marlzoo.environments"
+            )
+        families[entry.name] = entry.value
     for module in filter(None, map(str.strip, os.environ.get("MARLZOO_ENVIRONMENTS", "").split(","))):
         family = module.rpartition(".")[2]
         if families.get(family, module) != module:
@@ -219,7 +232,19 @@ def task_families() -> dict[str, str]:
 
 def task_names() -> list[str]:
     """Names of all tasks, ``family/name``."""
-    return [f"{family}/{task}" for family in task_families() for task in family_module(family).TASKS]
+    return [task for family in task_families() for task in family_tasks(family)]
+
+
+def family_tasks(family: str) -> list[str]:
+    """Names of a family's tasks, ``family/name``.
+
+    Raises:
+        PluginError: its module cannot be imported, or lists no tasks.
+    """
+    found = getattr(family_module(family), "TASKS", None)
+    if not isinstance(found, Iterable) or isinstance(found, str):
+        raise PluginError(f"environment family {family!r}: {task_families()[family]} lists no TASKS")
+    return [f"{family}/{task}" for task in found]
 
 
 def task_spec(task: str, **options: Any) -> Spec:
@@ -229,22 +254,53 @@ def task_spec(task: str, **options: Any) -> Spec:
     return replace(spec, task=task)
 
 
+def fitting_options(task: str, shape: Spec) -> dict[str, Any]:
+    """The option of a task with which it has a shape; empty where none of the family's ``ALTERNATIVES`` does."""
+    family, _, _ = task.partition("/")
+    if family not in task_families():
+        return {}
+    for option, values in getattr(family_module(family), "ALTERNATIVES", {}).items():
+        for value in values:
+            if not task_spec(task, **{option: value}).differences(shape):
+                return {option: value}
+    return {}
+
+
 def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
     """``num_envs`` copies of a task, stepped together.
 
     Raises:
         UnknownNameError: no such task; lists the nearest ones.
+        ConfigError: an option that no environment can have.
+        PluginError: the environment ended the process.
     """
     family, name = _split(task)
-    env: BatchedEnv = family_module(family).make(name, num_envs, **options)
+    reserved = {"name", "num_envs"}.intersection(options)
+    if reserved:
+        raise ConfigError(f"{task}: {min(reserved)} is no option of an environment")
+    try:
+        env: BatchedEnv = family_module(family).make(name, num_envs, **options)
+    except SystemExit as error:  # a simulator must not end the run without a word
+        raise PluginError(
+            f"{task}: making the environment ended the process (sys.exit({error.code!r}))"
+        ) from error
     return env
 
 
 def _split(task: str) -> tuple[str, str]:
     family, _, name = task.partition("/")
     if family not in task_families() or name not in family_module(family).TASKS:
-        raise UnknownNameError("task", task, task_names())
+        raise UnknownNameError("task", task, _importable_tasks())
     return family, name
+
+
+def _importable_tasks() -> list[str]:
+    """Names of the tasks of all families that can be imported."""
+    found: list[str] = []
+    for family in task_families():
+        with contextlib.suppress(MarlzooError):
+            found += family_tasks(family)
+    return found
 
 
 def family_module(family: str) -> Any:

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.batch", "marlzoo.optim"),
     ("marlzoo.system",),
     ("marlzoo.spec", "marlzoo.config", "marlzoo.protocols", "marlzoo.rng"),
-    ("marlzoo.errors", "marlzoo.plugins", "marlzoo.version"),
+    ("marlzoo.errors", "marlzoo.plugins", "marlzoo.version", "marlzoo.console", "marlzoo.defaults"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 INSTALLED = ("algorithms", "baselines", "benchmarks")

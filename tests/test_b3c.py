@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def test_clipped_target(c_clip: float, expected: float) -> None:
 
 def test_best_return_to_go_by_hand() -> None:
     data = toy_dataset("continuous", episodes=6)
+    data.terminal[data.ends - 1] = True
     for gamma in (0.9, 1.0):
         best = max(
             sum(gamma**k * float(data.reward[start + first + k]) for k in range(length - first))
@@ -70,8 +72,10 @@ def test_the_cap_looks_beyond_time_limits() -> None:
     cut = short_episodes(terminal=False)
     assert best_return_to_go(cut, 0.9) == pytest.approx(5.42)
     assert best_return_to_go(cut, 0.9, True) == pytest.approx(20.0)
-    with pytest.raises(DataError, match="timeout_is_terminal = True or a smaller gamma"):
+    with pytest.raises(DataError, match="set a gamma below 1"):
         best_return_to_go(cut, 1.0, True)
+    unflagged = dataclasses.replace(cut, truncated=np.zeros_like(cut.truncated))  # a recording's end
+    assert best_return_to_go(unflagged, 0.9) == pytest.approx(20.0)
     for terminal, expected in ((False, 20.0), (True, 5.42)):
         algorithm = learner(gamma=0.9, timeout_is_terminal=terminal)
         prepare(algorithm, [cut])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from marlzoo.benchmarks.split import cores
 from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
 
+from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 from marlzoo.registry import task_spec
 from tests.recordings import HOPPER, uniform_recording
@@ -52,6 +54,29 @@ def run(suite: Suite, out: Path, **options: Any) -> str:
     text = io.StringIO()
     runner.run_suite(suite, out=out, console=Console(file=text, width=200), **options)
     return text.getvalue()
+
+
+@pytest.mark.parametrize("name", ["games", "zoo-smoke", "omiga-smac"])
+def test_a_suite_as_text_is_that_suite(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", name, "--show"]) == 0
+    (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
+    assert find_suite(str(tmp_path / "shown.toml")) == SUITES[name]
+
+
+def test_the_text_of_a_suite_has_what_the_command_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [
+        "--set",
+        "data.transitions=500",
+        'about="a \\"quoted\\" word"',
+        "--seeds",
+        "7",
+        "--methods",
+        "bc",
+    ]
+    assert main(["bench", "demo", "--show", *changes]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert (shown["seeds"], shown["learners"], shown["about"]) == ([7], ["bc"], 'a "quoted" word')
+    assert {data["transitions"] for data in shown["data"]} == {500}
 
 
 def scores(out: Path, name: str = "unit") -> dict[tuple[Any, ...], Row]:

@@ -112,7 +112,7 @@ def test_its_errors_end_the_run() -> None:
         def step(self, action: NDArray[Any], ids: Any = None) -> Step:
             raise CutError
 
-    with pytest.raises(SpecError, match=r"environment .*: step 1 failed .CutError"):
+    with pytest.raises(SpecError, match=r"environment .*: step 1 failed \(CutError\)"):
         run(learner("bc"), env=Broken, background_eval=True)
 
 

@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ import torch
 
 import marlzoo
 from marlzoo.errors import CheckpointError, OutputError
+from marlzoo.system.files import sealed, unsealed
 from marlzoo.training.checkpoint import load_arrays, restore, save, save_arrays
 from marlzoo.training.trainer import train
 from tests.toys import toy_dataset, toy_spec
@@ -142,6 +146,88 @@ def test_foreign_files(tmp_path: Path) -> None:
             marlzoo.load_learner(tmp_path / f"{name}.npz")
         assert "unsafe" not in str(caught.value)  # as numpy advises for pickled data
     assert not (tmp_path / "executed").exists()
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> Path:
+    """The checkpoint with its arrays and description changed by somebody who knows the format."""
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    meta = unsealed(json.loads(arrays.pop("meta").tobytes()), "it")
+    change(arrays, meta)
+    meta["arrays"] = sorted(arrays)
+    text = np.frombuffer(json.dumps(sealed(meta)).encode(), np.uint8)
+    target = path.with_name("changed.npz")
+    np.savez(target, meta=text, **arrays)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda a, m: a.update({k: v.astype("M8[s]") for k, v in list(a.items())[:1]}),
+            "has the type datetime64",
+        ),
+        (lambda a, m: m["configs"][0].update(hidden=10**12), "not a learner's checkpoint"),
+        (lambda a, m: m.update(seeds="x"), "not a learner's checkpoint"),
+        (lambda a, m: m.pop("updates"), "not a learner's checkpoint"),
+        (lambda a, m: m["spec"].update(n_agents=-1), "not a learner's checkpoint"),
+        (lambda a, m: m.update(dtype=3), "not a learner's checkpoint"),
+        (lambda a, m: a.pop(next(iter(a))), "missing"),
+    ],
+)
+def test_headers_that_lie(saved: Path, change: Any, text: str) -> None:
+    with pytest.raises(CheckpointError, match=text):
+        marlzoo.load_learner(rewritten(saved, change))
+
+
+def test_members_that_lie(saved: Path, tmp_path: Path) -> None:
+    def npy(header: str) -> bytes:
+        return b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117).encode() + b"\n" + bytes(64)
+
+    headers = (
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "(" * 60,
+        "{'descr': '|O', 'fortran_order': False, 'shape': (8,)}",
+        "\\",
+    )
+    for header in headers:
+        with zipfile.ZipFile(saved) as good, zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad:
+            for k, name in enumerate(good.namelist()):
+                bad.writestr(name, npy(header) if k == 1 else good.read(name))
+        with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+            marlzoo.load_learner(tmp_path / "bad.npz")
+
+
+def test_single_bits(saved: Path, tmp_path: Path) -> None:
+    """Every flipped bit is found, or was in what carries nothing; the end of the file holds the list of members."""
+    content, rng = saved.read_bytes(), np.random.default_rng(0)
+    good = marlzoo.load_learner(saved).state_tensors()
+    places = [*rng.integers(0, 8 * len(content), 60), *range(8 * (len(content) - 22), 8 * len(content))]
+    for place in places:
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << (place % 8)
+        (tmp_path / "flipped.npz").write_bytes(changed)
+        try:
+            found = marlzoo.load_learner(tmp_path / "flipped.npz").state_tensors()
+        except CheckpointError:
+            continue
+        assert all(torch.equal(found[name], value) for name, value in good.items())
+
+
+def test_arrays_in_any_order_come_back(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "number": np.float32(3.0),
+        "flags": np.array([True, False]),
+        "nothing": np.zeros((0, 3)),
+    }
+    save_arrays(tmp_path / "a.npz", arrays, {"x": (1, 2)})
+    found, meta = load_arrays(tmp_path / "a.npz")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+    assert meta["x"] == [1, 2]
 
 
 def test_full_disk_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

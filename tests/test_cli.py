@@ -8,20 +8,27 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from marlzoo.benchmarks.results import ResultsFile
 
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
 from marlzoo.cli._methods import Source
-from marlzoo.registry import find_method, list_methods, method_names
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats.native import write_omiga
+from marlzoo.data.load import convert, load_dataset
+from marlzoo.errors import pip_install
+from marlzoo.registry import find_method, list_methods, method_names, task_spec
 from marlzoo.system import doctor
+from marlzoo.training.checkpoint import load_arrays
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
 
@@ -298,16 +305,19 @@ def test_data_collect(
 ) -> None:
     asked: list[Any] = []
 
-    def collect(*arguments: Any) -> Path:
+    def collect(*arguments: Any, **options: Any) -> Path:
+        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavour": "original"}}
         *values, progress = arguments
         asked.extend(values)
         progress(1, 2)
         return recording
 
     monkeypatch.setattr("marlzoo.recording.recipes.collect", collect)
-    status, out, _ = call(
-        capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3
+    policy = ("--policy", "team.npz", "--replica", 2, "--env", "flavour=original")
+    status, out, told = call(
+        capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3, *policy
     )
+    assert re.search(rf"^Recorded in 0:00:\d\d. Next: marlzoo train METHOD --data {recording}$", told, re.M)
     assert (status, asked) == (0, [HOPPER, "medium", 50, 3, None])
     assert f"{recording}: 400 transitions" in out
 
@@ -343,6 +353,17 @@ def test_data_convert(capsys: pytest.CaptureFixture[str], recording: Path, tmp_p
     status, out, told = call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5")
     assert (status, Path(out.strip())) == (0, tmp_path / "copy.hdf5")
     assert "read as OMIGA or native HDF5" in told
+    assert re.search(
+        rf"^Converted in 0:00:\d\d. Next: marlzoo data inspect {tmp_path}/copy.hdf5$", told, re.M
+    )
+    before = (tmp_path / "copy.hdf5").read_bytes()
+    status, _, told = call(capsys, "data", "convert", "games/xor/marlzoo/D1", tmp_path / "copy.hdf5")
+    assert (status, (tmp_path / "copy.hdf5").read_bytes()) == (2, before)
+    assert (
+        "copy.hdf5: exists already and is left as it is; choose another name, or replace it with --force"
+        in told
+    )
+    assert call(capsys, "data", "convert", recording, tmp_path / "copy.hdf5", "--force")[0] == 0
     first, second = (
         json.loads(call(capsys, "data", "inspect", path, "--json")[1])["card"]["content_hash"]
         for path in (recording, tmp_path / "copy.hdf5")
@@ -368,6 +389,7 @@ def test_train_evaluate_and_tabulate(
     assert status == 0
     for line in json.loads(out):  # the same starts as in training, so the same numbers
         assert line["mean_return"] == rows[line["seed"]].mean_return
+    assert call(capsys, "eval", checkpoint, "--json")[1] == out  # the checkpoint knows how it was evaluated
     assert "seed 4, 4 updates: return" in call(capsys, "eval", checkpoint, "--episodes", 1, "--seed", 7)[1]
     assert "| dataset |" in call(capsys, "table", folder, "--format", "markdown")[1]
     assert r"\toprule" in call(capsys, "table", folder, "--format", "latex")[1]
@@ -375,6 +397,53 @@ def test_train_evaluate_and_tabulate(
     assert "Probability" not in call(capsys, "table", folder)[1]  # one learner only
     assert call(capsys, "table", folder, "--write", tmp_path / "tables")[0] == 0
     assert (tmp_path / "tables" / "table.tex").exists()
+
+
+def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
+    capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path
+) -> None:
+    data = load_dataset(recording)
+    bare = {
+        name: getattr(data, name) for name in ("obs", "action", "reward", "terminal", "truncated", "starts")
+    }
+    np.savez(tmp_path / "bare.npz", **bare)
+    convert(tmp_path / "bare.npz", tmp_path / "bare.hdf5", horizon=1000)
+    given = ["train", "bc", "--data", tmp_path / "bare.hdf5", *TINY, "--env", "threads=1"]
+    assert "give it with --task" in call(capsys, *given)[2]
+    assert call(capsys, *given, "--task", HOPPER)[0] == 0
+    (checkpoint,) = (tmp_path / "results" / "train-bc-mamujoco-hopper-3x1" / "checkpoints").glob("*.npz")
+    meta = load_arrays(checkpoint)[1]
+    assert (meta["task"], meta["env"], meta["horizon"], meta["episodes"]) == (HOPPER, {"threads": 1}, 5, 2)
+    status, out, _ = call(capsys, "eval", checkpoint, "--json")
+    assert (status, json.loads(out)[0]["task"], json.loads(out)[0]["episodes"]) == (0, HOPPER, 2)
+    # without the simulator, and without a task
+    few = ["train", "bc", "--data", tmp_path / "bare.hdf5", "--updates", 4, "--episodes", 0, "--hidden", 8]
+    status, out, told = call(capsys, *few)
+    assert (status, "Trained for 4 updates, not evaluated, in 0:00:" in told) == (0, True)
+    (unevaluated,) = (tmp_path / "results" / "train-bc" / "checkpoints").glob("*.npz")
+    assert unevaluated.name in out
+    assert "does not name its task; give it with --task" in call(capsys, "eval", unevaluated)[2]
+    assert call(capsys, "eval", unevaluated, "--task", HOPPER, "--episodes", 1, "--horizon", 3)[0] == 0
+    assert "must not be negative" in call(capsys, "eval", unevaluated, "--episodes", -1)[2]
+
+
+def test_a_flavour_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shape = task_spec("smac/3m", flavour="original")
+    rng, rows = np.random.default_rng(0), 20
+    data = Dataset.create(
+        shape,
+        obs=rng.random((rows, 3, shape.obs_size)),
+        state=rng.random((rows, shape.state_size)),
+        action=np.zeros((rows, 3), int),
+        reward=np.ones(rows),
+        terminal=np.arange(rows) == rows - 2,
+        truncated=np.zeros(rows, bool),
+        starts=[0],
+        action_mask=np.ones((rows, 3, shape.action_size), bool),
+    )
+    write_omiga(data, tmp_path / "3m.hdf5")
+    status, out, _ = call(capsys, "train", "bc", "--data", tmp_path / "3m.hdf5", "--task", "smac/3m", *TINY)
+    assert (status, "With --env flavour=original the task has the data's shape" in out) == (1, True)
 
 
 def test_options_of_the_environment_reach_it(
@@ -449,7 +518,8 @@ def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(metadata, "version", missing)
     found = {finding.what: finding for finding in doctor.diagnose()}
     assert (found["mujoco"].state, found["numpy"].state) == ("missing", "missing")
-    assert "-m pip install 'mujoco" in found["mujoco"].remedy
+    assert found["mujoco"].remedy == pip_install("mujoco")
+    assert sys.executable in found["mujoco"].remedy
     assert "1.0, but >=" in found["numpy"].found
     assert "methods" not in found, "without its packages every method would be reported as broken"
     assert "2 missing" in doctor.report([found["mujoco"], found["numpy"]])
@@ -468,3 +538,18 @@ def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_version_ranges(version: str, wanted: str, expected: bool) -> None:
     assert doctor.fits(version, wanted) is expected
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_fail(closed: str) -> None:
+    """The shell has closed standard output or error before the command starts."""
+    command = f"{shlex.quote(sys.executable)} -m marlzoo list suites {closed}"
+    assert subprocess.run(command, shell=True, check=False, capture_output=True).returncode == 0
+
+
+def test_letters_that_the_output_does_not_know(recording: Path) -> None:
+    command = [sys.executable, "-m", "marlzoo", "data", "inspect", str(recording)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "return" in done.stdout

@@ -36,7 +36,7 @@ from marlzoo.teachers.store import (
     teacher_names,
     teacher_path,
 )
-from marlzoo.training.checkpoint import save_arrays
+from marlzoo.training.checkpoint import save, save_arrays
 
 TASK = "mamujoco/hopper-3x1"
 EXPECTED = {"random", "medium", "medium-replay", "medium-expert", "expert"}
@@ -254,7 +254,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
         collect("mamujoco/hoper-3x1", "expert", folder=folder)
     with pytest.raises(
         DataError,
-        match=r"there is no teacher for mamujoco/ant-2x4 \(there are: mamujoco/hopper-3x1\); train",
+        match=r"there is no behavior policy for mamujoco/ant-2x4 \(there are: mamujoco/hopper-3x1\); train",
     ):
         collect("mamujoco/ant-2x4", "expert", folder=folder)
     with pytest.raises(
@@ -302,13 +302,21 @@ def test_damaged_teachers(folder: Path, tmp_path: Path) -> None:
     weights, good = path.with_suffix(".npz"), path.with_suffix(".npz").read_bytes()
     for content in (good[:100], good[:-200] + bytes(200), b""):
         weights.write_bytes(content)
-        with pytest.raises(DataError, match="teacher of mamujoco/hopper-3x1 is damaged"):
+        with pytest.raises(DataError, match="behavior policy of mamujoco/hopper-3x1 is damaged"):
             load_teacher(TASK, tmp_path)
     weights.unlink()
     with pytest.raises(DataError, match="damaged"):
         load_teacher(TASK, tmp_path)
     weights.write_bytes(good)
     load_teacher(TASK, tmp_path)
+    text = path.read_bytes()
+    for place in range(0, len(text), max(1, len(text) // 150)):
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        with pytest.raises(DataError, match="damaged"):
+            load_teacher(TASK, tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"damaged: .*RecursionError"):
+        load_teacher(TASK, tmp_path)
     path.write_text("{}")
     with pytest.raises(DataError, match="damaged"):
         load_teacher(TASK, tmp_path)
@@ -318,6 +326,10 @@ def test_a_teacher_of_another_method_version(folder: Path, tmp_path: Path) -> No
     path = copy_of(folder, tmp_path)
     described = json.loads(path.read_text())
     described["config"]["hidden"] = 16
+    path.write_text(json.dumps(described))
+    with pytest.raises(DataError, match=r"json was changed or damaged after it was written"):
+        load_teacher(TASK, tmp_path)
+    del described["seal"]
     path.write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"does not fit the method mappo as installed.*make it again with"):
         load_teacher(TASK, tmp_path).policy(0)
@@ -480,3 +492,24 @@ def test_recorded_numbers_do_not_depend_on_how_training_multiplies() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_checkpoint_records_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    team = make("td3_bc", task_spec(TASK), seeds=[3, 4], hidden=8)
+    save(tmp_path / "team.npz", team)
+    path = collect(TASK, "mine", 70, policy=tmp_path / "team.npz", replica=1)
+    data = load_dataset(f"{TASK}/own/mine-n70")
+    assert path == recipe_path(TASK, "mine", 70, source="own")
+    assert (data.transitions, data.card.name, data.card.license) == (70, f"{TASK}/own/mine", "")
+    assert data.card.recipe is not None
+    assert data.card.recipe["command"].endswith(f"--policy {tmp_path / 'team.npz'} --replica 1")
+    steps = data.obs[: data.lengths[0]]
+    with torch.no_grad():
+        acted = team.policy().act(torch.from_numpy(steps).expand(2, *steps.shape))
+    np.testing.assert_allclose(data.action[: len(steps)], acted[1].numpy(), atol=1e-6)
+
+    with pytest.raises(ConfigError, match="replicas 0 to 1, and no 2"):
+        collect(TASK, "mine", 70, policy=tmp_path / "team.npz", replica=2)
+    with pytest.raises(ConfigError, match="td3_bc was trained for another task than mamujoco"):
+        collect("mamujoco/ant-2x4", "mine", 70, policy=tmp_path / "team.npz")

@@ -12,9 +12,11 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.batch import Batch
+from marlzoo.errors import ConfigError
 from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.distributions import tanh_gaussian_log_prob
-from marlzoo.modules.layers import MLP, Ensemble, with_agent_id
+from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.value_decomposition import AgentNet
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
@@ -214,6 +216,11 @@ def test_warm_up_clones_the_data() -> None:
     batch = transitions([[1]], actions=3)
     close(algorithm.update(batch)["policy_loss"], math.log(3))
     assert float(algorithm.update(batch)["policy_loss"]) > 4.0
+
+
+def test_twins_with_discrete_actions_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="n_critics is 2, but the form for discrete actions has one critic"):
+        learner(n_critics=2)
 
 
 def test_bandit_reaches_the_stationary_point() -> None:

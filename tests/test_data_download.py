@@ -7,7 +7,9 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -179,7 +181,7 @@ def test_a_download_is_verified_converted_and_recorded(hub: Hub, data: Path) -> 
     assert same(load_dataset(NAME), read_omiga(data))
     assert load_dataset(NAME).card.name == NAME
     checksum = hashlib.sha256(hub.data).hexdigest()
-    assert json.loads(checksums_path().read_text()) == {"toy/expert.hdf5": checksum}
+    assert json.loads(checksums_path().read_text())["checksums"] == {"toy/expert.hdf5": checksum}
     hub.requests.clear()
     download(NAME)  # nothing is fetched twice
     assert "GET" not in {method for method, _ in hub.requests}
@@ -274,7 +276,7 @@ def test_a_disk_without_room_is_named_before_anything_is_fetched(
 
 def test_offline_it_says_what_it_needs(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[hub\]'"):
+    with pytest.raises(MissingExtraError, match=r'-m pip install "huggingface-hub[<>]'):
         download(NAME)
     monkeypatch.undo()
 
@@ -288,7 +290,7 @@ def test_files_fetched_by_hand(entry: Entry, data: Path, tmp_path: Path) -> None
     assert download(NAME, from_file=data) == dataset_path(NAME)
     assert same(load_dataset(NAME), read_omiga(data))
     write_h5(data, author_arrays(seed=1))
-    with pytest.raises(DataError, match=r"the earlier one is .*; use the right file, or remove its line in"):
+    with pytest.raises(DataError, match=r"the earlier one is .*; use the right file, or delete "):
         download(NAME, from_file=data)
     with pytest.raises(DataError, match="no such file"):
         download(NAME, from_file=tmp_path / "missing")
@@ -358,3 +360,31 @@ def test_datasets_that_are_not_on_the_hub(entry: Entry, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, hub=""))
     with pytest.raises(DataError, match=r"is not on the hub. Fetch it by hand .* --from FILE"):
         download(NAME)
+
+
+def test_several_processes_record_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path))
+    read = module._recorded
+
+    def slowly() -> dict[str, str]:
+        found = read()
+        time.sleep(0.01)  # long enough for others to read the same
+        return found
+
+    monkeypatch.setattr(module, "_recorded", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: module._record(f"file-{k}", f"{k:064x}"), range(24)))
+    assert read() == {f"file-{k}": f"{k:064x}" for k in range(24)}
+
+
+def test_damaged_records_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path))
+    module._record("file", "0" * 64)
+    text = checksums_path().read_bytes()
+    for place in range(len(text)):
+        checksums_path().write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        with pytest.raises(ConfigError, match="repair or remove it"):
+            module._recorded()
+    checksums_path().write_text('{"older": "' + "1" * 64 + '"}')  # as written before there was a hash
+    module._record("file", "0" * 64)
+    assert module._recorded() == {"older": "1" * 64, "file": "0" * 64}

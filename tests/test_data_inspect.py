@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from marlzoo.cli import main
 from marlzoo.data import arrays
+from marlzoo.data.card import Card
+from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.inspection import inspect, plot, render
 from marlzoo.errors import ConfigError, MissingExtraError, OutputError
 from tests.data_samples import DISCRETE, parts, sample
@@ -92,5 +95,37 @@ def test_the_plot_is_a_png_and_repeats(tmp_path: Path) -> None:
 
 def test_a_missing_plotting_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r'-m pip install "matplotlib[<>]'):
         plot(sample(), tmp_path / "a.png")
+
+
+HOSTILE = (
+    "[/x] [link=javascript:alert(1)]here"
+    "[/link] \x1b[31mred <img src=x onerror=alert(1)> $a_ {b} :smile: @picture@"
+)
+
+
+def test_text_of_others_stands_for_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the terminal, in the page and in the plot: no markup, no links, no commands."""
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'marlzoo[plot]'")
+    monkeypatch.setenv("COLUMNS", "400")
+    card = Card(quality=HOSTILE, source=HOSTILE, license=HOSTILE, engine=HOSTILE, notes=(HOSTILE,))
+    write_omiga(sample(card=card), tmp_path / "a[bold].hdf5")
+    page = tmp_path / "page.html"
+    assert main(["data", "inspect", str(tmp_path / "a[bold].hdf5"), "--html", str(page)]) == 0
+    assert main(["data", "card", str(tmp_path / "a[bold].hdf5")]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    for part in ("[/x]", "[link=javascript:alert(1)]here[/link]", "\\x1b[31mred", ":smile:", "a[bold].hdf5"):
+        assert part in out
+    text = page.read_text(encoding="utf-8")
+    assert "<a href" not in text
+    assert text.count("<img") == 1
+    assert "&lt;img src=x onerror" in text
+    assert "\x1b" not in text
+    assert main(["data", "convert", str(tmp_path / "a[bold].hdf5"), str(tmp_path / "o[bold]x.npz")]) == 0
+    told = capsys.readouterr()
+    assert "o[bold]x.npz" in told.out
+    assert "\x1b" not in told.err

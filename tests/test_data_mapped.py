@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import native as omiga
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.hdf5 import allocate, spill
+from marlzoo.data.home import read_verified
 from marlzoo.data.load import convert, load_dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError
@@ -106,6 +108,33 @@ def test_content_is_verified_once_and_again_after_a_change(tmp_path: Path) -> No
         file["r"][0] += 1
     with pytest.raises(DataError, match="its content is not what its card says"):
         read_omiga(path, mapped=True)
+
+
+def test_a_change_that_keeps_the_time_is_found_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    write_omiga(sample(), path)
+    read_omiga(path, mapped=True)
+    status, content = path.stat(), bytearray(path.read_bytes())
+    place = content.index(sample().reward.tobytes()[:4])
+    content[place] ^= 1
+    with open(path, "r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    read_omiga(path, mapped=True)  # trusted, as the text says
+    with pytest.raises(DataError, match="its content is not what its card says"):
+        read_omiga(path, mapped=True, verify=True)
+
+
+def test_a_damaged_note_of_a_verification_counts_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    good = write_omiga(sample(), path)
+    read_omiga(path, mapped=True)
+    (note,) = (tmp_path / "home/verified").iterdir()
+    text = note.read_bytes()
+    for place in range(len(text)):
+        note.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        assert read_verified(path) is None
+    assert read_omiga(path, mapped=True).content_hash == good.card.content_hash
 
 
 def test_clipped_actions(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import read_omiga, write_omiga
-from marlzoo.data.load import load_dataset
+from marlzoo.data.load import load_dataset, read_card
 from marlzoo.errors import DataError, OutputError
+from marlzoo.system.files import sealed, unsealed
 from tests.data_samples import DISCRETE, author_arrays, sample, write_h5
 
 ONE_LINE = r"\A[^\n]*\Z"
@@ -65,9 +66,9 @@ def test_a_missing_key_is_named_beside_those_there(tmp_path: Path, key: str) -> 
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"o": np.zeros((7, 6))}, "o has shape (7, 6), expected 3 dimensions"),
-        ({"a": np.zeros((7, 2))}, "a has shape (7, 2), expected 3 dimensions"),
-        ({"s": np.zeros(7)}, "s has shape (7,), expected 2 or 3 dimensions"),
+        ({"o": np.zeros((7, 6))}, "o has shape (7, 6), expected (T, N, O)"),
+        ({"a": np.zeros((7, 2))}, "a has shape (7, 2), expected (T, N, A)"),
+        ({"s": np.zeros(7)}, "s has shape (7,), expected (T, N, S / N), or (T, S) of the team"),
         ({"a": np.zeros((7, 3, 2))}, "o has 2 agents, a has 3"),
         ({"s": np.zeros((7, 3, 2))}, "o has 2 agents, s has 3"),
         ({"r": np.zeros((6, 1))}, "lengths differ: o has 7 rows, r has 6"),
@@ -124,8 +125,8 @@ def edit(path: Path, **changes: Any) -> Path:
     with h5py.File(path, "r+") as file:
         for name, value in changes.items():
             if name == "header":
-                header = json.loads(file["marlzoo_header"][:].tobytes())
-                text = value if isinstance(value, str) else json.dumps(header | value)
+                header = unsealed(json.loads(file["marlzoo_header"][:].tobytes()), "it")
+                text = value if isinstance(value, str) else json.dumps(sealed(header | value))
                 name, value = "marlzoo_header", np.frombuffer(text.encode(), np.uint8)
             del file[name]
             if value is not None:
@@ -144,6 +145,11 @@ def edit(path: Path, **changes: Any) -> Path:
         ({"header": {"spec": []}}, "its marlzoo_header is broken"),
         ({"header": {"spec": {"n_agents": 2}}}, "its marlzoo_header is broken"),
         ({"header": {"spec": {"color": 2}}}, "its marlzoo_header is broken"),
+        ({"header": {"size": 1}}, "its marlzoo_header has unknown entries"),
+        (
+            {"marlzoo_header": None},
+            "has the arrays starts, terminal, truncated of a native file, but no marlzoo_header",
+        ),
         ({"header": {"card": 1}}, "dataset card: expected a JSON object"),
         ({"header": {"card": {"color": 1}}}, "dataset card: unknown entry 'color'"),
         ({"marlzoo_header": np.zeros(3)}, "marlzoo_header is not an array of unsigned integers"),
@@ -161,6 +167,80 @@ def edit(path: Path, **changes: Any) -> Path:
 )
 def test_native_files_that_were_tampered_with(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
     assert cause in refused(edit(tmp_path / "a.hdf5", **changes))
+
+
+@pytest.mark.parametrize("resealed", [True, False])
+def test_a_card_that_was_edited(tmp_path: Path, resealed: bool) -> None:
+    """By somebody who knows about its hash, and by somebody who does not."""
+    written = write_omiga(sample(spec=DISCRETE), tmp_path / "a.hdf5").card.to_dict()
+    for name, value in (("mean_return", written["mean_return"] + 60), ("episodes", 7), ("quality", "expert")):
+        path = edit(tmp_path / "a.hdf5", header={"card": written | {name: value}})
+        if not resealed:
+            with h5py.File(path, "r+") as file:
+                header = json.loads(file["marlzoo_header"][:].tobytes()) | {"seal": "0" * 64}
+                del file["marlzoo_header"]
+                file["marlzoo_header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+            assert "its marlzoo_header was changed or damaged" in refused(path)
+            with pytest.raises(DataError, match="was changed or damaged"):
+                read_card(path)
+        elif name == "quality":  # of which the numbers tell nothing
+            assert read_omiga(path).card.quality == "expert"
+        else:
+            assert f"its card states other statistics than its content has ({name} " in refused(path)
+
+
+def test_single_bits_of_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    good = write_omiga(sample(spec=DISCRETE), path)
+    content = path.read_bytes()
+    with h5py.File(path) as file:
+        text = file["marlzoo_header"][:].tobytes()
+    begin = content.index(text)
+    for place in range(8 * begin, 8 * (begin + len(text)), 37):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(changed)
+        try:
+            found = read_omiga(path)
+        except DataError:
+            continue
+        assert found.card == good.card  # white space
+        assert found.spec == good.spec
+    name = content.index(b"marlzoo_header")
+    path.write_bytes(content[:name] + b"marlzon" + content[name + 7 :])
+    assert "native file" in refused(path) or "damaged" in refused(path)
+
+
+def test_a_user_block_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        for name, array in author_arrays().items():
+            file[name] = array
+    assert "has a user block of 512 bytes" in refused(tmp_path / "a.h5")
+    (tmp_path / "a.h5").rename(tmp_path / "a.mat")
+    with pytest.raises(DataError, match=r"a\.mat: has a user block of 512 bytes .* h5unjam"):
+        load_dataset(tmp_path / "a.mat")
+
+
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    arrays = author_arrays()
+    whole: dict[str, Any] = {
+        "o": (arrays["o"] * 10).astype(np.uint8),
+        "s": (arrays["s"] * 10).astype(np.int16),
+        "r": arrays["r"] > 0,
+        "d": arrays["d"].astype(bool),
+    }
+    data = read_omiga(write_h5(tmp_path / "a.hdf5", arrays | whole))
+    np.testing.assert_array_equal(data.obs, whole["o"].astype(np.float32))
+    np.testing.assert_array_equal(data.reward[data.sources], whole["r"][data.sources, 0].astype(np.float32))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.hdf5", "a.npz", "a.zip", "a.pt", "dataset.pkl"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="is neither a file nor a folder"):
+            load_dataset(tmp_path / name)
+    assert "is not a file" in refused(tmp_path / "a.hdf5")
 
 
 def test_verification_can_be_left_out(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_sweep() -> None:
 def test_own_dataset(folder: Path) -> None:
     data = run("own_dataset", out=folder / "mine.hdf5")
     assert (folder / "mine.hdf5").exists()
-    assert (data.episodes, data.spec.n_agents) == (10, 2)
+    assert (data.episodes, data.transitions, data.spec.n_agents) == (10, 200, 2)
 
 
 @pytest.mark.usefixtures("folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from marlzoo.data.load import convert, find_reader, load_dataset
 from marlzoo.envs.pettingzoo import from_parallel_env
 from marlzoo.errors import DataError, OutputError
 from marlzoo.spec import Spec
+from marlzoo.system.files import temporary_beside
 from tests.broken_environments import Sound
 from tests.data_samples import DISCRETE, SPEC, sample
 from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
@@ -187,7 +189,8 @@ def test_faults_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "toy-v0"
     write_minari(sample(), folder)
     with pytest.raises(OutputError, match="it exists; remove it"):
-        write_minari(sample(), folder)
+        write_minari(sample(seed=1), folder)
+    write_minari(sample(), folder)  # it is there already
     good = contents(folder)
 
     def refused(match: str, change: Any) -> None:
@@ -405,6 +408,19 @@ def test_images_masks_and_pairings(tmp_path: Path) -> None:
     seen = {"type": "Tuple", "subspaces": [BOX, BOX]}
     data = read_minari(raw(tmp_path / "x-v0", seen, spaces_of(a=CHOICE, b=CHOICE), [pairs]))
     assert any("entry k of the Dict of actions belongs to entry k of the Tuple" in n for n in data.card.notes)
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "toy-v0"
+    left = temporary_beside(folder)
+    (left / "data").mkdir(parents=True)
+    (left / "data/main_data.hdf5").touch()
+    gone = left.rename(str(left).replace(f"-{os.getpid()}-", "-999999999-"))
+    mine = temporary_beside(folder)
+    mine.mkdir()
+    write_minari(sample(), folder)
+    assert not gone.exists()
+    assert mine.exists()  # of a process that lives
 
 
 def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path) -> None:

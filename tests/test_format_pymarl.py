@@ -193,6 +193,12 @@ def test_offpymarl_parts_and_their_corrected_flags(tmp_path: Path) -> None:
     assert dataset.episodes == 9
     assert int(dataset.terminal.sum()) == int(dataset.truncated.sum()) == 3
     equal(np.argsort(dataset.returns[::3]), [0, 1, 2])
+    with h5py.File(tmp_path / "part_1.h5", "r+") as file:
+        del file["corrected_terminated"]
+    with pytest.raises(
+        DataError, match=r"part_0\.h5 marks ends by corrected_terminated, part_1\.h5 by terminated"
+    ):
+        read_cfcql(tmp_path)
 
 
 def test_final_rows_without_a_mask(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_zip_files_are_unpacked_as_far_as_asked_for_and_possible(
 
 def test_without_tensorstore_the_install_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorstore", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[vault\]'"):
+    with pytest.raises(MissingExtraError, match=r'-m pip install "tensorstore[<>]'):
         read_vault(FLASHBAX, uid="Good")
 
 

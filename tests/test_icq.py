@@ -180,7 +180,6 @@ def test_padding_counts_as_rows_of_zeros_where_it_is_let_into_the_softmax() -> N
     assert (batch.filled == 0).any()
     found = losses_of(algorithm, batch)["policy"]
     real = torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), 2)
-    filled = batch.filled.unsqueeze(-1)
     obs, state = (batch.obs * real[..., None, None])[:, :, :-1], (batch.state * real[..., None])[:, :, :-1]
     action = batch.action * batch.filled.long().unsqueeze(-1)
     spread = state.unsqueeze(-2).expand(*obs.shape[:-1], -1)
@@ -190,7 +189,7 @@ def test_padding_counts_as_rows_of_zeros_where_it_is_let_into_the_softmax() -> N
         algorithm.actor(batch)[:, :, :-1], batch.action_mask[:, :, :-1], torch.zeros(2, 1, 1, 1, 1)
     )
     taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    advantage = torch.where(filled > 0, taken - (log_pi.exp() * q).sum(-1), taken)
+    advantage = torch.where(real[:, :, :-1, None] > 0, taken - (log_pi.exp() * q).sum(-1), taken)
     weight = 16 * torch.softmax(advantage / 0.3, dim=1)
     k, _ = algorithm.mixer(state)
     log_prob = log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)

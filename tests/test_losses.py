@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from marlzoo.modules.distributions import smoothed_action
+from marlzoo.objectives.counterfactual import partial_replacement
 from marlzoo.objectives.losses import (
     double_q,
     expectile,
@@ -21,6 +22,7 @@ from marlzoo.objectives.losses import (
     soft_minimum,
     softmax_weights,
     uniform_log_density,
+    value_scale,
 )
 from marlzoo.objectives.search import best_of, cross_entropy_search, softmax_moments, softmax_search
 
@@ -122,11 +124,12 @@ def test_searches_find_the_peak_of_a_parabola() -> None:
     def score(a: Tensor) -> Tensor:
         return -(a.squeeze(-1) - 0.5).square()
 
-    for found in (cross_entropy_search(score, noise, elites=5), softmax_search(score, noise)):
+    for found, value in (cross_entropy_search(score, noise, elites=5), softmax_search(score, noise)):
+        assert torch.equal(value, score(found))
         assert found.shape == (1, 50, 1)
         assert float((found - 0.5).abs().mean()) < 0.1
     first = best_of((2 * noise[:, 0]).clamp(-1, 1), score((2 * noise[:, 0]).clamp(-1, 1)))
-    assert bool((score(cross_entropy_search(score, noise, elites=5)) >= score(first)).all())
+    assert bool((cross_entropy_search(score, noise, elites=5)[1] >= score(first)).all())
 
 
 def test_cross_entropy_search_uses_elite_mean_and_unbiased_spread() -> None:
@@ -140,3 +143,27 @@ def test_cross_entropy_search_uses_elite_mean_and_unbiased_spread() -> None:
 
     cross_entropy_search(score, noise, elites=3, min_std=0.0)
     close(seen[1], 0.3)
+
+
+def test_value_scale_by_hand() -> None:
+    """Deviations of (1, 2, 3, 10) from their mean 4 average to 3; padding does not count."""
+    value = torch.tensor([[[1.0, 2.0, 3.0, 10.0]], [[5.0, 5.0, 7.0, 99.0]]])
+    filled = torch.tensor([[[1.0, 1.0, 1.0, 1.0]], [[1.0, 1.0, 1.0, 0.0]]])
+    expected = torch.tensor([3.0, 8 / 9])
+    torch.testing.assert_close(value_scale(value, filled), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(value_scale(7.0 * value - 3.0, filled), 7.0 * expected, rtol=1e-5, atol=1e-5)
+
+
+def test_partial_replacement_takes_the_agents_with_the_smallest_numbers() -> None:
+    """Two agents and Q = [[1, 2], [3, 4]]: the data's (0, 0) is worth 1, the policy's (1, 1) 4, mixtures 3 and 2."""
+    q = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    policy, data, uniform = torch.ones(2, 2, 1), torch.zeros(2, 2, 1), torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    for replaced, values in ((0, [1.0, 1.0]), (1, [3.0, 2.0]), (2, [4.0, 4.0])):
+        first, second = partial_replacement(policy, data, uniform, replaced).long().squeeze(-1).unbind(-1)
+        assert q[first, second].tolist() == values
+
+
+def test_every_agent_is_replaced_equally_often() -> None:
+    uniform = torch.rand(4000, 5, generator=torch.Generator().manual_seed(0))
+    share = partial_replacement(torch.ones(4000, 5, 1), torch.zeros(4000, 5, 1), uniform, 2).mean((0, 2))
+    torch.testing.assert_close(share, torch.full((5,), 0.4), rtol=0, atol=0.03)

@@ -256,7 +256,6 @@ def test_on_policy_densities_and_entropies(own: bool) -> None:
                 torch.testing.assert_close(one, all_of_them[replica, :, agent])
 
 
-@pytest.mark.xfail(strict=True, reason="the logged standard deviation counts padded dimensions")
 def test_the_logged_deviation_is_that_of_real_dimensions() -> None:
     policy = actor("continuous", own=False)
     expected = (policy.std() * policy.used).sum((1, 2)) / policy.used.sum()

@@ -218,7 +218,7 @@ def test_bad_input() -> None:
     def missing() -> Any:
         return importlib.import_module("no_such_package_of_games")
 
-    with pytest.raises(PluginError, match="pip install no_such_package_of_games"):
+    with pytest.raises(PluginError, match=r'-m pip install "no_such_package_of_games"'):
         from_parallel_env(missing, 1, task="own/x", horizon=1)
 
     class Endless(Countdown):

@@ -1,149 +1,97 @@
-"""What the README shows runs, and its table is the one that the committed rows give."""
+"""What the README shows runs, its generated parts are current, and it stays readable."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import re
-import shlex
-import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import readme, tables
+from marlzoo.benchmarks import figures
+from marlzoo.benchmarks.analysis import Results
+from marlzoo.benchmarks.suites import find_suite
 
+import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.load import convert
-from marlzoo.errors import DataError
+from tests import snippets
 from tests.recordings import HOPPER, uniform_recording
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+TEXT = README.read_text()
 DATASET = f"{HOPPER}/marlzoo/medium"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[snippets.Runner]:
+    """An empty folder with a dataset of Hopper and a checkpoint."""
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    convert(uniform_recording(tmp_path / "recording.hdf5", "medium"), DATASET)
+    learner = marlzoo.make("omiga", marlzoo.load_dataset(DATASET).spec, hidden=8)
+    marlzoo.save(tmp_path / "omiga.npz", learner)
+    snippets.short_budgets(monkeypatch)
+    yield snippets.Runner(tmp_path, monkeypatch)
+    snippets.forget_modules(tmp_path)
+
+
+def test_all_blocks_run(runner: snippets.Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.page(README) == ["bash", "python", "toml", "python"]
+    capsys.readouterr()
+    assert main(["list", "methods"]) == 0
+    assert re.search(r"^mine +continuous", capsys.readouterr().out, re.MULTILINE)
+    tiny = ["--hidden", "8", "--updates", "2", "--episodes", "1", "--horizon", "3"]
+    assert main(["train", "mine", "--data", DATASET, *tiny]) == 0
+    assert main(["train", "mine", "--help"]) == 0
+    assert "width of both hidden layers" in capsys.readouterr().out
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty place that has the dataset of the examples."""
-    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    convert(uniform_recording(tmp_path / "recording.hdf5", "medium"), DATASET)
+def generated(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that writes the generated parts."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from _generate import readme
+
+    return readme
 
 
-def test_the_two_commands_exist() -> None:
-    (commands,) = blocks("console")
-    targets = re.findall(r"^\$ make ([\w-]+)", commands, re.MULTILINE)
-    assert targets == ["install", "demo"]
-    makefile = (ROOT / "Makefile").read_text()
-    for target in {*targets, *re.findall(r"`make ([\w-]+)", TEXT)}:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+def test_generated_parts_are_current(generated: Any) -> None:
+    parts = generated.parts(ROOT)
+    assert generated.fill(TEXT, parts) == TEXT, "run: make readme"
+    assert all(len(part.splitlines()) > 4 for part in parts.values())
 
 
-@pytest.mark.usefixtures("home")
-def test_the_python_example_runs(tmp_path: Path) -> None:
-    example, _ = blocks("python")
-    assert "updates=100_000" in example  # shortened, or it would take an hour
-    short = example.replace("updates=100_000", "updates=2, episodes=1, horizon=3")
-    values: dict[str, Any] = {}
-    exec(compile(short, "README.md", "exec"), values)
-    assert values["policy"].execution == "decentralized"
-    assert (tmp_path / "omiga.npz").exists()
+def test_the_suite_of_the_readme_is_a_part_of_the_one_with_the_rows(generated: Any) -> None:
+    suite, found = find_suite(generated.SUITE), generated.rows(ROOT)
+    last = found[found["updates"] == suite.updates]
+    learners = {(learner.method, learner.variant) for learner in suite.learners}
+    assert set(zip(last["method"], last["variant"], strict=True)) == learners
+    assert len(last) == len(learners) * len(suite.data) * len(suite.seeds)
 
 
-SHORTER = {
-    "data collect": None,  # needs the shipped teacher and some seconds; tests/test_collect.py does it
-    "train omiga": "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8",
-    "bench omiga-mujoco-regenerated": None,  # days
-}
+def test_the_figure_is_that_of_the_committed_rows(generated: Any, tmp_path: Path) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    if version("matplotlib") != pinned["matplotlib"]:
+        pytest.skip("another matplotlib draws other bytes")
+    figures.save(figures.draw(Results.of(generated.rows(ROOT))), tmp_path / "curves.svg")
+    drawn = (ROOT / "docs" / "_static" / "curves.svg").read_bytes()
+    assert (tmp_path / "curves.svg").read_bytes() == drawn, "run: make readme"
 
 
-@pytest.mark.usefixtures("home")
-def test_the_shell_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("bash")
-    called = []
-    for line in example.splitlines():
-        program, *arguments = shlex.split(line, comments=True)
-        assert program == "marlzoo"
-        key = " ".join(arguments[:2])
-        more = SHORTER.get(key, "")
-        if more is not None:
-            assert main([*arguments, *shlex.split(more)]) == 0, capsys.readouterr().err
-            called.append(key)
-    assert called == [
-        "list methods",
-        "data check",
-        "train omiga",
-        "table results/train-omiga-mamujoco-hopper-3x1",
-    ]
-    assert r"\toprule" in capsys.readouterr().out
+def test_missing_marks_are_named(generated: Any) -> None:
+    with pytest.raises(ValueError, match="methods: generated"):
+        generated.fill("no marks", {"methods": "x"})
 
 
-@pytest.mark.usefixtures("home")
-def test_the_method_of_the_readme_works_as_a_plugin(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, method = blocks("python")
-    package = tmp_path / "site" / "my_package" / "methods"
-    package.mkdir(parents=True)
-    (package.parent / "__init__.py").touch()
-    (package / "__init__.py").touch()
-    (package / "mine.py").write_text(method)
-    declared = re.search(r'with `mine = "([\w.]+)"`', TEXT)
-    assert declared
-    entry = importlib.metadata.EntryPoint("mine", declared[1], "marlzoo.plugins")
-    true = importlib.metadata.entry_points
-    monkeypatch.setattr(
-        "marlzoo.plugins.entry_points",
-        lambda group: [*true(group=group), *([entry] if group == "marlzoo.plugins" else [])],
+def test_sentences_are_short() -> None:
+    prose = re.sub(
+        r"<!-- .*? -->.*?<!-- end of .*? -->|^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE
     )
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    importlib.invalidate_caches()
-    try:
-        assert main(["list", "methods"]) == 0
-        assert "mine " in capsys.readouterr().out
-        tiny = ["--hidden", "8", "--updates", "2", "--episodes", "1", "--horizon", "3"]
-        assert main(["train", "mine", "--data", DATASET, *tiny]) == 0
-        assert "Settings: hidden=8" in capsys.readouterr().out
-        with pytest.raises(SystemExit):
-            main(["train", "mine", "--help"])
-        assert "width of both hidden layers" in capsys.readouterr().out
-    finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
-            del sys.modules[name]
-
-
-def test_the_table_is_the_one_of_the_committed_rows() -> None:
-    _, shown, _ = readme.split(TEXT)
-    folder = ROOT / "results" / "demo"
-    if not (folder / "table.md").exists():  # nothing measured yet, so nothing is shown
-        assert "|" not in shown
-        return
-    table = (folder / "table.md").read_text()
-    assert shown == readme.comparison(table)
-    sheets = tables.sheets(tables.read([folder]), "Suite demo", "marlzoo bench demo")
-    assert table == "\n".join(map(tables.markdown, sheets))
-
-
-def test_the_ratios_are_the_measured_ones() -> None:
-    _, shown, _ = readme.split(TEXT, "speed")
-    assert shown == readme.comparison((ROOT / "results" / "speed" / "ratios.md").read_text())
-
-
-def test_filling_the_table_keeps_the_rest(tmp_path: Path) -> None:
-    table, page = tmp_path / "demo" / "table.md", tmp_path / "README.md"
-    table.parent.mkdir()
-    table.write_text("## Suite\n\n| a |\n| --- |\n| 1 |\n\nNote.\n\n## Details\n\n| b |\n")
-    page.write_text("head\n<!-- demo table: x -->\nold\n<!-- end of demo table -->\nfoot\n")
-    readme.fill(page, table)
-    filled = "| a |\n| --- |\n| 1 |\n\nNote.\n"
-    assert page.read_text() == f"head\n<!-- demo table: x -->\n{filled}<!-- end of demo table -->\nfoot\n"
-    page.write_text("no marks")
-    with pytest.raises(DataError, match="marks"):
-        readme.fill(page, table)
-    with pytest.raises(DataError, match="no such table"):
-        readme.fill(page, table.with_name("missing.md"))
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    for sentence in re.split(r"(?<=[.!?:])\s+|\n\n|\n- ", prose):
+        assert len(sentence.split()) <= 24, sentence

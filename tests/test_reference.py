@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import pkgutil
 import typing
-from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +14,11 @@ import pytest
 from marlzoo.config import Config
 from marlzoo.registry import find_method, method_names
 from tests import reference
-from tests.reference.harness import DESCRIBED, DESCRIBED_OF, SETTINGS, Case, compare
+from tests.reference.harness import SETTINGS, Case, compare
 
 # What a batch holds is the sampler's doing and the same for both sides; widths change no formula.
-SHARED = {setting.name for setting in dataclasses.fields(Config)} - {"gamma", "lr", "grad_clip"}
+VARIED = {"gamma", "lr", "grad_clip", "memory_relu"}
+SHARED = {setting.name for setting in dataclasses.fields(Config)} - VARIED
 WIDTHS = {name for name, value in SETTINGS.items() if isinstance(value, int)}
 FOUND = {
     info.name: importlib.import_module(f"{reference.__name__}.{info.name}")
@@ -27,30 +27,13 @@ FOUND = {
 }
 
 
-# What the references do not cover yet; strict, so that a reference that does is taken off the list.
-MISSING = {"cfcql": "no reference yet"}
-UNVARIED = {
-    **dict.fromkeys(
-        ("alberdice", "comadice", "eql", "iql", "maiql", "omac", "omiga", "sql"), "history = 'rnn'"
-    ),
-    **{"cql_ma": "advantage_weighted_bc", "icq": "policy_after_critic", "matd3": "other_actions"},
-}
-BEHIND = {
-    "b3c-": "the cap beyond time limits",
-    "critic_steps=time": "steps that no episode has",
-    "input_norm=batch": "classes of actions normalized apart",
-}
-
-
 def cases() -> list[Any]:
     """Every reference's cases, those that are known to be wrong marked."""
     found = []
     for name, module in FOUND.items():
         for case in module.CASES:
-            label = f"{name}-{case}"
-            wrong = case.wrong or next((why for part, why in BEHIND.items() if part in label), "")
-            marks = [pytest.mark.xfail(strict=True, reason=wrong)] if wrong else []
-            found.append(pytest.param(name, case, id=label, marks=marks))
+            marks = [pytest.mark.xfail(strict=True, reason=case.wrong)] if case.wrong else []
+            found.append(pytest.param(name, case, id=f"{name}-{case}", marks=marks))
     return found
 
 
@@ -59,30 +42,23 @@ def test_five_updates(method: str, case: Case) -> None:
     compare(method, FOUND[method], case)
 
 
-def marked(names: Iterable[str], reasons: Mapping[str, str]) -> list[Any]:
-    """Names, those with a reason expected to fail."""
-    return [
-        pytest.param(
-            name, marks=[pytest.mark.xfail(strict=True, reason=reasons[name])] if name in reasons else []
-        )
-        for name in names
-    ]
-
-
-@pytest.mark.parametrize("method", marked(method_names(), MISSING))
+@pytest.mark.parametrize("method", method_names())
 def test_there_is_a_reference(method: str) -> None:
     assert method in FOUND, f"write tests/reference/{method}.py; see tests/reference/__init__.py"
     kinds = {case.kind for case in FOUND[method].CASES}
     assert kinds == set(find_method(method).actions)
 
 
-@pytest.mark.parametrize("method", marked(FOUND, UNVARIED))
+@pytest.mark.parametrize("method", FOUND)
 def test_every_setting_is_varied(method: str) -> None:
     """Each choice of a setting occurs in a case, and each number in more than one value."""
     module = FOUND[method]
     exempt = getattr(module, "NEVER_VARIED", {})
     lacking = []
-    for setting, wanted in choices(find_method(method).config_class).items():
+    settings = choices(find_method(method).config_class)
+    if "history" not in settings:
+        del settings["memory_relu"]
+    for setting, wanted in settings.items():
         if setting in exempt or setting in SHARED or setting in WIDTHS:
             continue
         used = values_of(module, method, setting)
@@ -110,8 +86,6 @@ def values_of(module: ModuleType, method: str, setting: str) -> set[Any]:
     default = getattr(find_method(method).config_class(), setting)
     used: set[Any] = set()
     for case in module.CASES:
-        value = case.settings.get(
-            setting, {**SETTINGS, **DESCRIBED, **DESCRIBED_OF.get(method, {})}.get(setting, default)
-        )
+        value = case.settings.get(setting, SETTINGS.get(setting, default))
         used |= set(value) if isinstance(value, list) else {value}
     return used

@@ -70,7 +70,9 @@ def test_rows_come_back_exactly(tmp_path: Path, published: bool) -> None:
     assert not results.path.exists()
     if published:
         results.publish()
-        assert [path.name for path in results.path.parent.iterdir()] == ["rows.csv"]
+        assert [path.name for path in results.path.parent.glob("[!.]*")] == [
+            "rows.csv"
+        ]  # and the hidden lock
     assert results.rows() == rows
     table = results.read()
     assert tuple(table.columns) == ("run", *COLUMNS)

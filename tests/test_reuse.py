@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from marlzoo.benchmarks import reuse, trainer
+from marlzoo.benchmarks import recorder, reuse, trainer
+from marlzoo.benchmarks.drift import value_drift
 from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
@@ -72,7 +74,11 @@ def test_value_and_weights_of_the_last_update_are_in_the_rows(tmp_path: Path) ->
             continue
         assert row.value_mean == pytest.approx(float(line["value/data_mean"]), rel=1e-5)
         assert row.weight_ess == pytest.approx(float(line["weight/ess"]), rel=1e-5)
-        assert row.value_drift is not None
+        mine = sorted(
+            (int(u), float(line["value/data_mean"])) for (run, u), line in kept.items() if run == row.run
+        )
+        until = np.array([point for point in mine if point[0] <= row.updates])
+        assert row.value_drift == pytest.approx(value_drift(until[:, 0], until[:, 1]), abs=1e-4)
     values = {row.value_mean for row in rows(tmp_path) if row.method == "iql"}
     assert len(values) == 4  # each replica's and each update's own
 
@@ -155,6 +161,7 @@ def test_rows_of_unknown_code_are_told(tmp_path: Path) -> None:
     told = run(suite(learners=BOTH[:1]), tmp_path)
     assert "2 of 2 runs were there, made at an unknown date; nothing trained." in told
     assert "warning: 2 runs of bc do not say which code made them; to train them anew: --rerun bc" in told
+    assert told.count("warning") == 1
 
 
 def test_a_run_that_goes_on_with_other_code_names_both(
@@ -261,6 +268,16 @@ def test_bench_takes_rerun_and_leaves_it_out_of_the_tables_command(
     assert "None of 2 runs were there" in capsys.readouterr().out
     assert f"Made by `marlzoo bench {file} --out {tmp_path}`" in (tmp_path / "mine" / "table.md").read_text()
     assert main(["bench", str(file), "--rerun", "omiga", *out]) == 2
+
+
+def test_progress_shows_value_scale_and_effective_samples() -> None:
+    metrics = {
+        "value/data_mean": np.array([10.0, 30.0]),
+        "weight/ess": np.array([0.25, 0.5]),
+        "loss": np.zeros(2),
+    }
+    assert recorder.brief(metrics) == "value 20, ess 0.375"
+    assert recorder.brief({"loss": np.zeros(2)}) == ""
 
 
 def test_the_words_of_the_summary() -> None:

@@ -43,7 +43,7 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jaxmarl", None)
     monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax", None)
     smax._compiled.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"pip install 'marlzoo\[smax\]'"):
+    with pytest.raises(MissingExtraError, match=r'-m pip install "jaxmarl[<>]'):
         smax.make("3m", 1)
 
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 
 from marlzoo.modules.actors import DeterministicActor
-from marlzoo.modules.layers import MLP, BatchNorm, Ensemble, Init, Linear, PerAgent
+from marlzoo.modules.critics import Ensemble
+from marlzoo.modules.layers import MLP, BatchNorm, Init, Linear, PerAgent
 
 R, B, N = 2, 6, 3
 

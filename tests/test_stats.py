@@ -93,6 +93,7 @@ def test_all_that_cannot_be_told_from_the_best() -> None:
         "far": np.array([1.0, 2, 3, 4]),
         "broken": np.array([100.0, 100, 100, np.nan]),
         "lost": np.array([100.0, 100, 100, -np.inf]),
+        "away": np.array([1.0, 2, 3, np.inf]),
     }
     assert stats.top(samples) == {"best", "near", "spread"}
     reversed_order = dict(reversed(samples.items()))
@@ -152,6 +153,9 @@ def test_intervals_of_ranks() -> None:
     # The mean of a resampled (0, 0, 1) is above 1/2 in 7 of 27 cases.
     open_race = stats.mean_ranks([[np.array([0.0, 0, 1]), np.full(3, 0.5)]])
     assert open_race == [(2.0, 1.0, 2.0), (1.0, 1.0, 2.0)]
+    # Of ten draws from nine 0 and one 1 hardly ever six are 1.
+    settled = stats.mean_ranks([[np.array([0.0] * 9 + [1.0]), np.full(3, 0.5)]])
+    assert settled == [(2.0, 2.0, 2.0), (1.0, 1.0, 1.0)]
     few = stats.mean_ranks([[np.array([1.0, 2]), np.array([3.0, 4, 5])]])
     assert [rank[0] for rank in few] == [2.0, 1.0]
     assert all(math.isnan(end) for rank in few for end in rank[1:])

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from marlzoo.envs import games
 from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.spec import Spec
 from tests.test_results import ROW
 
 HOPPER = "mamujoco/hopper-3x1"
@@ -41,7 +43,7 @@ def titled(rows: list[Row], title: str, **options: str) -> Sheet:
 
 def printed(sheet: Sheet, width: int = 80) -> str:
     console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal(sheet))
+    console.print(terminal(sheet), soft_wrap=True)
     return console.export_text()
 
 
@@ -110,6 +112,8 @@ def test_failed_runs_are_counted_and_have_no_result() -> None:
     assert cells["failed"].tolist() == [1, 0, 3]
     sheet = first(rows)
     assert sheet.body[1] == ["first", "15.0 ± 7.1 f1/3"]
+    assert over(rows).returns["first"]["medium"].tolist() == [10.0, 20.0]
+    assert "third" not in over(rows, "unknown").learners
     assert any("failed and is left out" in note for note in sheet.notes)
     assert titled(rows, "title: unknown execution").body == [["medium", "723.5", "– f3/3"]]
 
@@ -175,6 +179,9 @@ def test_one_configuration_is_one_column() -> None:
     assert cells["variant"].tolist() == ["", "alpha=1.0"]
     assert cells["seeds"].tolist() == [3, 1]
     assert [line[0] for line in first(rows).body] == ["(data)", "first", "first (alpha=1.0)"]
+    # Variants without a dataset in common cannot be compared.
+    apart = cell("first", [1.0]) + cell("first", [1.0], variant="alpha=10.0", quality="expert")
+    assert tables.summary(frame(apart))["variant"].tolist() == ["", "alpha=10.0"]
     # Where they differ on one of the datasets that both ran on, they are two learners.
     rows += cell("first", [1.0], quality="expert", config_hash="x")
     rows += cell("first", [1.0], variant="alpha=10.0", quality="expert", config_hash="y")
@@ -319,13 +326,53 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> N
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])
     assert references.normalized("mpe/spread", stages["expert"]) == pytest.approx(100)
-    assert references.ends("smax/3m") is None  # its teacher has no random stage
+    found = references.ends("games/equilibria")  # known in advance: three of nine payoffs are not -20
+    assert (found.random, found.expert, found.source) == (
+        round((5 + 10 + 20 - 6 * 20) / 9, 9),
+        20.0,
+        "known optimum",
+    )
+    assert references.ends("games/sign-agreement").random == pytest.approx(0.0, abs=1e-12)
+    assert (
+        references.ends("games/modes-64")
+        is references.ends("games/bridge")
+        is references.ends("no/task")
+        is None
+    )
+    assert references.ends("smax/3m") is None  # its policy has no random stage
 
 
 def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
     expected = np.mean(games.payoffs("xor"))
     assert references.random_return("games/xor", episodes=400) == pytest.approx(expected, abs=0.15)
-    assert references.random_return("games/bridge", episodes=4) < 0
+
+
+def test_random_actions_are_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four actions are not: the action that is left pays 1 in each of three steps."""
+    mask = np.tile(np.arange(4) == 2, (50, 2, 1))
+
+    class Masked:
+        spec = Spec(2, 1, 1, "discrete", 4, 3)
+
+        def seed(self, seeds: list[int]) -> None:
+            self.time = 0
+
+        def reset(self) -> SimpleNamespace:
+            return SimpleNamespace(action_mask=mask)
+
+        def step(self, action: np.ndarray, ids: np.ndarray) -> SimpleNamespace:
+            assert (action == 2).all()
+            self.time += 1
+            over = np.full(50, self.time == 3)
+            return SimpleNamespace(
+                action_mask=mask, reward=np.ones((50, 2)), terminal=over, truncated=over & False
+            )
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("marlzoo.registry.make_env", lambda task, num_envs: Masked())
+    assert references.random_return("own/masked", episodes=50) == 3.0
 
 
 # ---- over datasets -------------------------------------------------------------------------------------
@@ -344,6 +391,10 @@ def test_aggregates_by_hand() -> None:
     assert aggregate.score(runs, "low") == pytest.approx((100 * (0 + 0 + 0 + 0 + 1) / 5, 20.0, 20.0))
     assert aggregate.ranks(runs) == {"low": pytest.approx((5 / 3,) * 3), "high": pytest.approx((4 / 3,) * 3)}
     assert aggregate.better(runs, "high", "low") == pytest.approx((2 / 3,) * 3)
+    spread = over(cell("spread", [scale[0.0], scale[0.0], scale[1.0]]))
+    assert aggregate.score(spread, "spread") == pytest.approx(
+        (100 / 3, 0.0, 100.0)
+    )  # as the mean of (0, 0, 1)
     sheet = titled(rows, "Over all datasets (3)")
     assert sheet.header == ["method", "score (IQM)", "rank", "P(> low)"]
     assert sheet.body == [
@@ -373,7 +424,7 @@ def test_families_are_aggregated_apart() -> None:
     rows += [replace(row, task="mpe/spread", data_hash="m" + row.data_hash) for row in rows]
     titles = [sheet.title for sheet in tables.sheets(frame(rows), "title")]
     assert titles[1:4] == ["Over all datasets (4)", "Over mamujoco datasets (2)", "Over mpe datasets (2)"]
-    assert "marlzoo's teacher" in titled(rows, "Over all").notes[1]
+    assert "marlzoo's behavior policy" in titled(rows, "Over all").notes[1]
 
 
 def test_performance_profiles_and_the_matrix_of_improvement() -> None:
@@ -411,13 +462,14 @@ def test_styles_escape_and_mark() -> None:
     assert "3.5 ± 0.7*" in printed(sheet)
 
 
+LONG = "marlzoo bench suite --out a/long/path/that/is/wider/than/any/terminal/" + "and/goes/on/" * 6
+
+
 @pytest.fixture(scope="module")
 def wide() -> list[Sheet]:
     learners = {f"method_number_{k}": [1000.0 + k, 2000.0, 3000.0] for k in range(6)}
     qualities = ["medium-replay", "medium-expert", "expert", "a-quality-with-a-long-name"]
-    return tables.sheets(
-        frame(grid(learners, qualities)), "Title", "marlzoo bench suite --out somewhere/else"
-    )
+    return tables.sheets(frame(grid(learners, qualities)), "Title", LONG)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
@@ -427,6 +479,7 @@ def test_a_terminal_never_breaks_a_word_and_shows_every_number(wide: list[Sheet]
         words = set(" ".join(lines).split())
         longest = max((len(word) for note in sheet.notes for word in note.split()), default=0)
         assert all(len(line.rstrip()) <= max(width, longest) for line in lines)
+        assert {word for note in sheet.notes for word in note.split()} <= words
         for text in (
             word for cells in (sheet.header[1:], *(line[1:] for line in sheet.body)) for word in cells
         ):
@@ -453,6 +506,15 @@ def test_columns_that_do_not_fit_stand_below_with_the_names_again() -> None:
         "a             x",
         "b     4.0 ± 5.0",
         "",
+    ]
+
+
+def test_a_header_of_several_words_ends_at_the_rule() -> None:
+    sheet = Sheet("t", ["name", "alpha beta", "c"], [["a", "1", "2"]])
+    assert [line.rstrip() for line in printed(sheet).splitlines()][2:5] == [
+        "      alpha",
+        "name   beta  c",
+        "──────────────",
     ]
 
 
@@ -496,6 +558,18 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
     tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
     assert (tmp_path / "table.md").read_text() == before  # repeats exactly
     assert (tmp_path / "table.tex").read_text().startswith(r"\begin{table}")
+
+
+def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ResultsFile(tmp_path / "results" / "first" / "rows.csv").append([ROW])
+    monkeypatch.chdir(tmp_path)
+    for place in ("results/first", "results", "first"):
+        assert len(tables.read([Path(place)])) == 1, place
+    ResultsFile(tmp_path / "results" / "second" / "rows.csv").append([ROW])
+    with pytest.raises(
+        DataError, match="several runs; name one or more of them: results/first, results/second"
+    ):
+        tables.read([Path("results")])
 
 
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:

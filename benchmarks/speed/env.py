@@ -31,6 +31,7 @@ import numpy as np
 from measuring import write_csv
 
 from marlzoo.envs import mamujoco
+from marlzoo.errors import pip_install
 
 # Our task, gymnasium-robotics' scenario and partition.
 TASKS = (
@@ -136,7 +137,7 @@ def main() -> int:
         importlib.import_module("gymnasium_robotics")
     except ImportError as error:
         print(
-            f"The comparison needs another package ({error}): pip install gymnasium-robotics imageio",
+            f"The comparison needs another package ({error}): {pip_install('gymnasium-robotics', 'imageio')}",
             file=sys.stderr,
         )
         return 2

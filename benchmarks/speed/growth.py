@@ -29,6 +29,7 @@ from measuring import random_dataset, show, write_csv
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
+from marlzoo.errors import pip_install
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write
 from marlzoo.training.compilation import freed_memory_kept
@@ -114,7 +115,7 @@ def plot(rows: list[list[Any]], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("No plot: matplotlib is not installed (pip install 'marlzoo[plot]').")
+        print(f"No plot: matplotlib is not installed ({pip_install('matplotlib')}).")
         return
     axes = list(dict.fromkeys(row[0] for row in rows))
     figure = Figure(figsize=(3.2 * len(axes), 3.2), layout="constrained")

@@ -26,6 +26,7 @@ import numpy as np
 from measuring import show, write_csv
 
 from marlzoo.envs import particle
+from marlzoo.errors import pip_install
 
 # Our task and mpe2's module.
 TASKS = (
@@ -117,7 +118,7 @@ def main() -> int:
     try:
         importlib.import_module("mpe2")
     except ImportError:
-        print("mpe2 is not installed; install it with: pip install mpe2", file=sys.stderr)
+        print(f"mpe2 is not installed; install it with: {pip_install('mpe2')}", file=sys.stderr)
         return 1
     rows = []
     for name, module in TASKS:

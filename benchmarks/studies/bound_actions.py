@@ -2,8 +2,8 @@
 
     python benchmarks/studies/bound_actions.py
 
-The teachers behind the regenerated data act with a Gaussian clipped to the box, so that many of their actions lie
-on its bounds. A tanh-Gaussian has no mass there: its likelihood takes such an action as the sample 8.4 before
+The behavior policies of the regenerated data act with a Gaussian clipped to the box, so that many actions lie on its
+bounds. A tanh-Gaussian has no mass there: its likelihood takes such an action as the sample 8.4 before
 squashing, far from those of all other actions, and bends mean and width towards it. With ``bound_margin`` the action
 counts as censored instead: the sample lay beyond atanh(1 - margin), however far. Behavior cloning and OMIGA are
 trained with several margins (0: off), and cloning by squared error for comparison; all margins and seeds of a method

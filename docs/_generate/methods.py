@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
+from marlzoo.cli._methods import Source
 from marlzoo.config import Config
 from marlzoo.registry import find_method, list_methods
 
+from .metrics import metrics_table
 from .text import code, from_docstring, prose, table
 
-_COMMENT = re.compile(r"#\s*(.*)$")
+PRESETS = (
+    "Columns between default and meaning are presets. The preset of the task's family is used unless another one is "
+    "named; its values take the place of the defaults."
+)
 
 
 @dataclass(frozen=True)
@@ -21,44 +26,54 @@ class Method:
     """What pages and tables say about a method."""
 
     name: str
-    cls: Any
-    docstring: str
+    module: str
+
+    @cached_property
+    def source(self) -> Source:
+        """What its file tells without being imported."""
+        return Source(self.module)
+
+    @cached_property
+    def cls(self) -> Any:
+        """Its class."""
+        return find_method(self.name)
+
+    @property
+    def docstring(self) -> str:
+        """The text of its module."""
+        return inspect.cleandoc(sys.modules[self.cls.__module__].__doc__ or "")
 
     @property
     def title(self) -> str:
         """The name that papers use: what stands before the docstring's first colon."""
-        return self.docstring.partition(":")[0]
+        title, colon, _ = self.source.summary.partition(":")
+        return title if colon else self.name.upper()
 
     @property
-    def summary(self) -> str:
+    def about(self) -> str:
         """The docstring's first line, without the title."""
-        return self.docstring.partition("\n")[0].partition(":")[2].strip()
+        return self.source.summary.removeprefix(f"{self.title}:").strip()
 
     @property
     def paper(self) -> str:
-        """The arXiv number of its paper; empty where it has none."""
-        found = re.search(r"arXiv\s+(\d{4}\.\d{5})", self.docstring)
-        return found[1] if found else ""
+        """A link to its paper; empty where it has none of its own."""
+        number = self.source.paper
+        return f"[{number}](https://arxiv.org/abs/{number})" if number else ""
 
     @property
     def file(self) -> str:
         """Path of its file in the repository."""
-        folder, _, name = self.cls.__module__.removeprefix("marlzoo.").rpartition(".")
-        return f"{folder}/{name}.py"
+        return f"{self.module.removeprefix('marlzoo.').replace('.', '/')}.py"
 
     @property
-    def online(self) -> bool:
-        """Whether it learns by acting."""
-        return bool(self.cls.sampling == "online")
+    def data(self) -> str:
+        """What it learns from."""
+        return "online" if self.source.online else "offline"
 
 
 def methods() -> list[Method]:
     """All methods, by name."""
-    found = []
-    for name in list_methods().modules:
-        cls = find_method(name)
-        found.append(Method(name, cls, inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "")))
-    return found
+    return [Method(name, modules[0]) for name, modules in list_methods().modules.items()]
 
 
 def pages() -> dict[str, str]:
@@ -75,10 +90,11 @@ def overview(known: list[Method]) -> str:
     rows = [
         [
             f"[{m.name}]({m.name}.md)",
-            prose(m.summary),
-            ", ".join(m.cls.actions),
-            "online" if m.online else "offline",
-            f"[{m.paper}](https://arxiv.org/abs/{m.paper})" if m.paper else "",
+            prose(m.about),
+            ", ".join(m.source.actions),
+            m.data,
+            m.source.execution,
+            m.paper,
         ]
         for m in known
     ]
@@ -86,8 +102,9 @@ def overview(known: list[Method]) -> str:
     return "\n\n".join(
         [
             "# Methods",
-            "Every method is one file. Its settings are flags of `marlzoo train METHOD`.",
-            table(["name", "about", "actions", "data", "paper"], rows),
+            "Every method is one file. Its settings are flags of `marlzoo train METHOD`. "
+            "[Concepts](../../concepts.md#execution-classes) explains the execution classes.",
+            table(["name", "about", "actions", "data", "execution", "paper"], rows),
             f"```{{toctree}}\n:hidden:\n\n{listed}\n```\n",
         ]
     )
@@ -97,18 +114,23 @@ def page(method: Method) -> str:
     """One method's page."""
     _, _, body = method.docstring.partition("\n")
     facts = [
-        f"**Actions:** {' and '.join(method.cls.actions)}",
-        f"**Learns** {'by acting in a simulator' if method.online else 'from logged data'}",
+        f"**Actions:** {' and '.join(method.source.actions)}",
+        f"**Learns** {'by acting in a simulator' if method.source.online else 'from logged data'}",
+        f"**Execution:** {method.source.execution}",
         f"**File:** `{method.file}`",
     ]
     return "\n\n".join(
         [
             f"# {method.name}",
-            f"{method.title}: {prose(method.summary)}",
+            f"{method.title}: {prose(method.about)}",
             " · ".join(facts),
             from_docstring(body),
             "## Settings",
+            PRESETS,
             settings(method),
+            "## Metrics",
+            "Each is logged per replica.",
+            metrics_table(method.name),
         ]
     )
 
@@ -116,40 +138,17 @@ def page(method: Method) -> str:
 def settings(method: Method) -> str:
     """Its settings, those that all methods share last, with the presets beside the defaults."""
     cls = method.cls.config_class
-    presets = {family: preset for family, preset in method.cls.presets.items() if preset}
-    comments = setting_comments(cls)
+    presets = {name: preset for name, preset in method.cls.presets.items() if preset}
+    comments = {setting.name: setting.about for setting in method.source.settings()}
     shared = {entry.name for entry in fields(Config)}
     ordered = sorted(fields(cls), key=lambda entry: entry.name in shared)
-    header = ["setting", "default", *presets, "meaning"]
     rows = [
         [
             code(entry.name),
-            code(_default(entry)),
+            code(entry.default),
             *(code(preset[entry.name]) if entry.name in preset else "" for preset in presets.values()),
-            prose(comments.get(entry.name, "")),
+            prose(comments[entry.name]),
         ]
         for entry in ordered
     ]
-    return table(header, rows)
-
-
-def _default(entry: Field[Any]) -> object:
-    value = entry.default
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
-
-
-def setting_comments(cls: type[Config]) -> dict[str, str]:
-    """The comment of every setting, read from the classes' source; a subclass's wins."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not issubclass(base, Config):
-            continue
-        above = ""
-        for line in inspect.getsource(base).splitlines():
-            text = line.strip()
-            comment = _COMMENT.search(text)
-            named = re.match(r"(\w+):\s", text)
-            if named and (comment or above):
-                found[named[1]] = comment[1] if comment else above
-            above = f"{above} {comment[1]}".strip() if comment and text.startswith("#") else ""
-    return found
+    return table(["setting", "default", *presets, "meaning"], rows)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from marlzoo.console import visible
 from marlzoo.errors import MarlzooError, UnknownNameError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     warnings.showwarning = _warn
+    _open_streams()
     try:
         return _run(given)
     except KeyboardInterrupt:
@@ -58,6 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error))
+
+
+def _open_streams() -> None:
+    """Let nothing fail because of where it is printed: to a closed stream, or one that does not know a letter."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _run(given: list[str]) -> int:
@@ -84,9 +96,9 @@ def _usage() -> str:
 
 
 def _fail(text: str) -> int:
-    print(f"marlzoo: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"marlzoo: error: {visible(' '.join(text.split()))}", file=sys.stderr)
     return 2
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    print(f"marlzoo: warning: {message}", file=sys.stderr)
+    print(f"marlzoo: warning: {visible(message)}", file=sys.stderr)

@@ -59,7 +59,7 @@ def _run_options(options: type) -> list[Setting]:
             and isinstance(text, ast.Expr)
         ):
             assert isinstance(text.value, ast.Constant)
-            default = ast.unparse(item.value) if item.value is not None else ""
+            default = repr(getattr(options, item.target.id)) if item.value is not None else ""
             kind, about = ast.unparse(item.annotation), " ".join(str(text.value.value).split())
             found.append(Setting(item.target.id, kind, default, about))
     return found
@@ -94,5 +94,6 @@ def _metavar(kind: str) -> str:
 def _plain(default: str) -> str:
     if default in ("()", "''", '""'):
         return "none"
-    path = re.match(r"Path\('(.*)'\)$", default)
-    return path[1] if path else default.strip("'\"")
+    path = re.search(r"Path\('(.*)'\)$", default)
+    several = re.fullmatch(r"\((.*?),?\)", default)
+    return path[1] if path else several[1].replace(",", "") if several else default.strip("'\"")

@@ -11,7 +11,6 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 PAPER = re.compile(r"arXiv[: ]?\s?(\d{4}\.\d{4,5})|(\d{4}\.\d{5})")
@@ -28,19 +27,21 @@ class Setting:
 
 
 class Source:
-    """A method's module, by its dotted name."""
+    """A method's module, by its dotted name.
+
+    Attributes:
+        text: of the file; empty where it is broken.
+        tree: its syntax tree.
+        broken: why the file cannot be read, in one line; empty where it can.
+    """
 
     def __init__(self, module: str) -> None:
-        self.module, self.path = module, _file(module)
-        self.text = self.path.read_text(encoding="utf-8") if self.path else ""
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        """The module's syntax tree; empty where the file is broken."""
+        self.module, self.path, self.broken = module, _file(module), ""
         try:
-            return ast.parse(self.text)
-        except SyntaxError:
-            return ast.Module([], [])
+            self.text = self.path.read_text(encoding="utf-8") if self.path else ""
+            self.tree = ast.parse(self.text)
+        except (OSError, SyntaxError, ValueError, RecursionError) as error:
+            self.text, self.tree, self.broken = "", ast.Module([], []), " ".join(str(error).split())
 
     @property
     def summary(self) -> str:

@@ -47,6 +47,8 @@ class Options:
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()
     """other fields of the suite, NAME=VALUE with a value as in TOML: config.hidden=32 data.transitions=5000"""
+    show: bool = False
+    """print the suite as a TOML file, with all that its bases and these options say, and train nothing"""
     dry_run: bool = False
     """print runs, data, disk and hours from a short measurement, and train nothing"""
     hours: float = 0.0
@@ -68,16 +70,24 @@ def run(arguments: Sequence[str]) -> int:
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    suite = find_suite(options.suite, toml_values(options.set))
+    from marlzoo.benchmarks.bench import select
+
+    found = find_suite(options.suite, toml_values(options.set))
+    suite = select(found, options.seeds, options.methods, options.updates, options.precision or None)
+    if options.show:
+        from marlzoo.benchmarks.suite_toml import suite_toml
+
+        print(suite_toml(suite), end="")
+        return 0
     usable_device(options.device)
     from rich.console import Console
 
     from marlzoo.benchmarks.analysis import records, table
-    from marlzoo.benchmarks.bench import select
+    from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import split_of
 
-    suite = select(suite, options.seeds, options.methods, options.updates, options.precision or None)
+    suite = expanded(suite)
     if options.dry_run or options.hours:
         suite = _planned(suite, options)
     if options.dry_run:

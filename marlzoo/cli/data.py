@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from marlzoo.cli._parse import choose, named_values, parse
+from marlzoo.cli._telling import closing, progress, reference
+from marlzoo.console import visible
+from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -32,31 +35,36 @@ def run(arguments: Sequence[str]) -> int:
 
 @dataclass
 class Collect:
-    """Regenerate a dataset from the shipped teacher of a task, or a random one; same arguments, same bytes."""
+    """Record a dataset with the behavior policies of a task, or with a checkpoint's; same arguments, same bytes."""
 
     task: Text
     """for instance mamujoco/hopper-3x1"""
     quality: str
-    """random (needs no teacher), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good"""
-    transitions: int = 100_000
+    """random (any task), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good; with --policy
+    a name of your choice"""
+    transitions: int = TRANSITIONS
     """number of steps"""
-    seed: int = 0
+    seed: int = SEED
     """of starts and exploration"""
+    policy: Path | None = None
+    """checkpoint whose policy acts; the dataset's name is then TASK/own/QUALITY"""
+    replica: int = 0
+    """which of the checkpoint's replicas, in the order of its datasets and seeds"""
+    env: tuple[str, ...] = ()
+    """options of the task's environment with --policy, for instance flavour=original"""
     out: Path | None = None
     """file to write, ending in .hdf5 (default: the place where the dataset's name is looked up)"""
 
 
 def collect(arguments: Sequence[str]) -> int:
-    """regenerate a dataset from a recipe"""
+    """record a dataset with a task's behavior policies, or with a checkpoint's"""
+    started = time.monotonic()
     options = parse(Collect, "data collect", arguments)
-    from rich.console import Console
-    from rich.progress import Progress
-
     from marlzoo.data.computed import computed_qualities
     from marlzoo.data.load import read_card
     from marlzoo.recording.recipes import collect as regenerate
 
-    if computed_qualities(options.task):
+    if computed_qualities(options.task) and options.policy is None:
         name = f"{options.task}/marlzoo/{options.quality}"
         read_card(name)  # a wrong quality is named as such
         raise ConfigError(
@@ -64,18 +72,20 @@ def collect(arguments: Sequence[str]) -> int:
             f"file with: marlzoo data convert {name} FILE.hdf5"
         )
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"{options.task} {options.quality}", total=options.transitions)
+    with progress("data collect", f"{options.task} {options.quality}", options.transitions) as shown:
         path = regenerate(
             options.task,
             options.quality,
             options.transitions,
             options.seed,
             options.out,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            lambda done, _: shown.advance(done),
+            policy=str(options.policy or ""),
+            replica=options.replica,
+            env=named_values(options.env, "--env"),
         )
     _tell(path, read_card(path))
+    closing("Recorded", started, f"marlzoo train METHOD --data {reference(path)}")
     return 0
 
 
@@ -90,9 +100,9 @@ class Inspect:
     json: bool = False
     """print JSON instead of tables"""
     plot: Path | None = None
-    """also draw everything into this image file (needs marlzoo[plot])"""
+    """also draw everything into this image file (needs the extra plot)"""
     html: Path | None = None
-    """also write tables and plots as one page that needs no network (needs marlzoo[plot])"""
+    """also write tables and plots as one page that needs no network (needs the extra plot)"""
     sample: int = 20_000
     """transitions that coverage, dependence and modes look at"""
     seed: int = 0
@@ -102,8 +112,7 @@ class Inspect:
 def inspect(arguments: Sequence[str]) -> int:
     """show what a dataset holds"""
     options = parse(Inspect, "data inspect", arguments)
-    from rich.console import Console
-
+    from marlzoo.console import console
     from marlzoo.data.inspection import inspect as measure
     from marlzoo.data.inspection import plot, render, write_html
     from marlzoo.data.load import load_dataset, typed_options
@@ -115,7 +124,7 @@ def inspect(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        Console().print(render(found))
+        console().print(render(found))
     if options.plot is not None:
         plot(dataset, options.plot)
     if options.html is not None:
@@ -163,7 +172,7 @@ def check(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        print(report.summary())
+        print(visible(report.summary()))
     return 0 if report.agrees else 1
 
 
@@ -181,17 +190,27 @@ class Convert:
     format: str = ""
     """native, omiga (native, but refused where OMIGA's own code could not use it), npz or minari (default: as the
     target's name says)"""
+    force: bool = False
+    """replace a target that exists"""
 
 
 def convert(arguments: Sequence[str]) -> int:
     """write a dataset of any known format in another"""
+    started = time.monotonic()
     options = parse(Convert, "data convert", arguments)
     from marlzoo.data.load import convert as rewrite
     from marlzoo.data.load import typed_options
 
     reading = typed_options(options.source, options.option)
-    log = partial(print, file=sys.stderr)
-    print(rewrite(options.source, options.target, form=options.format, log=log, **reading))
+
+    def log(text: str) -> None:
+        print(visible(text), file=sys.stderr)
+
+    path = rewrite(
+        options.source, options.target, form=options.format, force=options.force, log=log, **reading
+    )
+    print(visible(path))
+    closing("Converted", started, f"marlzoo data inspect {reference(path)}")
     return 0
 
 
@@ -212,6 +231,7 @@ class Mix:
 
 def mix(arguments: Sequence[str]) -> int:
     """mix datasets in given shares"""
+    started = time.monotonic()
     options = parse(Mix, "data mix", arguments)
     from marlzoo.data.load import read_card
     from marlzoo.data.mix import mix as combine
@@ -221,19 +241,20 @@ def mix(arguments: Sequence[str]) -> int:
         parse_parts(options.parts), options.out or None, transitions=options.transitions, seed=options.seed
     )
     _tell(path, read_card(path))
+    closing("Mixed", started, f"marlzoo train METHOD --data {reference(path)}")
     return 0
 
 
 def _tell(path: Path, card: Card) -> None:
     print(
-        f"{path}: {card.transitions} transitions in {card.episodes} episodes, "
+        f"{visible(path)}: {card.transitions} transitions in {card.episodes} episodes, "
         f"return {card.mean_return:.1f} ± {card.std_return:.1f}, content hash {card.content_hash}"
     )
 
 
 @dataclass
 class Download:
-    """Fetch a published dataset (needs marlzoo[hub]), verify it, convert it and put it where its name is found."""
+    """Fetch a published dataset (needs the extra hub), verify it, convert it and put it where its name is found."""
 
     dataset: Annotated[str, tyro.conf.Positional] = ""
     """its name, family/task/source/quality"""
@@ -245,6 +266,7 @@ class Download:
 
 def download(arguments: Sequence[str]) -> int:
     """fetch a published dataset"""
+    started = time.monotonic()
     options = parse(Download, "data download", arguments)
     from marlzoo.data.catalog import published
     from marlzoo.data.download import download as fetch
@@ -255,24 +277,27 @@ def download(arguments: Sequence[str]) -> int:
         return 0
     if not options.dataset:
         raise ConfigError("marlzoo data download: name a dataset, or list all with --list")
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    from marlzoo.console import console, described
+
+    screen = console(stderr=True)
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(options.dataset, total=None)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        bar = progress.add_task(described(options.dataset), total=None)
         path = fetch(
             options.dataset,
             from_file=options.from_,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    print(path)
+    print(visible(path))
+    closing("Fetched, verified and converted", started, f"marlzoo data check {reference(path)}")
     return 0
 
 
 def teach(arguments: Sequence[str]) -> int:
-    """train the teacher that a task's recipes need"""
+    """train the behavior policies that a task's data are recorded with"""
+    started = time.monotonic()
     from dataclasses import field, make_dataclass
 
     from marlzoo.recording.teach import Options, make_teacher
@@ -286,10 +311,11 @@ def teach(arguments: Sequence[str]) -> int:
         [("task", Text), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
     )
     shape.__doc__ = (
-        "Train the behavior team of a task, as its plan says; the same command goes on after a stop."
+        "Train the behavior policies of a task, as its plan says; the same command goes on after a stop."
     )
     parsed: Any = parse(shape, "data teach", arguments)
     print(make_teacher(parsed.task, parsed.options))
+    closing("Trained", started, f"marlzoo data collect {parsed.task} --quality QUALITY")
     return 0
 
 
@@ -333,25 +359,26 @@ def card(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(shown, indent=2))
         return 0
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from marlzoo.console import console
+
+    screen = console()
     for title, part in shown.items():
         if isinstance(part, str):
-            console.print(f"{title}: {part}", soft_wrap=True)
+            screen.print(f"{title}: {visible(part)}", soft_wrap=True)
             continue
         table = Table(title=title, show_header=False)
         for key, value in part.items():
             if key != "scores" and value not in ("", None, [], {}):
-                table.add_row(key, json.dumps(value) if isinstance(value, dict) else str(value))
-        console.print(table)
+                table.add_row(key, visible(json.dumps(value) if isinstance(value, dict) else value))
+        screen.print(table)
         if part.get("scores"):
             rows = Table("method", "metric", "mean", "±", "seeds", "reference", title="published scores")
             for score in part["scores"]:
                 texts = ("" if score[k] is None else str(score[k]) for k in ("mean", "std", "seeds"))
                 rows.add_row(score["method"], score["metric"], *texts, score["reference"] or score["table"])
-            console.print(rows)
+            screen.print(rows)
     return 0
 
 

@@ -1,27 +1,50 @@
-"""``marlzoo doctor``. Parses its one flag by hand, so that it works where packages are missing."""
+"""``marlzoo doctor``. Parses its flags by hand, so that it works where packages are missing."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
-from marlzoo.errors import UnknownNameError
+from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.system.doctor import diagnose, report
+
+FLAGS = ("--json", "--verify")
+HELP = """usage: marlzoo doctor [--json] [--verify [FOLDER ...]]
+
+What is installed, what is missing, how to fix it.
+
+--verify  compare everything that carries a checksum with it instead: result rows and their journals, checkpoints and
+          datasets in the folders (default: results), and the datasets, downloads and behavior policies in marlzoo's
+          home; names each damaged thing, and ends with status 1 if there is one
+--json    print JSON"""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print what was found; status 1 where something needed is missing."""
+    """Print what was found; status 1 where something needed is missing, or something is damaged."""
+    if {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0
     for argument in arguments:
-        if argument in ("-h", "--help"):
-            print("usage: marlzoo doctor [--json]\n\nWhat is installed, what is missing, how to fix it.")
-            return 0
-        if argument != "--json":
-            raise UnknownNameError("option of doctor", argument, ["--json"])
+        if argument.startswith("-") and argument not in FLAGS:
+            raise UnknownNameError("option of doctor", argument, FLAGS)
+    folders = [Path(argument) for argument in arguments if not argument.startswith("-")]
+    if "--verify" in arguments:
+        return _verify(folders, "--json" in arguments)
+    if folders:
+        raise ConfigError(f"marlzoo doctor: {folders[0]} is no option; folders are looked at with --verify")
     found = diagnose()
-    print(
-        json.dumps([asdict(finding) for finding in found], indent=2)
-        if "--json" in arguments
-        else report(found)
-    )
+    text = json.dumps([asdict(finding) for finding in found], indent=2)
+    print(text if "--json" in arguments else report(found))
     return int(any(finding.state == "missing" for finding in found))
+
+
+def _verify(folders: Sequence[Path], as_json: bool) -> int:
+    from marlzoo.cli._verify import summary, verify
+    from marlzoo.console import visible
+
+    usual = [path for path in [Path("results")] if path.is_dir()]
+    checked = list(verify(folders or usual))
+    print(json.dumps([asdict(one) for one in checked], indent=2) if as_json else visible(summary(checked)))
+    return int(any(one.fault for one in checked))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from marlzoo.cli._parse import named_values, parse, usable_device
+from marlzoo.cli._telling import closing
 from marlzoo.errors import ConfigError
 
 
@@ -23,11 +25,11 @@ class Options:
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
-    """options of the task's environment, as in training, for instance flavour=original"""
-    episodes: int = 10
-    """episodes per replica"""
+    """options of the task's environment, for instance flavour=original (default: those of the training)"""
+    episodes: int = 0
+    """episodes per replica (0: as many as in training, or 10)"""
     horizon: int = 0
-    """step limit of an episode (0: the task's)"""
+    """step limit of an episode (0: that of the training's evaluations, or the task's)"""
     seed: int = -1
     """of the starts (-1: those of the training's own evaluation, whose row it repeats)"""
     device: str = "cpu"
@@ -38,6 +40,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print one line per replica."""
+    started = time.monotonic()
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
     from marlzoo.deployment.loading import find_checkpoint, task_of
@@ -46,14 +49,20 @@ def run(arguments: Sequence[str]) -> int:
     from marlzoo.training.checkpoint import load_learner, load_saved
     from marlzoo.training.evaluation import evaluate
 
-    if options.episodes < 1:
-        raise ConfigError(f"--episodes is {options.episodes}; it must be at least 1")
+    for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
+        if value < 0:
+            raise ConfigError(f"--{flag} is {value}; it must not be negative")
     checkpoint = find_checkpoint(options.checkpoint)
-    task = options.task or task_of(load_saved(checkpoint).meta)
+    meta = load_saved(checkpoint).meta
+    task = options.task or task_of(meta)
     if not task:
         raise ConfigError(f"{checkpoint}: does not name its task; give it with --task")
     learner = load_learner(checkpoint, options.device)
-    env = make_env(task, learner.replicas * options.episodes, **named_values(options.env, "--env"))
+    same = task == meta.get("task")
+    chosen = named_values(options.env, "--env") or (meta.get("env") or {} if same else {})
+    episodes = options.episodes or meta.get("episodes") or 10
+    horizon = options.horizon or (meta.get("horizon") if same else None)
+    env = make_env(task, learner.replicas * episodes, **chosen)
     try:
         differences = learner.spec.differences(env.spec)
         if differences:
@@ -62,9 +71,7 @@ def run(arguments: Sequence[str]) -> int:
             seeds = [derive(seed, "evaluate", learner.updates) for seed in learner.seeds]
         else:
             seeds = [derive(options.seed, "evaluate", k) for k in range(learner.replicas)]
-        found = evaluate(
-            learner.policy(), env, seeds=seeds, horizon=options.horizon or None, device=options.device
-        )
+        found = evaluate(learner.policy(), env, seeds=seeds, horizon=horizon or None, device=options.device)
     finally:
         env.close()
     lines: list[dict[str, Any]] = [
@@ -73,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
             "task": task,
             "seed": seed,
             "updates": learner.updates,
-            "episodes": options.episodes,
+            "episodes": episodes,
             "mean_return": float(found.returns[k].mean()),
             "std_return": float(found.returns[k].std()),
             "mean_length": float(found.lengths[k].mean()),
@@ -91,4 +98,7 @@ def run(arguments: Sequence[str]) -> int:
                 f"{line['mean_return']:.1f} ± {line['std_return']:.1f} over {line['episodes']} episodes of "
                 f"{line['mean_length']:.0f} steps{wins}"
             )
+        closing(
+            "Evaluated", started, f"marlzoo data collect {task} --quality NAME --policy {options.checkpoint}"
+        )
     return 0

@@ -13,7 +13,8 @@ import tyro
 
 from marlzoo.cli._methods import Source
 from marlzoo.cli._parse import choose, parse
-from marlzoo.errors import ConfigError
+from marlzoo.console import visible
+from marlzoo.errors import ConfigError, MarlzooError
 
 Entries = list[dict[str, Any]]
 
@@ -63,6 +64,9 @@ def methods() -> Entries:
 
 def _entry(name: str, module: str) -> dict[str, Any]:
     source = Source(module)
+    if source.broken:
+        text = f"{source.path}: cannot be read ({source.broken})"
+        print(f"marlzoo: warning: {visible(text)}", file=sys.stderr)
     return {
         "name": name,
         "actions": " ".join(source.actions),
@@ -71,7 +75,7 @@ def _entry(name: str, module: str) -> dict[str, Any]:
         "paper": source.paper,
         "presets": list(source.presets),
         "module": module,
-        "summary": source.summary,
+        "summary": source.summary or ("(broken)" if source.broken else ""),
     }
 
 
@@ -102,10 +106,16 @@ def settings(method: str) -> Entries:
 
 def tasks() -> Entries:
     """Tasks: ``name`` and shape."""
-    from marlzoo.registry import task_names, task_spec
+    from marlzoo.registry import family_tasks, task_families, task_spec
 
     entries = []
-    for name in task_names():
+    names: list[str] = []
+    for family in task_families():
+        try:
+            names += family_tasks(family)
+        except MarlzooError as error:  # one that cannot be imported hides no other
+            print(f"marlzoo: warning: {visible(error)}", file=sys.stderr)
+    for name in names:
         spec = task_spec(name)
         shape = {"agents": spec.n_agents, "observation": spec.obs_size, "state": spec.state_size}
         entries.append({"name": name, **shape, "actions": spec.action_kind, "action": spec.action_size})
@@ -150,7 +160,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
 
 
 def _recipes() -> list[tuple[str, str]]:
-    """Task and quality of everything that a shipped teacher can make; read from the teachers' descriptions."""
+    """Task and quality of everything that shipped behavior policies can make; read from their descriptions."""
     files = sorted(file.name for file in resources.files("marlzoo.teachers").iterdir())
     texts = [
         resources.files("marlzoo.teachers").joinpath(name).read_text(encoding="utf-8")
@@ -168,8 +178,9 @@ def _print(entries: Entries) -> None:
     if not entries:
         print("none")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from marlzoo.console import console
 
     shown = [name for name in entries[0] if name not in HIDDEN or "learns" not in entries[0]]
     table = Table(box=None, pad_edge=False, padding=(0, 1))
@@ -177,11 +188,11 @@ def _print(entries: Entries) -> None:
         table.add_column(name, overflow="fold", no_wrap=name in ("name", "setting"))
     for entry in entries:
         table.add_row(*(_text(entry[name]) for name in shown))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(80, *(sum(len(_text(entry[n])) + 2 for n in shown) for entry in entries)))
-    console.print(table, highlight=False, markup=False)
+    screen = console()
+    if not screen.is_terminal:
+        screen = console(width=max(80, *(sum(len(_text(entry[n])) + 2 for n in shown) for entry in entries)))
+    screen.print(table, highlight=False)
 
 
 def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return visible(" ".join(map(str, value)) if isinstance(value, list) else value)

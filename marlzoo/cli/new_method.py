@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ def _write_package(name: str, folder: Path) -> None:
     _write_folder(folder, package_files(name))
     print(folder)
     print(
-        f"Next: pip install --no-build-isolation -e {folder}; then pytest {folder}; marlzoo train {name} --help"
+        f"Next: {sys.executable} -m pip install --no-build-isolation -e {folder}; then pytest {folder}; "
+        f"marlzoo train {name} --help"
     )
 
 

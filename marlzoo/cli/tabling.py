@@ -68,8 +68,8 @@ def _show(sheets: Sequence[Sheet], options: Options) -> None:
     elif options.format == "markdown":
         print("\n".join(map(styles.markdown, sheets)), end="")
     else:
-        from rich.console import Console
+        from marlzoo.console import console
 
         for sheet in sheets:
             if options.details or not sheet.long:
-                Console().print(styles.terminal(sheet))
+                console().print(styles.terminal(sheet), soft_wrap=True)

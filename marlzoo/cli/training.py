@@ -3,77 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, make_dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from marlzoo.cli._help import train_help
 from marlzoo.cli._methods import Source
+from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
-from marlzoo.config import Config, Precision
+from marlzoo.cli._telling import closing, progress
+from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
-
-
-@dataclass
-class Offline:
-    """Train on datasets and evaluate in the simulator; the same command goes on after an interruption."""
-
-    data: tuple[str, ...]
-    """names or files of datasets of one task; every seed is trained on each of them, all in lockstep"""
-    task: str = ""
-    """task to evaluate in, where a dataset's card names none"""
-    seeds: tuple[int, ...] = (0,)
-    """one replica per seed and dataset"""
-    env: tuple[str, ...] = ()
-    """options of the task's environment, for instance flavour=original"""
-    updates: int = 100_000
-    """gradient updates"""
-    eval_every: int = 5000
-    """updates between evaluations"""
-    episodes: int = 10
-    """evaluation episodes per seed"""
-    horizon: int = 0
-    """step limit of an evaluation episode (0: the task's)"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    precision: Precision = "float32"
-    """of matrix products: tf32 on GPUs and bf16 are faster and less accurate"""
-    out: Path = Path("results")
-    """results go to OUT/NAME: rows.csv, tables and checkpoints"""
-    name: str = ""
-    """default: train-METHOD-TASK"""
-    max_replicas: int = 20
-    """most replicas in one lockstep group"""
-    check_data: bool = True
-    """compare data and simulator before training"""
-    force: bool = False
-    """train anew what is there; the old rows go to replaced.csv"""
-
-
-@dataclass
-class Online:
-    """Train by acting in the simulator; the same command goes on after an interruption."""
-
-    task: str
-    """full task name, for instance mamujoco/hopper-3x1"""
-    steps: int = 1_000_000
-    """team steps per seed, all copies together"""
-    seeds: tuple[int, ...] = (0,)
-    """one replica per seed"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path = Path("results")
-    """results go to OUT/NAME: curve.csv, metrics.csv and checkpoint.npz"""
-    name: str = ""
-    """default: train-METHOD-TASK"""
-    log_every: int = 10
-    """updates between two points of the learning curve"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -145,6 +91,11 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         )
     (task,) = tasks
     env = named_values(options.env, "--env")
+    if options.episodes == 0:
+        from marlzoo.cli._unevaluated import train_unevaluated
+
+        train_unevaluated(method, options, settings, task, env)
+        return 0
     if not task:
         raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
     suite = Suite(
@@ -172,28 +123,25 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
 
 
 def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from marlzoo.registry import make, make_env, task_spec
-    from marlzoo.system.files import write_text_atomic
+    from marlzoo.system.files import require_folder_name, write_text_atomic
     from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
+    started = time.monotonic()
+    name = options.name or f"train-{method}-{options.task.replace('/', '-')}"
+    require_folder_name(name)
+    folder = options.out / name
     learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
-    folder = options.out / (options.name or f"train-{method}-{options.task.replace('/', '-')}")
     env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
     try:
-        with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
-            bar = progress.add_task(f"{method} on {options.task}")
+        with progress(name, f"{method} on {options.task}", options.steps) as shown:
 
             def report(done: int, total: int, points: Sequence[Any]) -> None:
-                progress.update(bar, completed=done, total=total)
+                shown.advance(options.steps * done / total, f"{done} of {total} updates")
                 means = [f"{p.mean_return:.1f}" for p in points if p.mean_return is not None]
                 if means:
-                    progress.console.print(
-                        f"{points[0].steps} steps, mean returns {', '.join(means)}", highlight=False
-                    )
+                    shown.log(f"{points[0].steps} steps, mean returns {', '.join(means)}")
 
             curve = train_online(
                 learner,
@@ -207,8 +155,10 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     finally:
         env.close()
     write_text_atomic(folder / "curve.csv", curve_csv(curve))
+    checkpoint = folder / "checkpoint.npz"
     print(
         f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
-        f"Checkpoint, for marlzoo eval: {folder / 'checkpoint.npz'}"
+        f"Checkpoint, for marlzoo eval: {checkpoint}"
     )
+    closing(f"Trained for {learner.updates} updates", started, f"marlzoo eval {checkpoint}")
     return 0

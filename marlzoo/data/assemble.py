@@ -288,7 +288,7 @@ def _require_order(obs: NDArray[Any], following: NDArray[Any], lasts: NDArray[np
     """Within an episode the next observation is that of the step below."""
     inside = np.ones(len(obs) - 1, np.bool_)
     inside[lasts[:-1]] = False
-    wrong = inside & (following[:-1] != obs[1:]).reshape(len(obs) - 1, -1).any(axis=1)
+    wrong = inside & (following[:-1] != obs[1:]).any(axis=tuple(range(1, obs.ndim)))
     if wrong.any():
         step = int(np.argmax(wrong))
         raise DataError(

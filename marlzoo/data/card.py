@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -18,6 +19,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "dict[str, Any] | None": (dict, type(None)),
     "tuple[str, ...]": (list, tuple),
 }
+_STATISTICS = (
+    "transitions", "episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,15 @@ class Card:
         if not all(isinstance(note, str) for note in values.get("notes", ())):
             raise DataError("dataset card: notes must be texts")
         return cls(**values | {"notes": tuple(values.get("notes", ()))})
+
+    def differences(self, other: Card) -> list[str]:
+        """Statistics in which another card differs, ``name: mine != theirs``; rounding is none."""
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in _STATISTICS)
+        return [
+            f"{name} {mine:g} != {theirs:g}"
+            for name, mine, theirs in pairs
+            if not math.isclose(mine, theirs, rel_tol=1e-5, abs_tol=1e-6)
+        ]
 
     @classmethod
     def from_json(cls, text: str) -> Card:

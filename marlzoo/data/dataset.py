@@ -143,6 +143,13 @@ class Dataset:
                 "its content is not what its card says (the file was changed or damaged after it was "
                 "written); make or fetch it again"
             )
+        if verify and stated:
+            wrong = dataset.card.differences(dataset.with_card(dataset.card).card)
+            if wrong:
+                raise DataError(
+                    f"its card states other statistics than its content has ({'; '.join(wrong)}): it was changed or "
+                    "damaged after it was written; make or fetch it again"
+                )
         dataset = dataset.validate(action_clip=action_clip)
         return dataset.with_card(dataset.card)
 

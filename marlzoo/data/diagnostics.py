@@ -69,7 +69,7 @@ class Dependence:
 
     What it means: methods that clone or constrain each agent by itself (BC, OMAR, TD3+BC, OMIGA's and ICQ's local
     weights) assume that behavior factorizes given the observations. Where ``given_observations`` is clearly above 0
-    (a mixture of conventions, a central teacher) they blend joint actions that never occurred together;
+    (a mixture of conventions, a centralized behavior policy) they blend joint actions that never occurred together;
     methods with a joint or sequential policy (AlberDICE, sequential updates) do not. ``unconditional`` counts
     coordination through what the agents see, too; it needs no such policy.
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.vault import plain
 from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
-from marlzoo.system.files import sha256_file, write_text_atomic
+from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic
 from marlzoo.system.http import Progress, fetch
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -74,7 +75,11 @@ def download(
         raise
     try:
         options = _reading(entry, find_reader(file))
-        path = convert(file, name, require=lambda dataset: _require_entry(entry, dataset, file), **options)
+
+        def require(dataset: Dataset) -> None:
+            _require_entry(entry, dataset, file)
+
+        path = convert(file, name, force=True, require=require, **options)
     except DataError:
         vouched = entry.sha256 or stated or _recorded().get(key)
         if from_file is None and not vouched:
@@ -138,7 +143,7 @@ def _verify(key: str, file: Path, checksum: str, wanted: tuple[tuple[str, str], 
             remedy = (
                 "fetch it again"
                 if fetched
-                else f"use the right file, or remove its line in {checksums_path()}"
+                else f"use the right file, or delete {checksums_path()}, which holds those of all first downloads"
             )
             raise DataError(
                 f"{file}: its SHA-256 is {checksum}, the {whose} one is {value}; it is damaged or another file; "
@@ -151,23 +156,52 @@ def recorded_checksum(entry: Entry) -> str:
     return _recorded().get(entry.hub, "") if entry.hub else ""
 
 
+def verify_downloads() -> Iterator[tuple[Path, str]]:
+    """The record of checksums and every recorded file that is still there, and what is wrong (empty: nothing)."""
+    path = checksums_path()
+    try:
+        records = _recorded()
+    except ConfigError as error:
+        yield path, str(error)
+        return
+    if records:
+        yield path, ""
+    for key, checksum in records.items():
+        file = downloads_home() / key
+        if not file.is_file():  # fetched by hand, or deleted since
+            continue
+        found = sha256_file(file)
+        fault = (
+            f"{file}: its SHA-256 is {found}, that of the download {checksum}; delete it and fetch it again"
+        )
+        yield file, "" if found == checksum else fault
+
+
 def _recorded() -> dict[str, str]:
     path = checksums_path()
     if not path.exists():
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON; repair or remove it") from error
-    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+    try:
+        found = unsealed(values, "it") if isinstance(values, dict) else {}
+    except DataError as error:
+        raise ConfigError(f"{path}: {error}; repair or remove it") from error
+    # Files of earlier versions hold the checksums alone.
+    records = found.get("checksums") if SEAL in values else found
+    fine = isinstance(records, dict) and all(isinstance(value, str) for value in records.values())
+    if not isinstance(values, dict) or not fine or (SEAL in values and set(found) != {"checksums"}):
         raise ConfigError(f"{path}: is not a JSON object of texts; repair or remove it")
-    return values
+    return dict(records or {})
 
 
 def _record(key: str, checksum: str) -> None:
-    write_text_atomic(
-        checksums_path(), json.dumps(_recorded() | {key: checksum}, indent=1, sort_keys=True) + "\n"
-    )
+    path = checksums_path()
+    with locked(path):  # read, changed and written as one step
+        records = _recorded() | {key: checksum}
+        write_text_atomic(path, json.dumps(sealed({"checksums": records}), indent=1, sort_keys=True) + "\n")
 
 
 def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:

@@ -70,10 +70,29 @@ def keys(file: h5py.Group) -> list[str]:
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like HDF5 (user blocks before the signature are not supported)."""
     try:
+        if not os.path.isfile(path):  # opening a pipe would wait for its writer
+            return False
         with open(path, "rb") as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
+
+
+def user_block(path: str | os.PathLike[str]) -> int:
+    """Bytes before the signature of an HDF5 file that has a user block (512, 1024, ...); 0 for other files."""
+    try:
+        if not os.path.isfile(path):
+            return 0
+        size, place = os.path.getsize(path), 512
+        with open(path, "rb") as file:
+            while place < size:
+                file.seek(place)
+                if file.read(len(SIGNATURE)) == SIGNATURE:
+                    return place
+                place *= 2
+    except OSError:
+        pass
+    return 0
 
 
 def group(parent: h5py.Group, name: str) -> h5py.Group:
@@ -319,6 +338,11 @@ def _require_hdf5(path: Path) -> None:
             begin = file.read(len(SIGNATURE))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if begin != SIGNATURE and (size := user_block(path)):
+        raise DataError(
+            f"{path}: has a user block of {size} bytes before its content, which is not read; remove it with: "
+            "h5unjam -i FILE -o NEW.h5"
+        )
     if begin != SIGNATURE:
         what = "is empty" if not begin else "is not an HDF5 file (it does not begin with HDF5's signature)"
         raise DataError(f"{path}: {what}; fetch or make it again")

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from marlzoo.errors import OutputError
-from marlzoo.system.files import write_text_atomic
+from marlzoo.errors import DataError, OutputError
+from marlzoo.system.files import SEAL, sealed, unsealed, write_text_atomic
 from marlzoo.system.machine import home
 
 
@@ -36,16 +37,40 @@ def read_verified(path: Path) -> dict[str, Any] | None:
     """What :func:`write_verified` noted about a file, if the file has not been written since."""
     record, facts = _stamp(path)
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        notes = _read_note(record)
+    except DataError:
         return None  # none yet, or damaged: the file is verified (again)
-    return found if isinstance(found, dict) and facts.items() <= found.items() else None
+    return notes if facts.items() <= notes.items() else None
+
+
+def notes_of_verified() -> Iterator[tuple[Path, str]]:
+    """Every note of a verified file, and what is wrong with it (empty: nothing); a damaged one is not believed."""
+    for record in sorted((home() / "verified").glob("*.json")):
+        try:
+            _read_note(record)
+        except DataError as error:
+            yield record, str(error)
+        else:
+            yield record, ""
+
+
+def _read_note(record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{record}: cannot be read ({error}); delete it") from error
+    if not isinstance(found, dict) or SEAL not in found:
+        raise DataError(f"{record}: carries no hash of itself; delete it")
+    try:
+        return unsealed(found, "it")
+    except DataError as error:
+        raise DataError(f"{record}: {error}; delete it") from error
 
 
 def write_verified(path: Path, **notes: Any) -> None:
     """Note that a file's content was read and is what its card says."""
     record, facts = _stamp(path)
     try:
-        write_text_atomic(record, json.dumps(facts | notes, sort_keys=True) + "\n")
+        write_text_atomic(record, json.dumps(sealed(facts | notes), sort_keys=True) + "\n")
     except OutputError as error:
         warnings.warn(f"{error}; {path} is read and verified again at every start", stacklevel=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import os
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.console import console, visible
 from marlzoo.data import diagnostics as measures
 from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
@@ -149,7 +151,7 @@ def render(found: Inspection) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
-    head = Table(title=found.name, show_header=False)
+    head = Table(title=visible(found.name), show_header=False)
     card = found.card
     lines: dict[str, Any] = {
         "transitions": f"{found.transitions:,} in {found.episodes:,} episodes ({found.rows:,} rows)",
@@ -167,7 +169,7 @@ def render(found: Inspection) -> RenderableType:
     }
     for name, text in lines.items():
         if text:
-            head.add_row(name, str(text))
+            head.add_row(name, visible(text))
     spread = Table("", *(f"{float(p):.0%}" for p in found.returns), title="Quantiles over episodes")
     spread.add_row("return", *(f"{value:.2f}" for value in found.returns.values()))
     spread.add_row("length", *(f"{value:.0f}" for value in found.lengths.values()))
@@ -211,7 +213,7 @@ def _structure(found: Inspection) -> Any:
     for agent, number in enumerate(modes.effective_actions or ()):
         table.add_row(f"agent {agent}: actions per situation", f"{number:.2f} (sample of {modes.sample:,})")
     for hint in found.hints:
-        table.add_row("hint", hint)
+        table.add_row("hint", visible(hint))
     return table
 
 
@@ -222,16 +224,14 @@ def write_html(dataset: Dataset, found: Inspection, path: str | os.PathLike[str]
         MissingExtraError: matplotlib is not installed.
         OutputError: the file cannot be written.
     """
-    from rich.console import Console
-
     image = io.BytesIO()
     _figure(dataset).savefig(image, format="png", dpi=120, metadata={"Software": None})
-    console = Console(record=True, file=io.StringIO(), width=120)
-    console.print(render(found))
-    page = console.export_html(inline_styles=True, code_format=_PAGE)
+    screen = console(record=True, file=io.StringIO(), width=120)
+    screen.print(render(found))
     picture = base64.b64encode(image.getvalue()).decode()
-    name = found.name.replace("&", "&amp;").replace("<", "&lt;")
-    write_text_atomic(path, page.replace("@name@", name).replace("@picture@", picture))
+    name = html.escape(visible(found.name)).replace("{", "{{").replace("}", "}}")
+    frame = _PAGE.replace("@picture@", picture).replace("@name@", name)
+    write_text_atomic(path, screen.export_html(inline_styles=True, code_format=frame))
 
 
 _PAGE = """<!DOCTYPE html>
@@ -267,7 +267,8 @@ def _figure(dataset: Dataset) -> Any:
     figure = Figure(figsize=(10, 7), layout="constrained")
     (returns, lengths), (actions, observations) = figure.subplots(2, 2)
     figure.suptitle(
-        f"{dataset.card.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes"
+        visible(f"{dataset.card.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes"),
+        parse_math=False,
     )
     bins = min(50, 5 + dataset.episodes // 4)
     returns.hist(dataset.returns, bins=bins)

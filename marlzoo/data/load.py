@@ -23,11 +23,12 @@ from marlzoo.data.computed import computed_qualities, make_dataset
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, pymarl_npy, smac_episodes, vault
 from marlzoo.data.formats import native as omiga
-from marlzoo.data.formats._steps import ZIP_FAULTS, listed
-from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill
+from marlzoo.data.formats._steps import listed
+from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill, user_block
 from marlzoo.data.home import data_home as data_home
 from marlzoo.data.names import SUFFIX, dataset_path, installed, is_name
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.system.zipped import ZIP_FAULTS
 
 _RECIPES = ("medium-replay", "medium-expert")  # words with a hyphen that are collected, not mixed
 
@@ -211,6 +212,9 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
     Raises:
         DataError: none does.
     """
+    place = Path(path)
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise DataError(f"{path}: is neither a file nor a folder (a pipe or a device); copy it into a file")
     for reader in READERS:
         if reader.sniff(path):
             return reader
@@ -223,7 +227,7 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
 
 def _contents(path: Path, most: int = 8) -> str:
     """What an unknown file or folder holds, in words."""
-    if is_hdf5(path) or path.suffix in (SUFFIX, ".h5"):
+    if is_hdf5(path) or path.suffix in (SUFFIX, ".h5") or user_block(path):
         with open_hdf5(path) as file:  # a damaged file is named as such
             kind, found = "HDF5", keys(file)
     elif path.is_dir():
@@ -329,6 +333,7 @@ def convert(
     target: str | os.PathLike[str],
     *,
     form: str = "",
+    force: bool = False,
     log: Callable[[str], None] | None = None,
     require: Callable[[Dataset], None] | None = None,
     **options: Any,
@@ -343,6 +348,7 @@ def convert(
         target: file ending in ``.hdf5``, ``.h5`` (native) or ``.npz``, folder for Minari ending in ``-v0``, or a
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
+        force: replace a target that exists.
         log: is told which format the source has, and what its reader assumed, a line each.
         require: is given the dataset before anything is written, and raises what refuses it.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
@@ -352,12 +358,16 @@ def convert(
 
     Raises:
         DataError: the source cannot be read.
-        ConfigError: the target's name asks for no known format.
+        ConfigError: the target's name asks for no known format, or it exists.
         OutputError: the target cannot be written.
     """
     name = os.fspath(target)
     target_path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
     writer = find_writer(target_path.name, form)
+    if target_path.exists() and not force:
+        raise ConfigError(
+            f"{target_path}: exists already and is left as it is; choose another name, or replace it with --force"
+        )
     if "action_clip" not in options and _present(source):
         options |= {"action_clip": False} if "action_clip" in find_reader(find(source)).options else {}
     folder = target_path.parent

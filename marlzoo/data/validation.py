@@ -44,7 +44,11 @@ class _Episodes(Protocol):
 
 
 class RowError(DataError):
-    """Something wrong at one row; its text says ``row N``, for which a reader may put the place in its source."""
+    """Something wrong at one row; its text says ``row N``, for which a reader may put the place in its source.
+
+
+    A copy with more text around it, whose row is not given, stays as it is.
+    """
 
     def __init__(self, text: str, row: int = -1) -> None:
         super().__init__(text)

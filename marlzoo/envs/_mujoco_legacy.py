@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from marlzoo.errors import MarlzooError
+from marlzoo.errors import MarlzooError, pip_install
 
-REMEDY = "Install it with: pip install 'mujoco>=3.17,<4'"
+REMEDY = f"Install it with: {pip_install('mujoco')}"
 
 
 @cache
@@ -59,7 +59,7 @@ def asset_text(name: str) -> str:
     except ImportError as error:
         raise MarlzooError(
             f"mamujoco tasks need gymnasium's robot models ({error}). "
-            "Install it with: pip install 'gymnasium>=1.2,<2'"
+            f"Install it with: {pip_install('gymnasium')}"
         ) from error
     # Found by path: importing gymnasium.envs.mujoco would need rendering packages.
     path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / f"{name}.xml"
@@ -68,7 +68,7 @@ def asset_text(name: str) -> str:
     except OSError as error:
         raise MarlzooError(
             f"gymnasium {gymnasium.__version__} has no robot model {path} ({error}). "
-            "Install another release: pip install 'gymnasium>=1.2,<2'"
+            f"Install another release: {pip_install('gymnasium')}"
         ) from error
 
 

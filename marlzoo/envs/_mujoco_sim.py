@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from marlzoo.envs._mujoco_legacy import legacy_model, require_mujoco
 from marlzoo.envs._mujoco_robots import Array, Fields, Robot
 from marlzoo.envs.base import Bools, Ids
-from marlzoo.errors import MarlzooError
+from marlzoo.errors import MarlzooError, pip_install
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class RobotSim:
             raise MarlzooError(
                 f"gymnasium's {robot.asset}.xml is not the {robot.name}-v2 robot: (nq, nv, nu, timestep) are "
                 f"{found} instead of {wanted}, or its control range differs from ±{robot.control}. "
-                "Install a known release: pip install 'gymnasium>=1.2,<2'"
+                f"Install a known release: {pip_install('gymnasium')}"
             )
 
     def fields(self, ids: Ids | None = None) -> Fields:

@@ -214,9 +214,9 @@ class Parallel:
             raise self._failed(name, error) from error
 
     def _failed(self, name: str, error: BaseException) -> SpecError:
-        lines = str(error).strip().splitlines() or [""]
+        cause = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
         wanted = "reset(seed=..., options=...)" if name == "reset" and isinstance(error, TypeError) else ""
-        return self.fault(f"failed in {name} ({type(error).__name__}: {lines[0][:200]})", wanted)
+        return self.fault(f"failed in {name} ({cause})", wanted)
 
 
 def _kind(value: Any) -> str:

@@ -43,6 +43,7 @@ SURFACES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
         np.exp(-8 * np.square(a - 0.6).sum(1)) + 0.6 * np.exp(-8 * np.square(a + 0.6).sum(1))
     ),
 }
+LISTED = 4096  # joint actions, at most, whose payoffs are listed to find the best
 OPTIONS: dict[str, dict[str, float]] = {
     "xor-four": {"win": 1.0},
     "xor-two-state": {"win": 1.0, "horizon": 10},
@@ -65,6 +66,21 @@ TASKS: tuple[str, ...] = (
 def spec(name: str, **options: Any) -> Spec:
     """The shape of the task ``name`` (without family); options as in :func:`make`."""
     return _spec(*_rules(name, options))
+
+
+def known_returns(name: str) -> tuple[float, float] | None:
+    """Mean return of uniformly random actions, and the best return, of a one-step game ``name`` (without family).
+
+    Matrix games exactly; games of continuous actions on a grid with steps of 0.01. None for longer games and where
+    there are too many joint actions to list.
+    """
+    rules, _ = _rules(name, {})
+    if not isinstance(rules, OneStep) or max(rules.actions, 1) ** rules.n_agents > LISTED:
+        return None
+    each = np.arange(rules.actions) if rules.actions else np.linspace(-1.0, 1.0, 201)
+    joint = np.stack(np.meshgrid(*[each] * rules.n_agents, indexing="ij"), -1).reshape(-1, rules.n_agents)
+    pay = np.asarray(rules.payoff(joint), np.float64)
+    return round(float(pay.mean()), 9) + 0.0, round(float(pay.max()), 9)
 
 
 def make(name: str, num_envs: int, **options: Any) -> Game:

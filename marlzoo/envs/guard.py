@@ -76,9 +76,9 @@ class Guard:
         except (Exception, SystemExit) as error:
             if isinstance(error, MarlzooError):
                 raise
-            cause = (str(error).strip().splitlines() or [""])[0][:200]
+            cause = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
             step = f"step {int(self._time.max(initial=0))}" if name == "step" else "reset"
-            raise self._fault(f"{step} failed ({type(error).__name__}: {cause})") from error
+            raise self._fault(f"{step} failed ({cause})") from error
 
     def _require_observation(self, seen: Any, name: str, rows: NDArray[np.intp]) -> None:
         env, spec = self.env, self.env.spec

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from marlzoo.envs._parallel import Answer, Parallel
 from marlzoo.envs._spaces import Leaf, UnfitSpaceError, View, plain_space, view
 from marlzoo.envs.base import BatchedEnv, Bools, Floats, Ids, Observation, Step
-from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError
+from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, pip_install
 from marlzoo.spec import Spec
 
 Reward = Literal["per_agent", "mean", "sum"]
@@ -95,7 +95,7 @@ def from_parallel_env(
         envs = [factory() for _ in range(int(num_envs))]
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        remedy = f"install it: pip install {package}" if package else "install what it needs"
+        remedy = f"install it: {pip_install(package)}" if package else "install what it needs"
         raise PluginError(f"{task}: the environment cannot be imported ({error}); {remedy}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, MarlzooError):

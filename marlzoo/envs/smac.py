@@ -29,15 +29,16 @@ from numpy.typing import NDArray
 from marlzoo.envs._smac_maps import FLAVOURS, MAPS, Flavour, Map
 from marlzoo.envs._smac_units import Scene, observations, read_units, states
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
-from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError, UnknownNameError, pip_install
 from marlzoo.spec import Spec
 
 FAMILY = "smac"
 TASKS: tuple[str, ...] = tuple(MAPS)
 OPTIONS = ("flavour", "difficulty")
+ALTERNATIVES = {"flavour": FLAVOURS}  # options that change the shape
 DIFFICULTIES = "123456789A"  # of the built-in opponent, as the smac package names them
 MODULE = "smac.env.starcraft2.starcraft2"
-PACKAGE = "pip install git+https://github.com/oxwhirl/smac.git 'protobuf<3.21'"
+PACKAGE = pip_install("git+https://github.com/oxwhirl/smac.git", "protobuf<3.21")
 REMEDY = (
     f"install the package ({PACKAGE}), the game (Blizzard's StarCraft II for Linux, version 4.10, unpacked to "
     "~/StarCraftII or where SC2PATH points) and the maps (SMAC_Maps.zip of that repository's releases, unpacked to "

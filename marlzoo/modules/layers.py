@@ -1,8 +1,8 @@
 """Networks stacked over replicas: parameters ``[R, in, out]``, inputs and outputs ``[R, ..., features]``.
 
 Where a method has several networks of one shape (twin critics, one network per agent), they are stacked once more:
-parameters ``[R, *stack, in, out]``, so that one product serves all of them. :class:`Ensemble` and :class:`PerAgent`
-put the stack's axes where a method wants them.
+parameters ``[R, *stack, in, out]``, so that one product serves all of them. :class:`PerAgent` and
+:class:`marlzoo.modules.critics.Ensemble` put the stack's axes where a method wants them.
 """
 
 from __future__ import annotations
@@ -105,15 +105,24 @@ class Linear(nn.Module):
         The parts' other axes are equal or broadcast. A part that is broadcast (an observation beside many candidate
         actions) is multiplied once, not once per copy. ``first``: only the first member of the stack's first axis.
         """
-        weight, bias = (self.weight[:, :1], self.bias[:, :1]) if first else (self.weight, self.bias)
         if all(part.shape[:-1] == parts[0].shape[:-1] for part in parts[1:]):
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-            return _affine(x, weight, bias, self.products)
-        rows = torch.split_with_sizes(weight, [part.shape[-1] for part in parts], dim=-2)
+            return _affine(x, *self.parameters_of(first), self.products)
+        return self.partial(*parts, first=first)
+
+    def partial(self, *parts: Tensor, first: bool = False) -> Tensor:
+        """The outputs as far as they depend on the input's leading parts and the bias; see :meth:`forward`."""
+        weight, bias = self.parameters_of(first)
+        sizes = [part.shape[-1] for part in parts]
+        rows = torch.split_with_sizes(weight, [*sizes, weight.shape[-2] - sum(sizes)], dim=-2)
         out = _affine(parts[0], rows[0], bias, self.products)
-        for part, own in zip(parts[1:], rows[1:], strict=True):
+        for part, own in zip(parts[1:], rows[1:-1], strict=True):
             out = out + _affine(part, own, None, self.products)
         return out
+
+    def parameters_of(self, first: bool) -> tuple[Tensor, Tensor]:
+        """Weight and bias; ``first``: of the first member of the stack's first axis."""
+        return (self.weight[:, :1], self.bias[:, :1]) if first else (self.weight, self.bias)
 
 
 @contextlib.contextmanager
@@ -131,6 +140,11 @@ def reproducible_matmul() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         _plain = before[1]
+
+
+def matmul_is_reproducible() -> bool:
+    """Whether layers multiply in the one plain way; see :func:`reproducible_matmul`."""
+    return _plain
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtype | None) -> Tensor:
@@ -181,44 +195,6 @@ class MLP(nn.Module):
         for layer in self.layers[1:]:
             x = layer(F.relu(x), first=first)
         return x
-
-
-class Ensemble(nn.Module):
-    """Independent networks that read the same input, such as twin critics.
-
-    Args:
-        init: draws the initial values.
-        sizes: features of every layer.
-        members: K networks.
-        agents: N where every agent has networks of its own; 0 where agents share them.
-        norm: normalize the joined input by its :class:`BatchNorm` (one for all members of an agent).
-    """
-
-    def __init__(
-        self, init: Init, sizes: Sequence[int], members: int = 2, agents: int = 0, norm: bool = False
-    ) -> None:
-        super().__init__()
-        own = (agents,) if agents else ()
-        self.norm = BatchNorm(init, sizes[0], stack=own) if norm else None
-        self.members = MLP(init, sizes, stack=(members, *own))
-        self.agents = agents
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        """``[R, ..., in_k]`` parts (``[R, ..., N, in_k]`` with networks per agent) ``-> [R, K, ..., out]``."""
-        return self._members(parts, first=False)
-
-    def first(self, *parts: Tensor) -> Tensor:
-        """The first member alone, ``-> [R, ..., out]``."""
-        return self._members(parts, first=True).squeeze(1)
-
-    def _members(self, parts: tuple[Tensor, ...], first: bool) -> Tensor:
-        if self.agents:
-            parts = tuple(part.movedim(-2, 1) for part in parts)
-        if self.norm is not None:
-            shape = [max(sizes) for sizes in zip(*(part.shape[:-1] for part in parts), strict=True)]
-            parts = (self.norm(torch.cat([p.expand(*shape, p.shape[-1]) for p in parts], -1), batch=True),)
-        out: Tensor = self.members(*(part.unsqueeze(1) for part in parts), first=first)
-        return out.movedim(2, -2) if self.agents else out
 
 
 class PerAgent(nn.Module):

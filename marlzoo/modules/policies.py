@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from marlzoo.rng import ReplicaRandom
 from marlzoo.spec import Spec
 
 Random = ReplicaRandom | None
-Execution = Literal["decentralized", "sequential", "centralized"]
+Execution = Literal["decentralized", "shared_randomness", "sequential", "centralized"]
 
 
 class Policy(nn.Module):
@@ -30,11 +30,12 @@ class Policy(nn.Module):
 
     Attributes:
         execution: who must see what when the team acts. ``decentralized``: each agent only its own
-            observation; tables never rank other kinds beside it unmarked.
+            observation; ``shared_randomness``: also random numbers that all agents have in common. Tables never rank
+            different kinds beside each other unmarked.
         stochastic: whether the method evaluates by sampling; evaluation then gives ``act`` random numbers.
     """
 
-    execution: ClassVar[Execution] = "decentralized"
+    execution: Execution = "decentralized"
     stochastic: bool = False
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
@@ -194,12 +195,13 @@ class RecurrentPolicy(Policy):
         super().__init__()
         self._reader = _Reader(network)
         self.inner = inner(self._reader)
-        self.stochastic = self.inner.stochastic
+        self.stochastic, self.execution = self.inner.stochastic, self.inner.execution
         self._n_last = last_action
         self._last: Tensor | None = None
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
         """Start the memory of the copies ``ids`` from zero (None: of all)."""
+        self.inner.reset(num_envs, ids)
         if ids is None or self._reader.hidden_state is None:
             self._reader.hidden_state = self._last = None
         else:

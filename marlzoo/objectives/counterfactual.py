@@ -37,6 +37,19 @@ def joint_values(values: Tensor, actions: Tensor) -> Tensor:
     return spread.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
+def partial_replacement(policy: Tensor, data: Tensor, uniform: Tensor, replaced: int) -> Tensor:
+    """The data's team actions with those of a random subset of agents taken from the policy.
+
+    Args:
+        policy: ``[..., N, A]``.
+        data: likewise.
+        uniform: ``[..., N]`` on [0, 1); the agents with the smallest numbers are replaced.
+        replaced: size of the subset; 0 leaves the data's actions, N gives the policy's.
+    """
+    mine = uniform.argsort(-1).argsort(-1) < replaced
+    return torch.where(mine.unsqueeze(-1), policy, data)
+
+
 def counterfactual_values(values: Tensor, q: Tensor) -> Tensor:
     """The agents' values of all team actions that differ from the data's in one agent's action.
 

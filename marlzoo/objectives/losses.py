@@ -49,6 +49,16 @@ def action_size(action: Tensor, used: Tensor) -> Tensor:
     return (action.square() * used).sum(-1) / used.sum(-1)
 
 
+@torch.no_grad()
+def value_scale(value: Tensor, filled: Tensor | None = None) -> Tensor:
+    """Mean absolute deviation of ``value [R, ...]`` from its mean, plus 1e-6 and without gradient, ``-> [R]``.
+
+    TD errors divided by it neither depend on the rewards' scale nor change the fixed point (arXiv 2603.08399).
+    """
+    center = mean_over(value, filled).view(-1, *(1,) * (value.ndim - 1))
+    return mean_over((value - center).abs(), filled) + 1e-6
+
+
 def expectile(error: Tensor, tau: Tensor | float) -> Tensor:
     """Asymmetric squared error ``|tau - 1(error < 0)| error^2`` (IQL, Kostrikov et al. 2022, equation 5)."""
     weight = torch.where(error < 0, 1.0 - tau, tau)

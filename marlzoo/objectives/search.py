@@ -19,7 +19,7 @@ def best_of(candidates: Tensor, score: Tensor) -> Tensor:
 @torch.no_grad()
 def cross_entropy_search(
     score: Score, noise: Tensor, elites: int, std: Tensor | float = 2.0, min_std: float = 1e-6
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Maximize ``score`` over the box by the cross-entropy method; from zero mean.
 
     From the second round on the previous elites compete too, so the best candidate never gets worse.
@@ -32,7 +32,7 @@ def cross_entropy_search(
         min_std: added to the standard deviation, which elites that agree would make zero.
 
     Returns:
-        The best candidate, ``[R, ..., A]``.
+        The best candidate, ``[R, ..., A]``, and its value in the round that drew it, ``[R, ...]``.
     """
     rounds = noise.unbind(1)
     candidates = (std * rounds[0]).clamp(-1.0, 1.0)
@@ -44,11 +44,13 @@ def cross_entropy_search(
         fresh = (mean + (spread + min_std) * drawn).clamp(-1.0, 1.0)
         candidates = torch.cat((fresh, kept), dim=1)
         value = torch.cat((score(fresh), top), dim=1)
-    return best_of(candidates, value)
+    return best_of(candidates, value), value.amax(1)
 
 
 @torch.no_grad()
-def softmax_search(score: Score, noise: Tensor, std: Tensor | float = 2.0, min_std: float = 1e-6) -> Tensor:
+def softmax_search(
+    score: Score, noise: Tensor, std: Tensor | float = 2.0, min_std: float = 1e-6
+) -> tuple[Tensor, Tensor]:
     """Maximize ``score`` over the box by softmax-weighted means; from zero mean.
 
     Every round moves the mean to the samples' mean weighted by ``softmax(score)`` and takes as standard deviation
@@ -61,7 +63,7 @@ def softmax_search(score: Score, noise: Tensor, std: Tensor | float = 2.0, min_s
         min_std: added to the standard deviation.
 
     Returns:
-        The best candidate of the last round, ``[R, ..., A]``.
+        The best candidate of the last round, ``[R, ..., A]``, and its value, ``[R, ...]``.
     """
     mean = torch.zeros_like(noise[:, 0, :1])
     spread = mean + std
@@ -70,7 +72,7 @@ def softmax_search(score: Score, noise: Tensor, std: Tensor | float = 2.0, min_s
         value = score(candidates)
         mean, spread = softmax_moments(candidates, value)
         spread = spread + min_std
-    return best_of(candidates, value)
+    return best_of(candidates, value), value.amax(1)
 
 
 def softmax_moments(candidates: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
-"""Regenerating datasets from shipped teachers: the same arguments and versions give the same bytes.
+"""Regenerating datasets from behavior policies: the same arguments and versions give the same bytes.
 
-The quality ``random`` needs no teacher: where none makes it, a uniformly random policy does.
+The policies are those that ship with the package, or a checkpoint's. The quality ``random`` needs neither: where no
+shipped policy makes it, a uniformly random one does.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,29 @@ import torch
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.names import SUFFIX, dataset_path
+from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.modules.policies import Policy, UniformPolicy
 from marlzoo.recording.collect import NUM_ENVS, Episode, dataset_of, record
+from marlzoo.recording.replicas import load_replica
 from marlzoo.registry import make_env, task_spec
 from marlzoo.rng import derive
 from marlzoo.spec import Spec
-from marlzoo.teachers.offers import RANDOM, SEED, SOURCE, TRANSITIONS, qualities
+from marlzoo.system.files import sha256_file
+from marlzoo.teachers.offers import RANDOM, SOURCE, qualities
 from marlzoo.teachers.store import Teacher, load_teacher, teacher_names
 from marlzoo.version import __version__
 
 LICENCE = "Apache-2.0"
+OWN = "own"  # source of data that a checkpoint's policy made
 
 
-def recipe_path(task: str, quality: str, transitions: int = TRANSITIONS, seed: int = SEED) -> Path:
+def recipe_path(
+    task: str, quality: str, transitions: int = TRANSITIONS, seed: int = SEED, source: str = SOURCE
+) -> Path:
     """Where a collected dataset goes: size and seed are part of its name where they are not the usual ones."""
     return dataset_path(
-        f"{task}/{SOURCE}/{quality}",
+        f"{task}/{source}/{quality}",
         transitions=None if transitions == TRANSITIONS else transitions,
         seed=None if seed == SEED else seed,
     )
@@ -58,6 +66,8 @@ class _Recipe:
     stages: tuple[_Stage, ...]
     origin: dict[str, Any]
     note: str
+    source: str = SOURCE
+    arguments: str = ""  # what the command names beside task, quality, size and seed
 
 
 def collect(
@@ -69,23 +79,29 @@ def collect(
     progress: Callable[[int, int], None] | None = None,
     *,
     folder: Path | None = None,
+    policy: str | os.PathLike[str] = "",
+    replica: int = 0,
+    env: Mapping[str, Any] | None = None,
 ) -> Path:
     """Regenerate a dataset of exactly ``transitions`` steps and write it (replacing an older file) in one step.
 
-    The teacher's snapshots that make the quality act with exploration, in equal shares, one after another in
-    the order of their training (see :func:`marlzoo.recording.collect.record`):
+    The snapshots of the behavior policy that make the quality act with exploration, in equal shares, one after
+    another in the order of their training (see :func:`marlzoo.recording.collect.record`):
 
-    - ``random``: the freshly initialized policy; where the task has no teacher, or one without this quality (SMAX),
-      a policy that takes every legal action, or every point of the box, with the same probability;
+    - ``random``: the freshly initialized policy; where the task has no behavior policy, or one without this quality
+      (SMAX), a policy that takes every legal action, or every point of the box, with the same probability;
     - ``medium``, ``expert``: one snapshot;
     - ``medium-expert``: half and half, the same episodes as in the single datasets of half the size;
     - ``medium-replay``: snapshots spread evenly over the training from its start to the medium one. It
       stands for a replay buffer without repeating the training.
 
+    With ``policy``, one replica of a checkpoint acts instead, and ``quality`` is a name of your choice: the dataset
+    is ``TASK/own/QUALITY``. Policies that never explore are recorded as they act.
+
     A policy's samples may leave the box [-1, 1]; they are clipped before they are executed and recorded. Each
     snapshot's last episode is cut where its share is full: it carries neither end flag.
 
-    The bytes depend on the arguments, the teacher and the versions in the card, not on the number of threads.
+    The bytes depend on the arguments, the behavior policy and the versions in the card, not on the number of threads.
     Another kind of processor may round differently.
 
     Args:
@@ -95,40 +111,48 @@ def collect(
         seed: of starts and exploration.
         path: file to write, ending in ``.hdf5`` or ``.h5``; default: :func:`recipe_path`.
         progress: called with steps recorded and steps in all.
-        folder: of the teachers; None: the user's own, then the shipped ones.
+        folder: of the behavior policies; None: the user's own, then the shipped ones.
+        policy: checkpoint whose policy acts.
+        replica: which of the checkpoint's replicas.
+        env: options of the task's environment, with ``policy``.
 
     Returns:
         The file.
 
     Raises:
-        DataError: the task has no teacher, and the quality needs one.
-        UnknownNameError: the teacher does not have this quality.
-        ConfigError: a wrong number of transitions, a negative seed, or a file name that is not HDF5's.
+        DataError: the task has no behavior policy, and the quality needs one.
+        UnknownNameError: the behavior policy does not have this quality.
+        CheckpointError: the checkpoint is missing or broken.
+        ConfigError: a wrong number of transitions, a negative seed, a file name that is not HDF5's, a replica that
+            the checkpoint does not have, or a policy of another task.
         OutputError: the file cannot be written; nothing is left behind.
     """
-    recipe = _recipe(task, quality, folder)
+    recipe = (
+        _deployed(task, quality, policy, replica, env or {}) if policy else _recipe(task, quality, folder)
+    )
     stages = recipe.stages
     _require_count("transitions", transitions, len(stages))
     _require_count("seed", seed, 0)
-    target = recipe_path(task, quality, transitions, seed) if path is None else Path(path).expanduser()
+    usual = recipe_path(task, quality, transitions, seed, recipe.source)
+    target = usual if path is None else Path(path).expanduser()
     if target.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
     shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
     episodes: list[Episode] = []
     metadata: dict[str, Any] = {}
     for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
-        env = make_env(task, NUM_ENVS)
+        copies = make_env(task, NUM_ENVS, **(env or {}))
         try:
             episodes += record(
                 stage.policy(),
-                env,
+                copies,
                 share,
                 derive(seed, "collect", task, stage.stream),
                 None if progress is None else _offset(progress, before, transitions),
             )
-            metadata = dict(env.metadata)
+            metadata = dict(copies.metadata)
         finally:
-            env.close()
+            copies.close()
     card = _card(recipe, transitions, seed, shares, metadata)
     write_omiga(dataset_of(recipe.spec, episodes, card), target)
     return target
@@ -152,10 +176,29 @@ def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
         teacher.spec,
         tuple(_stage(teacher, k) for k in teacher.qualities[quality]),
         {"teacher": teacher.sha256, "teacher_command": teacher.command},
-        "actions explore as the teacher's method does, among the legal ones"
+        "actions explore as the behavior policy's method does, among the legal ones"
         if teacher.spec.discrete
         else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
     )
+
+
+def _deployed(
+    task: str, quality: str, checkpoint: str | os.PathLike[str], replica: int, env: Mapping[str, Any]
+) -> _Recipe:
+    """A checkpoint's policy acts; raises as :func:`collect` says."""
+    found, spec = load_replica(checkpoint, replica), task_spec(task, **env)
+    differences = found.spec.differences(spec)
+    if differences:
+        raise ConfigError(
+            f"{checkpoint}: {found.method} was trained for another task than {task}: {differences[0]}"
+        )
+    arguments = [f"--policy {shlex.quote(os.fspath(checkpoint))}"]
+    arguments += [f"--replica {replica}"] if replica else []
+    arguments += ["--env", *(f"{name}={value}" for name, value in env.items())] if env else []
+    origin = {"policy": found.method, "updates": found.updates, "checkpoint": sha256_file(checkpoint)}
+    note = f"{found.method} acted with exploration, after {found.updates} updates"
+    stage = _Stage(lambda: found.policy, 0, "policy")
+    return _Recipe(task, quality, spec, (stage,), origin, note, OWN, " ".join(arguments))
 
 
 def _stage(teacher: Teacher, snapshot: int) -> _Stage:
@@ -175,15 +218,15 @@ def _card(recipe: _Recipe, transitions: int, seed: int, shares: list[int], metad
     packages = {"marlzoo": __version__, "numpy": np.__version__, "torch": str(torch.__version__)}
     return Card(
         task=recipe.task,
-        source=SOURCE,
+        source=recipe.source,
         quality=recipe.quality,
         engine=" ".join(str(metadata[k]) for k in ("engine", "engine_version") if k in metadata),
         versions=packages,
         options=metadata,
-        license=LICENCE,
+        license="" if recipe.source == OWN else LICENCE,
         recipe={
             "command": f"marlzoo data collect {recipe.task} --quality {recipe.quality} "
-            f"--transitions {transitions} --seed {seed}",
+            f"--transitions {transitions} --seed {seed} {recipe.arguments}".rstrip(),
             "task": recipe.task,
             "quality": recipe.quality,
             "transitions": transitions,

@@ -1,4 +1,4 @@
-"""Make a teacher: train a behavior team, measure it along the way, keep the snapshots that data need.
+"""Train a task's behavior policy: train a team online, measure it along the way, keep the snapshots that data need.
 
     marlzoo data teach mamujoco/hopper-3x1
 
@@ -6,7 +6,7 @@ takes the options that the task's plan says (:mod:`marlzoo.teachers.plans`), whi
 ``python -m marlzoo.recording.teach TASK --method METHOD ...`` takes no plan.
 
 It may be interrupted: called again it goes on where it stopped. The same command, versions and kind of
-processor give the same teacher (the training uses one thread of torch; the simulator's number of threads does not
+processor give the same policies (the training uses one thread of torch; the simulator's number of threads does not
 matter).
 """
 
@@ -40,7 +40,7 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Options:
-    """How a teacher is made."""
+    """How a behavior policy is made."""
 
     method: str = field(default_factory=default_method)  # an online method, with the task's preset
     settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
@@ -58,10 +58,10 @@ class Options:
     trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
     episodes: int = 100  # episodes to measure the kept snapshots by
     work: Path = Path("teacher-runs")  # folder for the unfinished training
-    out: Path = field(default_factory=own_folder)  # folder for the teacher
+    out: Path = field(default_factory=own_folder)  # folder for the behavior policy
 
     def command(self, task: str) -> str:
-        """The command line that makes this teacher."""
+        """The command line that makes this behavior policy."""
         given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("work", "out")]
         words = ["python", "-m", "marlzoo.recording.teach", task]
         for name, value in given:
@@ -82,12 +82,12 @@ class Options:
             try:
                 changed[name] = json.loads(text)
             except ValueError as error:
-                raise ConfigError(f"teacher: {word!r} is not NAME=VALUE with a JSON value") from error
+                raise ConfigError(f"data teach: {word!r} is not NAME=VALUE with a JSON value") from error
         return changed
 
 
 def make_teacher(task: str, options: Options) -> Path:
-    """Train a behavior team and write its teacher; returns the description's path.
+    """Train a task's behavior policy and write its snapshots; returns the description's path.
 
     Raises:
         UnknownNameError: unknown task or method.
@@ -140,7 +140,7 @@ def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
     settings, steps, every = settings_of(learner), options.steps, options.every
     if every < 1 or steps < 3 * every * settings.num_envs * settings.rollout:
-        raise ConfigError(f"teacher: {steps} steps leave no room for a medium snapshot; train longer")
+        raise ConfigError(f"data teach: {steps} steps leave no room for a medium snapshot; train longer")
     env = make_env(task, learner.replicas * settings.num_envs)
 
     def keep(done: int) -> None:
@@ -234,7 +234,7 @@ def _versions(task: str) -> dict[str, str]:
 
 
 def main(task: tyro.conf.Positional[str], options: tyro.conf.OmitArgPrefixes[Options]) -> None:
-    """Make a teacher.
+    """Make a behavior policy.
 
     Args:
         task: full task name.

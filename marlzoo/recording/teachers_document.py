@@ -1,4 +1,4 @@
-"""Writes the document about shipped teachers: ``python -m marlzoo.recording.teachers_document FILE``."""
+"""Writes the document about shipped behavior policies: ``python -m marlzoo.recording.teachers_document FILE``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from marlzoo.system.files import write_text_atomic
 from marlzoo.teachers.plans import plans
 from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
 
-HEAD = """# Teachers
+HEAD = """# Behavior policies
 
-`marlzoo data collect TASK --quality QUALITY` records data with the teams below, which ship with the package. The
-quality `random` needs no teacher: where none below makes it, in any task, a policy does that takes every legal action
+`marlzoo data collect TASK --quality QUALITY` records data with the policies below, which ship with the package. The
+quality `random` is there for every task: where none below makes it, a policy does that takes every legal action
 (or every point of the box) with the same probability.
 
 Returns are means ± standard deviations over {episodes} episodes of each snapshot, acting with exploration as when
 data are recorded; a quality of several snapshots counts each by the number of its episodes in equal shares of steps.
 The published mean is that of the dataset that the quality stands for; ours were made by other learners, so only the
-level is meant to agree. Learning curves lie beside the teachers, `marlzoo/teachers/*.csv`.
+level is meant to agree. Learning curves: `marlzoo/teachers/*.csv`.
 
 Made by `python -m marlzoo.recording.teachers_document docs/teachers.md`.
 
@@ -32,8 +32,8 @@ Made by `python -m marlzoo.recording.teachers_document docs/teachers.md`.
 COMMANDS = """
 ## Commands
 
-Each runs on one core, goes on where it was interrupted, and gives the same teacher again with the same versions.
-Times are those of the training that made the teacher, on one core of a machine of two that had other work too.
+Each runs on one core, goes on where it was interrupted, and gives the same policies again with the same versions.
+Times are those of the training that made the policies, on one core of a machine of two that had other work too.
 
 | task | trained steps | minutes | steps/s | command |
 | --- | ---: | ---: | ---: | --- |
@@ -41,7 +41,7 @@ Times are those of the training that made the teacher, on one core of a machine 
 BELOW = """
 ## Not reached
 
-The last quality of these teachers lies below its goal: the published mean of the dataset, for SMAX a tenth of it
+The last quality of these tasks lies below its goal: the published mean of the dataset, for SMAX a tenth of it
 (the best return is 2 there and 20 in SMAC, and the opponents differ, as does the prey of tag and world). The command
 trains, from the start, for ten million steps, as online trainings of the literature do, or for three times as many as
 here where that is more; the hours are those steps at the speed above. Whether the goal is then reached is not known.

@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from marlzoo.errors import pip_install, requirements
 from marlzoo.system.machine import home
 
 State = Literal["ok", "missing", "note"]
 
-_REQUIREMENT = re.compile(
-    r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*[\"']([^\"']+)[\"'])?"
-)
+DEVELOPERS = ("dev", "docs")  # extras that only work on marlzoo itself needs; "make install-dev" brings them
+AGAIN = "install marlzoo again, as docs/install.md says"
 
 
 @dataclass(frozen=True)
@@ -69,32 +69,29 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """marlzoo itself, what it requires, and what its extras require."""
+    """marlzoo itself, what it requires, and what its extras for users require."""
     try:
-        own, required = metadata.version("marlzoo"), metadata.requires("marlzoo") or []
+        own = metadata.version("marlzoo")
     except metadata.PackageNotFoundError:
-        yield Finding(
-            "missing", "marlzoo", "imported, but not installed", "make install, or: pip install -e ."
-        )
+        remedy = f"in the checkout: {sys.executable} -m pip install -e ."
+        yield Finding("missing", "marlzoo", "imported, but not installed", remedy)
         return
-    yield Finding("ok", "marlzoo", f"{own} at {Path(__file__).parent}")
-    for text in required:
-        match = _REQUIREMENT.match(text)
-        if match is None:
+    yield Finding("ok", "marlzoo", f"{own} at {Path(__file__).parents[1]}")
+    for required in requirements():
+        if required.extra in DEVELOPERS:
             continue
-        name, wanted, extra = match[1], match[2].strip(), match[3]
-        remedy = f"{sys.executable} -m pip install '{name}{wanted}'"
-        state: State = "note" if extra else "missing"
-        what = f"{name} ({extra})" if extra else name
+        state: State = "note" if required.extra else "missing"
+        what = f"{required.name} ({required.extra})" if required.extra else required.name
         try:
-            version = metadata.version(name)
+            version = metadata.version(required.name)
         except metadata.PackageNotFoundError:
-            yield Finding(state, what, "not installed", remedy)
+            yield Finding(state, what, "not installed", pip_install(required.name))
             continue
-        if fits(version, wanted):
+        if fits(version, required.versions):
             yield Finding("ok", what, version)
         else:
-            yield Finding(state, what, f"{version}, but {wanted} is asked for", remedy)
+            found = f"{version}, but {required.versions} is asked for"
+            yield Finding(state, what, found, pip_install(required.name))
 
 
 def fits(version: str, wanted: str) -> bool:
@@ -117,7 +114,7 @@ def _accelerator() -> Iterator[Finding]:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:  # a broken native library fails in any way
-        yield Finding("missing", "torch", f"cannot be imported: {_line(error)}", "make install")
+        yield Finding("missing", "torch", f"cannot be imported: {_line(error)}", pip_install("torch"))
         return
     yield Finding("ok", "processor", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
@@ -133,7 +130,7 @@ def _plugins() -> Iterator[Finding]:
     try:
         registry = importlib.import_module("marlzoo.registry")
     except Exception as error:  # reported, whatever it is
-        yield Finding("missing", "registry", f"cannot be imported: {_line(error)}", "make install")
+        yield Finding("missing", "registry", f"cannot be imported: {_line(error)}", AGAIN)
         return
     listing = registry.list_methods()
     twice = {name: modules for name, modules in listing.modules.items() if len(modules) > 1}
@@ -164,9 +161,7 @@ def _environment(registry: object, family: str) -> Finding:
     except Exception as error:  # reported, whatever it is
         if type(error).__name__ in ("MissingExtraError", "MissingSimulatorError"):
             return Finding("note", what, _line(error))  # the text has the remedy
-        return Finding(
-            "missing", what, _line(error), f"pip install --upgrade 'marlzoo' (needs {family}'s packages)"
-        )
+        return Finding("missing", what, _line(error), AGAIN)
     return Finding("ok", what, f"{len(names)} tasks; {names[0]} starts")
 
 
@@ -174,12 +169,12 @@ def _teachers() -> Iterator[Finding]:
     try:
         names = importlib.import_module("marlzoo.teachers.store").teacher_names()
     except Exception as error:  # reported, whatever it is
-        yield Finding("missing", "teachers", _line(error), "make install")
+        yield Finding("missing", "behavior policies", _line(error), AGAIN)
         return
     if names:
-        yield Finding("ok", "teachers", f"{', '.join(names)} (marlzoo data collect)")
+        yield Finding("ok", "behavior policies", f"{', '.join(names)} (marlzoo data collect)")
     else:
-        yield Finding("missing", "teachers", "none in the package", "install marlzoo again")
+        yield Finding("missing", "behavior policies", "none in the package", AGAIN)
 
 
 def _folder(what: str, path: Path) -> Finding:

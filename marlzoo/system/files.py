@@ -6,18 +6,25 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import os
 import platform
+import re
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from marlzoo.errors import MarlzooError, OutputError
+import filelock
+
+from marlzoo.errors import ConfigError, DataError, MarlzooError, OutputError
 
 if sys.platform != "win32":
     import fcntl
+
+SEAL = "seal"
 
 
 @contextlib.contextmanager
@@ -32,13 +39,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the file cannot be written (full or read-only disk, no permission, path is a folder).
     """
     target = Path(path)
-    mark = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = target.with_name(f".{target.stem}.{mark}.tmp{target.suffix}")
+    temporary = temporary_beside(target)
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
+        sweep(target)
         temporary.touch(exist_ok=False)  # fails early, and under the user's umask
         yield temporary
         flush(temporary)
@@ -57,6 +63,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         flush(target.parent)
 
 
+def temporary_beside(target: Path) -> Path:
+    """A new name beside ``target`` that tells the machine and process which writes there, for :func:`sweep`."""
+    mark = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.with_name(f".{target.stem}.{mark}.tmp{target.suffix}")
+
+
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` (UTF-8, line ends as given) to ``path`` as one step.
 
@@ -69,20 +81,45 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the folder of ``path``: it needs no file of its own and ends with the process."""
-    if sys.platform == "win32":  # no such lock there: one process at a time
-        yield
-        return
+    """Hold the lock of ``path``, which other processes wait for; it ends with the process.
+
+    A hidden file beside ``path`` carries it.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    lock = filelock.FileLock(path.parent / f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
         raise output_error(path, error) from error
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(folder)
+        lock.release()
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with the hash of all of them under ``seal``, for files in which no changed bit may pass."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))  # as it will be read
+    return {**plain, SEAL: _seal(plain)}
+
+
+def unsealed(values: dict[str, Any], what: str) -> dict[str, Any]:
+    """Inverse of :func:`sealed`; values without a seal (of files written before there was one) pass.
+
+    Raises:
+        DataError: they were changed after ``what`` was written.
+    """
+    found = {name: value for name, value in values.items() if name != SEAL}
+    if SEAL in values and values[SEAL] != _seal(found):
+        raise DataError(f"{what} was changed or damaged after it was written (its hash is another)")
+    return found
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return sha256_text(json.dumps(values, sort_keys=True))
 
 
 def try_lock(file: IO[Any]) -> bool:
@@ -106,6 +143,18 @@ def output_error(path: str | os.PathLike[str], error: BaseException) -> OutputEr
         errno.ENOTDIR: "a part of the path is a file; choose another folder",
     }.get(getattr(error, "errno", None) or 0, "check that the folder is writable and has space")
     return OutputError(f"cannot write {os.fspath(path)}: {cause}; nothing was left behind, {remedy}")
+
+
+def require_folder_name(name: str) -> None:
+    """Refuse a name that would lead out of the folder in which it names another.
+
+    Raises:
+        ConfigError: it is empty, hidden, or holds more than letters, digits, ``-``, ``_``, ``+``, ``.`` and brackets.
+    """
+    if not re.fullmatch(r"[\w(\[][\w.+()\[\]=,-]*", name):
+        raise ConfigError(
+            f"{name!r}: the name becomes a folder; use letters, digits, '-', '_' and '.', no path"
+        )
 
 
 def sha256_file(path: str | os.PathLike[str], chunk: int = 1 << 20) -> str:
@@ -136,8 +185,8 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sweep(target: Path) -> None:
-    """Remove temporary files of ``target`` whose writer was killed; only this machine's processes can be asked."""
+def sweep(target: Path) -> None:
+    """Remove temporary files and folders of ``target`` whose writer, a process of this machine, was killed."""
     node = platform.node()
     for left in target.parent.glob(f".{glob.escape(target.stem)}.{glob.escape(node)}-*.tmp{target.suffix}"):
         writer = left.name.removeprefix(f".{target.stem}.{node}-").partition("-")[0]
@@ -159,4 +208,7 @@ def _alive(process: int) -> bool:
 
 def _discard(path: Path) -> None:
     with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

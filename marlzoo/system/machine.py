@@ -6,11 +6,22 @@ import os
 import platform
 from pathlib import Path
 
+from marlzoo.errors import ConfigError
+
 
 def home() -> Path:
-    """Where marlzoo keeps datasets: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``."""
+    """Where marlzoo keeps datasets: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``.
+
+    Raises:
+        ConfigError: there is no home folder, and ``MARLZOO_HOME`` is not set.
+    """
     given = os.environ.get("MARLZOO_HOME")
-    return Path(given) if given else Path.home() / ".cache" / "marlzoo"
+    try:
+        return Path(given) if given else Path.home() / ".cache" / "marlzoo"
+    except RuntimeError as error:  # neither the environment nor the system's list of users names one
+        raise ConfigError(
+            "this user has no home folder; name a folder for marlzoo in MARLZOO_HOME"
+        ) from error
 
 
 def processor() -> str:

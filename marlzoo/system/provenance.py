@@ -1,4 +1,4 @@
-"""Which code made a number, and on what machine: hashes of source files, the commit, the processor."""
+"""Which code made a number, when and on what machine: hashes of source files, commit, date, processor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
@@ -68,6 +69,11 @@ def commit_of(file: Path) -> str:
     return (
         _commit(file.resolve().parent) if _git(file.parent, "ls-files", "--error-unmatch", file.name) else ""
     )
+
+
+def now() -> str:
+    """Date and time in UTC to the second, ``2026-01-31T12:00:00Z``."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @cache

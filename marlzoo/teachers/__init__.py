@@ -1,1 +1,1 @@
-"""Trained behavior teams that ship with the package (small files, safe format)."""
+"""Behavior policies that ship with the package (small files, safe format)."""

@@ -10,7 +10,6 @@ from marlzoo.teachers.plans import how_to_train
 from marlzoo.teachers.store import load_teacher, teacher_names
 
 SOURCE = "marlzoo"
-TRANSITIONS, SEED = 100_000, 0  # what a dataset's plain name stands for
 RANDOM = "random"  # the quality that every task has
 _SIZED = re.compile(
     r"(?P<quality>.+?)(-n(?P<transitions>\d+))?(-s(?P<seed>\d+))?"
@@ -18,7 +17,7 @@ _SIZED = re.compile(
 
 
 def qualities(task: str, folder: Path | None = None) -> list[str]:
-    """Qualities of a task's data: those of its teacher, if it has one, and ``random``."""
+    """Qualities of a task's data: those of its behavior policy, if it has one, and ``random``."""
     taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
     return taught if RANDOM in taught else [RANDOM, *taught]
 
@@ -41,5 +40,5 @@ def instead(task: str) -> str:
     if task not in task_names():
         return f"There is no task {task}; marlzoo list tasks shows all"
     known = ", ".join(qualities(task))
-    more = "" if task in teacher_names() else f"; the others need a teacher; {how_to_train(task)}"
+    more = "" if task in teacher_names() else f"; the others need a behavior policy; {how_to_train(task)}"
     return f"The qualities of {task} that marlzoo data collect makes: {known}{more}"

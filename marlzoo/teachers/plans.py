@@ -1,4 +1,4 @@
-"""How the teachers of tasks are made (``plans.toml``), also of those that are not shipped."""
+"""How the behavior policies of tasks are made (``plans.toml``), also of those that are not shipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Plan:
-    """What makes a task's teacher.
+    """What makes a task's behavior policy.
 
     Args:
         options: of :class:`marlzoo.recording.teach.Options`, by name.
@@ -45,7 +45,7 @@ def _read() -> dict[str, Any]:
 
 
 def how_to_train(task: str) -> str:
-    """One sentence: the command that trains the teacher of a task, and for how many steps."""
+    """One sentence: the command that trains the behavior policy of a task, and for how many steps."""
     plan = plans().get(task)
     if plan is None:
         return f"train one with: marlzoo data teach {task}"

@@ -1,8 +1,9 @@
-"""Teachers: snapshots of one training of a behavior team, which datasets are regenerated from.
+"""Behavior policies: snapshots of one training of a team, which datasets are regenerated from.
 
-A teacher is three files named after its task: ``.npz`` holds the policy's tensors of K snapshots stacked along the
-first axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
-shipped ones lie beside this module, those that a user trains in :func:`own_folder`. Nothing is unpickled.
+A task's policies are three files named after it: ``.npz`` holds the tensors of K snapshots stacked along the first
+axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
+description holds the hashes of the other two and one of itself. The shipped ones lie beside this module, those that a
+user trains in :func:`own_folder`. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from marlzoo.errors import DataError, MarlzooError
+from marlzoo.errors import DataError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write, sha256_file, write_text_atomic
+from marlzoo.system.files import atomic_write, sealed, sha256_file, sha256_text, unsealed, write_text_atomic
 from marlzoo.system.machine import home
+from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.teachers.plans import how_to_train
 
-FOLDER = Path(__file__).parent  # of the shipped teachers
+FOLDER = Path(__file__).parent  # of the shipped behavior policies
+CURVE = "curve_sha256"  # the description's entry for the learning curve
 
 
 def own_folder() -> Path:
-    """Where ``marlzoo data teach`` puts teachers: ``teachers`` in marlzoo's home."""
+    """Where ``marlzoo data teach`` puts behavior policies: ``teachers`` in marlzoo's home."""
     return home() / "teachers"
 
 
@@ -60,7 +63,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A behavior team at several stages of its training.
+    """A team at several stages of its training.
 
     Args:
         task: full task name.
@@ -70,7 +73,7 @@ class Teacher:
         spec: the task's shape.
         snapshots: K of them, in the order of training.
         qualities: ``quality -> snapshots`` whose episodes, in equal shares and this order, make the dataset.
-        command: that made the teacher.
+        command: that made the behavior policy.
         versions: packages that took part, with the engine's.
         sha256: of the ``.npz`` file.
         arrays: the policy's tensors by name, ``[K, ...]``.
@@ -101,7 +104,7 @@ class Teacher:
         except RuntimeError as error:
             text = " ".join(str(error).split())
             raise DataError(
-                f"the teacher of {self.task} does not fit the method {self.method} as installed: {text}; "
+                f"the behavior policy of {self.task} does not fit the method {self.method} as installed: {text}; "
                 f"make it again with: {self.command}"
             ) from error
         return policy
@@ -112,7 +115,7 @@ class Teacher:
 
 
 def teacher_path(task: str, folder: Path | None = None) -> Path:
-    """The teacher's description; arrays and learning curve lie beside it.
+    """The behavior policy's description; arrays and learning curve lie beside it.
 
     Args:
         task: full task name.
@@ -126,50 +129,76 @@ def teacher_path(task: str, folder: Path | None = None) -> Path:
 
 
 def teacher_names(folder: Path | None = None) -> list[str]:
-    """Tasks that have a teacher in ``folder``; None: shipped ones and the user's own."""
+    """Tasks that have a behavior policy in ``folder``; None: shipped ones and the user's own."""
     folders = (FOLDER, own_folder()) if folder is None else (folder,)
     return sorted({path.stem.replace("--", "/") for place in folders for path in place.glob("*--*.json")})
 
 
 def load_teacher(task: str, folder: Path | None = None) -> Teacher:
-    """Load the teacher of a task; see :func:`teacher_path` for ``folder``.
+    """Load the behavior policy of a task; see :func:`teacher_path` for ``folder``.
 
     Raises:
         UnknownNameError: there is no such task.
-        DataError: there is no teacher (the text says which tasks have one and how to train one), or its files are
-            damaged.
+        DataError: there is no behavior policy (the text says which tasks have one and how to train one), or its files
+            are damaged.
     """
     path = teacher_path(task, folder)
     if not path.is_file():
         task_spec(task)  # a misspelt task is named as such
         known = ", ".join(teacher_names(folder)) or "none"
         raise DataError(
-            f"there is no teacher for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
+            f"there is no behavior policy for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
             "random need none"
         )
     weights = path.with_suffix(".npz")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = unsealed(json.loads(path.read_text(encoding="utf-8")), path.name)
+        described.pop(CURVE, None)
         described["spec"] = Spec.from_dict(described["spec"])
         described["snapshots"] = tuple(Snapshot(**snapshot) for snapshot in described["snapshots"])
         described["qualities"] = {name: tuple(rows) for name, rows in described["qualities"].items()}
-        with np.load(weights, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        if sha256_file(weights) != described["sha256"]:
+            raise _damaged(task, weights, "its content is not what the description says")
+        with zipfile.ZipFile(weights) as stored:
+            names = [name.removesuffix(".npy") for name in stored.namelist()]
+            arrays = {name: read_member(stored, name, weights.stat().st_size) for name in names}
         teacher = Teacher(**described, arrays=arrays)
-    except MarlzooError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DataError as error:
+        if str(error).startswith("the behavior policy"):
+            raise
+        raise _damaged(task, path, str(error)) from error
+    except ZIP_FAULTS as error:
         raise _damaged(task, path, f"{type(error).__name__}: {error}") from error
     count = len(teacher.snapshots)
-    if sha256_file(weights) != teacher.sha256:
-        raise _damaged(task, weights, "its content is not what the description says")
     if any(len(array) != count for array in arrays.values()):
         raise _damaged(task, weights, f"it does not hold {count} snapshots")
     return teacher
 
 
+def verify_teacher(task: str, folder: Path) -> None:
+    """Compare a behavior policy's three files with their hashes.
+
+    Raises:
+        DataError: one of them was changed or damaged after it was written.
+    """
+    load_teacher(task, folder)
+    path = teacher_path(task, folder)
+    curve = path.with_suffix(".csv")
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8")).get(CURVE)
+        if stated is not None and stated != _curve_hash(curve):
+            raise _damaged(task, curve, "its content is not what the description says")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(task, curve, str(error)) from error
+
+
+def _curve_hash(path: Path) -> str:
+    """Hash of a text, which a version control system may give other line ends."""
+    return sha256_text(path.read_text(encoding="utf-8"))
+
+
 def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
-    """Write a teacher and its learning curve (CSV text); returns the description's path.
+    """Write a behavior policy and its learning curve (CSV text); returns the description's path.
 
     ``teacher.sha256`` is ignored and filled in.
 
@@ -186,13 +215,14 @@ def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
         "spec": teacher.spec.to_dict(),
         "snapshots": [asdict(snapshot) for snapshot in teacher.snapshots],
         "sha256": sha256_file(weights),
+        CURVE: _curve_hash(path.with_suffix(".csv")),
     }
-    write_text_atomic(path, json.dumps(described, indent=1) + "\n")
+    write_text_atomic(path, json.dumps(sealed(described), indent=1) + "\n")
     return path
 
 
 def _damaged(task: str, path: Path, cause: str) -> DataError:
     return DataError(
-        f"the teacher of {task} is damaged: {path.name}: {cause}; install marlzoo again, or make the teacher "
+        f"the behavior policy of {task} is damaged: {path.name}: {cause}; install marlzoo again, or train it "
         f"again with: python -m marlzoo.recording.teach {task} --method METHOD"
     )

@@ -34,7 +34,7 @@ from marlzoo.training.online import OnlineTrainer, settings_of, train_online
 from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
-    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16},
+    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2},
     # of online methods; the replay is full after five rounds
     **{"num_envs": 6, "rollout": 8, "restart": 3, "epochs": 2, "replay": 240, "warmup": 48, "learn_steps": 2},
 }

@@ -15,14 +15,22 @@ from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
-from marlzoo.errors import CheckpointError
-from marlzoo.registry import find_method
+from marlzoo.errors import (
+    CheckpointError,
+    DataError,
+    MarlzooError,
+    PluginError,
+    UnknownNameError,
+)
+from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-3"
 LEARNER, EXTRA = "learner/", "extra/"
+IDENTITY = ("method", "spec", "seeds", "configs", "dtype")  # what :func:`describe` tells
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
@@ -31,7 +39,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapp
     Raises:
         OutputError: the disk is full or the place cannot be written.
     """
-    text = np.frombuffer(json.dumps({"format": FORMAT, **meta}, sort_keys=True).encode(), dtype=np.uint8)
+    described = sealed({"format": FORMAT, "arrays": sorted(arrays), **meta})
+    text = np.frombuffer(json.dumps(described, sort_keys=True).encode(), dtype=np.uint8)
     with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **{"meta": text, **arrays})
 
@@ -45,18 +54,24 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    size = path.stat().st_size
     try:
-        if not zipfile.is_zipfile(
-            path
-        ):  # np.load would take it for something else, and advise to unpickle it
-            raise zipfile.BadZipFile("it is not a complete .npz file")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        with zipfile.ZipFile(path) as stored:
+            names = [name.removesuffix(".npy") for name in stored.namelist()]
+            arrays = {name: read_member(stored, name, size, kinds="fiub", any_order=True) for name in names}
         meta = json.loads(arrays.pop("meta").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        meta = unsealed(meta, "its description") if isinstance(meta, dict) else None
+    except (DataError, *ZIP_FAULTS) as error:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error}); delete it or give another"
+            f"{path}: not a readable checkpoint ({error or type(error).__name__}); delete it or give another"
         ) from error
+    told = meta.get("arrays") if meta else None
+    if told is not None and told != sorted(arrays):
+        lacking = sorted({*map(str, told)} ^ set(arrays))[:3] if isinstance(told, list) else []
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint (its description and its arrays differ in {', '.join(lacking)}); "
+            "delete it or give another"
+        )
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format", "none") if isinstance(meta, dict) else "none"
         raise CheckpointError(
@@ -145,9 +160,7 @@ def load_learner(path: str | Path, device: torch.device | str = "cpu") -> Algori
         UnknownNameError: its method is not installed.
     """
     saved = load_saved(path)
-    algorithm = _build(path, saved.meta, range(len(saved.seeds)), device)
-    _fill(algorithm, saved.arrays, saved.meta)
-    return algorithm
+    return _build(path, saved, range(len(saved.seeds)), device)
 
 
 def load_saved(path: str | Path) -> Saved:
@@ -157,13 +170,11 @@ def load_saved(path: str | Path) -> Saved:
         CheckpointError: it is missing, broken, or holds no learner.
     """
     arrays, meta = load_arrays(path)
-    missing = [
-        name for name in ("method", "spec", "seeds", "configs", "dtype", "updates") if name not in meta
-    ]
-    if missing or not isinstance(meta["seeds"], list) or not meta["seeds"]:
-        raise CheckpointError(
-            f"{path}: not a learner's checkpoint ({', '.join(missing) or 'no seeds'} missing)"
-        )
+    missing = [name for name in (*IDENTITY, "updates") if name not in meta]
+    seeds = meta.get("seeds")
+    if missing or not isinstance(seeds, list) or not seeds or not all(is_seed(seed) for seed in seeds):
+        what = f"{', '.join(missing)} is missing" if missing else "its seeds are none"
+        raise CheckpointError(f"{path}: not a learner's checkpoint ({what})")
     return Saved(arrays, meta)
 
 
@@ -182,30 +193,38 @@ def build_replica(
         CheckpointError: the content does not fit the method as installed.
         UnknownNameError: its method is not installed.
     """
-    algorithm = _build(path, saved.meta, [replica], device)
-    alone = {f"{LEARNER}{name}": tuple(value.shape) for name, value in algorithm.state_tensors().items()}
-    # What is stacked over replicas is as long as there are; the rest is shared and has its shape already.
-    arrays = {
-        name: value[replica : replica + 1] if name in alone and value.shape != alone[name] else value
-        for name, value in saved.arrays.items()
-    }
-    _fill(algorithm, arrays, saved.meta)
+    return _build(path, saved, [replica], device)
+
+
+def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torch.device | str) -> Algorithm:
+    """A learner of all replicas of a checkpoint, or of one."""
+    meta = saved.meta
+    try:
+        cls, spec = find_method(meta["method"]), Spec.from_dict(meta["spec"])
+        configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
+        dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
+        algorithm = cls(spec, [saved.seeds[k] for k in replicas], configs, device, dtype)
+        whole = len(replicas) == len(saved.seeds)
+        _fill(algorithm, saved.arrays if whole else _of_replica(algorithm, saved.arrays, replicas[0]), meta)
+    except (CheckpointError, PluginError, UnknownNameError):
+        raise
+    except (*ZIP_FAULTS, MarlzooError) as error:
+        text = (str(error).strip().splitlines() or [""])[0][:300]
+        raise CheckpointError(
+            f"{path}: not a learner's checkpoint ({type(error).__name__}: {text})"
+        ) from error
     return algorithm
 
 
-def _build(
-    path: str | Path, meta: Mapping[str, Any], replicas: Sequence[int], device: torch.device | str
-) -> Algorithm:
-    """A new learner of some of the replicas that a checkpoint describes."""
-    try:
-        cls = find_method(meta["method"])
-        spec = Spec.from_dict(meta["spec"])
-        seeds = [meta["seeds"][k] for k in replicas]
-        configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
-        dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
-    except (KeyError, IndexError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a learner's checkpoint ({error!r})") from error
-    return cls(spec, seeds, configs, device, dtype)
+def _of_replica(
+    alone: Algorithm, arrays: Mapping[str, NDArray[Any]], replica: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays of one replica: what is stacked over replicas is cut, the rest has the learner's shape already."""
+    shapes = {f"{LEARNER}{name}": tuple(value.shape) for name, value in alone.state_tensors().items()}
+    return {
+        name: value[replica : replica + 1] if name in shapes and value.shape != shapes[name] else value
+        for name, value in arrays.items()
+    }
 
 
 def _fill(algorithm: Algorithm, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:

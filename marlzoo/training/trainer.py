@@ -6,9 +6,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.registry import code_hash
+from marlzoo.registry import code_hash, fitting_options
+from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
@@ -58,6 +58,8 @@ def train(
     compile: Compile = "auto",  # noqa: A002
     precision: Precision = "float32",
     background_eval: bool | None = None,
+    task: str = "",
+    env_options: Mapping[str, Any] | None = None,
     log: Callable[[str], None] = print,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
@@ -85,6 +87,8 @@ def train(
             is in float32.
         background_eval: evaluate in a thread while training goes on, which changes no number; evaluations are then
             reported with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
+        task: full name of the task, which the checkpoint keeps; default: as the data or the environment say.
+        env_options: options of the task's environment, which the checkpoint keeps.
         log: called with a one-line message for notable events.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
@@ -101,13 +105,19 @@ def train(
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
     datasets = [data] if isinstance(data, Dataset) else list(data)
-    sampler = make_sampler(algorithm, datasets)
+    sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
     try:
         if arena and check_data:
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
-        run = _Run(algorithm, sampler, datasets, checkpoint, precision, log)
+        about = {
+            "task": task or datasets[0].card.task or (arena.task if arena else ""),
+            "env": dict(env_options or {}),
+            "horizon": horizon,
+            "episodes": episodes if arena else None,
+        }
+        run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
         arithmetic = choose(algorithm, precision, run.progress.arithmetic)
@@ -163,8 +173,8 @@ class _Clock:
         return self._before + time.perf_counter() - self._started
 
 
-def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset]) -> Sampler:
-    """The sampler that a learner's declarations ask for.
+def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = "") -> Sampler:
+    """The sampler that a learner's declarations ask for; ``task`` is named in errors.
 
     Raises:
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
@@ -175,6 +185,14 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset]) -> Sampler:
         )
     for dataset in datasets:
         differences = algorithm.spec.differences(dataset.spec)
+        fitting = fitting_options(task or dataset.card.task, dataset.spec) if differences else {}
+        if fitting:
+            options = " ".join(f"{name}={value}" for name, value in fitting.items())
+            raise SpecError(
+                f"{algorithm.name} was built for another shape than {dataset.card.title} has: "
+                f"{'; '.join(differences)} (the learner's, which is the task's, and the data's). With --env "
+                f"{options} the task has the data's shape"
+            )
         if differences:
             raise SpecError(
                 f"{algorithm.name} was built for another shape than {dataset.card.title} has: "
@@ -216,7 +234,7 @@ class _Run:
         self,
         algorithm: Algorithm,
         sampler: Sampler,
-        datasets: Sequence[Dataset],
+        about: Mapping[str, Any],
         path: str | Path | None,
         precision: Precision,
         log: Callable[[str], None],
@@ -226,7 +244,7 @@ class _Run:
         self.path = Path(path) if path else None
         self.progress = _Progress([], 0.0)
         self._data = sampler.data_hashes
-        self._task = datasets[0].card.task
+        self._about = about  # what marlzoo eval needs besides
         self._pending: Callable[[], Evaluation] | None = None
         self._told = 0
         self.loggers = Loggers((), algorithm, 0)
@@ -241,8 +259,7 @@ class _Run:
 
         def pending() -> Evaluation:
             episodes, seconds = outcome()
-            date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, date)
+            return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, now())
 
         self._pending = pending
 
@@ -282,7 +299,7 @@ class _Run:
                 }
             )
         meta = {
-            "task": self._task,
+            **self._about,
             "data": self._data,
             "seconds": self.progress.seconds,
             "evaluations": records,

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.reference.blocks import best_legal, log_softmax, mean, mlp, one_hot, with_id, with_ids
+from tests.reference import policies
+from tests.reference.blocks import log_softmax, mean, mlp, one_hot, with_ids
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
 
 OPTIONS = {"alpha": [0.7, 2.0], "reward_scale": [1.0, 0.4], "gradient_penalty": [0.1, 0.7]}
+RNN = {"history": "rnn", "sequence_length": 3, "memory_relu": True}
 SHARP = {"actor": 2.0, "data_others": 2.0}  # ratios that meet the cap and the floor
 
 CASES = [
@@ -26,6 +28,11 @@ CASES = [
     Case("discrete", {**OPTIONS, "ratio_cap": [3.0, 0.8], "conservatism": [0.1, 0.6]}, SHARP),
     Case("discrete", {**OPTIONS, "projection": "reverse", "ratio_floor": [0.0, 0.6]}, SHARP),
     Case("discrete", {**OPTIONS, "anneal": 3, "alpha_end": [0.1, 0.5], "pretrain": 2}, SHARP),
+    Case(
+        "discrete",
+        {**OPTIONS, "history": "rnn", "sequence_length": 3, "memory_relu": True, "ratio_floor": [0.0, 0.6]},
+        SHARP,
+    ),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 
@@ -48,7 +55,8 @@ class Tables:
 def tables_of(own: Replica, batch: Any) -> Tables:
     """Of one batch."""
     n, a, seen = own.spec.n_agents, own.spec.action_size, with_ids(batch.obs)
-    pi = [log_softmax(mlp(own.layers("actor", i), seen[:, i]), batch.action_mask[:, i]) for i in range(n)]
+    outputs = policies.heads(own, "actor.network", batch, per_agent=own.config.history == "mlp")
+    pi = [log_softmax(outputs[:, i], batch.action_mask[:, i]) for i in range(n)]
     data = [log_softmax(mlp(own.layers("data"), seen[:, i]), batch.action_mask[:, i]) for i in range(n)]
     given = {}
     for i in range(n):
@@ -66,7 +74,7 @@ def tables_of(own: Replica, batch: Any) -> Tables:
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """One update of all agents: the losses from the same parameters, then all steps."""
-    c, n = own.config, own.spec.n_agents
+    c, n, batch = own.config, own.spec.n_agents, policies.steps(batch)
     done = own.memory.get("updates", 0)
     own.memory["updates"] = done + 1
     progress = min(done / c.anneal, 1.0) if c.anneal else 0.0
@@ -181,14 +189,27 @@ def nu_loss_of(
             states.append(nu_of(own, absorbing_state(own), i))
     total = sum(weights)
     summed = sum(w / total * (x / alpha).exp() for w, x in zip(weights, exponents, strict=True))
-    half = len(rows) // 2
     slopes = []
-    for b in range(half):
-        u = batch.noise["between"][0, b, 0]
-        between = present(u * batch.state[b] + (1.0 - u) * batch.state[half + b]).requires_grad_()
+    for state in states_between(batch):
+        between = present(state).requires_grad_()
         (slope,) = torch.autograd.grad(nu_of(own, between, i), between, create_graph=True)
         slopes.append((slope**2).sum())
     return alpha * summed.log() + (1.0 - c.gamma) * mean(states) + c.gradient_penalty * mean(slopes)
+
+
+def states_between(batch: Any) -> list[Tensor]:
+    """One between each state of the batch's first half and its partner in the second, padding left out."""
+    state, real = batch.state, [True] * len(batch.state)
+    if hasattr(batch, "whole"):
+        state = batch.whole.state[:, :-1].flatten(0, 1)
+        real = batch.whole.filled.flatten().bool().tolist()
+    half = len(state) // 2
+    share = batch.noise["between"][0, :, 0]
+    return [
+        share[b] * state[b] + (1.0 - share[b]) * state[half + b]
+        for b in range(half)
+        if real[b] and real[half + b]
+    ]
 
 
 def e_loss_of(
@@ -230,9 +251,4 @@ def policy_loss_of(
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
     """Every agent's likeliest legal action."""
-    now, n = past[-1], own.spec.n_agents
-    assert now.action_mask is not None
-    return [
-        best_legal(mlp(own.layers("actor", i), with_id(now.obs[i], i, n)), now.action_mask[i])
-        for i in range(n)
-    ]
+    return policies.act(own, "actor.network", past, per_agent=own.config.history == "mlp")

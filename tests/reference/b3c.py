@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from marlzoo.data.dataset import Dataset
-from tests.reference.blocks import gaussian_actor, greedy, mean, mlp, with_id
+from tests.reference import policies
+from tests.reference.blocks import gaussian_actor, mean, mlp
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
-from tests.reference.networks import numbers, qmix_mixer
+from tests.reference.networks import Qmix, numbers
 
 WEIGHTS: dict[str, Any] = {"w": [1.0, 4.0], "w_bc": [1.0, 0.3], "c_clip": [1.0, 0.1]}
 WIDE = {"q": 2.0, "target_q": 3.0, "target_mixer": 2.0}
@@ -20,7 +21,7 @@ CASES = [
     Case("continuous", WEIGHTS, WIDE),
     Case("continuous", WEIGHTS | {"mixer": "monotone", "normalizer": "abs_mean"}, WIDE),
     Case("continuous", WEIGHTS | {"mixer": "vdn", "cap": "return", "c_clip": [0.2, 0.4]}, WIDE),
-    Case("continuous", WEIGHTS | {"timeout_is_terminal": True}, WIDE, agent_rewards=False),
+    Case("continuous", WEIGHTS | {"timeout_is_terminal": True, "gamma": 0.9}, WIDE, agent_rewards=False),
     Case("continuous", WEIGHTS, {"q": 1e-9, "mixer": 1e-9}),  # the normalizer's lower bound
 ]
 
@@ -32,12 +33,26 @@ def prepare(own: Replica, dataset: Dataset, batches: Iterator[Any]) -> None:
     ends = [*dataset.starts[1:], len(rewards)]
     candidates = []
     for start, end in zip(dataset.starts, ends, strict=True):
-        returns = [0.0]  # from behind; the last row of an episode holds no step
-        discount = own.config.gamma if own.config.cap == "return_to_go" else 1.0
-        for reward in reversed(rewards[start : end - 1]):
-            returns.append(float(reward) + discount * returns[-1])
-        candidates += returns[1:] if own.config.cap == "return_to_go" else returns[-1:]
+        steps = rewards[start : end - 1]  # the last row of an episode holds no step
+        if own.config.cap == "return":
+            candidates.append(float(sum(steps)))
+            continue
+        to_go = 0.0 if ended(own, dataset, end - 2) else beyond(own, steps)
+        candidates.append(to_go)
+        for reward in reversed(steps):
+            candidates.append(float(reward) + own.config.gamma * candidates[-1])
     own.values["best"] = torch.tensor(max(candidates), dtype=DOUBLE)
+
+
+def ended(own: Replica, dataset: Dataset, step: int) -> bool:
+    """Whether nothing comes after an episode's last step."""
+    return bool(dataset.terminal[step] or (own.config.timeout_is_terminal and dataset.truncated[step]))
+
+
+def beyond(own: Replica, rewards: Sequence[float]) -> float:
+    """Return of an episode that goes on for ever with the mean reward of its second half."""
+    half = rewards[len(rewards) // 2 :]
+    return float(sum(half)) / len(half) / (1.0 - own.config.gamma)
 
 
 def total(own: Replica, prefix: str, obs: Tensor, action: Tensor, state: Tensor) -> list[Tensor]:
@@ -46,7 +61,7 @@ def total(own: Replica, prefix: str, obs: Tensor, action: Tensor, state: Tensor)
     if own.config.mixer == "vdn":
         return [sum(row) for row in q]
     monotone = own.config.mixer == "monotone"
-    return [qmix_mixer(own, f"{prefix}mixer", row, s, monotone) for row, s in zip(q, state, strict=True)]
+    return [Qmix(own, f"{prefix}mixer", s, monotone)(row) for row, s in zip(q, state, strict=True)]
 
 
 def sample(own: Replica, obs: Tensor, noise: Tensor) -> Tensor:
@@ -64,9 +79,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     following = sample(own, batch.next_obs, batch.noise["next"])
     bootstrap = total(own, "target_", batch.next_obs, following, batch.next_state)
     highest = c.c_clip * own.values["best"].item()
-    targets = [
-        (batch.reward[b] + c.gamma * batch.mask[b] * bootstrap[b].clamp(max=highest)).detach() for b in rows
-    ]
+    capped = [value.detach().clamp(max=highest) for value in bootstrap]
+    targets = [batch.reward[b] + c.gamma * batch.mask[b] * capped[b] for b in rows]
     totals = total(own, "", batch.obs, batch.action, batch.state)
     q_loss = mean((totals[b] - targets[b]) ** 2 for b in rows)
 
@@ -90,11 +104,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         "bc_loss": bc_loss,
         "q_total": mean(totals),
         "target_q_total": mean(targets),
+        "clipped": sum(float(value >= highest) for value in capped) / len(capped),
         **norms,
     }
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
     """Every agent's squashed mean."""
-    obs, n = past[-1].obs, own.spec.n_agents
-    return [greedy(own, own.layers("actor"), with_id(obs[i], i, n), None) for i in range(n)]
+    return policies.act(own, "actor", past)

@@ -30,12 +30,12 @@ CASES = [
     Case("continuous", RNN | {"sequence_length": 3}, WIDE),
     Case("continuous", MSE, WIDE),
     Case("continuous", MSE | {"bc_tanh": False}, WIDE),
-    Case("continuous", MSE | RNN, WIDE),
+    Case("continuous", MSE | RNN | {"memory_relu": True}, WIDE),
     Case("continuous", MSE | RNN | {"bc_tanh": False}, WIDE),
     Case("discrete"),
     Case("discrete", {"mask_train_logits": False}),
     Case("discrete", RNN),
-    Case("discrete", RNN | {"mask_train_logits": False}),
+    Case("discrete", RNN | {"mask_train_logits": False, "memory_relu": True}),
 ]
 NEVER_VARIED = {"eval_mode": "only how the policy acts when it is given random numbers"}
 

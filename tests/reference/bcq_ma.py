@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.reference.blocks import linear, linear_mixer, log_softmax, mean, mlp
+from tests.reference.blocks import linear, linear_mixer, log_softmax, mean, mixed, mlp
 from tests.reference.deterministic import used
 from tests.reference.harness import Case, Replica, Seen
-from tests.reference.networks import numbers, over_time, qmix_mixer, sequences
+from tests.reference.networks import numbers, over_time, qmix, sequences
 
 SAMPLES: dict[str, Any] = {
     "target_samples": 3,
@@ -31,7 +31,7 @@ CASES = [
     Case("discrete", FILTER),
     Case("discrete", FILTER | {"mixer": "vdn", "mask_train_logits": False}),
     Case("discrete", FILTER | {"mixer": "none", "target_period": 0}),
-    Case("discrete", FILTER | RNN),
+    Case("discrete", FILTER | RNN | {"memory_relu": True}),
     Case("discrete", FILTER | RNN | {"mixer": "none", "bcq_filter_at_eval": False, "threshold": [0.0, 1.0]}),
 ]
 NEVER_VARIED = {"eval_samples": "how many candidates the policy draws when it is given random numbers"}
@@ -95,21 +95,18 @@ def update_continuous(own: Replica, batch: Any) -> dict[str, Any]:
         judged.append(c.min_weight * torch.minimum(*pair) + (1.0 - c.min_weight) * torch.maximum(*pair))
     best = torch.stack(judged).max(0).values
     q = [mlp(own.layers("q", j), seen, batch.action)[..., 0] for j in (0, 1)]
-    targets, totals, terms, weights = [], [], [], []
+    after = mixed(own.layers("target_mixer"), best, batch.next_state)
+    totals = [mixed(own.layers("mixer"), values, batch.state) for values in q]
+    weights = linear_mixer(own.layers("mixer"), batch.state)[0].detach()
+    targets, terms = [], []
     for b in rows:
-        w, bias = linear_mixer(own.layers("target_mixer"), batch.next_state[b])
-        after = sum(w[i] * best[b, i] for i in agents) + bias
-        targets.append((batch.reward[b] + c.gamma * batch.mask[b] * after).detach())
-        w, bias = linear_mixer(own.layers("mixer"), batch.state[b])
-        weights.append(w.detach())
-        pair = [sum(w[i] * values[b, i] for i in agents) + bias for values in q]
-        totals.append(pair[0])
-        terms.append(sum((total - targets[b]) ** 2 for total in pair))
+        targets.append((batch.reward[b] + c.gamma * batch.mask[b] * after[b]).detach())
+        terms.append(sum((total[b] - targets[b]) ** 2 for total in totals))
     q_loss = mean(terms)
 
     action = perturbed(own, "perturb", seen, decode(own, seen, batch.noise["policy"].clamp(-0.5, 0.5)))
     improved = mlp(own.layers("q", 0), seen, action)[..., 0]
-    shares = [weights[b][i] if c.policy_mixer_weight else 1.0 for b in rows for i in agents]
+    shares = [weights[b, i] if c.policy_mixer_weight else 1.0 for b in rows for i in agents]
     policy_loss = -mean(share * value for share, value in zip(shares, improved.flatten(), strict=True))
 
     norms = own.step(policy=(policy_loss, "perturb"), q=(q_loss, "q", "mixer"), vae=(vae_loss, "vae"))
@@ -120,7 +117,7 @@ def update_continuous(own: Replica, batch: Any) -> dict[str, Any]:
         "kl": kl,
         "q_loss": q_loss,
         "policy_loss": policy_loss,
-        "q_total": mean(totals),
+        "q_total": mean(totals[0]),
         "target_q_total": mean(targets),
         **norms,
     }
@@ -146,10 +143,10 @@ def best_allowed(own: Replica, values: Tensor, logits: Tensor, action_mask: Tens
     return max(allowed, key=lambda a: values[a].item())
 
 
-def mixed(own: Replica, team: str, values: list[Tensor], state: Tensor) -> Tensor:
+def team_value(own: Replica, team: str, values: list[Tensor], state: Tensor) -> Tensor:
     """The team's value of its agents'."""
     q = torch.stack(values)
-    return q.sum() if own.config.mixer == "vdn" else qmix_mixer(own, f"{team}.mixer", q, state)
+    return q.sum() if own.config.mixer == "vdn" else qmix(own, f"{team}.mixer", q, state)
 
 
 def update_discrete(own: Replica, batch: Any) -> dict[str, Any]:
@@ -174,8 +171,8 @@ def update_discrete(own: Replica, batch: Any) -> dict[str, Any]:
             totals += taken
             targets += [(rows.agent_reward[b, t, i] + goes_on * after[i]).detach() for i in agents]
         else:
-            totals.append(mixed(own, "team", taken, rows.state[b, t]))
-            following = mixed(own, "target", after, rows.state[b, t + 1])
+            totals.append(team_value(own, "team", taken, rows.state[b, t]))
+            following = team_value(own, "target", after, rows.state[b, t + 1])
             targets.append((rows.reward[b, t] + goes_on * following).detach())
     clone_loss = mean(cloning)
     q_loss = mean(0.5 * (total - y) ** 2 for total, y in zip(totals, targets, strict=True))

@@ -55,12 +55,17 @@ def mean(values: Iterable[Tensor]) -> Tensor:
     return sum(collected, torch.zeros((), dtype=DOUBLE)) / len(collected)
 
 
-def gaussian_actor(layers: Layers, *parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Two hidden ReLU layers and two heads: mean, and log standard deviation clipped to [-5, 2]."""
+def gaussian_heads(layers: Layers, *parts: Tensor) -> Tensor:
+    """Two hidden ReLU layers and two heads beside each other: mean and log standard deviation."""
     first, second, mean_head, log_std_head = layers
-    x = torch.cat(parts, dim=-1)
-    h = torch.relu(linear(second, torch.relu(linear(first, x))))
-    return linear(mean_head, h), linear(log_std_head, h).clamp(-5.0, 2.0)
+    h = torch.relu(mlp((first, second), *parts))
+    return torch.cat((linear(mean_head, h), linear(log_std_head, h)), dim=-1)
+
+
+def gaussian_actor(layers: Layers, *parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and log standard deviation clipped to [-5, 2]."""
+    mu, log_std = gaussian_heads(layers, *parts).chunk(2, dim=-1)
+    return mu, log_std.clamp(-5.0, 2.0)
 
 
 def tanh_gaussian_log_density(
@@ -70,19 +75,16 @@ def tanh_gaussian_log_density(
 
     With a margin, an action within it of a bound has the probability of all samples beyond in place of a density.
     """
-    total = torch.zeros((), dtype=DOUBLE)
-    for d in range(size):
-        m, std = mu[d].clamp(-9.0, 9.0), log_std[d].exp()
-        a = float(action[d])
-        edge = min(1.0 - margin, 1.0 - 1e-7)
-        u = math.atanh(max(-edge, min(edge, a)))
-        if margin > 0.0 and abs(a) >= edge:
-            side = math.copysign(1.0, a)
-            total = total + torch.special.log_ndtr((side * m - math.atanh(edge)) / std)
-            continue
-        normal = -0.5 * ((u - m) / std) ** 2 - log_std[d] - 0.5 * math.log(2.0 * math.pi)
-        total = total + normal - math.log(1.0 - math.tanh(u) ** 2)
-    return total
+    mu, log_std, action = mu[:size].clamp(-9.0, 9.0), log_std[:size], action[:size]
+    edge = min(1.0 - margin, 1.0 - 1e-7)
+    u = torch.atanh(action.clamp(-edge, edge))
+    normal = -0.5 * ((u - mu) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2.0 * math.pi)
+    density = normal - torch.log(1.0 - torch.tanh(u) ** 2)
+    if margin > 0.0:
+        side = torch.sign(action)
+        beyond = torch.special.log_ndtr((side * mu - math.atanh(edge)) / log_std.exp())
+        density = torch.where(action.abs() >= edge, beyond, density)
+    return density.sum()
 
 
 def log_softmax(logits: Tensor, action_mask: Tensor | None = None) -> Tensor:
@@ -92,22 +94,11 @@ def log_softmax(logits: Tensor, action_mask: Tensor | None = None) -> Tensor:
     return logits - torch.logsumexp(logits, dim=-1, keepdim=True)
 
 
-def data_log_prob(
-    own: Replica, layers: Layers, x: Tensor, action: Tensor, agent: int, action_mask: Tensor | None = None
-) -> Tensor:
-    """Log probability (density) of an agent's logged action under the networks of the specification of OMIGA."""
-    if own.spec.discrete:
-        return log_softmax(mlp(layers, x), action_mask)[int(action)]
-    mu, log_std = gaussian_actor(layers, x)
-    size, margin = own.spec.action_sizes[agent], own.config.bound_margin
-    return tanh_gaussian_log_density(mu, log_std, action, size, margin)
-
-
 def linear_mixer(layers: Layers, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Non-negative weights ``[N]`` and a bias, made from the state by one hidden ReLU layer."""
+    """Non-negative weights ``[..., N]`` and biases ``[...]`` of ``state [..., S]``, by one hidden ReLU layer."""
     hidden, weight_head, bias_head = layers
     h = torch.relu(linear(hidden, state))
-    return linear(weight_head, h).abs(), linear(bias_head, h)[0]
+    return linear(weight_head, h).abs(), linear(bias_head, h)[..., 0]
 
 
 def best_legal(values: Tensor, action_mask: Tensor) -> int:
@@ -130,22 +121,6 @@ def taken(values: Tensor, action: Tensor) -> Tensor:
 
 
 def mixed(mixer: Layers, values: Tensor, state: Tensor) -> Tensor:
-    """``sum_i w_i(s) X_i + b(s)`` of one sample, ``values [N]``."""
+    """``sum_i w_i(s) X_i + b(s)``, ``values [..., N]``."""
     w, bias = linear_mixer(mixer, state)
-    return sum((w[i] * values[i] for i in range(len(values))), bias)
-
-
-def greedy(own: Replica, layers: Layers, x: Tensor, action_mask: Tensor | None) -> Tensor:
-    """Action of the policy of the specification of OMIGA: the squashed mean, or the best legal action."""
-    if own.spec.discrete:
-        assert action_mask is not None
-        return torch.tensor(best_legal(mlp(layers, x), action_mask))
-    mu, _ = gaussian_actor(layers, x)
-    return torch.tanh(mu.clamp(-9.0, 9.0))
-
-
-def greedy_team(own: Replica, layers: Layers, now: Any) -> list[Tensor]:
-    """:func:`greedy` of every agent with one network for all; ``now``: a :class:`tests.reference.harness.Seen`."""
-    agents = range(own.spec.n_agents)
-    action_mask = [None if now.action_mask is None else now.action_mask[i] for i in agents]
-    return [greedy(own, layers, with_id(now.obs[i], i, len(agents)), action_mask[i]) for i in agents]
+    return (w * values).sum(-1) + bias

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.reference import policies
 from tests.reference.blocks import (
     action_values,
-    data_log_prob,
-    greedy_team,
     linear_mixer,
     mean,
     mixed,
@@ -31,6 +30,8 @@ CASES = [
     Case("continuous", {"alpha": [10.0, 2.0], "divergence": "kl"}),
     Case("discrete", {**ALPHA, "omega_cap": [2.0, 1.1]}),
     Case("discrete", {**ALPHA, "divergence": "chi2", "omega_cap": [0.9, math.inf]}),
+    Case("continuous", {**ALPHA, "history": "rnn", "sequence_length": 3}),
+    Case("discrete", {**ALPHA, "history": "rnn", "memory_relu": True}),
 ]
 
 
@@ -54,6 +55,7 @@ def cost(divergence: str, x: float) -> float:
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """One update: Q and nu from the same parameters, then the weights and the policy with the new nu."""
+    batch = policies.steps(batch)
     c, rows, agents = own.config, range(len(batch.reward)), range(own.spec.n_agents)
     seen, following = with_ids(batch.obs), with_ids(batch.next_obs)
     q, target_q = (action_values(own, own.layers(name, 0), batch) for name in ("q", "target_q"))
@@ -61,23 +63,18 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     (lambda_v,), (lambda_e,) = (own.named(name) for name in ("lambda_v", "lambda_e"))
 
     # 1. Q
-    after = mlp(own.layers("target_nu"), following)[..., 0]
-    totals = [mixed(mixer, q[b], batch.state[b]) for b in rows]
-    targets = [
-        (
-            batch.reward[b] + c.gamma * batch.mask[b] * mixed(target_mixer, after[b], batch.next_state[b])
-        ).item()
-        for b in rows
-    ]
+    target_nu = mlp(own.layers("target_nu"), following)[..., 0]
+    totals, after = mixed(mixer, q, batch.state), mixed(target_mixer, target_nu, batch.next_state)
+    targets = [(batch.reward[b] + c.gamma * batch.mask[b] * after[b]).item() for b in rows]
     q_loss = mean((total - y) ** 2 for total, y in zip(totals, targets, strict=True))
 
     # 2. nu
     nu, multiplier = mlp(own.layers("nu"), seen)[..., 0], own.values[lambda_v].squeeze()
     terms = []
+    w, _ = linear_mixer(mixer, batch.state)
     for b in rows:
-        w, _ = linear_mixer(mixer, batch.state[b])
         for i in agents:
-            e = w[i].item() * (q[b, i].item() - nu[b, i])
+            e = w[b, i].item() * (q[b, i].item() - nu[b, i])
             x = (e - multiplier) / c.alpha
             terms.append(-c.alpha * cost(c.divergence, x.item()))
             terms[-1] = terms[-1] + ratio(c.divergence, x) * (e.item() - multiplier)
@@ -90,21 +87,20 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     # 3. weights, with the new nu
     nu, multiplier = mlp(own.layers("nu"), seen)[..., 0], own.values[lambda_e].squeeze()
     omega = torch.zeros(len(rows), len(agents), dtype=nu.dtype)
+    w, _ = linear_mixer(target_mixer, batch.state)
     for b in rows:
-        w, _ = linear_mixer(target_mixer, batch.state[b])
         for i in agents:
-            x = (w[i] * (target_q[b, i] - nu[b, i]) - multiplier) / c.alpha
+            x = (w[b, i] * (target_q[b, i] - nu[b, i]) - multiplier) / c.alpha
             omega[b, i] = ratio(c.divergence, x).item()
 
     # 4. and 5.
+    log_probs = policies.data_log_probs(own, policies.heads(own, "actor", batch), batch)
     lambda_loss = multiplier * (1.0 - sum(omega.flatten().tolist()) / omega.numel())
     terms = []
     for b in rows:
         for i in agents:
-            action_mask = batch.action_mask[b, i] if own.spec.discrete else None
-            log_prob = data_log_prob(own, own.layers("actor"), seen[b, i], batch.action[b, i], i, action_mask)
             together = sum(min(weight, c.omega_cap) for weight in omega[b].tolist())
-            terms.append(-together * log_prob)
+            terms.append(-together * log_probs[b, i])
     policy_loss = mean(terms)
     norms |= own.step(policy=(policy_loss, "actor"), lambda_e=(lambda_loss, "lambda_e"))
 
@@ -120,6 +116,6 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     }
 
 
-def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
+def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
     """Every agent's action."""
-    return greedy_team(own, own.layers("actor"), past[-1])
+    return policies.act(own, "actor", past)

@@ -1,4 +1,4 @@
-"""CQL-MA: specification ``cql_ma``, sections 2 to 6."""
+"""CQL-MA: specification ``cql_ma``, sections 2 to 6, and the class's text for its default policy loss."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from tests.reference.harness import DOUBLE, Case, Replica, Seen
 from tests.reference.networks import numbers, over_time, sequences
 
 ALPHA: dict[str, Any] = {"cql_alpha": [1.0, 0.3], "cql_samples": 4}
+RELEASED: dict[str, Any] = {"cql_policy": "q_weighted_bc", "cql_bias_in_lse": True}
 FEW: dict[str, Any] = {"batch_size": 4}
 SAC: dict[str, Any] = {"cql_policy": "sac", "entropy": [0.0, 0.2]}
 RNN: dict[str, Any] = {"history": "rnn"}
 LARGEST = math.atanh(1.0 - 1e-7)  # of a sample before it is squashed
 WIDE = {"q": 2.0, "target_q": 2.0}
 
-WARM_UP = "the cloning updates of policy_bc_warmup sum over agents; the specification takes their mean"
-
 CASES = [
-    Case("continuous", ALPHA | FEW, WIDE),
-    Case("continuous", ALPHA | FEW | {"cql_importance": True, "bound_margin": [0.1, 0.0]}, WIDE),
+    Case("continuous", ALPHA | FEW | {"policy_bc_warmup": 2}, WIDE),
+    Case(
+        "continuous",
+        ALPHA | FEW | RELEASED | {"cql_samples": 3, "cql_importance": True, "bound_margin": [0.1, 0.0]},
+        WIDE,
+    ),
     Case("continuous", ALPHA | FEW | SAC | {"n_critics": 2, "cql_bias_in_lse": True}, WIDE),
-    Case("continuous", {"policy_bc_warmup": 2}, wrong=WARM_UP),
-    Case("discrete", ALPHA | {"cql_bias_in_lse": True, "td_next": "argmax"}, WIDE),
+    Case("discrete", ALPHA | RELEASED | {"td_next": "argmax"}, WIDE),
     Case("discrete", ALPHA | SAC, WIDE),
     Case("discrete", ALPHA | RNN | {"sequence_length": 3}, WIDE),
-    Case("discrete", ALPHA | RNN | SAC | {"td_next": "argmax", "batch_size": 3}, WIDE),
+    Case("discrete", ALPHA | RNN | SAC | {"memory_relu": True, "td_next": "argmax", "batch_size": 3}, WIDE),
 ]
 
 
@@ -104,6 +106,11 @@ class Continuous:
         """Values at o of all candidates."""
         return self.q("q", member, b, t, i, candidates)
 
+    def expected(self, b: int, t: int, i: int, candidates: Tensor) -> Tensor:
+        """Mean value of the policy's own candidates."""
+        drawn = self.own.config.cql_samples
+        return self.pushed_down(0, b, t, i, candidates)[drawn : 2 * drawn].mean()
+
     def log_prob(self, b: int, t: int, i: int) -> Tensor:
         """Log density of the data's action."""
         size, margin = self.own.spec.action_sizes[i], self.own.config.bound_margin
@@ -154,6 +161,10 @@ class Discrete:
         del member
         return self.q[b, t, i, candidates]
 
+    def expected(self, b: int, t: int, i: int, candidates: Tensor) -> Tensor:
+        """The policy's mean value."""
+        return (self.log_policy(b, t, i)[0].exp() * self.q[b, t, i, candidates]).sum()
+
     def log_prob(self, b: int, t: int, i: int) -> Tensor:
         """Log probability of the data's action."""
         log_policy, action_mask = self.log_policy(b, t, i)
@@ -173,13 +184,14 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     updates = own.memory.setdefault("updates", 0)
     own.memory["updates"] += 1
 
+    mixer, target_mixer = (linear_mixer(own.layers(name), rows.state) for name in ("mixer", "target_mixer"))
     errors, penalties, policy_terms, totals, targets = [], [], [], [], []
     for b, t in rows.steps:
-        w, bias = linear_mixer(own.layers("target_mixer"), rows.state[b, t + 1])
+        w, bias = (x[b, t + 1] for x in target_mixer)
         after = sum(w[i] * team.following(b, t, i) for i in agents) + bias
         targets.append((rows.reward[b, t] + c.gamma * rows.mask[b, t] * after).detach())
 
-        w, bias = linear_mixer(own.layers("mixer"), rows.state[b, t])
+        w, bias = (x[b, t] for x in mixer)
         offset = bias if c.cql_bias_in_lse else torch.zeros((), dtype=DOUBLE)
         candidates = [team.candidates(b, t, i) for i in agents]
         for member in team.members:
@@ -192,14 +204,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
                 values = w[i] * team.pushed_down(member, b, t, i, actions)
                 pushed.append(torch.logsumexp(values + offset - correction, dim=0))
             penalties.append(sum(pushed) - (weighted + offset))
-        policy_terms.append(sum(policy_term(own, team, b, t, i, w[i].item()) for i in agents))
+        for i in agents:
+            policy_terms.append(policy_term(own, team, (b, t, i), w[i].item(), candidates[i][0]))
 
     # One term per critic: the sum over the critics is the mean times their number.
     td_loss, cql_loss = (mean(terms) * len(team.members) for terms in (errors, penalties))
     if updates < c.policy_bc_warmup:
         policy_loss = mean(-team.log_prob(b, t, i) for b, t in rows.steps for i in agents)
     else:
-        policy_loss = mean(policy_terms)
+        policy_loss = sum(policy_terms) / len(rows.steps)
     norms = own.step(policy=(policy_loss, "actor"), q=(td_loss + c.cql_alpha * cql_loss, "q", "mixer"))
     for name in ("q", "mixer"):
         own.soft_update(f"target_{name}", name, c.tau)
@@ -213,12 +226,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     }
 
 
-def policy_term(own: Replica, team: Any, b: int, t: int, i: int, w: float) -> Tensor:
-    """What agent i's policy descends in one step."""
+def policy_term(own: Replica, team: Any, place: tuple[int, int, int], w: float, candidates: Tensor) -> Tensor:
+    """What an agent's policy descends in one step; ``place``: sample, step and agent."""
     if own.config.cql_policy == "sac":
-        value, entropy = team.improved(b, t, i)
+        value, entropy = team.improved(*place)
         return -w * value - own.config.entropy * entropy
-    return -team.log_prob(b, t, i) * team.taken(0, b, t, i).item()
+    weight = team.taken(0, *place).item()
+    if own.config.cql_policy == "advantage_weighted_bc":
+        weight = max(0.0, weight - team.expected(*place, candidates).item())
+    return -team.log_prob(*place) * weight
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

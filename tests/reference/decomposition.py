@@ -7,16 +7,16 @@ into their real steps first, so padding cannot enter anything here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.reference.blocks import Layers, best_legal, linear, mlp, one_hot
+from tests.reference.blocks import Layers, best_legal, mlp, one_hot
 from tests.reference.harness import DOUBLE, Replica, Seen
-from tests.reference.networks import gru_net
+from tests.reference.networks import Qmix, gru_net
 
 GOLDEN_RATIO = (1.0 + math.sqrt(5.0)) / 2.0
 
@@ -84,35 +84,15 @@ def outputs(own: Replica, layers: Layers, obs: Sequence[Tensor], action: Sequenc
             none = torch.zeros(n, size, dtype=DOUBLE)
             parts.append(torch.stack([one_hot(int(a), size) for a in action[t - 1]]) if t else none)
         inputs.append(torch.cat((*parts, numbers), dim=-1))
-    return list(gru_net(layers, torch.stack(inputs)))
+    return list(gru_net(layers, torch.stack(inputs), rectified=own.config.memory_relu))
 
 
-class TeamValue:
-    """Q_tot in one state: a sum (VDN), or ``ELU(q |W1(s)| + b1(s)) |W2(s)| + V(s)`` (QMIX).
-
-    Args:
-        own: with ``mixer`` in its configuration.
-        module: the team, whose mixer is used.
-        state: ``[S]``.
-    """
-
-    def __init__(self, own: Replica, module: str, state: Tensor) -> None:
-        self.sum = own.config.mixer == "vdn"
-        if not self.sum:
-            mixer = f"{module}.mixer"
-            self.w1 = mlp(own.layers(f"{mixer}.first"), state).abs().view(own.spec.n_agents, -1)
-            self.b1 = linear(own.layers(f"{mixer}.first_bias")[0], state)
-            self.w2 = mlp(own.layers(f"{mixer}.last"), state).abs()
-            self.v = mlp(own.layers(f"{mixer}.value"), state)[0]
-
-    def __call__(self, values: Sequence[Tensor]) -> Tensor:
-        """Of the agents' values."""
-        q = torch.stack(list(values))
-        if self.sum:
-            return q.sum()
-        x = q @ self.w1 + self.b1
-        elu = torch.where(x > 0.0, x, x.exp() - 1.0)
-        return elu @ self.w2 + self.v
+def team_value(own: Replica, module: str, state: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Q_tot in one state as a function of the agents' values: their sum (VDN), or QMIX's."""
+    if own.config.mixer == "vdn":
+        return lambda values: torch.stack(list(values)).sum()
+    mixer = Qmix(own, f"{module}.mixer", state)
+    return lambda values: mixer(torch.stack(list(values)))
 
 
 # ---- targets ---------------------------------------------------------------------------------------------

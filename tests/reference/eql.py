@@ -10,11 +10,11 @@ from torch import Tensor
 from tests.reference import ivr
 from tests.reference.blocks import mean
 from tests.reference.harness import Case, Replica
-from tests.reference.ivr import WIDE, act
+from tests.reference.ivr import WIDE, act, prepare
 
-__all__ = ["CASES", "act", "update"]
+__all__ = ["CASES", "act", "prepare", "update"]
 
-ALPHA: dict[str, Any] = {"alpha": [2.0, 0.2], "weight_cap": [100.0, 1.5]}
+ALPHA: dict[str, Any] = {"alpha": [2.0, 0.2], "weight_cap": [100.0, 1.5], "reward_scaling": "none"}
 
 CASES = [
     Case(kind, ALPHA | settings, WIDE)
@@ -27,6 +27,9 @@ CASES = [
     )
 ] + [
     Case("continuous", ALPHA | {"bound_margin": [0.1, 0.0]}, WIDE),
+    Case("continuous", ALPHA | {"reward_scaling": "range", "alpha": [300.0, 2e3]}, WIDE),
+    Case("continuous", ALPHA | {"history": "rnn", "sequence_length": 3, "mixing": "linear"}, WIDE),
+    Case("discrete", ALPHA | {"history": "rnn", "memory_relu": True, "reward_scaling": "range"}, WIDE),
     Case("discrete", ALPHA, {"nets.target_q": 0.1, "nets.v": 0.1}),  # all x small: m is the floor
     Case("discrete", ALPHA | {"alpha": [2.0, 0.1]}, WIDE | {"nets.v": -8.0}),
 ]

@@ -38,9 +38,6 @@ SETTINGS: Mapping[str, Any] = {
     **{"batch_size": 6, "hidden": 8, "mixer_hidden": 5, "mixer_embed": 4, "critic_hidden": 7},
     **{"gamma": [0.97, 0.8], "lr": [3e-3, 1e-2], "tau": [0.05, 0.3], "grad_clip": [0.2, 1e3]},
 }
-# Forms that the references describe, where a method's default is another one since.
-DESCRIBED: Mapping[str, Any] = {"memory_relu": False, "reward_scaling": "none", "cql_policy": "q_weighted_bc"}
-DESCRIBED_OF: Mapping[str, Mapping[str, Any]] = {"icq": {"policy_after_critic": False}}
 
 
 @dataclass(frozen=True)
@@ -276,8 +273,7 @@ class Replica:
 def make_learner(method: str, case: Case) -> Algorithm:
     """Two replicas with random parameters; targets differ from the online networks from the start."""
     known = setting_names(method)
-    shared = {**SETTINGS, **DESCRIBED, **DESCRIBED_OF.get(method, {})}
-    settings = {name: value for name, value in shared.items() if name in known} | dict(case.settings)
+    settings = {name: value for name, value in SETTINGS.items() if name in known} | dict(case.settings)
     learner = marlzoo.make(method, task(case), seeds=list(SEEDS), dtype=DOUBLE, **settings)
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,7 +1,6 @@
 """ICQ-MA: the class's text, with the networks of its specification.
 
-Said in neither: the policy's loss is taken from the critic of before its step (the authors' policy sees the updated
-critic), and a terminal transition's next row, whose action is a dummy, has no part in the critic's weights.
+Said in neither: a terminal transition's next row, whose action is a dummy, has no part in the critic's weights.
 """
 
 from __future__ import annotations
@@ -33,31 +32,25 @@ BASE = {
     "critic_lr": [2e-3, 5e-3],
     "target_period": 2,
 }
-TWINS = {**BASE, "n_critics": 2, "mixer": "linear", "critic_sees_state": False, "target_period": 0}
+TWINS = {
+    **BASE,
+    "policy_after_critic": False,
+    "n_critics": 2,
+    "mixer": "linear",
+    "critic_sees_state": False,
+    "target_period": 0,
+}
 RNN = {**BASE, "history": "rnn", "td_lambda": [0.75, 0.3]}
-TIME = {**RNN, "batch_size": 12, "critic_steps": "time", "mask_softmax": False}
+TIME = {**RNN, "critic_steps": "time", "mask_softmax": False}
 
 CASES = [
     Case("continuous", BASE),
     Case("continuous", {**TWINS, "bound_margin": [0.1, 0.0]}),
     Case("continuous", {**RNN, "mixer_bias": True, "policy_weight": "k_inside", "sequence_length": 3}),
     Case("discrete", {**BASE, "epsilon": [0.3, 0.0], "policy_weight": "k_inside"}),
-    Case("discrete", {**RNN, "last_action": False, "n_critics": 2}),
-    Case(
-        "discrete", {**TIME, "target_period": 10}, all_terminal=True
-    ),  # some sequence has a target in each step
-    Case(
-        "discrete",
-        {**TIME, "target_period": 600, "batch_size": 6},
-        wrong="a time step without a target in any sequence takes an Adam step of momentum alone; it must be skipped",
-    ),
-    Case(
-        "discrete",
-        {**TIME, "target_period": 7},
-        all_terminal=True,
-        wrong="targets are copied when the critic's steps are a multiple of target_period, which several steps per "
-        "update may jump over; it must be when so many have passed since the last copy",
-    ),
+    Case("discrete", {**RNN, "memory_relu": True, "last_action": False, "n_critics": 2}),
+    # Some time steps have a target in no sequence, and the targets' period is no multiple of an update's steps.
+    Case("discrete", {**TIME, "target_period": 7, "batch_size": 4}),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 
@@ -75,6 +68,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     length = filled.shape[1]
     known = [(b, t) for b, t in seq.steps if followed[b, t] or not seq.mask[b, t]]
 
+    if not c.mask_softmax:
+        clear_padding(seq, action, filled)
     policy_loss, largest = policy_loss_of(own, seq, filled)
     first = values(own, "critic.0", seq, seq.action)[0][0]
     q_total = mean(team_value(own, "critic.1", seq.state[step], first[step]) for step in seq.steps)
@@ -86,19 +81,22 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     if c.critic_steps == "time":
         groups = [[(b, t) for b, t in known if t == time] for time in range(length)]
     norms: dict[str, float] = {}
+    steps_made = before = own.memory.get("critic steps", 0)
     for steps in groups:
         if steps:
             loss = critic_loss(own, seq, steps, returns)
             norms |= own.step(lr={"critic": c.critic_lr}, critic=(loss, "critic"))
-            own.memory["since"] = own.memory.get("since", 0) + 1
+            steps_made += 1
     # 2. Policy
+    if c.policy_after_critic:
+        policy_loss, largest = policy_loss_of(own, seq, filled)
     norms |= own.step(policy=(policy_loss, "actor"))
 
     if c.target_period == 0:
         own.soft_update("target", "critic", c.tau)
-    elif own.memory["since"] >= c.target_period:
+    elif steps_made // c.target_period > before // c.target_period:
         own.hard_update("target", "critic")
-        own.memory["since"] = 0
+    own.memory["critic steps"] = steps_made
     return {
         "q_loss": q_loss,
         "policy_loss": policy_loss,
@@ -107,6 +105,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         "weight_max": largest,
         **norms,
     }
+
+
+def clear_padding(seq: Any, action: Tensor, filled: Tensor) -> None:
+    """Zeros for what follows an episode's final row, and for actions from that row on; no action is legal there."""
+    for b, length in enumerate(filled.sum(1).long().tolist()):
+        for rows in (seq.obs, seq.state, seq.action_mask):
+            rows[b, length + 1 :] = 0
+        for rows in (seq.action, action):
+            rows[b, length:] = 0
 
 
 # ---- values ------------------------------------------------------------------------------------------------
@@ -252,11 +259,12 @@ def outputs(own: Replica, obs: Tensor, action: Tensor) -> Tensor:
 
     ``action``: of these rows, or all but the last of them.
     """
-    layers, parts = own.layers("actor"), [obs, numbers(obs)]
-    if own.config.history == "rnn":
-        if own.spec.discrete and own.config.last_action:
+    c, layers, parts = own.config, own.layers("actor"), [obs, numbers(obs)]
+    if c.history == "rnn":
+        if own.spec.discrete and c.last_action:
             parts.insert(1, previous_actions(own, obs.shape[1], action))
-        return gru_net(layers, torch.cat(parts, dim=-1).movedim(1, 0)).movedim(0, 1)
+        inputs = torch.cat(parts, dim=-1).movedim(1, 0)
+        return gru_net(layers, inputs, rectified=c.memory_relu).movedim(0, 1)
     return mlp(layers, *parts) if own.spec.discrete else torch.cat(gaussian_actor(layers, *parts), dim=-1)
 
 

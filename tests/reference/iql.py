@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.reference.blocks import mean
 from tests.reference.harness import Case, Replica, Seen
-from tests.reference.in_sample import Team, expectile_loss
+from tests.reference.in_sample import Team, expectile_loss, steps_within
 
 SETTINGS: dict[str, Any] = {"expectile": [0.7, 0.9], "beta": [3.0, 1.5], "weight_cap": [100.0, 2.0]}
 WIDE = {"actor": 2.0, "target_q": 2.0}
@@ -17,7 +17,11 @@ CASES = [
     Case(kind, SETTINGS | settings, WIDE)
     for kind in ("continuous", "discrete")
     for settings in ({}, {"share_agents": False}, {"beta": [0.0, 30.0], "expectile": [0.5, 0.2]})
-] + [Case("continuous", SETTINGS | {"bound_margin": [0.1, 0.0]}, WIDE)]
+] + [
+    Case("continuous", SETTINGS | {"bound_margin": [0.1, 0.0], "action_margin": [0.0, 0.2]}, WIDE),
+    Case("continuous", SETTINGS | {"history": "rnn", "sequence_length": 3}, WIDE),
+    Case("discrete", SETTINGS | {"history": "rnn", "memory_relu": True}, WIDE),
+]
 
 
 def team_of(own: Replica) -> Team:
@@ -27,7 +31,7 @@ def team_of(own: Replica) -> Team:
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """V steps first; policy and Q see the new V."""
-    c, team = own.config, team_of(own)
+    c, team, batch = own.config, team_of(own), steps_within(own, batch)
     pairs = [(b, i) for b in range(len(batch.obs)) for i in team.agents]
     judged = team.least_target_q(batch.obs, batch.action)
 

@@ -28,7 +28,16 @@ CASES = [
     Case("discrete", COMMON, agent_rewards=False),
     Case("discrete", {**COMMON, "history": "mlp", "half_td": False, "penalize_illegal": True}),
     Case("discrete", {**COMMON, "td_lambda": [0.7, 0.3], "last_action": True, "target_period": 0}),
-    Case("discrete", {**COMMON, "penalize_illegal": True, "sequence_length": 0, "target_period": 200}),
+    Case(
+        "discrete",
+        {
+            **COMMON,
+            "penalize_illegal": True,
+            "sequence_length": 0,
+            "target_period": 200,
+            "memory_relu": False,
+        },
+    ),
 ]
 
 

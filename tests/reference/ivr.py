@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from tests.reference.blocks import linear_mixer, mean
-from tests.reference.harness import Replica, Seen
+from marlzoo.data.dataset import Dataset
+from tests.reference import policies
+from tests.reference.blocks import linear_mixer, mean, mixed
+from tests.reference.harness import DOUBLE, Replica, Seen
 from tests.reference.in_sample import Pair, Team
 
 WIDE = {"nets.actor": 2.0, "nets.target_q": 2.0}
 
 ValueLoss = Callable[[list[Tensor], list[Tensor]], Tensor]
 Weight = Callable[[float], float]
+
+
+def prepare(own: Replica, dataset: Dataset, batches: Iterator[Any]) -> None:
+    """The factor of the rewards: 1000 over the spread of the episodes' returns."""
+    del batches
+    if own.config.reward_scaling == "none":
+        return
+    rewards = dataset.reward.astype("float64").reshape(len(dataset.reward), -1).mean(1)
+    ends = [*dataset.starts[1:], len(rewards)]
+    # The last row of an episode holds no step.
+    returns = [float(rewards[start : end - 1].sum()) for start, end in zip(dataset.starts, ends, strict=True)]
+    own.values["nets.reward_scale"] = torch.tensor(1000.0 / (max(returns) - min(returns)), dtype=DOUBLE)
 
 
 def update(own: Replica, batch: Any, value_loss: ValueLoss, weight: Weight) -> dict[str, Any]:
@@ -26,7 +41,11 @@ def update(own: Replica, batch: Any, value_loss: ValueLoss, weight: Weight) -> d
         value_loss: of all local ``u - V`` and all local V.
         weight: of the policy, before its cap, from one local ``u - V``.
     """
-    c, team = own.config, Team(own, "nets.")
+    batch = policies.steps(batch)
+    c, team, factor = own.config, Team(own, "nets."), own.values["nets.reward_scale"].item()
+    batch.reward, batch.agent_reward = (
+        factor * getattr(batch, name, torch.zeros(())) for name in ("reward", "agent_reward")
+    )
     pairs = [(b, i) for b in range(len(batch.obs)) for i in team.agents]
     judged = team.least_target_q(batch.obs, batch.action)
     scale = local_scales(own, batch, pairs)
@@ -63,8 +82,8 @@ def local_scales(own: Replica, batch: Any, pairs: Sequence[Pair]) -> dict[Pair, 
     if own.config.mixing == "none":
         return dict.fromkeys(pairs, 1.0)
     mixer = own.layers("nets.target_mixer")
-    weights = [linear_mixer(mixer, state)[0] for state in batch.state]
-    return {(b, i): weights[b][i].item() for b, i in pairs}
+    weights, _ = linear_mixer(mixer, batch.state)
+    return {pair: weights[pair].item() for pair in pairs}
 
 
 def local_q(own: Replica, team: Team, batch: Any) -> tuple[Tensor, Tensor]:
@@ -82,14 +101,11 @@ def local_q(own: Replica, team: Team, batch: Any) -> tuple[Tensor, Tensor]:
 def team_q(own: Replica, team: Team, batch: Any) -> tuple[Tensor, Tensor]:
     """Loss of the mixed Q, and the mean target."""
     q = [team.q("q", twin, batch.obs, batch.action) for twin in (0, 1)]
-    after, losses, targets = team.v(batch.next_obs), [], []
+    following = mixed(own.layers("nets.target_mixer"), team.v(batch.next_obs), batch.next_state)
+    totals, losses, targets = [mixed(own.layers("nets.mixer"), values, batch.state) for values in q], [], []
     for b in range(len(batch.obs)):
-        w, bias = linear_mixer(own.layers("nets.target_mixer"), batch.next_state[b])
-        following = sum(w[i] * after[b, i] for i in team.agents) + bias
-        y = batch.reward[b] + own.config.gamma * batch.mask[b] * following
-        w, bias = linear_mixer(own.layers("nets.mixer"), batch.state[b])
-        totals = [sum(w[i] * values[b, i] for i in team.agents) + bias for values in q]
-        losses.append(sum((total - y.detach()) ** 2 for total in totals))
+        y = batch.reward[b] + own.config.gamma * batch.mask[b] * following[b]
+        losses.append(sum((total[b] - y.detach()) ** 2 for total in totals))
         targets.append(y)
     return mean(losses), mean(targets)
 

@@ -19,12 +19,15 @@ PENALTY: dict[str, Any] = {"cql_weight": [5.0, 0.7], "cql_sigma": [0.2, 0.5], "c
 PENALTY |= {"action_penalty": [0.1, 0.001]}
 SHORT: dict[str, Any] = {"sequence_length": 3, "batch_size": 4}
 MLP: dict[str, Any] = {"history": "mlp"}
+PARTIAL: dict[str, Any] = {"backup": "partial"}
 WIDE = {"actor": 1.5, "q": 1.5, "target_q": 2.0}
 
 CASES = [
-    Case("continuous", PENALTY | SHORT, WIDE),
+    Case("continuous", PENALTY | SHORT | {"memory_relu": False}, WIDE),
     Case("continuous", PENALTY | SHORT | {"critic_agent_id": True, "policy_after_critic": True}, WIDE),
     Case("continuous", PENALTY | MLP | {"cql_logprob_scope": "joint", "policy_q": "q1"}, WIDE),
+    Case("continuous", PENALTY | MLP | PARTIAL, WIDE),
+    Case("continuous", PENALTY | SHORT | PARTIAL | {"replaced": 2}, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_logprob_scope": "joint"}, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_samples": 1}, WIDE),
 ]
@@ -57,6 +60,26 @@ def samples(own: Replica, policy: Tensor, noise: Any) -> tuple[Tensor, Tensor]:
     return torch.stack(actions).detach(), torch.stack(densities)
 
 
+def known(batch: Any, rows: Any, b: int, t: int) -> bool:
+    """Whether a step has a target made of the data's next action."""
+    return hasattr(batch, "next_action") or (b, t + 1) in rows.steps or not rows.mask[b, t]
+
+
+def replace_some(own: Replica, batch: Any, rows: Any, following: Tensor) -> Tensor:
+    """The data's next actions, but for ``replaced`` agents with the smallest random numbers."""
+    found = following.clone()
+    for b, t in rows.steps:
+        order = sorted(
+            range(own.spec.n_agents), key=lambda i, b=b, t=t: float(batch.noise["subset"][b, t, i])
+        )
+        for i in order[own.config.replaced :]:
+            if hasattr(batch, "next_action"):
+                found[b, t, i] = batch.next_action[b, i]
+            elif (b, t + 1) in rows.steps:
+                found[b, t, i] = rows.action[b, t + 1, i]
+    return found
+
+
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Critics and policy, both losses from the same parameters unless told otherwise; all targets."""
     c, rows, present = own.config, sequences(batch), used(own)
@@ -64,6 +87,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     now, after = (rows.obs[:, :-1], rows.state[:, :-1]), (rows.obs[:, 1:], rows.state[:, 1:])
 
     following = torch.tanh(actor_outputs(own, "target_actor", rows.obs)[:, 1:]) * present
+    if c.backup == "partial":
+        following = replace_some(own, batch, rows, following)
     least = torch.minimum(*(values(own, "target_q", j, after, following) for j in (0, 1)))
     targets = {
         (b, t, i): (rows.agent_reward[b, t, i] + c.gamma * rows.mask[b, t] * least[b, t, i]).detach()
@@ -75,10 +100,13 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     if c.cql_logprob_scope == "joint":
         density = density.sum(-1, keepdim=True).expand_as(density)
     td, penalty, taken = [], [], []
+    usable = (
+        entries if c.backup == "policy" else [(b, t, i) for b, t, i in entries if known(batch, rows, b, t)]
+    )
     for j in (0, 1):
         q = values(own, "q", j, now, rows.action)
         pushed = torch.logsumexp(values(own, "q", j, now, drawn) - density, dim=0)
-        td.append(mean(0.5 * (targets[entry] - q[entry]) ** 2 for entry in entries))
+        td.append(mean(0.5 * (targets[entry] - q[entry]) ** 2 for entry in usable))
         penalty.append(mean(pushed[entry] - q[entry] for entry in entries))
         taken.append(mean(q[entry] for entry in entries))
     critic_loss = 0.5 * sum(td[j] + c.cql_weight * penalty[j] for j in (0, 1))
@@ -106,6 +134,6 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         "penalty": 0.5 * sum(penalty),
         "policy_loss": improvement,
         "q": taken[0],
-        "target_q": mean(targets.values()),
+        "target_q": mean(targets[entry] for entry in usable),
         **norms,
     }

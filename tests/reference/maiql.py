@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.reference.blocks import mean, mlp, one_hot
 from tests.reference.harness import Case, Replica, Seen
-from tests.reference.in_sample import expectile_loss
+from tests.reference.in_sample import expectile_loss, steps_within
 from tests.reference.iql import team_of
 
 SETTINGS: dict[str, Any] = {"expectile": [0.7, 0.9], "beta": [3.0, 1.5], "weight_cap": [100.0, 2.0]}
@@ -26,7 +26,11 @@ CASES = [
         {"abs_weights": True, "share_agents": False},
         {"abs_weights": True, "weights": "agent"},
     )
-] + [Case("continuous", SETTINGS | {"bound_margin": [0.1, 0.0]}, WIDE)]
+] + [
+    Case("continuous", SETTINGS | {"bound_margin": [0.1, 0.0], "action_margin": [0.0, 0.2]}, WIDE),
+    Case("continuous", SETTINGS | {"history": "rnn", "sequence_length": 3}, WIDE),
+    Case("discrete", SETTINGS | {"history": "rnn", "memory_relu": True}, WIDE),
+]
 
 
 def mixing(own: Replica, module: str, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +50,7 @@ def joint(own: Replica, action: Tensor) -> Tensor:
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """V and its mixer step first; policy and Q see the new ones."""
-    c, team = own.config, team_of(own)
+    c, team, batch = own.config, team_of(own), steps_within(own, batch)
     rows, agents = range(len(batch.obs)), team.agents
     everything = batch.obs.flatten(1), joint(own, batch.action)
     judged = team.least_target_q(batch.obs, batch.action)

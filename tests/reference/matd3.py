@@ -29,7 +29,11 @@ NEVER_VARIED = dict.fromkeys(
 
 CASES = [
     Case("continuous", COMMON, agent_rewards=False),
-    Case("continuous", {**COMMON, "policy_delay": 1}, {"actor": 2.0, "target_actor": 2.0}),
+    Case(
+        "continuous",
+        {**COMMON, "policy_delay": 1, "other_actions": "replay"},
+        {"actor": 2.0, "target_actor": 2.0},
+    ),
     Case("continuous", {**COMMON, "n_step": 1, "policy_delay": 3}),
     Case("continuous", {**COMMON, "n_step": 5}),
 ]
@@ -72,6 +76,18 @@ def target(own: Replica, batch: Any, b: int) -> Tensor:
     return y.detach()
 
 
+def followed_value(own: Replica, batch: Any, b: int, actions: Sequence[Tensor]) -> Tensor:
+    """What the policies ascend: Q_1 of all their actions, or of each one's beside the replayed ones, summed."""
+    state, replayed = batch.state[b, 0], batch.action[b, 0]
+    if own.config.other_actions == "present":
+        return critic(own, "q", 0, state, actions)
+    total = torch.zeros((), dtype=DOUBLE)
+    for i, action in enumerate(actions):
+        joint = [action if k == i else replayed[k] for k in range(len(actions))]
+        total = total + critic(own, "q", 0, state, joint)
+    return total
+
+
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Critics, then (every ``policy_delay``-th time) policies under the new critics and all targets."""
     c, rows, agents = own.config, range(len(batch.reward)), range(own.spec.n_agents)
@@ -84,7 +100,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for b in rows:
         raw = [raw_action(own, "actor", batch.obs[b, 0], i) for i in agents]
         actions = [padded(own, torch.tanh(u)) for u in raw]
-        values.append(critic(own, "q", 0, batch.state[b, 0], actions))
+        values.append(followed_value(own, batch, b, actions))
         sizes += [mean(u**2) for u in raw]
     policy_loss = c.action_penalty * mean(sizes) - mean(values)
     if own.optimizers["critic"].count % c.policy_delay == 0:

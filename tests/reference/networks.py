@@ -46,19 +46,61 @@ def over_time(own: Replica, layers: Layers, obs: Tensor) -> Tensor:
     """Every agent's output in every row, ``obs [..., T, N, O] -> [..., T, N, out]``; a GRU if ``history`` says so."""
     inputs = torch.cat((obs, numbers(obs)), dim=-1)
     if own.config.history == "rnn":
-        return gru_net(layers, inputs.movedim(-3, 0)).movedim(0, -3)
+        return gru_net(layers, inputs.movedim(-3, 0), rectified=own.config.memory_relu).movedim(0, -3)
     return mlp(layers, inputs)
 
 
-def qmix_mixer(own: Replica, name: str, values: Tensor, state: Tensor, monotone: bool = True) -> Tensor:
-    """``ELU(values [N] |W1(s)| + b1(s)) |W2(s)| + V(s)``; weights of any sign where not ``monotone``."""
-    parts = {part: own.layers(f"{name}.{part}") for part in ("first", "first_bias", "last", "value")}
-    first, last = mlp(parts["first"], state), mlp(parts["last"], state)
-    first = first.reshape(len(values), -1)
-    if monotone:
-        first, last = first.abs(), last.abs()
-    hidden = torch.nn.functional.elu(values @ first + mlp(parts["first_bias"], state))
-    return hidden @ last + mlp(parts["value"], state)[0]
+class Qmix:
+    """QMIX's mixer in one state: ``ELU(values [N] |W1(s)| + b1(s)) |W2(s)| + V(s)``.
+
+    Args:
+        own: the replica.
+        name: of the mixer.
+        state: ``[S]``.
+        monotone: False: weights of any sign.
+    """
+
+    def __init__(self, own: Replica, name: str, state: Tensor, monotone: bool = True) -> None:
+        made = {
+            part: mlp(own.layers(f"{name}.{part}"), state)
+            for part in ("first", "first_bias", "last", "value")
+        }
+        self.first, self.last = made["first"].reshape(own.spec.n_agents, -1), made["last"]
+        self.first_bias, self.value = made["first_bias"], made["value"][0]
+        if monotone:
+            self.first, self.last = self.first.abs(), self.last.abs()
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Of ``values [N]``."""
+        x = values @ self.first + self.first_bias
+        return torch.where(x > 0.0, x, x.exp() - 1.0) @ self.last + self.value
+
+
+def qmix(own: Replica, name: str, values: Tensor, state: Tensor) -> Tensor:
+    """:class:`Qmix` of one team's values ``[N]``."""
+    return Qmix(own, name, state)(values)
+
+
+def batch_norm(own: Replica, module: str, x: Tensor, *agent: int) -> Tensor:
+    """Batch normalization ``[..., in]`` by the input's own statistics, which also move the running ones."""
+    rows = x.reshape(-1, x.shape[-1])
+    count, center = len(rows), rows.mean(0)
+    variance = ((rows - center) ** 2).mean(0)
+    with torch.no_grad():
+        moving = {"running_mean": center, "running_var": variance * count / (count - 1)}
+        for name, now in moving.items():
+            running = own.values[f"{module}.{name}"][agent]
+            running.copy_(0.9 * running + 0.1 * now)
+    scale, offset = (own.values[f"{module}.{name}"][agent] for name in ("scale", "offset"))
+    return (x - center) / (variance + 1e-5).sqrt() * scale + offset
+
+
+def batch_norm_deployed(own: Replica, module: str, x: Tensor, *agent: int) -> Tensor:
+    """Batch normalization ``[in]`` by the running statistics."""
+    scale, offset, center, variance = (
+        own.values[f"{module}.{part}"][agent] for part in ("scale", "offset", "running_mean", "running_var")
+    )
+    return (x - center) / (variance + 1e-5).sqrt() * scale + offset
 
 
 def sequences(batch: Any) -> SimpleNamespace:
@@ -73,7 +115,7 @@ def sequences(batch: Any) -> SimpleNamespace:
             continue
         if "filled" in given:
             rows = value
-        elif f"next_{name}" in given:
+        elif f"next_{name}" in given and name != "action":  # a step has one action
             rows = torch.stack((value, given[f"next_{name}"]), dim=1)
         else:
             rows = value.unsqueeze(1)

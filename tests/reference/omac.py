@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
+from tests.reference import policies
 from tests.reference.blocks import (
     action_values,
-    data_log_prob,
-    greedy_team,
     linear_mixer,
     mean,
     mixed,
@@ -27,11 +24,14 @@ CASES = [
     Case("continuous", OPTIONS, {"q": 1.5, "target_q": 1.5}),
     Case("discrete"),
     Case("discrete", OPTIONS, {"q": 1.5, "target_q": 1.5}),
+    Case("continuous", {"history": "rnn", "sequence_length": 3}),
+    Case("discrete", {"history": "rnn", "memory_relu": True}),
 ]
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """One update: three losses from the same parameters, three steps, three targets."""
+    batch = policies.steps(batch)
     c, rows, agents = own.config, range(len(batch.reward)), range(own.spec.n_agents)
     seen, following = with_ids(batch.obs), with_ids(batch.next_obs)
     q, target_q = (action_values(own, own.layers(name, 0), batch) for name in ("q", "target_q"))
@@ -47,25 +47,19 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     v_loss = mean(terms)
 
     # 2. Q
-    totals = [mixed(mixer, q[b], batch.state[b]) for b in rows]
-    targets = [
-        (
-            batch.reward[b] + c.gamma * batch.mask[b] * mixed(target_mixer, target_v[b], batch.next_state[b])
-        ).item()
-        for b in rows
-    ]
+    totals, after = mixed(mixer, q, batch.state), mixed(target_mixer, target_v, batch.next_state)
+    targets = [(batch.reward[b] + c.gamma * batch.mask[b] * after[b]).item() for b in rows]
     q_loss = mean((total - y) ** 2 for total, y in zip(totals, targets, strict=True))
 
     # 3. policy
+    w, _ = linear_mixer(target_mixer, batch.state)
+    log_probs = policies.data_log_probs(own, policies.heads(own, "actor", batch), batch)
     terms, weights = [], []
     for b in rows:
-        w, _ = linear_mixer(target_mixer, batch.state[b])
         for i in agents:
-            exponent = c.beta * w[i].item() * (target_q[b, i].item() - v[b, i].item())
+            exponent = c.beta * w[b, i].item() * (target_q[b, i].item() - v[b, i].item())
             weights.append(min(math.exp(exponent), c.weight_cap))
-            action_mask = batch.action_mask[b, i] if own.spec.discrete else None
-            log_prob = data_log_prob(own, own.layers("actor"), seen[b, i], batch.action[b, i], i, action_mask)
-            terms.append(-weights[-1] * log_prob)
+            terms.append(-weights[-1] * log_probs[b, i])
     policy_loss = mean(terms)
 
     norms = own.step(policy=(policy_loss, "actor"), q=(q_loss, "q", "mixer"), v=(v_loss, "v"))
@@ -82,6 +76,6 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     }
 
 
-def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
+def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
     """Every agent's action."""
-    return greedy_team(own, own.layers("actor"), past[-1])
+    return policies.act(own, "actor", past)

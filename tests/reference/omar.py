@@ -10,16 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.reference.blocks import best_legal, linear_mixer, log_softmax, mean, mlp, one_hot
+from tests.reference.blocks import best_legal, linear_mixer, log_softmax, mean, mixed, mlp, one_hot
 from tests.reference.decomposition import push_down
 from tests.reference.deterministic import used
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
-from tests.reference.networks import numbers, over_time, qmix_mixer, sequences
+from tests.reference.networks import (
+    batch_norm,
+    batch_norm_deployed,
+    numbers,
+    over_time,
+    qmix,
+    sequences,
+)
 
 WEIGHTS = {"omar_coe": [0.7, 0.2], "cql_alpha": [1.0, 3.0]}
 SEARCH = {"cql_samples": 3, "search_samples": 8, "search_elites": 3, "search_std": [2.0, 0.6]}
 PENALTY = {"cql_sigma": [0.2, 0.5], "action_penalty": [1e-3, 0.3]}
 ALONE = {"hidden": 24, **WEIGHTS, **SEARCH, **PENALTY}
+
+MIN_STD = 1e-6  # keeps a search going whose candidates agree
 
 CASES = [
     Case("continuous", ALONE),
@@ -28,7 +37,7 @@ CASES = [
     Case("continuous", {**ALONE, "mixed": True}, agent_rewards=False),
     Case("continuous", {**ALONE, "mixed": True, "input_norm": "batch", "search_rounds": 3}),
     Case("discrete", WEIGHTS),
-    Case("discrete", {**WEIGHTS, "history": "rnn", "mixed": True, "imitation": "mse"}),
+    Case("discrete", {**WEIGHTS, "history": "rnn", "memory_relu": True, "mixed": True, "imitation": "mse"}),
     Case("discrete", {**WEIGHTS, "history": "rnn", "target_period": 2, "policy_gradient": "coma"}),
 ]
 
@@ -43,92 +52,85 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
 def continuous(own: Replica, batch: Any) -> dict[str, Any]:
     """Twin critics and a deterministic policy; every agent alone, or one linear mixer."""
-    c, rows, agents = own.config, range(len(batch.mask)), range(own.spec.n_agents)
-
-    # 1. target
-    after = policy(own, "target_actor", batch.next_obs)
-    following = critics(own, "target_q", batch.next_obs, after.unsqueeze(0))[:, 0]
-    q = critics(own, "q", batch.obs, batch.action.unsqueeze(0))[:, 0]
+    c, trained = own.config, ("q", "mixer") if own.config.mixed else ("q",)
+    targets = targets_of(own, batch)
     action = policy(own, "actor", batch.obs)
-    actions, density = penalty_samples(own, batch, action)
-    sampled = critics(own, "q", batch.obs, actions)
-
-    # 2. critics
-    td, push = torch.zeros((), dtype=DOUBLE), torch.zeros((), dtype=DOUBLE)
-    y: dict[tuple[int, ...], float] = {}
-    for b in rows:
-        if c.mixed:
-            w, bias = linear_mixer(own.layers("target_mixer"), batch.next_state[b])
-            total = (w * following[:, b].min(0).values).sum().item() + bias.item()
-            y[b,] = float(batch.reward[b]) + c.gamma * float(batch.mask[b]) * total
-            continue
-        for i in agents:
-            least = following[:, b, i].min().item()
-            y[b, i] = float(batch.agent_reward[b, i]) + c.gamma * float(batch.mask[b]) * least
-    values = []
-    for j in (0, 1):
-        errors, gaps = [], []
-        for b in rows:
-            w = torch.ones(len(agents), dtype=DOUBLE)
-            if c.mixed:
-                w, bias = linear_mixer(own.layers("mixer"), batch.state[b])
-                values.append((w * q[j, b]).sum() + bias)
-                errors.append((values[-1] - y[b,]) ** 2)
-            else:
-                values += list(q[j, b])
-                errors += [(q[j, b, i] - y[b, i]) ** 2 for i in agents]
-            for i in agents:
-                exponents = w[i] * sampled[j, :, b, i] - density[:, b, i]
-                gaps.append(exponents.exp().sum().log() - w[i] * q[j, b, i])
-        td, push = td + sum(errors) / len(rows), push + sum(gaps) / len(rows)
-    trained = ("q", "mixer") if c.mixed else ("q",)
+    td, push, values = critic_losses(own, batch, action, targets)
     norms = own.step(critic=(td + c.cql_alpha * push, *trained))
-
-    # 3. search
-    with torch.no_grad():
-        best = (elites if c.search == "cem" else softmax_means)(own, batch)
-        judged = critics(own, "q", batch.obs, torch.stack((action, best)), 1)[0]
-    value = critics(own, "q", batch.obs, action.unsqueeze(0))[0, 0]
-
-    # 4. policy
-    pulls, sizes = [], []
-    for b in rows:
-        for i in agents:
-            size = own.spec.action_sizes[i]
-            aim = best[b, i] if judged[1, b, i] > judged[0, b, i] else action[b, i].detach()
-            pulls.append(((action[b, i, :size] - aim[:size]) ** 2).mean())
-            sizes.append((action[b, i, :size] ** 2).mean())
-    policy_loss = (
-        c.omar_coe * mean(pulls) - (1.0 - c.omar_coe) * value.mean() + c.action_penalty * mean(sizes)
-    )
+    policy_loss = policy_loss_of(own, batch, action)
     norms |= own.step(policy=(policy_loss, "actor"))
-
     for name in ("actor", *trained):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
         "td_loss": td,
         "penalty": push,
         "policy_loss": policy_loss,
-        "q": mean(values[: len(values) // 2]),
-        "target_q": sum(y.values()) / len(y),
+        "q": mean(values),
+        "target_q": mean(y for row in targets for y in row),
         **norms,
     }
 
 
-def normalized(own: Replica, module: str, x: Tensor, *agent: int) -> Tensor:
-    """Batch normalization ``[..., in]`` by the input's own statistics, which also move the running ones."""
-    if own.config.input_norm == "none":
-        return x
-    rows = x.reshape(-1, x.shape[-1])
-    count, centre = len(rows), rows.mean(0)
-    variance = ((rows - centre) ** 2).mean(0)
+def targets_of(own: Replica, batch: Any) -> list[list[Tensor]]:
+    """y of every sample: one for each agent, or one for the team."""
+    c, found = own.config, []
+    action = policy(own, "target_actor", batch.next_obs)
+    least = critics(own, "target_q", batch.next_obs, action.unsqueeze(0))[:, 0].min(0).values.detach()
+    for b in range(len(batch.mask)):
+        discount = c.gamma * batch.mask[b]
+        if c.mixed:
+            after = mixed(own.layers("target_mixer"), least[b], batch.next_state[b])
+            found.append([(batch.reward[b] + discount * after).detach()])
+        else:
+            found.append([r + discount * q for r, q in zip(batch.agent_reward[b], least[b], strict=True)])
+    return found
+
+
+def critic_losses(
+    own: Replica, batch: Any, action: Tensor, targets: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Squared errors and penalty, summed over critics and agents, and the first critic's fitted values."""
+    samples, agents = len(targets), range(own.spec.n_agents)
+    q = critics(own, "q", batch.obs, batch.action.unsqueeze(0))[:, 0]
+    actions, density = penalty_samples(own, batch, action)
+    sampled = torch.cat([critics(own, "q", batch.obs, kind) for kind in actions], dim=1)
+    errors, gaps, first = [], [], []
+    if own.config.mixed:
+        mixer = linear_mixer(own.layers("mixer"), batch.state)
+    for j in (0, 1):
+        for b in range(samples):
+            w, fitted = torch.ones(len(agents), dtype=DOUBLE), list(q[j, b])
+            if own.config.mixed:
+                w, bias = (x[b] for x in mixer)
+                fitted = [(w * q[j, b]).sum() + bias]
+            errors += [(value - y) ** 2 for value, y in zip(fitted, targets[b], strict=True)]
+            first += fitted if j == 0 else []
+            for i in agents:
+                exponents = w[i] * sampled[j, :, b, i] - density[:, b, i]
+                gaps.append(exponents.exp().sum().log() - w[i] * q[j, b, i])
+    return torch.stack(errors).sum() / samples, torch.stack(gaps).sum() / samples, first
+
+
+def policy_loss_of(own: Replica, batch: Any, action: Tensor) -> Tensor:
+    """Distance from the aim, value, and size of the policy's actions.
+
+    The aim is the search's best action where its value in the search exceeds that of the policy's action.
+    """
+    c, pulls, sizes = own.config, [], []
+    value = critics(own, "q", batch.obs, action.unsqueeze(0))[0, 0]
     with torch.no_grad():
-        moving = {"running_mean": centre, "running_var": variance * count / (count - 1)}
-        for name, now in moving.items():
-            running = own.values[f"{module}.{name}"][agent]
-            running.copy_(0.9 * running + 0.1 * now)
-    scale, offset = (own.values[f"{module}.{name}"][agent] for name in ("scale", "offset"))
-    return (x - centre) / (variance + 1e-5).sqrt() * scale + offset
+        best, score = (elites if c.search == "cem" else softmax_means)(own, batch)
+    for b in range(len(action)):
+        for i, size in enumerate(own.spec.action_sizes):
+            aim = best[b, i] if score[b, i] > value[b, i] else action[b, i].detach()
+            pulls.append(((action[b, i, :size] - aim[:size]) ** 2).mean())
+            sizes.append((action[b, i, :size] ** 2).mean())
+    return c.omar_coe * mean(pulls) - (1.0 - c.omar_coe) * value.mean() + c.action_penalty * mean(sizes)
+
+
+def normalized(own: Replica, module: str, x: Tensor, *agent: int) -> Tensor:
+    """By the statistics of the batch, where asked for."""
+    return x if own.config.input_norm == "none" else batch_norm(own, module, x, *agent)
 
 
 def policy(own: Replica, module: str, obs: Tensor) -> Tensor:
@@ -160,13 +162,13 @@ def critics(own: Replica, module: str, obs: Tensor, action: Tensor, members: int
     )
 
 
-def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions ``[K, B, N, A]`` that the penalty pushes down, and the logarithms of their densities ``[K, B, N]``."""
+def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What the penalty pushes down: classes of actions ``[K, B, N, A]``, and all log densities ``[K, B, N]``."""
     c, here = own.config, used(own)
     uniform = (2.0 * batch.noise["uniform"] - 1.0) * here
     density = (-math.log(2.0) * here.sum(-1)).expand(uniform.shape[:-1])
     if not c.policy_samples:
-        return uniform, density
+        return [uniform], density
     actions, densities = [uniform], [density]
     centres = [action.detach(), policy(own, "actor", batch.next_obs).detach()]
     for centre, noise in zip(centres, batch.noise["normal"], strict=True):
@@ -174,11 +176,11 @@ def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[Tensor, T
         actions.append((centre + eps).clamp(-1.0, 1.0) * here)
         log_normal = -0.5 * (eps / c.cql_sigma) ** 2 - math.log(c.cql_sigma) - 0.5 * math.log(2.0 * math.pi)
         densities.append((log_normal * here).sum(-1))
-    return torch.cat(actions), torch.cat(densities)
+    return actions, torch.cat(densities)
 
 
-def elites(own: Replica, batch: Any) -> Tensor:
-    """Cross-entropy method: the best action of the last round and of the elites before it, ``[B, N, A]``."""
+def elites(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
+    """Cross-entropy method: best action of the last round and the elites before it, and its value."""
     c, noise = own.config, batch.noise["search"]
     candidates = (c.search_std * noise[0]).clamp(-1.0, 1.0) * used(own)
     scores = critics(own, "q", batch.obs, candidates, 1)[0]
@@ -191,15 +193,15 @@ def elites(own: Replica, batch: Any) -> Tensor:
                 kept[:, b, i], kept_scores[:, b, i] = candidates[order, b, i], scores[order, b, i]
                 centre = kept[:, b, i].mean(0)
                 variance = ((kept[:, b, i] - centre) ** 2).sum(0) / (c.search_elites - 1)
-                fresh[:, b, i] = centre + (variance.sqrt() + 1e-6) * drawn[:, b, i]
+                fresh[:, b, i] = centre + (variance.sqrt() + MIN_STD) * drawn[:, b, i]
         fresh = fresh.clamp(-1.0, 1.0) * used(own)
         candidates = torch.cat((fresh, kept))
         scores = torch.cat((critics(own, "q", batch.obs, fresh, 1)[0], kept_scores))
     return best_of(candidates, scores)
 
 
-def softmax_means(own: Replica, batch: Any) -> Tensor:
-    """Means weighted by the softmax of the values; the best action of the last round, ``[B, N, A]``."""
+def softmax_means(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
+    """Means weighted by the softmax of the values: the last round's best action, and its value."""
     c = own.config
     centre, spread = torch.zeros_like(batch.action), torch.full_like(batch.action, c.search_std)
     for drawn in batch.noise["search"]:
@@ -207,7 +209,7 @@ def softmax_means(own: Replica, batch: Any) -> Tensor:
         scores = critics(own, "q", batch.obs, candidates, 1)[0]
         weight = torch.softmax(scores, dim=0).unsqueeze(-1)
         centre = (weight * candidates).sum(0)
-        spread = ((candidates - centre) ** 2).mean(0).sqrt() + 1e-6
+        spread = ((candidates - centre) ** 2).mean(0).sqrt() + MIN_STD
     return best_of(candidates, scores)
 
 
@@ -222,13 +224,14 @@ def ranked(candidates: Tensor, scores: Tensor) -> list[int]:
     return order
 
 
-def best_of(candidates: Tensor, scores: Tensor) -> Tensor:
-    """The candidate with the largest score for every sample and agent, ``[B, N, A]``."""
-    best = torch.zeros_like(candidates[0])
+def best_of(candidates: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The candidate with the largest score for every sample and agent ``[B, N, A]``, and that score ``[B, N]``."""
+    best, score = torch.zeros_like(candidates[0]), torch.zeros_like(scores[0])
     for b in range(scores.shape[1]):
         for i in range(scores.shape[2]):
-            best[b, i] = candidates[ranked(candidates[:, b, i], scores[:, b, i])[0], b, i]
-    return best
+            k = ranked(candidates[:, b, i], scores[:, b, i])[0]
+            best[b, i], score[b, i] = candidates[k, b, i], scores[k, b, i]
+    return best, score
 
 
 # ---- discrete ----------------------------------------------------------------------------------------------
@@ -246,8 +249,8 @@ def discrete(own: Replica, batch: Any) -> dict[str, Any]:
         now = torch.stack([every[b, t, i, seq.action[b, t, i]] for i in agents])
         reward = torch.as_tensor(seq.reward[b, t] if c.mixed else seq.agent_reward[b, t])
         if c.mixed:
-            now = qmix_mixer(own, "team.mixer", now, seq.state[b, t])
-            after = qmix_mixer(own, "target_team.mixer", after, seq.state[b, t + 1]).detach()
+            now = qmix(own, "team.mixer", now, seq.state[b, t])
+            after = qmix(own, "target_team.mixer", after, seq.state[b, t + 1]).detach()
         y = reward + c.gamma * seq.mask[b, t] * after
         errors.append(((now - y) ** 2).mean())
         values.append(now.mean())
@@ -261,8 +264,8 @@ def discrete(own: Replica, batch: Any) -> dict[str, Any]:
     terms = []
     for b, t in seq.steps:
         for i in agents:
-            action_mask, a, q = seq.action_mask[b, t, i], seq.action[b, t, i], every[b, t, i]
-            log_pi, best = log_softmax(logits[b, t, i], action_mask), best_legal(q, action_mask)
+            legal, a, q = seq.action_mask[b, t, i], seq.action[b, t, i], every[b, t, i]
+            log_pi, best = log_softmax(logits[b, t, i], legal), best_legal(q, legal)
             pi = log_pi.exp()
             pull, gain = -log_pi[best], (pi * q).sum()
             if c.imitation == "mse":
@@ -299,10 +302,6 @@ def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
         name, agent = ("actor", ()) if own.config.mixed else ("actor.network", (i,))
         row = x[i]
         if own.config.input_norm == "batch":
-            scale, offset, centre, variance = (
-                own.values[f"{name}.norm.{part}"][agent]
-                for part in ("scale", "offset", "running_mean", "running_var")
-            )
-            row = (row - centre) / (variance + 1e-5).sqrt() * scale + offset
+            row = batch_norm_deployed(own, f"{name}.norm", row, *agent)
         found.append(torch.tanh(mlp(own.layers("actor", *agent), row)))
     return found

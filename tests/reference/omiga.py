@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.reference.blocks import data_log_prob, greedy_team, linear_mixer, mean, mlp, taken, with_ids
+from tests.reference import policies
+from tests.reference.blocks import linear_mixer, mean, mixed, mlp, taken, with_ids
 from tests.reference.harness import Case, Replica, Seen
 
 ALPHA = {"alpha": [10.0, 0.7]}
@@ -23,37 +24,37 @@ CASES = [
     Case("discrete", ALPHA, WIDE),
     Case("discrete", {**ALPHA, "mask_train_logits": True, "stabilize_v": False, "z_clip": "linear"}, WIDE),
     Case("discrete", {**ALPHA, "smac_done": "state_equal", "v_from_target": False}, shift={"v": 0.6}),
+    Case("continuous", {**ALPHA, "history": "rnn", "sequence_length": 3}, WIDE),
+    Case("discrete", {**ALPHA, "history": "rnn", "memory_relu": True}, WIDE),
 ]
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """One update: three losses from the same parameters, three steps, three targets."""
+    batch = policies.steps(batch)
     c, rows, agents = own.config, range(len(batch.reward)), range(own.spec.n_agents)
     seen, following = with_ids(batch.obs), with_ids(batch.next_obs)
     q, target_q = (values_of_data(own, name, batch) for name in ("q", "target_q"))
     v, target_v = mlp(own.layers("v"), seen)[..., 0], mlp(own.layers("target_v"), following)[..., 0]
 
     # 1. Q
-    totals, targets = [], []
+    totals = mixed(own.layers("mixer"), q, batch.state)
+    after, targets = mixed(own.layers("target_mixer"), target_v, batch.next_state), []
     for b in rows:
-        w, bias = linear_mixer(own.layers("mixer"), batch.state[b])
-        totals.append(sum(w[i] * q[b, i] for i in agents) + bias)
-        w, bias = linear_mixer(own.layers("target_mixer"), batch.next_state[b])
         goes_on = batch.mask[b]
         if c.smac_done == "state_equal":
             goes_on = 0.0 if bool((batch.state[b] == batch.next_state[b]).all()) else 1.0
-        after = sum(w[i] * target_v[b, i] for i in agents) + bias
-        targets.append((batch.reward[b] + c.gamma * goes_on * after).detach())
+        targets.append((batch.reward[b] + c.gamma * goes_on * after[b]).detach())
     q_loss = mean((total - y) ** 2 for total, y in zip(totals, targets, strict=True))
 
     # 2. z, and the other term of V's loss
     judge, weigher = (target_q, "target_mixer") if c.v_from_target else (q, "mixer")
     z: dict[tuple[int, int], Tensor] = {}
     share: dict[tuple[int, int], Tensor] = {}
+    w, _ = linear_mixer(own.layers(weigher), batch.state)
     for b in rows:
-        w, _ = linear_mixer(own.layers(weigher), batch.state[b])
         for i in agents:
-            weight = w[i].item() if c.global_weights else 1.0
+            weight = w[b, i].item() if c.global_weights else 1.0
             z[b, i] = weight * (judge[b, i].item() - v[b, i]) / c.alpha
             share[b, i] = weight * v[b, i] / c.alpha
 
@@ -69,13 +70,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     v_loss = mean(terms)
 
     # 4. policy
-    terms = []
-    for b in rows:
-        for i in agents:
-            action_mask = batch.action_mask[b, i] if c.mask_train_logits else None
-            log_prob = data_log_prob(own, own.layers("actor"), seen[b, i], batch.action[b, i], i, action_mask)
-            terms.append(-min(math.exp(bounded[b, i].item()), c.weight_cap) * log_prob)
-    policy_loss = mean(terms)
+    log_probs = policies.data_log_probs(own, policies.heads(own, "actor", batch), batch, c.mask_train_logits)
+    policy_loss = mean(-min(math.exp(x.item()), c.weight_cap) * log_probs[k] for k, x in bounded.items())
 
     norms = own.step(policy=(policy_loss, "actor"), q=(q_loss, "q", "mixer"), v=(v_loss, "v"))
     for name in ("q", "v", "mixer"):
@@ -100,6 +96,6 @@ def values_of_data(own: Replica, module: str, batch: Any) -> Tensor:
     return taken(mlp(layers, seen), batch.action)
 
 
-def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
+def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
     """Every agent's action."""
-    return greedy_team(own, own.layers("actor"), past[-1])
+    return policies.act(own, "actor", past)

@@ -182,11 +182,10 @@ def step_size(own: Replica, rollout: Any) -> float:
 
 
 def average_deviation(own: Replica) -> Tensor | float:
-    """Of all agents and dimensions; 0 where actions are discrete."""
+    """Of all agents' own dimensions; 0 where actions are discrete."""
     if own.spec.discrete:
         return 0.0
-    raw = own.values["nets.actor.raw_std"].detach()
-    return (own.config.std_y * torch.sigmoid(raw / own.config.std_x)).mean()
+    return torch.cat([deviations(own, i).detach() for i in range(own.spec.n_agents)]).mean()
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:

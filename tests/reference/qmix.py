@@ -12,13 +12,13 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from tests.reference.blocks import mean
 from tests.reference.decomposition import (
-    TeamValue,
     double_q,
     episodes,
     greedy_team,
     lambda_returns,
     outputs,
     taken,
+    team_value,
     update_target,
 )
 from tests.reference.harness import UPDATES, Case, Replica, Seen
@@ -37,7 +37,10 @@ NEVER_VARIED = dict.fromkeys(
 CASES = [
     Case("discrete", COMMON, agent_rewards=False),
     Case("discrete", {**COMMON, "history": "mlp", "target_period": 0}),
-    Case("discrete", {**COMMON, "mixer": "vdn", "td_lambda": [0.6, 0.9], "sequence_length": 3}),
+    Case(
+        "discrete",
+        {**COMMON, "memory_relu": True, "mixer": "vdn", "td_lambda": [0.6, 0.9], "sequence_length": 3},
+    ),
     Case("discrete", {**COMMON, "last_action": False, "target_period": 200}),
 ]
 
@@ -57,10 +60,10 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         with torch.no_grad():
             frozen = outputs(own, target, episode.obs, episode.action)
             best = [double_q(q[t + 1], frozen[t + 1], episode.action_mask[t + 1]) for t in episode.steps]
-            value = [TeamValue(own, "target", episode.state[t + 1])(best[t]) for t in episode.steps]
+            value = [team_value(own, "target", episode.state[t + 1])(best[t]) for t in episode.steps]
         y = lambda_returns(episode.reward, episode.goes_on, value, c.gamma, c.td_lambda)
         for t in episode.steps:
-            total = TeamValue(own, "team", episode.state[t])(taken(q[t], episode.action[t]))
+            total = team_value(own, "team", episode.state[t])(taken(q[t], episode.action[t]))
             totals.append(total)
             errors.append((total - y[t]) ** 2)
     td_loss = mean(errors)

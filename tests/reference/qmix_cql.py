@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tests.reference.blocks import mean
 from tests.reference.decomposition import (
-    TeamValue,
     double_q,
     episodes,
     greedy_team,
@@ -19,6 +18,7 @@ from tests.reference.decomposition import (
     push_down,
     random_team_actions,
     taken,
+    team_value,
     update_target,
 )
 from tests.reference.harness import Case, Replica, Seen
@@ -28,9 +28,13 @@ COMMON = {"cql_weight": [3.0, 0.5], "target_period": 2, "sequence_length": 4, "b
 CASES = [
     Case("discrete", COMMON),
     Case("discrete", {**COMMON, "data_action": False, "half_td": False}, agent_rewards=False),
-    Case("discrete", {**COMMON, "mixer": "vdn", "td_lambda": [0.7, 0.3], "last_action": True}),
+    Case(
+        "discrete",
+        {**COMMON, "memory_relu": False, "mixer": "vdn", "td_lambda": [0.7, 0.3], "last_action": True},
+    ),
     Case("discrete", {**COMMON, "penalty": "individual", "target_period": 0, "sequence_length": 0}),
     Case("discrete", {**COMMON, "history": "mlp", "target_period": 200, "samples": 5}),
+    Case("discrete", {**COMMON, "value_normalization": True}),
 ]
 
 
@@ -44,11 +48,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         with torch.no_grad():
             frozen = outputs(own, target, episode.obs, episode.action)
             best = [double_q(q[t + 1], frozen[t + 1], episode.action_mask[t + 1]) for t in episode.steps]
-            value = [TeamValue(own, "target", episode.state[t + 1])(best[t]) for t in episode.steps]
+            value = [team_value(own, "target", episode.state[t + 1])(best[t]) for t in episode.steps]
         y = lambda_returns(episode.reward, episode.goes_on, value, c.gamma, c.td_lambda)
         for t in episode.steps:
-            team_value = TeamValue(own, "team", episode.state[t])
-            total = team_value(taken(q[t], episode.action[t]))
+            value_of = team_value(own, "team", episode.state[t])
+            total = value_of(taken(q[t], episode.action[t]))
             totals.append(total)
             errors.append((total - y[t]) ** 2)
             if c.penalty == "individual":
@@ -56,10 +60,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
                     penalties.append(push_down(q[t][i], episode.action[t][i], episode.action_mask[t][i]))
             else:
                 random = random_team_actions(episode.action_mask[t], batch.noise["actions"][b], t)
-                pushed = [team_value(taken(q[t], action)) for action in random]
+                pushed = [value_of(taken(q[t], action)) for action in random]
                 pushed += [total] if c.data_action else []
                 penalties.append(torch.stack(pushed).exp().sum().log() - total)
     td_loss = (0.5 if c.half_td else 1.0) * mean(errors)
+    if c.value_normalization:
+        found = [float(total.detach()) for total in totals]
+        center = sum(found) / len(found)
+        spread = sum(abs(total - center) for total in found) / len(found) + 1e-6
+        td_loss = td_loss / spread**2
     penalty = mean(penalties)
     norms = own.step(q=(td_loss + c.cql_weight * penalty, "team"))
     update_target(own, own.optimizers["q"].count)

@@ -9,11 +9,11 @@ from torch import Tensor
 from tests.reference import ivr
 from tests.reference.blocks import mean
 from tests.reference.harness import Case, Replica
-from tests.reference.ivr import WIDE, act
+from tests.reference.ivr import WIDE, act, prepare
 
-__all__ = ["CASES", "act", "update"]
+__all__ = ["CASES", "act", "prepare", "update"]
 
-ALPHA: dict[str, Any] = {"alpha": [1.0, 0.3], "weight_cap": [100.0, 1.5]}
+ALPHA: dict[str, Any] = {"alpha": [1.0, 0.3], "weight_cap": [100.0, 1.5], "reward_scaling": "none"}
 
 CASES = [
     Case(kind, ALPHA | settings, WIDE)
@@ -24,7 +24,12 @@ CASES = [
         {"mixing": "linear"},
         {"mixing": "linear", "weight": "code"},
     )
-] + [Case("continuous", ALPHA | {"bound_margin": [0.1, 0.0]}, WIDE)]
+] + [
+    Case("continuous", ALPHA | {"bound_margin": [0.1, 0.0]}, WIDE),
+    Case("continuous", ALPHA | {"reward_scaling": "range", "alpha": [300.0, 2e3]}, WIDE),
+    Case("continuous", ALPHA | {"history": "rnn", "sequence_length": 3, "mixing": "linear"}, WIDE),
+    Case("discrete", ALPHA | {"history": "rnn", "memory_relu": True, "reward_scaling": "range"}, WIDE),
+]
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import create_hdf5
 from marlzoo.errors import DataError, OutputError
 from marlzoo.spec import Spec
-from marlzoo.system.files import flush, output_error, write_text_atomic
+from marlzoo.system.files import flush, output_error, sealed, sweep, temporary_beside, write_text_atomic
 
 DATA, FILE, METADATA, OWN = "data", "main_data.hdf5", "metadata.json", "marlzoo"
 _ID = re.compile(r"[\w-]+-v\d+")
@@ -33,7 +32,8 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
 
     Args:
         dataset: what to write.
-        path: the folder, which must not exist; Minari finds names of the form ``team-expert-v0``.
+        path: the folder, which must not exist, unless it holds this very dataset already; Minari finds names of the
+            form ``team-expert-v0``.
 
     Returns:
         The dataset with the card as written, its content hash filled in.
@@ -43,12 +43,16 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         OutputError: the folder exists or cannot be written; nothing is left of it.
     """
     target = Path(path)
-    if target.exists():
-        raise OutputError(f"cannot write {target}: it exists; remove it or choose another folder")
     _require_empty_padding(dataset)
     dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    if target.exists():
+        if _written(target, dataset):
+            return dataset
+        raise OutputError(f"cannot write {target}: it exists; remove it or choose another folder")
+    temporary = temporary_beside(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
         (temporary / DATA).mkdir(parents=True)
         with create_hdf5(temporary / DATA / FILE) as file:
             for episode in range(dataset.episodes):
@@ -68,6 +72,16 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         _discard(temporary)
         raise
     return dataset
+
+
+def _written(folder: Path, dataset: Dataset) -> bool:
+    """Whether a folder is this dataset, written before."""
+    try:
+        metadata = json.loads((folder / DATA / METADATA).read_text(encoding="utf-8"))
+        size = (folder / DATA / FILE).stat().st_size
+    except (OSError, ValueError, RecursionError):
+        return False
+    return bool(metadata == json.loads(json.dumps(_metadata(dataset, folder.name, size))))
 
 
 def _require_empty_padding(dataset: Dataset) -> None:
@@ -136,7 +150,7 @@ def _metadata(dataset: Dataset, name: str, size: int) -> dict[str, Any]:
         "dataset_size": round(size / 1e6, 1),
         "minari_version": _MINARI,
         "description": f"Team dataset {dataset.card.name}, written by marlzoo.",
-        OWN: json.dumps(own, sort_keys=True, allow_nan=False),
+        OWN: json.dumps(sealed(own), sort_keys=True, allow_nan=False),
     }
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,13 +21,6 @@ from marlzoo.data.validation import RowError
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 
-# What numpy raises on damaged npy files and headers.
-NPY_FAULTS = (
-    *(OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError),
-    *(EOFError, SyntaxError, RecursionError, tokenize.TokenError),
-)
-# What zipfile raises on damaged zip files.
-ZIP_FAULTS = (*NPY_FAULTS, RuntimeError, zipfile.BadZipFile, zlib.error)
 Pieces = Iterable[tuple[int, NDArray[Any]]]
 MAX_JSON = 16 << 20
 # From this share of episodes on, terminal ends at exactly the time limit are spoken of.
@@ -260,6 +250,7 @@ def read_json(path: Path) -> Any:
         DataError: missing, larger than any such file, or no JSON.
     """
     try:
+        require(path.is_file() or not path.exists(), f"{path.name} is not a file; fetch the data again")
         require(path.stat().st_size <= MAX_JSON, f"{path.name} has more than {MAX_JSON >> 20} MB")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -307,13 +298,21 @@ def team_reward(reward: NDArray[Any]) -> tuple[NDArray[Any], bool]:
     return reward, True
 
 
+def is_litter(name: str) -> bool:
+    """Whether a path is what macOS puts beside the files of an archive."""
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or any(part.startswith("._") for part in parts)
+
+
 def listed(path: Path) -> list[Path]:
-    """Entries of a folder that are not hidden, sorted by name.
+    """Entries of a folder that are not hidden and no litter, sorted by name.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        return sorted(
+            entry for entry in path.iterdir() if not (entry.name.startswith(".") or is_litter(entry.name))
+        )
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror}); check the path") from error

@@ -63,6 +63,7 @@ from marlzoo.envs._spaces import Path as Keys
 from marlzoo.envs._spaces import UnfitSpaceError, View, natural
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
+from marlzoo.system.files import unsealed
 
 __all__ = ["read_minari", "sniff", "write_minari"]
 
@@ -337,7 +338,7 @@ def _header(metadata: dict[str, Any]) -> tuple[Spec, Card] | None:
     if OWN not in metadata:
         return None
     try:
-        values = json.loads(metadata[OWN])
+        values = unsealed(json.loads(metadata[OWN]), f"its card in {METADATA}")
         return Spec.from_dict(values["spec"]), Card.from_dict(values["card"])
     except DataError:
         raise

@@ -24,6 +24,7 @@ can be mapped: a dataset larger than memory is used from the disk.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -51,9 +52,9 @@ from marlzoo.data.hdf5 import (
     row_slices,
 )
 from marlzoo.data.home import read_verified, write_verified
-from marlzoo.errors import DataError, SpecError
+from marlzoo.errors import DataError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import atomic_write, sealed, unsealed
 
 KEYS = ("o", "s", "a", "r", "d")
 HEADER = "marlzoo_header"
@@ -107,14 +108,15 @@ def read_omiga(
     timeout_is_terminal: bool = False,
     limit_is_terminal: bool = True,
     action_clip: bool = True,
-    verify: bool = True,
+    verify: bool | None = None,
     mapped: bool | None = None,
 ) -> Dataset:
     """Read an HDF5 file in OMIGA's layout, the authors' or a native one, into one float32 copy.
 
     A native file may be mapped instead: its pages come into memory when their rows are drawn, and the numbers are the
     same. The first time the whole file is read and its content compared with its hash; this is noted in
-    ``$MARLZOO_HOME/verified`` and not repeated until the file's size, time or place changes.
+    ``$MARLZOO_HOME/verified`` and not repeated until the file's size, time or place changes. A change that keeps all
+    of them (a failing disk) then goes unnoticed; ``verify=True`` reads and compares a mapped file every time.
 
     A file of the authors does not tell terminal ends from time limits: an episode of exactly ``horizon``
     steps is read as ended by the limit, any other as terminal, and rows after the last ``d = 1`` as a
@@ -130,9 +132,10 @@ def read_omiga(
         limit_is_terminal: believe a native file's terminal flags at exactly the time limit; false reads them as time
             limits.
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
-        verify: compare a native file's content with the hash in its card.
+        verify: compare a native file's content with the hash in its card; default: of a mapped file where that has
+            not been done, of any other always.
         mapped: map the file, which must be a native uncompressed one; default: if its arrays need more than half of
-            this machine's memory.
+            this machine's memory, where the system tells it.
 
     Raises:
         DataError: the file is missing, damaged, lacks a key, has a wrong shape or value, or is of another
@@ -159,13 +162,15 @@ def read_omiga(
         if mapped is None:
             mapped = bool(native and card.content_hash) and _nbytes(columns) > _memory() / 2
         known = read_verified(Path(path)) if mapped else None
-        if known is not None and known.get("content_hash") == card.content_hash:
+        if known is not None and not verify and known.get("content_hash") == card.content_hash:
             dataset = _verified(columns, spec, card, known, action_clip)
         else:
             done = _done(columns["d"])
             episodes = _native_episodes(columns, done) if native else _foreign_episodes(done, spec.horizon)
             whole = _mapped if mapped else read_array
-            dataset = _dataset(columns, spec, episodes, card, action_clip, verify or bool(mapped), whole)
+            dataset = _dataset(
+                columns, spec, episodes, card, action_clip, verify is not False or bool(mapped), whole
+            )
             if mapped:
                 outside = dataset.card.clipped > card.clipped
                 hashes = {"clipped_hash": dataset.content_hash} if outside else {}
@@ -224,7 +229,14 @@ def write_authors(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
 
 
 def _header(file: h5py.File) -> tuple[Spec, Card] | None:
-    if HEADER not in keys(file):
+    found = keys(file)
+    if HEADER not in found:
+        native = sorted({"terminal", "truncated", "starts"}.intersection(found))
+        if native:
+            raise DataError(
+                f"it has the arrays {', '.join(native)} of a native file, but no {HEADER}: it was damaged or "
+                "changed; make or fetch it again"
+            )
         return None
     column_header = column(file, HEADER, "u")
     if column_header.ndim != 1:
@@ -232,7 +244,11 @@ def _header(file: h5py.File) -> tuple[Spec, Card] | None:
             f"its {HEADER} has {column_header.ndim} dimensions, expected one; make the file again"
         )
     try:
-        values = json.loads(read_array(column_header, np.uint8).tobytes())
+        values = unsealed(json.loads(read_array(column_header, np.uint8).tobytes()), f"its {HEADER}")
+        if not set(values) <= {"version", "spec", "card"}:
+            raise DataError(
+                f"its {HEADER} has unknown entries; it was damaged, or comes from a newer marlzoo"
+            )
         version = values["version"]
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise DataError(
@@ -241,7 +257,7 @@ def _header(file: h5py.File) -> tuple[Spec, Card] | None:
         return Spec.from_dict(values["spec"]), Card.from_dict(values["card"])
     except DataError:
         raise
-    except (SpecError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (SpecError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         cause = f"{type(error).__name__}: {error}"
         raise DataError(f"its {HEADER} is broken ({cause}); make the file again") from error
 
@@ -255,18 +271,26 @@ def _columns(file: h5py.File, native: bool) -> dict[str, h5py.Dataset]:
         raise DataError(
             f"missing key {', '.join(missing)}; the file has {listed}; OMIGA's layout needs {', '.join(KEYS)}"
         )
-    kinds = {"o": "f", "s": "f", "a": "fiu", "r": "f", "d": "fiub"}
+    plain = "fiub"  # of which nothing is lost as float32 (or is named as infinite)
+    kinds = {"o": plain, "s": plain, "a": "fiu", "r": plain, "d": plain}
     if native:
         kinds |= {"terminal": "b", "truncated": "b", "starts": "i"} | (
             {"action_mask": "b"} if "action_mask" in found else {}
         )
     columns = {name: column(file, name, kind) for name, kind in kinds.items()}
     ranks = {"o": (3,), "s": (2, 3), "a": (3,), "r": (1, 2), "d": (1, 2)}
+    wanted = {
+        "o": "(T, N, O)",
+        "s": "(T, N, S / N), or (T, S) of the team",
+        "a": "(T, N, A)",
+        "r": "(T, 1) of the team",
+        "d": "(T, 1)",
+    }
     rows = columns["o"].shape[0] if columns["o"].ndim else 0
     for name, rank in ranks.items():
         shape = columns[name].shape
         if len(shape) not in rank:
-            raise DataError(f"{name} has shape {shape}, expected {' or '.join(map(str, rank))} dimensions")
+            raise DataError(f"{name} has shape {shape}, expected {wanted[name]}")
         if shape[0] != rows:
             raise DataError(f"lengths differ: o has {rows} rows, {name} has {shape[0]}")
     if rows == 0:
@@ -274,9 +298,14 @@ def _columns(file: h5py.File, native: bool) -> dict[str, h5py.Dataset]:
     agents = columns["o"].shape[1]
     for name in ("s", "a"):
         if columns[name].ndim == 3 and columns[name].shape[1] != agents:
-            raise DataError(f"o has {agents} agents, {name} has {columns[name].shape[1]}")
+            shape = columns[name].shape
+            raise DataError(
+                f"o has {agents} agents, {name} has {shape[1]} (shape {shape}, expected {wanted[name]})"
+            )
     if columns["d"].shape not in ((rows,), (rows, 1)):
-        raise DataError(f"d has shape {columns['d'].shape}, expected ({rows}, 1)")
+        raise DataError(
+            f"d has shape {columns['d'].shape}, expected ({rows}, 1): one flag for the whole team"
+        )
     if columns["r"].shape not in ((rows,), (rows, 1), (rows, agents)):
         raise DataError(f"r has shape {columns['r'].shape}, expected ({rows}, 1)")
     return columns
@@ -304,10 +333,11 @@ def _foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) 
         "read as ended by the limit, all others as terminal",
     )
     name = _FILE_NAME.fullmatch(path.stem)
-    if name is None:
+    task = f"mamujoco/{name['robot'].lower()}-{name['team']}" if name else ""
+    if name is None or not _has_sizes_of(task, spec):
         return spec, Card(notes=notes)
     return spec, Card(
-        task=f"mamujoco/{name['robot'].lower()}-{name['team']}",
+        task=task,
         source="omiga",
         quality=name["quality"],
         engine="MuJoCo 2.0 behind Gym -v2",
@@ -316,9 +346,24 @@ def _foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) 
     )
 
 
-def _memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _has_sizes_of(task: str, spec: Spec) -> bool:
+    """Whether the arrays of a file have the sizes of the task that its name suggests."""
+    from marlzoo.registry import task_spec
+
+    try:
+        known = task_spec(task)
+    except UnknownNameError:
+        return False
+    sizes = ("n_agents", "obs_size", "action_size", "action_kind")
+    return all(getattr(known, size) == getattr(spec, size) for size in sizes)
+
+
+def _memory() -> float:
+    """Bytes of memory that this machine has; infinity where the system does not tell (Windows)."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _nbytes(columns: dict[str, h5py.Dataset]) -> int:
@@ -500,7 +545,7 @@ def _fill(file: h5py.File, dataset: Dataset, compression: str | None) -> None:
     done = np.zeros((rows, 1), np.float32)
     done[dataset.ends] = 1
     header = {"version": FORMAT_VERSION, "spec": spec.to_dict(), "card": dataset.card.to_dict()}
-    text = json.dumps(header, sort_keys=True, indent=1, allow_nan=False)
+    text = json.dumps(sealed(header), sort_keys=True, indent=1, allow_nan=False)
     arrays: dict[str, NDArray[Any]] = {
         "o": dataset.obs,
         "a": dataset.action[..., None] if spec.discrete else dataset.action,

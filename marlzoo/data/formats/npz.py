@@ -19,7 +19,6 @@ in ``next_action_mask``, otherwise every action is legal there.
 from __future__ import annotations
 
 import json
-import math
 import os
 import zipfile
 from dataclasses import replace
@@ -33,7 +32,6 @@ from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats._plain import PLAIN, find_bounds
 from marlzoo.data.formats._steps import (
-    ZIP_FAULTS,
     as_flags,
     count_actions,
     full_masks,
@@ -49,7 +47,8 @@ from marlzoo.data.formats._steps import (
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.zipped import ZIP_FAULTS, read_member
 
 REQUIRED = ("obs", "action", "reward", "terminal")
 OPTIONAL = ("truncated", "starts", "state", "action_mask", "header")
@@ -57,8 +56,6 @@ OPTIONAL = ("truncated", "starts", "state", "action_mask", "header")
 ALIASES = {"timeouts": "truncated", "truncations": "truncated", "next_observations": "next_obs"}
 _FLAGS = ("terminal", "truncated", "action_mask", "next_action_mask")
 _KINDS = {"header": "u", **dict.fromkeys((*_FLAGS, "timeouts", "truncations"), "fiub")}
-_MOST_COMPRESSION = 1100
-_MOST_HEADER = 10_000  # bytes of an array's description in its member
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
@@ -144,7 +141,8 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         OutputError: the file cannot be written; nothing is left of it.
     """
     dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
-    text = json.dumps({"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}, sort_keys=True)
+    header = {"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}
+    text = json.dumps(sealed(header), sort_keys=True)
     arrays: dict[str, NDArray[Any]] = {
         name: getattr(dataset, name)
         for name in ("obs", "action", "reward", "terminal", "truncated", "starts")
@@ -171,7 +169,8 @@ def _members(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
             for name in (*REQUIRED, *OPTIONAL, *PLAIN, *ALIASES):
                 if name not in names:
                     continue
-                array, plain = read_member(archive, name, path.stat().st_size), ALIASES.get(name, name)
+                kinds, plain = _KINDS.get(name, "fiu"), ALIASES.get(name, name)
+                array = read_member(archive, name, path.stat().st_size, kinds=kinds, allocate=allocate)
                 same = plain not in found or np.array_equal(array.ravel(), found[plain].ravel())
                 require(same, f"{plain} and {name} say different things; leave one of them out")
                 found[plain] = array
@@ -189,41 +188,9 @@ def _flat(array: NDArray[Any], name: str) -> NDArray[Any]:
     return array[:, 0] if column else array
 
 
-def read_member(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
-    """One array of an npz file of ``size`` bytes; what it declares is compared with that before memory is taken."""
-    info = archive.getinfo(f"{name}.npy")
-    require(
-        info.compress_size <= size and info.file_size <= _MOST_COMPRESSION * (1 + info.compress_size),
-        f"{name} claims to unpack to more than it can hold",
-    )
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        require(version in ((1, 0), (2, 0)), f"{name} has an unknown version of the npy format")
-        read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(member, max_header_size=_MOST_HEADER)
-        kinds = _KINDS.get(name, "fiu")
-        wanted = "bytes (uint8)" if kinds == "u" else "plain numbers"
-        known = dtype.kind in kinds and all(n >= 0 for n in shape)
-        require(known, f"{name} has the type {dtype}; save it as {wanted} (objects are never unpickled)")
-        need = math.prod(shape) * dtype.itemsize
-        require(need <= info.file_size, f"{name} declares {need} bytes, but stores {info.file_size}")
-        require(not fortran or len(shape) < 2, f"{name} is stored column by column; save it in C order")
-        out = allocate(shape, np.uint8 if dtype.kind == "b" else dtype.type)
-        out = out.view(dtype.newbyteorder("=")) if dtype.kind == "b" else out.view(dtype)
-        flat, place = out.reshape(-1).view(np.uint8), 0
-        while place < len(flat):
-            piece = member.read(min(1 << 20, len(flat) - place))
-            require(bool(piece), f"{name} is cut off; fetch or make it again")
-            flat[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
-            place += len(piece)
-        # reading on compares the checksum at the end
-        require(not member.read(1), f"{name} stores more than its shape says")
-    return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
-
-
 def _header(values: NDArray[Any]) -> tuple[Spec, Card]:
     try:
-        found = json.loads(values.tobytes())
+        found = unsealed(json.loads(values.tobytes()), "its header")
         return Spec.from_dict(found["spec"]), Card.from_dict(found["card"])
     except DataError:
         raise

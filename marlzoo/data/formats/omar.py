@@ -25,7 +25,6 @@ from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset
 from marlzoo.data.formats._steps import (
-    NPY_FAULTS,
     Layout,
     as_flags,
     listed,
@@ -39,6 +38,7 @@ from marlzoo.data.formats._steps import (
     team_reward,
 )
 from marlzoo.errors import DataError
+from marlzoo.system.zipped import NPY_FAULTS
 
 _SEED = re.compile(r"seed_(\d+)_data")
 _QUALITIES = ("random", "medium-replay", "medium", "expert")
@@ -247,6 +247,7 @@ def _agent(folder: Path, i: int) -> _Agent:
 
 def _open(path: Path, *ranks: int) -> NDArray[Any]:
     """A npy file mapped into memory; it takes none before it is used."""
+    require(path.is_file() or not path.exists(), f"{path.name} is not a file; fetch it again")
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:

@@ -73,11 +73,12 @@ class _Episodes:
 
 @dataclass(frozen=True)
 class Part:
-    """Episodes of one file: spec, canonical arrays, steps of each episode ``[E]``, what was assumed."""
+    """Episodes of one file: spec, arrays, steps of each episode ``[E]``, key of the terminal flags, notes."""
 
     spec: Spec
     arrays: dict[str, NDArray[Any]]
     lengths: Ints
+    flag: str
     notes: tuple[str, ...]
 
 
@@ -203,6 +204,12 @@ def join_parts(parts: list[Part], names: list[str], card: Card, scenario: str) -
     """
     spec, notes = parts[0].spec, list(dict.fromkeys(note for part in parts for note in part.notes))
     require(all(part.spec == spec for part in parts), "its parts differ in their sizes")
+    flags = [part.flag for part in parts]
+    other = next((k for k, flag in enumerate(flags) if flag != flags[0]), 0)
+    require(
+        not other,
+        f"{names[0]} marks ends by {flags[0]}, {names[other]} by {flags[other]}; fetch the parts again",
+    )
     arrays: dict[str, Any] = {
         name: np.concatenate([part.arrays[name] for part in parts])
         if len(parts) > 1
@@ -276,7 +283,7 @@ def read_part(columns: dict[str, Any], horizon: int | None, final_filled: bool |
     if not episodes.final_filled:
         notes.append("filled rows do not include the final observation, which is the row below them")
     _open_masks(arrays["action_mask"], lasts + 1, notes)
-    return Part(spec, arrays, episodes.lengths, tuple(notes))
+    return Part(spec, arrays, episodes.lengths, flag, tuple(notes))
 
 
 def _open_masks(action_mask: Bools, finals: Ints, notes: list[str]) -> None:

@@ -17,17 +17,16 @@ import numpy as np
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats._steps import (
-    NPY_FAULTS,
-    ZIP_FAULTS,
     read_ends,
     read_json,
     reading,
     require,
     require_horizon,
 )
-from marlzoo.data.formats.npz import read_member
 from marlzoo.data.formats.pymarl import KEYS, check_shapes, join_parts, read_part
+from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError
+from marlzoo.system.zipped import NPY_FAULTS, ZIP_FAULTS, read_member
 
 META = "meta.json"
 OPTIONAL = ("corrected_terminated",)
@@ -81,7 +80,7 @@ def _names(path: Path) -> set[str]:
     try:
         if path.is_dir():
             return {file.stem for file in path.glob("*.npy") if file.is_file()}
-        if not zipfile.is_zipfile(path):
+        if not path.is_file() or not zipfile.is_zipfile(path):
             return set()
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -99,7 +98,8 @@ def _columns(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not path.is_dir():
         try:
             with zipfile.ZipFile(path) as archive:
-                return {name: read_member(archive, name, path.stat().st_size) for name in names}, []
+                size = path.stat().st_size
+                return {name: read_member(archive, name, size, allocate=allocate) for name in names}, []
         except DataError:
             raise
         except ZIP_FAULTS as error:

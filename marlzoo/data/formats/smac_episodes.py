@@ -280,6 +280,6 @@ def _card(folder: Path, task: str, name: str, limit: int | None, reward_mode: st
         task=task or (f"smac/{name}" if name else ""),
         source="omiga",
         quality=quality,
-        engine="StarCraft II behind SMAC",
+        engine="StarCraft II behind SMAC" if name else "",
         notes=tuple(notes),
     )

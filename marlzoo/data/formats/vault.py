@@ -42,11 +42,11 @@ from marlzoo.data.card import Card
 from marlzoo.data.dataset import Bools, Dataset, Ints
 from marlzoo.data.formats._ocdbt import OcdbtArray
 from marlzoo.data.formats._steps import (
-    ZIP_FAULTS,
     as_flags,
     as_indices,
     count_actions,
     full_masks,
+    is_litter,
     listed,
     make_spec,
     places,
@@ -59,6 +59,7 @@ from marlzoo.data.formats._steps import (
     team_reward,
 )
 from marlzoo.errors import DataError
+from marlzoo.system.zipped import ZIP_FAULTS
 
 OBS, ACTION, REWARD = "observations.", "actions.", "rewards."
 TERMINAL, TRUNCATED, STATE, LEGAL = "terminals.", "truncations.", "infos.state.", "infos.legals."
@@ -86,10 +87,11 @@ def sniff(path: str | os.PathLike[str]) -> bool:
     try:
         if path.is_dir():
             return bool(_stores(path))
-        if not zipfile.is_zipfile(path):
+        if not path.is_file() or not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/manifest.ocdbt") for name in archive.namelist())
+            names = (name for name in archive.namelist() if not is_litter(name))
+            return any(name.endswith("/manifest.ocdbt") for name in names)
     except ZIP_FAULTS:
         return False
 
@@ -166,7 +168,7 @@ def _stores(folder: Path) -> list[Path]:
     if (folder / "manifest.ocdbt").is_file():
         return [folder]
     found = {place.parent for depth in ("*", "*/*") for place in folder.glob(f"{depth}/manifest.ocdbt")}
-    return sorted(found)
+    return sorted(place for place in found if not is_litter(str(place.relative_to(folder))))
 
 
 def _choose(found: Sequence[PurePath], uid: str) -> PurePath:
@@ -189,6 +191,7 @@ def plain(uid: str) -> str:
 def _unpacked(path: Path, uid: str) -> Iterator[tuple[Path, Path]]:
     """The folder itself, or a temporary one with the vault out of a zip file; and the vault's place in it."""
     require(path.exists(), "no such file or folder; check the path")
+    require(path.is_dir() or path.is_file(), "is neither a file nor a folder; copy it into a file")
     if path.is_dir():
         listed(path)  # names a folder that cannot be read
         place = _choose([store.relative_to(path) for store in _stores(path)], uid)
@@ -213,9 +216,14 @@ def _unpack(archive: zipfile.ZipFile, size: int, uid: str, folder: Path) -> Pure
             not name.is_absolute() and ".." not in name.parts and ":" not in raw,
             f"its member {raw!r} points outside of it; nothing was unpacked",
         )
+    names = {raw: name for raw, name in names.items() if not is_litter(str(name))}
     stores = sorted({name.parent for name in names.values() if name.name == "manifest.ocdbt"})
     chosen = _choose(stores, uid)
-    members = [info for info in archive.infolist() if names[info.filename].is_relative_to(chosen)]
+    members = [
+        info
+        for info in archive.infolist()
+        if info.filename in names and names[info.filename].is_relative_to(chosen)
+    ]
     whole = sum(info.file_size for info in members)
     require(
         whole <= _UNPACKED_ANYWAY + _MOST_UNPACKED * size, "it claims to unpack to more than a vault holds"

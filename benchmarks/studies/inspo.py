@@ -1,0 +1,173 @@
+"""InSPO finds the best equilibrium if its entropy's weight starts high, and agrees with AlberDICE on Bridge.
+
+    python benchmarks/studies/inspo.py [--games equilibria] [--seeds 0 1 2]
+
+In the game with three equilibria (5, 10 and 20; agents that disagree lose 20) 90 % of the data lie on the worst. A
+policy that answers a team mate who plays it loses 25 by leaving it, so coordinate-wise improvement stays, unless the
+entropy's weight beta first drives both towards all actions of the data: annealed from 20 to 0, the agents meet at the
+best equilibrium. ``exact`` is the value that the closed form reaches in the same game without any learning: sweeps
+over the agents, pi_i proportional to exp(E_{pi_j}[r + alpha log mu] / (alpha + beta)), mu floored at 1e-4. On XOR's
+data D3 the pair (B, B), which the data lack, is what value decomposition plays; there it loses 2.
+
+On Bridge, where both must leave the one-cell corridor to the same side, policies are evaluated by sampling; the best
+return is -1.2355, the data's is -1.262. Replicas are seeds and settings of one run.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from marlzoo.benchmarks import study
+from numpy.typing import NDArray
+
+import marlzoo
+from marlzoo.data import games as game_data
+from marlzoo.envs import games
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import train
+
+Floats = NDArray[np.float64]
+SUPPORT = 1e-4  # mu of pairs that the data lack; nothing is known of their reward, which is taken for 0
+SMALL = {"hidden": 32, "lr": 3e-3, "tau": 0.05, "pretrain": 200}
+ON_MATRICES: dict[str, Any] = {**SMALL, "batch_size": 256, "anneal": 800}
+COLUMNS = ["game", "data", "method", "alpha", "beta", "seed", "value", "exact"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One setting of a method on one dataset."""
+
+    game: str
+    quality: str
+    method: str = "inspo"
+    alpha: tuple[float, float] = (1.0, 1.0)  # at the start and at the end
+    beta: tuple[float, float] = (0.0, 0.0)
+    updates: int = 1300
+
+
+FORMS = (
+    Form("equilibria", "imbalanced"),
+    Form("equilibria", "imbalanced", beta=(20.0, 0.0)),
+    Form("xor", "D2", alpha=(1.0, 0.1)),
+    Form("xor", "D3", alpha=(1.0, 0.1)),
+    Form("bridge", "optimal", alpha=(1.0, 0.1), beta=(0.1, 0.0), updates=4000),
+    Form("bridge", "optimal", "alberdice", alpha=(0.2, 0.05), updates=4000),
+)
+
+
+@dataclass(frozen=True)
+class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in the checkout
+    """What to run."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)  # one replica each
+    games: tuple[str, ...] = ("equilibria", "xor", "bridge")  # which
+    episodes: int = 200  # per replica on Bridge
+
+
+def exact(form: Form, sweeps: int = 200, tie: float = 0.02) -> float:
+    """Value of the closed form on a one-step game of two agents, in sweeps from the marginals; nan on Bridge.
+
+    ``tie`` moves the second policy away from the marginal, which on D2 is a fixed point.
+    """
+    if form.game == "bridge":
+        return float("nan")
+    table = np.array(games.payoffs(form.game), np.float64)
+    data = game_data.dataset(form.game, form.quality)
+    pairs = np.zeros_like(table)
+    np.add.at(pairs, tuple(data.action[data.sources].T), 1.0 / len(data.sources))
+    gain, log_mu = np.where(pairs > 0, table, 0.0), np.log(np.maximum(pairs, SUPPORT))
+    policies = [pairs.sum(1), pairs.sum(0)]
+    policies[1] = policies[1] * np.exp([tie, *[0.0] * (len(table) - 1)])  # ties break
+    for k in range(sweeps):
+        share = min(k / (0.75 * sweeps), 1.0)
+        alpha = form.alpha[0] * (form.alpha[1] / form.alpha[0]) ** share
+        beta = (1.0 - share) * form.beta[0] + share * form.beta[1]
+        joint = (gain + alpha * log_mu) / (alpha + beta)
+        policies[0] = softmax(joint @ (policies[1] / policies[1].sum()))
+        policies[1] = softmax(policies[0] @ joint)
+    return float(policies[0] @ table @ policies[1])
+
+
+def softmax(x: Floats) -> Floats:
+    """Probabilities."""
+    e = np.exp(x - x.max())
+    return np.asarray(e / e.sum())
+
+
+def settings(form: Form) -> dict[str, Any]:
+    """Of the learner."""
+    if form.game == "bridge":
+        return {"preset": "games"}
+    pairs = {"alpha": form.alpha, "beta": form.beta}
+    return {
+        **ON_MATRICES,
+        **{f"{name}{end}": v[k] for name, v in pairs.items() for k, end in ((0, ""), (1, "_end"))},
+    }
+
+
+def values(form: Form, options: Options) -> Floats:
+    """What the trained policies reach, one value per seed."""
+    learner: Any = marlzoo.make(form.method, games.spec(form.game), seeds=options.seeds, **settings(form))
+    train(learner, game_data.dataset(form.game, form.quality), updates=form.updates, compile="off")
+    policy = learner.policy()
+    if form.game == "bridge":
+        env = games.make("bridge", len(options.seeds) * options.episodes)
+        return np.asarray(evaluate(policy, env, seeds=list(options.seeds)).returns.mean(1))
+    seen = with_agent_id(torch.ones(learner.replicas, 1, 2, 1))
+    pi = torch.softmax(policy.scores(seen)[:, 0], -1).detach().double().numpy()
+    return np.einsum("ri,rj,ij->r", pi[:, 0], pi[:, 1], np.array(games.payoffs(form.game), np.float64))
+
+
+def lines(options: Options) -> pd.DataFrame:
+    """One line per form and seed."""
+    found = []
+    for form in FORMS:
+        if form.game not in options.games:
+            continue
+        schedules = [f"{start:g} to {end:g}" for start, end in (form.alpha, form.beta)]
+        for seed, value in zip(options.seeds, values(form, options), strict=True):
+            found.append((form.game, form.quality, form.method, *schedules, seed, value, exact(form)))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def report(numbers: pd.DataFrame) -> study.Study:
+    """The table over seeds, the values as plot."""
+    keys, body, groups = COLUMNS[:5], [], []
+    for key, part in numbers.groupby(keys, sort=False):
+        reached = part["value"].to_numpy()
+        known = part["exact"].iloc[0]
+        body.append([*key, study.over_seeds(reached), "" if np.isnan(known) else f"{known:.3f}"])
+        groups.append((" ".join(key[:3]) + f"\nbeta {key[4]}", reached))
+    notes = [
+        "Mean value over seeds with its 95 % interval; exact is the closed form's value without learning.",
+        f"Made by `{study.command('inspo')}`.",
+    ]
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for k, (_, reached) in enumerate(groups):
+            ax.plot([k] * len(reached), reached, "o")
+        ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=6)
+        ax.set_ylabel("value")
+
+    header = [*keys, "value", "exact"]
+    sheet = study.table("InSPO on games with several equilibria", header, body, notes)
+    return study.Study("inspo", sheet, numbers, draw)
+
+
+def main(options: Options) -> int:
+    """Run the study."""
+    study.use_threads(options.threads)
+    study.write(report(lines(options)), options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

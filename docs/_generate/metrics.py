@@ -1,0 +1,82 @@
+"""What the logged metrics of every method mean. Names are found by letting each method make one update."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from functools import cache
+
+from marlzoo.testing import cases
+
+from .text import code, table
+
+# The first pattern that fits a name tells its meaning. "METHOD:NAME" is for one method alone.
+MEANINGS = {
+    "value/data_mean": "Mean value of the data's team actions, on the scale of the team's return. Compare it with "
+    "the discounted returns of the data: a method that weighs or extends the data by its values needs it near them.",
+    "weight/ess": "Effective sample size of the policy's weights, as a share of the batch. 1: all weights are equal, "
+    "so the policy is behavior cloning.",
+    "weight/exponent_q*": "Quantile of the exponent of the policy's weights over the batch.",
+    "policy/data_log_prob": "Mean log probability (density) of the data's actions under the policy, per agent.",
+    "policy/saturation": "Share of the policy's action entries that lie at the bounds of the box.",
+    "grad_norm/*": "Norm of the gradient of this group of parameters, before clipping.",
+    "alberdice:alpha": "Present weight of the divergence, while it is annealed.",
+    "alberdice:rho": "Mean ratio of the other agents' policies to the data's, before normalization.",
+    "alberdice:kappa": "Mean divergence of the other agents' policies from the data's.",
+    "alberdice:data_loss": "Negative log likelihood of the models of the data's policy.",
+    "alberdice:e_loss": "Loss of the advantage network, its conservative term included.",
+    "b3c:clipped": "Share of targets at the cap, the largest return of the data.",
+    "bcq_ma:clone_loss": "Negative log likelihood of the model of the data's actions (discrete).",
+    "bcq_ma:vae_loss": "Reconstruction error of the model of the data's actions (continuous).",
+    "bcq_ma:kl": "Divergence of the model's latent variable from its prior (continuous).",
+    "cfcql:behavior_loss": "Negative log likelihood of the model of the data's policy (discrete).",
+    "comadice:omega": "Mean occupancy correction of an agent; 1 where the policy keeps the data's occupancy.",
+    "cql_ma:cql_loss": "Conservative penalty.",
+    "happo:compound_ratio": "Mean product of the probability ratios of the agents that have been updated already.",
+    "icq:weight_max": "Largest weight of a sample.",
+    "omiga:z_max": "Largest exponent of the policy's weights, before it is bounded.",
+    "td3_bc:lambda": "Scale of the value term beside the cloning term.",
+    "bc_loss": "Squared distance of the policy's actions from the data's.",
+    "nu_loss": "Loss of the Lagrange multipliers nu.",
+    "penalty": "Conservative penalty, before its weight.",
+    "td_loss": "Temporal-difference loss of the critics.",
+    "q_loss": "Loss of the Q networks and the mixer.",
+    "critic_loss": "Loss of the critics.",
+    "v_loss": "Loss of the V networks.",
+    "value_loss": "Loss of the value network.",
+    "policy_loss": "Loss of the policy.",
+    "q_total": "Mean Q_tot of the data's actions.",
+    "target_q_total": "Mean target of Q_tot.",
+    "target_q": "Mean target of the critics.",
+    "q": "Mean value of the data's actions.",
+    "weight": "Mean weight of the data's actions in the policy's loss.",
+    "explained_variance": "Share of the returns' variance that the value network explains.",
+    "std": "Mean standard deviation of the policy's actions (0 for discrete ones).",
+}
+
+
+@cache
+def metrics_of(method: str) -> tuple[str, ...]:
+    """Names of the metrics that a method logs in any of its forms, sorted."""
+    found: set[str] = set()
+    for case in cases(method):
+        found |= set(case.updated(case.learner(), 1))
+    return tuple(sorted(found))
+
+
+def meaning(method: str, metric: str) -> str:
+    """What a metric tells.
+
+    Raises:
+        KeyError: nothing is written about it.
+    """
+    for pattern, text in MEANINGS.items():
+        owner, _, name = pattern.rpartition(":")
+        if owner in ("", method) and fnmatch(metric, name):
+            return text
+    raise KeyError(f"docs/_generate/metrics.py: write what the metric {metric!r} of {method} means")
+
+
+def metrics_table(method: str) -> str:
+    """All metrics of a method with their meanings."""
+    rows = [[code(name), meaning(method, name)] for name in metrics_of(method)]
+    return table(["metric", "meaning"], rows)

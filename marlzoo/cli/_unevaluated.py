@@ -1,0 +1,75 @@
+"""``marlzoo train METHOD --episodes 0``: from data alone, without the task's simulator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from marlzoo.cli._telling import closing, progress
+from marlzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from marlzoo.cli._options import Offline
+
+
+def train_unevaluated(
+    method: str, options: Offline, settings: dict[str, Any], task: str, env: dict[str, Any]
+) -> None:
+    """Train one replica per seed and dataset on what the datasets show, and write the checkpoint.
+
+    Args:
+        method: name of the method.
+        options: the command's.
+        settings: of the method, where they are not its defaults.
+        task: full task name, which the checkpoint keeps; empty where nobody states one.
+        env: options of the task's environment, for a later evaluation.
+
+    Raises:
+        ConfigError: more replicas than one group may have.
+        MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
+    """
+    from marlzoo.console import visible
+    from marlzoo.data.load import load_dataset
+    from marlzoo.registry import make
+    from marlzoo.system.files import require_folder_name
+    from marlzoo.training.trainer import train
+
+    started = time.monotonic()
+    replicas = len(options.seeds) * len(options.data)
+    if not 1 <= replicas <= options.max_replicas:
+        raise ConfigError(
+            f"{replicas} replicas are not between 1 and --max-replicas {options.max_replicas}; without evaluation "
+            "all are trained in one group"
+        )
+    datasets = [data for name in options.data for data in [load_dataset(name)] * len(options.seeds)]
+    learner = make(
+        method,
+        replace(datasets[0].spec, task=task),
+        seeds=list(options.seeds) * len(options.data),
+        device=options.device,
+        **settings,
+    )
+    parts = [[data.content_hash for data in datasets], list(options.seeds), settings]
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    place = options.name or "-".join(["train", method, *task.split("/")]).rstrip("-")
+    require_folder_name(place)
+    checkpoint = options.out / place / "checkpoints" / f"{method}-{name}.npz"
+    label = f"{method} on {task or datasets[0].card.title}"
+    with progress(place, label, options.updates) as shown:
+        train(
+            learner,
+            datasets,
+            updates=options.updates,
+            checkpoint=checkpoint,
+            precision=options.precision,
+            task=task,
+            env_options=env,
+            log=shown.log,
+            on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
+        )
+    print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
+    done = f"Trained for {learner.updates} updates, not evaluated,"
+    closing(done, started, f"marlzoo eval {checkpoint}")

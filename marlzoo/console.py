@@ -1,0 +1,31 @@
+"""Text of others on a terminal: printed as it stands, without markup, emoji codes or control characters."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Everything that steers a terminal or reorders text; line breaks and tabs only lay it out.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: object) -> str:
+    """A value's text with control characters shown as escapes, ``\\x1b`` for that which begins commands."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def console(**options: Any) -> Console:
+    """A console of rich that takes ``[brackets]`` and ``:colons:`` for what they are; options as rich's."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, **options)
+
+
+def described(text: object) -> str:
+    """A description for rich's progress bars, which read markup whatever the console says."""
+    from rich.markup import escape
+
+    return escape(visible(text))

@@ -1,0 +1,84 @@
+"""Behavior models: what the other agents of the data do, given one agent's action."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.batch import Batch
+from marlzoo.modules.critics import joint_action
+from marlzoo.modules.distributions import chosen, log_softmax
+from marlzoo.modules.layers import MLP, Init
+from marlzoo.spec import Spec
+
+
+class Ratios(NamedTuple):
+    """What agent i knows about the others, ``[R, N, B]`` each.
+
+    Attributes:
+        kappa: divergence of the others' policies from the data, given i's action in the data.
+        log_rho: log ratio of the probabilities that the others' actions have under their policies and in the data.
+        log_likelihood: of the others' actions under the models.
+    """
+
+    kappa: Tensor
+    log_rho: Tensor
+    log_likelihood: Tensor
+
+
+class OthersBehavior(nn.Module):
+    """Every agent's autoregressive model ``mu_ij(a_j | s, a_i, a_<j)`` of every other agent, for discrete actions.
+
+    Args:
+        init: draws the initial values.
+        spec: the task's shape.
+        hidden: width of both hidden layers.
+    """
+
+    others: Tensor
+    visible: Tensor
+
+    def __init__(self, init: Init, spec: Spec, hidden: int) -> None:
+        super().__init__()
+        n, a = spec.n_agents, spec.action_size
+        self.spec = spec
+        self.network = MLP(init, (spec.state_size + n * a + n, hidden, hidden, a), stack=(n,))
+        index = torch.arange(n, device=init.device)
+        others = index[:, None] != index
+        # visible[i, j, k]: whether agent i's model of agent j sees agent k's action.
+        visible = (index[:, None, None] == index) | (index < index[:, None])
+        self.register_buffer("others", others.to(init.dtype), persistent=False)
+        self.register_buffer("visible", visible.repeat_interleave(a, -1).to(init.dtype), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log probabilities ``[R, N, B, N, A]`` of agent j's actions in agent i's model, for transitions."""
+        n, dtype = self.spec.n_agents, self.visible.dtype
+        joint = joint_action(batch.action, self.spec, dtype)  # [R, B, N A]
+        pairs = (joint.shape[0], n, joint.shape[1], n)  # model of agent i, transition, agent j
+        seen = joint[:, None, :, None] * self.visible[None, :, None]
+        state = batch.state[:, None, :, None].expand(*pairs, -1)
+        number = torch.eye(n, dtype=dtype, device=joint.device).expand(*pairs, n)
+        logits = self.network(state, seen, number)
+        return log_softmax(logits, batch.action_mask[:, None])
+
+    def ratios(self, batch: Batch, log_pi: Tensor, floor: Tensor | float, log_cap: Tensor) -> Ratios:
+        """Compare the others' policies with the models.
+
+        Args:
+            batch: transitions with ``state``, ``action``, ``action_mask``.
+            log_pi: log probabilities of all policies, ``[R, B, N, A]``; no gradient reaches them.
+            floor: added to the models' probabilities, so that kappa of an action that the data lack is finite.
+            log_cap: bound on the log ratio, broadcast to ``[R, N, B]``.
+        """
+        log_data = self(batch)
+        others, action = self.others[None, :, None], batch.action[:, None].expand(log_data.shape[:-1])
+        log_likelihood = (chosen(log_data, action) * others).sum(-1)
+        with torch.no_grad():
+            theirs = log_pi.unsqueeze(1)  # [R, 1, B, N, A]
+            log_floored = torch.log(log_data.exp() + floor)
+            kappa = ((theirs.exp() * (theirs - log_floored)).sum(-1) * others).sum(-1)
+            gap = chosen(theirs.expand_as(log_floored), action) - chosen(log_floored, action)
+            log_rho = torch.minimum((gap * others).sum(-1), log_cap)
+        return Ratios(kappa, log_rho, log_likelihood)

@@ -1,0 +1,44 @@
+"""One replica of a checkpoint as a policy that can be recorded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from marlzoo.errors import ConfigError
+from marlzoo.modules.policies import Policy
+from marlzoo.spec import Spec
+from marlzoo.training.checkpoint import build_replica, load_saved
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica of a trained learner, chosen with :func:`load_replica`.
+
+    Attributes:
+        method: name of the method.
+        updates: gradient updates behind it.
+        spec: of the task that it was trained for.
+        policy: its policy alone, on the CPU.
+    """
+
+    method: str
+    updates: int
+    spec: Spec
+    policy: Policy
+
+
+def load_replica(checkpoint: str | os.PathLike[str], replica: int = 0) -> Replica:
+    """A replica of a checkpoint, by its place among the learner's seeds.
+
+    Raises:
+        CheckpointError: missing or broken.
+        ConfigError: the checkpoint has no such replica.
+    """
+    saved = load_saved(os.fspath(checkpoint))
+    if not 0 <= replica < len(saved.seeds):
+        raise ConfigError(
+            f"{checkpoint}: has the replicas 0 to {len(saved.seeds) - 1}, and no {replica}; choose one with --replica"
+        )
+    alone = build_replica(os.fspath(checkpoint), saved, replica)
+    return Replica(alone.name, alone.updates, alone.spec, alone.policy())

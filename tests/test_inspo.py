@@ -1,0 +1,108 @@
+"""InSPO: values by hand, whose turn it is, and the equilibrium that it finds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.data import games as game_data
+from marlzoo.envs import games
+from marlzoo.training.trainer import make_sampler
+from tests.test_learning import greedy
+from tests.test_studies import script
+from tests.toys import toy_dataset, toy_spec
+
+
+def learner(**settings: Any) -> Any:
+    small = {"hidden": 8, "batch_size": 8, "seeds": (0, 1), "dtype": torch.float64}
+    return marlzoo.make("inspo", toy_spec("discrete"), **(small | settings))
+
+
+def policies(algorithm: Any) -> list[torch.Tensor]:
+    """Every policy's parameters, ``[R, N, ...]``, copied."""
+    return [parameter.detach().clone() for parameter in algorithm.actor.parameters()]
+
+
+def test_soft_value_by_hand() -> None:
+    algorithm = learner(support_floor=0.01)
+    q, mask = torch.tensor([1.0, 2.0, 50.0, 3.0]).double(), torch.tensor([True, True, False, True])
+    log_mu = torch.tensor([0.25, 0.75, 0.5, 1e-9]).double().log()
+    shape, one = (2, 1, 1, 4), torch.ones(2, 1, 1, dtype=torch.float64)
+    found = algorithm._soft_value(*(x.expand(shape) for x in (q, log_mu, mask)), 0.5 * one, 1.5 * one)
+    terms = [mu**0.25 * math.exp(value / 2.0) for mu, value in ((0.25, 1.0), (0.75, 2.0), (0.01, 3.0))]
+    assert found.flatten().tolist() == pytest.approx([2.0 * math.log(sum(terms))] * 2)
+
+
+def test_agents_step_in_turn() -> None:
+    """One policy per update, each once in a round, in orders of the replicas' own that change from round to round."""
+    algorithm = learner()
+    sampler = make_sampler(algorithm, [toy_dataset("discrete")])
+    for _ in range(3):  # in the first update all start as the behavior
+        algorithm.update(sampler.next())
+    orders = []
+    for _ in range(4):
+        order = []
+        for _ in range(3):
+            before = policies(algorithm)
+            algorithm.update(sampler.next())
+            moved = [(a != b).flatten(2).any(-1) for a, b in zip(before, policies(algorithm), strict=True)]
+            stepped = torch.stack(moved).any(0)  # [R, N]
+            assert stepped.sum(1).tolist() == [1, 1]
+            order.append(stepped.long().argmax(1))
+        rounds = torch.stack(order, dim=1)
+        assert rounds.sort(1).values.tolist() == [[0, 1, 2]] * 2
+        orders.append(rounds)
+    assert any(not torch.equal(one[0], one[1]) for one in orders)
+    assert any(not torch.equal(orders[0], other) for other in orders[1:])
+
+
+def test_policies_start_as_the_behavior_of_the_data() -> None:
+    algorithm = learner(pretrain=3, lr=1e-2)
+    sampler = make_sampler(algorithm, [toy_dataset("discrete")])
+    for _ in range(3):
+        algorithm.update(sampler.next())
+    behavior = [parameter.detach().clone() for parameter in algorithm.data.parameters()]
+    first = policies(algorithm)
+    algorithm.update(sampler.next())
+    changed = [(a != b).flatten(2).any(-1) for a, b in zip(behavior, policies(algorithm), strict=True)]
+    assert torch.stack(changed).any(0).sum(1).tolist() == [1, 1]  # all but the agent that stepped since
+    assert any(not torch.equal(a, b) for a, b in zip(first, behavior, strict=True))
+
+
+@pytest.mark.parametrize(("alpha", "value"), [(0.2, 0.9933), (1.0, 0.7243), (5.0, 0.5035)])
+def test_the_closed_form_reaches_the_known_values(alpha: float, value: float) -> None:
+    """Sweeps on XOR's data D3 (specification of InSPO, its table of checks)."""
+    module = script("inspo")
+    assert module.exact(module.Form("xor", "D3", alpha=(alpha, alpha)), tie=0.0) == pytest.approx(
+        value, abs=3e-4
+    )
+
+
+def test_the_closed_form_leaves_the_favorite_of_the_data_only_with_entropy() -> None:
+    module = script("inspo")
+    without, annealed = (
+        module.exact(module.Form("equilibria", "imbalanced", beta=(b, 0.0))) for b in (0.0, 20.0)
+    )
+    assert (without, annealed) == pytest.approx((5.0, 20.0), abs=1e-3)
+
+
+def test_it_agrees_on_one_convention() -> None:
+    algorithm: Any = marlzoo.make(
+        "inspo",
+        games.spec("xor"),
+        seeds=(0, 1),
+        hidden=16,
+        batch_size=64,
+        lr=1e-2,
+        tau=0.2,
+        pretrain=60,
+        alpha=0.3,
+    )
+    sampler = make_sampler(algorithm, [game_data.dataset("xor", "D3"), game_data.dataset("xor", "D2")])
+    for _ in range(200):
+        algorithm.update(sampler.next())
+    assert all(pair in ([0, 1], [1, 0]) for pair in greedy(algorithm))

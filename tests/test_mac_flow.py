@@ -1,0 +1,81 @@
+"""MAC-Flow: exact fields, and whose noise a student sees for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from marlzoo.algorithms.mac_flow import StudentPolicy
+from torch import Tensor
+
+import marlzoo
+from marlzoo.modules.flow import integrate
+from marlzoo.rng import ReplicaRandom
+from tests.toys import toy_spec
+
+COPIES = 4
+
+
+def learner(**settings: Any) -> Any:
+    return marlzoo.make("mac_flow", toy_spec("continuous"), hidden=8, layers=2, batch_size=4, **settings)
+
+
+def actions(policy: Any, steps: int, reset: int | None = None) -> Tensor:
+    """``[steps, R, E, N, A]`` on one observation; before the last step the copy ``reset`` starts anew."""
+    random, found = ReplicaRandom([3], "test"), []
+    policy.reset(COPIES)
+    for t in range(steps):
+        if t == steps - 1 and reset is not None:
+            policy.reset(COPIES, torch.tensor([reset]))
+        found.append(policy.act(torch.ones(1, COPIES, 3, 5), None, random).detach())
+    return torch.stack(found)
+
+
+def test_the_flow_of_one_point_ends_there() -> None:
+    """The exact field of data that are all a is (a - x) / (1 - t)."""
+    point, noise = torch.tensor([0.3, -0.8]), torch.randn(1, 50, 2)
+    end = integrate(lambda context, x, t: (point - x) / (1.0 - t), noise, noise, 10)
+    torch.testing.assert_close(end, point.expand_as(end), rtol=0, atol=1e-5)
+
+
+def test_the_flow_of_two_points_ends_at_the_nearer() -> None:
+    """Data at 1 and -1 in equal shares: v = (tanh(t x / (1 - t)^2) - x) / (1 - t)."""
+    noise = torch.tensor([0.05, 0.3, 1.0, -1.0, -0.05]).view(1, 5, 1)
+    end = integrate(
+        lambda context, x, t: (torch.tanh(t * x / (1.0 - t) ** 2) - x) / (1.0 - t), noise, noise, 10
+    )
+    torch.testing.assert_close(end, noise.sign(), rtol=0, atol=1e-3)
+
+
+def test_an_episode_keeps_its_noise() -> None:
+    found = actions(learner(noise="per_episode").policy(), 4, reset=2)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    same = (found[3] == found[0]).flatten(2).all(-1).squeeze(0)
+    assert same.tolist() == [True, True, False, True]
+    fresh = actions(learner(noise="per_step").policy(), 2)
+    assert not (fresh[0] == fresh[1]).flatten(2).all(-1).any()
+    still = actions(learner(noise="zero").policy(), 2)
+    assert torch.equal(still[0], still[1])
+
+
+@pytest.mark.parametrize(
+    ("noise", "execution"), [("per_step", "decentralized"), ("shared", "shared_randomness")]
+)
+def test_only_shared_noise_reaches_the_others(noise: Any, execution: str) -> None:
+    """What agent 0 does after agent 2's noise changed."""
+    algorithm = learner(noise=noise)
+    policy, z = algorithm.policy(), torch.zeros(1, COPIES, 3, 2)
+    assert isinstance(policy, StudentPolicy)
+    found = []
+    for value in (0.0, 1.0):
+        z[:, :, 2] = value
+        policy._drawn = lambda obs, random: z  # type: ignore[method-assign]
+        found.append(policy.act(torch.ones(1, COPIES, 3, 5))[:, :, 0].detach())
+    assert torch.equal(*found) == (noise == "per_step")
+    assert policy.execution == execution
+
+
+def test_the_acting_flow_is_centralized() -> None:
+    assert learner(deploy="flow").policy().execution == "centralized"

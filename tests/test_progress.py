@@ -1,0 +1,68 @@
+"""Progress fits the terminal, and a log file gets a line a minute."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from pathlib import Path
+
+import pytest
+from marlzoo.benchmarks.progress import Display, Stage, last_lines, shortened
+from rich.console import Console
+
+LABEL = "omiga (alpha=0.1, hidden=256) on mamujoco/halfcheetah-6x1, medium-replay"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [("short", 5, "short"), ("medium-replay", 9, "medi…play"), ("medium-replay", 8, "med…play"), ("", 3, "")],
+)
+def test_the_ends_of_long_names_are_kept(text: str, width: int, expected: str) -> None:
+    assert shortened(text, width) == expected
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_bars_fit_the_terminal(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    stage = Stage("train", LABEL, 200_000.0)
+    display = Display(
+        console, "suite with-a-rather-long-name-of-its-own-that-goes-on"
+    )  # not started: nothing moves
+    display.plan([stage])
+    part = display.begin(stage)
+    part.advance(100_000.0, "100000 of 200000 updates, value 123.4, effective sample size 0.51")
+    with console.capture() as capture:
+        console.print(display.progress.get_renderable())
+    whole, *bars = capture.get().splitlines()
+    assert len(bars) == 1
+    assert all(len(line) <= width and " 50 %" in line for line in (whole, *bars))
+    assert re.match(r"omiga .*….*replay ", bars[0])
+    assert "100000 of 2" in bars[0]
+
+
+def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    text = io.StringIO()
+    stage = Stage("train", LABEL, 400.0)
+    with Display(Console(file=text, width=200), "suite unit") as display:
+        display.plan([stage])
+        part = display.begin(stage)
+        for second in range(0, 181, 20):
+            now = float(second)
+            part.advance(float(second), f"{second} updates")
+    lines = [line for line in text.getvalue().splitlines() if "done" in line]
+    assert len(lines) == 3
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d suite unit: 15% done, 0:05:40 left; omiga", lines[0])
+    assert lines[0].endswith("medium-replay: 60 updates")
+
+
+def test_the_last_lines_say_what_was_done_and_what_comes_next() -> None:
+    folder = Path("results/unit")
+    assert last_lines(folder, 3, 1, [], 75.4) == [
+        f"3 runs trained in 0:01:15; 1 were there. Rows, metrics and tables: {folder}",
+        f"Next: marlzoo table {folder} --format markdown",
+    ]
+    failed = last_lines(folder, 1, 0, ["bc on hopper: no memory"], 1.0)
+    assert failed[1:] == ["1 group failed; the same command tries again:", "  bc on hopper: no memory"]

@@ -1,0 +1,126 @@
+"""Plugins, environments and settings that would take others down: refused or named, by one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import marlzoo
+from marlzoo import plugins, registry
+from marlzoo.cli import main
+from marlzoo.errors import ConfigError, PluginError, UnknownNameError
+from marlzoo.system.files import require_folder_name
+from marlzoo.system.machine import home
+from tests.toys import toy_spec
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, name: str, value: str, group: str) -> None:
+    """As if an installed package declared one more entry."""
+    true = entry_points
+
+    def entries(**chosen: Any) -> Any:
+        more = [EntryPoint(name, value, group)] if chosen.get("group") == group else []
+        return [*true(**chosen), *more]
+
+    monkeypatch.setattr(plugins, "entry_points", entries)
+
+
+def test_a_family_in_use_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, "games", "somebody.games", plugins.ENVIRONMENTS)
+    with pytest.raises(
+        PluginError, match=r"'games' is declared by marlzoo\.envs\.games and by somebody\.games"
+    ):
+        marlzoo.make_env("games/xor")
+
+
+def test_a_broken_method_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "brokenzoo"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "half.py").write_text("def half(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    declare(monkeypatch, "broken", "brokenzoo", plugins.METHODS)
+    assert main(["list", "methods", "--json"]) == 0
+    told = capsys.readouterr()
+    assert {"omiga", "half"} <= {entry["name"] for entry in json.loads(told.out)}
+    assert "half.py: cannot be read (" in told.err
+    assert main(["train", "half", "--data", "x.hdf5"]) == 2
+    assert "importing brokenzoo.half failed: SyntaxError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["raise RuntimeError('no license')", "import sys; sys.exit(3)", "TASKS = 5", "x = ("]
+)
+def test_a_broken_environment_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "brokenenv.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "brokenenv")
+    monkeypatch.delitem(sys.modules, "brokenenv", raising=False)
+    true = plugins.entries
+    monkeypatch.setattr(  # one family is enough, and importing all takes long
+        registry, "entries", lambda group: [entry for entry in true(group) if entry.name == "games"]
+    )
+    assert main(["list", "tasks", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "games/xor" in told.out
+    assert "environment family 'brokenenv'" in told.err
+    with pytest.raises(UnknownNameError, match="Did you mean games/bridge"):
+        marlzoo.make_env("games/brdge")
+    monkeypatch.delitem(sys.modules, "brokenenv", raising=False)
+
+
+def test_an_environment_that_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving.py").write_text(
+        "import sys\nTASKS = ('x',)\n\ndef make(name, num_envs):\n    sys.exit()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "leaving")
+    with pytest.raises(PluginError, match="leaving/x: making the environment ended the process"):
+        marlzoo.make_env("leaving/x")
+    with pytest.raises(ConfigError, match="games/xor: name is no option"):
+        marlzoo.make_env("games/xor", **{"name": "x"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, True, 1.5])
+def test_seeds_that_no_table_can_hold(seed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"from 0 to 2\*\*63 - 1"):
+        marlzoo.make("bc", toy_spec(), seeds=[seed])
+    marlzoo.make("bc", toy_spec(), seeds=[2**63 - 1])
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "/tmp/x", "a/b", ".hidden", "a b", "a\\b", "c:x"])
+def test_names_of_folders(name: str) -> None:
+    with pytest.raises(ConfigError, match="the name becomes a folder"):
+        require_folder_name(name)
+
+
+def test_names_stay_in_the_results_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", "games/xor/marlzoo/D3", "--updates", "1", "--hidden", "4"]
+    online = ["mappo", "--task", "games/xor", "--steps", "8"]
+    for command in (["bc", *data], ["bc", *data, "--episodes", "0"], online):
+        assert main(["train", *command, "--out", "out", "--name", "../x"]) == 2
+        assert "the name becomes a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MARLZOO_HOME", raising=False)
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    with pytest.raises(ConfigError, match="MARLZOO_HOME"):
+        home()

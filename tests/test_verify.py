@@ -1,0 +1,104 @@
+"""``marlzoo doctor --verify``: one flipped bit in anything that carries a checksum is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from marlzoo.benchmarks.results import Episodes, Results
+
+from marlzoo.cli import main
+from marlzoo.data import download, games
+from marlzoo.data.formats.native import read_omiga, write_omiga
+from marlzoo.data.names import dataset_path
+from marlzoo.system.files import sha256_file
+from marlzoo.teachers import store
+from marlzoo.training.checkpoint import save_arrays
+from tests.test_results import ROW
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder and a data home with one of everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(store, "FOLDER", tmp_path / "teachers")
+    (tmp_path / "teachers").mkdir()
+    for path in Path(store.__file__).parent.glob("mpe--spread.*"):
+        shutil.copy(path, tmp_path / "teachers")
+    results = Results(tmp_path / "results" / "mine" / "rows.csv")
+    results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
+    results.publish()
+    running = Results(tmp_path / "results" / "running" / "rows.csv")
+    running.append([ROW])  # in a journal, as while a run goes on
+    running.close()
+    save_arrays(
+        tmp_path / "results/mine/checkpoints/bc.npz", {"learner/w": np.ones((4, 4))}, {"method": "bc"}
+    )
+    installed = dataset_path("games/xor/marlzoo/D3")
+    write_omiga(games.dataset("xor", "D3", episodes=4), installed)
+    read_omiga(installed, mapped=True)  # which is noted
+    fetched = download.downloads_home() / "hub" / "a.zip"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(b"content")
+    download._record("hub/a.zip", sha256_file(fetched))
+    return tmp_path
+
+
+DAMAGED = (
+    "results/mine/rows.csv",
+    "results/mine/episodes.csv",
+    "results/running/rows.journal/*.csv",
+    "results/mine/checkpoints/bc.npz",
+    "home/datasets/games/xor/marlzoo/D3.hdf5",
+    "home/verified/*.json",
+    "home/downloads/checksums.json",
+    "home/downloads/hub/a.zip",
+    "teachers/mpe--spread.json",
+    "teachers/mpe--spread.npz",
+    "teachers/mpe--spread.csv",
+)
+
+
+def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--verify"]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "results 2, checkpoints 1, datasets 1, notes 1, downloads 2, teachers 1; nothing is damaged" in told
+    )
+    for pattern in DAMAGED:
+        (path,) = place.glob(pattern)
+        sound = path.read_bytes()
+        # an HDF5 file has parts that nothing reads
+        at = sound.index(b"mean_return") if path.suffix == ".hdf5" else len(sound) * 2 // 3
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        assert main(["doctor", "--verify", "results"]) == 1, pattern
+        told = capsys.readouterr().out
+        assert "DAMAGED" in told
+        assert path.name in told, pattern
+        path.write_bytes(sound)
+    assert main(["doctor", "--verify", "--json"]) == 0
+    assert all(checked["fault"] == "" for checked in json.loads(capsys.readouterr().out))
+
+
+def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = Results(place / "results" / "mine" / "rows.csv")
+    rows.append([ROW.__class__(**{**vars(ROW), "seed": seed}) for seed in (5, 6, 7)])
+    rows.publish()
+    lines = rows.path.read_text().splitlines(keepends=True)
+    lines[1], lines[3] = lines[1].replace("a", "b", 1), lines[3].replace("a", "b", 1)
+    rows.path.write_text("".join(lines))
+    assert main(["doctor", "--verify", "results"]) == 1
+    told = capsys.readouterr().out
+    assert ("line 2:" in told, "line 3:" in told, "line 4:" in told) == (True, False, True)
+    assert "2 damaged" in told
+
+
+def test_folders_without_results(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--verify", "nowhere"]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert main(["doctor", "results"]) == 2
+    assert "--verify" in capsys.readouterr().err
