@@ -15,7 +15,7 @@ from marlzoo.errors import DataError, UnknownNameError
 
 from . import aggregate, tables
 from .sheet import Sheet
-from .stats import bands
+from .stats import Floats, bands
 from .summary import CELL, read, results_at, summary, with_one_name
 
 LEARNER, DATASET = "learner", "dataset"
@@ -205,10 +205,10 @@ def curves_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean and interval over seeds of a column, by dataset, learner and updates."""
     lines = []
     for (dataset, learner), part in rows.groupby([DATASET, LEARNER], sort=False):
-        counts: dict[int, list[tuple[int, np.ndarray]]] = {}
+        counts: dict[int, list[tuple[Any, Floats]]] = {}
         for updates, values in part.groupby("updates")[column]:
             sample = values.to_numpy(dtype=np.float64)
-            counts.setdefault(len(sample), []).append((int(updates), sample))
+            counts.setdefault(len(sample), []).append((updates, sample))
         for seeds, found in counts.items():  # checkpoints with equally many seeds in one pass
             samples = np.stack([sample for _, sample in found])
             ends = zip(samples.mean(-1), *bands(samples), strict=True)

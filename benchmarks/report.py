@@ -165,7 +165,7 @@ def _provenance(results: Results) -> str:
     for (learner, preset, config), _ in rows[rows["config"] != ""].groupby(
         [LEARNER, "preset", "config"], sort=False
     ):
-        settings.body.append([learner, preset or "defaults", config])
+        settings.body.append([str(learner), str(preset) or "defaults", str(config)])
     data = Sheet(
         "Datasets", ["dataset", "task", "source", "quality", "transitions", "mean return", "hash"], []
     )

@@ -88,7 +88,7 @@ def test_a_machine_that_cannot_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         return subprocess.CompletedProcess((), 1)
 
-    monkeypatch.setattr(_camera.subprocess, "run", fails)
+    monkeypatch.setattr(subprocess, "run", fails)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(MissingSimulatorError, match="apt-get install libosmesa6"):
         _camera.working_backend.__wrapped__()

@@ -39,6 +39,6 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"choose one of --{' and --'.join(kinds)}; each makes a figure of its own")
     from marlzoo.benchmarks.figures import plot
 
-    plot(*options.paths, kind=kinds[0] if kinds else "curves", out=options.out, columns=options.columns)  # type: ignore[arg-type]
+    plot(*options.paths, kind=kinds[0] if kinds else "curves", out=options.out, columns=options.columns)
     print(options.out)
     return 0
