@@ -66,7 +66,7 @@ def bench(
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
-    chosen = select(found, seeds, methods, updates, precision)
+    chosen = expanded(select(found, seeds, methods, updates, precision))
     console = Console(quiet=quiet)
     finished = run_suite(
         chosen,

@@ -118,7 +118,8 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         force=options.force,
         command=command,
     )
-    print(f"Checkpoints, for marlzoo eval: {finished.folder / 'checkpoints'}")
+    for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
+        print(f"Or: marlzoo eval {checkpoint}")
     return 1 if finished.failures else 0
 
 

@@ -68,6 +68,6 @@ def _canvas(width: int, height: int) -> tuple[Any, Any]:
 def _pixels(figure: Any) -> NDArray[np.uint8]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas: Any = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib's methods are untyped
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]

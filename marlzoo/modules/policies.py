@@ -44,6 +44,9 @@ class Policy(nn.Module):
         ``ids`` are copies' indices, or a mask ``[R, num_envs]``.
         """
 
+    def receive(self, reward: Tensor) -> None:
+        """Take in the team's reward ``[R, E]`` of the last action; only policies that ask for a return do."""
+
     def state(self) -> dict[str, Tensor]:
         """What the policy remembers of the episodes so far, ``[R, E, ...]`` each; feed-forward policies nothing.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from marlzoo.errors import ConfigError
 from marlzoo.modules.policies import Policy
@@ -28,17 +28,17 @@ class Replica:
     policy: Policy
 
 
-def load_replica(checkpoint: str | os.PathLike[str], replica: int = 0) -> Replica:
+def load_replica(checkpoint: str | Path, replica: int = 0) -> Replica:
     """A replica of a checkpoint, by its place among the learner's seeds.
 
     Raises:
         CheckpointError: missing or broken.
         ConfigError: the checkpoint has no such replica.
     """
-    saved = load_saved(os.fspath(checkpoint))
+    saved = load_saved(checkpoint)
     if not 0 <= replica < len(saved.seeds):
         raise ConfigError(
             f"{checkpoint}: has the replicas 0 to {len(saved.seeds) - 1}, and no {replica}; choose one with --replica"
         )
-    alone = build_replica(os.fspath(checkpoint), saved, replica)
+    alone = build_replica(checkpoint, saved, replica)
     return Replica(alone.name, alone.updates, alone.spec, alone.policy())

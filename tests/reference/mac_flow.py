@@ -80,8 +80,8 @@ def taken(own: Replica, obs: Tensor, action: Tensor, k: int) -> Tensor:
     """The team's value of the data's action by critic k."""
     n = own.spec.n_agents
     if own.spec.discrete:
-        return sum(values(own, "q", obs, i)[k][int(action[i])] for i in range(n))
-    return sum(mlp(own.layers("q", k), with_id(obs[i], i, n), action[i])[0] for i in range(n))
+        return torch.stack([values(own, "q", obs, i)[k][int(action[i])] for i in range(n)]).sum()
+    return torch.stack([mlp(own.layers("q", k), with_id(obs[i], i, n), action[i])[0] for i in range(n)]).sum()
 
 
 def error(own: Replica, found: Tensor, wanted: Tensor, i: int) -> Tensor:
@@ -93,10 +93,9 @@ def distance(own: Replica, out: Tensor, teacher: Tensor, action_mask: Any) -> Te
     """Of the students from the flow's action, summed over agents."""
     agents = range(own.spec.n_agents)
     if own.spec.discrete:
-        return -sum(
-            log_softmax(out[i], action_mask[i])[best_legal(teacher[i], action_mask[i])] for i in agents
-        )
-    return sum(error(own, out, teacher.clamp(-1.0, 1.0), i) for i in agents)
+        best = [best_legal(teacher[i], action_mask[i]) for i in agents]
+        return -torch.stack([log_softmax(out[i], action_mask[i])[best[i]] for i in agents]).sum()
+    return torch.stack([error(own, out, teacher.clamp(-1.0, 1.0), i) for i in agents]).sum()
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
