@@ -15,8 +15,8 @@ from marlzoo.errors import DataError, UnknownNameError
 
 from . import aggregate, tables
 from .sheet import Sheet
-from .stats import bands
-from .summary import CELL, read, summary, with_one_name
+from .stats import Floats, bands
+from .summary import CELL, read, results_at, summary, with_one_name
 
 LEARNER, DATASET = "learner", "dataset"
 POINT = [DATASET, LEARNER, "updates"]
@@ -36,21 +36,35 @@ class Results:
     def __init__(self, *paths: str | os.PathLike[str]) -> None:
         if not paths:
             raise DataError("no results: name a run's folder, for instance results/demo")
-        self.paths = tuple(Path(path) for path in paths)
-        self._rows = read(self.paths)
-        self._cells, self.notes = aggregate.named(summary(self._rows))
+        self._read([results_at(Path(path)).path for path in paths], read(Path(path) for path in paths))
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Results:
+        """The results that some rows make; they have no folder, and so no metrics."""
+        made = cls.__new__(cls)
+        made._read([], rows)
+        return made
+
+    def _read(self, files: Sequence[Path], rows: pd.DataFrame) -> None:
+        self._files, self._rows = tuple(files), rows
+        self._cells, self.notes = aggregate.named(summary(rows))
 
     def __repr__(self) -> str:
         """Where the rows are from and how many there are."""
-        return f"Results({', '.join(map(str, self.paths))}: {len(self._rows)} rows, {len(self._cells)} cells)"
+        return f"Results({self.title}: {len(self._rows)} rows, {len(self._cells)} cells)"
 
     def _repr_html_(self) -> str:
         return str(self.table().to_html(index=False))
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders of the paths."""
-        return tuple(dict.fromkeys(path if path.is_dir() else path.parent for path in self.paths))
+        """Those of the runs' files."""
+        return tuple(dict.fromkeys(file.parent for file in self._files))
+
+    @property
+    def title(self) -> str:
+        """Names the folders."""
+        return ", ".join(map(str, self.folders)) or "results"
 
     @property
     def learners(self) -> list[str]:
@@ -72,7 +86,7 @@ class Results:
 
     def sheets(self, title: str = "", command: str = "", reference: str = "") -> list[Sheet]:
         """The tables for people; see :func:`marlzoo.benchmarks.tables.sheets`."""
-        return tables.sheets(self._rows, title or ", ".join(map(str, self.paths)), command, reference)
+        return tables.sheets(self._rows, title or self.title, command, reference)
 
     def failures(self) -> pd.DataFrame:
         """The rows of runs that failed; their column ``error`` says why."""
@@ -148,7 +162,7 @@ class Results:
 
     def write(self, folder: str | os.PathLike[str], title: str = "", reference: str = "") -> None:
         """Write the tables into a folder; see :func:`marlzoo.benchmarks.tables.write`."""
-        tables.write(self._rows, Path(folder), title or ", ".join(map(str, self.paths)), "", reference)
+        tables.write(self._rows, Path(folder), title or self.title, "", reference)
 
     def named_rows(self) -> pd.DataFrame:
         """All rows with the columns ``dataset`` and ``learner``."""
@@ -191,10 +205,10 @@ def curves_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean and interval over seeds of a column, by dataset, learner and updates."""
     lines = []
     for (dataset, learner), part in rows.groupby([DATASET, LEARNER], sort=False):
-        counts: dict[int, list[tuple[int, np.ndarray]]] = {}
+        counts: dict[int, list[tuple[Any, Floats]]] = {}
         for updates, values in part.groupby("updates")[column]:
             sample = values.to_numpy(dtype=np.float64)
-            counts.setdefault(len(sample), []).append((int(str(updates)), sample))
+            counts.setdefault(len(sample), []).append((updates, sample))
         for seeds, found in counts.items():  # checkpoints with equally many seeds in one pass
             samples = np.stack([sample for _, sample in found])
             ends = zip(samples.mean(-1), *bands(samples), strict=True)

@@ -52,17 +52,22 @@ def plot(
         MissingExtraError: matplotlib is not installed.
         OutputError: the file cannot be written.
     """
+    path = None if out is None else Path(out)
+    if path is not None and path.suffix not in FORMATS:
+        raise ConfigError(f"{path}: end the file's name in {', '.join(FORMATS)}")
+    figure = draw(Results(*paths), kind, columns)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def draw(results: Results, kind: Kind = "curves", columns: int = 3) -> Figure:
+    """The figure of some results; see :func:`plot`."""
     if kind not in _DRAW:
         raise ConfigError(f"kind is {kind!r}; it must be one of {', '.join(_DRAW)}")
     if columns < 1:
         raise ConfigError(f"columns is {columns}; it must be at least 1")
-    path = None if out is None else Path(out)
-    if path is not None and path.suffix not in FORMATS:
-        raise ConfigError(f"{path}: end the file's name in {', '.join(FORMATS)}")
-    figure = _DRAW[kind](Results(*paths), columns)
-    if path is not None:
-        _save(figure, path)
-    return figure
+    return _DRAW[kind](results, columns)
 
 
 def _curves(results: Results, columns: int) -> Figure:
@@ -154,7 +159,7 @@ def _look(place: int) -> tuple[str, str]:
     return COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure; the same rows give the same bytes with the same matplotlib."""
     from matplotlib import rc_context
 
@@ -173,4 +178,4 @@ def _figure() -> type[Figure]:
 
 
 def _nothing(results: Results, why: str) -> DataError:
-    return DataError(f"{', '.join(map(str, results.paths))}: nothing to draw: {why}")
+    return DataError(f"{results.title}: nothing to draw: {why}")

@@ -66,7 +66,7 @@ def report(
         raise ConfigError(f"{path}: end the file's name in .html")
     scripts = charts.scripts()  # a missing extra is found before any work
     results = Results(*paths)
-    title = title or ", ".join(map(str, results.paths))
+    title = title or results.title
     write_text_atomic(path, _page(results, title, reference, command, scripts))
     return path
 

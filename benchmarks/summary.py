@@ -33,15 +33,19 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         DataError: no such file, no rows in it, not a results file, or a folder that holds results of several runs.
     """
-    frames = [_found(path).read() for path in paths]
+    frames = [results_at(path).read() for path in paths]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if rows.empty:
         raise DataError(f"no result rows in {', '.join(map(str, paths))}")
     return rows
 
 
-def _found(path: Path) -> ResultsFile:
-    """The results at a path, in the one folder below it that has some, or in ``results`` under that name."""
+def results_at(path: Path) -> ResultsFile:
+    """The results at a path, in the one folder below it that has some, or in ``results`` under that name.
+
+    Raises:
+        DataError: there are none, or those of several runs.
+    """
     place = path if path.exists() or not (RESULTS / path).is_dir() else RESULTS / path
     results = ResultsFile(place / "rows.csv" if place.is_dir() else place)
     if results.exists():

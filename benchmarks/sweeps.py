@@ -27,6 +27,7 @@ from .bench import select
 from .plan import expanded, setting_names
 from .runner import run_suite
 from .split import Split, split_of
+from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
 
 _RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<log>:log)?(?::(?P<count>\d+))?")
@@ -112,17 +113,7 @@ class Sweep:
 
     def toml(self) -> str:
         """The best settings as learners for a suite's file."""
-        lines = []
-        for learner in self.best().values():
-            config = ", ".join(f"{name} = {_toml(value)}" for name, value in learner.config.items())
-            lines += [
-                "[[learners]]",
-                f"method = {_toml(learner.method)}",
-                f"config = {{ {config} }}" if config else "config = {}",
-                f"tuning = {_toml(learner.tuning)}",
-                "",
-            ]
-        return "\n".join(lines)
+        return learners_toml(tuple(self.best().values()))
 
 
 def sweep(
@@ -327,8 +318,3 @@ def _plain(text: str) -> Any:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
-
-
-def _toml(value: Any) -> str:
-    """A plain value as TOML; JSON's texts, numbers and lists are TOML's too."""
-    return json.dumps(value)

@@ -178,7 +178,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any
 )
 def test_headers_that_lie(saved: Path, change: Any, text: str) -> None:
     with pytest.raises(CheckpointError, match=text):
-        marlzoo.load(rewritten(saved, change))
+        marlzoo.load_learner(rewritten(saved, change))
 
 
 def test_members_that_lie(saved: Path, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_members_that_lie(saved: Path, tmp_path: Path) -> None:
             for k, name in enumerate(good.namelist()):
                 bad.writestr(name, npy(header) if k == 1 else good.read(name))
         with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-            marlzoo.load(tmp_path / "bad.npz")
+            marlzoo.load_learner(tmp_path / "bad.npz")
 
 
 def test_single_bits(saved: Path, tmp_path: Path) -> None:

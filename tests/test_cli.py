@@ -108,7 +108,7 @@ def test_listing_starts_without_torch_and_simulators() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lst"], "unknown command 'lst'. Did you mean list?"),
+        (["lst"], "unknown command 'lst'. Did you mean list or plot?"),
         (["list"], "name a kind, one of methods"),
         (["data"], "name an action, one of collect"),
         (["list", "mehtods"], "Did you mean methods?"),
@@ -178,7 +178,10 @@ def test_a_wrong_setting_is_named_with_the_nearest(
             ["eval", "x.npz", "--episodes", "three"],
             "Error parsing --episodes: .*'three'; see marlzoo eval --help",
         ),
-        (["eval"], r"Missing from marlzoo eval: PATH file ending in .npz \(required\); see"),
+        (
+            ["eval"],
+            r"Missing from marlzoo eval: PATH file ending in .npz, or the folder .* \(required\); see",
+        ),
         (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
         (["eval", "x.npz", "y.npz"], "Unrecognized options: y.npz; see"),
         (["table", "x", "--format", "word"], "invalid choice 'word' for argument '--format'"),

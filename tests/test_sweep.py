@@ -116,7 +116,7 @@ def test_the_command(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert configs == {1.0, 3.0}
     assert rows.set_index("method")["tuning"].to_dict() == {"omiga": "", "bc": "by hand"}
     best = (tmp_path / "mine-sweep" / "best.toml").read_text()
-    (tmp_path / "tuned.toml").write_text(f"data = [{{ task = 'games/xor', quality = 'D1' }}]\n{best}")
+    (tmp_path / "tuned.toml").write_text(f"{best}data = [{{ task = 'games/xor', quality = 'D1' }}]\n")
     tuned = find_suite(str(tmp_path / "tuned.toml"))
     assert [learner.method for learner in tuned.learners] == ["omiga", "bc"]
     record = json.loads(tuned.learners[0].tuning)

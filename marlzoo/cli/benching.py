@@ -63,7 +63,6 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the suite that the arguments name, with what they change."""
-    from marlzoo.benchmarks.bench import select
     from marlzoo.benchmarks.suites import SUITES, find_suite
 
     if not arguments:
@@ -71,8 +70,10 @@ def run(arguments: Sequence[str]) -> int:
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    suite = find_suite(options.suite, toml_values(options.set))
-    suite = select(suite, options.seeds, options.methods, options.updates, options.precision or None)
+    from marlzoo.benchmarks.bench import select
+
+    found = find_suite(options.suite, toml_values(options.set))
+    suite = select(found, options.seeds, options.methods, options.updates, options.precision or None)
     if options.show:
         from marlzoo.benchmarks.suite_toml import suite_toml
 

@@ -27,7 +27,7 @@ class Options:
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
-    """options of the task's environment, as in training, for instance flavour=original"""
+    """options of the task's environment (default: those of the training)"""
     every: int = 0
     """show every so many steps (0: as many as keep an episode within 250 frames)"""
     fps: int = 25
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
             episodes=options.episodes,
             strip=options.strip,
             task=options.task,
-            env=named_values(options.env, "--env"),
+            env=named_values(options.env, "--env") or None,
             every=options.every,
             fps=options.fps,
             size=options.size,

@@ -49,6 +49,7 @@ def load(
         method=learner.name,
         task=task_of(saved.meta),
         updates=learner.updates,
+        env_options=saved.meta.get("env"),
         device=learner.device,
         dtype=learner.dtype,
     )

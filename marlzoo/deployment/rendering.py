@@ -48,7 +48,7 @@ def render(
         episodes: to play.
         strip: number of stills of one episode, side by side, instead of a video.
         task: full task name; default: that of the training.
-        env: options of the task's environment, as in training.
+        env: options of the task's environment; default: those of the training.
         every: show every so many steps; 0: as many as keep an episode within 250 frames.
         fps: frames per second.
         size: width and height of a frame, in pixels.
@@ -77,7 +77,7 @@ def render(
         raise ConfigError(f"{target}: end the name of {what} in {' or '.join(endings)}")
     writer = _imageio(target.suffix)
     team = path if isinstance(path, TeamPolicy) else load(path, seed=seed, replica=replica, best=best)
-    arena = _arena(team, task, env or {})
+    arena = _arena(team, task, env)
     step = every or -(-arena.spec.horizon // FRAMES)
     try:
         played = range(1 if strip else episodes)
@@ -131,11 +131,12 @@ def _stills(frames: Sequence[Frame], count: int) -> list[Frame]:
     return [frames[k] for k in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
-def _arena(team: TeamPolicy, task: str, options: Mapping[str, Any]) -> BatchedEnv:
+def _arena(team: TeamPolicy, task: str, options: Mapping[str, Any] | None) -> BatchedEnv:
     name = task or team.task
     if not name:
         raise ConfigError("the checkpoint does not name its task; give it as task")
-    env = make_env(name, 1, **options)
+    trained = team.env_options if name == team.task else {}
+    env = make_env(name, 1, **(trained if options is None else options))
     differences = team.spec.differences(env.spec)
     if differences:
         env.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class TeamPolicy:
         method: that trained the team.
         task: that it was trained for; empty where that is not known.
         updates: gradient updates of the training.
+        env_options: of the environment that it was trained for.
         device: of the policy.
         dtype: of the policy.
     """
@@ -38,11 +40,13 @@ class TeamPolicy:
         method: str = "",
         task: str = "",
         updates: int = 0,
+        env_options: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.policy, self.spec, self.seed = policy, spec, seed
         self.method, self.task, self.updates = method, task, updates
+        self.env_options = dict(env_options or {})
         self._device, self._dtype = torch.device(device), dtype
         self._noise_seed = seed
         self._team = _Actor(policy, self._random())

@@ -17,7 +17,6 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
 from marlzoo.errors import (
     CheckpointError,
-    ConfigError,
     DataError,
     MarlzooError,
     PluginError,
@@ -31,6 +30,7 @@ from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-3"
 LEARNER, EXTRA = "learner/", "extra/"
+IDENTITY = ("method", "spec", "seeds", "configs", "dtype")  # what :func:`describe` tells
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
@@ -160,9 +160,7 @@ def load_learner(path: str | Path, device: torch.device | str = "cpu") -> Algori
         UnknownNameError: its method is not installed.
     """
     saved = load_saved(path)
-    algorithm = _build(path, saved.meta, range(len(saved.seeds)), device)
-    _fill(algorithm, saved.arrays, saved.meta)
-    return algorithm
+    return _build(path, saved, range(len(saved.seeds)), device)
 
 
 def load_saved(path: str | Path) -> Saved:
@@ -172,13 +170,11 @@ def load_saved(path: str | Path) -> Saved:
         CheckpointError: it is missing, broken, or holds no learner.
     """
     arrays, meta = load_arrays(path)
-    missing = [
-        name for name in ("method", "spec", "seeds", "configs", "dtype", "updates") if name not in meta
-    ]
-    if missing or not isinstance(meta["seeds"], list) or not meta["seeds"]:
-        raise CheckpointError(
-            f"{path}: not a learner's checkpoint ({', '.join(missing) or 'no seeds'} missing)"
-        )
+    missing = [name for name in (*IDENTITY, "updates") if name not in meta]
+    seeds = meta.get("seeds")
+    if missing or not isinstance(seeds, list) or not seeds or not all(is_seed(seed) for seed in seeds):
+        what = f"{', '.join(missing)} is missing" if missing else "its seeds are none"
+        raise CheckpointError(f"{path}: not a learner's checkpoint ({what})")
     return Saved(arrays, meta)
 
 
@@ -197,36 +193,38 @@ def build_replica(
         CheckpointError: the content does not fit the method as installed.
         UnknownNameError: its method is not installed.
     """
-    algorithm = _build(path, saved.meta, [replica], device)
-    alone = {f"{LEARNER}{name}": tuple(value.shape) for name, value in algorithm.state_tensors().items()}
-    # What is stacked over replicas is as long as there are; the rest is shared and has its shape already.
-    arrays = {
-        name: value[replica : replica + 1] if name in alone and value.shape != alone[name] else value
-        for name, value in saved.arrays.items()
-    }
-    _fill(algorithm, arrays, saved.meta)
-    return algorithm
+    return _build(path, saved, [replica], device)
 
 
-def _build(
-    path: str | Path, meta: Mapping[str, Any], replicas: Sequence[int], device: torch.device | str
-) -> Algorithm:
-    """A new learner of some of the replicas that a checkpoint describes."""
+def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torch.device | str) -> Algorithm:
+    """A learner of all replicas of a checkpoint, or of one."""
+    meta = saved.meta
     try:
-        cls = find_method(meta["method"])
-        spec, seeds = Spec.from_dict(meta["spec"]), [meta["seeds"][k] for k in replicas]
-        if not all(is_seed(seed) for seed in seeds):
-            raise ConfigError("its seeds are none")
+        cls, spec = find_method(meta["method"]), Spec.from_dict(meta["spec"])
         configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
-        return cls(spec, seeds, configs, device, dtype)
-    except (PluginError, UnknownNameError):
+        algorithm = cls(spec, [saved.seeds[k] for k in replicas], configs, device, dtype)
+        whole = len(replicas) == len(saved.seeds)
+        _fill(algorithm, saved.arrays if whole else _of_replica(algorithm, saved.arrays, replicas[0]), meta)
+    except (CheckpointError, PluginError, UnknownNameError):
         raise
     except (*ZIP_FAULTS, MarlzooError) as error:
         text = (str(error).strip().splitlines() or [""])[0][:300]
         raise CheckpointError(
             f"{path}: not a learner's checkpoint ({type(error).__name__}: {text})"
         ) from error
+    return algorithm
+
+
+def _of_replica(
+    alone: Algorithm, arrays: Mapping[str, NDArray[Any]], replica: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays of one replica: what is stacked over replicas is cut, the rest has the learner's shape already."""
+    shapes = {f"{LEARNER}{name}": tuple(value.shape) for name, value in alone.state_tensors().items()}
+    return {
+        name: value[replica : replica + 1] if name in shapes and value.shape != shapes[name] else value
+        for name, value in arrays.items()
+    }
 
 
 def _fill(algorithm: Algorithm, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
