@@ -9,7 +9,8 @@ cores on this package's tasks.
 Agents without a choice, such as dead units, count in the means of loss and entropy; the official code leaves them
 out. Their own part has no gradient (the only legal action keeps probability 1), so that they only make the others'
 part smaller, which Adam undoes but for its epsilon and the bound on the norm. Advantages are the team's, one per
-step, and are normalized so.
+step; they are normalized by their mean and their unbiased standard deviation (a sum over M - 1; the official code's
+is over M), plus 1e-5.
 
 Shapes: R replicas, E copies, T steps, M = E T team steps, B steps per gradient step, N agents.
 """

@@ -100,9 +100,13 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@functools.cache  # evaluating annotations takes a millisecond, and every replica's settings are checked
 def _settings(cls: Any) -> Mapping[str, Any]:
     """Type of every setting by name."""
+    return _type_hints(cls)
+
+
+@functools.cache  # evaluating annotations takes a millisecond, and every replica's settings are checked
+def _type_hints(cls: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 

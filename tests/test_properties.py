@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlzoo.benchmarks.results import Episodes, Results, Row
+from marlzoo.benchmarks.results import Episodes, ResultsFile, Row
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.minari import read_minari, write_minari
@@ -241,7 +241,7 @@ ROWS = st.builds(Row, **{field.name: KINDS[str(field.type)] for field in datacla
 @given(st.lists(ROWS, max_size=3, unique_by=lambda row: row.run), st.booleans())
 def test_any_row_comes_back_exactly(rows: list[Row], published: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        results = Results(Path(folder) / "rows.csv")
+        results = ResultsFile(Path(folder) / "rows.csv")
         results.append(rows)
         if published:
             results.publish()
@@ -257,17 +257,17 @@ def test_the_last_of_each_row_counts_whoever_wrote_it(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
-        writers = [Results(path)]
+        writers = [ResultsFile(path)]
         for seed, updates, value in written:
             if pick.draw(st.integers(0, 3)) == 0:  # the writer ends, and another one goes on
                 writers[-1].publish() if pick.draw(st.booleans()) else writers[-1].close()
-                writers.append(Results(path))
+                writers.append(ResultsFile(path))
             writers[-1].append([dataclasses.replace(ROW, seed=seed, updates=updates, mean_return=value)])
         expected = {(seed, updates): value for seed, updates, value in written}
-        found = {(row.seed, row.updates): row.mean_return for row in Results(path).rows()}
+        found = {(row.seed, row.updates): row.mean_return for row in ResultsFile(path).rows()}
         assert found == expected
         writers[-1].publish()
-        assert {(r.seed, r.updates): r.mean_return for r in Results(path).rows()} == expected
+        assert {(r.seed, r.updates): r.mean_return for r in ResultsFile(path).rows()} == expected
 
 
 @some
@@ -276,7 +276,7 @@ def test_any_episodes_come_back_exactly(played: list[tuple[float, int, bool]]) -
     columns = tuple(zip(*played, strict=True)) or ((), (), ())
     episodes = Episodes(ROW.run, 7, *columns)
     with tempfile.TemporaryDirectory() as folder:
-        results = Results(Path(folder) / "rows.csv")
+        results = ResultsFile(Path(folder) / "rows.csv")
         results.append([ROW], [episodes])
         results.publish()
         assert results.episodes() == {(ROW.run, 7): episodes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,19 +18,69 @@ from queue import SimpleQueue
 from tests.mutants import ROOT, Fault, planted
 
 PARTS = ("marlzoo", "algorithms", "baselines", "benchmarks", "tests", "pyproject.toml", "README.md")
-LIMIT = 600.0  # seconds; a fault that makes a test run forever has been noticed
+LIMIT = 600  # seconds; a fault that makes a test run forever has been noticed
 PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit statuses; BROKEN: a test file could not be imported
-# Imports must find the copy, also where an editable install is asked before the path.
-PYTEST = (
-    "import sys\n"
-    "sys.meta_path = [f for f in sys.meta_path if getattr(f, '__name__', '') != '_EditableFinder']\n"
-    "import pytest\n"
-    "sys.exit(pytest.main(sys.argv[1:]))\n"
-)
+# Runs pytest in a fork per line of arguments, after the slow imports, and answers with its exit status. Imports must
+# find the copy, also where an editable install is asked before the path.
+SERVER = f"""
+import json, os, signal, sys
+sys.meta_path = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_EditableFinder"]
+import numpy, pytest, torch
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        signal.alarm({LIMIT})
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        os._exit(pytest.main(json.loads(line)))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Copy:
+    """A private copy of the repository, and a process that runs tests in it.
+
+    Args:
+        folder: where the copy is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", SERVER]
+        self.server = subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def run_tests(self, tests: Sequence[str]) -> int:
+        """Pytest's exit status; negative where a signal ended it, such as the time limit's.
+
+        Raises:
+            RuntimeError: the process ended.
+        """
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
+        print(json.dumps(arguments), file=self.server.stdin, flush=True)
+        answer = self.server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"pytest {' '.join(tests)}: the process that runs the tests ended")
+        return int(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self.server.communicate()
 
 
 @contextmanager
-def private_copy(root: Path = ROOT) -> Iterator[Path]:
+def private_copy(root: Path = ROOT) -> Iterator[Copy]:
     """A copy of what the tests need, deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="marlzoo-mutants-") as folder:
         copy = Path(folder)
@@ -43,63 +94,39 @@ def private_copy(root: Path = ROOT) -> Iterator[Path]:
         for name in ("algorithms", "baselines", "benchmarks"):  # as an install lays them out
             if not (copy / "marlzoo" / name).exists():
                 (copy / "marlzoo" / name).symlink_to(Path("..", name), target_is_directory=True)
-        yield copy
+        running = Copy(copy)
+        try:
+            yield running
+        finally:
+            running.close()
 
 
-def run_tests(copy: Path, tests: Sequence[str]) -> int | None:
-    """Pytest's exit status in a copy; None after the time limit."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(copy),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    command = [
-        sys.executable,
-        "-c",
-        PYTEST,
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        *tests,
-    ]
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return None
-    return done.returncode
-
-
-def dies(fault: Fault, copy: Path) -> bool:
+def dies(fault: Fault, copy: Copy) -> bool:
     """True where a test fails with the fault in place.
 
     Raises:
         RuntimeError: the tests could not be run.
     """
-    place = copy / fault.file
+    place = copy.folder / fault.file
     text = place.read_text(encoding="utf-8")
-    place.write_text(planted(fault, copy), encoding="utf-8")
+    place.write_text(planted(fault, copy.folder), encoding="utf-8")
     try:
-        status = run_tests(copy, fault.tests)
+        status = copy.run_tests(fault.tests)
     finally:
         place.write_text(text, encoding="utf-8")
-    if status not in (PASSED, FAILED, BROKEN, None):
+    if status not in (PASSED, FAILED, BROKEN) and status >= 0:
         raise RuntimeError(f"{fault.listing}: pytest {' '.join(fault.tests)} ended with status {status}")
     return status != PASSED
 
 
-def check_unplanted(faults: Sequence[Fault], copy: Path) -> None:
+def check_unplanted(faults: Sequence[Fault], copy: Copy) -> None:
     """The tests of every list pass without a fault; otherwise every fault would seem to be noticed.
 
     Raises:
         RuntimeError: they do not.
     """
     for listing, tests in sorted({(fault.listing, fault.tests) for fault in faults}):
-        if run_tests(copy, tests) != PASSED:
+        if copy.run_tests(tests) != PASSED:
             raise RuntimeError(
                 f"{listing}: pytest {' '.join(tests)} fails without any fault; mend that first"
             )
@@ -111,7 +138,7 @@ def measure(faults: Sequence[Fault], jobs: int) -> tuple[int, list[Fault]]:
     Returns:
         How many die, and those that survive without a reason given in the list.
     """
-    copies: SimpleQueue[Path] = SimpleQueue()
+    copies: SimpleQueue[Copy] = SimpleQueue()
 
     def try_one(fault: Fault) -> bool:
         copy = copies.get()
@@ -137,7 +164,7 @@ def measure(faults: Sequence[Fault], jobs: int) -> tuple[int, list[Fault]]:
 
 
 @contextmanager
-def _copies(count: int) -> Iterator[list[Path]]:
+def _copies(count: int) -> Iterator[list[Copy]]:
     """Several private copies."""
     if not count:
         yield []

@@ -15,7 +15,7 @@ from tests.reference.harness import DOUBLE, Case, Replica, Seen
 from tests.reference.networks import gru_net, sequences
 
 SMALL: dict[str, Any] = {"layers": 2, "flow_steps": 3, "alpha": [3.0, 0.4]}
-RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4}
+RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4, "memory_relu": True}
 FLOW: dict[str, Any] = {"deploy": "flow", "eval_steps": 4}
 WIDE = {"student": 1.5, "flow": 1.5, "target_q": 2.0}
 
@@ -80,8 +80,8 @@ def taken(own: Replica, obs: Tensor, action: Tensor, k: int) -> Tensor:
     """The team's value of the data's action by critic k."""
     n = own.spec.n_agents
     if own.spec.discrete:
-        return sum(values(own, "q", obs, i)[k][int(action[i])] for i in range(n))
-    return sum(mlp(own.layers("q", k), with_id(obs[i], i, n), action[i])[0] for i in range(n))
+        return torch.stack([values(own, "q", obs, i)[k][int(action[i])] for i in range(n)]).sum()
+    return torch.stack([mlp(own.layers("q", k), with_id(obs[i], i, n), action[i])[0] for i in range(n)]).sum()
 
 
 def error(own: Replica, found: Tensor, wanted: Tensor, i: int) -> Tensor:
@@ -93,10 +93,9 @@ def distance(own: Replica, out: Tensor, teacher: Tensor, action_mask: Any) -> Te
     """Of the students from the flow's action, summed over agents."""
     agents = range(own.spec.n_agents)
     if own.spec.discrete:
-        return -sum(
-            log_softmax(out[i], action_mask[i])[best_legal(teacher[i], action_mask[i])] for i in agents
-        )
-    return sum(error(own, out, teacher.clamp(-1.0, 1.0), i) for i in agents)
+        log_pi = [log_softmax(out[i], action_mask[i]) for i in agents]
+        return -torch.stack([log_pi[i][best_legal(teacher[i], action_mask[i])] for i in agents]).sum()
+    return torch.stack([error(own, out, teacher.clamp(-1.0, 1.0), i) for i in agents]).sum()
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:

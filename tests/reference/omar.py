@@ -215,12 +215,11 @@ def softmax_means(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
 
 def ranked(candidates: Tensor, scores: Tensor) -> list[int]:
     """Numbers of candidates ``[K, A]`` by falling score ``[K]``; a tie between different ones would be luck."""
-    order = sorted(range(len(scores)), key=lambda k: -scores[k].item())
+    values, order = scores.tolist(), scores.argsort(descending=True).tolist()
     for k, following in pairwise(order):
-        apart = bool((candidates[k] - candidates[following]).abs().max() > 1e-9)
-        assert not apart or scores[k] - scores[following] > 1e-12, (
-            "two actions are equally good; widen the critics"
-        )
+        if values[k] - values[following] <= 1e-12:
+            apart = bool((candidates[k] - candidates[following]).abs().max() > 1e-9)
+            assert not apart, "two actions are equally good; widen the critics"
     return order
 
 
