@@ -118,9 +118,12 @@ class InSPO(Algorithm):
         recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask", "state")
-        own = {"recurrent": recurrent, "per_agent": not recurrent, "relu": c.memory_relu}
-        self.actor = StochasticActor(self.init, spec, c.hidden, **own)
-        self.data = StochasticActor(self.init, spec, c.hidden, **own)
+        self.actor, self.data = (
+            StochasticActor(
+                self.init, spec, c.hidden, per_agent=not recurrent, recurrent=recurrent, relu=c.memory_relu
+            )
+            for _ in range(2)
+        )
         self.data_others = OthersBehavior(self.init, spec, c.hidden)
         sizes = (spec.obs_size, c.hidden, c.hidden, spec.action_size)
         self.q = PerAgent(MLP(self.init, sizes, stack=(n,)))

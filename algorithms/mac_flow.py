@@ -233,6 +233,7 @@ class StudentPolicy(Policy):
     """
 
     stochastic = True
+    used: Tensor
 
     def __init__(self, network: nn.Module, used: Tensor, noise: Noise, discrete: bool) -> None:
         super().__init__()
@@ -256,7 +257,8 @@ class StudentPolicy(Policy):
         out = self.network(with_noise(obs, z, self.noise == "shared"))
         if self.discrete:
             return mask_logits(out, action_mask).argmax(-1)
-        return out.clamp(-1.0, 1.0) * self.used
+        action: Tensor = out.clamp(-1.0, 1.0) * self.used
+        return action
 
     def _drawn(self, obs: Tensor, random: Random) -> Tensor:
         shape = (*obs.shape[1:3], self.used.shape[-1])
@@ -287,6 +289,7 @@ class FlowPolicy(Policy):
     """
 
     stochastic = True
+    used: Tensor
 
     def __init__(self, field: VelocityField, used: Tensor, steps: int, discrete: bool) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ class TD3BC(Algorithm):
     """TD3+BC for continuous and discrete actions; see the module's text."""
 
     config: TD3BCConfig
-    config_class = TD3BCConfig
+    config_class: ClassVar[type[Config]] = TD3BCConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
         "mamujoco": {},

@@ -20,7 +20,7 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
     """
     updates = pd.concat([cells["updates"], cells["updates_max"]])
     notes = [
-        f"Mean return ± sample standard deviation (n - 1) over {_range(cells['seeds'])} seeds, last checkpoint "
+        f"Mean return ± sample standard deviation (n - 1) over {_seeds(cells)}, last checkpoint "
         f"({_range(updates)} updates), {_range(cells['episodes'])} evaluation episodes per seed. "
         "(data): mean episode return of the dataset."
     ]
@@ -105,6 +105,11 @@ def _origins(cells: pd.DataFrame) -> list[str]:
         tuned = [f"{line['learner']}: {line['tuning']}" for line in records.to_dict("records")]
         notes.append(f"Settings were tuned: {'; '.join(tuned)}. The others are presets.")
     return notes
+
+
+def _seeds(cells: pd.DataFrame) -> str:
+    text = _range(cells["seeds"])
+    return f"{text} seed" if text == "1" else f"{text} seeds"
 
 
 def _range(values: pd.Series) -> str:

@@ -25,7 +25,7 @@ from marlzoo.spec import Spec
 from marlzoo.training.evaluation import evaluate
 
 from .plan import Run, Source, config_hash, obtain, pending, recipe_file, settings, takes_part, task_of
-from .results import Results
+from .results import ResultsFile
 from .sheet import Sheet
 from .split import cores, torch_threads
 from .suites import Data, Learner, Suite
@@ -87,7 +87,7 @@ def in_hours(seconds: float) -> float:
 def costs(
     suite: Suite,
     out: Path,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     rates: dict[str, Rate] | None = None,
 ) -> list[Cost]:
     """What every dataset of a suite still needs, in the suite's order.
@@ -95,13 +95,13 @@ def costs(
     Args:
         suite: expanded and validated.
         out: folder of the results.
-        say: told what is being measured.
+        log: called with one line per measurement.
         rates: what other suites were measured with; what is new is added.
 
     Raises:
         MarlzooError: a published dataset is missing, or a simulator is not installed.
     """
-    results, rates = Results(out / suite.name / "rows.csv"), {} if rates is None else rates
+    results, rates = ResultsFile(out / suite.name / "rows.csv"), {} if rates is None else rates
     found = []
     for data in suite.data:
         file, task = recipe_file(data, out / "data"), task_of(data)
@@ -116,7 +116,7 @@ def costs(
             hashed = config_hash(suite, learner, task, data)
             key = json.dumps([task, dict(data.env), learner.method, hashed])
             if key not in rates:
-                say(f"measuring {learner.method} on {task}")
+                log(f"measuring {learner.method} on {task}")
                 with torch_threads(1):
                     rates[key] = measure(suite, learner, task, data, spec)
             _add(cost, suite, learner, [run for run in runs if run.learner == learner], rates[key], spec)

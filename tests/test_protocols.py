@@ -20,7 +20,7 @@ from tests.toys import toy_dataset, toy_spec
 DISCRETE = sorted(
     name
     for name in list_methods().modules
-    if "discrete" in find_method(name).actions and find_method(name).sampling != "online"
+    if "discrete" in find_method(name).actions and find_method(name).sampling == "transition"
 )
 LATE = (
     "alberdice",

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks.results import Episodes, Results
+from marlzoo.benchmarks.results import Episodes, ResultsFile
 
 from marlzoo.cli import main
 from marlzoo.data import download, games
 from marlzoo.data.formats.native import read_omiga, write_omiga
+from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers import store
@@ -29,10 +30,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "teachers").mkdir()
     for path in Path(store.__file__).parent.glob("mpe--spread.*"):
         shutil.copy(path, tmp_path / "teachers")
-    results = Results(tmp_path / "results" / "mine" / "rows.csv")
+    results = ResultsFile(tmp_path / "results" / "mine" / "rows.csv")
     results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
     results.publish()
-    running = Results(tmp_path / "results" / "running" / "rows.csv")
+    running = ResultsFile(tmp_path / "results" / "running" / "rows.csv")
     running.append([ROW])  # in a journal, as while a run goes on
     running.close()
     save_arrays(
@@ -63,6 +64,15 @@ DAMAGED = (
 )
 
 
+def spots(path: Path) -> list[int]:
+    """Places of bytes that count; an HDF5 file has parts that nothing reads."""
+    content = path.read_bytes()
+    if path.suffix != ".hdf5":
+        return [len(content) * 2 // 3]
+    reward = load_dataset(path).reward.astype("<f4").tobytes()
+    return [content.index(b"mean_return"), content.index(reward)]  # the card, and the last bits of a number
+
+
 def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--verify"]) == 0
     told = capsys.readouterr().out
@@ -72,20 +82,19 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
     for pattern in DAMAGED:
         (path,) = place.glob(pattern)
         sound = path.read_bytes()
-        # an HDF5 file has parts that nothing reads
-        at = sound.index(b"mean_return") if path.suffix == ".hdf5" else len(sound) * 2 // 3
-        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
-        assert main(["doctor", "--verify", "results"]) == 1, pattern
-        told = capsys.readouterr().out
-        assert "DAMAGED" in told
-        assert path.name in told, pattern
+        for at in spots(path):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+            assert main(["doctor", "--verify", "results"]) == 1, (pattern, at)
+            told = capsys.readouterr().out
+            assert "DAMAGED" in told
+            assert path.name in told, pattern
         path.write_bytes(sound)
     assert main(["doctor", "--verify", "--json"]) == 0
     assert all(checked["fault"] == "" for checked in json.loads(capsys.readouterr().out))
 
 
 def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = Results(place / "results" / "mine" / "rows.csv")
+    rows = ResultsFile(place / "results" / "mine" / "rows.csv")
     rows.append([ROW.__class__(**{**vars(ROW), "seed": seed}) for seed in (5, 6, 7)])
     rows.publish()
     lines = rows.path.read_text().splitlines(keepends=True)
@@ -95,6 +104,15 @@ def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().out
     assert ("line 2:" in told, "line 3:" in told, "line 4:" in told) == (True, False, True)
     assert "2 damaged" in told
+
+
+def test_a_table_of_another_kind_is_left_alone(place: Path) -> None:
+    (place / "results" / "study").mkdir()
+    (place / "results" / "study" / "rows.csv").write_text("game,value\nxor,1.0\n")
+    assert main(["doctor", "--verify", "results"]) == 0
+    emptied = place / "results" / "mine" / "rows.csv"
+    emptied.write_text("")
+    assert main(["doctor", "--verify", "results"]) == 1
 
 
 def test_folders_without_results(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

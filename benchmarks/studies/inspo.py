@@ -122,7 +122,8 @@ def values(form: Form, options: Options) -> Floats:
         return np.asarray(evaluate(policy, env, seeds=list(options.seeds)).returns.mean(1))
     seen = with_agent_id(torch.ones(learner.replicas, 1, 2, 1))
     pi = torch.softmax(policy.scores(seen)[:, 0], -1).detach().double().numpy()
-    return np.einsum("ri,rj,ij->r", pi[:, 0], pi[:, 1], np.array(games.payoffs(form.game), np.float64))
+    table = np.array(games.payoffs(form.game), np.float64)
+    return np.asarray(np.einsum("ri,rj,ij->r", pi[:, 0], pi[:, 1], table))
 
 
 def lines(options: Options) -> pd.DataFrame:
@@ -144,7 +145,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
         reached = part["value"].to_numpy()
         known = part["exact"].iloc[0]
         body.append([*key, study.over_seeds(reached), "" if np.isnan(known) else f"{known:.3f}"])
-        groups.append((" ".join(key[:3]) + f"\nbeta {key[4]}", reached))
+        groups.append((" ".join(map(str, key[:3])) + f"\nbeta {key[4]}", reached))
     notes = [
         "Mean value over seeds with its 95 % interval; exact is the closed form's value without learning.",
         f"Made by `{study.command('inspo')}`.",

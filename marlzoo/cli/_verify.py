@@ -51,26 +51,31 @@ def summary(found: Sequence[Checked]) -> str:
 
 def _results(folder: Path) -> Iterator[Checked]:
     """Rows, episodes, checkpoints and datasets, at any depth."""
-    from marlzoo.benchmarks.results import Results
+    from marlzoo.benchmarks.results import ResultsFile
     from marlzoo.training.checkpoint import load_arrays
 
-    files = (
-        "rows.csv",
-        "episodes.csv",
-        "replaced.csv",
-        "rows.journal",
-        "episodes.journal",
-        "replaced.journal",
-    )
-    places = {path.parent for name in files for path in folder.rglob(name)}
+    files = [f"{name}.{kind}" for name in ("rows", "episodes", "replaced") for kind in ("csv", "journal")]
+    places = {path.parent for name in files for path in folder.rglob(name) if _has_checksums(path)}
     for place in sorted(places):
-        faults = Results(place / "rows.csv").faults() or [""]
+        faults = ResultsFile(place / "rows.csv").faults() or [""]
         yield from (Checked("results", str(place), fault) for fault in faults)
     for path in sorted(folder.rglob("*.npz")):
         if path.parent.name == "checkpoints" or path.stem == "checkpoint":
             yield _tried("checkpoints", path, partial(load_arrays, path))
     for path in sorted(folder.rglob("*.hdf5")):
         yield _tried("datasets", path, partial(_read, path))
+
+
+def _has_checksums(path: Path) -> bool:
+    """Whether a file's header is that of lines with checksums, also where a bit of it is wrong; journals have it."""
+    if path.is_dir():
+        return True
+    try:
+        with open(path, "rb") as file:
+            header = file.readline()
+    except OSError:  # named when it is read
+        return True
+    return not header or b"schema" in header or b"checksum" in header
 
 
 def _data_home() -> Iterator[Checked]:

@@ -1,4 +1,4 @@
-"""What is deployed: a policy, and the ways a network becomes one."""
+"""Policies: modules that map observations to actions."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ class Policy(nn.Module):
 
         ``ids`` are copies' indices, or a mask ``[R, num_envs]``.
         """
+
+    def receive(self, reward: Tensor) -> None:
+        """Take in the team's reward ``[R, E]`` of the last action; only policies that ask for a return do."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What the policy remembers of the episodes so far, ``[R, E, ...]`` each; feed-forward policies nothing.
+
+        Empty also before the first step. All zeros is the state at the start of an episode.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
 
     @abstractmethod
     def act(
@@ -208,6 +221,14 @@ class RecurrentPolicy(Policy):
         action = self.inner.act(torch.cat((obs, self._last), dim=-1), action_mask, random)
         self._last = one_hot(action, self._n_last, obs.dtype)
         return action
+
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        known = {"hidden_state": self._reader.hidden_state, "last_action": self._last}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
+        self._reader.hidden_state = state.get("hidden_state")
+        self._last = state.get("last_action")
 
 
 class _Reader(nn.Module):

@@ -92,7 +92,11 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
     def update(tensors: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Tensor]:
         return algorithm.update(Batch.of(noise, **tensors))
 
-    fast = torch.compile(update, fullgraph=True, dynamic=False, backend=backend)
+    # On GPUs PyTorch 2.11 searches for better loop orders and fails an assertion of its own on OMIGA's update.
+    options: dict[str, Any] | None = (
+        {"loop_ordering_after_fusion": False} if _may_reorder(algorithm.device, backend) else None
+    )
+    fast = torch.compile(update, fullgraph=True, dynamic=False, backend=backend, options=options)
     # To the compiler all learners of a process are one function, of which it would make eight versions at most.
     many: dict[str, Any] = {"recompile_limit": LEARNERS, "accumulated_recompile_limit": LEARNERS}
 
@@ -103,6 +107,12 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
         return metrics
 
     return call
+
+
+def _may_reorder(device: torch.device, backend: str) -> bool:
+    from torch._inductor import config
+
+    return device.type == "cuda" and backend == "inductor" and hasattr(config, "loop_ordering_after_fusion")
 
 
 @contextlib.contextmanager

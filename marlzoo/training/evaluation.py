@@ -112,6 +112,7 @@ def evaluate(
         step = guard.step(action, live)
         reward = step.reward.mean(-1) if step.reward.ndim > 1 else step.reward
         returns[live] += reward[live]
+        policy.receive(torch.from_numpy(reward).to(device, dtype).view(replicas, -1))
         lengths[live] += 1
         if wins is not None:
             wins |= step.info["win"] & alive

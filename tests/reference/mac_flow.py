@@ -15,7 +15,7 @@ from tests.reference.harness import DOUBLE, Case, Replica, Seen
 from tests.reference.networks import gru_net, sequences
 
 SMALL: dict[str, Any] = {"layers": 2, "flow_steps": 3, "alpha": [3.0, 0.4]}
-RNN: dict[str, Any] = {"history": "rnn", "memory_relu": True, "sequence_length": 3, "batch_size": 4}
+RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4, "memory_relu": True}
 FLOW: dict[str, Any] = {"deploy": "flow", "eval_steps": 4}
 WIDE = {"student": 1.5, "flow": 1.5, "target_q": 2.0}
 
