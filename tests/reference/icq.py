@@ -59,8 +59,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Targets, the critic's step or steps, then the policy's."""
     c, seq = own.config, sequences(batch)
     if hasattr(batch, "next_action"):  # a transition: its next action is known
-        action, seq.action = seq.action, seq.action[:, :1]
-        seq.steps = [(b, 0) for b in range(len(action))]
+        action = torch.cat((seq.action, batch.next_action.unsqueeze(1)), dim=1)
         filled, followed = torch.ones(len(action), 1, dtype=DOUBLE), seq.mask
     else:
         filled, action = seq.filled, torch.cat((seq.action, seq.action[:, -1:]), dim=1)
