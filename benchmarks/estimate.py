@@ -25,7 +25,7 @@ from marlzoo.spec import Spec
 from marlzoo.training.evaluation import evaluate
 
 from .plan import Run, Source, config_hash, obtain, pending, recipe_file, settings, takes_part, task_of
-from .results import Results
+from .results import ResultsFile
 from .sheet import Sheet
 from .split import cores, torch_threads
 from .suites import Data, Learner, Suite
@@ -101,7 +101,7 @@ def costs(
     Raises:
         MarlzooError: a published dataset is missing, or a simulator is not installed.
     """
-    results, rates = Results(out / suite.name / "rows.csv"), {} if rates is None else rates
+    results, rates = ResultsFile(out / suite.name / "rows.csv"), {} if rates is None else rates
     found = []
     for data in suite.data:
         file, task = recipe_file(data, out / "data"), task_of(data)

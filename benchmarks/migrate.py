@@ -24,7 +24,7 @@ from marlzoo.errors import DataError, MarlzooError
 from marlzoo.registry import find_method, preset_of, task_spec
 from marlzoo.system.files import locked
 
-from .results import REMEDY, Results, Row
+from .results import REMEDY, ResultsFile, Row
 from .row import from_cells
 
 COLUMNS = {"normalised_score": "normalized_score", "behaviour_return": "behavior_return"}
@@ -74,8 +74,8 @@ def migrate(folder: Path) -> list[Migrated]:
             rows = _read(path)
             if rows is None:
                 continue
-            Results(path).overwrite([_today(row) for row in rows])
-        rows = Results(path).rows()
+            ResultsFile(path).overwrite([_today(row) for row in rows])
+        rows = ResultsFile(path).rows()
         done.append(Migrated(path, len(rows), sum(bool(row.config) for row in rows)))
     return done
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.config import replica_configs
+from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset, read_card
@@ -20,7 +20,7 @@ from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.teachers.offers import qualities
 
-from .results import RUN, Results, Row
+from .results import RUN, ResultsFile, Row
 from .row import run_name
 from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
@@ -93,7 +93,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that train as the replicas of one learner: same task, method, settings and number of updates."""
+    """Runs that train as the replicas of one learner: same task, method, shared settings and number of updates.
+
+    ``settings`` are those of :func:`marlzoo.make`: a list gives every replica its own value.
+    """
 
     task: str
     env: Mapping[str, Any]
@@ -103,6 +106,14 @@ class Group:
     updates: int
     eval_every: int
     runs: tuple[Run, ...]
+
+    def settings_of(self, replica: int) -> dict[str, Any]:
+        """The settings of one replica, for a learner of its own."""
+        cls = find_method(self.learner.method).config_class
+        return {
+            name: value[replica] if isinstance(value, list) and is_numeric(cls, name) else value
+            for name, value in self.settings.items()
+        }
 
     @property
     def label(self) -> str:
@@ -356,7 +367,7 @@ def finished(suite: Suite, runs: Sequence[Run], rows: Sequence[Row]) -> list[tup
     return [(run, last[run.key(suite)]) for run in runs if run.key(suite) in last]
 
 
-def pending(suite: Suite, sources: Sequence[Source], results: Results) -> list[Run]:
+def pending(suite: Suite, sources: Sequence[Source], results: ResultsFile) -> list[Run]:
     """Runs without a row at their last update."""
     runs = runs_of(suite, sources)
     done = {run.key(suite) for run, _ in finished(suite, runs, results.rows())}
@@ -368,7 +379,8 @@ def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
     together: dict[str, list[Run]] = {}
     for run in runs:
         entry = run.source.entry
-        key = [run.source.task, dict(entry.env), run.learner.method, run.config_hash, suite.updates_on(entry)]
+        same = _shared_settings(suite, run) if suite.stack_settings else run.config_hash
+        key = [run.source.task, dict(entry.env), run.learner.method, same, suite.updates_on(entry)]
         together.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     made = []
     for members in together.values():
@@ -377,16 +389,40 @@ def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
     return made
 
 
+def _full_config(suite: Suite, run: Run) -> dict[str, Any]:
+    """All settings of a run, those of its preset and the defaults included."""
+    cls, entry = find_method(run.learner.method), run.source.entry
+    preset = preset_of(cls, task_spec(run.source.task, **entry.env)).settings
+    return replica_configs(cls.config_class, 1, settings(suite, run.learner, entry), preset)[0].to_dict()
+
+
+def _shared_settings(suite: Suite, run: Run) -> dict[str, Any]:
+    """The settings of a run that all replicas of a learner share."""
+    cls = find_method(run.learner.method).config_class
+    return {name: v for name, v in _full_config(suite, run).items() if not is_numeric(cls, name)}
+
+
 def _group(suite: Suite, runs: tuple[Run, ...]) -> Group:
     source, learner = runs[0].source, runs[0].learner
     entry = source.entry
+    given = settings(suite, learner, entry)
+    if len({run.config_hash for run in runs}) > 1:
+        given |= _stacked(suite, runs)
+        learner = replace(learner, config={k: v for k, v in learner.config.items() if given[k] == v})
     return Group(
         task=source.task,
         env=entry.env,
         spec=task_spec(source.task, **entry.env),
         learner=learner,
-        settings=settings(suite, learner, entry),
+        settings=given,
         updates=suite.updates_on(entry),
         eval_every=suite.eval_every_on(entry),
         runs=runs,
     )
+
+
+def _stacked(suite: Suite, runs: Sequence[Run]) -> dict[str, list[float]]:
+    """The settings in which runs of one group differ, one value per replica."""
+    configs = [_full_config(suite, run) for run in runs]
+    columns = {name: [config[name] for config in configs] for name in configs[0]}
+    return {name: column for name, column in columns.items() if any(value != column[0] for value in column)}

@@ -19,7 +19,7 @@ from marlzoo.system.provenance import commit_of, machine, now
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
 from .references import normalized
-from .results import Episodes, Results, Row
+from .results import Episodes, ResultsFile, Row
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Recorder:
 
     def __init__(
         self,
-        results: Results,
+        results: ResultsFile,
         suite: Suite,
         group: Group,
         algorithm: Algorithm,
@@ -93,6 +93,7 @@ class Recorder:
             value_mean=_one(reported, VALUE, replica),
             value_drift=value_drift(updates, values[:, replica]),
             weight_ess=_one(reported, ESS, replica),
+            tuning=run.learner.tuning,
             config=json.dumps(self._algorithm.configs[replica].to_dict(), sort_keys=True),
             code=found.code,
             data_transitions=run.source.transitions or None,
@@ -112,7 +113,13 @@ class Recorder:
 
 
 def record_failure(
-    results: Results, suite: Suite, group: Group, updates: int, device: str, error: BaseException, file: Path
+    results: ResultsFile,
+    suite: Suite,
+    group: Group,
+    updates: int,
+    device: str,
+    error: BaseException,
+    file: Path,
 ) -> str:
     """Mark the runs of a group as failed in a row each, and write the traceback to a file.
 

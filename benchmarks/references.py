@@ -120,7 +120,7 @@ def _known(task: str) -> Ends | None:
         known = getattr(family_module(family), "known_returns", lambda name: None)(name)
     except UnknownNameError:
         return None
-    return None if known is None else Ends(*known, "known optimum")
+    return None if known is None else Ends(known[0], known[1], "known optimum")
 
 
 def _taught(task: str) -> Ends | None:

@@ -16,7 +16,7 @@ from .store import Format, Line, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "RUN", "Episodes", "Results", "Row", "frame"]
+__all__ = ["COLUMNS", "RUN", "Episodes", "ResultsFile", "Row", "frame"]
 
 REPLACED = "replaced.csv"
 REMEDY = "move it away and run the same command again (runs with a checkpoint are evaluated anew)"
@@ -41,7 +41,7 @@ class Episodes:
     wins: tuple[bool, ...] = ()
 
 
-class Results:
+class ResultsFile:
     """The rows in ``rows.csv`` and the episodes in ``episodes.csv`` beside it.
 
     Several processes may append; what was appended survives a kill. Until :meth:`publish` new rows are in

@@ -10,7 +10,7 @@ from marlzoo.errors import UnknownNameError
 from marlzoo.registry import code_hash, find_method
 
 from .plan import Group, Run, Source, finished, groups, runs_of
-from .results import Results, Row
+from .results import ResultsFile, Row
 from .suites import Suite
 
 
@@ -27,7 +27,7 @@ class Found:
     missing: tuple[Run, ...]
 
 
-def find(suite: Suite, sources: Sequence[Source], results: Results, rerun: Collection[str] = ()) -> Found:
+def find(suite: Suite, sources: Sequence[Source], results: ResultsFile, rerun: Collection[str] = ()) -> Found:
     """Look for the runs of a suite among the rows.
 
     Args:
@@ -53,7 +53,7 @@ def find(suite: Suite, sources: Sequence[Source], results: Results, rerun: Colle
 
 
 def forget(
-    suite: Suite, found: Found, results: Results, rerun: Collection[str], folder: Path, max_replicas: int
+    suite: Suite, found: Found, results: ResultsFile, rerun: Collection[str], folder: Path, max_replicas: int
 ) -> None:
     """Make the runs of some methods start from nothing: their checkpoints, metrics and rows go.
 

@@ -18,9 +18,10 @@ from marlzoo.console import console as plain_console
 from marlzoo.errors import ConfigError
 
 from . import reuse, tables
+from .commands import note_command
 from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
 from .progress import Display, Stage, last_lines
-from .results import Results
+from .results import ResultsFile
 from .split import Split, default_split, group_size, torch_threads, train_side_by_side
 from .styles import terminal
 from .suites import Suite
@@ -86,7 +87,7 @@ def run_suite(
     console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
     validate(suite)
     folder = out / suite.name
-    results = Results(folder / "rows.csv")
+    results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
     again = {learner.method for learner in suite.learners} if force else set(rerun)
     with Display(console, f"suite {suite.name}") as display:
@@ -104,6 +105,7 @@ def run_suite(
         trainer = Trainer(suite, folder, device, check_data)
         failures = _train(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
+    note_command(folder, command)
     _show(results, folder, suite, sources, command, console)
     trained, there, seconds = len(found.missing), len(found.done), time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):
@@ -128,7 +130,12 @@ def _train(
 
 
 def _show(
-    results: Results, folder: Path, suite: Suite, sources: Sequence[Source], command: str, console: Console
+    results: ResultsFile,
+    folder: Path,
+    suite: Suite,
+    sources: Sequence[Source],
+    command: str,
+    console: Console,
 ) -> None:
     """Write and print the tables of the suite's rows, if there are any."""
     if not results.exists():

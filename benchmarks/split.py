@@ -135,7 +135,7 @@ def replicas_in_cache(parameter_bytes: int, most: int) -> int:
 
 def _parameter_bytes(group: Group) -> int:
     """Size of one replica's parameters, targets included."""
-    learner = make(group.learner.method, group.spec, seeds=[0], **group.settings)
+    learner = make(group.learner.method, group.spec, seeds=[0], **group.settings_of(0))
     return sum(parameter.nbytes for parameter in learner.parameters())
 
 

@@ -58,6 +58,29 @@ def interval(samples: Sequence[Floats], statistic: Callable[..., Any] = pooled_i
     return float(found.low), float(found.high)
 
 
+def bands(values: Floats) -> tuple[Floats, Floats]:
+    """95 % percentile bootstrap intervals of the means of ``values [K, n]``, row by row as :func:`interval` has them.
+
+    Returns:
+        Low and high ends ``[K]``; NaN where there are fewer than ``LEAST`` values or one is not finite.
+    """
+    low, high = np.full((2, len(values)), np.nan)
+    complete = np.isfinite(values).all(-1) & (values.shape[-1] >= LEAST)
+    if complete.any():
+        found = stats.bootstrap(
+            (values[complete],),
+            np.mean,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            vectorized=True,
+            axis=-1,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low[complete], high[complete] = found.low, found.high
+    return low, high
+
+
 def probability(x: Floats, y: Floats) -> Any:
     """Probability that a value of ``x [..., n]`` exceeds one of ``y [..., m]``; a tie counts one half."""
     higher, lower = x[..., :, None], y[..., None, :]

@@ -1,10 +1,11 @@
-"""Ways to write a table: Markdown, LaTeX, and the terminal's."""
+"""Ways to write a table: Markdown, LaTeX, HTML, and the terminal's."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterator
+from html import escape
 from typing import TYPE_CHECKING
 
 from marlzoo.console import visible
@@ -24,6 +25,7 @@ _LATEX = {
 }  # fmt: skip
 
 MARK = "*"
+LONG = 60  # characters of a cell that a browser may break
 GAP = 2  # spaces between columns of a terminal
 SHORTEST = 8  # characters that are left of a name that is shortened
 _UNBROKEN = str.maketrans(" ", "\u00a0")  # spaces at which no line is broken
@@ -58,6 +60,25 @@ def latex(sheet: Sheet) -> str:
     caption = " ".join([f"{sheet.title}.", *(note.replace("`", "") for note in sheet.notes)])
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{_tex(caption)}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def html(sheet: Sheet) -> str:
+    """An HTML table below its title, notes below; all text is escaped."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in sheet.header)
+    lines = []
+    for cells, best in _lines(sheet):
+        made = [_html_cell(text, k in best) for k, text in enumerate(cells)]
+        lines.append(f"<tr>{''.join(made)}</tr>")
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in sheet.notes)
+    return (
+        f'<h3>{escape(sheet.title)}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
+    )
+
+
+def _html_cell(text: str, best: bool) -> str:
+    kinds = ["best"] * best + ["long"] * (len(text) > LONG)
+    return f'<td class="{" ".join(kinds)}">{escape(text)}</td>' if kinds else f"<td>{escape(text)}</td>"
 
 
 class terminal:  # noqa: N801 # called like the other styles

@@ -26,6 +26,11 @@ def suite_toml(suite: Suite) -> str:
     return "\n".join(lines) + "\n"
 
 
+def learners_toml(learners: tuple[Learner, ...]) -> str:
+    """The line of a suite's file that lists learners."""
+    return f"learners = {_value(learners)}\n"
+
+
 def _given(entry: Data | Learner) -> dict[str, Any]:
     """The fields that say something: all but those with their default."""
     return {

@@ -84,11 +84,13 @@ class Learner:
         method: its name, or ``*`` for all methods that fit some of the suite's data.
         config: its own settings, instead of those of the suite and of the data.
         where_possible: leave out data that the method cannot learn from, instead of refusing the suite.
+        tuning: how the settings were found, for the rows' column of that name; see :mod:`marlzoo.benchmarks.sweeps`.
     """
 
     method: str
     config: Mapping[str, Any] = field(default_factory=dict)
     where_possible: bool = False
+    tuning: str = ""
 
     @property
     def variant(self) -> str:
@@ -113,6 +115,7 @@ class Suite:
         compile: whether updates are compiled: ``auto`` (long runs), ``on`` or ``off``.
         precision: of matrix products while training: ``float32``, ``tf32`` (GPUs) or ``bf16``.
         config: settings of every learner, as far as it has them.
+        stack_settings: let learners of one method that differ in ``float`` settings only share lockstep groups.
         about: one sentence.
 
     Raises:
@@ -131,6 +134,7 @@ class Suite:
     compile: str = "auto"
     precision: str = "float32"
     config: Mapping[str, Any] = field(default_factory=dict)
+    stack_settings: bool = False
     about: str = ""
 
     def __post_init__(self) -> None:

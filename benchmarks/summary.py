@@ -18,7 +18,7 @@ from marlzoo.errors import DataError
 
 from .drift import moving
 from .references import normalized, published
-from .results import RUN, Results
+from .results import RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
 RESULTS = Path("results")  # where commands write unless they are told otherwise
@@ -33,20 +33,24 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         DataError: no such file, no rows in it, not a results file, or a folder that holds results of several runs.
     """
-    frames = [_found(path).read() for path in paths]
+    frames = [results_at(path).read() for path in paths]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if rows.empty:
         raise DataError(f"no result rows in {', '.join(map(str, paths))}")
     return rows
 
 
-def _found(path: Path) -> Results:
-    """The results at a path, in the one folder below it that has some, or in ``results`` under that name."""
+def results_at(path: Path) -> ResultsFile:
+    """The results at a path, in the one folder below it that has some, or in ``results`` under that name.
+
+    Raises:
+        DataError: there are none, or those of several runs.
+    """
     place = path if path.exists() or not (RESULTS / path).is_dir() else RESULTS / path
-    results = Results(place / "rows.csv" if place.is_dir() else place)
+    results = ResultsFile(place / "rows.csv" if place.is_dir() else place)
     if results.exists():
         return results
-    below = [Results(folder / "rows.csv") for folder in sorted(path.iterdir())] if path.is_dir() else []
+    below = [ResultsFile(folder / "rows.csv") for folder in sorted(path.iterdir())] if path.is_dir() else []
     below = [results for results in below if results.exists()]
     if len(below) == 1:
         return below[0]
@@ -71,13 +75,19 @@ def same_learners(rows: pd.DataFrame) -> pd.DataFrame:
     Two variants of a method whose configurations are the same on every dataset that both ran on (``alpha=10.0`` and
     a default of 10) get the shorter of their names, and a seed that both have counts once.
     """
+    renamed = with_one_name(rows)
+    best = renamed.assign(done=renamed["error"] == "").sort_values(["done", "updates"], kind="stable")
+    return best.drop_duplicates(list(RUN), keep="last").sort_index().drop(columns="done")
+
+
+def with_one_name(rows: pd.DataFrame) -> pd.DataFrame:
+    """All rows, variants that are one configuration under one name; see :func:`same_learners`."""
     renamed = rows.copy()
     for method, part in rows.groupby("method", sort=False):
         names = _one_name(part)
         mine = renamed["method"] == method
         renamed.loc[mine, "variant"] = renamed.loc[mine, "variant"].replace(names)
-    best = renamed.assign(done=renamed["error"] == "").sort_values(["done", "updates"], kind="stable")
-    return best.drop_duplicates(list(RUN), keep="last").sort_index().drop(columns="done")
+    return renamed
 
 
 def _one_name(rows: pd.DataFrame) -> dict[str, str]:

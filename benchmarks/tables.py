@@ -46,7 +46,7 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
     if reference and reference not in {*found["method"], *found["learner"]}:
         raise UnknownNameError("method of the rows", reference, set(found["method"]))
     made = []
-    for kind, cells in _classes(found):
+    for kind, cells in classes(found):
         runs = aggregate.runs_of(rows, cells)
         name = title if found["execution"].nunique() == 1 else f"{title}: {kind} execution"
         made += [comparison(cells, runs, name, notes, command), *_published(cells)]
@@ -200,7 +200,7 @@ def write(
     made = sheets(rows, title, command, reference)
     found, _ = aggregate.named(summary(rows))
     _write_csv(folder / "table.csv", found)
-    parts = [(kind, aggregate.runs_of(rows, cells)) for kind, cells in _classes(found)]
+    parts = [(kind, aggregate.runs_of(rows, cells)) for kind, cells in classes(found)]
     for name, numbers in (("improvement", aggregate.improvements), ("profile", aggregate.profiles)):
         frames = [numbers(runs).assign(execution=kind) for kind, runs in parts]
         filled = [frame for frame in frames if not frame.empty]
@@ -240,7 +240,7 @@ def cell(line: pd.Series) -> str:
     return text
 
 
-def _classes(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def classes(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Lines of a summary by execution class, the decentralized ones first."""
     kinds = list(dict.fromkeys(cells["execution"]))
     for kind in sorted(

@@ -15,7 +15,7 @@ from marlzoo.training.evaluation import evaluate
 from .plan import Group
 from .progress import ProgressReporter
 from .recorder import Recorder, brief, record_failure
-from .results import Results
+from .results import ResultsFile
 from .reuse import files
 from .suites import Suite
 
@@ -31,7 +31,7 @@ class Trainer:
     """Trains groups and appends their rows; can be sent to another process."""
 
     def __init__(self, suite: Suite, folder: Path, device: str, check_data: bool) -> None:
-        self.suite, self.folder, self.results = suite, folder, Results(folder / "rows.csv")
+        self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
         self.device, self.check_data = device, check_data
         self._datasets: dict[str, Dataset] = {}
         self._task = ""

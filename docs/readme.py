@@ -9,13 +9,14 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 from _generate import readme  # noqa: E402 - found through the path set above
-from marlzoo.benchmarks import plots  # noqa: E402
+from marlzoo.benchmarks.analysis import Results  # noqa: E402
+from marlzoo.benchmarks.figures import draw, save  # noqa: E402
 
 
 def main() -> None:
     """Rewrite README.md and the figure in place."""
     root = DOCS.parent
-    plots.save(plots.curves(readme.rows(root)), DOCS / "_static" / "curves.svg")
+    save(draw(Results.of(readme.rows(root))), DOCS / "_static" / "curves.svg")
     page = root / "README.md"
     page.write_text(readme.fill(page.read_text(encoding="utf-8"), readme.parts(root)), encoding="utf-8")
 

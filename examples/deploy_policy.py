@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 
 import marlzoo
@@ -24,17 +23,13 @@ def main(updates: int = 2000, checkpoint: Path = Path("bridge.npz")) -> float:
     marlzoo.train(marlzoo.make("alberdice", data.spec), data, updates=updates, checkpoint=checkpoint)
 
     # From here on only the checkpoint is used.
-    policy = marlzoo.load(checkpoint).policy()
+    policy = marlzoo.load(checkpoint)
     env = marlzoo.make_env(TASK)
     env.seed([0])
     seen, total, done = env.reset(), 0.0, False
-    policy.reset(1)
+    policy.reset(seed=0)
     while not done:
-        obs = torch.from_numpy(seen.obs).unsqueeze(0)  # [R, E, N, O] with R = E = 1
-        mask = None if seen.action_mask is None else torch.from_numpy(seen.action_mask).unsqueeze(0)
-        with torch.no_grad():
-            action = policy.act(obs, mask)[0].numpy()  # [E, N]
-        seen = env.step(action)
+        seen = env.step(policy.act(seen.obs, seen.action_mask))  # obs [E, N, O], actions [E, N]
         total += float(np.mean(seen.reward))
         done = bool(seen.terminal[0] or seen.truncated[0])
     print(f"return of one episode: {total:.2f}")

@@ -15,17 +15,27 @@ _PLACES = {
     "make_env": "marlzoo.registry",
     "method_names": "marlzoo.registry",
     "task_names": "marlzoo.registry",
-    "load": "marlzoo.training.checkpoint",
+    "load": "marlzoo.deployment.loading",
+    "load_learner": "marlzoo.training.checkpoint",
     "save": "marlzoo.training.checkpoint",
     "load_dataset": "marlzoo.data.load",
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
+    "bench": "marlzoo.benchmarks.bench",
+    "sweep": "marlzoo.benchmarks.sweeps",
+    "table": "marlzoo.benchmarks.analysis",
+    "plot": "marlzoo.benchmarks.figures",
+    "render": "marlzoo.deployment.rendering",
+    "report": "marlzoo.benchmarks.report",
+    "Results": "marlzoo.benchmarks.analysis",
     "Spec": "marlzoo.spec",
     "Dataset": "marlzoo.data.dataset",
     "Algorithm": "marlzoo.algorithm",
     "Config": "marlzoo.config",
     "Policy": "marlzoo.modules.policies",
+    "export": "marlzoo.deployment.export",
     "Recorder": "marlzoo.recording.recorder",
+    "TeamPolicy": "marlzoo.deployment.team_policy",
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]
@@ -35,6 +45,8 @@ if TYPE_CHECKING:
     from marlzoo.config import Config as Config
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
+    from marlzoo.deployment.loading import load as load
+    from marlzoo.deployment.team_policy import TeamPolicy as TeamPolicy
     from marlzoo.modules.policies import Policy as Policy
     from marlzoo.recording.recorder import Recorder as Recorder
     from marlzoo.registry import make as make
@@ -42,7 +54,7 @@ if TYPE_CHECKING:
     from marlzoo.registry import method_names as method_names
     from marlzoo.registry import task_names as task_names
     from marlzoo.spec import Spec as Spec
-    from marlzoo.training.checkpoint import load as load
+    from marlzoo.training.checkpoint import load_learner as load_learner
     from marlzoo.training.checkpoint import save as save
     from marlzoo.training.evaluation import evaluate as evaluate
     from marlzoo.training.trainer import train as train

@@ -90,6 +90,10 @@ class CheckpointError(MarlzooError, ValueError):
     """A checkpoint that is missing, broken, or belongs to another configuration."""
 
 
+class ExportError(MarlzooError, RuntimeError):
+    """A policy that cannot be exported, or an export that does not repeat its policy."""
+
+
 class PluginError(MarlzooError, ImportError):
     """A plugin that cannot be imported or takes a name in use."""
 

@@ -39,6 +39,7 @@ SHORTER: tuple[tuple[str, str | None], ...] = (
     ("train", "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8"),
     ("bench smoke", ""),
     ("bench", None),
+    ("sweep", None),
     ("data collect", None),
     ("data teach", None),
     ("data download", None),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import estimate, plan, runner, trainer
 from marlzoo.benchmarks.progress import Clock, Stage
-from marlzoo.benchmarks.results import Results, Row
+from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.split import cores
 from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
@@ -80,7 +80,7 @@ def test_the_text_of_a_suite_has_what_the_command_changes(capsys: pytest.Capture
 
 
 def scores(out: Path, name: str = "unit") -> dict[tuple[Any, ...], Row]:
-    rows = Results(out / name / "rows.csv").rows()
+    rows = ResultsFile(out / name / "rows.csv").rows()
     return {
         (r.method, r.quality, r.seed, r.updates): replace(r, seconds=0.0, seconds_per_run=0.0, date="")
         for r in rows
@@ -348,7 +348,7 @@ def test_wrong_names_end_the_run_before_any_work(
 def test_seeds_and_datasets_of_one_task_train_together(files: tuple[Path, Path], tmp_path: Path) -> None:
     suite = suite_of(*files, learners=(Learner("bc", SMALL), Learner("bc", SMALL | {"lr": 1e-3})))
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in suite.data]
-    todo = plan.pending(suite, sources, Results(tmp_path / "rows.csv"))
+    todo = plan.pending(suite, sources, ResultsFile(tmp_path / "rows.csv"))
     assert len(todo) == 2 * 2 * 2
     together = plan.groups(suite, todo, 20)
     assert [len(group.runs) for group in together] == [4, 4]
@@ -457,7 +457,7 @@ def test_computed_data_need_no_file(tmp_path: Path) -> None:
     suite = suite_of(data=data)
     run(suite, tmp_path)
     assert not (tmp_path / "data").exists()
-    rows = Results(tmp_path / "unit" / "rows.csv").rows()
+    rows = ResultsFile(tmp_path / "unit" / "rows.csv").rows()
     assert {(r.task, r.source, r.quality) for r in rows} == {
         ("games/xor", "marlzoo", "D3"),
         ("games/xor", "marlzoo", "D1"),
@@ -558,11 +558,11 @@ def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> Non
     mine = suite_of(data=(Data("games/xor", "D1"),), learners=(Learner("bc", SMALL),))
     run(mine, tmp_path)
     table, file = (tmp_path / "unit" / name for name in ("table.csv", "rows.csv"))
-    before, rows = table.read_text(), Results(file).rows()
-    Results(file).append([replace(row, data_hash="0" * 64, mean_return=-99.0) for row in rows])
-    Results(file).append([replace(row, config_hash="0" * 12, mean_return=-99.0) for row in rows])
+    before, rows = table.read_text(), ResultsFile(file).rows()
+    ResultsFile(file).append([replace(row, data_hash="0" * 64, mean_return=-99.0) for row in rows])
+    ResultsFile(file).append([replace(row, config_hash="0" * 12, mean_return=-99.0) for row in rows])
     said = run(mine, tmp_path)
     assert f"{2 * len(rows)} rows are of other data" in said
     assert "-99" not in said
     assert table.read_text() == before
-    assert len(Results(file).rows()) == 3 * len(rows)
+    assert len(ResultsFile(file).rows()) == 3 * len(rows)

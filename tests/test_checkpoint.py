@@ -124,12 +124,12 @@ def test_truncated_files(saved: Path, size: int) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[:size])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        marlzoo.load(saved)
+        marlzoo.load_learner(saved)
 
 
 def test_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        marlzoo.load(tmp_path / "none.npz")
+        marlzoo.load_learner(tmp_path / "none.npz")
 
     class Hostile:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -143,7 +143,7 @@ def test_foreign_files(tmp_path: Path) -> None:
         np.save(file, np.zeros(3))
     for name in "abcde":
         with pytest.raises(CheckpointError) as caught:
-            marlzoo.load(tmp_path / f"{name}.npz")
+            marlzoo.load_learner(tmp_path / f"{name}.npz")
         assert "unsafe" not in str(caught.value)  # as numpy advises for pickled data
     assert not (tmp_path / "executed").exists()
 
@@ -178,7 +178,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any
 )
 def test_headers_that_lie(saved: Path, change: Any, text: str) -> None:
     with pytest.raises(CheckpointError, match=text):
-        marlzoo.load(rewritten(saved, change))
+        marlzoo.load_learner(rewritten(saved, change))
 
 
 def test_members_that_lie(saved: Path, tmp_path: Path) -> None:
@@ -196,20 +196,20 @@ def test_members_that_lie(saved: Path, tmp_path: Path) -> None:
             for k, name in enumerate(good.namelist()):
                 bad.writestr(name, npy(header) if k == 1 else good.read(name))
         with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-            marlzoo.load(tmp_path / "bad.npz")
+            marlzoo.load_learner(tmp_path / "bad.npz")
 
 
 def test_single_bits(saved: Path, tmp_path: Path) -> None:
     """Every flipped bit is found, or was in what carries nothing; the end of the file holds the list of members."""
     content, rng = saved.read_bytes(), np.random.default_rng(0)
-    good = marlzoo.load(saved).state_tensors()
+    good = marlzoo.load_learner(saved).state_tensors()
     places = [*rng.integers(0, 8 * len(content), 60), *range(8 * (len(content) - 22), 8 * len(content))]
     for place in places:
         changed = bytearray(content)
         changed[place // 8] ^= 1 << (place % 8)
         (tmp_path / "flipped.npz").write_bytes(changed)
         try:
-            found = marlzoo.load(tmp_path / "flipped.npz").state_tensors()
+            found = marlzoo.load_learner(tmp_path / "flipped.npz").state_tensors()
         except CheckpointError:
             continue
         assert all(torch.equal(found[name], value) for name, value in good.items())
@@ -244,7 +244,7 @@ def test_full_disk_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_loading_gives_the_same_policy(saved: Path) -> None:
-    loaded = marlzoo.load(saved)
+    loaded = marlzoo.load_learner(saved)
     twin = marlzoo.make("omiga", toy_spec(), hidden=8, mixer_hidden=4)
     train(twin, toy_dataset(), updates=3)
     obs = torch.randn(1, 4, 3, 5)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks.results import Results
+from marlzoo.benchmarks.results import ResultsFile
 
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
@@ -108,7 +108,7 @@ def test_listing_starts_without_torch_and_simulators() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lst"], "unknown command 'lst'. Did you mean list?"),
+        (["lst"], "unknown command 'lst'. Did you mean list or plot?"),
         (["list"], "name a kind, one of methods"),
         (["data"], "name an action, one of collect"),
         (["list", "mehtods"], "Did you mean methods?"),
@@ -178,7 +178,10 @@ def test_a_wrong_setting_is_named_with_the_nearest(
             ["eval", "x.npz", "--episodes", "three"],
             "Error parsing --episodes: .*'three'; see marlzoo eval --help",
         ),
-        (["eval"], r"Missing from marlzoo eval: PATH file ending in .npz \(required\); see"),
+        (
+            ["eval"],
+            r"Missing from marlzoo eval: PATH file ending in .npz, or the folder .* \(required\); see",
+        ),
         (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
         (["eval", "x.npz", "y.npz"], "Unrecognized options: y.npz; see"),
         (["table", "x", "--format", "word"], "invalid choice 'word' for argument '--format'"),
@@ -382,7 +385,7 @@ def test_train_evaluate_and_tabulate(
     assert status == 0
     assert "Settings: alpha=1.0, hidden=8." in out
     folder = tmp_path / "results" / "train-omiga-mamujoco-hopper-3x1"
-    rows = {row.seed: row for row in Results(folder / "rows.csv").rows() if row.updates == 4}
+    rows = {row.seed: row for row in ResultsFile(folder / "rows.csv").rows() if row.updates == 4}
     assert set(rows) == {4, 5}
     (checkpoint,) = (folder / "checkpoints").glob("*.npz")
     status, out, _ = call(capsys, "eval", checkpoint, "--episodes", 2, "--horizon", 5, "--json")
@@ -481,7 +484,7 @@ def test_bench_with_changes(capsys: pytest.CaptureFixture[str], recording: Path,
     )
     arguments = ["bench", "mine.toml", "--methods", "bc", "--seeds", 7, "--updates", 2, "--out", "out"]
     assert call(capsys, *arguments)[0] == 0
-    rows = Results(tmp_path / "out" / "mine" / "rows.csv").rows()
+    rows = ResultsFile(tmp_path / "out" / "mine" / "rows.csv").rows()
     assert [(row.method, row.seed, row.updates) for row in rows] == [("bc", 7, 1), ("bc", 7, 2)]
     command = "marlzoo bench mine.toml --methods bc --seeds 7 --updates 2 --out out"
     assert f"`{command}`" in (tmp_path / "out" / "mine" / "table.md").read_text()
@@ -490,8 +493,8 @@ def test_bench_with_changes(capsys: pytest.CaptureFixture[str], recording: Path,
 def test_table_of_several_places(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    Results(tmp_path / "a" / "rows.csv").append([ROW])
-    Results(tmp_path / "b" / "rows.csv").append([replace(ROW, method="second")])
+    ResultsFile(tmp_path / "a" / "rows.csv").append([ROW])
+    ResultsFile(tmp_path / "b" / "rows.csv").append([replace(ROW, method="second")])
     out = call(capsys, "table", "a", "b/rows.csv", "--format", "csv")[1]
     assert out.count(HOPPER) == 2
 

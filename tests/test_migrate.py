@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from marlzoo.benchmarks import plan
-from marlzoo.benchmarks.results import Results
+from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
 from marlzoo.cli import main
@@ -44,7 +44,7 @@ def test_old_rows_are_refused_with_the_command_that_migrates_them(
 ) -> None:
     path = write(tmp_path / "a" / "b", old("bc", "hidden=64", 0, BC))
     with pytest.raises(DataError, match=rf"older version.*marlzoo results migrate {path.parent}$"):
-        Results(path).rows()
+        ResultsFile(path).rows()
     assert main(["results", "migrate", str(tmp_path)]) == 0
     assert f"{path}: 1 rows migrated, 1 of today's configurations" in capsys.readouterr().out
     before = path.read_bytes()
@@ -62,7 +62,7 @@ def test_values_stay_and_words_are_todays(tmp_path: Path) -> None:
         old("no_such_method", "", 3, "x"),
     )
     assert main(["results", "migrate", str(tmp_path)]) == 0
-    bc, b3c, omiga, unknown = Results(path).rows()
+    bc, b3c, omiga, unknown = ResultsFile(path).rows()
     assert (bc.normalized_score, bc.behavior_return, bc.execution) == (-3.0, 723.5, "decentralized")
     assert (bc.mean_return, bc.seconds, bc.data_hash, bc.versions) == (
         1.5,
@@ -88,17 +88,17 @@ def test_the_migrated_rows_are_found_done(tmp_path: Path) -> None:
     learner = Learner("b3c", {"hidden": 64})
     suite = Suite("unit", (Data(TASK, "medium"),), (learner,), seeds=(0, 1), updates=500, episodes=5)
     source = plan.Source(suite.data[0], "", TASK, "marlzoo", "medium", "0011", 723.5)
-    assert [run.seed for run in plan.pending(suite, [source], Results(path))] == [0]
+    assert [run.seed for run in plan.pending(suite, [source], ResultsFile(path))] == [0]
 
 
 def test_rows_appended_since_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path, old("bc", "hidden=64", 0, BC))
     main(["results", "migrate", str(tmp_path)])
-    (row,) = Results(path).rows()
+    (row,) = ResultsFile(path).rows()
     path.write_text(HEADER + old("bc", "hidden=64", 0, BC))
-    Results(path).append([replace(row, seed=7)])
+    ResultsFile(path).append([replace(row, seed=7)])
     main(["results", "migrate", str(tmp_path)])
-    assert [row.seed for row in Results(path).rows()] == [0, 7]
+    assert [row.seed for row in ResultsFile(path).rows()] == [0, 7]
 
 
 @pytest.mark.parametrize(

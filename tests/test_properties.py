@@ -14,13 +14,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlzoo.benchmarks.results import Episodes, Results, Row
+from marlzoo.benchmarks.results import Episodes, ResultsFile, Row
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.minari import read_minari, write_minari
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.data.sampler import Sampler
+from marlzoo.errors import DataError
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.test_results import ROW
@@ -126,12 +128,35 @@ def test_a_transition_leads_from_its_row_to_the_next_one(
 
 
 @some
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), SEEDS, st.booleans())
+def test_a_next_action_is_there_wherever_its_value_counts(
+    lengths: list[int], seed: int, timeout_is_terminal: bool
+) -> None:
+    data = numbered(lengths, seed % 99)
+    ended = data.terminal | data.truncated if timeout_is_terminal else data.terminal
+    useful = {int(row) for row in data.sources if ended[row] or row + 1 not in data.ends}
+
+    def sampler() -> Sampler:
+        fields = ("obs", "next_action")
+        return Sampler(data, [seed], batch_size=200, fields=fields, timeout_is_terminal=timeout_is_terminal)
+
+    if not useful:
+        with pytest.raises(DataError, match="no step has a next action"):
+            sampler()
+        return
+    batch = sampler().next()  # of so many draws that no row is missed
+    rows = batch.obs[0, :, 0, 0].long()
+    assert set(rows.tolist()) == useful
+    np.testing.assert_array_equal(batch.next_action[0], data.action[rows.numpy() + 1])
+
+
+@some
 @given(LENGTHS, SEEDS, st.integers(0, 9))
 def test_a_sequence_lies_within_one_episode_and_is_padded_by_its_last_row(
     lengths: list[int], seed: int, length: int
 ) -> None:
     data = numbered(lengths, seed % 99)
-    sampler = Sampler(data, [seed], batch_size=6, fields=("obs", "reward"), sequence=length)
+    sampler = Sampler(data, [seed], batch_size=6, fields=("obs", "reward", "action_mask"), sequence=length)
     batch = sampler.next()
     steps = length or max(lengths)
     for b in range(6):
@@ -141,16 +166,45 @@ def test_a_sequence_lies_within_one_episode_and_is_padded_by_its_last_row(
         assert batch.filled[0, b].tolist() == [1.0] * count + [0.0] * (steps - count)
         assert rows == [*range(rows[0], rows[0] + count + 1), *[rows[0] + count] * (steps - count)]
         assert not np.isin(data.ends, rows[:count]).any()
+        assert data.action_mask is not None
+        np.testing.assert_array_equal(batch.action_mask[0, b], data.action_mask[rows])
         assert batch.reward[0, b, :count].tolist() == [-row for row in rows[:count]]
+
+
+@few
+@given(st.lists(LENGTHS, min_size=2, max_size=3), SEEDS)
+def test_each_replica_draws_from_its_own_data(lengths: list[list[int]], seed: int) -> None:
+    sets = [numbered(each, 0) for each in lengths]
+    sets = [dataclasses.replace(data, obs=data.obs + 1000 * k) for k, data in enumerate(sets)]
+    batch = Sampler(sets, [seed] * len(sets), batch_size=5, fields=("obs", "next_obs")).next()
+    for k, data in enumerate(sets):
+        rows = batch.obs[k, :, 0, 0] - 1000 * k
+        assert np.isin(rows, data.sources).all()
+        assert torch.equal(batch.next_obs[k, :, 0, 0], rows + 1 + 1000 * k)
+
+
+@few
+@given(LENGTHS, SEEDS)
+def test_a_team_is_paid_the_mean_of_its_agents(lengths: list[int], seed: int) -> None:
+    spec = dataclasses.replace(DISCRETE, reward_per_agent=True)
+    values = parts(lengths, 0, spec)
+    number = np.arange(len(values["obs"]), dtype=np.float32)
+    values["obs"] = np.broadcast_to(number[:, None, None], values["obs"].shape).copy()
+    data = Dataset.create(spec, **values | {"reward": np.stack([number, 3 * number], axis=1)})
+    batch = Sampler(data, [seed], batch_size=5, fields=("obs", "reward", "agent_reward")).next()
+    rows = batch.obs[0, :, 0, 0]
+    assert torch.equal(batch.reward[0], 2 * rows)
+    assert torch.equal(batch.agent_reward[0], torch.stack([rows, 3 * rows], dim=-1))
 
 
 @some
 @given(LENGTHS, st.lists(SEEDS, min_size=2, max_size=4, unique=True), st.integers(0, 5))
 def test_replicas_are_apart_and_go_on_exactly(lengths: list[int], seeds: list[int], done: int) -> None:
     def sampler(of: Sequence[int]) -> Sampler:
-        return Sampler(data, of, batch_size=4, fields=("obs",), noise={"z": ("normal", (4, 2))})
+        return Sampler(data, of, batch_size=4, fields=("obs",), noise=noise)
 
     data = numbered(lengths, 0)
+    noise: dict[str, tuple[Kind, tuple[int, ...]]] = {"z": ("normal", (4, 2)), "w": ("normal", (4, 2))}
     together, alone = sampler(seeds), sampler(seeds[-1:])
     for _ in range(done):
         together.next()
@@ -164,6 +218,7 @@ def test_replicas_are_apart_and_go_on_exactly(lengths: list[int], seeds: list[in
     ):
         assert torch.equal(mine, resumed)
         assert torch.equal(mine[-1], own[0])
+    assert not torch.equal(first.noise["z"], first.noise["w"])
 
 
 # ---- results -------------------------------------------------------------------------------------------
@@ -186,7 +241,7 @@ ROWS = st.builds(Row, **{field.name: KINDS[str(field.type)] for field in datacla
 @given(st.lists(ROWS, max_size=3, unique_by=lambda row: row.run), st.booleans())
 def test_any_row_comes_back_exactly(rows: list[Row], published: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        results = Results(Path(folder) / "rows.csv")
+        results = ResultsFile(Path(folder) / "rows.csv")
         results.append(rows)
         if published:
             results.publish()
@@ -202,17 +257,17 @@ def test_the_last_of_each_row_counts_whoever_wrote_it(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
-        writers = [Results(path)]
+        writers = [ResultsFile(path)]
         for seed, updates, value in written:
             if pick.draw(st.integers(0, 3)) == 0:  # the writer ends, and another one goes on
                 writers[-1].publish() if pick.draw(st.booleans()) else writers[-1].close()
-                writers.append(Results(path))
+                writers.append(ResultsFile(path))
             writers[-1].append([dataclasses.replace(ROW, seed=seed, updates=updates, mean_return=value)])
         expected = {(seed, updates): value for seed, updates, value in written}
-        found = {(row.seed, row.updates): row.mean_return for row in Results(path).rows()}
+        found = {(row.seed, row.updates): row.mean_return for row in ResultsFile(path).rows()}
         assert found == expected
         writers[-1].publish()
-        assert {(r.seed, r.updates): r.mean_return for r in Results(path).rows()} == expected
+        assert {(r.seed, r.updates): r.mean_return for r in ResultsFile(path).rows()} == expected
 
 
 @some
@@ -221,7 +276,7 @@ def test_any_episodes_come_back_exactly(played: list[tuple[float, int, bool]]) -
     columns = tuple(zip(*played, strict=True)) or ((), (), ())
     episodes = Episodes(ROW.run, 7, *columns)
     with tempfile.TemporaryDirectory() as folder:
-        results = Results(Path(folder) / "rows.csv")
+        results = ResultsFile(Path(folder) / "rows.csv")
         results.append([ROW], [episodes])
         results.publish()
         assert results.episodes() == {(ROW.run, 7): episodes}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from marlzoo.benchmarks.results import COLUMNS, Episodes, Results, Row, frame
+from marlzoo.benchmarks.results import COLUMNS, Episodes, ResultsFile, Row, frame
 from marlzoo.benchmarks.row import from_line, to_line
 from marlzoo.benchmarks.store import checksum
 
@@ -59,7 +59,7 @@ CELLS = len(COLUMNS) + 3  # schema, run and checksum
 
 @pytest.mark.parametrize("published", [False, True])
 def test_rows_come_back_exactly(tmp_path: Path, published: bool) -> None:
-    results = Results(tmp_path / "new" / "rows.csv")
+    results = ResultsFile(tmp_path / "new" / "rows.csv")
     rows = [
         ROW,
         replace(ROW, seed=1, mean_return=math.inf, win_rate=0.25, normalized_score=-3.0, diverged=True),
@@ -84,7 +84,7 @@ def test_rows_come_back_exactly(tmp_path: Path, published: bool) -> None:
 
 
 def test_repeating_a_step_replaces_its_row(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW, replace(ROW, updates=2000)])
     results.append([replace(ROW, mean_return=5.0)])
     assert [(row.updates, row.mean_return) for row in results.rows()] == [
@@ -94,7 +94,7 @@ def test_repeating_a_step_replaces_its_row(tmp_path: Path) -> None:
 
 
 def test_has_compares_all_given_columns(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     assert not results.has(seed=0)
     results.append([ROW])
     assert results.has(method="first", seed=0, updates=1000)
@@ -118,7 +118,7 @@ def test_has_compares_all_given_columns(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])
     results.publish()
     results.path.write_text(damage(results.path.read_text()))
@@ -136,21 +136,21 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot read"):
-        Results(path).read()
+        ResultsFile(path).read()
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
-        Results(tmp_path / "file" / "rows.csv").append([ROW])
+        ResultsFile(tmp_path / "file" / "rows.csv").append([ROW])
 
 
 WRITER = """
 import sys
 from dataclasses import replace
-from marlzoo.benchmarks.results import Results
+from marlzoo.benchmarks.results import ResultsFile
 from tests.test_results import ROW
-results = Results(sys.argv[1])
+results = ResultsFile(sys.argv[1])
 print("ready", flush=True)
 for update in range(100_000):
     results.append([replace(ROW, seed=int(sys.argv[2]), updates=update)])
@@ -176,7 +176,7 @@ def test_a_kill_at_any_moment_leaves_a_valid_file(tmp_path: Path) -> None:
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
             writer.communicate()
-        rows = Results(path).rows()
+        rows = ResultsFile(path).rows()
         for seed in (10 * trial, 10 * trial + 1):
             # Nothing that was acknowledged is lost, though two processes wrote at the same time.
             mine = sorted(row.updates for row in rows if row.seed == seed)
@@ -189,7 +189,7 @@ def test_a_kill_at_any_moment_leaves_a_valid_file(tmp_path: Path) -> None:
 
 
 def test_an_append_touches_no_earlier_row(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([replace(ROW, seed=seed) for seed in range(50)])
     results.publish()
     before = results.path.stat()
@@ -204,7 +204,7 @@ def test_an_append_touches_no_earlier_row(tmp_path: Path) -> None:
 
 
 def test_journals_are_merged_when_they_are_worth_it(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([replace(ROW, seed=seed) for seed in range(40)])
     results.publish(lazy=True)
     assert results.path.exists()
@@ -218,11 +218,11 @@ def test_journals_are_merged_when_they_are_worth_it(tmp_path: Path) -> None:
 
 
 def test_another_writers_journal_stays_while_it_writes(tmp_path: Path) -> None:
-    first, second = Results(tmp_path / "rows.csv"), Results(tmp_path / "rows.csv")
+    first, second = ResultsFile(tmp_path / "rows.csv"), ResultsFile(tmp_path / "rows.csv")
     first.append([ROW])
     second.append([replace(ROW, seed=1)])
     second.publish()
-    assert [row.seed for row in Results(first.path).rows()] == [1, 0]
+    assert [row.seed for row in ResultsFile(first.path).rows()] == [1, 0]
     assert len(list((tmp_path / "rows.journal").iterdir())) == 1
     first.append([replace(ROW, seed=2)])
     with pytest.raises(DataError, match="another process is writing"):
@@ -234,7 +234,7 @@ def test_another_writers_journal_stays_while_it_writes(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_cut_off_is_left_out_but_damage_is_named(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])
     results.close()
     (journal,) = (tmp_path / "rows.journal").iterdir()
@@ -251,7 +251,7 @@ def test_what_a_kill_cut_off_is_left_out_but_damage_is_named(tmp_path: Path) -> 
 
 def test_a_flipped_bit_is_seen_at_every_place(tmp_path: Path) -> None:
     """In the rows, the header and the checksums."""
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW], [Episodes(ROW.run, 1000, (1.5, 2.5), (3, 4), (True, False))])
     results.publish()
     for path, read in ((results.path, results.rows), (tmp_path / "episodes.csv", results.episodes)):
@@ -269,7 +269,7 @@ def test_a_flipped_bit_is_seen_at_every_place(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_leaves_the_journal_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])
     true = os.fsync
 
@@ -286,12 +286,12 @@ def test_a_disk_that_is_full_leaves_the_journal_whole(
 
 
 def test_rows_taken_out_are_kept_beside(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     rows = [replace(ROW, seed=seed) for seed in range(3)]
     results.append(rows)
     assert results.remove(lambda row: row.seed == 1) == [rows[1]]
     assert results.rows() == [rows[0], rows[2]]
-    assert Results(tmp_path / "replaced.csv").rows() == [rows[1]]
+    assert ResultsFile(tmp_path / "replaced.csv").rows() == [rows[1]]
     results.append([rows[1]])
     assert results.remove(lambda row: row.seed == 1) == [rows[1]]
     assert results.remove(lambda row: row.seed == 9) == []
@@ -299,7 +299,7 @@ def test_rows_taken_out_are_kept_beside(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_that_goes_on_has_not_failed(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     failed = replace(ROW, updates=1500, error="ValueError: x", mean_return=math.nan)
     results.append([ROW, failed])
     results.append([replace(failed, error="ValueError: y")])
@@ -310,7 +310,7 @@ def test_a_failed_run_that_goes_on_has_not_failed(tmp_path: Path) -> None:
 
 
 def test_episodes_come_back_exactly(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     found = Episodes(ROW.run, 1000, (0.1 + 0.2, math.inf), (7, 8), (True, False))
     results.append([ROW], [found])
     assert results.episodes() == {(ROW.run, 1000): found}

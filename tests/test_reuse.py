@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from marlzoo.benchmarks import recorder, reuse, trainer
 from marlzoo.benchmarks.drift import value_drift
-from marlzoo.benchmarks.results import Results, Row
+from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
 from marlzoo.cli import main
@@ -31,12 +31,12 @@ def suite(**changes: Any) -> Suite:
 
 
 def rows(out: Path, name: str = "unit") -> list[Row]:
-    return Results(out / name / "rows.csv").rows()
+    return ResultsFile(out / name / "rows.csv").rows()
 
 
 def dated(out: Path, date: str, **changes: str) -> None:
     """Give all rows a date, and more."""
-    results = Results(out / "unit" / "rows.csv")
+    results = ResultsFile(out / "unit" / "rows.csv")
     results.append([replace(row, date=date, **changes) for row in results.rows()])
     results.publish()
 
@@ -85,7 +85,7 @@ def test_value_and_weights_of_the_last_update_are_in_the_rows(tmp_path: Path) ->
 
 def test_every_row_has_its_episodes(tmp_path: Path) -> None:
     run(suite(), tmp_path)
-    episodes = Results(tmp_path / "unit" / "rows.csv").episodes()
+    episodes = ResultsFile(tmp_path / "unit" / "rows.csv").episodes()
     found = rows(tmp_path)
     assert len(episodes) == len(found)
     for row in found:
@@ -114,7 +114,7 @@ def test_it_is_said_what_was_there_and_since_when(tmp_path: Path) -> None:
 
 def test_changed_code_is_told_and_rerun_on_demand(tmp_path: Path) -> None:
     run(suite(), tmp_path)
-    results = Results(tmp_path / "unit" / "rows.csv")
+    results = ResultsFile(tmp_path / "unit" / "rows.csv")
     old = [replace(r, code="0ld", date="2026-01-02T03:04:05Z") for r in results.rows() if r.method == "bc"]
     results.append(old)
     results.publish()
@@ -132,7 +132,7 @@ def test_changed_code_is_told_and_rerun_on_demand(tmp_path: Path) -> None:
     assert {row.run: row for row in after if row.method == "iql"} == before
     new = {row.run: row for row in after if row.method == "bc"}
     assert {row.code for row in new.values()} == {code_hash(find_method("bc"))}
-    assert Results(tmp_path / "unit" / "replaced.csv").rows() == old
+    assert ResultsFile(tmp_path / "unit" / "replaced.csv").rows() == old
     assert len(after) == 2 * 2 * 2
     with pytest.raises(UnknownNameError, match="method of suite 'unit' 'cb'"):
         run(suite(), tmp_path, rerun=["cb"])

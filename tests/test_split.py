@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from marlzoo.benchmarks import plan, split
-from marlzoo.benchmarks.results import Results
+from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.split import Split, default_split, group_size, replicas_in_cache, split_of
 from marlzoo.benchmarks.suites import Data, Learner
 
@@ -61,13 +61,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from marlzoo.benchmarks.results import Results
+from marlzoo.benchmarks.results import ResultsFile
 from tests.test_split import TWO, run, suite
-plain = Results.append
+plain = ResultsFile.append
 def append(self, rows):
     plain(self, rows)
     time.sleep(0.5)
-Results.append = append
+ResultsFile.append = append
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -131,7 +131,7 @@ def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> 
     mine = suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, asked, 20) == size
-    made = plan.groups(mine, plan.pending(mine, sources, Results(tmp_path / "rows.csv")), size)
+    made = plan.groups(mine, plan.pending(mine, sources, ResultsFile(tmp_path / "rows.csv")), size)
     assert len(made) >= min(asked.processes, 8)
 
 
@@ -145,7 +145,7 @@ def test_large_suites_get_a_process_per_core(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(split, "cores", lambda: 3)
     large, small = suite(updates=10**6), suite()
     sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in large.data]
-    missing = plan.pending(large, sources, Results(tmp_path / "rows.csv"))
+    missing = plan.pending(large, sources, ResultsFile(tmp_path / "rows.csv"))
     assert default_split(large, missing, 20) == Split(3, 1, 20)
     assert default_split(small, missing, 20) == Split(replicas=20)
     assert default_split(large, [], 20) == Split()

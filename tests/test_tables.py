@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from marlzoo.benchmarks import aggregate, references, tables
 from marlzoo.benchmarks.labels import labels_of, settings_of
-from marlzoo.benchmarks.results import Results, Row, frame
+from marlzoo.benchmarks.results import ResultsFile, Row, frame
 from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import latex, markdown, shortened, terminal
 from rich.console import Console
@@ -538,7 +538,7 @@ def test_transposing_twice_is_the_table() -> None:
 
 
 def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     rows = grid({"first": [1.0, 2.0, 3.0], "second": [3.0, 4.0, 8.0]}, ["a", "b"])
     results.append(rows)
     tables.write(tables.read([tmp_path]), tmp_path, "suite unit", "marlzoo bench unit")
@@ -561,11 +561,11 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
 
 
 def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Results(tmp_path / "results" / "first" / "rows.csv").append([ROW])
+    ResultsFile(tmp_path / "results" / "first" / "rows.csv").append([ROW])
     monkeypatch.chdir(tmp_path)
     for place in ("results/first", "results", "first"):
         assert len(tables.read([Path(place)])) == 1, place
-    Results(tmp_path / "results" / "second" / "rows.csv").append([ROW])
+    ResultsFile(tmp_path / "results" / "second" / "rows.csv").append([ROW])
     with pytest.raises(
         DataError, match="several runs; name one or more of them: results/first, results/second"
     ):
@@ -575,7 +575,7 @@ def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: py
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results at"):
         tables.read([tmp_path])
-    results = Results(tmp_path / "rows.csv")
+    results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])
     results.remove(lambda row: True)
     with pytest.raises(DataError, match="no result rows"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks.results import Episodes, Results
+from marlzoo.benchmarks.results import Episodes, ResultsFile
 
 from marlzoo.cli import main
 from marlzoo.data import download, games
@@ -30,10 +30,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "teachers").mkdir()
     for path in Path(store.__file__).parent.glob("mpe--spread.*"):
         shutil.copy(path, tmp_path / "teachers")
-    results = Results(tmp_path / "results" / "mine" / "rows.csv")
+    results = ResultsFile(tmp_path / "results" / "mine" / "rows.csv")
     results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
     results.publish()
-    running = Results(tmp_path / "results" / "running" / "rows.csv")
+    running = ResultsFile(tmp_path / "results" / "running" / "rows.csv")
     running.append([ROW])  # in a journal, as while a run goes on
     running.close()
     save_arrays(
@@ -94,7 +94,7 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
 
 
 def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = Results(place / "results" / "mine" / "rows.csv")
+    rows = ResultsFile(place / "results" / "mine" / "rows.csv")
     rows.append([ROW.__class__(**{**vars(ROW), "seed": seed}) for seed in (5, 6, 7)])
     rows.publish()
     lines = rows.path.read_text().splitlines(keepends=True)

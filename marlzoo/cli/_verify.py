@@ -51,13 +51,13 @@ def summary(found: Sequence[Checked]) -> str:
 
 def _results(folder: Path) -> Iterator[Checked]:
     """Rows, episodes, checkpoints and datasets, at any depth."""
-    from marlzoo.benchmarks.results import Results
+    from marlzoo.benchmarks.results import ResultsFile
     from marlzoo.training.checkpoint import load_arrays
 
     files = [f"{name}.{kind}" for name in ("rows", "episodes", "replaced") for kind in ("csv", "journal")]
     places = {path.parent for name in files for path in folder.rglob(name) if _has_checksums(path)}
     for place in sorted(places):
-        faults = Results(place / "rows.csv").faults() or [""]
+        faults = ResultsFile(place / "rows.csv").faults() or [""]
         yield from (Checked("results", str(place), fault) for fault in faults)
     for path in sorted(folder.rglob("*.npz")):
         if path.parent.name == "checkpoints" or path.stem == "checkpoint":

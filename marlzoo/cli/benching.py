@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,7 @@ import tyro
 
 from marlzoo.cli._parse import parse, toml_values, usable_device
 from marlzoo.config import Precision
-from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from marlzoo.benchmarks.suites import Suite
@@ -56,6 +57,8 @@ class Options:
     """train these methods anew; their rows go to replaced.csv"""
     force: bool = False
     """train all methods anew"""
+    json: bool = False
+    """print the table as JSON, and everything else on stderr"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,13 +70,19 @@ def run(arguments: Sequence[str]) -> int:
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    suite = _changed(find_suite(options.suite, toml_values(options.set)), options)
+    from marlzoo.benchmarks.bench import select
+
+    found = find_suite(options.suite, toml_values(options.set))
+    suite = select(found, options.seeds, options.methods, options.updates, options.precision or None)
     if options.show:
         from marlzoo.benchmarks.suite_toml import suite_toml
 
         print(suite_toml(suite), end="")
         return 0
     usable_device(options.device)
+    from rich.console import Console
+
+    from marlzoo.benchmarks.analysis import records, table
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import split_of
@@ -93,30 +102,11 @@ def run(arguments: Sequence[str]) -> int:
         rerun=options.rerun,
         force=options.force,
         command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
+        console=Console(stderr=options.json),
     )
+    if options.json:
+        print(json.dumps(records(table(finished.folder)), indent=2))
     return 1 if finished.failures else 0
-
-
-def _changed(suite: Suite, options: Options) -> Suite:
-    """The suite with what the options say instead."""
-    if options.methods:
-        from marlzoo.benchmarks.plan import expanded
-
-        suite = expanded(suite)
-        known = [learner.method for learner in suite.learners]
-        for method in options.methods:
-            if method not in known:
-                raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
-        learners = tuple(learner for learner in suite.learners if learner.method in options.methods)
-        suite = replace(suite, learners=learners)
-    if options.seeds:
-        suite = replace(suite, seeds=options.seeds)
-    if options.updates:
-        data = tuple(replace(entry, updates=0) for entry in suite.data)
-        suite = replace(suite, updates=options.updates, data=data)
-    if options.precision:
-        suite = replace(suite, precision=options.precision)
-    return suite
 
 
 def _settled(arguments: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ class Options:
     """Play episodes with every replica of a checkpoint, deterministically as the method defines it."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """file ending in .npz"""
+    """file ending in .npz, or the folder of a run that has one"""
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
@@ -43,19 +43,21 @@ def run(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
+    from marlzoo.deployment.loading import find_checkpoint, task_of
     from marlzoo.registry import make_env
     from marlzoo.rng import derive
-    from marlzoo.training.checkpoint import load, load_arrays
+    from marlzoo.training.checkpoint import load_learner, load_saved
     from marlzoo.training.evaluation import evaluate
 
     for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
         if value < 0:
             raise ConfigError(f"--{flag} is {value}; it must not be negative")
-    meta = load_arrays(options.checkpoint)[1]
-    task = options.task or meta.get("task") or meta.get("online", {}).get("task", "")
+    checkpoint = find_checkpoint(options.checkpoint)
+    meta = load_saved(checkpoint).meta
+    task = options.task or task_of(meta)
     if not task:
-        raise ConfigError(f"{options.checkpoint}: does not name its task; give it with --task")
-    learner = load(options.checkpoint, options.device)
+        raise ConfigError(f"{checkpoint}: does not name its task; give it with --task")
+    learner = load_learner(checkpoint, options.device)
     same = task == meta.get("task")
     chosen = named_values(options.env, "--env") or (meta.get("env") or {} if same else {})
     episodes = options.episodes or meta.get("episodes") or 10
@@ -65,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         differences = learner.spec.differences(env.spec)
         if differences:
             raise ConfigError(
-                f"{options.checkpoint}: was trained for another task than {task}: {differences[0]}; "
+                f"{checkpoint}: was trained for another task than {task}: {differences[0]}; "
                 "name the one it was trained for with --task"
             )
         if options.seed < 0:

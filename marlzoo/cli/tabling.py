@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Options:
     """method that the others' probability of improvement is over (default: the first)"""
     details: bool = False
     """on a terminal also the details per dataset and learner, and performance profiles"""
+    json: bool = False
+    """print the numbers per dataset and learner as JSON"""
     write: Path | None = None
     """folder to write the tables and all their numbers into, instead of printing"""
 
@@ -45,6 +48,10 @@ def run(arguments: Sequence[str]) -> int:
     if options.write is not None:
         tables.write(rows, options.write, title, command, options.reference)
         print(options.write)
+    elif options.json:
+        from marlzoo.benchmarks.analysis import records, table
+
+        print(json.dumps(records(table(*options.paths)), indent=2))
     elif options.format == "csv":
         print(tables.summary(rows).to_csv(index=False), end="")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, field, make_dataclass, replace
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     changed = _changed(cls, parsed.settings, base)
     if cls.sampling == "online":
         return _online(method, parsed.options, changed)
-    return _offline(method, parsed.options, changed)
+    return _offline(method, parsed.options, changed, shlex.join(["marlzoo", "train", *arguments]))
 
 
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
@@ -78,7 +79,7 @@ def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, 
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 
-def _offline(method: str, options: Offline, settings: dict[str, Any]) -> int:
+def _offline(method: str, options: Offline, settings: dict[str, Any], command: str) -> int:
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.suites import Data, Learner, Suite
     from marlzoo.data.load import read_card
@@ -115,6 +116,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any]) -> int:
         max_replicas=options.max_replicas,
         check_data=options.check_data,
         force=options.force,
+        command=command,
     )
     for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
         print(f"Or: marlzoo eval {checkpoint}")

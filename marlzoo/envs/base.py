@@ -120,5 +120,13 @@ class BatchedEnv(ABC):
         """
         raise SpecError(f"{self.task}: recorded states cannot be replayed in this simulator")
 
+    def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A picture ``[height, width, 3]`` of the copy ``index`` as it is now.
+
+        Raises:
+            SpecError: the task cannot be drawn.
+        """
+        raise SpecError(f"{self.task}: this environment cannot be drawn")
+
     def close(self) -> None:  # noqa: B027 - closing is optional
         """Free what the simulator holds."""

@@ -171,6 +171,14 @@ class Game(BatchedEnv):
         obs, _ = self.rules.observe(after)
         return Resimulation(obs.astype(np.float32), reward.astype(np.float32), terminal, valid)
 
+    def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A picture of Bridge's board; the other games have nothing to see."""
+        if not isinstance(self.rules, Bridge):
+            return super().render(index, width, height)
+        from marlzoo.envs._drawing import bridge
+
+        return bridge(self._state[index], width, height)
+
     def _checked(self, action: NDArray[Any], rows: Ids) -> NDArray[Any]:
         action_mask = self.rules.action_mask(self._state[rows])
         if action_mask is None:

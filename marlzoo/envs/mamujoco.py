@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._camera import Camera
 from marlzoo.envs._local import local_columns
 from marlzoo.envs._mujoco_robots import ROBOTS, Array, Robot, start_state
 from marlzoo.envs._mujoco_sim import RobotSim
@@ -176,6 +177,7 @@ class MAMuJoCo(BatchedEnv):
             else np.zeros((num_envs, shape.state_size), np.float32)
         )
         self._replayer: RobotSim | None = None
+        self._camera: Camera | None = None
         self._time = np.zeros(num_envs, np.int64)
         self._all: Ids = np.arange(num_envs)
         self._streams: list[np.random.Generator] = []
@@ -300,8 +302,22 @@ class MAMuJoCo(BatchedEnv):
         reward = result.reward.astype(np.float32)
         return Resimulation(next_obs, reward, result.terminal, result.valid & finite)
 
+    def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A picture of the robot of the copy ``index``, seen from the side; needs EGL or OSMesa.
+
+        Raises:
+            ConfigError: a picture larger than 640 x 480.
+            MissingSimulatorError: neither EGL nor OSMesa works here.
+        """
+        if self._camera is None:
+            self._camera = Camera(self._sim.model, width, height)
+        return self._camera.take(self._sim.fields()["qpos"][index])
+
     def close(self) -> None:
         """Free the simulations and their threads."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
         self._sim.close()
         if self._replayer is not None:
             self._replayer.close()

@@ -187,6 +187,12 @@ class ParticleWorld(BatchedEnv):
             self._shown(part, rows)
         return result
 
+    def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A picture of the world of the copy ``index``: colored agents, a dark prey, gray landmarks."""
+        from marlzoo.envs._drawing import particle_world
+
+        return particle_world(self.scenario, self.world.position[..., index], width, height)
+
     def _rows(self, ids: Ids | None) -> Ids | None:
         """Copies as sorted indices, each once; None: all. A mask would silently mean copies 0 and 1."""
         if ids is None:

@@ -105,7 +105,7 @@ class Linear(nn.Module):
         The parts' other axes are equal or broadcast. A part that is broadcast (an observation beside many candidate
         actions) is multiplied once, not once per copy. ``first``: only the first member of the stack's first axis.
         """
-        if len({part.shape[:-1] for part in parts}) == 1:
+        if all(part.shape[:-1] == parts[0].shape[:-1] for part in parts[1:]):
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
             return _affine(x, *self.parameters_of(first), self.products)
         return self.partial(*parts, first=first)

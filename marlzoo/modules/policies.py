@@ -47,6 +47,16 @@ class Policy(nn.Module):
     def receive(self, reward: Tensor) -> None:
         """Take in the team's reward ``[R, E]`` of the last action; only policies that ask for a return do."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What the policy remembers of the episodes so far, ``[R, E, ...]`` each; feed-forward policies nothing.
+
+        Empty also before the first step. All zeros is the state at the start of an episode.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+
     @abstractmethod
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
@@ -211,6 +221,14 @@ class RecurrentPolicy(Policy):
         action = self.inner.act(torch.cat((obs, self._last), dim=-1), action_mask, random)
         self._last = one_hot(action, self._n_last, obs.dtype)
         return action
+
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        known = {"hidden_state": self._reader.hidden_state, "last_action": self._last}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
+        self._reader.hidden_state = state.get("hidden_state")
+        self._last = state.get("last_action")
 
 
 class _Reader(nn.Module):

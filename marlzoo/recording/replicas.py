@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from marlzoo.errors import ConfigError
 from marlzoo.modules.policies import Policy
-from marlzoo.registry import find_method
 from marlzoo.spec import Spec
-from marlzoo.training.checkpoint import load
+from marlzoo.training.checkpoint import build_replica, load_saved
 
 
 @dataclass(frozen=True)
@@ -29,26 +28,17 @@ class Replica:
     policy: Policy
 
 
-def load_replica(checkpoint: str | os.PathLike[str], replica: int = 0) -> Replica:
+def load_replica(checkpoint: str | Path, replica: int = 0) -> Replica:
     """A replica of a checkpoint, by its place among the learner's seeds.
 
     Raises:
         CheckpointError: missing or broken.
         ConfigError: the checkpoint has no such replica.
     """
-    team = load(os.fspath(checkpoint))
-    if not 0 <= replica < team.replicas:
+    saved = load_saved(checkpoint)
+    if not 0 <= replica < len(saved.seeds):
         raise ConfigError(
-            f"{checkpoint}: has the replicas 0 to {team.replicas - 1}, and no {replica}; choose one with --replica"
+            f"{checkpoint}: has the replicas 0 to {len(saved.seeds) - 1}, and no {replica}; choose one with --replica"
         )
-    seed, config = team.seeds[replica], team.configs[replica]
-    alone = find_method(team.name)(team.spec, [seed], [config])
-    shapes = {name: tensor.shape for name, tensor in alone.state_tensors().items()}
-    alone.load_state_tensors(
-        {
-            name: tensor if tensor.shape == shapes[name] else tensor[replica : replica + 1]
-            for name, tensor in team.state_tensors().items()
-        }
-    )
-    alone.updates = team.updates
-    return Replica(team.name, team.updates, team.spec, alone.policy())
+    alone = build_replica(checkpoint, saved, replica)
+    return Replica(alone.name, alone.updates, alone.spec, alone.policy())

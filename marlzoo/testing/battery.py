@@ -22,6 +22,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
+from marlzoo.deployment.step import GivenRandom, Step, example_inputs, next_inputs
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import SpecError
 from marlzoo.registry import find_method, make
@@ -208,7 +209,7 @@ def resumes_exactly(case: Case, folder: Path) -> None:
     train(resumed, data, updates=12, checkpoint=file)
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, resumed.state_tensors()[key]), key
-    loaded = checkpoint.load(file)
+    loaded = checkpoint.load_learner(file)
     assert loaded.updates == 12
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, loaded.state_tensors()[key]), key
@@ -246,6 +247,26 @@ def policy_parameters_can_be_exported(case: Case, folder: Path) -> None:
     first = evaluate(source.policy(), env(), seeds=[0], dtype=torch.float64)
     second = evaluate(target.policy(), env(), seeds=[0], dtype=torch.float64)
     np.testing.assert_array_equal(first.returns, second.returns)
+
+
+def acts_as_an_exported_step(case: Case, folder: Path) -> None:
+    """The policy as a function, with what it remembers and its noise as inputs (what ``marlzoo export`` writes)."""
+    algorithm = case.learner((0,), dtype=torch.float32)
+    case.updated(algorithm, 2)
+    policy = algorithm.policy()
+    step, generator = Step(policy, algorithm.spec), torch.Generator().manual_seed(0)
+    inputs, episode = example_inputs(step, 3, generator), []
+    with torch.no_grad():
+        for _ in range(3):
+            outputs = step(inputs)
+            episode.append((inputs, outputs["action"]))
+            inputs = next_inputs(step, outputs, generator)
+        policy.reset(3)
+        for given, action in episode:
+            mask = given["action_mask"].unsqueeze(0) if algorithm.spec.discrete else None
+            random: Any = GivenRandom([given[p.name].unsqueeze(0) for p in step.inputs if p.noise])
+            acted = policy.act(given["obs"].unsqueeze(0), mask, random if policy.stochastic else None)
+            torch.testing.assert_close(acted[0], action)
 
 
 def wrong_action_kind_is_one_clear_error(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
@@ -334,7 +355,7 @@ def online_resumes_exactly(case: Case, folder: Path) -> None:
     resumed, rounds = case.learner((0, 1), dtype=torch.float32), list[int]()
     again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
     assert rounds == [7, 8, 9, 10]
-    loaded = checkpoint.load(file)
+    loaded = checkpoint.load_learner(file)
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, resumed.state_tensors()[key]), key
         assert torch.equal(value, loaded.state_tensors()[key]), key
@@ -348,6 +369,7 @@ CASE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     acts_legally_and_repeats,
     evaluation_does_not_depend_on_neighbors,
     policy_parameters_can_be_exported,
+    acts_as_an_exported_step,
 )
 OFFLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     lockstep_equals_single_runs,

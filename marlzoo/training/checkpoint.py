@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
 from marlzoo.errors import (
     CheckpointError,
-    ConfigError,
     DataError,
     MarlzooError,
     PluginError,
@@ -30,6 +30,7 @@ from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-3"
 LEARNER, EXTRA = "learner/", "extra/"
+IDENTITY = ("method", "spec", "seeds", "configs", "dtype")  # what :func:`describe` tells
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
@@ -133,23 +134,78 @@ def restore(path: str | Path, algorithm: Algorithm) -> tuple[dict[str, NDArray[A
     return {k.removeprefix(EXTRA): v for k, v in arrays.items() if k.startswith(EXTRA)}, meta
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
-    """Rebuild a learner from its checkpoint.
+@dataclass(frozen=True)
+class Saved:
+    """What a learner's checkpoint holds.
+
+    Attributes:
+        arrays: by name, those of the learner begin with ``learner/``.
+        meta: plain values.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """One per replica."""
+        return list(self.meta["seeds"])
+
+
+def load_learner(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
+    """Rebuild a learner, all its replicas, from its checkpoint.
 
     Raises:
         CheckpointError: it is missing or broken.
         UnknownNameError: its method is not installed.
     """
+    saved = load_saved(path)
+    return _build(path, saved, range(len(saved.seeds)), device)
+
+
+def load_saved(path: str | Path) -> Saved:
+    """Read a learner's checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, broken, or holds no learner.
+    """
     arrays, meta = load_arrays(path)
+    missing = [name for name in (*IDENTITY, "updates") if name not in meta]
+    seeds = meta.get("seeds")
+    if missing or not isinstance(seeds, list) or not seeds or not all(is_seed(seed) for seed in seeds):
+        what = f"{', '.join(missing)} is missing" if missing else "its seeds are none"
+        raise CheckpointError(f"{path}: not a learner's checkpoint ({what})")
+    return Saved(arrays, meta)
+
+
+def build_replica(
+    path: str | Path, saved: Saved, replica: int, device: torch.device | str = "cpu"
+) -> Algorithm:
+    """Rebuild one replica of a learner as a learner of its own.
+
+    Args:
+        path: of the checkpoint, named in errors.
+        saved: its content.
+        replica: index of the replica.
+        device: of the learner.
+
+    Raises:
+        CheckpointError: the content does not fit the method as installed.
+        UnknownNameError: its method is not installed.
+    """
+    return _build(path, saved, [replica], device)
+
+
+def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torch.device | str) -> Algorithm:
+    """A learner of all replicas of a checkpoint, or of one."""
+    meta = saved.meta
     try:
-        cls = find_method(meta["method"])
-        seeds, spec = meta["seeds"], Spec.from_dict(meta["spec"])
-        if not isinstance(seeds, list) or not all(is_seed(seed) for seed in seeds):
-            raise ConfigError("its seeds are none")
-        configs = [replica_configs(cls.config_class, 1, values)[0] for values in meta["configs"]]
+        cls, spec = find_method(meta["method"]), Spec.from_dict(meta["spec"])
+        configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
-        algorithm = cls(spec, seeds, configs, device, dtype)
-        _fill(algorithm, arrays, meta)
+        algorithm = cls(spec, [saved.seeds[k] for k in replicas], configs, device, dtype)
+        whole = len(replicas) == len(saved.seeds)
+        _fill(algorithm, saved.arrays if whole else _of_replica(algorithm, saved.arrays, replicas[0]), meta)
     except (CheckpointError, PluginError, UnknownNameError):
         raise
     except (*ZIP_FAULTS, MarlzooError) as error:
@@ -158,6 +214,17 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
             f"{path}: not a learner's checkpoint ({type(error).__name__}: {text})"
         ) from error
     return algorithm
+
+
+def _of_replica(
+    alone: Algorithm, arrays: Mapping[str, NDArray[Any]], replica: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays of one replica: what is stacked over replicas is cut, the rest has the learner's shape already."""
+    shapes = {f"{LEARNER}{name}": tuple(value.shape) for name, value in alone.state_tensors().items()}
+    return {
+        name: value[replica : replica + 1] if name in shapes and value.shape != shapes[name] else value
+        for name, value in arrays.items()
+    }
 
 
 def _fill(algorithm: Algorithm, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:

@@ -93,7 +93,9 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
         return algorithm.update(Batch.of(noise, **tensors))
 
     # On GPUs PyTorch 2.11 searches for better loop orders and fails an assertion of its own on OMIGA's update.
-    options = {"loop_ordering_after_fusion": False} if _may_reorder(algorithm.device, backend) else None
+    options: dict[str, Any] | None = (
+        {"loop_ordering_after_fusion": False} if _may_reorder(algorithm.device, backend) else None
+    )
     fast = torch.compile(update, fullgraph=True, dynamic=False, backend=backend, options=options)
     # To the compiler all learners of a process are one function, of which it would make eight versions at most.
     many: dict[str, Any] = {"recompile_limit": LEARNERS, "accumulated_recompile_limit": LEARNERS}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlzoo.benchmarks.results import Episodes, Results
+from marlzoo.benchmarks.results import Episodes, ResultsFile
 
 from marlzoo.data import download, games
 from marlzoo.data.dataset import Dataset
@@ -68,7 +68,7 @@ def _files(folder: Path) -> dict[str, Sealed]:
     data = games.dataset("xor", "D3", episodes=4)
     write_omiga(data, folder / "a.hdf5")
     write_npz(data, folder / "a.npz")
-    results = Results(folder / "rows.csv")
+    results = ResultsFile(folder / "rows.csv")
     results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
     results.publish()
     save_arrays(folder / "run.npz", {"learner/w": np.arange(12.0)}, {"method": "bc"})
@@ -80,8 +80,8 @@ def _files(folder: Path) -> dict[str, Sealed]:
     return {
         "native HDF5": Sealed(folder / "a.hdf5", lambda: _plain(read_omiga(folder / "a.hdf5", verify=True))),
         "npz": Sealed(folder / "a.npz", lambda: _plain(read_npz(folder / "a.npz"))),
-        "rows": Sealed(results.path, lambda: Results(results.path).rows(), lines=True),
-        "episodes": Sealed(folder / "episodes.csv", lambda: Results(results.path).episodes(), lines=True),
+        "rows": Sealed(results.path, lambda: ResultsFile(results.path).rows(), lines=True),
+        "episodes": Sealed(folder / "episodes.csv", lambda: ResultsFile(results.path).episodes(), lines=True),
         "checkpoint": Sealed(folder / "run.npz", lambda: _saved(folder / "run.npz")),
         "teacher": Sealed(teacher, lambda: _teacher(folder)),
         "teacher's weights": Sealed(teacher.with_suffix(".npz"), lambda: _teacher(folder)),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from marlzoo.benchmarks.results import Episodes, Results
+from marlzoo.benchmarks.results import Episodes, ResultsFile
 
 from marlzoo.data import download, games
 from marlzoo.data.formats.minari import read_minari, write_minari
@@ -71,8 +71,8 @@ class Rows(Job):
         assert all((row.run, row.updates) in episodes for row in rows), "a row without its episodes"
         return {row.seed for row in rows}
 
-    def results(self) -> Results:
-        return Results(self.folder / "rows.csv")
+    def results(self) -> ResultsFile:
+        return ResultsFile(self.folder / "rows.csv")
 
     def episodes(self, seed: int) -> Episodes:
         row = dataclasses.replace(ROW, seed=seed)

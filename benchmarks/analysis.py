@@ -1,0 +1,237 @@
+"""``marlzoo.Results``: the results of one or several runs, as tables of numbers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from marlzoo.errors import DataError, UnknownNameError
+
+from . import aggregate, tables
+from .sheet import Sheet
+from .stats import Floats, bands
+from .summary import CELL, read, results_at, summary, with_one_name
+
+LEARNER, DATASET = "learner", "dataset"
+POINT = [DATASET, LEARNER, "updates"]
+_NAMING = [name for name in CELL if name != "execution"]  # a row that failed does not say its execution
+
+
+class Results:
+    """The results of one or several runs; every table and figure is derived from them.
+
+    Args:
+        paths: folders that hold ``rows.csv``, or such files.
+
+    Raises:
+        DataError: no such file, no rows in it, or not a results file.
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        if not paths:
+            raise DataError("no results: name a run's folder, for instance results/demo")
+        self._read([results_at(Path(path)).path for path in paths], read(Path(path) for path in paths))
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Results:
+        """The results that some rows make; they have no folder, and so no metrics."""
+        made = cls.__new__(cls)
+        made._read([], rows)
+        return made
+
+    def _read(self, files: Sequence[Path], rows: pd.DataFrame) -> None:
+        self._files, self._rows = tuple(files), rows
+        self._cells, self.notes = aggregate.named(summary(rows))
+
+    def __repr__(self) -> str:
+        """Where the rows are from and how many there are."""
+        return f"Results({self.title}: {len(self._rows)} rows, {len(self._cells)} cells)"
+
+    def _repr_html_(self) -> str:
+        return str(self.table().to_html(index=False))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those of the runs' files."""
+        return tuple(dict.fromkeys(file.parent for file in self._files))
+
+    @property
+    def title(self) -> str:
+        """Names the folders."""
+        return ", ".join(map(str, self.folders)) or "results"
+
+    @property
+    def learners(self) -> list[str]:
+        """Names of the learners: methods, with the settings in which they differ."""
+        return list(dict.fromkeys(self._cells[LEARNER]))
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the datasets, without the parts that all share."""
+        return list(dict.fromkeys(self._cells[DATASET]))
+
+    def frame(self) -> pd.DataFrame:
+        """All rows, one per run and checkpoint, with the columns of ``rows.csv``."""
+        return self._rows.copy()
+
+    def table(self) -> pd.DataFrame:
+        """One line per dataset and learner, over seeds; columns as in :func:`marlzoo.benchmarks.summary.summary`."""
+        return self._cells.copy()
+
+    def sheets(self, title: str = "", command: str = "", reference: str = "") -> list[Sheet]:
+        """The tables for people; see :func:`marlzoo.benchmarks.tables.sheets`."""
+        return tables.sheets(self._rows, title or self.title, command, reference)
+
+    def failures(self) -> pd.DataFrame:
+        """The rows of runs that failed; their column ``error`` says why."""
+        return self._rows[self._rows["error"] != ""].copy()
+
+    def classes(self) -> dict[str, aggregate.Runs]:
+        """The last checkpoints of all runs, by what policies need when they act; only these are comparable."""
+        return {kind: aggregate.runs_of(self._rows, cells) for kind, cells in tables.classes(self._cells)}
+
+    def curves(self, column: str = "mean_return") -> pd.DataFrame:
+        """Learning curves: the mean of a result column over seeds at every checkpoint.
+
+        Args:
+            column: of the rows, with numbers.
+
+        Returns:
+            Columns ``dataset``, ``learner``, ``updates``, ``seeds``, ``mean``, ``low`` and ``high`` (95 % bootstrap
+            interval, NaN for fewer than three seeds). Checkpoints that not all seeds have reached yet have fewer
+            seeds.
+
+        Raises:
+            UnknownNameError: there is no such column of numbers.
+        """
+        numbers = self._rows.select_dtypes("number").columns
+        if column not in numbers:
+            raise UnknownNameError("column of numbers", column, numbers)
+        rows = self.named_rows()
+        rows = rows[rows["error"] == ""].drop_duplicates([*_NAMING, "seed", "updates"], keep="last")
+        return curves_of(rows, column)
+
+    def metrics(self, name: str, points: int = 100) -> pd.DataFrame:
+        """What updates reported (``metrics/*.csv``), as :meth:`curves` has it.
+
+        Args:
+            name: of the metric, for instance ``value/data_mean``.
+            points: keep about so many updates of each file.
+
+        Returns:
+            As :meth:`curves`; empty where no run has the metric.
+        """
+        names = self.named_rows().drop_duplicates("run").set_index("run")[[DATASET, LEARNER]]
+        found = [part for part in (_metric(file, name, points) for file in self._metric_files()) if len(part)]
+        if not found:
+            return curves_of(pd.DataFrame(columns=[*POINT, name]), name)
+        values = pd.concat(found, ignore_index=True).join(names, on="run", how="inner")
+        return curves_of(values.dropna(subset=[name]), name)
+
+    def profiles(self, thresholds: Sequence[float] = aggregate.THRESHOLDS) -> pd.DataFrame:
+        """Performance profiles: the share of each learner's runs that reach each normalized score.
+
+        Returns:
+            Columns ``execution``, ``learner``, ``score``, ``share``, ``low`` and ``high``; learners that did not run
+            on all datasets, and tasks without a reference, have none.
+        """
+        frames = [
+            aggregate.profiles(runs, thresholds).assign(execution=kind)
+            for kind, runs in self.classes().items()
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def ranks(self) -> pd.DataFrame:
+        """Mean rank of every learner that ran on all datasets of its class; 1 is the best.
+
+        Returns:
+            Columns ``execution``, ``learner``, ``rank``, ``low`` and ``high``.
+        """
+        lines = [
+            (kind, learner, *place)
+            for kind, runs in self.classes().items()
+            for learner, place in aggregate.ranks(runs).items()
+        ]
+        return pd.DataFrame(lines, columns=["execution", LEARNER, "rank", "low", "high"])
+
+    def write(self, folder: str | os.PathLike[str], title: str = "", reference: str = "") -> None:
+        """Write the tables into a folder; see :func:`marlzoo.benchmarks.tables.write`."""
+        tables.write(self._rows, Path(folder), title or self.title, "", reference)
+
+    def named_rows(self) -> pd.DataFrame:
+        """All rows with the columns ``dataset`` and ``learner``."""
+        names = self._cells.drop_duplicates(_NAMING)[[*_NAMING, DATASET, LEARNER]]
+        return with_one_name(self._rows).merge(names, on=_NAMING, how="inner")
+
+    def _metric_files(self) -> Iterable[Path]:
+        for folder in self.folders:
+            yield from sorted((folder / "metrics").glob("*.csv"))
+
+
+def table(*paths: str | os.PathLike[str]) -> pd.DataFrame:
+    """The table of one or several runs: one line per dataset and learner; see :meth:`Results.table`.
+
+    Raises:
+        DataError: as :class:`Results`.
+    """
+    return Results(*paths).table()
+
+
+def records(frame: pd.DataFrame, digits: int | None = None) -> list[dict[str, Any]]:
+    """Lines of a table as plain values for JSON, with None for numbers that are not finite.
+
+    Args:
+        frame: the table.
+        digits: significant digits to keep; None: all.
+    """
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        if not math.isfinite(value):
+            return None
+        return value if digits is None else float(f"{value:.{digits}g}")
+
+    return [{str(name): plain(v) for name, v in line.items()} for line in frame.to_dict("records")]
+
+
+def curves_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean and interval over seeds of a column, by dataset, learner and updates."""
+    lines = []
+    for (dataset, learner), part in rows.groupby([DATASET, LEARNER], sort=False):
+        counts: dict[int, list[tuple[Any, Floats]]] = {}
+        for updates, values in part.groupby("updates")[column]:
+            sample = values.to_numpy(dtype=np.float64)
+            counts.setdefault(len(sample), []).append((updates, sample))
+        for seeds, found in counts.items():  # checkpoints with equally many seeds in one pass
+            samples = np.stack([sample for _, sample in found])
+            ends = zip(samples.mean(-1), *bands(samples), strict=True)
+            lines += [
+                (dataset, learner, updates, seeds, *end)
+                for (updates, _), end in zip(found, ends, strict=True)
+            ]
+    made = pd.DataFrame(lines, columns=[*POINT, "seeds", "mean", "low", "high"])
+    # Datasets and learners as they came, updates from the first to the last.
+    order = {name: k for k, name in enumerate(dict.fromkeys([*rows[DATASET], *rows[LEARNER]]))}
+    return made.sort_values(POINT, key=lambda c: c if c.name == "updates" else c.map(order), kind="stable")
+
+
+def _metric(file: Path, name: str, points: int) -> pd.DataFrame:
+    """A metric of a file, thinned: columns ``run``, ``updates`` and the metric; empty where it has none."""
+    try:
+        head = pd.read_csv(file, nrows=0).columns
+        if not {"run", "updates", name} <= set(head):
+            return pd.DataFrame()
+        kinds = {"run": str, "updates": int, name: float}  # a run's name may be all digits
+        found = pd.read_csv(file, usecols=list(kinds), dtype=kinds)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{file}: not a file of metrics ({error}); move it away") from error
+    updates = np.sort(found["updates"].unique())
+    kept = updates[:: max(1, len(updates) // points)]
+    return found[found["updates"].isin([*kept, *updates[-1:]])]

@@ -1,0 +1,114 @@
+"""``marlzoo.bench``: run a suite from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from marlzoo.config import Precision
+from marlzoo.errors import DataError, UnknownNameError
+
+from .analysis import Results
+from .plan import expanded
+from .runner import run_suite
+from .split import Split, split_of
+from .suites import Suite, find_suite
+
+
+def bench(
+    suite: str | os.PathLike[str] | Suite,
+    *,
+    out: str | os.PathLike[str] = "results",
+    seeds: Sequence[int] = (),
+    methods: Sequence[str] = (),
+    updates: int = 0,
+    device: str = "cpu",
+    precision: Precision | None = None,
+    max_replicas: int = 20,
+    processes: int = 1,
+    threads: int = 0,
+    check_data: bool = True,
+    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
+    rerun: Collection[str] = (),
+    force: bool = False,
+    quiet: bool = False,
+) -> Results:
+    """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
+
+    Args:
+        suite: name of a built-in suite, a file ending in .toml, or a suite.
+        out: folder of the results, which go to ``out/SUITE``.
+        seeds: instead of the suite's.
+        methods: only these of the suite's methods.
+        updates: instead of the suite's.
+        device: where to train.
+        precision: of matrix products while training, instead of the suite's.
+        max_replicas: most replicas in one lockstep group.
+        processes: number of training processes; 0: one per core for large suites. More than one needs a program
+            whose main module may be imported (``if __name__ == "__main__":``).
+        threads: of torch in each process; 0: cores / processes, or for one process as torch is set.
+        check_data: compare data and simulator before training.
+        set: other fields of the suite, for instance ``{"config.hidden": 32}``.
+        rerun: train these methods anew.
+        force: train all methods anew.
+        quiet: print nothing.
+
+    Returns:
+        The results of the folder ``out/SUITE``.
+
+    Raises:
+        DataError: every run failed before it had a row.
+        MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
+    """
+    found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
+    chosen = expanded(select(found, seeds, methods, updates, precision))
+    console = Console(quiet=quiet)
+    finished = run_suite(
+        chosen,
+        out=Path(out),
+        device=device,
+        max_replicas=max_replicas,
+        check_data=check_data,
+        split=Split(1, threads) if processes == 1 else split_of(processes, threads),
+        rerun=rerun,
+        force=force,
+        console=console,
+    )
+    if finished.failures and not (finished.folder / "rows.csv").exists():
+        raise DataError(f"no run of suite {chosen.name} finished: {finished.failures[0]}")
+    return Results(finished.folder)
+
+
+def select(
+    suite: Suite,
+    seeds: Sequence[int] = (),
+    methods: Sequence[str] = (),
+    updates: int = 0,
+    precision: Precision | None = None,
+) -> Suite:
+    """A suite with what is given in place of its own; see :func:`bench`.
+
+    Raises:
+        UnknownNameError: a method that the suite does not have.
+    """
+    if methods:
+        suite = expanded(suite)
+        known = [learner.method for learner in suite.learners]
+        for method in methods:
+            if method not in known:
+                raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
+        learners = tuple(learner for learner in suite.learners if learner.method in methods)
+        suite = replace(suite, learners=learners)
+    if seeds:
+        suite = replace(suite, seeds=tuple(seeds))
+    if updates:
+        data = tuple(replace(entry, updates=0) for entry in suite.data)
+        suite = replace(suite, updates=updates, data=data)
+    if precision:
+        suite = replace(suite, precision=precision)
+    return suite

@@ -1,0 +1,28 @@
+"""The commands that made the rows of a folder, kept in ``commands.txt`` beside them, one per line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from marlzoo.system.files import write_text_atomic
+
+COMMANDS = "commands.txt"
+
+
+def read_commands(folder: Path) -> list[str]:
+    """The commands that made the rows of a folder; empty where that is not known."""
+    try:
+        return (folder / COMMANDS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def note_command(folder: Path, command: str) -> None:
+    """Keep a command that made rows of a folder; one that is there already is not repeated.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    known = read_commands(folder)
+    if command and command not in known:
+        write_text_atomic(folder / COMMANDS, "\n".join([*known, command]) + "\n")

@@ -1,0 +1,320 @@
+"""``marlzoo.sweep``: settings by grid or at random, and which of them reached most."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from marlzoo.config import is_numeric
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.registry import find_method
+from marlzoo.system.files import write_text_atomic
+
+from .analysis import DATASET, Results
+from .bench import select
+from .plan import expanded, setting_names
+from .runner import run_suite
+from .split import Split, split_of
+from .suite_toml import learners_toml
+from .suites import Learner, Suite, find_suite
+
+_RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<log>:log)?(?::(?P<count>\d+))?")
+DIGITS = 3  # significant ones of a value that is computed
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of one setting: a list, or a range of numbers.
+
+    Attributes:
+        choices: the values; empty for a range.
+        low: end of a range.
+        high: end of a range.
+        log: whether a range is even in the logarithm.
+        count: points of a range in a grid; 0: none was given.
+    """
+
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    count: int = 0
+
+    def grid(self, name: str) -> tuple[Any, ...]:
+        """The points of a grid.
+
+        Raises:
+            ConfigError: a range without a number of points.
+        """
+        if self.choices:
+            return self.choices
+        if not self.count:
+            raise ConfigError(f"{name}: a grid needs the number of points, LOW..HIGH:log:3, or use --random")
+        space = np.geomspace if self.log else np.linspace
+        return tuple(_rounded(value) for value in space(self.low, self.high, self.count))
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One value at random."""
+        if self.choices:
+            return self.choices[int(rng.integers(len(self.choices)))]
+        if self.log:
+            return _rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return _rounded(rng.uniform(self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        results: of all its runs.
+        learners: every method with every setting that was tried.
+        record: how the settings were found, as rows carry it in the column ``tuning``.
+    """
+
+    results: Results
+    learners: tuple[Learner, ...]
+    record: str
+
+    def table(self) -> pd.DataFrame:
+        """One line per method and setting, each method's best first.
+
+        Columns: ``method``, ``variant`` (the setting), ``rank`` (among the method's settings by mean return, averaged
+        over datasets; 1 is the best), ``score`` (mean normalized score; NaN where a task has no reference), ``mean``
+        (return, averaged over datasets), ``datasets``, ``seeds``, ``diverged``, ``failed``. Settings without a finite
+        return on every dataset come last.
+        """
+        tried = {(learner.method, learner.variant) for learner in self.learners}
+        cells = self.results.table()
+        mine = [key in tried for key in zip(cells["method"], cells["variant"], strict=True)]
+        parts = [_ranked(part) for _, part in cells[mine].groupby("method", sort=False)]
+        if not parts:
+            raise DataError("no run of the sweep has a result")
+        return pd.concat(parts, ignore_index=True)
+
+    def best(self) -> dict[str, Learner]:
+        """The best setting of every method, with the record of how it was found."""
+        found = self.table().drop_duplicates("method")
+        known = {(learner.method, learner.variant): learner for learner in self.learners}
+        keys = zip(found["method"], found["variant"], strict=True)
+        return {method: replace(known[method, variant], tuning=self.record) for method, variant in keys}
+
+    def toml(self) -> str:
+        """The best settings as learners for a suite's file."""
+        return learners_toml(tuple(self.best().values()))
+
+
+def sweep(
+    suite: str | os.PathLike[str] | Suite,
+    over: Mapping[str, Sequence[Any] | str],
+    *,
+    random: int = 0,
+    random_seed: int = 0,
+    out: str | os.PathLike[str] = "results",
+    seeds: Sequence[int] = (),
+    methods: Sequence[str] = (),
+    updates: int = 0,
+    device: str = "cpu",
+    max_replicas: int = 20,
+    processes: int = 1,
+    check_data: bool = True,
+    command: str = "",
+    console: Console | None = None,
+) -> Sweep:
+    """Train the learners of a suite with many settings and rank these.
+
+    Settings that are floats are replicas of one lockstep run; others are runs of their own. What is there is not
+    trained again. The results go to ``out/SUITE-sweep`` with ``sweep.csv`` (:meth:`Sweep.table`) and ``best.toml``
+    (:meth:`Sweep.toml`). The best return is biased upwards by the choice: train the best setting with other seeds
+    before comparing it.
+
+    Args:
+        suite: name of a built-in suite, a file ending in .toml, or a suite.
+        over: values by setting: a sequence, or text as on the command line (``0.3,1,3`` or ``1e-4..1e-3:log:3``). A
+            method takes those settings that it has.
+        random: draw so many settings at random instead of the whole grid.
+        random_seed: of this draw.
+        out: folder of the results.
+        seeds: instead of the suite's.
+        methods: only these of the suite's methods.
+        updates: instead of the suite's.
+        device: where to train.
+        max_replicas: most replicas in one lockstep group.
+        processes: number of training processes; see :func:`marlzoo.bench`.
+        check_data: compare data and simulator before training.
+        command: named as what made the tables.
+        console: where to print; None: nothing is printed.
+
+    Raises:
+        UnknownNameError: a setting that no method of the suite has.
+        ConfigError: no values, or some that cannot be read.
+        DataError: no run has a result.
+    """
+    found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
+    base = expanded(select(found, seeds, methods, updates))
+    space = {name: parse_values(name, values) for name, values in over.items()}
+    points = random_points(space, random, random_seed) if random else grid_points(space)
+    learners = _learners(base.learners, space, points)
+    swept = replace(base, name=f"{base.name}-sweep", learners=learners, stack_settings=True)
+    finished = run_suite(
+        swept,
+        out=Path(out),
+        device=device,
+        max_replicas=max_replicas,
+        check_data=check_data,
+        split=Split(1) if processes == 1 else split_of(processes, 0),
+        command=command,
+        console=console or Console(quiet=True),
+    )
+    made = Sweep(Results(finished.folder), learners, _record(base, space, len(points), random))
+    write_text_atomic(finished.folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(finished.folder / "best.toml", made.toml())
+    return made
+
+
+def parse_values(name: str, given: Sequence[Any] | str) -> Values:
+    """The values of a setting: a sequence, ``a,b,c``, ``LOW..HIGH``, ``LOW..HIGH:log`` or these with ``:COUNT``.
+
+    Raises:
+        ConfigError: none, or text of another form.
+    """
+    if not isinstance(given, str):
+        choices = tuple(given)
+    elif ".." in given:
+        return _range(name, given)
+    else:
+        choices = tuple(_plain(text.strip()) for text in given.split(",") if text.strip())
+    if not choices:
+        raise ConfigError(f"{name}: no values; write {name}=0.3,1,3 or {name}=1e-4..1e-3:log:3")
+    return Values(tuple(dict.fromkeys(choices)))
+
+
+def grid_points(space: Mapping[str, Values]) -> list[dict[str, Any]]:
+    """Every combination of values."""
+    if not space:
+        raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
+    axes = [values.grid(name) for name, values in space.items()]
+    return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[dict[str, Any]]:
+    """Different combinations at random; fewer than ``count`` where there are no more."""
+    if not space:
+        raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
+    if count < 1:
+        raise ConfigError(f"random is {count}; it must be at least 1")
+    rng, found = np.random.default_rng(seed), list[dict[str, Any]]()
+    for _ in range(100 * count):
+        point = {name: values.draw(rng) for name, values in space.items()}
+        if point not in found:
+            found.append(point)
+        if len(found) == count:
+            break
+    return found
+
+
+def _learners(
+    learners: Sequence[Learner], space: Mapping[str, Values], points: Sequence[Mapping[str, Any]]
+) -> tuple[Learner, ...]:
+    """Every learner at every point, with those settings that its method has."""
+    classes = {learner.method: find_method(learner.method) for learner in learners}
+    known = {method: setting_names(cls) for method, cls in classes.items()}
+    for name in space:
+        if not any(name in names for names in known.values()):
+            raise UnknownNameError("setting of the swept methods", name, set().union(*known.values()))
+    made: list[Learner] = []
+    for learner in learners:
+        config = classes[learner.method].config_class
+        for point in points:
+            mine = {
+                # 1 and 1.0 are one setting, and have one name in rows.
+                name: float(value) if type(value) is int and is_numeric(config, name) else value
+                for name, value in point.items()
+                if name in known[learner.method]
+            }
+            swept = replace(learner, config={**learner.config, **mine})
+            if swept not in made:
+                made.append(swept)
+    return tuple(made)
+
+
+def _record(suite: Suite, space: Mapping[str, Values], trials: int, random: int) -> str:
+    """How the settings were found, in one line of JSON."""
+    ranges = {
+        name: list(v.choices) if v.choices else {"low": v.low, "high": v.high, "log": v.log, "count": v.count}
+        for name, v in space.items()
+    }
+    data = [f"{d.task} {d.quality}".strip() or d.file for d in suite.data]
+    about: dict[str, Any] = {
+        "search": "random" if random else "grid",
+        "over": ranges,
+        "trials": trials,
+        "seeds": list(suite.seeds),
+        "updates": suite.updates,
+        "data": data,
+    }
+    return json.dumps(about)
+
+
+def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
+    """The settings of one method, the best first."""
+    means = cells.pivot_table("mean", index="variant", columns=DATASET, sort=False, dropna=False)
+    finite = means.where(np.isfinite(means))
+    ranks = finite.rank(ascending=False, na_option="bottom").mean(axis=1)
+    by = cells.groupby("variant", sort=False)
+    table = pd.DataFrame(
+        {
+            "method": by["method"].first(),
+            "rank": ranks,
+            "score": by["score"].mean(),
+            "mean": by["mean"].apply(lambda values: values.mean(skipna=False)),
+            "datasets": by[DATASET].nunique(),
+            "seeds": by["seeds"].min(),
+            "diverged": by["diverged"].sum(),
+            "failed": by["failed"].sum(),
+        }
+    )
+    complete = finite.notna().all(axis=1).reindex(table.index, fill_value=False)
+    ordered = table.assign(last=~complete).sort_values(
+        ["last", "rank", "mean"], ascending=[True, True, False]
+    )
+    return ordered.drop(columns="last").reset_index().loc[:, ["method", "variant", *table.columns[1:]]]
+
+
+def _range(name: str, text: str) -> Values:
+    match = _RANGE.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        low, high, count = float(match["low"]), float(match["high"]), int(match["count"] or 0)
+    except ValueError:
+        raise ConfigError(
+            f"{name}={text}: write a range as LOW..HIGH, LOW..HIGH:log or LOW..HIGH:log:COUNT"
+        ) from None
+    if not low < high or (match["log"] and low <= 0.0):
+        raise ConfigError(f"{name}={text}: the low end must be below the high one, and above 0 for log")
+    return Values((), low, high, bool(match["log"]), count)
+
+
+def _plain(text: str) -> Any:
+    """A value as TOML has it, or else text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

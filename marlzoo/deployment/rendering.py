@@ -1,0 +1,161 @@
+"""``marlzoo.render``: episodes of a trained team as a video, or as a strip of stills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlzoo.deployment.loading import load
+from marlzoo.deployment.team_policy import TeamPolicy
+from marlzoo.errors import ConfigError, MissingExtraError
+from marlzoo.registry import make_env
+from marlzoo.rng import derive
+from marlzoo.system.files import atomic_write
+
+if TYPE_CHECKING:
+    from marlzoo.envs.base import BatchedEnv
+
+Frame = NDArray[np.uint8]
+VIDEOS, STILLS = (".mp4", ".gif"), (".png",)
+FRAMES = 250  # of an episode, unless told otherwise
+
+
+def render(
+    path: str | Path | TeamPolicy,
+    out: str | Path,
+    *,
+    episodes: int = 2,
+    strip: int = 0,
+    task: str = "",
+    env: Mapping[str, Any] | None = None,
+    every: int = 0,
+    fps: int = 25,
+    size: tuple[int, int] = (480, 360),
+    episode_seed: int = 0,
+    seed: int | None = None,
+    replica: int | None = None,
+    best: bool = False,
+) -> Path:
+    """Play episodes and write them as a video, or one episode as a strip of stills.
+
+    Args:
+        path: a checkpoint, the folder of a run that has one, or a loaded team.
+        out: the file: .mp4 or .gif, with ``strip`` .png.
+        episodes: to play.
+        strip: number of stills of one episode, side by side, instead of a video.
+        task: full task name; default: that of the training.
+        env: options of the task's environment; default: those of the training.
+        every: show every so many steps; 0: as many as keep an episode within 250 frames.
+        fps: frames per second.
+        size: width and height of a frame, in pixels.
+        episode_seed: of the starts.
+        seed: see :func:`marlzoo.load`.
+        replica: see :func:`marlzoo.load`.
+        best: see :func:`marlzoo.load`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: wrong numbers, a wrong ending, or a task of another shape.
+        SpecError: the environment cannot be drawn.
+        MissingExtraError: imageio or matplotlib is not installed.
+        MissingSimulatorError: the machine cannot draw; names what to install.
+        OutputError: the file cannot be written.
+    """
+    target = Path(out)
+    _check(target, episodes=episodes, fps=fps, width=size[0], height=size[1])
+    if strip < 0 or every < 0:
+        raise ConfigError("strip and every must be at least 0")
+    endings = STILLS if strip else VIDEOS
+    if target.suffix not in endings:
+        what = "a strip" if strip else "a video"
+        raise ConfigError(f"{target}: end the name of {what} in {' or '.join(endings)}")
+    writer = _imageio(target.suffix)
+    team = path if isinstance(path, TeamPolicy) else load(path, seed=seed, replica=replica, best=best)
+    arena = _arena(team, task, env)
+    step = every or -(-arena.spec.horizon // FRAMES)
+    try:
+        played = range(1 if strip else episodes)
+        shown = (list(_episode(team, arena, derive(episode_seed, "render", k), step, size)) for k in played)
+        with atomic_write(target) as temporary:
+            if strip:
+                writer.imwrite(temporary, np.concatenate(_stills(next(shown), strip), axis=1))
+            else:
+                frames = [frame for episode in shown for frame in episode]
+                writer.mimwrite(temporary, frames, **_timing(target.suffix, fps))
+    finally:
+        arena.close()
+    return target
+
+
+def _episode(
+    team: TeamPolicy, env: BatchedEnv, seed: int, every: int, size: tuple[int, int]
+) -> Iterator[Frame]:
+    """Frames of an episode, each with step and return so far; the last step is always shown."""
+    env.seed([seed])
+    seen = env.reset()
+    team.reset(seed=seed % 2**32)
+    total, time, over = 0.0, 0, False
+    yield _captioned(env.render(0, *size), f"step 0, return {total:.2f}")
+    while not over:
+        step = seen = env.step(team.act(seen.obs, seen.action_mask))
+        total, time = total + float(step.reward.mean()), time + 1
+        over = bool(step.terminal[0] or step.truncated[0]) or time >= env.spec.horizon
+        if over or time % every == 0:
+            yield _captioned(env.render(0, *size), f"step {time}, return {total:.2f}")
+
+
+def _timing(ending: str, fps: int) -> dict[str, Any]:
+    """Options of imageio's writer: GIFs state milliseconds per frame, and are shown without end."""
+    return {"fps": fps, "macro_block_size": 2} if ending == ".mp4" else {"duration": 1000 / fps, "loop": 0}
+
+
+def _captioned(frame: Frame, text: str) -> Frame:
+    from PIL import Image, ImageDraw
+
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    box = draw.textbbox((8, 6), text)
+    draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill="white")
+    draw.text((8, 6), text, fill="black")
+    return np.asarray(image)
+
+
+def _stills(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """Evenly spaced frames, the first and the last among them."""
+    return [frames[k] for k in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+def _arena(team: TeamPolicy, task: str, options: Mapping[str, Any] | None) -> BatchedEnv:
+    name = task or team.task
+    if not name:
+        raise ConfigError("the checkpoint does not name its task; give it as task")
+    trained = team.env_options if name == team.task else {}
+    env = make_env(name, 1, **(trained if options is None else options))
+    differences = team.spec.differences(env.spec)
+    if differences:
+        env.close()
+        raise ConfigError(f"the team was trained for another shape than {name} has: {differences[0]}")
+    return env
+
+
+def _imageio(ending: str) -> Any:
+    try:
+        import imageio.v2 as imageio
+
+        if ending == ".mp4":
+            import imageio_ffmpeg  # noqa: F401 - encodes
+    except ImportError as error:
+        raise MissingExtraError(error.name or "imageio", "render", "a video") from error
+    return imageio
+
+
+def _check(target: Path, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"{target}: {name} is {value}; it must be at least 1")

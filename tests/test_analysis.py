@@ -1,0 +1,161 @@
+"""``marlzoo.Results`` and ``marlzoo plot``: curves, metrics and figures from result rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from marlzoo.benchmarks import stats
+from marlzoo.benchmarks.results import ResultsFile, Row
+
+import marlzoo
+from marlzoo.cli import main
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from tests.test_results import ROW
+
+
+def rows_of(method: str, returns: list[float], updates: int = 1000, **changes: Any) -> list[Row]:
+    row = replace(ROW, method=method, updates=updates, **changes)
+    return [replace(row, seed=seed, mean_return=value) for seed, value in enumerate(returns)]
+
+
+def written(folder: Path, rows: list[Row]) -> Path:
+    results = ResultsFile(folder / "rows.csv")
+    results.append(rows)
+    results.publish()
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    rows = rows_of("first", [1.0, 2.0, 6.0], 500) + rows_of("first", [4.0, 5.0, 9.0])
+    return written(tmp_path / "run", [*rows, *rows_of("second", [0.0, 1.0])])
+
+
+def test_curves_are_means_over_seeds(run: Path) -> None:
+    found = marlzoo.Results(run).curves()
+    assert found[["learner", "updates", "seeds", "mean"]].to_numpy().tolist() == [
+        ["first", 500, 3, 3.0],
+        ["first", 1000, 3, 6.0],
+        ["second", 1000, 2, 0.5],
+    ]
+    assert found["low"].tolist()[:2] == [
+        stats.interval([np.array(v)], np.mean)[0] for v in ([1, 2, 6], [4, 5, 9])
+    ]
+    assert found["low"].isna().tolist() == [False, False, True]  # two seeds have no interval
+
+
+def test_bands_are_the_intervals_of_their_rows() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 5))
+    values[2, 1] = np.nan
+    low, high = stats.bands(values)
+    expected = np.array([stats.interval([row], np.mean) for row in values])
+    np.testing.assert_array_equal(np.stack([low, high], -1), expected)
+    assert np.isnan(low).tolist() == [False, False, True, False]
+
+
+def test_metrics_are_read_beside_the_rows(run: Path) -> None:
+    runs = marlzoo.Results(run).frame().query("method == 'first'")["run"].unique()
+    lines = ["updates,run,quality,seed,value/data_mean"]
+    lines += [f"{u},{name},medium,{k},{u + k}" for u in range(1, 251) for k, name in enumerate(runs)]
+    (run / "metrics").mkdir()
+    (run / "metrics" / "a.csv").write_text("\n".join(lines) + "\n")
+    found = marlzoo.Results(run).metrics("value/data_mean", points=50)
+    assert found["updates"].tolist() == [*range(1, 251, 5), 250]
+    assert found["mean"].tolist() == [updates + 1.0 for updates in found["updates"]]
+    assert marlzoo.Results(run).metrics("weight/ess").empty
+    (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean\na,2,high\n")
+    with pytest.raises(DataError, match="not a file of metrics"):
+        marlzoo.Results(run).metrics("value/data_mean")
+
+
+def test_failed_runs_have_no_curve(tmp_path: Path) -> None:
+    rows = rows_of("first", [1.0, 2.0, 3.0]) + rows_of("second", [1.0], error="SimError: broken")
+    results = marlzoo.Results(written(tmp_path, rows))
+    assert results.curves()["learner"].unique().tolist() == ["first"]
+    assert results.table()["failed"].tolist() == [0, 1]
+
+
+def test_wrong_names_are_named(run: Path) -> None:
+    with pytest.raises(UnknownNameError, match="mean_return"):
+        marlzoo.Results(run).curves("mean_retrun")
+    with pytest.raises(UnknownNameError, match="column of numbers 'method'"):
+        marlzoo.Results(run).curves("method")
+    with pytest.raises(DataError, match="name a run's folder"):
+        marlzoo.Results()
+
+
+@pytest.mark.parametrize("kind", ["curves", "profile", "bars"])
+def test_figures_show_every_learner(kind: Any, run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = marlzoo.plot(run, kind=kind, out=tmp_path / "f.svg")
+    labels = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert {"first", "second"} <= labels
+    first = (tmp_path / "f.svg").read_bytes()
+    marlzoo.plot(run, kind=kind, out=tmp_path / "f.svg")
+    assert (tmp_path / "f.svg").read_bytes() == first
+    if kind == "bars":
+        (axis,) = figure.axes
+        assert [patch.get_height() for patch in axis.patches] == [6.0, 0.5]
+
+
+def test_plot_refuses_what_it_cannot_draw(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"in \.pdf, \.png, \.svg"):
+        marlzoo.plot(run, out=tmp_path / "f.gif")
+    with pytest.raises(ConfigError, match="must be one of curves, profile, bars"):
+        marlzoo.plot(run, kind="lines")  # type: ignore[arg-type]
+    nothing = written(tmp_path / "failed", rows_of("first", [1.0], error="broken"))
+    with pytest.raises(DataError, match="every run failed"):
+        marlzoo.plot(nothing)
+    assert main(["plot", str(run), "--bars", "--curves", "-o", str(tmp_path / "f.pdf")]) == 2
+    assert "choose one of --curves and --bars" in capsys.readouterr().err
+    assert main(["plot", str(run), "-o", str(tmp_path / "f.pdf")]) == 0
+    assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
+
+
+SUITE = """
+updates = 2
+eval_every = 1
+episodes = 1
+seeds = [0, 1]
+learners = ["bc", "iql"]
+config = { hidden = 8 }
+data = [{ task = "games/xor", quality = "D1" }]
+"""
+
+
+def test_bench_returns_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_text(SUITE)
+    results = marlzoo.bench(tmp_path / "mine.toml", out=tmp_path, seeds=[3], methods=["bc"], quiet=True)
+    assert capsys.readouterr().out == ""
+    assert results.folders == (tmp_path / "mine",)
+    assert results.frame()[["method", "seed", "updates"]].to_numpy().tolist() == [["bc", 3, 1], ["bc", 3, 2]]
+    command = [
+        "bench",
+        str(tmp_path / "mine.toml"),
+        "--out",
+        str(tmp_path),
+        "--seeds",
+        "3",
+        "--methods",
+        "bc",
+    ]
+    assert main([*command, "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)
+    assert (line["method"], line["seeds"], line["std"]) == ("bc", 1, None)
+    assert (tmp_path / "mine" / "commands.txt").read_text() == f"marlzoo {' '.join([*command, '--json'])}\n"
+    assert marlzoo.table(tmp_path / "mine").loc[0, "mean"] == line["mean"]
+    assert main(["table", str(tmp_path / "mine"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [line]
+
+
+def test_bench_knows_its_methods(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(SUITE)
+    with pytest.raises(UnknownNameError, match="method of suite 'mine' 'omiga'"):
+        marlzoo.bench(tmp_path / "mine.toml", out=tmp_path, methods=["omiga"])

@@ -1,0 +1,188 @@
+"""``marlzoo.load``: one team from a checkpoint, numpy in and out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.cli import main
+from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.training.checkpoint import save
+from marlzoo.training.trainer import train
+from tests.toys import ToyEnv, toy_dataset, toy_spec
+
+SMALL = {"hidden": 8}
+FORMS: list[tuple[str, Any, dict[str, Any]]] = [
+    ("bc", "continuous", {}),
+    ("bc", "discrete", {"history": "rnn", "eval_mode": "sample"}),
+    ("icq", "discrete", {"history": "rnn"}),
+]
+
+
+def made(folder: Path, method: str, kind: Any, settings: dict[str, Any], seeds: Any = (4, 7, 9)) -> Any:
+    learner = marlzoo.make(method, toy_spec(kind), seeds=seeds, **SMALL, **settings)
+    save(folder / "team.npz", learner)
+    return learner
+
+
+def inputs(kind: str, num_envs: int, steps: int = 3) -> list[tuple[Any, Any]]:
+    rng = np.random.default_rng(0)
+    masks = rng.random((steps, num_envs, 3, 4)) < 0.6
+    masks[..., 0] = True
+    obs = rng.normal(size=(steps, num_envs, 3, 5)).astype(np.float32)
+    return [(obs[t], masks[t] if kind == "discrete" else None) for t in range(steps)]
+
+
+@pytest.mark.parametrize(("method", "kind", "settings"), FORMS)
+def test_a_replica_acts_as_it_does_among_all(
+    method: str, kind: Any, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    learner = made(tmp_path, method, kind, settings)
+    policy = marlzoo.load(tmp_path / "team.npz", seed=7)
+    whole = learner.policy()
+    whole.reset(4)
+    if policy.stochastic:
+        assert policy.seed == 7
+        return  # its noise is its own; see test_noise_repeats
+    for obs, mask in inputs(kind, 4):
+        together = torch.from_numpy(obs).expand(3, *obs.shape)
+        masks = None if mask is None else torch.from_numpy(mask).expand(3, *mask.shape)
+        with torch.no_grad():
+            expected = whole.act(together, masks)[1].numpy()
+        np.testing.assert_allclose(policy.act(obs, mask), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "kind", "settings"), FORMS)
+def test_one_agent_acts_as_in_its_team(
+    method: str, kind: Any, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    made(tmp_path, method, kind, settings, seeds=(0,))
+    team, alone = (marlzoo.load(tmp_path / "team.npz") for _ in range(2))
+    sizes = team.spec.action_sizes
+    for obs, mask in inputs(kind, 4):
+        action = team.act(obs, mask)
+        for k in (2, 0, 1):
+            own = alone.act(obs[:, k], None if mask is None else mask[:, k], agent=k)
+            expected = action[:, k] if kind == "discrete" else action[:, k, : sizes[k]]
+            np.testing.assert_allclose(own, expected, atol=1e-6)
+
+
+def test_some_environments_start_anew(tmp_path: Path) -> None:
+    made(tmp_path, "icq", "discrete", {"history": "rnn"}, seeds=(0,))
+    both, fresh = (marlzoo.load(tmp_path / "team.npz") for _ in range(2))
+    steps = inputs("discrete", 2)
+    both.act(*steps[0])
+    both.reset(ids=[1])
+    state = both.policy.state()["hidden_state"].clone()
+    assert (state[0, 0] != 0).any()
+    assert (state[0, 1] == 0).all()
+    obs, mask = steps[1]
+    both.act(obs, mask)
+    fresh.act(obs[1], mask[1])
+    torch.testing.assert_close(
+        both.policy.state()["hidden_state"][0, 1], fresh.policy.state()["hidden_state"][0, 0]
+    )
+
+
+def test_noise_repeats(tmp_path: Path) -> None:
+    made(tmp_path, "bc", "discrete", {"eval_mode": "sample"}, seeds=(0,))
+    policy = marlzoo.load(tmp_path / "team.npz")
+    obs, mask = inputs("discrete", 64)[0]
+    rounds = []
+    for seed in (3, 4, 3):
+        policy.reset(seed=seed)
+        rounds.append(policy.act(obs, mask))
+    np.testing.assert_array_equal(rounds[0], rounds[2])
+    assert (rounds[0] != rounds[1]).any()
+
+
+def test_the_best_of_the_last_evaluation(tmp_path: Path) -> None:
+    learner = marlzoo.make("bc", toy_spec(), seeds=(0, 1, 2), **SMALL)
+    found = train(
+        learner,
+        toy_dataset(),
+        updates=2,
+        checkpoint=tmp_path / "team.npz",
+        env=ToyEnv,
+        episodes=2,
+        eval_every=1,
+    )
+    means = found[-1].episodes.returns.mean(-1)
+    policy = marlzoo.load(tmp_path / "team.npz", best=True)
+    assert policy.seed == int(means.argmax())
+    assert policy.task == "toy/walk"
+
+
+def test_a_run_is_named_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        marlzoo.load(tmp_path)
+    made(tmp_path / "checkpoints", "bc", "continuous", {}, seeds=(5,))
+    assert marlzoo.load(tmp_path).seed == 5
+    (tmp_path / "checkpoints" / "team.npz").rename(tmp_path / "checkpoints" / "a.npz")
+    made(tmp_path / "checkpoints", "bc", "continuous", {})
+    with pytest.raises(CheckpointError, match=r"holds 2 checkpoints; name one of checkpoints.a\.npz"):
+        marlzoo.load(tmp_path)
+
+
+def test_the_choice_of_a_replica(tmp_path: Path) -> None:
+    made(tmp_path, "bc", "continuous", {}, seeds=(4, 7, 7))
+    file = tmp_path / "team.npz"
+    assert marlzoo.load(file, seed=4).seed == marlzoo.load(file, replica=0).seed == 4
+    for choice, text in (
+        ({}, r"holds replicas 0 \(seed 4\)"),
+        ({"seed": 3}, "no replica has seed 3"),
+        ({"seed": 7}, r"replicas \[1, 2\] have seed 7"),
+        ({"replica": 3}, "replicas 0 to 2"),
+        ({"seed": 4, "best": True}, "by one of"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            marlzoo.load(file, **choice)
+    with pytest.raises(CheckpointError, match="no evaluation"):
+        marlzoo.load(file, best=True)
+
+
+def test_wrong_inputs_are_named(tmp_path: Path) -> None:
+    made(tmp_path, "icq", "discrete", {"history": "rnn"}, seeds=(0,))
+    policy = marlzoo.load(tmp_path / "team.npz")
+    obs, mask = inputs("discrete", 2)[0]
+    policy.act(obs, mask)
+    for arguments, text in (
+        ((obs[..., :4], mask), r"obs: has shape \[2, 3, 4\], expected \[3, 5\] or \[E, 3, 5\]"),
+        ((obs[:1], mask[:1]), "call reset"),
+        ((obs, mask[..., :3]), "action_mask: has shape"),
+        ((np.full_like(obs, np.nan), mask), "not finite"),
+        ((obs, np.zeros_like(mask)), r"no action is legal at index \[0, 0\]"),
+        ((obs[:, 0], mask[:, 0], 3), "agents 0 to 2"),
+        ((obs, mask, 1), r"expected \[5\] or \[E, 5\]"),
+    ):
+        with pytest.raises(SpecError, match=text):
+            policy.act(*arguments)
+    with pytest.raises(SpecError, match="not all among the 2"):
+        policy.reset(ids=[2])
+
+
+def test_loading_imports_no_data_or_simulator(tmp_path: Path) -> None:
+    made(tmp_path, "omiga", "continuous", {"mixer_hidden": 4}, seeds=(0,))
+    code = (
+        "import sys, numpy as np, marlzoo; p = marlzoo.load(sys.argv[1]);"
+        "print(p.act(np.zeros((3, 5))).shape);"
+        "heavy = ('marlzoo.data', 'marlzoo.training.trainer', 'mujoco', 'h5py', 'pandas');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "team.npz")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["(3, 2)", "[]"]
+
+
+def test_eval_takes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(tmp_path)]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err

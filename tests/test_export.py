@@ -1,0 +1,161 @@
+"""``marlzoo export``: files that repeat the policy, and refusals where they would not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.cli import main
+from marlzoo.deployment import export as exporting
+from marlzoo.deployment.step import example_inputs
+from marlzoo.deployment.team_policy import TeamPolicy
+from marlzoo.errors import ConfigError, ExportError, SpecError
+from marlzoo.modules.policies import Policy
+from marlzoo.training.checkpoint import save
+from tests.test_deployment import inputs
+from tests.toys import toy_spec
+
+# Between them: every kind of policy, with and without masks, hidden state, last action and noise.
+FORMS: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "tanh-gaussian": ("omiga", "continuous", {"mixer_hidden": 4}),
+    "recurrent-sampled": ("bc", "discrete", {"history": "rnn", "eval_mode": "sample"}),
+    "last-action": ("qmix", "discrete", {"last_action": True}),
+    "best-of-samples": ("bcq_ma", "continuous", {"mixer_hidden": 4, "eval_samples": 3}),
+    "filtered": ("bcq_ma", "discrete", {"history": "rnn", "mixer_hidden": 4}),
+    "deterministic": ("td3_bc", "continuous", {}),
+    "gaussian": ("happo", "continuous", {}),
+}
+
+
+def team(name: str) -> TeamPolicy:
+    method, kind, settings = FORMS[name]
+    learner = marlzoo.make(method, toy_spec(kind), hidden=8, **settings)
+    return TeamPolicy(learner.policy(), learner.spec, method=method)
+
+
+ONNX = ("recurrent-sampled", "last-action", "best-of-samples")  # the exporter takes seconds
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_onnx_repeats_the_team(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    made = exporting.export(team(name), tmp_path / "team.onnx")  # refused where it differs
+    import onnx
+
+    about = json.loads(onnx.load(made).metadata_props[0].value)
+    assert about["method"] == FORMS[name][0]
+    assert {port["name"] for port in about["inputs"]} >= {"obs"}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ONNX])
+def test_a_pytorch_program(name: str, tmp_path: Path) -> None:
+    policy = team(name)
+    made = exporting.export(policy, tmp_path / "team.pt2", format="torch")
+    program = torch.export.load(made).module()
+    obs, mask = inputs(FORMS[name][1], 4)[0]
+    given = example_inputs(exporting.make_step(policy), 4, torch.Generator())
+    given["obs"] = torch.from_numpy(obs)
+    if mask is not None:
+        given["action_mask"] = torch.from_numpy(mask)
+    np.testing.assert_allclose(program(given)["action"].numpy(), policy.act(obs, mask), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_one_agent_of_a_step_is_that_of_its_team(name: str) -> None:
+    policy = team(name)
+    whole, alone = exporting.make_step(policy), exporting.make_step(policy, agent=1)
+    size = None if policy.spec.discrete else policy.spec.action_sizes[1]
+    given = example_inputs(whole, 4, torch.Generator().manual_seed(0))
+    axis = {port.name: port.shape.index(None) + 1 for port in alone.inputs}
+    found = alone({name: given[name].select(axis[name], 1) for name in axis})
+    expected = whole(given)
+    action = expected["action"][:, 1]
+    torch.testing.assert_close(found["action"], action if size is None else action[:, :size])
+    for port in alone.outputs[1:]:
+        torch.testing.assert_close(found[port.name], expected[port.name][:, 1])
+
+
+ALONE = """
+import json, sys
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+given = np.load(sys.argv[2])
+hidden, actions = np.zeros((4, 8), np.float32), []
+for obs, mask in zip(given["obs"], given["mask"]):
+    inputs = {"obs": obs, "action_mask": mask, "hidden_state": hidden}
+    action, hidden = session.run(["action", "next_hidden_state"], inputs)
+    actions.append(action.tolist())
+print(json.dumps([actions, [name for name in ("torch", "marlzoo") if name in sys.modules]]))
+"""
+
+
+def test_one_agent_needs_onnxruntime_and_numpy_alone(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    save(
+        tmp_path / "team.npz",
+        marlzoo.make("bc", toy_spec("discrete"), seeds=(3, 4), hidden=8, history="rnn"),
+    )
+    file = tmp_path / "agent.onnx"
+    assert main(["export", str(tmp_path / "team.npz"), "--seed", "4", "--agent", "2", "-o", str(file)]) == 0
+    steps = inputs("discrete", 4)
+    obs, masks = (np.stack([step[k][:, 2] for step in steps]) for k in (0, 1))
+    np.savez(tmp_path / "given.npz", obs=obs, mask=masks)
+    command = [sys.executable, "-c", ALONE, str(file), str(tmp_path / "given.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    actions, modules = json.loads(done.stdout)
+    assert modules == []
+    policy = marlzoo.load(tmp_path / "team.npz", seed=4)
+    assert actions == [policy.act(o, m, agent=2).tolist() for o, m in zip(obs, masks, strict=True)]
+
+
+class Branching(Policy):
+    """Acts by a condition on numbers, which no graph can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def act(self, obs: Any, action_mask: Any = None, random: Any = None) -> Any:
+        return obs[..., :2] if float(obs.sum()) > 0 else -obs[..., :2]
+
+
+class Wavering(Branching):
+    """Acts otherwise at every call."""
+
+    calls = 0
+
+    def act(self, obs: Any, action_mask: Any = None, random: Any = None) -> Any:
+        self.calls += 1
+        return (obs[..., :2] * self.weight / self.calls).tanh()
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"), [(Branching(), "cannot be exported"), (Wavering(), "differs from the policy's by")]
+)
+def test_what_cannot_be_repeated_is_refused(policy: Policy, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=text):
+        exporting.export(TeamPolicy(policy, toy_spec(), method="odd"), tmp_path / "p.pt2", format="torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_requests_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"in \.pt2 for the format torch"):
+        exporting.export(team("deterministic"), tmp_path / "p.onnx", format="torch")
+    with pytest.raises(ConfigError, match="must be onnx or torch"):
+        exporting.export(team("deterministic"), tmp_path / "p.onnx", format="jit")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="agents 0 to 2"):
+        exporting.export(team("deterministic"), tmp_path / "p.pt2", format="torch", agent=3)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"pip install 'marlzoo\[export\]'"):
+        exporting.export(team("deterministic"), tmp_path / "p.onnx")

@@ -1,0 +1,112 @@
+"""``marlzoo render``: videos and stills of a trained team, without a display."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import marlzoo
+from marlzoo.cli import main
+from marlzoo.deployment.team_policy import TeamPolicy
+from marlzoo.envs import _camera
+from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError
+from marlzoo.registry import task_spec
+from marlzoo.training.checkpoint import save
+
+imageio = pytest.importorskip("imageio.v2", reason="the extra 'render' is not installed")
+pytest.importorskip("matplotlib", reason="the extra 'render' is not installed")
+
+
+def team(task: str) -> TeamPolicy:
+    spec = task_spec(task)
+    return TeamPolicy(marlzoo.make("bc", spec, hidden=8).policy(), spec, method="bc", task=task)
+
+
+def test_a_gif_of_the_particle_world(tmp_path: Path) -> None:
+    file = marlzoo.render(team("mpe/spread"), tmp_path / "v.gif", episodes=2, every=10, size=(160, 120))
+    frames = imageio.mimread(file)
+    assert len(frames) == 2 * 4  # steps 0, 10, 20 and the last, 25
+    assert frames[0].shape[:2] == (120, 160)
+    assert (frames[0] != frames[3]).any()
+
+
+def test_a_strip_of_bridge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "team.npz", marlzoo.make("bc", task_spec("games/bridge"), hidden=8))
+    command = ["render", str(tmp_path / "team.npz"), "--strip", "3", "-o", str(tmp_path / "s.png")]
+    assert main(command) == 2
+    assert "does not name its task" in capsys.readouterr().err
+    assert main([*command, "--task", "games/bridge", "--size", "100", "80"]) == 0
+    assert imageio.imread(tmp_path / "s.png").shape[:2] == (80, 300)
+
+
+def test_a_video(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="the extra 'render' is not installed")
+    file = marlzoo.render(team("games/bridge"), tmp_path / "v.mp4", episodes=1, every=25, size=(64, 48))
+    assert file.read_bytes()[4:8] == b"ftyp"
+
+
+def test_pictures_follow_the_state() -> None:
+    env = marlzoo.make_env("games/bridge", 2)
+    env.reset()
+    before = env.render(0, 96, 72)
+    env.step(np.array([[1, 1], [3, 3]]), np.array([1]))
+    np.testing.assert_array_equal(env.render(0, 96, 72), before)
+    assert (env.render(1, 96, 72) != before).any()
+
+
+def drawable() -> bool:
+    try:
+        _camera.working_backend()
+    except MissingSimulatorError:
+        return False
+    return True
+
+
+def test_a_robot(tmp_path: Path) -> None:
+    if not drawable():
+        pytest.skip("neither EGL nor OSMesa works here (Debian's package libosmesa6)")
+    # In a process of its own: what draws stays loaded, and with it its threads.
+    code = (
+        "import sys, numpy as np, marlzoo\n"
+        "env = marlzoo.make_env('mamujoco/hopper-3x1', 2)\n"
+        "env.reset()\n"
+        "first = env.render(0, 160, 120)\n"
+        "for _ in range(5): env.step(np.ones((2, 3, 1), np.float32), np.array([0]))\n"
+        "print(first.shape, first.std() > 5, (env.render(0, 160, 120) != first).mean() > 0.01)\n"
+        "env.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "(120, 160, 3) True True\n", done.stderr
+
+
+def test_a_machine_that_cannot_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        return subprocess.CompletedProcess((), 1)
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    with pytest.raises(MissingSimulatorError, match="apt-get install libosmesa6"):
+        _camera.working_backend.__wrapped__()
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(ConfigError, match="need egl or osmesa"):
+        _camera.working_backend.__wrapped__()
+
+
+def test_what_cannot_be_rendered(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="games/xor: this environment cannot be drawn"):
+        marlzoo.render(team("games/xor"), tmp_path / "v.gif")
+    for options, text in (
+        ({"out": "v.avi"}, r"a video in \.mp4 or \.gif"),
+        ({"out": "v.gif", "strip": 2}, r"a strip in \.png"),
+        ({"out": "v.gif", "episodes": 0}, "episodes is 0"),
+        ({"out": "v.gif", "task": "mpe/spread"}, "another shape than mpe/spread"),
+    ):
+        out = tmp_path / str(options.pop("out"))  # type: ignore[attr-defined]
+        with pytest.raises(ConfigError, match=text):
+            marlzoo.render(team("games/bridge"), out, **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

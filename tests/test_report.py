@@ -1,0 +1,147 @@
+"""``marlzoo report``: one file that works in a browser without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import marlzoo
+from marlzoo.cli import main
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from tests.test_analysis import rows_of, written
+
+pytest.importorskip("altair", reason="the extra 'report' is not installed")
+pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        row
+        for quality in ("medium", HOSTILE)
+        for row in (
+            *rows_of("first", [1.0, 2.0, 6.0], 500, quality=quality),
+            *rows_of("first", [4.0, 5.0, 9.0], quality=quality),
+            *rows_of("second", [10.0, 11.0, 12.0], quality=quality),
+        )
+    ]
+    folder = written(tmp_path_factory.mktemp("run"), [replace(row, machine=HOSTILE) for row in rows])
+    (folder / "commands.txt").write_text("marlzoo bench 'a <b>'\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return marlzoo.report(run, out=run / "report.html", title="a <title>").read_text(encoding="utf-8")
+
+
+def test_text_of_rows_is_escaped(page: str) -> None:
+    assert HOSTILE not in page
+    assert "<img" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert "<h1>a &lt;title&gt;</h1>" in page
+    assert "<code>marlzoo bench &#x27;a &lt;b&gt;&#x27;</code>" in page
+
+
+def test_data_of_the_charts(page: str) -> None:
+    text = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert text is not None
+    data = json.loads(text[1])
+    assert data["learners"] == ["first", "second"]
+    point = next(p for p in data["curves"] if p["dataset"] == "medium" and p["x"] == 500)
+    assert (point["learner"], point["mean"]) == ("first", 3.0)
+    assert point["low"] < 3.0 < point["high"]
+    assert {p["learner"]: p["mean"] for p in data["ranks"]} == {"first": 2.0, "second": 1.0}
+
+
+def test_nothing_is_fetched(page: str) -> None:
+    assert "default-src 'none'" in page
+    own = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?https?:", own)
+
+
+SCRIPT = """<script>
+addEventListener("securitypolicyviolation", (e) => { document.body.dataset.blocked = e.blockedURI; });
+addEventListener("error", (e) => { document.body.dataset.error = e.message; });
+addEventListener("unhandledrejection", (e) => { document.body.dataset.error = String(e.reason); });
+const report = {};
+const board = document.querySelector("#leaderboard table");
+const names = () => [...board.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[0].textContent);
+const timer = setInterval(async () => {
+  if (document.documentElement.dataset.ready !== "yes") return;
+  clearInterval(timer);
+  report.charts = document.querySelectorAll("#curves svg").length;
+  report.bands = document.querySelectorAll("#curves svg .mark-area path").length;
+  report.start = names();
+  board.tHead.rows[0].cells[1].click();
+  report.down = names();
+  board.tHead.rows[0].cells[1].click();
+  report.up = names();
+  const field = document.getElementById("filter");
+  field.value = "FIRST";
+  field.dispatchEvent(new Event("input"));
+  report.filtered = names();
+  field.value = "";
+  document.querySelector("#learners input").click();
+  await update();
+  report.hidden = names();
+  report.left = document.querySelectorAll("#curves svg .mark-line path").length;
+  report.resources = performance.getEntriesByType("resource").length;
+  document.getElementById("theme").click();
+  await update();
+  report.back = getComputedStyle(document.body).backgroundColor;
+  report.wide = document.documentElement.scrollWidth > innerWidth;
+  document.body.dataset.report = JSON.stringify(report);
+}, 20);
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian's package 'chromium')")
+def test_in_a_browser(page: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page.replace("</body>\n</html>", SCRIPT + "\n</html>"), encoding="utf-8")
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        "--window-size=500,900", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=30000",
+        "--dump-dom", file.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "CONSOLE" not in done.stderr
+    assert "data-error" not in done.stdout
+    assert "data-blocked" not in done.stdout
+    found = re.search(r'data-report="([^"]*)"', done.stdout)
+    assert found, done.stdout[-2000:] + done.stderr[-2000:]
+    report = json.loads(found[1].replace("&quot;", '"'))
+    assert report == {
+        "charts": 2,
+        "bands": 4,
+        "start": ["second", "first"],
+        "down": ["first", "second"],
+        "up": ["second", "first"],
+        "filtered": ["first"],
+        "hidden": ["second"],
+        "left": 2,
+        "resources": 0,
+        "back": "rgb(24, 26, 27)",
+        "wide": False,
+    }
+
+
+def test_what_cannot_be_reported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"in \.html"):
+        marlzoo.report(run, out=tmp_path / "r.pdf")
+    with pytest.raises(DataError, match="no results at"):
+        marlzoo.report(tmp_path, out=tmp_path / "r.html")
+    with pytest.raises(UnknownNameError, match="'thrid'"):
+        marlzoo.report(run, out=tmp_path / "r.html", reference="thrid")
+    (tmp_path / "rows.csv").write_text("suite,method,updates,mean_return\n")
+    assert main(["report", str(run), str(tmp_path), "-o", str(tmp_path / "r.html")]) == 2
+    assert "marlzoo results migrate" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()

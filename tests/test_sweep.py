@@ -1,0 +1,132 @@
+"""``marlzoo sweep``: the space of settings, lockstep over them, ranking and the record."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from marlzoo.benchmarks import plan
+from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.suites import Learner, find_suite
+from marlzoo.benchmarks.sweeps import Sweep, grid_points, parse_values, random_points
+
+import marlzoo
+from marlzoo.cli import main
+from marlzoo.errors import ConfigError, UnknownNameError
+from tests.test_analysis import rows_of, written
+
+SUITE = """
+updates = 2
+eval_every = 2
+episodes = 1
+seeds = [0, 1]
+learners = ["omiga", { method = "bc", tuning = "by hand" }]
+config = { hidden = 8, mixer_hidden = 4 }
+data = [{ task = "games/xor", quality = "D1" }]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(SUITE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.3,1,3", (0.3, 1, 3)),
+        ("mlp, rnn", ("mlp", "rnn")),
+        ("true,false", (True, False)),
+        ("1e-4..1e-2:log:3", (1e-4, 1e-3, 1e-2)),
+        (".5..1.5:3", (0.5, 1.0, 1.5)),
+        ([1, 2, 1], (1, 2)),
+    ],
+)
+def test_grids(text: Any, values: tuple[Any, ...]) -> None:
+    assert parse_values("x", text).grid("x") == values
+
+
+@pytest.mark.parametrize("text", ["", "1..", "2..1:3", "0..1:log:3", "1..2:lin:3", "a..b", []])
+def test_values_that_cannot_be_read(text: Any) -> None:
+    with pytest.raises(ConfigError, match="x"):
+        parse_values("x", text)
+
+
+def test_points() -> None:
+    space = {"a": parse_values("a", "1,2"), "b": parse_values("b", "x,y")}
+    assert grid_points(space) == [{"a": a, "b": b} for a in (1, 2) for b in ("x", "y")]
+    assert len(random_points(space, 9, 0)) == 4  # there are no more
+    drawn = [p["a"] for p in random_points({"a": parse_values("a", "1e-4..1:log")}, 200, 3)]
+    assert drawn == [p["a"] for p in random_points({"a": parse_values("a", "1e-4..1:log")}, 200, 3)]
+    assert abs(np.log10(drawn).mean() + 2.0) < 0.3  # even in the logarithm
+    with pytest.raises(ConfigError, match="a grid needs the number of points"):
+        grid_points({"a": parse_values("a", "1e-4..1:log")})
+    with pytest.raises(ConfigError, match="nothing to sweep"):
+        grid_points({})
+
+
+def test_float_settings_are_replicas_of_one_run(suite: Path, tmp_path: Path) -> None:
+    base = find_suite(str(suite))
+    learners = tuple(
+        Learner("omiga", {"alpha": a, "z_clip": z}) for a in (1.0, 3.0) for z in ("hard", "linear")
+    )
+    swept = plan.replace(base, learners=learners, stack_settings=True)
+    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in swept.data]
+    made = plan.groups(swept, plan.pending(swept, sources, ResultsFile(tmp_path / "rows.csv")), 20)
+    assert [group.settings["z_clip"] for group in made] == ["hard", "linear"]
+    assert all(group.settings["alpha"] == [1.0, 1.0, 3.0, 3.0] for group in made)
+    assert [run.seed for run in made[0].runs] == [0, 1, 0, 1]
+    assert made[0].label == "omiga (z_clip=hard) on games/xor D1"
+    assert made[0].settings_of(2)["alpha"] == 3.0
+    alone = plan.groups(plan.replace(swept, stack_settings=False), plan.runs_of(swept, sources), 20)
+    assert len(alone) == 4
+
+
+def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
+    rows = [
+        *rows_of("first", [1.0, 2.0], variant="alpha=1.0", config_hash="a"),
+        *rows_of("first", [3.0, 4.0], variant="alpha=3.0", config_hash="b"),
+        *rows_of("first", [9.0, float("nan")], variant="alpha=9.0", config_hash="c", diverged=True),
+        *rows_of("first", [99.0], variant="alpha=99.0", config_hash="d"),  # of another sweep
+    ]
+    learners = tuple(Learner("first", {"alpha": alpha}) for alpha in (1.0, 3.0, 9.0))
+    found = Sweep(marlzoo.Results(written(tmp_path, rows)), learners, '{"search": "grid"}')
+    table = found.table()
+    assert table["variant"].tolist() == ["alpha=3.0", "alpha=1.0", "alpha=9.0"]
+    assert table["rank"].tolist() == [1.0, 2.0, 3.0]
+    assert table["mean"].tolist()[:2] == [3.5, 1.5]
+    (best,) = tomllib.loads(found.toml())["learners"]
+    assert best == {"method": "first", "config": {"alpha": 3.0}, "tuning": '{"search": "grid"}'}
+
+
+def test_the_command(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", str(suite), "--over", "alpha=1,3", "--out", str(tmp_path), "--seeds", "0"]
+    assert main([*command, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert sorted(line["variant"] for line in table) == ["", "alpha=1.0", "alpha=3.0"]  # bc has no alpha
+    rows = marlzoo.Results(tmp_path / "mine-sweep").frame()
+    assert len(rows) == 3
+    configs = {json.loads(text)["alpha"] for text in rows[rows["method"] == "omiga"]["config"]}
+    assert configs == {1.0, 3.0}
+    assert rows.set_index("method")["tuning"].to_dict() == {"omiga": "", "bc": "by hand"}
+    best = (tmp_path / "mine-sweep" / "best.toml").read_text()
+    (tmp_path / "tuned.toml").write_text(f"{best}data = [{{ task = 'games/xor', quality = 'D1' }}]\n")
+    tuned = find_suite(str(tmp_path / "tuned.toml"))
+    assert [learner.method for learner in tuned.learners] == ["omiga", "bc"]
+    record = json.loads(tuned.learners[0].tuning)
+    assert (record["search"], record["trials"], record["over"]) == ("grid", 2, {"alpha": [1, 3]})
+
+
+def test_a_setting_that_no_method_has(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UnknownNameError, match=r"'alhpa'\. Did you mean alpha"):
+        marlzoo.sweep(suite, {"alhpa": [1.0]}, out=tmp_path)
+    assert main(["sweep", str(suite), "--over", "alpha", "--out", str(tmp_path)]) == 2
+    assert "write it as NAME=VALUES" in capsys.readouterr().err
