@@ -150,7 +150,7 @@ def test_clipped_actions(tmp_path: Path) -> None:
 def test_large_native_files_are_mapped_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_omiga(sample(), tmp_path / "a.hdf5")
     assert not load_dataset(tmp_path / "a.hdf5").mapped
-    monkeypatch.setattr(omiga, "_memory", lambda: 1000)
+    monkeypatch.setattr(omiga, "memory_limit", lambda: 1000)
     assert load_dataset(tmp_path / "a.hdf5").mapped
 
 

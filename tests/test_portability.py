@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from marlzoo.cli import main
 from marlzoo.data import games
 from marlzoo.data.formats.native import write_omiga
+from marlzoo.system import machine
 
 UNIX_ONLY = (
     "chown", "chroot", "confstr", "confstr_names", "copy_file_range", "ctermid", "fchdir", "fchown", "fork",
@@ -50,3 +52,39 @@ def test_data_commands_without_what_only_unix_has(tmp_path: Path, monkeypatch: p
         status = main(command)
         assert status == (2 if "collect" in command else 0), command  # whose data are computed
     assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "before.hdf5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        ("0::/job/step\n", {"job/step/memory.max": "max\n", "job/memory.max": "4096\n"}, [4096.0]),
+        (
+            "0::/elsewhere/of/the/host\n",
+            {"memory.max": "512\n"},
+            [512.0],
+        ),  # a container sees its group as the top
+        (
+            "9:cpu,memory:/job\n8:cpuset:/other\n",
+            {"memory/job/memory.limit_in_bytes": "1024\n", "memory.max": "1\n"},
+            [1024.0],
+        ),
+        ("nonsense\n", {"memory.max": "1\n"}, []),
+    ],
+)
+def test_limits_of_containers_and_jobs(
+    groups: str, files: dict[str, str], limits: list[float], tmp_path: Path
+) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text)
+    assert list(machine._cgroup_limits(tmp_path / "groups", tmp_path / "root")) == limits
+    assert list(machine._cgroup_limits(tmp_path / "missing", tmp_path / "root")) == []
+
+
+def test_the_memory_is_what_the_system_and_the_job_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cgroup_limits", lambda *places: iter([4096.0]))
+    assert machine.memory_limit() == 4096.0
+    monkeypatch.setattr(machine, "_cgroup_limits", lambda *places: iter(()))
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert machine.memory_limit() == math.inf

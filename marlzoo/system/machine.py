@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from marlzoo.errors import ConfigError
@@ -22,6 +25,42 @@ def home() -> Path:
         raise ConfigError(
             "this user has no home folder; name a folder for marlzoo in MARLZOO_HOME"
         ) from error
+
+
+def memory_limit() -> float:
+    """Bytes of memory that this process may use: what its container or job is given, at most all of the machine.
+
+    Infinity where the system does not tell (Windows).
+    """
+    try:
+        installed = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        installed = math.inf
+    return min([installed, *_cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _cgroup_limits(groups: Path, root: Path) -> Iterator[float]:
+    """Limits of the control groups that a process is in, and of those around them (Linux, versions 1 and 2).
+
+    Args:
+        groups: file that names the process's groups.
+        root: where groups are folders.
+    """
+    try:
+        lines = groups.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, controllers, place in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        inner = top / place.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if not folder.is_relative_to(top):
+                break
+            with contextlib.suppress(OSError, ValueError):  # no such folder in a container; "max" is no limit
+                yield float(int((folder / name).read_text(encoding="ascii")))
 
 
 def processor() -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from marlzoo.console import console, described
+from marlzoo.console import console, described, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PERIOD = 60.0  # seconds between two lines where no bar can move, in a notebook for instance
 
@@ -24,26 +28,31 @@ class ProgressBar:
     """
 
     def __init__(self, label: str, done: int, total: int) -> None:
-        from rich.progress import Progress
-
-        self._console = console(stderr=True)
         self._label, self._total, self._told = label, total, time.monotonic()
-        self._bars = Progress(console=self._console, transient=True, disable=not self._console.is_terminal)
-        self._bar = self._bars.add_task(described(label), total=total, completed=done)
+        self._bars: Progress | None = None
+        if sys.stderr is not None and sys.stderr.isatty():  # elsewhere rich is not needed, nor its memory
+            from rich.progress import Progress
+
+            self._bars = Progress(console=console(stderr=True), transient=True)
+            self._bar = self._bars.add_task(described(label), total=total, completed=done)
 
     def __enter__(self) -> ProgressBar:
-        self._bars.start()
+        if self._bars:
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._bars:
+            self._bars.stop()
 
     def __call__(self, done: int, metrics: Mapping[str, Any]) -> None:
         """Show that so many updates are done."""
-        self._bars.update(self._bar, completed=done)
-        if not self._console.is_terminal and time.monotonic() - self._told >= PERIOD:
+        if self._bars:
+            self._bars.update(self._bar, completed=done)
+        elif time.monotonic() - self._told >= PERIOD:
             self._told = time.monotonic()
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._console.print(f"{stamp} {self._label}: {done} of {self._total} updates", soft_wrap=True)
+            line = f"{stamp} {self._label}: {done} of {self._total} updates"
+            print(visible(line), file=sys.stderr, flush=True)

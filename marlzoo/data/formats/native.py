@@ -24,7 +24,6 @@ can be mapped: a dataset larger than memory is used from the disk.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable
@@ -55,6 +54,7 @@ from marlzoo.data.home import read_verified, write_verified
 from marlzoo.errors import DataError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.machine import memory_limit
 
 KEYS = ("o", "s", "a", "r", "d")
 HEADER = "marlzoo_header"
@@ -160,7 +160,7 @@ def read_omiga(
                 "only native files can be mapped into memory; write one with: marlzoo data convert FILE NEW.hdf5"
             )
         if mapped is None:
-            mapped = bool(native and card.content_hash) and _nbytes(columns) > _memory() / 2
+            mapped = bool(native and card.content_hash) and _nbytes(columns) > memory_limit() / 2
         known = read_verified(Path(path)) if mapped else None
         if known is not None and not verify and known.get("content_hash") == card.content_hash:
             dataset = _verified(columns, spec, card, known, action_clip)
@@ -356,14 +356,6 @@ def _has_sizes_of(task: str, spec: Spec) -> bool:
         return False
     sizes = ("n_agents", "obs_size", "action_size", "action_kind")
     return all(getattr(known, size) == getattr(spec, size) for size in sizes)
-
-
-def _memory() -> float:
-    """Bytes of memory that this machine has; infinity where the system does not tell (Windows)."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def _nbytes(columns: dict[str, h5py.Dataset]) -> int:
