@@ -1,5 +1,5 @@
 # make install    the package in .venv (TORCH_INDEX chooses the build of torch)
-# make demo       install, then the demo benchmark: data, training, evaluation, table (results/demo)
+# make demo       install, then the demo benchmark: data, training, evaluation, table (runs/demo)
 # make test       install with the development tools, then the tests
 # make lint types the style and type checks; make format rewrites files to the style
 # make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
@@ -48,7 +48,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: install
-	$(BIN)/marlzoo bench demo
+	$(BIN)/marlzoo bench demo --out runs
 
 test: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8

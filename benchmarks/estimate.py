@@ -87,7 +87,7 @@ def in_hours(seconds: float) -> float:
 def costs(
     suite: Suite,
     out: Path,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     rates: dict[str, Rate] | None = None,
 ) -> list[Cost]:
     """What every dataset of a suite still needs, in the suite's order.
@@ -95,7 +95,7 @@ def costs(
     Args:
         suite: expanded and validated.
         out: folder of the results.
-        say: told what is being measured.
+        log: called with one line per measurement.
         rates: what other suites were measured with; what is new is added.
 
     Raises:
@@ -116,7 +116,7 @@ def costs(
             hashed = config_hash(suite, learner, task, data)
             key = json.dumps([task, dict(data.env), learner.method, hashed])
             if key not in rates:
-                say(f"measuring {learner.method} on {task}")
+                log(f"measuring {learner.method} on {task}")
                 with torch_threads(1):
                     rates[key] = measure(suite, learner, task, data, spec)
             _add(cost, suite, learner, [run for run in runs if run.learner == learner], rates[key], spec)

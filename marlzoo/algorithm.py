@@ -117,7 +117,7 @@ class Algorithm(nn.Module):
 
     @abstractmethod
     def policy(self) -> Policy:
-        """What is deployed; shares the parameters, so it follows the training."""
+        """The policy that acts; it shares the parameters, so it follows the training."""
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Random numbers that an update needs, ``name -> (kind, shape per replica)``."""

@@ -255,9 +255,9 @@ class TestSampler:
             Sampler([toy_dataset(), toy_dataset()], [0, 1, 2], batch_size=4, fields=("obs",))
         with pytest.raises(DataError, match="differ in action_kind"):
             Sampler([toy_dataset(), toy_dataset("discrete")], [0, 1], batch_size=4, fields=("obs",))
-        with pytest.raises(DataError, match="which the data lack; add the array legal"):
+        with pytest.raises(DataError, match="which the data lack; add the array action_mask"):
             Sampler(toy_dataset(), [0], batch_size=4, fields=("action_mask",))
-        with pytest.raises(SpecError, match="was built for another shape"):
+        with pytest.raises(SpecError, match="bc does not fit toy/walk/test/seed0: action_kind"):
             make_sampler(marlzoo.make("bc", toy_spec()), [toy_dataset("discrete")])
 
     def test_a_sequence_method_needs_the_episodes_bounds(self) -> None:

@@ -16,6 +16,7 @@ from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.data.load import convert, find_reader, load_dataset
 from marlzoo.errors import DataError, OutputError
+from marlzoo.system.zipped import read_member
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
 
@@ -277,3 +278,16 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage,
     found = outcome(lambda: read_npz(path))
     if kind == "native" and not isinstance(found, str) and found.card.content_hash:
         assert same(found, sample(spec=DISCRETE))
+
+
+def test_members_that_claim_more_than_they_store(tmp_path: Path) -> None:
+    text = io.BytesIO()
+    np.lib.format.write_array_header_1_0(text, {"descr": "<f8", "fortran_order": False, "shape": (100,)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", text.getvalue() + bytes(80))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        with pytest.raises(DataError, match="x declares 800 bytes, but stores"):
+            read_member(archive, "x", 1000)
+        archive.getinfo("x.npy").file_size = 10**9
+        with pytest.raises(DataError, match="claims to unpack to more than it can hold"):
+            read_member(archive, "x", 1000)

@@ -11,6 +11,9 @@ import pytest
 from marlzoo.benchmarks.progress import Display, Stage, last_lines, shortened
 from rich.console import Console
 
+import marlzoo
+from marlzoo.training import progress
+
 LABEL = "omiga (alpha=0.1, hidden=256) on mamujoco/halfcheetah-6x1, medium-replay"
 
 
@@ -66,3 +69,16 @@ def test_the_last_lines_say_what_was_done_and_what_comes_next() -> None:
     ]
     failed = last_lines(folder, 1, 0, ["bc on hopper: no memory"], 1.0)
     assert failed[1:] == ["1 group failed; the same command tries again:", "  bc on hopper: no memory"]
+
+
+@pytest.mark.parametrize(("shown", "lines"), [(True, 2), (False, 0)])
+def test_training_from_python_shows_progress(
+    shown: bool, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PERIOD", 0.0)
+    data = marlzoo.load_dataset("games/xor/marlzoo/D1")
+    learner = marlzoo.make("bc", data.spec, hidden=8, batch_size=8)
+    marlzoo.train(learner, data, updates=4, log_every=2, show_progress=shown)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == lines
+    assert all(re.search(r"^\d{4}.* bc on games/xor/marlzoo/D1: [24] of 4 updates$", line) for line in told)

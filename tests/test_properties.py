@@ -21,6 +21,8 @@ from marlzoo.data.formats.minari import read_minari, write_minari
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.data.sampler import Sampler
+from marlzoo.errors import DataError
+from marlzoo.rng import Kind
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.test_results import ROW
@@ -126,12 +128,35 @@ def test_a_transition_leads_from_its_row_to_the_next_one(
 
 
 @some
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), SEEDS, st.booleans())
+def test_a_next_action_is_there_wherever_its_value_counts(
+    lengths: list[int], seed: int, timeout_is_terminal: bool
+) -> None:
+    data = numbered(lengths, seed % 99)
+    ended = data.terminal | data.truncated if timeout_is_terminal else data.terminal
+    useful = {int(row) for row in data.sources if ended[row] or row + 1 not in data.ends}
+
+    def sampler() -> Sampler:
+        fields = ("obs", "next_action")
+        return Sampler(data, [seed], batch_size=200, fields=fields, timeout_is_terminal=timeout_is_terminal)
+
+    if not useful:
+        with pytest.raises(DataError, match="no step has a next action"):
+            sampler()
+        return
+    batch = sampler().next()  # of so many draws that no row is missed
+    rows = batch.obs[0, :, 0, 0].long()
+    assert set(rows.tolist()) == useful
+    np.testing.assert_array_equal(batch.next_action[0], data.action[rows.numpy() + 1])
+
+
+@some
 @given(LENGTHS, SEEDS, st.integers(0, 9))
 def test_a_sequence_lies_within_one_episode_and_is_padded_by_its_last_row(
     lengths: list[int], seed: int, length: int
 ) -> None:
     data = numbered(lengths, seed % 99)
-    sampler = Sampler(data, [seed], batch_size=6, fields=("obs", "reward"), sequence=length)
+    sampler = Sampler(data, [seed], batch_size=6, fields=("obs", "reward", "action_mask"), sequence=length)
     batch = sampler.next()
     steps = length or max(lengths)
     for b in range(6):
@@ -141,16 +166,45 @@ def test_a_sequence_lies_within_one_episode_and_is_padded_by_its_last_row(
         assert batch.filled[0, b].tolist() == [1.0] * count + [0.0] * (steps - count)
         assert rows == [*range(rows[0], rows[0] + count + 1), *[rows[0] + count] * (steps - count)]
         assert not np.isin(data.ends, rows[:count]).any()
+        assert data.action_mask is not None
+        np.testing.assert_array_equal(batch.action_mask[0, b], data.action_mask[rows])
         assert batch.reward[0, b, :count].tolist() == [-row for row in rows[:count]]
+
+
+@few
+@given(st.lists(LENGTHS, min_size=2, max_size=3), SEEDS)
+def test_each_replica_draws_from_its_own_data(lengths: list[list[int]], seed: int) -> None:
+    sets = [numbered(each, 0) for each in lengths]
+    sets = [dataclasses.replace(data, obs=data.obs + 1000 * k) for k, data in enumerate(sets)]
+    batch = Sampler(sets, [seed] * len(sets), batch_size=5, fields=("obs", "next_obs")).next()
+    for k, data in enumerate(sets):
+        rows = batch.obs[k, :, 0, 0] - 1000 * k
+        assert np.isin(rows, data.sources).all()
+        assert torch.equal(batch.next_obs[k, :, 0, 0], rows + 1 + 1000 * k)
+
+
+@few
+@given(LENGTHS, SEEDS)
+def test_a_team_is_paid_the_mean_of_its_agents(lengths: list[int], seed: int) -> None:
+    spec = dataclasses.replace(DISCRETE, reward_per_agent=True)
+    values = parts(lengths, 0, spec)
+    number = np.arange(len(values["obs"]), dtype=np.float32)
+    values["obs"] = np.broadcast_to(number[:, None, None], values["obs"].shape).copy()
+    data = Dataset.create(spec, **values | {"reward": np.stack([number, 3 * number], axis=1)})
+    batch = Sampler(data, [seed], batch_size=5, fields=("obs", "reward", "agent_reward")).next()
+    rows = batch.obs[0, :, 0, 0]
+    assert torch.equal(batch.reward[0], 2 * rows)
+    assert torch.equal(batch.agent_reward[0], torch.stack([rows, 3 * rows], dim=-1))
 
 
 @some
 @given(LENGTHS, st.lists(SEEDS, min_size=2, max_size=4, unique=True), st.integers(0, 5))
 def test_replicas_are_apart_and_go_on_exactly(lengths: list[int], seeds: list[int], done: int) -> None:
     def sampler(of: Sequence[int]) -> Sampler:
-        return Sampler(data, of, batch_size=4, fields=("obs",), noise={"z": ("normal", (4, 2))})
+        return Sampler(data, of, batch_size=4, fields=("obs",), noise=noise)
 
     data = numbered(lengths, 0)
+    noise: dict[str, tuple[Kind, tuple[int, ...]]] = {"z": ("normal", (4, 2)), "w": ("normal", (4, 2))}
     together, alone = sampler(seeds), sampler(seeds[-1:])
     for _ in range(done):
         together.next()
@@ -164,6 +218,7 @@ def test_replicas_are_apart_and_go_on_exactly(lengths: list[int], seeds: list[in
     ):
         assert torch.equal(mine, resumed)
         assert torch.equal(mine[-1], own[0])
+    assert not torch.equal(first.noise["z"], first.noise["w"])
 
 
 # ---- results -------------------------------------------------------------------------------------------

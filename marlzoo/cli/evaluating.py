@@ -66,7 +66,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         differences = learner.spec.differences(env.spec)
         if differences:
-            raise ConfigError(f"{checkpoint}: was trained for another shape than {task}: {differences[0]}")
+            raise ConfigError(
+                f"{checkpoint}: was trained for another task than {task}: {differences[0]}; "
+                "name the one it was trained for with --task"
+            )
         if options.seed < 0:
             seeds = [derive(seed, "evaluate", learner.updates) for seed in learner.seeds]
         else:

@@ -215,8 +215,8 @@ class Sampler:
         for name in self.fields:
             if name.removeprefix(NEXT) == "action_mask" and data.action_mask is None:
                 raise DataError(
-                    f"{data.card.title}: the method learns from legal-action masks ('legal'), which the data "
-                    "lack; add the array legal [T, N, A], true for actions that an agent may take (all true "
+                    f"{data.card.title}: the method learns from masks of legal actions, which the data "
+                    "lack; add the array action_mask [T, N, A], true for actions that an agent may take (all true "
                     "where every action is always legal)"
                 )
 

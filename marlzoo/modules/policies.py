@@ -1,4 +1,4 @@
-"""What is deployed: a policy, and the ways a network becomes one."""
+"""Policies: modules that map observations to actions."""
 
 from __future__ import annotations
 

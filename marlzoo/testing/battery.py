@@ -152,7 +152,7 @@ def finite_and_moves(case: Case, folder: Path) -> None:
 
 
 def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
-    """R = 3 equals three runs with R = 1: initialization, sampled rows, noise and 12 updates."""
+    """R = 3 equals three runs with R = 1: initialization, sampled rows, noise and 6 updates."""
     data, seeds = case.dataset(), (7, 1, 5)
     together = case.learner(seeds)
     for row, seed in enumerate(seeds):
@@ -162,10 +162,10 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
         assert both.keys() == one.keys()
         for key, value in both.items():
             torch.testing.assert_close(value, one[key], rtol=0, atol=0, msg=key)
-    _updated(together, data, 12)
+    _updated(together, data, 6)
     for row, seed in enumerate(seeds):
         alone = case.learner((seed,))
-        _updated(alone, data, 12)
+        _updated(alone, data, 6)
         _assert_same_replica(together, row, alone, rtol=1e-6)
 
 
@@ -191,27 +191,27 @@ def replicas_may_differ_in_settings_and_data(case: Case, folder: Path) -> None:
         rates["alpha"] = [1.0, 2.0]
     data = [case.dataset(seed=1), case.dataset(seed=2, episodes=20)]
     together = case.learner((0, 1), **rates)
-    _updated(together, data, 10)
+    _updated(together, data, 6)
     for row in range(2):
         alone = case.learner((row,), **{k: v[row] for k, v in rates.items()})
         if alone.sampling == "sequence":
             assert max(d.lengths.max() for d in data) == min(d.lengths.max() for d in data)
-        _updated(alone, data[row], 10)
+        _updated(alone, data[row], 6)
         _assert_same_replica(together, row, alone, rtol=1e-6)
 
 
 def resumes_exactly(case: Case, folder: Path) -> None:
-    """Stopped at update 7 of 12 and called again: bit for bit what an uninterrupted run gives."""
+    """Stopped at update 5 of 8 and called again: bit for bit what an uninterrupted run gives."""
     data, file = case.dataset(), folder / "run.npz"
     whole = case.learner((0, 1), dtype=torch.float32)
-    train(whole, data, updates=12)
-    train(case.learner((0, 1), dtype=torch.float32), data, updates=7, checkpoint=file)
+    train(whole, data, updates=8)
+    train(case.learner((0, 1), dtype=torch.float32), data, updates=5, checkpoint=file)
     resumed = case.learner((0, 1), dtype=torch.float32)
-    train(resumed, data, updates=12, checkpoint=file)
+    train(resumed, data, updates=8, checkpoint=file)
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, resumed.state_tensors()[key]), key
     loaded = checkpoint.load_learner(file)
-    assert loaded.updates == 12
+    assert loaded.updates == 8
     for key, value in whole.state_tensors().items():
         assert torch.equal(value, loaded.state_tensors()[key]), key
 

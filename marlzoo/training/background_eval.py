@@ -61,7 +61,7 @@ class Evaluator:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def start(self) -> Callable[[], Outcome]:
-        """Evaluate the learner of now; what is returned waits for the episodes and the time when they were over."""
+        """Start an evaluation of the current policy; returns a callable that blocks until it finishes."""
         algorithm = self._algorithm
         seeds = [derive(seed, "evaluate", algorithm.updates) for seed in algorithm.seeds]
         with products_in(algorithm, None):

@@ -30,6 +30,7 @@ from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
 from marlzoo.training.evaluation import EpisodeResults, Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.precision import choose
+from marlzoo.training.progress import ProgressBar
 
 
 @dataclass
@@ -64,6 +65,7 @@ def train(
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     loggers: Sequence[Logger] = (),
+    show_progress: bool = True,
 ) -> list[Evaluation]:
     """Train a learner on logged data and evaluate it on the way.
 
@@ -93,6 +95,7 @@ def train(
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
         loggers: receive metrics and evaluations, see :mod:`marlzoo.training.loggers`.
+        show_progress: without ``on_progress``, show the updates on stderr.
 
     Returns:
         All evaluations, in order.
@@ -135,6 +138,9 @@ def train(
                     run.begin(evaluator, {}, str(arithmetic))
                     run.settle()
             run.report(on_evaluation)
+            if on_progress is None and show_progress:
+                label = f"{algorithm.name} on {datasets[0].card.title}"
+                on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
             step = make_step(algorithm, sampler, compile, updates, log)
             while algorithm.updates < updates:
                 metrics = step()
@@ -186,20 +192,19 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
     for dataset in datasets:
         differences = algorithm.spec.differences(dataset.spec)
         fitting = fitting_options(task or dataset.card.task, dataset.spec) if differences else {}
+        if not differences:
+            continue
+        fault = (
+            f"{algorithm.name} does not fit {dataset.card.title}: {'; '.join(differences)} (left: expected by the "
+            "learner, as its task has it; right: in the dataset)"
+        )
         if fitting:
             options = " ".join(f"{name}={value}" for name, value in fitting.items())
-            raise SpecError(
-                f"{algorithm.name} was built for another shape than {dataset.card.title} has: "
-                f"{'; '.join(differences)} (the learner's, which is the task's, and the data's). With --env "
-                f"{options} the task has the data's shape"
-            )
-        if differences:
-            raise SpecError(
-                f"{algorithm.name} was built for another shape than {dataset.card.title} has: "
-                f"{'; '.join(differences)} (the learner's, which is the task's, and the data's). Choose the task "
-                "that the data are of; where a file says too little about itself, write it anew with 'marlzoo data "
-                "convert FILE NEW', which takes what is missing as --option, such as horizon=50"
-            )
+            raise SpecError(f"{fault}. With --env {options} the task has the dataset's shape")
+        raise SpecError(
+            f"{fault}. Choose the dataset's own task with --task; where a file says too little about itself, convert "
+            "it with 'marlzoo data convert FILE NEW', which takes what is missing as --option, such as horizon=50"
+        )
     config = algorithm.config
     return Sampler(
         datasets,
@@ -253,7 +258,7 @@ class _Run:
             self._resume(self.path)
 
     def begin(self, evaluator: Evaluator, metrics: Metrics, arithmetic: str) -> None:
-        """Start the evaluation of the learner of now; ``metrics`` are its last update's."""
+        """Start an evaluation of the current policy; ``metrics`` are those of the last update."""
         done, diverged = self.algorithm.updates, ~self.algorithm.finite().cpu().numpy()
         outcome = evaluator.start()
 

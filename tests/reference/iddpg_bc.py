@@ -14,6 +14,6 @@ CASES = [
     Case("continuous", RNN | PENALTY, WIDE),
     Case("continuous", ALPHA | LATE, WIDE),
     Case("continuous", {"history": "mlp", "bc_reduce": "sum"}, WIDE),
-    Case("discrete", RNN | {"alpha": [2.5, 0.6]}, WIDE),
+    Case("discrete", RNN | {"alpha": [2.5, 0.6], "memory_relu": False}, WIDE),
     Case("discrete", LATE, WIDE),
 ]

@@ -22,7 +22,7 @@ BOUNDS = {
     "weight_cap": [100.0, 0.9],
     "support_floor": [1e-4, 0.1],
 }
-RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4}
+RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4, "memory_relu": True}
 SHARP = {"data": 2.0, "data_others": 2.0}
 
 CASES = [

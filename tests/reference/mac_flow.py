@@ -15,7 +15,7 @@ from tests.reference.harness import DOUBLE, Case, Replica, Seen
 from tests.reference.networks import gru_net, sequences
 
 SMALL: dict[str, Any] = {"layers": 2, "flow_steps": 3, "alpha": [3.0, 0.4]}
-RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4}
+RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4, "memory_relu": True}
 FLOW: dict[str, Any] = {"deploy": "flow", "eval_steps": 4}
 WIDE = {"student": 1.5, "flow": 1.5, "target_q": 2.0}
 
@@ -93,8 +93,8 @@ def distance(own: Replica, out: Tensor, teacher: Tensor, action_mask: Any) -> Te
     """Of the students from the flow's action, summed over agents."""
     agents = range(own.spec.n_agents)
     if own.spec.discrete:
-        best = [best_legal(teacher[i], action_mask[i]) for i in agents]
-        return -torch.stack([log_softmax(out[i], action_mask[i])[best[i]] for i in agents]).sum()
+        log_pi = [log_softmax(out[i], action_mask[i]) for i in agents]
+        return -torch.stack([log_pi[i][best_legal(teacher[i], action_mask[i])] for i in agents]).sum()
     return torch.stack([error(own, out, teacher.clamp(-1.0, 1.0), i) for i in agents]).sum()
 
 

@@ -69,8 +69,7 @@ def replace_some(own: Replica, batch: Any, rows: Any, following: Tensor) -> Tens
     """The data's next actions, but for ``replaced`` agents with the smallest random numbers."""
     found = following.clone()
     for b, t in rows.steps:
-        drawn = [float(x) for x in batch.noise["subset"][b, t]]
-        order = sorted(range(own.spec.n_agents), key=drawn.__getitem__)
+        order = batch.noise["subset"][b, t].argsort().tolist()
         for i in order[own.config.replaced :]:
             if hasattr(batch, "next_action"):
                 found[b, t, i] = batch.next_action[b, i]
