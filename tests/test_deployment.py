@@ -93,7 +93,7 @@ def test_some_environments_start_anew(tmp_path: Path) -> None:
 
 def test_rewards_reach_policies_that_ask_for_a_return(tmp_path: Path) -> None:
     made(tmp_path, "bc", "continuous", {}, seeds=(0,))
-    policy, seen = marlzoo.load(tmp_path / "team.npz"), []
+    policy, seen = marlzoo.load(tmp_path / "team.npz"), list[Any]()
     policy.policy.receive = seen.append  # type: ignore[assignment]
     policy.receive(1.0)  # nothing was done for it
     policy.act(inputs("continuous", 2)[0][0])
