@@ -91,6 +91,18 @@ def test_some_environments_start_anew(tmp_path: Path) -> None:
     )
 
 
+def test_rewards_reach_policies_that_ask_for_a_return(tmp_path: Path) -> None:
+    made(tmp_path, "bc", "continuous", {}, seeds=(0,))
+    policy, seen = marlzoo.load(tmp_path / "team.npz"), list[Any]()
+    policy.policy.receive = seen.append  # type: ignore[assignment]
+    policy.receive(1.0)  # nothing was done for it
+    policy.act(inputs("continuous", 2)[0][0])
+    policy.receive([1.0, 2.0])
+    assert [reward.tolist() for reward in seen] == [[[1.0, 2.0]]]
+    with pytest.raises(SpecError, match="3 rewards for 2 environments"):
+        policy.receive([1.0, 2.0, 3.0])
+
+
 def test_noise_repeats(tmp_path: Path) -> None:
     made(tmp_path, "bc", "discrete", {"eval_mode": "sample"}, seeds=(0,))
     policy = marlzoo.load(tmp_path / "team.npz")

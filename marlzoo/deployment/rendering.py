@@ -105,6 +105,7 @@ def _episode(
     while not over:
         step = seen = env.step(team.act(seen.obs, seen.action_mask))
         total, time = total + float(step.reward.mean()), time + 1
+        team.receive(step.reward.mean())
         over = bool(step.terminal[0] or step.truncated[0]) or time >= env.spec.horizon
         if over or time % every == 0:
             yield _captioned(env.render(0, *size), f"step {time}, return {total:.2f}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from marlzoo.errors import ExportError
 from marlzoo.modules.policies import Policy
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
@@ -46,10 +47,18 @@ class Step(nn.Module):
         policy: of one replica.
         spec: the task's shape.
         agent: index of the agent that acts alone; None: the team.
+
+    Raises:
+        ExportError: the policy remembers something that :meth:`marlzoo.Policy.state` does not give.
     """
 
     def __init__(self, policy: Policy, spec: Spec, agent: int | None = None) -> None:
         super().__init__()
+        if hides_state(policy):
+            raise ExportError(
+                f"{type(policy).__name__} keeps a memory that its method state() does not give, so its step "
+                "cannot be exported as a function"
+            )
         self.policy, self._spec, self._agent = policy, spec, agent
         self._draws, self._states = self._traced()
         self.inputs, self.outputs = self._ports()
@@ -154,6 +163,12 @@ class _Recording:
     def uniform(self, *shape: int) -> Tensor:
         self.draws.append(("uniform", shape))
         return torch.full((1, *shape), 0.5)
+
+
+def hides_state(policy: Policy) -> bool:
+    """Whether a policy has something to reset, and does not give it as its state."""
+    kind = type(policy)
+    return kind.reset is not Policy.reset and kind.state is Policy.state
 
 
 class GivenRandom:

@@ -117,6 +117,16 @@ class TeamPolicy:
             return self._act_team(values, action_mask)
         return self._act_alone(values, action_mask, agent)
 
+    def receive(self, reward: ArrayLike) -> None:
+        """Tell what the last step earned, a number or ``[E]``; only policies that ask for a return use it.
+
+        Raises:
+            SpecError: as many rewards as the environments of the last step are expected.
+        """
+        values = np.asarray(reward, dtype=np.float32).reshape(-1)
+        for actor in (self._team, *self._agents.values()):
+            actor.receive(torch.from_numpy(values).to(self._device, self._dtype))
+
     def _act_team(self, obs: NDArray[np.float32], action_mask: ArrayLike | None) -> NDArray[Any]:
         spec = self.spec
         single = obs.ndim == 2
@@ -211,6 +221,13 @@ class _Actor:
                     f"reset: ids {ids.tolist()} are not all among the {self._num_envs} environments"
                 )
             self._policy.reset(self._num_envs, torch.from_numpy(ids))
+
+    def receive(self, reward: torch.Tensor) -> None:
+        if self._num_envs is None:
+            return  # it has not acted yet
+        if len(reward) != self._num_envs:
+            raise SpecError(f"receive: {len(reward)} rewards for {self._num_envs} environments")
+        self._policy.receive(reward.unsqueeze(0))
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, action_mask: torch.Tensor | None) -> NDArray[Any]:

@@ -22,9 +22,10 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
-from marlzoo.deployment.step import GivenRandom, Step, example_inputs, next_inputs
+from marlzoo.deployment.step import GivenRandom, Step, example_inputs, hides_state, next_inputs
 from marlzoo.envs.base import BatchedEnv
-from marlzoo.errors import SpecError
+from marlzoo.errors import ExportError, SpecError
+from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
 from marlzoo.spec import ActionKind
 from marlzoo.testing.toys import TOYS, Toys
@@ -254,6 +255,9 @@ def acts_as_an_exported_step(case: Case, folder: Path) -> None:
     algorithm = case.learner((0,), dtype=torch.float32)
     case.updated(algorithm, 2)
     policy = algorithm.policy()
+    if hides_state(policy):
+        _refuses_to_be_a_step(policy, algorithm)
+        return
     step, generator = Step(policy, algorithm.spec), torch.Generator().manual_seed(0)
     inputs, episode = example_inputs(step, 3, generator), []
     with torch.no_grad():
@@ -267,6 +271,15 @@ def acts_as_an_exported_step(case: Case, folder: Path) -> None:
             random: Any = GivenRandom([given[p.name].unsqueeze(0) for p in step.inputs if p.noise])
             acted = policy.act(given["obs"].unsqueeze(0), mask, random if policy.stochastic else None)
             torch.testing.assert_close(acted[0], action)
+
+
+def _refuses_to_be_a_step(policy: Policy, algorithm: Algorithm) -> None:
+    try:
+        Step(policy, algorithm.spec)
+    except ExportError as error:
+        assert "memory" in str(error)  # noqa: PT017 - the package does not need pytest
+    else:
+        raise AssertionError("a policy with a hidden memory was taken for a function")
 
 
 def wrong_action_kind_is_one_clear_error(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
