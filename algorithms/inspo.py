@@ -28,8 +28,8 @@ others' newest policies; critics and behavior models step together. With ``in_tu
 once, which may end between two conventions.
 
 ``alpha`` goes geometrically to ``alpha_end`` and ``beta`` linearly to ``beta_end`` in ``anneal`` updates. Where the
-data have a favorite equilibrium that is not the best, the entropy's weight has to start high: without it policies
-stay there (results/studies/inspo).
+data have a favorite equilibrium that is not the best, the entropy's weight has to start high and to fall slowly:
+without it policies stay there (results/studies/inspo).
 
 Where this departs from the letter of the resampling idea: the regularizers kappa_i and h_i are expectations over the
 others' policies, not averages over resampled data, because no data show the joint actions that kappa_i must exclude;
