@@ -124,7 +124,7 @@ def test_a_suite_from_a_file(tmp_path: Path) -> None:
         ("sedes = [0]\n", UnknownNameError, "'sedes'.*seeds"),
         ("updates = 'many'\n", ConfigError, "updates is 'many'"),
         ("updates = 0\n", ConfigError, "updates is 0"),
-        ("seeds = [-1]\n", ConfigError, "integers from 0 on"),
+        ("seeds = [-1]\n", ConfigError, "integers from 0 to"),
         ("seeds = [1, 1]\n", ConfigError, "twice"),
         ("seeds = []\n", ConfigError, "seeds is empty"),
         ("name = 'a/b'\n", ConfigError, "folder"),
