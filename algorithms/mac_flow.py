@@ -19,8 +19,8 @@ Discrete actions enter the flow as one-hot vectors; F's action is the best legal
 fitted by cross-entropy, and values are expectations: sum_a mu_i(a) Q_i(o_i, a).
 
 A student does not know the others' noise, so that it averages over what they may do: on data with two conventions
-the flow keeps to one of them, and students with noise of their own mix them (benchmarks/studies/mac_flow.py). What agents
-do about it is ``noise``:
+the flow keeps to one of them, and students with noise of their own mix them (benchmarks/studies/mac_flow.py). What
+agents do about it is ``noise``:
 
 * ``per_step``: every agent draws its own at every step (the paper).
 * ``per_episode``: its own, kept for the episode. This is what the authors' evaluation does, which uses one random
