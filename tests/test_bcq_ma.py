@@ -80,6 +80,11 @@ def test_vae_decodes_what_it_trains() -> None:
     assert not torch.allclose(recon, vae.decode(condition, noise))
 
 
+def test_size_of_the_latent() -> None:
+    """Three agents with actions of two dimensions."""
+    assert [continuous(n=3, vae_latent=form).vae.n_latent for form in ("2A", "2n")] == [4, 6]
+
+
 @pytest.mark.parametrize(("form", "expected"), [("mean", 0.653427), ("sum", 4 * 0.653427)])
 def test_divergence(form: str, expected: float) -> None:
     algorithm = continuous(vae_kl=form)
