@@ -10,12 +10,9 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from marlzoo.errors import ConfigError, UnknownNameError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

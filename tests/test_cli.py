@@ -446,7 +446,7 @@ def test_a_flavour_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_pa
     )
     write_omiga(data, tmp_path / "3m.hdf5")
     status, out, _ = call(capsys, "train", "bc", "--data", tmp_path / "3m.hdf5", "--task", "smac/3m", *TINY)
-    assert (status, "With --env flavour=original the task has the data's shape" in out) == (1, True)
+    assert (status, "With --env flavour=original the task has the dataset's shape" in out) == (1, True)
 
 
 def test_options_of_the_environment_reach_it(
