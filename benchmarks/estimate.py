@@ -113,13 +113,18 @@ def costs(
         for learner in suite.learners:
             if not takes_part(learner, source):
                 continue
+            missing = [run for run in runs if run.learner == learner]
+            if not missing:
+                cost.missing[_label(learner)], cost.seconds[_label(learner)] = 0, 0.0
+                cost.runs += len(suite.seeds)
+                continue
             hashed = config_hash(suite, learner, task, data)
             key = json.dumps([task, dict(data.env), learner.method, hashed])
             if key not in rates:
                 log(f"measuring {learner.method} on {task}")
                 with torch_threads(1):
                     rates[key] = measure(suite, learner, task, data, spec)
-            _add(cost, suite, learner, [run for run in runs if run.learner == learner], rates[key], spec)
+            _add(cost, suite, learner, missing, rates[key], spec)
         if not there:
             steps = [rate.step for key, rate in rates.items() if json.loads(key)[0] == task]
             cost.seconds[""] = data.transitions * min(steps)
@@ -127,9 +132,13 @@ def costs(
     return found
 
 
+def _label(learner: Learner) -> str:
+    return f"{learner.method} {learner.variant}".strip()
+
+
 def _add(cost: Cost, suite: Suite, learner: Learner, missing: list[Run], rate: Rate, spec: Spec) -> None:
     """Put a learner's runs into a dataset's cost."""
-    data, name = cost.data, f"{learner.method} {learner.variant}".strip()
+    data, name = cost.data, _label(learner)
     updates = suite.updates_on(data)
     evaluations = -(-updates // suite.eval_every_on(data))
     episodes = evaluations * suite.episodes + suite.final_episodes

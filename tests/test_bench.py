@@ -296,6 +296,10 @@ def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert (part.data, [cost.data for cost in left]) == ((data[0], data[2]), [data[1]])
     with pytest.raises(ConfigError, match="games/xor D1, needs about"):
         estimate.within(suite, [one, three, hopper], one.hours / 2)
+    run(replace(suite, data=data[:1]), tmp_path)
+    monkeypatch.setattr(estimate, "measure", lambda *_: pytest.fail("measured although nothing is missing"))
+    (one,) = estimate.costs(replace(suite, data=data[:1]), tmp_path)
+    assert (one.runs, one.missing, one.hours) == (2, {"bc batch_size=8, hidden=8": 0}, 0.0)
 
 
 @pytest.mark.parametrize("task", ["games/xor", "games/two-peaks", "mpe/spread"])
