@@ -59,7 +59,7 @@ class MADTConfig(Config):
 
     tokens: Tokens = "return"  # what a step shows: return, observation and last action; or less
     joint: bool = False  # one sequence for the team, whose agents act in turn
-    target: Literal["max", "p90", "above"] = "max"  # return to ask for: the data's; above: 1.2 times it
+    target: Literal["max", "p90", "above"] = "max"  # return to ask for: the data's; above: a fifth better
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how the policy is evaluated
     hidden: Count = 64  # features of a token
     heads: Count = 4  # of the attention
@@ -190,7 +190,11 @@ class MADT(Algorithm):
             returns = dataset.returns
             returns = returns.mean(-1) if returns.ndim > 1 else returns
             largest = float(returns.max())
-            wanted = {"max": largest, "p90": float(np.quantile(returns, 0.9)), "above": 1.2 * largest}
+            wanted = {
+                "max": largest,
+                "p90": float(np.quantile(returns, 0.9)),
+                "above": largest + 0.2 * abs(largest),
+            }
             self.returns.scale[r] = max(float(np.abs(returns).max()), 1e-6)
             self.returns.target[r] = wanted[self.config.target]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ class Results:
         """The results that some rows make; they have no folder, and so no metrics."""
         made = cls.__new__(cls)
         made._read([], rows)
+        return made
+
+    def only(self, runs: Collection[str]) -> Results:
+        """The part of these runs, named as in the column ``run``."""
+        made = type(self).__new__(type(self))
+        made._read(self._files, self._rows[self._rows["run"].isin(list(runs))])
         return made
 
     def _read(self, files: Sequence[Path], rows: pd.DataFrame) -> None:
@@ -131,7 +137,8 @@ class Results:
         found = [part for part in (_metric(file, name, points) for file in self._metric_files()) if len(part)]
         if not found:
             return curves_of(pd.DataFrame(columns=[*POINT, name]), name)
-        values = pd.concat(found, ignore_index=True).join(names, on="run", how="inner")
+        values = pd.concat(found, ignore_index=True).drop_duplicates(["run", "updates"], keep="last")
+        values = values.join(names, on="run", how="inner")
         return curves_of(values.dropna(subset=[name]), name)
 
     def profiles(self, thresholds: Sequence[float] = aggregate.THRESHOLDS) -> pd.DataFrame:
@@ -171,7 +178,8 @@ class Results:
 
     def _metric_files(self) -> Iterable[Path]:
         for folder in self.folders:
-            yield from sorted((folder / "metrics").glob("*.csv"))
+            # A run that was trained again in a group of another size has two files; the newer one comes last.
+            yield from sorted((folder / "metrics").glob("*.csv"), key=lambda file: file.stat().st_mtime)
 
 
 def table(*paths: str | os.PathLike[str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,18 @@ from marlzoo.registry import make, make_env, task_spec
 from marlzoo.spec import Spec
 from marlzoo.training.evaluation import evaluate
 
-from .plan import Run, Source, config_hash, obtain, pending, recipe_file, settings, takes_part, task_of
+from .plan import (
+    Run,
+    Source,
+    config_hash,
+    obtain,
+    pending,
+    recipe_file,
+    runs_of,
+    settings,
+    takes_part,
+    task_of,
+)
 from .results import ResultsFile
 from .sheet import Sheet
 from .split import cores, torch_threads
@@ -89,6 +100,7 @@ def costs(
     out: Path,
     log: Callable[[str], None] = lambda text: None,
     rates: dict[str, Rate] | None = None,
+    rerun: Collection[str] = (),
 ) -> list[Cost]:
     """What every dataset of a suite still needs, in the suite's order.
 
@@ -97,6 +109,7 @@ def costs(
         out: folder of the results.
         log: called with one line per measurement.
         rates: what other suites were measured with; what is new is added.
+        rerun: methods whose runs are trained anew, though their rows are there.
 
     Raises:
         MarlzooError: a published dataset is missing, or a simulator is not installed.
@@ -109,7 +122,8 @@ def costs(
         source = obtain(data, out / "data", lambda done, total: None) if there else _unmade(data)
         spec = task_spec(task, **data.env)
         cost = Cost(data, there, 0 if file is None else data.transitions * row_bytes(spec))
-        runs = pending(suite, [source], results)
+        waiting = pending(suite, [source], results)
+        runs = [r for r in runs_of(suite, [source]) if r.learner.method in rerun or r in waiting]
         for learner in suite.learners:
             if not takes_part(learner, source):
                 continue
@@ -127,7 +141,7 @@ def costs(
             _add(cost, suite, learner, missing, rates[key], spec)
         if not there:
             steps = [rate.step for key, rate in rates.items() if json.loads(key)[0] == task]
-            cost.seconds[""] = data.transitions * min(steps)
+            cost.seconds[""] = data.transitions * min(steps, default=0.0)
         found.append(cost)
     return found
 

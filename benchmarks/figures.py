@@ -118,7 +118,7 @@ def _bars(results: Results, columns: int) -> Figure:
         for learner, values in (found[1:] for found in last if found[0] == dataset):
             place, mean = results.learners.index(learner), values.mean()
             low, high = (end[0] for end in bands(values[None]))
-            error = None if math.isnan(low) else [[mean - low], [high - mean]]
+            error = None if math.isnan(low) else [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             hatch = HATCHES[place // len(COLORS) % len(HATCHES)]
             axis.bar(place, mean, yerr=error, capsize=2, color=_look(place)[0], hatch=hatch, label=learner)
         behavior = cells.loc[cells[DATASET] == dataset, "behavior"].iloc[0]

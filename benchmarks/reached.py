@@ -1,4 +1,4 @@
-"""Write ``results/README.md``: which runs of every suite are there, and what the others cost.
+"""Write ``results/STATE.md``: which runs of every suite are there, and what the others cost.
 
     python -m marlzoo.benchmarks.reached results
 
@@ -24,11 +24,7 @@ from .suites import SUITES, Suite
 # Those that are meant to be published.
 PUBLISHED = ("mpe", "mujoco-small", "games", "smax", "mirage", "scaling")
 HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
-ABOUT = """# Results
-
-One folder per suite: `rows.csv` (one row per run and evaluation), tables made from it, and nothing typed by hand.
-`studies` holds single questions with their own tables and plots, `speed` what training costs. Why suites train as
-long as they do is [one of them](studies/convergence/table.md).
+ABOUT = """# State of the suites
 
 Every folder that a suite's command names can be removed and is then made again. A suite goes on where it stopped:
 `marlzoo bench SUITE --hours H` does the cheapest datasets that fit in H hours with all learners and seeds, so that
@@ -79,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             lines[name] = line(suite, costs(suite, out, print, rates))
         except MissingExtraError as error:
             print(f"suite {name} is not measured: {error}", file=sys.stderr)
-        write_text_atomic(out / "README.md", text(lines))
+        write_text_atomic(out / "STATE.md", text(lines))
     return 0
 
 

@@ -61,14 +61,14 @@ class Recorder:
         known = set() if found.metrics else self._known
         rows, episodes = [], []
         for replica, run in enumerate(self._group.runs):
-            if (run.name(self._suite), found.updates) not in known:
+            if (run.name(self._suite), found.updates, found.episodes.returns.shape[1]) not in known:
                 rows.append(self._row(run, found, replica))
                 episodes.append(self._episodes(run, found, replica))
         self._results.append(rows, episodes)
 
     @cached_property
-    def _known(self) -> set[tuple[str, int]]:
-        return {(row.run, row.updates) for row in self._results.rows() if not row.error}
+    def _known(self) -> set[tuple[str, int, int]]:
+        return {(row.run, row.updates, row.episodes) for row in self._results.rows() if not row.error}
 
     def _row(self, run: Run, found: Evaluation, replica: int) -> Row:
         played, group = found.episodes, self._group

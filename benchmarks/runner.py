@@ -43,12 +43,14 @@ class Finished:
         trained: runs that were trained now.
         there: runs that were there.
         failures: why groups failed, a line each.
+        runs: names of the suite's runs, as in the column ``run``.
     """
 
     folder: Path
     trained: int
     there: int
     failures: tuple[str, ...] = ()
+    runs: frozenset[str] = frozenset()
 
 
 def run_suite(
@@ -110,7 +112,8 @@ def run_suite(
     trained, there, seconds = len(found.missing), len(found.done), time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return Finished(folder, trained, there, tuple(failures))
+    runs = frozenset(run.name(suite) for run in runs_of(suite, sources))
+    return Finished(folder, trained, there, tuple(failures), runs)
 
 
 def _train(

@@ -63,15 +63,21 @@ class Values:
         if not self.count:
             raise ConfigError(f"{name}: a grid needs the number of points, LOW..HIGH:log:3, or use --random")
         space = np.geomspace if self.log else np.linspace
-        return tuple(_rounded(value) for value in space(self.low, self.high, self.count))
+        return tuple(self._rounded(value) for value in space(self.low, self.high, self.count))
 
     def draw(self, rng: np.random.Generator) -> Any:
         """One value at random."""
         if self.choices:
             return self.choices[int(rng.integers(len(self.choices)))]
         if self.log:
-            return _rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
-        return _rounded(rng.uniform(self.low, self.high))
+            return self._rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return self._rounded(rng.uniform(self.low, self.high))
+
+    def _rounded(self, value: float) -> float:
+        """As many digits as tell the points of the range apart, and never outside of it."""
+        width = (self.high - self.low) / max(abs(self.low), abs(self.high))
+        digits = max(DIGITS, 2 + math.ceil(-math.log10(width)))
+        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,10 @@ def sweep(
         command=command,
         console=console or Console(quiet=True),
     )
-    made = Sweep(Results(finished.folder), learners, _record(base, space, len(points), random))
+    # The folder may hold rows of other sweeps, with other data or settings.
+    made = Sweep(
+        Results(finished.folder).only(finished.runs), learners, _record(base, space, len(points), random)
+    )
     write_text_atomic(finished.folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
     write_text_atomic(finished.folder / "best.toml", made.toml())
     return made
@@ -240,7 +249,7 @@ def _learners(
         for point in points:
             mine = {
                 # 1 and 1.0 are one setting, and have one name in rows.
-                name: float(value) if type(value) is int and is_numeric(config, name) else value
+                name: _typed(value, is_numeric(config, name))
                 for name, value in point.items()
                 if name in known[learner.method]
             }
@@ -278,7 +287,7 @@ def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
         {
             "method": by["method"].first(),
             "rank": ranks,
-            "score": by["score"].mean(),
+            "score": by["score"].apply(lambda values: values.mean(skipna=False)),
             "mean": by["mean"].apply(lambda values: values.mean(skipna=False)),
             "datasets": by[DATASET].nunique(),
             "seeds": by["seeds"].min(),
@@ -308,13 +317,16 @@ def _range(name: str, text: str) -> Values:
     return Values((), low, high, bool(match["log"]), count)
 
 
+def _typed(value: Any, numeric: bool) -> Any:
+    """A float where each replica may have its own, and an integer where a range ended in one."""
+    if numeric:
+        return float(value) if type(value) is int else value
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _plain(text: str) -> Any:
     """A value as TOML has it, or else text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")

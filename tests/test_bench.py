@@ -271,6 +271,13 @@ def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
 # ---- what a suite costs --------------------------------------------------------------------------------
 
 
+def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:
+    suite = suite_of(data=(Data("games/xor", "D1"),), final_episodes=3)
+    run(suite, tmp_path)
+    assert "2 runs trained" in run(replace(suite, final_episodes=5), tmp_path)
+    assert "0 runs trained" in run(replace(suite, final_episodes=5), tmp_path)
+
+
 def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "measure", lambda *_: estimate.Rate(update=2.0, step=1.0, checkpoint=10))
     data = (
@@ -300,6 +307,9 @@ def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(estimate, "measure", lambda *_: pytest.fail("measured although nothing is missing"))
     (one,) = estimate.costs(replace(suite, data=data[:1]), tmp_path)
     assert (one.runs, one.missing, one.hours) == (2, {"bc batch_size=8, hidden=8": 0}, 0.0)
+    monkeypatch.setattr(estimate, "measure", lambda *_: estimate.Rate(update=2.0, step=1.0, checkpoint=10))
+    (one,) = estimate.costs(replace(suite, data=data[:1]), tmp_path, rerun=["bc"])
+    assert one.missing == {"bc batch_size=8, hidden=8": 2}
 
 
 @pytest.mark.parametrize("task", ["games/xor", "games/two-peaks", "mpe/spread"])

@@ -69,6 +69,16 @@ def test_a_pytorch_program(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(program(given)["action"].numpy(), policy.act(obs, mask), atol=1e-6)
 
 
+def test_the_exported_team_goes_on_acting(tmp_path: Path) -> None:
+    """Its memory stays as it is."""
+    learner = marlzoo.make("bc", toy_spec("discrete"), hidden=8, history="rnn")
+    policy, twin = (TeamPolicy(learner.policy(), learner.spec, method="bc") for _ in range(2))
+    for team_policy in (policy, twin):
+        team_policy.act(*inputs("discrete", 4)[0])
+    exporting.export(policy, tmp_path / "team.pt2", format="torch")
+    np.testing.assert_array_equal(policy.act(*inputs("discrete", 4)[0]), twin.act(*inputs("discrete", 4)[0]))
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_one_agent_of_a_step_is_that_of_its_team(name: str) -> None:
     policy = team(name)

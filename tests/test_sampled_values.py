@@ -75,6 +75,16 @@ def test_states_that_agents_share(calls: list[torch.Size]) -> None:
     assert calls == [(2 * R, K, B * N, 2)]
 
 
+def test_agents_numbers_beside_actions_that_they_share(calls: list[torch.Size]) -> None:
+    """A joint critic that reads whose value is asked for: only the number has an axis of agents."""
+    q, state, number = critic(), randn(R, 1, B, 1, 2), torch.eye(N, dtype=torch.float64).expand(R, 1, B, N, N)
+    team = randn(R, K, B, 1, 2, seed=1)
+    whole = (state.expand(R, K, B, N, 2), number.expand(R, K, B, N, N), team.expand(R, K, B, N, 2))
+    found, expected = q(state, number, team), q(*whole)
+    assert len(calls) == 1
+    torch.testing.assert_close(found, expected)
+
+
 def test_plain_layers_do_what_blocks_cannot(calls: list[torch.Size]) -> None:
     """Gradients to the actions, products in another type, reproducible numbers, other depths and outputs."""
     q, obs, action = critic(), randn(R, 1, B, N, 5), randn(R, K, B, N, 2, seed=1)

@@ -129,8 +129,9 @@ def _planned(suite: Suite, options: Options) -> Suite:
     from marlzoo.benchmarks.styles import terminal
 
     validate(suite)
-    console = Console()
-    found = estimate.costs(suite, options.out, Console(stderr=True, highlight=False).print)
+    console = Console(stderr=options.json and not options.dry_run)
+    again = {learner.method for learner in suite.learners} if options.force else set(options.rerun)
+    found = estimate.costs(suite, options.out, Console(stderr=True, highlight=False).print, rerun=again)
     for sheet in estimate.sheets(suite, found):
         console.print(terminal(sheet))
     if not options.hours:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,14 @@ def run(arguments: Sequence[str]) -> int:
             seeds = [derive(seed, "evaluate", learner.updates) for seed in learner.seeds]
         else:
             seeds = [derive(options.seed, "evaluate", k) for k in range(learner.replicas)]
-        found = evaluate(learner.policy(), env, seeds=seeds, horizon=horizon or None, device=options.device)
+        found = evaluate(
+            learner.policy(),
+            env,
+            seeds=seeds,
+            horizon=horizon or None,
+            device=options.device,
+            dtype=learner.dtype,
+        )
     finally:
         env.close()
     lines: list[dict[str, Any]] = [
@@ -92,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         for k, seed in enumerate(learner.seeds)
     ]
     if options.json:
-        print(json.dumps(lines, indent=2))
+        print(json.dumps([_finite(line) for line in lines], indent=2))
     else:
         for line in lines:
             wins = "" if line["win_rate"] is None else f", won {100 * line['win_rate']:.0f} %"
@@ -105,3 +113,8 @@ def run(arguments: Sequence[str]) -> int:
             "Evaluated", started, f"marlzoo data collect {task} --quality NAME --policy {options.checkpoint}"
         )
     return 0
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """With None for the returns of a diverged replica, as JSON has no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -99,7 +100,8 @@ def make_step(team: TeamPolicy, agent: int | None = None) -> Step:
         raise SpecError(f"{team.method}: its execution is {team.execution}, so no agent can act alone")
     if agent is not None and not 0 <= agent < team.spec.n_agents:
         raise SpecError(f"agent {agent}: the team has agents 0 to {team.spec.n_agents - 1}")
-    return Step(team.policy.cpu().float(), team.spec, agent).eval().requires_grad_(False)
+    # A copy: the caller's team keeps its device, precision and memory.
+    return Step(copy.deepcopy(team.policy).cpu().float(), team.spec, agent).eval().requires_grad_(False)
 
 
 def describe(team: TeamPolicy, step: Step) -> dict[str, Any]:

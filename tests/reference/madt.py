@@ -43,7 +43,11 @@ def prepare(own: Replica, data: Any, batches: Iterator[Any]) -> None:
     team = reward.mean(-1) if reward.ndim > 1 else reward
     episodes = zip(data.starts, data.lengths, strict=True)
     returns = [sum(float(r) for r in team[first : first + steps]) for first, steps in episodes]
-    target = {"max": max(returns), "above": 1.2 * max(returns), "p90": float(np.quantile(returns, 0.9))}
+    target = {
+        "max": max(returns),
+        "above": max(returns) + 0.2 * abs(max(returns)),
+        "p90": float(np.quantile(returns, 0.9)),
+    }
     own.values["returns.scale"] = torch.tensor(max(abs(r) for r in returns), dtype=DOUBLE)
     own.values["returns.target"] = torch.tensor(target[own.config.target], dtype=DOUBLE)
 
