@@ -245,7 +245,7 @@ def _sampled_values(network: MLP, parts: tuple[Tensor, ...], first: bool) -> Ten
     stack, sample, depth = weight.shape[:-2], parts[-1], weight.ndim - 2
     networks, size = stack.numel(), sample.shape[-1]
     count = sample.shape[depth]
-    rest = torch.broadcast_shapes(*(part.shape[depth + 1 : -1] for part in parts))
+    rest = torch.Size(max(n) for n in zip(*(part.shape[depth + 1 : -1] for part in parts), strict=True))
     partial = layers[0].partial(*parts[:-1], first=first)
     partial = partial.expand(*stack, 1, *rest, -1).reshape(networks, rest.numel(), -1)
     sample = sample.expand(*stack, count, *rest, size).reshape(networks, count, rest.numel(), size)
