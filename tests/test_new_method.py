@@ -201,7 +201,9 @@ def test_an_installed_package_is_listed_and_benchmarked(site: Path, tmp_path: Pa
     (tmp_path / "tiny.toml").write_text(SUITE.format(file=file))
     done = run(site, tmp_path, "marlzoo", "bench", "tiny.toml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "toy_idea" in (tmp_path / "results" / "tiny" / "table.md").read_text()
+    table = (tmp_path / "results" / "tiny" / "table.md").read_text()
+    assert "| toy_idea |" in table.replace("*", "")
+    assert "hidden=8" in table  # a setting that all learners share stands below the table
 
 
 @pytest.mark.slow
