@@ -241,14 +241,14 @@ def test_alberdice_passes_the_bridge() -> None:
     all data have the optimum, -1.552.
     """
     near, far = [game_data.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
-    algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 0], preset="games")
-    train(algorithm, [near, far], updates=4000)
+    algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], preset="games")
+    train(algorithm, [near] * 3 + [far] * 2, updates=4000)
     env = games.make("bridge", 1000, horizon=20)
-    start = torch.as_tensor(env.reset().obs[:1]).expand(2, 1, -1, -1)
+    start = torch.as_tensor(env.reset().obs[:1]).expand(5, 1, -1, -1)
     first = algorithm.policy().scores(with_agent_id(start)).argmax(-1).tolist()
-    assert all(pair in ([LEFT, LEFT], [RIGHT, RIGHT]) for (pair,) in first[:1])
-    found = evaluate(algorithm.policy(), env, seeds=range(2)).returns.mean(1)
-    assert found[0] > -1.3, found
+    assert all(pair in ([LEFT, LEFT], [RIGHT, RIGHT]) for (pair,) in first[:3])
+    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns.mean(1)
+    assert found[:3].min() > -1.3, found
     env = games.make("bridge-apart", 1000, horizon=20)
-    found = evaluate(algorithm.policy(), env, seeds=range(2)).returns.mean(1)
-    assert found[1] > -1.62, found
+    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns.mean(1)
+    assert found[3:].min() > -1.62, found
