@@ -43,6 +43,7 @@ read the observation in both forms.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -65,6 +66,8 @@ from marlzoo.optim import per_replica
 from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.rng import Kind
 from marlzoo.spec import Spec
+
+MARGINAL_FLOOR = 1e-6  # least probability of an action in V and w
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ class InSPO(Algorithm):
 
     def _floored(self, log_mu: Tensor) -> Tensor:
         """Log probabilities under the behavior, bounded below so that no weight is infinite."""
-        return torch.maximum(log_mu, self.hyperparameter("support_floor", log_mu.ndim).log())
+        return log_mu.clamp_min(math.log(MARGINAL_FLOOR))
 
     def _soft_value(
         self, q: Tensor, log_mu: Tensor, action_mask: Tensor, alpha: Tensor, beta: Tensor

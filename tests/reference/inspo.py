@@ -93,8 +93,7 @@ class Step:
         """Soft maximum over the legal actions."""
         q, total = mlp(self.own.layers(module, i), self.rows.obs[b, t, i]), self.alpha + self.beta
         terms = [
-            max(float(self.log_mu[b, t, i, a].detach().exp()), self.own.config.support_floor)
-            ** (self.alpha / total)
+            max(float(self.log_mu[b, t, i, a].detach().exp()), 1e-6) ** (self.alpha / total)
             * math.exp(float(q[a].detach()) / total)
             for a in self.legal(b, t, i)
         ]
@@ -114,7 +113,7 @@ class Step:
             y = float(self.rows.reward[b, t]) - self.alpha * kappa + self.beta * entropy + after
             q_loss = q_loss + rho / whole * (q - y) ** 2
             value, total = self.value("q", b, t, i), self.alpha + self.beta
-            log_mu = math.log(max(float(self.log_mu[b, t, i, taken].detach().exp()), c.support_floor))
+            log_mu = math.log(max(float(self.log_mu[b, t, i, taken].detach().exp()), 1e-6))
             answer = min(math.exp((float(q.detach()) - self.beta * log_mu - value) / total), c.weight_cap)
             policy_loss = policy_loss - rho / whole * answer * self.log_pi[b, t, i, taken]
             answers.append(answer)
