@@ -158,9 +158,12 @@ def _show(
 
 
 def _of_suite(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.DataFrame:
-    """The rows of a suite's runs as it is now."""
-    known = {(run.source.hash, run.config_hash) for run in runs_of(suite, sources)}
-    return rows[[pair in known for pair in zip(rows["data_hash"], rows["config_hash"], strict=True)]]
+    """The rows of a suite's runs as it is now, in the suite's order, whichever of them ended first."""
+    pairs = dict.fromkeys((run.source.hash, run.config_hash) for run in runs_of(suite, sources))
+    places = {pair: place for place, pair in enumerate(pairs)}
+    found = enumerate(zip(rows["data_hash"], rows["config_hash"], strict=True))
+    ordered = [row for _, row in sorted((places[pair], row) for row, pair in found if pair in places)]
+    return rows.iloc[ordered].reset_index(drop=True)  # summaries keep the order of the index
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:

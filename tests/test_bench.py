@@ -271,6 +271,21 @@ def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
 # ---- what a suite costs --------------------------------------------------------------------------------
 
 
+def test_tables_have_the_order_of_the_suite(tmp_path: Path) -> None:
+    """And not that in which runs ended, which differs from machine to machine where several processes train."""
+    suite = suite_of(
+        data=(Data("games/xor", "D3"), Data("games/xor", "D1")),
+        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
+    )
+    run(replace(suite, learners=suite.learners[1:], data=suite.data[1:]), tmp_path)
+    run(suite, tmp_path)
+    lines = (tmp_path / "unit" / "table.md").read_text().splitlines()
+    shown = [line.split("|")[1].strip(" *") for line in lines if line.startswith("| D")]
+    assert shown[:2] == ["D3", "D1"]
+    header = next(line for line in lines if line.startswith("| dataset"))
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["dataset", "(data)", "iql", "bc"]
+
+
 def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:
     suite = suite_of(data=(Data("games/xor", "D1"),), final_episodes=3)
     run(suite, tmp_path)
