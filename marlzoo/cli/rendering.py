@@ -10,14 +10,13 @@ from typing import Annotated
 import tyro
 
 from marlzoo.cli._parse import named_values, parse
+from marlzoo.cli._team import TeamOptions
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(TeamOptions):
     """Play episodes with a trained team and write a video, or with --strip stills side by side; needs no display."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """checkpoint ending in .npz, or the folder of a run that has one"""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """file to write: .mp4 or .gif, with --strip .png"""
     episodes: int = 2
@@ -36,12 +35,6 @@ class Options:
     """width and height of a frame, in pixels"""
     episode_seed: int = 0
     """of the starts"""
-    seed: int | None = None
-    """the replica with this seed"""
-    replica: int | None = None
-    """the replica with this index"""
-    best: bool = False
-    """the replica with the highest return in the last evaluation"""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,23 @@
+"""The options that choose a trained team, of every command that uses one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(kw_only=True)
+class TeamOptions:
+    """A run, and which of its replicas."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """checkpoint ending in .npz, or the folder of a run that has one"""
+    seed: int | None = None
+    """the replica with this seed"""
+    replica: int | None = None
+    """the replica with this index"""
+    best: bool = False
+    """the replica with the highest return in the last evaluation"""
