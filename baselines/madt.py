@@ -46,10 +46,11 @@ from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Natural, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer
-from marlzoo.modules.distributions import gaussian_heads, mask_logits, one_hot, tanh_gaussian_mode
+from marlzoo.modules.distributions import gaussian_heads, one_hot
 from marlzoo.modules.layers import Init, Linear, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random
+from marlzoo.modules.policies import Execution, Policy, Random, select_action
 from marlzoo.objectives.losses import detached, mean_over
+from marlzoo.objectives.sequences import require_context
 from marlzoo.spec import Spec
 
 Tokens = Literal["return", "action", "obs"]
@@ -183,13 +184,8 @@ class MADT(Algorithm):
         Raises:
             ConfigError: the context is longer than the longest episode.
         """
+        require_context(self.name, self.config.sequence_length, data)
         for r, dataset in enumerate(data):
-            longest = int(dataset.lengths.max())
-            if self.config.sequence_length > longest:
-                raise ConfigError(
-                    f"{self.name}: sequence_length is {self.config.sequence_length}, but the longest episode of "
-                    f"{dataset.card.title} has {longest} steps; set it to at most that, or to 0 for whole episodes"
-                )
             returns = dataset.returns
             returns = returns.mean(-1) if returns.ndim > 1 else returns
             largest = float(returns.max())
@@ -291,8 +287,10 @@ class SequencePolicy(Policy):
         for agents in turns:
             shown.append(self._inputs(seen[:, :, agents], agents))
             out = self._read(shown[-1], torch.tensor([self._step], device=obs.device))
+            out = out.view(replicas, envs, -1, out.shape[-1])
             mask = None if action_mask is None else action_mask[:, :, agents]
-            chosen = self._chosen(out.view(replicas, envs, -1, out.shape[-1]), mask, agents, random)
+            heads = out if self.model.discrete else gaussian_heads(out)
+            chosen = select_action(heads, self.used[agents], mask, random)
             self._remember(self.model.encoded(chosen), agents)
             actions.append(chosen)
         self._window.append(tuple(torch.cat(parts, dim=2) for parts in zip(*shown, strict=True)))
@@ -337,15 +335,3 @@ class SequencePolicy(Policy):
             self._last[:, :, following] = action.squeeze(2)
         else:
             self._last = action
-
-    def _chosen(self, out: Tensor, action_mask: Tensor | None, agents: slice, random: Random) -> Tensor:
-        if self.model.discrete:
-            logits = mask_logits(out, action_mask)
-            if random is not None:
-                noise = random.uniform(*logits.shape[1:]).clamp_min(torch.finfo(logits.dtype).tiny)
-                logits = logits - torch.log(-torch.log(noise))
-            return logits.argmax(-1)
-        mean, log_std = gaussian_heads(out)
-        if random is not None:
-            mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
-        return tanh_gaussian_mode(mean) * self.used[agents]

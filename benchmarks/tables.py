@@ -27,7 +27,7 @@ from .summary import summary as summary
 
 WIDTH = 80  # characters that a comparison should fit in, as terminals and pages have them
 SHOWN = (0.0, 25.0, 50.0, 75.0, 100.0)  # scores of a performance profile in a table
-CLASSES = ("decentralized", "sequential", "centralized")
+CLASSES = ("decentralized", "shared_randomness", "sequential", "centralized")
 
 
 def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "") -> list[Sheet]:
