@@ -37,7 +37,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +52,8 @@ from marlzoo.objectives.losses import detached, mean_over
 from marlzoo.objectives.sequences import require_context
 from marlzoo.spec import Spec
 
+from ._returns import Returns, Target
+
 Tokens = Literal["return", "action", "obs"]
 COUNT = {"return": 3, "action": 2, "obs": 1}  # tokens of a step
 Inputs = tuple[Tensor, ...]  # return-to-go [R, M, T], observations and last actions [R, M, T, ...]
@@ -64,7 +65,7 @@ class MADTConfig(Config):
 
     tokens: Tokens = "return"  # what a step shows: return, observation and last action; or less
     joint: bool = False  # one sequence for the team, whose agents act in turn
-    target: Literal["max", "p90", "above"] = "max"  # return to ask for: the data's; above: a fifth better
+    target: Target = "max"  # return to ask for: the data's; above: a fifth better
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how the policy is evaluated
     hidden: Count = 64  # features of a token
     heads: Count = 4  # of the attention
@@ -129,19 +130,6 @@ class Model(nn.Module):
         return one_hot(action, self.action_size, self.obs.weight.dtype) if self.discrete else action
 
 
-class Returns(nn.Module):
-    """What the data say about returns, ``[R]`` each: the size of the largest, and the one to ask for."""
-
-    scale: Tensor
-    target: Tensor
-
-    def __init__(self, init: Init) -> None:
-        super().__init__()
-        ones = torch.ones(init.replicas, dtype=init.dtype, device=init.device)
-        self.register_buffer("scale", ones)
-        self.register_buffer("target", ones.clone())
-
-
 class MADT(Algorithm):
     """MADT for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
@@ -185,17 +173,7 @@ class MADT(Algorithm):
             ConfigError: the context is longer than the longest episode.
         """
         require_context(self.name, self.config.sequence_length, data)
-        for r, dataset in enumerate(data):
-            returns = dataset.returns
-            returns = returns.mean(-1) if returns.ndim > 1 else returns
-            largest = float(returns.max())
-            wanted = {
-                "max": largest,
-                "p90": float(np.quantile(returns, 0.9)),
-                "above": largest + 0.2 * abs(largest),
-            }
-            self.returns.scale[r] = max(float(np.abs(returns).max()), 1e-6)
-            self.returns.target[r] = wanted[self.config.target]
+        self.returns.read(data, self.config.target)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss and the gradient norm, each [R]."""
