@@ -43,10 +43,17 @@ from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Natural, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer
-from marlzoo.modules.distributions import gaussian_heads, mask_logits, one_hot, tanh_gaussian_mode
-from marlzoo.modules.layers import Init, Linear, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random
-from marlzoo.objectives.losses import detached, mean_over
+from marlzoo.modules.layers import Linear, one_hot, with_agent_id
+from marlzoo.modules.policies import (
+    Execution,
+    Policy,
+    Random,
+    gaussian_heads,
+    mask_logits,
+    tanh_gaussian_mode,
+)
+from marlzoo.objectives import detached, mean_over
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 Tokens = Literal["return", "action", "obs"]

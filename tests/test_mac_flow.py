@@ -11,7 +11,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.modules.flow import integrate
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from tests.toys import toy_spec
 
 COPIES = 4

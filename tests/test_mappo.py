@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 import torch
 from marlzoo.baselines import _ppo
+from marlzoo.baselines._ppo_networks import ValueNorm, gae, huber
 from marlzoo.baselines.mappo import MAPPO
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import take_rows
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.modules.layers import Init
-from marlzoo.objectives.returns import ValueNorm, gae, huber
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import ActionKind
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.online import Collector, train_online

@@ -11,9 +11,9 @@ from tests.mutants import Fault, errors, planted, read_faults
 from tests.mutants.run import PASSED, dies, private_copy
 
 TESTS = ("tests/test_objectives.py", "-k", "td_lambda")
-FILE = "marlzoo/objectives/returns.py"
+FILE = "marlzoo/objectives.py"
 SEEN = Fault("slice", FILE, TESTS, "carry = gamma * mask", "carry = gamma")
-UNSEEN = dataclasses.replace(SEEN, old="delta * (size - 0.5 * delta)", new="delta * size")
+UNSEEN = dataclasses.replace(SEEN, old="return weight * error.square()", new="return weight * error")
 
 
 def test_every_fault_can_be_planted() -> None:

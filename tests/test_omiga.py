@@ -18,9 +18,9 @@ from marlzoo.batch import Batch
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.modules.distributions import tanh_gaussian_log_prob
-from marlzoo.modules.layers import Init
-from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.policies import tanh_gaussian_log_prob
+from marlzoo.modules.teams import LinearMixer
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 from tests.golden_check import main, replay
 
