@@ -21,11 +21,14 @@ PARTS = ("marlzoo", "algorithms", "baselines", "benchmarks", "tests", "pyproject
 LIMIT = 600  # seconds; a fault that makes a test run forever has been noticed
 PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit statuses; BROKEN: a test file could not be imported
 # Runs pytest in a fork per line of arguments, after the slow imports, and answers with its exit status. Imports must
-# find the copy, also where an editable install is asked before the path.
+# find the copy, also where an editable install is asked before the path. Pytest would compile the modules of its
+# plugins anew in every fork.
 SERVER = f"""
-import json, os, signal, sys
+import importlib.metadata, json, os, signal, sys
 sys.meta_path = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_EditableFinder"]
-import numpy, pytest, torch
+import h5py, hypothesis.strategies, numpy, pandas, pytest, torch
+for plugin in importlib.metadata.entry_points(group="pytest11"):
+    plugin.load()
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -84,11 +87,9 @@ def private_copy(root: Path = ROOT) -> Iterator[Copy]:
     """A copy of what the tests need, deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="marlzoo-mutants-") as folder:
         copy = Path(folder)
-        for name in PARTS:
+        for name in PARTS:  # with compiled modules, which stay valid because files keep their dates
             if (root / name).is_dir():
-                shutil.copytree(
-                    root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-                )
+                shutil.copytree(root / name, copy / name, symlinks=True)
             else:
                 shutil.copy2(root / name, copy / name)
         for name in ("algorithms", "baselines", "benchmarks"):  # as an install lays them out
@@ -147,10 +148,9 @@ def measure(faults: Sequence[Fault], jobs: int) -> tuple[int, list[Fault]]:
         finally:
             copies.put(copy)
 
-    with private_copy() as first:
-        check_unplanted(faults, first)
     dead, survivors = Counter[str](), []
     with ThreadPoolExecutor(jobs) as pool, _copies(jobs) as folders:
+        check_unplanted(faults, folders[0])
         for folder in folders:
             copies.put(folder)
         for fault, died in zip(faults, pool.map(try_one, faults), strict=True):
