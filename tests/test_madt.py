@@ -14,8 +14,8 @@ from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer, rotate
-from marlzoo.modules.distributions import tanh_gaussian_mode
 from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.policies import tanh_gaussian_mode
 from marlzoo.replicas import Init
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
