@@ -41,7 +41,7 @@ class TensorBoardLogger:
             self._writers.append(writer)
             if not done:
                 text = json.dumps(self._target.config(algorithm, replica), indent=4)
-                writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # type: ignore[no-untyped-call]
+                writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def log_metrics(self, updates: int, metrics: Metrics) -> None:
         """Every metric as a scalar."""
@@ -56,14 +56,14 @@ class TensorBoardLogger:
     def flush(self) -> None:
         """Bring everything to the disk."""
         for writer in self._writers:
-            writer.flush()  # type: ignore[no-untyped-call]
+            writer.flush()
 
     def close(self) -> None:
         """Close the files."""
         for writer in self._writers:
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()
         self._writers = []
 
     def _scalars(self, replica: int, values: dict[str, float], updates: int) -> None:
         for name, value in values.items():
-            self._writers[replica].add_scalar(name, value, updates)  # type: ignore[no-untyped-call]
+            self._writers[replica].add_scalar(name, value, updates)
