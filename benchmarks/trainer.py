@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import CheckpointError, MarlzooError, SpecError
 from marlzoo.registry import make, make_env
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
 from .plan import Group

@@ -10,12 +10,12 @@ from marlzoo.baselines.td3_bc import TD3BC
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, as_sequences
 from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import TeamCritics
-from marlzoo.modules.layers import MLP, Init
-from marlzoo.objectives.losses import straight_through
-from marlzoo.objectives.sequences import as_sequences
+from marlzoo.modules.layers import MLP
+from marlzoo.objectives import straight_through
+from marlzoo.replicas import Init
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, FixedCritics, set_table, spec_of, transitions
 
