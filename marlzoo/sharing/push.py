@@ -82,7 +82,7 @@ def _described(path: str | os.PathLike[str]) -> tuple[Path, Kind, dict[str, Any]
     """The file behind a path or name, its kind, what it says about itself, and its usual name on a hub."""
     text = os.fspath(path)
     if not (is_name(text) and not Path(text).exists()) and (Path(text).is_dir() or text.endswith(".npz")):
-        file = find_checkpoint(path)
+        file = find_checkpoint(text)
         about = about_policy(load_saved(file))
         parts = [about["method"], *about["task"].split("/")]
         return file, "model", about, _joined(parts, ".npz")
