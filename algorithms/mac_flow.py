@@ -36,6 +36,8 @@ Departures from the authors' code, which is not that of their paper: their flow 
 own observation only; theirs takes an argmax between student and critic, so that discrete students get no gradient
 from the value at all; their target uses the end of the next step. None is offered. Layers have ReLU and no
 normalization. With ``history = "rnn"`` students read the episode so far; flow and critics see single observations.
+Their memory then reads in training what it reads in acting: noise that changes from step to step, or, where they act
+on one noise per episode (``zero`` included), one noise per sequence.
 """
 
 from __future__ import annotations
@@ -126,7 +128,8 @@ class MACFlow(Algorithm):
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
         self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask")
-        self.flow = VelocityField(self.init, n * spec.obs_size, n * a, h, c.layers)
+        used = self.action_dimensions.flatten()
+        self.flow = VelocityField(self.init, n * spec.obs_size, n * a, h, c.layers, used)
         n_in = spec.obs_size + (n * a if c.noise == "shared" else a) + n
         self.student: nn.Module
         if recurrent:
@@ -148,7 +151,7 @@ class MACFlow(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of flow, critics and students; metrics are losses, batch means and gradient norms, each [R]."""
-        rows, z = as_sequences(batch), batch.noise["student"]
+        rows, z = as_sequences(batch), self._student_noise(batch)
         steps, real = as_transitions(batch)
         out = self.student(with_noise(rows.obs, z, self.config.noise == "shared"))
         out = out[0] if isinstance(out, tuple) else out  # [R, B, L + 1, N, A]
@@ -198,6 +201,12 @@ class MACFlow(Algorithm):
         if c.history == "rnn":
             return RecurrentPolicy(self.student, acting)
         return acting(self.student)
+
+    def _student_noise(self, batch: Batch) -> Tensor:
+        """``[R, B, L + 1, N, A]``: a memory that acts on one noise per episode is trained on one per sequence."""
+        z = batch.noise["student"]
+        held = self.config.history == "rnn" and self.config.noise in ("per_episode", "zero")
+        return z[:, :, :1].expand_as(z) if held else z
 
     def _flow_loss(self, steps: Batch, context: Tensor, real: Tensor | None) -> Tensor:
         """Squared distance of the field from the straight way to the data, [R]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,11 @@ LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 class Trainer:
     """Trains groups and appends their rows; can be sent to another process."""
 
-    def __init__(self, suite: Suite, folder: Path, device: str, check_data: bool) -> None:
+    def __init__(
+        self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
+    ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
-        self.device, self.check_data = device, check_data
+        self.device, self.check_data, self.log = device, check_data, tuple(log)
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -64,6 +67,7 @@ class Trainer:
     def train(self, group: Group, report: ProgressReporter) -> None:
         """Train one group to the suite's last update, from its checkpoint if there is one."""
         from marlzoo.training.loggers import MetricsFile
+        from marlzoo.training.more_loggers import LogTarget, make_loggers
         from marlzoo.training.trainer import train
 
         suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
@@ -78,6 +82,7 @@ class Trainer:
         checkpoint, kept = files(group, self.folder, suite)
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
+        target = LogTarget(self.folder, suite.name, names, {"task": group.task})
         recorder = Recorder(self.results, suite, group, algorithm, logger, self.device)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
@@ -117,7 +122,7 @@ class Trainer:
             log=report.log,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
-            loggers=[logger],
+            loggers=[logger, *make_loggers(self.log, target)],
         )
         if algorithm.updates > group.updates:
             raise CheckpointError(

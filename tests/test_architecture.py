@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.cli",),
     ("benchmarks",),
     ("marlzoo.testing",),
+    ("marlzoo.sharing",),
     ("marlzoo.recording", "marlzoo.deployment"),
     ("marlzoo.training", "algorithms", "baselines"),
     ("marlzoo.data",),

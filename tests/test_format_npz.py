@@ -92,6 +92,29 @@ def test_plain_transitions(tmp_path: Path, flag: str) -> None:
     assert data.card.bounds_known
 
 
+def test_ends_of_plain_transitions_that_only_one_thing_tells(tmp_path: Path) -> None:
+    """A time limit behind which observations go on; a jump in one entry; a step that is flagged twice."""
+    values = transitions(1, 6) | {"timeouts": np.arange(6) == 2}
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.lengths, [3, 3])
+    equal(np.flatnonzero(data.truncated), [2])
+    values["next_obs"][0, 0, 1] = 7.0
+    values["terminal"] = values["timeouts"]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.lengths, [1, 2, 3])
+    assert (data.terminal.sum(), data.truncated.sum()) == (1, 0)
+
+
+def test_a_header_beside_next_observations_is_refused(tmp_path: Path) -> None:
+    write_npz(sample(), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        np.savez(tmp_path / "b.npz", **file, next_obs=file["obs"])
+    with pytest.raises(DataError, match="both a header and next_obs"):
+        read_npz(tmp_path / "b.npz")
+
+
 def test_plain_transitions_with_state_masks_and_starts(tmp_path: Path) -> None:
     values = transitions() | {"action": np.zeros((60, 1), int), "action_mask": np.ones((60, 1, 2))}
     values |= {
