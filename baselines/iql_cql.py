@@ -36,7 +36,7 @@ from marlzoo.batch import Batch
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
 from marlzoo.objectives import diagnostics
-from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.double_q import ValueMemory, team_targets
 from marlzoo.objectives.losses import masked_logsumexp, mean_over
 from marlzoo.objectives.sequences import as_sequences, team_fields
 from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
@@ -56,6 +56,7 @@ class IQLCQL(Algorithm):
     """Independent Q-learning with a conservative penalty; see the module's text."""
 
     config: IQLCQLConfig
+    memory: ValueMemory | None = None  # of the offline phase, while fine-tuned
     config_class = IQLCQLConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -82,7 +83,7 @@ class IQLCQL(Algorithm):
         gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
 
         # 1. Targets
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
         q = found.taken
 
         # 2. TD

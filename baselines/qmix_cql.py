@@ -49,7 +49,7 @@ from marlzoo.modules.policies import Policy
 from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
 from marlzoo.objectives import diagnostics
 from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
-from marlzoo.objectives.double_q import team_targets
+from marlzoo.objectives.double_q import ValueMemory, team_targets
 from marlzoo.objectives.losses import masked_logsumexp, mean_over, value_scale
 from marlzoo.objectives.sequences import as_sequences, team_fields
 from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
@@ -77,6 +77,7 @@ class QMIXCQL(Algorithm):
     """QMIX or VDN with a conservative penalty; see the module's text."""
 
     config: QMIXCQLConfig
+    memory: ValueMemory | None = None  # of the offline phase, while fine-tuned
     config_class = QMIXCQLConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -117,7 +118,7 @@ class QMIXCQL(Algorithm):
 
         # 1. Targets
         gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
         q_all, q, q_tot = found.every, found.taken, found.total
 
         # 2. TD

@@ -21,6 +21,8 @@ _PLACES = {
     "load_dataset": "marlzoo.data.load",
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
+    "finetune": "marlzoo.training.finetune",
+    "FinetuneSettings": "marlzoo.training.finetune_settings",
     "bench": "marlzoo.benchmarks.bench",
     "sweep": "marlzoo.benchmarks.sweeps",
     "table": "marlzoo.benchmarks.analysis",
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from marlzoo.training.checkpoint import load_learner as load_learner
     from marlzoo.training.checkpoint import save as save
     from marlzoo.training.evaluation import evaluate as evaluate
+    from marlzoo.training.finetune import finetune as finetune
+    from marlzoo.training.finetune_settings import FinetuneSettings as FinetuneSettings
     from marlzoo.training.trainer import train as train
 
 

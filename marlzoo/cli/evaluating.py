@@ -44,10 +44,9 @@ def run(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
-    from marlzoo.deployment.loading import find_checkpoint, task_of
     from marlzoo.registry import make_env
     from marlzoo.rng import derive
-    from marlzoo.training.checkpoint import load_learner, load_saved
+    from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
 
     for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):

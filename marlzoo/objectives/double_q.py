@@ -1,8 +1,10 @@
-"""Double Q-learning targets of value-decomposition teams."""
+"""Double Q-learning targets of value-decomposition teams, and a memory of earlier values that lifts them."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +33,40 @@ class TeamTargets:
     target: Tensor
 
 
+class ValueMemory:
+    """What a team's values were before it is fine-tuned: targets are lifted towards them (OVMSE, arXiv 2410.19450).
+
+    With Q_off the remembered value of the batch's actions, a target y becomes
+    ``(1 - weight) y + weight max(Q_off, y)``; the regression on it has the gradient of the paper's sum of two losses.
+    A target so never falls, early updates cannot unlearn, and larger targets are still learned.
+
+    Args:
+        team: is copied and never changes.
+
+    Attributes:
+        weight: from 0 (no memory) to 1.
+    """
+
+    def __init__(self, team: QTeam) -> None:
+        self.team = copy.deepcopy(team).requires_grad_(False)
+        self.weight = 1.0
+
+    @torch.no_grad()
+    def lift(self, target: Tensor, batch: Batch, state: Tensor | None) -> Tensor:
+        """Lifted targets, like ``target [R, B, L]``; ``state [R, B, L, S]`` is the mixer's, None without one."""
+        taken = chosen(self.team(batch)[:, :, :-1], batch.action)
+        remembered = self.team.total(taken, state)
+        return torch.lerp(target, torch.maximum(remembered, target), self.weight)
+
+
+@runtime_checkable
+class RemembersValues(Protocol):
+    """What a method has whose targets a memory can lift; ``memory`` is None but while it is fine-tuned."""
+
+    team: QTeam
+    memory: ValueMemory | None
+
+
 def team_targets(
     team: QTeam,
     target: QTeam,
@@ -38,6 +74,7 @@ def team_targets(
     gamma: Tensor,
     trace: Tensor | None = None,
     allowed: Tensor | None = None,
+    memory: ValueMemory | None = None,
 ) -> TeamTargets:
     """The team's values, and targets from the best actions valued by the target team.
 
@@ -50,6 +87,7 @@ def team_targets(
         gamma: ``[R, 1, 1]``.
         trace: lambda of the target ``[R, 1, 1]``; None: one step.
         allowed: actions to choose the best from, ``[R, B, L + 1, N, A]`` bool; None: the legal ones.
+        memory: lifts the targets; None: nothing does.
     """
     every, mixed = team(batch), team.mixer is not None
     reward, state = (batch.reward, batch.state) if mixed else (batch.agent_reward, None)
@@ -63,4 +101,6 @@ def team_targets(
             y = reward + carry * target.total(best[:, :, 1:], later)
         else:
             y = td_lambda(reward, target.total(best, state), batch.mask, batch.filled, gamma, trace)
+        if memory is not None:
+            y = memory.lift(y, batch, now)
     return TeamTargets(every, taken, total, y)
