@@ -36,6 +36,7 @@ _PLACES = {
     "Config": "marlzoo.config",
     "Policy": "marlzoo.modules.policies",
     "export": "marlzoo.deployment.export",
+    "ope": "marlzoo.offpolicy.ope",
     "Recorder": "marlzoo.recording.recorder",
     "TeamPolicy": "marlzoo.deployment.team_policy",
 }
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from marlzoo.deployment.loading import load as load
     from marlzoo.deployment.team_policy import TeamPolicy as TeamPolicy
     from marlzoo.modules.policies import Policy as Policy
+    from marlzoo.offpolicy.ope import ope as ope
     from marlzoo.recording.recorder import Recorder as Recorder
     from marlzoo.registry import make as make
     from marlzoo.registry import make_env as make_env

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.cli",),
     ("benchmarks",),
     ("marlzoo.testing",),
-    ("marlzoo.recording", "marlzoo.deployment"),
+    ("marlzoo.recording", "marlzoo.deployment", "marlzoo.offpolicy"),
     ("marlzoo.training", "algorithms", "baselines"),
     ("marlzoo.data",),
     ("marlzoo.teachers",),

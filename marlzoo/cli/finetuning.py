@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from marlzoo.cli._parse import named_values, parse, toml_values, usable_device
-from marlzoo.cli._telling import closing, progress
+from marlzoo.cli._telling import closing, progress, without_nan
 from marlzoo.training.finetune_settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
             on_round=lambda done, total: shown.advance(options.env_steps * done / total, f"{done} steps"),
             loggers=[MetricsFile(folder / "metrics.csv")],
         )
-    summary = json.dumps([_finite(asdict(line)) for line in found.summaries], indent=2)
+    summary = json.dumps([without_nan(asdict(line)) for line in found.summaries], indent=2)
     write_text_atomic(folder / "curve.csv", _csv(found))
     write_text_atomic(folder / "summary.json", summary + "\n")
     print(summary if options.json else _text(found))
@@ -118,8 +117,3 @@ def _csv(found: Finetuned) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
-
-
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """With None for the returns of a diverged replica, as JSON has no NaN."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

@@ -73,7 +73,7 @@ class TeamExplorer:
             noisy = (action + self.sigma * noise * self._used).clamp(-1.0, 1.0)
             action = torch.where(leaves.unsqueeze(-1), noisy, action)
         for policy in self._policies:
-            _took(policy, action)
+            took(policy, action)
         return action
 
     @staticmethod
@@ -84,7 +84,7 @@ class TeamExplorer:
         return policy.act(obs, action_mask, random if policy.stochastic else None)
 
 
-def _took(policy: Policy, action: Tensor) -> None:
+def took(policy: Policy, action: Tensor) -> None:
     """A policy that reads its last action reads the one that was taken."""
     state = policy.state()
     if "last_action" in state:
