@@ -15,14 +15,14 @@ import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, DataError
-from marlzoo.objectives.double_q import ValueMemory
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.collector import Collector
 from marlzoo.training.exploration import TeamExplorer, deviating
 from marlzoo.training.finetune import Finetuned, finetune, require_online_form
 from marlzoo.training.finetune_settings import FinetuneSettings
 from marlzoo.training.mixed_replay import MixedReplay
 from marlzoo.training.trainer import make_sampler, train
+from marlzoo.training.value_memory import ValueMemory
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
 TINY = FinetuneSettings(num_envs=2, rollout=4, learn_steps=2, warmup=8, replay=200, restart=2)

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
     from marlzoo.registry import make_env
-    from marlzoo.rng import derive
+    from marlzoo.replicas import derive
     from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
 

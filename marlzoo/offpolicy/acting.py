@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.exploration import took
 
 SAMPLES = 16  # drawn from policies that are evaluated by sampling

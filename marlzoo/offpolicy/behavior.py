@@ -9,9 +9,9 @@ from torch import Tensor
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError
-from marlzoo.modules.distributions import chosen, log_softmax, one_hot
-from marlzoo.modules.layers import MLP, Init, with_agent_id
-from marlzoo.optim import StackedAdam
+from marlzoo.modules.layers import MLP, chosen, one_hot, with_agent_id
+from marlzoo.modules.policies import log_softmax
+from marlzoo.replicas import Init, StackedAdam
 
 
 def uniform_log_prob(data: Dataset) -> NDArray[np.float64]:

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
-from marlzoo.modules.distributions import one_hot
-from marlzoo.modules.layers import MLP, Init
-from marlzoo.optim import StackedAdam
-from marlzoo.rng import derive
+from marlzoo.modules.layers import MLP, one_hot
+from marlzoo.replicas import Init, StackedAdam, derive
 
 CHUNK = 65_536  # rows that are valued at once
 

@@ -164,9 +164,7 @@ def _estimators(learner: Algorithm, data: Dataset, names: Sequence[Estimator]) -
     return ESTIMATORS if data.spec.discrete else ("fqe",)
 
 
-def _log_behavior(
-    data: Dataset, behavior: str | NDArray[np.floating], seed: int, updates: int
-) -> Floats:
+def _log_behavior(data: Dataset, behavior: str | NDArray[np.floating], seed: int, updates: int) -> Floats:
     if not isinstance(behavior, str):
         return known_log_prob(data, behavior)
     if behavior == "uniform":

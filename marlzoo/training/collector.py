@@ -15,7 +15,7 @@ from marlzoo.config import ReplayConfig
 from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.envs.guard import Guard
 from marlzoo.errors import ConfigError, SpecError
-from marlzoo.rng import ReplicaRandom, derive
+from marlzoo.replicas import ReplicaRandom, derive
 
 
 class OnlineSettings(Protocol):

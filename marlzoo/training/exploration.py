@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.modules.distributions import mask_logits, one_hot
-from marlzoo.modules.policies import Policy
-from marlzoo.rng import ReplicaRandom
+from marlzoo.modules.layers import one_hot
+from marlzoo.modules.policies import Policy, mask_logits
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.finetune_settings import Deviation
 
 

@@ -20,7 +20,6 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ConfigError, DataError, MarlzooError
-from marlzoo.objectives.double_q import RemembersValues
 from marlzoo.registry import make_env
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
 from marlzoo.training.compilation import freed_memory_kept
@@ -28,6 +27,7 @@ from marlzoo.training.evaluation import Evaluation
 from marlzoo.training.finetune_loop import Finetuning, OnEvaluation, OnRound
 from marlzoo.training.finetune_settings import FinetuneSettings
 from marlzoo.training.loggers import Logger, Loggers
+from marlzoo.training.value_memory import RemembersValues
 
 EARLY = 0.2  # share of the environment steps in which the dip is looked for
 Data = str | Path | Dataset

@@ -19,9 +19,8 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError
-from marlzoo.objectives.double_q import RemembersValues, ValueMemory
 from marlzoo.registry import code_hash
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.collector import Collector
@@ -30,6 +29,7 @@ from marlzoo.training.exploration import TeamExplorer
 from marlzoo.training.finetune_settings import FinetuneSettings
 from marlzoo.training.loggers import Loggers, to_numpy
 from marlzoo.training.mixed_replay import MixedReplay
+from marlzoo.training.value_memory import RemembersValues, ValueMemory
 
 OnEvaluation = Callable[[int, Evaluation], None]
 OnRound = Callable[[int, int], None]

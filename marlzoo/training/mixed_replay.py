@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch, Rollout
+from marlzoo.batch import Batch, Rollout, as_transitions
 from marlzoo.data.dataset import Dataset
-from marlzoo.objectives.sequences import as_transitions
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.replay_buffer import ReplayBuffer, ReplaySettings
 from marlzoo.training.trainer import make_sampler
 
