@@ -139,8 +139,9 @@ def _train(
     with torch_threads(split.threads):
         for group, stage in work:
             part = display.begin(stage)
-            failures += filter(None, [trainer.attempt(group, part)])
-            part.finish()
+            why = trainer.attempt(group, part)
+            failures += [why] if why else []
+            part.finish(failed=bool(why))
             trainer.results.publish(lazy=True)
     return failures
 
@@ -200,5 +201,6 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
 
 def _stage(group: Group) -> Stage:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
-    amount = float(group.updates * len(group.runs) * group.spec.n_agents)
-    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)
+    unit = float(group.spec.n_agents)
+    amount = group.updates * len(group.runs) * unit
+    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount, unit=unit)

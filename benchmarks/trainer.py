@@ -13,6 +13,7 @@ from marlzoo.registry import make, make_env
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
+from .live import Returns
 from .plan import Group
 from .progress import ProgressReporter
 from .recorder import Recorder, brief, record_failure
@@ -93,6 +94,10 @@ class Trainer:
             note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
             report.advance(done * scale, note)
 
+        def tell(found: Evaluation) -> None:
+            means = found.episodes.returns.mean(axis=1).tolist()
+            report.evaluated(Returns(group.learner.method, group.data_label, found.updates, means))
+
         def on_evaluation(found: Evaluation) -> None:
             nonlocal reached
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
@@ -101,6 +106,7 @@ class Trainer:
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
+            tell(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
         evaluations = train(
@@ -132,6 +138,7 @@ class Trainer:
         if suite.final_episodes:
             last = self._final(group, algorithm, evaluations[-1])
             recorder.record(last)
+            tell(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
