@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmarks",),
     ("marlzoo.testing",),
     ("marlzoo.sharing",),
-    ("marlzoo.recording", "marlzoo.deployment"),
+    ("marlzoo.recording", "marlzoo.deployment", "marlzoo.offpolicy"),
     ("marlzoo.training", "algorithms", "baselines"),
     ("marlzoo.data",),
     ("marlzoo.teachers",),

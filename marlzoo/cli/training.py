@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Look the method up, then parse the flags that it has."""
-    from marlzoo.registry import find_method, list_methods
+    from marlzoo.registry import list_methods
 
     methods = list_methods().modules
     about = "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help"
@@ -35,6 +35,15 @@ def run(arguments: Sequence[str]) -> int:
         source = Source(methods[method][0])
         print(train_help(method, source, Online if source.online else Offline))
         return 0
+    from marlzoo.data.once import reading_once  # here: help should not wait for numpy
+
+    with reading_once():
+        return _train(method, arguments, rest)
+
+
+def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
+    from marlzoo.registry import find_method
+
     cls = find_method(method)
     shape: type[Any] = Online if cls.sampling == "online" else Offline
     base = _defaults(cls, rest)
@@ -57,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     """The method's settings for the task at hand: those of its preset for the task's family."""
-    from marlzoo.data.load import load_dataset, read_card
+    from marlzoo.data.load import read_card, read_description
     from marlzoo.registry import preset_of, task_families, task_spec
 
     task, data = peek(arguments, "--task"), peek(arguments, "--data")
@@ -68,7 +77,7 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     if task and task.partition("/")[0] in task_families():
         spec = task_spec(task)
     elif data:
-        spec = replace(load_dataset(data).spec, task=task or "")
+        spec = replace(read_description(data)[0], task=task or "")
     else:
         return cls.config_class()
     return cls.config_class(**preset_of(cls, spec).settings)
