@@ -25,6 +25,7 @@ from marlzoo.modules.policies import Policy
 from marlzoo.optim import StackedAdam, per_replica
 from marlzoo.rng import Kind
 from marlzoo.spec import ActionKind, Spec
+from marlzoo.stages import Stage, stage_at
 
 Sampling = Literal["transition", "sequence", "online"]
 M = TypeVar("M", bound=nn.Module)
@@ -131,6 +132,13 @@ class Algorithm(nn.Module):
             batches: endless batches like those of the updates to come; drawn only where they are asked for.
         """
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts of the training, in order; most methods have one.
+
+        A method with several defines ``update`` as ``self.stage.update(batch)``.
+        """
+        return (Stage("training", self.update),)
+
     # What the base gives ---------------------------------------------------------------------------------
 
     @property
@@ -155,6 +163,16 @@ class Algorithm(nn.Module):
     def replicas(self) -> int:
         """R."""
         return len(self.seeds)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next update."""
+        return stage_at(self.stages(), self.updates)
+
+    @property
+    def batch_rows(self) -> int:
+        """Transitions (or sequences) that an update gets per replica; stages share one kind of batch."""
+        return self.config.batch_size
 
     def hyperparameter(self, name: str, ndim: int = 1) -> Tensor:
         """A ``float`` setting of every replica, ``[R, 1, ...]`` with ``ndim`` axes."""

@@ -15,9 +15,10 @@ class Batch:
     Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
     ``action_mask [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
     per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
-    ended), ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal,
-    action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
-    drawn where it is asked for).
+    ended), ``held_out [R, B]`` (1 for steps of the tenth of the episodes that models are validated on),
+    ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal, action (the
+    last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not drawn where it
+    is asked for).
     Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
     ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms. Sequences lie within one episode. Of
     episodes longer than L they are pieces of up to L steps, so drawn that every step of the data is equally likely
@@ -32,6 +33,7 @@ class Batch:
     reward: Tensor
     agent_reward: Tensor
     mask: Tensor
+    held_out: Tensor
     first: Tensor
     filled: Tensor
     next_obs: Tensor

@@ -36,6 +36,9 @@ from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
     **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2},
+    # of methods with a world model, whose second stage begins with the fourth update
+    **{"model_hidden": 16, "model_layers": 2, "model_batch": 8, "members": 3, "elites": 2, "model_updates": 3},
+    **{"starts": 6, "horizon": 4},
     # of online methods; the replay is full after five rounds
     **{"num_envs": 6, "rollout": 8, "restart": 3, "epochs": 2, "replay": 240, "warmup": 48, "learn_steps": 2},
 }
@@ -425,6 +428,7 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
     metrics: dict[str, Tensor] = {}
     for _ in range(updates):
         metrics = algorithm.update(sampler.next())
+        algorithm.updates += 1  # by which stages change
     return metrics
 
 
