@@ -44,7 +44,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from marlzoo.algorithm import Algorithm
+from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, take_rows
 from marlzoo.config import Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
@@ -57,7 +57,6 @@ from marlzoo.objectives.losses import normal_log_density, normalized
 from marlzoo.objectives.returns import gae
 from marlzoo.rng import Kind, ReplicaRandom
 from marlzoo.spec import ActionKind, Spec
-from marlzoo.stages import Stage
 
 LOG_STD_BOUNDS = (-6.0, 0.0)
 LARGEST_LOG_RATIO = 10.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -25,10 +25,26 @@ from marlzoo.modules.policies import Policy
 from marlzoo.optim import StackedAdam, per_replica
 from marlzoo.rng import Kind
 from marlzoo.spec import ActionKind, Spec
-from marlzoo.stages import Stage, stage_at
 
 Sampling = Literal["transition", "sequence", "online"]
 M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a training, such as that of a world model before that of a policy.
+
+    Attributes:
+        name: as errors call it.
+        update: one learning step of every replica in this stage, like :meth:`Algorithm.update`.
+        updates: how many; 0: all that are left, as in the last stage.
+        traceable: whether an update may be compiled or recorded as a graph.
+    """
+
+    name: str
+    update: Callable[[Batch], dict[str, Tensor]]
+    updates: int = 0
+    traceable: bool = True
 
 
 class Algorithm(nn.Module):
@@ -167,7 +183,12 @@ class Algorithm(nn.Module):
     @property
     def stage(self) -> Stage:
         """The stage of the next update."""
-        return stage_at(self.stages(), self.updates)
+        done, stages = self.updates, self.stages()
+        for stage in stages[:-1]:
+            if done < stage.updates:
+                return stage
+            done -= stage.updates
+        return stages[-1]
 
     @property
     def batch_rows(self) -> int:

@@ -24,7 +24,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.registry",),
     ("marlzoo.algorithm", "marlzoo.objectives"),
     ("marlzoo.envs", "marlzoo.modules"),
-    ("marlzoo.stages",),
     ("marlzoo.batch", "marlzoo.optim"),
     ("marlzoo.system",),
     ("marlzoo.spec", "marlzoo.config", "marlzoo.protocols", "marlzoo.rng"),

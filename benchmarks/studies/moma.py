@@ -5,8 +5,8 @@
 In iterated coordination two agents walk to the same side of a line, each seeing its own place only; half of the
 data's teams go left and half go right. The shortest way from the middle returns about -0.8; agents that end on
 opposite sides get -2.56 per step. ``data`` is the mean return of the data. MOMA-PPO practices in the learned world
-model, and in the simulator itself, which is what a perfect model would give. Cross-play pairs agent 0 of one seed with
-agent 1 of the next: teams that agreed on different sides fail together.
+model, and in the simulator itself, which is what a perfect model would give. Cross-play pairs agent 0 of one seed
+with agent 1 of the next: teams that agreed on different sides fail together.
 """
 
 from __future__ import annotations

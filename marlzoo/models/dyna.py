@@ -27,7 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from marlzoo.algorithm import Algorithm
+from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, take_rows
 from marlzoo.config import Config, Count, Fraction, Natural, NonNegative
 from marlzoo.errors import ConfigError, DataError
@@ -35,7 +35,6 @@ from marlzoo.models.world_model import WorldModel, WorldModelConfig
 from marlzoo.registry import DYNA
 from marlzoo.rng import GivenRandom, Kind, RecordedDraws
 from marlzoo.spec import Spec
-from marlzoo.stages import Stage
 
 KNOWN = {"obs", "state", "action", "action_mask", "reward", "agent_reward", "mask"}
 

@@ -23,7 +23,6 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.registry import code_hash, fitting_options
-from marlzoo.stages import updates_before_the_last
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
@@ -372,7 +371,7 @@ def _require(**counts: int) -> None:
 
 def _require_all_stages(algorithm: Algorithm, updates: int) -> None:
     stages = algorithm.stages()
-    needed = updates_before_the_last(stages)
+    needed = sum(stage.updates for stage in stages[:-1])
     if updates <= needed:
         parts = ", ".join(f"{stage.name} {stage.updates}" for stage in stages[:-1])
         raise ConfigError(
