@@ -27,7 +27,7 @@ SMALL = WorldModelConfig(**SIZES, model_lr=3e-3, model_updates=300)
 
 
 def linear_system(noise: float, episodes: int = 60) -> Dataset:
-    """One agent of two entries: ``x' = 0.9 x + (0.5 a, 0) + noise``; it pays -x_0 and ends where x_0 exceeds 1."""
+    """One agent of two entries: ``x' = 0.9 x + (0.5 a, 0) + noise``; it pays -x_0 and ends where x_0 exceeds 0.5."""
     rng, told = np.random.default_rng(0), []
     for _ in range(episodes):
         x, obs, actions, rewards, terminal = rng.normal(size=2), [], [], [], False
@@ -36,7 +36,7 @@ def linear_system(noise: float, episodes: int = 60) -> Dataset:
             actions.append(rng.uniform(-1, 1, 1))
             rewards.append(-x[0])
             x = 0.9 * x + np.array([0.5 * actions[-1][0], 0.0]) + noise * rng.normal(size=2)
-            terminal = bool(x[0] > 1.0)
+            terminal = bool(x[0] > 0.5)
         shown = np.array([*obs, x])[:, None]
         told.append(
             {"obs": shown, "action": np.array(actions)[:, None], "reward": rewards, "terminal": terminal}
@@ -78,12 +78,11 @@ def test_a_linear_system_is_learned_with_its_noise() -> None:
     model = fit(data, SMALL)
     errors = step_errors(model, data, 3)
     assert 0.09 < errors.frame[0] * data.obs.std() < 0.14  # of 0.1 that is not to be known
-    assert (errors.frame < 0.4 * errors.unchanged).all()
+    assert (errors.frame < 0.6 * errors.unchanged).all()
     assert (np.diff(errors.starts) < 0).all()
-    inside = torch.zeros(1, 1, 2)
-    found = model.predict(inside, torch.zeros(1, 1, 1, 1))
+    found = model.predict(torch.tensor([[[-0.5, 0.0]]]), torch.zeros(1, 1, 1, 1))
     assert found.std.mean().item() == pytest.approx(0.1, abs=0.04)
-    beyond = model.predict(torch.tensor([[[0.9, 0.0]]]), torch.ones(1, 1, 1, 1))  # to 1.31, the end
+    beyond = model.predict(torch.tensor([[[0.5, 0.0]]]), torch.ones(1, 1, 1, 1))  # to 0.95, beyond the end
     assert found.alive.mean() > 0.9
     assert beyond.alive.mean() < 0.5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -107,9 +107,7 @@ def imagine(
         over = (out.mask == 0) | (sure.ensemble > threshold)
         ends = torch.ones_like(out.mask) if t == length - 1 else over.to(out.mask.dtype)
         measured = (sure.ensemble, sure.aleatoric, sure.reward)
-        steps.append((frame, action, out.frame, out.reward, out.mask, ends, *measured))
+        steps.append((frame, action, out.frame, out.reward, out.mask, ends, *measured))  # Imagined's order
         if t < length - 1:
             frame = torch.where(over.unsqueeze(-1), starts[:, :, t + 1], out.frame)
-    names = [field.name for field in fields(Imagined)]
-    stacked = [torch.stack(values, dim=2) for values in zip(*steps, strict=True)]
-    return Imagined(**dict(zip(names, stacked, strict=True)))
+    return Imagined(*(torch.stack(values, dim=2) for values in zip(*steps, strict=True)))
