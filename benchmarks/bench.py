@@ -36,6 +36,7 @@ def bench(
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
     rerun: Collection[str] = (),
     force: bool = False,
+    log: Sequence[str] = (),
     quiet: bool = False,
 ) -> Results:
     """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
@@ -56,6 +57,7 @@ def bench(
         set: other fields of the suite, for instance ``{"config.hidden": 32}``.
         rerun: train these methods anew.
         force: train all methods anew.
+        log: further loggers beside the CSV files, see :mod:`marlzoo.training.more_loggers`.
         quiet: print nothing.
 
     Returns:
@@ -77,6 +79,7 @@ def bench(
         split=Split(1, threads) if processes == 1 else split_of(processes, threads),
         rerun=rerun,
         force=force,
+        log=log,
         console=console,
     )
     if finished.failures and not (finished.folder / "rows.csv").exists():

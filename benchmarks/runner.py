@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from marlzoo.console import console as plain_console
+from marlzoo.data.once import reading_once
 from marlzoo.errors import ConfigError
 
 from . import reuse, tables
@@ -63,6 +64,7 @@ def run_suite(
     split: Split | None = IN_THIS_PROCESS,
     rerun: Collection[str] = (),
     force: bool = False,
+    log: Sequence[str] = (),
     command: str = "",
     console: Console | None = None,
 ) -> Finished:
@@ -78,6 +80,7 @@ def run_suite(
             :func:`marlzoo.benchmarks.split.default_split` (on a GPU: not at all).
         rerun: methods whose runs are trained anew, though their rows are there; these go to ``replaced.csv``.
         force: all methods are.
+        log: names of further loggers.
         command: named below the table as what made it.
         console: where to print.
 
@@ -88,11 +91,12 @@ def run_suite(
         raise ConfigError(f"max_replicas is {max_replicas}; it must be at least 1")
     console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
     validate(suite)
+    _require_loggers(log)
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
     again = {learner.method for learner in suite.learners} if force else set(rerun)
-    with Display(console, f"suite {suite.name}") as display:
+    with reading_once(), Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
         found = reuse.find(suite, sources, results, again)
         if split is None:
@@ -104,7 +108,7 @@ def run_suite(
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
-        trainer = Trainer(suite, folder, device, check_data)
+        trainer = Trainer(suite, folder, device, check_data, log)
         failures = _train(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
     note_command(folder, command)
@@ -114,6 +118,15 @@ def run_suite(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     runs = frozenset(run.name(suite) for run in runs_of(suite, sources))
     return Finished(folder, trained, there, tuple(failures), runs)
+
+
+def _require_loggers(names: Sequence[str]) -> None:
+    """Find a logger that is missing before any work."""
+    if names:  # loading torch takes seconds, which printing tables of what is there should not
+        from marlzoo.training.more_loggers import find_logger
+
+        for name in names:
+            find_logger(name)
 
 
 def _train(
@@ -126,8 +139,9 @@ def _train(
     with torch_threads(split.threads):
         for group, stage in work:
             part = display.begin(stage)
-            failures += filter(None, [trainer.attempt(group, part)])
-            part.finish()
+            why = trainer.attempt(group, part)
+            failures += [why] if why else []
+            part.finish(failed=bool(why))
             trainer.results.publish(lazy=True)
     return failures
 
@@ -187,5 +201,6 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
 
 def _stage(group: Group) -> Stage:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
-    amount = float(group.updates * len(group.runs) * group.spec.n_agents)
-    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)
+    unit = float(group.spec.n_agents)
+    amount = group.updates * len(group.runs) * unit
+    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount, unit=unit)

@@ -25,6 +25,7 @@ from marlzoo import errors
 from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.registry import make
 
+from .live import Returns
 from .plan import Group, Run, Source, groups
 from .progress import Display, Part, Stage
 from .suites import Suite
@@ -214,7 +215,7 @@ def train_side_by_side(
                 if kind != "done":
                     getattr(worker.part, kind)(*rest)
                     continue
-                worker.part.finish()
+                worker.part.finish(failed=any(rest))
                 failures += filter(None, rest)
                 trainer.results.publish(lazy=True)
                 if not _begin(worker, trainer, left, display):
@@ -247,6 +248,9 @@ class _Remote:
 
     def log(self, text: str) -> None:
         self._pipe.send(("log", text))
+
+    def evaluated(self, found: Returns) -> None:
+        self._pipe.send(("evaluated", found))
 
 
 @contextlib.contextmanager

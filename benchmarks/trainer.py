@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import CheckpointError, MarlzooError, SpecError
 from marlzoo.registry import make, make_env
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
+from .live import Returns
 from .plan import Group
 from .progress import ProgressReporter
 from .recorder import Recorder, brief, record_failure
@@ -30,9 +32,11 @@ LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 class Trainer:
     """Trains groups and appends their rows; can be sent to another process."""
 
-    def __init__(self, suite: Suite, folder: Path, device: str, check_data: bool) -> None:
+    def __init__(
+        self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
+    ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
-        self.device, self.check_data = device, check_data
+        self.device, self.check_data, self.log = device, check_data, tuple(log)
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -64,6 +68,7 @@ class Trainer:
     def train(self, group: Group, report: ProgressReporter) -> None:
         """Train one group to the suite's last update, from its checkpoint if there is one."""
         from marlzoo.training.loggers import MetricsFile
+        from marlzoo.training.more_loggers import LogTarget, make_loggers
         from marlzoo.training.trainer import train
 
         suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
@@ -78,6 +83,7 @@ class Trainer:
         checkpoint, kept = files(group, self.folder, suite)
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
+        target = LogTarget(self.folder, suite.name, names, {"task": group.task})
         recorder = Recorder(self.results, suite, group, algorithm, logger, self.device)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
@@ -88,6 +94,10 @@ class Trainer:
             note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
             report.advance(done * scale, note)
 
+        def tell(found: Evaluation) -> None:
+            means = found.episodes.returns.mean(axis=1).tolist()
+            report.evaluated(Returns(group.learner.method, group.data_label, found.updates, means))
+
         def on_evaluation(found: Evaluation) -> None:
             nonlocal reached
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
@@ -96,6 +106,7 @@ class Trainer:
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
+            tell(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
         evaluations = train(
@@ -117,7 +128,7 @@ class Trainer:
             log=report.log,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
-            loggers=[logger],
+            loggers=[logger, *make_loggers(self.log, target)],
         )
         if algorithm.updates > group.updates:
             raise CheckpointError(
@@ -127,6 +138,7 @@ class Trainer:
         if suite.final_episodes:
             last = self._final(group, algorithm, evaluations[-1])
             recorder.record(last)
+            tell(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data.formats.smac_episodes import read_smac_episodes
 from marlzoo.data.load import convert, find_reader, load_dataset
 from marlzoo.errors import DataError
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
 
 AGENTS, OBS, STATE, ACTIONS = 2, 3, 4, 5
 
@@ -201,7 +201,7 @@ def test_a_small_file_cannot_ask_for_much_memory_or_time(tmp_path: Path) -> None
         tracemalloc.stop()
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, zipped=st.booleans())
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, zipped: bool) -> None:
     good = tmp_path_factory.getbasetemp() / f"smac-{zipped}"

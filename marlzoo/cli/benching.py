@@ -57,6 +57,8 @@ class Options:
     """train these methods anew; their rows go to replaced.csv"""
     force: bool = False
     """train all methods anew"""
+    log: tuple[str, ...] = ()
+    """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     json: bool = False
     """print the table as JSON, and everything else on stderr"""
 
@@ -101,6 +103,7 @@ def run(arguments: Sequence[str]) -> int:
         split=split_of(options.processes, options.threads),
         rerun=options.rerun,
         force=options.force,
+        log=options.log,
         command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
         console=Console(stderr=options.json),
     )

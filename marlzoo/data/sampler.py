@@ -15,7 +15,7 @@ from torch import Tensor
 from marlzoo.batch import Batch
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
-from marlzoo.rng import BlockStream, Kind, generators
+from marlzoo.replicas import BlockStream, Kind, generators
 
 NEXT = "next_"
 HELD_OUT = 10  # one episode in so many is held out

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marlzoo.errors import ExportError
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import GivenRandom, Kind, RecordedDraws
+from marlzoo.replicas import GivenRandom, Kind, RecordedDraws
 from marlzoo.spec import Spec
 
 NEXT = "next_"  # begins the name of an output that is an input of the next step

@@ -33,7 +33,7 @@ from marlzoo.config import Config, Count, Fraction, Natural, NonNegative
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.models.world_model import WorldModel, WorldModelConfig
 from marlzoo.registry import DYNA
-from marlzoo.rng import GivenRandom, Kind, RecordedDraws
+from marlzoo.replicas import GivenRandom, Kind, RecordedDraws
 from marlzoo.spec import Spec
 
 KNOWN = {"obs", "state", "action", "action_mask", "reward", "agent_reward", "mask"}

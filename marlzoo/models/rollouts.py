@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from marlzoo.models.uncertainty import Uncertainty
-from marlzoo.models.world_model import WorldModel
+from marlzoo.models.world_model import Uncertainty, WorldModel
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ from torch import Tensor, nn
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Positive
 from marlzoo.errors import ConfigError, DataError
-from marlzoo.models.uncertainty import Uncertainty, aleatoric, disagreement, reward_variance
-from marlzoo.modules.distributions import one_hot
-from marlzoo.modules.layers import MLP, Init
+from marlzoo.modules.layers import MLP, one_hot
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 LOG_STD_BOUNDS = (-6.0, 2.0)
@@ -59,6 +58,57 @@ class WorldModelConfig(Config):
     model_lr: Positive = 3e-5  # step size of the world model's Adam
     standardize: bool = True  # inputs and targets by the data's mean and deviation
     residual: bool = True  # predict the change of the frame
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Three measures of the same predictions, ``[R, B]`` each.
+
+    Attributes:
+        ensemble: u_ens, see :func:`disagreement`.
+        aleatoric: u_alea, see :func:`aleatoric`.
+        reward: u_rew, see :func:`reward_variance`.
+    """
+
+    ensemble: Tensor
+    aleatoric: Tensor
+    reward: Tensor
+
+
+def disagreement(mean: Tensor, reward: Tensor) -> Tensor:
+    """u_ens: Frobenius norm of the members' unbiased covariance matrix of (next frame, team reward).
+
+    It is computed from the ``[K, K]`` matrix of inner products, which has the same norm as the ``[D, D]`` one.
+
+    Args:
+        mean: predicted next frames ``[R, K, B, D]`` of K members.
+        reward: predicted team rewards ``[R, K, B]``.
+
+    Returns:
+        ``[R, B]``.
+    """
+    joint = torch.cat((mean, reward.unsqueeze(-1)), dim=-1).transpose(1, 2)  # [R, B, K, D + 1]
+    centered = joint - joint.mean(2, keepdim=True)
+    products = centered @ centered.mT
+    norm: Tensor = torch.linalg.matrix_norm(products) / (joint.shape[2] - 1)
+    return norm
+
+
+def aleatoric(std: Tensor) -> Tensor:
+    """u_alea: largest Frobenius norm of a member's diagonal covariance of the next frame, ``sqrt(sum std^4)``.
+
+    Args:
+        std: predicted standard deviations ``[R, K, B, D]``.
+
+    Returns:
+        ``[R, B]``.
+    """
+    return torch.linalg.vector_norm(std.square(), dim=-1).amax(1)
+
+
+def reward_variance(reward: Tensor) -> Tensor:
+    """u_rew: unbiased variance of the members' team rewards, ``[R, K, B] -> [R, B]``."""
+    return reward.var(1)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
-from marlzoo.training.evaluation import EpisodeResults, Evaluation, Metrics
+from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.precision import choose
 from marlzoo.training.progress import ProgressBar
@@ -118,6 +118,7 @@ def train(
                 check(dataset, arena).raise_on_mismatch()
         about = {
             "task": task or datasets[0].card.task or (arena.task if arena else ""),
+            "sources": list(dict.fromkeys(dataset.card.name for dataset in datasets)),
             "env": dict(env_options or {}),
             "horizon": horizon,
             "episodes": episodes if arena else None,
@@ -294,22 +295,8 @@ class _Run:
         if self.path is None:
             return
         extra: dict[str, NDArray[Any]] = {f"sampler/{k}": v for k, v in self.sampler.state().items()}
-        records = []
-        for k, evaluation in enumerate(self.progress.evaluations):
-            found = evaluation.episodes
-            extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"] = found.returns, found.lengths
-            extra[f"eval/{k}/diverged"] = evaluation.diverged
-            if found.wins is not None:
-                extra[f"eval/{k}/wins"] = found.wins
-            records.append(
-                {
-                    "updates": evaluation.updates,
-                    "seconds": evaluation.seconds,
-                    "arithmetic": evaluation.arithmetic,
-                    "code": evaluation.code,
-                    "date": evaluation.date,
-                }
-            )
+        arrays, records = checkpoints.pack_evaluations(self.progress.evaluations)
+        extra |= arrays
         meta = {
             **self._about,
             "data": self._data,
@@ -335,15 +322,7 @@ class _Run:
             )
         prefix = "sampler/"
         self.sampler.restore({k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)})
-        for k, record in enumerate(meta["evaluations"]):
-            found = EpisodeResults(
-                extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"], extra.get(f"eval/{k}/wins")
-            )
-            diverged = extra[f"eval/{k}/diverged"]
-            about = {name: record.get(name, "") for name in ("arithmetic", "code", "date")}
-            self.progress.evaluations.append(
-                Evaluation(record["updates"], found, diverged, record["seconds"], **about)
-            )
+        self.progress.evaluations += checkpoints.unpack_evaluations(extra, meta["evaluations"])
         self.progress.seconds = float(meta["seconds"])
         self.progress.arithmetic = meta["arithmetic"]
         self.owes = meta.get("owes", False)

@@ -16,8 +16,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, DataError, MarlzooError
 from marlzoo.models.world_model import WorldModel, WorldModelConfig
-from marlzoo.modules.layers import Init
-from marlzoo.optim import StackedAdam
+from marlzoo.replicas import Init, StackedAdam
 from marlzoo.spec import Spec
 from marlzoo.training import checkpoint
 
