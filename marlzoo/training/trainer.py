@@ -103,10 +103,12 @@ def train(
     Raises:
         MismatchError: data and environment disagree.
         CheckpointError: the checkpoint belongs to another run.
-        ConfigError: a number of updates or episodes below one, or a precision that is not to be had.
+        ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
+            precision that is not to be had.
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    _require_all_stages(algorithm, updates)
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
@@ -142,8 +144,13 @@ def train(
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
-            step = make_step(algorithm, sampler, compile, updates, log)
+            stage = ""
             while algorithm.updates < updates:
+                if algorithm.stage.name != stage:
+                    stage, step = (
+                        algorithm.stage.name,
+                        make_step(algorithm, sampler, compile, updates, log),
+                    )
                 metrics = step()
                 algorithm.updates += 1
                 done, last = algorithm.updates, algorithm.updates == updates
@@ -210,7 +217,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
     return Sampler(
         datasets,
         algorithm.seeds,
-        batch_size=config.batch_size,
+        batch_size=algorithm.batch_rows,
         fields=algorithm.fields,
         noise=algorithm.noise(),
         sequence=config.sequence_length if algorithm.sampling == "sequence" else None,
@@ -339,3 +346,14 @@ def _require(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1 or not math.isfinite(value):
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+
+
+def _require_all_stages(algorithm: Algorithm, updates: int) -> None:
+    stages = algorithm.stages()
+    needed = sum(stage.updates for stage in stages[:-1])
+    if updates <= needed:
+        parts = ", ".join(f"{stage.name} {stage.updates}" for stage in stages[:-1])
+        raise ConfigError(
+            f"{algorithm.name}: {updates} updates end before the stage '{stages[-1].name}' begins, which {needed} "
+            f"updates come before ({parts}); give more updates, or shorten those stages by their settings"
+        )
