@@ -10,7 +10,7 @@ from typing import Any
 
 from marlzoo.console import markdown_cell
 from marlzoo.data.card import Card
-from marlzoo.deployment.loading import task_of
+from marlzoo.training.checkpoint import task_of
 from marlzoo.errors import UnknownNameError
 from marlzoo.registry import find_method
 from marlzoo.sharing.manifest import Kind, Manifest, SharedFile

@@ -10,7 +10,7 @@ from typing import Any
 from marlzoo.data.formats.native import read_header, sniff
 from marlzoo.data.load import find
 from marlzoo.data.names import is_name
-from marlzoo.deployment.loading import find_checkpoint
+from marlzoo.training.checkpoint import find_checkpoint
 from marlzoo.errors import DataError
 from marlzoo.sharing.cards import about_dataset, about_policy, repository_card
 from marlzoo.sharing.hub import answers, client, read_repository, require_repository
