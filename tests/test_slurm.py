@@ -67,7 +67,8 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
 ) -> None:
     monkeypatch.setattr(slurm, "CLUSTER", "local")
     monkeypatch.setattr(slurm, "POLL", 0.02)
-    advance, states = slurm._advance, []
+    advance = slurm._advance
+    states: list[str] = []
 
     def preempt(followed: slurm._Followed) -> None:
         checkpoints = tmp_path / "slurm" / "unit" / "checkpoints"
