@@ -36,6 +36,8 @@ Departures from the authors' code, which is not that of their paper: their flow 
 own observation only; theirs takes an argmax between student and critic, so that discrete students get no gradient
 from the value at all; their target uses the end of the next step. None is offered. Layers have ReLU and no
 normalization. With ``history = "rnn"`` students read the episode so far; flow and critics see single observations.
+Their memory then reads in training what it reads in acting: noise that changes from step to step, or, where they act
+on one noise per episode (``zero`` included), one noise per sequence.
 """
 
 from __future__ import annotations
@@ -47,19 +49,31 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, History, NonNegative, Positive
+from marlzoo.batch import Batch, as_sequences, as_transitions, row_fields, step_count
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import ActionValues
-from marlzoo.modules.distributions import categorical_log_prob, log_softmax, mask_logits, one_hot
 from marlzoo.modules.flow import VelocityField, integrate
-from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random, RecurrentPolicy
-from marlzoo.modules.recurrent import RecurrentNet
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import action_error, detached, mean_over
-from marlzoo.objectives.sequences import as_sequences, as_transitions, row_fields, step_count
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.layers import MLP, RecurrentNet, one_hot, with_agent_id
+from marlzoo.modules.policies import (
+    Execution,
+    Policy,
+    Random,
+    RecurrentPolicy,
+    categorical_log_prob,
+    log_softmax,
+    mask_logits,
+)
+from marlzoo.objectives import action_error, data_value, detached, mean_over, saturation
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 Noise = Literal["per_step", "per_episode", "zero", "shared"]
@@ -114,7 +128,8 @@ class MACFlow(Algorithm):
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
         self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask")
-        self.flow = VelocityField(self.init, n * spec.obs_size, n * a, h, c.layers)
+        used = self.action_dimensions.flatten()
+        self.flow = VelocityField(self.init, n * spec.obs_size, n * a, h, c.layers, used)
         n_in = spec.obs_size + (n * a if c.noise == "shared" else a) + n
         self.student: nn.Module
         if recurrent:
@@ -136,7 +151,7 @@ class MACFlow(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of flow, critics and students; metrics are losses, batch means and gradient norms, each [R]."""
-        rows, z = as_sequences(batch), batch.noise["student"]
+        rows, z = as_sequences(batch), self._student_noise(batch)
         steps, real = as_transitions(batch)
         out = self.student(with_noise(rows.obs, z, self.config.noise == "shared"))
         out = out[0] if isinstance(out, tuple) else out  # [R, B, L + 1, N, A]
@@ -169,9 +184,9 @@ class MACFlow(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         losses = {"flow_loss": flow_loss, "critic_loss": critic_loss, "student_loss": student_loss}
         means = {"distillation_loss": mean_over(distance, real), "target_q_total": mean_over(y, real)}
-        common = diagnostics.data_value(q_tot[:, 0], real)
+        common = data_value(q_tot[:, 0], real)
         if not self.spec.discrete:
-            common |= diagnostics.saturation(now.clamp(-1.0, 1.0), self.action_dimensions, real)
+            common |= saturation(now.clamp(-1.0, 1.0), self.action_dimensions, real)
         return detached(losses | means) | common | norms
 
     def policy(self) -> Policy:
@@ -186,6 +201,12 @@ class MACFlow(Algorithm):
         if c.history == "rnn":
             return RecurrentPolicy(self.student, acting)
         return acting(self.student)
+
+    def _student_noise(self, batch: Batch) -> Tensor:
+        """``[R, B, L + 1, N, A]``: a memory that acts on one noise per episode is trained on one per sequence."""
+        z = batch.noise["student"]
+        held = self.config.history == "rnn" and self.config.noise in ("per_episode", "zero")
+        return z[:, :, :1].expand_as(z) if held else z
 
     def _flow_loss(self, steps: Batch, context: Tensor, real: Tensor | None) -> Tensor:
         """Squared distance of the field from the straight way to the data, [R]."""

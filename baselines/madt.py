@@ -18,8 +18,10 @@ the action of the agent before, in the same step or, for the first agent, of the
 act in turn, each seeing what those before it do: sequential execution. That keeps the data's conventions, which
 agents that predict alone cannot: with n agents and two of them they agree with probability 2^(1-n).
 
-Attention sees the last ``sequence_length`` steps (0: the episode). Acting is step by step with a cache of keys and
-values, and gives what reading the whole episode at once gives.
+The model is trained on windows of ``sequence_length`` steps (0: whole episodes), and acting gives exactly what it
+gives for the window of the last so many steps. Up to that length a cache of keys and values saves reading them again;
+in longer episodes the window is read anew at every step, because cached tokens of several blocks would remember steps
+that have left it, which no token does in training.
 
 Departures from the authors' code, none of which is offered: positions enter by rotating queries and keys instead of
 by learned embeddings of place and time, so that a window may begin anywhere; illegal actions have no share in the
@@ -30,6 +32,7 @@ Their online phase is left out. Continuous actions, which they do not have, are 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -43,14 +46,22 @@ from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Natural, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer
-from marlzoo.modules.distributions import gaussian_heads, mask_logits, one_hot, tanh_gaussian_mode
-from marlzoo.modules.layers import Init, Linear, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random
-from marlzoo.objectives.losses import detached, mean_over
+from marlzoo.modules.layers import Linear, one_hot, with_agent_id
+from marlzoo.modules.policies import (
+    Execution,
+    Policy,
+    Random,
+    gaussian_heads,
+    mask_logits,
+    tanh_gaussian_mode,
+)
+from marlzoo.objectives import detached, mean_over
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 Tokens = Literal["return", "action", "obs"]
 COUNT = {"return": 3, "action": 2, "obs": 1}  # tokens of a step
+Inputs = tuple[Tensor, ...]  # return-to-go [R, M, T], observations and last actions [R, M, T, ...]
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,7 @@ class Model(nn.Module):
         self.obs = Linear(init, spec.obs_size + spec.n_agents, h)
         self.action = Linear(init, n_out, h) if self.tokens > 1 else None
         self.to_go = Linear(init, 1, h) if self.tokens > 2 else None
-        context = config.sequence_length or spec.horizon
-        self.transformer = CausalTransformer(init, h, config.heads, config.layers, context)
+        self.transformer = CausalTransformer(init, h, config.heads, config.layers)
         self.head = Linear(init, h, n_out if spec.discrete else 2 * n_out)
 
     def forward(
@@ -221,7 +231,8 @@ class MADT(Algorithm):
     def policy(self) -> Policy:
         """Acts with the best legal action or the mode, or by sampling."""
         c, used = self.config, self.action_dimensions
-        return SequencePolicy(self.model, self.returns, used, c.joint, c.eval_mode == "sample")
+        context = c.sequence_length or self.spec.horizon
+        return SequencePolicy(self.model, self.returns, used, context, c.joint, c.eval_mode == "sample")
 
 
 def shifted(action: Tensor) -> Tensor:
@@ -230,24 +241,29 @@ def shifted(action: Tensor) -> Tensor:
 
 
 class SequencePolicy(Policy):
-    """Acts step by step with a cache; R times E copies, whose agents are sequences of their own unless ``joint``.
+    """Acts step by step; R times E copies, whose agents are sequences of their own unless ``joint``.
 
     Args:
         model: of the actions.
         returns: where the return to ask for starts.
         used: ``[N, A]``, 0 for padding.
+        context: steps of the window, the present one included.
         joint: agents act in turn in one sequence.
         sample: draw actions instead of taking the best.
     """
 
     used: Tensor
 
-    def __init__(self, model: Model, returns: Returns, used: Tensor, joint: bool, sample: bool) -> None:
+    def __init__(
+        self, model: Model, returns: Returns, used: Tensor, context: int, joint: bool, sample: bool
+    ) -> None:
         super().__init__()
-        self.model, self.returns, self.joint, self.stochastic = model, returns, joint, sample
+        self.model, self.returns, self.context = model, returns, context
+        self.joint, self.stochastic = joint, sample
         self.execution: Execution = "sequential" if joint else "decentralized"
         self.register_buffer("used", used, persistent=False)
         self._cache, self._step = Cache(), 0
+        self._window: deque[Inputs] = deque(maxlen=max(context - 1, 1))  # what the steps before showed
         self._begin: Tensor | None = None  # first step of the present episodes, [R, E]
         self._last: Tensor | None = None  # the actions before, [R, E, N, A]
         self._to_go: Tensor | None = None  # [R, E]
@@ -256,6 +272,7 @@ class SequencePolicy(Policy):
         """Begin the episodes of the copies ``ids`` (None: all)."""
         if ids is None or self._begin is None:
             self._cache, self._step, self._begin = Cache(), 0, None
+            self._window.clear()
             return
         assert self._last is not None
         assert self._to_go is not None
@@ -274,30 +291,50 @@ class SequencePolicy(Policy):
             self._begin = torch.zeros(replicas, envs, dtype=torch.int64, device=obs.device)
             self._last = obs.new_zeros(replicas, envs, n, self.used.shape[-1])
             self._to_go = self.returns.target.unsqueeze(1).expand(replicas, envs).clone()
-        if self._step >= self.model.transformer.context and self._cache.steps is not None:
-            self._cache.keep(self._step - self.model.transformer.context + 1)
+        if self._step >= self.context:
+            self._read_window()
         seen, turns = with_agent_id(obs), [slice(i, i + 1) for i in range(n)] if self.joint else [slice(None)]
-        actions = []
+        actions, shown = [], []
         for agents in turns:
+            shown.append(self._inputs(seen[:, :, agents], agents))
+            out = self._read(shown[-1], torch.tensor([self._step], device=obs.device))
             mask = None if action_mask is None else action_mask[:, :, agents]
-            chosen = self._chosen(self._outputs(seen[:, :, agents], agents), mask, agents, random)
+            chosen = self._chosen(out.view(replicas, envs, -1, out.shape[-1]), mask, agents, random)
             self._remember(self.model.encoded(chosen), agents)
             actions.append(chosen)
+        self._window.append(tuple(torch.cat(parts, dim=2) for parts in zip(*shown, strict=True)))
         self._step += 1
         return torch.cat(actions, dim=2)
 
-    def _outputs(self, seen: Tensor, agents: slice) -> Tensor:
-        """Of the model for these agents' actions, ``[R, E, n, out]``."""
+    def _read_window(self) -> None:
+        """Fill the cache anew with the steps of the window before the present one.
+
+        What was done before a window's first entry lies outside; training shows zeros in its place.
+        """
+        assert self._last is not None
+        self._cache = Cache()
+        if self.context == 1:
+            self._last[:, :, : 1 if self.joint else None] = 0.0
+            return
+        to_go, seen, last = (torch.cat(parts, dim=2) for parts in zip(*self._window, strict=True))
+        last[:, :, 0] = 0.0
+        steps = torch.arange(self._step - len(self._window), self._step, device=last.device)
+        self._read((to_go, seen, last), steps.repeat_interleave(self._window[0][0].shape[2]))
+
+    def _inputs(self, seen: Tensor, agents: slice) -> Inputs:
+        """What the model reads of these agents now: one entry of each of R E n sequences."""
         assert self._last is not None
         assert self._to_go is not None
+        to_go = (self._to_go / self.returns.scale.unsqueeze(1)).unsqueeze(-1).expand(seen.shape[:3])
+        last = self._last[:, :, agents].clone()  # those that follow write into it
+        return tuple(x.flatten(1, 2).unsqueeze(2) for x in (to_go, seen, last))
+
+    def _read(self, inputs: Inputs, steps: Tensor) -> Tensor:
+        """Outputs of the model, which takes the inputs into the cache, ``[R, E n, T, out]``."""
         assert self._begin is not None
-        replicas, envs, n = seen.shape[:3]
-        to_go = (self._to_go / self.returns.scale.unsqueeze(1)).unsqueeze(-1).expand(replicas, envs, n)
-        begin = self._begin.unsqueeze(-1).expand(replicas, envs, n)
-        step = torch.tensor([self._step], device=seen.device)
-        inputs = (x.flatten(1, 2).unsqueeze(2) for x in (to_go, seen, self._last[:, :, agents]))
-        out: Tensor = self.model(*inputs, step, self._cache, begin.flatten(1, 2))
-        return out.view(replicas, envs, n, -1)
+        begin = self._begin.repeat_interleave(inputs[0].shape[1] // self._begin.shape[1], dim=1)
+        out: Tensor = self.model(*inputs, steps, self._cache, begin)
+        return out
 
     def _remember(self, action: Tensor, agents: slice) -> None:
         """Show these agents' actions to themselves in the next step or, in turn, to the agent that follows."""

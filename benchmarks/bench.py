@@ -37,6 +37,7 @@ def bench(
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
     rerun: Collection[str] = (),
     force: bool = False,
+    log: Sequence[str] = (),
     quiet: bool = False,
     on: str = "local",
     address: str = "",
@@ -63,6 +64,7 @@ def bench(
         set: other fields of the suite, for instance ``{"config.hidden": 32}``.
         rerun: train these methods anew.
         force: train all methods anew.
+        log: further loggers beside the CSV files, see :mod:`marlzoo.training.more_loggers`.
         quiet: print nothing.
         on: ``local``, ``ray`` or ``slurm``; this and what follows as in :class:`marlzoo.benchmarks.launchers.Place`.
             On a cluster ``threads`` are the CPUs of each group.
@@ -93,6 +95,7 @@ def bench(
         place=place,
         rerun=rerun,
         force=force,
+        log=log,
         console=console,
     )
     if finished.failures and not (finished.folder / "rows.csv").exists():

@@ -65,6 +65,7 @@ def run_suite(
     place: Place = HERE,
     rerun: Collection[str] = (),
     force: bool = False,
+    log: Sequence[str] = (),
     command: str = "",
     console: Console | None = None,
 ) -> Finished:
@@ -81,6 +82,7 @@ def run_suite(
         place: where to train; on a cluster only the threads of ``split`` count, as those of each group.
         rerun: methods whose runs are trained anew, though their rows are there; these go to ``replaced.csv``.
         force: all methods are.
+        log: names of further loggers.
         command: named below the table as what made it.
         console: where to print.
 
@@ -91,6 +93,7 @@ def run_suite(
         raise ConfigError(f"max_replicas is {max_replicas}; it must be at least 1")
     console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
     validate(suite)
+    _require_loggers(log)
     launcher = make_launcher(place, device)
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
@@ -110,7 +113,7 @@ def run_suite(
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
-        trainer = Trainer(suite, folder, device, check_data)
+        trainer = Trainer(suite, folder, device, check_data, log)
         failures = launcher.run(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
     note_command(folder, command)
@@ -120,6 +123,15 @@ def run_suite(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     runs = frozenset(run.name(suite) for run in runs_of(suite, sources))
     return Finished(folder, trained, there, tuple(failures), runs)
+
+
+def _require_loggers(names: Sequence[str]) -> None:
+    """Find a logger that is missing before any work."""
+    if names:  # loading torch takes seconds, which printing tables of what is there should not
+        from marlzoo.training.more_loggers import find_logger
+
+        for name in names:
+            find_logger(name)
 
 
 def _show(
@@ -177,5 +189,6 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
 
 def _stage(group: Group) -> Stage:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
-    amount = float(group.updates * len(group.runs) * group.spec.n_agents)
-    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)
+    unit = float(group.spec.n_agents)
+    amount = group.updates * len(group.runs) * unit
+    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount, unit=unit)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import CheckpointError, MarlzooError, SpecError
 from marlzoo.registry import make, make_env
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
+from .live import Returns
 from .plan import Group, Source
 from .progress import ProgressReporter
 from .recorder import Recorder, RowSink, brief, record_failure
@@ -35,10 +37,12 @@ class Trainer:
         leaving: the process is about to end and the group goes on elsewhere: what is raised now is no failure.
     """
 
-    def __init__(self, suite: Suite, folder: Path, device: str, check_data: bool) -> None:
+    def __init__(
+        self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
+    ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
         self.sink: RowSink = self.results
-        self.device, self.check_data = device, check_data
+        self.device, self.check_data, self.log = device, check_data, tuple(log)
         self.leaving = False
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
@@ -72,6 +76,7 @@ class Trainer:
     def train(self, group: Group, report: ProgressReporter) -> None:
         """Train one group to the suite's last update, from its checkpoint if there is one."""
         from marlzoo.training.loggers import MetricsFile
+        from marlzoo.training.more_loggers import LogTarget, make_loggers
         from marlzoo.training.trainer import train
 
         suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
@@ -86,6 +91,7 @@ class Trainer:
         checkpoint, kept = files(group, self.folder, suite)
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
+        target = LogTarget(self.folder, suite.name, names, {"task": group.task})
         recorder = Recorder(self.sink, suite, group, algorithm, logger, self.device)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
@@ -96,6 +102,10 @@ class Trainer:
             note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
             report.advance(done * scale, note)
 
+        def tell(found: Evaluation) -> None:
+            means = found.episodes.returns.mean(axis=1).tolist()
+            report.evaluated(Returns(group.learner.method, group.data_label, found.updates, means))
+
         def on_evaluation(found: Evaluation) -> None:
             nonlocal reached
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
@@ -104,6 +114,7 @@ class Trainer:
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
+            tell(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
         evaluations = train(
@@ -126,7 +137,7 @@ class Trainer:
             on_progress=on_progress,
             on_evaluation=on_evaluation,
             on_checkpoint=lambda path: self.saved(kept, path),
-            loggers=[logger],
+            loggers=[logger, *make_loggers(self.log, target)],
         )
         if algorithm.updates > group.updates:
             raise CheckpointError(
@@ -136,6 +147,7 @@ class Trainer:
         if suite.final_episodes:
             last = self._final(group, algorithm, evaluations[-1])
             recorder.record(last)
+            tell(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
 
     def load(self, source: Source) -> Dataset:

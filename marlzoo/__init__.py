@@ -27,6 +27,8 @@ _PLACES = {
     "plot": "marlzoo.benchmarks.figures",
     "render": "marlzoo.deployment.rendering",
     "report": "marlzoo.benchmarks.report",
+    "push": "marlzoo.sharing.push",
+    "pull": "marlzoo.sharing.pull",
     "Results": "marlzoo.benchmarks.analysis",
     "Spec": "marlzoo.spec",
     "Dataset": "marlzoo.data.dataset",
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from marlzoo.registry import make_env as make_env
     from marlzoo.registry import method_names as method_names
     from marlzoo.registry import task_names as task_names
+    from marlzoo.sharing.pull import pull as pull
+    from marlzoo.sharing.push import push as push
     from marlzoo.spec import Spec as Spec
     from marlzoo.training.checkpoint import load_learner as load_learner
     from marlzoo.training.checkpoint import save as save

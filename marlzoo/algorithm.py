@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from marlzoo.batch import Batch
 from marlzoo.config import Config, is_numeric
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.modules.distributions import (
+from marlzoo.modules.policies import (
+    Policy,
     categorical_log_prob,
     gaussian_heads,
     mask_logits,
     tanh_gaussian_log_prob,
 )
-from marlzoo.modules.layers import Init
-from marlzoo.modules.policies import Policy
-from marlzoo.optim import StackedAdam, per_replica
-from marlzoo.rng import Kind
+from marlzoo.replicas import Init, Kind, StackedAdam, per_replica
 from marlzoo.spec import ActionKind, Spec
 
 Sampling = Literal["transition", "sequence", "online"]

@@ -44,6 +44,8 @@ SHORTER: tuple[tuple[str, str | None], ...] = (
     ("data teach", None),
     ("data download", None),
     ("doctor", None),
+    ("push", None),
+    ("pull", None),
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.registry import find_method, method_names
-from marlzoo.rng import PrefetchedRandom
+from marlzoo.replicas import PrefetchedRandom
 from marlzoo.testing.battery import Case, cases
 from marlzoo.training.trainer import make_sampler, prepare
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.modules.flow import integrate
-from marlzoo.rng import ReplicaRandom
-from tests.toys import toy_spec
+from marlzoo.replicas import ReplicaRandom
+from marlzoo.training.trainer import make_sampler
+from tests.toys import toy_dataset, toy_spec
 
 COPIES = 4
 
@@ -46,6 +47,30 @@ def test_the_flow_of_two_points_ends_at_the_nearer() -> None:
         lambda context, x, t: (torch.tanh(t * x / (1.0 - t) ** 2) - x) / (1.0 - t), noise, noise, 10
     )
     torch.testing.assert_close(end, noise.sign(), rtol=0, atol=1e-3)
+
+
+def test_the_field_does_not_read_padding() -> None:
+    """The toy's second agent has one action dimension of two."""
+    algorithm = learner()
+    noise = torch.randn(1, COPIES, 3, 2)
+    other = noise.clone()
+    other[:, :, 1, 1] += 5.0
+    with torch.no_grad():
+        ends = [
+            integrate(algorithm.flow, torch.ones(1, COPIES, 15), z.flatten(-2), 3) for z in (noise, other)
+        ]
+    unlike = (ends[0] != ends[1]).any(1).squeeze(0)
+    assert unlike.tolist() == [False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize(("noise", "same"), [("per_step", False), ("per_episode", True), ("zero", True)])
+def test_a_memory_is_trained_on_the_noise_that_it_acts_on(noise: Any, same: bool) -> None:
+    """Noise that is kept for an episode is one noise in all steps of a sequence."""
+    algorithm = learner(noise=noise, history="rnn", sequence_length=5)
+    seen: list[Tensor] = []
+    algorithm.student.register_forward_pre_hook(lambda module, given: seen.append(given[0][..., 5:7]))
+    algorithm.update(make_sampler(algorithm, [toy_dataset("continuous")]).next())
+    assert bool((seen[0] == seen[0][:, :, :1]).all()) == same
 
 
 def test_an_episode_keeps_its_noise() -> None:

@@ -13,8 +13,10 @@ import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
-from marlzoo.modules.attention import Cache, CausalTransformer
-from marlzoo.modules.layers import Init
+from marlzoo.modules.attention import Cache, CausalTransformer, rotate
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.policies import tanh_gaussian_mode
+from marlzoo.replicas import Init
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
@@ -22,8 +24,8 @@ from tests.toys import toy_dataset, toy_spec
 DOUBLE = torch.float64
 
 
-def transformer(context: int = 3) -> CausalTransformer:
-    return CausalTransformer(Init((0, 1), dtype=DOUBLE), 8, 2, 2, context)
+def transformer() -> CausalTransformer:
+    return CausalTransformer(Init((0, 1), dtype=DOUBLE), 8, 2, 2)
 
 
 def learner(kind: Any = "discrete", **settings: Any) -> Any:
@@ -31,32 +33,60 @@ def learner(kind: Any = "discrete", **settings: Any) -> Any:
     return marlzoo.make("madt", toy_spec(kind), **(small | settings))
 
 
-def test_tokens_see_the_past_of_their_context_only() -> None:
-    """Two tokens per step, a context of three steps, two blocks: token 8 (step 4) sees steps 0 to 4, not beyond."""
+def test_tokens_see_the_past_only() -> None:
     net, x, step = transformer(), torch.randn(2, 1, 14, 8, dtype=DOUBLE), torch.arange(7).repeat_interleave(2)
     x.requires_grad_()
     slope = torch.autograd.grad(net(x, step)[:, :, 8, 0].sum(), x)[0].abs().sum((0, 1, 3))
     assert (slope > 0).tolist() == [True] * 9 + [False] * 5
-    one = CausalTransformer(Init((0, 1), dtype=DOUBLE), 8, 2, 1, 3)
-    slope = torch.autograd.grad(one(x, step)[:, :, 8, 0].sum(), x)[0].abs().sum((0, 1, 3))
-    assert (slope > 0).tolist() == [False] * 4 + [True] * 5 + [False] * 5
+    begin = torch.full((2, 1), 3)
+    slope = torch.autograd.grad(net(x, step, begin=begin)[:, :, 8, 0].sum(), x)[0].abs().sum((0, 1, 3))
+    assert (slope > 0).tolist() == [False] * 6 + [True] * 3 + [False] * 5
 
 
 def test_the_cache_gives_what_the_full_pass_gives() -> None:
     net, x, step = transformer(), torch.randn(2, 3, 12, 8, dtype=DOUBLE), torch.arange(6).repeat_interleave(2)
-    whole, cache, parts = net(x, step), Cache(), []
+    cache, parts = Cache(), []
     for t in range(6):
-        if t >= 3:
-            cache.keep(t - 2)
         parts.append(net(x[:, :, 2 * t : 2 * t + 2], step[2 * t : 2 * t + 2], cache))
-    torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=1e-9, atol=1e-11)
-    assert cache.keys[0].shape[-2] == 6
+    torch.testing.assert_close(torch.cat(parts, 2), net(x, step), rtol=1e-9, atol=1e-11)
 
 
 def test_only_the_distance_between_tokens_counts() -> None:
-    net, x = transformer(), torch.randn(2, 1, 5, 8, dtype=DOUBLE)
-    later = Cache(tokens=100)
-    torch.testing.assert_close(net(x, torch.arange(5)), net(x, torch.arange(5) + 40, later))
+    x, place = torch.randn(5, 4, dtype=DOUBLE), torch.arange(5)
+    here, there = rotate(x, place), rotate(x, place + 40)
+    torch.testing.assert_close(here @ here.mT, there @ there.mT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "context"),
+    [({"sequence_length": 3}, 3), ({"joint": True, "sequence_length": 4}, 4), ({"sequence_length": 1}, 1)],
+)
+def test_acting_gives_what_the_window_of_training_gives(settings: Any, context: int) -> None:
+    """In an episode longer than the context every action is that of one full pass over the last steps alone."""
+    algorithm = learner("continuous", layers=2, target="p90", **settings)
+    prepare(algorithm, [toy_dataset("continuous")])
+    policy, joint = algorithm.policy(), settings.get("joint", False)
+    policy.reset(2)
+    obs = torch.randn(9, 2, 2, 3, 5, dtype=DOUBLE)  # [T, R, E, N, O]
+    actions: list[Tensor] = []
+    to_go = (algorithm.returns.target / algorithm.returns.scale).view(2, 1, 1)
+    for t in range(9):
+        present = policy.act(obs[t])
+        first = max(t - context + 1, 0)
+        seen = with_agent_id(obs[first : t + 1]).movedim(0, 2)  # [R, E, T, N, O + N]
+        done = torch.stack([*actions[first:], torch.zeros_like(obs[0, ..., :2])]).movedim(0, 2)
+        steps = torch.arange(t + 1 - first)
+        if joint:
+            seen, done, steps = seen.flatten(2, 3), done.flatten(2, 3), steps.repeat_interleave(3)
+        else:
+            seen, done = (x.transpose(2, 3).flatten(1, 2) for x in (seen, done))
+        if joint:
+            done[:, :, -3:] = present
+        out = algorithm.model(to_go.expand(seen.shape[:3]), seen, shifted(done), steps)
+        out = out[:, :, -3:] if joint else out[:, :, -1].view(2, 2, 3, -1)
+        expected = tanh_gaussian_mode(out.chunk(2, -1)[0]) * algorithm.action_dimensions
+        torch.testing.assert_close(present, expected, rtol=1e-9, atol=1e-11, msg=f"step {t}")
+        actions.append(present)
 
 
 def test_no_token_shows_the_action_that_it_predicts() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from marlzoo import errors
 from marlzoo.errors import MarlzooError
 
+from ..live import Returns
 from ..plan import Group
 from ..progress import Display, Part, Stage
 from ..split import Split, torch_threads
@@ -49,8 +50,9 @@ class Local:
         with torch_threads(split.threads):
             for group, stage in work:
                 part = display.begin(stage)
-                failures += filter(None, [trainer.attempt(group, part)])
-                part.finish()
+                why = trainer.attempt(group, part)
+                failures += [why] if why else []
+                part.finish(failed=bool(why))
                 trainer.results.publish(lazy=True)
         return failures
 
@@ -138,7 +140,7 @@ def _side_by_side(
                 if kind != "done":
                     getattr(worker.part, kind)(*rest)
                     continue
-                worker.part.finish()
+                worker.part.finish(failed=any(rest))
                 failures += filter(None, rest)
                 trainer.results.publish(lazy=True)
                 if not _begin(worker, trainer, left, display):
@@ -171,6 +173,9 @@ class _Remote:
 
     def log(self, text: str) -> None:
         self._pipe.send(("log", text))
+
+    def evaluated(self, found: Returns) -> None:
+        self._pipe.send(("evaluated", found))
 
 
 @contextlib.contextmanager

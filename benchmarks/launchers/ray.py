@@ -28,6 +28,7 @@ from ray.exceptions import RayError, RayTaskError
 from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.system.files import atomic_write
 
+from ..live import Returns
 from ..plan import Group, Source
 from ..progress import Display, Part, Stage
 from ..recorder import record_failure
@@ -57,6 +58,7 @@ class _Order:
     folder: str  # of the driver, for texts
     device: str
     check_data: bool
+    log: tuple[str, ...]
     group: Group
     threads: int
     files: dict[str, bytes]
@@ -216,6 +218,7 @@ class _Driver:
             str(trainer.folder),
             trainer.device,
             trainer.check_data,
+            trainer.log,
             task.group,
             self._cpus,
             kept,
@@ -285,7 +288,7 @@ class _Driver:
         self.failures += filter(None, [failure])
         self._active.remove(task)
         if task.part is not None:
-            task.part.finish()
+            task.part.finish(failed=bool(failure))
         self._trainer.results.publish(lazy=True)
 
     def _lost(self, task: _Task, error: Exception) -> None:
@@ -341,7 +344,10 @@ def _work(order: _Order, datasets: dict[str, Dataset], box: queue.SimpleQueue[tu
 
         trainer = _NodeTrainer(order, folder, datasets, box)
         try:
-            box.put(("done", told(trainer.attempt(order.group, _Report(box, told)))))
+            failure = trainer.attempt(order.group, _Report(box, told))
+            logged = (path for log in order.log for path in (folder / log).rglob("*") if path.is_file())
+            trainer.saved(*logged)
+            box.put(("done", told(failure)))
         except MarlzooError as error:
             box.put(("failed", type(error).__name__, told(str(error))))
         except Exception:  # told whole, it is not the user's fault
@@ -358,7 +364,7 @@ class _NodeTrainer(Trainer):
         datasets: dict[str, Dataset],
         box: queue.SimpleQueue[tuple[Any, ...]],
     ) -> None:
-        super().__init__(order.suite, folder, order.device, order.check_data)
+        super().__init__(order.suite, folder, order.device, order.check_data, order.log)
         self.sink = _Outbox(box, order.rows)
         self._fetched, self._box = datasets, box
 
@@ -404,3 +410,6 @@ class _Report:
 
     def log(self, text: str) -> None:
         self._box.put(("log", self._text(text)))
+
+    def evaluated(self, found: Returns) -> None:
+        self._box.put(("evaluated", found))

@@ -23,6 +23,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.system.files import locked
 
+from ..live import Returns
 from ..plan import Group
 from ..progress import Display, Part, Stage
 from ..reuse import files
@@ -50,6 +51,7 @@ class GroupJob:
     folder: Path
     device: str
     check_data: bool
+    log: tuple[str, ...]
     group: Group
     threads: int
     cwd: str = field(default_factory=os.getcwd)  # paths of data may be relative
@@ -57,7 +59,7 @@ class GroupJob:
     def __call__(self) -> str:
         """Train the group; returns why it failed, or an empty text."""
         os.chdir(self.cwd)
-        self._trainer = Trainer(self.suite, self.folder, self.device, self.check_data)
+        self._trainer = Trainer(self.suite, self.folder, self.device, self.check_data, self.log)
         try:
             with torch_threads(self.threads):
                 return self._trainer.attempt(self.group, _Printed())
@@ -81,6 +83,9 @@ class _Printed:
 
     def log(self, text: str) -> None:
         print(text, flush=True)
+
+    def evaluated(self, found: Returns) -> None:
+        """Nothing: its log line tells it."""
 
 
 @dataclass
@@ -159,7 +164,9 @@ class Slurm:
 
     def _submit(self, trainer: Trainer, folder: Path, new: Sequence[Group], split: Split) -> None:
         jobs = [
-            GroupJob(trainer.suite, folder, trainer.device, trainer.check_data, group, split.threads)
+            GroupJob(
+                trainer.suite, folder, trainer.device, trainer.check_data, trainer.log, group, split.threads
+            )
             for group in new
         ]
         try:
@@ -256,9 +263,10 @@ def _follow(folder: Path, jobs: list[_Followed], display: Display) -> list[str]:
                 _advance(each)
             elif state == ENDED:
                 jobs.remove(each)
-                failures += filter(None, [_outcome(folder, each)])
+                why = _outcome(folder, each)
+                failures += [why] if why else []
                 if each.part is not None:
-                    each.part.finish()
+                    each.part.finish(failed=bool(why))
         if jobs:
             sleep(POLL)
     return failures

@@ -57,6 +57,8 @@ class Options:
     """train these methods anew; their rows go to replaced.csv"""
     force: bool = False
     """train all methods anew"""
+    log: tuple[str, ...] = ()
+    """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     on: Literal["local", "ray", "slurm"] = "local"
     """train on this machine, on a Ray cluster, or in SLURM jobs; a cluster's group has --threads CPUs (0: one)"""
     address: str = ""
@@ -121,6 +123,7 @@ def run(arguments: Sequence[str]) -> int:
         place=place,
         rerun=options.rerun,
         force=options.force,
+        log=options.log,
         command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
         console=Console(stderr=options.json),
     )

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     usable_device(options.device)
     from marlzoo.deployment.loading import find_checkpoint, task_of
     from marlzoo.registry import make_env
-    from marlzoo.rng import derive
+    from marlzoo.replicas import derive
     from marlzoo.training.checkpoint import load_learner, load_saved
     from marlzoo.training.evaluation import evaluate
 

@@ -116,6 +116,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         max_replicas=options.max_replicas,
         check_data=options.check_data,
         force=options.force,
+        log=options.log,
         command=command,
     )
     for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
@@ -127,12 +128,14 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     from marlzoo.registry import make, make_env, task_spec
     from marlzoo.system.files import require_folder_name, write_text_atomic
     from marlzoo.training.loggers import MetricsFile
+    from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
     started = time.monotonic()
     name = options.name or f"train-{method}-{options.task.replace('/', '-')}"
     require_folder_name(name)
     folder = options.out / name
+    loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))
     learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
     env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
     try:
@@ -151,7 +154,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
                 checkpoint=folder / "checkpoint.npz",
                 log_every=options.log_every,
                 on_progress=report,
-                loggers=[MetricsFile(folder / "metrics.csv")],
+                loggers=[MetricsFile(folder / "metrics.csv"), *loggers],
             )
     finally:
         env.close()

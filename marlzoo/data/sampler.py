@@ -14,7 +14,7 @@ from torch import Tensor
 from marlzoo.batch import Batch
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
-from marlzoo.rng import BlockStream, Kind, generators
+from marlzoo.replicas import BlockStream, Kind, generators
 
 NEXT = "next_"
 BLOCK_BYTES = 4 << 20

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marlzoo.errors import ExportError
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import Kind
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 NEXT = "next_"  # begins the name of an output that is an input of the next step
@@ -172,7 +172,7 @@ def hides_state(policy: Policy) -> bool:
 
 
 class GivenRandom:
-    """Stands in for :class:`marlzoo.rng.ReplicaRandom`: hands out the numbers that it was given, in order."""
+    """Stands in for :class:`marlzoo.replicas.ReplicaRandom`: hands out the numbers that it was given, in order."""
 
     def __init__(self, numbers: list[Tensor]) -> None:
         self._left = list(reversed(numbers))

@@ -111,6 +111,7 @@ class Game(BatchedEnv):
     """
 
     state_replayable = True
+    may_hang = False
 
     def __init__(
         self, name: str, rules: Rules, shape: Spec, num_envs: int, settings: dict[str, float] | None = None

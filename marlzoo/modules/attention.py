@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.errors import ConfigError
-from marlzoo.modules.layers import Init, LayerNorm, Linear
+from marlzoo.modules.layers import LayerNorm, Linear
+from marlzoo.replicas import Init
 
 ROTATION_BASE = 10_000.0
 
@@ -35,15 +36,6 @@ class Cache:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     steps: Tensor | None = None
-    tokens: int = 0  # how many there were, those that left the context included
-
-    def keep(self, first: int) -> None:
-        """Forget the tokens of steps before ``first``."""
-        assert self.steps is not None
-        inside = self.steps >= first
-        self.keys = [key[..., inside, :] for key in self.keys]
-        self.values = [value[..., inside, :] for value in self.values]
-        self.steps = self.steps[inside]
 
 
 class CausalBlock(nn.Module):
@@ -89,25 +81,24 @@ class CausalBlock(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Blocks of causal attention in which a token sees those of the last ``context`` steps.
+    """Blocks of causal attention in which a token sees those before it, and itself.
 
     Args:
         init: draws the initial values.
         size: features of a token.
         heads: of the attention.
         layers: blocks.
-        context: steps that a token sees, its own included.
 
     Raises:
         ConfigError: the features do not divide into pairs per head.
     """
 
-    def __init__(self, init: Init, size: int, heads: int, layers: int, context: int) -> None:
+    def __init__(self, init: Init, size: int, heads: int, layers: int) -> None:
         super().__init__()
         if size % (2 * heads):
             raise ConfigError(f"hidden is {size}; with {heads} heads it must be a multiple of {2 * heads}")
         self.blocks = nn.ModuleList(CausalBlock(init, size, heads) for _ in range(layers))
-        self.norm, self.context = LayerNorm(init, size), context
+        self.norm = LayerNorm(init, size)
 
     def forward(
         self, x: Tensor, step: Tensor, cache: Cache | None = None, begin: Tensor | None = None
@@ -118,18 +109,18 @@ class CausalTransformer(nn.Module):
             x: tokens, after those in the cache.
             step: the step that each belongs to, ``[T]``.
             cache: holds the tokens before, and takes these in; None: these are all.
-            begin: ``[R, M]``, first step of every sequence that may be seen; None: all may.
+            begin: ``[R, M]``, first step of every sequence that may be seen; None: all may. What the tokens of
+                earlier steps become is of no use then.
         """
-        known = torch.arange(x.shape[2], device=x.device)
-        before, position, steps = 0, known, step
-        if cache is not None:
-            position = known + cache.tokens
-            if cache.steps is not None:
-                before, steps = len(cache.steps), torch.cat((cache.steps, step))
-        order = torch.arange(len(steps), device=x.device)
-        mask = (order <= known.unsqueeze(-1) + before) & (step.unsqueeze(-1) - steps < self.context)
+        before, steps = 0, step
+        if cache is not None and cache.steps is not None:
+            before, steps = len(cache.steps), torch.cat((cache.steps, step))
+        position = torch.arange(x.shape[2], device=x.device) + before
+        mask = torch.arange(len(steps), device=x.device) <= position.unsqueeze(-1)
         if begin is not None:
-            mask = mask & (steps >= begin[..., None, None, None])
+            first = begin[..., None, None, None]
+            # A token before the beginning must see something, for the softmax over nothing is not a number.
+            mask = mask & ((steps >= first) | (step.unsqueeze(-1) < first))
         pairs = []
         for k, block in enumerate(self.blocks):
             past = (cache.keys[k], cache.values[k]) if before and cache is not None else None
@@ -137,6 +128,6 @@ class CausalTransformer(nn.Module):
             pairs.append(pair)
         if cache is not None:
             cache.keys, cache.values = [key for key, _ in pairs], [value for _, value in pairs]
-            cache.steps, cache.tokens = steps, cache.tokens + x.shape[2]
+            cache.steps = steps
         found: Tensor = self.norm(x)
         return found

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from marlzoo.modules.layers import MLP, Init
+from marlzoo.modules.layers import MLP
+from marlzoo.replicas import Init
 
 FREQUENCIES = 4  # of the sines and cosines of the time
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -29,15 +30,23 @@ class VelocityField(nn.Module):
         size: X, of a data point.
         hidden: width of the hidden layers.
         layers: how many there are.
+        used: ``[X]``, 0 for entries of a data point that are padding, which the field does not read; None: all are
+            read.
     """
 
-    def __init__(self, init: Init, n_context: int, size: int, hidden: int, layers: int) -> None:
+    used: Tensor | None
+
+    def __init__(
+        self, init: Init, n_context: int, size: int, hidden: int, layers: int, used: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.register_buffer("used", used, persistent=False)
         self.network = MLP(init, (n_context + size + 1 + 2 * FREQUENCIES, *(hidden,) * layers, size))
 
     def forward(self, context: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """``context [R, ..., C]``, ``x [R, ..., X]``, ``t [R, ..., 1]`` in [0, 1]."""
-        velocity: Tensor = self.network(context, x, time_features(t))
+        seen = x if self.used is None else x * self.used
+        velocity: Tensor = self.network(context, seen, time_features(t))
         return velocity
 
 

@@ -26,7 +26,7 @@ from marlzoo.config import ReplayConfig
 from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.envs.guard import Guard
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.rng import ReplicaRandom, derive
+from marlzoo.replicas import ReplicaRandom, derive
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.compilation import freed_memory_kept
 from marlzoo.training.loggers import Logger, Loggers, to_numpy

@@ -14,7 +14,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, take_rows
 from marlzoo.config import ReplayConfig
 from marlzoo.errors import ConfigError
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 
 if TYPE_CHECKING:
     from marlzoo.batch import Rollout

@@ -25,6 +25,7 @@ CASES = [
     Case("continuous", {"layers": 3, "noise": "per_episode"}, WIDE),
     Case("discrete", {**SMALL, "noise": "zero"}, WIDE),
     Case("discrete", {**SMALL, **RNN}, WIDE),
+    Case("continuous", {**SMALL, **RNN, "noise": "zero"}, WIDE),
     Case("discrete", {**SMALL, **FLOW, "noise": "shared", "normalize_q": True}, WIDE),
 ]
 
@@ -42,8 +43,16 @@ def students(own: Replica, obs: Tensor, z: Tensor) -> Tensor:
     return mlp(own.layers("student"), x)
 
 
+def kept(own: Replica, z: Tensor) -> Tensor:
+    """The students' noise ``[B, T, N, A]``, the first of every sequence throughout where they keep it."""
+    if own.config.history == "rnn" and own.config.noise in ("per_episode", "zero"):
+        return torch.stack([torch.stack([sequence[0]] * z.shape[1]) for sequence in z])
+    return z
+
+
 def velocity(own: Replica, obs: Tensor, x: Tensor, t: float) -> Tensor:
     """Of a joint point ``x [N A]`` at one time, given all observations ``[N, O]``."""
+    x = x * used(own).flatten()
     angles = [math.pi * 2**k * t for k in range(4)]
     features = [t, *(math.sin(a) for a in angles), *(math.cos(a) for a in angles)]
     return mlp(own.layers("flow"), obs.flatten(), x, torch.tensor(features, dtype=DOUBLE))
@@ -101,7 +110,8 @@ def distance(own: Replica, out: Tensor, teacher: Tensor, action_mask: Any) -> Te
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Flow, critics and students from the same parameters; the target."""
     c, rows, noise = own.config, sequences(batch), batch.noise
-    out, length = students(own, rows.obs, noise["student"]), rows.action.shape[1]
+    z = kept(own, noise["student"])
+    out, length = students(own, rows.obs, z), rows.action.shape[1]
     flow, critic, raised, apart, targets = [], [], [], [], []
     for b, t in rows.steps:
         obs, action, m = rows.obs[b, t], rows.action[b, t], b * length + t
@@ -122,7 +132,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         critic.append(mean((taken(own, obs, action, k) - y) ** 2 for k in (0, 1)))
 
         raised.append(expected(own, "q", obs, out[b, t], masks[0]))
-        teacher = carried(own, obs, noise["student"][b, t], c.flow_steps)
+        teacher = carried(own, obs, z[b, t], c.flow_steps)
         apart.append(distance(own, out[b, t], teacher, masks[0]))
     size = mean(value.detach().abs() for value in raised) if c.normalize_q else 1.0
     parts = {
