@@ -64,6 +64,7 @@ def train(
     log: Callable[[str], None] = print,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_checkpoint: Callable[[Path], None] | None = None,
     loggers: Sequence[Logger] = (),
     show_progress: bool = True,
 ) -> list[Evaluation]:
@@ -94,6 +95,7 @@ def train(
         log: called with a one-line message for notable events.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
+        on_checkpoint: called with the file of the run's state after every save.
         loggers: receive metrics and evaluations, see :mod:`marlzoo.training.loggers`.
         show_progress: without ``on_progress``, show the updates on stderr.
 
@@ -170,6 +172,8 @@ def train(
                             run.settle()
                     run.progress.seconds = clock.seconds()
                     run.save()
+                    if on_checkpoint is not None and run.path is not None:
+                        on_checkpoint(run.path)
                     run.report(on_evaluation)
         return run.progress.evaluations
     finally:
