@@ -63,19 +63,31 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import ASSIGNED_LATER, Config, Count, History, Natural, NonNegative, Positive
-from marlzoo.modules.actors import StochasticActor
+from marlzoo.batch import Batch, as_transitions, step_count, step_fields
+from marlzoo.config import (
+    ASSIGNED_LATER,
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    History,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.behavior import OthersBehavior, Ratios
-from marlzoo.modules.distributions import chosen, log_softmax
-from marlzoo.modules.layers import MLP, Init, with_agent_id
-from marlzoo.modules.policies import Policy
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import detached, masked_logsumexp, mean_over
-from marlzoo.objectives.sequences import as_transitions, step_count, step_fields
-from marlzoo.optim import per_replica
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.layers import MLP, chosen, with_agent_id
+from marlzoo.modules.policies import Policy, log_softmax
+from marlzoo.modules.teams import StochasticActor
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
+    detached,
+    effective_sample_size,
+    masked_logsumexp,
+    mean_over,
+)
+from marlzoo.replicas import Init, Kind, per_replica
 from marlzoo.spec import Spec
 
 FLOOR = 1e-10  # added to the probabilities of the conditional data policies
@@ -211,9 +223,9 @@ class AlberDICE(Algorithm):
         parts = {"rho": ratios.log_rho.exp(), "kappa": ratios.kappa}
         means = {name: mean_over(value.movedim(1, 2), filled) for name, value in parts.items()}
         # Every agent's nu estimates the team's value, so they are averaged, not added up.
-        common = diagnostics.data_value(nu.movedim(1, 2), filled)
-        common |= diagnostics.effective_sample_size(weight.movedim(1, 2), filled)
-        common |= diagnostics.data_likelihood(chosen(log_pi, action).movedim(1, 2), filled)
+        common = data_value(nu.movedim(1, 2), filled)
+        common |= effective_sample_size(weight.movedim(1, 2), filled)
+        common |= data_likelihood(chosen(log_pi, action).movedim(1, 2), filled)
         return detached(losses) | means | {"alpha": alpha} | common | norms
 
     def policy(self) -> Policy:

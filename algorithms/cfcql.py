@@ -50,34 +50,40 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.modules.actors import DeterministicActor
+from marlzoo.batch import Batch, as_sequences, team_fields
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import Ensemble, counterfactual_actions
-from marlzoo.modules.distributions import (
+from marlzoo.modules.layers import PerAgent, one_hot, with_agent_id
+from marlzoo.modules.policies import (
+    Policy,
+    SquashedPolicy,
     categorical_log_prob,
     log_softmax,
     mask_logits,
-    one_hot,
     smoothed_action,
 )
-from marlzoo.modules.layers import PerAgent, with_agent_id
-from marlzoo.modules.policies import Policy, SquashedPolicy
-from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.counterfactual import counterfactual_values
-from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import (
+from marlzoo.modules.teams import AgentNet, DeterministicActor, QNetworkConfig, QTeam
+from marlzoo.objectives import (
     action_size,
+    data_value,
     detached,
     masked_logsumexp,
     mean_over,
     penalty_samples,
     sampled_logsumexp,
+    saturation,
+    team_targets,
 )
-from marlzoo.objectives.sequences import as_sequences, team_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 FLOOR = 1e-5  # added to probabilities in the divergence
@@ -222,7 +228,7 @@ class CFCQL(Algorithm):
         norms = self.step(**losses)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td_loss, "penalty": penalty, "behavior_loss": clone_loss}
-        value = diagnostics.data_value(q_tot, batch.filled)
+        value = data_value(q_tot, batch.filled)
         return {**losses, "q_total": mean_over(q_tot, batch.filled), **value, **norms}
 
     def _clone_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -267,7 +273,7 @@ class CFCQL(Algorithm):
         self.hard_update(self.target_q, self.q, c.target_period, tau, "q")
         self.hard_update(self.target_actor, self.actor, c.target_period, tau, "q")
         found = {"td_loss": td_loss, "penalty": penalty, "policy_loss": policy_loss}
-        common = diagnostics.data_value(q[:, 0]) | diagnostics.saturation(action, used)
+        common = data_value(q[:, 0]) | saturation(action, used)
         return {**found, "q_total": q[:, 0].mean(1), "target_q_total": y.mean(1), **common, **norms}
 
     def _act(self, actor: PerAgent, obs: Tensor) -> Tensor:
@@ -304,3 +310,19 @@ def agent_weights(
     if mode == "argmax":
         return one_hot(divergence.argmax(-1), divergence.shape[-1], divergence.dtype)
     return torch.softmax(temperature * divergence, dim=-1)
+
+
+def counterfactual_values(values: Tensor, q: Tensor) -> Tensor:
+    """The agents' values of all team actions that differ from the data's in one agent's action.
+
+    Args:
+        values: of every agent's every action, ``[..., N, A]``.
+        q: of the data's actions, ``[..., N]``.
+
+    Returns:
+        ``[..., N A, N]``: entry ``(i A + j, k)`` is agent k's value when agent i alone takes action j.
+    """
+    n, a = values.shape[-2:]
+    own = torch.eye(n, dtype=torch.bool, device=values.device).unsqueeze(1)  # [N, 1, N]
+    team = torch.where(own, values.unsqueeze(-1), q[..., None, None, :])
+    return team.reshape(*values.shape[:-2], n * a, n)

@@ -43,17 +43,22 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
-from marlzoo.modules.actors import StochasticActor
+from marlzoo.batch import Batch, as_transitions, step_fields
+from marlzoo.config import (
+    ASSIGNED_LATER,
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    Positive,
+)
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
-from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import mean_over
-from marlzoo.objectives.sequences import as_transitions, step_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.modules.teams import LinearMixer, StochasticActor
+from marlzoo.objectives import data_likelihood, data_value, effective_sample_size, mean_over
 from marlzoo.spec import Spec
 
 Divergence = Literal["soft_chi2", "chi2", "kl"]
@@ -156,8 +161,8 @@ class ComaDICE(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "nu_loss": nu_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_total.detach(), real), "omega": mean_over(omega, real)}
-        common = diagnostics.data_value(q_total, real) | diagnostics.effective_sample_size(team, real)
-        return {**losses, **means, **common, **diagnostics.data_likelihood(log_prob, real), **norms}
+        common = data_value(q_total, real) | effective_sample_size(team, real)
+        return {**losses, **means, **common, **data_likelihood(log_prob, real), **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

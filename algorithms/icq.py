@@ -52,21 +52,26 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Natural, Positive
-from marlzoo.modules.actors import TanhGaussianActor
+from marlzoo.batch import Batch, as_sequences, known_actions, team_fields
+from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES, Config, Count, Fraction, Natural, Positive
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.distributions import chosen, log_softmax
-from marlzoo.modules.layers import with_agent_id
-from marlzoo.modules.mixers import ConvexMixer, LinearMixer
-from marlzoo.modules.policies import Policy, RecurrentPolicy, TanhGaussianPolicy
-from marlzoo.modules.recurrent import RecurrentNet
-from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import mean_over, softmax_weights
-from marlzoo.objectives.returns import td_lambda
-from marlzoo.objectives.sequences import as_sequences, known_actions, team_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.modules.layers import RecurrentNet, chosen, with_agent_id
+from marlzoo.modules.policies import (
+    Policy,
+    RecurrentPolicy,
+    TanhGaussianActor,
+    TanhGaussianPolicy,
+    log_softmax,
+)
+from marlzoo.modules.teams import AgentNet, ConvexMixer, LinearMixer, QNetworkConfig
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
+    effective_sample_size,
+    mean_over,
+    softmax_weights,
+    td_lambda,
+)
 from marlzoo.spec import Spec
 
 SMAC: dict[str, Any] = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 20.0}
@@ -194,7 +199,7 @@ class ICQ(Algorithm):
             "q_total": mean_over(q_tot.detach()[:, 0], batch.filled),
             "target_q_total": mean_over(y, known),
         }
-        value = diagnostics.data_value(q_tot[:, 0], batch.filled)
+        value = data_value(q_tot[:, 0], batch.filled)
         return found | means | metrics | value | norms
 
     def policy(self) -> Policy:
@@ -252,8 +257,8 @@ class ICQ(Algorithm):
         share = softmax_weights(score, self.hyperparameter("policy_temperature", 4), valid=valid)
         weight = share if inside else k * share
         metrics = {"weight_max": weight.flatten(1).amax(1)}
-        metrics |= diagnostics.effective_sample_size(share, batch.filled)
-        metrics |= diagnostics.data_likelihood(log_prob, batch.filled)
+        metrics |= effective_sample_size(share, batch.filled)
+        metrics |= data_likelihood(log_prob, batch.filled)
         return -mean_over(weight * log_prob, batch.filled), metrics
 
     def _policy_terms(self, batch: Batch, q: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,19 +52,24 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, History, Natural, NonNegative, Positive
-from marlzoo.modules.actors import StochasticActor
+from marlzoo.batch import Batch, as_transitions, row_fields
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.behavior import OthersBehavior
-from marlzoo.modules.distributions import chosen, log_softmax, mask_logits, one_hot
-from marlzoo.modules.layers import MLP, PerAgent, with_agent_id
-from marlzoo.modules.policies import Policy
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import detached, mean_over
-from marlzoo.objectives.sequences import as_transitions, row_fields
-from marlzoo.optim import per_replica
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
+from marlzoo.modules.policies import Policy, log_softmax, mask_logits
+from marlzoo.modules.teams import StochasticActor
+from marlzoo.objectives import data_likelihood, data_value, detached, effective_sample_size, mean_over
+from marlzoo.replicas import Kind, per_replica
 from marlzoo.spec import Spec
 
 MARGINAL_FLOOR = 1e-6  # least probability of an action in V and w
@@ -196,8 +201,8 @@ class InSPO(Algorithm):
         losses = {"behavior_loss": behavior_loss, "q_loss": q_loss, "policy_loss": policy_losses.mean(-1)}
         means = {"kappa": mean_over(kappa, real), "weight": mean_over(answer, real), "v": mean_over(v, real)}
         means |= {"alpha": alpha.flatten(), "beta": beta.flatten()}
-        common = diagnostics.data_value(q, real) | diagnostics.effective_sample_size(weight, real)
-        common |= diagnostics.data_likelihood(log_prob, real)
+        common = data_value(q, real) | effective_sample_size(weight, real)
+        common |= data_likelihood(log_prob, real)
         return detached(losses | means) | common | norms
 
     def policy(self) -> Policy:

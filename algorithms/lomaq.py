@@ -34,16 +34,23 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, History, Natural, NonNegative, Positive
-from marlzoo.modules.distributions import chosen
-from marlzoo.modules.layers import MLP, Init, Linear
+from marlzoo.batch import Batch, as_sequences, row_fields
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    Natural,
+    NonNegative,
+    Positive,
+)
+from marlzoo.modules.layers import MLP, Linear, chosen
 from marlzoo.modules.policies import Policy
-from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import detached, double_q, masked_logsumexp, mean_over
-from marlzoo.objectives.sequences import as_sequences, row_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.modules.teams import AgentNet, QNetworkConfig
+from marlzoo.objectives import data_value, detached, double_q, masked_logsumexp, mean_over
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 Graph = Literal["line", "ring", "complete"]
@@ -163,7 +170,7 @@ class LOMAQ(Algorithm):
         self.hard_update(self.target_mixers, self.mixers, c.target_period, tau, "q")
         means = {"q": mean_over(q, filled), "target_q": mean_over(y, filled)}
         found = {"td_loss": td_loss, "penalty": penalty, **means}
-        return detached(found) | diagnostics.data_value(q, filled) | norms
+        return detached(found) | data_value(q, filled) | norms
 
     def policy(self) -> Policy:
         """The best legal action by the agent's own utility."""

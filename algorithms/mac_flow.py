@@ -49,19 +49,31 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, History, NonNegative, Positive
+from marlzoo.batch import Batch, as_sequences, as_transitions, row_fields, step_count
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import ActionValues
-from marlzoo.modules.distributions import categorical_log_prob, log_softmax, mask_logits, one_hot
 from marlzoo.modules.flow import VelocityField, integrate
-from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random, RecurrentPolicy
-from marlzoo.modules.recurrent import RecurrentNet
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import action_error, detached, mean_over
-from marlzoo.objectives.sequences import as_sequences, as_transitions, row_fields, step_count
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.layers import MLP, RecurrentNet, one_hot, with_agent_id
+from marlzoo.modules.policies import (
+    Execution,
+    Policy,
+    Random,
+    RecurrentPolicy,
+    categorical_log_prob,
+    log_softmax,
+    mask_logits,
+)
+from marlzoo.objectives import action_error, data_value, detached, mean_over, saturation
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 Noise = Literal["per_step", "per_episode", "zero", "shared"]
@@ -172,9 +184,9 @@ class MACFlow(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         losses = {"flow_loss": flow_loss, "critic_loss": critic_loss, "student_loss": student_loss}
         means = {"distillation_loss": mean_over(distance, real), "target_q_total": mean_over(y, real)}
-        common = diagnostics.data_value(q_tot[:, 0], real)
+        common = data_value(q_tot[:, 0], real)
         if not self.spec.discrete:
-            common |= diagnostics.saturation(now.clamp(-1.0, 1.0), self.action_dimensions, real)
+            common |= saturation(now.clamp(-1.0, 1.0), self.action_dimensions, real)
         return detached(losses | means) | common | norms
 
     def policy(self) -> Policy:

@@ -29,17 +29,30 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, NonNegative, Positive
-from marlzoo.modules.actors import StochasticActor
+from marlzoo.batch import Batch, as_transitions, step_fields
+from marlzoo.config import (
+    ASSIGNED_LATER,
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
-from marlzoo.modules.mixers import LinearMixer
 from marlzoo.modules.policies import Policy
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
-from marlzoo.objectives.sequences import as_transitions, step_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.modules.teams import LinearMixer, StochasticActor
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
+    effective_sample_size,
+    expectile,
+    exponential_weights,
+    mean_over,
+)
 from marlzoo.spec import Spec
 
 
@@ -117,8 +130,8 @@ class OMAC(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_total.detach(), real), "target_q_total": mean_over(y, real)}
-        common = diagnostics.data_value(q_total, real) | diagnostics.effective_sample_size(weight, real)
-        common |= diagnostics.data_likelihood(log_prob, real)
+        common = data_value(q_total, real) | effective_sample_size(weight, real)
+        common |= data_likelihood(log_prob, real)
         return {**losses, **means, "weight": mean_over(weight, real), **common, **norms}
 
     def policy(self) -> Policy:

@@ -47,6 +47,7 @@ Departures from published code, and the option that restores it:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -54,31 +55,36 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.batch import Batch, as_sequences, row_fields, team_fields
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from marlzoo.errors import ConfigError
-from marlzoo.modules.actors import DeterministicActor
-from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.distributions import chosen, log_softmax, mask_logits, one_hot
-from marlzoo.modules.layers import for_agents, with_agent_id
-from marlzoo.modules.mixers import LinearMixer
-from marlzoo.modules.policies import Policy, SquashedPolicy
-from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import (
+from marlzoo.modules.critics import Ensemble, best_of
+from marlzoo.modules.layers import chosen, for_agents, one_hot, with_agent_id
+from marlzoo.modules.policies import Policy, SquashedPolicy, log_softmax, mask_logits
+from marlzoo.modules.teams import AgentNet, DeterministicActor, LinearMixer, QNetworkConfig, QTeam
+from marlzoo.objectives import (
     action_error,
     action_size,
+    data_likelihood,
+    data_value,
     detached,
     masked_logsumexp,
     mean_over,
     penalty_samples,
     sampled_logsumexp,
+    saturation,
+    team_targets,
 )
-from marlzoo.objectives.search import cross_entropy_search, softmax_search
-from marlzoo.objectives.sequences import as_sequences, row_fields, team_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 
@@ -239,7 +245,7 @@ class OMAR(Algorithm):
             self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
-        common = diagnostics.data_value(fitted[:, 0]) | diagnostics.saturation(action, used)
+        common = data_value(fitted[:, 0]) | saturation(action, used)
         return detached(losses | means) | common | norms
 
     def _judged(self, samples: Tensor) -> tuple[Tensor, ...]:
@@ -292,6 +298,75 @@ class OMAR(Algorithm):
         self.hard_update(self.target_team, self.team, c.target_period, self.hyperparameter("tau"), "critic")
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(q.total, filled), "target_q": mean_over(q.target, filled)}
-        common = diagnostics.data_value(q.total, filled)
-        common |= diagnostics.data_likelihood(chosen(log_pi, batch.action), filled)
+        common = data_value(q.total, filled)
+        common |= data_likelihood(chosen(log_pi, batch.action), filled)
         return detached(losses | means) | common | norms
+
+
+Score = Callable[[Tensor], Tensor]  # values of candidates
+
+
+@torch.no_grad()
+def cross_entropy_search(
+    score: Score, noise: Tensor, elites: int, std: Tensor | float = 2.0, min_std: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Maximize ``score`` over the box by the cross-entropy method; from zero mean.
+
+    From the second round on the previous elites compete too, so the best candidate never gets worse.
+
+    Args:
+        score: ``[R, K, ..., A] -> [R, K, ...]`` value of candidates.
+        noise: ``[R, rounds, K, ..., A]`` standard normal.
+        elites: candidates that the next mean and (unbiased) standard deviation are taken from.
+        std: of the first round, a number or ``[R, 1, ...]`` with the candidates' axes.
+        min_std: added to the standard deviation, which elites that agree would make zero.
+
+    Returns:
+        The best candidate, ``[R, ..., A]``, and its value in the round that drew it, ``[R, ...]``.
+    """
+    rounds = noise.unbind(1)
+    candidates = (std * rounds[0]).clamp(-1.0, 1.0)
+    value = score(candidates)
+    for drawn in rounds[1:]:
+        top, index = value.topk(elites, dim=1)
+        kept = candidates.gather(1, index.unsqueeze(-1).expand(*index.shape, candidates.shape[-1]))
+        spread, mean = torch.std_mean(kept, dim=1, keepdim=True)
+        fresh = (mean + (spread + min_std) * drawn).clamp(-1.0, 1.0)
+        candidates = torch.cat((fresh, kept), dim=1)
+        value = torch.cat((score(fresh), top), dim=1)
+    return best_of(candidates, value), value.amax(1)
+
+
+@torch.no_grad()
+def softmax_search(
+    score: Score, noise: Tensor, std: Tensor | float = 2.0, min_std: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Maximize ``score`` over the box by softmax-weighted means; from zero mean.
+
+    Every round moves the mean to the samples' mean weighted by ``softmax(score)`` and takes as standard deviation
+    the root of the samples' unweighted mean squared distance from it.
+
+    Args:
+        score: ``[R, K, ..., A] -> [R, K, ...]`` value of candidates.
+        noise: ``[R, rounds, K, ..., A]`` standard normal.
+        std: of the first round, a number or ``[R, 1, ...]`` with the candidates' axes.
+        min_std: added to the standard deviation.
+
+    Returns:
+        The best candidate of the last round, ``[R, ..., A]``, and its value, ``[R, ...]``.
+    """
+    mean = torch.zeros_like(noise[:, 0, :1])
+    spread = mean + std
+    for drawn in noise.unbind(1):
+        candidates = (mean + spread * drawn).clamp(-1.0, 1.0)
+        value = score(candidates)
+        mean, spread = softmax_moments(candidates, value)
+        spread = spread + min_std
+    return best_of(candidates, value), value.amax(1)
+
+
+def softmax_moments(candidates: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax-weighted mean ``[R, 1, ..., A]`` of ``candidates [R, K, ..., A]`` and their spread around it."""
+    weight = torch.softmax(score, dim=1).unsqueeze(-1)
+    mean = (weight * candidates).sum(1, keepdim=True)
+    return mean, (candidates - mean).square().mean(1, keepdim=True).sqrt()

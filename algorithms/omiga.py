@@ -52,18 +52,33 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
-from marlzoo.modules.actors import TanhGaussianActor, step_outputs
-from marlzoo.modules.distributions import chosen
-from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.mixers import LinearMixer
-from marlzoo.modules.policies import CategoricalPolicy, Policy, RecurrentPolicy, TanhGaussianPolicy
-from marlzoo.modules.recurrent import RecurrentNet
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import mean_over
-from marlzoo.objectives.sequences import as_transitions, step_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.batch import Batch, as_transitions, step_fields
+from marlzoo.config import (
+    ASSIGNED_LATER,
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    Positive,
+)
+from marlzoo.modules.layers import MLP, RecurrentNet, chosen, with_agent_id
+from marlzoo.modules.policies import (
+    CategoricalPolicy,
+    Policy,
+    RecurrentPolicy,
+    TanhGaussianActor,
+    TanhGaussianPolicy,
+)
+from marlzoo.modules.teams import LinearMixer, step_outputs
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
+    effective_sample_size,
+    exponent_quantiles,
+    mean_over,
+)
 from marlzoo.spec import Spec
 
 Z_BOUND = 10.0
@@ -182,8 +197,8 @@ class OMIGA(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_tot.detach(), real), "target_q_total": mean_over(y, real)}
-        common = diagnostics.data_value(q_tot, real) | diagnostics.effective_sample_size(weight, real)
-        common |= diagnostics.exponent_quantiles(raw, real) | diagnostics.data_likelihood(log_prob, real)
+        common = data_value(q_tot, real) | effective_sample_size(weight, real)
+        common |= exponent_quantiles(raw, real) | data_likelihood(log_prob, real)
         return {**losses, **means, "z_max": largest(raw.detach(), real), **common, **norms}
 
     def policy(self) -> Policy:

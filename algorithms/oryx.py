@@ -42,16 +42,28 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, known_actions, require_context
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
-from marlzoo.modules.distributions import chosen, log_softmax, one_hot, tanh_gaussian_mode
-from marlzoo.modules.layers import Init, Linear, RMSNorm, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random, select_action
+from marlzoo.modules.layers import Linear, RMSNorm, one_hot, with_agent_id
+from marlzoo.modules.policies import (
+    Execution,
+    Policy,
+    Random,
+    chosen,
+    log_softmax,
+    select_action,
+    tanh_gaussian_mode,
+)
 from marlzoo.modules.retention import RetentionDecoder, RetentionEncoder
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import detached, mean_over, softmax_weights
-from marlzoo.objectives.sequences import known_actions, require_context
-from marlzoo.rng import Kind
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
+    detached,
+    effective_sample_size,
+    mean_over,
+    softmax_weights,
+)
+from marlzoo.replicas import Init, Kind
 from marlzoo.spec import Spec
 
 STD_FLOOR = 1e-3
@@ -225,9 +237,9 @@ class Oryx(Algorithm):
         norms = self.step(net=self.hyperparameter("td_weight") * td_loss + policy_loss)
         self.soft_update(self.target, self.net, self.hyperparameter("tau"))
         found = {"td_loss": td_loss, "policy_loss": policy_loss, "target_q": mean_over(y, known)}
-        common = diagnostics.data_value(q, batch.filled)
-        common |= diagnostics.effective_sample_size(weight, batch.filled)
-        common |= diagnostics.data_likelihood(log_prob, batch.filled)
+        common = data_value(q, batch.filled)
+        common |= effective_sample_size(weight, batch.filled)
+        common |= data_likelihood(log_prob, batch.filled)
         return detached(found) | common | norms
 
     def policy(self) -> Policy:

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
-from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.distributions import mask_logits
-from marlzoo.modules.layers import MLP, Init, Linear, with_agent_id
-from marlzoo.modules.policies import Policy, Random
-from marlzoo.objectives.search import best_of
+from marlzoo.modules.critics import Ensemble, best_of
+from marlzoo.modules.layers import MLP, Linear, with_agent_id
+from marlzoo.modules.policies import Policy, Random, mask_logits
+from marlzoo.replicas import Init
 
 LATENT_BOUND = 0.5  # of latents that actions are decoded from
 LATENT_LOG_STD_BOUNDS = (-4.0, 15.0)

@@ -9,7 +9,7 @@ import torch
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, NonNegative, Positive
-from marlzoo.modules.actors import StochasticActor
+from marlzoo.modules.teams import StochasticActor
 
 LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
 

@@ -34,16 +34,21 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, Positive
-from marlzoo.modules.actors import StochasticActor
+from marlzoo.batch import Batch, as_transitions, step_fields
+from marlzoo.config import (
+    ASSIGNED_LATER,
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    Positive,
+)
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
-from marlzoo.modules.mixers import LinearMixer
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import mean_over
-from marlzoo.objectives.sequences import as_transitions, step_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.modules.teams import LinearMixer, StochasticActor
+from marlzoo.objectives import data_likelihood, data_value, effective_sample_size, mean_over
 from marlzoo.spec import Spec
 
 # (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
@@ -177,8 +182,8 @@ def update(
         method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
     losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
     in_data_scale = q[:, 0] / scale.view(-1, *(1,) * (q.ndim - 2))
-    common = diagnostics.data_value(in_data_scale, real) | diagnostics.effective_sample_size(omega, real)
-    common |= diagnostics.data_likelihood(log_prob, real)
+    common = data_value(in_data_scale, real) | effective_sample_size(omega, real)
+    common |= data_likelihood(log_prob, real)
     means = {"target_q": mean_over(y, real), "weight": mean_over(omega, real)}
     return {**losses, **means, **common, **norms}
 

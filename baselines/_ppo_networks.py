@@ -12,10 +12,9 @@ from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812 - torch's own short name
 
 from marlzoo.batch import take_rows
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits, one_hot
-from marlzoo.modules.layers import Init, LayerNorm, Linear, PerAgent, for_agents, with_agent_id
-from marlzoo.modules.policies import Policy
-from marlzoo.rng import ReplicaRandom
+from marlzoo.modules.layers import LayerNorm, Linear, PerAgent, for_agents, one_hot, with_agent_id
+from marlzoo.modules.policies import Policy, categorical_log_prob, mask_logits
+from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
 
 
@@ -123,3 +122,46 @@ class GaussianPolicy(Policy):
         """A sample of the Gaussian ``[R, E, N, A]``, not clipped; padding stays zero."""
         mean = self.actor.mean(obs)
         return (mean + self.actor.std().unsqueeze(1) * random.normal(*mean.shape[1:])) * self.actor.used
+
+
+class ValueNorm(nn.Module):
+    """Running mean and deviation of returns, debiased, variance at least 0.01; statistics ``[R]``."""
+
+    def __init__(self, init: Init, decay: Tensor) -> None:
+        super().__init__()
+        self.decay = decay
+        self.moments: Tensor
+        # decayed sums of 1, x and x^2; their ratios are the debiased averages
+        self.register_buffer("moments", torch.zeros(init.replicas, 3, dtype=init.dtype, device=init.device))
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Take in a batch ``[R, ...]``."""
+        x = x.flatten(1)
+        batch = torch.stack((torch.ones_like(x[:, 0]), x.mean(1), x.square().mean(1)), dim=1)
+        self.moments.mul_(self.decay.unsqueeze(1)).add_(batch * (1.0 - self.decay).unsqueeze(1))
+
+    def mean_std(self, ndim: int) -> tuple[Tensor, Tensor]:
+        """Statistics, ``[R, 1, ...]`` with ``ndim`` axes; before any batch the mean is 0."""
+        weight, total, squares = self.moments.unbind(1)
+        weight = weight.clamp_min(1e-12)
+        mean = total / weight
+        std = (squares / weight - mean.square()).clamp_min(0.01).sqrt()
+        shape = (-1, *(1,) * (ndim - 1))
+        return mean.view(shape), std.view(shape)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """``(x - mean) / std``."""
+        mean, std = self.mean_std(x.ndim)
+        return (x - mean) / std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`normalize`."""
+        mean, std = self.mean_std(x.ndim)
+        return x * std + mean
+
+
+def huber(error: Tensor, delta: Tensor) -> Tensor:
+    """``e^2 / 2`` up to ``delta``, then linear."""
+    size = error.abs()
+    return torch.where(size <= delta, 0.5 * size.square(), delta * (size - 0.5 * delta))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marlzoo.modules.layers import Init
+from marlzoo.replicas import Init
 
 Target = Literal["max", "p90", "above"]
 """The return to ask for: the largest of the data, their 90th percentile, or a fifth above the largest."""

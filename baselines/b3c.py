@@ -37,15 +37,12 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.errors import DataError
-from marlzoo.modules.actors import TanhGaussianActor
 from marlzoo.modules.critics import ActionValues
-from marlzoo.modules.distributions import tanh_gaussian_sample
 from marlzoo.modules.layers import with_agent_id
-from marlzoo.modules.mixers import MonotonicMixer, SumMixer
-from marlzoo.modules.policies import Policy, TanhGaussianPolicy
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import action_error, mean_over
-from marlzoo.rng import Kind
+from marlzoo.modules.policies import Policy, TanhGaussianActor, TanhGaussianPolicy, tanh_gaussian_sample
+from marlzoo.modules.teams import MonotonicMixer, SumMixer
+from marlzoo.objectives import action_error, data_value, mean_over, saturation
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 
@@ -141,8 +138,8 @@ class B3C(Algorithm):
         losses = {"q_loss": q_loss.detach(), "policy_loss": policy_loss.detach(), "bc_loss": cloning.detach()}
         means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
         clipped = {"clipped": mean_over((q_next == cap).to(self.dtype))}  # share of targets at the cap
-        bounds = diagnostics.saturation(sampled, self.action_dimensions)
-        return losses | means | clipped | diagnostics.data_value(q_total) | bounds | norms
+        bounds = saturation(sampled, self.action_dimensions)
+        return losses | means | clipped | data_value(q_total) | bounds | norms
 
     def policy(self) -> Policy:
         """Tanh of the clipped mean."""

@@ -34,19 +34,17 @@ from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Positive
-from marlzoo.modules.actors import TanhGaussianActor
-from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES, Config, Count, Positive
+from marlzoo.modules.layers import MLP, RecurrentNet, with_agent_id
 from marlzoo.modules.policies import (
     CategoricalPolicy,
     Policy,
     RecurrentPolicy,
     SquashedPolicy,
+    TanhGaussianActor,
     TanhGaussianPolicy,
 )
-from marlzoo.modules.recurrent import RecurrentNet
-from marlzoo.objectives.losses import action_error, mean_over
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.objectives import action_error, mean_over
 from marlzoo.spec import Spec
 
 

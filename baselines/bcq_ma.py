@@ -46,20 +46,32 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.batch import Batch, as_sequences, team_fields
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits
 from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.mixers import LinearMixer
-from marlzoo.modules.policies import Policy, RecurrentPolicy
-from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig, QTeam
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import action_error, detached, gaussian_kl, mean_over, soft_minimum
-from marlzoo.objectives.sequences import as_sequences, team_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.policies import Policy, RecurrentPolicy, categorical_log_prob, mask_logits
+from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig, QTeam
+from marlzoo.objectives import (
+    action_error,
+    data_value,
+    detached,
+    gaussian_kl,
+    mean_over,
+    saturation,
+    soft_minimum,
+    team_targets,
+)
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 from ._bcq import LATENT_BOUND, VAE, BestAllowed, BestSample, Pair, Perturbation, allowed_actions
@@ -199,7 +211,7 @@ class BCQMA(Algorithm):
         self.soft_update(self.target_perturb, self.perturb, tau)
         losses = {"vae_loss": vae_loss, "kl": kl_loss, "q_loss": q_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0]), "target_q_total": mean_over(y)}
-        common = diagnostics.data_value(q_tot[:, 0]) | diagnostics.saturation(perturbed, used)
+        common = data_value(q_tot[:, 0]) | saturation(perturbed, used)
         return detached(losses | means) | common | norms
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
@@ -221,5 +233,5 @@ class BCQMA(Algorithm):
             "q_total": mean_over(q.total.detach(), filled),
             "target_q_total": mean_over(q.target, filled),
         }
-        value = diagnostics.data_value(q.total, filled)
+        value = data_value(q.total, filled)
         return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **value, **norms}

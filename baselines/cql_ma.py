@@ -45,34 +45,43 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.batch import Batch, as_sequences, row_fields
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from marlzoo.errors import ConfigError
-from marlzoo.modules.actors import TanhGaussianActor
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.distributions import (
-    chosen,
+from marlzoo.modules.layers import chosen, with_agent_id
+from marlzoo.modules.policies import (
+    Policy,
+    TanhGaussianActor,
+    TanhGaussianPolicy,
     log_softmax,
     tanh_gaussian_log_prob,
     tanh_gaussian_mode,
     tanh_gaussian_sample,
 )
-from marlzoo.modules.layers import with_agent_id
-from marlzoo.modules.mixers import LinearMixer
-from marlzoo.modules.policies import Policy, TanhGaussianPolicy
-from marlzoo.modules.value_decomposition import AgentNet, QNetworkConfig
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import (
+from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
     detached,
     double_q,
+    effective_sample_size,
     masked_logsumexp,
     mean_over,
     sampled_logsumexp,
+    saturation,
     uniform_log_density,
 )
-from marlzoo.objectives.sequences import as_sequences, row_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 Improvement = Literal["advantage_weighted_bc", "q_weighted_bc", "sac"]
@@ -195,7 +204,7 @@ class CQLMA(Algorithm):
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q_loss": td_loss, "cql_loss": cql_loss, "policy_loss": policy_loss}
         means = {"q_total": mean_over(q_tot[:, 0], filled), "target_q_total": mean_over(y, filled)}
-        value = diagnostics.data_value(q_tot[:, 0], filled)
+        value = data_value(q_tot[:, 0], filled)
         return detached(losses | means | terms.metrics) | value | norms
 
     def policy(self) -> Policy:
@@ -226,7 +235,7 @@ class CQLMA(Algorithm):
         lse = sampled_logsumexp(w[:, None, None] * q_sampled, log_density, dim=2)
         log_prob = self.data_log_prob((mean_now, log_std_now), batch)
         mode = tanh_gaussian_mode(mean_now)
-        metrics = diagnostics.data_likelihood(log_prob) | diagnostics.saturation(mode, used)
+        metrics = data_likelihood(log_prob) | saturation(mode, used)
         if c.cql_policy == "sac":
             action = tanh_gaussian_sample(mean_now, log_std_now, noise["improve"], used)
             entropy = -tanh_gaussian_log_prob(mean_now, log_std_now, action, used)
@@ -235,7 +244,7 @@ class CQLMA(Algorithm):
             return Terms(q_data, lse, q_next, policy - self.hyperparameter("entropy", 4) * entropy, metrics)
         own = q_sampled[:, 0, c.cql_samples : 2 * c.cql_samples].mean(1)  # of the policy's samples at o_i
         weight = self._weight(q_data[:, 0], own)
-        metrics |= diagnostics.effective_sample_size(weight)
+        metrics |= effective_sample_size(weight)
         return Terms(q_data, lse, q_next, -log_prob * weight, metrics)
 
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:
@@ -250,14 +259,14 @@ class CQLMA(Algorithm):
             else:
                 q_next = (log_pi[:, :, 1:].exp() * target).sum(-1)
         q_data, log_prob = chosen(now, batch.action), chosen(log_pi_now, batch.action)
-        metrics = diagnostics.data_likelihood(log_prob, batch.filled)
+        metrics = data_likelihood(log_prob, batch.filled)
         lse = masked_logsumexp(w.unsqueeze(-1) * now, action_mask[:, :, :-1])
         if c.cql_policy == "sac":
             value = w.detach().unsqueeze(-1) * now.detach() - self.hyperparameter("entropy", 5) * log_pi_now
             policy = -(log_pi_now.exp() * value).sum(-1)
         else:
             weight = self._weight(q_data, (log_pi_now.exp() * now).sum(-1))
-            metrics |= diagnostics.effective_sample_size(weight, batch.filled)
+            metrics |= effective_sample_size(weight, batch.filled)
             policy = -log_prob * weight
         return Terms(q_data.unsqueeze(1), lse.unsqueeze(1), q_next, policy, metrics)
 

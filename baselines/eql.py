@@ -27,7 +27,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Positive
 from marlzoo.modules.policies import Policy
-from marlzoo.objectives.losses import exponential_weights
+from marlzoo.objectives import exponential_weights
 from marlzoo.spec import Spec
 
 from . import _ivr

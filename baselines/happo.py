@@ -27,9 +27,9 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, Rollout
-from marlzoo.modules.distributions import one_hot
+from marlzoo.modules.layers import one_hot
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import Kind, ReplicaRandom
+from marlzoo.replicas import Kind, ReplicaRandom
 from marlzoo.spec import Spec
 
 from . import _ppo

@@ -25,8 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from marlzoo.config import Count, Natural, NonNegative, Positive
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES, Count, Natural, NonNegative, Positive
 
 from .td3_bc import MPE, TD3BC, TD3BCConfig
 

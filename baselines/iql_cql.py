@@ -32,14 +32,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, as_sequences, team_fields
+from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.modules.policies import Policy
-from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import masked_logsumexp, mean_over
-from marlzoo.objectives.sequences import as_sequences, team_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.modules.teams import QNetworkConfig, QTeam
+from marlzoo.objectives import TargetMemory, data_value, masked_logsumexp, mean_over, team_targets
 from marlzoo.spec import Spec
 
 from . import _q_cql
@@ -56,6 +53,7 @@ class IQLCQL(Algorithm):
     """Independent Q-learning with a conservative penalty; see the module's text."""
 
     config: IQLCQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = IQLCQLConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -82,7 +80,7 @@ class IQLCQL(Algorithm):
         gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
 
         # 1. Targets
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
         q = found.taken
 
         # 2. TD
@@ -96,7 +94,7 @@ class IQLCQL(Algorithm):
         norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
-        value = diagnostics.data_value(q, batch.filled)
+        value = data_value(q, batch.filled)
         return {**losses, "q": mean_over(q.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:

@@ -43,17 +43,22 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, as_sequences, known_actions, row_fields, step_count
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import TeamCritics
 from marlzoo.modules.policies import Policy
-from marlzoo.modules.recurrent import TeamActor
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.counterfactual import partial_replacement
-from marlzoo.objectives.losses import action_size, detached, mean_over, penalty_samples, sampled_logsumexp
-from marlzoo.objectives.sequences import as_sequences, known_actions, row_fields, step_count
-from marlzoo.rng import Kind
+from marlzoo.modules.teams import TeamActor
+from marlzoo.objectives import (
+    action_size,
+    data_value,
+    detached,
+    mean_over,
+    penalty_samples,
+    sampled_logsumexp,
+    saturation,
+)
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 
@@ -169,8 +174,8 @@ class MADDPGCQL(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, usable)}
-        common = diagnostics.data_value(q[:, 0], filled)
-        common |= diagnostics.saturation(policy[:, :, :-1], used, filled)
+        common = data_value(q[:, 0], filled)
+        common |= saturation(policy[:, :, :-1], used, filled)
         return detached(metrics | means) | common | norms
 
     def policy(self) -> Policy:
@@ -195,3 +200,16 @@ class MADDPGCQL(Algorithm):
         q = self.q(*joint).amin(1) if self.config.policy_q == "min" else self.q.first(*joint)
         size = action_size(action, self.action_dimensions)
         return mean_over(self.hyperparameter("action_penalty", 4) * size - q, batch.filled)
+
+
+def partial_replacement(policy: Tensor, data: Tensor, uniform: Tensor, replaced: int) -> Tensor:
+    """The data's team actions with those of a random subset of agents taken from the policy.
+
+    Args:
+        policy: ``[..., N, A]``.
+        data: likewise.
+        uniform: ``[..., N]`` on [0, 1); the agents with the smallest numbers are replaced.
+        replaced: size of the subset; 0 leaves the data's actions, N gives the policy's.
+    """
+    mine = uniform.argsort(-1).argsort(-1) < replaced
+    return torch.where(mine.unsqueeze(-1), policy, data)

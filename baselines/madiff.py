@@ -41,17 +41,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, require_context
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.diffusion import Schedule, guided, sample
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits, one_hot
 from marlzoo.modules.flow import FREQUENCIES, time_features
-from marlzoo.modules.layers import MLP, Init, Linear, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random
-from marlzoo.objectives.losses import action_error, detached, mean_over
-from marlzoo.objectives.sequences import require_context
-from marlzoo.rng import Kind
+from marlzoo.modules.layers import MLP, Linear, one_hot, with_agent_id
+from marlzoo.modules.policies import Execution, Policy, Random, categorical_log_prob, mask_logits
+from marlzoo.objectives import action_error, detached, mean_over
+from marlzoo.replicas import Init, Kind
 from marlzoo.spec import Spec
 
 from ._returns import Returns, Target

@@ -41,15 +41,14 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, require_context
 from marlzoo.config import Config, Count, Natural, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer
-from marlzoo.modules.distributions import gaussian_heads, one_hot
-from marlzoo.modules.layers import Init, Linear, with_agent_id
-from marlzoo.modules.policies import Execution, Policy, Random, select_action
-from marlzoo.objectives.losses import detached, mean_over
-from marlzoo.objectives.sequences import require_context
+from marlzoo.modules.layers import Linear, one_hot, with_agent_id
+from marlzoo.modules.policies import Execution, Policy, Random, gaussian_heads, select_action
+from marlzoo.objectives import detached, mean_over
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 from ._returns import Returns, Target

@@ -38,15 +38,19 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Count, Positive
+from marlzoo.batch import Batch, as_transitions, step_fields
+from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES, Count, Positive
 from marlzoo.modules.critics import ActionValues, ValueNet, joint_action
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import Policy
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import expectile, exponential_weights, mean_over
-from marlzoo.objectives.sequences import as_transitions, step_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.objectives import (
+    data_likelihood,
+    data_value,
+    effective_sample_size,
+    expectile,
+    exponential_weights,
+    mean_over,
+)
 from marlzoo.spec import Spec
 
 from . import _iql
@@ -131,8 +135,8 @@ class MAIQL(Algorithm):
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         self.soft_update(self.target_q_mixer, self.q_mixer, self.hyperparameter("tau"))
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        common = diagnostics.data_value(q[:, 0], real) | diagnostics.effective_sample_size(weight, real)
-        common |= diagnostics.data_likelihood(log_prob, real)
+        common = data_value(q[:, 0], real) | effective_sample_size(weight, real)
+        common |= data_likelihood(log_prob, real)
         means = {"target_q_total": mean_over(y, real), "weight": mean_over(weight, real)}
         return {**losses, **means, **common, **norms}
 

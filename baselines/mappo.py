@@ -31,7 +31,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, Rollout
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import Kind, ReplicaRandom
+from marlzoo.replicas import Kind, ReplicaRandom
 from marlzoo.spec import ActionKind, Spec
 
 from . import _ppo

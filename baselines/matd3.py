@@ -39,11 +39,10 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Count, Fraction, NonNegative, Positive, ReplayConfig
 from marlzoo.modules.critics import TeamCritics
-from marlzoo.modules.distributions import smoothed_action
-from marlzoo.modules.policies import Policy, SquashedPolicy
-from marlzoo.modules.recurrent import TeamActor
-from marlzoo.objectives.losses import action_error
-from marlzoo.rng import Kind, ReplicaRandom
+from marlzoo.modules.policies import Policy, SquashedPolicy, smoothed_action
+from marlzoo.modules.teams import TeamActor
+from marlzoo.objectives import action_error
+from marlzoo.replicas import Kind, ReplicaRandom
 from marlzoo.spec import Spec
 
 

@@ -27,14 +27,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, team_fields
 from marlzoo.config import Count, Fraction, Natural, Positive, ReplayConfig
 from marlzoo.modules.policies import Policy
-from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
-from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import mean_over
-from marlzoo.objectives.sequences import team_fields
-from marlzoo.rng import ReplicaRandom
+from marlzoo.modules.teams import QNetworkConfig, QTeam
+from marlzoo.objectives import mean_over, team_targets
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.spec import Spec
 
 

@@ -43,17 +43,19 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import ASSIGNED_LATER, Count
+from marlzoo.batch import Batch, as_sequences, team_fields
+from marlzoo.config import ASSIGNED_LATER, MLP_TRANSITIONS, RECURRENT_SEQUENCES, Count
 from marlzoo.modules.policies import Policy
-from marlzoo.modules.value_decomposition import QNetworkConfig, QTeam
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
-from marlzoo.objectives.double_q import team_targets
-from marlzoo.objectives.losses import masked_logsumexp, mean_over, value_scale
-from marlzoo.objectives.sequences import as_sequences, team_fields
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.teams import QNetworkConfig, QTeam
+from marlzoo.objectives import (
+    TargetMemory,
+    data_value,
+    masked_logsumexp,
+    mean_over,
+    team_targets,
+    value_scale,
+)
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 from . import _q_cql
@@ -77,6 +79,7 @@ class QMIXCQL(Algorithm):
     """QMIX or VDN with a conservative penalty; see the module's text."""
 
     config: QMIXCQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = QMIXCQLConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -117,7 +120,7 @@ class QMIXCQL(Algorithm):
 
         # 1. Targets
         gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
         q_all, q, q_tot = found.every, found.taken, found.total
 
         # 2. TD
@@ -136,7 +139,7 @@ class QMIXCQL(Algorithm):
         norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
-        value = diagnostics.data_value(q_tot, batch.filled)
+        value = data_value(q_tot, batch.filled)
         return {**losses, "q_total": mean_over(q_tot.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:
@@ -150,3 +153,34 @@ class QMIXCQL(Algorithm):
         if self.config.data_action:
             drawn = torch.cat((drawn, q_tot.unsqueeze(-1)), dim=-1)
         return torch.logsumexp(drawn, dim=-1)
+
+
+def random_valid_actions(action_mask: Tensor, uniform: Tensor) -> Tensor:
+    """Team actions drawn uniformly from the legal ones.
+
+    One set of numbers serves a whole sequence: row t uses them turned by t golden ratios, so that rows differ and
+    the numbers that an update needs do not depend on the sequences' length.
+
+    Args:
+        action_mask: ``[R, B, L, N, A]`` bool.
+        uniform: ``[R, B, K, N]`` on [0, 1).
+
+    Returns:
+        ``[R, B, L, K, N]`` int64; the last action where nothing is legal (padding).
+    """
+    turn = (
+        torch.arange(action_mask.shape[2], device=action_mask.device, dtype=uniform.dtype)
+        * 0.6180339887498949
+    )
+    place = torch.remainder(uniform.unsqueeze(2) + turn.view(-1, 1, 1), 1.0)
+    count = action_mask.sum(-1).unsqueeze(3)  # [R, B, L, 1, N]
+    wanted = torch.minimum((place * count).long() + 1, count.clamp_min(1))
+    rank = action_mask.long().cumsum(-1).unsqueeze(3)  # the wanted-th legal action is the first of that rank
+    return (rank < wanted.unsqueeze(-1)).sum(-1).clamp_max(action_mask.shape[-1] - 1)
+
+
+def joint_values(values: Tensor, actions: Tensor) -> Tensor:
+    """``values [R, B, L, N, A]`` of K team actions ``[R, B, L, K, N]``, ``-> [R, B, L, K, N]``."""
+    k = actions.shape[3]
+    spread = values.unsqueeze(3).expand(*values.shape[:3], k, *values.shape[3:])
+    return spread.gather(-1, actions.unsqueeze(-1)).squeeze(-1)

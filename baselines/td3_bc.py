@@ -43,17 +43,31 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.batch import Batch, as_sequences, row_fields, step_count
+from marlzoo.config import (
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import Reads, TeamCritics
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits, one_hot, smoothed_action
-from marlzoo.modules.policies import Policy
-from marlzoo.modules.recurrent import TeamActor
-from marlzoo.objectives import diagnostics
-from marlzoo.objectives.losses import action_error, action_size, detached, mean_over, straight_through
-from marlzoo.objectives.sequences import as_sequences, row_fields, step_count
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
-from marlzoo.rng import Kind
+from marlzoo.modules.layers import one_hot
+from marlzoo.modules.policies import Policy, categorical_log_prob, mask_logits, smoothed_action
+from marlzoo.modules.teams import TeamActor
+from marlzoo.objectives import (
+    action_error,
+    action_size,
+    data_likelihood,
+    data_value,
+    detached,
+    mean_over,
+    saturation,
+    straight_through,
+)
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 READS: dict[str, Reads] = {"independent": "own", "iddpg_bc": "state", "maddpg_bc": "joint"}
@@ -152,7 +166,7 @@ class TD3BC(Algorithm):
         self.soft_update(self.target_q, self.q, tau)
         losses = {"critic_loss": critic_loss, "policy_loss": policy_loss}
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
-        value = diagnostics.data_value(q[:, 0], filled)
+        value = data_value(q[:, 0], filled)
         return detached(losses | means | metrics) | value | norms
 
     def policy(self) -> Policy:
@@ -199,7 +213,7 @@ class TD3BC(Algorithm):
             loss = loss + self.hyperparameter("action_penalty", 4) * action_size(action, used)
         metrics = {"bc_loss": mean_over(cloning, filled), "lambda": scale.mean(-1)}
         if self.spec.discrete:
-            metrics |= diagnostics.data_likelihood(-cloning, filled)
+            metrics |= data_likelihood(-cloning, filled)
         else:
-            metrics |= diagnostics.saturation(action, used, filled)
+            metrics |= saturation(action, used, filled)
         return mean_over(loss, filled), metrics

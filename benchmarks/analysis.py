@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.system.checksums import require_sound
 
 from . import aggregate, tables
 from .sheet import Sheet
@@ -232,6 +233,7 @@ def curves_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _metric(file: Path, name: str, points: int) -> pd.DataFrame:
     """A metric of a file, thinned: columns ``run``, ``updates`` and the metric; empty where it has none."""
+    require_sound(file)
     try:
         head = pd.read_csv(file, nrows=0).columns
         if not {"run", "updates", name} <= set(head):

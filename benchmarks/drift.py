@@ -14,7 +14,7 @@ import numpy as np
 
 from .stats import Floats
 
-VALUE, ESS = "value/data_mean", "weight/ess"  # metrics of marlzoo.objectives.diagnostics that rows carry
+VALUE, ESS = "value/data_mean", "weight/ess"  # metrics of marlzoo.objectives that rows carry
 STILL = 0.05
 """Largest drift of values that count as converged.
 

@@ -14,19 +14,18 @@ import io
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from marlzoo.errors import DataError
+from marlzoo.system.checksums import CHECKSUM, checksum
 from marlzoo.system.files import flush, locked, output_error, try_lock, write_text_atomic
 
 Line = tuple[str, ...]
 """Cells of a line, without the schema's number and the checksum."""
 
-CHECKSUM = "checksum"
 WORTH = 4  # journals are worth merging when they have a fourth of the file's size
 
 
@@ -252,11 +251,6 @@ class _Journal:
 
     def close(self) -> None:
         self._file.close()
-
-
-def checksum(cells: Sequence[str]) -> str:
-    """CRC-32 of a line's cells, eight hexadecimal digits; it sees every change of up to 32 neighboring bits."""
-    return f"{zlib.crc32(chr(31).join(cells).encode()):08x}"
 
 
 def _text(lines: Iterable[Sequence[str]]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from marlzoo.console import visible
+from marlzoo.console import markdown_cell, visible
 
 from .sheet import column_width
 
@@ -33,12 +32,12 @@ _UNBROKEN = str.maketrans(" ", "\u00a0")  # spaces at which no line is broken
 
 def markdown(sheet: Sheet) -> str:
     """A Markdown table under its title, notes below; a number and its spread stay on one line."""
-    lines = [f"## {_pipe(sheet.title)}", ""]
-    lines.append("| " + " | ".join(map(_pipe, sheet.header)) + " |")
+    lines = [f"## {markdown_cell(sheet.title)}", ""]
+    lines.append("| " + " | ".join(map(markdown_cell, sheet.header)) + " |")
     lines.append("|" + "|".join(" --- " if k == 0 else " ---: " for k in range(len(sheet.header))) + "|")
     for cells, best in _lines(sheet):
         shown = [cells[0], *(cell.translate(_UNBROKEN) for cell in cells[1:])]
-        marked = [f"**{_pipe(c)}**" if k in best else _pipe(c) for k, c in enumerate(shown)]
+        marked = [f"**{markdown_cell(c)}**" if k in best else markdown_cell(c) for k, c in enumerate(shown)]
         lines.append("| " + " | ".join(marked) + " |")
     for note in sheet.notes:
         lines += ["", note]
@@ -180,11 +179,6 @@ def _joined(texts: dict[int, str], widths: list[int]) -> str:
 def _lines(sheet: Sheet) -> list[tuple[list[str], set[int]]]:
     best = sheet.best or [set() for _ in sheet.body]
     return list(zip(sheet.body, best, strict=True))
-
-
-def _pipe(text: str) -> str:
-    """A Markdown cell: what would be markup or HTML there stands for itself."""
-    return re.sub(r"[\\|`<]|\](?=[(\[])", r"\\\g<0>", " ".join(visible(text).splitlines()))
 
 
 def _tex(text: str) -> str:

@@ -15,9 +15,8 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.config import Count, Positive
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits
 from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.policies import CategoricalPolicy, Policy
+from marlzoo.modules.policies import CategoricalPolicy, Policy, categorical_log_prob, mask_logits
 
 TASK = "games/bridge"
 

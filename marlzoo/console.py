@@ -1,4 +1,4 @@
-"""Text of others on a terminal: printed as it stands, without markup, emoji codes or control characters."""
+"""Text of others on a terminal or in Markdown: as it stands, without markup, emoji codes or control characters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 def visible(text: object) -> str:
     """A value's text with control characters shown as escapes, ``\\x1b`` for that which begins commands."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def markdown_cell(text: object) -> str:
+    """A value's text for a cell of a Markdown table: what would be markup or HTML there stands for itself."""
+    return re.sub(r"[\\|`<]|\](?=[(\[])", r"\\\g<0>", " ".join(visible(text).splitlines()))
 
 
 def console(**options: Any) -> Console:

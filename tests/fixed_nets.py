@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marlzoo.batch import Batch
 from marlzoo.modules.layers import MLP
-from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.teams import LinearMixer
 from marlzoo.spec import ActionKind, Spec
 
 OBS, STATE = 2, 3

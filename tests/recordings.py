@@ -11,7 +11,7 @@ from marlzoo.data.formats.native import write_omiga
 from marlzoo.modules.policies import Policy
 from marlzoo.recording.collect import dataset_of, record
 from marlzoo.registry import make_env
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 
 HOPPER = "mamujoco/hopper-3x1"
 

@@ -71,6 +71,9 @@ def test_metrics_are_read_beside_the_rows(run: Path) -> None:
     (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean\na,2,high\n")
     with pytest.raises(DataError, match="not a file of metrics"):
         marlzoo.Results(run).metrics("value/data_mean")
+    (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean,checksum\na,2,1.5,01234567\n")
+    with pytest.raises(DataError, match="line 2: damaged"):
+        marlzoo.Results(run).metrics("value/data_mean")
 
 
 def test_failed_runs_have_no_curve(tmp_path: Path) -> None:

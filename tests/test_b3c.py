@@ -14,8 +14,8 @@ from torch import Tensor
 import marlzoo
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
-from marlzoo.modules.layers import Init
-from marlzoo.modules.mixers import MonotonicMixer
+from marlzoo.modules.teams import MonotonicMixer
+from marlzoo.replicas import Init
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec

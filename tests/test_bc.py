@@ -14,8 +14,8 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.data.sampler import Sampler
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits
-from marlzoo.rng import ReplicaRandom
+from marlzoo.modules.policies import categorical_log_prob, mask_logits
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec

@@ -13,9 +13,9 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.layers import MLP, Init, with_agent_id
+from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import RecurrentPolicy
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import Init, ReplicaRandom
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 
 

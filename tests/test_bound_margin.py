@@ -14,7 +14,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.batch import Batch
-from marlzoo.modules.distributions import tanh_gaussian_log_prob
+from marlzoo.modules.policies import tanh_gaussian_log_prob
 from marlzoo.spec import Spec
 
 SPEC = Spec(n_agents=2, obs_size=3, state_size=4, action_kind="continuous", action_size=1, horizon=10)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,12 @@ import torch
 from gymnasium import Env, spaces
 
 from marlzoo.data.card import Card
+from marlzoo.envs._time_limit import call_seconds, time_limit
 from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.envs.games import Game, make
 from marlzoo.envs.guard import Guard
 from marlzoo.envs.pettingzoo import PettingZooEnv, from_parallel_env
-from marlzoo.errors import MarlzooError, SpecError
+from marlzoo.errors import ConfigError, MarlzooError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.recording.collect import dataset_of, record
 from marlzoo.testing import env_battery
@@ -251,6 +256,54 @@ def test_a_reward_in_an_array_of_one_is_a_reward() -> None:
     assert found.returns.tolist() == [[10.0]]
 
 
+class Hangs(Sound):
+    """Waits in its third step, whatever is raised, for something that never comes."""
+
+    def step(self, actions: Any) -> Any:
+        for _ in range(600 if self.time == 2 else 0):
+            with contextlib.suppress(Exception):  # as some simulators do
+                time.sleep(0.1)
+        return super().step(actions)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing can be interrupted there")
+def test_a_call_that_does_not_return_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_ENV_SECONDS", "0.3")
+    with pytest.raises(SpecError, match=r"copy 0, step 3\): it did not return from step within 0.3 seconds"):
+        played(env_of(Hangs))
+    with pytest.raises(SpecError, match=r"games/bridge: did not return from step 2 within 0.3 seconds"):
+        played(faulty(lambda step: time.sleep(60)))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    monkeypatch.setenv("MARLZOO_ENV_SECONDS", "0")
+    with time_limit(call_seconds(), str):
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_thread_that_does_not_return_ends_the_process() -> None:
+    code = """if True:
+        import threading, time
+        from marlzoo.envs._time_limit import time_limit
+        def called():
+            with time_limit(100.0, lambda: "too early"):
+                pass
+            with time_limit(0.1, lambda: "it did not return"):
+                time.sleep(60)
+        thread = threading.Thread(target=called)
+        thread.start()
+        thread.join()
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "it did not return\n")
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf"])
+def test_a_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MARLZOO_ENV_SECONDS", value)
+    with pytest.raises(ConfigError, match=f"MARLZOO_ENV_SECONDS is '{value}'"):
+        env_of(Sound)
+
+
 def test_copies_must_be_different_objects() -> None:
     one = Sound()
     with pytest.raises(SpecError, match="one environment several times"):
@@ -298,6 +351,8 @@ def test_an_agent_without_a_legal_action_takes_the_first(tmp_path: Path) -> None
 
 class Faulty(Game):
     """A game that does ``fault`` to its second step."""
+
+    may_hang = True
 
     fault: Callable[[Step], Any]
 

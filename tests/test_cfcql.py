@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from marlzoo.algorithms.cfcql import agent_weights
+from marlzoo.algorithms.cfcql import agent_weights, counterfactual_values
 from torch import Tensor
 
 import marlzoo
+from marlzoo.batch import as_sequences
 from marlzoo.modules.critics import counterfactual_actions
-from marlzoo.modules.mixers import SumMixer
-from marlzoo.objectives.counterfactual import counterfactual_values
-from marlzoo.objectives.losses import masked_logsumexp
-from marlzoo.objectives.sequences import as_sequences
+from marlzoo.modules.teams import SumMixer
+from marlzoo.objectives import masked_logsumexp
 from marlzoo.spec import ActionKind
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec

@@ -15,14 +15,14 @@ from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
-from marlzoo.modules.layers import Init, Linear
+from marlzoo.modules.layers import Linear
 from marlzoo.modules.policies import UniformPolicy
 from marlzoo.recording.collect import play, record, repeatable
 from marlzoo.recording.recipes import collect, recipe_path
 from marlzoo.recording.teach import Options, make_teacher
 from marlzoo.recording.teachers_document import document, level
 from marlzoo.registry import make, make_env, task_spec
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers.offers import qualities

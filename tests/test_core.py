@@ -19,9 +19,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler, pieces
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
-from marlzoo.modules.layers import MLP, Init, Linear
-from marlzoo.modules.recurrent import GRU
-from marlzoo.optim import StackedAdam
+from marlzoo.modules.layers import GRU, MLP, Linear
 from marlzoo.registry import (
     Preset,
     find_method,
@@ -31,7 +29,7 @@ from marlzoo.registry import (
     task_names,
     task_spec,
 )
-from marlzoo.rng import BlockStream, ReplicaRandom, derive, generators
+from marlzoo.replicas import BlockStream, Init, ReplicaRandom, StackedAdam, derive, generators
 from marlzoo.spec import Spec
 from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
@@ -299,7 +297,7 @@ class TestRegistry:
             assert "marlzoo.baselines" not in text, file
             # Published data, their environments, and mixers are named after the papers that they came with.
             for name in (
-                list_methods().modules if place not in ("data", "envs") and file.name != "mixers.py" else ()
+                list_methods().modules if place not in ("data", "envs") and file.name != "teams.py" else ()
             ):
                 assert f'"{name}"' not in text, (file, name)
 

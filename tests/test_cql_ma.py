@@ -13,11 +13,10 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.errors import ConfigError
-from marlzoo.modules.actors import TanhGaussianActor
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.distributions import tanh_gaussian_log_prob
 from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.value_decomposition import AgentNet
+from marlzoo.modules.policies import TanhGaussianActor, tanh_gaussian_log_prob
+from marlzoo.modules.teams import AgentNet
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 

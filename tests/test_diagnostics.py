@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.objectives import diagnostics
+from marlzoo.objectives import effective_sample_size, exponent_quantiles, saturation
 from marlzoo.registry import find_method, list_methods
 from marlzoo.spec import ActionKind
 from marlzoo.training.trainer import make_sampler, prepare
@@ -23,7 +23,7 @@ def test_effective_sample_size_by_hand() -> None:
     """All equal: 1; one of four: 1/4; (3, 1): 16/20; padding does not count; no weight at all: 0."""
 
     def share(weight: torch.Tensor, filled: torch.Tensor | None = None) -> float:
-        return float(diagnostics.effective_sample_size(weight, filled)["weight/ess"])
+        return float(effective_sample_size(weight, filled)["weight/ess"])
 
     assert share(torch.full((1, 4, 1), 7.0)) == pytest.approx(1.0)
     assert share(torch.tensor([0.0, 0.0, 5.0, 0.0]).view(1, 4, 1)) == pytest.approx(0.25)
@@ -38,7 +38,7 @@ def test_effective_sample_size_by_hand() -> None:
 
 def test_quantiles_are_numpys() -> None:
     exponent = torch.randn(3, 7, 2, dtype=torch.float64)
-    found = diagnostics.exponent_quantiles(exponent)
+    found = exponent_quantiles(exponent)
     for quantile in (0.5, 0.9, 0.99):
         expected = torch.quantile(exponent.flatten(1), quantile, dim=1)
         torch.testing.assert_close(found[f"weight/exponent_q{round(100 * quantile)}"], expected)
@@ -47,7 +47,7 @@ def test_quantiles_are_numpys() -> None:
 def test_saturation_leaves_padding_out() -> None:
     action = torch.tensor([[1.0, 0.0], [0.995, -0.5]]).view(1, 1, 2, 2)
     used = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert float(diagnostics.saturation(action, used)["policy/saturation"]) == pytest.approx(2 / 3)
+    assert float(saturation(action, used)["policy/saturation"]) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("name", OFFLINE)

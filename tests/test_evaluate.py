@@ -14,7 +14,7 @@ from torch import Tensor
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import SpecError
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import PrefetchedRandom, ReplicaRandom
+from marlzoo.replicas import PrefetchedRandom, ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.training.evaluation import evaluate
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data.formats.d4rl import read_d4rl
@@ -17,7 +17,7 @@ from marlzoo.data.load import convert, find_reader, load_dataset, typed_options
 from marlzoo.envs._moma_teams import make_team, team_names
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.data_samples import write_h5
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 SIZES = {"ant": (111, 8), "halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6), "reacher": (11, 2)}
 
@@ -184,7 +184,7 @@ def test_faults_are_named(tmp_path: Path, change: dict[str, Any], cause: str) ->
         read_d4rl(path, team="3x1_0")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, kind=st.sampled_from(["plain", "gzip", "pickle"]))
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, kind: str) -> None:
     base = tmp_path_factory.getbasetemp()

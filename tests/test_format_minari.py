@@ -11,7 +11,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from marlzoo.data.card import Card
 from marlzoo.data.check import check
@@ -23,7 +23,7 @@ from marlzoo.spec import Spec
 from marlzoo.system.files import temporary_beside
 from tests.broken_environments import Sound
 from tests.data_samples import DISCRETE, SPEC, sample
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
 
 UNEVEN = Spec(
     n_agents=12, obs_size=3, state_size=36, action_kind="continuous", action_size=2, horizon=50,
@@ -432,7 +432,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path) -> None
         read_minari(strip(tmp_path / "toy-v0"))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE)
 def test_damaged_folders(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.formats.npz import read_npz, write_npz
+from marlzoo.data.formats.npz import read_npz, sniff, write_npz
 from marlzoo.data.load import convert, find_reader, load_dataset
 from marlzoo.errors import DataError, OutputError
 from marlzoo.system.zipped import read_member
 from tests.data_samples import DISCRETE, SPEC, parts, sample
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
 
 
 @pytest.mark.parametrize("spec", [SPEC, DISCRETE])
@@ -75,11 +75,13 @@ def transitions(episodes: int = 10, steps: int = 6) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("flag", ["timeouts", "terminal", "jumps"])
+@pytest.mark.parametrize("flag", ["timeouts", "truncations", "terminal", "jumps"])
 def test_plain_transitions(tmp_path: Path, flag: str) -> None:
     values = transitions()
     if flag == "terminal":
         values["terminal"] = values.pop("timeouts")
+    elif flag == "truncations":
+        values["truncations"] = values.pop("timeouts")
     elif flag == "jumps":
         del values["timeouts"]
     np.savez(tmp_path / "a.npz", **values)
@@ -87,9 +89,32 @@ def test_plain_transitions(tmp_path: Path, flag: str) -> None:
     equal(data.lengths, np.full(10, 6))
     equal(data.obs[data.ends, 0], np.stack([np.arange(10), np.full(10, 6)], -1))
     equal(data.returns, np.full(10, 6.0))
-    counts = {"timeouts": (0, 10), "terminal": (10, 0), "jumps": (0, 0)}[flag]
+    counts = {"timeouts": (0, 10), "truncations": (0, 10), "terminal": (10, 0), "jumps": (0, 0)}[flag]
     assert (data.terminal.sum(), data.truncated.sum()) == counts
     assert data.card.bounds_known
+
+
+def test_ends_of_plain_transitions_that_only_one_thing_tells(tmp_path: Path) -> None:
+    """A time limit behind which observations go on; a jump in one entry; a step that is flagged twice."""
+    values = transitions(1, 6) | {"timeouts": np.arange(6) == 2}
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.lengths, [3, 3])
+    equal(np.flatnonzero(data.truncated), [2])
+    values["next_obs"][0, 0, 1] = 7.0
+    values["terminal"] = values["timeouts"]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.lengths, [1, 2, 3])
+    assert (data.terminal.sum(), data.truncated.sum()) == (1, 0)
+
+
+def test_a_header_beside_next_observations_is_refused(tmp_path: Path) -> None:
+    write_npz(sample(), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        np.savez(tmp_path / "b.npz", **file, next_obs=file["obs"])
+    with pytest.raises(DataError, match="both a header and next_obs"):
+        read_npz(tmp_path / "b.npz")
 
 
 def test_plain_transitions_with_state_masks_and_starts(tmp_path: Path) -> None:
@@ -107,6 +132,12 @@ def test_plain_transitions_with_state_masks_and_starts(tmp_path: Path) -> None:
     equal(data.state[data.ends[1:]], data.obs[data.ends[1:], 0])
     assert data.action_mask is not None
     assert data.action_mask.all()
+    masks = np.ones((60, 1, 2))
+    masks[11, 0, 1] = 0  # after the second episode
+    np.savez(tmp_path / "a.npz", **values, next_action_mask=masks)
+    found = read_npz(tmp_path / "a.npz").action_mask
+    assert found is not None
+    equal(np.argwhere(~found), [[13, 0, 1]])
 
 
 @pytest.mark.parametrize(
@@ -122,6 +153,7 @@ def test_plain_transitions_with_state_masks_and_starts(tmp_path: Path) -> None:
         ({"truncated": np.zeros(60)}, "truncated and timeouts say different things"),
         ({"state": np.zeros((60, 2))}, "needs next_state"),
         ({"starts": np.arange(10) * 6 + 1}, "begin with 0"),
+        ({"starts": np.sort([0, *np.arange(10) * 6])}, "increasing row numbers"),
         ({"starts": np.array([0])}, "row 5 is flagged as an end, but starts goes on"),
         (
             {"next_obs": None, "timeouts": None, "next_state": np.zeros((60, 2))},
@@ -162,6 +194,10 @@ def test_forms_that_others_use(tmp_path: Path) -> None:
     data = read_npz(tmp_path / "a.npz", horizon=50)
     assert data.spec == DISCRETE
     equal(data.starts, values["starts"].astype(int))
+    values["reward"] = values["reward"] * [1.0, 2.0]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.reward[data.sources], values["reward"][data.sources].astype(np.float32))
 
 
 def test_actions_and_masks_that_the_file_lacks(tmp_path: Path) -> None:
@@ -183,6 +219,37 @@ def test_actions_and_masks_that_the_file_lacks(tmp_path: Path) -> None:
         read_npz(tmp_path / "b.npz", action_mask="all")
     with pytest.raises(DataError, match="actions is 9, but the data show 4"):
         read_npz(tmp_path / "b.npz", actions=9)
+
+
+def test_a_native_file_without_masks(tmp_path: Path) -> None:
+    """Its content's hash is not that of the masks which are asked for."""
+    write_npz(sample(spec=DISCRETE), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        np.savez(tmp_path / "b.npz", **{name: file[name] for name in file if name != "action_mask"})
+    found = read_npz(tmp_path / "b.npz", action_mask="all").action_mask
+    assert found is not None
+    assert found.all()
+
+
+def test_an_edited_header_is_refused(tmp_path: Path) -> None:
+    write_npz(sample(), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        values = dict(file)
+    text = values["header"].tobytes().replace(b'"quality": "', b'"quality": "x')
+    np.savez(tmp_path / "a.npz", **values | {"header": np.frombuffer(text, np.uint8)})
+    with pytest.raises(DataError, match="its header was changed or damaged"):
+        read_npz(tmp_path / "a.npz", verify=False)
+
+
+def test_a_plain_row_is_named_as_the_file_counts_it(tmp_path: Path) -> None:
+    values = transitions()
+    values["action"][13] = np.nan
+    np.savez(tmp_path / "a.npz", **values)
+    with pytest.raises(DataError, match="action holds NaN, first at row 13"):
+        read_npz(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", obs=values["obs"])
+    assert not sniff(tmp_path / "b.npz")
+    assert sniff(tmp_path / "a.npz")
 
 
 def test_flags_at_the_limit(tmp_path: Path) -> None:
@@ -217,6 +284,12 @@ def test_flags_at_the_limit(tmp_path: Path) -> None:
         ({"header": np.frombuffer(b"{}", np.uint8)}, "header is broken"),
         ({"header": np.frombuffer(b"[" * 5000, np.uint8)}, "header is broken"),
         ({"reward": np.zeros(3)}, "lengths differ"),
+        ({"terminal": np.zeros((12, 2))}, "terminal has shape"),
+        ({"state": np.zeros((12, 2, 3))}, "state must have two dimensions"),
+        (
+            {"action": np.zeros((12, 2), int), "action_mask": np.ones((12, 2))},
+            "legal must have three dimensions",
+        ),
         ({"action": np.full((12, 2, 2), np.nan)}, "action holds NaN, first at row 0"),
     ],
 )
@@ -264,7 +337,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, kind=st.sampled_from(["native", "packed"]))
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, kind: str) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from marlzoo.data.formats.omar import read_omar, sniff
 from marlzoo.data.load import find_reader
 from marlzoo.errors import DataError
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 
 def write(
@@ -105,7 +106,10 @@ def test_the_prey_is_left_out(tmp_path: Path) -> None:
         read_omar(folder, agents=5)
 
 
-@pytest.mark.parametrize(("sizes", "kept"), [((16, 16, 16), 3), ((16, 16, 14), 2), ((16, 14), 1)])
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [((16, 16, 16), 3), ((16, 16, 14), 2), ((16, 14), 1), ((16, 16, 16, 16), 3), ((16,), 1)],
+)
 def test_the_prey_is_left_out_only_where_a_file_shows_it(
     tmp_path: Path, sizes: tuple[int, ...], kept: int
 ) -> None:
@@ -113,7 +117,20 @@ def test_the_prey_is_left_out_only_where_a_file_shows_it(
     write(folder, sizes=sizes)
     dataset = read_omar(folder)
     assert dataset.spec.n_agents == kept
-    assert any("all 3 agents are taken for predators" in n for n in dataset.card.notes) == (kept == 3)
+    assert any("agents are taken for predators" in n for n in dataset.card.notes) == (sizes == (16, 16, 16))
+
+
+def test_ends_that_only_one_thing_tells(tmp_path: Path) -> None:
+    """A terminal step behind which observations go on, and a break in one entry of one agent."""
+    folder = tmp_path / "seed_0_data"
+    write(folder, (9,), (2, 2), done=(3,))
+    following = np.load(folder / "next_obs_1.npy")
+    following[6, 1] += 1.0
+    np.save(folder / "next_obs_1.npy", following)
+    data = read_omar(folder)
+    equal(data.lengths, [4, 3, 2])
+    equal(np.flatnonzero(data.terminal), [])  # it took as long as the longest
+    equal(np.flatnonzero(read_omar(folder, horizon=9).terminal), [3])
 
 
 def test_all_seeds_or_one(tmp_path: Path) -> None:
@@ -148,6 +165,15 @@ def test_faults_are_named(tmp_path: Path) -> None:
     refused("does not hold numbers")
     np.save(folder / "acs_1.npy", np.zeros(57))
     refused(r"has shape \(57,\), expected 2 dimensions")
+    (folder / "acs_1.npy").write_bytes(pickle.dumps(np.zeros((57, 2))))
+    refused(r"acs_1\.npy is cut off, damaged or holds objects")
+    np.save(folder / "acs_1.npy", np.zeros((57, 3)))
+    refused("actions of agent 1 have another size")
+    np.save(folder / "acs_1.npy", np.zeros((57, 2)))
+    following = np.load(folder / "next_obs_0.npy")
+    np.save(folder / "next_obs_0.npy", following[:, :3])
+    refused(r"obs_0\.npy and next_obs_0\.npy differ in shape")
+    np.save(folder / "next_obs_0.npy", following)
     np.save(folder / "dones_0.npy", np.full(57, 0.5))
     np.save(folder / "acs_1.npy", np.zeros((57, 2)))
     refused(r"dones_0 is 0\.5 at \[0\], expected 0 or 1")
@@ -165,6 +191,10 @@ def test_faults_are_named(tmp_path: Path) -> None:
     write(tmp_path / "above/seed_0_data")
     with pytest.raises(DataError, match="seed_1_data holds no obs_<i>"):
         read_omar(tmp_path / "above")
+    (tmp_path / "above/seed_1_data").rmdir()
+    write(tmp_path / "above/seed_1_data", sizes=(4, 4, 4))
+    with pytest.raises(DataError, match="seed_1_data and seed_0_data differ in their sizes"):
+        read_omar(tmp_path / "above")
     assert not sniff(tmp_path / "nothing")
     with pytest.raises(DataError, match="is not a folder"):
         read_omar(tmp_path / "nothing")
@@ -180,7 +210,7 @@ def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
         read_omar(tmp_path / "seed_0_data")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE)
 def test_damaged_folders(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data.formats.pymarl import read_cfcql, read_icq
@@ -17,7 +17,7 @@ from marlzoo.data.formats.pymarl_npy import read_pymarl_npy
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError
 from tests.data_samples import write_h5
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 LIMIT, AGENTS, OBS, STATE, ACTIONS = 6, 3, 4, 5, 7
 
@@ -256,7 +256,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path) -> None
         read_icq(tmp_path / "3m.h5")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, packed=st.booleans())
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, packed: bool) -> None:
     base = tmp_path_factory.getbasetemp()

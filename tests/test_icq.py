@@ -11,11 +11,10 @@ from marlzoo.algorithms.icq import legal_log_policy
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch import Batch
-from marlzoo.modules.distributions import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
+from marlzoo.batch import Batch, as_sequences, known_actions
 from marlzoo.modules.layers import with_agent_id
-from marlzoo.objectives.losses import mean_over, softmax_weights
-from marlzoo.objectives.sequences import as_sequences, known_actions
+from marlzoo.modules.policies import categorical_log_prob, mask_logits, tanh_gaussian_log_prob
+from marlzoo.objectives import mean_over, softmax_weights
 from marlzoo.spec import ActionKind
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.objectives.losses import double_q
+from marlzoo.objectives import double_q
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
-from marlzoo.envs._bridge import LEFT, RIGHT
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
@@ -212,7 +211,7 @@ ALBERDICE = {
 
 @pytest.mark.slow
 def test_alberdice_solves_xor() -> None:
-    data = ["D1"] * 2 + ["D2"] * 6 + ["D3"] * 10 + ["D4"] * 6
+    data = ["D1", "D2", "D3", "D3", "D4", "D4"]
     algorithm = trained("alberdice", "xor", data, 1000, **ALBERDICE)
     found, best = values(algorithm), greedy(algorithm)
     for quality, floor in (("D1", 0.95), ("D2", 0.8), ("D3", 0.95), ("D4", 0.95)):
@@ -221,34 +220,7 @@ def test_alberdice_solves_xor() -> None:
         assert np.mean(good) >= 0.9, (quality, found[rows].round(2), [best[k] for k in rows])
 
 
-@pytest.mark.slow
-def test_alberdice_agrees_on_a_mode() -> None:
-    algorithm = trained("alberdice", "modes-4", ["modes"] * 4, 900, **ALBERDICE)
-    assert np.median(probabilities(algorithm).prod(1).sum(-1)) > 0.8
-
-
 def test_cloning_wanders_on_bridge() -> None:
     algorithm = trained("bc", "bridge", ["optimal"] * 2, 1500, **FAST, eval_mode="sample")
     found = evaluate(algorithm.policy(), games.make("bridge", 200), seeds=[0, 1])
     assert found.returns.mean() < -1.4
-
-
-@pytest.mark.slow
-def test_alberdice_passes_the_bridge() -> None:
-    """A minute or two, as actions are sampled: after half the updates rare missteps still cost a tenth and more.
-
-    From the usual start the optimum is -1.235, the data's mean -1.262 and their worst -1.290; from the distant one
-    all data have the optimum, -1.552.
-    """
-    near, far = [game_data.dataset(task, "optimal") for task in ("bridge", "bridge-apart")]
-    algorithm = marlzoo.make("alberdice", near.spec, seeds=[0, 1, 2, 0, 1], preset="games")
-    train(algorithm, [near] * 3 + [far] * 2, updates=4000)
-    env = games.make("bridge", 1000, horizon=20)
-    start = torch.as_tensor(env.reset().obs[:1]).expand(5, 1, -1, -1)
-    first = algorithm.policy().scores(with_agent_id(start)).argmax(-1).tolist()
-    assert all(pair in ([LEFT, LEFT], [RIGHT, RIGHT]) for (pair,) in first[:3])
-    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns.mean(1)
-    assert found[:3].min() > -1.3, found
-    env = games.make("bridge-apart", 1000, horizon=20)
-    found = evaluate(algorithm.policy(), env, seeds=range(5)).returns.mean(1)
-    assert found[3:].min() > -1.62, found

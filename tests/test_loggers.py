@@ -13,6 +13,7 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.envs.games import make as make_game
 from marlzoo.errors import DataError
+from marlzoo.system.checksums import faults, has_checksums
 from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import MetricsFile, interval
 from marlzoo.training.online import train_online
@@ -87,7 +88,7 @@ def test_what_is_written_is_what_update_returned(tmp_path: Path) -> None:
     ]
     for k, line in enumerate(written):
         metrics = heard.metrics[int(line["updates"])]
-        assert line.keys() == {"updates", "seed", *metrics}
+        assert line.keys() == {"updates", "seed", *metrics, "checksum"}
         for name, value in metrics.items():
             assert float(line[name]) == pytest.approx(float(value[k % 2]), rel=1e-5)
     updates, curve = file.curve("policy/data_log_prob", last=5)
@@ -133,12 +134,20 @@ def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     assert {line["updates"] for line in lines(path)} == {"1", "2", "3"}
 
 
+def older(text: str) -> str:
+    """A file of metrics as it was before lines had checksums."""
+    return "".join(line.rpartition(",")[0] + "\n" for line in text.splitlines())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda text: "a,b\n1,2\n", "its columns are a, b"),
-        (lambda text: text.replace("\n2,3,", "\n2,4,"), "line 4 is of another replica"),
-        (lambda text: text.replace("\n2,3,", "\n2,3,x"), "line 4: could not convert"),
+        (lambda text: older(text).replace("\n2,3,", "\n2,4,"), "line 4 is of another replica"),
+        (lambda text: older(text).replace("\n2,3,", "\n2,3,x"), "line 4: could not convert"),
+        (lambda text: text.replace("\n2,3,", "\n2,4,"), "line 4: damaged"),
+        (lambda text: text.replace("policy_loss", "policy_lost"), "line 1: damaged"),
+        (lambda text: text.replace("checksum", "checksul"), "line 1: damaged"),
     ],
 )
 def test_a_foreign_file_is_one_clear_error_and_stays(
@@ -155,6 +164,31 @@ def test_a_foreign_file_is_one_clear_error_and_stays(
         run(learner(), 8, loggers=[MetricsFile(path)], **options)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
+
+
+def test_a_file_without_checksums_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    options: dict[str, Any] = {"checkpoint": tmp_path / "c.npz"}
+    run(learner(), 5, loggers=[MetricsFile(path)], **options)
+    whole = path.read_text()
+    path.write_text(older(whole))
+    assert not has_checksums(path)
+    run(learner(), 8, loggers=[MetricsFile(path)], **options)
+    assert path.read_text().startswith(whole)
+
+
+def test_every_flipped_bit_of_the_metrics_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    run(learner(), 2, loggers=[MetricsFile(path)])
+    sound = path.read_bytes()
+    assert (has_checksums(path), faults(path)) == (True, [])
+    for at in range(0, len(sound), 3):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :])
+        assert has_checksums(path), at
+        assert faults(path), at
+    for cut in range(sound.index(b"\n") + 1, len(sound)):  # a kill may have cut the last line
+        path.write_bytes(sound[:cut])
+        assert not has_checksums(path) or not faults(path), cut
 
 
 def test_metrics_that_come_later_get_a_column(tmp_path: Path) -> None:

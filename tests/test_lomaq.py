@@ -9,7 +9,7 @@ import torch
 from marlzoo.algorithms.lomaq import LocalMixers, neighborhoods
 
 import marlzoo
-from marlzoo.modules.layers import Init
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 from tests.test_studies import script
 

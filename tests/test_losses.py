@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+from marlzoo.algorithms.omar import cross_entropy_search, softmax_moments, softmax_search
+from marlzoo.baselines.maddpg_cql import partial_replacement
 from torch import Tensor
 
-from marlzoo.modules.distributions import smoothed_action
-from marlzoo.objectives.counterfactual import partial_replacement
-from marlzoo.objectives.losses import (
+from marlzoo.modules.critics import best_of
+from marlzoo.modules.policies import smoothed_action
+from marlzoo.objectives import (
     double_q,
     expectile,
     exponential_weights,
@@ -24,7 +26,6 @@ from marlzoo.objectives.losses import (
     uniform_log_density,
     value_scale,
 )
-from marlzoo.objectives.search import best_of, cross_entropy_search, softmax_moments, softmax_search
 
 
 def f64(*values: float) -> Tensor:

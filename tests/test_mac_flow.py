@@ -11,7 +11,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.modules.flow import integrate
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 

@@ -12,9 +12,8 @@ from marlzoo.baselines.maddpg_cql import MADDPGCQL
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, as_sequences
 from marlzoo.errors import ConfigError
-from marlzoo.objectives.sequences import as_sequences
 from tests.fixed_nets import FixedCritics, spec_of, transitions
 
 

@@ -10,8 +10,7 @@ import torch
 import marlzoo
 from marlzoo.errors import ConfigError
 from marlzoo.modules.diffusion import Schedule, guided, sample
-from marlzoo.modules.layers import Init
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 

@@ -14,8 +14,9 @@ from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer, rotate
-from marlzoo.modules.distributions import tanh_gaussian_mode
-from marlzoo.modules.layers import Init, with_agent_id
+from marlzoo.modules.layers import with_agent_id
+from marlzoo.modules.policies import tanh_gaussian_mode
+from marlzoo.replicas import Init
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 from marlzoo.baselines import _ppo
+from marlzoo.baselines._ppo_networks import ValueNorm, huber
 from marlzoo.baselines.mappo import MAPPO
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import take_rows
+from marlzoo.batch import gae, take_rows
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.modules.layers import Init
-from marlzoo.objectives.returns import ValueNorm, gae, huber
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import ActionKind
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.online import Collector, train_online
@@ -240,45 +235,6 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     other = make(lr=1e-2)
     with pytest.raises(CheckpointError, match="lr"):
         train_online(other, toy_env(other), steps=48, checkpoint=file)
-
-
-SCRIPT = """
-import sys, torch, marlzoo
-from marlzoo.training.online import train_online
-from tests.guess import Guess
-from tests.toys import ToyEnv, toy_spec
-torch.set_num_threads(1)
-sizes = dict(hidden=16, num_envs=6, rollout=8, batch_size=24, epochs=2, restart=3)
-learner = marlzoo.make("mappo", toy_spec(), seeds=[0], **sizes)
-train_online(learner, ToyEnv(6), steps=48 * 80, checkpoint=sys.argv[1],
-             on_progress=lambda done, total, points: print(done, flush=True))
-"""
-
-
-def test_killed_and_resumed_gives_the_same(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
-    reference = make(dtype=torch.float32)
-    train_online(reference, toy_env(reference), steps=48 * 80)
-    file = tmp_path / "run.npz"
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(file)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env=environment,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line) >= 10:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
-    process.stdout.close()
-    assert file.exists()
-    again = make(dtype=torch.float32)
-    train_online(again, toy_env(again), steps=48 * 80, checkpoint=file)
-    assert_same(reference, again)
 
 
 def test_step_size_falls_to_zero() -> None:

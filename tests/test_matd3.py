@@ -10,7 +10,7 @@ from marlzoo.baselines.matd3 import MATD3
 
 import marlzoo
 from marlzoo.batch import Batch
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.online import train_online
 from tests.guess import Guess

@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
-from marlzoo.modules.layers import Init
-from marlzoo.modules.mixers import ConvexMixer, MonotonicMixer, SumMixer, normalized_product
+from marlzoo.modules.teams import ConvexMixer, MonotonicMixer, SumMixer, normalized_product
+from marlzoo.replicas import Init
 
 
 def test_convex_weights_by_hand() -> None:

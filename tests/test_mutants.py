@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import Fault, errors, planted, read_faults
-from tests.mutants.run import PASSED, dies, private_copy
+from tests.mutants.run import dies, private_copy
 
 TESTS = ("tests/test_objectives.py", "-k", "td_lambda")
-FILE = "marlzoo/objectives/returns.py"
+FILE = "marlzoo/objectives.py"
 SEEN = Fault("slice", FILE, TESTS, "carry = gamma * mask", "carry = gamma")
-UNSEEN = dataclasses.replace(SEEN, old="delta * (size - 0.5 * delta)", new="delta * size")
+UNSEEN = dataclasses.replace(SEEN, old="return weight * error.square()", new="return weight * error")
 
 
 def test_every_fault_can_be_planted() -> None:
@@ -44,7 +44,6 @@ def test_a_list_with_unknown_entries_is_an_error(tmp_path: Path) -> None:
 def test_a_fault_dies_where_a_test_sees_it() -> None:
     with private_copy() as copy:
         before = (copy.folder / FILE).read_text()
-        assert copy.run_tests(TESTS) == PASSED
         assert dies(SEEN, copy)
         assert not dies(UNSEEN, copy)
         assert (copy.folder / FILE).read_text() == before

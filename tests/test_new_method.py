@@ -269,9 +269,6 @@ FAULTS = {
     "lockstep_equals_single_runs": ("mean_over(error) +", "mean_over(error) * mean_over(error).max() +"),
     "nan_stays_in_its_replica": ("mean_over(error) +", "mean_over(error).sum() * mean_over(error) +"),
     "finite_and_moves": ("self.add_optimizer(policy=self.actor)", "self.add_optimizer(policy=self.actor.layers[0])"),
-    "replicas_may_differ_in_settings_and_data": (
-        "mean_over(error) +", "mean_over(error) * self.hyperparameter('lr')[0] * 1e3 +",
-    ),
     "acts_legally_and_repeats": (
         "CategoricalPolicy(self.actor) if", "SquashedPolicy(torch.nn.Identity()) if",
     ),

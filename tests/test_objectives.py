@@ -14,22 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from marlzoo.baselines._ppo_networks import PPOActor
+from marlzoo.baselines._ppo_networks import PPOActor, ValueNorm
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from marlzoo.modules.distributions import (
+from marlzoo import objectives as losses
+from marlzoo.batch import gae
+from marlzoo.modules.layers import LayerNorm
+from marlzoo.modules.policies import (
     categorical_log_prob,
     log_softmax,
     mask_logits,
     tanh_gaussian_log_prob,
     tanh_gaussian_sample,
 )
-from marlzoo.modules.layers import Init, LayerNorm
-from marlzoo.modules.mixers import ConvexMixer, LinearMixer, MonotonicMixer, SumMixer
-from marlzoo.objectives import losses
-from marlzoo.objectives.returns import ValueNorm, gae, td_lambda
-from marlzoo.optim import StackedAdam
+from marlzoo.modules.teams import ConvexMixer, LinearMixer, MonotonicMixer, SumMixer
+from marlzoo.objectives import td_lambda
+from marlzoo.replicas import Init, StackedAdam
 from marlzoo.spec import ActionKind, Spec
 
 DOUBLE = torch.float64

@@ -15,7 +15,7 @@ import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.mixers import LinearMixer
+from marlzoo.modules.teams import LinearMixer
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 

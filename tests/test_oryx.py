@@ -12,8 +12,8 @@ import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
-from marlzoo.modules.layers import Init
 from marlzoo.modules.retention import Retention
+from marlzoo.replicas import Init
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec

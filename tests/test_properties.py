@@ -22,7 +22,7 @@ from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError
-from marlzoo.rng import Kind
+from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.test_results import ROW

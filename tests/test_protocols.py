@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, as_transitions
+from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.errors import UnknownNameError
-from marlzoo.objectives.sequences import as_transitions
-from marlzoo.protocols import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.registry import find_method, list_methods, preset_of
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import marlzoo
 from marlzoo.envs.base import Ids, Observation, Step
 from marlzoo.modules.policies import EpsilonGreedyPolicy
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.online import train_online
 from marlzoo.training.trainer import make_sampler

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.modules.distributions import chosen
-from marlzoo.objectives.losses import mean_over
+from marlzoo.modules.layers import chosen
+from marlzoo.objectives import mean_over
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 

@@ -13,7 +13,7 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Rollout
 from marlzoo.errors import ConfigError
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.toys import toy_spec
 

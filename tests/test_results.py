@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from marlzoo.benchmarks.results import COLUMNS, Episodes, ResultsFile, Row, frame
 from marlzoo.benchmarks.row import from_line, to_line
-from marlzoo.benchmarks.store import checksum
 
 from marlzoo.errors import DataError, OutputError, UnknownNameError
+from marlzoo.system.checksums import checksum
 
 ROW = Row(
     suite="unit",

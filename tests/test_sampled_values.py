@@ -10,7 +10,8 @@ from torch import Tensor
 
 from marlzoo.modules import critics
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.layers import Init, reproducible_matmul
+from marlzoo.modules.layers import reproducible_matmul
+from marlzoo.replicas import Init
 from tests.reference.harness import compare
 
 R, K, B, N = 2, 7, 5, 3

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from marlzoo.baselines.qmix_cql import joint_values, random_valid_actions
 
 import marlzoo
-from marlzoo.batch import Batch
-from marlzoo.modules.layers import Init, with_agent_id, with_last_action
+from marlzoo.batch import Batch, as_sequences, known_actions
+from marlzoo.modules.layers import RecurrentNet, with_agent_id, with_last_action
 from marlzoo.modules.policies import CategoricalPolicy, RecurrentPolicy
-from marlzoo.modules.recurrent import RecurrentNet
-from marlzoo.objectives.counterfactual import joint_values, random_valid_actions
-from marlzoo.objectives.returns import td_lambda
-from marlzoo.objectives.sequences import as_sequences, known_actions
+from marlzoo.objectives import td_lambda
+from marlzoo.replicas import Init
 from marlzoo.spec import ActionKind
 from tests.toys import toy_spec
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 
-from marlzoo.modules.actors import DeterministicActor
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.layers import MLP, BatchNorm, Init, Linear, PerAgent
+from marlzoo.modules.layers import MLP, BatchNorm, Linear, PerAgent
+from marlzoo.modules.teams import DeterministicActor
+from marlzoo.replicas import Init
 
 R, B, N = 2, 6, 3
 

@@ -205,16 +205,16 @@ def test_precision(tmp_path: Path) -> None:
     file = uniform_recording(tmp_path / "recording.hdf5")
     module = script("precision")
     logged = study.Logged(file=str(file), updates=20, hidden=32, episodes=1)
-    options = module.Options(out=tmp_path, seeds=(0, 1, 2), methods=("bc", "td3_bc"), also=(), logged=logged)
+    options = module.Options(out=tmp_path, seeds=(0, 1, 2), methods=("bc",), also=(), logged=logged)
     assert module.main(options) == 0
     lines = written(tmp_path / "precision")
-    assert lines.groupby("method").size().to_dict() == {"bc": 3, "td3_bc": 3}
+    assert lines.groupby("method").size().to_dict() == {"bc": 3}
     assert (lines["float32"] != lines["bf16"]).all()
     described = ["the data"]
     same = module.report(options, lines.assign(bf16=lines["float32"]), described).sheet
-    assert [line[-1] for line in same.body] == ["yes", "yes"]
+    assert [line[-1] for line in same.body] == ["yes"]
     far = module.report(options, lines.assign(bf16=lines["float32"] + 1e6), described).sheet
-    assert [line[-1] for line in far.body] == ["no", "no"]
+    assert [line[-1] for line in far.body] == ["no"]
 
 
 # ---- coordination games --------------------------------------------------------------------------------

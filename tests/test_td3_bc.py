@@ -10,12 +10,13 @@ from marlzoo.baselines.td3_bc import TD3BC
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, as_sequences
 from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import TeamCritics
-from marlzoo.modules.layers import MLP, Init
-from marlzoo.objectives.losses import straight_through
-from marlzoo.objectives.sequences import as_sequences
+from marlzoo.modules.layers import MLP
+from marlzoo.objectives import straight_through
+from marlzoo.registry import find_method
+from marlzoo.replicas import Init
 from marlzoo.spec import ActionKind
 from tests.fixed_nets import OBS, FixedCritics, set_table, spec_of, transitions
 
@@ -236,3 +237,19 @@ def test_discrete_cloning_leaves_illegal_actions_out() -> None:
     action_mask = torch.tensor([True, True, False]).expand(2, 1, 3)
     loss, _, _ = policy_parts(algorithm, batch_for(algorithm, [[0], [0]], action_mask=action_mask))
     assert float(loss.detach()) == pytest.approx(float(torch.log1p(torch.exp(f64(-1.0)))))
+
+
+def test_iddpg_bc_has_og_marls_settings() -> None:
+    """The table of its specification, and the paper's settings of the particle world."""
+    published = {
+        **{"variant": "iddpg_bc", "policy_delay": 1, "policy_q": "min", "policy_after_critic": False},
+        **{"smoothing_sigma": 0.0, "alpha": 2.5, "action_penalty": 1e-3, "memory_relu": True},
+        **{"hidden": 64, "critic_hidden": 128, "history": "rnn", "sequence_length": 20, "batch_size": 32},
+        **{"lr": 3e-4, "tau": 0.005, "gamma": 0.99},
+    }
+    config = vars(find_method("iddpg_bc").config_class())
+    assert {name: config[name] for name in published} == published
+    kinds: tuple[tuple[ActionKind, str], ...] = (("continuous", "mpe"), ("discrete", "smac"))
+    for kind, preset in kinds:
+        algorithm: Any = marlzoo.make("iddpg_bc", spec_of(2, 3, kind), preset=preset, hidden=8)
+        assert (algorithm.config.history, algorithm.sampling) == ("mlp", "transition")

@@ -15,7 +15,8 @@ from marlzoo.data import download, games
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
-from marlzoo.system.files import sha256_file
+from marlzoo.system.checksums import line_checksum
+from marlzoo.system.files import sha256_file, write_text_atomic
 from marlzoo.teachers import store
 from marlzoo.training.checkpoint import save_arrays
 from tests.test_results import ROW
@@ -36,6 +37,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     running = ResultsFile(tmp_path / "results" / "running" / "rows.csv")
     running.append([ROW])  # in a journal, as while a run goes on
     running.close()
+    for file in ("mine/metrics/bc.csv", "alone/metrics.csv"):
+        cells = ["1", "0", "0.25"]
+        text = f"updates,seed,loss,checksum\n{','.join(cells)},{line_checksum(['updates', 'seed', 'loss'], cells)}\n"
+        write_text_atomic(tmp_path / "results" / file, text)
     save_arrays(
         tmp_path / "results/mine/checkpoints/bc.npz", {"learner/w": np.ones((4, 4))}, {"method": "bc"}
     )
@@ -53,6 +58,8 @@ DAMAGED = (
     "results/mine/rows.csv",
     "results/mine/episodes.csv",
     "results/running/rows.journal/*.csv",
+    "results/mine/metrics/bc.csv",
+    "results/alone/metrics.csv",
     "results/mine/checkpoints/bc.npz",
     "home/datasets/games/xor/marlzoo/D3.hdf5",
     "home/verified/*.json",
@@ -77,7 +84,8 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
     assert main(["doctor", "--verify"]) == 0
     told = capsys.readouterr().out
     assert (
-        "results 2, checkpoints 1, datasets 1, notes 1, downloads 2, teachers 1; nothing is damaged" in told
+        "results 2, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, teachers 1; nothing is damaged"
+        in told
     )
     for pattern in DAMAGED:
         (path,) = place.glob(pattern)

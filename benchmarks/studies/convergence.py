@@ -38,7 +38,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.data.dataset import Dataset
 from marlzoo.registry import find_method, make, make_env
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.system.files import locked, write_text_atomic
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.loggers import to_numpy

@@ -15,7 +15,8 @@ class Checked:
     """One thing that was compared with its checksum.
 
     Attributes:
-        kind: what it is, ``results``, ``checkpoints``, ``datasets``, ``notes``, ``downloads`` or ``teachers``.
+        kind: what it is, ``results``, ``metrics``, ``checkpoints``, ``datasets``, ``notes``, ``downloads`` or
+            ``teachers``.
         place: its path.
         fault: what is wrong, with the remedy; empty where nothing is.
     """
@@ -50,8 +51,9 @@ def summary(found: Sequence[Checked]) -> str:
 
 
 def _results(folder: Path) -> Iterator[Checked]:
-    """Rows, episodes, checkpoints and datasets, at any depth."""
+    """Rows, episodes, metrics, checkpoints and datasets, at any depth."""
     from marlzoo.benchmarks.results import ResultsFile
+    from marlzoo.system import checksums
     from marlzoo.training.checkpoint import load_arrays
 
     files = [f"{name}.{kind}" for name in ("rows", "episodes", "replaced") for kind in ("csv", "journal")]
@@ -59,6 +61,9 @@ def _results(folder: Path) -> Iterator[Checked]:
     for place in sorted(places):
         faults = ResultsFile(place / "rows.csv").faults() or [""]
         yield from (Checked("results", str(place), fault) for fault in faults)
+    for path in sorted([*folder.rglob("metrics/*.csv"), *folder.rglob("metrics.csv")]):
+        if checksums.has_checksums(path):
+            yield from (Checked("metrics", str(path), fault) for fault in checksums.faults(path) or [""])
     for path in sorted(folder.rglob("*.npz")):
         if path.parent.name == "checkpoints" or path.stem == "checkpoint":
             yield _tried("checkpoints", path, partial(load_arrays, path))

@@ -20,7 +20,7 @@ from marlzoo.data.hdf5 import allocate
 from marlzoo.data.load import load_dataset
 from marlzoo.data.names import SUFFIX, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.version import __version__
 
 SUM_TOLERANCE = (

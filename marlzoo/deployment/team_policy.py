@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from marlzoo.errors import SpecError
 from marlzoo.modules.policies import Execution, Policy
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.spec import Spec
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._time_limit import OverdueError, call_seconds, overdue, time_limit
 from marlzoo.errors import MarlzooError, SpecError
 
 _AEC = ("agent_selection", "agent_iter", "last")
@@ -46,6 +47,7 @@ class Parallel:
     def __init__(self, env: Any, task: str, number: int) -> None:
         self.env, self._task, self._number = env, task, number
         self._time: int | None = None
+        self._seconds = call_seconds()
         self._require_api()
         self.agents = self._names("possible_agents")
         if not self.agents:
@@ -207,11 +209,17 @@ class Parallel:
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         method: Callable[..., Any] = getattr(self.env, name)
         try:
-            return method(*arguments, **named)
+            with time_limit(self._seconds, lambda: str(self._overdue(name))):
+                return method(*arguments, **named)
+        except OverdueError:
+            raise self._overdue(name) from None
         except (Exception, SystemExit) as error:
             if isinstance(error, MarlzooError):
                 raise
             raise self._failed(name, error) from error
+
+    def _overdue(self, name: str) -> SpecError:
+        return self.fault(overdue(name, self._seconds))
 
     def _failed(self, name: str, error: BaseException) -> SpecError:
         cause = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]

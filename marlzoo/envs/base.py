@@ -72,6 +72,7 @@ class BatchedEnv(ABC):
         can_win: whether ``info["win"]`` is given.
         replayable: whether :meth:`replay` works.
         state_replayable: whether :meth:`replay_states` works, which :meth:`replay` is preferred to.
+        may_hang: whether a call may never return; False for this package's own simulators.
     """
 
     task: str
@@ -81,6 +82,7 @@ class BatchedEnv(ABC):
     can_win: bool = False
     replayable: bool = False
     state_replayable: bool = False
+    may_hang: bool = True
 
     @abstractmethod
     def seed(self, seeds: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._time_limit import OverdueError, call_seconds, overdue, time_limit
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import MarlzooError, SpecError
 
@@ -25,12 +26,16 @@ class Guard:
 
     Raises:
         SpecError: from both methods: the environment raised or ended the process, returned arrays of a wrong shape or
-            type, NaN or infinity, or went on beyond its time limit. The text names the task, the copy and the step.
+            type, NaN or infinity, went on beyond its time limit, or did not return within ten minutes (environment
+            variable ``MARLZOO_ENV_SECONDS``; this package's own simulators are trusted). The text names the task,
+            the copy and the step. Outside the main thread, and on Windows, a call that does not return ends the
+            process with this text and status 1.
     """
 
     def __init__(self, env: BatchedEnv) -> None:
         self.env = env
         self._time = np.zeros(env.num_envs, np.int64)
+        self._seconds = call_seconds() if env.may_hang else 0.0
 
     def reset(self, ids: Ids | None = None) -> Observation:
         """See :meth:`marlzoo.envs.base.BatchedEnv.reset`."""
@@ -72,13 +77,21 @@ class Guard:
 
     def _call(self, name: str, method: Callable[[], T]) -> T:
         try:
-            return method()
+            with time_limit(self._seconds, lambda: str(self._overdue(name))):
+                return method()
+        except OverdueError:
+            raise self._overdue(name) from None
         except (Exception, SystemExit) as error:
             if isinstance(error, MarlzooError):
                 raise
             cause = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
-            step = f"step {int(self._time.max(initial=0))}" if name == "step" else "reset"
-            raise self._fault(f"{step} failed ({cause})") from error
+            raise self._fault(f"{self._called(name)} failed ({cause})") from error
+
+    def _overdue(self, name: str) -> SpecError:
+        return self._fault(overdue(self._called(name), self._seconds))
+
+    def _called(self, name: str) -> str:
+        return f"step {int(self._time.max(initial=0))}" if name == "step" else "reset"
 
     def _require_observation(self, seen: Any, name: str, rows: NDArray[np.intp]) -> None:
         env, spec = self.env, self.env.spec

@@ -146,6 +146,8 @@ class MAMuJoCo(BatchedEnv):
         replay_reward_exact: whether :meth:`replay` gives rewards up to rounding (all but Ant and Humanoid).
     """
 
+    may_hang = False
+
     def __init__(
         self,
         task: str,

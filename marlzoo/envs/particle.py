@@ -124,6 +124,7 @@ class ParticleWorld(BatchedEnv):
     """
 
     replayable = True
+    may_hang = False
 
     def __init__(self, name: str, scenario: Scenario, shape: Spec, num_envs: int, prey: Prey | None) -> None:
         self.task, self.scenario, self.spec, self.num_envs = f"{FAMILY}/{name}", scenario, shape, num_envs

@@ -117,6 +117,8 @@ class PettingZooEnv(BatchedEnv):
     made from the stream's and k.
     """
 
+    may_hang = False  # each copy's calls have a limit of their own
+
     def __init__(
         self,
         envs: Sequence[ParallelEnv],

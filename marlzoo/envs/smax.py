@@ -109,6 +109,7 @@ class SMAX(BatchedEnv):
     """
 
     can_win = True
+    may_hang = False
 
     def __init__(self, name: str, shape: Spec, num_envs: int) -> None:
         self.task, self.spec, self.num_envs = f"{FAMILY}/{name}", shape, num_envs

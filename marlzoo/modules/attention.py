@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.errors import ConfigError
-from marlzoo.modules.layers import Init, LayerNorm, Linear
+from marlzoo.modules.layers import LayerNorm, Linear
+from marlzoo.replicas import Init
 
 ROTATION_BASE = 10_000.0
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from marlzoo.batch import Batch
 from marlzoo.modules.critics import joint_action
-from marlzoo.modules.distributions import chosen, log_softmax
-from marlzoo.modules.layers import MLP, Init
+from marlzoo.modules.layers import MLP, chosen
+from marlzoo.modules.policies import log_softmax
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 

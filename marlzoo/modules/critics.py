@@ -14,16 +14,17 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from marlzoo.modules.distributions import chosen, one_hot
 from marlzoo.modules.layers import (
     MLP,
     BatchNorm,
-    Init,
     Linear,
+    chosen,
     for_agents,
     matmul_is_reproducible,
+    one_hot,
     with_agent_id,
 )
+from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
 Reads = Literal["own", "state", "joint"]
@@ -211,6 +212,12 @@ def counterfactual_actions(data: Tensor, own: Tensor) -> Tensor:
     mine = torch.eye(n, dtype=torch.bool, device=data.device).unsqueeze(-1)  # [N, N, 1]
     team = torch.where(mine, own.unsqueeze(-3), data.unsqueeze(-3))
     return team.reshape(*team.shape[:-2], n * a)
+
+
+def best_of(candidates: Tensor, score: Tensor) -> Tensor:
+    """``candidates [R, K, ..., A]`` with the largest ``score [R, K, ...]``, ``-> [R, ..., A]``."""
+    index = score.argmax(1, keepdim=True).unsqueeze(-1)
+    return candidates.gather(1, index.expand(*index.shape[:-1], candidates.shape[-1])).squeeze(1)
 
 
 # ---- many sampled actions per state ------------------------------------------------------------------------

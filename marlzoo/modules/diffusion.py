@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from marlzoo.modules.layers import Init
+from marlzoo.replicas import Init
 
 OFFSET, LARGEST_BETA = 0.008, 0.999  # of the squared-cosine schedule
 START_SCALE = 0.5  # of the noise that sampling starts from

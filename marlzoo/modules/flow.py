@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from marlzoo.modules.layers import MLP, Init
+from marlzoo.modules.layers import MLP
+from marlzoo.replicas import Init
 
 FREQUENCIES = 4  # of the sines and cosines of the time
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -17,56 +17,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
-from marlzoo.modules.distributions import one_hot
-from marlzoo.rng import generators
+from marlzoo.replicas import Init
 
 _plain = False  # see plain_products
 NARROW = 16  # outputs below which a product is faster with its factors transposed and exchanged
-
-
-class Init:
-    """Draws initial values, each replica from its own seed, so that R replicas start as R single runs would.
-
-    Values are drawn in float64 and cast, so that both precisions start from the same numbers.
-
-    Args:
-        seeds: one per replica.
-        device: of the parameters.
-        dtype: of the parameters.
-    """
-
-    def __init__(
-        self,
-        seeds: Sequence[int],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.replicas, self.device, self.dtype = len(seeds), torch.device(device), dtype
-        self._sources = generators(seeds, "init")
-
-    def uniform(self, bound: float, *shape: int) -> nn.Parameter:
-        """``[R, *shape]`` uniform on (-bound, bound)."""
-        drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._sources]
-        return self._parameter((2 * torch.stack(drawn) - 1) * bound)
-
-    def orthogonal(self, gain: float, *shape: int) -> nn.Parameter:
-        """``[R, ..., n_in, n_out]``, each matrix with orthonormal rows or columns times ``gain``."""
-        n_in, n_out = shape[-2:]
-        tall = (*shape[:-2], max(n_in, n_out), min(n_in, n_out))
-        matrices = []
-        for source in self._sources:
-            q, r = torch.linalg.qr(torch.randn(tall, generator=source, dtype=torch.float64))
-            # The signs make the distribution uniform over rotations.
-            q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
-            matrices.append(q if n_in >= n_out else q.mT)
-        return self._parameter(gain * torch.stack(matrices))
-
-    def constant(self, value: float, *shape: int) -> nn.Parameter:
-        """``[R, *shape]`` filled with ``value``."""
-        return self._parameter(torch.full((self.replicas, *shape), value, dtype=torch.float64))
-
-    def _parameter(self, value: Tensor) -> nn.Parameter:
-        return nn.Parameter(value.to(self.device, self.dtype).contiguous())
 
 
 class Linear(nn.Module):
@@ -296,3 +250,91 @@ def with_last_action(obs: Tensor, action: Tensor, n_actions: int) -> Tensor:
     """
     taken = one_hot(action, n_actions, obs.dtype)
     return torch.cat((obs, F.pad(taken, (0, 0, 0, 0, 1, 0))), dim=-1)
+
+
+def one_hot(index: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``[...] -> [..., size]``, 1 at ``index``. (PyTorch's own checks its input and so waits for the device.)"""
+    return (index.unsqueeze(-1) == torch.arange(size, device=index.device)).to(dtype)
+
+
+def chosen(values: Tensor, action: Tensor) -> Tensor:
+    """``values [..., A]`` at ``action [...]`` (int64), ``-> [...]``."""
+    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit per replica (Cho et al. 2014, gates as in PyTorch's ``nn.GRU``).
+
+    The part that sees the input is one product over all steps; only the memory's part runs step by step, and for a
+    single replica inside PyTorch's fused kernel.
+    """
+
+    def __init__(self, init: Init, n_in: int, hidden: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(hidden)
+        self.input, self.recurrent = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
+        for layer in (self.input, self.recurrent):
+            layer.weight, layer.bias = (init.uniform(bound, *p.shape[1:]) for p in (layer.weight, layer.bias))
+        self.hidden = hidden
+
+    def forward(self, x: Tensor, hidden_state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read sequences.
+
+        Args:
+            x: ``[R, B, T, N, in]``.
+            hidden_state: ``[R, B, N, hidden]`` before the first step; None: zeros.
+
+        Returns:
+            Memory after every step ``[R, B, T, N, hidden]``, and after the last ``[R, B, N, hidden]``.
+        """
+        if len(x) == 1 and self.recurrent.products is None and not torch.compiler.is_compiling():
+            return self._fused(x, hidden_state)
+        h = x.new_zeros(*x.shape[:2], x.shape[3], self.hidden) if hidden_state is None else hidden_state
+        outputs = []
+        for drive in self.input(x).unbind(2):
+            reset_x, update_x, new_x = drive.chunk(3, dim=-1)
+            reset_h, update_h, new_h = self.recurrent(h).chunk(3, dim=-1)
+            update = torch.sigmoid(update_x + update_h)
+            candidate = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+            h = candidate + update * (h - candidate)
+            outputs.append(h)
+        return torch.stack(outputs, dim=2), h
+
+    def _fused(self, x: Tensor, hidden_state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A single replica through PyTorch's own recurrent kernel, which knows no stacked weights."""
+        _, b, t, n, size = x.shape
+        sequences = x[0].transpose(1, 2).reshape(b * n, t, size)
+        start = (
+            x.new_zeros(b * n, self.hidden)
+            if hidden_state is None
+            else hidden_state.reshape(b * n, self.hidden)
+        )
+        weights = [layer.weight[0].t() for layer in (self.input, self.recurrent)]
+        biases = [layer.bias[0, 0] for layer in (self.input, self.recurrent)]
+        outputs, last = torch.gru(
+            sequences, start.unsqueeze(0), [*weights, *biases], True, 1, 0.0, self.training, False, True
+        )
+        return outputs.view(1, b, n, t, -1).transpose(2, 3), last.view(1, b, n, -1)
+
+
+class RecurrentNet(nn.Module):
+    """Linear, ReLU, GRU, linear (the field's usual recurrent agent network).
+
+    Args:
+        init: draws the initial values.
+        n_in: input features.
+        hidden: width of the first layer and of the memory.
+        n_out: output features.
+        relu: one more ReLU, between the memory and the last layer (OG-MARL; PyMARL has none).
+    """
+
+    def __init__(self, init: Init, n_in: int, hidden: int, n_out: int, relu: bool = False) -> None:
+        super().__init__()
+        self.relu = relu
+        self.encode, self.gru = Linear(init, n_in, hidden), GRU(init, hidden, hidden)
+        self.head = Linear(init, hidden, n_out)
+
+    def forward(self, x: Tensor, hidden_state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``[R, B, T, N, in] -> [R, B, T, N, out]``, and the memory ``[R, B, N, hidden]`` at the end."""
+        outputs, last = self.gru(F.relu(self.encode(x)), hidden_state)
+        return self.head(F.relu(outputs) if self.relu else outputs), last

@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.errors import ConfigError
-from marlzoo.modules.layers import Init, Linear, RMSNorm
+from marlzoo.modules.layers import Linear, RMSNorm
+from marlzoo.replicas import Init
 
 SLOWEST, FASTEST = 1 / 512, 1 / 32  # 1 minus the heads' decay per step, before the scaling
 

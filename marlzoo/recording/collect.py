@@ -19,7 +19,7 @@ from marlzoo.envs.base import BatchedEnv, Observation
 from marlzoo.envs.guard import Guard
 from marlzoo.modules.layers import reproducible_matmul
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import ReplicaRandom, derive
+from marlzoo.replicas import ReplicaRandom, derive
 from marlzoo.spec import Spec
 
 NUM_ENVS = 64  # episodes played side by side at most; fixed, because the data depend on it

@@ -25,7 +25,7 @@ from marlzoo.modules.policies import Policy, UniformPolicy
 from marlzoo.recording.collect import NUM_ENVS, Episode, dataset_of, record
 from marlzoo.recording.replicas import load_replica
 from marlzoo.registry import make_env, task_spec
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers.offers import RANDOM, SOURCE, qualities

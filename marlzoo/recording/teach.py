@@ -28,7 +28,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.errors import ConfigError
 from marlzoo.recording.collect import play, repeatable
 from marlzoo.registry import make, make_env, task_spec
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.teachers.plans import default_method
 from marlzoo.teachers.store import Snapshot, Teacher, own_folder, save_teacher
 from marlzoo.training.checkpoint import load_arrays, save_arrays

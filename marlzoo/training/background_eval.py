@@ -17,7 +17,7 @@ import torch
 from marlzoo.algorithm import Algorithm
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import derive
+from marlzoo.replicas import derive
 from marlzoo.training.cuda_graph import current
 from marlzoo.training.evaluation import EpisodeResults, evaluate
 from marlzoo.training.precision import products_in

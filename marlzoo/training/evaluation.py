@@ -14,7 +14,7 @@ from marlzoo.envs.base import BatchedEnv, Observation
 from marlzoo.envs.guard import Guard
 from marlzoo.errors import SpecError
 from marlzoo.modules.policies import Policy
-from marlzoo.rng import PrefetchedRandom, derive
+from marlzoo.replicas import PrefetchedRandom, derive
 
 Metrics = dict[str, NDArray[Any]]
 """What an update reports, by name, ``[R]`` each."""

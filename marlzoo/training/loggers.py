@@ -16,6 +16,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.errors import DataError
+from marlzoo.system.checksums import CHECKSUM, faults, has_checksums, line_checksum
 from marlzoo.system.files import output_error, write_text_atomic
 from marlzoo.training.evaluation import Evaluation, Metrics
 
@@ -101,14 +102,14 @@ class MetricsFile:
     """A logger that writes ``metrics.csv``: one line per logged update and replica.
 
     The first columns are ``updates`` and what tells the replicas apart; each metric has a column of its own, with six
-    digits. A run that is interrupted goes on in the same file.
+    digits; the last is a checksum of the line. A run that is interrupted goes on in the same file.
 
     Args:
         path: of the file.
         replicas: for each replica, values of the columns that tell it apart; default: its seed.
 
     Raises:
-        DataError: from ``start``: the file is of other replicas, or is no such file.
+        DataError: from ``start``: the file is of other replicas, damaged, or no such file.
         OutputError: from ``start``, ``log_metrics`` and ``flush``: it cannot be written.
     """
 
@@ -139,7 +140,7 @@ class MetricsFile:
             self._columns += new
             self._rewrite()
         else:
-            self._append(_lines(updates, point, self._keys(), self._columns))
+            self._append(self._lines(updates, point))
 
     def log_evaluation(self, evaluation: Evaluation) -> None:
         """Nothing: evaluations are result rows."""
@@ -173,10 +174,22 @@ class MetricsFile:
         self.close()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["updates", *self._keys()[0], *self._columns])
+        writer.writerow([*self._header(), CHECKSUM])
         for updates, point in sorted(self._points.items()):
-            writer.writerows(_lines(updates, point, self._keys(), self._columns))
+            writer.writerows(self._lines(updates, point))
         write_text_atomic(self.path, text.getvalue())
+
+    def _header(self) -> list[str]:
+        return ["updates", *self._keys()[0], *self._columns]
+
+    def _lines(self, updates: int, point: Mapping[str, Floats]) -> list[list[str]]:
+        """A line per replica, with its checksum."""
+        found = []
+        for r, replica in enumerate(self._keys()):
+            values = [f"{point[name][r]:.6g}" if name in point else "" for name in self._columns]
+            cells = [str(updates), *replica.values(), *values]
+            found.append([*cells, line_checksum(self._header(), cells)])
+        return found
 
     def _append(self, lines: Sequence[Sequence[str]]) -> None:
         text = io.StringIO()
@@ -194,17 +207,6 @@ def _texts(replica: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in replica.items()}
 
 
-def _lines(
-    updates: int, point: Mapping[str, Floats], replicas: Sequence[Mapping[str, str]], columns: Sequence[str]
-) -> list[list[str]]:
-    values = [
-        [f"{point[name][r]:.6g}" if name in point else "" for name in columns] for r in range(len(replicas))
-    ]
-    return [
-        [str(updates), *replica.values(), *cells] for replica, cells in zip(replicas, values, strict=True)
-    ]
-
-
 def _read(path: Path, replicas: Sequence[Mapping[str, str]]) -> dict[int, dict[str, Floats]]:
     """The logged updates of a file. An update without a line for every replica was cut off, and is left out."""
     try:
@@ -213,8 +215,12 @@ def _read(path: Path, replicas: Sequence[Mapping[str, str]]) -> dict[int, dict[s
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise _foreign(path, str(error)) from error
+    if has_checksums(path) and (damaged := faults(path)):
+        raise _foreign(path, damaged[0].removeprefix(f"{path}, "))
     complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last line
     header, *lines = list(csv.reader(io.StringIO(complete))) or [[]]
+    if header[-1:] == [CHECKSUM]:  # files of older versions have none
+        header, lines = header[:-1], [line[:-1] for line in lines]
     fixed = ["updates", *replicas[0]]
     if header[: len(fixed)] != fixed:
         raise _foreign(path, f"its columns are {', '.join(header[:6])}")

@@ -20,10 +20,10 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th fault")
     options = parser.parse_args()
     faults = read_faults()
-    wrong = errors(faults)
     chosen = [
         f for f in faults if fnmatch.fnmatch(f.listing, options.only) or fnmatch.fnmatch(f.file, options.only)
     ][:: options.every]
+    wrong = errors(chosen)
     if not chosen:
         wrong.append(f"no list or file matches {options.only!r}")
     if wrong:

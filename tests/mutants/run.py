@@ -21,20 +21,31 @@ PARTS = ("marlzoo", "algorithms", "baselines", "benchmarks", "tests", "pyproject
 LIMIT = 600  # seconds; a fault that makes a test run forever has been noticed
 PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit statuses; BROKEN: a test file could not be imported
 # Runs pytest in a fork per line of arguments, after the slow imports, and answers with its exit status. Imports must
-# find the copy, also where an editable install is asked before the path.
+# find the copy, also where an editable install is asked before the path. Pytest would compile the modules of its
+# plugins anew in every fork, and look at all objects that the imports made. Compiled modules are written without a
+# fault only: one with a fault, of the same size and second, could be taken for the sound one.
 SERVER = f"""
-import json, os, signal, sys
+import gc, importlib.metadata, json, os, signal, sys
 sys.meta_path = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_EditableFinder"]
-import numpy, pytest, torch
+import h5py, hypothesis.strategies, numpy, pandas, pytest, torch
+for plugin in importlib.metadata.entry_points(group="pytest11"):
+    plugin.load()
+gc.collect()
+gc.freeze()
+signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
 for line in sys.stdin:
+    arguments, sys.dont_write_bytecode = json.loads(line)
     child = os.fork()
     if child == 0:
-        signal.alarm({LIMIT})
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nowhere, stream)
-        os._exit(pytest.main(json.loads(line)))
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        os._exit(pytest.main(arguments))
+    signal.alarm({LIMIT})
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(0)
+    print(status, flush=True)
 """
 
 
@@ -50,7 +61,6 @@ class Copy:
         environment = {
             **os.environ,
             "PYTHONPATH": str(folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
         }
@@ -59,8 +69,12 @@ class Copy:
             command, cwd=folder, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def run_tests(self, tests: Sequence[str]) -> int:
+    def run_tests(self, tests: Sequence[str], planted: bool = False) -> int:
         """Pytest's exit status; negative where a signal ended it, such as the time limit's.
+
+        Args:
+            tests: arguments of pytest.
+            planted: a fault is in place.
 
         Raises:
             RuntimeError: the process ended.
@@ -68,7 +82,7 @@ class Copy:
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
-        print(json.dumps(arguments), file=self.server.stdin, flush=True)
+        print(json.dumps([arguments, planted]), file=self.server.stdin, flush=True)
         answer = self.server.stdout.readline()
         if not answer:
             raise RuntimeError(f"pytest {' '.join(tests)}: the process that runs the tests ended")
@@ -111,7 +125,7 @@ def dies(fault: Fault, copy: Copy) -> bool:
     text = place.read_text(encoding="utf-8")
     place.write_text(planted(fault, copy.folder), encoding="utf-8")
     try:
-        status = copy.run_tests(fault.tests)
+        status = copy.run_tests(fault.tests, planted=True)
     finally:
         place.write_text(text, encoding="utf-8")
     if status not in (PASSED, FAILED, BROKEN) and status >= 0:
@@ -147,10 +161,9 @@ def measure(faults: Sequence[Fault], jobs: int) -> tuple[int, list[Fault]]:
         finally:
             copies.put(copy)
 
-    with private_copy() as first:
-        check_unplanted(faults, first)
     dead, survivors = Counter[str](), []
     with ThreadPoolExecutor(jobs) as pool, _copies(jobs) as folders:
+        check_unplanted(faults, folders[0])
         for folder in folders:
             copies.put(folder)
         for fault, died in zip(faults, pool.map(try_one, faults), strict=True):

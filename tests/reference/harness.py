@@ -28,7 +28,7 @@ SEEDS = (3, 4)
 RELATIVE = 1e-9
 # Of metrics, and of parameters: Adam divides by the gradient's size, so where a gradient is nearly zero its rounding
 # (1e-17) moves the parameter by lr 1e-17 / 1e-8.
-DIAGNOSTICS = ("value/", "weight/", "policy/")  # names of marlzoo.objectives.diagnostics
+DIAGNOSTICS = ("value/", "weight/", "policy/")  # names of marlzoo.objectives
 ABSOLUTE, ABSOLUTE_STEP = 1e-11, 1e-9
 DOUBLE = torch.float64
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, Rollout
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.reference.harness import DOUBLE, SEEDS, sizes_mask
 

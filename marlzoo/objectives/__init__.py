@@ -1,1 +1,0 @@
-"""Losses, targets, returns and action search that methods share."""

@@ -1,0 +1,1 @@
+"""Publishing policies and datasets in repositories of a Hugging Face hub, and getting them from there."""
