@@ -14,9 +14,10 @@ from marlzoo.config import Precision
 from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
+from .launchers import Place
 from .plan import expanded
 from .runner import run_suite
-from .split import Split, split_of
+from .split import Split, split_on
 from .suites import Suite, find_suite
 
 
@@ -36,7 +37,14 @@ def bench(
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
     rerun: Collection[str] = (),
     force: bool = False,
+    log: Sequence[str] = (),
     quiet: bool = False,
+    on: str = "local",
+    address: str = "",
+    gpus: float | None = None,
+    array: int = 0,
+    partition: str = "",
+    time: str = "",
 ) -> Results:
     """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
 
@@ -56,7 +64,15 @@ def bench(
         set: other fields of the suite, for instance ``{"config.hidden": 32}``.
         rerun: train these methods anew.
         force: train all methods anew.
+        log: further loggers beside the CSV files, see :mod:`marlzoo.training.more_loggers`.
         quiet: print nothing.
+        on: ``local``, ``ray`` or ``slurm``; this and what follows as in :class:`marlzoo.benchmarks.launchers.Place`.
+            On a cluster ``threads`` are the CPUs of each group.
+        address: of a Ray cluster.
+        gpus: for each group on a cluster.
+        array: most groups at a time on a cluster.
+        partition: of SLURM.
+        time: limit of a SLURM job.
 
     Returns:
         The results of the folder ``out/SUITE``.
@@ -65,6 +81,7 @@ def bench(
         DataError: every run failed before it had a row.
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
+    place = Place(on, address, gpus, array, partition, time)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision))
     console = Console(quiet=quiet)
@@ -74,9 +91,11 @@ def bench(
         device=device,
         max_replicas=max_replicas,
         check_data=check_data,
-        split=Split(1, threads) if processes == 1 else split_of(processes, threads),
+        split=Split(1, threads) if processes == 1 else split_on(on, processes, threads),
+        place=place,
         rerun=rerun,
         force=force,
+        log=log,
         console=console,
     )
     if finished.failures and not (finished.folder / "rows.csv").exists():

@@ -118,9 +118,13 @@ class Group:
     @property
     def label(self) -> str:
         """For people: what is trained on what."""
-        names = ", ".join(dict.fromkeys(run.source.quality for run in self.runs))
         settings = f" ({self.learner.variant})" if self.learner.variant else ""
-        return f"{self.learner.method}{settings} on {self.task} {names}"
+        return f"{self.learner.method}{settings} on {self.data_label}"
+
+    @property
+    def data_label(self) -> str:
+        """For people: the task and the qualities of its data."""
+        return f"{self.task} {', '.join(dict.fromkeys(run.source.quality for run in self.runs))}"
 
     def checkpoint(self, folder: Path, suite: Suite) -> Path:
         """File of this group's state: named after all that decides its course and its evaluations."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from marlzoo.console import visible
+
+from .live import Returns, Status
 
 BAR, PERCENT, GAPS = 10, 5, 3  # columns of a line of progress beside names and notes
 PERIOD = 60.0  # seconds between two lines of progress where they are kept, in a log file for instance
@@ -30,12 +32,16 @@ def shortened(text: str, width: int) -> str:
 
 @dataclass
 class Stage:
-    """One piece of work: ``amount`` units of the kind ``kind`` (pieces of a kind cost the same per unit)."""
+    """One piece of work: ``amount`` units of the kind ``kind`` (pieces of a kind cost the same per unit).
+
+    ``unit`` is how many units a seed-update has; 0 for work that has none.
+    """
 
     kind: str
     label: str
     amount: float
     done: float = 0.0
+    unit: float = 0.0
 
 
 class Clock:
@@ -79,9 +85,26 @@ class ProgressReporter(Protocol):
     def log(self, text: str) -> None:
         """A line for people."""
 
+    def evaluated(self, found: Returns) -> None:
+        """An evaluation, for a display that shows the latest ones."""
+
+
+class _Bars(Progress):
+    """Bars with the status of the benchmark below."""
+
+    status: Status | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, then the status."""
+        yield from super().get_renderables()
+        if self.status is not None and self.status.groups:
+            yield self.status.rendered()
+
 
 class Display:
-    """Bars: everything, with the time left, and each piece of work that is being done, with its rate.
+    """Bars: everything, with the time left, and each piece of work that is being done.
+
+    Below them stand groups, seed-updates per second and the latest returns of each method.
 
     On a terminal they move; elsewhere every message is a line of its own, and progress one line a minute.
 
@@ -93,7 +116,8 @@ class Display:
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title, self.clock = console, title, Clock([])
         self._told = time.monotonic()
-        self.progress = Progress(
+        self.status = Status()
+        self.progress = _Bars(
             _Half(console, lambda task: shortened(task.description, _Half.width(console))),
             BarColumn(bar_width=BAR),
             TextColumn("{task.percentage:>3.0f} %", markup=False),
@@ -102,6 +126,7 @@ class Display:
             transient=True,
             disable=not console.is_terminal,
         )
+        self.progress.status = self.status
         self._whole = self.progress.add_task(title, total=1.0, note="")
 
     def __enter__(self) -> Display:
@@ -120,12 +145,14 @@ class Display:
     def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""
         self.clock.stages, self.clock.side_by_side = list(stages), side_by_side
+        self.status.groups = sum(1 for stage in stages if stage.unit)
         self.refresh()
 
     def begin(self, stage: Stage) -> Part:
         """Start (or go on with) a piece of work; ``stage.done`` units of it are there already."""
         if not self.console.is_terminal:
             self.log(stage.label)
+        self.status.running += bool(stage.unit)
         return Part(self, stage)
 
     def refresh(self, what: str = "") -> None:
@@ -140,7 +167,9 @@ class Display:
         self.progress.update(self._whole, completed=share, note=text)
         if what and not self.console.is_terminal and time.monotonic() - self._told >= PERIOD:
             self._told = time.monotonic()
-            self.log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.title}: {share:.0%} done, {text}; {what}")
+            groups = f"{self.status.line()}; " if self.status.groups else ""
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            self.log(f"{stamp} {self.title}: {share:.0%} done, {text}; {groups}{what}")
 
 
 class _Half(ProgressColumn):
@@ -183,6 +212,8 @@ class Part:
         """Units that are done."""
         now = time.monotonic()
         self._display.clock.account(self.stage.kind, done - self._last, now - self._time)
+        if self.stage.unit:
+            self._display.status.count((done - self._last) / self.stage.unit)
         self._last, self._time, self.stage.done = done, now, done
         self._display.progress.update(self._bar, completed=done, note=note)
         self._display.refresh(f"{self.stage.label}: {note}" if note else self.stage.label)
@@ -191,8 +222,19 @@ class Part:
         """Print a line above the bars."""
         self._display.log(text)
 
-    def finish(self) -> None:
-        """It is complete."""
+    def evaluated(self, found: Returns) -> None:
+        """Show an evaluation among the latest ones."""
+        self._display.status.evaluated(found)
+        self._display.refresh()
+
+    def finish(self, failed: bool = False) -> None:
+        """It is complete, or it failed."""
+        status, group = self._display.status, bool(self.stage.unit)
+        if failed:  # what it did not do took no time
+            self._last = self.stage.amount
+        status.running -= group
+        status.failed += group and failed
+        status.done += group and not failed
         self.advance(self.stage.amount)
         self._display.progress.remove_task(self._bar)
 

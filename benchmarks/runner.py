@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from marlzoo.console import console as plain_console
+from marlzoo.data.once import reading_once
 from marlzoo.errors import ConfigError
 
 from . import reuse, tables
 from .commands import note_command
+from .launchers import Place, make_launcher
 from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
 from .progress import Display, Stage, last_lines
 from .results import ResultsFile
-from .split import Split, default_split, group_size, torch_threads, train_side_by_side
+from .split import Split, cluster_split, default_split, group_size
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-IN_THIS_PROCESS = Split()
+IN_THIS_PROCESS, HERE = Split(), Place()
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ def run_suite(
     max_replicas: int = 20,
     check_data: bool = True,
     split: Split | None = IN_THIS_PROCESS,
+    place: Place = HERE,
     rerun: Collection[str] = (),
     force: bool = False,
+    log: Sequence[str] = (),
     command: str = "",
     console: Console | None = None,
 ) -> Finished:
@@ -76,8 +80,10 @@ def run_suite(
         check_data: compare data and simulator before training.
         split: how groups are spread over processes; None: see
             :func:`marlzoo.benchmarks.split.default_split` (on a GPU: not at all).
+        place: where to train; on a cluster only the threads of ``split`` count, as those of each group.
         rerun: methods whose runs are trained anew, though their rows are there; these go to ``replaced.csv``.
         force: all methods are.
+        log: names of further loggers.
         command: named below the table as what made it.
         console: where to print.
 
@@ -88,14 +94,18 @@ def run_suite(
         raise ConfigError(f"max_replicas is {max_replicas}; it must be at least 1")
     console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
     validate(suite)
+    _require_loggers(log)
+    launcher = make_launcher(place, device)
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
     again = {learner.method for learner in suite.learners} if force else set(rerun)
-    with Display(console, f"suite {suite.name}") as display:
+    with reading_once(), Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
         found = reuse.find(suite, sources, results, again)
-        if split is None:
+        if place.on != "local":
+            split = cluster_split(suite, runs_of(suite, sources), max_replicas, device, split)
+        elif split is None:
             split = default_split(suite, found.missing, max_replicas) if device == "cpu" else Split()
         size = group_size(suite, sources, split, max_replicas)
         reuse.forget(suite, found, results, again, folder, size)
@@ -104,8 +114,8 @@ def run_suite(
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
-        trainer = Trainer(suite, folder, device, check_data)
-        failures = _train(trainer, list(zip(todo, stages, strict=True)), split, display)
+        trainer = Trainer(suite, folder, device, check_data, log)
+        failures = launcher.run(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
     note_command(folder, command)
     _show(results, folder, suite, sources, command, console)
@@ -116,20 +126,13 @@ def run_suite(
     return Finished(folder, trained, there, tuple(failures), runs)
 
 
-def _train(
-    trainer: Trainer, work: Sequence[tuple[Group, Stage]], split: Split, display: Display
-) -> list[str]:
-    """Train groups, here or side by side; returns why some failed."""
-    if split.processes > 1:
-        return train_side_by_side(trainer, work, split, display)
-    failures: list[str] = []
-    with torch_threads(split.threads):
-        for group, stage in work:
-            part = display.begin(stage)
-            failures += filter(None, [trainer.attempt(group, part)])
-            part.finish()
-            trainer.results.publish(lazy=True)
-    return failures
+def _require_loggers(names: Sequence[str]) -> None:
+    """Find a logger that is missing before any work."""
+    if names:  # loading torch takes seconds, which printing tables of what is there should not
+        from marlzoo.training.more_loggers import find_logger
+
+        for name in names:
+            find_logger(name)
 
 
 def _show(
@@ -187,5 +190,6 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
 
 def _stage(group: Group) -> Stage:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
-    amount = float(group.updates * len(group.runs) * group.spec.n_agents)
-    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount)
+    unit = float(group.spec.n_agents)
+    amount = group.updates * len(group.runs) * unit
+    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount, unit=unit)

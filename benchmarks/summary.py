@@ -113,14 +113,16 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per dataset and learner, over seeds.
 
     Columns beside the names: ``seeds`` (runs with a result), ``failed`` (runs without one), ``updates`` (fewest and,
-    if a run is unfinished, ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``iqm``,
+    if a run is unfinished, ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``best`` (mean
+    over seeds of the highest return that any evaluation of a run had; biased upwards, so nothing is ranked by it),
+    ``evaluations`` (fewest of a run), ``iqm``,
     ``iqm_low``, ``iqm_high`` (95 % bootstrap, from three seeds on), ``score`` and ``score_iqm`` (normalized, see
     :func:`marlzoo.benchmarks.references.ends`), ``win_rate``, ``diverged`` (replicas), ``value``, ``moving`` (drift
     of values that had not converged, else NaN), ``weight_ess``, ``behavior`` (the dataset's mean return),
     ``published``, ``published_std``, ``published_in``, ``codes`` (versions of the code), ``tuning``, ``seconds``
     (training time of the lockstep groups that the runs were part of) and ``seconds_per_run``.
     """
-    final = same_learners(last(rows))
+    final = same_learners(last(rows)).merge(_highest(rows), on=list(RUN), how="left")
     # A run that failed does not say how its policy acts: it stands with the runs of its configuration that do.
     known = final[final["error"] == ""].drop_duplicates(["method", "config_hash"])
     execution = dict(
@@ -134,6 +136,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             for names, cell in final.groupby(CELL, sort=False, dropna=False)
         ]
     )
+
+
+def _highest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every run the highest mean return of its evaluations, and how many these are."""
+    renamed = with_one_name(rows[rows["error"] == ""])
+    finite = renamed["mean_return"].where(np.isfinite(renamed["mean_return"]))
+    by = renamed.assign(mean_return=finite).groupby(list(RUN), sort=False, dropna=False)["mean_return"]
+    return pd.DataFrame({"highest": by.max(), "evaluations": by.size()}).reset_index()
 
 
 def _cell(cell: pd.DataFrame) -> dict[str, Any]:
@@ -154,6 +164,8 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
         "episodes": int(counted["episodes"].min()),
         "mean": values.mean() if len(values) else math.nan,
         "std": values.std(ddof=1) if len(values) > 1 else math.nan,
+        "best": done["highest"].mean(skipna=False) if len(done) else math.nan,
+        "evaluations": int(done["evaluations"].min()) if len(done) else 0,
         "iqm": _finite_iqm(values),
         "iqm_low": low,
         "iqm_high": high,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from marlzoo.registry import make, make_env
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
-from .plan import Group
+from .live import Returns
+from .plan import Group, Source
 from .progress import ProgressReporter
-from .recorder import Recorder, brief, record_failure
+from .recorder import Recorder, RowSink, brief, record_failure
 from .results import ResultsFile
 from .reuse import files
 from .suites import Suite
@@ -28,11 +30,20 @@ LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 
 
 class Trainer:
-    """Trains groups and appends their rows; can be sent to another process."""
+    """Trains groups and appends their rows; can be sent to another process.
 
-    def __init__(self, suite: Suite, folder: Path, device: str, check_data: bool) -> None:
+    Attributes:
+        sink: where rows go, by default the file of the results.
+        leaving: the process is about to end and the group goes on elsewhere: what is raised now is no failure.
+    """
+
+    def __init__(
+        self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
+    ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
-        self.device, self.check_data = device, check_data
+        self.sink: RowSink = self.results
+        self.device, self.check_data, self.log = device, check_data, tuple(log)
+        self.leaving = False
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -49,21 +60,23 @@ class Trainer:
         try:
             self.train(group, report)
         except (Exception, SystemExit) as error:
-            if isinstance(error, MarlzooError) and not isinstance(error, SpecError):
+            if self.leaving or (isinstance(error, MarlzooError) and not isinstance(error, SpecError)):
                 raise
             checkpoint, _ = files(group, self.folder, self.suite)
             place = self.folder / "failures" / f"{checkpoint.stem}.txt"
             reached = self._learner.updates if self._learner else 0
-            why = record_failure(self.results, self.suite, group, reached, self.device, error, place)
+            why = record_failure(self.sink, self.suite, group, reached, self.device, error, place)
+            self.saved(place)
             report.log(f"{group.label}: failed, {why}; traceback: {place}")
             return f"{group.label}: {why}"
         finally:
-            self.results.close()
+            self.sink.close()
         return ""
 
     def train(self, group: Group, report: ProgressReporter) -> None:
         """Train one group to the suite's last update, from its checkpoint if there is one."""
         from marlzoo.training.loggers import MetricsFile
+        from marlzoo.training.more_loggers import LogTarget, make_loggers
         from marlzoo.training.trainer import train
 
         suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
@@ -78,7 +91,8 @@ class Trainer:
         checkpoint, kept = files(group, self.folder, suite)
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
-        recorder = Recorder(self.results, suite, group, algorithm, logger, self.device)
+        target = LogTarget(self.folder, suite.name, names, {"task": group.task})
+        recorder = Recorder(self.sink, suite, group, algorithm, logger, self.device)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
             nonlocal reached
@@ -88,6 +102,10 @@ class Trainer:
             note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
             report.advance(done * scale, note)
 
+        def tell(found: Evaluation) -> None:
+            means = found.episodes.returns.mean(axis=1).tolist()
+            report.evaluated(Returns(group.learner.method, group.data_label, found.updates, means))
+
         def on_evaluation(found: Evaluation) -> None:
             nonlocal reached
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
@@ -96,6 +114,7 @@ class Trainer:
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
+            tell(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
         evaluations = train(
@@ -117,7 +136,8 @@ class Trainer:
             log=report.log,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
-            loggers=[logger],
+            on_checkpoint=lambda path: self.saved(kept, path),
+            loggers=[logger, *make_loggers(self.log, target)],
         )
         if algorithm.updates > group.updates:
             raise CheckpointError(
@@ -127,7 +147,15 @@ class Trainer:
         if suite.final_episodes:
             last = self._final(group, algorithm, evaluations[-1])
             recorder.record(last)
+            tell(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
+
+    def load(self, source: Source) -> Dataset:
+        """The dataset of a source."""
+        return source.load()
+
+    def saved(self, *files: Path) -> None:
+        """Told of files that were just written; on another machine they have to travel."""
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
         """The evaluation that is ranked: of the last checkpoint, with more episodes than those on the way."""
@@ -148,7 +176,7 @@ class Trainer:
             self._datasets.clear()
         for run in group.runs:
             if run.source.hash not in self._datasets:
-                self._datasets[run.source.hash] = run.source.load()
+                self._datasets[run.source.hash] = self.load(run.source)
         return [self._datasets[run.source.hash] for run in group.runs]
 
 

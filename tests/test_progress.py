@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from marlzoo.benchmarks.live import Returns
 from marlzoo.benchmarks.progress import Display, Stage, last_lines, shortened
 from rich.console import Console
 
@@ -42,6 +43,35 @@ def test_bars_fit_the_terminal(width: int) -> None:
     assert all(len(line) <= width and " 50 %" in line for line in (whole, *bars))
     assert re.match(r"omiga .*….*replay ", bars[0])
     assert "100000 of 2" in bars[0]
+
+
+def test_a_terminal_shows_groups_speed_and_the_latest_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    display = Display(console, "suite unit")  # not started: nothing moves
+    stages = [Stage("train/a", f"{LABEL} {k}", 3000.0, unit=3.0) for k in range(4)]
+    display.plan([Stage("data/x", "data", 10.0, done=10.0), *stages])
+    first, second, third, before = (display.begin(stage) for stage in stages)
+    before.finish()
+    first.resumed(900.0)
+    for seconds in range(1, 201):
+        now = float(seconds)
+        first.advance(900.0 + 3.0 * now)
+        if now > 100:  # faster of late: one seed-update a second in the first half, three in the second
+            second.advance(6.0 * (now - 100))
+    first.evaluated(Returns("omiga", "mamujoco/hopper-3x1 medium-replay, expert", 1000, [10.0, 30.0]))
+    second.evaluated(Returns("bc", "mamujoco/hopper-3x1 medium", 500, [5.0]))
+    first.evaluated(Returns("omiga", "mamujoco/hopper-3x1 medium-replay, expert", 2000, [20.0, 40.0]))
+    third.finish(failed=True)
+    with console.capture() as capture:
+        console.print(display.progress.get_renderable())
+    shown = capture.get().splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    assert "1 of 4 groups done, 2 running, 1 failed; 3.0 seed-updates/s" in shown[3]
+    assert [line.split()[0] for line in shown[5:]] == ["bc", "omiga"]
+    assert shown[5].split()[-2:] == ["500", "5.0"]
+    assert shown[6].endswith(" 30.0 (20.0 to 40.0)")
 
 
 def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

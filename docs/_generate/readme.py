@@ -63,7 +63,7 @@ def results_table(root: Path) -> str:
     return tables.markdown(sheet).partition("\n")[2].strip()
 
 
-def fill(text: str, texts: dict[str, str]) -> str:
+def fill(text: str, texts: dict[str, str], page: str = "README.md") -> str:
     """``text`` with every named part replaced.
 
     Raises:
@@ -74,7 +74,7 @@ def fill(text: str, texts: dict[str, str]) -> str:
         before, mark, rest = text.partition(begin)
         _, closing, after = rest.partition(end)
         if not mark or not closing:
-            raise ValueError(f"README.md: put back the marks {begin.strip()!r} and {end!r}")
+            raise ValueError(f"{page}: put back the marks {begin.strip()!r} and {end!r}")
         text = f"{before}{begin}{part.strip()}\n{end}{after}"
     return text
 

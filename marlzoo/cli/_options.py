@@ -37,6 +37,8 @@ class Offline:
     """results go to OUT/NAME: rows.csv, tables and checkpoints"""
     name: str = ""
     """default: train-METHOD-TASK"""
+    log: tuple[str, ...] = ()
+    """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
     check_data: bool = True
@@ -61,5 +63,7 @@ class Online:
     """results go to OUT/NAME: curve.csv, metrics.csv and checkpoint.npz"""
     name: str = ""
     """default: train-METHOD-TASK"""
+    log: tuple[str, ...] = ()
+    """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     log_every: int = 10
     """updates between two points of the learning curve"""

@@ -32,9 +32,14 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Count, NonNegative
-from marlzoo.modules.policies import categorical_log_prob, mask_logits
 from marlzoo.modules.layers import MLP, with_agent_id
-from marlzoo.modules.policies import CategoricalPolicy, Policy, SquashedPolicy
+from marlzoo.modules.policies import (
+    CategoricalPolicy,
+    Policy,
+    SquashedPolicy,
+    categorical_log_prob,
+    mask_logits,
+)
 from marlzoo.objectives import action_error, mean_over
 from marlzoo.spec import Spec
 

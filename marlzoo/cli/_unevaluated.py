@@ -35,6 +35,7 @@ def train_unevaluated(
     from marlzoo.data.load import load_dataset
     from marlzoo.registry import make
     from marlzoo.system.files import require_folder_name
+    from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.trainer import train
 
     started = time.monotonic()
@@ -56,6 +57,8 @@ def train_unevaluated(
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     place = options.name or "-".join(["train", method, *task.split("/")]).rstrip("-")
     require_folder_name(place)
+    named = [{"data": data, "seed": seed} for data in map(str, options.data) for seed in options.seeds]
+    target = LogTarget(options.out / place, place, named, {"task": task})
     checkpoint = options.out / place / "checkpoints" / f"{method}-{name}.npz"
     label = f"{method} on {task or datasets[0].card.title}"
     with progress(place, label, options.updates) as shown:
@@ -68,6 +71,7 @@ def train_unevaluated(
             task=task,
             env_options=env,
             log=shown.log,
+            loggers=make_loggers(options.log, target),
             on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
         )
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")

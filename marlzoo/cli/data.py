@@ -1,4 +1,4 @@
-"""``marlzoo data``: collect, download, mix, inspect, check and convert datasets, and show their cards."""
+"""``marlzoo data``: collect, download, mix, inspect, check, convert and model datasets, and show their cards."""
 
 from __future__ import annotations
 
@@ -382,7 +382,15 @@ def card(arguments: Sequence[str]) -> int:
     return 0
 
 
+def model(arguments: Sequence[str]) -> int:
+    """train a world model of a dataset, with its errors on held-out episodes"""
+    from marlzoo.cli.modeling import model as train_model
+
+    return train_model(arguments)
+
+
 ACTIONS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect, "inspect": inspect, "check": check, "convert": convert,
     "download": download, "mix": mix, "card": card, "teach": teach,
+    "model": model,
 }  # fmt: skip

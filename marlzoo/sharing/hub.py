@@ -78,7 +78,7 @@ def read_repository(api: Any, repository: str, kind: Kind, revision: str | None)
         DataError: the hub does not answer, or the manifest is damaged.
     """
     import huggingface_hub as hub
-    from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     url = hub.hf_hub_url(
         repository,

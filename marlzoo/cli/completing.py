@@ -1,0 +1,104 @@
+"""``marlzoo completion``: a script for the shell that completes commands, methods, options and fixed values."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import field, make_dataclass
+from typing import Annotated, Any, Union
+
+import tyro
+
+from marlzoo.cli._methods import Source
+from marlzoo.cli._options import Offline, Online
+from marlzoo.cli._parse import choose
+
+SHELLS = {
+    "bash": "marlzoo completion bash > ~/.local/share/bash-completion/completions/marlzoo",
+    "zsh": "marlzoo completion zsh > FOLDER/_marlzoo   with a FOLDER of $fpath",
+    "fish": "marlzoo completion fish > ~/.config/fish/completions/marlzoo.fish",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the script."""
+    ways = "\n".join(f"  {shell:<5} {way}" for shell, way in SHELLS.items())
+    about = (
+        f"Print a script that completes marlzoo's commands and options. Shells, and where it goes:\n{ways}"
+    )
+    shell = choose("shell", "completion", arguments, SHELLS, about)
+    if shell is not None:
+        print(script(shell))
+    return 0
+
+
+def script(shell: str) -> str:
+    """The completion script of a shell; methods are read as text, none is imported."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(
+            _one_of(_commands()),
+            prog="marlzoo",
+            args=["--tyro-print-completion", shell],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+    return text.getvalue()
+
+
+def _commands() -> dict[str, Any]:
+    """The arguments of every command."""
+    from marlzoo.cli import COMMANDS
+    from marlzoo.cli.data import Check, Collect, Convert, Download, Inspect, Mix, ShowCard
+    from marlzoo.cli.doctoring import FLAGS
+    from marlzoo.cli.resulting import Migrate
+
+    nested: dict[str, dict[str, Any]] = {
+        "train": _methods(),
+        "data": {
+            "collect": Collect, "inspect": Inspect, "check": Check, "convert": Convert,
+            "download": Download, "mix": Mix, "card": ShowCard, "teach": make_dataclass("Teach", [("task", str)]),
+        },
+        "results": {"migrate": Migrate, "help": _flags("Help", ())},
+        "completion": {shell: _flags(shell, ()) for shell in SHELLS},
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, (module, _) in COMMANDS.items():
+        if name in nested:
+            found[name] = make_dataclass(name.title(), [("action", _one_of(nested[name]))])
+        elif name == "doctor":
+            found[name] = _flags("Doctor", FLAGS)
+        else:
+            found[name] = importlib.import_module(f"marlzoo.cli.{module}").Options
+    return found
+
+
+def _methods() -> dict[str, Any]:
+    """Run options and settings of every method."""
+    from marlzoo.registry import list_methods
+
+    made = {}
+    for name, modules in list_methods().modules.items():
+        source = Source(modules[0])
+        shape = Online if source.online else Offline
+        settings = [
+            (
+                setting.name,
+                Annotated[bool if setting.kind == "bool" else str, tyro.conf.arg(help=setting.about)],
+                field(default=False if setting.kind == "bool" else ""),
+            )
+            for setting in source.settings()
+        ]
+        made[name] = make_dataclass(name, [("options", shape), ("settings", make_dataclass("S", settings))])
+    return made
+
+
+def _one_of(shapes: Mapping[str, Any]) -> Any:
+    """Subcommands by name."""
+    named = [Annotated[shape, tyro.conf.subcommand(name)] for name, shape in shapes.items()]
+    return Union[tuple(named)]  # noqa: UP007 - of as many as there are
+
+
+def _flags(name: str, flags: Sequence[str]) -> Any:
+    return make_dataclass(name, [(flag.lstrip("-"), bool, field(default=False)) for flag in flags])
