@@ -198,6 +198,7 @@ def test_what_the_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
         ({"rewards": np.zeros((7, 2))}, r"rewards has shape \(7, 2\)"),
         ({"terminals": np.full(7, 0.5)}, r"terminals is 0\.5 at \[0\]"),
         ({"actions": np.zeros(7)}, "actions has shape"),
+        ({"actions": np.zeros((7, 4))}, "have 11 and 4 entries, the robot has 11 and 3"),
         ({"observations": np.zeros((0, 11))}, r"observations has shape \(0, 11\)"),
         ({"next_observations": np.zeros((7, 3))}, "next_observations has another shape"),
         ({"observations": np.full((7, 11), np.nan)}, "holds NaN"),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data import hdf5
-from marlzoo.data.formats.pymarl import read_cfcql, read_icq
+from marlzoo.data.formats.pymarl import read_cfcql, read_icq, sniff_icq
 from marlzoo.data.formats.pymarl_npy import read_pymarl_npy
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError
@@ -107,6 +107,8 @@ def test_flags_at_the_limit(tmp_path: Path) -> None:
         "2 of 5 episodes end with a terminal flag after exactly 6 steps" in note for note in card.notes
     )
     assert any("limit_is_terminal=false" in note for note in card.notes)
+    data = read_icq(path)
+    assert not (data.terminal & data.truncated).any()
     data = read_icq(path, limit_is_terminal=False)
     equal(data.lengths[data.truncated[data.ends - 1]], [6, 6, 6])
     equal(data.lengths[data.terminal[data.ends - 1]], [3])
@@ -177,6 +179,7 @@ def test_compressed_files_give_the_same(tmp_path: Path) -> None:
 def test_cfcql_and_filled_rows_without_the_final_one(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "5m_vs_6m_medium_replay.h5", cfcql(arrays(final=False)))
     assert find_reader(path).read is read_cfcql
+    assert not sniff_icq(path)
     dataset = load_dataset(path)
     assert dataset.card.name == "?/cfcql/medium-replay"
     whole = read_cfcql(write_h5(tmp_path / "3m_expert.h5", cfcql(arrays())))
@@ -229,6 +232,7 @@ def test_offpymarl_parts_and_their_corrected_flags(tmp_path: Path) -> None:
 def test_flags_of_padding_and_flags_that_disagree(tmp_path: Path) -> None:
     found = arrays()
     found["terminated"][2, LIMIT] = 1  # behind the end
+    found["actions"][0, LIMIT], found["avail_actions"][0, LIMIT] = -7, 9
     equal(np.flatnonzero(read_icq(write_h5(tmp_path / "3m.h5", found)).terminal), [2])
     found = arrays((3, 4), (True, True))
     found["filled"][1, 4] = 0  # the second episode without its final row
