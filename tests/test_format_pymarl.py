@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from marlzoo.data import hdf5
 from marlzoo.data.formats.pymarl import read_cfcql, read_icq, sniff_icq
-from marlzoo.data.formats.pymarl_npy import read_pymarl_npy
+from marlzoo.data.formats.pymarl_npy import read_pymarl_npy, sniff
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError
 from tests.data_samples import write_h5
@@ -168,6 +168,8 @@ def test_alberdices_folders_and_npz(tmp_path: Path) -> None:
     (folder / "state.npy").unlink()
     with pytest.raises(DataError, match="missing array state"):
         load_dataset(folder)
+    (folder / "filled.npy").unlink()
+    assert not sniff(folder)
 
 
 def test_compressed_files_give_the_same(tmp_path: Path) -> None:
