@@ -13,7 +13,7 @@ import tyro
 from marlzoo.cli._help import train_help
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
-from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
+from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
 from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
 
     methods = list_methods().modules
     about = "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help"
-    if choose("method", "train", arguments, methods, about) is None:
+    if first_argument("method", "train", arguments, methods, about) is None:
         return 0
     method, rest = arguments[0], arguments[1:]
     if {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
