@@ -11,7 +11,7 @@ mean of one of the best members, and pays
     r~ = r - (λ_g u_ens + λ_e u_alea + λ_r u_rew),   each u at most the threshold
 
 where u_ens is the members' disagreement, u_alea their own uncertainty and u_rew the variance of the team reward
-(:mod:`marlzoo.models.uncertainty`). A rollout stops where the model says that the episode ends (m = 0), or, with
+(:mod:`marlzoo.models.world_model`). A rollout stops where the model says that the episode ends (m = 0), or, with
 bootstrap, at the horizon and as soon as u_ens exceeds the threshold (e = 1 in all three). Every agent has a policy
 π_i = N(μ_i(o_i), σ_i(o_i)), not squashed, and a value V_i(o_i); V = sum_i w_i(x) V_i(o_i) + b(x) with the joint
 observation x and weights of any sign.
@@ -37,6 +37,7 @@ Shapes: R replicas, S rollouts, T steps, M = S T, N agents, D entries of the joi
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -45,17 +46,15 @@ import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm, Stage
-from marlzoo.batch import Batch, take_rows
+from marlzoo.batch import Batch, gae, take_rows
 from marlzoo.config import Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.models.rollouts import Dynamics, Imagined, Learned, imagine
-from marlzoo.models.simulator import Simulator
 from marlzoo.models.world_model import WorldModel, WorldModelConfig
-from marlzoo.modules.layers import MLP, Init, PerAgent
+from marlzoo.modules.layers import MLP, PerAgent
 from marlzoo.modules.policies import Policy
-from marlzoo.objectives.losses import normal_log_density, normalized
-from marlzoo.objectives.returns import gae
-from marlzoo.rng import Kind, ReplicaRandom
+from marlzoo.objectives import normal_log_density, normalized
+from marlzoo.replicas import Init, Kind, ReplicaRandom
 from marlzoo.spec import ActionKind, Spec
 
 LOG_STD_BOUNDS = (-6.0, 0.0)
@@ -117,7 +116,7 @@ class MOMAPPO(Algorithm):
         self.add_optimizer(
             lr={"world": "model_lr"}, world=self.world, team=(self.actor, self.values, self.mixer)
         )
-        self._simulator: Simulator | None = None
+        self._simulator: Dynamics | None = None
 
     def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
         """Scale and bounds of the data; a simulator that cannot stand in is found out here."""
@@ -255,7 +254,9 @@ class MOMAPPO(Algorithm):
         if self.config.model == "learned":
             return Learned(self.world)
         if self._simulator is None:
-            self._simulator = Simulator(self.spec)
+            # By name: what a simulator needs is no part of the method.
+            simulator: Dynamics = importlib.import_module("marlzoo.models.simulator").Simulator(self.spec)
+            self._simulator = simulator
         return self._simulator
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import marlzoo
+from marlzoo.batch import gae
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
 from marlzoo.models.simulator import Simulator
-from marlzoo.objectives.returns import gae
 from marlzoo.registry import task_spec
 from marlzoo.training.trainer import train
 from tests.toys import toy_dataset, toy_spec

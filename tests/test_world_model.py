@@ -16,9 +16,15 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, ConfigError, DataError
 from marlzoo.models.rollouts import Outcome, imagine
-from marlzoo.models.uncertainty import Uncertainty, aleatoric, disagreement, reward_variance
-from marlzoo.models.world_model import WorldModel, WorldModelConfig
-from marlzoo.modules.layers import Init
+from marlzoo.models.world_model import (
+    Uncertainty,
+    WorldModel,
+    WorldModelConfig,
+    aleatoric,
+    disagreement,
+    reward_variance,
+)
+from marlzoo.replicas import Init
 from marlzoo.training.world_models import fit, load, save, step_errors
 from tests.toys import toy_dataset, toy_spec
 

@@ -28,7 +28,7 @@ from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import task_spec
-from marlzoo.rng import ReplicaRandom
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
 

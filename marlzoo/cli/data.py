@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from marlzoo.cli._parse import choose, named_values, parse
+from marlzoo.cli._parse import first_argument, named_values, parse
 from marlzoo.cli._telling import closing, progress, reference
 from marlzoo.console import visible
 from marlzoo.defaults import SEED, TRANSITIONS
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     about = "Actions:\n" + "\n".join(
         f"  {name:<8} {(f.__doc__ or '').strip()}" for name, f in ACTIONS.items()
     )
-    action = choose("action", "data", arguments, ACTIONS, about)
+    action = first_argument("action", "data", arguments, ACTIONS, about)
     return 0 if action is None else ACTIONS[action](arguments[1:])
 
 

@@ -13,7 +13,7 @@ import tyro
 from marlzoo.cli._help import train_help
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
-from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
+from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
 from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
         "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help\n"
         f"METHOD {DYNA_FLAG}: on a mixture of the data and of a world model's steps"
     )
-    if choose("method", "train", arguments, methods, about) is None:
+    if first_argument("method", "train", arguments, methods, about) is None:
         return 0
     method, rest = arguments[0], [argument for argument in arguments[1:] if argument != DYNA_FLAG]
     method = DYNA + method if DYNA_FLAG in arguments else method

@@ -28,7 +28,7 @@ from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ExportError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
-from marlzoo.rng import GivenRandom
+from marlzoo.replicas import GivenRandom
 from marlzoo.spec import ActionKind
 from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.training import checkpoint
@@ -38,14 +38,14 @@ from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
     **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2},
-    # of methods with a world model, whose second stage begins with the fourth update
+    # of methods with a world model, whose second stage begins with the third update
     **{
         "model_hidden": 16,
         "model_layers": 2,
         "model_batch": 8,
         "members": 3,
         "elites": 2,
-        "model_updates": 3,
+        "model_updates": 2,
     },
     **{"starts": 6, "horizon": 4},
     # of online methods; the replay is full after five rounds

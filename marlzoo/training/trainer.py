@@ -29,7 +29,7 @@ from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
 from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
-from marlzoo.training.precision import choose
+from marlzoo.training.precision import choose_arithmetic
 from marlzoo.training.progress import ProgressBar
 
 
@@ -128,7 +128,7 @@ def train(
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
-        arithmetic = choose(algorithm, precision, run.progress.arithmetic)
+        arithmetic = choose_arithmetic(algorithm, precision, run.progress.arithmetic)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
