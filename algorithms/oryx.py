@@ -44,12 +44,11 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, known_actions, require_context
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
-from marlzoo.modules.layers import Linear, RMSNorm, one_hot, with_agent_id
+from marlzoo.modules.layers import Linear, RMSNorm, chosen, one_hot, with_agent_id
 from marlzoo.modules.policies import (
     Execution,
     Policy,
     Random,
-    chosen,
     log_softmax,
     select_action,
     tanh_gaussian_mode,

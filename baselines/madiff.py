@@ -263,7 +263,10 @@ class MADiff(Algorithm):
         first = torch.arange(rows.shape[-1], device=rows.device) == 0
         weight = rows * torch.where(first, 1.0 - known.unsqueeze(-1), torch.ones_like(rows))
         weight = weight.unsqueeze(-1) * self.obs_dimensions.unsqueeze(1)
-        return ((found - drawn["noise"]).square() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+        error: Tensor = ((found - drawn["noise"]).square() * weight).flatten(1).sum(1) / weight.flatten(
+            1
+        ).sum(1)
+        return error
 
 
 def pinned(x: Tensor, present: Tensor, known: Tensor) -> Tensor:
@@ -338,7 +341,7 @@ class PlanPolicy(Policy):
         known = known.expand(replicas, envs, plans, n).flatten(1, 2)
         each = partial(torch.repeat_interleave, repeats=plans, dim=1)
         plan = self._sampled(noise.flatten(1, 2), each(present), known, each(to_go))
-        following = plan[..., 1, :].unflatten(1, (envs, plans))  # [R, E, plans, N, O]
+        following = plan[..., 1, :].view(replicas, envs, plans, n, size)  # [R, E, plans, N, O]
         return following.diagonal(dim1=2, dim2=3).mT if alone else following.squeeze(2)
 
     def _sampled(self, noise: Tensor, present: Tensor, known: Tensor, to_go: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Retention(nn.Module):
         )  # [R, B, H, T N, D]
         weight = self._weights(steps, agents)
         seen = (query @ key.mT * weight) @ value
-        return self._mixed(reader, seen.transpose(2, 3).unflatten(2, (steps, agents)))
+        return self._mixed(reader, seen.transpose(2, 3).reshape(*reader.shape[:4], self.heads, -1))
 
     def step(self, reader: Tensor, source: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Let the state take in some agents' tokens, and these agents read it.
