@@ -128,7 +128,9 @@ def ope(
         Estimate(
             replica,
             name,
-            *(float(numbers[r]) for numbers in found[name]),
+            value=float(found[name][0][r]),
+            low=float(found[name][1][r]),
+            high=float(found[name][2][r]),
             gamma=float(discount[r]),
             effective_episodes=None if name == "fqe" or effective is None else float(effective[r]),
             behavior=_behavior_return(logged, float(discount[r])),
@@ -186,7 +188,7 @@ def _episodes(
     real = steps[:-1] < data.lengths[:, None]
     ratio = np.ones((len(agrees), *real.shape))
     ratio[:, real] = agrees * np.exp(-log_behavior)
-    ratio = np.cumprod(ratio, axis=-1)
+    ratio = np.multiply.accumulate(ratio, axis=-1)
     team = data.reward.mean(-1) if data.reward.ndim == 2 else data.reward
     reward = np.where(real, team[rows[:, :-1]], 0.0).astype(np.float64)
     if values is None:
