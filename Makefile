@@ -1,13 +1,14 @@
 # make install    the package in .venv (TORCH_INDEX chooses the build of torch)
 # make demo       install, then the demo benchmark: data, training, evaluation, table (runs/demo)
 # make test       install with the development tools, then the tests
+# make test-cluster  the tests that start a Ray cluster of two nodes on this machine
 # make lint types the style and type checks; make format rewrites files to the style
 # make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
 # make campaigns  N random trials each of kills, full disks, damage, hostile files and misbehaving environments
 # make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
 # make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
 # make dist       wheel and source archive in dist/, checked (RELEASING.md)
-# make readme     fill the generated parts of README.md and draw its figure
+# make results    fill the generated parts of README.md and results/README.md from committed rows, draw the figures
 
 PYTHON      ?= python3
 VENV        ?= .venv
@@ -26,7 +27,7 @@ EDITABLE_FIRST := import pathlib, site; \
 	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
 	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
 
-.PHONY: install install-dev demo test mutants campaigns coverage lint types format docs dist readme clean
+.PHONY: install install-dev demo test test-cluster mutants campaigns coverage lint types format docs dist readme results clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -52,6 +53,9 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+test-cluster: install-dev
+	$(BIN)/python -m pytest -m cluster tests/test_ray.py
 
 mutants: install-dev
 	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1)
@@ -86,7 +90,7 @@ dist: install-dev
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-readme: install-dev
+readme results: install-dev
 	$(BIN)/python docs/readme.py
 
 clean:

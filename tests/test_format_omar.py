@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from marlzoo.data.formats.omar import read_omar, sniff
 from marlzoo.data.load import find_reader
 from marlzoo.errors import DataError
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 
 def write(
@@ -210,7 +210,7 @@ def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
         read_omar(tmp_path / "seed_0_data")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE)
 def test_damaged_folders(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -65,6 +65,16 @@ def test_generated_parts_are_current(generated: Any) -> None:
     assert all(len(part.splitlines()) > 4 for part in parts.values())
 
 
+def test_the_page_of_the_results_is_current(generated: Any) -> None:
+    from _generate import published
+
+    page = ROOT / "results" / "README.md"
+    text = page.read_text()
+    assert generated.fill(text, published.parts(ROOT), "results/README.md") == text, "run: make readme"
+    for picture in re.findall(r"!\[\w+\]\(([^)]+)\)", text):
+        assert (page.parent / picture).exists()
+
+
 def test_the_suite_of_the_readme_is_a_part_of_the_one_with_the_rows(generated: Any) -> None:
     suite, found = find_suite(generated.SUITE), generated.rows(ROOT)
     last = found[found["updates"] == suite.updates]
