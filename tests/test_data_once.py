@@ -52,7 +52,17 @@ def test_training_reads_its_data_once(
     file = tmp_path / f"own.{kind}"
     (npz.write_npz if kind == "npz" else native.write_omiga)(bridge(), file)
     counted.clear()
-    arguments = ["bc", "--data", str(file), "--updates", "2", "--episodes", "1", "--out", str(tmp_path / "out")]
+    arguments = [
+        "bc",
+        "--data",
+        str(file),
+        "--updates",
+        "2",
+        "--episodes",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(["train", *arguments]) == 0, capsys.readouterr()
     assert counted == Counter(read=1, hash=1, **({"header": 1} if kind == "hdf5" else {}))
 
