@@ -1,6 +1,7 @@
 # make install    the package in .venv (TORCH_INDEX chooses the build of torch)
 # make demo       install, then the demo benchmark: data, training, evaluation, table (runs/demo)
 # make test       install with the development tools, then the tests
+# make test-cluster  the tests that start a Ray cluster of two nodes on this machine
 # make lint types the style and type checks; make format rewrites files to the style
 # make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
 # make campaigns  N random trials each of kills, full disks, damage, hostile files and misbehaving environments
@@ -26,7 +27,7 @@ EDITABLE_FIRST := import pathlib, site; \
 	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
 	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
 
-.PHONY: install install-dev demo test mutants campaigns coverage lint types format docs dist readme results clean
+.PHONY: install install-dev demo test test-cluster mutants campaigns coverage lint types format docs dist readme results clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -52,6 +53,9 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+test-cluster: install-dev
+	$(BIN)/python -m pytest -m cluster tests/test_ray.py
 
 mutants: install-dev
 	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1)

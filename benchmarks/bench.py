@@ -14,9 +14,10 @@ from marlzoo.config import Precision
 from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
+from .launchers import Place
 from .plan import expanded
 from .runner import run_suite
-from .split import Split, split_of
+from .split import Split, split_on
 from .suites import Suite, find_suite
 
 
@@ -38,6 +39,12 @@ def bench(
     force: bool = False,
     log: Sequence[str] = (),
     quiet: bool = False,
+    on: str = "local",
+    address: str = "",
+    gpus: float | None = None,
+    array: int = 0,
+    partition: str = "",
+    time: str = "",
 ) -> Results:
     """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
 
@@ -59,6 +66,13 @@ def bench(
         force: train all methods anew.
         log: further loggers beside the CSV files, see :mod:`marlzoo.training.more_loggers`.
         quiet: print nothing.
+        on: ``local``, ``ray`` or ``slurm``; this and what follows as in :class:`marlzoo.benchmarks.launchers.Place`.
+            On a cluster ``threads`` are the CPUs of each group.
+        address: of a Ray cluster.
+        gpus: for each group on a cluster.
+        array: most groups at a time on a cluster.
+        partition: of SLURM.
+        time: limit of a SLURM job.
 
     Returns:
         The results of the folder ``out/SUITE``.
@@ -67,6 +81,7 @@ def bench(
         DataError: every run failed before it had a row.
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
+    place = Place(on, address, gpus, array, partition, time)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision))
     console = Console(quiet=quiet)
@@ -76,7 +91,8 @@ def bench(
         device=device,
         max_replicas=max_replicas,
         check_data=check_data,
-        split=Split(1, threads) if processes == 1 else split_of(processes, threads),
+        split=Split(1, threads) if processes == 1 else split_on(on, processes, threads),
+        place=place,
         rerun=rerun,
         force=force,
         log=log,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import traceback
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from marlzoo.system.provenance import commit_of, machine, now
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
 from .references import normalized
-from .results import Episodes, ResultsFile, Row
+from .results import Episodes, Row
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from marlzoo.training.loggers import MetricsFile
 
 PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")
+
+
+class RowSink(Protocol):
+    """Where rows go: a :class:`marlzoo.benchmarks.results.ResultsFile`, or what brings them to one elsewhere."""
+
+    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
+        """Add rows and their episodes."""
+
+    def rows(self) -> list[Row]:
+        """The rows that are there, at least those of the runs that are trained."""
+
+    def close(self) -> None:
+        """There is nothing more to append for now."""
 
 
 class Recorder:
@@ -44,7 +58,7 @@ class Recorder:
 
     def __init__(
         self,
-        results: ResultsFile,
+        results: RowSink,
         suite: Suite,
         group: Group,
         algorithm: Algorithm,
@@ -113,7 +127,7 @@ class Recorder:
 
 
 def record_failure(
-    results: ResultsFile,
+    results: RowSink,
     suite: Suite,
     group: Group,
     updates: int,

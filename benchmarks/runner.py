@@ -20,10 +20,11 @@ from marlzoo.errors import ConfigError
 
 from . import reuse, tables
 from .commands import note_command
+from .launchers import Place, make_launcher
 from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
 from .progress import Display, Stage, last_lines
 from .results import ResultsFile
-from .split import Split, default_split, group_size, torch_threads, train_side_by_side
+from .split import Split, cluster_split, default_split, group_size
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-IN_THIS_PROCESS = Split()
+IN_THIS_PROCESS, HERE = Split(), Place()
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def run_suite(
     max_replicas: int = 20,
     check_data: bool = True,
     split: Split | None = IN_THIS_PROCESS,
+    place: Place = HERE,
     rerun: Collection[str] = (),
     force: bool = False,
     log: Sequence[str] = (),
@@ -78,6 +80,7 @@ def run_suite(
         check_data: compare data and simulator before training.
         split: how groups are spread over processes; None: see
             :func:`marlzoo.benchmarks.split.default_split` (on a GPU: not at all).
+        place: where to train; on a cluster only the threads of ``split`` count, as those of each group.
         rerun: methods whose runs are trained anew, though their rows are there; these go to ``replaced.csv``.
         force: all methods are.
         log: names of further loggers.
@@ -92,6 +95,7 @@ def run_suite(
     console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
     validate(suite)
     _require_loggers(log)
+    launcher = make_launcher(place, device)
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
@@ -99,7 +103,9 @@ def run_suite(
     with reading_once(), Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
         found = reuse.find(suite, sources, results, again)
-        if split is None:
+        if place.on != "local":
+            split = cluster_split(suite, runs_of(suite, sources), max_replicas, device, split)
+        elif split is None:
             split = default_split(suite, found.missing, max_replicas) if device == "cpu" else Split()
         size = group_size(suite, sources, split, max_replicas)
         reuse.forget(suite, found, results, again, folder, size)
@@ -109,7 +115,7 @@ def run_suite(
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
         trainer = Trainer(suite, folder, device, check_data, log)
-        failures = _train(trainer, list(zip(todo, stages, strict=True)), split, display)
+        failures = launcher.run(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
     note_command(folder, command)
     _show(results, folder, suite, sources, command, console)
@@ -127,23 +133,6 @@ def _require_loggers(names: Sequence[str]) -> None:
 
         for name in names:
             find_logger(name)
-
-
-def _train(
-    trainer: Trainer, work: Sequence[tuple[Group, Stage]], split: Split, display: Display
-) -> list[str]:
-    """Train groups, here or side by side; returns why some failed."""
-    if split.processes > 1:
-        return train_side_by_side(trainer, work, split, display)
-    failures: list[str] = []
-    with torch_threads(split.threads):
-        for group, stage in work:
-            part = display.begin(stage)
-            why = trainer.attempt(group, part)
-            failures += [why] if why else []
-            part.finish(failed=bool(why))
-            trainer.results.publish(lazy=True)
-    return failures
 
 
 def _show(

@@ -17,7 +17,7 @@ import pandas as pd
 from marlzoo.errors import DataError
 
 from .drift import moving
-from .references import normalized, published
+from .references import normalized, published_result
 from .results import RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
@@ -153,7 +153,7 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
     scores = scores_of(done)
     task, quality, method = (cell[name].iloc[0] for name in ("task", "quality", "method"))
     low, high = interval([values])
-    known = published(task, quality, method)
+    known = published_result(task, quality, method)
     still = moving(done["value_drift"].to_numpy(dtype=np.float64))
     counted = done if len(done) else cell
     return {

@@ -14,9 +14,9 @@ from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
 from .live import Returns
-from .plan import Group
+from .plan import Group, Source
 from .progress import ProgressReporter
-from .recorder import Recorder, brief, record_failure
+from .recorder import Recorder, RowSink, brief, record_failure
 from .results import ResultsFile
 from .reuse import files
 from .suites import Suite
@@ -30,13 +30,20 @@ LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 
 
 class Trainer:
-    """Trains groups and appends their rows; can be sent to another process."""
+    """Trains groups and appends their rows; can be sent to another process.
+
+    Attributes:
+        sink: where rows go, by default the file of the results.
+        leaving: the process is about to end and the group goes on elsewhere: what is raised now is no failure.
+    """
 
     def __init__(
         self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
     ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
+        self.sink: RowSink = self.results
         self.device, self.check_data, self.log = device, check_data, tuple(log)
+        self.leaving = False
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -53,16 +60,17 @@ class Trainer:
         try:
             self.train(group, report)
         except (Exception, SystemExit) as error:
-            if isinstance(error, MarlzooError) and not isinstance(error, SpecError):
+            if self.leaving or (isinstance(error, MarlzooError) and not isinstance(error, SpecError)):
                 raise
             checkpoint, _ = files(group, self.folder, self.suite)
             place = self.folder / "failures" / f"{checkpoint.stem}.txt"
             reached = self._learner.updates if self._learner else 0
-            why = record_failure(self.results, self.suite, group, reached, self.device, error, place)
+            why = record_failure(self.sink, self.suite, group, reached, self.device, error, place)
+            self.saved(place)
             report.log(f"{group.label}: failed, {why}; traceback: {place}")
             return f"{group.label}: {why}"
         finally:
-            self.results.close()
+            self.sink.close()
         return ""
 
     def train(self, group: Group, report: ProgressReporter) -> None:
@@ -84,7 +92,7 @@ class Trainer:
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
         target = LogTarget(self.folder, suite.name, names, {"task": group.task})
-        recorder = Recorder(self.results, suite, group, algorithm, logger, self.device)
+        recorder = Recorder(self.sink, suite, group, algorithm, logger, self.device)
 
         def on_progress(done: int, metrics: dict[str, Any]) -> None:
             nonlocal reached
@@ -128,6 +136,7 @@ class Trainer:
             log=report.log,
             on_progress=on_progress,
             on_evaluation=on_evaluation,
+            on_checkpoint=lambda path: self.saved(kept, path),
             loggers=[logger, *make_loggers(self.log, target)],
         )
         if algorithm.updates > group.updates:
@@ -140,6 +149,13 @@ class Trainer:
             recorder.record(last)
             tell(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
+
+    def load(self, source: Source) -> Dataset:
+        """The dataset of a source."""
+        return source.load()
+
+    def saved(self, *files: Path) -> None:
+        """Told of files that were just written; on another machine they have to travel."""
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
         """The evaluation that is ranked: of the last checkpoint, with more episodes than those on the way."""
@@ -160,7 +176,7 @@ class Trainer:
             self._datasets.clear()
         for run in group.runs:
             if run.source.hash not in self._datasets:
-                self._datasets[run.source.hash] = run.source.load()
+                self._datasets[run.source.hash] = self.load(run.source)
         return [self._datasets[run.source.hash] for run in group.runs]
 
 

@@ -18,9 +18,10 @@ class Batch:
     Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
     ``action_mask [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
     per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
-    ended), ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal,
-    action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
-    drawn where it is asked for).
+    ended), ``held_out [R, B]`` (1 for steps of the tenth of the episodes that models are validated on),
+    ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal, action (the
+    last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not drawn where it
+    is asked for).
     Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
     ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms. Sequences lie within one episode. Of
     episodes longer than L they are pieces of up to L steps, so drawn that every step of the data is equally likely
@@ -35,6 +36,7 @@ class Batch:
     reward: Tensor
     agent_reward: Tensor
     mask: Tensor
+    held_out: Tensor
     first: Tensor
     filled: Tensor
     next_obs: Tensor
@@ -73,6 +75,29 @@ class Rollout(Batch):
 
     ends: Tensor
     progress: Tensor
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, mask: Tensor, ends: Tensor, gamma: Tensor, lam: Tensor
+) -> Tensor:
+    """Generalized advantage estimate over the last axis, ``[R, E, T]``.
+
+    Args:
+        reward: ``[R, E, T]``.
+        value: V of each step's state.
+        next_value: V of the state that the step led to, also at an episode's end (not of the next start).
+        mask: 0 where the task ended (no bootstrap), else 1.
+        ends: 1 where the episode was over, by the task or by the time limit: the sum stops there.
+        gamma: ``[R, 1]``.
+        lam: ``[R, 1]``.
+    """
+    error = reward + gamma.unsqueeze(-1) * mask * next_value - value
+    carry = gamma * lam
+    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
+    for t in range(error.shape[-1] - 1, -1, -1):
+        total = error[..., t] + carry * (1.0 - ends[..., t]) * total
+        advantage[..., t] = total
+    return advantage
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:

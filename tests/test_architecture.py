@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.sharing",),
     ("marlzoo.recording", "marlzoo.deployment", "marlzoo.offpolicy"),
     ("marlzoo.training", "algorithms", "baselines"),
+    ("marlzoo.models",),
     ("marlzoo.data",),
     ("marlzoo.teachers",),
     ("marlzoo.registry",),

@@ -37,7 +37,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(place, name, wrapper)
 
     count(load, "_read", "read")
-    count(load.omiga, "read_header", "header")
+    count(native, "read_header", "header")
     hashed = Dataset.__dict__["content_hash"].func
     monkeypatch.setattr(
         Dataset.__dict__["content_hash"], "func", lambda self: found.update(["hash"]) or hashed(self)

@@ -92,6 +92,11 @@ def test_boxes_and_choices_that_begin_elsewhere(tmp_path: Path) -> None:
     back = read_minari(strip(tmp_path / "toy-v0", action_space=spaces))
     np.testing.assert_allclose(back.action[0, 0, 1], (sample().action[0, 0, 1] + 2) / 4 - 1, rtol=1e-6)
     equal(back.action[0, 0, 0], sample().action[0, 0, 0])
+    box["high"] = [1, -2]  # without width: nothing to be brought to [-1, 1]
+    spaces = json.dumps({"type": "Dict", "subspaces": {"agent_0": box, "agent_1": box}})
+    write_minari(sample(), tmp_path / "narrow-v0")
+    narrow = read_minari(strip(tmp_path / "narrow-v0", action_space=spaces))
+    equal(narrow.action[narrow.sources], sample().action[narrow.sources])
     write_minari(sample(spec=DISCRETE), tmp_path / "other-v0")
     choice = {"type": "Discrete", "dtype": "int64", "start": -3, "n": 9}
     spaces = json.dumps({"type": "Dict", "subspaces": {"agent_0": choice, "agent_1": choice}})
@@ -249,6 +254,12 @@ def raw(folder: Path, seen: Any, done: Any, episodes: list[dict[str, Any]]) -> P
             for name, values in {**usual, **arrays}.items():
                 file[f"episode_{k}/{name}"] = values
     return folder
+
+
+def test_episodes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    seen = [{"observations": np.full((3, 2), k), "actions": np.zeros((2, 2))} for k in range(12)]
+    data = read_minari(raw(tmp_path / "x-v0", BOX, BOX, seen))
+    equal(data.obs[data.starts, 0, 0], np.arange(12))
 
 
 def test_agents_keep_their_names_in_natural_order(tmp_path: Path) -> None:

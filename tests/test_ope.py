@@ -162,9 +162,9 @@ def test_doubly_robust_is_exact_if_either_part_is(monkeypatch: pytest.MonkeyPatc
     team = (1, 1)
     states, rewards = [], []
     for first, second in pairs:
-        state, *reward = outcome(first, second)
+        state, *earned = outcome(first, second)
         states.append(state)
-        rewards.append(reward)
+        rewards.append(earned)
     after = np.array([outcome((0, 0) if state == 1 else (0, 1), team)[2] for state in states])
     reward = np.array(rewards)
     v = np.stack([np.full(16, 2 * GAMMA), after, np.zeros(16)], -1)[None]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from marlzoo.benchmarks import plan, split
+from marlzoo.benchmarks.launchers import local
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.split import Split, default_split, group_size, replicas_in_cache, split_of
 from marlzoo.benchmarks.suites import Data, Learner
@@ -44,7 +45,7 @@ def test_two_processes_make_the_rows_of_one(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told_of() -> None:
-    team = split._Pool(1, 1)
+    team = local._Pool(1, 1)
     try:
         (worker,) = team.workers
         os.kill(worker.process.pid or 0, signal.SIGKILL)

@@ -311,12 +311,12 @@ def test_how_settings_were_found_is_told() -> None:
 
 
 def test_published_scores_stand_in_a_table_of_their_own() -> None:
-    known = references.published(HOPPER, "medium", "omiga")
+    known = references.published_result(HOPPER, "medium", "omiga")
     assert known is not None
     assert (known.mean, known.seeds) == (1189.26, 5)
-    assert references.published(HOPPER, "medium", "BCQ_MA") is not None
-    assert references.published(HOPPER, "random", "omiga") is None
-    rate = references.published("smac/5m_vs_6m", "good", "omiga", "win_rate")
+    assert references.published_result(HOPPER, "medium", "BCQ_MA") is not None
+    assert references.published_result(HOPPER, "random", "omiga") is None
+    rate = references.published_result("smac/5m_vs_6m", "good", "omiga", "win_rate")
     assert rate is not None
     assert 0 <= rate.mean <= 1
     rows = cell("omiga", [1.0, 2.0]) + cell("omiga", [1.0], variant="alpha=1.0", config_hash="a")

@@ -13,7 +13,7 @@ from marlzoo.benchmarks.suites import FOLDER, find_suite
 from marlzoo.data.catalog import published
 from marlzoo.registry import task_names, task_spec
 from marlzoo.spec import Spec
-from marlzoo.teachers.offers import qualities
+from marlzoo.teachers.offers import collectable_qualities
 
 from .methods import methods
 from .text import code, table
@@ -124,5 +124,5 @@ def _agents(specs: Sequence[Spec]) -> str:
 
 def _recipes(tasks: Sequence[str]) -> str:
     """How many tasks have behavior policies beside the random one."""
-    taught = sum(len(qualities(task)) > 1 for task in tasks)
+    taught = sum(len(collectable_qualities(task)) > 1 for task in tasks)
     return str(taught or "")

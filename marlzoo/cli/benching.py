@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -59,6 +59,20 @@ class Options:
     """train all methods anew"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
+    on: Literal["local", "ray", "slurm"] = "local"
+    """train on this machine, on a Ray cluster, or in SLURM jobs; a cluster's group has --threads CPUs (0: one)"""
+    address: str = ""
+    """with --on ray: HOST:PORT of the cluster's head, or auto (default: a Ray of its own on this machine)"""
+    gpus: float | None = None
+    """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda)"""
+    array: int = 0
+    """on a cluster: most groups at a time (0: as many as it has room for)"""
+    partition: str = ""
+    """with --on slurm: default is SLURM's"""
+    time: str = ""
+    """with --on slurm: limit of each job, minutes or D-HH:MM:SS, after which it is requeued (default: 4 hours)"""
+    status: bool = False
+    """print which groups of the suite are queued, running, done or failed, and train nothing"""
     json: bool = False
     """print the table as JSON, and everything else on stderr"""
 
@@ -81,14 +95,19 @@ def run(arguments: Sequence[str]) -> int:
 
         print(suite_toml(suite), end="")
         return 0
-    usable_device(options.device)
+    if options.status:
+        return _status(options.out / suite.name, options.json)
+    if options.on == "local":  # a cluster's nodes may have other devices
+        usable_device(options.device)
     from rich.console import Console
 
     from marlzoo.benchmarks.analysis import records, table
+    from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
-    from marlzoo.benchmarks.split import split_of
+    from marlzoo.benchmarks.split import split_on
 
+    place = Place(options.on, options.address, options.gpus, options.array, options.partition, options.time)
     suite = expanded(suite)
     if options.dry_run or options.hours:
         suite = _planned(suite, options)
@@ -100,7 +119,8 @@ def run(arguments: Sequence[str]) -> int:
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
-        split=split_of(options.processes, options.threads),
+        split=split_on(options.on, options.processes, options.threads),
+        place=place,
         rerun=options.rerun,
         force=options.force,
         log=options.log,
@@ -110,6 +130,22 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(records(table(finished.folder)), indent=2))
     return 1 if finished.failures else 0
+
+
+def _status(folder: Path, as_json: bool) -> int:
+    """Print how the groups of a suite stand."""
+    from marlzoo.benchmarks.launchers import job_states
+    from marlzoo.benchmarks.status import sheet, status
+    from marlzoo.benchmarks.styles import terminal
+
+    found = status(folder, job_states)
+    if as_json:
+        print(json.dumps([asdict(group) for group in found], indent=2))
+        return 0
+    from rich.console import Console
+
+    Console().print(terminal(sheet(folder.name, found)), soft_wrap=True)
+    return 0
 
 
 def _settled(arguments: Sequence[str]) -> list[str]:

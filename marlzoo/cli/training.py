@@ -13,7 +13,7 @@ import tyro
 from marlzoo.cli._help import train_help
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
-from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
+from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
 from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
 
+DYNA_FLAG = "--dyna"  # the method's form that also learns from a world model
+
+
 def run(arguments: Sequence[str]) -> int:
     """Look the method up, then parse the flags that it has."""
-    from marlzoo.registry import list_methods
+    from marlzoo.registry import DYNA, list_methods
 
     methods = list_methods().modules
-    about = "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help"
-    if choose("method", "train", arguments, methods, about) is None:
+    about = (
+        "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help\n"
+        f"METHOD {DYNA_FLAG}: on a mixture of the data and of a world model's steps"
+    )
+    if first_argument("method", "train", arguments, methods, about) is None:
         return 0
-    method, rest = arguments[0], arguments[1:]
-    if {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
+    method, rest = arguments[0], [argument for argument in arguments[1:] if argument != DYNA_FLAG]
+    method = DYNA + method if DYNA_FLAG in arguments else method
+    if method in methods and {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
         source = Source(methods[method][0])
         print(train_help(method, source, Online if source.online else Offline))
         return 0

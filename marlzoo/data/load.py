@@ -143,9 +143,9 @@ def _as_mix(name: str) -> str:
     if name in known or quality in _RECIPES or "-" not in quality:
         return ""
     if folder.endswith("/marlzoo"):
-        from marlzoo.teachers.offers import qualities  # here: it needs this module, and torch
+        from marlzoo.teachers.offers import collectable_qualities  # here: it needs this module, and torch
 
-        known |= {f"{folder}/{each}" for each in qualities(folder.removesuffix("/marlzoo"))}
+        known |= {f"{folder}/{each}" for each in collectable_qualities(folder.removesuffix("/marlzoo"))}
     for cut in range(1, quality.count("-") + 1):
         words = quality.split("-")
         pair = [f"{folder}/{'-'.join(part)}" for part in (words[:cut], words[cut:])]

@@ -128,7 +128,9 @@ def ope(
         Estimate(
             replica,
             name,
-            *(float(numbers[r]) for numbers in found[name]),
+            value=float(found[name][0][r]),
+            low=float(found[name][1][r]),
+            high=float(found[name][2][r]),
             gamma=float(discount[r]),
             effective_episodes=None if name == "fqe" or effective is None else float(effective[r]),
             behavior=_behavior_return(logged, float(discount[r])),
@@ -179,7 +181,9 @@ def _episodes(
 ) -> Episodes:
     """The data episode by episode, padded, with the ratios of all teams."""
     logged = torch.from_numpy(np.array(data.action))
-    agrees = (actions == logged).all(-1).double().mean(1).numpy()[:, data.sources]  # [R, M] share of samples
+    agrees: Floats = (
+        (actions == logged).all(-1).double().mean(1).numpy()[:, data.sources]
+    )  # [R, M] share of samples
     longest = int(data.lengths.max())
     steps = np.arange(longest + 1)
     rows = data.starts[:, None] + np.minimum(steps, data.lengths[:, None])  # [E, L + 1]

@@ -1,4 +1,7 @@
-"""Checkpoints: one ``.npz`` of arrays and a JSON text; written atomically, read without unpickling."""
+"""Checkpoints: one ``.npz`` of arrays and a JSON text; written atomically, read without unpickling.
+
+Not safetensors: npz keeps every bit in one file as well, and finds damage by a checksum of every array.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
 from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
-from marlzoo.training.precision import choose
+from marlzoo.training.precision import choose_arithmetic
 from marlzoo.training.progress import ProgressBar
 
 
@@ -65,6 +65,7 @@ def train(
     log: Callable[[str], None] = inform,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_checkpoint: Callable[[Path], None] | None = None,
     loggers: Sequence[Logger] = (),
     show_progress: bool = True,
 ) -> list[Evaluation]:
@@ -95,6 +96,7 @@ def train(
         log: called with a one-line message for notable events; default: the logger ``marlzoo`` of :mod:`logging`.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
+        on_checkpoint: called with the file of the run's state after every save.
         loggers: receive metrics and evaluations, see :mod:`marlzoo.training.loggers`.
         show_progress: without ``on_progress``, show the updates on stderr.
 
@@ -104,10 +106,12 @@ def train(
     Raises:
         MismatchError: data and environment disagree.
         CheckpointError: the checkpoint belongs to another run.
-        ConfigError: a number of updates or episodes below one, or a precision that is not to be had.
+        ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
+            precision that is not to be had.
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    _require_all_stages(algorithm, updates)
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
@@ -125,7 +129,7 @@ def train(
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
-        arithmetic = choose(algorithm, precision, run.progress.arithmetic)
+        arithmetic = choose_arithmetic(algorithm, precision, run.progress.arithmetic)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
@@ -143,8 +147,13 @@ def train(
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
-            step = make_step(algorithm, sampler, compile, updates, log)
+            stage = ""
             while algorithm.updates < updates:
+                if algorithm.stage.name != stage:
+                    stage, step = (
+                        algorithm.stage.name,
+                        make_step(algorithm, sampler, compile, updates, log),
+                    )
                 metrics = step()
                 algorithm.updates += 1
                 done, last = algorithm.updates, algorithm.updates == updates
@@ -164,6 +173,8 @@ def train(
                             run.settle()
                     run.progress.seconds = clock.seconds()
                     run.save()
+                    if on_checkpoint is not None and run.path is not None:
+                        on_checkpoint(run.path)
                     run.report(on_evaluation)
         return run.progress.evaluations
     finally:
@@ -211,7 +222,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
     return Sampler(
         datasets,
         algorithm.seeds,
-        batch_size=config.batch_size,
+        batch_size=algorithm.batch_rows,
         fields=algorithm.fields,
         noise=algorithm.noise(),
         sequence=config.sequence_length if algorithm.sampling == "sequence" else None,
@@ -340,3 +351,14 @@ def _require(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1 or not math.isfinite(value):
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+
+
+def _require_all_stages(algorithm: Algorithm, updates: int) -> None:
+    stages = algorithm.stages()
+    needed = sum(stage.updates for stage in stages[:-1])
+    if updates <= needed:
+        parts = ", ".join(f"{stage.name} {stage.updates}" for stage in stages[:-1])
+        raise ConfigError(
+            f"{algorithm.name}: {updates} updates end before the stage '{stages[-1].name}' begins, which {needed} "
+            f"updates come before ({parts}); give more updates, or shorten those stages by their settings"
+        )
