@@ -8,7 +8,7 @@
 # make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
 # make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
 # make dist       wheel and source archive in dist/, checked (RELEASING.md)
-# make readme     fill the generated parts of README.md and draw its figure
+# make results    fill the generated parts of README.md and results/README.md from committed rows, draw the figures
 
 PYTHON      ?= python3
 VENV        ?= .venv
@@ -27,7 +27,7 @@ EDITABLE_FIRST := import pathlib, site; \
 	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
 	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
 
-.PHONY: install install-dev demo test test-cluster mutants campaigns coverage lint types format docs dist readme clean
+.PHONY: install install-dev demo test test-cluster mutants campaigns coverage lint types format docs dist readme results clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -90,7 +90,7 @@ dist: install-dev
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-readme: install-dev
+readme results: install-dev
 	$(BIN)/python docs/readme.py
 
 clean:

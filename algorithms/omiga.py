@@ -39,7 +39,8 @@ gradient above the bound (the hard clip pushes V down exactly when it is far too
 leaves illegal actions out of the policy's softmax; ``global_weights = False`` is the paper's ablation without
 global information: the weights of steps 2 to 4 are 1 for every agent instead of the mixer's, which still mixes the
 values of step 1; ``bound_margin`` (0.05, 0.1) takes data actions that near the box's bounds as censored in step 4:
-for data of clipped teachers, whose many actions on the bounds bend the policy (results/studies/bound_actions).
+for data of behavior policies whose actions were clipped, since many actions on the bounds bend the policy
+(results/studies/bound_actions).
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from marlzoo.baselines._ppo_networks import ValueNorm, gae, huber
+from marlzoo.baselines._ppo_networks import ValueNorm, huber
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Rollout, take_rows
+from marlzoo.batch import Rollout, gae, take_rows
 from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.policies import CategoricalPolicy, Policy

@@ -161,29 +161,6 @@ class ValueNorm(nn.Module):
         return x * std + mean
 
 
-def gae(
-    reward: Tensor, value: Tensor, next_value: Tensor, mask: Tensor, ends: Tensor, gamma: Tensor, lam: Tensor
-) -> Tensor:
-    """Generalized advantage estimate over the last axis, ``[R, E, T]``.
-
-    Args:
-        reward: ``[R, E, T]``.
-        value: V of each step's state.
-        next_value: V of the state that the step led to, also at an episode's end (not of the next start).
-        mask: 0 where the task ended (no bootstrap), else 1.
-        ends: 1 where the episode was over, by the task or by the time limit: the sum stops there.
-        gamma: ``[R, 1]``.
-        lam: ``[R, 1]``.
-    """
-    error = reward + gamma.unsqueeze(-1) * mask * next_value - value
-    carry = gamma * lam
-    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
-    for t in range(error.shape[-1] - 1, -1, -1):
-        total = error[..., t] + carry * (1.0 - ends[..., t]) * total
-        advantage[..., t] = total
-    return advantage
-
-
 def huber(error: Tensor, delta: Tensor) -> Tensor:
     """``e^2 / 2`` up to ``delta``, then linear."""
     size = error.abs()

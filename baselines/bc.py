@@ -15,10 +15,11 @@ Departures from published code, and the option that restores it:
 * ``bc_tanh = False`` leaves the output of the mean-squared form unsquashed (OG-MARL).
 * ``eval_mode = "sample"`` samples instead of taking the mode (OG-MARL, discrete).
 
-Actions exactly on the box's bounds, as clipped teachers leave many, bend the likelihood's fit: they lie far out in a
-tanh-Gaussian's tail. ``bound_margin = 0.05`` takes actions that near a bound as censored (all methods that fit a
-tanh-Gaussian have the setting). Where a third of a joint's actions lie on a bound it makes the likelihood about as
-good as the squared error, which still falls short of the data there (results/studies/bound_actions).
+Actions exactly on the box's bounds, of which clipped behavior policies leave many, bend the likelihood's fit: they
+lie far out in a tanh-Gaussian's tail. ``bound_margin = 0.05`` takes actions that near a bound as censored (all
+methods that fit a tanh-Gaussian have the setting). Where a third of a joint's actions lie on a bound it makes the
+likelihood about as good as the squared error, which still falls short of the data there
+(results/studies/bound_actions).
 
 ``history = "rnn"`` reads sequences through a GRU whose memory starts from zero with each episode (OG-MARL, CFCQL;
 ``memory_relu`` adds OG-MARL's ReLU behind it).

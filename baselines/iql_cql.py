@@ -36,7 +36,7 @@ from marlzoo.batch import Batch, as_sequences, team_fields
 from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import QNetworkConfig, QTeam
-from marlzoo.objectives import data_value, masked_logsumexp, mean_over, team_targets
+from marlzoo.objectives import TargetMemory, data_value, masked_logsumexp, mean_over, team_targets
 from marlzoo.spec import Spec
 
 from . import _q_cql
@@ -53,6 +53,7 @@ class IQLCQL(Algorithm):
     """Independent Q-learning with a conservative penalty; see the module's text."""
 
     config: IQLCQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = IQLCQLConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -79,7 +80,7 @@ class IQLCQL(Algorithm):
         gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
 
         # 1. Targets
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
         q = found.taken
 
         # 2. TD

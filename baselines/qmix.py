@@ -11,8 +11,8 @@ agents share a network that reads their episode so far, with the action of the s
    Q_tot(s, q_1 .. q_n) is monotone in every q_i; the targets are copied every 200 updates
 
 Sequences are whole episodes (``sequence_length = 0``), or their pieces of that many steps, each read with an empty
-memory at its start. ``history = "mlp"`` learns from single steps, without memory. For teachers the deployed policy
-explores with the last epsilon.
+memory at its start. ``history = "mlp"`` learns from single steps, without memory. As a behavior policy of
+recorded data, the deployed one explores with the last epsilon.
 
 Departures from the authors' code: Adam instead of RMSprop (as in later releases of the field); a replay counts steps,
 not episodes; several copies of the environment collect at once, so ``learn_steps`` updates follow

@@ -47,7 +47,14 @@ from marlzoo.batch import Batch, as_sequences, team_fields
 from marlzoo.config import ASSIGNED_LATER, MLP_TRANSITIONS, RECURRENT_SEQUENCES, Count
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import QNetworkConfig, QTeam
-from marlzoo.objectives import data_value, masked_logsumexp, mean_over, team_targets, value_scale
+from marlzoo.objectives import (
+    TargetMemory,
+    data_value,
+    masked_logsumexp,
+    mean_over,
+    team_targets,
+    value_scale,
+)
 from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
@@ -72,6 +79,7 @@ class QMIXCQL(Algorithm):
     """QMIX or VDN with a conservative penalty; see the module's text."""
 
     config: QMIXCQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = QMIXCQLConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -112,7 +120,7 @@ class QMIXCQL(Algorithm):
 
         # 1. Targets
         gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
         q_all, q, q_tot = found.every, found.taken, found.total
 
         # 2. TD

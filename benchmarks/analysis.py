@@ -200,14 +200,14 @@ def records(frame: pd.DataFrame, digits: int | None = None) -> list[dict[str, An
         digits: significant digits to keep; None: all.
     """
 
-    def plain(value: Any) -> Any:
+    def as_python(value: Any) -> Any:
         if not isinstance(value, float):
             return value
         if not math.isfinite(value):
             return None
         return value if digits is None else float(f"{value:.{digits}g}")
 
-    return [{str(name): plain(v) for name, v in line.items()} for line in frame.to_dict("records")]
+    return [{str(name): as_python(v) for name, v in line.items()} for line in frame.to_dict("records")]
 
 
 def curves_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:

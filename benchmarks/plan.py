@@ -18,7 +18,7 @@ from marlzoo.errors import DataError, SpecError, UnknownNameError
 from marlzoo.recording.recipes import collect
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
-from marlzoo.teachers.offers import qualities
+from marlzoo.teachers.offers import collectable_qualities
 
 from .results import RUN, ResultsFile, Row
 from .row import run_name
@@ -322,7 +322,7 @@ def parts_of(data: Data) -> tuple[str, ...]:
     Raises:
         UnknownNameError: there is no recipe for the quality, nor for its parts.
     """
-    known = qualities(data.task)
+    known = collectable_qualities(data.task)
     if data.quality in known:
         return ()
     for first in known:

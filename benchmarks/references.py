@@ -33,9 +33,9 @@ class Published:
     reference: str
 
 
-def published(task: str, quality: str, method: str, metric: str = "return") -> Published | None:
+def published_result(task: str, quality: str, method: str, metric: str = "return") -> Published | None:
     """The published score of a method on the published dataset of that task and quality, if there is one."""
-    return _published().get((task, quality, plain(method), metric))
+    return _published().get((task, quality, bare_name(method), metric))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def normalized(task: str, value: float) -> float | None:
     return None if found is None else 100.0 * (value - found.random) / (found.expert - found.random)
 
 
-def plain(method: str) -> str:
+def bare_name(method: str) -> str:
     """A method's name without case, punctuation and the suffix -MA, in which papers and files differ."""
     return re.sub(r"[^a-z0-9]", "", re.sub(r"[-_ ]ma$", "", method.lower()))
 
@@ -95,7 +95,7 @@ def random_return(task: str, episodes: int = RANDOM_EPISODES, seed: int = 0) -> 
 @cache
 def _published() -> dict[tuple[str, str, str, str], Published]:
     return {
-        (line["task"], line["quality"], plain(line["method"]), line["metric"]): Published(
+        (line["task"], line["quality"], bare_name(line["method"]), line["metric"]): Published(
             float(line["mean"]), float(line["std"] or "nan"), int(line["seeds"]), line["reference"]
         )
         for line in _read("published.csv")

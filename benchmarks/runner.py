@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from marlzoo.console import console as plain_console
+from marlzoo.data.once import reading_once
 from marlzoo.errors import ConfigError
 
 from . import reuse, tables
@@ -99,7 +100,7 @@ def run_suite(
     results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
     again = {learner.method for learner in suite.learners} if force else set(rerun)
-    with Display(console, f"suite {suite.name}") as display:
+    with reading_once(), Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
         found = reuse.find(suite, sources, results, again)
         if place.on != "local":

@@ -17,7 +17,7 @@ import pandas as pd
 from marlzoo.errors import DataError
 
 from .drift import moving
-from .references import normalized, published
+from .references import normalized, published_result
 from .results import RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
@@ -113,14 +113,16 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per dataset and learner, over seeds.
 
     Columns beside the names: ``seeds`` (runs with a result), ``failed`` (runs without one), ``updates`` (fewest and,
-    if a run is unfinished, ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``iqm``,
+    if a run is unfinished, ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``best`` (mean
+    over seeds of the highest return that any evaluation of a run had; biased upwards, so nothing is ranked by it),
+    ``evaluations`` (fewest of a run), ``iqm``,
     ``iqm_low``, ``iqm_high`` (95 % bootstrap, from three seeds on), ``score`` and ``score_iqm`` (normalized, see
     :func:`marlzoo.benchmarks.references.ends`), ``win_rate``, ``diverged`` (replicas), ``value``, ``moving`` (drift
     of values that had not converged, else NaN), ``weight_ess``, ``behavior`` (the dataset's mean return),
     ``published``, ``published_std``, ``published_in``, ``codes`` (versions of the code), ``tuning``, ``seconds``
     (training time of the lockstep groups that the runs were part of) and ``seconds_per_run``.
     """
-    final = same_learners(last(rows))
+    final = same_learners(last(rows)).merge(_highest(rows), on=list(RUN), how="left")
     # A run that failed does not say how its policy acts: it stands with the runs of its configuration that do.
     known = final[final["error"] == ""].drop_duplicates(["method", "config_hash"])
     execution = dict(
@@ -136,6 +138,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _highest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every run the highest mean return of its evaluations, and how many these are."""
+    renamed = with_one_name(rows[rows["error"] == ""])
+    finite = renamed["mean_return"].where(np.isfinite(renamed["mean_return"]))
+    by = renamed.assign(mean_return=finite).groupby(list(RUN), sort=False, dropna=False)["mean_return"]
+    return pd.DataFrame({"highest": by.max(), "evaluations": by.size()}).reset_index()
+
+
 def _cell(cell: pd.DataFrame) -> dict[str, Any]:
     """The numbers of one learner on one dataset."""
     done = cell[cell["error"] == ""]
@@ -143,7 +153,7 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
     scores = scores_of(done)
     task, quality, method = (cell[name].iloc[0] for name in ("task", "quality", "method"))
     low, high = interval([values])
-    known = published(task, quality, method)
+    known = published_result(task, quality, method)
     still = moving(done["value_drift"].to_numpy(dtype=np.float64))
     counted = done if len(done) else cell
     return {
@@ -154,6 +164,8 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
         "episodes": int(counted["episodes"].min()),
         "mean": values.mean() if len(values) else math.nan,
         "std": values.std(ddof=1) if len(values) > 1 else math.nan,
+        "best": done["highest"].mean(skipna=False) if len(done) else math.nan,
+        "evaluations": int(done["evaluations"].min()) if len(done) else 0,
         "iqm": _finite_iqm(values),
         "iqm_low": low,
         "iqm_high": high,

@@ -1,14 +1,10 @@
-"""``marlzoo.sweep``: settings by grid or at random, and which of them reached most."""
+"""``marlzoo.sweep``: settings by grid, at random or adaptively, and which of them reached most."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
-import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,62 +18,15 @@ from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import find_method
 from marlzoo.system.files import write_text_atomic
 
+from .adaptive import batch_size, search
 from .analysis import DATASET, Results
 from .bench import select
 from .plan import expanded, setting_names
 from .runner import run_suite
+from .space import Values, grid_points, parse_values, random_points
 from .split import Split, split_of
 from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
-
-_RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<log>:log)?(?::(?P<count>\d+))?")
-DIGITS = 3  # significant ones of a value that is computed
-
-
-@dataclass(frozen=True)
-class Values:
-    """The values of one setting: a list, or a range of numbers.
-
-    Attributes:
-        choices: the values; empty for a range.
-        low: end of a range.
-        high: end of a range.
-        log: whether a range is even in the logarithm.
-        count: points of a range in a grid; 0: none was given.
-    """
-
-    choices: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    count: int = 0
-
-    def grid(self, name: str) -> tuple[Any, ...]:
-        """The points of a grid.
-
-        Raises:
-            ConfigError: a range without a number of points.
-        """
-        if self.choices:
-            return self.choices
-        if not self.count:
-            raise ConfigError(f"{name}: a grid needs the number of points, LOW..HIGH:log:3, or use --random")
-        space = np.geomspace if self.log else np.linspace
-        return tuple(self._rounded(value) for value in space(self.low, self.high, self.count))
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """One value at random."""
-        if self.choices:
-            return self.choices[int(rng.integers(len(self.choices)))]
-        if self.log:
-            return self._rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
-        return self._rounded(rng.uniform(self.low, self.high))
-
-    def _rounded(self, value: float) -> float:
-        """As many digits as tell the points of the range apart, and never outside of it."""
-        width = (self.high - self.low) / max(abs(self.low), abs(self.high))
-        digits = max(DIGITS, 2 + math.ceil(-math.log10(width)))
-        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -127,6 +76,7 @@ def sweep(
     over: Mapping[str, Sequence[Any] | str],
     *,
     random: int = 0,
+    optuna: int = 0,
     random_seed: int = 0,
     out: str | os.PathLike[str] = "results",
     seeds: Sequence[int] = (),
@@ -151,7 +101,9 @@ def sweep(
         over: values by setting: a sequence, or text as on the command line (``0.3,1,3`` or ``1e-4..1e-3:log:3``). A
             method takes those settings that it has.
         random: draw so many settings at random instead of the whole grid.
-        random_seed: of this draw.
+        optuna: let Optuna propose so many settings for each method instead, from what earlier ones reached (extra
+            ``optuna``), a few at a time.
+        random_seed: of the draw or the proposals.
         out: folder of the results.
         seeds: instead of the suite's.
         methods: only these of the suite's methods.
@@ -167,99 +119,97 @@ def sweep(
         UnknownNameError: a setting that no method of the suite has.
         ConfigError: no values, or some that cannot be read.
         DataError: no run has a result.
+        MissingExtraError: optuna is asked for and not installed.
     """
+    if random and optuna:
+        raise ConfigError("choose one of random and optuna")
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
     base = expanded(select(found, seeds, methods, updates))
     space = {name: parse_values(name, values) for name, values in over.items()}
-    points = random_points(space, random, random_seed) if random else grid_points(space)
-    learners = _learners(base.learners, space, points)
-    swept = replace(base, name=f"{base.name}-sweep", learners=learners, stack_settings=True)
-    finished = run_suite(
-        swept,
-        out=Path(out),
-        device=device,
-        max_replicas=max_replicas,
-        check_data=check_data,
-        split=Split(1) if processes == 1 else split_of(processes, 0),
-        command=command,
-        console=console or Console(quiet=True),
-    )
-    # The folder may hold rows of other sweeps, with other data or settings.
-    made = Sweep(
-        Results(finished.folder).only(finished.runs), learners, _record(base, space, len(points), random)
-    )
-    write_text_atomic(finished.folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
-    write_text_atomic(finished.folder / "best.toml", made.toml())
+    _require_settings(base.learners, space)
+
+    def train(learners: Sequence[Learner]) -> Results:
+        swept = replace(base, name=f"{base.name}-sweep", learners=tuple(learners), stack_settings=True)
+        finished = run_suite(
+            swept,
+            out=Path(out),
+            device=device,
+            max_replicas=max_replicas,
+            check_data=check_data,
+            split=Split(1) if processes == 1 else split_of(processes, 0),
+            command=command,
+            console=console or Console(quiet=True),
+        )
+        # The folder may hold rows of other sweeps, with other data or settings.
+        return Results(finished.folder).only(finished.runs)
+
+    if optuna:
+        learners, trials = _adapted(base, space, train, optuna, random_seed, max_replicas), optuna
+    else:
+        points = random_points(space, random, random_seed) if random else grid_points(space)
+        learners, trials = _learners(base.learners, points), len(points)
+    kind = "optuna (TPE)" if optuna else "random" if random else "grid"
+    made = Sweep(train(learners), learners, _record(base, space, trials, kind))
+    (folder,) = made.results.folders
+    write_text_atomic(folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(folder / "best.toml", made.toml())
     return made
 
 
-def parse_values(name: str, given: Sequence[Any] | str) -> Values:
-    """The values of a setting: a sequence, ``a,b,c``, ``LOW..HIGH``, ``LOW..HIGH:log`` or these with ``:COUNT``.
-
-    Raises:
-        ConfigError: none, or text of another form.
-    """
-    if not isinstance(given, str):
-        choices = tuple(given)
-    elif ".." in given:
-        return _range(name, given)
-    else:
-        choices = tuple(_plain(text.strip()) for text in given.split(",") if text.strip())
-    if not choices:
-        raise ConfigError(f"{name}: no values; write {name}=0.3,1,3 or {name}=1e-4..1e-3:log:3")
-    return Values(tuple(dict.fromkeys(choices)))
-
-
-def grid_points(space: Mapping[str, Values]) -> list[dict[str, Any]]:
-    """Every combination of values."""
-    if not space:
-        raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
-    axes = [values.grid(name) for name, values in space.items()]
-    return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
-
-
-def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[dict[str, Any]]:
-    """Different combinations at random; fewer than ``count`` where there are no more."""
-    if not space:
-        raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
-    if count < 1:
-        raise ConfigError(f"random is {count}; it must be at least 1")
-    rng, found = np.random.default_rng(seed), list[dict[str, Any]]()
-    for _ in range(100 * count):
-        point = {name: values.draw(rng) for name, values in space.items()}
-        if point not in found:
-            found.append(point)
-        if len(found) == count:
-            break
-    return found
-
-
-def _learners(
-    learners: Sequence[Learner], space: Mapping[str, Values], points: Sequence[Mapping[str, Any]]
-) -> tuple[Learner, ...]:
-    """Every learner at every point, with those settings that its method has."""
-    classes = {learner.method: find_method(learner.method) for learner in learners}
-    known = {method: setting_names(cls) for method, cls in classes.items()}
+def _require_settings(learners: Sequence[Learner], space: Mapping[str, Values]) -> None:
+    """Refuse a setting that no method has."""
+    known = set().union(*(setting_names(find_method(learner.method)) for learner in learners))
     for name in space:
-        if not any(name in names for names in known.values()):
-            raise UnknownNameError("setting of the swept methods", name, set().union(*known.values()))
+        if name not in known:
+            raise UnknownNameError("setting of the swept methods", name, known)
+
+
+def _learners(learners: Sequence[Learner], points: Sequence[Mapping[str, Any]]) -> tuple[Learner, ...]:
+    """Every learner at every point, each once."""
     made: list[Learner] = []
     for learner in learners:
-        config = classes[learner.method].config_class
         for point in points:
-            mine = {
-                # 1 and 1.0 are one setting, and have one name in rows.
-                name: _typed(value, is_numeric(config, name))
-                for name, value in point.items()
-                if name in known[learner.method]
-            }
-            swept = replace(learner, config={**learner.config, **mine})
+            swept = _at(learner, point)
             if swept not in made:
                 made.append(swept)
     return tuple(made)
 
 
-def _record(suite: Suite, space: Mapping[str, Values], trials: int, random: int) -> str:
+def _at(learner: Learner, point: Mapping[str, Any]) -> Learner:
+    """A learner with those settings of a point that its method has."""
+    cls = find_method(learner.method)
+    known = setting_names(cls)
+    # 1 and 1.0 are one setting, and have one name in rows.
+    mine = {n: _typed(value, is_numeric(cls.config_class, n)) for n, value in point.items() if n in known}
+    return replace(learner, config={**learner.config, **mine})
+
+
+def _adapted(
+    suite: Suite,
+    space: Mapping[str, Values],
+    train: Callable[[Sequence[Learner]], Results],
+    trials: int,
+    seed: int,
+    max_replicas: int,
+) -> tuple[Learner, ...]:
+    """All learners that an adaptive search tried."""
+    if trials < 1 or not space:
+        raise ConfigError("an adaptive sweep needs at least one trial and one setting with its values")
+    per_task = max(sum(other.task == data.task for other in suite.data) for data in suite.data)
+    known = [setting_names(find_method(learner.method)) for learner in suite.learners]
+    found = search(
+        suite.learners,
+        [{name: values for name, values in space.items() if name in names} for names in known],
+        _at,
+        train,
+        trials=trials,
+        batch=batch_size(trials, max_replicas, per_task * len(suite.seeds)),
+        seed=seed,
+    )
+    return tuple(found)
+
+
+def _record(suite: Suite, space: Mapping[str, Values], trials: int, kind: str) -> str:
     """How the settings were found, in one line of JSON."""
     ranges = {
         name: list(v.choices) if v.choices else {"low": v.low, "high": v.high, "log": v.log, "count": v.count}
@@ -267,7 +217,7 @@ def _record(suite: Suite, space: Mapping[str, Values], trials: int, random: int)
     }
     data = [f"{d.task} {d.quality}".strip() or d.file for d in suite.data]
     about: dict[str, Any] = {
-        "search": "random" if random else "grid",
+        "search": kind,
         "over": ranges,
         "trials": trials,
         "seeds": list(suite.seeds),
@@ -302,31 +252,8 @@ def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop(columns="last").reset_index().loc[:, ["method", "variant", *table.columns[1:]]]
 
 
-def _range(name: str, text: str) -> Values:
-    match = _RANGE.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        low, high, count = float(match["low"]), float(match["high"]), int(match["count"] or 0)
-    except ValueError:
-        raise ConfigError(
-            f"{name}={text}: write a range as LOW..HIGH, LOW..HIGH:log or LOW..HIGH:log:COUNT"
-        ) from None
-    if not low < high or (match["log"] and low <= 0.0):
-        raise ConfigError(f"{name}={text}: the low end must be below the high one, and above 0 for log")
-    return Values((), low, high, bool(match["log"]), count)
-
-
 def _typed(value: Any, numeric: bool) -> Any:
     """A float where each replica may have its own, and an integer where a range ended in one."""
     if numeric:
         return float(value) if type(value) is int else value
     return int(value) if type(value) is float and value.is_integer() else value
-
-
-def _plain(text: str) -> Any:
-    """A value as TOML has it, or else text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -21,6 +21,8 @@ _PLACES = {
     "load_dataset": "marlzoo.data.load",
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
+    "finetune": "marlzoo.training.finetune",
+    "FinetuneSettings": "marlzoo.training.finetune_settings",
     "bench": "marlzoo.benchmarks.bench",
     "sweep": "marlzoo.benchmarks.sweeps",
     "table": "marlzoo.benchmarks.analysis",
@@ -36,6 +38,7 @@ _PLACES = {
     "Config": "marlzoo.config",
     "Policy": "marlzoo.modules.policies",
     "export": "marlzoo.deployment.export",
+    "ope": "marlzoo.offpolicy.ope",
     "Recorder": "marlzoo.recording.recorder",
     "TeamPolicy": "marlzoo.deployment.team_policy",
 }
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from marlzoo.deployment.loading import load as load
     from marlzoo.deployment.team_policy import TeamPolicy as TeamPolicy
     from marlzoo.modules.policies import Policy as Policy
+    from marlzoo.offpolicy.ope import ope as ope
     from marlzoo.recording.recorder import Recorder as Recorder
     from marlzoo.registry import make as make
     from marlzoo.registry import make_env as make_env
@@ -61,6 +65,8 @@ if TYPE_CHECKING:
     from marlzoo.training.checkpoint import load_learner as load_learner
     from marlzoo.training.checkpoint import save as save
     from marlzoo.training.evaluation import evaluate as evaluate
+    from marlzoo.training.finetune import finetune as finetune
+    from marlzoo.training.finetune_settings import FinetuneSettings as FinetuneSettings
     from marlzoo.training.trainer import train as train
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -26,6 +26,23 @@ from marlzoo.spec import ActionKind, Spec
 
 Sampling = Literal["transition", "sequence", "online"]
 M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a training, such as that of a world model before that of a policy.
+
+    Attributes:
+        name: as errors call it.
+        update: one learning step of every replica in this stage, like :meth:`Algorithm.update`.
+        updates: how many; 0: all that are left, as in the last stage.
+        traceable: whether an update may be compiled or recorded as a graph.
+    """
+
+    name: str
+    update: Callable[[Batch], dict[str, Tensor]]
+    updates: int = 0
+    traceable: bool = True
 
 
 class Algorithm(nn.Module):
@@ -129,6 +146,13 @@ class Algorithm(nn.Module):
             batches: endless batches like those of the updates to come; drawn only where they are asked for.
         """
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts of the training, in order; most methods have one.
+
+        A method with several defines ``update`` as ``self.stage.update(batch)``.
+        """
+        return (Stage("training", self.update),)
+
     # What the base gives ---------------------------------------------------------------------------------
 
     @property
@@ -153,6 +177,21 @@ class Algorithm(nn.Module):
     def replicas(self) -> int:
         """R."""
         return len(self.seeds)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next update."""
+        done, stages = self.updates, self.stages()
+        for stage in stages[:-1]:
+            if done < stage.updates:
+                return stage
+            done -= stage.updates
+        return stages[-1]
+
+    @property
+    def batch_rows(self) -> int:
+        """Transitions (or sequences) that an update gets per replica; stages share one kind of batch."""
+        return self.config.batch_size
 
     def hyperparameter(self, name: str, ndim: int = 1) -> Tensor:
         """A ``float`` setting of every replica, ``[R, 1, ...]`` with ``ndim`` axes."""

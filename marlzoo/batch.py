@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
@@ -18,9 +20,10 @@ class Batch:
     Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
     ``action_mask [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
     per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
-    ended), ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal,
-    action (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not
-    drawn where it is asked for).
+    ended), ``held_out [R, B]`` (1 for steps of the tenth of the episodes that models are validated on),
+    ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal, action (the
+    last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not drawn where it
+    is asked for).
     Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
     ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms. Sequences lie within one episode. Of
     episodes longer than L they are pieces of up to L steps, so drawn that every step of the data is equally likely
@@ -35,6 +38,7 @@ class Batch:
     reward: Tensor
     agent_reward: Tensor
     mask: Tensor
+    held_out: Tensor
     first: Tensor
     filled: Tensor
     next_obs: Tensor
@@ -73,6 +77,29 @@ class Rollout(Batch):
 
     ends: Tensor
     progress: Tensor
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, mask: Tensor, ends: Tensor, gamma: Tensor, lam: Tensor
+) -> Tensor:
+    """Generalized advantage estimate over the last axis, ``[R, E, T]``.
+
+    Args:
+        reward: ``[R, E, T]``.
+        value: V of each step's state.
+        next_value: V of the state that the step led to, also at an episode's end (not of the next start).
+        mask: 0 where the task ended (no bootstrap), else 1.
+        ends: 1 where the episode was over, by the task or by the time limit: the sum stops there.
+        gamma: ``[R, 1]``.
+        lam: ``[R, 1]``.
+    """
+    error = reward + gamma.unsqueeze(-1) * mask * next_value - value
+    carry = gamma * lam
+    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
+    for t in range(error.shape[-1] - 1, -1, -1):
+        total = error[..., t] + carry * (1.0 - ends[..., t]) * total
+        advantage[..., t] = total
+    return advantage
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -181,3 +208,23 @@ def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:
     if not mixed:
         return (*fields, "agent_reward")
     return (*fields, "reward", "state") if recurrent else (*fields, "reward", "state", "next_state")
+
+
+def require_context(name: str, length: int, data: Sequence[Any]) -> None:
+    """Refuse windows that no episode fills.
+
+    Args:
+        name: of the method.
+        length: its ``sequence_length``; 0: whole episodes.
+        data: the :class:`marlzoo.data.dataset.Dataset` of every replica.
+
+    Raises:
+        ConfigError: the windows are longer than the longest episode.
+    """
+    for dataset in data:
+        longest = int(dataset.lengths.max())
+        if length > longest:
+            raise ConfigError(
+                f"{name}: sequence_length is {length}, but the longest episode of {dataset.card.title} has "
+                f"{longest} steps; set it to at most that, or to 0 for whole episodes"
+            )

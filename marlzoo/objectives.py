@@ -262,6 +262,13 @@ class ValueTeam(Protocol):
         """Team values ``[R, ...]`` of agents' ``[R, ..., N]``; without a mixer the agents' own."""
 
 
+class TargetMemory(Protocol):
+    """Lifts targets to what was known before; see :class:`marlzoo.training.value_memory.ValueMemory`."""
+
+    def lift(self, target: Tensor, batch: Batch, state: Tensor | None) -> Tensor:
+        """Lifted targets, like ``target [R, B, L]``; ``state [R, B, L, S]`` is the mixer's, None without one."""
+
+
 @dataclass(frozen=True)
 class TeamTargets:
     """Values and targets of a batch in the layout of sequences.
@@ -286,6 +293,7 @@ def team_targets(
     gamma: Tensor,
     trace: Tensor | None = None,
     allowed: Tensor | None = None,
+    memory: TargetMemory | None = None,
 ) -> TeamTargets:
     """The team's values, and targets from the best actions valued by the target team.
 
@@ -298,6 +306,7 @@ def team_targets(
         gamma: ``[R, 1, 1]``.
         trace: lambda of the target ``[R, 1, 1]``; None: one step.
         allowed: actions to choose the best from, ``[R, B, L + 1, N, A]`` bool; None: the legal ones.
+        memory: lifts the targets; None: nothing does.
     """
     every, mixed = team(batch), team.mixer is not None
     reward, state = (batch.reward, batch.state) if mixed else (batch.agent_reward, None)
@@ -311,6 +320,8 @@ def team_targets(
             y = reward + carry * target.total(best[:, :, 1:], later)
         else:
             y = td_lambda(reward, target.total(best, state), batch.mask, batch.filled, gamma, trace)
+        if memory is not None:
+            y = memory.lift(y, batch, now)
     return TeamTargets(every, taken, total, y)
 
 

@@ -18,7 +18,7 @@ import os
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, UnknownNameError
 from marlzoo.plugins import ENVIRONMENTS, METHODS, entries
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
     from marlzoo.envs.base import BatchedEnv
     from marlzoo.spec import Spec
+
+
+DYNA = "dyna_"  # before a method's name: its Dyna form, see marlzoo.models.dyna
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def code_hash(cls: type[Algorithm]) -> str:
     """
     from marlzoo.system.provenance import source_hash
 
-    return source_hash((cls.__module__, "marlzoo.data.sampler", "marlzoo.training.evaluation"))
+    forms = {base.__module__ for base in cls.__mro__ if base.__module__.startswith("marlzoo.models.")}
+    return source_hash((cls.__module__, *forms, "marlzoo.data.sampler", "marlzoo.training.evaluation"))
 
 
 def method_names() -> list[str]:
@@ -74,7 +78,7 @@ def method_names() -> list[str]:
 
 
 def find_method(name: str) -> type[Algorithm]:
-    """The class of a method.
+    """The class of a method; ``dyna_METHOD`` is a method's form that learns from a world model, too.
 
     Raises:
         UnknownNameError: no module of that name; lists the nearest ones.
@@ -84,6 +88,11 @@ def find_method(name: str) -> type[Algorithm]:
 
     listing = list_methods()
     modules = listing.modules.get(name)
+    plain = name.removeprefix(DYNA)
+    if modules is None and plain in listing.modules:
+        # World models stand above the registry, so their room is looked up by name.
+        form = importlib.import_module("marlzoo.models.dyna").with_dyna(find_method(plain))
+        return cast("type[Algorithm]", form)
     if modules is None:
         broken = "; ".join(f"plugin {plugin} failed: {why}" for plugin, why in listing.broken.items())
         raise UnknownNameError("method", name, listing.modules, broken)

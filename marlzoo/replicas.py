@@ -280,3 +280,36 @@ class StackedAdam:
         moments = {"first": self.first, "second": self.second}
         named = {f"{kind}.{k}": t for kind, tensors in moments.items() for k, t in enumerate(tensors)}
         return {"count": self.count, **named}
+
+
+class RecordedDraws:
+    """Stands in for :class:`ReplicaRandom`: takes down which numbers are asked for, and gives one value for all."""
+
+    def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.draws: list[tuple[Kind, tuple[int, ...]]] = []
+        self._like = {"device": device, "dtype": dtype}
+
+    def normal(self, *shape: int) -> Tensor:
+        """Zeros ``[1, *shape]``."""
+        self.draws.append(("normal", shape))
+        return torch.zeros(1, *shape, **self._like)  # type: ignore[arg-type]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Halves ``[1, *shape]``."""
+        self.draws.append(("uniform", shape))
+        return torch.full((1, *shape), 0.5, **self._like)  # type: ignore[arg-type]
+
+
+class GivenRandom:
+    """Stands in for :class:`ReplicaRandom`: hands out the numbers that it was given, in order."""
+
+    def __init__(self, numbers: Sequence[Tensor]) -> None:
+        self._left = list(reversed(numbers))
+
+    def normal(self, *shape: int) -> Tensor:
+        """The next numbers."""
+        return self._left.pop()
+
+    def uniform(self, *shape: int) -> Tensor:
+        """The next numbers."""
+        return self._left.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from marlzoo.data.dataset import Dataset
@@ -22,6 +24,9 @@ DAMAGE = st.tuples(
     st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=5),
 )
 Damage = tuple[int, int | None, list[tuple[int, int]]]
+# For tests of random damage: some trials at each run of the tests, more where the environment says so.
+TRIALS = int(os.environ.get("MARLZOO_TRIALS", "40"))
+damaging = settings(max_examples=TRIALS, deadline=None, derandomize=True)
 
 
 def contents(path: Path) -> Files:

@@ -37,6 +37,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 SHORTER: tuple[tuple[str, str | None], ...] = (
     ("train mappo", "--steps 64 --num-envs 4 --rollout 8 --batch-size 16 --hidden 8"),
     ("train", "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8"),
+    ("finetune", "--env-steps 40 --learn-steps 1 --warmup 0 --episodes 1"),
     ("bench smoke", ""),
     ("bench", None),
     ("sweep", None),

@@ -25,7 +25,7 @@ from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import qualities
+from marlzoo.teachers.offers import collectable_qualities
 from marlzoo.teachers.plans import how_to_train, plans
 from marlzoo.teachers.store import (
     FOLDER,
@@ -223,7 +223,7 @@ def test_random_data_need_no_teacher(tmp_path: Path) -> None:
     recipe = data.card.recipe
     assert recipe is not None
     assert recipe["policy"] == "uniform"
-    assert qualities(TASK, tmp_path) == ["random"]
+    assert collectable_qualities(TASK, tmp_path) == ["random"]
 
 
 def test_uniform_policy_keeps_to_what_is_legal() -> None:

@@ -39,9 +39,11 @@ def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
     for algorithm, fast in zip(twins, (True, False), strict=True):
         sampler = make_sampler(algorithm, [data])
         prepare(algorithm, [data])
-        update = compiled(algorithm, backend) if fast else algorithm.update
-        for _ in range(updates):
-            update(sampler.next())
+        for stage in algorithm.stages():
+            update = compiled(algorithm, backend) if fast else algorithm.update
+            for _ in range(updates):
+                update(sampler.next())
+            algorithm.updates += stage.updates
     return twins
 
 

@@ -26,7 +26,7 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError
 from marlzoo.training.trainer import train
 from tests.data_samples import DISCRETE, SPEC, author_arrays, parts, sample, write_h5
-from tests.format_files import DAMAGE, Damage, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, damaging, outcome, write_damaged
 
 
 @pytest.fixture(autouse=True)
@@ -223,12 +223,7 @@ def test_a_dataset_larger_than_memory_trains(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(damaging, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=DAMAGE)
 def test_damaged_files_are_never_mapped(tmp_path: Path, damage: Damage) -> None:
     good = sample()

@@ -300,7 +300,7 @@ def test_long_cards_fit(tmp_path: Path) -> None:
 def test_sniffing(tmp_path: Path) -> None:
     assert sniff(write_h5(tmp_path / "a.hdf5", author_arrays()))
     assert sniff(_written(sample(), tmp_path))
-    assert not sniff(write_h5(tmp_path / "b.hdf5", {"x": np.zeros(3)}))
+    assert not sniff(write_h5(tmp_path / "b.hdf5", {"x": np.zeros(3), "o": np.zeros(3), "d": np.zeros(3)}))
     assert not sniff(tmp_path / "missing.hdf5")
     (tmp_path / "text.hdf5").write_text("no")
     assert not sniff(tmp_path / "text.hdf5")

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data.dataset import Dataset
@@ -25,6 +25,7 @@ from marlzoo.data.load import load_dataset, read_card
 from marlzoo.errors import DataError, OutputError
 from marlzoo.system.files import sealed, unsealed
 from tests.data_samples import DISCRETE, author_arrays, sample, write_h5
+from tests.format_files import damaging
 
 ONE_LINE = r"\A[^\n]*\Z"
 
@@ -292,7 +293,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [(folder / f"{name}.hdf5").read_bytes() for name in "abcd"]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@damaging
 @given(
     which=st.integers(0, 3),
     cut=st.none() | st.integers(0, 1 << 20),

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.errors import DataError
 from marlzoo.system.unpickle import is_torch, load_pickle, load_torch
+from tests.format_files import damaging
 
 RNG = np.random.default_rng(0)
 PLAIN: dict[str, Any] = {
@@ -302,7 +303,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return files
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@damaging
 @given(
     which=st.integers(0, 1),
     cut=st.none() | st.integers(0, 1 << 16),
@@ -326,7 +327,7 @@ def test_damaged_files_give_one_clear_error_or_plain_objects(
     assert "\n" not in outcome(lambda: load_torch(path))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@damaging
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_give_one_clear_error_or_plain_objects(data: bytes) -> None:
     assert "\n" not in outcome(lambda: load_pickle(data))

@@ -44,9 +44,10 @@ def test_updates_and_policies_stay_on_their_device(case: Case, elsewhere: Algori
     for name, value in batch.tensors().items():
         setattr(batch, name, value.to(ELSEWHERE))
     batch.noise = {name: value.to(ELSEWHERE) for name, value in batch.noise.items()}
-    metrics = learner.update(batch)
-    assert there(metrics)
-    assert there(learner.state_tensors())
+    for stage in learner.stages():
+        assert there(learner.update(batch))
+        assert there(learner.state_tensors())
+        learner.updates += stage.updates
     policy, num_envs = learner.policy(), (2, 3, spec.n_agents)
     random = PrefetchedRandom([0, 1], "act", ELSEWHERE, learner.dtype) if policy.stochastic else None
     obs = torch.zeros(*num_envs, spec.obs_size, device=ELSEWHERE, dtype=learner.dtype)

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from marlzoo.data.formats.d4rl import read_d4rl
+from marlzoo.data import hdf5
+from marlzoo.data.formats.d4rl import read_d4rl, sniff
 from marlzoo.data.load import convert, find_reader, load_dataset, typed_options
 from marlzoo.envs._moma_teams import make_team, team_names
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.data_samples import write_h5
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 SIZES = {"ant": (111, 8), "halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6), "reacher": (11, 2)}
 
@@ -110,6 +111,31 @@ def test_the_horizon_tells_time_limits(tmp_path: Path) -> None:
     assert read_d4rl(path, team="sa_full", horizon=4, timeout_is_terminal=True).terminal.sum() == 1
 
 
+def test_flags_that_meet(tmp_path: Path) -> None:
+    """A terminal step at the limit, one that is also out of time, and what a file of another kind is."""
+    found = arrays("hopper", (4, 4, 3), "ttl")
+    found["timeouts"][7] = True
+    dataset = read_d4rl(write_h5(tmp_path / "hopper.hdf5", found), team="sa_full", horizon=4)
+    equal(np.flatnonzero(dataset.terminal), [3, 8])
+    equal(np.flatnonzero(dataset.truncated), [dataset.ends[2] - 1])
+    assert dataset.card.task == ""
+    assert read_d4rl(tmp_path / "hopper.hdf5", team="3x1_0").card.task == "moma/hopper-3x1_0"
+    assert not sniff(write_h5(tmp_path / "other.hdf5", {"observations": np.zeros((3, 2))}))
+
+
+@pytest.mark.parametrize("following", [True, False])
+def test_pieces_of_any_size_give_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, following: bool
+) -> None:
+    path = write_h5(tmp_path / "hopper.hdf5", arrays("hopper", (3, 4, 2, 5, 6), "tlctc", following))
+    whole = read_d4rl(path, team="3x1_0")
+    monkeypatch.setattr(hdf5, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(hdf5, "_STREAM_BYTES", 100)
+    in_pieces = read_d4rl(path, team="3x1_0")
+    assert in_pieces.content_hash == whole.content_hash
+    equal(in_pieces.lengths, whole.lengths)
+
+
 def test_readings_of_the_paper(tmp_path: Path) -> None:
     found = arrays("hopper", (3, 4), "tl")
     found["actions"][0] = 1
@@ -172,6 +198,7 @@ def test_what_the_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
         ({"rewards": np.zeros((7, 2))}, r"rewards has shape \(7, 2\)"),
         ({"terminals": np.full(7, 0.5)}, r"terminals is 0\.5 at \[0\]"),
         ({"actions": np.zeros(7)}, "actions has shape"),
+        ({"actions": np.zeros((7, 4))}, "have 11 and 4 entries, the robot has 11 and 3"),
         ({"observations": np.zeros((0, 11))}, r"observations has shape \(0, 11\)"),
         ({"next_observations": np.zeros((7, 3))}, "next_observations has another shape"),
         ({"observations": np.full((7, 11), np.nan)}, "holds NaN"),
@@ -184,7 +211,7 @@ def test_faults_are_named(tmp_path: Path, change: dict[str, Any], cause: str) ->
         read_d4rl(path, team="3x1_0")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, kind=st.sampled_from(["plain", "gzip", "pickle"]))
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, kind: str) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -11,7 +11,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from marlzoo.data.card import Card
 from marlzoo.data.check import check
@@ -23,7 +23,7 @@ from marlzoo.spec import Spec
 from marlzoo.system.files import temporary_beside
 from tests.broken_environments import Sound
 from tests.data_samples import DISCRETE, SPEC, sample
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
 
 UNEVEN = Spec(
     n_agents=12, obs_size=3, state_size=36, action_kind="continuous", action_size=2, horizon=50,
@@ -92,6 +92,11 @@ def test_boxes_and_choices_that_begin_elsewhere(tmp_path: Path) -> None:
     back = read_minari(strip(tmp_path / "toy-v0", action_space=spaces))
     np.testing.assert_allclose(back.action[0, 0, 1], (sample().action[0, 0, 1] + 2) / 4 - 1, rtol=1e-6)
     equal(back.action[0, 0, 0], sample().action[0, 0, 0])
+    box["high"] = [1, -2]  # without width: nothing to be brought to [-1, 1]
+    spaces = json.dumps({"type": "Dict", "subspaces": {"agent_0": box, "agent_1": box}})
+    write_minari(sample(), tmp_path / "narrow-v0")
+    narrow = read_minari(strip(tmp_path / "narrow-v0", action_space=spaces))
+    equal(narrow.action[narrow.sources], sample().action[narrow.sources])
     write_minari(sample(spec=DISCRETE), tmp_path / "other-v0")
     choice = {"type": "Discrete", "dtype": "int64", "start": -3, "n": 9}
     spaces = json.dumps({"type": "Dict", "subspaces": {"agent_0": choice, "agent_1": choice}})
@@ -226,6 +231,9 @@ def test_faults_are_named(tmp_path: Path) -> None:
     refused(r"episode_1: agent_1 has shape \(2,\)", edit("episode_1/actions/agent_1", np.zeros(2)))
     refused("terminations of episode_0 is 2", edit("episode_0/terminations", np.full(2, 2)))
     refused("terminal is set at episode 0, step 0", edit("episode_0/terminations", np.ones(2)))
+    refused(
+        "reward holds NaN, first at episode 1, step 1", edit("episode_1/rewards", np.array([0, np.nan, 0]))
+    )
     refused("episode_0 has no step", edit("episode_0/rewards", np.zeros(0)))
     refused("its content is not what its card says", edit("episode_0/rewards", np.zeros(2)))
 
@@ -249,6 +257,12 @@ def raw(folder: Path, seen: Any, done: Any, episodes: list[dict[str, Any]]) -> P
             for name, values in {**usual, **arrays}.items():
                 file[f"episode_{k}/{name}"] = values
     return folder
+
+
+def test_episodes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    seen = [{"observations": np.full((3, 2), k), "actions": np.zeros((2, 2))} for k in range(12)]
+    data = read_minari(raw(tmp_path / "x-v0", BOX, BOX, seen))
+    equal(data.obs[data.starts, 0, 0], np.arange(12))
 
 
 def test_agents_keep_their_names_in_natural_order(tmp_path: Path) -> None:
@@ -432,7 +446,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path) -> None
         read_minari(strip(tmp_path / "toy-v0"))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE)
 def test_damaged_folders(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data.formats.native import write_omiga
@@ -18,7 +18,7 @@ from marlzoo.data.load import convert, find_reader, load_dataset
 from marlzoo.errors import DataError, OutputError
 from marlzoo.system.zipped import read_member
 from tests.data_samples import DISCRETE, SPEC, parts, sample
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
 
 
 @pytest.mark.parametrize("spec", [SPEC, DISCRETE])
@@ -194,6 +194,10 @@ def test_forms_that_others_use(tmp_path: Path) -> None:
     data = read_npz(tmp_path / "a.npz", horizon=50)
     assert data.spec == DISCRETE
     equal(data.starts, values["starts"].astype(int))
+    values["reward"] = values["reward"] * [1.0, 2.0]
+    np.savez(tmp_path / "a.npz", **values)
+    data = read_npz(tmp_path / "a.npz")
+    equal(data.reward[data.sources], values["reward"][data.sources].astype(np.float32))
 
 
 def test_actions_and_masks_that_the_file_lacks(tmp_path: Path) -> None:
@@ -333,7 +337,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, kind=st.sampled_from(["native", "packed"]))
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, kind: str) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
+from marlzoo.data.formats._steps import Layout
 from marlzoo.data.formats.omar import read_omar, sniff
 from marlzoo.data.load import find_reader
 from marlzoo.errors import DataError
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 
 def write(
@@ -200,6 +201,11 @@ def test_faults_are_named(tmp_path: Path) -> None:
         read_omar(tmp_path / "nothing")
 
 
+def test_no_steps_are_no_episodes() -> None:
+    with pytest.raises(DataError, match="the dataset is empty"):
+        Layout.from_ends(np.zeros(0, np.bool_))
+
+
 def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
     write(tmp_path / "seed_0_data")
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 4)}".ljust(117) + "\n"
@@ -210,7 +216,7 @@ def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
         read_omar(tmp_path / "seed_0_data")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE)
 def test_damaged_folders(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
     base = tmp_path_factory.getbasetemp()

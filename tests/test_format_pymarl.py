@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from marlzoo.data.formats.pymarl import read_cfcql, read_icq
-from marlzoo.data.formats.pymarl_npy import read_pymarl_npy
+from marlzoo.data import hdf5
+from marlzoo.data.formats.pymarl import read_cfcql, read_icq, sniff_icq
+from marlzoo.data.formats.pymarl_npy import read_pymarl_npy, sniff
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError
 from tests.data_samples import write_h5
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
 LIMIT, AGENTS, OBS, STATE, ACTIONS = 6, 3, 4, 5, 7
 
@@ -105,6 +107,8 @@ def test_flags_at_the_limit(tmp_path: Path) -> None:
         "2 of 5 episodes end with a terminal flag after exactly 6 steps" in note for note in card.notes
     )
     assert any("limit_is_terminal=false" in note for note in card.notes)
+    data = read_icq(path)
+    assert not (data.terminal & data.truncated).any()
     data = read_icq(path, limit_is_terminal=False)
     equal(data.lengths[data.truncated[data.ends - 1]], [6, 6, 6])
     equal(data.lengths[data.terminal[data.ends - 1]], [3])
@@ -134,7 +138,16 @@ def test_alberdices_folders_and_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", **{name: array[:3] for name, array in found.items()})
     assert find_reader(tmp_path / "b.npz").read is read_pymarl_npy
     assert load_dataset(tmp_path / "b.npz").content_hash == plain.content_hash
+    assert load_dataset(tmp_path / "b.npz").card.source == ""
+    equal(load_dataset(folder, final_filled=True).lengths, plain.lengths)
+    (folder / "meta.json").write_text(json.dumps({"episodes_in_buffer": 4}))
+    assert not any("left out" in note for note in load_dataset(folder).card.notes)
+    np.save(folder / "corrected_terminated.npy", np.zeros_like(found["terminated"]))
+    assert not load_dataset(folder).terminal.any()
+    (folder / "corrected_terminated.npy").unlink()
     for meta, cause in (
+        ({"episodes_in_buffer": 0}, "tells of 0 episodes"),
+        ({"episodes_in_buffer": True}, "names no episodes_in_buffer"),
         ({"episodes_in_buffer": 9}, "tells of 9 episodes in the buffer, which holds 4"),
         ({"size": 4}, "names no episodes_in_buffer"),
     ):
@@ -146,9 +159,17 @@ def test_alberdices_folders_and_npz(tmp_path: Path) -> None:
     (folder / "state.npy").write_bytes(b"\x93NUMPY" + bytes(40))
     with pytest.raises(DataError, match=r"state\.npy is cut off, damaged"):
         load_dataset(folder)
+    (folder / "state.npy").write_bytes(pickle.dumps(found["state"]))
+    with pytest.raises(DataError, match=r"state\.npy is cut off, damaged"):
+        load_dataset(folder)
+    np.save(folder / "state.npy", found["state"].astype(str))
+    with pytest.raises(DataError, match=r"state\.npy does not hold an array of numbers"):
+        load_dataset(folder)
     (folder / "state.npy").unlink()
     with pytest.raises(DataError, match="missing array state"):
         load_dataset(folder)
+    (folder / "filled.npy").unlink()
+    assert not sniff(folder)
 
 
 def test_compressed_files_give_the_same(tmp_path: Path) -> None:
@@ -160,6 +181,7 @@ def test_compressed_files_give_the_same(tmp_path: Path) -> None:
 def test_cfcql_and_filled_rows_without_the_final_one(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "5m_vs_6m_medium_replay.h5", cfcql(arrays(final=False)))
     assert find_reader(path).read is read_cfcql
+    assert not sniff_icq(path)
     dataset = load_dataset(path)
     assert dataset.card.name == "?/cfcql/medium-replay"
     whole = read_cfcql(write_h5(tmp_path / "3m_expert.h5", cfcql(arrays())))
@@ -181,7 +203,7 @@ def test_nothing_tells_which_rows_are_filled(tmp_path: Path) -> None:
 
 
 def test_offpymarl_parts_and_their_corrected_flags(tmp_path: Path) -> None:
-    for k in (0, 1, 10):
+    for k in (0, 2, 10):
         found = cfcql(arrays())
         del found["probs"]
         found["corrected_terminated"] = found["terminated"].copy()
@@ -193,12 +215,43 @@ def test_offpymarl_parts_and_their_corrected_flags(tmp_path: Path) -> None:
     assert dataset.episodes == 9
     assert int(dataset.terminal.sum()) == int(dataset.truncated.sum()) == 3
     equal(np.argsort(dataset.returns[::3]), [0, 1, 2])
-    with h5py.File(tmp_path / "part_1.h5", "r+") as file:
+    assert find_reader(tmp_path / "part_0.h5").read is read_cfcql
+    with h5py.File(tmp_path / "part_2.h5", "r+") as file:
+        file["reward"][1, 2] = np.nan
+    with pytest.raises(DataError, match=r"first at part_2\.h5, episode 1, step 2"):
+        read_cfcql(tmp_path)
+    with h5py.File(tmp_path / "part_2.h5", "r+") as file:
         del file["corrected_terminated"]
     with pytest.raises(
-        DataError, match=r"part_0\.h5 marks ends by corrected_terminated, part_1\.h5 by terminated"
+        DataError, match=r"part_0\.h5 marks ends by corrected_terminated, part_2\.h5 by terminated"
     ):
         read_cfcql(tmp_path)
+    write_h5(tmp_path / "part_2.h5", arrays(sizes=(AGENTS, OBS + 1, STATE, ACTIONS)))
+    with pytest.raises(DataError, match="its parts differ in their sizes"):
+        read_cfcql(tmp_path)
+
+
+def test_flags_of_padding_and_flags_that_disagree(tmp_path: Path) -> None:
+    found = arrays()
+    found["terminated"][2, LIMIT] = 1  # behind the end
+    found["actions"][0, LIMIT], found["avail_actions"][0, LIMIT] = -7, 9
+    equal(np.flatnonzero(read_icq(write_h5(tmp_path / "3m.h5", found)).terminal), [2])
+    found = arrays((3, 4), (True, True))
+    found["filled"][1, 4] = 0  # the second episode without its final row
+    with pytest.raises(DataError, match="terminated contradicts filled"):
+        read_icq(write_h5(tmp_path / "3m.h5", found))
+
+
+def test_pieces_of_any_size_give_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_h5(tmp_path / "3m.h5", arrays())
+    whole = read_icq(path)
+    monkeypatch.setattr(hdf5, "_STREAM_BYTES", 100)
+    assert read_icq(path).content_hash == whole.content_hash
+    broken = arrays()
+    broken["actions"] = broken["actions"].astype(float)
+    broken["actions"][2, 1] = 0.5
+    with pytest.raises(DataError, match=r"0\.5 at \[2, 1, 0, 0\]"):
+        read_icq(write_h5(tmp_path / "b.h5", broken))
 
 
 def test_final_rows_without_a_mask(tmp_path: Path) -> None:
@@ -207,6 +260,7 @@ def test_final_rows_without_a_mask(tmp_path: Path) -> None:
     dataset = read_icq(write_h5(tmp_path / "3m.h5", found))
     assert dataset.action_mask is not None
     assert dataset.action_mask[3].all()
+    equal(dataset.action_mask[dataset.ends[1:]], found["avail_actions"][[1, 2], [6, 4]].astype(bool))
     assert any("1 final rows had no mask" in note for note in dataset.card.notes)
 
 
@@ -256,7 +310,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path) -> None
         read_icq(tmp_path / "3m.h5")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, packed=st.booleans())
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, packed: bool) -> None:
     base = tmp_path_factory.getbasetemp()

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from marlzoo.data.formats.smac_episodes import read_smac_episodes
+from marlzoo.data.formats.smac_episodes import MAPS, read_smac_episodes
 from marlzoo.data.load import convert, find_reader, load_dataset
+from marlzoo.envs._smac_maps import MAPS as GAMES_MAPS
 from marlzoo.errors import DataError
-from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
+from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
 
 AGENTS, OBS, STATE, ACTIONS = 2, 3, 4, 5
 
@@ -89,9 +90,11 @@ def test_reward_to_go(tmp_path: Path) -> None:
 
 
 def test_rewards_that_differ_stay_per_agent(tmp_path: Path) -> None:
-    source = episode(3)
+    source = [*episode(3), *episode(3)[:1]]
     source[1][2][3] = [7.0]
-    assert read_smac_episodes(write(tmp_path / "toy", {"a": source})).spec.reward_per_agent
+    dataset = read_smac_episodes(write(tmp_path / "toy", {"a": source}))
+    assert dataset.spec.reward_per_agent
+    equal(np.argwhere(dataset.reward == 7.0), [[2, 1]])
 
 
 def test_the_authors_maps_are_known_by_their_sizes(tmp_path: Path) -> None:
@@ -103,6 +106,11 @@ def test_the_authors_maps_are_known_by_their_sizes(tmp_path: Path) -> None:
     assert dataset.spec.horizon == 70
     assert dataset.truncated[69]
     assert dataset.spec.state_size == 780
+
+
+def test_the_limits_of_the_authors_maps_are_the_games() -> None:
+    for name, limit in MAPS.values():
+        assert limit == GAMES_MAPS[name].limit, name
 
 
 def test_unequal_agents_are_skipped(tmp_path: Path) -> None:
@@ -142,6 +150,11 @@ def change(**changes: Any) -> list[Any]:
         (change(o=[1.0, [2.0], 3.0]), "is not a list of numbers"),
         (change(o=[1.0, 10**400, 3.0]), "holds a number that is too large"),
         (change(o=[1.0, float("nan"), 3.0]), "obs holds NaN"),
+        ([[[*step[:2], [1, 1], *step[3:]] for step in agent] for agent in episode(2)], "list of one number"),
+        (
+            [[[*step[:3], [1.0, 1.0], *step[4:]] for step in agent] for agent in episode(2)],
+            "list of one number",
+        ),
         (change(a=[0.5]), "a is 0.5 at .*, expected a whole number"),
         (change(a=[9]), "action 9 of agent 1 at step 1 of a is outside"),
         (change(ava=[0, 0, 0, 0, 2]), "ava is 2.0"),
@@ -201,7 +214,7 @@ def test_a_small_file_cannot_ask_for_much_memory_or_time(tmp_path: Path) -> None
         tracemalloc.stop()
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@damaging
 @given(damage=DAMAGE, zipped=st.booleans())
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage, zipped: bool) -> None:
     good = tmp_path_factory.getbasetemp() / f"smac-{zipped}"

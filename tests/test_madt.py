@@ -151,6 +151,14 @@ def test_settings_that_do_not_fit(settings: Any, message: str) -> None:
         learner(**settings)
 
 
+def test_a_better_return_than_the_best_of_costs_is_less_cost() -> None:
+    data, algorithm = toy_dataset("discrete"), learner(target="above")
+    data.reward[:] = -1.0
+    prepare(algorithm, [data])
+    best = -float(data.lengths.min())
+    assert algorithm.returns.target.tolist() == pytest.approx([0.8 * best] * 2)
+
+
 def test_a_context_beyond_the_longest_episode() -> None:
     with pytest.raises(ConfigError, match="sequence_length is 40, but the longest episode"):
         prepare(learner(sequence_length=40), [toy_dataset("discrete")])

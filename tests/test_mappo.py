@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from marlzoo.baselines import _ppo
-from marlzoo.baselines._ppo_networks import ValueNorm, gae, huber
+from marlzoo.baselines._ppo_networks import ValueNorm, huber
 from marlzoo.baselines.mappo import MAPPO
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import take_rows
+from marlzoo.batch import gae, take_rows
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import ActionKind

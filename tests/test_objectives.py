@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from marlzoo.baselines._ppo_networks import PPOActor, ValueNorm, gae
+from marlzoo.baselines._ppo_networks import PPOActor, ValueNorm
 from scipy import integrate, stats
 from torch import Tensor, nn
 
 from marlzoo import objectives as losses
+from marlzoo.batch import gae
 from marlzoo.modules.layers import LayerNorm
 from marlzoo.modules.policies import (
     categorical_log_prob,

@@ -85,7 +85,7 @@ def row(
     shield = ally_shield if ally else enemy_shield
     distance = math.dist((me.pos.x, me.pos.y), (other.pos.x, other.pos.y))
     visible = distance < 9
-    centred = [(other.pos.x - 16) / 30, (other.pos.y - 12) / 20] if state else []
+    centered = [(other.pos.x - 16) / 30, (other.pos.y - 12) / 20] if state else []
     kind = [0.0] * types
     if types:
         kind[game.get_unit_type_id(other, ally)] = 1.0
@@ -94,10 +94,10 @@ def row(
     if ally:
         heals = game.map_type == "MMM" and other.unit_type == game.medivac_id
         cooldown = [other.energy / 200 if heals else other.weapon_cooldown / 15] if state else []
-        values = [float(visible), *place, *cooldown, *life, *centred, *kind, *game.last_action[index]]
+        values = [float(visible), *place, *cooldown, *life, *centered, *kind, *game.last_action[index]]
     else:
         able = float(game.get_avail_agent_actions(agent)[6 + index])
-        values = [able, *place, *([float(visible)] if state else []), *life, *kind, *centred]
+        values = [able, *place, *([float(visible)] if state else []), *life, *kind, *centered]
     hidden = other.health <= 0 or not (state or visible)
     return [0.0] * len(values) if hidden else values
 

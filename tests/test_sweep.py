@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks import plan
+from marlzoo.benchmarks import adaptive, plan
 from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.space import grid_points, parse_values, random_points
 from marlzoo.benchmarks.suites import Learner, find_suite
-from marlzoo.benchmarks.sweeps import Sweep, grid_points, parse_values, random_points
+from marlzoo.benchmarks.sweeps import Sweep, _at
 
 import marlzoo
 from marlzoo.cli import main
@@ -105,6 +106,54 @@ def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
     assert table["mean"].tolist()[:2] == [3.5, 1.5]
     (best,) = tomllib.loads(found.toml())["learners"]
     assert best == {"method": "first", "config": {"alpha": 3.0}, "tuning": '{"search": "grid"}'}
+
+
+def test_a_search_adapts_repeats_itself_and_batches_its_trials(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs optuna: pip install 'marlzoo[optuna]'")
+    space = {"alpha": parse_values("alpha", "1e-3..1e3:log"), "z_clip": parse_values("z_clip", "hard,linear")}
+
+    def run(sign: float, where: str) -> tuple[list[list[Learner]], list[Learner]]:
+        batches: list[list[Learner]] = []
+
+        def train(learners: Any) -> marlzoo.Results:
+            batches.append(list(learners))
+            rows = []
+            for k, learner in enumerate(learners):
+                value = sign * learner.config.get("alpha", 1.0)
+                bad = learner.config.get("z_clip") == "linear"  # never tells a number
+                changes = {"variant": learner.variant, "config_hash": f"{len(batches)}-{k}", "diverged": bad}
+                rows += rows_of(learner.method, [float("nan") if bad else value] * 2, **changes)
+            return marlzoo.Results(written(tmp_path / f"{where}-{len(batches)}", rows))
+
+        learners = (Learner("omiga"), Learner("bc"))
+        made = adaptive.search(learners, [space, {}], _at, train, trials=22, batch=6, seed=3)
+        return batches, made
+
+    batches, made = run(1.0, "up")
+    assert [len(batch) for batch in batches] == [7, 6, 6, 4]  # bc has nothing to tune, and is trained once
+    assert len(made) == 23
+    assert all(1e-3 <= learner.config["alpha"] <= 1e3 for learner in made if learner.method == "omiga")
+    assert run(1.0, "again") == (batches, made)
+    other, _ = run(-1.0, "down")
+    assert other[0] == batches[0]
+    assert other[-1] != batches[-1]
+    assert [adaptive.batch_size(*given) for given in ((20, 20, 3), (100, 20, 3), (3, 20, 30))] == [5, 6, 1]
+
+
+def test_an_adaptive_sweep_goes_on_where_it_was(suite: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs optuna: pip install 'marlzoo[optuna]'")
+    options: dict[str, Any] = {"out": tmp_path, "seeds": [0], "methods": ["omiga"], "optuna": 2}
+    found = marlzoo.sweep(str(suite), {"alpha": "0.1..10:log"}, **options)
+    assert len(found.learners) == 2
+    (best,) = tomllib.loads((tmp_path / "mine-sweep" / "best.toml").read_text())["learners"]
+    record = json.loads(best["tuning"])
+    assert (record["search"], record["trials"]) == ("optuna (TPE)", 2)
+    before = ResultsFile(tmp_path / "mine-sweep" / "rows.csv").read()
+    again = marlzoo.sweep(str(suite), {"alpha": "0.1..10:log"}, **options)
+    assert again.learners == found.learners
+    assert ResultsFile(tmp_path / "mine-sweep" / "rows.csv").read().equals(before)  # nothing is trained twice
+    with pytest.raises(ConfigError, match="choose one of random and optuna"):
+        marlzoo.sweep(str(suite), {"alpha": "0.1..10:log"}, random=3, **options)
 
 
 def test_the_command(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

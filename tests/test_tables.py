@@ -50,6 +50,26 @@ def printed(sheet: Sheet, width: int = 80) -> str:
 # ---- what counts ---------------------------------------------------------------------------------------
 
 
+def test_the_best_checkpoint_stands_beside_the_last_one_and_ranks_nothing() -> None:
+    early, late = cell("late", [1.0, 2.0, 3.0], updates=1000), cell("late", [70.0, 80.0, 90.0], updates=2000)
+    rows = early + late + cell("early", [900.0, 20.0, math.nan], updates=1000)
+    rows += cell("early", [10.0, 30.0, 800.0], updates=2000)
+    found = tables.summary(frame(rows)).set_index("method")
+    assert found.loc["early", "best"] == pytest.approx((900 + 30 + 800) / 3)  # of each run its own
+    assert found.loc["late", "best"] == 80.0
+    assert found.loc["early", "evaluations"] == 2
+    made = tables.sheets(frame(rows), "title")
+    details = made[-1]
+    assert [line[-1] for line in details.body] == ["80.0 of 2", "576.7 of 2"]
+    assert "nothing is ranked or marked by it" in details.notes[0]
+    assert not any(tables.BEST in sheet.header for sheet in made[:-1])
+    last = {line[0]: line[-1] for line in made[0].body}
+    assert (last["late"], last["early"]) == ("80.0 ± 10.0", "280.0 ± 450.4")
+    once = tables.sheets(frame(late), "title")[-1]
+    assert tables.BEST not in once.header
+    assert once.notes == []
+
+
 def test_the_last_checkpoint_counts_not_the_best() -> None:
     rows = cell("first", [900.0, 800.0], updates=1000) + cell("first", [100.0, 200.0], updates=2000)
     line = tables.summary(frame(rows)).iloc[0]
@@ -291,12 +311,12 @@ def test_how_settings_were_found_is_told() -> None:
 
 
 def test_published_scores_stand_in_a_table_of_their_own() -> None:
-    known = references.published(HOPPER, "medium", "omiga")
+    known = references.published_result(HOPPER, "medium", "omiga")
     assert known is not None
     assert (known.mean, known.seeds) == (1189.26, 5)
-    assert references.published(HOPPER, "medium", "BCQ_MA") is not None
-    assert references.published(HOPPER, "random", "omiga") is None
-    rate = references.published("smac/5m_vs_6m", "good", "omiga", "win_rate")
+    assert references.published_result(HOPPER, "medium", "BCQ_MA") is not None
+    assert references.published_result(HOPPER, "random", "omiga") is None
+    rate = references.published_result("smac/5m_vs_6m", "good", "omiga", "win_rate")
     assert rate is not None
     assert 0 <= rate.mean <= 1
     rows = cell("omiga", [1.0, 2.0]) + cell("omiga", [1.0], variant="alpha=1.0", config_hash="a")

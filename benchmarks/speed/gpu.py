@@ -49,7 +49,7 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.registry import make_env, task_spec
 from marlzoo.training.compilation import freed_memory_kept, make_step
 from marlzoo.training.evaluation import evaluate
-from marlzoo.training.precision import Arithmetic, choose
+from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.trainer import make_sampler, prepare
 
 KNEE = 0.8  # share of the best rate
@@ -154,7 +154,7 @@ def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, c
     per_replica = [data[k % len(data)] for k in range(algorithm.replicas)]
     prepare(algorithm, per_replica)
     sampler: Sampler = make_sampler(algorithm, per_replica)
-    arithmetic = choose(algorithm, precision)
+    arithmetic = choose_arithmetic(algorithm, precision)
     with arithmetic.applied(algorithm):
         with FlopCounterMode(display=False) as counter:
             algorithm.update(sampler.next())

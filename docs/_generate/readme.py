@@ -13,7 +13,7 @@ from marlzoo.benchmarks.suites import FOLDER, find_suite
 from marlzoo.data.catalog import published
 from marlzoo.registry import task_names, task_spec
 from marlzoo.spec import Spec
-from marlzoo.teachers.offers import qualities
+from marlzoo.teachers.offers import collectable_qualities
 
 from .methods import methods
 from .text import code, table
@@ -63,7 +63,7 @@ def results_table(root: Path) -> str:
     return tables.markdown(sheet).partition("\n")[2].strip()
 
 
-def fill(text: str, texts: dict[str, str]) -> str:
+def fill(text: str, texts: dict[str, str], page: str = "README.md") -> str:
     """``text`` with every named part replaced.
 
     Raises:
@@ -74,7 +74,7 @@ def fill(text: str, texts: dict[str, str]) -> str:
         before, mark, rest = text.partition(begin)
         _, closing, after = rest.partition(end)
         if not mark or not closing:
-            raise ValueError(f"README.md: put back the marks {begin.strip()!r} and {end!r}")
+            raise ValueError(f"{page}: put back the marks {begin.strip()!r} and {end!r}")
         text = f"{before}{begin}{part.strip()}\n{end}{after}"
     return text
 
@@ -124,5 +124,5 @@ def _agents(specs: Sequence[Spec]) -> str:
 
 def _recipes(tasks: Sequence[str]) -> str:
     """How many tasks have behavior policies beside the random one."""
-    taught = sum(len(qualities(task)) > 1 for task in tasks)
+    taught = sum(len(collectable_qualities(task)) > 1 for task in tasks)
     return str(taught or "")

@@ -8,6 +8,7 @@ import io
 import os
 import re
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any
 
 from marlzoo.benchmarks.results import Row
@@ -104,5 +105,5 @@ def help_text(command: list[str]) -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main([*command, "--help"])
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()).replace(str(Path.home()), "~")
     return re.sub(r" +$", "", plain, flags=re.MULTILINE).rstrip()

@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("data", "collect, inspect, check or convert datasets"),
     "train": ("training", "train one method; its settings are flags"),
     "eval": ("evaluating", "evaluate a checkpoint in the simulator"),
+    "finetune": ("finetuning", "let an offline run's team go on learning in the simulator"),
+    "ope": ("judging", "estimate a run's return from logged data, without a simulator"),
     "export": ("exporting", "write a trained team or agent as ONNX or as a PyTorch program"),
     "render": ("rendering", "play episodes with a trained team and write a video or stills"),
     "bench": ("benching", "run a suite and print its table"),

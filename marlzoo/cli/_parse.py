@@ -56,7 +56,7 @@ def _first_part(box: str) -> str:
     return " ".join(" ".join(lines[begin + 1 : end]).split())
 
 
-def choose(
+def first_argument(
     kind: str, command: str, arguments: Sequence[str], choices: dict[str, Any], about: str
 ) -> str | None:
     """The first argument, one of ``choices``; None when help was asked for (and printed).

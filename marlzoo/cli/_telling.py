@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from marlzoo.console import console, visible
 
@@ -72,3 +73,8 @@ def reference(path: Path) -> str:
     if path.absolute().is_relative_to(home) and path.suffix == SUFFIX:
         return path.absolute().relative_to(home).as_posix().removesuffix(SUFFIX)
     return str(path)
+
+
+def without_nan(line: dict[str, Any]) -> dict[str, Any]:
+    """With None for numbers that are not finite, such as returns of a diverged replica: JSON has no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

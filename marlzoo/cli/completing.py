@@ -13,7 +13,7 @@ import tyro
 
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
-from marlzoo.cli._parse import choose
+from marlzoo.cli._parse import first_argument
 
 SHELLS = {
     "bash": "marlzoo completion bash > ~/.local/share/bash-completion/completions/marlzoo",
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     about = (
         f"Print a script that completes marlzoo's commands and options. Shells, and where it goes:\n{ways}"
     )
-    shell = choose("shell", "completion", arguments, SHELLS, about)
+    shell = first_argument("shell", "completion", arguments, SHELLS, about)
     if shell is not None:
         print(script(shell))
     return 0

@@ -1,4 +1,4 @@
-"""``marlzoo data``: collect, download, mix, inspect, check and convert datasets, and show their cards."""
+"""``marlzoo data``: collect, download, mix, inspect, check, convert and model datasets, and show their cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from marlzoo.cli._parse import choose, named_values, parse
+from marlzoo.cli._parse import first_argument, named_values, parse
 from marlzoo.cli._telling import closing, progress, reference
 from marlzoo.console import visible
 from marlzoo.defaults import SEED, TRANSITIONS
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     about = "Actions:\n" + "\n".join(
         f"  {name:<8} {(f.__doc__ or '').strip()}" for name, f in ACTIONS.items()
     )
-    action = choose("action", "data", arguments, ACTIONS, about)
+    action = first_argument("action", "data", arguments, ACTIONS, about)
     return 0 if action is None else ACTIONS[action](arguments[1:])
 
 
@@ -382,7 +382,15 @@ def card(arguments: Sequence[str]) -> int:
     return 0
 
 
+def model(arguments: Sequence[str]) -> int:
+    """train a world model of a dataset, with its errors on held-out episodes"""
+    from marlzoo.cli.modeling import model as train_model
+
+    return train_model(arguments)
+
+
 ACTIONS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect, "inspect": inspect, "check": check, "convert": convert,
     "download": download, "mix": mix, "card": card, "teach": teach,
+    "model": model,
 }  # fmt: skip

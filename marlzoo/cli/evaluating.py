@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from marlzoo.cli._parse import named_values, parse, usable_device
-from marlzoo.cli._telling import closing
+from marlzoo.cli._telling import closing, without_nan
 from marlzoo.errors import ConfigError
 
 
@@ -44,10 +43,9 @@ def run(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
-    from marlzoo.deployment.loading import find_checkpoint, task_of
     from marlzoo.registry import make_env
     from marlzoo.replicas import derive
-    from marlzoo.training.checkpoint import load_learner, load_saved
+    from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
 
     for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
@@ -100,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         for k, seed in enumerate(learner.seeds)
     ]
     if options.json:
-        print(json.dumps([_finite(line) for line in lines], indent=2))
+        print(json.dumps([without_nan(line) for line in lines], indent=2))
     else:
         for line in lines:
             wins = "" if line["win_rate"] is None else f", won {100 * line['win_rate']:.0f} %"
@@ -113,8 +111,3 @@ def run(arguments: Sequence[str]) -> int:
             "Evaluated", started, f"marlzoo data collect {task} --quality NAME --policy {options.checkpoint}"
         )
     return 0
-
-
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """With None for the returns of a diverged replica, as JSON has no NaN."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from marlzoo.cli._methods import Source
-from marlzoo.cli._parse import choose, parse
+from marlzoo.cli._parse import first_argument, parse
 from marlzoo.console import visible
 from marlzoo.errors import ConfigError, MarlzooError
 
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     """List what the first argument names."""
     about = "Lists " + ", ".join(KINDS) + ". Option: --json."
     ordered = sorted(arguments, key=lambda text: text.startswith("-"))  # the kind may follow the option
-    if choose("kind", "list", ordered, KINDS, about) is None:
+    if first_argument("kind", "list", ordered, KINDS, about) is None:
         return 0
     options = parse(Options, "list", arguments)
     if options.name and options.kind != "methods":

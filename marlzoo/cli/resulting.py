@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from marlzoo.cli._parse import choose, parse
+from marlzoo.cli._parse import first_argument, parse
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Migrate:
 def run(arguments: Sequence[str]) -> int:
     """Run the sub-command that the arguments name."""
     about = "migrate: bring result rows of older versions to this one's columns"
-    if choose("action", "results", arguments, {"migrate": Migrate}, about) is None:
+    if first_argument("action", "results", arguments, {"migrate": Migrate}, about) is None:
         return 0
     options = parse(Migrate, "results migrate", arguments[1:])
     from marlzoo.benchmarks.migrate import migrate

@@ -1,4 +1,4 @@
-"""``marlzoo sweep``: settings by grid or at random, and which of them reached most."""
+"""``marlzoo sweep``: settings by grid, at random or adaptively, and which of them reached most."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ class Options:
     """NAME=VALUE,VALUE,... or NAME=LOW..HIGH:log:COUNT (without :log evenly), for instance alpha=0.3,1,3"""
     random: int = 0
     """draw so many settings at random instead of the whole grid; ranges then need no COUNT"""
+    optuna: int = 0
+    """let Optuna propose so many settings per method instead, from what earlier ones reached (extra optuna)"""
     random_seed: int = 0
-    """of this draw"""
+    """of the draw or the proposals"""
     out: Path = Path("results")
     """results go to OUT/SUITE-sweep: rows.csv, sweep.csv and best.toml"""
     seeds: tuple[int, ...] = ()
@@ -66,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         options.suite,
         over,
         random=options.random,
+        optuna=options.optuna,
         random_seed=options.random_seed,
         out=options.out,
         seeds=options.seeds,

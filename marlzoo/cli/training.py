@@ -13,7 +13,7 @@ import tyro
 from marlzoo.cli._help import train_help
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
-from marlzoo.cli._parse import choose, named_values, parse, peek, usable_device
+from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
 from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
@@ -22,19 +22,35 @@ if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
 
+DYNA_FLAG = "--dyna"  # the method's form that also learns from a world model
+
+
 def run(arguments: Sequence[str]) -> int:
     """Look the method up, then parse the flags that it has."""
-    from marlzoo.registry import find_method, list_methods
+    from marlzoo.registry import DYNA, list_methods
 
     methods = list_methods().modules
-    about = "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help"
-    if choose("method", "train", arguments, methods, about) is None:
+    about = (
+        "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help\n"
+        f"METHOD {DYNA_FLAG}: on a mixture of the data and of a world model's steps"
+    )
+    if first_argument("method", "train", arguments, methods, about) is None:
         return 0
-    method, rest = arguments[0], arguments[1:]
-    if {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
+    method, rest = arguments[0], [argument for argument in arguments[1:] if argument != DYNA_FLAG]
+    method = DYNA + method if DYNA_FLAG in arguments else method
+    if method in methods and {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
         source = Source(methods[method][0])
         print(train_help(method, source, Online if source.online else Offline))
         return 0
+    from marlzoo.data.once import reading_once  # here: help should not wait for numpy
+
+    with reading_once():
+        return _train(method, arguments, rest)
+
+
+def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
+    from marlzoo.registry import find_method
+
     cls = find_method(method)
     shape: type[Any] = Online if cls.sampling == "online" else Offline
     base = _defaults(cls, rest)
@@ -57,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     """The method's settings for the task at hand: those of its preset for the task's family."""
-    from marlzoo.data.load import load_dataset, read_card
+    from marlzoo.data.load import read_card, read_description
     from marlzoo.registry import preset_of, task_families, task_spec
 
     task, data = peek(arguments, "--task"), peek(arguments, "--data")
@@ -68,7 +84,7 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     if task and task.partition("/")[0] in task_families():
         spec = task_spec(task)
     elif data:
-        spec = replace(load_dataset(data).spec, task=task or "")
+        spec = replace(read_description(data)[0], task=task or "")
     else:
         return cls.config_class()
     return cls.config_class(**preset_of(cls, spec).settings)

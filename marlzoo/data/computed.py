@@ -20,10 +20,15 @@ def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
         UnknownNameError: the family computes no data of that quality, or has no such option.
     """
     module, name = _datasets(task), task.partition("/")[2]
-    if module is None or not hasattr(module, "dataset"):
+    if module is None or not computes(task):
         return None
     made: Dataset = module.dataset(name, quality, **options)
     return made
+
+
+def computes(task: str) -> bool:
+    """Whether a task's family computes its logged data."""
+    return hasattr(_datasets(task), "dataset")
 
 
 def computed_qualities(task: str) -> tuple[str, ...]:

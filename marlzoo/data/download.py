@@ -12,7 +12,7 @@ from typing import Any
 
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats.vault import plain
+from marlzoo.data.formats.vault import plain_uid
 from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic
@@ -218,7 +218,9 @@ def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
     task, source, quality = entry.name.rsplit("/", 2)
     card = dataset.card
     made_here = card.recipe is not None and source != card.source
-    other = card.task not in ("", task) or plain(card.quality) not in ("", plain(quality)) or made_here
+    other = (
+        card.task not in ("", task) or plain_uid(card.quality) not in ("", plain_uid(quality)) or made_here
+    )
     if other:
         raise DataError(f"{file}: it is not {entry.name}, but {card.name}; fetch the right file")
     mean = float(dataset.returns.mean())

@@ -12,6 +12,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
+from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.version import __version__
@@ -252,6 +253,21 @@ def _walk(game: games.Game, rng: Random) -> Act:
     return act
 
 
+def _meet(*sides: float) -> Recipe:
+    """Teams that walk to the same side, each of ``sides`` in equal shares, with some noise on their moves."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        side = np.asarray(sides)[_shares(np.ones(len(sides)), game.num_envs, rng)]
+
+        def act(g: games.Game, t: int) -> Actions:
+            move = (GOAL * side[:, None] - g.current) / STRIDE
+            return np.clip(move + 0.3 * rng.normal(size=move.shape), -1.0, 1.0)[..., None]
+
+        return act
+
+    return recipe
+
+
 _PEAK = (0.4, 0.8, 0.4, 0.8)
 RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     "xor": {name: (_cells(*cells),) for name, cells in CELLS.items()},
@@ -266,5 +282,6 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     },
     "two-peaks": {"uniform": (_random,), "peaks": (_box(_PEAK, (-0.8, -0.4, -0.8, -0.4)),)},
     "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
+    "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
     "modes": {"modes": (_modes,), "random": (_random,)},
 }

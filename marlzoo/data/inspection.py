@@ -311,9 +311,9 @@ def _ranges(dataset: Dataset, array: NDArray[Any]) -> Ranges:
         if not len(kept):
             continue
         low, high = np.minimum(low, kept.min(axis=0)), np.maximum(high, kept.max(axis=0))
-        centred = kept - shift
-        total += centred.sum(axis=0)
-        squares += np.square(centred).sum(axis=0)
+        centered = kept - shift
+        total += centered.sum(axis=0)
+        squares += np.square(centered).sum(axis=0)
     mean = total / dataset.transitions
     std = np.sqrt(np.maximum(squares / dataset.transitions - mean**2, 0.0))
     return Ranges(low.tolist(), (mean + shift).tolist(), std.tolist(), high.tolist())

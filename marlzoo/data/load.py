@@ -19,7 +19,7 @@ from typing import Any
 
 from marlzoo.data.card import Card
 from marlzoo.data.catalog import published
-from marlzoo.data.computed import computed_qualities, make_dataset
+from marlzoo.data.computed import computed_qualities, computes, make_dataset
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, pymarl_npy, smac_episodes, vault
 from marlzoo.data.formats import native as omiga
@@ -27,7 +27,9 @@ from marlzoo.data.formats._steps import listed
 from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill, user_block
 from marlzoo.data.home import data_home as data_home
 from marlzoo.data.names import SUFFIX, dataset_path, installed, is_name
+from marlzoo.data.once import describe_once, identity, load_once
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.spec import Spec
 from marlzoo.system.zipped import ZIP_FAULTS
 
 _RECIPES = ("medium-replay", "medium-expert")  # words with a hyphen that are collected, not mixed
@@ -141,9 +143,9 @@ def _as_mix(name: str) -> str:
     if name in known or quality in _RECIPES or "-" not in quality:
         return ""
     if folder.endswith("/marlzoo"):
-        from marlzoo.teachers.offers import qualities  # here: it needs this module, and torch
+        from marlzoo.teachers.offers import collectable_qualities  # here: it needs this module, and torch
 
-        known |= {f"{folder}/{each}" for each in qualities(folder.removesuffix("/marlzoo"))}
+        known |= {f"{folder}/{each}" for each in collectable_qualities(folder.removesuffix("/marlzoo"))}
     for cut in range(1, quality.count("-") + 1):
         words = quality.split("-")
         pair = [f"{folder}/{'-'.join(part)}" for part in (words[:cut], words[cut:])]
@@ -165,21 +167,29 @@ def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Datase
         DataError: missing, damaged, of no known format, or the file under a name is of another task.
         UnknownNameError: an option that the format does not have.
     """
-    computed = _computed(name_or_path, options)
-    if computed is not None:
-        return computed
+    if _is_computed(name_or_path):
+        return load_once(
+            identity(name_or_path, options, computed=True), lambda: _compute(name_or_path, options)
+        )
     path = find(name_or_path)
-    dataset = _read(path, options)
+    dataset = load_once(identity(path, options, computed=False), lambda: _read(path, options))
     return _named(dataset, os.fspath(name_or_path)) if path != Path(name_or_path) else dataset
 
 
-def _computed(name_or_path: str | os.PathLike[str], options: dict[str, Any]) -> Dataset | None:
-    """The dataset of this name where a family computes it and no file has taken its place."""
+def _is_computed(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether a family computes the dataset of this name, and no file has taken its place."""
     text = os.fspath(name_or_path)
     if not is_name(text) or dataset_path(text).is_file() or Path(text).expanduser().exists():
-        return None
-    task, source, quality = text.rsplit("/", 2)
-    return make_dataset(task, quality, **options) if source == "marlzoo" else None
+        return False
+    task, source, _ = text.rsplit("/", 2)
+    return source == "marlzoo" and computes(task)
+
+
+def _compute(name: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
+    task, _, quality = os.fspath(name).rsplit("/", 2)
+    made = make_dataset(task, quality, **options)
+    assert made is not None  # its family computes data
+    return made
 
 
 def _read(path: Path, options: dict[str, Any]) -> Dataset:
@@ -243,7 +253,12 @@ def _contents(path: Path, most: int = 8) -> str:
 
 
 def read_card(name_or_path: str | os.PathLike[str], **options: Any) -> Card:
-    """A dataset's card, without its arrays where the file is a native one.
+    """A dataset's card; see :func:`read_description`."""
+    return read_description(name_or_path, **options)[1]
+
+
+def read_description(name_or_path: str | os.PathLike[str], **options: Any) -> tuple[Spec, Card]:
+    """A dataset's spec and card, without its arrays where the file is a native one.
 
     Args:
         name_or_path: as in :func:`load_dataset`.
@@ -253,15 +268,16 @@ def read_card(name_or_path: str | os.PathLike[str], **options: Any) -> Card:
         DataError: missing, damaged, or of no known format.
         UnknownNameError: an option that does not exist.
     """
-    computed = _computed(name_or_path, options)
-    if computed is not None:
-        return computed.card
-    if options:
-        return load_dataset(name_or_path, **options).card
+    if _is_computed(name_or_path):
+        key = identity(name_or_path, options, computed=True)
+        return describe_once(key, lambda: None, lambda: _compute(name_or_path, options))
     path = find(name_or_path)
-    reader = find_reader(path)
-    header = omiga.read_header(path) if reader.read is omiga.read_omiga else None
-    return header[1] if header else reader.read(path).card
+
+    def header() -> tuple[Spec, Card] | None:
+        native = not options and find_reader(path).read is omiga.read_omiga
+        return omiga.read_header(path) if native else None
+
+    return describe_once(identity(path, options, computed=False), header, lambda: _read(path, options))
 
 
 def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[str, Any]:
@@ -274,7 +290,7 @@ def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[
     """
     if not texts:
         return {}
-    if _computed(source, {}) is not None:
+    if _is_computed(source):
         raise ConfigError(
             f"{os.fspath(source)}: computed data are not read and have no reading options; leave out --option"
         )

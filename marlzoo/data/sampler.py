@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from marlzoo.errors import DataError
 from marlzoo.replicas import BlockStream, Kind, generators
 
 NEXT = "next_"
+HELD_OUT = 10  # one episode in so many is held out
 BLOCK_BYTES = 4 << 20
 
 
@@ -111,10 +113,29 @@ class DeviceArrays:
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole.to(self.device, dtype)
 
+    @cached_property
+    def held_out(self) -> Tensor:
+        """``[T]``: 1 in the episodes that models are validated on."""
+        flags = np.concatenate([_held_out(data) for data in self._datasets])
+        return torch.from_numpy(flags).to(self.device, self.dtype)
+
     def mask(self, timeout_is_terminal: bool) -> Tensor:
         """``[T]``: 1 where the value of the next row counts."""
         ends = self.terminal | self.truncated if timeout_is_terminal else self.terminal
         return 1.0 - ends.to(self.dtype)
+
+
+def held_out_episodes(data: Dataset) -> NDArray[np.bool_]:
+    """Which episodes ``[E]`` models are validated on, not trained on: a tenth, drawn once for all, at least one."""
+    chosen = np.zeros(data.episodes, np.bool_)
+    order = np.random.default_rng(0).permutation(data.episodes)
+    chosen[order[: max(1, data.episodes // HELD_OUT)]] = True
+    return chosen
+
+
+def _held_out(data: Dataset) -> NDArray[np.bool_]:
+    """``[T]``: whether a row's episode is held out."""
+    return np.repeat(held_out_episodes(data), data.lengths + 1)
 
 
 def _return_to_go(data: Dataset) -> NDArray[np.float64]:
@@ -212,6 +233,11 @@ class Sampler:
 
     def _require_fields(self, data: Dataset) -> None:
         """Refuse data without what the method learns from."""
+        if "held_out" in self.fields and data.episodes < 2:
+            raise DataError(
+                f"{data.card.title}: the method validates a model on episodes that it is not trained on, and the "
+                "data have one episode only; give data of at least two, or their bounds (starts)"
+            )
         for name in self.fields:
             if name.removeprefix(NEXT) == "action_mask" and data.action_mask is None:
                 raise DataError(

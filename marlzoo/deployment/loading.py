@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.errors import CheckpointError, ConfigError
-from marlzoo.training.checkpoint import EXTRA, Saved, build_replica, load_saved
+from marlzoo.training.checkpoint import EXTRA, Saved, build_replica, find_checkpoint, load_saved, task_of
 
 
 def load(
@@ -53,31 +51,6 @@ def load(
         device=learner.device,
         dtype=learner.dtype,
     )
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a path names: the file itself, or the only one in a run's folder.
-
-    Raises:
-        CheckpointError: there is none, or there are several.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    found = [path / "checkpoint.npz"] if (path / "checkpoint.npz").is_file() else []
-    found += sorted((path / "checkpoints").glob("*.npz"))
-    if not found:
-        raise CheckpointError(f"{path}: holds no checkpoint; name a run's folder or a file ending in .npz")
-    if len(found) > 1:
-        names = ", ".join(str(file.relative_to(path)) for file in found[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise CheckpointError(f"{path}: holds {len(found)} checkpoints; name one of {names}{more}")
-    return found[0]
-
-
-def task_of(meta: Mapping[str, Any]) -> str:
-    """The task that a checkpoint was trained for; empty where it does not say."""
-    return str(meta.get("task") or meta.get("online", {}).get("task", ""))
 
 
 def _choose(file: Path, saved: Saved, seed: int | None, replica: int | None, best: bool) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marlzoo.errors import ExportError
 from marlzoo.modules.policies import Policy
-from marlzoo.replicas import Kind
+from marlzoo.replicas import GivenRandom, Kind, RecordedDraws
 from marlzoo.spec import Spec
 
 NEXT = "next_"  # begins the name of an output that is an input of the next step
@@ -77,7 +77,7 @@ class Step(nn.Module):
     @torch.no_grad()
     def _traced(self) -> tuple[list[tuple[Kind, tuple[int, ...]]], dict[str, tuple[int, ...]]]:
         """What the policy draws in a step of one environment, and the sizes of what it remembers, ``[N, ...]``."""
-        spec, random = self._spec, _Recording()
+        spec, random = self._spec, RecordedDraws()
         obs = next(self.policy.parameters()).new_zeros(1, 1, spec.n_agents, spec.obs_size)
         mask = torch.ones(1, 1, spec.n_agents, spec.action_size, dtype=torch.bool, device=obs.device)
         self.policy.reset(1)
@@ -150,40 +150,10 @@ class Step(nn.Module):
         return mine if sizes is None else mine[..., : sizes[self._agent]]
 
 
-class _Recording:
-    """Takes down which random numbers are asked for."""
-
-    def __init__(self) -> None:
-        self.draws: list[tuple[Kind, tuple[int, ...]]] = []
-
-    def normal(self, *shape: int) -> Tensor:
-        self.draws.append(("normal", shape))
-        return torch.zeros(1, *shape)
-
-    def uniform(self, *shape: int) -> Tensor:
-        self.draws.append(("uniform", shape))
-        return torch.full((1, *shape), 0.5)
-
-
 def hides_state(policy: Policy) -> bool:
     """Whether a policy has something to reset, and does not give it as its state."""
     kind = type(policy)
     return kind.reset is not Policy.reset and kind.state is Policy.state
-
-
-class GivenRandom:
-    """Stands in for :class:`marlzoo.replicas.ReplicaRandom`: hands out the numbers that it was given, in order."""
-
-    def __init__(self, numbers: list[Tensor]) -> None:
-        self._left = list(reversed(numbers))
-
-    def normal(self, *shape: int) -> Tensor:
-        """The next numbers."""
-        return self._left.pop()
-
-    def uniform(self, *shape: int) -> Tensor:
-        """The next numbers."""
-        return self._left.pop()
 
 
 def example_inputs(step: Step, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:

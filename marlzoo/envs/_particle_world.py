@@ -237,7 +237,7 @@ class World:
         self.mark_forests()
 
     def _collide(self, force: Array) -> None:
-        """Add to ``force`` a soft repulsion along the line between the centres of entities that (nearly) touch."""
+        """Add to ``force`` a soft repulsion along the line between the centers of entities that (nearly) touch."""
         i, j = self.scenario.pairs
         delta = self.position[i] - self.position[j]
         square = delta[:, 0] ** 2 + delta[:, 1] ** 2

@@ -1,13 +1,13 @@
 """Observations and per-agent states of the MAPPO code's SMAC, composed from the game's units.
 
 An agent's vector is: a row per other ally, a row per enemy, four flags of possible moves, its own row, its one-hot
-number. Rows, in this order (x, y and distances relative to the agent and divided by its sight range; centred
+number. Rows, in this order (x, y and distances relative to the agent and divided by its sight range; centered
 coordinates relative to the middle of the map and divided by the playable size):
 
 ============  ==========================================================================================
-ally          visible, distance, x, y, [cooldown], health, shield, [centred x, y], type, last action
-enemy         attackable, distance, x, y, [visible], health, shield, type, [centred x, y]
-own           1, 0, 0, 0, health, shield, [centred x, y], type, last action
+ally          visible, distance, x, y, [cooldown], health, shield, [centered x, y], type, last action
+enemy         attackable, distance, x, y, [visible], health, shield, type, [centered x, y]
+own           1, 0, 0, 0, health, shield, [centered x, y], type, last action
 ============  ==========================================================================================
 
 Entries in brackets are the state's alone. Units that are dead are rows of zeros; in the observation, so are those
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class Units:
     """One side: ``place [k, 2]`` in the map's units; ``health``, ``shield``, ``cooldown [k]`` as shares of their
-    maxima; ``alive [k]``; ``kind [k, types]`` one-hot; ``centred [k, 2]``.
+    maxima; ``alive [k]``; ``kind [k, types]`` one-hot; ``centered [k, 2]``.
     """
 
     place: Array
@@ -37,7 +37,7 @@ class Units:
     cooldown: Array
     alive: NDArray[np.bool_]
     kind: Array
-    centred: Array
+    centered: Array
 
 
 def read_units(game: Any, ally: bool, types: int, shield: bool) -> Units:
@@ -104,7 +104,7 @@ def _compose(scene: Scene, state: bool) -> NDArray[np.float32]:
     ally_shield, enemy_shield = (
         units.shield[:, None][:, :k] for units, k in zip((a, e), scene.shields, strict=True)
     )
-    extra_a = (a.centred,) if state else ()
+    extra_a = (a.centered,) if state else ()
     ally_body = (a.health[:, None], ally_shield, *extra_a, a.kind, scene.last)
     ally = np.concatenate(
         [near_a[..., None], rows_a, *_spread(n, *((a.cooldown[:, None],) if state else ()), *ally_body)],
@@ -115,7 +115,7 @@ def _compose(scene: Scene, state: bool) -> NDArray[np.float32]:
         if not state
         else (scene.action_mask[:, -len(e.alive) :, None])
     )
-    enemy_body = (e.health[:, None], enemy_shield, e.kind, *((e.centred,) if state else ()))
+    enemy_body = (e.health[:, None], enemy_shield, e.kind, *((e.centered,) if state else ()))
     enemy = np.concatenate(
         [attackable, rows_e, *((near_e[..., None],) if state else ()), *_spread(n, *enemy_body)], axis=2
     )

@@ -23,12 +23,12 @@ def standardize(raw: Array, n_agents: int) -> Array:
     """
     size = raw.shape[1] + n_agents
     mean = (raw.sum(axis=1, keepdims=True) + 1.0) / size
-    centred = raw - mean
+    centered = raw - mean
     hot, cold = 1.0 - mean, -mean
-    squares = np.square(centred).sum(axis=1, keepdims=True) + hot * hot + (n_agents - 1) * cold * cold
+    squares = np.square(centered).sum(axis=1, keepdims=True) + hot * hot + (n_agents - 1) * cold * cold
     deviation = np.sqrt(squares / size)
     out = np.empty((len(raw), n_agents, size))
-    out[:, :, : raw.shape[1]] = (centred / deviation)[:, None]
+    out[:, :, : raw.shape[1]] = (centered / deviation)[:, None]
     out[:, :, raw.shape[1] :] = (cold / deviation)[:, None]
     agents = np.arange(n_agents)
     out[:, agents, raw.shape[1] + agents] = hot / deviation

@@ -1,9 +1,10 @@
 """Family ``games``: small coordination games on which each kind of failure is known in advance.
 
 All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XOR, its two variants, Bridge), the
-recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement); the
-game with several equilibria, the two unequal peaks, the additive game and the combinatorial modes are our own.
-Rewards of the one-step games are rewards per step. Their data come from :func:`dataset`, not from files.
+recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), MOMA-PPO
+(iterated coordination, whose rules are ours); the game with several equilibria, the two unequal peaks, the additive
+game and the combinatorial modes are our own. Rewards of the one-step games are rewards per step. Their data come from
+:func:`dataset`, not from files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs._bridge import STARTS, Bridge
+from marlzoo.envs._iterated import Iterated
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
 from marlzoo.envs._tmaze import TMaze
@@ -50,6 +52,7 @@ OPTIONS: dict[str, dict[str, float]] = {
     "bridge": {"horizon": 50},
     "bridge-apart": {"horizon": 50},
     "t-maze": {"length": 4, "arm": 2},
+    "iterated-coordination": {"horizon": 10},
 }
 TASKS: tuple[str, ...] = (
     *MATRICES,
@@ -59,6 +62,7 @@ TASKS: tuple[str, ...] = (
     "bridge-apart",
     *SURFACES,
     "t-maze",
+    "iterated-coordination",
     *(f"modes-{n}" for n in MODES),
 )
 
@@ -90,8 +94,8 @@ def make(name: str, num_envs: int, **options: Any) -> Game:
         name: one of :data:`TASKS`.
         num_envs: number of copies E.
         options: those of :data:`OPTIONS`: ``win`` (payoff of agreement) of ``xor-four`` and ``xor-two-state``;
-            ``horizon`` (time limit) of ``xor-two-state`` and Bridge, whose authors record with 50 steps and score
-            with 20; ``length`` of the stem and ``arm`` of the bar of ``t-maze``.
+            ``horizon`` (time limit) of ``xor-two-state``, ``iterated-coordination`` and Bridge, whose authors record
+            with 50 steps and score with 20; ``length`` of the stem and ``arm`` of the bar of ``t-maze``.
 
     Raises:
         UnknownNameError: an unknown task or option.
@@ -212,6 +216,8 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
     if name == "t-maze":
         length, arm = int(s["length"]), int(s["arm"])
         return TMaze(length, arm), 2 * (length + arm)
+    if name == "iterated-coordination":
+        return Iterated(), horizon
     if name in SURFACES:
         return OneStep(2, 0, SURFACES[name]), 1
     if name.startswith("modes-"):

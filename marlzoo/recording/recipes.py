@@ -28,7 +28,7 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import RANDOM, SOURCE, qualities
+from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities
 from marlzoo.teachers.store import Teacher, load_teacher, teacher_names
 from marlzoo.version import __version__
 
@@ -169,7 +169,7 @@ def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
         note = f"actions were drawn uniformly from {where}"
         return _Recipe(task, quality, spec, (stage,), {"policy": "uniform"}, note)
     if quality not in teacher.qualities:
-        raise UnknownNameError(f"quality of {task}", quality, qualities(task, folder))
+        raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
     return _Recipe(
         task,
         quality,

@@ -59,8 +59,8 @@ def level(teacher: Teacher, quality: str) -> tuple[float, float]:
     mean, std = (np.array([getattr(s, name) for s in found]) for name in ("mean_return", "std_return"))
     weight = 1.0 / np.array([s.mean_length for s in found])
     weight /= weight.sum()
-    centre = float(weight @ mean)
-    return centre, float(np.sqrt(weight @ (std**2 + (mean - centre) ** 2)))
+    center = float(weight @ mean)
+    return center, float(np.sqrt(weight @ (std**2 + (mean - center) ** 2)))
 
 
 def document(folder: Path = FOLDER) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 
 from marlzoo.console import markdown_cell
 from marlzoo.data.card import Card
-from marlzoo.deployment.loading import task_of
 from marlzoo.errors import UnknownNameError
 from marlzoo.registry import find_method
 from marlzoo.sharing.manifest import Kind, Manifest, SharedFile
 from marlzoo.spec import Spec
-from marlzoo.training.checkpoint import EXTRA, Saved
+from marlzoo.training.checkpoint import EXTRA, Saved, task_of
 
 _USE: dict[Kind, str] = {
     "model": 'import marlzoo\n\nteam = marlzoo.load(marlzoo.pull("{repository}"{file}){seed})',

@@ -10,13 +10,12 @@ from typing import Any
 from marlzoo.data.formats.native import read_header, sniff
 from marlzoo.data.load import find
 from marlzoo.data.names import is_name
-from marlzoo.deployment.loading import find_checkpoint
 from marlzoo.errors import DataError
 from marlzoo.sharing.cards import about_dataset, about_policy, repository_card
 from marlzoo.sharing.hub import answers, client, read_repository, require_repository
 from marlzoo.sharing.manifest import MANIFEST, Kind, Manifest, SharedFile, require_name
 from marlzoo.system.files import sha256_file
-from marlzoo.training.checkpoint import load_saved
+from marlzoo.training.checkpoint import find_checkpoint, load_saved
 
 CARD = "README.md"
 

@@ -15,6 +15,8 @@ from marlzoo.errors import ConfigError
 def home() -> Path:
     """Where marlzoo keeps datasets: ``$MARLZOO_HOME``, else ``~/.cache/marlzoo``.
 
+    One place on every system, as torch and huggingface-hub have it, so that messages can name it.
+
     Raises:
         ConfigError: there is no home folder, and ``MARLZOO_HOME`` is not set.
     """
@@ -30,7 +32,7 @@ def home() -> Path:
 def memory_limit() -> float:
     """Bytes of memory that this process may use: what its container or job is given, at most all of the machine.
 
-    Infinity where the system does not tell (Windows).
+    Infinity where the system does not tell (Windows). (psutil tells the machine's memory and not these limits.)
     """
     try:
         installed = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -16,7 +16,7 @@ _SIZED = re.compile(
 )  # as recipe_path names files
 
 
-def qualities(task: str, folder: Path | None = None) -> list[str]:
+def collectable_qualities(task: str, folder: Path | None = None) -> list[str]:
     """Qualities of a task's data: those of its behavior policy, if it has one, and ``random``."""
     taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
     return taught if RANDOM in taught else [RANDOM, *taught]
@@ -28,7 +28,7 @@ def how_to_collect(task: str, quality: str) -> str:
     Empty where no recipe makes it.
     """
     found = _SIZED.fullmatch(quality)
-    if found is None or task not in task_names() or found["quality"] not in qualities(task):
+    if found is None or task not in task_names() or found["quality"] not in collectable_qualities(task):
         return ""
     size = f" --transitions {found['transitions']}" if found["transitions"] else ""
     start = f" --seed {found['seed']}" if found["seed"] else ""
@@ -39,6 +39,6 @@ def instead(task: str) -> str:
     """A sentence for who asked for a quality of a task's data that no recipe makes."""
     if task not in task_names():
         return f"There is no task {task}; marlzoo list tasks shows all"
-    known = ", ".join(qualities(task))
+    known = ", ".join(collectable_qualities(task))
     more = "" if task in teacher_names() else f"; the others need a behavior policy; {how_to_train(task)}"
     return f"The qualities of {task} that marlzoo data collect makes: {known}{more}"

@@ -23,11 +23,12 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.deployment.step import GivenRandom, Step, example_inputs, hides_state, next_inputs
+from marlzoo.deployment.step import Step, example_inputs, hides_state, next_inputs
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ExportError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
+from marlzoo.replicas import GivenRandom
 from marlzoo.spec import ActionKind
 from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.training import checkpoint
@@ -37,6 +38,16 @@ from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
     **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2},
+    # of methods with a world model, whose second stage begins with the third update
+    **{
+        "model_hidden": 16,
+        "model_layers": 2,
+        "model_batch": 8,
+        "members": 3,
+        "elites": 2,
+        "model_updates": 2,
+    },
+    **{"starts": 6, "horizon": 4},
     # of online methods; the replay is full after five rounds
     **{"num_envs": 6, "rollout": 8, "restart": 3, "epochs": 2, "replay": 240, "warmup": 48, "learn_steps": 2},
 }
@@ -420,6 +431,7 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
     metrics: dict[str, Tensor] = {}
     for _ in range(updates):
         metrics = algorithm.update(sampler.next())
+        algorithm.updates += 1  # by which stages change
     return metrics
 
 

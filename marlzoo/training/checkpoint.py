@@ -1,4 +1,7 @@
-"""Checkpoints: one ``.npz`` of arrays and a JSON text; written atomically, read without unpickling."""
+"""Checkpoints: one ``.npz`` of arrays and a JSON text; written atomically, read without unpickling.
+
+Not safetensors: npz keeps every bit in one file as well, and finds damage by a checksum of every array.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,12 @@ from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, unsealed
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
+from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-3"
 LEARNER, EXTRA = "learner/", "extra/"
+_TOLD = ("arithmetic", "code", "date")  # texts of an evaluation
 IDENTITY = ("method", "spec", "seeds", "configs", "dtype")  # what :func:`describe` tells
 
 
@@ -134,6 +139,31 @@ def restore(path: str | Path, algorithm: Algorithm) -> tuple[dict[str, NDArray[A
     return {k.removeprefix(EXTRA): v for k, v in arrays.items() if k.startswith(EXTRA)}, meta
 
 
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that a path names: the file itself, or the only one in a run's folder.
+
+    Raises:
+        CheckpointError: there is none, or there are several.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = [path / "checkpoint.npz"] if (path / "checkpoint.npz").is_file() else []
+    found += sorted((path / "checkpoints").glob("*.npz"))
+    if not found:
+        raise CheckpointError(f"{path}: holds no checkpoint; name a run's folder or a file ending in .npz")
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise CheckpointError(f"{path}: holds {len(found)} checkpoints; name one of {names}{more}")
+    return found[0]
+
+
+def task_of(meta: Mapping[str, Any]) -> str:
+    """The task that a checkpoint was trained for; empty where it does not say."""
+    return str(meta.get("task") or meta.get("online", {}).get("task", ""))
+
+
 @dataclass(frozen=True)
 class Saved:
     """What a learner's checkpoint holds.
@@ -194,6 +224,37 @@ def build_replica(
         UnknownNameError: its method is not installed.
     """
     return _build(path, saved, [replica], device)
+
+
+def pack_evaluations(
+    evaluations: Sequence[Evaluation],
+) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+    """Evaluations as arrays and plain values, their metrics left out; see :func:`unpack_evaluations`."""
+    arrays, records = dict[str, NDArray[Any]](), []
+    for k, evaluation in enumerate(evaluations):
+        found = evaluation.episodes
+        arrays[f"eval/{k}/returns"], arrays[f"eval/{k}/lengths"] = found.returns, found.lengths
+        arrays[f"eval/{k}/diverged"] = evaluation.diverged
+        if found.wins is not None:
+            arrays[f"eval/{k}/wins"] = found.wins
+        told = {name: getattr(evaluation, name) for name in ("updates", "seconds", *_TOLD)}
+        records.append(told)
+    return arrays, records
+
+
+def unpack_evaluations(
+    arrays: Mapping[str, NDArray[Any]], records: Sequence[Mapping[str, Any]]
+) -> list[Evaluation]:
+    """Inverse of :func:`pack_evaluations`."""
+    evaluations = []
+    for k, record in enumerate(records):
+        found = EpisodeResults(
+            arrays[f"eval/{k}/returns"], arrays[f"eval/{k}/lengths"], arrays.get(f"eval/{k}/wins")
+        )
+        about = {name: record.get(name, "") for name in _TOLD}
+        diverged = arrays[f"eval/{k}/diverged"]
+        evaluations.append(Evaluation(record["updates"], found, diverged, record["seconds"], **about))
+    return evaluations
 
 
 def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torch.device | str) -> Algorithm:

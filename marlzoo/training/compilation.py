@@ -29,7 +29,7 @@ LEARNERS = 100_000  # that one process may compile
 
 
 def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable[[str], None]) -> Update:
-    """The learner's ``update``, compiled if that is asked for, or worth it and possible.
+    """The ``update`` of the learner's present stage, compiled if that is asked for, or worth it and possible.
 
     Args:
         algorithm: the learner.
@@ -38,13 +38,15 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable
         log: given one line when ``auto`` would compile and cannot.
 
     Returns:
-        A function like ``algorithm.update``. Compiled and plain results differ by float rounding.
+        A function like ``algorithm.update``, for as long as the stage lasts. Compiled and plain results differ by
+        float rounding.
     """
-    if mode == "off" or (mode == "auto" and updates < WORTH_COMPILING):
-        return algorithm.update
+    stage = algorithm.stage
+    if mode == "off" or not stage.traceable or (mode == "auto" and updates < WORTH_COMPILING):
+        return stage.update
     if mode == "auto" and (missing := _missing(algorithm.device)):
         log(f"no {missing} found: training goes on uncompiled, at about half the speed")
-        return algorithm.update
+        return stage.update
     return compiled(algorithm)
 
 
@@ -71,7 +73,7 @@ def make_step(
         log: given one line when ``auto`` would compile and cannot.
     """
     update = make_update(algorithm, mode, updates, log)
-    if algorithm.device.type == "cuda" and mode != "off":
+    if algorithm.device.type == "cuda" and mode != "off" and algorithm.stage.traceable:
         if sampler.store.device.type == "cuda":
             return CapturedStep(algorithm, sampler, update)
         log(
@@ -81,7 +83,7 @@ def make_step(
 
 
 def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
-    """``algorithm.update`` as one compiled graph (the first call takes some tens of seconds).
+    """The update of the learner's present stage as one compiled graph (the first call takes some tens of seconds).
 
     Args:
         algorithm: the learner.
@@ -89,8 +91,10 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
     """
     from torch import _dynamo as dynamo
 
+    plain = algorithm.stage.update  # the number of updates, by which stages change, must not be in the graph
+
     def update(tensors: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        return algorithm.update(Batch.of(noise, **tensors))
+        return plain(Batch.of(noise, **tensors))
 
     # On GPUs PyTorch 2.11 searches for better loop orders and fails an assertion of its own on OMIGA's update.
     options: dict[str, Any] | None = (

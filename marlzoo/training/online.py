@@ -16,49 +16,20 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Rollout
 from marlzoo.config import ReplayConfig
-from marlzoo.envs.base import BatchedEnv, Observation, Step
-from marlzoo.envs.guard import Guard
-from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.replicas import ReplicaRandom, derive
+from marlzoo.envs.base import BatchedEnv
+from marlzoo.errors import CheckpointError, ConfigError
 from marlzoo.training import checkpoint as checkpoints
+from marlzoo.training.collector import Collector as Collector
+from marlzoo.training.collector import Explorer
+from marlzoo.training.collector import OnlineSettings as OnlineSettings
+from marlzoo.training.collector import settings_of as settings_of
 from marlzoo.training.compilation import freed_memory_kept
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.replay_buffer import ReplayBuffer
-
-
-class OnlineSettings(Protocol):
-    """Settings that the configuration of an online method has."""
-
-    @property
-    def num_envs(self) -> int:
-        """Copies E of the environment per replica."""
-
-    @property
-    def rollout(self) -> int:
-        """Steps T of each copy between two updates."""
-
-    @property
-    def restart(self) -> int:
-        """Updates after which all copies start anew."""
-
-
-class Explorer(Protocol):
-    """What an online method has beside ``update`` and ``policy``."""
-
-    def explore(
-        self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor
-    ) -> Tensor:
-        """Actions to collect with; continuous ones may leave [-1, 1] and are executed clipped.
-
-        ``fresh [R, E]`` marks the copies whose episode begins with this observation.
-        """
 
 
 class UsesReplay(Explorer, Protocol):
@@ -93,152 +64,6 @@ class CurvePoint:
     mean_length: float | None
     diverged: bool
     seconds: float
-
-
-def settings_of(algorithm: Algorithm) -> OnlineSettings:
-    """The online settings of a learner.
-
-    Raises:
-        ConfigError: the method does not learn online.
-    """
-    if algorithm.sampling != "online":
-        raise ConfigError(f"{algorithm.name} learns from a dataset, not online; use marlzoo.train")
-    return cast(OnlineSettings, algorithm.config)
-
-
-class Collector:
-    """Steps R * E copies with R learners and keeps account of their episodes.
-
-    All copies start anew every ``restart`` updates, from random streams named after the number of that
-    restart: nothing of the simulator has to be saved for an exact resume from there. In the first episode
-    after a restart, copy e is cut after about ``(e + 1) / E`` of the horizon, so that rollouts hold all
-    phases of long episodes; such a cut counts as a time limit, and its return is left out of the curve.
-
-    Raises:
-        SpecError: the environment's shape or number of copies does not fit the learner.
-    """
-
-    def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
-        settings, spec = settings_of(algorithm), algorithm.spec
-        self.algorithm, self.env, self._guard = algorithm, env, Guard(env)
-        self.replicas, self.num_envs, self.length = algorithm.replicas, settings.num_envs, settings.rollout
-        differences = spec.differences(env.spec)
-        if differences:
-            raise SpecError(f"{env.task} does not fit the learner: {'; '.join(differences)}")
-        total = self.replicas * self.num_envs
-        if env.num_envs != total:
-            raise SpecError(
-                f"{env.task}: {self.replicas} replicas with {self.num_envs} copies each need an environment of "
-                f"{total} copies, got {env.num_envs}"
-            )
-        self._first = np.tile(
-            (np.arange(self.num_envs) + 1) * spec.horizon // self.num_envs, self.replicas
-        ).clip(1)
-        self._arrays = self._buffers(total)
-
-    def _buffers(self, total: int) -> dict[str, NDArray[Any]]:
-        spec, shape = self.algorithm.spec, (total, self.length)
-        seen: dict[str, tuple[tuple[int, ...], type]] = {
-            "obs": ((spec.n_agents, spec.obs_size), np.float32),
-            "state": ((spec.state_size,), np.float32),
-        }
-        if spec.discrete:
-            seen["action_mask"] = ((spec.n_agents, spec.action_size), np.bool_)
-        width = () if spec.discrete else (spec.action_size,)
-        layout: dict[str, tuple[tuple[int, ...], type]] = {
-            **seen,
-            **{f"next_{name}": kind for name, kind in seen.items()},
-            "action": ((spec.n_agents, *width), np.int64 if spec.discrete else np.float32),
-            "reward": ((), np.float32),
-            "mask": ((), np.float32),
-            "ends": ((), np.float32),
-        }
-        return {name: np.zeros((*shape, *tail), dtype) for name, (tail, dtype) in layout.items()}
-
-    def restart(self, number: int) -> None:
-        """Start all copies anew, for the ``number``-th time (from 0)."""
-        seeds = self.algorithm.seeds
-        self.env.seed([derive(s, "online", number, e) for s in seeds for e in range(self.num_envs)])
-        self._now = self._guard.reset()
-        self._random = ReplicaRandom(
-            [derive(s, "online", number) for s in seeds],
-            "explore",
-            self.algorithm.device,
-            self.algorithm.dtype,
-        )
-        self.learning = ReplicaRandom(
-            [derive(s, "online", number) for s in seeds], "noise", self.algorithm.device, self.algorithm.dtype
-        )
-        total = self.replicas * self.num_envs
-        self._limit = self._first.copy()
-        self._age, self._return = np.zeros(total, np.int64), np.zeros(total)
-        self.finished: list[tuple[int, float, int]] = []  # (replica, return, length)
-
-    @torch.no_grad()
-    def collect(self, progress: float) -> Rollout:
-        """The next T steps of every copy."""
-        for t in range(self.length):
-            self._keep(t, "", self._now)
-            action = self._act(t)
-            step = self._guard.step(action)
-            self._keep(t, "next_", step)
-            self._account(t, step)
-        return self._rollout(progress)
-
-    def _keep(self, t: int, prefix: str, seen: Observation) -> None:
-        self._arrays[prefix + "obs"][:, t] = seen.obs
-        self._arrays[prefix + "state"][:, t] = seen.state
-        if "action_mask" in self._arrays:
-            self._arrays[prefix + "action_mask"][:, t] = (
-                True if seen.action_mask is None else seen.action_mask
-            )
-
-    def _act(self, t: int) -> NDArray[Any]:
-        """Choose the team's actions ``[R * E, ...]``; what is executed is finite and in the box."""
-        action_mask = None
-        if "action_mask" in self._arrays:
-            action_mask = self._tensor(self._arrays["action_mask"][:, t])
-        obs = self._tensor(self._arrays["obs"][:, t])
-        fresh = torch.from_numpy(self._age == 0).view(self.replicas, -1).to(self.algorithm.device)
-        chosen = cast(Explorer, self.algorithm).explore(obs, action_mask, self._random, fresh)
-        action: NDArray[Any] = chosen.flatten(0, 1).cpu().numpy()
-        self._arrays["action"][:, t] = action
-        if self.algorithm.spec.discrete:
-            return action
-        finite: NDArray[Any] = np.nan_to_num(action, posinf=1.0, neginf=-1.0)  # a replica may diverge
-        return finite.clip(-1.0, 1.0)
-
-    def _account(self, t: int, step: Step) -> None:
-        reward = step.reward.mean(-1) if step.reward.ndim == 2 else step.reward
-        self._age += 1
-        self._return += reward
-        over = step.terminal | step.truncated
-        cut = ~over & (self._age >= self._limit)
-        ends = over | cut
-        self._arrays["reward"][:, t], self._arrays["mask"][:, t] = reward, ~step.terminal
-        self._arrays["ends"][:, t] = ends
-        self._now = step
-        if ends.any():
-            ids = np.flatnonzero(ends)
-            for k in np.flatnonzero(over):
-                self.finished.append((int(k) // self.num_envs, float(self._return[k]), int(self._age[k])))
-            self._age[ids], self._return[ids] = 0, 0.0
-            self._limit[ids] = self.algorithm.spec.horizon + 1  # from now on the environment's own limit
-            self._now = self._guard.reset(ids)
-
-    def _rollout(self, progress: float) -> Rollout:
-        fields = {name: self._tensor(array) for name, array in self._arrays.items()}
-        fields["progress"] = torch.tensor(progress, dtype=self.algorithm.dtype, device=self.algorithm.device)
-        # A method with a replay needs random numbers per batch, which the replay draws.
-        wanted = {} if isinstance(self.algorithm.config, ReplayConfig) else self.algorithm.noise()
-        noise = {name: self.learning.draw(kind, *shape) for name, (kind, shape) in wanted.items()}
-        return cast(Rollout, Rollout.of(noise, **fields))
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        """``[R * E, ...]`` on the host as ``[R, E, ...]`` on the device."""
-        tensor = torch.from_numpy(array)
-        dtype = self.algorithm.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.view(self.replicas, self.num_envs, *array.shape[1:]).to(self.algorithm.device, dtype)
 
 
 class OnlineTrainer:

@@ -70,7 +70,7 @@ def products_in(algorithm: Algorithm, dtype: torch.dtype | None) -> Iterator[Non
             layer.products = old
 
 
-def choose(
+def choose_arithmetic(
     algorithm: Algorithm, precision: Precision = "float32", kept: dict[str, Any] | None = None
 ) -> Arithmetic:
     """The arithmetic of a run.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
 NEXT_FIELDS = ("obs", "state", "action_mask")  # fields whose final row a batch holds too
 
 
+class ReplaySettings(Protocol):
+    """What a replay must know of the collecting."""
+
+    @property
+    def num_envs(self) -> int:
+        """Copies E of the environment per replica."""
+
+    @property
+    def rollout(self) -> int:
+        """Steps T of each copy that are added at once."""
+
+    @property
+    def replay(self) -> int:
+        """Team steps per replica that are kept."""
+
+
 class ReplayBuffer:
     """The last ``replay`` team steps of every replica, and batches from them.
 
@@ -35,14 +51,24 @@ class ReplayBuffer:
         algorithm: whose declared fields are kept; its replicas have experience and random streams of their own.
         length: steps L of a sequence.
         anywhere: whether a sequence may start at any step.
+        settings: sizes; default: the learner's own, which an online method with a replay has.
+        fields: what batches hold, ``next_`` forms left out; default: what the learner declares.
 
     Raises:
         ConfigError: the replay has no room for one rollout, or one sequence, of all copies.
     """
 
-    def __init__(self, algorithm: Algorithm, length: int, anywhere: bool) -> None:
-        settings = cast(ReplayConfig, algorithm.config)
-        self.algorithm, self.settings, self.length, self.anywhere = algorithm, settings, length, anywhere
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        length: int,
+        anywhere: bool,
+        settings: ReplaySettings | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        settings = settings or cast(ReplayConfig, algorithm.config)
+        self.algorithm, self.length, self.anywhere = algorithm, length, anywhere
+        self.fields = tuple(algorithm.fields if fields is None else fields)
         self.capacity = settings.replay // settings.num_envs
         least = max(settings.rollout, length)
         if self.capacity < least:
@@ -82,7 +108,8 @@ class ReplayBuffer:
 
     def batches(self, random: ReplicaRandom) -> Iterator[Batch]:
         """The batches of one round; none before the warm-up is over."""
-        c, count = self.settings, self.settings.learn_steps
+        c = cast(ReplayConfig, self.algorithm.config)
+        count = c.learn_steps
         steps_so_far = (self.algorithm.updates + 1) * c.num_envs * c.rollout
         if steps_so_far < c.warmup:
             return
@@ -109,7 +136,7 @@ class ReplayBuffer:
         step = torch.minimum(step, filled.sum(-1, keepdim=True) - 1)
         rows = row + (slot.unsqueeze(-1) + step) % self.capacity
         fields = {"filled": filled.to(self.algorithm.dtype)}
-        for name in self.algorithm.fields:
+        for name in self.fields:
             fields[name] = self._take(name, rows)
             if name in NEXT_FIELDS:
                 later = self._take(f"next_{name}", rows)
@@ -135,8 +162,8 @@ class ReplayBuffer:
         self._index()
 
     def _kept(self) -> list[str]:
-        later = [f"next_{name}" for name in NEXT_FIELDS if name in self.algorithm.fields]
-        return [*self.algorithm.fields, *later, "ends"]
+        later = [f"next_{name}" for name in NEXT_FIELDS if name in self.fields]
+        return [*self.fields, *later, "ends"]
 
     def _ages(self, ends: Tensor) -> Tensor:
         """Steps that the episode had before each of the new ones, ``[R, E, T]``."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Precision
+from marlzoo.console import inform
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
@@ -27,9 +28,9 @@ from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
-from marlzoo.training.evaluation import EpisodeResults, Evaluation, Metrics
+from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
-from marlzoo.training.precision import choose
+from marlzoo.training.precision import choose_arithmetic
 from marlzoo.training.progress import ProgressBar
 
 
@@ -61,7 +62,7 @@ def train(
     background_eval: bool | None = None,
     task: str = "",
     env_options: Mapping[str, Any] | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = inform,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     on_checkpoint: Callable[[Path], None] | None = None,
@@ -92,7 +93,7 @@ def train(
             reported with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
         task: full name of the task, which the checkpoint keeps; default: as the data or the environment say.
         env_options: options of the task's environment, which the checkpoint keeps.
-        log: called with a one-line message for notable events.
+        log: called with a one-line message for notable events; default: the logger ``marlzoo`` of :mod:`logging`.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
         on_checkpoint: called with the file of the run's state after every save.
@@ -105,10 +106,12 @@ def train(
     Raises:
         MismatchError: data and environment disagree.
         CheckpointError: the checkpoint belongs to another run.
-        ConfigError: a number of updates or episodes below one, or a precision that is not to be had.
+        ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
+            precision that is not to be had.
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    _require_all_stages(algorithm, updates)
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
@@ -118,6 +121,7 @@ def train(
                 check(dataset, arena).raise_on_mismatch()
         about = {
             "task": task or datasets[0].card.task or (arena.task if arena else ""),
+            "sources": list(dict.fromkeys(dataset.card.name for dataset in datasets)),
             "env": dict(env_options or {}),
             "horizon": horizon,
             "episodes": episodes if arena else None,
@@ -125,7 +129,7 @@ def train(
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
-        arithmetic = choose(algorithm, precision, run.progress.arithmetic)
+        arithmetic = choose_arithmetic(algorithm, precision, run.progress.arithmetic)
         run.progress.arithmetic = arithmetic.to_dict()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
@@ -143,8 +147,13 @@ def train(
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
-            step = make_step(algorithm, sampler, compile, updates, log)
+            stage = ""
             while algorithm.updates < updates:
+                if algorithm.stage.name != stage:
+                    stage, step = (
+                        algorithm.stage.name,
+                        make_step(algorithm, sampler, compile, updates, log),
+                    )
                 metrics = step()
                 algorithm.updates += 1
                 done, last = algorithm.updates, algorithm.updates == updates
@@ -213,7 +222,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
     return Sampler(
         datasets,
         algorithm.seeds,
-        batch_size=config.batch_size,
+        batch_size=algorithm.batch_rows,
         fields=algorithm.fields,
         noise=algorithm.noise(),
         sequence=config.sequence_length if algorithm.sampling == "sequence" else None,
@@ -291,22 +300,8 @@ class _Run:
         if self.path is None:
             return
         extra: dict[str, NDArray[Any]] = {f"sampler/{k}": v for k, v in self.sampler.state().items()}
-        records = []
-        for k, evaluation in enumerate(self.progress.evaluations):
-            found = evaluation.episodes
-            extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"] = found.returns, found.lengths
-            extra[f"eval/{k}/diverged"] = evaluation.diverged
-            if found.wins is not None:
-                extra[f"eval/{k}/wins"] = found.wins
-            records.append(
-                {
-                    "updates": evaluation.updates,
-                    "seconds": evaluation.seconds,
-                    "arithmetic": evaluation.arithmetic,
-                    "code": evaluation.code,
-                    "date": evaluation.date,
-                }
-            )
+        arrays, records = checkpoints.pack_evaluations(self.progress.evaluations)
+        extra |= arrays
         meta = {
             **self._about,
             "data": self._data,
@@ -332,15 +327,7 @@ class _Run:
             )
         prefix = "sampler/"
         self.sampler.restore({k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)})
-        for k, record in enumerate(meta["evaluations"]):
-            found = EpisodeResults(
-                extra[f"eval/{k}/returns"], extra[f"eval/{k}/lengths"], extra.get(f"eval/{k}/wins")
-            )
-            diverged = extra[f"eval/{k}/diverged"]
-            about = {name: record.get(name, "") for name in ("arithmetic", "code", "date")}
-            self.progress.evaluations.append(
-                Evaluation(record["updates"], found, diverged, record["seconds"], **about)
-            )
+        self.progress.evaluations += checkpoints.unpack_evaluations(extra, meta["evaluations"])
         self.progress.seconds = float(meta["seconds"])
         self.progress.arithmetic = meta["arithmetic"]
         self.owes = meta.get("owes", False)
@@ -364,3 +351,14 @@ def _require(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1 or not math.isfinite(value):
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+
+
+def _require_all_stages(algorithm: Algorithm, updates: int) -> None:
+    stages = algorithm.stages()
+    needed = sum(stage.updates for stage in stages[:-1])
+    if updates <= needed:
+        parts = ", ".join(f"{stage.name} {stage.updates}" for stage in stages[:-1])
+        raise ConfigError(
+            f"{algorithm.name}: {updates} updates end before the stage '{stages[-1].name}' begins, which {needed} "
+            f"updates come before ({parts}); give more updates, or shorten those stages by their settings"
+        )

@@ -175,14 +175,14 @@ def _choose(found: Sequence[PurePath], uid: str) -> PurePath:
     """The one of several vaults that ``uid`` names."""
     require(bool(found), "holds no vault (a folder with manifest.ocdbt); give one that does")
     chosen = [place for place in found if uid in ("", place.name)]
-    chosen = chosen or [place for place in found if plain(uid) == plain(place.name)]
+    chosen = chosen or [place for place in found if plain_uid(uid) == plain_uid(place.name)]
     names = ", ".join(map(str, found))
     require(bool(chosen), f"holds no vault {uid!r}; it has {names}")
     require(len(chosen) == 1, f"holds several vaults ({names}); choose one with the option uid")
     return chosen[0]
 
 
-def plain(uid: str) -> str:
+def plain_uid(uid: str) -> str:
     """A vault's or quality's name without case, hyphens, underscores and spaces, in which sources differ."""
     return uid.lower().replace("-", "").replace("_", "").replace(" ", "")
 

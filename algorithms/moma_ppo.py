@@ -1,0 +1,298 @@
+"""MOMA-PPO: model-based offline multi-agent PPO, which lets a team practice in a model of the data.
+
+Barde et al., "A Model-Based Solution to the Offline Multi-Agent Reinforcement Learning Coordination Problem", AAMAS
+2024, arXiv 2305.17198. Data of several conventions do not tell agents which of them the others will follow; in
+rollouts of a world model they find out. Continuous actions, decentralized execution.
+
+Stage 1, ``model_updates`` updates: an ensemble of world models (:mod:`marlzoo.models.world_model`).
+Stage 2, every update: ``starts`` rollouts of ``horizon`` steps from states of the data, then PPO. A step takes the
+mean of one of the best members, and pays
+
+    r~ = r - (λ_g u_ens + λ_e u_alea + λ_r u_rew),   each u at most the threshold
+
+where u_ens is the members' disagreement, u_alea their own uncertainty and u_rew the variance of the team reward
+(:mod:`marlzoo.models.world_model`). A rollout stops where the model says that the episode ends (m = 0), or, with
+bootstrap, at the horizon and as soon as u_ens exceeds the threshold (e = 1 in all three). Every agent has a policy
+π_i = N(μ_i(o_i), σ_i(o_i)), not squashed, and a value V_i(o_i); V = sum_i w_i(x) V_i(o_i) + b(x) with the joint
+observation x and weights of any sign.
+
+    δ_t  = r~_t + γ m_t V(x'_t) - V(x_t)
+    A_t  = δ_t + γ λ (1 - e_t) A_{t+1},   R_t = V_t + the same sum with λ = 1,   Â = (A - mean A) / (std A + 1e-3)
+    ρ    = exp(min(sum_i log π_i - sum_i log π_old_i, 10))               one ratio of the team
+    L_π  = -mean min(ρ Â, clip(ρ, 1 ± ε) Â)
+    L_V  = 0.5 max(mean (V - R)², mean (V_old + clip(V - V_old, ±ε) - R)²)
+    H    = min(-mean(ρ log π), -mean(clip(ρ, 1 ± ε) log π))              log π of the joint action
+    L_B  = max(mean(ρ b), mean(clip(ρ, 1 ± ε) b)),   b = sum (|μ| - 1)² over entries with |μ| > 1
+    L    = L_π + L_V - α_H H + L_B,   α_H <- max(0, α_H + ``entropy_step`` (``entropy_target`` - H))
+
+``model = "perfect"`` steps in the task's simulator instead, from the same start states: what a perfect world model
+would give (one stage only).
+
+Departures from the authors' code: no encoder of the last ten steps, agents act on their observation; the release
+clamps u_ens before comparing it, so that its rollouts never stop early, here the raw value counts; a rollout that
+stops early is followed by another in the steps that are left.
+
+Shapes: R replicas, S rollouts, T steps, M = S T, N agents, D entries of the joint observation.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from marlzoo.algorithm import Algorithm, Stage
+from marlzoo.batch import Batch, gae, take_rows
+from marlzoo.config import Count, Fraction, NonNegative, Positive
+from marlzoo.errors import ConfigError
+from marlzoo.models.rollouts import Dynamics, Imagined, Learned, imagine
+from marlzoo.models.world_model import WorldModel, WorldModelConfig
+from marlzoo.modules.layers import MLP, PerAgent
+from marlzoo.modules.policies import Policy
+from marlzoo.objectives import normal_log_density, normalized
+from marlzoo.replicas import Init, Kind, ReplicaRandom
+from marlzoo.spec import ActionKind, Spec
+
+LOG_STD_BOUNDS = (-6.0, 0.0)
+LARGEST_LOG_RATIO = 10.0
+
+
+@dataclass(frozen=True)
+class MOMAPPOConfig(WorldModelConfig):
+    """Settings of MOMA-PPO; defaults of the authors' release."""
+
+    model: Literal["learned", "perfect"] = "learned"  # what is practiced in; perfect: the task's simulator
+    starts: Count = 200  # rollouts per update and replica
+    horizon: Count = 10  # their steps
+    threshold: NonNegative = 2.0  # disagreement that stops a rollout, and bound on each measure
+    penalty_ensemble: NonNegative = 0.0  # λ_g, weight of the members' disagreement
+    penalty_aleatoric: NonNegative = 0.1  # λ_e, weight of the members' own uncertainty
+    penalty_reward: NonNegative = 0.05  # λ_r, weight of the variance of the team reward
+    hidden: Count = 256  # width of the two hidden layers of policies, values and mixer
+    epochs: Count = 5  # passes over the rollouts
+    batch_size: Count = 64  # steps of one gradient step on policies and values
+    gae_lambda: Fraction = 0.98  # λ of the advantage estimate
+    clip: Positive = 0.2  # ε, bound on the change of the ratio and of the value
+    entropy: NonNegative = 0.0  # α_H at the start
+    entropy_step: NonNegative = 1e-3  # by which α_H follows the gap to the target
+    entropy_target: float = -2.0  # of H, whatever the number of agents
+    lr: Positive = 5e-5  # step size of Adam for policies, values and mixer
+    grad_clip: Positive = 1.0  # bound on the gradient norm, of these together and of the world model
+
+
+class MOMAPPO(Algorithm):
+    """MOMA-PPO of Barde et al. 2024; see the module's text."""
+
+    config: MOMAPPOConfig
+    config_class = MOMAPPOConfig
+    actions: ClassVar[tuple[ActionKind, ...]] = ("continuous",)
+    presets: ClassVar = {
+        "games": {
+            **{"members": 5, "elites": 4, "model_hidden": 64, "model_layers": 2, "model_updates": 1000},
+            **{"model_lr": 1e-3, "model_batch": 128, "hidden": 64, "lr": 1e-3, "starts": 64},
+            **{"batch_size": 320, "entropy_target": -1.0},
+        },
+    }
+    variants: ClassVar = {"continuous": ({"threshold": 0.5, "penalty_ensemble": 0.3, "residual": False},)}
+    alpha: Tensor
+
+    def build(self, spec: Spec) -> None:
+        """World model; policies, values and their mixer; the entropy's weight."""
+        c, n, joint = self.config, spec.n_agents, spec.n_agents * spec.obs_size
+        if c.batch_size > c.starts * c.horizon:
+            raise ConfigError(
+                f"{self.name}: batch_size {c.batch_size} must be at most starts * horizon = {c.starts * c.horizon}"
+            )
+        self.world = WorldModel(self.init, spec, c)
+        self.fields = self.world.fields
+        self.actor = GaussianActor(self.init, spec, c.hidden, self.action_dimensions)
+        self.values = PerAgent(MLP(self.init, (spec.obs_size, c.hidden, c.hidden, 1), stack=(n,)))
+        self.mixer = MLP(self.init, (joint, c.hidden, c.hidden, n + 1))
+        self.register_buffer("alpha", self.hyperparameter("entropy").clone())
+        self.add_optimizer(
+            lr={"world": "model_lr"}, world=self.world, team=(self.actor, self.values, self.mixer)
+        )
+        self._simulator: Dynamics | None = None
+
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
+        """Scale and bounds of the data; a simulator that cannot stand in is found out here."""
+        del batches
+        self.world.observe(data)
+        self._dynamics()
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The world model, then the policies; with a perfect model the policies only."""
+        if self.config.model == "perfect":
+            return (Stage("policy", self.update_policy, traceable=False),)
+        model = Stage("world model", self.update_model, self.config.model_updates)
+        return model, Stage("policy", self.update_policy)
+
+    @property
+    def batch_rows(self) -> int:
+        """Steps for the world model's members, or start states of the rollouts."""
+        return max(self.world.rows, self.config.starts * self.config.horizon)
+
+    def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """For actions, members and the order of the steps in each epoch."""
+        c, spec = self.config, self.spec
+        return {
+            "action": ("normal", (c.starts, c.horizon, spec.n_agents, spec.action_size)),
+            "member": ("uniform", (c.starts, c.horizon)),
+            "order": ("uniform", (c.epochs, c.starts * c.horizon)),
+        }
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the present stage; metrics are [R]."""
+        return self.stage.update(batch)
+
+    def policy(self) -> Policy:
+        """Decentralized: each agent acts on its own observation."""
+        return GaussianPolicy(self.actor)
+
+    # Stage 1 ---------------------------------------------------------------------------------------------
+
+    def update_model(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of every member of the world model."""
+        loss, metrics = self.world.loss(batch)
+        return metrics | self.step(world=loss)
+
+    # Stage 2 ---------------------------------------------------------------------------------------------
+
+    def update_policy(self, batch: Batch) -> dict[str, Tensor]:
+        """Rollouts from the batch's states, then several epochs of PPO on them."""
+        found = self.rollouts(batch)
+        experience, metrics = self.experience(found)
+        for order in batch.noise["order"].argsort(-1).unbind(1):
+            whole = order.shape[1] // self.config.batch_size * self.config.batch_size
+            for rows in torch.split(order[:, :whole], self.config.batch_size, dim=1):
+                x = {name: take_rows(value, rows) for name, value in experience.items()}
+                losses, entropy = self.losses(x)
+                norms = self.step(team=sum(losses.values(), start=-self.alpha * entropy))
+                gap = self.hyperparameter("entropy_target") - entropy.detach()
+                change = self.hyperparameter("entropy_step") * gap
+                self.alpha.copy_((self.alpha + change).clamp_min(0.0))
+        told = {name: loss.detach() for name, loss in losses.items()}
+        return metrics | told | {"entropy": entropy.detach(), "alpha": self.alpha.clone()} | norms
+
+    def rollouts(self, batch: Batch) -> Imagined:
+        """What the present policies go through in the model."""
+        c = self.config
+        frame = self.world.frame(batch.obs)[:, : c.starts * c.horizon]
+        starts, noise = frame.unflatten(1, (c.starts, c.horizon)), batch.noise["action"]
+
+        def act(frame: Tensor, t: int) -> Tensor:
+            mean, log_std = self.actor(self.world.split(frame)[0])
+            return (mean + log_std.exp() * noise[:, :, t]) * self.action_dimensions
+
+        threshold = self.hyperparameter("threshold", 2)
+        return imagine(self._dynamics(), act, starts, batch.noise["member"], threshold)
+
+    @torch.no_grad()
+    def experience(self, found: Imagined) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the losses need, ``[R, M, ...]``, and metrics ``[R]``."""
+        obs, _ = self.world.split(found.frame)
+        reward, penalty = found.reward.mean(-1), self.penalty(found)
+        value, next_value = self.value(found.frame), self.value(found.next_frame)
+        known = (reward - penalty, value, next_value, found.mask, found.ends, self.hyperparameter("gamma", 2))
+        advantage = gae(*known, self.hyperparameter("gae_lambda", 2))
+        experience = {
+            "obs": obs,
+            "frame": found.frame,
+            "action": found.action,
+            "advantage": normalized(advantage, 1e-3),
+            "value": value,
+            "target": value + gae(*known, torch.ones_like(self.hyperparameter("gamma", 2))),
+            "log_prob": self.actor.log_prob(obs, found.action)[0],
+        }
+        means = {"reward": reward, "penalty": penalty, "rollout_ends": found.ends}
+        metrics = {name: value.flatten(1).mean(1) for name, value in means.items()}
+        return {name: value.flatten(1, 2) for name, value in experience.items()}, metrics
+
+    def penalty(self, found: Imagined) -> Tensor:
+        """What uncertainty costs, ``[R, S, T]``."""
+        bound = self.hyperparameter("threshold", 3)
+        measures = {
+            "penalty_ensemble": found.ensemble,
+            "penalty_aleatoric": found.aleatoric,
+            "penalty_reward": found.reward_variance,
+        }
+        terms = [
+            self.hyperparameter(name, 3) * torch.minimum(measure, bound) for name, measure in measures.items()
+        ]
+        return torch.stack(terms).sum(0)
+
+    def losses(self, x: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of L without the entropy's, and H; all ``[R]``."""
+        log_prob, mean = self.actor.log_prob(x["obs"], x["action"])
+        ratio = torch.exp((log_prob - x["log_prob"]).clamp(max=LARGEST_LOG_RATIO))
+        eps = self.hyperparameter("clip", 2)
+        both = torch.stack((ratio, torch.minimum(torch.maximum(ratio, 1.0 - eps), 1.0 + eps)))  # [2, R, B]
+        policy_loss = -(both * x["advantage"]).amin(0).mean(1)
+
+        value = self.value(x["frame"])
+        change = torch.minimum(torch.maximum(value - x["value"], -eps), eps)
+        errors = torch.stack((value - x["target"], x["value"] + change - x["target"]))
+        value_loss = 0.5 * errors.square().mean(-1).amax(0)
+
+        outside = (mean.abs() - 1.0).clamp_min(0.0) * self.action_dimensions
+        bound_loss = (both * outside.square().sum((-2, -1))).mean(-1).amax(0)
+        entropy = -(both * log_prob).mean(-1).amax(0)
+        return {"policy_loss": policy_loss, "value_loss": value_loss, "bound_loss": bound_loss}, entropy
+
+    def value(self, frame: Tensor) -> Tensor:
+        """V of joint observations, ``[R, ..., D] -> [R, ...]``."""
+        obs, _ = self.world.split(frame)
+        weights, bias = self.mixer(frame).split((self.spec.n_agents, 1), dim=-1)
+        total: Tensor = (weights * self.values(obs).squeeze(-1)).sum(-1) + bias.squeeze(-1)
+        return total
+
+    def _dynamics(self) -> Dynamics:
+        if self.config.model == "learned":
+            return Learned(self.world)
+        if self._simulator is None:
+            # By name: what a simulator needs is no part of the method.
+            simulator: Dynamics = importlib.import_module("marlzoo.models.simulator").Simulator(self.spec)
+            self._simulator = simulator
+        return self._simulator
+
+
+class GaussianActor(nn.Module):
+    """Every agent's mean and log standard deviation; starts near mean 0 and standard deviation 1."""
+
+    def __init__(self, init: Init, spec: Spec, hidden: int, used: Tensor) -> None:
+        super().__init__()
+        sizes = (spec.obs_size, hidden, hidden, 2 * spec.action_size)
+        network = MLP(init, sizes, stack=(spec.n_agents,), last_bound=0.1 * hidden**-0.5)
+        nn.init.zeros_(network.layers[-1].bias)
+        self.net, self.used = PerAgent(network), used
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """``[R, ..., N, O] -> [R, ..., N, A]`` twice."""
+        mean, log_std = self.net(obs).chunk(2, dim=-1)
+        return mean, log_std.clamp(*LOG_STD_BOUNDS)
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density of the joint action ``[R, ...]``, and the means ``[R, ..., N, A]``."""
+        mean, log_std = self(obs)
+        return normal_log_density(action - mean, log_std.exp(), self.used).sum(-1), mean
+
+
+class GaussianPolicy(Policy):
+    """Acts with the mean clipped to [-1, 1]; with noise, with the clipped sample."""
+
+    def __init__(self, actor: GaussianActor) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
+        """See :meth:`marlzoo.modules.policies.Policy.act`."""
+        mean, log_std = self.actor(obs)
+        if random is not None:
+            mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
+        return (mean * self.actor.used).clamp(-1.0, 1.0)

@@ -1,0 +1,110 @@
+"""The generated parts of results/README.md: what is there of every suite, leaderboards, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from marlzoo.benchmarks import aggregate, tables
+from marlzoo.benchmarks.analysis import Results
+from marlzoo.benchmarks.figures import Kind, draw, save
+from marlzoo.benchmarks.reached import PUBLISHED
+from marlzoo.benchmarks.suites import Suite, find_suite
+
+from .text import code, table
+
+PICTURES: tuple[Kind, ...] = ("curves", "profile")
+
+
+def parts(root: Path) -> dict[str, str]:
+    """Texts by name.
+
+    Args:
+        root: of the repository.
+    """
+    found = {name: results for name in PUBLISHED if (results := _results(root, name))}
+    return {
+        "state": state(found),
+        "leaderboards": "\n\n".join(leaderboard(root, name, results) for name, results in found.items()),
+    }
+
+
+def pictures(root: Path) -> Iterator[Path]:
+    """Draw each suite's pictures beside its rows; returns the files."""
+    for name in PUBLISHED:
+        if results := _results(root, name):
+            for kind in PICTURES:
+                if kind == "curves" or not results.profiles().empty:
+                    path = root / "results" / name / f"{kind}.png"
+                    save(draw(results, kind), path)
+                    yield path
+
+
+def state(found: dict[str, Results]) -> str:
+    """One line per suite: the runs that are finished, and what their training took."""
+    lines = []
+    for name in PUBLISHED:
+        suite, results = find_suite(name), found.get(name)
+        done = _finished(suite, results.frame()) if results else pd.DataFrame(columns=["seconds_per_run"])
+        hours = pd.to_numeric(done["seconds_per_run"]).sum() / 3600
+        lines.append(
+            [
+                code(f"marlzoo bench {name}"),
+                f"{len(done)} of {len(suite.learners) * len(suite.data) * len(suite.seeds)}",
+                _parts(done, "method") or "none",
+                _parts(done.assign(data=done["task"] + " " + done["quality"]), "data")
+                if len(done)
+                else "none",
+                f"{hours:.1f}" if len(done) else "",
+            ]
+        )
+    return table(["suite", "finished runs", "methods", "datasets", "hours of training"], lines)
+
+
+def _parts(done: pd.DataFrame, column: str) -> str:
+    """Distinct values: all of them where they are few, else their number."""
+    values = list(dict.fromkeys(done[column])) if len(done) else []
+    return ", ".join(values) if len(values) <= 4 else str(len(values))
+
+
+def _finished(suite: Suite, rows: pd.DataFrame) -> pd.DataFrame:
+    """The last row of every run that reached the suite's number of updates."""
+    wanted = {(data.task, data.quality): suite.updates_on(data) for data in suite.data}
+    enough = [
+        updates == wanted.get((task, quality))
+        for task, quality, updates in zip(rows["task"], rows["quality"], rows["updates"], strict=True)
+    ]
+    kept = rows[enough]
+    return kept[kept["error"] == ""].drop_duplicates("run", keep="last")
+
+
+def leaderboard(root: Path, name: str, results: Results) -> str:
+    """A suite's methods by score, a table per execution class, and its pictures."""
+    text = [f"### {name}", find_suite(name).about]
+    for kind, runs in results.classes().items():
+        scored = {learner: aggregate.score(runs, learner) for learner in runs.learners}
+        ranks = aggregate.ranks(runs)
+        order = sorted(scored, key=lambda name: (-len(runs.returns[name]), -scored[name][0], name))
+        lines = [
+            [
+                learner,
+                str(len(runs.returns[learner])),
+                tables.estimate(scored[learner], 1),
+                tables.estimate(ranks.get(learner, aggregate.UNKNOWN), 1),
+            ]
+            for learner in order
+        ]
+        text += [
+            f"{kind.capitalize()}:",
+            table(["method", "datasets", "score [95 % interval]", "rank [95 % interval]"], lines),
+        ]
+    files = [root / "results" / name / f"{kind}.png" for kind in PICTURES]
+    text += [f"![{path.stem}]({name}/{path.name})" for path in files if path.exists()]
+    text.append(f"[All tables]({name}/table.md), [rows]({name}/rows.csv).")
+    return "\n\n".join(text)
+
+
+def _results(root: Path, name: str) -> Results | None:
+    folder = root / "results" / name
+    return Results(folder) if (folder / "rows.csv").exists() else None

@@ -1,0 +1,119 @@
+"""``marlzoo finetune``: a run's team goes on learning in the simulator."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from marlzoo.cli._parse import named_values, parse, toml_values, usable_device
+from marlzoo.cli._telling import closing, progress, without_nan
+from marlzoo.training.finetune_settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from marlzoo.training.evaluation import Evaluation
+    from marlzoo.training.finetune import Finetuned
+
+
+@dataclass
+class Options:
+    """Fine-tune all replicas of an offline run in the simulator; the same command goes on after an interruption."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """checkpoint ending in .npz, or the folder of a run that has one"""
+    env_steps: int
+    """team steps per replica, all copies together"""
+    data: tuple[str, ...] = ()
+    """names or files of the offline data (default: those that the checkpoint names)"""
+    settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = FinetuneSettings()  # noqa: RUF009
+    """how to explore and what to learn from"""
+    set: tuple[str, ...] = ()
+    """settings of the method that change, for instance cql_weight=0.0"""
+    task: str = ""
+    """full task name (default: the run's)"""
+    env: tuple[str, ...] = ()
+    """options of the task's environment (default: the run's)"""
+    episodes: int = 0
+    """episodes per replica and evaluation (0: as in the run, or 10)"""
+    horizon: int = 0
+    """step limit of an evaluation episode (0: the run's)"""
+    eval_every: int = 0
+    """environment steps between evaluations (0: a twentieth of all)"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    out: Path = Path("results")
+    """results go to OUT/NAME: curve.csv, summary.json, metrics.csv and checkpoint.npz"""
+    name: str = ""
+    """default: finetune-STRATEGY-METHOD-TASK"""
+    json: bool = False
+    """print the summary as JSON, and everything else on stderr"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Fine-tune, write curve and summary, and print one line per replica."""
+    options = parse(Options, "finetune", arguments)
+    usable_device(options.device)
+    from marlzoo.system.files import require_folder_name, write_text_atomic
+    from marlzoo.training.checkpoint import find_checkpoint, load_saved, task_of
+    from marlzoo.training.finetune import finetune
+    from marlzoo.training.loggers import MetricsFile
+
+    started = time.monotonic()
+    meta = load_saved(find_checkpoint(options.run)).meta
+    task = options.task or task_of(meta)
+    parts = "finetune", options.settings.strategy, str(meta["method"]), *filter(None, task.split("/"))
+    name = options.name or "-".join(parts)
+    require_folder_name(name)
+    folder = options.out / name
+    with progress(name, f"{meta['method']} on {task}", options.env_steps) as shown:
+
+        def report(steps: int, evaluation: Evaluation) -> None:
+            means = ", ".join(f"{value:.1f}" for value in evaluation.episodes.returns.mean(-1))
+            shown.log(f"{steps} steps, mean returns {means}")
+
+        found = finetune(
+            options.run,
+            options.env_steps,
+            data=options.data,
+            settings=options.settings,
+            overrides=toml_values(options.set),
+            task=options.task,
+            env_options=named_values(options.env, "--env") or None,
+            episodes=options.episodes,
+            horizon=options.horizon,
+            eval_every=options.eval_every,
+            checkpoint=folder / "checkpoint.npz",
+            device=options.device,
+            on_evaluation=report,
+            on_round=lambda done, total: shown.advance(options.env_steps * done / total, f"{done} steps"),
+            loggers=[MetricsFile(folder / "metrics.csv")],
+        )
+    summary = json.dumps([without_nan(asdict(line)) for line in found.summaries], indent=2)
+    write_text_atomic(folder / "curve.csv", _csv(found))
+    write_text_atomic(folder / "summary.json", summary + "\n")
+    print(summary if options.json else _text(found))
+    closing("Fine-tuned", started, f"marlzoo eval {folder}")
+    return 0
+
+
+def _text(found: Finetuned) -> str:
+    return "\n".join(
+        f"{found.learner.name}, seed {line.seed}: return {line.start:.2f} before, {line.final:.2f} after "
+        f"{found.steps[-1]} steps; dip {line.dip:.2f}, mean over the steps {line.area:.2f}"
+        for line in found.summaries
+    )
+
+
+def _csv(found: Finetuned) -> str:
+    text, lines = io.StringIO(), found.records()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,88 @@
+"""``marlzoo ope``: a run's return, estimated from logged data alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from marlzoo.cli._parse import parse
+from marlzoo.cli._telling import closing, without_nan
+
+if TYPE_CHECKING:
+    from marlzoo.offpolicy.ope import Estimate
+
+
+@dataclass
+class Options:
+    """Estimate the expected discounted return of every replica; nothing is measured in a simulator."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """checkpoint ending in .npz, or the folder of a run that has one"""
+    data: str
+    """name or file of logged data of the run's task; better not those that it was trained on"""
+    estimators: tuple[Literal["fqe", "pdwis", "dr"], ...] = ()
+    """fitted Q evaluation, per-decision weighted importance sampling, doubly robust (default: all for discrete
+    actions, fqe for continuous)"""
+    behavior: Literal["fitted", "uniform"] = "fitted"
+    """how probable the logged actions were: fitted to the data, or uniform over the legal ones"""
+    gamma: float = -1.0
+    """discount (-1: the run's own; 1: undiscounted)"""
+    updates: int = 3000
+    """gradient steps of fqe, and of the fit of the behavior"""
+    hidden: int = 64
+    """width of fqe's hidden layers"""
+    members: int = 8
+    """networks fitted to resampled episodes, for fqe's interval"""
+    bootstrap: int = 200
+    """resamples of the episodes, for the others' intervals"""
+    random_seed: int = 0
+    """of the estimation"""
+    json: bool = False
+    """print JSON"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Estimate and print one line per replica and estimator."""
+    started = time.monotonic()
+    options = parse(Options, "ope", arguments)
+    from marlzoo.offpolicy.fqe import FQESettings
+    from marlzoo.offpolicy.ope import ope
+
+    found = ope(
+        options.run,
+        options.data,
+        estimators=options.estimators,
+        behavior=options.behavior,
+        gamma=None if options.gamma == -1.0 else options.gamma,
+        settings=FQESettings(updates=options.updates, hidden=options.hidden, members=options.members),
+        bootstrap=options.bootstrap,
+        seed=options.random_seed,
+    )
+    if options.json:
+        print(json.dumps([without_nan(asdict(line)) for line in found], indent=2))
+        return 0
+    print(f"Estimates from {options.data}, not returns measured in the simulator:")
+    for line in found:
+        print(_text(line))
+    closing("Estimated", started, f"marlzoo eval {options.run}")
+    return 0
+
+
+def _text(line: Estimate) -> str:
+    from marlzoo.offpolicy.ope import MEANINGS
+
+    start = f"seed {line.seed}, {MEANINGS[line.estimator]}: "
+    if math.isnan(line.value):
+        return f"{start}none, because no logged episode agrees with the team"
+    weights = "" if line.effective_episodes is None else f", {line.effective_episodes:.1f} effective episodes"
+    return (
+        f"{start}{line.value:.3g} [{line.low:.3g}, {line.high:.3g}] (gamma {line.gamma:g}; the data's own "
+        f"{line.behavior:.3g}{weights})"
+    )

@@ -1,0 +1,1 @@
+"""World models: ensembles that predict what a team's step leads to, and training on what they predict."""

@@ -1,0 +1,126 @@
+"""The Dyna form of methods: chains, buffer and mixture by hand, and what has no such form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.batch import Batch
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.registry import find_method
+from marlzoo.testing import battery
+from marlzoo.testing.battery import SMALL
+from marlzoo.training.trainer import make_sampler, prepare, train
+from tests.toys import toy_dataset, toy_spec
+
+SIZES: dict[str, Any] = {**SMALL, "dyna_starts": 4, "dyna_horizon": 2, "dyna_buffer": 8}
+CHECKS = ("finite_and_moves", "lockstep_equals", "nan_stays", "resumes_exactly")
+FORM = "dyna_td3_bc"
+
+
+def learner(method: str = FORM, **settings: Any) -> Any:
+    known = {name: value for name, value in SIZES.items() if name in vars(find_method(method).config_class())}
+    return marlzoo.make(method, toy_spec(), seeds=(0, 1), dtype=torch.float64, **(known | settings))
+
+
+def ready(**settings: Any) -> tuple[Any, Any]:
+    """A learner past its world model's stage, and its sampler."""
+    algorithm = learner(**settings)
+    prepare(algorithm, [toy_dataset()])
+    algorithm.updates = SIZES["model_updates"]
+    return algorithm, make_sampler(algorithm, [toy_dataset()])
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        c
+        for c in battery(FORM, sizes=SIZES)
+        if c.name.startswith(CHECKS) and c.name.endswith(f"{FORM}-continuous")
+    ],
+    ids=str,
+)
+def test_battery(check: Any, tmp_path: Path) -> None:
+    check(tmp_path)
+
+
+def test_with_data_alone_it_is_the_plain_method() -> None:
+    """A share of 1, before and after the buffer is full; and the stage before ``dyna_start``."""
+    for settings in ({"dyna_share": 1.0}, {"dyna_start": 50}):
+        algorithm, sampler = ready(**settings)
+        plain = learner("td3_bc")
+        own = plain.noise()
+        for _ in range(4):
+            batch = sampler.next()
+            rows = {name: getattr(batch, name)[:, : plain.config.batch_size] for name in plain.fields}
+            algorithm.update(batch)
+            plain.update(Batch.of({name: batch.noise[name] for name in own}, **rows))
+        for name, value in plain.state_tensors().items():
+            assert torch.equal(value, algorithm.state_tensors()[name]), name
+        assert (algorithm.pushed > 0).all() == ("dyna_share" in settings)
+
+
+def test_chains_follow_the_model_and_the_buffer_keeps_the_last_steps() -> None:
+    algorithm, sampler = ready(dyna_penalty=2.0)
+    first, second, third = (sampler.next() for _ in range(3))
+    starts = slice(algorithm.config.batch_size, algorithm.config.batch_size + 4)
+    world = algorithm.world
+    algorithm._extend(first)
+    frame, action = algorithm.kept_frame[:, :4], algorithm.kept_action[:, :4]
+    assert torch.equal(frame, world.frame(first.obs, first.state)[:, starts])
+    found = world.predict(frame, action)
+    unsure = found.uncertainty()
+    least = found.team_reward.amin(1) - 2.0 * (unsure.reward + unsure.aleatoric)
+    torch.testing.assert_close(algorithm.kept_agent_reward[:, :4].mean(-1), least)
+    assert (least < found.team_reward.mean(1)).all()
+    after, _, mask = found.drawn(first.noise["dyna_member"])
+    torch.testing.assert_close(algorithm.kept_next_frame[:, :4], after)
+
+    algorithm._extend(second)
+    begun = world.frame(second.obs, second.state)[:, starts]
+    goes_on = mask.bool().unsqueeze(-1)
+    torch.testing.assert_close(algorithm.kept_frame[:, 4:], torch.where(goes_on, after, begun))
+    algorithm._extend(third)  # over the oldest; chains that went on have reached their two steps
+    began_anew = algorithm.kept_frame[:, :4] == world.frame(third.obs, third.state)[:, starts]
+    assert began_anew.all(-1)[mask.bool()].all()
+    assert algorithm.pushed.tolist() == [12, 12]
+
+
+def test_rows_of_the_mixture() -> None:
+    algorithm, sampler = ready(dyna_share=0.5)
+    batch = sampler.next()
+    assert torch.equal(algorithm._mixed(batch).obs, algorithm._real(batch).obs)  # the buffer is not full
+    for _ in range(2):
+        algorithm._extend(sampler.next())
+    mixed, real = algorithm._mixed(batch), algorithm._real(batch)
+    own = (mixed.obs == real.obs).flatten(2).all(-1)
+    assert torch.equal(own, batch.noise["dyna_real"] < 0.5)
+    row = (batch.noise["dyna_row"] * 8).long()
+    for r in range(2):
+        for b in (~own[r]).nonzero().flatten():
+            place = row[r, b]
+            assert torch.equal(mixed.action[r, b], algorithm.kept_action[r, place])
+            assert torch.equal(mixed.next_obs[r, b].flatten(), algorithm.kept_next_frame[r, place][:15])
+            assert mixed.mask[r, b] == algorithm.kept_mask[r, place]
+
+
+def test_what_has_no_dyna_form() -> None:
+    with pytest.raises(ConfigError, match="mappo has no Dyna form"):
+        find_method("dyna_mappo")
+    with pytest.raises(ConfigError, match="moma_ppo has no Dyna form"):
+        find_method("dyna_moma_ppo")
+    with pytest.raises(UnknownNameError):
+        find_method("dyna_nothing")
+    with pytest.raises(ConfigError, match="learns from sequences"):
+        learner(history="rnn", sequence_length=4)
+    with pytest.raises(ConfigError, match="dyna_buffer"):
+        learner(dyna_buffer=3)
+    with pytest.raises(ConfigError, match="reward_mode"):
+        learner(reward_mode="rtg")
+    discrete = marlzoo.make("dyna_iql", toy_spec("discrete"), **{k: SIZES[k] for k in ("members", "elites")})
+    with pytest.raises(DataError, match="not every action is always legal"):
+        train(discrete, toy_dataset("discrete"), updates=10_001)

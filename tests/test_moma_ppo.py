@@ -1,0 +1,128 @@
+"""MOMA-PPO: its stages, the simulator in the model's place, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.batch import gae
+from marlzoo.data import games as game_data
+from marlzoo.envs import games
+from marlzoo.errors import ConfigError
+from marlzoo.models.simulator import Simulator
+from marlzoo.registry import task_spec
+from marlzoo.training.trainer import train
+from tests.toys import toy_dataset, toy_spec
+
+GAME = "games/iterated-coordination"
+SMALL: dict[str, Any] = {
+    **{"members": 2, "elites": 2, "model_hidden": 8, "model_layers": 1, "model_batch": 8, "model_updates": 3},
+    **{"starts": 4, "horizon": 3, "batch_size": 6, "hidden": 8, "epochs": 1, "seeds": (0, 1)},
+}
+
+
+@pytest.mark.parametrize(
+    ("lam", "mask", "expected"),
+    [
+        (0.95, 1.0, (2.47799, 1.68207, 1.898)),
+        (0.95, 0.0, (2.30285, 1.49585, 1.7)),
+        (0.98, 1.0, (2.58263, 1.73844, 1.898)),
+        (0.98, 0.0, (2.39626, 1.54634, 1.7)),
+    ],
+)
+def test_advantages_have_the_values_of_the_specification(
+    lam: float, mask: float, expected: tuple[float, ...]
+) -> None:
+    """A time limit (mask 1) or the end of the task after three steps."""
+
+    def row(*values: float) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64).view(1, 1, 3)
+
+    gamma, lams = torch.full((1, 1), 0.99, dtype=torch.float64), torch.full((1, 1), lam, dtype=torch.float64)
+    known = (
+        row(1.0, 0.0, 2.0),
+        row(0.5, 0.4, 0.3),
+        row(0.4, 0.3, 0.2),
+        row(1.0, 1.0, mask),
+        row(0.0, 0.0, 1.0),
+    )
+    assert gae(*known, gamma, lams).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_run_that_stops_between_its_stages_goes_on_exactly(tmp_path: Path) -> None:
+    file, data = tmp_path / "run.npz", toy_dataset()
+    whole = marlzoo.make("moma_ppo", toy_spec(), **SMALL)
+    names: list[set[str]] = []
+    train(whole, data, updates=5, log_every=1, on_progress=lambda _, metrics: names.append(set(metrics)))
+    assert ["model_loss" in found for found in names] == [True] * 3 + [False] * 2
+    assert ["policy_loss" in found for found in names] == [False] * 3 + [True] * 2
+
+    def stop(done: int, _: Any) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    stopped, resumed = (marlzoo.make("moma_ppo", toy_spec(), **SMALL) for _ in range(2))
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, data, updates=5, checkpoint=file, checkpoint_every=3, log_every=1, on_progress=stop)
+    seen: list[int] = []
+    train(
+        resumed, data, updates=5, checkpoint=file, log_every=1, on_progress=lambda done, _: seen.append(done)
+    )
+    assert seen == [4, 5]
+    for name, value in whole.state_tensors().items():
+        assert torch.equal(value, resumed.state_tensors()[name]), name
+
+
+def test_each_stage_leaves_the_others_networks_alone() -> None:
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), **SMALL)
+    parts = {"world": learner.world, "actor": learner.actor, "mixer": learner.mixer}
+
+    def snapshot() -> dict[str, torch.Tensor]:
+        return {k: torch.cat([p.detach().flatten() for p in part.parameters()]) for k, part in parts.items()}
+
+    moved: list[set[str]] = []
+    before = snapshot()
+
+    def watch(_: int, __: Any) -> None:
+        after = snapshot()
+        moved.append({k for k in parts if not torch.equal(before[k], after[k])})
+        before.update(after)
+
+    train(learner, toy_dataset(), updates=5, log_every=1, on_progress=watch)
+    assert moved == [{"world"}] * 3 + [{"actor", "mixer"}] * 2
+
+
+def test_too_few_updates_for_all_stages_are_refused() -> None:
+    learner = marlzoo.make("moma_ppo", toy_spec(), **SMALL)
+    with pytest.raises(ConfigError, match=r"3 updates end before the stage 'policy' begins.*world model 3"):
+        train(learner, toy_dataset(), updates=3)
+    with pytest.raises(ConfigError, match="batch_size 13 must be at most"):
+        marlzoo.make("moma_ppo", toy_spec(), **(SMALL | {"batch_size": 13}))
+
+
+def test_the_simulator_steps_as_the_game_does() -> None:
+    spec = task_spec(GAME)
+    env = games.make("iterated-coordination", 6)
+    env.seed(range(6))
+    frame = torch.from_numpy(env.reset().state.copy()).double().view(2, 3, 2)
+    action = torch.randn(2, 3, 2, 1, dtype=torch.float64)
+    found = Simulator(spec).step(frame, action, torch.zeros(2, 3).double())
+    step = env.step(action.flatten(0, 1).numpy())
+    assert found.frame.flatten(0, 1).numpy() == pytest.approx(step.state, abs=1e-6)
+    assert found.reward[..., 1].flatten().numpy() == pytest.approx(step.reward, abs=1e-6)
+    assert found.mask.min() == 1.0
+    assert found.uncertainty.ensemble.abs().max() == 0.0
+
+
+def test_a_perfect_model_needs_a_simulator_that_can_be_set() -> None:
+    data = game_data.dataset("iterated-coordination", "mix", episodes=20)
+    learner: Any = marlzoo.make("moma_ppo", task_spec(GAME), model="perfect", **SMALL)
+    before = [parameter.detach().clone() for parameter in learner.world.parameters()]
+    train(learner, data, updates=1, compile="on")  # it is not compiled, as the simulator cannot be
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.world.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="names no task"):
+        train(marlzoo.make("moma_ppo", toy_spec(), model="perfect", **SMALL), toy_dataset(), updates=1)

@@ -1,0 +1,216 @@
+"""World models: uncertainty by hand, a linear system, what is held out, rollouts, files and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from marlzoo.batch import Batch
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.sampler import Sampler, held_out_episodes
+from marlzoo.errors import CheckpointError, ConfigError, DataError
+from marlzoo.models.rollouts import Outcome, imagine
+from marlzoo.models.world_model import (
+    Uncertainty,
+    WorldModel,
+    WorldModelConfig,
+    aleatoric,
+    disagreement,
+    reward_variance,
+)
+from marlzoo.replicas import Init
+from marlzoo.training.world_models import fit, load, save, step_errors
+from tests.toys import toy_dataset, toy_spec
+
+SIZES: dict[str, Any] = {"members": 3, "elites": 2, "model_hidden": 16, "model_layers": 1, "model_batch": 32}
+SMALL = WorldModelConfig(**SIZES, model_lr=3e-3, model_updates=300)
+
+
+def linear_system(noise: float, episodes: int = 60) -> Dataset:
+    """One agent of two entries: ``x' = 0.9 x + (0.5 a, 0) + noise``; it pays -x_0 and ends where x_0 exceeds 0.5."""
+    rng, told = np.random.default_rng(0), []
+    for _ in range(episodes):
+        x, obs, actions, rewards, terminal = rng.normal(size=2), [], [], [], False
+        while not terminal and len(actions) < 10:
+            obs.append(x)
+            actions.append(rng.uniform(-1, 1, 1))
+            rewards.append(-x[0])
+            x = 0.9 * x + np.array([0.5 * actions[-1][0], 0.0]) + noise * rng.normal(size=2)
+            terminal = bool(x[0] > 0.5)
+        shown = np.array([*obs, x])[:, None]
+        told.append(
+            {"obs": shown, "action": np.array(actions)[:, None], "reward": rewards, "terminal": terminal}
+        )
+    return Dataset.from_episodes(told, horizon=10)
+
+
+def toy_model(**settings: Any) -> WorldModel:
+    model = WorldModel(
+        Init([3, 4], dtype=torch.float64),
+        toy_spec(),
+        replace(SMALL, **settings),
+        settings.pop("state", False),
+    )
+    model.observe([toy_dataset(), toy_dataset(seed=1)])
+    return model
+
+
+def batch_of(model: WorldModel, **fields: Tensor) -> Batch:
+    drawn = Sampler(
+        [toy_dataset(), toy_dataset(seed=1)], [3, 4], batch_size=model.rows, fields=model.fields, dtype=torch.float64
+    ).next()  # fmt: skip
+    return Batch.of(**(drawn.tensors() | fields))
+
+
+def test_uncertainty_by_hand() -> None:
+    """The specification's values: members expect (1, 0), (2, 0) and (3, 3) of (next frame, team reward)."""
+    mean = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1).expand(2, 3, 4, 1)
+    reward = torch.tensor([0.0, 0.0, 3.0]).view(1, 3, 1).expand(2, 3, 4)
+    assert disagreement(mean, reward) == pytest.approx(np.full((2, 4), 3.8079), abs=1e-4)
+    assert reward_variance(reward).flatten().tolist() == pytest.approx([3.0] * 8)
+    std = torch.tensor([[0.5, 0.2], [0.1, 0.4], [0.0, 0.0]]).view(1, 3, 1, 2)
+    assert aleatoric(std).item() == pytest.approx(0.25318, abs=1e-5)
+    assert disagreement(mean[:, :1].expand_as(mean), reward[:, :1].expand_as(reward)).abs().max() < 1e-12
+
+
+def test_a_linear_system_is_learned_with_its_noise() -> None:
+    data = linear_system(noise=0.1)
+    model = fit(data, SMALL)
+    errors = step_errors(model, data, 3)
+    assert 0.09 < errors.frame[0] * data.obs.std() < 0.14  # of 0.1 that is not to be known
+    assert (errors.frame < 0.6 * errors.unchanged).all()
+    assert (np.diff(errors.starts) < 0).all()
+    found = model.predict(torch.tensor([[[-0.5, 0.0]]]), torch.zeros(1, 1, 1, 1))
+    assert found.std.mean().item() == pytest.approx(0.1, abs=0.04)
+    beyond = model.predict(torch.tensor([[[0.5, 0.0]]]), torch.ones(1, 1, 1, 1))  # to 0.95, beyond the end
+    assert found.alive.mean() > 0.9
+    assert beyond.alive.mean() < 0.5
+
+
+def test_held_out_episodes_measure_and_do_not_teach() -> None:
+    """A tenth of the episodes, whole; where a batch holds nothing else, no gradient is left."""
+    data = toy_dataset(episodes=40)
+    held = held_out_episodes(data)
+    assert held.sum() == 4
+    sampler = Sampler(data, [0], batch_size=4000, fields=("obs", "held_out"))
+    batch = sampler.next()
+    assert batch.held_out.mean().item() == pytest.approx(np.average(held, weights=data.lengths), abs=0.02)
+    told = {float(x) for x, flag in zip(batch.obs[0, :, 0, 0], batch.held_out[0], strict=True) if flag}
+    starts = np.repeat(held, data.lengths + 1)
+    assert told <= {float(x) for x in data.obs[starts, 0, 0]}
+
+    model = toy_model()
+    ones = torch.ones(2, model.rows, dtype=torch.float64)
+    loss, _ = model.loss(batch_of(model, held_out=ones))
+    assert loss.tolist() == [0.0, 0.0]
+    assert (model.errors[..., 1] == model.config.model_batch).all()
+    assert (model.errors[..., 0] > 0).all()
+    loss, _ = model.loss(batch_of(model, held_out=0.0 * ones))
+    assert (loss > 0).all()
+    assert model.errors[0, 0, 1].item() == pytest.approx(0.98 * model.config.model_batch)
+
+
+def test_the_best_members_are_kept() -> None:
+    model = toy_model()
+    model.errors.copy_(
+        torch.tensor([[[4.0, 1.0], [1.0, 1.0], [4.0, 2.0]], [[1.0, 1.0], [9.0, 1.0], [0.0, 1.0]]])
+    )
+    assert model.elites().tolist() == [[1, 2], [2, 0]]
+    frame, action = torch.zeros(2, 5, model.size).double(), torch.zeros(2, 5, 3, 2).double()
+    everyone = model.predict(frame, action)
+    best = everyone.of(model.elites())
+    assert torch.equal(best.mean[0], everyone.mean[0, [1, 2]])
+    drawn, _, _ = best.drawn(torch.tensor([0.0, 0.49, 0.5, 0.99, 0.2]).double().expand(2, 5))
+    assert torch.equal(drawn[1, 2], everyone.mean[1, 0, 2])
+    assert torch.equal(drawn[1, 1], everyone.mean[1, 2, 1])
+
+
+def test_predictions_stay_in_the_box_and_constants_constant() -> None:
+    model = toy_model()
+    far = 100.0 * torch.randn(2, 6, model.size, dtype=torch.float64)
+    inside, paid = model.in_the_box(far, 100.0 * torch.randn(2, 6, 3, dtype=torch.float64))
+    assert (inside <= model.high.unsqueeze(1)).all()
+    assert (inside >= model.low.unsqueeze(1)).all()
+    assert (paid <= model.reward_high.unsqueeze(1)).all()
+
+    data = linear_system(0.0)
+    data.obs[..., 1] = 7.0
+    for settings in ({}, {"residual": False}, {"standardize": False, "residual": False}):
+        still = WorldModel(Init([0]), data.spec, WorldModelConfig(**SIZES, **settings))
+        still.observe([data])
+        found = still.predict(torch.tensor([[[0.3, 7.0]]]), torch.ones(1, 1, 1, 1))
+        assert (found.mean[..., 1] == 7.0).all()
+        assert (found.std[..., 1] == 0.0).all()
+
+
+class Counting:
+    """Adds one to the frame in every step; disagreement is the frame's first entry; the end is at ``last``."""
+
+    def __init__(self, last: float = 99.0) -> None:
+        self.last = last
+
+    def step(self, frame: Tensor, action: Tensor, uniform: Tensor) -> Outcome:
+        after, zero = frame + 1.0, torch.zeros_like(uniform)
+        mask = (after[..., 0] != self.last).to(frame.dtype)
+        return Outcome(after, action, mask, Uncertainty(frame[..., 0], zero, zero))
+
+
+def walk(dynamics: Counting, threshold: float) -> Any:
+    """Two rollouts of three steps from 10 s, with spares 10 s + 1 and 10 s + 2 tenths."""
+    starts = torch.tensor([[[[0.0], [0.1], [0.2]], [[10.0], [10.1], [10.2]]]])
+    act = lambda frame, t: torch.full((1, 2, 2), float(t))  # noqa: E731 - the number of the step
+    return imagine(dynamics, act, starts, torch.zeros(1, 2, 3), torch.full((1, 1), threshold))
+
+
+def test_rollouts_go_on_until_the_horizon() -> None:
+    found = walk(Counting(), 99.0)
+    assert found.frame[0, :, :, 0].tolist() == [[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]]
+    assert found.next_frame[0, 1, :, 0].tolist() == [11.0, 12.0, 13.0]
+    assert found.ends[0].tolist() == [[0.0, 0.0, 1.0]] * 2
+    assert found.mask.min() == 1.0  # time limits: the next value counts
+    assert found.reward[0, 0, :, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_rollouts_stop_where_the_task_ends_or_the_members_disagree() -> None:
+    """The place of one that stopped is taken by a spare start."""
+    found = walk(Counting(last=1.0), 11.5)
+    assert found.frame[0, 0, :, 0].tolist() == pytest.approx([0.0, 0.1, 1.1])
+    assert found.mask[0, 0].tolist() == [0.0, 1.0, 1.0]
+    assert found.ends[0].tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    every = walk(Counting(), -1.0)
+    assert every.ends.min() == 1.0
+    assert every.mask.min() == 1.0
+    assert every.frame[0, 1, :, 0].tolist() == pytest.approx([10.0, 10.1, 10.2])
+
+
+def test_a_file_gives_the_same_predictions(tmp_path: Path) -> None:
+    data = toy_dataset()
+    model = fit(data, replace(SMALL, model_updates=2), seed=5, state=True)
+    save(tmp_path / "model.npz", model, data, 5)
+    again = load(tmp_path / "model.npz")
+    frame = torch.randn(1, 4, model.size)
+    action = torch.randn(1, 4, 3, 2)
+    assert torch.equal(model.predict(frame, action).mean, again.predict(frame, action).mean)
+    assert torch.equal(model.elites(), again.elites())
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    with pytest.raises(CheckpointError, match="not a"):
+        load(tmp_path / "other.npz")
+
+
+def test_what_no_model_can_be_made_of() -> None:
+    data = linear_system(0.0)
+    whole = Dataset.from_episodes(
+        [{"obs": np.arange(6.0).reshape(3, 1, 2), "action": np.zeros((2, 1, 1)), "reward": [0.0, 1.0]}] * 2
+    )
+    with pytest.raises(DataError, match="discrete"):
+        fit(whole, SMALL)
+    with pytest.raises(DataError, match="one episode only"):
+        fit(linear_system(0.0, episodes=1), SMALL)
+    with pytest.raises(ConfigError, match="elites of 3 members"):
+        fit(data, replace(SMALL, elites=4))
