@@ -181,9 +181,8 @@ def _episodes(
 ) -> Episodes:
     """The data episode by episode, padded, with the ratios of all teams."""
     logged = torch.from_numpy(np.array(data.action))
-    agrees: Floats = (
-        (actions == logged).all(-1).double().mean(1).numpy()[:, data.sources]
-    )  # [R, M] share of samples
+    # Share of the policy's samples that are the logged team action, [R, M].
+    agrees: Floats = (actions == logged).all(-1).double().mean(1).numpy()[:, data.sources]
     longest = int(data.lengths.max())
     steps = np.arange(longest + 1)
     rows = data.starts[:, None] + np.minimum(steps, data.lengths[:, None])  # [E, L + 1]
