@@ -37,27 +37,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, require_context
 from marlzoo.config import Config, Count, Natural, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.attention import Cache, CausalTransformer
 from marlzoo.modules.layers import Linear, one_hot, with_agent_id
-from marlzoo.modules.policies import (
-    Execution,
-    Policy,
-    Random,
-    gaussian_heads,
-    mask_logits,
-    tanh_gaussian_mode,
-)
+from marlzoo.modules.policies import Execution, Policy, Random, gaussian_heads, select_action
 from marlzoo.objectives import detached, mean_over
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
+
+from ._returns import Returns, Target
 
 Tokens = Literal["return", "action", "obs"]
 COUNT = {"return": 3, "action": 2, "obs": 1}  # tokens of a step
@@ -70,7 +64,7 @@ class MADTConfig(Config):
 
     tokens: Tokens = "return"  # what a step shows: return, observation and last action; or less
     joint: bool = False  # one sequence for the team, whose agents act in turn
-    target: Literal["max", "p90", "above"] = "max"  # return to ask for: the data's; above: a fifth better
+    target: Target = "max"  # return to ask for: the data's; above: a fifth better
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how the policy is evaluated
     hidden: Count = 64  # features of a token
     heads: Count = 4  # of the attention
@@ -135,19 +129,6 @@ class Model(nn.Module):
         return one_hot(action, self.action_size, self.obs.weight.dtype) if self.discrete else action
 
 
-class Returns(nn.Module):
-    """What the data say about returns, ``[R]`` each: the size of the largest, and the one to ask for."""
-
-    scale: Tensor
-    target: Tensor
-
-    def __init__(self, init: Init) -> None:
-        super().__init__()
-        ones = torch.ones(init.replicas, dtype=init.dtype, device=init.device)
-        self.register_buffer("scale", ones)
-        self.register_buffer("target", ones.clone())
-
-
 class MADT(Algorithm):
     """MADT for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
@@ -190,23 +171,8 @@ class MADT(Algorithm):
         Raises:
             ConfigError: the context is longer than the longest episode.
         """
-        for r, dataset in enumerate(data):
-            longest = int(dataset.lengths.max())
-            if self.config.sequence_length > longest:
-                raise ConfigError(
-                    f"{self.name}: sequence_length is {self.config.sequence_length}, but the longest episode of "
-                    f"{dataset.card.title} has {longest} steps; set it to at most that, or to 0 for whole episodes"
-                )
-            returns = dataset.returns
-            returns = returns.mean(-1) if returns.ndim > 1 else returns
-            largest = float(returns.max())
-            wanted = {
-                "max": largest,
-                "p90": float(np.quantile(returns, 0.9)),
-                "above": largest + 0.2 * abs(largest),
-            }
-            self.returns.scale[r] = max(float(np.abs(returns).max()), 1e-6)
-            self.returns.target[r] = wanted[self.config.target]
+        require_context(self.name, self.config.sequence_length, data)
+        self.returns.read(data, self.config.target)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss and the gradient norm, each [R]."""
@@ -298,8 +264,10 @@ class SequencePolicy(Policy):
         for agents in turns:
             shown.append(self._inputs(seen[:, :, agents], agents))
             out = self._read(shown[-1], torch.tensor([self._step], device=obs.device))
+            out = out.view(replicas, envs, -1, out.shape[-1])
             mask = None if action_mask is None else action_mask[:, :, agents]
-            chosen = self._chosen(out.view(replicas, envs, -1, out.shape[-1]), mask, agents, random)
+            heads = out if self.model.discrete else gaussian_heads(out)
+            chosen = select_action(heads, self.used[agents], mask, random)
             self._remember(self.model.encoded(chosen), agents)
             actions.append(chosen)
         self._window.append(tuple(torch.cat(parts, dim=2) for parts in zip(*shown, strict=True)))
@@ -344,15 +312,3 @@ class SequencePolicy(Policy):
             self._last[:, :, following] = action.squeeze(2)
         else:
             self._last = action
-
-    def _chosen(self, out: Tensor, action_mask: Tensor | None, agents: slice, random: Random) -> Tensor:
-        if self.model.discrete:
-            logits = mask_logits(out, action_mask)
-            if random is not None:
-                noise = random.uniform(*logits.shape[1:]).clamp_min(torch.finfo(logits.dtype).tiny)
-                logits = logits - torch.log(-torch.log(noise))
-            return logits.argmax(-1)
-        mean, log_std = gaussian_heads(out)
-        if random is not None:
-            mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
-        return tanh_gaussian_mode(mean) * self.used[agents]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
@@ -206,3 +208,23 @@ def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:
     if not mixed:
         return (*fields, "agent_reward")
     return (*fields, "reward", "state") if recurrent else (*fields, "reward", "state", "next_state")
+
+
+def require_context(name: str, length: int, data: Sequence[Any]) -> None:
+    """Refuse windows that no episode fills.
+
+    Args:
+        name: of the method.
+        length: its ``sequence_length``; 0: whole episodes.
+        data: the :class:`marlzoo.data.dataset.Dataset` of every replica.
+
+    Raises:
+        ConfigError: the windows are longer than the longest episode.
+    """
+    for dataset in data:
+        longest = int(dataset.lengths.max())
+        if length > longest:
+            raise ConfigError(
+                f"{name}: sequence_length is {length}, but the longest episode of {dataset.card.title} has "
+                f"{longest} steps; set it to at most that, or to 0 for whole episodes"
+            )

@@ -16,6 +16,7 @@ from marlzoo.benchmarks.suites import find_suite
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.load import convert
+from marlzoo.testing import cases
 from tests import snippets
 from tests.recordings import HOPPER, uniform_recording
 
@@ -63,6 +64,14 @@ def test_generated_parts_are_current(generated: Any) -> None:
     parts = generated.parts(ROOT)
     assert generated.fill(TEXT, parts) == TEXT, "run: make readme"
     assert all(len(part.splitlines()) > 4 for part in parts.values())
+
+
+@pytest.mark.parametrize("name", ["bc", "mac_flow", "madiff", "madt", "oryx"])
+def test_the_execution_in_the_table_is_that_of_the_policy(name: str, generated: Any) -> None:
+    (line,) = [
+        line for line in generated.parts(ROOT)["methods"].splitlines() if line.startswith(f"| [`{name}`]")
+    ]
+    assert f"| {cases(name)[0].learner().policy().execution} |" in line
 
 
 def test_the_page_of_the_results_is_current(generated: Any) -> None:

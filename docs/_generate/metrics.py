@@ -41,6 +41,8 @@ MEANINGS = {
     "mac_flow:flow_loss": "Squared distance of the flow's velocity from the straight way to the data.",
     "mac_flow:student_loss": "Loss of the one-step policies.",
     "mac_flow:distillation_loss": "Distance of the one-step policies from the flow's actions, summed over agents.",
+    "madiff:diffusion_loss": "Squared error of the predicted noise where the plan is not known.",
+    "madiff:inverse_loss": "Error of the actions that are inferred from consecutive observations.",
     "omiga:z_max": "Largest exponent of the policy's weights, before it is bounded.",
     "iddpg_bc:lambda": "Scale of the value term beside the cloning term.",
     "td3_bc:lambda": "Scale of the value term beside the cloning term.",

@@ -182,6 +182,19 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * self.scale.view(shape) + self.offset.view(shape)
 
 
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, with a scale per replica (Zhang and Sennrich 2019)."""
+
+    def __init__(self, init: Init, size: int) -> None:
+        super().__init__()
+        self.scale = init.constant(1.0, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, ..., size] -> [R, ..., size]``."""
+        scale = self.scale.view(-1, *(1,) * (x.ndim - 2), x.shape[-1])
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * scale
+
+
 class BatchNorm(nn.Module):
     """Batch normalization per replica (and per member of a stack), with PyTorch's constants.
 

@@ -73,6 +73,34 @@ class Policy(nn.Module):
         """
 
 
+def categorical_action(logits: Tensor, action_mask: Tensor | None, random: Random) -> Tensor:
+    """The best legal action of ``logits [R, ..., A]``; with noise, a sample of the softmax over legal actions."""
+    logits = mask_logits(logits, action_mask)
+    if random is None:
+        return logits.argmax(-1)
+    noise = random.uniform(*logits.shape[1:]).clamp_min(torch.finfo(logits.dtype).tiny)
+    return (logits - torch.log(-torch.log(noise))).argmax(-1)  # the Gumbel-max trick
+
+
+def select_action(
+    output: Tensor | tuple[Tensor, Tensor], used: Tensor, action_mask: Tensor | None, random: Random
+) -> Tensor:
+    """The mode, or with noise a sample, of what a network for both action kinds gives.
+
+    Args:
+        output: logits ``[R, E, n, A]``; or a tanh-Gaussian's mean and log standard deviation, likewise.
+        used: ``[n, A]``, 0 for padding.
+        action_mask: legal actions ``[R, E, n, A]``; None: all are.
+        random: source of the noise; None: the mode.
+    """
+    if isinstance(output, Tensor):
+        return categorical_action(output, action_mask, random)
+    mean, log_std = output
+    if random is not None:
+        mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
+    return tanh_gaussian_mode(mean) * used
+
+
 class TanhGaussianActor(nn.Module):
     """Tanh-squashed diagonal Gaussian (OMIGA's actor): ``[R, ..., in] -> (mean, log_std) [R, ..., A]``.
 
@@ -132,11 +160,7 @@ class CategoricalPolicy(Policy):
         self.scores, self.stochastic = scores, stochastic
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
-        logits = mask_logits(self.scores(with_agent_id(obs)), action_mask)
-        if random is None:
-            return logits.argmax(-1)
-        noise = random.uniform(*logits.shape[1:]).clamp_min(torch.finfo(logits.dtype).tiny)
-        return (logits - torch.log(-torch.log(noise))).argmax(-1)  # the Gumbel-max trick
+        return categorical_action(self.scores(with_agent_id(obs)), action_mask, random)
 
 
 class EpsilonGreedyPolicy(Policy):

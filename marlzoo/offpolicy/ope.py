@@ -190,7 +190,7 @@ def _episodes(
     real = steps[:-1] < data.lengths[:, None]
     ratio = np.ones((len(agrees), *real.shape))
     ratio[:, real] = agrees * np.exp(-log_behavior)
-    ratio = np.cumprod(ratio, axis=-1)
+    ratio = np.multiply.accumulate(ratio, axis=-1)
     team = data.reward.mean(-1) if data.reward.ndim == 2 else data.reward
     reward = np.where(real, team[rows[:, :-1]], 0.0).astype(np.float64)
     if values is None:

@@ -1,0 +1,42 @@
+"""What methods that ask for a return know of the data's returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marlzoo.replicas import Init
+
+Target = Literal["max", "p90", "above"]
+"""The return to ask for: the largest of the data, their 90th percentile, or a fifth above the largest."""
+
+
+class Returns(nn.Module):
+    """What the data say about returns, ``[R]`` each: the size of the largest, and the one to ask for."""
+
+    scale: Tensor
+    target: Tensor
+
+    def __init__(self, init: Init) -> None:
+        super().__init__()
+        ones = torch.ones(init.replicas, dtype=init.dtype, device=init.device)
+        self.register_buffer("scale", ones)
+        self.register_buffer("target", ones.clone())
+
+    def read(self, data: Sequence[Any], target: Target) -> None:
+        """Take both from the data of every replica."""
+        for r, dataset in enumerate(data):
+            returns = dataset.returns
+            returns = returns.mean(-1) if returns.ndim > 1 else returns
+            largest = float(returns.max())
+            wanted = {
+                "max": largest,
+                "p90": float(np.quantile(returns, 0.9)),
+                "above": largest + 0.2 * abs(largest),
+            }
+            self.scale[r] = max(float(np.abs(returns).max()), 1e-6)
+            self.target[r] = wanted[target]

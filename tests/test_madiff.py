@@ -1,0 +1,114 @@
+"""MADiff: schedule and sampler against closed forms, what is known, and what a plan of one's own cannot do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import marlzoo
+from marlzoo.errors import ConfigError
+from marlzoo.modules.diffusion import Schedule, guided, sample
+from marlzoo.replicas import Init, ReplicaRandom
+from marlzoo.training.trainer import make_sampler, prepare
+from tests.toys import toy_dataset, toy_spec
+
+DOUBLE = torch.float64
+
+
+def learner(kind: Any = "continuous", **settings: Any) -> Any:
+    small = {"hidden": 8, "heads": 2, "layers": 1, "batch_size": 4, "diffusion_steps": 8, "eval_steps": 3}
+    return marlzoo.make("madiff", toy_spec(kind), dtype=DOUBLE, **(small | settings))
+
+
+def schedule(levels: int) -> Schedule:
+    return Schedule(Init((0,), dtype=DOUBLE), levels)
+
+
+def test_the_schedule_goes_from_data_to_noise() -> None:
+    kept = schedule(50).kept
+    assert kept[0] > 0.99
+    assert kept[-1] < 1e-3
+    assert (kept[1:] < kept[:-1]).all()
+    assert 1.0 - (kept[1:] / kept[:-1]).min() <= 0.999 + 1e-12
+
+
+def test_the_right_noise_gives_the_data_back() -> None:
+    levels, data, noise = torch.arange(20).view(1, 20), *torch.randn(2, 1, 20, 3, dtype=DOUBLE)
+    made = schedule(20)
+    torch.testing.assert_close(made.clean(made.noised(data, noise, levels), noise, levels), data)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_sampling_with_the_exact_field_ends_at_the_data_and_keeps_what_is_known(steps: int) -> None:
+    """Data that are one point: the noise of x is (x - sqrt(a) x_0) / sqrt(1 - a)."""
+    made, point = schedule(20), torch.tensor([0.3, -0.8, 0.5], dtype=DOUBLE)
+
+    def exact(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        kept = made.kept[level].unsqueeze(-1)
+        return (x - kept.sqrt() * point) / (1.0 - kept).sqrt()
+
+    def pin(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((torch.full_like(x[..., :1], 7.0), x[..., 1:]), dim=-1)
+
+    found = sample(exact, made, torch.randn(1, 6, 3, dtype=DOUBLE), steps, pin)
+    expected = torch.tensor([7.0, -0.8, 0.5], dtype=DOUBLE).expand(1, 6, 3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_guidance() -> None:
+    with_condition, without = torch.tensor([2.0]), torch.tensor([1.0])
+    assert [float(guided(with_condition, without, w)) for w in (0.0, 1.0, 1.2)] == pytest.approx([1, 2, 2.2])
+
+
+@pytest.mark.parametrize("mode", ["centralized", "decentralized"])
+def test_only_a_plan_for_the_team_reads_the_others(mode: Any) -> None:
+    """What agent 0 does after the others' observations changed, with attention that is in use."""
+    algorithm = learner(mode=mode)
+    with torch.no_grad():
+        algorithm.slow.planner.attention[0].weight.fill_(1.0)
+    policy, obs = algorithm.policy(), torch.randn(1, 2, 3, 5, dtype=DOUBLE)
+    other = obs.clone()
+    other[:, :, 1:] += 1.0
+    actions = []
+    for seen in (obs, other):
+        policy.reset(2)
+        actions.append(policy.act(seen, None, ReplicaRandom([3], "test", dtype=DOUBLE)).detach()[:, :, 0])
+    assert torch.equal(*actions) == (mode == "decentralized")
+    assert policy.execution == mode
+
+
+def test_what_is_known_has_no_share_in_the_loss() -> None:
+    """Neither the noise of a known row nor what lies after an episode's end changes the loss."""
+    algorithm, data = learner(sequence_length=12), toy_dataset("continuous")
+    prepare(algorithm, [data])
+    batch = make_sampler(algorithm, [data]).next()
+    window = algorithm.scaling(batch.obs).movedim(2, 3) * algorithm.obs_dimensions.unsqueeze(1)
+    before = algorithm._diffusion_loss(batch, window)
+    target = batch.noise["noise"].clone()
+    batch.noise["noise"][:, :, :, 0] += 5.0  # overwritten in x and left out of the loss
+    torch.testing.assert_close(algorithm._diffusion_loss(batch, window), before)
+    batch.noise["noise"] = target
+    batch.noise["noise"][:, :, :, 1] += 5.0
+    assert not torch.allclose(algorithm._diffusion_loss(batch, window), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"diffusion_steps": 0}, "'diffusion_steps' of MADiffConfig is 0"),
+        ({"eval_steps": 0}, "'eval_steps' of MADiffConfig is 0"),
+        ({"eval_steps": 9}, "eval_steps is 9, but there are 8 levels of noise"),
+        ({"reward_mode": "reward"}, "must be 'rtg'"),
+        ({"hidden": 10, "heads": 4}, "multiple of 4"),
+    ],
+)
+def test_settings_that_do_not_fit(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        learner(**settings)
+
+
+def test_a_plan_beyond_the_longest_episode() -> None:
+    with pytest.raises(ConfigError, match="sequence_length is 40, but the longest episode"):
+        prepare(learner(sequence_length=40), [toy_dataset("continuous")])

@@ -1,0 +1,110 @@
+"""Oryx: retention in parallel and step by step, what the decoder may see, and what acting in turn is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import marlzoo
+from marlzoo.data import games as game_data
+from marlzoo.envs import games
+from marlzoo.errors import ConfigError
+from marlzoo.modules.retention import Retention
+from marlzoo.replicas import Init
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import make_sampler, prepare
+from tests.toys import toy_dataset, toy_spec
+
+DOUBLE = torch.float64
+ORDER = torch.arange(3).expand(2, 3)
+
+
+def learner(kind: Any = "continuous", **settings: Any) -> Any:
+    small = {"hidden": 8, "heads": 2, "batch_size": 4, "seeds": (0, 1), "dtype": DOUBLE}
+    return marlzoo.make("oryx", toy_spec(kind), **(small | settings))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_retention_in_parallel_is_retention_step_by_step(causal: bool) -> None:
+    retention = Retention(Init((0, 1), dtype=DOUBLE), 8, 2, 0.9, causal)
+    reader, source = torch.randn(2, 2, 3, 5, 4, 8, dtype=DOUBLE).unbind(0)
+    state, parts = retention.start(reader), []
+    for t in range(5):
+        state = retention.decayed(state)
+        turns = [slice(i, i + 1) for i in range(4)] if causal else [slice(None)]
+        for agents in turns:
+            seen, state = retention.step(reader[:, :, t, agents], source[:, :, t, agents], state)
+            parts.append(seen)
+    whole = retention(reader, source).flatten(2, 3)
+    torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=1e-9, atol=1e-11)
+
+
+def test_heads_forget_at_different_rates() -> None:
+    """The authors' four heads with their scaling: just below one half a step."""
+    decay = Retention(Init((0,), dtype=DOUBLE), 8, 4, 0.5, causal=True).decay
+    assert decay.tolist() == sorted(decay.tolist())
+    assert decay[0] == pytest.approx(0.5 * (1 - 1 / 32))
+    assert decay[-1] == pytest.approx(0.5 * (1 - 1 / 512))
+
+
+def test_acting_gives_what_reading_the_episode_at_once_gives() -> None:
+    """Also after a copy has started anew, whose neighbor goes on."""
+    algorithm, obs, actions = learner(), torch.randn(6, 2, 2, 3, 5, dtype=DOUBLE), list[Tensor]()
+    policy = algorithm.policy()
+    policy.reset(2)
+    for t in range(6):
+        if t == 4:
+            policy.reset(2, torch.tensor([0]))
+        actions.append(policy.act(obs[t]))
+    for copy, first in ((0, 4), (1, 0)):
+        seen, done = (
+            torch.stack(x)[first:, :, copy].movedim(0, 1).unsqueeze(1) for x in (list(obs), actions)
+        )
+        mean, _ = algorithm.net.output(algorithm.net(seen, done, ORDER))
+        expected = torch.tanh(mean) * algorithm.action_dimensions
+        torch.testing.assert_close(done, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_agents_see_the_actions_before_their_own(order: tuple[int, ...]) -> None:
+    """Of the same step those of agents before them in the order, of earlier steps also others', never later ones."""
+    net, places = learner("discrete").net, torch.tensor(order).expand(2, 3)
+    obs, action = torch.randn(2, 1, 3, 3, 5, dtype=DOUBLE), torch.zeros(2, 1, 3, 3, dtype=torch.int64)
+    before = net(obs, action, places)
+    for place, agent in enumerate(order):
+        other = action.clone()
+        other[:, :, 1, agent] = 2
+        changed = (net(obs, other, places) != before).any(-1).any(0).squeeze(0)  # [T, N]
+        assert not changed[0].any()
+        assert [bool(changed[1, i]) for i in order] == [later > place for later in range(3)]
+        assert changed[2].all() == (place < 2)  # the last one's action is shown to nobody
+
+
+def test_agents_in_turn_keep_a_convention() -> None:
+    """XOR's data hold (A, B) and (B, A), worth 1 each; agents that choose at the same time mix them: worth 0."""
+    data, reached = game_data.dataset("xor", "D2"), []
+    for autoregressive in (True, False):
+        algorithm: Any = marlzoo.make(
+            "oryx",
+            games.spec("xor"),
+            autoregressive=autoregressive,
+            hidden=16,
+            policy_temperature=10.0,
+            lr=3e-3,
+            eval_mode="sample",
+        )
+        sampler = make_sampler(algorithm, [data])
+        for _ in range(60):
+            algorithm.update(sampler.next())
+        reached.append(evaluate(algorithm.policy(), games.make("xor", 400), seeds=[0]).returns.mean())
+    assert reached == pytest.approx([1.0, 0.0], abs=0.1)
+
+
+def test_settings_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match="hidden is 10; with 4 heads it must be a multiple of 4"):
+        learner(hidden=10, heads=4)
+    with pytest.raises(ConfigError, match="sequence_length is 40, but the longest episode"):
+        prepare(learner(sequence_length=40), [toy_dataset("continuous")])
