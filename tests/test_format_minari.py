@@ -226,6 +226,8 @@ def test_faults_are_named(tmp_path: Path) -> None:
         "observations have the parts agent_0, agent_1, its actions agent_0; .*the same keys",
         values(action_space=one),
     )
+    kinds = spaces_of(agent_0={"type": "Discrete", "n": 2}, agent_1=BOX)
+    refused("some agents have continuous actions, others discrete", values(action_space=json.dumps(kinds)))
     refused("the group 'actions' is missing in /episode_1", edit("episode_1/actions", None))
     refused("'agent_1' is missing", edit("episode_1/actions/agent_1", None))
     refused(r"episode_1: agent_1 has shape \(2,\)", edit("episode_1/actions/agent_1", np.zeros(2)))
