@@ -90,8 +90,10 @@ dist: install-dev
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-readme results: install-dev
+readme: install-dev
 	$(BIN)/python docs/readme.py
+
+results: readme
 
 clean:
 	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage* coverage.xml docs/_build docs/generated

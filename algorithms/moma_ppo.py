@@ -40,7 +40,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -182,11 +182,13 @@ class MOMAPPO(Algorithm):
         """What the present policies go through in the model."""
         c = self.config
         frame = self.world.frame(batch.obs)[:, : c.starts * c.horizon]
-        starts, noise = frame.unflatten(1, (c.starts, c.horizon)), batch.noise["action"]
+        starts = frame.reshape(len(frame), c.starts, c.horizon, -1)
+        noise = batch.noise["action"]
 
         def act(frame: Tensor, t: int) -> Tensor:
             mean, log_std = self.actor(self.world.split(frame)[0])
-            return (mean + log_std.exp() * noise[:, :, t]) * self.action_dimensions
+            action: Tensor = (mean + log_std.exp() * noise[:, :, t]) * self.action_dimensions
+            return action
 
         threshold = self.hyperparameter("threshold", 2)
         return imagine(self._dynamics(), act, starts, batch.noise["member"], threshold)
@@ -267,7 +269,7 @@ class GaussianActor(nn.Module):
         super().__init__()
         sizes = (spec.obs_size, hidden, hidden, 2 * spec.action_size)
         network = MLP(init, sizes, stack=(spec.n_agents,), last_bound=0.1 * hidden**-0.5)
-        nn.init.zeros_(network.layers[-1].bias)
+        nn.init.zeros_(cast(Tensor, network.layers[-1].bias))
         self.net, self.used = PerAgent(network), used
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,4 +297,5 @@ class GaussianPolicy(Policy):
         mean, log_std = self.actor(obs)
         if random is not None:
             mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
-        return (mean * self.actor.used).clamp(-1.0, 1.0)
+        action: Tensor = (mean * self.actor.used).clamp(-1.0, 1.0)
+        return action

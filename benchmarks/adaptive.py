@@ -14,7 +14,7 @@ from .suites import Learner
 
 if TYPE_CHECKING:
     from .analysis import Results
-    from .sweeps import Values
+    from .space import Values
 
 LEAST_BATCHES = 4  # with fewer, a search would hardly adapt
 
@@ -109,5 +109,5 @@ def objectives(results: Results) -> dict[tuple[str, str], float]:
     column = "score" if np.isfinite(cells["score"]).any() else "mean"
     spoiled = (cells["failed"] > 0) | (cells["seeds"] == 0)
     values = cells.assign(value=cells[column].where(~spoiled))
-    means = values.groupby(["method", "variant"], sort=False)["value"].apply(lambda v: v.mean(skipna=False))
-    return {(str(method), str(variant)): float(value) for (method, variant), value in means.items()}
+    parts = values.groupby(["method", "variant"], sort=False)
+    return {(str(m), str(v)): float(part["value"].mean(skipna=False)) for (m, v), part in parts}

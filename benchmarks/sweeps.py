@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
-import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,58 +23,10 @@ from .analysis import DATASET, Results
 from .bench import select
 from .plan import expanded, setting_names
 from .runner import run_suite
+from .space import Values, grid_points, parse_values, random_points
 from .split import Split, split_of
 from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
-
-_RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<log>:log)?(?::(?P<count>\d+))?")
-DIGITS = 3  # significant ones of a value that is computed
-
-
-@dataclass(frozen=True)
-class Values:
-    """The values of one setting: a list, or a range of numbers.
-
-    Attributes:
-        choices: the values; empty for a range.
-        low: end of a range.
-        high: end of a range.
-        log: whether a range is even in the logarithm.
-        count: points of a range in a grid; 0: none was given.
-    """
-
-    choices: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    count: int = 0
-
-    def grid(self, name: str) -> tuple[Any, ...]:
-        """The points of a grid.
-
-        Raises:
-            ConfigError: a range without a number of points.
-        """
-        if self.choices:
-            return self.choices
-        if not self.count:
-            raise ConfigError(f"{name}: a grid needs the number of points, LOW..HIGH:log:3, or use --random")
-        space = np.geomspace if self.log else np.linspace
-        return tuple(self.rounded(value) for value in space(self.low, self.high, self.count))
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """One value at random."""
-        if self.choices:
-            return self.choices[int(rng.integers(len(self.choices)))]
-        if self.log:
-            return self.rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
-        return self.rounded(rng.uniform(self.low, self.high))
-
-    def rounded(self, value: float) -> float:
-        """As many digits as tell the points of the range apart, and never outside of it."""
-        width = (self.high - self.low) / max(abs(self.low), abs(self.high))
-        digits = max(DIGITS, 2 + math.ceil(-math.log10(width)))
-        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -208,47 +156,6 @@ def sweep(
     return made
 
 
-def parse_values(name: str, given: Sequence[Any] | str) -> Values:
-    """The values of a setting: a sequence, ``a,b,c``, ``LOW..HIGH``, ``LOW..HIGH:log`` or these with ``:COUNT``.
-
-    Raises:
-        ConfigError: none, or text of another form.
-    """
-    if not isinstance(given, str):
-        choices = tuple(given)
-    elif ".." in given:
-        return _range(name, given)
-    else:
-        choices = tuple(_plain(text.strip()) for text in given.split(",") if text.strip())
-    if not choices:
-        raise ConfigError(f"{name}: no values; write {name}=0.3,1,3 or {name}=1e-4..1e-3:log:3")
-    return Values(tuple(dict.fromkeys(choices)))
-
-
-def grid_points(space: Mapping[str, Values]) -> list[dict[str, Any]]:
-    """Every combination of values."""
-    if not space:
-        raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
-    axes = [values.grid(name) for name, values in space.items()]
-    return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
-
-
-def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[dict[str, Any]]:
-    """Different combinations at random; fewer than ``count`` where there are no more."""
-    if not space:
-        raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
-    if count < 1:
-        raise ConfigError(f"random is {count}; it must be at least 1")
-    rng, found = np.random.default_rng(seed), list[dict[str, Any]]()
-    for _ in range(100 * count):
-        point = {name: values.draw(rng) for name, values in space.items()}
-        if point not in found:
-            found.append(point)
-        if len(found) == count:
-            break
-    return found
-
-
 def _require_settings(learners: Sequence[Learner], space: Mapping[str, Values]) -> None:
     """Refuse a setting that no method has."""
     known = set().union(*(setting_names(find_method(learner.method)) for learner in learners))
@@ -345,31 +252,8 @@ def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop(columns="last").reset_index().loc[:, ["method", "variant", *table.columns[1:]]]
 
 
-def _range(name: str, text: str) -> Values:
-    match = _RANGE.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        low, high, count = float(match["low"]), float(match["high"]), int(match["count"] or 0)
-    except ValueError:
-        raise ConfigError(
-            f"{name}={text}: write a range as LOW..HIGH, LOW..HIGH:log or LOW..HIGH:log:COUNT"
-        ) from None
-    if not low < high or (match["log"] and low <= 0.0):
-        raise ConfigError(f"{name}={text}: the low end must be below the high one, and above 0 for log")
-    return Values((), low, high, bool(match["log"]), count)
-
-
 def _typed(value: Any, numeric: bool) -> Any:
     """A float where each replica may have its own, and an integer where a range ended in one."""
     if numeric:
         return float(value) if type(value) is int else value
     return int(value) if type(value) is float and value.is_integer() else value
-
-
-def _plain(text: str) -> Any:
-    """A value as TOML has it, or else text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

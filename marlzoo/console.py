@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,28 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 def visible(text: object) -> str:
     """A value's text with control characters shown as escapes, ``\\x1b`` for that which begins commands."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+class _Stderr(logging.Handler):
+    """Writes lines to stderr, as it is at the moment, where the program has not configured logging itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        if not logging.getLogger().handlers and sys.stderr is not None:
+            print(visible(self.format(record)), file=sys.stderr, flush=True)
+
+
+def inform(text: str) -> None:
+    """A message about notable events, at level INFO of the logger ``marlzoo``.
+
+    It appears on stderr unless the program has configured logging, or given this logger a higher level.
+    """
+    logger = logging.getLogger("marlzoo")
+    if not logger.handlers:
+        logger.addHandler(_Stderr())
+        if logger.level == logging.NOTSET:  # else the root's would hide it
+            logger.setLevel(logging.INFO)
+    logger.info("%s", text)
 
 
 def markdown_cell(text: object) -> str:

@@ -287,17 +287,17 @@ class RecordedDraws:
 
     def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.draws: list[tuple[Kind, tuple[int, ...]]] = []
-        self._like = {"device": device, "dtype": dtype}
+        self._device, self._dtype = device, dtype
 
     def normal(self, *shape: int) -> Tensor:
         """Zeros ``[1, *shape]``."""
         self.draws.append(("normal", shape))
-        return torch.zeros(1, *shape, **self._like)  # type: ignore[arg-type]
+        return torch.zeros(1, *shape, device=self._device, dtype=self._dtype)
 
     def uniform(self, *shape: int) -> Tensor:
         """Halves ``[1, *shape]``."""
         self.draws.append(("uniform", shape))
-        return torch.full((1, *shape), 0.5, **self._like)  # type: ignore[arg-type]
+        return torch.full((1, *shape), 0.5, device=self._device, dtype=self._dtype)
 
 
 class GivenRandom:

@@ -427,3 +427,14 @@ def test_the_guard_finds_an_episode_without_an_end() -> None:
         guard.step(np.zeros((2, 2), int))
     with pytest.raises(SpecError, match="copy 0 did not end at its time limit of 4 steps"):
         guard.step(np.zeros((2, 2), int))
+    guard.reset()  # the steps of the next episode count from its own start
+    for _ in range(3):
+        guard.step(np.zeros((2, 2), int))
+
+
+def test_the_guard_leaves_errors_that_say_what_to_do() -> None:
+    def fault(step: Step) -> Step:
+        raise ConfigError("say it")
+
+    with pytest.raises(ConfigError, match=r"^say it$"):
+        played(faulty(fault))

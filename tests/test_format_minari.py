@@ -226,11 +226,16 @@ def test_faults_are_named(tmp_path: Path) -> None:
         "observations have the parts agent_0, agent_1, its actions agent_0; .*the same keys",
         values(action_space=one),
     )
+    kinds = spaces_of(agent_0={"type": "Discrete", "n": 2}, agent_1=BOX)
+    refused("some agents have continuous actions, others discrete", values(action_space=json.dumps(kinds)))
     refused("the group 'actions' is missing in /episode_1", edit("episode_1/actions", None))
     refused("'agent_1' is missing", edit("episode_1/actions/agent_1", None))
     refused(r"episode_1: agent_1 has shape \(2,\)", edit("episode_1/actions/agent_1", np.zeros(2)))
     refused("terminations of episode_0 is 2", edit("episode_0/terminations", np.full(2, 2)))
     refused("terminal is set at episode 0, step 0", edit("episode_0/terminations", np.ones(2)))
+    refused(
+        "reward holds NaN, first at episode 1, step 1", edit("episode_1/rewards", np.array([0, np.nan, 0]))
+    )
     refused("episode_0 has no step", edit("episode_0/rewards", np.zeros(0)))
     refused("its content is not what its card says", edit("episode_0/rewards", np.zeros(2)))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from marlzoo.data.formats._steps import Layout
 from marlzoo.data.formats.omar import read_omar, sniff
 from marlzoo.data.load import find_reader
 from marlzoo.errors import DataError
@@ -198,6 +199,11 @@ def test_faults_are_named(tmp_path: Path) -> None:
     assert not sniff(tmp_path / "nothing")
     with pytest.raises(DataError, match="is not a folder"):
         read_omar(tmp_path / "nothing")
+
+
+def test_no_steps_are_no_episodes() -> None:
+    with pytest.raises(DataError, match="the dataset is empty"):
+        Layout.from_ends(np.zeros(0, np.bool_))
 
 
 def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.errors import CheckpointError, ConfigError
 from marlzoo.training import precision
 from marlzoo.training.evaluation import evaluate as real_evaluate
-from marlzoo.training.precision import choose
+from marlzoo.training.precision import choose_arithmetic
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset
 
@@ -32,12 +32,12 @@ def learner(method: str = "omiga", **settings: Any) -> Algorithm:
 
 
 def test_the_environment_variable_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(learner()).setting == "highest"
+    assert choose_arithmetic(learner()).setting == "highest"
     monkeypatch.setenv("MARLZOO_MATMUL", "medium")
-    assert choose(learner()).setting == "medium"
+    assert choose_arithmetic(learner()).setting == "medium"
     monkeypatch.setenv("MARLZOO_MATMUL", "best")
     with pytest.raises(ConfigError, match=r"MARLZOO_MATMUL.*highest, high, medium"):
-        choose(learner())
+        choose_arithmetic(learner())
 
 
 def test_a_resumed_run_keeps_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_a_bf16_policy_is_evaluated_in_float32(monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_cannot_be_had() -> None:
     with pytest.raises(ConfigError, match=r"tf32 is for CUDA devices"):
-        choose(learner(), "tf32")
+        choose_arithmetic(learner(), "tf32")
     with pytest.raises(ConfigError, match=r"float32 learners; this one's type is torch\.float64"):
-        choose(learner(dtype=torch.float64), "bf16")
+        choose_arithmetic(learner(dtype=torch.float64), "bf16")
     with pytest.raises(ConfigError, match=r"choose one of float32, tf32, bf16"):
-        choose(learner(), "half")  # type: ignore[arg-type]
+        choose_arithmetic(learner(), "half")  # type: ignore[arg-type]
 
 
 def test_rows_of_another_precision_are_other_runs() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import logging
 import re
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from marlzoo.benchmarks.progress import Display, Stage, last_lines, shortened
 from rich.console import Console
 
 import marlzoo
+from marlzoo.console import inform
 from marlzoo.training import progress
 
 LABEL = "omiga (alpha=0.1, hidden=256) on mamujoco/halfcheetah-6x1, medium-replay"
@@ -99,6 +102,22 @@ def test_the_last_lines_say_what_was_done_and_what_comes_next() -> None:
     ]
     failed = last_lines(folder, 1, 0, ["bc on hopper: no memory"], 1.0)
     assert failed[1:] == ["1 group failed; the same command tries again:", "  bc on hopper: no memory"]
+
+
+def test_messages_go_through_logging(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inform("to those who listen")
+    assert [(record.name, record.levelname) for record in caplog.records] == [("marlzoo", "INFO")]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # of a program that configures nothing
+    inform("a line \x1b[31m with 100 %")
+    assert capsys.readouterr() == ("", "a line \\x1b[31m with 100 %\n")
+    monkeypatch.setattr(logging.getLogger("marlzoo"), "level", logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("marlzoo"), "_cache", {})
+    inform("not wanted")
+    assert capsys.readouterr() == ("", "")
+    assert inspect.signature(marlzoo.train).parameters["log"].default is inform
 
 
 @pytest.mark.parametrize(("shown", "lines"), [(True, 2), (False, 0)])

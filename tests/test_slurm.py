@@ -62,11 +62,12 @@ def test_without_slurm_it_is_one_clear_error_before_any_work(
         main(["bench", "xor", "--status", "--out", str(tmp_path), "--debug"])
 
 
+@pytest.mark.slow
 def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(slurm, "CLUSTER", "local")
-    monkeypatch.setattr(slurm, "POLL", 0.02)
+    monkeypatch.setattr(slurm, "POLL", 0.1)
     advance = slurm._advance
     states: list[str] = []
 
@@ -80,7 +81,7 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
         advance(followed)
 
     monkeypatch.setattr(slurm, "_advance", preempt)
-    suite = suite_of(data=GAME, updates=500, eval_every=20)
+    suite = suite_of(data=GAME, updates=800, eval_every=20)
     run(suite, tmp_path / "slurm", place=Place("slurm"))
     run(suite, tmp_path / "here")
     assert scores(tmp_path / "slurm") == scores(tmp_path / "here")

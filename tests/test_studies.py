@@ -309,6 +309,30 @@ def test_coordination_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (tmp_path / "coordination" / "rows.csv").read_text() == rows
 
 
+# ---- Fine-tuning, and estimates without a simulator ----------------------------------------------------
+
+
+def test_fine_tuning(tmp_path: Path) -> None:
+    module = script("finetune")
+    settings = marlzoo.FinetuneSettings(rollout=2, learn_steps=1, warmup=0)
+    small: dict[str, Any] = {"updates": 2, "env_steps": 16, "episodes": 1, "settings": settings}
+    assert module.main(module.Options(out=tmp_path, seeds=(0, 1), **small)) == 0
+    lines = written(tmp_path / "finetune")
+    assert lines.groupby("strategy").size().to_dict() == dict.fromkeys(module.STRATEGIES, 2 * 3)
+    start = lines[lines["env_steps"] == 0].groupby("seed")["mean_return"]
+    assert (start.nunique() == 1).all()
+
+
+def test_ranks_and_regret_of_estimates() -> None:
+    module = script("ope")
+    lines = pd.DataFrame({"return": [0.0, 1.0, 2.0, 4.0], "fqe": [1.0, 2.0, 3.0, np.nan], "same": 1.0})
+    assert module.score(lines.assign(fqe=lines["return"]), "fqe") == pytest.approx((1.0, 0.0))
+    correlation, regret = module.score(lines, "fqe")  # the best team has no estimate
+    assert regret == pytest.approx(0.5)
+    assert correlation == pytest.approx(-0.2)
+    assert module.score(lines, "same") == pytest.approx((0.0, 1 - 7 / 16))
+
+
 # ---- Convergence ---------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from marlzoo.benchmarks import adaptive, plan
 from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.space import grid_points, parse_values, random_points
 from marlzoo.benchmarks.suites import Learner, find_suite
-from marlzoo.benchmarks.sweeps import Sweep, _at, grid_points, parse_values, random_points
+from marlzoo.benchmarks.sweeps import Sweep, _at
 
 import marlzoo
 from marlzoo.cli import main

@@ -36,7 +36,8 @@ def linear_system(noise: float, episodes: int = 60) -> Dataset:
     """One agent of two entries: ``x' = 0.9 x + (0.5 a, 0) + noise``; it pays -x_0 and ends where x_0 exceeds 0.5."""
     rng, told = np.random.default_rng(0), []
     for _ in range(episodes):
-        x, obs, actions, rewards, terminal = rng.normal(size=2), [], [], [], False
+        x, terminal = rng.normal(size=2), False
+        obs, actions, rewards = list[Any](), list[Any](), list[Any]()
         while not terminal and len(actions) < 10:
             obs.append(x)
             actions.append(rng.uniform(-1, 1, 1))

@@ -33,7 +33,7 @@ from marlzoo.errors import pip_install
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write
 from marlzoo.training.compilation import freed_memory_kept
-from marlzoo.training.precision import choose
+from marlzoo.training.precision import choose_arithmetic
 from marlzoo.training.trainer import make_sampler
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -75,7 +75,7 @@ class Case:
             hidden=size if axis == "hidden" else 256,
         )
         self.sampler = make_sampler(self.algorithm, [data])
-        self.arithmetic = choose(self.algorithm)
+        self.arithmetic = choose_arithmetic(self.algorithm)
         with FlopCounterMode(display=False) as counter:
             self.algorithm.update(self.sampler.next())
         self.operations = counter.get_total_flops()

@@ -41,7 +41,7 @@ from marlzoo.registry import find_method, make_env, method_names, task_spec
 from marlzoo.system.files import write_text_atomic
 from marlzoo.training.compilation import Update, compiled, freed_memory_kept
 from marlzoo.training.evaluation import evaluate
-from marlzoo.training.precision import Arithmetic, choose
+from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.trainer import make_sampler, prepare
 
 EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
@@ -96,7 +96,7 @@ def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
     algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
     prepare(algorithm, [data])
     sampler = make_sampler(algorithm, [data])
-    arithmetic = choose(algorithm)
+    arithmetic = choose_arithmetic(algorithm)
     with FlopCounterMode(display=False) as counter:
         algorithm.update(sampler.next())
     update = compiled(algorithm) if options.compile else algorithm.update

@@ -97,7 +97,11 @@ class Dyna(Algorithm):
         self._own_fields = self.fields
         self.fields = tuple(dict.fromkeys((*self.fields, *self.world.fields)))
         whole = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-        self._shapes = {"frame": (self.world.size,), "next_frame": (self.world.size,), "action": whole}
+        self._shapes: dict[str, tuple[int, ...]] = {
+            "frame": (self.world.size,),
+            "next_frame": (self.world.size,),
+            "action": whole,
+        }
         self._shapes |= {"agent_reward": (spec.n_agents,), "mask": ()}
         self.register_buffer("chain", self.init.constant(0.0, c.dyna_starts, self.world.size).data)
         self.register_buffer("age", self.init.constant(c.dyna_horizon, c.dyna_starts).data.long())
@@ -149,7 +153,8 @@ class Dyna(Algorithm):
     @property
     def batch_rows(self) -> int:
         """Steps for the world model's members, or for the method and the chains' starts."""
-        return max(self.world.rows, self.config.batch_size + self.config.dyna_starts)
+        rows: int = max(self.world.rows, self.config.batch_size + self.config.dyna_starts)
+        return rows
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """The method's own, and those for chains and mixture."""

@@ -103,7 +103,8 @@ def aleatoric(std: Tensor) -> Tensor:
     Returns:
         ``[R, B]``.
     """
-    return torch.linalg.vector_norm(std.square(), dim=-1).amax(1)
+    norms: Tensor = torch.linalg.vector_norm(std.square(), dim=-1)
+    return norms.amax(1)
 
 
 def reward_variance(reward: Tensor) -> Tensor:
@@ -222,7 +223,7 @@ class WorldModel(nn.Module):
     def split(self, frame: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inverse of :meth:`frame`."""
         n, size = self.spec.n_agents, self.spec.obs_size
-        obs = frame[..., : n * size].unflatten(-1, (n, size))
+        obs = frame[..., : n * size].reshape(*frame.shape[:-1], n, size)
         return obs, frame[..., n * size :] if self.state else None
 
     @torch.no_grad()
@@ -301,7 +302,7 @@ class WorldModel(nn.Module):
 
     def _per_member(self, x: Tensor) -> Tensor:
         """``[R, rows, ...] -> [R, K, B, ...]``, every member's own steps."""
-        return x[:, : self.rows].unflatten(1, (self.config.members, self.config.model_batch))
+        return x[:, : self.rows].reshape(len(x), self.config.members, self.config.model_batch, *x.shape[2:])
 
     def _account(self, distance: Tensor, held_out: Tensor) -> None:
         """Take in errors ``[R, K, B]`` of the held-out steps."""
@@ -370,7 +371,8 @@ def _nll(mean: Tensor, log_std: Tensor, target: Tensor, scale: Tensor) -> Tensor
 
 
 def _distance(mean: Tensor, target: Tensor, scale: Tensor) -> Tensor:
-    return torch.linalg.vector_norm((mean - target) * (scale > 0), dim=-1)
+    distance: Tensor = torch.linalg.vector_norm((mean - target) * (scale > 0), dim=-1)
+    return distance
 
 
 def _over(x: Tensor, scale: Tensor) -> Tensor:

@@ -181,16 +181,15 @@ def _episodes(
 ) -> Episodes:
     """The data episode by episode, padded, with the ratios of all teams."""
     logged = torch.from_numpy(np.array(data.action))
-    agrees: Floats = (
-        (actions == logged).all(-1).double().mean(1).numpy()[:, data.sources]
-    )  # [R, M] share of samples
+    # Share of the policy's samples that are the logged team action, [R, M].
+    agrees: Floats = (actions == logged).all(-1).double().mean(1).numpy()[:, data.sources]
     longest = int(data.lengths.max())
     steps = np.arange(longest + 1)
     rows = data.starts[:, None] + np.minimum(steps, data.lengths[:, None])  # [E, L + 1]
     real = steps[:-1] < data.lengths[:, None]
     ratio = np.ones((len(agrees), *real.shape))
     ratio[:, real] = agrees * np.exp(-log_behavior)
-    ratio = np.cumprod(ratio, axis=-1)
+    ratio = np.multiply.accumulate(ratio, axis=-1)
     team = data.reward.mean(-1) if data.reward.ndim == 2 else data.reward
     reward = np.where(real, team[rows[:, :-1]], 0.0).astype(np.float64)
     if values is None:

@@ -25,6 +25,7 @@ import tyro
 from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.console import inform
 from marlzoo.errors import ConfigError
 from marlzoo.recording.collect import play, repeatable
 from marlzoo.registry import make, make_env, task_spec
@@ -154,11 +155,9 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
     def show(done: int, total: int, points: list[CurvePoint]) -> None:
         for point in points:
             if point.mean_return is not None:
-                print(
+                inform(
                     f"{task}: update {done}/{total}, {point.steps:,} steps, return {point.mean_return:.1f} "
-                    f"± {point.std_return:.1f}, length {point.mean_length:.0f}, {point.seconds:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
+                    f"± {point.std_return:.1f}, length {point.mean_length:.0f}, {point.seconds:.0f} s"
                 )
 
     try:

@@ -21,6 +21,7 @@ from marlzoo.system.files import output_error, write_text_atomic
 from marlzoo.training.evaluation import Evaluation, Metrics
 
 POINTS = 200  # of a metric's curve over a whole run
+DIGITS = ".6g"  # of a metric
 
 Floats = NDArray[np.float64]
 
@@ -133,7 +134,8 @@ class MetricsFile:
 
     def log_metrics(self, updates: int, metrics: Metrics) -> None:
         """Add a line per replica."""
-        point = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        # As a resumed run reads them, so that what is derived from them is the same without an interruption.
+        point = {name: _rounded(value) for name, value in metrics.items()}
         self._points[updates] = point
         new = [name for name in point if name not in self._columns]
         if new:
@@ -186,7 +188,7 @@ class MetricsFile:
         """A line per replica, with its checksum."""
         found = []
         for r, replica in enumerate(self._keys()):
-            values = [f"{point[name][r]:.6g}" if name in point else "" for name in self._columns]
+            values = [f"{point[name][r]:{DIGITS}}" if name in point else "" for name in self._columns]
             cells = [str(updates), *replica.values(), *values]
             found.append([*cells, line_checksum(self._header(), cells)])
         return found
@@ -201,6 +203,10 @@ class MetricsFile:
             self._file.flush()
         except OSError as error:
             raise output_error(self.path, error) from error
+
+
+def _rounded(values: Any) -> Floats:
+    return np.array([float(f"{value:{DIGITS}}") for value in np.asarray(values, np.float64)])
 
 
 def _texts(replica: Mapping[str, Any]) -> dict[str, str]:

@@ -35,7 +35,7 @@ class TensorBoardLogger:
         done = algorithm.updates
         for replica, name in enumerate(self._target.names(algorithm)):
             try:
-                writer = SummaryWriter(str(self._folder / name), purge_step=done + 1 if done else 0)  # type: ignore[no-untyped-call]
+                writer = SummaryWriter(str(self._folder / name), purge_step=done + 1 if done else 0)
             except OSError as error:
                 raise output_error(self._folder, error) from error
             self._writers.append(writer)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import Precision
+from marlzoo.console import inform
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
@@ -61,7 +62,7 @@ def train(
     background_eval: bool | None = None,
     task: str = "",
     env_options: Mapping[str, Any] | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = inform,
     on_progress: Callable[[int, Metrics], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     on_checkpoint: Callable[[Path], None] | None = None,
@@ -92,7 +93,7 @@ def train(
             reported with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
         task: full name of the task, which the checkpoint keeps; default: as the data or the environment say.
         env_options: options of the task's environment, which the checkpoint keeps.
-        log: called with a one-line message for notable events.
+        log: called with a one-line message for notable events; default: the logger ``marlzoo`` of :mod:`logging`.
         on_progress: called with the updates done and the last metrics.
         on_evaluation: called with every evaluation, on resuming also with those already done.
         on_checkpoint: called with the file of the run's state after every save.
