@@ -62,7 +62,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_generated_parts_are_current(generated: Any) -> None:
     parts = generated.parts(ROOT)
-    assert generated.fill(TEXT, parts) == TEXT, "run: make readme"
+    assert generated.fill(TEXT, parts) == TEXT, "run: make results"
     assert all(len(part.splitlines()) > 4 for part in parts.values())
 
 
@@ -79,7 +79,7 @@ def test_the_page_of_the_results_is_current(generated: Any) -> None:
 
     page = ROOT / "results" / "README.md"
     text = page.read_text()
-    assert generated.fill(text, published.parts(ROOT), "results/README.md") == text, "run: make readme"
+    assert generated.fill(text, published.parts(ROOT), "results/README.md") == text, "run: make results"
     for picture in re.findall(r"!\[\w+\]\(([^)]+)\)", text):
         assert (page.parent / picture).exists()
 
@@ -99,7 +99,7 @@ def test_the_figure_is_that_of_the_committed_rows(generated: Any, tmp_path: Path
         pytest.skip("another matplotlib draws other bytes")
     figures.save(figures.draw(Results.of(generated.rows(ROOT))), tmp_path / "curves.svg")
     drawn = (ROOT / "docs" / "_static" / "curves.svg").read_bytes()
-    assert (tmp_path / "curves.svg").read_bytes() == drawn, "run: make readme"
+    assert (tmp_path / "curves.svg").read_bytes() == drawn, "run: make results"
 
 
 def test_missing_marks_are_named(generated: Any) -> None:
