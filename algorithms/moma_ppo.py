@@ -91,6 +91,8 @@ class MOMAPPO(Algorithm):
     config_class = MOMAPPOConfig
     actions: ClassVar[tuple[ActionKind, ...]] = ("continuous",)
     presets: ClassVar = {
+        "mamujoco": {},  # the defaults are the paper's, for its robots
+        "mpe": {},  # which the paper does not have
         "games": {
             **{"members": 5, "elites": 4, "model_hidden": 64, "model_layers": 2, "model_updates": 1000},
             **{"model_lr": 1e-3, "model_batch": 128, "hidden": 64, "lr": 1e-3, "starts": 64},

@@ -263,10 +263,8 @@ class MADiff(Algorithm):
         first = torch.arange(rows.shape[-1], device=rows.device) == 0
         weight = rows * torch.where(first, 1.0 - known.unsqueeze(-1), torch.ones_like(rows))
         weight = weight.unsqueeze(-1) * self.obs_dimensions.unsqueeze(1)
-        error: Tensor = ((found - drawn["noise"]).square() * weight).flatten(1).sum(1) / weight.flatten(
-            1
-        ).sum(1)
-        return error
+        error: Tensor = (found - drawn["noise"]).square() * weight
+        return error.flatten(1).sum(1) / weight.flatten(1).sum(1)
 
 
 def pinned(x: Tensor, present: Tensor, known: Tensor) -> Tensor:

@@ -351,7 +351,7 @@ def test_only_the_named_copies_move(name: str) -> None:
         assert not (step.terminal | step.truncated)[still].any()
         assert step.obs.shape == (6, spec.n_agents, spec.obs_size)
         assert step.state.shape == (6, spec.state_size)
-        if name != "t-maze":
+        if name not in {"t-maze", "iterated-coordination"}:  # which start at random
             assert (step.obs[still] == before[still]).all()
 
 

@@ -43,6 +43,8 @@ MEANINGS = {
     "mac_flow:distillation_loss": "Distance of the one-step policies from the flow's actions, summed over agents.",
     "madiff:diffusion_loss": "Squared error of the predicted noise where the plan is not known.",
     "madiff:inverse_loss": "Error of the actions that are inferred from consecutive observations.",
+    "moma_ppo:model_loss": "Negative log likelihood of the world model's predictions (first stage).",
+    "moma_ppo:held_out_error": "Squared error of the world model's predictions on held-out episodes (first stage).",
     "omiga:z_max": "Largest exponent of the policy's weights, before it is bounded.",
     "iddpg_bc:lambda": "Scale of the value term beside the cloning term.",
     "td3_bc:lambda": "Scale of the value term beside the cloning term.",
