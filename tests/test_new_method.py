@@ -267,6 +267,9 @@ def test_a_plugin_that_fails_or_takes_a_name_disturbs_nothing(
 
 FAULTS = {
     "lockstep_equals_single_runs": ("mean_over(error) +", "mean_over(error) * mean_over(error).max() +"),
+    "lockstep_equals_single_runs of settings": (
+        "mean_over(error) +", "mean_over(error) * self.hyperparameter('lr')[0] * 1e3 +",
+    ),
     "nan_stays_in_its_replica": ("mean_over(error) +", "mean_over(error).sum() * mean_over(error) +"),
     "finite_and_moves": ("self.add_optimizer(policy=self.actor)", "self.add_optimizer(policy=self.actor.layers[0])"),
     "acts_legally_and_repeats": (
@@ -283,8 +286,9 @@ def test_the_battery_finds_faults(plugin: Path, tmp_path: Path, check: str) -> N
     assert old in text
     (plugin / "toy_faulty.py").write_text(text.replace(old, new))
     (plugin / "toy_sound.py").write_text(method_file("toy_sound"))
-    sound = [c for c in battery("toy_sound") if c.name.startswith(check)]
-    faulty = [c for c in battery("toy_faulty") if c.name.startswith(check)]
+    name = check.partition(" ")[0]
+    sound = [c for c in battery("toy_sound") if c.name.startswith(name)]
+    faulty = [c for c in battery("toy_faulty") if c.name.startswith(name)]
     assert len(sound) == len(faulty) > 0
     for found in sound:
         found(tmp_path)
