@@ -198,6 +198,23 @@ def place(name: str, source: Source) -> str:
     return f"{name}/{source.task.replace('/', '-')}-{source.quality}"
 
 
+def points(groups: Sequence[tuple[str, Floats]]) -> Callable[[Any], None]:
+    """Draws a mark per seed above the label of each group.
+
+    Args:
+        groups: labels, and values of the seeds.
+    """
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for place, (_, reached) in enumerate(groups):
+            ax.plot([place] * len(reached), reached, "o")
+        ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=6)
+        ax.set_ylabel("value")
+
+    return draw
+
+
 def curve(
     ax: Any, x: Sequence[float], samples: Sequence[Floats], label: str, joined: bool = True, **style: Any
 ) -> None:

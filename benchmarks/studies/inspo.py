@@ -153,16 +153,9 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('inspo')}`.",
     ]
 
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for k, (_, reached) in enumerate(groups):
-            ax.plot([k] * len(reached), reached, "o")
-        ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=6)
-        ax.set_ylabel("value")
-
     header = [*keys, "value", "exact"]
     sheet = study.table("InSPO on games with several equilibria", header, body, notes)
-    return study.Study("inspo", sheet, numbers, draw)
+    return study.Study("inspo", sheet, numbers, study.points(groups))
 
 
 def main(options: Options) -> int:

@@ -100,15 +100,8 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('mac_flow')}`.",
     ]
 
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for k, (_, reached) in enumerate(groups):
-            ax.plot([k] * len(reached), reached, "o")
-        ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=6)
-        ax.set_ylabel("value")
-
     sheet = study.table("MAC-Flow on data with two conventions", [*keys, "value", "cloning"], body, notes)
-    return study.Study("mac_flow", sheet, numbers, draw)
+    return study.Study("mac_flow", sheet, numbers, study.points(groups))
 
 
 def main(options: Options) -> int:

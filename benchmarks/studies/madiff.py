@@ -101,15 +101,8 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('madiff')}`.",
     ]
 
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for k, (_, reached) in enumerate(groups):
-            ax.plot([k] * len(reached), reached, "o")
-        ax.set_xticks(range(len(groups)), [label for label, _ in groups])
-        ax.set_ylabel("value")
-
     sheet = study.table("MADiff's modes on XOR D2", [*COLUMNS[:3], "value", "coherent"], body, notes)
-    return study.Study("madiff", sheet, numbers, draw)
+    return study.Study("madiff", sheet, numbers, study.points(groups))
 
 
 def main(options: Options) -> int:

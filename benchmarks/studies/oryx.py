@@ -91,15 +91,8 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('oryx')}`.",
     ]
 
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for k, (_, reached) in enumerate(groups):
-            ax.plot([k] * len(reached), reached, "o")
-        ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=6)
-        ax.set_ylabel("value")
-
     sheet = study.table("Acting in turn and memory", [*keys, "value", "cloning"], body, notes)
-    return study.Study("oryx", sheet, numbers, draw, size=(10.0, 4.5))
+    return study.Study("oryx", sheet, numbers, study.points(groups), size=(10.0, 4.5))
 
 
 def main(options: Options) -> int:
