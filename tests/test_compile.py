@@ -113,19 +113,20 @@ def test_what_compiling_for_a_gpu_needs(
     assert [missing in line for line in said] == [True] * bool(missing)
 
 
-# In a process of its own, whose heap holds nothing else: pages handed out while 80 MB are filled and freed again and
-# again, and resident megabytes afterwards; before, inside, and after.
+# In a process of its own, whose heap holds nothing else: pages handed out while 80 MB are filled and freed again, in
+# the middle one of nine rounds (a small block may land in the gap, and then one round needs a new one), and resident
+# megabytes afterwards; before, inside, and after.
 MEMORY = """
-import resource, torch
+import resource, statistics, torch
 from marlzoo.training.compilation import freed_memory_kept
 
-def measure():
-    for _ in range(2):
-        torch.ones(20_000_000)
+def pages_of_a_round():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(8):
-        torch.ones(20_000_000)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident())
+    torch.ones(20_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def measure():
+    print(int(statistics.median(pages_of_a_round() for _ in range(9))), resident())
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
