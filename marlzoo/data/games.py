@@ -15,6 +15,7 @@ from marlzoo.envs._bridge import passages
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.task import TaskName
 from marlzoo.version import __version__
 
 Actions = NDArray[Any]
@@ -206,7 +207,7 @@ def _xor_opposite(game: games.Game, rng: Random) -> Act:
 
 def _pass(game: games.Game, rng: Random) -> Act:
     """Both ways round in equal shares, yielding upwards, downwards or sideways."""
-    ways = passages(game.task.rpartition("/")[2])
+    ways = passages(TaskName.parse(game.task).name)
     weights = np.outer((1.0, 1.0), PASSAGE_COUNTS[: len(ways) // 2])
     joint = ways[_shares(weights.ravel(), game.num_envs, rng)]
     return lambda g, t: joint[:, t]

@@ -18,7 +18,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
 from marlzoo.data.load import load_dataset
-from marlzoo.data.names import SUFFIX, dataset_path, is_name
+from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.replicas import derive
 from marlzoo.version import __version__
@@ -216,7 +216,7 @@ def _card(
     labels = [card.quality or "unnamed" for card in cards]
     if len(set(shares)) > 1:
         labels = [f"{label}{100 * share:g}" for label, share in zip(labels, shares, strict=True)]
-    quality = name.rpartition("/")[2] or "-".join(labels)
+    quality = DatasetName.parse(name).quality if name else "-".join(labels)
     arguments = " ".join(f"{text}:{share!r}" for text, share in parts)
     size = "" if transitions is None else f" --transitions {transitions}"
     return Card(
