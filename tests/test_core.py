@@ -400,6 +400,20 @@ def test_spec_checks() -> None:
     assert spec.differences(toy_spec("discrete"))[0].startswith("action_kind: continuous != discrete")
 
 
+def test_a_spec_lays_out_the_arrays_of_its_data() -> None:
+    spec = replace(toy_spec("discrete"), reward_per_agent=True)
+    layout = spec.layout()
+    assert list(layout) == ["obs", "state", "action", "reward", "terminal", "truncated", "action_mask"]
+    assert layout["action"] == ((spec.n_agents,), np.int64, 0)
+    assert layout["reward"].new(3, 2).shape == (3, 2, spec.n_agents)
+    assert layout["action_mask"].new(2).all()
+    assert toy_spec().layout()["action"].shape == (toy_spec().n_agents, toy_spec().action_size)
+    data = toy_dataset("continuous")
+    arrays = {name: getattr(data, name) for name in (*data.own_arrays, "starts")}
+    with pytest.raises(DataError, match="action_mask is given, but the task's actions are continuous"):
+        Dataset.create(data.spec, **arrays, action_mask=np.ones((data.rows, 2, 1), np.bool_))
+
+
 def test_offline_methods_have_presets_for_the_domains_of_their_actions() -> None:
     domains = {"continuous": {"mamujoco", "mpe"}, "discrete": {"smac"}}
     for name in list_methods().modules:

@@ -187,11 +187,11 @@ def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Data
     lengths = np.concatenate([part.last - part.first for part in taken]) + 1
     total, first = int(lengths.sum()), parents[0]
     shared = all(parent.state_is_obs for parent in parents)
-    names = ["obs", "action", "reward", "terminal", "truncated"]
-    names += ([] if shared else ["state"]) + ([] if first.action_mask is None else ["action_mask"])
     arrays: dict[str, Any] = {}
-    for name in names:
+    for name in first.spec.layout():
         like = getattr(first, name)
+        if like is None or (name == "state" and shared):
+            continue
         arrays[name], begin = allocate((total, *like.shape[1:]), like.dtype.type), 0
         for parent, chosen in zip(parents, rows, strict=True):
             np.take(getattr(parent, name), chosen, axis=0, out=arrays[name][begin : begin + len(chosen)])
