@@ -18,6 +18,7 @@ from tests.mutants import ROOT, Fault, planted
 
 PARTS = ("marlzoo", "algorithms", "baselines", "benchmarks", "tests", "pyproject.toml", "README.md")
 LIMIT = 600  # seconds; a fault that makes a test run forever has been noticed
+TOLD = "told.txt"  # in the copy: what the last run of pytest printed
 PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit statuses; BROKEN: a test file could not be imported
 # Runs pytest in a fork per line of arguments, after the slow imports, and answers with its exit status. Imports must
 # find the copy, also where an editable install is asked before the path. Pytest would compile the modules of its
@@ -37,9 +38,9 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        told = os.open({TOLD!r}, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         for stream in range(3):
-            os.dup2(nowhere, stream)
+            os.dup2(told, stream)
         os._exit(pytest.main(arguments))
     signal.alarm({LIMIT})
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -86,6 +87,10 @@ class Copy:
         if not answer:
             raise RuntimeError(f"pytest {' '.join(tests)}: the process that runs the tests ended")
         return int(answer)
+
+    def told(self) -> str:
+        """The end of what pytest printed last."""
+        return (self.folder / TOLD).read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def close(self) -> None:
         """End the process."""
@@ -155,7 +160,7 @@ class Field:
             if copy.run_tests(faults[0].tests) != PASSED:
                 raise RuntimeError(
                     f"{faults[0].listing}: pytest {' '.join(faults[0].tests)} fails without any fault; "
-                    "mend that first"
+                    f"mend that first:\n{copy.told()}"
                 )
         alive = []
         with ThreadPoolExecutor(self.size) as pool:
