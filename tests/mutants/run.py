@@ -39,8 +39,8 @@ for line in sys.stdin:
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         told = os.open({TOLD!r}, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        for stream in range(3):
-            os.dup2(told, stream)
+        for stream, file in enumerate((os.open(os.devnull, os.O_RDONLY), told, told)):
+            os.dup2(file, stream)
         os._exit(pytest.main(arguments))
     signal.alarm({LIMIT})
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
