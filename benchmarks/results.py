@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from marlzoo.errors import DataError, UnknownNameError
 
 from .row import COLUMNS, RUN, SCHEMA, Row, explain, frame, from_line, merge, to_line
-from .store import Format, Line, Store
+from .store import PACKED, Format, Line, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,14 +45,15 @@ class ResultsFile:
     """The rows in ``rows.csv`` and the episodes in ``episodes.csv`` beside it.
 
     Several processes may append; what was appended survives a kill. Until :meth:`publish` new rows are in
-    ``rows.journal`` beside the file; :meth:`rows` reads both. See :mod:`marlzoo.benchmarks.store`.
+    ``rows.journal`` beside the file; :meth:`rows` reads both. See :mod:`marlzoo.benchmarks.store`. The files may be
+    compressed (``rows.csv.gz``) and stay so.
 
     Args:
-        path: the CSV file of the rows; need not exist yet.
+        path: the CSV file of the rows, with or without ``.gz``; need not exist yet.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(os.fspath(path).removesuffix(PACKED))
         self._rows = Store(self.path, Format(SCHEMA, ("run", *COLUMNS), merge, REMEDY, explain))
         self._episodes = Store(
             self.path.with_name("episodes.csv"),
@@ -132,6 +133,19 @@ class ResultsFile:
         self._episodes.publish(lazy=lazy)
         self._rows.publish(lazy=lazy)
 
+    def compress(self, wanted: bool = True) -> list[Path]:
+        """Bring rows, episodes and replaced rows into compressed files, or back into plain ones.
+
+        Returns:
+            The files that were made.
+
+        Raises:
+            DataError: one is broken.
+            OutputError: one cannot be written; it is left as it was.
+        """
+        stores = (self._rows, self._episodes, self._replaced)
+        return [store.packed if wanted else store.path for store in stores if store.compress(wanted)]
+
     def close(self) -> None:
         """This process has nothing more to append for now."""
         self._episodes.close()
@@ -150,6 +164,19 @@ class ResultsFile:
         self._replaced.publish()
         removed = set(lines)
         return [from_line(place, line) for line in self._rows.remove(lambda line: line in removed)]
+
+
+def compress(folder: Path, wanted: bool = True) -> list[Path]:
+    """Compress the results in a folder and the folders below it, or bring them back; returns the files made.
+
+    Raises:
+        DataError: no such folder, or a file is broken.
+        OutputError: a file cannot be written; it is left as it was.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; name the folder that holds rows.csv")
+    places = {path.parent for name in ("rows.csv", f"rows.csv{PACKED}") for path in folder.rglob(name)}
+    return [made for place in sorted(places) for made in ResultsFile(place / "rows.csv").compress(wanted)]
 
 
 def _merge_episodes(lines: Iterable[Line]) -> list[Line]:

@@ -73,7 +73,7 @@ def comparison(
             {name: runs.returns[name][dataset] for name in found if dataset in runs.returns.get(name, {})}
         )
         sheet.best.append({2 + learners.index(name) for name in marked if len(learners) > 1})
-    tested = cells.loc[cells["failed"] == 0, "seeds"].min() >= LEAST
+    tested = cells.loc[(cells["failed"] == 0) & (cells["seeds"] > 0), "seeds"].min() >= LEAST
     sheet.notes = captions(cells, list(notes), tested and len(learners) > 1, command)
     if len(learners) > len(datasets) or sheet.width() + sum(map(bool, sheet.best)) > WIDTH:
         turned = sheet.transposed()
@@ -243,12 +243,14 @@ def estimate(value: Estimate, digits: int) -> str:
 
 
 def cell(line: pd.Series) -> str:
-    """Mean and spread, with the number of replicas that diverged or failed."""
+    """Mean and spread, with the number of replicas that diverged, failed or have not finished."""
     text = plus_minus(line["mean"], line["std"])
     if line["diverged"]:
         text += f" d{line['diverged']}/{line['seeds']}"
-    if line["failed"]:
-        text += f" f{line['failed']}/{line['seeds'] + line['failed']}"
+    runs = line["seeds"] + line["failed"] + line["unfinished"]
+    for letter, count in (("f", line["failed"]), ("u", line["unfinished"])):
+        if count:
+            text += f" {letter}{count}/{runs}"
     return text
 
 

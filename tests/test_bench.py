@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import estimate, plan, runner, trainer
+from marlzoo.benchmarks import estimate, membership, plan, runner, trainer
+from marlzoo.benchmarks.bench import bench
 from marlzoo.benchmarks.progress import Clock, Stage
 from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.split import cores
@@ -284,6 +285,23 @@ def test_tables_have_the_order_of_the_suite(tmp_path: Path) -> None:
     assert shown[:2] == ["D3", "D1"]
     header = next(line for line in lines if line.startswith("| dataset"))
     assert [cell.strip() for cell in header.split("|")[1:-1]] == ["dataset", "(data)", "iql", "bc"]
+
+
+def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp_path: Path) -> None:
+    """Other methods, and other datasets, whose data need not be there."""
+    suite = suite_of(
+        data=(Data("games/xor", "D1"), Data("games/xor", "D3")),
+        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
+        seeds=(0,),
+    )
+    bench(suite, out=tmp_path, quiet=True)
+    whole = (tmp_path / "unit" / "table.csv").read_text()
+    bench(suite, methods=["bc"], out=tmp_path, quiet=True)
+    assert (tmp_path / "unit" / "table.csv").read_text() == whole
+    assert "rows are of other data" not in run(replace(suite, data=suite.data[:1]), tmp_path, whole=suite)
+    assert (tmp_path / "unit" / "table.csv").read_text() == whole
+    changed = membership.whole(suite, replace(suite, data=suite.data[1:], learners=suite.learners[1:]))
+    assert changed == suite
 
 
 def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:
