@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -41,8 +42,23 @@ class Episodes:
     wins: tuple[bool, ...] = ()
 
 
+@dataclass(frozen=True)
+class Estimated:
+    """A return that was estimated from the training data, not measured; see :mod:`marlzoo.benchmarks.choice`.
+
+    Args:
+        run: the row's run, see :attr:`Row.run`.
+        updates: the row's.
+        value: expected discounted return.
+    """
+
+    run: str
+    updates: int
+    value: float
+
+
 class ResultsFile:
-    """The rows in ``rows.csv`` and the episodes in ``episodes.csv`` beside it.
+    """The rows in ``rows.csv``, the episodes in ``episodes.csv`` and estimates in ``estimates.csv`` beside it.
 
     Several processes may append; what was appended survives a kill. Until :meth:`publish` new rows are in
     ``rows.journal`` beside the file; :meth:`rows` reads both. See :mod:`marlzoo.benchmarks.store`. The files may be
@@ -57,9 +73,12 @@ class ResultsFile:
         self._rows = Store(self.path, Format(SCHEMA, ("run", *COLUMNS), merge, REMEDY, explain))
         self._episodes = Store(
             self.path.with_name("episodes.csv"),
-            Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _merge_episodes, REMEDY),
+            Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _newest, REMEDY),
         )
-
+        self._estimates = Store(
+            self.path.with_name("estimates.csv"),
+            Format(SCHEMA, ("run", "updates", "value"), _newest, REMEDY),
+        )
         self._replaced = Store(
             self.path.with_name(REPLACED), Format(SCHEMA, ("run", *COLUMNS), list, REMEDY, explain)
         )
@@ -68,15 +87,17 @@ class ResultsFile:
         """Whether there is a file, or a journal of one."""
         return self._rows.exists()
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
+    def append(
+        self, rows: Iterable[Row], episodes: Iterable[Episodes] = (), estimates: Iterable[Estimated] = ()
+    ) -> None:
         """Add rows; a row of the same run and update count is replaced, so that repeating a step is harmless.
 
         Raises:
             OutputError: they cannot be written.
         """
-        self._episodes.append(
-            [_episodes_line(found) for found in episodes]
-        )  # first: every row has its episodes
+        # First: every row has its episodes.
+        self._episodes.append([_episodes_line(found) for found in episodes])
+        self._estimates.append([(each.run, str(each.updates), repr(each.value)) for each in estimates])
         self._rows.append([to_line(row) for row in rows])
 
     def rows(self) -> list[Row]:
@@ -96,13 +117,28 @@ class ResultsFile:
         found = [_episodes(self._episodes.path, line) for line in self._episodes.read()]
         return {(each.run, each.updates): each for each in found}
 
+    def estimates(self) -> dict[tuple[str, int], float]:
+        """The estimated returns that are there, by run and updates.
+
+        Raises:
+            DataError: as for :meth:`rows`.
+        """
+        try:
+            return {(run, int(count)): float(value) for run, count, value in self._estimates.read()}
+        except ValueError as error:
+            raise DataError(f"{self._estimates.path}: {error}; {REMEDY}") from None
+
     def read(self) -> pd.DataFrame:
-        """All rows as a table with the columns ``run`` and :data:`COLUMNS`.
+        """All rows as a table with the columns ``run`` and :data:`COLUMNS`, and ``estimate`` where there are some.
 
         Raises:
             DataError: the file is no results file, or was cut or edited.
         """
-        return frame(self.rows())
+        made, known = frame(self.rows()), self.estimates()
+        if not known:
+            return made
+        pairs = zip(made["run"], made["updates"], strict=True)
+        return made.assign(estimate=[known.get(pair, math.nan) for pair in pairs])
 
     def has(self, **values: Any) -> bool:
         """Whether some row has all the given column values.
@@ -117,8 +153,8 @@ class ResultsFile:
         return any(all(getattr(row, k) == v for k, v in values.items()) for row in self.rows())
 
     def faults(self) -> list[str]:
-        """Every damaged line of rows, episodes and replaced rows, a text each; empty where all are sound."""
-        return [fault for store in (self._rows, self._episodes, self._replaced) for fault in store.faults()]
+        """Every damaged line of rows and of the files beside them, a text each; empty where all are sound."""
+        return [fault for store in self._stores() for fault in store.faults()]
 
     def overwrite(self, rows: Iterable[Row]) -> None:
         """Replace the file of rows as one step; journals stay. The caller holds the lock of its folder.
@@ -130,11 +166,11 @@ class ResultsFile:
 
     def publish(self, *, lazy: bool = False) -> None:
         """Bring all rows of finished writers into the CSV files; see :meth:`Store.publish`."""
-        self._episodes.publish(lazy=lazy)
-        self._rows.publish(lazy=lazy)
+        for store in (self._episodes, self._estimates, self._rows):
+            store.publish(lazy=lazy)
 
     def compress(self, wanted: bool = True) -> list[Path]:
-        """Bring rows, episodes and replaced rows into compressed files, or back into plain ones.
+        """Bring rows and the files beside them into compressed ones, or back into plain ones.
 
         Returns:
             The files that were made.
@@ -143,13 +179,15 @@ class ResultsFile:
             DataError: one is broken.
             OutputError: one cannot be written; it is left as it was.
         """
-        stores = (self._rows, self._episodes, self._replaced)
-        return [store.packed if wanted else store.path for store in stores if store.compress(wanted)]
+        return [store.packed if wanted else store.path for store in self._stores() if store.compress(wanted)]
 
     def close(self) -> None:
         """This process has nothing more to append for now."""
-        self._episodes.close()
-        self._rows.close()
+        for store in (self._episodes, self._estimates, self._rows):
+            store.close()
+
+    def _stores(self) -> tuple[Store, ...]:
+        return self._rows, self._episodes, self._estimates, self._replaced
 
     def remove(self, unwanted: Callable[[Row], bool]) -> list[Row]:
         """Take rows out, and keep them in ``replaced.csv`` beside the file.
@@ -179,7 +217,7 @@ def compress(folder: Path, wanted: bool = True) -> list[Path]:
     return [made for place in sorted(places) for made in ResultsFile(place / "rows.csv").compress(wanted)]
 
 
-def _merge_episodes(lines: Iterable[Line]) -> list[Line]:
+def _newest(lines: Iterable[Line]) -> list[Line]:
     return list({line[:2]: line for line in lines}.values())
 
 

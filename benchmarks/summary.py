@@ -130,14 +130,16 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     ``updates`` (of the runs with a result; without any, fewest and ``updates_max`` of the others), ``budget``
     (most updates of any run on the same data), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``best``
     (mean over seeds of the highest return that any evaluation of a run had; biased upwards, so nothing is ranked
-    by it), ``evaluations`` (fewest of a run), ``iqm``, ``iqm_low``, ``iqm_high`` (95 % bootstrap, from three
-    seeds on), ``score`` and ``score_iqm`` (normalized, see :func:`marlzoo.benchmarks.references.ends`),
-    ``win_rate``, ``diverged`` (replicas), ``value``, ``moving`` (drift of values that had not converged, else
-    NaN), ``weight_ess``, ``behavior`` (the dataset's mean return), ``published``, ``published_std``,
-    ``published_in``, ``codes`` (versions of the code), ``tuning``, ``seconds`` (training time of the lockstep
-    groups that the runs were part of) and ``seconds_per_run``.
+    by it), ``evaluations`` (fewest of a run), ``chosen`` (mean over seeds of the return of the checkpoint with
+    the highest estimate, where returns were estimated), ``estimates`` (fewest of a run), ``iqm``, ``iqm_low``,
+    ``iqm_high`` (95 % bootstrap, from three seeds on), ``score`` and ``score_iqm`` (normalized, see
+    :func:`marlzoo.benchmarks.references.ends`), ``win_rate``, ``diverged`` (replicas), ``value``, ``moving``
+    (drift of values that had not converged, else NaN), ``weight_ess``, ``behavior`` (the dataset's mean return),
+    ``published``, ``published_std``, ``published_in``, ``codes`` (versions of the code), ``tuning``, ``seconds``
+    (training time of the lockstep groups that the runs were part of) and ``seconds_per_run``.
     """
     final = outcomes(rows).merge(_highest(rows), on=list(RUN), how="left")
+    final = final.merge(_chosen(rows), on=list(RUN), how="left")
     # A run that failed does not say how its policy acts: it stands with the runs of its configuration that do.
     known = final[final["error"] == ""].drop_duplicates(["method", "config_hash"])
     execution = dict(
@@ -159,6 +161,17 @@ def _highest(rows: pd.DataFrame) -> pd.DataFrame:
     finite = renamed["mean_return"].where(np.isfinite(renamed["mean_return"]))
     by = renamed.assign(mean_return=finite).groupby(list(RUN), sort=False, dropna=False)["mean_return"]
     return pd.DataFrame({"highest": by.max(), "evaluations": by.size()}).reset_index()
+
+
+def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every run the mean return of the checkpoint with the highest estimate, and how many have one."""
+    renamed = with_one_name(rows[rows["error"] == ""])
+    known = (
+        renamed[renamed["estimate"].notna()] if "estimate" in renamed else renamed[:0].assign(estimate=0.0)
+    )
+    by = known.groupby(list(RUN), sort=False, dropna=False)["estimate"]
+    best = known.loc[by.idxmax()].set_index(list(RUN))["mean_return"]
+    return pd.DataFrame({"chosen": best, "estimates": by.size()}).reset_index()
 
 
 def _cell(cell: pd.DataFrame) -> dict[str, Any]:
@@ -184,6 +197,8 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
         "std": values.std(ddof=1) if len(values) > 1 else math.nan,
         "best": done["highest"].mean(skipna=False) if len(done) else math.nan,
         "evaluations": int(done["evaluations"].min()) if len(done) else 0,
+        "chosen": done["chosen"].mean(skipna=False) if len(done) else math.nan,
+        "estimates": int(done["estimates"].fillna(0).min()) if len(done) else 0,
         "iqm": _finite_iqm(values),
         "iqm_low": low,
         "iqm_high": high,

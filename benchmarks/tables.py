@@ -28,6 +28,7 @@ from .summary import summary as summary
 WIDTH = 80  # characters that a comparison should fit in, as terminals and pages have them
 SHOWN = (0.0, 25.0, 50.0, 75.0, 100.0)  # scores of a performance profile in a table
 BEST = "best checkpoint"
+CHOSEN = "chosen offline"
 CLASSES = ("decentralized", "shared_randomness", "sequential", "centralized")
 
 
@@ -169,11 +170,13 @@ def _profile(shares: pd.DataFrame) -> Sheet:
 def details(cells: pd.DataFrame) -> Sheet:
     """Per dataset and learner: seeds, updates, mean, interquartile mean with its interval, score, wins.
 
-    Where runs were evaluated several times, the best of these stands beside the last one.
+    Where runs were evaluated several times, the best of these stands beside the last one, and so does the checkpoint
+    with the highest estimate where returns were estimated.
     """
-    several = bool((cells["evaluations"] > 1).any())
+    several, estimated = bool((cells["evaluations"] > 1).any()), bool((cells["estimates"] > 1).any())
     header = ["dataset, learner", "seeds", "updates", "mean ± std", "IQM [95 % interval]", "score", "wins"]
-    sheet = Sheet("Details", [*header, *([BEST] if several else [])], [], long=True)
+    header += ([BEST] if several else []) + ([CHOSEN] if estimated else [])
+    sheet = Sheet("Details", header, [], long=True)
     for line in cells.to_dict("records"):
         between = "" if line["updates"] == line["updates_max"] else f"–{line['updates_max']}"
         sheet.body.append(
@@ -186,6 +189,7 @@ def details(cells: pd.DataFrame) -> Sheet:
                 number(line["score"]),
                 "–" if math.isnan(line["win_rate"]) else f"{100 * line['win_rate']:.0f} %",
                 *([f"{number(line['best'])} of {line['evaluations']}"] if several else []),
+                *([f"{number(line['chosen'])} of {line['estimates']}"] if estimated else []),
             ]
         )
     if several:
@@ -194,6 +198,12 @@ def details(cells: pd.DataFrame) -> Sheet:
             "evaluations these were. Only the simulator can choose it, and the choice biases it upwards: it is shown "
             "beside the last checkpoint, and nothing is ranked or marked by it."
         ]
+    if estimated:
+        sheet.notes.append(
+            f"{CHOSEN}: mean over seeds of the return of the checkpoint that fitted Q evaluation on the training "
+            "data estimates to be the best, and how many checkpoints were estimated. It is shown beside the last "
+            "checkpoint, and nothing is ranked or marked by it."
+        )
     return sheet
 
 

@@ -57,7 +57,7 @@ def _results(folder: Path) -> Iterator[Checked]:
     from marlzoo.training.checkpoint import load_arrays
 
     kinds = ("csv", "csv.gz", "journal")
-    files = [f"{name}.{kind}" for name in ("rows", "episodes", "replaced") for kind in kinds]
+    files = [f"{name}.{kind}" for name in ("rows", "episodes", "estimates", "replaced") for kind in kinds]
     places = {path.parent for name in files for path in folder.rglob(name) if _has_checksums(path)}
     for place in sorted(places):
         faults = ResultsFile(place / "rows.csv").faults() or [""]
