@@ -20,7 +20,7 @@ from marlzoo.system.provenance import commit_of, machine, now
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
 from .references import normalized
-from .results import Episodes, Row
+from .results import Row, RowEpisodes
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")
 class RowSink(Protocol):
     """Where rows go: a :class:`marlzoo.benchmarks.results.ResultsFile`, or what brings them to one elsewhere."""
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
+    def append(self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = ()) -> None:
         """Add rows and their episodes."""
 
     def rows(self) -> list[Row]:
@@ -115,9 +115,9 @@ class Recorder:
             date=found.date,
         )
 
-    def _episodes(self, run: Run, found: Evaluation, replica: int) -> Episodes:
+    def _episodes(self, run: Run, found: Evaluation, replica: int) -> RowEpisodes:
         played = found.episodes
-        return Episodes(
+        return RowEpisodes(
             run.name(self._suite),
             found.updates,
             tuple(played.returns[replica].tolist()),

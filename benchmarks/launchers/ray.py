@@ -32,7 +32,7 @@ from ..live import Returns
 from ..plan import Group, Source
 from ..progress import Display, Part, Stage
 from ..recorder import record_failure
-from ..results import Episodes, Row
+from ..results import Row, RowEpisodes
 from ..reuse import files
 from ..split import Split, cores, torch_threads
 from ..status import list_groups
@@ -384,7 +384,7 @@ class _Outbox:
     def __init__(self, box: queue.SimpleQueue[tuple[Any, ...]], known: list[Row]) -> None:
         self._box, self._known = box, known
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
+    def append(self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = ()) -> None:
         self._box.put(("rows", list(rows), list(episodes)))
 
     def rows(self) -> list[Row]:
