@@ -12,7 +12,7 @@ import pandas as pd
 
 from .labels import labels_of
 from .stats import Floats, improvement, interval, mean_ranks, pooled_iqm, profile
-from .summary import CELL, last, same_learners, scores_of
+from .summary import CELL, outcomes, scores_of
 
 THRESHOLDS = tuple(range(0, 125, 5))  # of normalized scores in a performance profile
 Estimate = tuple[float, float, float]
@@ -23,7 +23,7 @@ UNKNOWN: Estimate = (math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Runs:
-    """The last checkpoints of the learners of one class on some datasets.
+    """The last checkpoints of the learners of one class on some datasets, those of unfinished runs left out.
 
     Attributes:
         learners: their names.
@@ -59,8 +59,8 @@ def runs_of(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
         cells: lines of :func:`marlzoo.benchmarks.summary.summary` of these rows, with the columns ``learner`` and
             ``dataset``.
     """
-    final = same_learners(last(rows))
-    final = final[final["error"] == ""]
+    final = outcomes(rows)
+    final = final[final["finished"]]
     returns: dict[str, dict[str, Floats]] = {name: {} for name in dict.fromkeys(cells["learner"])}
     scores: dict[str, dict[str, Floats]] = {name: {} for name in returns}
     keys = [name for name in CELL if name != "execution"]

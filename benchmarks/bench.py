@@ -15,7 +15,9 @@ from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
 from .launchers import Place
+from .membership import whole
 from .plan import expanded
+from .results import ResultsFile
 from .runner import run_suite
 from .split import Split, split_on
 from .suites import Suite, find_suite
@@ -84,6 +86,7 @@ def bench(
     place = Place(on, address, gpus, array, partition, time)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision))
+    base = found if isinstance(suite, Suite) else find_suite(os.fspath(suite))
     console = Console(quiet=quiet)
     finished = run_suite(
         chosen,
@@ -97,8 +100,9 @@ def bench(
         force=force,
         log=log,
         console=console,
+        whole=whole(base, select(found, updates=updates, precision=precision)),
     )
-    if finished.failures and not (finished.folder / "rows.csv").exists():
+    if finished.failures and not ResultsFile(finished.folder / "rows.csv").exists():
         raise DataError(f"no run of suite {chosen.name} finished: {finished.failures[0]}")
     return Results(finished.folder)
 

@@ -94,7 +94,7 @@ def leaderboard(results: Results) -> list[Sheet]:
     made, cells = [], results.table()
     for kind, runs in results.classes().items():
         places = aggregate.ranks(runs)
-        header = ["learner", "rank", "score (IQM)", "datasets", "runs", "diverged", "failed"]
+        header = ["learner", "rank", "score (IQM)", "datasets", "runs", "diverged", "failed", "unfinished"]
         sheet = Sheet(f"Leaderboard: {kind} execution", header, [])
         for name in sorted(runs.learners, key=lambda name: places[name][0] if name in places else math.inf):
             mine = cells[(cells[LEARNER] == name) & (cells["execution"] == kind)]
@@ -107,6 +107,7 @@ def leaderboard(results: Results) -> list[Sheet]:
                     f"{mine['seeds'].sum()}",
                     f"{mine['diverged'].sum()}",
                     f"{mine['failed'].sum()}",
+                    f"{mine['unfinished'].sum()}",
                 ]
             )
         sheet.notes = [

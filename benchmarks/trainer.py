@@ -13,6 +13,7 @@ from marlzoo.registry import make, make_env
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
+from .choice import estimates, require_starts
 from .live import Returns
 from .plan import Group, Source
 from .progress import ProgressReporter
@@ -111,15 +112,18 @@ class Trainer:
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
                 reached = found.updates
                 report.resumed(reached * scale)
+            if suite.select and found.updates == algorithm.updates:  # others were estimated before
+                recorder.estimate(found.updates, estimates(algorithm, datasets))
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
             tell(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
+        datasets = self._load(group)
         evaluations = train(
             algorithm,
-            self._load(group),
+            datasets,
             updates=group.updates,
             env=lambda num_envs: make_env(group.task, num_envs, **group.env),
             episodes=suite.episodes,
@@ -131,6 +135,8 @@ class Trainer:
             check_data=self.check_data,
             compile=suite.compile,  # type: ignore[arg-type]
             precision=suite.precision,  # type: ignore[arg-type]
+            # Estimates are of the learner as it is evaluated, which must not go on meanwhile.
+            background_eval=False if suite.select else None,
             task=group.task,
             env_options=group.env,
             log=report.log,
@@ -176,7 +182,9 @@ class Trainer:
             self._datasets.clear()
         for run in group.runs:
             if run.source.hash not in self._datasets:
-                self._datasets[run.source.hash] = self.load(run.source)
+                data = self._datasets[run.source.hash] = self.load(run.source)
+                if self.suite.select:
+                    require_starts(data)
         return [self._datasets[run.source.hash] for run in group.runs]
 
 

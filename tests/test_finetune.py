@@ -52,12 +52,12 @@ def tuned(
 
 
 class Remembered(nn.Module):
-    """A team whose value is always 3."""
+    """A team whose value is 3 in the batch's step, and 9 after it."""
 
     mixer = None
 
     def forward(self, batch: Batch) -> Tensor:
-        return torch.full((1, 1, 2, 1, 2), 3.0)
+        return torch.tensor([3.0, 9.0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 1, 2)
 
     def total(self, values: Tensor, state: Tensor | None) -> Tensor:
         return values
@@ -248,7 +248,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     train(learner, data, updates=2, compile="off", checkpoint="run/checkpoints/a.npz", show_progress=False)
     small = "--rollout 2 --learn-steps 1 --warmup 0 --episodes 2 --strategy ovm --set cql_weight=1.5 --name f"
     command = ["finetune", "run", "--env-steps", "24", *small.split(), "--json"]
-    assert main(command) == 0
+    assert main([*command, "--log", "tensorboard"]) == 0
+    (run,) = (tmp_path / "results/f/tensorboard").iterdir()
+    assert run.name == "qmix_cql-xor-0"
+    assert any(run.iterdir())
     (line,) = json.loads(capsys.readouterr().out)
     assert line.keys() == {"seed", "start", "dip", "area", "final"}
     lines = (tmp_path / "results/f/curve.csv").read_text()
@@ -260,6 +263,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     capsys.readouterr()
     assert main(["finetune", "run", "--env-steps", "24", "--epsilon", "2"]) == 2
     assert "epsilon is 2.0; it must lie in [0, 1]" in capsys.readouterr().err
+    assert main([*command, "--log", "tensorbord"]) == 2
+    assert "Did you mean tensorboard" in capsys.readouterr().err
 
 
 # ---- bad input -------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from ..live import Returns
 from ..plan import Group, Source
 from ..progress import Display, Part, Stage
 from ..recorder import record_failure
-from ..results import Row, RowEpisodes
+from ..results import Estimated, Row, RowEpisodes
 from ..reuse import files
 from ..split import Split, cores, torch_threads
 from ..status import list_groups
@@ -384,8 +384,10 @@ class _Outbox:
     def __init__(self, box: queue.SimpleQueue[tuple[Any, ...]], known: list[Row]) -> None:
         self._box, self._known = box, known
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = ()) -> None:
-        self._box.put(("rows", list(rows), list(episodes)))
+    def append(
+        self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
+    ) -> None:
+        self._box.put(("rows", list(rows), list(episodes), list(estimates)))
 
     def rows(self) -> list[Row]:
         return self._known

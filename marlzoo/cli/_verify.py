@@ -56,7 +56,8 @@ def _results(folder: Path) -> Iterator[Checked]:
     from marlzoo.system import checksums
     from marlzoo.training.checkpoint import load_arrays
 
-    files = [f"{name}.{kind}" for name in ("rows", "episodes", "replaced") for kind in ("csv", "journal")]
+    kinds = ("csv", "csv.gz", "journal")
+    files = [f"{name}.{kind}" for name in ("rows", "episodes", "estimates", "replaced") for kind in kinds]
     places = {path.parent for name in files for path in folder.rglob(name) if _has_checksums(path)}
     for place in sorted(places):
         faults = ResultsFile(place / "rows.csv").faults() or [""]
@@ -72,8 +73,11 @@ def _results(folder: Path) -> Iterator[Checked]:
 
 
 def _has_checksums(path: Path) -> bool:
-    """Whether a file's header is that of lines with checksums, also where a bit of it is wrong; journals have it."""
-    if path.is_dir():
+    """Whether a file's header is that of lines with checksums, also where a bit of it is wrong.
+
+    Journals and compressed files have it.
+    """
+    if path.is_dir() or path.suffix == ".gz":
         return True
     try:
         with open(path, "rb") as file:

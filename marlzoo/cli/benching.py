@@ -103,10 +103,15 @@ def run(arguments: Sequence[str]) -> int:
 
     from marlzoo.benchmarks.analysis import records, table
     from marlzoo.benchmarks.launchers import Place
+    from marlzoo.benchmarks.membership import whole
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import split_on
 
+    full = whole(
+        find_suite(options.suite),
+        select(found, updates=options.updates, precision=options.precision or None),
+    )
     place = Place(options.on, options.address, options.gpus, options.array, options.partition, options.time)
     suite = expanded(suite)
     if options.dry_run or options.hours:
@@ -126,6 +131,7 @@ def run(arguments: Sequence[str]) -> int:
         log=options.log,
         command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
         console=Console(stderr=options.json),
+        whole=full,
     )
     if options.json:
         print(json.dumps(records(table(finished.folder)), indent=2))
