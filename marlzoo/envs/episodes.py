@@ -44,7 +44,7 @@ class Play:
         self.reward: NDArray[Any] = np.zeros(env.num_envs, np.float32)
         self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
         self.terminal, self.truncated, self.won = np.zeros((3, env.num_envs), np.bool_)
-        self.seen: Observation = self._guard.reset(self._ids(self.live))
+        self.seen: Observation = self._guard.reset(self.live if copies else None)
 
     def step(self, action: NDArray[Any]) -> Step:
         """Advance the live copies by one step.
@@ -53,7 +53,7 @@ class Play:
             action: ``[E, N, A]`` or ``[E, N]``, for all copies.
         """
         ids = self.stepped = self.live
-        step = self.seen = self._guard.step(action, self._ids(ids))
+        step = self.seen = self._guard.step(action, ids)
         self.time += 1
         self.reward = step.reward.mean(-1) if step.reward.ndim > 1 else step.reward
         self.returns[ids] += self.reward[ids]
@@ -76,9 +76,6 @@ class Play:
         if len(ids):
             self.returns[np.intersect1d(self.live, ids)] = np.nan
             self.live = np.setdiff1d(self.live, ids)
-
-    def _ids(self, ids: Ids) -> Ids | None:
-        return None if len(ids) == self.env.num_envs else ids
 
 
 class Recording:
