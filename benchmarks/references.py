@@ -18,7 +18,6 @@ from functools import cache
 from importlib.resources import files
 
 from marlzoo.envs.base import Observation
-from marlzoo.errors import UnknownNameError
 
 RANDOM_EPISODES = 100
 
@@ -111,15 +110,12 @@ def _returns() -> dict[str, Ends]:
 
 
 def _known(task: str) -> Ends | None:
-    from marlzoo.registry import family_module, task_families
+    from marlzoo.registry import Task
 
-    family, _, name = task.partition("/")
-    if family not in task_families():  # rows may be of a family, or a task, that is not installed here
+    found = Task.parse(task)
+    if not found.exists:  # rows may be of a family, or a task, that is not installed here
         return None
-    try:
-        known = getattr(family_module(family), "known_returns", lambda name: None)(name)
-    except UnknownNameError:
-        return None
+    known = getattr(found.module, "known_returns", lambda name: None)(found.name)
     return None if known is None else Ends(known[0], known[1], "known optimum")
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from marlzoo.errors import UnknownNameError
 from marlzoo.system.files import write_text_atomic
+from marlzoo.task import TaskName
 
 from . import aggregate
 from .aggregate import Estimate, Runs
@@ -109,7 +110,7 @@ def _aggregates(cells: pd.DataFrame, runs: Runs, reference: str) -> Iterator[She
     """What holds over several datasets: overall, and for each family where there are several."""
     if len(runs.learners) < 2 or len(runs.datasets) < 2:
         return
-    families = cells["task"].str.partition("/")[0]
+    families = cells["task"].map(lambda task: TaskName.parse(task).family)
     scopes = {"all": list(runs.datasets)}
     if families.nunique() > 1:
         scopes |= {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.batch", "marlzoo.replicas"),
     ("marlzoo.system",),
     ("marlzoo.spec", "marlzoo.config"),
-    ("marlzoo.errors", "marlzoo.plugins", "marlzoo.version", "marlzoo.console", "marlzoo.defaults"),
+    (
+        "marlzoo.task",
+        "marlzoo.errors",
+        "marlzoo.plugins",
+        "marlzoo.version",
+        "marlzoo.console",
+        "marlzoo.defaults",
+    ),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 INSTALLED = ("algorithms", "baselines", "benchmarks")
@@ -112,6 +120,22 @@ def test_no_import_circle() -> None:
 
     for name in GRAPH:
         visit(name, ())
+
+
+# Where names are cut at their slashes: a task's and a dataset's, each in one place, and names that are neither.
+CUTS = {
+    "marlzoo.task",
+    "marlzoo.data.names",
+    "marlzoo.sharing.cards",  # repositories of a hub
+    "marlzoo.sharing.pull",
+    "benchmarks.progress",  # kinds of work
+    "benchmarks.studies.ope",  # a study's own groups
+}
+
+
+def test_names_are_cut_in_one_place() -> None:
+    cut = re.compile(r"""(partition|split)\(["']/["']""")
+    assert {name for name, path in KNOWN.items() if cut.search(path.read_text())} == CUTS
 
 
 @pytest.mark.parametrize("method", METHODS)

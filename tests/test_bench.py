@@ -350,7 +350,7 @@ def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert three.hours == pytest.approx(2 * (12 * 2 + (4 * 2 + 3) * 5) / 3600 / cores())
     assert hopper.seconds[""] == 50.0
     assert one.checkpoints == 10
-    assert hopper.bytes == 50 * 4 * (3 * (14 + 1) + 42 + 1)
+    assert hopper.bytes == 50 * (4 * (3 * (14 + 1) + 42 + 1) + 2)
     text = str([[*sheet.body, sheet.notes] for sheet in estimate.sheets(suite, [one, three, hopper])])
     assert "6 runs, 5 missing" in text
     part, left = estimate.within(suite, [one, three, hopper], (one.hours + hopper.hours) * 1.01)

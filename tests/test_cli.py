@@ -183,7 +183,7 @@ def test_a_wrong_setting_is_named_with_the_nearest(
             r"Missing from marlzoo eval: PATH file ending in .npz, or the folder .* \(required\); see",
         ),
         (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
-        (["eval", "x.npz", "y.npz"], "Unrecognized options: y.npz; see"),
+        (["eval", "x.npz", "y.npz"], "2 runs are named; give one, or --cross-play for their members"),
         (["table", "x", "--format", "word"], "invalid choice 'word' for argument '--format'"),
     ],
 )

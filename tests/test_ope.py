@@ -153,6 +153,8 @@ def test_weighting_is_biased_towards_the_behavior_and_less_so_with_more_episodes
     same = Episodes(np.ones((1, 3, 1)), np.array([[1.0], [2.0], [6.0]]))
     assert weighted_importance(same, np.ones(1), np.ones((1, 3)))[0, 0] == 3.0
     np.testing.assert_allclose(effective_episodes(same.ratio), 3.0)
+    np.testing.assert_allclose(effective_episodes(np.array([[[9.0, 1.0], [9.0, 3.0]]])), 1.6)
+    assert not np.array_equal(resamples(6, 3, 0), resamples(6, 3, 1))
 
 
 def test_doubly_robust_is_exact_if_either_part_is() -> None:
@@ -166,6 +168,8 @@ def test_doubly_robust_is_exact_if_either_part_is() -> None:
     v = np.stack([np.full(16, 2 * GAMMA), after, np.zeros(16)], -1)[None]
     q = np.stack([reward[:, 0] + GAMMA * after, reward[:, 1]], -1)[None]
     gamma, once = np.array([GAMMA]), np.ones((1, 16))
+    unseen = Episodes(np.zeros((1, 16, 2)), reward, q, v)  # no episode agrees: the first value stands alone
+    assert doubly_robust(unseen, gamma, once)[0, 0] == pytest.approx(2 * GAMMA)
     wrong = np.cumprod(rng.gamma(1.0, size=(1, 16, 2)), -1)
     assert doubly_robust(Episodes(wrong, reward, q, v), gamma, once)[0, 0] == pytest.approx(2 * GAMMA)
     agrees = np.array([[pair[0] == team, pair[1] == team] for pair in pairs])

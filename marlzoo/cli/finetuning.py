@@ -15,6 +15,7 @@ import tyro
 
 from marlzoo.cli._parse import named_values, parse, toml_values, usable_device
 from marlzoo.cli._telling import closing, progress, without_nan
+from marlzoo.task import TaskName
 from marlzoo.training.finetune_settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def run(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     meta = load_saved(find_checkpoint(options.run)).meta
     task = options.task or task_of(meta)
-    parts = "finetune", options.settings.strategy, str(meta["method"]), *filter(None, task.split("/"))
-    name = options.name or "-".join(parts)
+    parts = "finetune", options.settings.strategy, str(meta["method"]), TaskName.parse(task).slug()
+    name = options.name or "-".join(filter(None, parts))
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": task}))

@@ -17,6 +17,7 @@ from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable
 from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
+from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
@@ -82,7 +83,7 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
         data = None
     if not task and data:
         task = read_card(data).task
-    if task and task.partition("/")[0] in task_families():
+    if task and TaskName.parse(task).family in task_families():
         spec = task_spec(task)
     elif data:
         spec = replace(read_description(data)[0], task=task or "")
@@ -121,7 +122,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
     if not task:
         raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
     suite = Suite(
-        name=options.name or f"train-{method}-{task.replace('/', '-')}",
+        name=options.name or f"train-{method}-{TaskName.parse(task).slug()}",
         data=tuple(Data(task=task, file=data, env=env) for data in options.data),
         learners=(Learner(method, settings),),
         seeds=options.seeds,
@@ -156,7 +157,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
     started = time.monotonic()
-    name = options.name or f"train-{method}-{options.task.replace('/', '-')}"
+    name = options.name or f"train-{method}-{TaskName.parse(options.task).slug()}"
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))

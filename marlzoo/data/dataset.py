@@ -122,18 +122,23 @@ class Dataset:
             raise DataError(f"discrete actions must be integers, not {np.asarray(action).dtype}")
         if card is not None and card.task and not spec.task:
             spec = replace(spec, task=card.task)
-        dataset = cls(
-            spec=spec,
-            obs=obs,
-            state=np.ascontiguousarray(state, dtype=np.float32),
-            action=np.ascontiguousarray(action, dtype=np.int64 if spec.discrete else np.float32),
-            reward=np.ascontiguousarray(reward, dtype=np.float32),
-            terminal=np.ascontiguousarray(terminal, dtype=np.bool_),
-            truncated=np.ascontiguousarray(truncated, dtype=np.bool_),
-            starts=np.asarray(starts, dtype=np.int64),
-            action_mask=None if action_mask is None else np.ascontiguousarray(action_mask, dtype=np.bool_),
-            card=card or Card(),
-        )
+        if action_mask is not None and not spec.discrete:
+            raise DataError("action_mask is given, but the task's actions are continuous; leave it out")
+        given = {
+            "obs": obs,
+            "state": state,
+            "action": action,
+            "reward": reward,
+            "terminal": terminal,
+            "truncated": truncated,
+            "action_mask": action_mask,
+        }
+        arrays: dict[str, Any] = {
+            name: np.ascontiguousarray(given[name], dtype=layout.dtype)
+            for name, layout in spec.layout().items()
+            if given[name] is not None
+        }
+        dataset = cls(spec=spec, **arrays, starts=np.asarray(starts, dtype=np.int64), card=card or Card())
         validation.check_structure(dataset)
         dataset = dataset._clear_final_rows()
         stated = dataset.card.content_hash
@@ -332,6 +337,13 @@ class Dataset:
         )
 
     @property
+    def own_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays ``[T, ...]`` that hold numbers of their own, no view of others."""
+        absent = {"state"} if self.state_is_obs else set[str]()
+        absent |= {"action_mask"} if self.action_mask is None else set()
+        return tuple(name for name in self.spec.layout() if name not in absent)
+
+    @property
     def mapped(self) -> bool:
         """Whether the observations are a file's pages, brought into memory when they are used."""
         return mapping(self.obs) is not None
@@ -403,18 +415,11 @@ class Dataset:
                 f"{self.card.name}: episodes must be a non-empty list of numbers in 0..{self.episodes - 1}"
             )
         rows = np.concatenate([np.arange(self.starts[e], self.ends[e] + 1) for e in chosen])
-        obs = self.obs[rows]
-        subset = replace(
-            self,
-            obs=obs,
-            state=obs.reshape(len(rows), -1) if self.state_is_obs else self.state[rows],
-            action=self.action[rows],
-            action_mask=None if self.action_mask is None else self.action_mask[rows],
-            reward=self.reward[rows],
-            terminal=self.terminal[rows],
-            truncated=self.truncated[rows],
-            starts=np.append(0, np.cumsum(self.lengths[chosen] + 1)[:-1]),
-        )
+        arrays = {name: getattr(self, name)[rows] for name in self.own_arrays}
+        if self.state_is_obs:
+            arrays["state"] = arrays["obs"].reshape(len(rows), -1)
+        starts = np.append(0, np.cumsum(self.lengths[chosen] + 1)[:-1])
+        subset = replace(self, **arrays, starts=starts)
         note = f"{len(chosen)} of {self.episodes} episodes of the source"
         return subset.with_card(
             replace(self.card, content_hash="", recipe=None, notes=(*self.card.notes, note))

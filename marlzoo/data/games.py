@@ -15,6 +15,7 @@ from marlzoo.envs._bridge import passages
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.task import TaskName
 from marlzoo.version import __version__
 
 Actions = NDArray[Any]
@@ -111,18 +112,7 @@ def kind(name: str) -> str:
 def _record(game: games.Game, act: Act) -> dict[str, NDArray[Any]]:
     """One episode of every copy, packed episode after episode with its final observation."""
     spec, num_envs = game.spec, game.num_envs
-    rows = (spec.horizon + 1, num_envs)
-    width = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    log: dict[str, NDArray[Any]] = {
-        "obs": np.zeros((*rows, spec.n_agents, spec.obs_size), np.float32),
-        "state": np.zeros((*rows, spec.state_size), np.float32),
-        "action": np.zeros((*rows, *width), np.int64 if spec.discrete else np.float32),
-        "reward": np.zeros(rows, np.float32),
-        "terminal": np.zeros(rows, np.bool_),
-        "truncated": np.zeros(rows, np.bool_),
-    }
-    if spec.discrete:
-        log["action_mask"] = np.ones((*rows, spec.n_agents, spec.action_size), np.bool_)
+    log = {name: array.new(spec.horizon + 1, num_envs) for name, array in spec.layout().items()}
     lengths, live, seen, t = np.zeros(num_envs, np.int64), np.arange(num_envs), game.reset(), 0
     while True:
         log["obs"][t], log["state"][t] = seen.obs, seen.state  # copies that have ended keep theirs
@@ -206,7 +196,7 @@ def _xor_opposite(game: games.Game, rng: Random) -> Act:
 
 def _pass(game: games.Game, rng: Random) -> Act:
     """Both ways round in equal shares, yielding upwards, downwards or sideways."""
-    ways = passages(game.task.rpartition("/")[2])
+    ways = passages(TaskName.parse(game.task).name)
     weights = np.outer((1.0, 1.0), PASSAGE_COUNTS[: len(ways) // 2])
     joint = ways[_shares(weights.ravel(), game.num_envs, rng)]
     return lambda g, t: joint[:, t]

@@ -85,18 +85,8 @@ def check_structure(dataset: _Episodes) -> None:
     Raises:
         DataError: see :meth:`marlzoo.data.dataset.Dataset.validate`.
     """
-    spec, rows = dataset.spec, len(dataset.obs)
-    action_tail = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "obs": ((spec.n_agents, spec.obs_size), np.float32),
-        "state": ((spec.state_size,), np.float32),
-        "action": (action_tail, np.int64 if spec.discrete else np.float32),
-        "reward": ((spec.n_agents,) if spec.reward_per_agent else (), np.float32),
-        "terminal": ((), np.bool_),
-        "truncated": ((), np.bool_),
-        "action_mask": ((spec.n_agents, spec.action_size), np.bool_),
-    }
-    for name, (tail, dtype) in wanted.items():
+    rows = len(dataset.obs)
+    for name, (tail, dtype, _) in dataset.spec.layout().items():
         array = getattr(dataset, name)
         if name == "action_mask" and array is None:
             continue

@@ -181,17 +181,9 @@ def _wave(
 
 
 def _buffers(spec: Spec, num_envs: int) -> dict[str, NDArray[Any]]:
-    rows = (num_envs, spec.horizon + 1)
-    width = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    arrays: dict[str, NDArray[Any]] = {
-        "obs": np.zeros((*rows, spec.n_agents, spec.obs_size), np.float32),
-        "state": np.zeros((*rows, spec.state_size), np.float32),
-        "action": np.zeros((*rows, *width), np.int64 if spec.discrete else np.float32),
-        "reward": np.zeros((*rows, *((spec.n_agents,) if spec.reward_per_agent else ())), np.float32),
-    }
-    if spec.discrete:
-        arrays["action_mask"] = np.ones((*rows, spec.n_agents, spec.action_size), np.bool_)
-    return arrays
+    flags = ("terminal", "truncated")  # kept per episode
+    kept = {name: array for name, array in spec.layout().items() if name not in flags}
+    return {name: array.new(num_envs, spec.horizon + 1) for name, array in kept.items()}
 
 
 def _keep(arrays: dict[str, NDArray[Any]], row: int, live: NDArray[np.intp], seen: Observation) -> None:

@@ -31,7 +31,7 @@ from marlzoo.recording.collect import play, repeatable
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.teachers.plans import default_method
-from marlzoo.teachers.store import Snapshot, Teacher, own_folder, save_teacher
+from marlzoo.teachers.store import Snapshot, Teacher, own_folder, save_teacher, teacher_stem
 from marlzoo.training.checkpoint import load_arrays, save_arrays
 from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_online
 from marlzoo.version import __version__
@@ -133,9 +133,7 @@ def learner_of(task: str, options: Options) -> Algorithm:
 def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
     """Where the unfinished training lies: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
     o = options
-    return o.work / (
-        f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
-    )
+    return o.work / f"{teacher_stem(task)}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
 
 
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:

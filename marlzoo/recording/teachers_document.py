@@ -11,7 +11,7 @@ import numpy as np
 from marlzoo.data.catalog import published
 from marlzoo.system.files import write_text_atomic
 from marlzoo.teachers.plans import plans
-from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
+from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names, teacher_stem
 
 HEAD = """# Behavior policies
 
@@ -101,7 +101,7 @@ def _number(value: float) -> str:
 
 def _speed(teacher: Teacher, folder: Path) -> tuple[int, float]:
     """Steps trained, and seconds that they took."""
-    curve = (folder / f"{teacher.task.replace('/', '--')}.csv").read_text(encoding="utf-8").splitlines()
+    curve = (folder / f"{teacher_stem(teacher.task)}.csv").read_text(encoding="utf-8").splitlines()
     seconds = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
     return teacher.snapshots[-1].steps, seconds
 

@@ -156,7 +156,7 @@ def _environment(registry: object, family: str) -> Finding:
     """Make one copy of the family's first task, which starts its simulator."""
     what = f"tasks {family}"
     try:
-        names = [name for name in registry.task_names() if name.startswith(f"{family}/")]  # type: ignore[attr-defined]
+        names = registry.family_tasks(family)  # type: ignore[attr-defined]
         registry.make_env(names[0], 1).close()  # type: ignore[attr-defined]
     except Exception as error:  # reported, whatever it is
         if type(error).__name__ in ("MissingExtraError", "MissingSimulatorError"):

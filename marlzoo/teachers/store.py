@@ -27,6 +27,7 @@ from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, sha256_file, sha256_text, unsealed, write_text_atomic
 from marlzoo.system.machine import home
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
+from marlzoo.task import TaskName
 from marlzoo.teachers.plans import how_to_train
 
 FOLDER = Path(__file__).parent  # of the shipped behavior policies
@@ -121,11 +122,16 @@ def teacher_path(task: str, folder: Path | None = None) -> Path:
         task: full task name.
         folder: where it lies; None: the user's own where there is one, else the shipped one.
     """
-    name = f"{task.replace('/', '--')}.json"
+    name = f"{teacher_stem(task)}.json"
     if folder is not None:
         return folder / name
     own = own_folder() / name
     return own if own.is_file() else FOLDER / name
+
+
+def teacher_stem(task: str) -> str:
+    """What the files of a task's behavior policy are called, without their endings."""
+    return TaskName.parse(task).slug("--")
 
 
 def teacher_names(folder: Path | None = None) -> list[str]:

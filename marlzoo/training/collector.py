@@ -16,6 +16,7 @@ from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.envs.guard import Guard
 from marlzoo.errors import ConfigError, SpecError
 from marlzoo.replicas import ReplicaRandom, derive
+from marlzoo.spec import ArrayLayout
 
 
 class OnlineSettings(Protocol):
@@ -102,26 +103,18 @@ class Collector:
         self._arrays = self._buffers(total)
 
     def _buffers(self, total: int) -> dict[str, NDArray[Any]]:
-        spec, shape = self.algorithm.spec, (total, self.length)
-        seen: dict[str, tuple[tuple[int, ...], type]] = {
-            "obs": ((spec.n_agents, spec.obs_size), np.float32),
-            "state": ((spec.state_size,), np.float32),
-        }
-        if spec.discrete:
-            seen["action_mask"] = ((spec.n_agents, spec.action_size), np.bool_)
-        width = () if spec.discrete else (spec.action_size,)
-        layout: dict[str, tuple[tuple[int, ...], type]] = {
+        spec = self.algorithm.spec
+        layout, number = spec.layout(), ArrayLayout((), np.float32)
+        seen = {name: layout[name] for name in ("obs", "state", "action_mask") if name in layout}
+        arrays = {
             **seen,
-            **{f"next_{name}": kind for name, kind in seen.items()},
-            "action": ((spec.n_agents, *width), np.int64 if spec.discrete else np.float32),
-            "reward": ((), np.float32),
-            "agent_reward": ((spec.n_agents,), np.float32),
-            "mask": ((), np.float32),
-            "ends": ((), np.float32),
+            **{f"next_{name}": array for name, array in seen.items()},
+            "action": layout["action"],
+            **dict.fromkeys(("reward", "mask", "ends"), number),
         }
-        if "agent_reward" not in self.algorithm.fields:
-            del layout["agent_reward"]
-        return {name: np.zeros((*shape, *tail), dtype) for name, (tail, dtype) in layout.items()}
+        if "agent_reward" in self.algorithm.fields:
+            arrays["agent_reward"] = ArrayLayout((spec.n_agents,), np.float32)
+        return {name: array.new(total, self.length) for name, array in arrays.items()}
 
     def restart(self, number: int) -> None:
         """Start all copies anew, for the ``number``-th time (from 0)."""

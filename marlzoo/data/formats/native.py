@@ -374,19 +374,15 @@ def _verified(
     columns: dict[str, h5py.Dataset], spec: Spec, card: Card, known: dict[str, Any], clip: bool
 ) -> Dataset:
     """A mapped dataset whose content was verified before: nothing but its episode starts is read."""
-    obs = _mapped(columns["o"], np.float32)
+    obs, layout = _mapped(columns["o"], np.float32), spec.layout()
     rows = len(obs)
     linked = columns["s"] == columns["o"]
     dataset = Dataset(
         spec=spec,
         obs=obs,
         state=(obs if linked else _mapped(columns["s"], np.float32)).reshape(rows, -1),
-        action=_mapped(columns["a"], np.int64 if spec.discrete else np.float32).reshape(
-            (rows, spec.n_agents) if spec.discrete else columns["a"].shape
-        ),
-        reward=_mapped(columns["r"], np.float32).reshape(
-            (rows, spec.n_agents) if spec.reward_per_agent else (rows,)
-        ),
+        action=_mapped(columns["a"], layout["action"].dtype).reshape(rows, *layout["action"].shape),
+        reward=_mapped(columns["r"], np.float32).reshape(rows, *layout["reward"].shape),
         terminal=_mapped(columns["terminal"], np.bool_),
         truncated=_mapped(columns["truncated"], np.bool_),
         starts=read_array(columns["starts"], np.int64),
@@ -414,7 +410,7 @@ def _dataset(
         state = (
             None if columns["s"] == columns["o"] else whole(columns["s"], np.float32).reshape(len(obs), -1)
         )
-    action = whole(columns["a"], np.int64 if spec.discrete else np.float32)
+    action = whole(columns["a"], spec.layout()["action"].dtype)
     reward = whole(columns["r"], np.float32)
     if spec.discrete and action.shape[2] != 1:
         raise DataError(f"a has shape {action.shape}, discrete actions need (T, N, 1)")

@@ -144,13 +144,8 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     header = {"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}
     text = json.dumps(sealed(header), sort_keys=True)
     arrays: dict[str, NDArray[Any]] = {
-        name: getattr(dataset, name)
-        for name in ("obs", "action", "reward", "terminal", "truncated", "starts")
+        name: getattr(dataset, name) for name in (*dataset.own_arrays, "starts")
     }
-    if not dataset.state_is_obs:
-        arrays["state"] = dataset.state
-    if dataset.action_mask is not None:
-        arrays["action_mask"] = dataset.action_mask
     arrays["header"] = np.frombuffer(text.encode(), np.uint8)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
