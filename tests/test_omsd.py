@@ -189,7 +189,7 @@ def test_one_agent_is_srpo() -> None:
     spec = marlzoo.Spec(
         n_agents=1, obs_size=1, state_size=1, action_kind="continuous", action_size=1, horizon=1
     )
-    forms = [
+    forms: list[Any] = [
         marlzoo.make("omsd", spec, dtype=torch.float64, conditional=conditional, **SMALL)
         for conditional in (True, False)
     ]

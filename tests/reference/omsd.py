@@ -76,7 +76,8 @@ def update_model(own: Replica, batch: Any) -> dict[str, Any]:
     for b in range(len(batch.reward)):
         state, team = batch.state[b], batch.action[b]
         y = (batch.reward[b] + c.gamma * batch.mask[b] * value(own, batch.next_state[b])).detach()
-        error = min(critic(own, "target_q", k, state, team) for k in (0, 1)).detach() - value(own, state)
+        least = torch.minimum(*(critic(own, "target_q", k, state, team) for k in (0, 1))).detach()
+        error = least - value(own, state)
         v_loss.append((1.0 - c.expectile if error < 0 else c.expectile) * error**2)
         critic_loss.append(mean((critic(own, "q", k, state, team) - y) ** 2 for k in (0, 1)))
         targets.append(y)
@@ -99,7 +100,7 @@ def policy(own: Replica, obs: Tensor, i: int) -> Tensor:
     return torch.tanh(mlp(own.layers("actor", i), with_id(obs[i], i, own.spec.n_agents)))
 
 
-def policy_parts(own: Replica, batch: Any, i: int, warm: bool, team: Tensor) -> tuple[list[Tensor], ...]:
+def policy_parts(own: Replica, batch: Any, i: int, team: Tensor) -> tuple[list[Tensor], ...]:
     """Of agent i in every sample: pull times action, its size, and the value (with gradient to agent i only)."""
     c, towards, sizes, values = own.config, [], [], []
     for b in range(len(batch.obs)):
@@ -124,7 +125,7 @@ def update_policies(own: Replica, batch: Any) -> dict[str, Any]:
     agents, warm = [made % n] if c.in_turn else list(range(n)), made < c.warm_start
     team = torch.stack([torch.stack([policy(own, obs, i) for i in range(n)]) for obs in batch.obs]).detach()
     team = team * used(own)
-    parts = [policy_parts(own, batch, i, warm, team) for i in agents]
+    parts = [policy_parts(own, batch, i, team) for i in agents]
     every = [q for _, _, values in parts for q in values]
     size = mean(q.detach().abs() for q in every)
     loss = torch.zeros((), dtype=DOUBLE)
