@@ -20,7 +20,7 @@ from marlzoo.system.provenance import commit_of, machine, now
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
 from .references import normalized
-from .results import Episodes, Estimated, Row
+from .results import Estimated, Row, RowEpisodes
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RowSink(Protocol):
     """Where rows go: a :class:`marlzoo.benchmarks.results.ResultsFile`, or what brings them to one elsewhere."""
 
     def append(
-        self, rows: Iterable[Row], episodes: Iterable[Episodes] = (), estimates: Iterable[Estimated] = ()
+        self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
     ) -> None:
         """Add rows, their episodes, and returns that were estimated for them."""
 
@@ -124,9 +124,9 @@ class Recorder:
             date=found.date,
         )
 
-    def _episodes(self, run: Run, found: Evaluation, replica: int) -> Episodes:
+    def _episodes(self, run: Run, found: Evaluation, replica: int) -> RowEpisodes:
         played = found.episodes
-        return Episodes(
+        return RowEpisodes(
             run.name(self._suite),
             found.updates,
             tuple(played.returns[replica].tolist()),

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from marlzoo.envs.base import Observation
-
 RANDOM_EPISODES = 100
 
 
@@ -67,28 +65,23 @@ def random_return(task: str, episodes: int = RANDOM_EPISODES, seed: int = 0) -> 
     """Mean return of random actions up to the task's horizon: uniform in [-1, 1], or over the allowed actions."""
     import numpy as np
 
+    from marlzoo.envs.episodes import Play
     from marlzoo.registry import make_env
 
     env = make_env(task, episodes)
     env.seed([seed + episode for episode in range(episodes)])
-    seen: Observation = env.reset()
+    play = Play(env)
     rng = np.random.default_rng(seed)
     shape = (episodes, env.spec.n_agents, env.spec.action_size)
-    total, alive = np.zeros(episodes), np.ones(episodes, dtype=bool)
-    for _ in range(env.spec.horizon):
+    while play.live.size and play.time < env.spec.horizon:
         draw = rng.uniform(-1, 1, shape)
         if env.spec.discrete:  # the largest of equally distributed numbers is a uniform choice
-            allowed = True if seen.action_mask is None else seen.action_mask
-            action = np.where(allowed, draw, -2.0).argmax(-1)
+            allowed = True if play.seen.action_mask is None else play.seen.action_mask
+            play.step(np.where(allowed, draw, -2.0).argmax(-1))
         else:
-            action = draw.astype(np.float32)
-        step = seen = env.step(action, np.flatnonzero(alive))
-        total += np.where(alive, step.reward.mean(-1) if step.reward.ndim > 1 else step.reward, 0.0)
-        alive &= ~(step.terminal | step.truncated)
-        if not alive.any():
-            break
+            play.step(draw.astype(np.float32))
     env.close()
-    return float(total.mean())
+    return float(play.returns.mean())
 
 
 @cache

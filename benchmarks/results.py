@@ -17,14 +17,14 @@ from .store import PACKED, Format, Line, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "RUN", "Episodes", "ResultsFile", "Row", "frame"]
+__all__ = ["COLUMNS", "RUN", "ResultsFile", "Row", "RowEpisodes", "frame"]
 
 REPLACED = "replaced.csv"
 REMEDY = "move it away and run the same command again (runs with a checkpoint are evaluated anew)"
 
 
 @dataclass(frozen=True)
-class Episodes:
+class RowEpisodes:
     """The episodes of one row.
 
     Args:
@@ -88,7 +88,7 @@ class ResultsFile:
         return self._rows.exists()
 
     def append(
-        self, rows: Iterable[Row], episodes: Iterable[Episodes] = (), estimates: Iterable[Estimated] = ()
+        self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
     ) -> None:
         """Add rows; a row of the same run and update count is replaced, so that repeating a step is harmless.
 
@@ -108,7 +108,7 @@ class ResultsFile:
         """
         return [from_line(str(self.path), line) for line in self._rows.read()]
 
-    def episodes(self) -> dict[tuple[str, int], Episodes]:
+    def episodes(self) -> dict[tuple[str, int], RowEpisodes]:
         """The episodes of every row, by run and updates.
 
         Raises:
@@ -221,15 +221,15 @@ def _newest(lines: Iterable[Line]) -> list[Line]:
     return list({line[:2]: line for line in lines}.values())
 
 
-def _episodes_line(found: Episodes) -> Line:
+def _episodes_line(found: RowEpisodes) -> Line:
     numbers = [" ".join(map(repr, values)) for values in (found.returns, found.lengths)]
     return (found.run, str(found.updates), *numbers, " ".join(str(int(win)) for win in found.wins))
 
 
-def _episodes(path: Path, line: Line) -> Episodes:
+def _episodes(path: Path, line: Line) -> RowEpisodes:
     run, updates, returns, lengths, wins = line
     try:
-        return Episodes(
+        return RowEpisodes(
             run,
             int(updates),
             tuple(map(float, returns.split())),

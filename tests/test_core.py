@@ -409,9 +409,9 @@ def test_a_spec_lays_out_the_arrays_of_its_data() -> None:
     assert layout["action_mask"].new(2).all()
     assert toy_spec().layout()["action"].shape == (toy_spec().n_agents, toy_spec().action_size)
     data = toy_dataset("continuous")
-    arrays = {name: getattr(data, name) for name in (*data.own_arrays, "starts")}
+    mask = np.ones((data.rows, 2, 1), np.bool_)
     with pytest.raises(DataError, match="action_mask is given, but the task's actions are continuous"):
-        Dataset.create(data.spec, **arrays, action_mask=np.ones((data.rows, 2, 1), np.bool_))
+        Dataset.create(data.spec, **data.own_arrays, starts=data.starts, action_mask=mask)
 
 
 def test_offline_methods_have_presets_for_the_domains_of_their_actions() -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from marlzoo.benchmarks.results import COLUMNS, Episodes, ResultsFile, Row, frame
+from marlzoo.benchmarks.results import COLUMNS, ResultsFile, Row, RowEpisodes, frame
 from marlzoo.benchmarks.row import from_line, to_line
 
 from marlzoo.cli import main
@@ -91,7 +91,7 @@ def test_compressed_rows_are_the_same_rows_everywhere(
 ) -> None:
     """Read, added to, taken out of, migrated and verified; and brought back."""
     results = ResultsFile(tmp_path / "rows.csv")
-    results.append([ROW, replace(ROW, seed=1)], [Episodes(ROW.run, 1000, (1.5,), (7,))])
+    results.append([ROW, replace(ROW, seed=1)], [RowEpisodes(ROW.run, 1000, (1.5,), (7,))])
     results.publish()
     before = results.path.read_bytes()
     assert main(["table", str(tmp_path), "--title", "rows", "--format", "csv"]) == 0
@@ -314,7 +314,7 @@ def test_what_a_kill_cut_off_is_left_out_but_damage_is_named(tmp_path: Path) -> 
 def test_a_flipped_bit_is_seen_at_every_place(tmp_path: Path) -> None:
     """In the rows, the header and the checksums."""
     results = ResultsFile(tmp_path / "rows.csv")
-    results.append([ROW], [Episodes(ROW.run, 1000, (1.5, 2.5), (3, 4), (True, False))])
+    results.append([ROW], [RowEpisodes(ROW.run, 1000, (1.5, 2.5), (3, 4), (True, False))])
     results.publish()
     for path, read in ((results.path, results.rows), (tmp_path / "episodes.csv", results.episodes)):
         whole = path.read_bytes()
@@ -373,7 +373,7 @@ def test_a_failed_run_that_goes_on_has_not_failed(tmp_path: Path) -> None:
 
 def test_episodes_come_back_exactly(tmp_path: Path) -> None:
     results = ResultsFile(tmp_path / "rows.csv")
-    found = Episodes(ROW.run, 1000, (0.1 + 0.2, math.inf), (7, 8), (True, False))
+    found = RowEpisodes(ROW.run, 1000, (0.1 + 0.2, math.inf), (7, 8), (True, False))
     results.append([ROW], [found])
     assert results.episodes() == {(ROW.run, 1000): found}
     again = replace(found, returns=(1.0, 2.0), wins=())

@@ -17,12 +17,11 @@ from marlzoo.data import validation
 from marlzoo.data.arrays import mapping, pieces
 from marlzoo.data.assemble import Rows, guess_spec, rows_of_episodes, rows_of_steps
 from marlzoo.data.card import Card
+from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
 Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +132,17 @@ class Dataset:
             "truncated": truncated,
             "action_mask": action_mask,
         }
-        arrays: dict[str, Any] = {
+        canonical: dict[str, Any] = {
             name: np.ascontiguousarray(given[name], dtype=layout.dtype)
             for name, layout in spec.layout().items()
             if given[name] is not None
         }
-        dataset = cls(spec=spec, **arrays, starts=np.asarray(starts, dtype=np.int64), card=card or Card())
-        validation.check_structure(dataset)
+        dataset = cls(spec=spec, **canonical, starts=np.asarray(starts, dtype=np.int64), card=card or Card())
+        validation.check_structure(spec, dataset.arrays, dataset.spans)
         dataset = dataset._clear_final_rows()
         stated = dataset.card.content_hash
         if verify and stated and stated != dataset.content_hash:
-            validation.check_finite(dataset)  # a number that is not finite is named with its row
+            validation.check_finite(dataset.own_arrays)  # a number that is not finite is named with its row
             raise DataError(
                 "its content is not what its card says (the file was changed or damaged after it was "
                 "written); make or fetch it again"
@@ -305,14 +304,19 @@ class Dataset:
         return self.rows - self.episodes
 
     @cached_property
+    def spans(self) -> Episodes:
+        """Where the episodes lie."""
+        return Episodes(self.starts, self.rows)
+
+    @property
     def ends(self) -> Ints:
         """Each episode's final row ``[E]``, the one without a step."""
-        return np.append(self.starts[1:], self.rows) - 1
+        return self.spans.ends
 
-    @cached_property
+    @property
     def lengths(self) -> Ints:
         """Steps of each episode ``[E]``."""
-        return self.ends - self.starts
+        return self.spans.lengths
 
     @cached_property
     def returns(self) -> NDArray[np.float64]:
@@ -322,12 +326,10 @@ class Dataset:
         team[self.ends] = 0.0
         return np.add.reduceat(team, self.starts)
 
-    @cached_property
+    @property
     def sources(self) -> Ints:
         """Rows that are transitions ``[M]``: all but each episode's final row."""
-        keep = np.ones(self.rows, np.bool_)
-        keep[self.ends] = False
-        return np.flatnonzero(keep)
+        return self.spans.step_rows
 
     @property
     def state_is_obs(self) -> bool:
@@ -337,11 +339,15 @@ class Dataset:
         )
 
     @property
-    def own_arrays(self) -> tuple[str, ...]:
-        """Names of the arrays ``[T, ...]`` that hold numbers of their own, no view of others."""
-        absent = {"state"} if self.state_is_obs else set[str]()
-        absent |= {"action_mask"} if self.action_mask is None else set()
-        return tuple(name for name in self.spec.layout() if name not in absent)
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays ``[T, ...]`` that are there, by name, as :meth:`marlzoo.spec.Spec.layout` lists them."""
+        found = {name: getattr(self, name) for name in self.spec.layout()}
+        return {name: array for name, array in found.items() if array is not None}
+
+    @property
+    def own_arrays(self) -> dict[str, NDArray[Any]]:
+        """Those that hold numbers of their own: all, or all but a state that is a view of the observations."""
+        return {k: v for k, v in self.arrays.items() if not (k == "state" and self.state_is_obs)}
 
     @property
     def mapped(self) -> bool:
@@ -415,11 +421,10 @@ class Dataset:
                 f"{self.card.name}: episodes must be a non-empty list of numbers in 0..{self.episodes - 1}"
             )
         rows = np.concatenate([np.arange(self.starts[e], self.ends[e] + 1) for e in chosen])
-        arrays = {name: getattr(self, name)[rows] for name in self.own_arrays}
+        arrays: dict[str, Any] = {name: array[rows] for name, array in self.own_arrays.items()}
         if self.state_is_obs:
             arrays["state"] = arrays["obs"].reshape(len(rows), -1)
-        starts = np.append(0, np.cumsum(self.lengths[chosen] + 1)[:-1])
-        subset = replace(self, **arrays, starts=starts)
+        subset = replace(self, **arrays, starts=Episodes.from_lengths(self.lengths[chosen]).starts)
         note = f"{len(chosen)} of {self.episodes} episodes of the source"
         return subset.with_card(
             replace(self.card, content_hash="", recipe=None, notes=(*self.card.notes, note))
@@ -470,8 +475,8 @@ class Dataset:
                 or longer than the horizon, flags on a wrong row, NaN or infinity (with the first row), a
                 discrete action out of range or not legal, a mask without a legal action.
         """
-        validation.check_structure(self)
-        validation.check_numbers(self)
+        validation.check_structure(self.spec, self.arrays, self.spans)
+        validation.check_numbers(self.spec, self.own_arrays, self.spans)
         outside = 0 if self.spec.discrete else validation.count_outside_box(self.action)
         if not outside:
             return self

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Episodes
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
+from marlzoo.envs.episodes import Play, Recording
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.task import TaskName
 from marlzoo.version import __version__
@@ -91,8 +93,8 @@ def dataset(
     arrays: dict[str, Any] = {
         field: np.concatenate([part[field] for part in recorded]) for field in recorded[0]
     }
-    lengths = arrays.pop("lengths")
-    return Dataset.create(shape, **arrays, starts=np.append(0, np.cumsum(lengths + 1)[:-1]), card=card)
+    starts = Episodes.from_lengths(arrays.pop("lengths")).starts
+    return Dataset.create(shape, **arrays, starts=starts, card=card)
 
 
 def kind(name: str) -> str:
@@ -102,8 +104,8 @@ def kind(name: str) -> str:
         UnknownNameError: an unknown task.
     """
     games.spec(name)
-    if name.startswith("modes-"):
-        return "modes"
+    if name.startswith(("modes-", "signs-")):
+        return name.partition("-")[0]
     if name.startswith("bridge"):
         return "bridge"
     return name if name in RECIPES else "matrix"
@@ -111,23 +113,13 @@ def kind(name: str) -> str:
 
 def _record(game: games.Game, act: Act) -> dict[str, NDArray[Any]]:
     """One episode of every copy, packed episode after episode with its final observation."""
-    spec, num_envs = game.spec, game.num_envs
-    log = {name: array.new(spec.horizon + 1, num_envs) for name, array in spec.layout().items()}
-    lengths, live, seen, t = np.zeros(num_envs, np.int64), np.arange(num_envs), game.reset(), 0
-    while True:
-        log["obs"][t], log["state"][t] = seen.obs, seen.state  # copies that have ended keep theirs
-        if seen.action_mask is not None:
-            log["action_mask"][t] = seen.action_mask
-        if not live.size:
-            break
-        action = act(game, t)
-        step = game.step(action, live)
-        log["action"][t, live] = action[live]
-        log["reward"][t], log["terminal"][t], log["truncated"][t] = step.reward, step.terminal, step.truncated
-        lengths[live] += 1
-        live, seen, t = live[~(step.terminal | step.truncated)[live]], step, t + 1
-    kept = np.arange(spec.horizon + 1) <= lengths[:, None]
-    return {**{field: value.swapaxes(0, 1)[kept] for field, value in log.items()}, "lengths": lengths}
+    play = Play(game)
+    recording = Recording(play)
+    while play.live.size:
+        action = act(game, play.time)
+        recording.add(action, play.step(action))
+    kept = np.arange(game.spec.horizon + 1) <= play.lengths[:, None]
+    return {**{field: rows[kept] for field, rows in recording.arrays.items()}, "lengths": play.lengths}
 
 
 def _shares(weights: NDArray[Any], episodes: int, rng: Random) -> NDArray[np.int64]:
@@ -219,6 +211,16 @@ def _modes(game: games.Game, rng: Random) -> Act:
     return lambda g, t: joint
 
 
+def _signs(game: games.Game, rng: Random) -> Act:
+    """All agents near 0.8 or all near -0.8, in equal shares; one team in twenty acts at random."""
+    num_envs, n = game.num_envs, game.spec.n_agents
+    side = 1.0 - 2.0 * _shares(np.ones(2), num_envs, rng)[:, None]
+    near = np.clip(0.8 * side + 0.1 * rng.normal(size=(num_envs, n)), -1.0, 1.0)
+    anywhere = rng.uniform(-1.0, 1.0, (num_envs, n))
+    joint = np.where(rng.random((num_envs, 1)) < 0.05, anywhere, near)[..., None]
+    return lambda g, t: joint
+
+
 def _walk(game: games.Game, rng: Random) -> Act:
     """The shortest safe ways of T-Maze, with colors (0, 1) and (1, 0) in equal shares.
 
@@ -274,4 +276,5 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
     "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
     "modes": {"modes": (_modes,), "random": (_random,)},
+    "signs": {"modes": (_signs,), "random": (_random,)},
 }

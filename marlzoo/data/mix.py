@@ -188,9 +188,8 @@ def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Data
     total, first = int(lengths.sum()), parents[0]
     shared = all(parent.state_is_obs for parent in parents)
     arrays: dict[str, Any] = {}
-    for name in first.spec.layout():
-        like = getattr(first, name)
-        if like is None or (name == "state" and shared):
+    for name, like in first.arrays.items():
+        if name == "state" and shared:
             continue
         arrays[name], begin = allocate((total, *like.shape[1:]), like.dtype.type), 0
         for parent, chosen in zip(parents, rows, strict=True):

@@ -22,7 +22,7 @@ from marlzoo.data.names import SUFFIX, dataset_path
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.modules.policies import Policy, UniformPolicy
-from marlzoo.recording.collect import NUM_ENVS, Episode, dataset_of, record
+from marlzoo.recording.collect import NUM_ENVS, RecordedEpisode, dataset_of, record
 from marlzoo.recording.replicas import load_replica
 from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
@@ -138,7 +138,7 @@ def collect(
     if target.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
     shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
-    episodes: list[Episode] = []
+    episodes: list[RecordedEpisode] = []
     metadata: dict[str, Any] = {}
     for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
         copies = make_env(task, NUM_ENVS, **(env or {}))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlzoo.benchmarks.results import Episodes, ResultsFile
+from marlzoo.benchmarks.results import ResultsFile, RowEpisodes
 
 from marlzoo.data import download, games
 from marlzoo.data.dataset import Dataset
@@ -69,7 +69,7 @@ def _files(folder: Path) -> dict[str, Sealed]:
     write_omiga(data, folder / "a.hdf5")
     write_npz(data, folder / "a.npz")
     results = ResultsFile(folder / "rows.csv")
-    results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
+    results.append([ROW], [RowEpisodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
     results.publish()
     save_arrays(folder / "run.npz", {"learner/w": np.arange(12.0)}, {"method": "bc"})
     for path in store.FOLDER.glob("mpe--spread.*"):

@@ -68,7 +68,7 @@ _FILE_NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Episodes:
+class _Recorded:
     """Where episodes begin ``[E]`` and how they end: flags ``[T]`` of the step taken from a row."""
 
     starts: Ints
@@ -397,7 +397,7 @@ def _verified(
 def _dataset(
     columns: dict[str, h5py.Dataset],
     spec: Spec,
-    episodes: Episodes,
+    episodes: _Recorded,
     card: Card,
     clip: bool,
     verify: bool,
@@ -445,7 +445,7 @@ def _done(column_d: h5py.Dataset) -> Bools:
     return np.asarray(flag == 1)
 
 
-def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
+def _foreign_episodes(done: Bools, horizon: int) -> _Recorded:
     """Episodes from the flag alone; see :func:`read_omiga` for what is assumed."""
     if done.all():
         raise DataError(
@@ -475,10 +475,10 @@ def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
     terminal, truncated = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     terminal[ends[recorded & ~limit] - 1] = True
     truncated[ends[limit] - 1] = True
-    return Episodes(starts, terminal, truncated, tuple(notes), kept)
+    return _Recorded(starts, terminal, truncated, tuple(notes), kept)
 
 
-def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> Episodes:
+def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> _Recorded:
     for name in ("terminal", "truncated"):
         if columns[name].shape != done.shape:
             raise DataError(f"{name} has shape {columns[name].shape}, expected {done.shape}")
@@ -488,7 +488,7 @@ def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> Episodes:
     expected = np.append(0, np.flatnonzero(done)[:-1] + 1)
     if not done[-1] or not np.array_equal(starts, expected):
         raise DataError("starts and d disagree about where episodes end; make the file again")
-    return Episodes(
+    return _Recorded(
         starts, read_array(columns["terminal"], np.bool_), read_array(columns["truncated"], np.bool_)
     )
 
