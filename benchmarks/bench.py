@@ -47,6 +47,7 @@ def bench(
     array: int = 0,
     partition: str = "",
     time: str = "",
+    storage: str = "",
 ) -> Results:
     """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
 
@@ -75,6 +76,7 @@ def bench(
         array: most groups at a time on a cluster.
         partition: of SLURM.
         time: limit of a SLURM job.
+        storage: folder or URL that checkpoints are copied to.
 
     Returns:
         The results of the folder ``out/SUITE``.
@@ -83,7 +85,7 @@ def bench(
         DataError: every run failed before it had a row.
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
-    place = Place(on, address, gpus, array, partition, time)
+    place = Place(on, address, gpus, array, partition, time, storage)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision))
     base = found if isinstance(suite, Suite) else find_suite(os.fspath(suite))

@@ -25,6 +25,7 @@ from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of,
 from .progress import Display, Stage, last_lines
 from .results import ResultsFile
 from .split import Split, cluster_split, default_split, group_size
+from .storage import Storage
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
@@ -94,6 +95,9 @@ def run_suite(
     validate(suite)
     _require_loggers(log)
     launcher = make_launcher(place, device)
+    storage = Storage(place.storage, suite.name) if place.storage else None
+    if storage is not None:
+        storage.require()
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
@@ -106,13 +110,13 @@ def run_suite(
         elif split is None:
             split = default_split(suite, found.missing, max_replicas) if device == "cpu" else Split()
         size = group_size(suite, sources, split, max_replicas)
-        reuse.forget(suite, found, results, again, folder, size)
+        reuse.forget(suite, found, results, again, folder, size, storage)
         todo = groups(suite, found.missing, size)
         for line in (reuse.summary(found), *reuse.warnings(found)):
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
-        trainer = Trainer(suite, folder, device, check_data, log)
+        trainer = Trainer(suite, folder, device, check_data, log, storage)
         failures = launcher.run(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
     note_command(folder, command)

@@ -20,6 +20,7 @@ from .progress import ProgressReporter
 from .recorder import Recorder, RowSink, brief, record_failure
 from .results import ResultsFile
 from .reuse import files
+from .storage import Storage
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -33,18 +34,32 @@ LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 class Trainer:
     """Trains groups and appends their rows; can be sent to another process.
 
+    Args:
+        suite: that the groups are part of.
+        folder: of the results.
+        device: to train on.
+        check_data: compare data and simulator before training.
+        log: names of further loggers.
+        storage: where checkpoints are copied to; None: nowhere.
+
     Attributes:
         sink: where rows go, by default the file of the results.
         leaving: the process is about to end and the group goes on elsewhere: what is raised now is no failure.
     """
 
     def __init__(
-        self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
+        self,
+        suite: Suite,
+        folder: Path,
+        device: str,
+        check_data: bool,
+        log: Sequence[str] = (),
+        storage: Storage | None = None,
     ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
         self.sink: RowSink = self.results
         self.device, self.check_data, self.log = device, check_data, tuple(log)
-        self.leaving = False
+        self.storage, self.leaving = storage, False
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -89,6 +104,7 @@ class Trainer:
             **group.settings,
         )
         self._learner = algorithm
+        self.fetch(group)
         checkpoint, kept = files(group, self.folder, suite)
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
@@ -161,7 +177,15 @@ class Trainer:
         return source.load()
 
     def saved(self, *files: Path) -> None:
-        """Told of files that were just written; on another machine they have to travel."""
+        """Told of files that were just written; on another machine, or for the storage, they have to travel."""
+        if self.storage is not None:
+            self.storage.put(self.folder, *files)
+
+    def fetch(self, group: Group) -> None:
+        """Bring a group's state and metrics from the storage, if there is none here."""
+        checkpoint, kept = files(group, self.folder, self.suite)
+        if self.storage is not None and not checkpoint.exists():
+            self.storage.fetch(self.folder, kept, checkpoint)
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
         """The evaluation that is ranked: of the last checkpoint, with more episodes than those on the way."""

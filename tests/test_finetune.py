@@ -141,11 +141,34 @@ def test_deviations_are_legal_and_dead_agents_have_none(kind: Any) -> None:
     mask[:, :, 1], mask[..., 3], mask[:, :, 1, 3] = False, True, True  # agent 1 is dead: one action is left
     action = explorer.explore(torch.zeros(2, 50, 3, 5), mask, random, fresh)
     assert mask.gather(-1, action.unsqueeze(-1)).all()
+    own, twin = learner.policy(), ReplicaRandom([0, 1], "test")
+    own.reset(50)
+    leaves = deviating(kind, 1.0, twin.uniform(50, 4), mask.sum(-1) > 1)
+    any_legal = twin.uniform(50, 3, 4).masked_fill(~mask, -1.0).argmax(-1)
+    assert torch.equal(action, torch.where(leaves, any_legal, own.act(torch.zeros(2, 50, 3, 5), mask)))
     remembered = explorer._policies[0].state()["last_action"]
     assert torch.equal(remembered.argmax(-1), action), "a recurrent policy reads what was done"
     alive = torch.rand(1000, 4, generator=torch.Generator().manual_seed(0))
     free = torch.tensor([True, False, True]).expand(1000, 3)
-    assert not deviating(kind, 1.0, alive, free)[:, 1].any()
+    leaves = deviating(kind, 1.0, alive, free)
+    assert not leaves[:, 1].any()
+    assert kind != "single" or (leaves.sum(-1) == 1).all()
+
+
+def test_continuous_deviations_are_noise_within_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = marlzoo.make("td3_bc", toy_spec(), seeds=[0, 1], hidden=8)
+    explorer, twin = TeamExplorer(learner, "joint"), ReplicaRandom([0, 1], "test")
+    explorer.epsilon, explorer.sigma = 0.5, 0.8
+    started: list[Any] = []
+    monkeypatch.setattr(explorer._policies[0], "reset", lambda *given: started.append(given))
+    obs, fresh = torch.ones(2, 50, 3, 5), torch.zeros(2, 50, dtype=torch.bool)
+    action = explorer.explore(obs, None, ReplicaRandom([0, 1], "test"), fresh)
+    leaves, noise = twin.uniform(50, 4)[..., 1:] < 0.5, twin.normal(50, 3, 2)
+    own = learner.policy().act(obs)
+    noisy = (own + 0.8 * noise * learner.action_dimensions).clamp(-1.0, 1.0)
+    assert torch.equal(action, torch.where(leaves.unsqueeze(-1), noisy, own))
+    assert (action.abs() == 1.0).any()
+    assert started == [(50, fresh)]  # episodes that go on keep their memory
 
 
 def test_partners_act_offline_until_the_team_is_better() -> None:

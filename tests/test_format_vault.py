@@ -105,6 +105,8 @@ def test_last_steps_can_be_left_out(tensorstore: Any) -> None:
     equal(dataset.obs[dataset.ends], recorded()["observations"][[3, 7]])
     assert not dataset.truncated.any()
     assert read_vault(FLASHBAX, uid="Good", timeout_is_terminal=True).terminal.sum() == 2
+    with pytest.raises(DataError, match="last_step must be repeat or drop, not 'omit'"):
+        read_vault(FLASHBAX, uid="Good", last_step="omit")
 
 
 def test_streams_are_never_crossed_nor_rows_behind_the_index_read(tmp_path: Path, tensorstore: Any) -> None:
@@ -164,12 +166,16 @@ def test_padding_and_prey_of_omar(tmp_path: Path, tensorstore: Any) -> None:
     whole = read_vault(folder, agents=4)
     assert whole.spec.obs_sizes == (16, 16, 16, 14)
     assert np.isfinite(whole.obs).all()
+    equal(dataset.obs, whole.obs[:, :3])
+    equal(dataset.action, whole.action[:, :3])
+    with pytest.raises(DataError, match="it has 4 agents, not 5; change the option agents"):
+        read_vault(folder, agents=5)
 
 
 def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
     rng, rows = np.random.default_rng(0), (1001, 5)
     flags = np.zeros((1, 1006, 2), np.float32)
-    flags[:, [1000, 1005]] = 1
+    flags[:, [1000, 1005], 1] = 1  # one agent's flag ends it for all
     arrays = {
         "observations": rng.standard_normal((1, 1006, 2, 3)).astype(np.float32),
         "actions": rng.uniform(-1, 1, (1, 1006, 2, 1)).astype(np.float32),
@@ -194,10 +200,14 @@ def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
         ({"observations": None}, "has no array observations"),
         ({"observations": np.zeros((1, 9, 3), np.float32)}, r"observations have shape \(1, 9, 3\)"),
         ({"rewards": np.zeros((1, 9, 3), np.float32)}, "rewards has shape .* does not fit"),
+        ({"rewards": np.zeros((2, 9, 2), np.float32)}, "rewards has shape .* does not fit"),
         ({"rewards": np.full((1, 9, 2), np.nan, np.float32)}, "reward holds NaN"),
         ({"terminals": np.full((1, 9, 2), 7, np.float32)}, "terminals is 7"),
         ({"observations": np.full((1, 9, 2, 3), -np.inf, np.float32)}, "observes nothing but minus infinity"),
-        ({"actions": np.full((1, 9, 2), 8, np.int32)}, "action 8 of agent 0"),
+        (
+            {"actions": np.repeat([[[0, 0]] * 5 + [[8, 0]] * 4], 1, 0).astype(np.int32)},
+            "action 8 of agent 0.*step 5",
+        ),
         ({"observations": np.zeros((1, 9, 2, 3), np.complex64)}, "in a way that Flashbax does not use"),
     ],
 )

@@ -65,7 +65,8 @@ def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
     )
     both.__doc__ = f"{method}: {(shape.__doc__ or '').strip()}"
     parsed: Any = parse(both, f"train {method}", rest)
-    usable_device(parsed.options.device)
+    if cls.sampling == "online" or parsed.options.where.on == "local":  # a cluster's nodes may have others
+        usable_device(parsed.options.device)
     changed = _changed(cls, parsed.settings, base)
     if cls.sampling == "online":
         return _online(method, parsed.options, changed)
@@ -97,7 +98,9 @@ def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, 
 
 
 def _offline(method: str, options: Offline, settings: dict[str, Any], command: str) -> int:
+    from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.runner import run_suite
+    from marlzoo.benchmarks.split import Split
     from marlzoo.benchmarks.suites import Data, Learner, Suite
     from marlzoo.data.load import read_card
 
@@ -108,7 +111,10 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         )
     (task,) = tasks
     env = named_values(options.env, "--env")
+    place = Place(**asdict(options.where))
     if options.episodes == 0:
+        if place != Place():
+            raise ConfigError("--on and --storage are for training with evaluation; leave --episodes 0 out")
         from marlzoo.cli._unevaluated import train_unevaluated
 
         train_unevaluated(method, options, settings, task, env)
@@ -132,6 +138,8 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
+        split=Split(threads=options.threads),
+        place=place,
         force=options.force,
         log=options.log,
         command=command,
