@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -97,6 +97,53 @@ def better(runs: Runs, learner: str, than: str) -> Estimate:
     first, second = runs.returns[learner], runs.returns[than]
     shared = [dataset for dataset in runs.datasets if dataset in first and dataset in second]
     return improvement([(first[d], second[d]) for d in shared]) if shared else UNKNOWN
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A column of the tables over several datasets.
+
+    Args:
+        name: as the caption calls it; ``{than}`` stands for the reference learner.
+        meaning: what it is, for the caption.
+        of: its value for learners, by name, from the runs and the reference learner; those it says nothing about are
+            left out.
+        digits: decimal places that are shown.
+        suffix: what the column's head says beside the name.
+    """
+
+    name: str
+    meaning: str
+    of: Callable[[Runs, str], Mapping[str, Estimate]]
+    digits: int
+    suffix: str = ""
+
+    def head(self, than: str = "") -> str:
+        """Of the column."""
+        return f"{self.name}{self.suffix}".format(than=than)
+
+    def caption(self, than: str = "") -> str:
+        """Name and meaning."""
+        return f"{self.name}: {self.meaning}".format(than=than)
+
+
+SCORE = Statistic(
+    "score",
+    "interquartile mean of all runs' normalized scores",
+    lambda runs, than: {name: score(runs, name) for name in runs.complete()},
+    digits=1,
+    suffix=" (IQM)",
+)
+RANK = Statistic(
+    "rank", "by mean return, averaged over datasets, 1 is best", lambda runs, than: ranks(runs), digits=1
+)
+BETTER = Statistic(
+    "P(> {than})",
+    "probability that a run's return is higher than one of {than}, averaged over datasets",
+    lambda runs, than: {name: better(runs, name, than) for name in runs.learners if name != than},
+    digits=2,
+)
+STATISTICS = (SCORE, RANK, BETTER)  # in the order of the tables' columns
 
 
 def improvements(runs: Runs) -> pd.DataFrame:

@@ -97,16 +97,24 @@ def leaderboard(results: Results) -> list[Sheet]:
     """For each execution class the learners, the best mean rank first."""
     made, cells = [], results.table()
     for kind, runs in results.classes().items():
-        places = aggregate.ranks(runs)
-        header = ["learner", "rank", "score (IQM)", "datasets", "runs", "diverged", "failed", "unfinished"]
+        shown = [(each, each.of(runs, "")) for each in (aggregate.RANK, aggregate.SCORE)]
+        places = shown[0][1]
+        header = [
+            "learner",
+            *(each.head() for each, _ in shown),
+            "datasets",
+            "runs",
+            "diverged",
+            "failed",
+            "unfinished",
+        ]
         sheet = Sheet(f"Leaderboard: {kind} execution", header, [])
         for name in sorted(runs.learners, key=lambda name: places[name][0] if name in places else math.inf):
             mine = cells[(cells[LEARNER] == name) & (cells["execution"] == kind)]
             sheet.body.append(
                 [
                     name,
-                    estimate(places[name], 2) if name in places else "–",
-                    estimate(aggregate.score(runs, name), 1) if name in places else "–",
+                    *(estimate(of[name], each.digits) if name in of else "–" for each, of in shown),
                     f"{len(runs.returns[name])}",
                     f"{mine['seeds'].sum()}",
                     f"{mine['diverged'].sum()}",
@@ -115,9 +123,8 @@ def leaderboard(results: Results) -> list[Sheet]:
                 ]
             )
         sheet.notes = [
-            "rank: by mean return, averaged over datasets, 1 is best; score: interquartile mean of normalized "
-            "scores. In brackets 95 % bootstrap intervals over seeds. –: not run on all of these datasets, or no "
-            "reference."
+            f"{'; '.join(each.caption() for each, _ in shown)}. In brackets 95 % bootstrap intervals over seeds. "
+            "–: not run on all of these datasets, or no reference."
         ]
         made.append(sheet)
     return made

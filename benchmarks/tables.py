@@ -130,27 +130,21 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
     labels = dict(zip(mine["method"], mine["learner"], strict=True))
     than = labels.get(reference, reference)
     than = than if than in runs.learners else runs.learners[0]
-    places, complete = aggregate.ranks(runs), runs.complete()
+    shown = [(each, each.of(runs, than)) for each in aggregate.STATISTICS]
     sheet = Sheet(
         f"Over {'all' if scope == 'all' else scope} datasets ({len(runs.datasets)})",
-        ["method", "score (IQM)", "rank", f"P(> {than})"],
+        ["method", *(each.head(than) for each, _ in shown)],
         [],
     )
     for name in runs.learners:
-        whole = name in complete
-        values = [
-            estimate(aggregate.score(runs, name), 1) if whole else "–",
-            estimate(places[name], 1) if whole else "–",
-            "–" if name == than else estimate(aggregate.better(runs, name, than), 2),
-        ]
+        values = [estimate(of[name], each.digits) if name in of else "–" for each, of in shown]
         sheet.body.append([name, *values])
+    meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [
-        "score: interquartile mean of all runs' normalized scores; rank: by mean return, averaged over datasets, 1 "
-        f"is best; P(> {than}): probability that a run's return is higher than one of {than}, averaged over "
-        f"datasets. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
+        f"{meanings}. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
         references_note(list(dict.fromkeys(mine["task"]))),
     ]
-    if len(complete) < len(runs.learners):
+    if len(runs.complete()) < len(runs.learners):
         sheet.notes.append("–: not run on all of these datasets.")
     return sheet
 

@@ -21,13 +21,13 @@ from marlzoo.benchmarks.results import ResultsFile
 
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
+from marlzoo.cli import _diagnosis as doctor
 from marlzoo.cli._methods import Source
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, list_methods, method_names, task_spec
-from marlzoo.system import doctor
 from marlzoo.training.checkpoint import load_arrays
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW

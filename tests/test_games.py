@@ -123,6 +123,21 @@ def test_modes_product_of_marginals(n: int) -> None:
     assert abs(reward[2:].mean() - expected) < 5 * np.sqrt(expected / 4094) + 1e-12
 
 
+def test_signs() -> None:
+    """A team earns 1 where no two signs differ; one team in twenty of the data acts at random."""
+    env = games.make("signs-4", 3)
+    env.reset()
+    action = np.array([[0.1, 0.9, 0.3, 0.2], [-0.1, -0.9, -0.3, -0.2], [0.1, 0.9, -0.3, 0.2]])[..., None]
+    assert env.step(action).reward.tolist() == [1, 1, 0]
+    data = game_data.dataset("signs-4", "modes")
+    rows = np.setdiff1d(np.arange(len(data.obs)), data.ends)
+    near = (np.abs(np.abs(data.action[rows]) - 0.8) < 0.4).all((1, 2))
+    assert 0.94 < near.mean() < 0.97
+    assert 0.48 < (data.action[rows][near] > 0).mean() < 0.52
+    assert games.known_returns("signs-2") == (pytest.approx(0.5, abs=0.01), 1.0)
+    assert games.known_returns("signs-8") is None
+
+
 # Bridge ------------------------------------------------------------------------------------------------------
 
 

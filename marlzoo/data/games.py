@@ -104,8 +104,8 @@ def kind(name: str) -> str:
         UnknownNameError: an unknown task.
     """
     games.spec(name)
-    if name.startswith("modes-"):
-        return "modes"
+    if name.startswith(("modes-", "signs-")):
+        return name.partition("-")[0]
     if name.startswith("bridge"):
         return "bridge"
     return name if name in RECIPES else "matrix"
@@ -211,6 +211,16 @@ def _modes(game: games.Game, rng: Random) -> Act:
     return lambda g, t: joint
 
 
+def _signs(game: games.Game, rng: Random) -> Act:
+    """All agents near 0.8 or all near -0.8, in equal shares; one team in twenty acts at random."""
+    num_envs, n = game.num_envs, game.spec.n_agents
+    side = 1.0 - 2.0 * _shares(np.ones(2), num_envs, rng)[:, None]
+    near = np.clip(0.8 * side + 0.1 * rng.normal(size=(num_envs, n)), -1.0, 1.0)
+    anywhere = rng.uniform(-1.0, 1.0, (num_envs, n))
+    joint = np.where(rng.random((num_envs, 1)) < 0.05, anywhere, near)[..., None]
+    return lambda g, t: joint
+
+
 def _walk(game: games.Game, rng: Random) -> Act:
     """The shortest safe ways of T-Maze, with colors (0, 1) and (1, 0) in equal shares.
 
@@ -266,4 +276,5 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
     "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
     "modes": {"modes": (_modes,), "random": (_random,)},
+    "signs": {"modes": (_signs,), "random": (_random,)},
 }

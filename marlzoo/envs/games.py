@@ -3,8 +3,8 @@
 All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XOR, its two variants, Bridge), the
 recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), MOMA-PPO
 (iterated coordination, whose rules are ours); the game with several equilibria, the two unequal peaks, the additive
-game and the combinatorial modes are our own. Rewards of the one-step games are rewards per step. Their data come from
-:func:`dataset`, not from files.
+game, the combinatorial modes and the signs are our own. Rewards of the one-step games are rewards per step. Their
+data come from :func:`dataset`, not from files.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
     "equilibria": ((5, -20, -20), (-20, 10, -20), (-20, -20, 20)),
 }
 MODES = (2, 4, 8, 16, 32, 64)
+SIGNS = (2, 4, 8)  # the same game with continuous actions: all signs must agree
 SURFACES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "sign-agreement": lambda a: a[:, 0] * a[:, 1],
     "two-peaks": lambda a: (
         np.exp(-8 * np.square(a - 0.6).sum(1)) + 0.6 * np.exp(-8 * np.square(a + 0.6).sum(1))
     ),
 }
-LISTED = 4096  # joint actions, at most, whose payoffs are listed to find the best
+LISTED = 50_000  # joint actions, at most, whose payoffs are listed to find the best
 OPTIONS: dict[str, dict[str, float]] = {
     "xor-four": {"win": 1.0},
     "xor-two-state": {"win": 1.0, "horizon": 10},
@@ -64,6 +65,7 @@ TASKS: tuple[str, ...] = (
     "t-maze",
     "iterated-coordination",
     *(f"modes-{n}" for n in MODES),
+    *(f"signs-{n}" for n in SIGNS),
 )
 
 
@@ -79,9 +81,11 @@ def known_returns(name: str) -> tuple[float, float] | None:
     there are too many joint actions to list.
     """
     rules, _ = _rules(name, {})
-    if not isinstance(rules, OneStep) or max(rules.actions, 1) ** rules.n_agents > LISTED:
+    if not isinstance(rules, OneStep):
         return None
     each = np.arange(rules.actions) if rules.actions else np.linspace(-1.0, 1.0, 201)
+    if len(each) ** rules.n_agents > LISTED:
+        return None
     joint = np.stack(np.meshgrid(*[each] * rules.n_agents, indexing="ij"), -1).reshape(-1, rules.n_agents)
     pay = np.asarray(rules.payoff(joint), np.float64)
     return round(float(pay.mean()), 9) + 0.0, round(float(pay.max()), 9)
@@ -228,6 +232,9 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
     if name.startswith("modes-"):
         n = int(name.removeprefix("modes-"))
         return OneStep(n, 2, lambda a: (a == a[:, :1]).all(1)), 1
+    if name.startswith("signs-"):
+        n = int(name.removeprefix("signs-"))
+        return OneStep(n, 0, lambda a: (a * a[:, :1] > 0).all(1)), 1
     table = np.array(payoffs(name, s.get("win", 1.0)), np.float64)
     return OneStep(2, len(table), lambda a: table[a[:, 0], a[:, 1]]), 1
 
