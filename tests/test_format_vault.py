@@ -23,6 +23,7 @@ from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, w
 
 FLASHBAX = Path(__file__).parent / "vaults" / "flashbax.zip"
 STEPS = 9
+AT_FOUR = np.broadcast_to(np.arange(STEPS)[:, None, None] == 4, (1, STEPS, 2, 3))
 
 
 @pytest.fixture
@@ -141,6 +142,8 @@ def test_flags_at_the_limit(tmp_path: Path, tensorstore: Any) -> None:
     assert any("4 of 6 episodes end with a terminal flag" in note for note in read_vault(folder).card.notes)
     told = read_vault(folder, limit_is_terminal=False)
     assert (told.terminal.sum(), told.truncated.sum()) == (0, 4)
+    arrays["terminals"], arrays["truncations"] = arrays["truncations"], arrays["terminals"]
+    assert read_vault(write(tensorstore, tmp_path / "b", arrays), last_step="drop").spec.horizon == 3
     with pytest.raises(DataError, match="the option horizon is 0; it must be a positive"):
         read_vault(folder, horizon=0)
 
@@ -148,7 +151,7 @@ def test_flags_at_the_limit(tmp_path: Path, tensorstore: Any) -> None:
 def test_padding_and_prey_of_omar(tmp_path: Path, tensorstore: Any) -> None:
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((5, 7, 4, 16)).astype(np.float32)
-    obs[:, :, 3, 14:] = -np.inf
+    obs[:, :, 3, 14:] = obs[..., 15:] = -np.inf
     flags = np.zeros((5, 7, 4), np.float32)
     arrays = {
         "observations": obs,
@@ -161,10 +164,11 @@ def test_padding_and_prey_of_omar(tmp_path: Path, tensorstore: Any) -> None:
     folder = write(tensorstore, tmp_path / "omar/mpe/simple_tag.vlt/Random", arrays)
     dataset = read_vault(folder)
     assert (dataset.spec.n_agents, dataset.spec.state_size) == (3, 64)
-    assert any("2 entries of the state" in note for note in dataset.card.notes)
+    assert any("5 entries of the state" in note for note in dataset.card.notes)
     assert dataset.card.source == "omar"
     whole = read_vault(folder, agents=4)
-    assert whole.spec.obs_sizes == (16, 16, 16, 14)
+    assert whole.spec.obs_sizes == (15, 15, 15, 14)
+    assert whole.obs.shape[2] == 15
     assert np.isfinite(whole.obs).all()
     equal(dataset.obs, whole.obs[:, :3])
     equal(dataset.action, whole.action[:, :3])
@@ -173,13 +177,13 @@ def test_padding_and_prey_of_omar(tmp_path: Path, tensorstore: Any) -> None:
 
 
 def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
-    rng, rows = np.random.default_rng(0), (1001, 5)
-    flags = np.zeros((1, 1006, 2), np.float32)
+    rng, rows = np.random.default_rng(0), (1001, 5, 3)  # the last one is cut
+    flags = np.zeros((1, 1009, 2), np.float32)
     flags[:, [1000, 1005], 1] = 1  # one agent's flag ends it for all
     arrays = {
-        "observations": rng.standard_normal((1, 1006, 2, 3)).astype(np.float32),
-        "actions": rng.uniform(-1, 1, (1, 1006, 2, 1)).astype(np.float32),
-        "rewards": rng.standard_normal((1, 1006, 2)).astype(np.float32),
+        "observations": rng.standard_normal((1, 1009, 2, 3)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (1, 1009, 2, 1)).astype(np.float32),
+        "rewards": rng.standard_normal((1, 1009, 2)).astype(np.float32),
         "terminals": flags,
         "truncations": 0 * flags,
     }
@@ -192,6 +196,8 @@ def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
     kept = read_vault(folder, drop_terminal_rows=False)
     equal(kept.lengths, rows)
     assert kept.terminal.sum() == 2
+    arrays["actions"] = np.zeros((1, 1009, 2), np.int32)  # OMIGA's data are continuous
+    equal(read_vault(write(tensorstore, tmp_path / "b", arrays)).lengths, rows)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +214,7 @@ def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
             {"actions": np.repeat([[[0, 0]] * 5 + [[8, 0]] * 4], 1, 0).astype(np.int32)},
             "action 8 of agent 0.*step 5",
         ),
+        ({"observations": np.where(AT_FOUR, -np.inf, 0.0).astype(np.float32)}, "obs holds"),
         ({"observations": np.zeros((1, 9, 2, 3), np.complex64)}, "in a way that Flashbax does not use"),
     ],
 )
