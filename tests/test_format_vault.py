@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from marlzoo.data.formats import _ocdbt
 from marlzoo.data.formats.vault import read_vault
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError, MissingExtraError
@@ -47,8 +49,8 @@ def recorded() -> dict[str, Any]:
     }
 
 
-def write(tensorstore: Any, folder: Path, arrays: dict[str, Any], index: int | None = None) -> Path:
-    """A vault of arrays ``[B, T, ...]`` as flashbax lays it out."""
+def write(tensorstore: Any, folder: Path, arrays: dict[str, Any], index: Any = None, **layout: Any) -> Path:
+    """A vault of arrays ``[B, T, ...]`` as flashbax lays it out, or laid out otherwise."""
     folder.mkdir(parents=True)
     (folder / "metadata.json").write_text(json.dumps({"version": 1.2}))
     base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
@@ -59,10 +61,13 @@ def write(tensorstore: Any, folder: Path, arrays: dict[str, Any], index: int | N
         return tensorstore.open(spec, dtype=dtype, shape=shape, create=True).result()
 
     for name, values in arrays.items():
-        shape = (len(values), 10**13, *values.shape[2:])
-        store = create(f"{name}.", values.dtype, shape, compressor={"id": "gzip", "level": 5})
+        shape = (len(values), length if layout else 10**13, *values.shape[2:])
+        chunks = {"chunks": [1, 4, *values.shape[2:]]} if layout else {}
+        packing = {"compressor": {"id": "gzip", "level": 5}}
+        store = create(f"{name}.", values.dtype, shape, **packing | chunks | layout)
         store[:, :length].write(values).result()
-    create("vault_index", np.int32, (1,)).write(np.array([index or length], np.int32)).result()
+    last = np.array([length], np.int32) if index is None else np.atleast_1d(np.asarray(index))
+    create("vault_index", last.dtype, last.shape).write(last).result()
     return folder
 
 
@@ -111,10 +116,36 @@ def test_last_steps_can_be_left_out(tensorstore: Any) -> None:
 
 
 def test_streams_are_never_crossed_nor_rows_behind_the_index_read(tmp_path: Path, tensorstore: Any) -> None:
-    dataset = read_vault(write(tensorstore, tmp_path / "a", streams(2), index=6))
+    dataset = read_vault(write(tensorstore, tmp_path / "a", streams(2), index=np.int32(6)))
     equal(dataset.lengths, [4, 2, 4, 2])
     equal(dataset.obs[dataset.sources], np.tile(recorded()["observations"][:6], (2, 1, 1)))
     assert dataset.truncated.sum() == 0
+
+
+def test_chunks_of_a_few_steps_of_zeros_and_of_other_layouts(
+    tmp_path: Path, tensorstore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = streams(2)
+    arrays["rewards"] = arrays["rewards"].astype(np.float64)
+    arrays["rewards"][:, 4:8] = 0  # a chunk that is not stored
+    dataset = read_vault(write(tensorstore, tmp_path / "a", arrays, order="C"))
+    equal(dataset.obs[dataset.sources], np.tile(recorded()["observations"], (2, 1, 1)))
+    np.testing.assert_allclose(dataset.reward[dataset.sources], arrays["rewards"][..., 0].reshape(-1))
+    with pytest.raises(DataError, match="in a way that Flashbax does not use"):
+        read_vault(write(tensorstore, tmp_path / "b", arrays, order="F"))
+    with pytest.raises(DataError, match=r"its array observations\. declares"):
+        read_vault(write(tensorstore, tmp_path / "c", arrays, np.int32(STEPS + 1), order="C"))
+    monkeypatch.setattr(_ocdbt, "_unpack", lambda *_: b"")
+    with pytest.raises(DataError, match=r"a chunk of its array \S+ is cut off or damaged"):
+        read_vault(tmp_path / "a")
+
+
+def test_chunks_are_whole_or_nothing() -> None:
+    packed = gzip.compress(b"12345678")
+    assert _ocdbt._unpack(packed, "gzip", 8) == b"12345678"
+    assert _ocdbt._unpack(packed[:-2], "gzip", 8) == b""  # without its checksum
+    with pytest.raises(DataError, match="packed with blosc, which is not read"):
+        _ocdbt._unpack(bytes(24), "blosc", 8)
 
 
 def test_actions_with_an_axis_of_one_and_without_masks_or_state(tmp_path: Path, tensorstore: Any) -> None:
@@ -226,12 +257,14 @@ def test_faults_are_named(tmp_path: Path, tensorstore: Any, change: dict[str, An
 
 
 def test_an_absurd_index_or_version_is_refused(tmp_path: Path, tensorstore: Any) -> None:
-    folder = write(tensorstore, tmp_path / "a", streams(1), index=2**31 - 1)
+    folder = write(tensorstore, tmp_path / "a", streams(1), index=np.int32(2**31 - 1))
     with pytest.raises(DataError, match=r"declares 51539607528 bytes, which its .* bytes cannot hold"):
         read_vault(folder)
-    folder = write(tensorstore, tmp_path / "b", streams(1), index=-1)
-    with pytest.raises(DataError, match="vault_index is -1"):
+    folder = write(tensorstore, tmp_path / "b", streams(1), index=np.int32(0))
+    with pytest.raises(DataError, match="vault_index is 0; it holds no recorded steps"):
         read_vault(folder)
+    with pytest.raises(DataError, match="vault_index is not one whole number"):
+        read_vault(write(tensorstore, tmp_path / "c", streams(1), index=9.0))
     (folder / "metadata.json").write_text('{"version": 2.0}')
     with pytest.raises(DataError, match=r"its version is 2\.0, expected 1"):
         read_vault(folder)
