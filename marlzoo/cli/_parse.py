@@ -51,7 +51,8 @@ def _refuse_repeated(command: str, arguments: Sequence[str]) -> None:
     for flag, count in Counter(flags).items():
         if count > 1:
             raise ConfigError(
-                f"{flag} occurs {count} times; write it once, with all its values behind it; see marlzoo {command} --help"
+                f"{flag} occurs {count} times; write it once, with all its values behind it; "
+                f"see marlzoo {command} --help"
             )
 
 
