@@ -21,13 +21,13 @@ from marlzoo.benchmarks.results import ResultsFile
 
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
+from marlzoo.cli import _diagnosis as doctor
 from marlzoo.cli._methods import Source
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, list_methods, method_names, task_spec
-from marlzoo.system import doctor
 from marlzoo.training.checkpoint import load_arrays
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
@@ -183,7 +183,7 @@ def test_a_wrong_setting_is_named_with_the_nearest(
             r"Missing from marlzoo eval: PATH file ending in .npz, or the folder .* \(required\); see",
         ),
         (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
-        (["eval", "x.npz", "y.npz"], "Unrecognized options: y.npz; see"),
+        (["eval", "x.npz", "y.npz"], "2 runs are named; give one, or --cross-play for their members"),
         (["table", "x", "--format", "word"], "invalid choice 'word' for argument '--format'"),
     ],
 )

@@ -52,12 +52,12 @@ def tuned(
 
 
 class Remembered(nn.Module):
-    """A team whose value is always 3."""
+    """A team whose value is 3 in the batch's step, and 9 after it."""
 
     mixer = None
 
     def forward(self, batch: Batch) -> Tensor:
-        return torch.full((1, 1, 2, 1, 2), 3.0)
+        return torch.tensor([3.0, 9.0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 1, 2)
 
     def total(self, values: Tensor, state: Tensor | None) -> Tensor:
         return values
@@ -141,11 +141,34 @@ def test_deviations_are_legal_and_dead_agents_have_none(kind: Any) -> None:
     mask[:, :, 1], mask[..., 3], mask[:, :, 1, 3] = False, True, True  # agent 1 is dead: one action is left
     action = explorer.explore(torch.zeros(2, 50, 3, 5), mask, random, fresh)
     assert mask.gather(-1, action.unsqueeze(-1)).all()
+    own, twin = learner.policy(), ReplicaRandom([0, 1], "test")
+    own.reset(50)
+    leaves = deviating(kind, 1.0, twin.uniform(50, 4), mask.sum(-1) > 1)
+    any_legal = twin.uniform(50, 3, 4).masked_fill(~mask, -1.0).argmax(-1)
+    assert torch.equal(action, torch.where(leaves, any_legal, own.act(torch.zeros(2, 50, 3, 5), mask)))
     remembered = explorer._policies[0].state()["last_action"]
     assert torch.equal(remembered.argmax(-1), action), "a recurrent policy reads what was done"
     alive = torch.rand(1000, 4, generator=torch.Generator().manual_seed(0))
     free = torch.tensor([True, False, True]).expand(1000, 3)
-    assert not deviating(kind, 1.0, alive, free)[:, 1].any()
+    leaves = deviating(kind, 1.0, alive, free)
+    assert not leaves[:, 1].any()
+    assert kind != "single" or (leaves.sum(-1) == 1).all()
+
+
+def test_continuous_deviations_are_noise_within_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = marlzoo.make("td3_bc", toy_spec(), seeds=[0, 1], hidden=8)
+    explorer, twin = TeamExplorer(learner, "joint"), ReplicaRandom([0, 1], "test")
+    explorer.epsilon, explorer.sigma = 0.5, 0.8
+    started: list[Any] = []
+    monkeypatch.setattr(explorer._policies[0], "reset", lambda *given: started.append(given))
+    obs, fresh = torch.ones(2, 50, 3, 5), torch.zeros(2, 50, dtype=torch.bool)
+    action = explorer.explore(obs, None, ReplicaRandom([0, 1], "test"), fresh)
+    leaves, noise = twin.uniform(50, 4)[..., 1:] < 0.5, twin.normal(50, 3, 2)
+    own = learner.policy().act(obs)
+    noisy = (own + 0.8 * noise * learner.action_dimensions).clamp(-1.0, 1.0)
+    assert torch.equal(action, torch.where(leaves.unsqueeze(-1), noisy, own))
+    assert (action.abs() == 1.0).any()
+    assert started == [(50, fresh)]  # episodes that go on keep their memory
 
 
 def test_partners_act_offline_until_the_team_is_better() -> None:
@@ -248,7 +271,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     train(learner, data, updates=2, compile="off", checkpoint="run/checkpoints/a.npz", show_progress=False)
     small = "--rollout 2 --learn-steps 1 --warmup 0 --episodes 2 --strategy ovm --set cql_weight=1.5 --name f"
     command = ["finetune", "run", "--env-steps", "24", *small.split(), "--json"]
-    assert main(command) == 0
+    assert main([*command, "--log", "tensorboard"]) == 0
+    (run,) = (tmp_path / "results/f/tensorboard").iterdir()
+    assert run.name == "qmix_cql-xor-0"
+    assert any(run.iterdir())
     (line,) = json.loads(capsys.readouterr().out)
     assert line.keys() == {"seed", "start", "dip", "area", "final"}
     lines = (tmp_path / "results/f/curve.csv").read_text()
@@ -260,6 +286,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     capsys.readouterr()
     assert main(["finetune", "run", "--env-steps", "24", "--epsilon", "2"]) == 2
     assert "epsilon is 2.0; it must lie in [0, 1]" in capsys.readouterr().err
+    assert main([*command, "--log", "tensorbord"]) == 2
+    assert "Did you mean tensorboard" in capsys.readouterr().err
 
 
 # ---- bad input -------------------------------------------------------------------------------------------

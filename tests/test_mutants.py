@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import Fault, errors, planted, read_faults
+from tests.mutants import Fault, errors, planted, read_faults, table
 from tests.mutants.run import dies, private_copy
 
 TESTS = ("tests/test_objectives.py", "-k", "td_lambda")
@@ -38,6 +38,22 @@ def test_a_list_with_unknown_entries_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text('file = "a.py"\ntests = []\n[[faults]]\nold = "a"\nnow = "b"\n')
     with pytest.raises(ValueError, match=r"x\.toml: not a list of faults"):
         read_faults(tmp_path)
+
+
+def test_the_table_keeps_the_rows_of_lists_that_were_not_run(tmp_path: Path) -> None:
+    path, lists = tmp_path / "result.md", ["one", "two"]
+    explained = dataclasses.replace(UNSEEN, survives="nothing sees it")
+    table.record(path, "two", 3, [UNSEEN], lists)
+    table.record(path, "gone", 9, [UNSEEN], [*lists, "gone"])
+    table.record(path, "one", 5, [explained], lists)
+    text = path.read_text()
+    assert table.names(path) == lists
+    assert "| one | 5 | 4 |" in text
+    assert "| two | 3 | 2 |" in text
+    assert "| **8** | **6 (75.0%)** |" in text
+    assert f"- one: `` {UNSEEN} `` (nothing sees it)\n- two: `` {UNSEEN} `` ({table.NO_REASON})\n" in text
+    table.record(path, "two", 3, [], lists)
+    assert "- two" not in path.read_text()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("listing", "methods, tasks, datasets or suites that are there (--json)"),
     "data": ("data", "collect, inspect, check or convert datasets"),
     "train": ("training", "train one method; its settings are flags"),
-    "eval": ("evaluating", "evaluate a checkpoint in the simulator"),
+    "eval": ("evaluating", "evaluate a checkpoint in the simulator, or teams in cross-play"),
     "finetune": ("finetuning", "let an offline run's team go on learning in the simulator"),
     "ope": ("judging", "estimate a run's return from logged data, without a simulator"),
     "export": ("exporting", "write a trained team or agent as ONNX or as a PyTorch program"),

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Episodes
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
+from marlzoo.envs.episodes import Play, Recording
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.task import TaskName
 from marlzoo.version import __version__
 
 Actions = NDArray[Any]
@@ -90,8 +93,8 @@ def dataset(
     arrays: dict[str, Any] = {
         field: np.concatenate([part[field] for part in recorded]) for field in recorded[0]
     }
-    lengths = arrays.pop("lengths")
-    return Dataset.create(shape, **arrays, starts=np.append(0, np.cumsum(lengths + 1)[:-1]), card=card)
+    starts = Episodes.from_lengths(arrays.pop("lengths")).starts
+    return Dataset.create(shape, **arrays, starts=starts, card=card)
 
 
 def kind(name: str) -> str:
@@ -110,34 +113,13 @@ def kind(name: str) -> str:
 
 def _record(game: games.Game, act: Act) -> dict[str, NDArray[Any]]:
     """One episode of every copy, packed episode after episode with its final observation."""
-    spec, num_envs = game.spec, game.num_envs
-    rows = (spec.horizon + 1, num_envs)
-    width = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    log: dict[str, NDArray[Any]] = {
-        "obs": np.zeros((*rows, spec.n_agents, spec.obs_size), np.float32),
-        "state": np.zeros((*rows, spec.state_size), np.float32),
-        "action": np.zeros((*rows, *width), np.int64 if spec.discrete else np.float32),
-        "reward": np.zeros(rows, np.float32),
-        "terminal": np.zeros(rows, np.bool_),
-        "truncated": np.zeros(rows, np.bool_),
-    }
-    if spec.discrete:
-        log["action_mask"] = np.ones((*rows, spec.n_agents, spec.action_size), np.bool_)
-    lengths, live, seen, t = np.zeros(num_envs, np.int64), np.arange(num_envs), game.reset(), 0
-    while True:
-        log["obs"][t], log["state"][t] = seen.obs, seen.state  # copies that have ended keep theirs
-        if seen.action_mask is not None:
-            log["action_mask"][t] = seen.action_mask
-        if not live.size:
-            break
-        action = act(game, t)
-        step = game.step(action, live)
-        log["action"][t, live] = action[live]
-        log["reward"][t], log["terminal"][t], log["truncated"][t] = step.reward, step.terminal, step.truncated
-        lengths[live] += 1
-        live, seen, t = live[~(step.terminal | step.truncated)[live]], step, t + 1
-    kept = np.arange(spec.horizon + 1) <= lengths[:, None]
-    return {**{field: value.swapaxes(0, 1)[kept] for field, value in log.items()}, "lengths": lengths}
+    play = Play(game)
+    recording = Recording(play)
+    while play.live.size:
+        action = act(game, play.time)
+        recording.add(action, play.step(action))
+    kept = np.arange(game.spec.horizon + 1) <= play.lengths[:, None]
+    return {**{field: rows[kept] for field, rows in recording.arrays.items()}, "lengths": play.lengths}
 
 
 def _shares(weights: NDArray[Any], episodes: int, rng: Random) -> NDArray[np.int64]:
@@ -206,7 +188,7 @@ def _xor_opposite(game: games.Game, rng: Random) -> Act:
 
 def _pass(game: games.Game, rng: Random) -> Act:
     """Both ways round in equal shares, yielding upwards, downwards or sideways."""
-    ways = passages(game.task.rpartition("/")[2])
+    ways = passages(TaskName.parse(game.task).name)
     weights = np.outer((1.0, 1.0), PASSAGE_COUNTS[: len(ways) // 2])
     joint = ways[_shares(weights.ravel(), game.num_envs, rng)]
     return lambda g, t: joint[:, t]

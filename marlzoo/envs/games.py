@@ -19,7 +19,7 @@ from marlzoo.envs._bridge import STARTS, Bridge
 from marlzoo.envs._iterated import Iterated
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
-from marlzoo.envs._tmaze import TMaze
+from marlzoo.envs._tmaze import POSITIONS, TMaze
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Resimulation, Step
 from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
@@ -181,12 +181,17 @@ class Game(BatchedEnv):
         return Resimulation(obs.astype(np.float32), reward.astype(np.float32), terminal, valid)
 
     def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
-        """A picture of Bridge's board; the other games have nothing to see."""
-        if not isinstance(self.rules, Bridge):
+        """A picture of the board of Bridge or T-Maze; the other games have nothing to see."""
+        rules, state = self.rules, self._state[index]
+        if not isinstance(rules, Bridge | TMaze):
             return super().render(index, width, height)
-        from marlzoo.envs._drawing import bridge
+        from marlzoo.envs import _drawing
 
-        return bridge(self._state[index], width, height)
+        if isinstance(rules, Bridge):
+            return _drawing.bridge(state, width, height)
+        return _drawing.t_maze(
+            rules.free(), state[POSITIONS].reshape(2, 2), rules.goals(state), width, height
+        )
 
     def _checked(self, action: NDArray[Any], rows: Ids) -> NDArray[Any]:
         action_mask = self.rules.action_mask(self._state[rows])

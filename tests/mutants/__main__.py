@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
 
-from tests.mutants import errors, read_faults
-from tests.mutants.run import measure
+from tests.mutants import Fault, errors, read_faults, table
+from tests.mutants.run import field
 
 GOAL = 0.97
 
 
 def main() -> int:
     """Print survivors and shares; status 1 below the goal, 2 where the lists or the tests are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="lists or files whose name matches")
-    parser.add_argument("--jobs", type=int, default=1, help="faults that are tried at the same time")
-    parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th fault")
-    options = parser.parse_args()
+    options = arguments()
     faults = read_faults()
     chosen = [
         f for f in faults if fnmatch.fnmatch(f.listing, options.only) or fnmatch.fnmatch(f.file, options.only)
@@ -29,13 +28,54 @@ def main() -> int:
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         return 2
-    try:
-        dead, survivors = measure(chosen, options.jobs)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{dead} of {len(chosen)} planted faults die ({dead / len(chosen):.1%}); goal {GOAL:.0%}")
-    return int(len(survivors) > (1 - GOAL) * len(chosen))
+    return measure(chosen, options.jobs, options.out, sorted({fault.listing for fault in faults}))
+
+
+def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, lists: Sequence[str]) -> int:
+    """Try the faults list by list, and write each list's result at once.
+
+    Args:
+        chosen: in the order of the lists.
+        jobs: how many at the same time.
+        out: the table to write.
+        lists: names of all lists that there are.
+
+    Returns:
+        The exit status.
+    """
+    tried = dead = unexplained = 0
+    wrong = False
+    with field(jobs) as place:
+        for listing, group in groupby(chosen, lambda fault: fault.listing):
+            planted = list(group)
+            try:
+                survivors = place.survivors(planted)
+            except RuntimeError as error:
+                print(error, file=sys.stderr, flush=True)
+                wrong = True
+                continue
+            tried += len(planted)
+            dead += len(planted) - len(survivors)
+            unexplained += sum(not fault.survives for fault in survivors)
+            print(f"{listing}: {len(planted) - len(survivors)} of {len(planted)} die", flush=True)
+            if out:
+                table.record(out, listing, len(planted), survivors, lists)
+    if tried:
+        print(f"{dead} of {tried} planted faults die ({dead / tried:.1%}); goal {GOAL:.0%}")
+    return 2 if wrong else int(unexplained > (1 - GOAL) * tried)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", metavar="PATTERN", default="*", help="lists or files whose name matches")
+    parser.add_argument("--jobs", type=int, default=1, help="faults that are tried at the same time")
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th fault")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the lists' rows of this table")
+    options = parser.parse_args()
+    if options.out and options.every > 1:
+        parser.error("--out: the table is of whole lists; leave --every out")
+    return options
 
 
 if __name__ == "__main__":

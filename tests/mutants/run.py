@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -19,6 +18,7 @@ from tests.mutants import ROOT, Fault, planted
 
 PARTS = ("marlzoo", "algorithms", "baselines", "benchmarks", "tests", "pyproject.toml", "README.md")
 LIMIT = 600  # seconds; a fault that makes a test run forever has been noticed
+TOLD = "told.txt"  # in the copy: what the last run of pytest printed
 PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit statuses; BROKEN: a test file could not be imported
 # Runs pytest in a fork per line of arguments, after the slow imports, and answers with its exit status. Imports must
 # find the copy, also where an editable install is asked before the path. Pytest would compile the modules of its
@@ -38,9 +38,9 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nowhere, stream)
+        told = os.open({TOLD!r}, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        for stream, file in enumerate((os.open(os.devnull, os.O_RDONLY), told, told)):
+            os.dup2(file, stream)
         os._exit(pytest.main(arguments))
     signal.alarm({LIMIT})
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -88,6 +88,10 @@ class Copy:
             raise RuntimeError(f"pytest {' '.join(tests)}: the process that runs the tests ended")
         return int(answer)
 
+    def told(self) -> str:
+        """The end of what pytest printed last."""
+        return (self.folder / TOLD).read_text(encoding="utf-8", errors="replace")[-2000:]
+
     def close(self) -> None:
         """End the process."""
         self.server.communicate()
@@ -133,54 +137,61 @@ def dies(fault: Fault, copy: Copy) -> bool:
     return status != PASSED
 
 
-def check_unplanted(faults: Sequence[Fault], copy: Copy) -> None:
-    """The tests of every list pass without a fault; otherwise every fault would seem to be noticed.
+class Field:
+    """Private copies in which faults are tried, as many at the same time as there are copies.
 
-    Raises:
-        RuntimeError: they do not.
+    Args:
+        copies: where to plant.
     """
-    for listing, tests in sorted({(fault.listing, fault.tests) for fault in faults}):
-        if copy.run_tests(tests) != PASSED:
-            raise RuntimeError(
-                f"{listing}: pytest {' '.join(tests)} fails without any fault; mend that first"
-            )
 
+    def __init__(self, copies: Sequence[Copy]) -> None:
+        self.free: SimpleQueue[Copy] = SimpleQueue()
+        self.size = len(copies)
+        for copy in copies:
+            self.free.put(copy)
 
-def measure(faults: Sequence[Fault], jobs: int) -> tuple[int, list[Fault]]:
-    """Plant all faults; prints a line for each that survives, and for each list.
+    def survivors(self, faults: Sequence[Fault]) -> list[Fault]:
+        """Plant all faults of one list; prints a line for each that no test notices.
 
-    Returns:
-        How many die, and those that survive without a reason given in the list.
-    """
-    copies: SimpleQueue[Copy] = SimpleQueue()
+        Raises:
+            RuntimeError: the list's tests fail without a fault, so that every one would seem to be noticed.
+        """
+        with self._copy() as copy:
+            if copy.run_tests(faults[0].tests) != PASSED:
+                raise RuntimeError(
+                    f"{faults[0].listing}: pytest {' '.join(faults[0].tests)} fails without any fault; "
+                    f"mend that first:\n{copy.told()}"
+                )
+        alive = []
+        with ThreadPoolExecutor(self.size) as pool:
+            for fault, died in zip(faults, pool.map(self._try, faults), strict=True):
+                if not died:
+                    alive.append(fault)
+                    print(
+                        f"survives: {fault}" + (f" ({fault.survives})" if fault.survives else ""), flush=True
+                    )
+        return alive
 
-    def try_one(fault: Fault) -> bool:
-        copy = copies.get()
-        try:
+    def _try(self, fault: Fault) -> bool:
+        with self._copy() as copy:
             return dies(fault, copy)
-        finally:
-            copies.put(copy)
 
-    dead, survivors = Counter[str](), []
-    with ThreadPoolExecutor(jobs) as pool, _copies(jobs) as folders:
-        check_unplanted(faults, folders[0])
-        for folder in folders:
-            copies.put(folder)
-        for fault, died in zip(faults, pool.map(try_one, faults), strict=True):
-            dead[fault.listing] += died
-            if not died:
-                survivors.append(fault)
-                print(f"survives: {fault}" + (f" ({fault.survives})" if fault.survives else ""), flush=True)
-    for listing, count in sorted(Counter(fault.listing for fault in faults).items()):
-        print(f"{listing}: {dead[listing]} of {count} die")
-    return dead.total(), [fault for fault in survivors if not fault.survives]
+    @contextmanager
+    def _copy(self) -> Iterator[Copy]:
+        """A copy that no other fault is in."""
+        copy = self.free.get()
+        try:
+            yield copy
+        finally:
+            self.free.put(copy)
 
 
 @contextmanager
-def _copies(count: int) -> Iterator[list[Copy]]:
-    """Several private copies."""
-    if not count:
-        yield []
-        return
-    with private_copy() as one, _copies(count - 1) as others:
-        yield [one, *others]
+def field(size: int) -> Iterator[Field]:
+    """Room for a number of faults at the same time.
+
+    Args:
+        size: at least 1.
+    """
+    with ExitStack() as stack:
+        yield Field([stack.enter_context(private_copy()) for _ in range(size)])
