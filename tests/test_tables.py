@@ -362,11 +362,11 @@ def test_normalized_score_ends() -> None:
     assert references.normalized("mamujoco/swimmer-2x1", 5.0) is None
 
 
-def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> None:
-    from marlzoo.teachers.store import load_teacher
+def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_policy() -> None:
+    from marlzoo.teachers.store import load_behavior_policy
 
-    teacher = load_teacher("mpe/spread")
-    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    behavior = load_behavior_policy("mpe/spread")
+    stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     found = references.ends("mpe/spread")
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])
