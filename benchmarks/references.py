@@ -113,12 +113,12 @@ def _known(task: str) -> Ends | None:
 
 
 def _taught(task: str) -> Ends | None:
-    from marlzoo.teachers.store import load_teacher, teacher_names
+    from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy
 
-    if task not in teacher_names():
+    if task not in behavior_policy_names():
         return None
-    teacher = load_teacher(task)
-    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    behavior = load_behavior_policy(task)
+    stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     expert = stages.get("expert", stages.get("good"))
     if expert is None or "random" not in stages:
         return None

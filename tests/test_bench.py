@@ -11,6 +11,7 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
 
 from marlzoo.cli import main
+from marlzoo.data.card import Card
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 from marlzoo.registry import task_spec
 from tests.recordings import HOPPER, uniform_recording
@@ -321,6 +323,9 @@ def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
         len({value for (_, updates), value in found.items() if updates == 6}) == 4
     )  # of own replicas and data
     assert not ResultsFile(tmp_path / "plain" / "unit" / "rows.csv").estimates()
+    unknown: Any = SimpleNamespace(card=Card(bounds_known=False))
+    with pytest.raises(DataError, match="does not tell where episodes begin"):
+        choice.require_starts(unknown)
     with pytest.raises(ConfigError, match="select is 'best'; choose one of nothing, ope"):
         replace(suite, select="best")
 

@@ -159,6 +159,14 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" not in quiet.stderr
 
 
+def test_an_option_that_occurs_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser would take the last one only, and another suite than the one asked for would run."""
+    status, _, err = call(capsys, "bench", "xor", "--set", "updates=2", "--dry-run", "--set=eval_every=1")
+    assert status == 2
+    remedy = "write it once, with all its values behind it; see marlzoo bench --help"
+    assert err == f"marlzoo: error: --set occurs 2 times; {remedy}\n"
+
+
 def test_a_wrong_setting_is_named_with_the_nearest(
     capsys: pytest.CaptureFixture[str], recording: Path
 ) -> None:

@@ -21,6 +21,7 @@ from marlzoo.errors import ConfigError, UnknownNameError
         (lambda: Place(partition="long"), ConfigError, "--partition is for --on slurm, not for --on local"),
         (lambda: Place("slurm", address="a:1"), ConfigError, "--address is for --on ray"),
         (lambda: Place(gpus=1), ConfigError, "--gpus is for --on ray or --on slurm"),
+        (lambda: Place("ray", gpus=-1.0), ConfigError, "may be negative"),
         (lambda: Place("ray", array=-1), ConfigError, "may be negative"),
         (lambda: Place("ray", gpus=1).gpus_on("cpu"), ConfigError, "need one, others none"),
         (lambda: Place("ray").gpus_on("cuda:1"), ConfigError, "write --device cuda"),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from marlzoo.benchmarks import store
 from marlzoo.benchmarks.results import COLUMNS, ResultsFile, Row, RowEpisodes, frame
 from marlzoo.benchmarks.row import from_line, to_line
 
@@ -119,7 +120,7 @@ def test_compressed_rows_are_the_same_rows_everywhere(
     assert not packed.exists()
 
 
-def test_damage_of_compressed_rows_is_named(tmp_path: Path) -> None:
+def test_damage_of_compressed_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])
     results.publish()
@@ -138,8 +139,16 @@ def test_damage_of_compressed_rows_is_named(tmp_path: Path) -> None:
         assert message in next(verify([tmp_path])).fault
         assert packed.read_bytes() == damaged
     packed.write_bytes(sound)
+    monkeypatch.setattr(store, "LARGEST", 99)
+    with pytest.raises(DataError, match="unfolds to more than 99 bytes"):
+        results.rows()
+    monkeypatch.undo()
     results.path.write_bytes(plain)  # as after a kill between the two
     assert len(results.rows()) == 1
+    results.append([ROW])
+    results.publish()
+    assert not packed.exists()
+    packed.write_bytes(sound)
     results.path.write_bytes(plain + plain.splitlines(keepends=True)[1])
     with pytest.raises(DataError, match="move the older one away"):
         results.rows()

@@ -68,6 +68,12 @@ def test_points() -> None:
     drawn = [p["a"] for p in random_points({"a": parse_values("a", "1e-4..1:log")}, 200, 3)]
     assert drawn == [p["a"] for p in random_points({"a": parse_values("a", "1e-4..1:log")}, 200, 3)]
     assert abs(np.log10(drawn).mean() + 2.0) < 0.3  # even in the logarithm
+    assert drawn != [p["a"] for p in random_points({"a": parse_values("a", "1e-4..1:log")}, 200, 4)]
+    even = parse_values("a", "0.1..0.9")
+    assert all(p["a"] == round(p["a"], 3) for p in random_points({"a": even}, 9, 0))
+    assert parse_values("a", "0.12345..0.9").rounded(0.12345) == 0.12345  # not 0.123, which lies outside
+    with pytest.raises(ConfigError, match="random is 0; it must be at least 1"):
+        random_points({"a": even}, 0, 0)
     with pytest.raises(ConfigError, match="a grid needs the number of points"):
         grid_points({"a": parse_values("a", "1e-4..1:log")})
     with pytest.raises(ConfigError, match="nothing to sweep"):

@@ -115,7 +115,7 @@ def test_numbers_of_a_summary_by_hand() -> None:
 
 def test_runs_with_fewer_updates_than_others_on_the_same_data_are_left_out_and_told() -> None:
     rows = cell("first", [1.0, 2.0, 3.0]) + cell("short", [90.0, 95.0, 99.0], updates=300)
-    rows[2] = replace(rows[2], updates=500)
+    rows[2], rows[5] = replace(rows[2], updates=500), replace(rows[5], updates=200)
     rows += cell("short", [7.0, 8.0, 9.0], updates=300, quality="expert")  # there nothing is longer
     found = tables.summary(frame(rows)).set_index(["method", "quality"])
     assert found["seeds"].tolist() == [2, 0, 3]
@@ -130,6 +130,7 @@ def test_runs_with_fewer_updates_than_others_on_the_same_data_are_left_out_and_t
     assert not any("older version" in note for note in sheet.notes)
     assert any("first at 500 of 1000 updates, short at 300 of 1000 updates" in note for note in sheet.notes)
     assert "300 to 1000 updates" in sheet.notes[0]
+    assert [line[2] for line in titled(rows, "Details").body] == ["1000", "200–300", "300"]
 
 
 def test_diverged_replicas_are_shown() -> None:
@@ -361,11 +362,11 @@ def test_normalized_score_ends() -> None:
     assert references.normalized("mamujoco/swimmer-2x1", 5.0) is None
 
 
-def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> None:
-    from marlzoo.teachers.store import load_teacher
+def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_policy() -> None:
+    from marlzoo.teachers.store import load_behavior_policy
 
-    teacher = load_teacher("mpe/spread")
-    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    behavior = load_behavior_policy("mpe/spread")
+    stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     found = references.ends("mpe/spread")
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])

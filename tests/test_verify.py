@@ -84,8 +84,8 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
     assert main(["doctor", "--verify"]) == 0
     told = capsys.readouterr().out
     assert (
-        "results 2, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, teachers 1; nothing is damaged"
-        in told
+        "results 2, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, behavior policies 1; "
+        "nothing is damaged" in told
     )
     for pattern in DAMAGED:
         (path,) = place.glob(pattern)

@@ -40,7 +40,7 @@ def diagnose() -> list[Finding]:
         later = "not looked at: they need the packages that are missing above"
         running = [Finding("note", "methods, tasks", later)]
     else:
-        running = [*_accelerator(), *_plugins(), *_teachers()]
+        running = [*_accelerator(), *_plugins(), *_behavior_policies()]
     return [
         _python(),
         *packages,
@@ -167,11 +167,11 @@ def _environment(family: str) -> Finding:
     return Finding("ok", what, f"{len(names)} tasks; {names[0]} starts")
 
 
-def _teachers() -> Iterator[Finding]:
+def _behavior_policies() -> Iterator[Finding]:
     try:
-        from marlzoo.teachers.store import teacher_names
+        from marlzoo.teachers.store import behavior_policy_names
 
-        names = teacher_names()
+        names = behavior_policy_names()
     except Exception as error:  # reported, whatever it is
         yield Finding("missing", "behavior policies", _line(error), AGAIN)
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -28,17 +29,17 @@ def main() -> int:
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         return 2
-    return measure(chosen, options.jobs, options.out, sorted({fault.listing for fault in faults}))
+    return measure(chosen, options.jobs, options.out, Counter(fault.listing for fault in faults))
 
 
-def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, lists: Sequence[str]) -> int:
+def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, counts: Mapping[str, int]) -> int:
     """Try the faults list by list, and write each list's result at once.
 
     Args:
         chosen: in the order of the lists.
         jobs: how many at the same time.
         out: the table to write.
-        lists: names of all lists that there are.
+        counts: how many faults each list that there is has.
 
     Returns:
         The exit status.
@@ -59,7 +60,7 @@ def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, lists: Sequenc
             unexplained += sum(not fault.survives for fault in survivors)
             print(f"{listing}: {len(planted) - len(survivors)} of {len(planted)} die", flush=True)
             if out:
-                table.record(out, listing, len(planted), survivors, lists)
+                table.record(out, listing, survivors, counts)
     if tried:
         print(f"{dead} of {tried} planted faults die ({dead / tried:.1%}); goal {GOAL:.0%}")
     return 2 if wrong else int(unexplained > (1 - GOAL) * tried)
