@@ -251,6 +251,8 @@ def test_recorded_states_are_replayed(name: str, quality: str) -> None:
     data, env = game_data.dataset(name, quality, episodes=40), games.make(name, 1)
     report = check(data, env, sample=400)
     assert report.agrees
+    if quality == "decentralized":
+        return  # no joint transitions
     assert report.compared > 0
     assert report.skipped == 0
     assert report.observation is not None
@@ -366,7 +368,7 @@ def test_only_the_named_copies_move(name: str) -> None:
         assert not (step.terminal | step.truncated)[still].any()
         assert step.obs.shape == (6, spec.n_agents, spec.obs_size)
         assert step.state.shape == (6, spec.state_size)
-        if name not in {"t-maze", "iterated-coordination"}:  # which start at random
+        if name not in {"t-maze", "iterated-coordination"} and "differential" not in name:  # start at random
             assert (step.obs[still] == before[still]).all()
 
 

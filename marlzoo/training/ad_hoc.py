@@ -67,7 +67,8 @@ class _Part:
 
     def __init__(self, learner: Algorithm, compositions: NDArray[np.int64], seed: int) -> None:
         self._policy, self._dtype, self._device = learner.policy(), learner.dtype, learner.device
-        self._seeds, self._random = [seed] * learner.replicas, None
+        self._seeds = [seed] * learner.replicas
+        self._random: _Common | None = None
         taking = [np.flatnonzero((compositions == r).any(1)) for r in range(learner.replicas)]
         self._width = max(1, max(map(len, taking)))
         rows = np.zeros((learner.replicas, self._width), np.int64)  # [R, K]; what is too short is filled up
