@@ -29,6 +29,18 @@ agents do about it is ``noise``:
 * ``shared``: students read the whole z, and the team draws it together at every step, from one common seed. That is
   more than decentralized agents have, so that tables keep it apart as an execution class of its own.
 
+``coupling`` says which noise is carried to which action in step 1. ``independent`` (the paper) draws each on its own.
+``mosdot`` ("Multi-Agent Coordination via Support-Preserving Distillation", 2026, without published code) gives each
+part of the noise to one mode of the joint actions found in a context. With modes y_k of share b_k of a context's data
+
+    g      = argmax sum_k b_k g_k + E_z min_k (|z - y_k|^2 - g_k),   k(z) = argmin_k (|z - y_k|^2 - g_k)
+
+and a is a joint action of the mode k(x_0), so that every vector of noise is carried to one supported joint action.
+Contexts are groups of alike observations, modes equal joint actions or groups of alike ones (k-means), found once
+before training; both numbers are ours. Students, critics and kinds of noise are the same. Students with noise of
+their own still know only their part of z, so that the product of their actions mixes conventions; with ``noise =
+"shared"`` they do not.
+
 ``deploy = "flow"`` acts with F itself, to compare with: centralized execution by one network that sees all
 observations and is called ``eval_steps`` times per action instead of once.
 
@@ -42,8 +54,9 @@ on one noise per episode (``zero`` included), one noise per sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +64,7 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_sequences, as_transitions, row_fields, step_count
 from marlzoo.config import (
+    ASSIGNED_LATER,
     MLP_TRANSITIONS,
     RECURRENT_SEQUENCES,
     Config,
@@ -60,6 +74,7 @@ from marlzoo.config import (
     NonNegative,
     Positive,
 )
+from marlzoo.modules.coupling import ModeCoupling, joint_actions
 from marlzoo.modules.critics import ActionValues
 from marlzoo.modules.flow import VelocityField, integrate
 from marlzoo.modules.layers import MLP, RecurrentNet, one_hot, with_agent_id
@@ -89,6 +104,13 @@ class MACFlowConfig(Config):
     deploy: Literal["students", "flow"] = "students"  # who acts
     eval_steps: Count = 10  # integration steps of a flow that acts
     normalize_q: bool = False  # divide the students' value by its mean size in the batch
+    coupling: Literal["independent", "mosdot"] = field(
+        default="independent", metadata=ASSIGNED_LATER
+    )  # which noise belongs to which action
+    contexts: Count = field(default=64, metadata=ASSIGNED_LATER)  # groups of observations, at most (mosdot)
+    modes: Count = field(
+        default=16, metadata=ASSIGNED_LATER
+    )  # of joint actions in a context, at most (mosdot)
     tau: Fraction = 0.005  # rate at which the targets follow
     hidden: Count = 512  # width of the hidden layers
     layers: Count = 4  # hidden layers of flow and students; critics have two
@@ -112,10 +134,10 @@ class MACFlow(Algorithm):
     variants: ClassVar = {
         "continuous": (
             {"noise": "shared", "normalize_q": True},
-            {"deploy": "flow", "eval_steps": 3},
+            {"deploy": "flow", "eval_steps": 3, "coupling": "mosdot", "contexts": 3, "modes": 4},
         ),
         "discrete": (
-            {"noise": "per_episode"},
+            {"noise": "per_episode", "coupling": "mosdot", "contexts": 3, "modes": 4},
             {"noise": "zero", "history": "rnn", "sequence_length": 6},
             {"noise": "shared", "deploy": "flow"},
         ),
@@ -130,6 +152,8 @@ class MACFlow(Algorithm):
         self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask")
         used = self.action_dimensions.flatten()
         self.flow = VelocityField(self.init, n * spec.obs_size, n * a, h, c.layers, used)
+        if c.coupling == "mosdot":
+            self.coupling = ModeCoupling(self.init, n * spec.obs_size, n * a, c.contexts, c.modes)
         n_in = spec.obs_size + (n * a if c.noise == "shared" else a) + n
         self.student: nn.Module
         if recurrent:
@@ -141,13 +165,22 @@ class MACFlow(Algorithm):
         self.add_optimizer(flow=self.flow, critic=self.q, student=self.student)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
-        """Where the flow starts and stands, and the students' noise, also at the last row."""
+        """Where the flow starts and stands, the students' noise (also at the last row), and places among actions."""
         steps, team = self.config.batch_size * self.length, (self.spec.n_agents, self.spec.action_size)
-        return {
+        found: dict[str, tuple[Kind, tuple[int, ...]]] = {
             "time": ("uniform", (steps, 1)),
             "start": ("normal", (steps, *team)),
             "student": ("normal", (self.config.batch_size, self.length + 1, *team)),
         }
+        return found | ({"member": ("uniform", (steps,))} if self.config.coupling == "mosdot" else {})
+
+    def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
+        """Find contexts and modes of every replica's data, where noise is paired with them."""
+        if self.config.coupling == "independent":
+            return
+        used, size = self.action_dimensions.cpu().numpy(), self.spec.action_size * self.spec.discrete
+        for replica, (dataset, seed) in enumerate(zip(data, self.seeds, strict=True)):
+            self.coupling.read(replica, seed, *joint_actions(dataset, used, size))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of flow, critics and students; metrics are losses, batch means and gradient norms, each [R]."""
@@ -214,6 +247,8 @@ class MACFlow(Algorithm):
         if self.spec.discrete:
             data = one_hot(data, self.spec.action_size, self.dtype)
         start, time = steps.noise["start"], steps.noise["time"]
+        if self.config.coupling == "mosdot":
+            data = self.coupling(context, start.flatten(-2), steps.noise["member"]).view_as(start)
         between = torch.lerp(start, data, time.unsqueeze(-1))
         velocity = self.flow(context, between.flatten(-2), time).view_as(data)
         return mean_over(action_error(velocity, data - start, used), real)

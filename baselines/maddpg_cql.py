@@ -32,6 +32,16 @@ the target but for those of ``replaced`` random agents, which the target policy 
 arXiv 2511.07629): where behavior factorizes, the distance from the data grows linearly with that number. Steps whose
 next action is cut off have no target then. The paper's mixture over all numbers, weighted by the spread of ten
 critics, is not offered.
+
+``prioritize = "joint_action"`` (PJAP, "Coordination Failure in Cooperative Offline MARL", arXiv 2407.01343) learns
+from rows whose joint action lies near the present policies', because step 5 takes the others' actions from the data:
+agents otherwise adapt to partners that the data have and the team no longer is. With mu the target policies,
+
+    d = mean |mu(o_i) - a_i| over agents, dimensions and steps,   p = clip(exp(-(k d)^2), 1e-4, 1),
+
+and rows are drawn with probability in proportion to p^.99 from ``candidates`` times as many uniform ones. The authors
+keep priorities in their buffer and renew those of one uniform batch per update; here all candidates' are fresh. There
+is no importance correction, on purpose. Their steepness k is 4 for most data, .5 to 8 for others.
 """
 
 from __future__ import annotations
@@ -43,7 +53,16 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch, as_sequences, known_actions, row_fields, step_count
+from marlzoo.batch import (
+    Batch,
+    as_sequences,
+    draw_rows,
+    known_actions,
+    priorities,
+    row_fields,
+    step_count,
+    take_rows,
+)
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import TeamCritics
@@ -53,6 +72,7 @@ from marlzoo.objectives import (
     action_size,
     data_value,
     detached,
+    effective_sample_size,
     mean_over,
     penalty_samples,
     sampled_logsumexp,
@@ -87,6 +107,13 @@ class MADDPGCQLConfig(Config):
         default="policy", metadata=ASSIGNED_LATER
     )  # next actions in the target: the policy's, or the data's but for some agents
     replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
+    prioritize: Literal["uniform", "joint_action"] = field(
+        default="uniform", metadata=ASSIGNED_LATER
+    )  # which rows to learn from
+    steepness: NonNegative = field(default=4.0, metadata=ASSIGNED_LATER)  # k of the priorities (joint_action)
+    candidates: Count = field(
+        default=8, metadata=ASSIGNED_LATER
+    )  # rows that each is chosen from (joint_action)
 
 
 class MADDPGCQL(Algorithm):
@@ -100,6 +127,7 @@ class MADDPGCQL(Algorithm):
         "continuous": (
             {"history": "mlp", "critic_agent_id": True, "cql_logprob_scope": "joint", "backup": "partial"},
             {"variant": "iddpg_cql", "history": "mlp", "policy_after_critic": True, "policy_q": "q1"},
+            {"sequence_length": 4, "prioritize": "joint_action", "candidates": 2},
         )
     }
 
@@ -130,16 +158,28 @@ class MADDPGCQL(Algorithm):
         """What the penalty's team actions are made of."""
         c = self.config
         one = (c.batch_size, self.length, self.spec.n_agents, self.spec.action_size)
-        subset: dict[str, tuple[Kind, tuple[int, ...]]] = {"subset": ("uniform", one[:-1])}
-        return {
+        found: dict[str, tuple[Kind, tuple[int, ...]]] = {
             "uniform": ("uniform", (c.cql_samples, *one)),
             "normal": ("normal", (2, c.cql_samples, *one)),
-            **(subset if c.backup == "partial" else {}),
         }
+        if c.backup == "partial":
+            found["subset"] = ("uniform", one[:-1])
+        if c.prioritize == "joint_action":
+            found["row"] = ("uniform", (c.batch_size,))
+        return found
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that an update learns from, or chooses them from."""
+        c = self.config
+        return c.batch_size * (c.candidates if c.prioritize == "joint_action" else 1)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
         c, batch, used = self.config, as_sequences(batch), self.action_dimensions
+        nearness: dict[str, Tensor] = {}
+        if c.prioritize == "joint_action":
+            batch, nearness = self._nearest(batch)
         obs, state, filled = batch.obs[:, :, :-1], batch.state[:, :, :-1], batch.filled
         policy = torch.tanh(self.actor(batch)) * used  # [R, B, L + 1, N, A]
 
@@ -176,11 +216,25 @@ class MADDPGCQL(Algorithm):
         means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, usable)}
         common = data_value(q[:, 0], filled)
         common |= saturation(policy[:, :, :-1], used, filled)
-        return detached(metrics | means) | common | norms
+        return detached(metrics | means) | common | nearness | norms
 
     def policy(self) -> Policy:
         """Tanh of the network's output."""
         return self.actor.policy()
+
+    @torch.no_grad()
+    def _nearest(self, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+        """Rows with a joint action near the target policies', and how near they are."""
+        used, real = self.action_dimensions, batch.filled
+        gap = torch.tanh(self.target_actor(batch)[:, :, :-1]) - batch.action
+        apart = (gap.abs() * used).sum((-2, -1)) / used.sum()  # [R, M, L]
+        distance = torch.where(real > 0, apart, torch.zeros_like(apart)).sum(-1) / real.sum(-1)
+        weight = priorities(distance, self.hyperparameter("steepness", 2))
+        rows = draw_rows(weight, batch.noise["row"])
+        chosen = {name: take_rows(value, rows) for name, value in batch.tensors().items()}
+        spread = effective_sample_size(weight.unsqueeze(-1))["weight/ess"]
+        metrics = {"action_distance": take_rows(distance, rows).mean(1), "priority_ess": spread}
+        return Batch.of(batch.noise, **chosen), metrics
 
     @torch.no_grad()
     def _samples(self, batch: Batch, policy: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from .labels import labels_of
 from .stats import Floats, improvement, interval, mean_ranks, pooled_iqm, profile
-from .summary import CELL, last, same_learners, scores_of
+from .summary import CELL, outcomes, scores_of
 
 THRESHOLDS = tuple(range(0, 125, 5))  # of normalized scores in a performance profile
 Estimate = tuple[float, float, float]
@@ -23,7 +23,7 @@ UNKNOWN: Estimate = (math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Runs:
-    """The last checkpoints of the learners of one class on some datasets.
+    """The last checkpoints of the learners of one class on some datasets, those of unfinished runs left out.
 
     Attributes:
         learners: their names.
@@ -59,8 +59,8 @@ def runs_of(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
         cells: lines of :func:`marlzoo.benchmarks.summary.summary` of these rows, with the columns ``learner`` and
             ``dataset``.
     """
-    final = same_learners(last(rows))
-    final = final[final["error"] == ""]
+    final = outcomes(rows)
+    final = final[final["finished"]]
     returns: dict[str, dict[str, Floats]] = {name: {} for name in dict.fromkeys(cells["learner"])}
     scores: dict[str, dict[str, Floats]] = {name: {} for name in returns}
     keys = [name for name in CELL if name != "execution"]
@@ -97,6 +97,53 @@ def better(runs: Runs, learner: str, than: str) -> Estimate:
     first, second = runs.returns[learner], runs.returns[than]
     shared = [dataset for dataset in runs.datasets if dataset in first and dataset in second]
     return improvement([(first[d], second[d]) for d in shared]) if shared else UNKNOWN
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A column of the tables over several datasets.
+
+    Args:
+        name: as the caption calls it; ``{than}`` stands for the reference learner.
+        meaning: what it is, for the caption.
+        of: its value for learners, by name, from the runs and the reference learner; those it says nothing about are
+            left out.
+        digits: decimal places that are shown.
+        suffix: what the column's head says beside the name.
+    """
+
+    name: str
+    meaning: str
+    of: Callable[[Runs, str], Mapping[str, Estimate]]
+    digits: int
+    suffix: str = ""
+
+    def head(self, than: str = "") -> str:
+        """Of the column."""
+        return f"{self.name}{self.suffix}".format(than=than)
+
+    def caption(self, than: str = "") -> str:
+        """Name and meaning."""
+        return f"{self.name}: {self.meaning}".format(than=than)
+
+
+SCORE = Statistic(
+    "score",
+    "interquartile mean of all runs' normalized scores",
+    lambda runs, than: {name: score(runs, name) for name in runs.complete()},
+    digits=1,
+    suffix=" (IQM)",
+)
+RANK = Statistic(
+    "rank", "by mean return, averaged over datasets, 1 is best", lambda runs, than: ranks(runs), digits=1
+)
+BETTER = Statistic(
+    "P(> {than})",
+    "probability that a run's return is higher than one of {than}, averaged over datasets",
+    lambda runs, than: {name: better(runs, name, than) for name in runs.learners if name != than},
+    digits=2,
+)
+STATISTICS = (SCORE, RANK, BETTER)  # in the order of the tables' columns
 
 
 def improvements(runs: Runs) -> pd.DataFrame:

@@ -15,7 +15,9 @@ from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
 from .launchers import Place
+from .membership import whole
 from .plan import expanded
+from .results import ResultsFile
 from .runner import run_suite
 from .split import Split, split_on
 from .suites import Suite, find_suite
@@ -45,6 +47,7 @@ def bench(
     array: int = 0,
     partition: str = "",
     time: str = "",
+    storage: str = "",
 ) -> Results:
     """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
 
@@ -73,6 +76,7 @@ def bench(
         array: most groups at a time on a cluster.
         partition: of SLURM.
         time: limit of a SLURM job.
+        storage: folder or URL that checkpoints are copied to.
 
     Returns:
         The results of the folder ``out/SUITE``.
@@ -81,9 +85,10 @@ def bench(
         DataError: every run failed before it had a row.
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
-    place = Place(on, address, gpus, array, partition, time)
+    place = Place(on, address, gpus, array, partition, time, storage)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision))
+    base = found if isinstance(suite, Suite) else find_suite(os.fspath(suite))
     console = Console(quiet=quiet)
     finished = run_suite(
         chosen,
@@ -97,8 +102,9 @@ def bench(
         force=force,
         log=log,
         console=console,
+        whole=whole(base, select(found, updates=updates, precision=precision)),
     )
-    if finished.failures and not (finished.folder / "rows.csv").exists():
+    if finished.failures and not ResultsFile(finished.folder / "rows.csv").exists():
         raise DataError(f"no run of suite {chosen.name} finished: {finished.failures[0]}")
     return Results(finished.folder)
 

@@ -18,10 +18,10 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
         tested: whether differences from the best are tested.
         command: that made the table.
     """
-    updates = pd.concat([cells["updates"], cells["updates_max"]])
+    done = cells[cells["seeds"] > 0] if (cells["seeds"] > 0).any() else cells
     notes = [
-        f"Mean return ± sample standard deviation (n - 1) over {_seeds(cells)}, last checkpoint "
-        f"({_range(updates)} updates), {_range(cells['episodes'])} evaluation episodes per seed. "
+        f"Mean return ± sample standard deviation (n - 1) over {_seeds(done)}, last checkpoint "
+        f"({_range(done['updates'])} updates), {_range(done['episodes'])} evaluation episodes per seed. "
         "(data): mean episode return of the dataset."
     ]
     if names:
@@ -68,6 +68,16 @@ def _faults(cells: pd.DataFrame) -> list[str]:
         )
     if cells["failed"].any():
         notes.append("f1/3: one run of three failed and is left out; rows.csv says why.")
+    late = cells[cells["unfinished"] > 0]
+    if len(late):
+        each = [
+            f"{learner} at {_range(part['reached'])} of {_range(part['budget'])} updates"
+            for learner, part in late.groupby("learner", sort=False)
+        ]
+        notes.append(
+            "u1/3: one run of three is left out, as it has fewer updates than others on the same data: "
+            f"{', '.join(each)}."
+        )
     return notes
 
 
@@ -86,7 +96,7 @@ def _moving(cells: pd.DataFrame) -> list[str]:
             "value of the data's actions between the last two quarters of the updates, as a share of its largest "
             f"size; beyond {STILL:.0%} the numbers are of runs that are not over."
         )
-    if (cells["codes"] == "").any():
+    if ((cells["codes"] == "") & (cells["seeds"] > 0)).any():
         notes.append(
             "Rows of an older version do not say whether values had stopped moving, nor which code made them."
         )

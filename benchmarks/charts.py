@@ -59,6 +59,23 @@ def points_with_interval(x: str, learners: list[str]) -> dict[str, Any]:
     return chart | {"height": ROW * len(learners)}
 
 
+def bars(x: str, y: str) -> dict[str, Any]:
+    """A histogram: columns ``x`` and ``x2`` (ends of a bin) and ``count``."""
+    alt = altair()
+    tooltip = [alt.Tooltip(f"{name}:Q", format=",.5~g") for name in ("x", "x2", "count")]
+    chart = (
+        alt.Chart(alt.NamedData(ROWS))
+        .mark_bar(color=COLORS[0])
+        .encode(
+            x=alt.X("x:Q", title=x, bin="binned", axis=alt.Axis(tickCount=5)),
+            x2="x2:Q",
+            y=alt.Y("count:Q", title=y),
+            tooltip=tooltip,
+        )
+    )
+    return _finished(chart)
+
+
 def altair() -> Any:
     """The package, or one sentence with the command that installs it."""
     from marlzoo.errors import MissingExtraError

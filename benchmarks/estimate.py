@@ -170,10 +170,7 @@ def _unmade(data: Data) -> Source:
 
 def row_bytes(spec: Spec) -> int:
     """Bytes of a transition in a file, compression left out."""
-    numbers = (
-        spec.n_agents * (spec.obs_size + (1 if spec.discrete else spec.action_size)) + spec.state_size + 1
-    )
-    return 4 * numbers + (spec.n_agents * spec.action_size if spec.discrete else 0)
+    return sum(array.new(1).nbytes for array in spec.layout().values())
 
 
 def measure(suite: Suite, learner: Learner, task: str, data: Data, spec: Spec) -> Rate:

@@ -77,14 +77,14 @@ def _curves(results: Results, columns: int) -> Figure:
 
     def draw(axis: Any, dataset: str) -> None:
         for learner, part in found[found[DATASET] == dataset].groupby(LEARNER, sort=False):
-            color, style = _look(results.learners.index(str(learner)))
+            color, style = look(results.learners.index(str(learner)))
             axis.plot(part["updates"], part["mean"], color=color, linestyle=style, label=learner)
             axis.fill_between(part["updates"], part["low"], part["high"], color=color, alpha=0.2, linewidth=0)
         if np.isfinite(data[dataset]):
             axis.axhline(data[dataset], color="gray", linestyle=":", linewidth=1, label="(data)")
         axis.set(xlabel="updates", ylabel="return")
 
-    return _panels(results.datasets, columns, draw)
+    return panels(results.datasets, columns, draw)
 
 
 def _profile(results: Results, columns: int) -> Figure:
@@ -95,12 +95,12 @@ def _profile(results: Results, columns: int) -> Figure:
 
     def draw(axis: Any, kind: str) -> None:
         for learner, part in found[found["execution"] == kind].groupby(LEARNER, sort=False):
-            color, style = _look(results.learners.index(str(learner)))
+            color, style = look(results.learners.index(str(learner)))
             axis.plot(part["score"], part["share"], color=color, linestyle=style, label=learner)
             axis.fill_between(part["score"], part["low"], part["high"], color=color, alpha=0.2, linewidth=0)
         axis.set(xlabel="normalized score", ylabel="share of runs that reach it", ylim=(-0.02, 1.02))
 
-    return _panels(list(dict.fromkeys(found["execution"])), 1, draw)
+    return panels(list(dict.fromkeys(found["execution"])), 1, draw)
 
 
 def _bars(results: Results, columns: int) -> Figure:
@@ -120,19 +120,19 @@ def _bars(results: Results, columns: int) -> Figure:
             low, high = (end[0] for end in bands(values[None]))
             error = None if math.isnan(low) else [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             hatch = HATCHES[place // len(COLORS) % len(HATCHES)]
-            axis.bar(place, mean, yerr=error, capsize=2, color=_look(place)[0], hatch=hatch, label=learner)
+            axis.bar(place, mean, yerr=error, capsize=2, color=look(place)[0], hatch=hatch, label=learner)
         behavior = cells.loc[cells[DATASET] == dataset, "behavior"].iloc[0]
         if np.isfinite(behavior):
             axis.axhline(behavior, color="gray", linestyle=":", linewidth=1, label="(data)")
         axis.set(ylabel="return", xticks=[])
 
-    return _panels(results.datasets, columns, draw)
+    return panels(results.datasets, columns, draw)
 
 
 _DRAW: dict[str, Callable[[Results, int], Figure]] = {"curves": _curves, "profile": _profile, "bars": _bars}
 
 
-def _panels(names: Sequence[str], columns: int, draw: Callable[[Any, str], None]) -> Figure:
+def panels(names: Sequence[str], columns: int, draw: Callable[[Any, str], None]) -> Figure:
     """A panel per name, and one legend for all."""
     across = min(columns, len(names))
     down = math.ceil(len(names) / across)
@@ -154,7 +154,7 @@ def _panels(names: Sequence[str], columns: int, draw: Callable[[Any, str], None]
     return figure
 
 
-def _look(place: int) -> tuple[str, str]:
+def look(place: int) -> tuple[str, str]:
     """Color and line style of a learner; each color comes with four styles."""
     return COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from marlzoo.task import TaskName
+
 LONGEST = 24  # characters of a learner's name; longer ones get a letter
 _APART = re.compile(r", (?=[A-Za-z_]\w*=)")  # between two settings, whose values may hold commas
 
@@ -87,7 +89,7 @@ def _shared(variants: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, 
 
 def _datasets(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """A dataset's name without the parts that all datasets share; and these parts."""
-    family = cells["task"].str.partition("/")[0]
+    family = cells["task"].map(lambda task: TaskName.parse(task).family)
     notes: list[str] = []
     parts: list[Any] = []
     if cells["suite"].nunique() > 1:
@@ -96,7 +98,7 @@ def _datasets(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
         notes.append(f"Task: {cells['task'].iloc[0]}.")
     elif family.nunique() == 1:
         notes.append(f"Tasks: {family.iloc[0]}.")
-        parts.append(cells["task"].str.partition("/")[2])
+        parts.append(cells["task"].map(lambda task: TaskName.parse(task).name))
     else:
         parts.append(cells["task"])
     parts.append(cells["quality"])

@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -26,6 +27,7 @@ from marlzoo.system.files import locked
 
 from .results import REMEDY, ResultsFile, Row
 from .row import from_cells
+from .store import PACKED, content
 
 COLUMNS = {"normalised_score": "normalized_score", "behaviour_return": "behavior_return"}
 SETTINGS = {
@@ -69,20 +71,24 @@ def migrate(folder: Path) -> list[Migrated]:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; name the folder that holds rows.csv")
     done = []
-    for path in sorted(folder.rglob("rows.csv")):
-        with locked(path):
+    for path in sorted([*folder.rglob("rows.csv"), *folder.rglob(f"rows.csv{PACKED}")]):
+        file = ResultsFile(path)
+        with locked(file.path):
             rows = _read(path)
             if rows is None:
                 continue
-            ResultsFile(path).overwrite([_today(row) for row in rows])
-        rows = ResultsFile(path).rows()
+            file.overwrite([_today(row) for row in rows])
+        rows = file.rows()
         done.append(Migrated(path, len(rows), sum(bool(row.config) for row in rows)))
     return done
 
 
 def _read(path: Path) -> list[Row] | None:
     """The rows of a file of version 1; None for another file."""
-    data = path.read_bytes()
+    try:
+        data = content(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}; {REMEDY}") from error
     header, _, _ = data.decode(errors="replace").partition("\n")
     names = [COLUMNS.get(name, name) for name in header.split(",")]
     if set(names) != set(FIRST):

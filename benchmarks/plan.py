@@ -14,10 +14,12 @@ from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset, read_card
 from marlzoo.data.mix import mix
+from marlzoo.data.names import DatasetName
 from marlzoo.errors import DataError, SpecError, UnknownNameError
 from marlzoo.recording.recipes import collect
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
+from marlzoo.task import TaskName
 from marlzoo.teachers.offers import collectable_qualities
 
 from .results import RUN, ResultsFile, Row
@@ -131,8 +133,7 @@ class Group:
         parts = [[run.source.hash, run.seed, run.config_hash] for run in self.runs]
         text = json.dumps([self.learner.method, self.task, parts, suite.episodes])
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
-        task = self.task.replace("/", "-")
-        return folder / f"{self.learner.method}-{task}-{name}.npz"
+        return folder / f"{self.learner.method}-{TaskName.parse(self.task).slug()}-{name}.npz"
 
 
 def settings(suite: Suite, learner: Learner, entry: Data) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def validate(suite: Suite) -> None:
         for learner, cls in zip(suite.learners, methods, strict=True):
             # Looking up presets is slow, and a suite's datasets mostly share them.
             same = json.dumps(
-                [task.partition("/")[0], data.config, learner.method, learner.config], sort_keys=True
+                [TaskName.parse(task).family, data.config, learner.method, learner.config], sort_keys=True
             )
             if same not in checked:
                 config_hash(suite, learner, task, data)
@@ -344,7 +345,7 @@ def _make(data: Data, file: Path, folder: Path, report: ProgressReporter) -> Non
 
 def _name(data: Data) -> str:
     """Under what a dataset that is no recipe's is looked up."""
-    return data.file or f"{data.task}/{data.source}/{data.quality}"
+    return data.file or str(DatasetName(data.task, data.source, data.quality))
 
 
 def computed_options(data: Data) -> dict[str, Any]:

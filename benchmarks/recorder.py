@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ from marlzoo.system.provenance import commit_of, machine, now
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
 from .references import normalized
-from .results import Episodes, Row
+from .results import Estimated, Row, RowEpisodes
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")
 class RowSink(Protocol):
     """Where rows go: a :class:`marlzoo.benchmarks.results.ResultsFile`, or what brings them to one elsewhere."""
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
-        """Add rows and their episodes."""
+    def append(
+        self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
+    ) -> None:
+        """Add rows, their episodes, and returns that were estimated for them."""
 
     def rows(self) -> list[Row]:
         """The rows that are there, at least those of the runs that are trained."""
@@ -80,6 +82,13 @@ class Recorder:
                 episodes.append(self._episodes(run, found, replica))
         self._results.append(rows, episodes)
 
+    def estimate(self, updates: int, values: Sequence[float]) -> None:
+        """Add the returns that were estimated for the replicas after so many updates."""
+        runs = [run.name(self._suite) for run in self._group.runs]
+        self._results.append(
+            (), (), [Estimated(run, updates, value) for run, value in zip(runs, values, strict=True)]
+        )
+
     @cached_property
     def _known(self) -> set[tuple[str, int, int]]:
         return {(row.run, row.updates, row.episodes) for row in self._results.rows() if not row.error}
@@ -115,9 +124,9 @@ class Recorder:
             date=found.date,
         )
 
-    def _episodes(self, run: Run, found: Evaluation, replica: int) -> Episodes:
+    def _episodes(self, run: Run, found: Evaluation, replica: int) -> RowEpisodes:
         played = found.episodes
-        return Episodes(
+        return RowEpisodes(
             run.name(self._suite),
             found.updates,
             tuple(played.returns[replica].tolist()),

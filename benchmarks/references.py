@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from marlzoo.envs.base import Observation
-from marlzoo.errors import UnknownNameError
-
 RANDOM_EPISODES = 100
 
 
@@ -68,28 +65,23 @@ def random_return(task: str, episodes: int = RANDOM_EPISODES, seed: int = 0) -> 
     """Mean return of random actions up to the task's horizon: uniform in [-1, 1], or over the allowed actions."""
     import numpy as np
 
+    from marlzoo.envs.episodes import Play
     from marlzoo.registry import make_env
 
     env = make_env(task, episodes)
     env.seed([seed + episode for episode in range(episodes)])
-    seen: Observation = env.reset()
+    play = Play(env)
     rng = np.random.default_rng(seed)
     shape = (episodes, env.spec.n_agents, env.spec.action_size)
-    total, alive = np.zeros(episodes), np.ones(episodes, dtype=bool)
-    for _ in range(env.spec.horizon):
+    while play.live.size and play.time < env.spec.horizon:
         draw = rng.uniform(-1, 1, shape)
         if env.spec.discrete:  # the largest of equally distributed numbers is a uniform choice
-            allowed = True if seen.action_mask is None else seen.action_mask
-            action = np.where(allowed, draw, -2.0).argmax(-1)
+            allowed = True if play.seen.action_mask is None else play.seen.action_mask
+            play.step(np.where(allowed, draw, -2.0).argmax(-1))
         else:
-            action = draw.astype(np.float32)
-        step = seen = env.step(action, np.flatnonzero(alive))
-        total += np.where(alive, step.reward.mean(-1) if step.reward.ndim > 1 else step.reward, 0.0)
-        alive &= ~(step.terminal | step.truncated)
-        if not alive.any():
-            break
+            play.step(draw.astype(np.float32))
     env.close()
-    return float(total.mean())
+    return float(play.returns.mean())
 
 
 @cache
@@ -111,25 +103,22 @@ def _returns() -> dict[str, Ends]:
 
 
 def _known(task: str) -> Ends | None:
-    from marlzoo.registry import family_module, task_families
+    from marlzoo.registry import Task
 
-    family, _, name = task.partition("/")
-    if family not in task_families():  # rows may be of a family, or a task, that is not installed here
+    found = Task.parse(task)
+    if not found.exists:  # rows may be of a family, or a task, that is not installed here
         return None
-    try:
-        known = getattr(family_module(family), "known_returns", lambda name: None)(name)
-    except UnknownNameError:
-        return None
+    known = getattr(found.module, "known_returns", lambda name: None)(found.name)
     return None if known is None else Ends(known[0], known[1], "known optimum")
 
 
 def _taught(task: str) -> Ends | None:
-    from marlzoo.teachers.store import load_teacher, teacher_names
+    from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy
 
-    if task not in teacher_names():
+    if task not in behavior_policy_names():
         return None
-    teacher = load_teacher(task)
-    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    behavior = load_behavior_policy(task)
+    stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     expert = stages.get("expert", stages.get("good"))
     if expert is None or "random" not in stages:
         return None

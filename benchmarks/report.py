@@ -26,6 +26,7 @@ from marlzoo.version import __version__
 from . import aggregate, charts
 from .analysis import DATASET, LEARNER, Results, records
 from .commands import read_commands
+from .data_cards import Described, described
 from .drift import ESS, VALUE
 from .sheet import Sheet
 from .styles import html
@@ -42,7 +43,8 @@ def report(
     reference: str = "",
     command: str = "",
 ) -> Path:
-    """Write a report: leaderboard, tables, learning curves, profiles, ranks, value scales, compute and provenance.
+    """Write a report: leaderboard, tables, learning curves, profiles, ranks, value scales, datasets,
+    compute and provenance.
 
     Args:
         paths: folders that hold ``rows.csv``, or such files.
@@ -72,6 +74,7 @@ def report(
 
 
 def _page(results: Results, title: str, reference: str, command: str, scripts: str) -> str:
+    data = list(described(results))
     parts = {
         "title": escape(title),
         "style": _asset("page.css"),
@@ -80,7 +83,8 @@ def _page(results: Results, title: str, reference: str, command: str, scripts: s
         "tables": "\n".join(html(sheet) for sheet in results.sheets(title, command, reference)),
         "compute": html(compute(results)),
         "provenance": _provenance(results),
-        "data": _json(_data(results)),
+        "cards": html(_cards(data)),
+        "data": _json(_data(results) | _histograms(data)),
         "charts": _json(_specs(results)),
         "scripts": scripts.replace("</script", "<\\/script"),
         "code": _asset("page.js"),
@@ -93,26 +97,34 @@ def leaderboard(results: Results) -> list[Sheet]:
     """For each execution class the learners, the best mean rank first."""
     made, cells = [], results.table()
     for kind, runs in results.classes().items():
-        places = aggregate.ranks(runs)
-        header = ["learner", "rank", "score (IQM)", "datasets", "runs", "diverged", "failed"]
+        shown = [(each, each.of(runs, "")) for each in (aggregate.RANK, aggregate.SCORE)]
+        places = shown[0][1]
+        header = [
+            "learner",
+            *(each.head() for each, _ in shown),
+            "datasets",
+            "runs",
+            "diverged",
+            "failed",
+            "unfinished",
+        ]
         sheet = Sheet(f"Leaderboard: {kind} execution", header, [])
         for name in sorted(runs.learners, key=lambda name: places[name][0] if name in places else math.inf):
             mine = cells[(cells[LEARNER] == name) & (cells["execution"] == kind)]
             sheet.body.append(
                 [
                     name,
-                    estimate(places[name], 2) if name in places else "–",
-                    estimate(aggregate.score(runs, name), 1) if name in places else "–",
+                    *(estimate(of[name], each.digits) if name in of else "–" for each, of in shown),
                     f"{len(runs.returns[name])}",
                     f"{mine['seeds'].sum()}",
                     f"{mine['diverged'].sum()}",
                     f"{mine['failed'].sum()}",
+                    f"{mine['unfinished'].sum()}",
                 ]
             )
         sheet.notes = [
-            "rank: by mean return, averaged over datasets, 1 is best; score: interquartile mean of normalized "
-            "scores. In brackets 95 % bootstrap intervals over seeds. –: not run on all of these datasets, or no "
-            "reference."
+            f"{'; '.join(each.caption() for each, _ in shown)}. In brackets 95 % bootstrap intervals over seeds. "
+            "–: not run on all of these datasets, or no reference."
         ]
         made.append(sheet)
     return made
@@ -214,7 +226,39 @@ def _specs(results: Results) -> dict[str, Any]:
         "weights": charts.line_with_band("updates", "effective sample size / batch", learners),
         "profiles": charts.line_with_band("normalized score", "share of runs", learners),
         "ranks": charts.points_with_interval("mean rank", learners),
+        "returns": charts.bars("undiscounted return", "episodes"),
+        "lengths": charts.bars("length in steps", "episodes"),
     }
+
+
+def _histograms(data: Sequence[Described]) -> dict[str, Any]:
+    """Rows of the datasets' charts."""
+    return {
+        kind: [line | {DATASET: each.name} for each in data for line in getattr(each, kind)]
+        for kind in ("returns", "lengths")
+    }
+
+
+def _cards(data: Sequence[Described]) -> Sheet:
+    """What the cards of the datasets say."""
+    header = ["dataset", "recorded by", "transitions", "episodes", "return", "length", "license", "made by"]
+    sheet = Sheet("Dataset cards", header, [])
+    for each in data:
+        card = each.card
+        sheet.body.append(
+            [
+                each.name,
+                " ".join(filter(None, (card.source, card.quality))),
+                f"{card.transitions}",
+                f"{card.episodes}",
+                f"{number(card.mean_return)} ± {number(card.std_return)}",
+                number(card.mean_length),
+                card.license or "not stated",
+                json.dumps(card.recipe, sort_keys=True) if card.recipe else "not stated",
+            ]
+        )
+    sheet.notes = [f"{each.name}: {note}" for each in data for note in each.card.notes]
+    return sheet
 
 
 def _json(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 from marlzoo.errors import DataError, UnknownNameError
 
 from .row import COLUMNS, RUN, SCHEMA, Row, explain, frame, from_line, merge, to_line
-from .store import Format, Line, Store
+from .store import PACKED, Format, Line, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "RUN", "Episodes", "ResultsFile", "Row", "frame"]
+__all__ = ["COLUMNS", "RUN", "ResultsFile", "Row", "RowEpisodes", "frame"]
 
 REPLACED = "replaced.csv"
 REMEDY = "move it away and run the same command again (runs with a checkpoint are evaluated anew)"
 
 
 @dataclass(frozen=True)
-class Episodes:
+class RowEpisodes:
     """The episodes of one row.
 
     Args:
@@ -41,24 +42,43 @@ class Episodes:
     wins: tuple[bool, ...] = ()
 
 
-class ResultsFile:
-    """The rows in ``rows.csv`` and the episodes in ``episodes.csv`` beside it.
-
-    Several processes may append; what was appended survives a kill. Until :meth:`publish` new rows are in
-    ``rows.journal`` beside the file; :meth:`rows` reads both. See :mod:`marlzoo.benchmarks.store`.
+@dataclass(frozen=True)
+class Estimated:
+    """A return that was estimated from the training data, not measured; see :mod:`marlzoo.benchmarks.choice`.
 
     Args:
-        path: the CSV file of the rows; need not exist yet.
+        run: the row's run, see :attr:`Row.run`.
+        updates: the row's.
+        value: expected discounted return.
+    """
+
+    run: str
+    updates: int
+    value: float
+
+
+class ResultsFile:
+    """The rows in ``rows.csv``, the episodes in ``episodes.csv`` and estimates in ``estimates.csv`` beside it.
+
+    Several processes may append; what was appended survives a kill. Until :meth:`publish` new rows are in
+    ``rows.journal`` beside the file; :meth:`rows` reads both. See :mod:`marlzoo.benchmarks.store`. The files may be
+    compressed (``rows.csv.gz``) and stay so.
+
+    Args:
+        path: the CSV file of the rows, with or without ``.gz``; need not exist yet.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(os.fspath(path).removesuffix(PACKED))
         self._rows = Store(self.path, Format(SCHEMA, ("run", *COLUMNS), merge, REMEDY, explain))
         self._episodes = Store(
             self.path.with_name("episodes.csv"),
-            Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _merge_episodes, REMEDY),
+            Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _newest, REMEDY),
         )
-
+        self._estimates = Store(
+            self.path.with_name("estimates.csv"),
+            Format(SCHEMA, ("run", "updates", "value"), _newest, REMEDY),
+        )
         self._replaced = Store(
             self.path.with_name(REPLACED), Format(SCHEMA, ("run", *COLUMNS), list, REMEDY, explain)
         )
@@ -67,15 +87,17 @@ class ResultsFile:
         """Whether there is a file, or a journal of one."""
         return self._rows.exists()
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
+    def append(
+        self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
+    ) -> None:
         """Add rows; a row of the same run and update count is replaced, so that repeating a step is harmless.
 
         Raises:
             OutputError: they cannot be written.
         """
-        self._episodes.append(
-            [_episodes_line(found) for found in episodes]
-        )  # first: every row has its episodes
+        # First: every row has its episodes.
+        self._episodes.append([_episodes_line(found) for found in episodes])
+        self._estimates.append([(each.run, str(each.updates), repr(each.value)) for each in estimates])
         self._rows.append([to_line(row) for row in rows])
 
     def rows(self) -> list[Row]:
@@ -86,7 +108,7 @@ class ResultsFile:
         """
         return [from_line(str(self.path), line) for line in self._rows.read()]
 
-    def episodes(self) -> dict[tuple[str, int], Episodes]:
+    def episodes(self) -> dict[tuple[str, int], RowEpisodes]:
         """The episodes of every row, by run and updates.
 
         Raises:
@@ -95,13 +117,28 @@ class ResultsFile:
         found = [_episodes(self._episodes.path, line) for line in self._episodes.read()]
         return {(each.run, each.updates): each for each in found}
 
+    def estimates(self) -> dict[tuple[str, int], float]:
+        """The estimated returns that are there, by run and updates.
+
+        Raises:
+            DataError: as for :meth:`rows`.
+        """
+        try:
+            return {(run, int(count)): float(value) for run, count, value in self._estimates.read()}
+        except ValueError as error:
+            raise DataError(f"{self._estimates.path}: {error}; {REMEDY}") from None
+
     def read(self) -> pd.DataFrame:
-        """All rows as a table with the columns ``run`` and :data:`COLUMNS`.
+        """All rows as a table with the columns ``run`` and :data:`COLUMNS`, and ``estimate`` where there are some.
 
         Raises:
             DataError: the file is no results file, or was cut or edited.
         """
-        return frame(self.rows())
+        made, known = frame(self.rows()), self.estimates()
+        if not known:
+            return made
+        pairs = zip(made["run"], made["updates"], strict=True)
+        return made.assign(estimate=[known.get(pair, math.nan) for pair in pairs])
 
     def has(self, **values: Any) -> bool:
         """Whether some row has all the given column values.
@@ -116,8 +153,8 @@ class ResultsFile:
         return any(all(getattr(row, k) == v for k, v in values.items()) for row in self.rows())
 
     def faults(self) -> list[str]:
-        """Every damaged line of rows, episodes and replaced rows, a text each; empty where all are sound."""
-        return [fault for store in (self._rows, self._episodes, self._replaced) for fault in store.faults()]
+        """Every damaged line of rows and of the files beside them, a text each; empty where all are sound."""
+        return [fault for store in self._stores() for fault in store.faults()]
 
     def overwrite(self, rows: Iterable[Row]) -> None:
         """Replace the file of rows as one step; journals stay. The caller holds the lock of its folder.
@@ -129,13 +166,28 @@ class ResultsFile:
 
     def publish(self, *, lazy: bool = False) -> None:
         """Bring all rows of finished writers into the CSV files; see :meth:`Store.publish`."""
-        self._episodes.publish(lazy=lazy)
-        self._rows.publish(lazy=lazy)
+        for store in (self._episodes, self._estimates, self._rows):
+            store.publish(lazy=lazy)
+
+    def compress(self, wanted: bool = True) -> list[Path]:
+        """Bring rows and the files beside them into compressed ones, or back into plain ones.
+
+        Returns:
+            The files that were made.
+
+        Raises:
+            DataError: one is broken.
+            OutputError: one cannot be written; it is left as it was.
+        """
+        return [store.packed if wanted else store.path for store in self._stores() if store.compress(wanted)]
 
     def close(self) -> None:
         """This process has nothing more to append for now."""
-        self._episodes.close()
-        self._rows.close()
+        for store in (self._episodes, self._estimates, self._rows):
+            store.close()
+
+    def _stores(self) -> tuple[Store, ...]:
+        return self._rows, self._episodes, self._estimates, self._replaced
 
     def remove(self, unwanted: Callable[[Row], bool]) -> list[Row]:
         """Take rows out, and keep them in ``replaced.csv`` beside the file.
@@ -152,19 +204,32 @@ class ResultsFile:
         return [from_line(place, line) for line in self._rows.remove(lambda line: line in removed)]
 
 
-def _merge_episodes(lines: Iterable[Line]) -> list[Line]:
+def compress(folder: Path, wanted: bool = True) -> list[Path]:
+    """Compress the results in a folder and the folders below it, or bring them back; returns the files made.
+
+    Raises:
+        DataError: no such folder, or a file is broken.
+        OutputError: a file cannot be written; it is left as it was.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; name the folder that holds rows.csv")
+    places = {path.parent for name in ("rows.csv", f"rows.csv{PACKED}") for path in folder.rglob(name)}
+    return [made for place in sorted(places) for made in ResultsFile(place / "rows.csv").compress(wanted)]
+
+
+def _newest(lines: Iterable[Line]) -> list[Line]:
     return list({line[:2]: line for line in lines}.values())
 
 
-def _episodes_line(found: Episodes) -> Line:
+def _episodes_line(found: RowEpisodes) -> Line:
     numbers = [" ".join(map(repr, values)) for values in (found.returns, found.lengths)]
     return (found.run, str(found.updates), *numbers, " ".join(str(int(win)) for win in found.wins))
 
 
-def _episodes(path: Path, line: Line) -> Episodes:
+def _episodes(path: Path, line: Line) -> RowEpisodes:
     run, updates, returns, lengths, wins = line
     try:
-        return Episodes(
+        return RowEpisodes(
             run,
             int(updates),
             tuple(map(float, returns.split())),

@@ -11,6 +11,7 @@ from marlzoo.registry import code_hash, find_method
 
 from .plan import Group, Run, Source, finished, groups, runs_of
 from .results import ResultsFile, Row
+from .storage import Storage
 from .suites import Suite
 
 
@@ -53,7 +54,13 @@ def find(suite: Suite, sources: Sequence[Source], results: ResultsFile, rerun: C
 
 
 def forget(
-    suite: Suite, found: Found, results: ResultsFile, rerun: Collection[str], folder: Path, max_replicas: int
+    suite: Suite,
+    found: Found,
+    results: ResultsFile,
+    rerun: Collection[str],
+    folder: Path,
+    max_replicas: int,
+    storage: Storage | None = None,
 ) -> None:
     """Make the runs of some methods start from nothing: their checkpoints, metrics and rows go.
 
@@ -66,8 +73,11 @@ def forget(
     names = {run.name(suite) for run in found.missing if run.learner.method in rerun}
     for group in groups(suite, found.missing, max_replicas):
         if group.learner.method in rerun:
-            for path in files(group, folder, suite):
+            left = files(group, folder, suite)
+            for path in left:
                 path.unlink(missing_ok=True)
+            if storage is not None:
+                storage.remove(folder, *left)
     results.remove(lambda row: row.run in names)
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,17 +20,15 @@ from marlzoo.errors import ConfigError
 from . import reuse, tables
 from .commands import note_command
 from .launchers import Place, make_launcher
+from .membership import rows_of
 from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
 from .progress import Display, Stage, last_lines
 from .results import ResultsFile
 from .split import Split, cluster_split, default_split, group_size
+from .storage import Storage
 from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 IN_THIS_PROCESS, HERE = Split(), Place()
 
@@ -69,6 +66,7 @@ def run_suite(
     log: Sequence[str] = (),
     command: str = "",
     console: Console | None = None,
+    whole: Suite | None = None,
 ) -> Finished:
     """Run what is missing of a suite and print its tables.
 
@@ -86,6 +84,7 @@ def run_suite(
         log: names of further loggers.
         command: named below the table as what made it.
         console: where to print.
+        whole: the suite that ``suite`` is a part of: the tables hold its rows too, as far as they are there.
 
     Raises:
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
@@ -96,6 +95,9 @@ def run_suite(
     validate(suite)
     _require_loggers(log)
     launcher = make_launcher(place, device)
+    storage = Storage(place.storage, suite.name) if place.storage else None
+    if storage is not None:
+        storage.require()
     folder = out / suite.name
     results = ResultsFile(folder / "rows.csv")
     results.rows()  # a broken file is found before any work
@@ -108,17 +110,17 @@ def run_suite(
         elif split is None:
             split = default_split(suite, found.missing, max_replicas) if device == "cpu" else Split()
         size = group_size(suite, sources, split, max_replicas)
-        reuse.forget(suite, found, results, again, folder, size)
+        reuse.forget(suite, found, results, again, folder, size, storage)
         todo = groups(suite, found.missing, size)
         for line in (reuse.summary(found), *reuse.warnings(found)):
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
-        trainer = Trainer(suite, folder, device, check_data, log)
+        trainer = Trainer(suite, folder, device, check_data, log, storage)
         failures = launcher.run(trainer, list(zip(todo, stages, strict=True)), split, display)
     results.publish()
     note_command(folder, command)
-    _show(results, folder, suite, sources, command, console)
+    _show(results, folder, expanded(whole or suite), sources, command, console)
     trained, there, seconds = len(found.missing), len(found.done), time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -147,7 +149,7 @@ def _show(
     if not results.exists():
         return
     everything = results.read()
-    rows = _of_suite(everything, suite, sources)
+    rows = rows_of(everything, suite, sources)
     if len(rows) < len(everything):
         console.print(
             f"{len(everything) - len(rows)} rows are of other data (regenerated on another processor, or by another "
@@ -158,15 +160,6 @@ def _show(
         for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
             if not sheet.long:  # table.md has them all
                 console.print(terminal(sheet), soft_wrap=True)
-
-
-def _of_suite(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.DataFrame:
-    """The rows of a suite's runs as it is now, in the suite's order, whichever of them ended first."""
-    pairs = dict.fromkeys((run.source.hash, run.config_hash) for run in runs_of(suite, sources))
-    places = {pair: place for place, pair in enumerate(pairs)}
-    found = enumerate(zip(rows["data_hash"], rows["config_hash"], strict=True))
-    ordered = [row for _, row in sorted((places[pair], row) for row, pair in found if pair in places)]
-    return rows.iloc[ordered].reset_index(drop=True)  # summaries keep the order of the index
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:

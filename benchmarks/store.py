@@ -4,16 +4,20 @@ What is appended goes to a journal of the writer's own, ``NAME.journal/*.csv`` b
 when :meth:`Store.append` returns: the lines that are there already are not touched. :meth:`Store.read` takes the file
 and all journals together, also while others write. :meth:`Store.publish` merges the journals of finished writers into
 the file, which is replaced as a whole. A kill at any moment loses nothing that was appended.
+
+The file may be compressed (``NAME.csv.gz``), as published results are; it stays in the form that it has.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import io
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +25,13 @@ from typing import IO
 
 from marlzoo.errors import DataError
 from marlzoo.system.checksums import CHECKSUM, checksum
-from marlzoo.system.files import flush, locked, output_error, try_lock, write_text_atomic
+from marlzoo.system.files import atomic_write, flush, locked, output_error, try_lock, write_text_atomic
 
 Line = tuple[str, ...]
 """Cells of a line, without the schema's number and the checksum."""
 
+PACKED = ".gz"
+LARGEST = 2**31  # bytes of a file's text; a small compressed file could unfold to more than memory holds
 WORTH = 4  # journals are worth merging when they have a fourth of the file's size
 
 
@@ -62,18 +68,19 @@ class Store:
     """The lines in one file and its journals.
 
     Args:
-        path: the CSV file; need not exist yet.
+        path: the CSV file; need not exist yet, or may be there compressed under this name and ``.gz``.
         form: of its lines.
     """
 
     def __init__(self, path: Path, form: Format) -> None:
         self.path, self._form = path, form
+        self.packed = path.with_name(path.name + PACKED)
         self.folder = path.with_name(f"{path.stem}.journal")
         self._journal: _Journal | None = None
 
     def exists(self) -> bool:
         """Whether anything was appended or published."""
-        return self.path.exists() or bool(self._journals())
+        return self.path.exists() or self.packed.exists() or bool(self._journals())
 
     def append(self, lines: Sequence[Line]) -> None:
         """Add lines; they are on the disk when this returns.
@@ -94,16 +101,16 @@ class Store:
         Raises:
             DataError: a file is no such file, or was cut or edited; the text names the line.
         """
-        journals = [line for path in self._journals() for line in self._parse(path, cut=True)]
+        journals = [line for path in self._journals() for line in self._parse(path)]
         # The file is read last: what is merged meanwhile is then found there.
-        return self._form.merge([*self._parse(self.path), *journals])
+        return self._form.merge([*self._parse(), *journals])
 
     def faults(self) -> list[str]:
         """Every line of the file and of its journals that is damaged, a text each; empty where all are sound."""
         found: list[str] = []
-        for path in (self.path, *self._journals()):
+        for path in (None, *self._journals()):
             try:
-                for place, cells in self._records(path, cut=path != self.path):
+                for place, cells in self._records(path):
                     try:
                         self._checked(place, cells)
                     except DataError as error:
@@ -124,12 +131,10 @@ class Store:
         """
         self.close()
         journals = self._journals()
-        if not journals or (lazy and WORTH * _size(journals) < _size([self.path])):
+        if not journals or (lazy and WORTH * _size(journals) < _size([self.path, self.packed])):
             return
         with locked(self.path), _finished(self._journals()) as finished:
-            lines = [
-                line for path in (self.path, *finished) for line in self._parse(path, cut=path != self.path)
-            ]
+            lines = [line for path in (None, *finished) for line in self._parse(path)]
             self.overwrite(self._form.merge(lines))
             _delete(finished, self.folder)
 
@@ -142,11 +147,11 @@ class Store:
         """
         self.publish()
         with locked(self.path):
-            if any(unwanted(line) for path in self._journals() for line in self._parse(path, cut=True)):
+            if any(unwanted(line) for path in self._journals() for line in self._parse(path)):
                 raise DataError(
                     f"{self.path}: another process is writing these lines; wait until it has finished"
                 )
-            lines = self._parse(self.path)
+            lines = self._parse()
             out = [line for line in lines if unwanted(line)]
             if out:
                 self.overwrite([line for line in lines if not unwanted(line)])
@@ -168,21 +173,56 @@ class Store:
         Raises:
             OutputError: it cannot be written; it is left as it was.
         """
-        write_text_atomic(self.path, _text([self._form.header, *self._complete(lines)]))
+        path, _ = self._found()
+        _write(path, _text([self._form.header, *self._complete(lines)]))
+        if path == self.path:  # what a kill while the form changed left behind
+            self.packed.unlink(missing_ok=True)
+
+    def compress(self, wanted: bool = True) -> bool:
+        """Bring the file into its compressed form, or back; returns whether it was in the other one.
+
+        Raises:
+            DataError: it is broken, or both are there with different lines.
+            OutputError: it cannot be written; it is left as it was.
+        """
+        self.publish()
+        before, after = (self.path, self.packed) if wanted else (self.packed, self.path)
+        with locked(self.path):
+            if not before.exists():
+                return False
+            self._parse()  # damage is named now, and not when the other form is read
+            _, text = self._found()
+            _write(after, text or "")
+            before.unlink()  # last: a kill leaves both, with the same lines
+        return True
 
     def _complete(self, lines: Iterable[Line]) -> Iterator[Line]:
         for line in lines:
             cells = (str(self._form.schema), *line)
             yield (*cells, checksum(cells))
 
-    def _parse(self, path: Path, cut: bool = False) -> list[Line]:
-        """Lines of a file; none where there is no such file. ``cut``: the last one may be incomplete."""
-        return [self._checked(place, cells) for place, cells in self._records(path, cut)]
+    def _found(self) -> tuple[Path, str | None]:
+        """The file in the form in which it is there, and its text; None where there is none."""
+        for path in (self.path, self.packed, self.path):  # twice: it may be changing its form just now
+            text = _read(path, self._form.remedy)
+            if text is not None:
+                break
+        else:
+            return self.path, None
+        if path == self.path and self.packed.exists() and _read(self.packed, self._form.remedy) != text:
+            raise DataError(
+                f"{self.path}: {self.packed.name} beside it has other lines; move the older one away"
+            )
+        return path, text
 
-    def _records(self, path: Path, cut: bool) -> Iterator[tuple[str, list[str]]]:
+    def _parse(self, journal: Path | None = None) -> list[Line]:
+        """Lines of a journal, or of the file; none where there is no such file."""
+        return [self._checked(place, cells) for place, cells in self._records(journal)]
+
+    def _records(self, journal: Path | None) -> Iterator[tuple[str, list[str]]]:
         """The place and the cells of every line, which are not compared with its checksum yet."""
-        text = _read(path, self._form.remedy)
-        if text is not None and cut:  # what a kill cut off was never said to be written
+        path, text = self._found() if journal is None else (journal, _read(journal, self._form.remedy))
+        if text is not None and journal:  # what a kill cut off was never said to be written
             text = text[: text.rfind("\n") + 1] or None
         if text is None:
             return
@@ -262,11 +302,35 @@ def _text(lines: Iterable[Sequence[str]]) -> str:
 def _read(path: Path, remedy: str) -> str | None:
     """A file's text; None where there is none."""
     try:
-        return path.read_bytes().decode()  # line ends as they are
+        return content(path).decode()  # line ends as they are
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}; {remedy}") from error
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file, or those that a compressed one holds.
+
+    Raises:
+        OSError, EOFError, zlib.error: it cannot be read, is damaged, or holds more than ``LARGEST`` bytes.
+    """
+    if path.suffix != PACKED:
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise OSError(f"it unfolds to more than {LARGEST} bytes")
+    return data
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as one step, compressed if its name says so; the same text gives the same bytes."""
+    if path.suffix != PACKED:
+        write_text_atomic(path, text)
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def _size(paths: Sequence[Path]) -> int:

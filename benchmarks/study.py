@@ -22,6 +22,7 @@ from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import make, make_env
 from marlzoo.system.files import atomic_write, write_text_atomic
+from marlzoo.task import TaskName
 from marlzoo.training.trainer import train
 
 from .plan import Source, obtain
@@ -195,7 +196,7 @@ def replicas(seeds: Sequence[int], **settings: Sequence[float]) -> dict[str, lis
 
 def place(name: str, source: Source) -> str:
     """The folder of a study's results on logged data."""
-    return f"{name}/{source.task.replace('/', '-')}-{source.quality}"
+    return f"{name}/{TaskName.parse(source.task).slug()}-{source.quality}"
 
 
 def points(groups: Sequence[tuple[str, Floats]]) -> Callable[[Any], None]:

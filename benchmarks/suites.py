@@ -41,7 +41,7 @@ from marlzoo.system.files import require_folder_name
 FOLDER = Path(__file__).parent / "suites"
 POINTS = 10  # evaluations of a run, where the suite does not say how far apart they are
 EVERY = "*"  # a learner of this name stands for all methods that fit the suite's data
-CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision)}
+CHOICES = {"compile": ("auto", "on", "off"), "precision": get_args(Precision), "select": ("", "ope")}
 LEAST = {"updates": 1, "eval_every": 0, "episodes": 1, "final_episodes": 0, "horizon": 0}
 REGENERATED = "marlzoo"  # the source whose datasets are made by recipes instead of fetched
 
@@ -116,6 +116,8 @@ class Suite:
         precision: of matrix products while training: ``float32``, ``tf32`` (GPUs) or ``bf16``.
         config: settings of every learner, as far as it has them.
         stack_settings: let learners of one method that differ in ``float`` settings only share lockstep groups.
+        select: ``ope`` estimates returns from the training data at every evaluation, and shows the checkpoint that
+            has the highest estimate beside the last one; see :mod:`marlzoo.benchmarks.choice`.
         about: one sentence.
 
     Raises:
@@ -135,6 +137,7 @@ class Suite:
     precision: str = "float32"
     config: Mapping[str, Any] = field(default_factory=dict)
     stack_settings: bool = False
+    select: str = ""
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -154,7 +157,8 @@ class Suite:
                 raise ConfigError(f"{place}: {name} is {getattr(self, name)}; it must be at least {least}")
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
-                raise ConfigError(f"{place}: {name} is {value!r}; choose one of {', '.join(choices)}")
+                known = ", ".join(choice or "nothing" for choice in choices)
+                raise ConfigError(f"{place}: {name} is {value!r}; choose one of {known}")
         require_folder_name(self.name)
 
     def updates_on(self, data: Data) -> int:

@@ -1,7 +1,8 @@
 """From result rows to numbers per dataset and learner, and from nothing else.
 
-A run counts with its last checkpoint, never with the best one seen during training. Diverged replicas are counted,
-never dropped. A run that failed has no result; how many did is told.
+A run counts with its last checkpoint, never with the best one seen during training, and only where it has as many
+updates as any run on the same data: runs of different length cannot be compared. Diverged replicas are counted, never
+dropped. A run that failed has no result, nor has one that stopped earlier; how many these are is told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from .stats import Floats, interval, iqm
 RESULTS = Path("results")  # where commands write unless they are told otherwise
 DATASET = ["task", "source", "quality"]
 LEARNER = ["method", "variant", "execution"]
-CELL = ["suite", *DATASET, "data_hash", *LEARNER, "config_hash"]
+DATA = ["suite", *DATASET, "data_hash"]
+CELL = [*DATA, *LEARNER, "config_hash"]
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
@@ -80,6 +82,17 @@ def same_learners(rows: pd.DataFrame) -> pd.DataFrame:
     return best.drop_duplicates(list(RUN), keep="last").sort_index().drop(columns="done")
 
 
+def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each run's last row under one name per configuration; see :func:`last` and :func:`same_learners`.
+
+    The column ``budget`` has the most updates of any run on the same data, ``finished`` whether the run has as many.
+    """
+    found = same_learners(last(rows))
+    reached = found["updates"].where(found["error"] == "")
+    most = reached.groupby([found[name] for name in DATA], sort=False, dropna=False).transform("max")
+    return found.assign(budget=most, finished=reached.eq(most))
+
+
 def with_one_name(rows: pd.DataFrame) -> pd.DataFrame:
     """All rows, variants that are one configuration under one name; see :func:`same_learners`."""
     renamed = rows.copy()
@@ -112,17 +125,21 @@ def _agree(first: dict[Any, set[str]], second: dict[Any, set[str]]) -> bool:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per dataset and learner, over seeds.
 
-    Columns beside the names: ``seeds`` (runs with a result), ``failed`` (runs without one), ``updates`` (fewest and,
-    if a run is unfinished, ``updates_max``), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``best`` (mean
-    over seeds of the highest return that any evaluation of a run had; biased upwards, so nothing is ranked by it),
-    ``evaluations`` (fewest of a run), ``iqm``,
-    ``iqm_low``, ``iqm_high`` (95 % bootstrap, from three seeds on), ``score`` and ``score_iqm`` (normalized, see
-    :func:`marlzoo.benchmarks.references.ends`), ``win_rate``, ``diverged`` (replicas), ``value``, ``moving`` (drift
-    of values that had not converged, else NaN), ``weight_ess``, ``behavior`` (the dataset's mean return),
+    Columns beside the names: ``seeds`` (runs with a result), ``failed`` (runs that an error ended),
+    ``unfinished`` (runs with fewer updates than others on the same data), ``reached`` (most updates of these),
+    ``updates`` (of the runs with a result; without any, fewest and ``updates_max`` of the others), ``budget``
+    (most updates of any run on the same data), ``episodes``, ``mean``, ``std`` (of a sample of seeds), ``best``
+    (mean over seeds of the highest return that any evaluation of a run had; biased upwards, so nothing is ranked
+    by it), ``evaluations`` (fewest of a run), ``chosen`` (mean over seeds of the return of the checkpoint with
+    the highest estimate, where returns were estimated), ``estimates`` (fewest of a run), ``iqm``, ``iqm_low``,
+    ``iqm_high`` (95 % bootstrap, from three seeds on), ``score`` and ``score_iqm`` (normalized, see
+    :func:`marlzoo.benchmarks.references.ends`), ``win_rate``, ``diverged`` (replicas), ``value``, ``moving``
+    (drift of values that had not converged, else NaN), ``weight_ess``, ``behavior`` (the dataset's mean return),
     ``published``, ``published_std``, ``published_in``, ``codes`` (versions of the code), ``tuning``, ``seconds``
     (training time of the lockstep groups that the runs were part of) and ``seconds_per_run``.
     """
-    final = same_learners(last(rows)).merge(_highest(rows), on=list(RUN), how="left")
+    final = outcomes(rows).merge(_highest(rows), on=list(RUN), how="left")
+    final = final.merge(_chosen(rows), on=list(RUN), how="left")
     # A run that failed does not say how its policy acts: it stands with the runs of its configuration that do.
     known = final[final["error"] == ""].drop_duplicates(["method", "config_hash"])
     execution = dict(
@@ -146,9 +163,20 @@ def _highest(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"highest": by.max(), "evaluations": by.size()}).reset_index()
 
 
+def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every run the mean return of the checkpoint with the highest estimate, and how many have one."""
+    renamed = with_one_name(rows[rows["error"] == ""])
+    known = (
+        renamed[renamed["estimate"].notna()] if "estimate" in renamed else renamed[:0].assign(estimate=0.0)
+    )
+    by = known.groupby(list(RUN), sort=False, dropna=False)["estimate"]
+    best = known.loc[by.idxmax()].set_index(list(RUN))["mean_return"]
+    return pd.DataFrame({"chosen": best, "estimates": by.size()}).reset_index()
+
+
 def _cell(cell: pd.DataFrame) -> dict[str, Any]:
     """The numbers of one learner on one dataset."""
-    done = cell[cell["error"] == ""]
+    done, stopped = cell[cell["finished"]], cell[~cell["finished"] & (cell["error"] == "")]
     values = done["mean_return"].to_numpy(dtype=np.float64)
     scores = scores_of(done)
     task, quality, method = (cell[name].iloc[0] for name in ("task", "quality", "method"))
@@ -158,14 +186,19 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
     counted = done if len(done) else cell
     return {
         "seeds": len(done),
-        "failed": len(cell) - len(done),
+        "failed": int((cell["error"] != "").sum()),
+        "unfinished": len(stopped),
+        "reached": stopped["updates"].max(),
         "updates": int(counted["updates"].min()),
         "updates_max": int(counted["updates"].max()),
+        "budget": counted["budget"].max(),
         "episodes": int(counted["episodes"].min()),
         "mean": values.mean() if len(values) else math.nan,
         "std": values.std(ddof=1) if len(values) > 1 else math.nan,
         "best": done["highest"].mean(skipna=False) if len(done) else math.nan,
         "evaluations": int(done["evaluations"].min()) if len(done) else 0,
+        "chosen": done["chosen"].mean(skipna=False) if len(done) else math.nan,
+        "estimates": int(done["estimates"].fillna(0).min()) if len(done) else 0,
         "iqm": _finite_iqm(values),
         "iqm_low": low,
         "iqm_high": high,

@@ -14,19 +14,21 @@ import pandas as pd
 from rich.console import Console
 
 from marlzoo.config import is_numeric
-from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
 from marlzoo.registry import find_method
 from marlzoo.system.files import write_text_atomic
 
 from .adaptive import batch_size, search
 from .analysis import DATASET, Results
 from .bench import select
+from .figures import save
 from .plan import expanded, setting_names
 from .runner import run_suite
 from .space import Values, grid_points, parse_values, random_points
 from .split import Split, split_of
 from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
+from .sweep_figure import draw, points
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def sweep(
     """Train the learners of a suite with many settings and rank these.
 
     Settings that are floats are replicas of one lockstep run; others are runs of their own. What is there is not
-    trained again. The results go to ``out/SUITE-sweep`` with ``sweep.csv`` (:meth:`Sweep.table`) and ``best.toml``
-    (:meth:`Sweep.toml`). The best return is biased upwards by the choice: train the best setting with other seeds
-    before comparing it.
+    trained again. The results go to ``out/SUITE-sweep`` with ``sweep.csv`` (:meth:`Sweep.table`), ``best.toml``
+    (:meth:`Sweep.toml`) and, where matplotlib is installed, ``sweep.png`` (returns against each setting). The
+    best return is biased upwards by the choice: train the best setting with other seeds before comparing it.
 
     Args:
         suite: name of a built-in suite, a file ending in .toml, or a suite.
@@ -153,7 +155,20 @@ def sweep(
     (folder,) = made.results.folders
     write_text_atomic(folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
     write_text_atomic(folder / "best.toml", made.toml())
+    _draw(made, folder / "sweep.png", console)
     return made
+
+
+def _draw(found: Sweep, path: Path, console: Console | None) -> None:
+    """Draw the sweep, where there is something to draw, and something to draw it with."""
+    shown = points(found.results, found.learners)
+    if shown.empty:
+        return
+    try:
+        save(draw(shown), path)
+    except MissingExtraError as error:
+        if console is not None:
+            console.print(f"No plot: {error}", markup=False, highlight=False)
 
 
 def _require_settings(learners: Sequence[Learner], space: Mapping[str, Values]) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from marlzoo.errors import UnknownNameError
 from marlzoo.system.files import write_text_atomic
+from marlzoo.task import TaskName
 
 from . import aggregate
 from .aggregate import Estimate, Runs
@@ -28,6 +29,7 @@ from .summary import summary as summary
 WIDTH = 80  # characters that a comparison should fit in, as terminals and pages have them
 SHOWN = (0.0, 25.0, 50.0, 75.0, 100.0)  # scores of a performance profile in a table
 BEST = "best checkpoint"
+CHOSEN = "chosen offline"
 CLASSES = ("decentralized", "shared_randomness", "sequential", "centralized")
 
 
@@ -73,7 +75,7 @@ def comparison(
             {name: runs.returns[name][dataset] for name in found if dataset in runs.returns.get(name, {})}
         )
         sheet.best.append({2 + learners.index(name) for name in marked if len(learners) > 1})
-    tested = cells.loc[cells["failed"] == 0, "seeds"].min() >= LEAST
+    tested = cells.loc[(cells["failed"] == 0) & (cells["seeds"] > 0), "seeds"].min() >= LEAST
     sheet.notes = captions(cells, list(notes), tested and len(learners) > 1, command)
     if len(learners) > len(datasets) or sheet.width() + sum(map(bool, sheet.best)) > WIDTH:
         turned = sheet.transposed()
@@ -108,7 +110,7 @@ def _aggregates(cells: pd.DataFrame, runs: Runs, reference: str) -> Iterator[She
     """What holds over several datasets: overall, and for each family where there are several."""
     if len(runs.learners) < 2 or len(runs.datasets) < 2:
         return
-    families = cells["task"].str.partition("/")[0]
+    families = cells["task"].map(lambda task: TaskName.parse(task).family)
     scopes = {"all": list(runs.datasets)}
     if families.nunique() > 1:
         scopes |= {
@@ -128,27 +130,21 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
     labels = dict(zip(mine["method"], mine["learner"], strict=True))
     than = labels.get(reference, reference)
     than = than if than in runs.learners else runs.learners[0]
-    places, complete = aggregate.ranks(runs), runs.complete()
+    shown = [(each, each.of(runs, than)) for each in aggregate.STATISTICS]
     sheet = Sheet(
         f"Over {'all' if scope == 'all' else scope} datasets ({len(runs.datasets)})",
-        ["method", "score (IQM)", "rank", f"P(> {than})"],
+        ["method", *(each.head(than) for each, _ in shown)],
         [],
     )
     for name in runs.learners:
-        whole = name in complete
-        values = [
-            estimate(aggregate.score(runs, name), 1) if whole else "–",
-            estimate(places[name], 1) if whole else "–",
-            "–" if name == than else estimate(aggregate.better(runs, name, than), 2),
-        ]
+        values = [estimate(of[name], each.digits) if name in of else "–" for each, of in shown]
         sheet.body.append([name, *values])
+    meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [
-        "score: interquartile mean of all runs' normalized scores; rank: by mean return, averaged over datasets, 1 "
-        f"is best; P(> {than}): probability that a run's return is higher than one of {than}, averaged over "
-        f"datasets. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
+        f"{meanings}. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
         references_note(list(dict.fromkeys(mine["task"]))),
     ]
-    if len(complete) < len(runs.learners):
+    if len(runs.complete()) < len(runs.learners):
         sheet.notes.append("–: not run on all of these datasets.")
     return sheet
 
@@ -169,11 +165,13 @@ def _profile(shares: pd.DataFrame) -> Sheet:
 def details(cells: pd.DataFrame) -> Sheet:
     """Per dataset and learner: seeds, updates, mean, interquartile mean with its interval, score, wins.
 
-    Where runs were evaluated several times, the best of these stands beside the last one.
+    Where runs were evaluated several times, the best of these stands beside the last one, and so does the checkpoint
+    with the highest estimate where returns were estimated.
     """
-    several = bool((cells["evaluations"] > 1).any())
+    several, estimated = bool((cells["evaluations"] > 1).any()), bool((cells["estimates"] > 1).any())
     header = ["dataset, learner", "seeds", "updates", "mean ± std", "IQM [95 % interval]", "score", "wins"]
-    sheet = Sheet("Details", [*header, *([BEST] if several else [])], [], long=True)
+    header += ([BEST] if several else []) + ([CHOSEN] if estimated else [])
+    sheet = Sheet("Details", header, [], long=True)
     for line in cells.to_dict("records"):
         between = "" if line["updates"] == line["updates_max"] else f"–{line['updates_max']}"
         sheet.body.append(
@@ -186,6 +184,7 @@ def details(cells: pd.DataFrame) -> Sheet:
                 number(line["score"]),
                 "–" if math.isnan(line["win_rate"]) else f"{100 * line['win_rate']:.0f} %",
                 *([f"{number(line['best'])} of {line['evaluations']}"] if several else []),
+                *([f"{number(line['chosen'])} of {line['estimates']}"] if estimated else []),
             ]
         )
     if several:
@@ -194,6 +193,12 @@ def details(cells: pd.DataFrame) -> Sheet:
             "evaluations these were. Only the simulator can choose it, and the choice biases it upwards: it is shown "
             "beside the last checkpoint, and nothing is ranked or marked by it."
         ]
+    if estimated:
+        sheet.notes.append(
+            f"{CHOSEN}: mean over seeds of the return of the checkpoint that fitted Q evaluation on the training "
+            "data estimates to be the best, and how many checkpoints were estimated. It is shown beside the last "
+            "checkpoint, and nothing is ranked or marked by it."
+        )
     return sheet
 
 
@@ -243,12 +248,14 @@ def estimate(value: Estimate, digits: int) -> str:
 
 
 def cell(line: pd.Series) -> str:
-    """Mean and spread, with the number of replicas that diverged or failed."""
+    """Mean and spread, with the number of replicas that diverged, failed or have not finished."""
     text = plus_minus(line["mean"], line["std"])
     if line["diverged"]:
         text += f" d{line['diverged']}/{line['seeds']}"
-    if line["failed"]:
-        text += f" f{line['failed']}/{line['seeds'] + line['failed']}"
+    runs = line["seeds"] + line["failed"] + line["unfinished"]
+    for letter, count in (("f", line["failed"]), ("u", line["unfinished"])):
+        if count:
+            text += f" {letter}{count}/{runs}"
     return text
 
 

@@ -13,12 +13,14 @@ from marlzoo.registry import make, make_env
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
+from .choice import estimates, require_starts
 from .live import Returns
 from .plan import Group, Source
 from .progress import ProgressReporter
 from .recorder import Recorder, RowSink, brief, record_failure
 from .results import ResultsFile
 from .reuse import files
+from .storage import Storage
 from .suites import Suite
 
 if TYPE_CHECKING:
@@ -32,18 +34,32 @@ LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
 class Trainer:
     """Trains groups and appends their rows; can be sent to another process.
 
+    Args:
+        suite: that the groups are part of.
+        folder: of the results.
+        device: to train on.
+        check_data: compare data and simulator before training.
+        log: names of further loggers.
+        storage: where checkpoints are copied to; None: nowhere.
+
     Attributes:
         sink: where rows go, by default the file of the results.
         leaving: the process is about to end and the group goes on elsewhere: what is raised now is no failure.
     """
 
     def __init__(
-        self, suite: Suite, folder: Path, device: str, check_data: bool, log: Sequence[str] = ()
+        self,
+        suite: Suite,
+        folder: Path,
+        device: str,
+        check_data: bool,
+        log: Sequence[str] = (),
+        storage: Storage | None = None,
     ) -> None:
         self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
         self.sink: RowSink = self.results
         self.device, self.check_data, self.log = device, check_data, tuple(log)
-        self.leaving = False
+        self.storage, self.leaving = storage, False
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -88,6 +104,7 @@ class Trainer:
             **group.settings,
         )
         self._learner = algorithm
+        self.fetch(group)
         checkpoint, kept = files(group, self.folder, suite)
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
@@ -111,15 +128,18 @@ class Trainer:
             if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
                 reached = found.updates
                 report.resumed(reached * scale)
+            if suite.select and found.updates == algorithm.updates:  # others were estimated before
+                recorder.estimate(found.updates, estimates(algorithm, datasets))
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
             tell(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
+        datasets = self._load(group)
         evaluations = train(
             algorithm,
-            self._load(group),
+            datasets,
             updates=group.updates,
             env=lambda num_envs: make_env(group.task, num_envs, **group.env),
             episodes=suite.episodes,
@@ -131,6 +151,8 @@ class Trainer:
             check_data=self.check_data,
             compile=suite.compile,  # type: ignore[arg-type]
             precision=suite.precision,  # type: ignore[arg-type]
+            # Estimates are of the learner as it is evaluated, which must not go on meanwhile.
+            background_eval=False if suite.select else None,
             task=group.task,
             env_options=group.env,
             log=report.log,
@@ -155,7 +177,15 @@ class Trainer:
         return source.load()
 
     def saved(self, *files: Path) -> None:
-        """Told of files that were just written; on another machine they have to travel."""
+        """Told of files that were just written; on another machine, or for the storage, they have to travel."""
+        if self.storage is not None:
+            self.storage.put(self.folder, *files)
+
+    def fetch(self, group: Group) -> None:
+        """Bring a group's state and metrics from the storage, if there is none here."""
+        checkpoint, kept = files(group, self.folder, self.suite)
+        if self.storage is not None and not checkpoint.exists():
+            self.storage.fetch(self.folder, kept, checkpoint)
 
     def _final(self, group: Group, algorithm: Algorithm, before: Evaluation) -> Evaluation:
         """The evaluation that is ranked: of the last checkpoint, with more episodes than those on the way."""
@@ -176,7 +206,9 @@ class Trainer:
             self._datasets.clear()
         for run in group.runs:
             if run.source.hash not in self._datasets:
-                self._datasets[run.source.hash] = self.load(run.source)
+                data = self._datasets[run.source.hash] = self.load(run.source)
+                if self.suite.select:
+                    require_starts(data)
         return [self._datasets[run.source.hash] for run in group.runs]
 
 

@@ -21,6 +21,7 @@ _PLACES = {
     "load_dataset": "marlzoo.data.load",
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
+    "cross_play": "marlzoo.benchmarks.cross_play",
     "finetune": "marlzoo.training.finetune",
     "FinetuneSettings": "marlzoo.training.finetune_settings",
     "bench": "marlzoo.benchmarks.bench",

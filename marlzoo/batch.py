@@ -108,6 +108,29 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (rows + offsets).flatten()).view(*rows.shape, *x.shape[2:])
 
 
+LEAST_PRIORITY, PRIORITY_POWER = 1e-4, 0.99
+
+
+def priorities(distance: Tensor, steepness: Tensor | float) -> Tensor:
+    """Weight of sampling rows whose joint action lies near that of the policies (PJAP, arXiv 2407.01343).
+
+    ``clip(exp(-(k d)^2), 1e-4, 1)^0.99``, without gradient.
+
+    Args:
+        distance: d, mean distance of a row's actions from the policies', ``[R, M]``.
+        steepness: k, ``[R, 1]`` or one number; 0: all rows weigh the same.
+    """
+    near = torch.exp(-(steepness * distance.detach()).square())
+    return near.clamp(LEAST_PRIORITY, 1.0) ** PRIORITY_POWER
+
+
+def draw_rows(weight: Tensor, uniform: Tensor) -> Tensor:
+    """Rows drawn with replacement in proportion to ``weight [R, M]``, by ``uniform [R, B]``; int64 ``[R, B]``."""
+    bounds = weight.cumsum(-1)
+    place = torch.searchsorted(bounds, uniform * bounds[:, -1:], right=True)
+    return place.clamp(max=weight.shape[-1] - 1)
+
+
 def row_fields(recurrent: bool, *names: str) -> tuple[str, ...]:
     """Fields to declare for a batch that :func:`as_sequences` lays out: for transitions with the next rows."""
     following = [

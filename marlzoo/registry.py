@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, UnknownNameError
 from marlzoo.plugins import ENVIRONMENTS, METHODS, entries
+from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     import torch
@@ -203,20 +204,61 @@ def preset_of(cls: type[Algorithm], spec: Spec, name: str | None = None) -> Pres
         return Preset(family, cls.presets[family]) if family in cls.presets else Preset(DEFAULTS, {})
     if name == DEFAULTS:
         return Preset(DEFAULTS, {})
-    for candidate in (name, f"{family}-{name}", name.replace(spec.task.partition("/")[0], family, 1)):
+    own = Task.parse(spec.task).family
+    for candidate in (name, f"{family}-{name}", name.replace(own, family, 1)):
         if candidate in cls.presets:
             return Preset(candidate, cls.presets[candidate])
     raise UnknownNameError(f"preset of {cls.__name__}", name, [DEFAULTS, *cls.presets])
 
 
 def _preset_family(cls: type[Algorithm], spec: Spec) -> str:
-    family = spec.task.partition("/")[0]
-    if not family or family in cls.presets:
-        return family
-    if family in task_families():
-        named: str = getattr(family_module(family), "PRESET", "")
-        return named or SIMILAR[spec.action_kind]
-    return SIMILAR[spec.action_kind]
+    task = Task.parse(spec.task)
+    if not task.family or task.family in cls.presets:
+        return task.family
+    return task.preset or SIMILAR[spec.action_kind]
+
+
+class Task(TaskName):
+    """A task by its name, and what the environment family that has it tells of it."""
+
+    __slots__ = ()
+
+    @property
+    def exists(self) -> bool:
+        """Whether an environment family that is installed has this task."""
+        return self.family in task_families() and self.name in self.module.TASKS
+
+    @property
+    def module(self) -> Any:
+        """The family's module.
+
+        Raises:
+            UnknownNameError: no such family is installed.
+            PluginError: it cannot be imported.
+        """
+        return family_module(self.family)
+
+    @property
+    def spec(self) -> Spec:
+        """The task's shape; see :func:`task_spec`."""
+        return task_spec(str(self))
+
+    @property
+    def preset(self) -> str:
+        """The family whose presets serve this one's tasks, where it names one."""
+        return getattr(self.module, "PRESET", "") if self.family in task_families() else ""
+
+
+def find_task(text: str) -> Task:
+    """The task of a name, ``family/name``.
+
+    Raises:
+        UnknownNameError: no such task; lists the nearest ones.
+    """
+    task = Task.parse(text)
+    if not task.exists:
+        raise UnknownNameError("task", text, _importable_tasks())
+    return task
 
 
 def task_families() -> dict[str, str]:
@@ -253,22 +295,22 @@ def family_tasks(family: str) -> list[str]:
     found = getattr(family_module(family), "TASKS", None)
     if not isinstance(found, Iterable) or isinstance(found, str):
         raise PluginError(f"environment family {family!r}: {task_families()[family]} lists no TASKS")
-    return [f"{family}/{task}" for task in found]
+    return [str(TaskName(family, task)) for task in found]
 
 
 def task_spec(task: str, **options: Any) -> Spec:
     """A task's shape, without its simulator."""
-    family, name = _split(task)
-    spec: Spec = family_module(family).spec(name, **options)
+    found = find_task(task)
+    spec: Spec = found.module.spec(found.name, **options)
     return replace(spec, task=task)
 
 
 def fitting_options(task: str, shape: Spec) -> dict[str, Any]:
     """The option of a task with which it has a shape; empty where none of the family's ``ALTERNATIVES`` does."""
-    family, _, _ = task.partition("/")
-    if family not in task_families():
+    found = Task.parse(task)
+    if not found.exists:
         return {}
-    for option, values in getattr(family_module(family), "ALTERNATIVES", {}).items():
+    for option, values in getattr(found.module, "ALTERNATIVES", {}).items():
         for value in values:
             if not task_spec(task, **{option: value}).differences(shape):
                 return {option: value}
@@ -283,24 +325,17 @@ def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
         ConfigError: an option that no environment can have.
         PluginError: the environment ended the process.
     """
-    family, name = _split(task)
+    found = find_task(task)
     reserved = {"name", "num_envs"}.intersection(options)
     if reserved:
         raise ConfigError(f"{task}: {min(reserved)} is no option of an environment")
     try:
-        env: BatchedEnv = family_module(family).make(name, num_envs, **options)
+        env: BatchedEnv = found.module.make(found.name, num_envs, **options)
     except SystemExit as error:  # a simulator must not end the run without a word
         raise PluginError(
             f"{task}: making the environment ended the process (sys.exit({error.code!r}))"
         ) from error
     return env
-
-
-def _split(task: str) -> tuple[str, str]:
-    family, _, name = task.partition("/")
-    if family not in task_families() or name not in family_module(family).TASKS:
-        raise UnknownNameError("task", task, _importable_tasks())
-    return family, name
 
 
 def _importable_tasks() -> list[str]:
@@ -316,9 +351,13 @@ def family_module(family: str) -> Any:
     """The module of an environment family.
 
     Raises:
+        UnknownNameError: no such family is installed.
         PluginError: it cannot be imported.
     """
-    module = task_families()[family]
+    families = task_families()
+    if family not in families:
+        raise UnknownNameError("environment family", family, families)
+    module = families[family]
     try:
         return importlib.import_module(module)
     except MarlzooError:

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from marlzoo.errors import SpecError
 
 ActionKind = Literal["continuous", "discrete"]
+
+
+class ArrayLayout(NamedTuple):
+    """One array of a task's data.
+
+    Args:
+        shape: of one row.
+        dtype: type of the numbers.
+        blank: what stands where nothing is recorded.
+    """
+
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+    blank: int = 0
+
+    def new(self, *rows: int) -> NDArray[Any]:
+        """A blank array ``[*rows, *shape]``."""
+        return np.full((*rows, *self.shape), self.blank, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,21 @@ class Spec:
     def discrete(self) -> bool:
         """Whether actions are indices."""
         return self.action_kind == "discrete"
+
+    def layout(self) -> dict[str, ArrayLayout]:
+        """The arrays of the task's data, by name; ``action_mask`` where actions are discrete."""
+        actions = () if self.discrete else (self.action_size,)
+        arrays = {
+            "obs": ArrayLayout((self.n_agents, self.obs_size), np.float32),
+            "state": ArrayLayout((self.state_size,), np.float32),
+            "action": ArrayLayout((self.n_agents, *actions), np.int64 if self.discrete else np.float32),
+            "reward": ArrayLayout((self.n_agents,) if self.reward_per_agent else (), np.float32),
+            "terminal": ArrayLayout((), np.bool_),
+            "truncated": ArrayLayout((), np.bool_),
+        }
+        if self.discrete:
+            arrays["action_mask"] = ArrayLayout((self.n_agents, self.action_size), np.bool_, blank=1)
+        return arrays
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of the shape, for JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.batch", "marlzoo.replicas"),
     ("marlzoo.system",),
     ("marlzoo.spec", "marlzoo.config"),
-    ("marlzoo.errors", "marlzoo.plugins", "marlzoo.version", "marlzoo.console", "marlzoo.defaults"),
+    (
+        "marlzoo.task",
+        "marlzoo.errors",
+        "marlzoo.plugins",
+        "marlzoo.version",
+        "marlzoo.console",
+        "marlzoo.defaults",
+    ),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 INSTALLED = ("algorithms", "baselines", "benchmarks")
@@ -72,6 +80,15 @@ def _names(node: ast.AST, package: str) -> list[str]:
     return [f"{base}.{alias.name}" for alias in node.names]
 
 
+def in_strings(path: Path) -> set[str]:
+    """The package's modules that are named in strings, which importlib may import."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {name for text in texts for name in (text, text.removeprefix("marlzoo.")) if name in KNOWN} - {
+        FRONT
+    }
+
+
 def room(module: str) -> str:
     """The longest entry of FLOORS that holds a module."""
     fitting = [name for name in LEVEL if module == name or module.startswith(f"{name}.")]
@@ -82,6 +99,20 @@ def room(module: str) -> str:
 KNOWN = modules()
 GRAPH = {
     name: sorted(set(imported(name, path, KNOWN)) - {name}) for name, path in KNOWN.items() if name != FRONT
+}
+# Modules that are named in a string by one that stands below them or beside them, and why.
+NAMED = {
+    (
+        "marlzoo.spec",
+        "marlzoo.envs.pettingzoo",
+    ): "Spec.from_env reads foreign environments, whose adapter has a spec",
+    (
+        "marlzoo.registry",
+        "marlzoo.models.dyna",
+    ): "the registry builds a method's Dyna form, which is a method itself",
+    ("marlzoo.registry", "marlzoo.data.sampler"): "part of a method's code hash; not imported",
+    ("marlzoo.registry", "marlzoo.training.evaluation"): "part of a method's code hash; not imported",
+    ("marlzoo.envs.games", "marlzoo.data.games"): "a family names the module that computes its data",
 }
 METHODS = [
     name
@@ -100,6 +131,17 @@ def test_imports_point_down() -> None:
     assert upward == []
 
 
+def test_modules_above_are_named_in_strings_for_a_reason_only() -> None:
+    named = {
+        (name, other)
+        for name, path in KNOWN.items()
+        if name != FRONT
+        for other in in_strings(path)
+        if room(name) != room(other) and LEVEL[room(other)] <= LEVEL[room(name)]
+    }
+    assert named == NAMED.keys()
+
+
 def test_no_import_circle() -> None:
     done: set[str] = set()
 
@@ -112,6 +154,22 @@ def test_no_import_circle() -> None:
 
     for name in GRAPH:
         visit(name, ())
+
+
+# Where names are cut at their slashes: a task's and a dataset's, each in one place, and names that are neither.
+CUTS = {
+    "marlzoo.task",
+    "marlzoo.data.names",
+    "marlzoo.sharing.cards",  # repositories of a hub
+    "marlzoo.sharing.pull",
+    "benchmarks.progress",  # kinds of work
+    "benchmarks.studies.ope",  # a study's own groups
+}
+
+
+def test_names_are_cut_in_one_place() -> None:
+    cut = re.compile(r"""(partition|split)\(["']/["']""")
+    assert {name for name, path in KNOWN.items() if cut.search(path.read_text())} == CUTS
 
 
 @pytest.mark.parametrize("method", METHODS)

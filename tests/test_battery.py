@@ -13,7 +13,7 @@ from marlzoo.testing.battery import cases
 
 # test_reference.py compares every replica's updates with an account of that replica alone, for every option: here the
 # plain form of each action kind is enough, for what comes before and after the updates.
-REFERENCED = {"lockstep_equals_single_runs"}
+REFERENCED = {"lockstep_equals_single_runs", "nan_stays_in_its_replica"}
 
 
 def checks() -> Iterator[Check]:

@@ -11,10 +11,12 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import estimate, plan, runner, trainer
+from marlzoo.benchmarks import choice, estimate, membership, plan, runner, trainer
+from marlzoo.benchmarks.bench import bench
 from marlzoo.benchmarks.progress import Clock, Stage
 from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.split import cores
@@ -22,6 +24,7 @@ from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
 
 from marlzoo.cli import main
+from marlzoo.data.card import Card
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 from marlzoo.registry import task_spec
 from tests.recordings import HOPPER, uniform_recording
@@ -286,6 +289,47 @@ def test_tables_have_the_order_of_the_suite(tmp_path: Path) -> None:
     assert [cell.strip() for cell in header.split("|")[1:-1]] == ["dataset", "(data)", "iql", "bc"]
 
 
+def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp_path: Path) -> None:
+    """Other methods, and other datasets, whose data need not be there."""
+    suite = suite_of(
+        data=(Data("games/xor", "D1"), Data("games/xor", "D3")),
+        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
+        seeds=(0,),
+    )
+    bench(suite, out=tmp_path, quiet=True)
+    whole = (tmp_path / "unit" / "table.csv").read_text()
+    bench(suite, methods=["bc"], out=tmp_path, quiet=True)
+    assert (tmp_path / "unit" / "table.csv").read_text() == whole
+    assert "rows are of other data" not in run(replace(suite, data=suite.data[:1]), tmp_path, whole=suite)
+    assert (tmp_path / "unit" / "table.csv").read_text() == whole
+    changed = membership.whole(suite, replace(suite, data=suite.data[1:], learners=suite.learners[1:]))
+    assert changed == suite
+
+
+def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "UPDATES", 2)
+    suite = suite_of(data=(Data("games/xor", "D1"), Data("games/xor", "D3")), final_episodes=3)
+    run(suite, tmp_path / "plain")
+    assert "chosen offline" in run(replace(suite, select="ope"), tmp_path) + str(
+        (tmp_path / "unit" / "table.md").read_text()
+    )
+    assert scores(tmp_path) == scores(tmp_path / "plain")
+    results = ResultsFile(tmp_path / "unit" / "rows.csv")
+    found = results.estimates()
+    assert set(found) == {(row.run, row.updates) for row in results.rows()}
+    assert (
+        len({value for (_, updates), value in found.items() if updates == 6}) == 4
+    )  # of own replicas and data
+    assert not ResultsFile(tmp_path / "plain" / "unit" / "rows.csv").estimates()
+    unknown: Any = SimpleNamespace(card=Card(bounds_known=False))
+    with pytest.raises(DataError, match="does not tell where episodes begin"):
+        choice.require_starts(unknown)
+    with pytest.raises(ConfigError, match="select is 'best'; choose one of nothing, ope"):
+        replace(suite, select="best")
+
+
 def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:
     suite = suite_of(data=(Data("games/xor", "D1"),), final_episodes=3)
     run(suite, tmp_path)
@@ -311,7 +355,7 @@ def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert three.hours == pytest.approx(2 * (12 * 2 + (4 * 2 + 3) * 5) / 3600 / cores())
     assert hopper.seconds[""] == 50.0
     assert one.checkpoints == 10
-    assert hopper.bytes == 50 * 4 * (3 * (14 + 1) + 42 + 1)
+    assert hopper.bytes == 50 * (4 * (3 * (14 + 1) + 42 + 1) + 2)
     text = str([[*sheet.body, sheet.notes] for sheet in estimate.sheets(suite, [one, three, hopper])])
     assert "6 runs, 5 missing" in text
     part, left = estimate.within(suite, [one, three, hopper], (one.hours + hopper.hours) * 1.01)

@@ -21,13 +21,13 @@ from marlzoo.benchmarks.results import ResultsFile
 
 import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
+from marlzoo.cli import _diagnosis as doctor
 from marlzoo.cli._methods import Source
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, list_methods, method_names, task_spec
-from marlzoo.system import doctor
 from marlzoo.training.checkpoint import load_arrays
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
@@ -159,6 +159,14 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" not in quiet.stderr
 
 
+def test_an_option_that_occurs_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser would take the last one only, and another suite than the one asked for would run."""
+    status, _, err = call(capsys, "bench", "xor", "--set", "updates=2", "--dry-run", "--set=eval_every=1")
+    assert status == 2
+    remedy = "write it once, with all its values behind it; see marlzoo bench --help"
+    assert err == f"marlzoo: error: --set occurs 2 times; {remedy}\n"
+
+
 def test_a_wrong_setting_is_named_with_the_nearest(
     capsys: pytest.CaptureFixture[str], recording: Path
 ) -> None:
@@ -183,7 +191,7 @@ def test_a_wrong_setting_is_named_with_the_nearest(
             r"Missing from marlzoo eval: PATH file ending in .npz, or the folder .* \(required\); see",
         ),
         (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
-        (["eval", "x.npz", "y.npz"], "Unrecognized options: y.npz; see"),
+        (["eval", "x.npz", "y.npz"], "2 runs are named; give one, or --cross-play for their members"),
         (["table", "x", "--format", "word"], "invalid choice 'word' for argument '--format'"),
     ],
 )

@@ -17,10 +17,10 @@ from marlzoo.data.load import load_dataset
 from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
 from marlzoo.modules.layers import Linear
 from marlzoo.modules.policies import UniformPolicy
+from marlzoo.recording.behavior_policies_document import document, level
 from marlzoo.recording.collect import play, record, repeatable
 from marlzoo.recording.recipes import collect, recipe_path
-from marlzoo.recording.teach import Options, make_teacher
-from marlzoo.recording.teachers_document import document, level
+from marlzoo.recording.teach import Options, make_behavior_policy
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
@@ -29,12 +29,12 @@ from marlzoo.teachers.offers import collectable_qualities
 from marlzoo.teachers.plans import how_to_train, plans
 from marlzoo.teachers.store import (
     FOLDER,
+    BehaviorPolicy,
     Snapshot,
-    Teacher,
-    load_teacher,
-    save_teacher,
-    teacher_names,
-    teacher_path,
+    behavior_policy_names,
+    behavior_policy_path,
+    load_behavior_policy,
+    save_behavior_policy,
 )
 from marlzoo.training.checkpoint import save, save_arrays
 
@@ -44,11 +44,11 @@ EXPECTED = {"random", "medium", "medium-replay", "medium-expert", "expert"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher of three untrained policies."""
-    place = tmp_path_factory.mktemp("teachers")
+    """A behavior policy of three untrained policies."""
+    place = tmp_path_factory.mktemp("policies")
     spec, config = task_spec(TASK), {"hidden": 8, "std_y": 0.9}
     states = [make("mappo", spec, seeds=[k], **config).policy().state_dict() for k in range(3)]
-    teacher = Teacher(
+    behavior = BehaviorPolicy(
         task=TASK,
         method="mappo",
         config=config,
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sha256="",
         arrays={name: np.concatenate([state[name].numpy() for state in states]) for name in states[0]},
     )
-    save_teacher(teacher, "updates,return_mean\n", place)
+    save_behavior_policy(behavior, "updates,return_mean\n", place)
     return place
 
 
@@ -75,13 +75,13 @@ def made(folder: Path, path: Path, quality: str = "expert", transitions: int = 5
     return load_dataset(collect(TASK, quality, transitions, path=path, folder=folder, **more))
 
 
-def test_a_teacher_comes_back(folder: Path) -> None:
-    teacher = load_teacher(TASK, folder)
+def test_a_behavior_policy_comes_back(folder: Path) -> None:
+    behavior = load_behavior_policy(TASK, folder)
     obs = torch.randn(1, 4, 3, 14)
     for k in range(3):
-        original = make("mappo", teacher.spec, seeds=[k], **teacher.config).policy()
-        torch.testing.assert_close(teacher.policy(k).act(obs), original.act(obs), rtol=0, atol=0)
-    assert teacher_names(folder) == [TASK]
+        original = make("mappo", behavior.spec, seeds=[k], **behavior.config).policy()
+        torch.testing.assert_close(behavior.policy(k).act(obs), original.act(obs), rtol=0, atol=0)
+    assert behavior_policy_names(folder) == [TASK]
 
 
 def test_exact_size_and_ends(folder: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_card_tells_how(folder: Path, tmp_path: Path) -> None:
     assert (
         card.recipe["command"] == f"marlzoo data collect {TASK} --quality expert --transitions 503 --seed 4"
     )
-    assert card.recipe["teacher"] == load_teacher(TASK, folder).sha256
+    assert card.recipe["teacher"] == load_behavior_policy(TASK, folder).sha256
     assert card.engine.startswith("mujoco 3")
     assert card.options["flavour"] == "omiga"
     assert {"marlzoo", "numpy", "torch"} <= card.versions.keys()
@@ -164,7 +164,7 @@ def test_rewards_and_observations_belong_together(folder: Path, tmp_path: Path) 
 
 
 def test_whole_waves_and_time_limits(folder: Path) -> None:
-    policy, env = load_teacher(TASK, folder).policy(0), make_env(TASK, 3, threads=1, horizon=7)
+    policy, env = load_behavior_policy(TASK, folder).policy(0), make_env(TASK, 3, threads=1, horizon=7)
     episodes = play(policy, env, 0)
     assert [e.length for e in episodes] == [7, 7, 7]
     assert all(e.truncated and not e.terminal for e in episodes)
@@ -187,7 +187,7 @@ def test_no_more_is_played_than_needed(folder: Path, monkeypatch: pytest.MonkeyP
         return step(action, ids)
 
     monkeypatch.setattr(env, "step", count)
-    kept = record(load_teacher(TASK, folder).policy(0), env, 40, 0)
+    kept = record(load_behavior_policy(TASK, folder).policy(0), env, 40, 0)
     assert played == [5] * 7 + [2] * 5
     assert [e.length for e in kept] == [7, 7, 7, 7, 7, 5]
 
@@ -212,7 +212,7 @@ def test_default_places(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert load_dataset(f"{TASK}/marlzoo/expert").transitions == 300
 
 
-def test_random_data_need_no_teacher(tmp_path: Path) -> None:
+def test_random_data_need_no_behavior_policy(tmp_path: Path) -> None:
     """Every legal action, or every point of the box, with the same probability; the same bytes again."""
     files = [collect(TASK, "random", 900, path=tmp_path / f"{k}.hdf5", folder=tmp_path) for k in "ab"]
     assert sha256_file(files[0]) == sha256_file(files[1])
@@ -294,45 +294,45 @@ def test_nothing_is_left_of_a_failure(folder: Path, tmp_path: Path) -> None:
 def copy_of(folder: Path, place: Path) -> Path:
     for file in folder.iterdir():
         (place / file.name).write_bytes(file.read_bytes())
-    return teacher_path(TASK, place)
+    return behavior_policy_path(TASK, place)
 
 
-def test_damaged_teachers(folder: Path, tmp_path: Path) -> None:
+def test_damaged_behavior_policies(folder: Path, tmp_path: Path) -> None:
     path = copy_of(folder, tmp_path)
     weights, good = path.with_suffix(".npz"), path.with_suffix(".npz").read_bytes()
     for content in (good[:100], good[:-200] + bytes(200), b""):
         weights.write_bytes(content)
         with pytest.raises(DataError, match="behavior policy of mamujoco/hopper-3x1 is damaged"):
-            load_teacher(TASK, tmp_path)
+            load_behavior_policy(TASK, tmp_path)
     weights.unlink()
     with pytest.raises(DataError, match="damaged"):
-        load_teacher(TASK, tmp_path)
+        load_behavior_policy(TASK, tmp_path)
     weights.write_bytes(good)
-    load_teacher(TASK, tmp_path)
+    load_behavior_policy(TASK, tmp_path)
     text = path.read_bytes()
     for place in range(0, len(text), max(1, len(text) // 150)):
         path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
         with pytest.raises(DataError, match="damaged"):
-            load_teacher(TASK, tmp_path)
+            load_behavior_policy(TASK, tmp_path)
     path.write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"damaged: .*RecursionError"):
-        load_teacher(TASK, tmp_path)
+        load_behavior_policy(TASK, tmp_path)
     path.write_text("{}")
     with pytest.raises(DataError, match="damaged"):
-        load_teacher(TASK, tmp_path)
+        load_behavior_policy(TASK, tmp_path)
 
 
-def test_a_teacher_of_another_method_version(folder: Path, tmp_path: Path) -> None:
+def test_a_behavior_policy_of_another_method_version(folder: Path, tmp_path: Path) -> None:
     path = copy_of(folder, tmp_path)
     described = json.loads(path.read_text())
     described["config"]["hidden"] = 16
     path.write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"json was changed or damaged after it was written"):
-        load_teacher(TASK, tmp_path)
+        load_behavior_policy(TASK, tmp_path)
     del described["seal"]
     path.write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"does not fit the method mappo as installed.*make it again with"):
-        load_teacher(TASK, tmp_path).policy(0)
+        load_behavior_policy(TASK, tmp_path).policy(0)
 
 
 # ---- making and shipping ---------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def test_a_teacher_of_another_method_version(folder: Path, tmp_path: Path) -> No
 QUICK = ("num_envs=8", "rollout=32", "batch_size=64", "epochs=2", "restart=4", "hidden=8")
 
 
-def test_making_a_teacher_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_a_behavior_policy_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for run in ("a", "b"):
         options = Options(
@@ -354,9 +354,9 @@ def test_making_a_teacher_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             work=tmp_path / run / "work",
             out=tmp_path / run / "out",
         )
-        make_teacher(TASK, options)
-        results.append(load_teacher(TASK, tmp_path / run / "out"))
-        again = make_teacher(TASK, options)  # finds the training finished
+        make_behavior_policy(TASK, options)
+        results.append(load_behavior_policy(TASK, tmp_path / run / "out"))
+        again = make_behavior_policy(TASK, options)  # finds the training finished
         assert json.loads(again.read_text())["sha256"] == results[-1].sha256
     first, second = results
     assert first.sha256 == second.sha256
@@ -370,20 +370,20 @@ def test_making_a_teacher_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made(tmp_path / "a" / "out", tmp_path / "x.hdf5", "medium-replay", 100)
 
 
-def made_after_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> Teacher:
-    """The same teacher by a training that stops after a restart of the copies, is interrupted, and then goes on."""
+def made_after_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> BehaviorPolicy:
+    """The same by a training that stops after a restart of the copies, is interrupted, and then goes on."""
     same: dict[str, Any] = {"steps": 8 * 32 * 9, "settings": QUICK, "every": 3, "stages": 2, "trial": 2}
     same |= {"episodes": 3, "every": 2, "work": place / "c" / "work", "out": place / "c" / "out"}
-    make_teacher(TASK, Options("mappo", until=8 * 32 * 3, **same))
-    early = load_teacher(TASK, place / "c" / "out")
+    make_behavior_policy(TASK, Options("mappo", until=8 * 32 * 3, **same))
+    early = load_behavior_policy(TASK, place / "c" / "out")
     assert early.snapshots[-1].updates == 4
     assert "--until 768" in early.command
     with monkeypatch.context() as patch:
         patch.setattr("marlzoo.recording.teach.save_arrays", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            make_teacher(TASK, Options("mappo", **same))
-    make_teacher(TASK, Options("mappo", **same))
-    return load_teacher(TASK, place / "c" / "out")
+            make_behavior_policy(TASK, Options("mappo", **same))
+    make_behavior_policy(TASK, Options("mappo", **same))
+    return load_behavior_policy(TASK, place / "c" / "out")
 
 
 def interrupted(path: Path, arrays: Any, meta: Any) -> None:
@@ -406,16 +406,16 @@ def test_poor_medium_good(tmp_path: Path) -> None:
         work=tmp_path,
         out=tmp_path / "out",
     )
-    make_teacher(TASK, options)
-    teacher = load_teacher(TASK, tmp_path / "out")
-    assert teacher.qualities == {"poor": (0,), "medium": (1,), "good": (2,)}
-    updates = [snapshot.updates for snapshot in teacher.snapshots]
+    make_behavior_policy(TASK, options)
+    behavior = load_behavior_policy(TASK, tmp_path / "out")
+    assert behavior.qualities == {"poor": (0,), "medium": (1,), "good": (2,)}
+    updates = [snapshot.updates for snapshot in behavior.snapshots]
     assert updates == sorted(set(updates))
     assert updates[-1] == 8
 
 
-def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
-    """And for tasks without a teacher the error can name the command and its steps."""
+def test_every_planned_task_exists_and_tells_how_to_train_its_behavior_policy() -> None:
+    """And for tasks without a behavior policy the error can name the command and its steps."""
     wanted = {f"smax/{name}" for name in ("3m", "2s3z", "5m_vs_6m", "6h_vs_8z")}
     wanted |= {"mamujoco/ant-2x4", "moma/reacher-2x1first_0", "mpe/spread", "mpe/tag-substitute-prey"}
     assert wanted < plans().keys()
@@ -429,55 +429,55 @@ def test_every_planned_task_exists_and_tells_how_to_train_its_teacher() -> None:
         )
 
 
-def test_the_document_agrees_with_the_teachers() -> None:
-    """``docs/teachers.md`` is what ``python -m marlzoo.recording.teachers_document`` makes of their descriptions."""
-    written = (Path(__file__).parents[1] / "docs" / "teachers.md").read_text(encoding="utf-8")
+def test_the_document_agrees_with_the_behavior_policies() -> None:
+    """``docs/behavior_policies.md`` is what its module makes of their descriptions."""
+    written = (Path(__file__).parents[1] / "docs" / "behavior_policies.md").read_text(encoding="utf-8")
     assert written == document()
 
 
 def test_level_of_a_quality_by_hand(folder: Path) -> None:
     """Snapshots with returns 0, 1, 2 and equal lengths: mean 1, variance 2/3."""
-    assert level(load_teacher(TASK, folder), "medium-replay") == pytest.approx((1.0, (2 / 3) ** 0.5))
-    assert level(load_teacher(TASK, folder), "expert") == pytest.approx((2.0, 0.0))
+    assert level(load_behavior_policy(TASK, folder), "medium-replay") == pytest.approx((1.0, (2 / 3) ** 0.5))
+    assert level(load_behavior_policy(TASK, folder), "expert") == pytest.approx((2.0, 0.0))
 
 
 def test_wrong_options(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="train longer"):
-        make_teacher(TASK, Options("mappo", steps=100, work=tmp_path, out=tmp_path))
+        make_behavior_policy(TASK, Options("mappo", steps=100, work=tmp_path, out=tmp_path))
     with pytest.raises(ConfigError, match="not NAME=VALUE"):
-        make_teacher(TASK, Options("mappo", settings=("gamma",), work=tmp_path, out=tmp_path))
+        make_behavior_policy(TASK, Options("mappo", settings=("gamma",), work=tmp_path, out=tmp_path))
     with pytest.raises(ConfigError, match="bc learns from a dataset"):
-        make_teacher(TASK, Options(method="bc", work=tmp_path, out=tmp_path))
+        make_behavior_policy(TASK, Options(method="bc", work=tmp_path, out=tmp_path))
 
 
-@pytest.mark.parametrize("task", teacher_names())
-def test_shipped_teachers(task: str, tmp_path: Path) -> None:
-    teacher = load_teacher(task)
-    mean = [snapshot.mean_return for snapshot in teacher.snapshots]
-    levels = {name: float(np.mean([mean[k] for k in rows])) for name, rows in teacher.qualities.items()}
+@pytest.mark.parametrize("task", behavior_policy_names())
+def test_shipped_behavior_policies(task: str, tmp_path: Path) -> None:
+    behavior = load_behavior_policy(task)
+    mean = [snapshot.mean_return for snapshot in behavior.snapshots]
+    levels = {name: float(np.mean([mean[k] for k in rows])) for name, rows in behavior.qualities.items()}
     if task.startswith("smax/"):
         assert levels["poor"] < levels["medium"] < levels["good"]
     else:
-        assert teacher.qualities.keys() == EXPECTED
+        assert behavior.qualities.keys() == EXPECTED
         assert levels["random"] < levels["medium-replay"] < levels["medium"] < levels["expert"]
-        assert teacher.qualities["medium-replay"][0] == 0, "a replay holds the random phase"
-    assert teacher.command == Options(**plans()[task].options).command(task), "what data teach would run"
-    assert teacher_path(task).with_suffix(".npz").stat().st_size < 700_000
-    with open(teacher_path(task).with_suffix(".csv"), encoding="utf-8") as file:
+        assert behavior.qualities["medium-replay"][0] == 0, "a replay holds the random phase"
+    assert behavior.command == Options(**plans()[task].options).command(task), "what data teach would run"
+    assert behavior_policy_path(task).with_suffix(".npz").stat().st_size < 700_000
+    with open(behavior_policy_path(task).with_suffix(".csv"), encoding="utf-8") as file:
         curve = list(csv.DictReader(file))
-    assert int(curve[-1]["updates"]) == teacher.snapshots[-1].updates
+    assert int(curve[-1]["updates"]) == behavior.snapshots[-1].updates
     if task.startswith("smax/"):
-        assert teacher.snapshots[-1].win_rate is not None
+        assert behavior.snapshots[-1].win_rate is not None
         pytest.importorskip("jaxmarl", reason="needs the extra smax")
     data = load_dataset(collect(task, "medium", 200, path=tmp_path / "a.hdf5"))
     assert data.transitions == 200
 
 
-def test_teachers_are_shipped_for_the_demo() -> None:
+def test_behavior_policies_are_shipped_for_the_demo() -> None:
     """Their measured experts are at least as good as those that recorded OMIGA's data."""
-    assert {TASK, "mamujoco/halfcheetah-6x1"} <= set(teacher_names(FOLDER))
+    assert {TASK, "mamujoco/halfcheetah-6x1"} <= set(behavior_policy_names(FOLDER))
     for task, least in ((TASK, 2452.0), ("mamujoco/halfcheetah-6x1", 2785.0)):
-        assert load_teacher(task).snapshots[-1].mean_return >= least
+        assert load_behavior_policy(task).snapshots[-1].mean_return >= least
 
 
 def test_recorded_numbers_do_not_depend_on_how_training_multiplies() -> None:

@@ -22,7 +22,9 @@ from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, Unkno
 from marlzoo.modules.layers import GRU, MLP, Linear
 from marlzoo.registry import (
     Preset,
+    Task,
     find_method,
+    find_task,
     list_methods,
     make_env,
     preset_of,
@@ -31,6 +33,7 @@ from marlzoo.registry import (
 )
 from marlzoo.replicas import BlockStream, Init, ReplicaRandom, StackedAdam, derive, generators
 from marlzoo.spec import Spec
+from marlzoo.task import TaskName
 from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -397,6 +400,20 @@ def test_spec_checks() -> None:
     assert spec.differences(toy_spec("discrete"))[0].startswith("action_kind: continuous != discrete")
 
 
+def test_a_spec_lays_out_the_arrays_of_its_data() -> None:
+    spec = replace(toy_spec("discrete"), reward_per_agent=True)
+    layout = spec.layout()
+    assert list(layout) == ["obs", "state", "action", "reward", "terminal", "truncated", "action_mask"]
+    assert layout["action"] == ((spec.n_agents,), np.int64, 0)
+    assert layout["reward"].new(3, 2).shape == (3, 2, spec.n_agents)
+    assert layout["action_mask"].new(2).all()
+    assert toy_spec().layout()["action"].shape == (toy_spec().n_agents, toy_spec().action_size)
+    data = toy_dataset("continuous")
+    mask = np.ones((data.rows, 2, 1), np.bool_)
+    with pytest.raises(DataError, match="action_mask is given, but the task's actions are continuous"):
+        Dataset.create(data.spec, **data.own_arrays, starts=data.starts, action_mask=mask)
+
+
 def test_offline_methods_have_presets_for_the_domains_of_their_actions() -> None:
     domains = {"continuous": {"mamujoco", "mpe"}, "discrete": {"smac"}}
     for name in list_methods().modules:
@@ -404,6 +421,20 @@ def test_offline_methods_have_presets_for_the_domains_of_their_actions() -> None
         if method.sampling != "online":
             wanted = set().union(*(domains[kind] for kind in method.actions))
             assert wanted <= method.presets.keys(), name
+
+
+def test_a_task_in_its_parts() -> None:
+    task = find_task("games/xor")
+    assert (task.family, task.name, str(task)) == ("games", "xor", "games/xor")
+    assert task.spec == task_spec("games/xor")
+    assert task.preset == "defaults"
+    assert str(TaskName.parse("bridge")) == TaskName.parse("bridge").family == "bridge"
+    assert TaskName.parse("") == ("", "")
+    assert TaskName.parse("smacv2/terran_5_vs_5").slug("--") == "smacv2--terran_5_vs_5"
+    assert not Task.parse("games/xorr").exists
+    assert not Task.parse("unknown/xor").exists
+    with pytest.raises(UnknownNameError, match=r"unknown task 'games/xorr'.*games/xor"):
+        find_task("games/xorr")
 
 
 def spec_on(task: str, kind: str = "discrete") -> Spec:

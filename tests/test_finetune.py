@@ -271,7 +271,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     train(learner, data, updates=2, compile="off", checkpoint="run/checkpoints/a.npz", show_progress=False)
     small = "--rollout 2 --learn-steps 1 --warmup 0 --episodes 2 --strategy ovm --set cql_weight=1.5 --name f"
     command = ["finetune", "run", "--env-steps", "24", *small.split(), "--json"]
-    assert main(command) == 0
+    assert main([*command, "--log", "tensorboard"]) == 0
+    (run,) = (tmp_path / "results/f/tensorboard").iterdir()
+    assert run.name == "qmix_cql-xor-0"
+    assert any(run.iterdir())
     (line,) = json.loads(capsys.readouterr().out)
     assert line.keys() == {"seed", "start", "dip", "area", "final"}
     lines = (tmp_path / "results/f/curve.csv").read_text()
@@ -283,6 +286,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     capsys.readouterr()
     assert main(["finetune", "run", "--env-steps", "24", "--epsilon", "2"]) == 2
     assert "epsilon is 2.0; it must lie in [0, 1]" in capsys.readouterr().err
+    assert main([*command, "--log", "tensorbord"]) == 2
+    assert "Did you mean tensorboard" in capsys.readouterr().err
 
 
 # ---- bad input -------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_without_jax(tensorstore: Any) -> None:
 
 
 @settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -342,7 +342,7 @@ def test_damaged_vaults(tensorstore: Any, tmp_path_factory: pytest.TempPathFacto
     assert isinstance(found, str) or same(found, read_vault(good))  # checksums find every damage that matters
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(damage=DAMAGE)
 def test_damaged_zip_files(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
     pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")

@@ -23,6 +23,7 @@ from marlzoo.training.trainer import train
 
 FAST = {"hidden": 32, "lr": 3e-3, "batch_size": 64}
 MIXED = {**FAST, "mixer_hidden": 16, "tau": 0.05}
+FASTER = {"lr": 1e-2}
 A, B = 0, 1
 
 
@@ -86,8 +87,8 @@ def test_cloning_on_four_actions() -> None:
 
 def test_cloning_finds_half_of_the_ends_of_t_maze() -> None:
     """Both walk to the colors that they chose alone; in half of the episodes they chose the same."""
-    settings = {"history": "rnn", "hidden": 32, "lr": 3e-3, "batch_size": 32, "eval_mode": "sample"}
-    algorithm = trained("bc", "t-maze", ["expert"], 600, **settings)
+    settings = {"history": "rnn", "hidden": 32, "lr": 6e-3, "batch_size": 32, "eval_mode": "sample"}
+    algorithm = trained("bc", "t-maze", ["expert"], 300, **settings)
     assert evaluate(algorithm.policy(), games.make("t-maze", 400), seeds=[0]).returns.mean() == pytest.approx(
         0.5, abs=0.1
     )
@@ -129,7 +130,9 @@ def test_qmix_on_xor() -> None:
 
 def test_omiga_fails_on_xor_as_predicted() -> None:
     """Weights exp(w q / alpha) of the additive fit on D3, a replica per alpha."""
-    algorithm = trained("omiga", "xor", ["D3"] * 5, 400, **MIXED, alpha=[0.1, 0.5, 1.0, 5.0, 100.0])
+    algorithm = trained(
+        "omiga", "xor", ["D3"] * 5, 250, **{**MIXED, "lr": 6e-3}, alpha=[0.1, 0.5, 1.0, 5.0, 100.0]
+    )
     predicted = [-1.9995, -0.9034, -0.1754, 0.1833, 0.2207]
     np.testing.assert_allclose(values(algorithm), predicted, atol=0.1)
     assert greedy(algorithm)[:2] == [[B, B], [B, B]]
@@ -137,7 +140,9 @@ def test_omiga_fails_on_xor_as_predicted() -> None:
 
 def test_omiga_on_the_additive_game() -> None:
     """Uniform data, one unit of reward per agent: π(1) = sigmoid(1 / alpha)."""
-    algorithm = trained("omiga", "additive", ["uniform"] * 3, 400, **MIXED, alpha=[0.5, 1.0, 2.0])
+    algorithm = trained(
+        "omiga", "additive", ["uniform"] * 3, 200, **{**MIXED, **FASTER}, alpha=[0.5, 1.0, 2.0]
+    )
     expected = 1 / (1 + np.exp(-1 / np.array([0.5, 1.0, 2.0])))
     np.testing.assert_allclose(
         probabilities(algorithm)[..., 1], np.repeat(expected[:, None], 2, 1), atol=0.05
@@ -166,7 +171,7 @@ def test_independent_iql_on_xor() -> None:
 
 def test_shared_weights_cannot_agree_on_xor() -> None:
     """An exact joint critic, but marginals of what it likes: half and half, value 0."""
-    maiql = trained("maiql", "xor", ["D1", "D2", "D3", "D4"], 400, **MIXED, beta=10.0)
+    maiql = trained("maiql", "xor", ["D1", "D2", "D3", "D4"], 200, **{**MIXED, **FASTER}, beta=10.0)
     np.testing.assert_allclose(probabilities(maiql)[1:], 0.5, atol=0.15)
     np.testing.assert_allclose(values(maiql), [1, 0, 0, 0], atol=0.1)
     comadice = trained("comadice", "xor", ["D2"], 150, **MIXED, alpha=1.0)
@@ -179,8 +184,8 @@ def test_shared_weights_cannot_agree_on_xor() -> None:
 
 def test_best_response_to_the_data_goes_the_wrong_way() -> None:
     """MADDPG's policy gradient takes the team mate's action from the data: x from y < 0, y from x > 0 -> xy = -1."""
-    settings = {**FAST, "critic_hidden": 32, "variant": "maddpg_bc", "alpha": 10.0}
-    algorithm = trained("td3_bc", "sign-agreement", ["opposite"], 400, **settings)
+    settings = {**FAST, **FASTER, "critic_hidden": 32, "variant": "maddpg_bc", "alpha": 10.0}
+    algorithm = trained("td3_bc", "sign-agreement", ["opposite"], 200, **settings)
     x, y = algorithm.policy().act(torch.ones(1, 1, 2, 1)).flatten().tolist()
     assert x < -0.8
     assert y > 0.8
@@ -188,8 +193,8 @@ def test_best_response_to_the_data_goes_the_wrong_way() -> None:
 
 def test_policies_moved_together_agree() -> None:
     """B3C replaces all agents' actions in a critic that is not additive: finds a peak that cloning misses."""
-    settings = {**MIXED, "mixer_embed": 16, "w": 10.0}
-    algorithm = trained("b3c", "two-peaks", ["peaks"], 400, **settings)
+    settings = {**MIXED, **FASTER, "mixer_embed": 16, "w": 10.0}
+    algorithm = trained("b3c", "two-peaks", ["peaks"], 200, **settings)
     action = algorithm.policy().act(torch.ones(1, 1, 2, 1))[0].detach().numpy()
     assert games.SURFACES["two-peaks"](action[..., 0])[0] > 0.5
 

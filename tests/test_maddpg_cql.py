@@ -12,7 +12,7 @@ from marlzoo.baselines.maddpg_cql import MADDPGCQL
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch import Batch, as_sequences
+from marlzoo.batch import Batch, as_sequences, draw_rows, priorities
 from marlzoo.errors import ConfigError
 from tests.fixed_nets import FixedCritics, spec_of, transitions
 
@@ -151,3 +151,38 @@ def test_without_a_policy_step_only_the_critics_move(after: bool) -> None:
 def test_sequences_need_a_length() -> None:
     with pytest.raises(ConfigError, match="sequence_length"):
         learner(history="rnn", sequence_length=0)
+
+
+def test_priorities() -> None:
+    """exp(-(k d)^2) to the power .99, at least 1e-4; k = 0 makes all equal. Draws have these shares."""
+    distance = torch.tensor([[0.0, 0.25, 1.0]], dtype=torch.float64)
+    weight = priorities(distance, 4.0)
+    expected = [1.0, math.exp(-0.99), 1e-4**0.99]
+    torch.testing.assert_close(weight, torch.tensor([expected], dtype=torch.float64))
+    assert priorities(distance, 0.0).tolist() == [[1.0, 1.0, 1.0]]
+    share = torch.tensor([[0.2, 0.0, 0.5, 0.3]])
+    uniform = (torch.arange(1000).view(1, -1) + 0.5) / 1000
+    assert torch.bincount(draw_rows(7.0 * share, uniform)[0], minlength=4).tolist() == [200, 0, 500, 300]
+
+
+def test_near_rows_lead_to_the_team_that_is_there() -> None:
+    """R = xy, policies at (.5, .5), half of the data at either sign: dR/dx = .4999 of .5, from 0 (specification)."""
+    x = torch.full((100, 2), 0.5, dtype=torch.float64)
+    x[50:] = -0.5
+    weight = priorities((0.5 - x).abs().mean(-1).unsqueeze(0), 4.0) ** (1 / 0.99)
+    assert float((weight * x[:, 1]).sum() / weight.sum()) == pytest.approx(0.4999, abs=1e-5)
+
+
+def test_rows_are_chosen_near_the_target_policies() -> None:
+    """Of candidates in two groups the nearer one is learned from; far ones alone are all alike."""
+    algorithm = learner(size=4, prioritize="joint_action", candidates=2, sequence_length=1)
+    team = torch.tanh(algorithm.target_actor.rows(torch.zeros(1, 1, 2, algorithm.spec.obs_size).double()))
+    near = team.detach()[0].expand(8, 2, 2).clone()
+    near[::2] += 1.0
+    batch = batch_for(algorithm, near)
+    batch.obs, batch.next_obs = torch.zeros_like(batch.obs), torch.zeros_like(batch.next_obs)
+    chosen, metrics = algorithm._nearest(as_sequences(batch))
+    assert float(metrics["action_distance"]) == pytest.approx(0.0, abs=1e-12)
+    assert float(metrics["priority_ess"]) == pytest.approx(0.5, abs=1e-3)
+    assert len(chosen.action[0]) == 4
+    torch.testing.assert_close(chosen.action, near[1].expand_as(chosen.action))

@@ -118,7 +118,7 @@ def test_learns_the_optimum() -> None:
     env = Guess(16, "continuous")
     sizes: dict[str, Any] = {"num_envs": 16, "rollout": 10, "batch_size": 64, "hidden": 32, "learn_steps": 10}
     learner = marlzoo.make("matd3", env.spec, seeds=[0], lr=3e-3, warmup=320, n_step=1, **sizes)
-    train_online(learner, env, steps=160 * 60)
+    train_online(learner, env, steps=160 * 45)
     assert evaluate(learner.policy(), Guess(64, "continuous"), seeds=[1]).returns.mean() > 4.9
 
 

@@ -23,7 +23,7 @@ from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, uniform_log_prob
 from marlzoo.offpolicy.fqe import FQESettings
 from marlzoo.offpolicy.importance import (
-    Episodes,
+    LoggedEpisodes,
     doubly_robust,
     effective_episodes,
     resamples,
@@ -108,10 +108,10 @@ def test_what_no_episode_shows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- importance weights ----------------------------------------------------------------------------------
 
 
-def random_episodes(seed: int = 0) -> tuple[Episodes, NDArray[np.float64], NDArray[np.float64]]:
+def random_episodes(seed: int = 0) -> tuple[LoggedEpisodes, NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     ratio = np.cumprod(rng.gamma(1.0, size=(2, 6, 4)), -1)
-    episodes = Episodes(
+    episodes = LoggedEpisodes(
         ratio, rng.normal(size=(6, 4)), rng.normal(size=(2, 6, 4)), rng.normal(size=(2, 6, 5))
     )
     return episodes, np.array([0.9, 0.5]), resamples(6, 3, seed)
@@ -146,11 +146,13 @@ def test_weighting_is_biased_towards_the_behavior_and_less_so_with_more_episodes
         for actions in itertools.product((0.0, 1.0), repeat=n):
             reward = np.array(actions)[:, None]
             ratio = np.where(reward == 1, 0.9, 0.1)[None] / 0.5
-            values.append(weighted_importance(Episodes(ratio, reward), np.ones(1), np.ones((1, n)))[0, 0])
+            values.append(
+                weighted_importance(LoggedEpisodes(ratio, reward), np.ones(1), np.ones((1, n)))[0, 0]
+            )
         means.append(np.mean(values))
     assert means[:2] == pytest.approx([0.5, 0.7])
     assert 0.7 < means[2] < 0.9
-    same = Episodes(np.ones((1, 3, 1)), np.array([[1.0], [2.0], [6.0]]))
+    same = LoggedEpisodes(np.ones((1, 3, 1)), np.array([[1.0], [2.0], [6.0]]))
     assert weighted_importance(same, np.ones(1), np.ones((1, 3)))[0, 0] == 3.0
     np.testing.assert_allclose(effective_episodes(same.ratio), 3.0)
     np.testing.assert_allclose(effective_episodes(np.array([[[9.0, 1.0], [9.0, 3.0]]])), 1.6)
@@ -168,10 +170,12 @@ def test_doubly_robust_is_exact_if_either_part_is() -> None:
     v = np.stack([np.full(16, 2 * GAMMA), after, np.zeros(16)], -1)[None]
     q = np.stack([reward[:, 0] + GAMMA * after, reward[:, 1]], -1)[None]
     gamma, once = np.array([GAMMA]), np.ones((1, 16))
-    unseen = Episodes(np.zeros((1, 16, 2)), reward, q, v)  # no episode agrees: the first value stands alone
+    unseen = LoggedEpisodes(
+        np.zeros((1, 16, 2)), reward, q, v
+    )  # no episode agrees: the first value stands alone
     assert doubly_robust(unseen, gamma, once)[0, 0] == pytest.approx(2 * GAMMA)
     wrong = np.cumprod(rng.gamma(1.0, size=(1, 16, 2)), -1)
-    assert doubly_robust(Episodes(wrong, reward, q, v), gamma, once)[0, 0] == pytest.approx(2 * GAMMA)
+    assert doubly_robust(LoggedEpisodes(wrong, reward, q, v), gamma, once)[0, 0] == pytest.approx(2 * GAMMA)
     agrees = np.array([[pair[0] == team, pair[1] == team] for pair in pairs])
     right = np.cumprod(agrees * 4.0, -1)[None]
     by_state = rng.normal(size=(3, 4))  # a wrong value of every state and joint action
@@ -179,7 +183,9 @@ def test_doubly_robust_is_exact_if_either_part_is() -> None:
     best = JOINT.index(team)
     bad_q = np.stack([by_state[0, first], by_state[states, second]], -1)[None]
     bad_v = np.stack([np.full(16, by_state[0, best]), by_state[states, best], np.zeros(16)], -1)[None]
-    assert doubly_robust(Episodes(right, reward, bad_q, bad_v), gamma, once)[0, 0] == pytest.approx(2 * GAMMA)
+    assert doubly_robust(LoggedEpisodes(right, reward, bad_q, bad_v), gamma, once)[0, 0] == pytest.approx(
+        2 * GAMMA
+    )
 
 
 # ---- behavior and actions --------------------------------------------------------------------------------

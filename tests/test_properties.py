@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlzoo.benchmarks.results import Episodes, ResultsFile, Row
+from marlzoo.benchmarks.results import ResultsFile, Row, RowEpisodes
 
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.minari import read_minari, write_minari
@@ -274,7 +274,7 @@ def test_the_last_of_each_row_counts_whoever_wrote_it(
 @given(st.lists(st.tuples(NUMBER, st.integers(0, 10**9), st.booleans()), max_size=5))
 def test_any_episodes_come_back_exactly(played: list[tuple[float, int, bool]]) -> None:
     columns = tuple(zip(*played, strict=True)) or ((), (), ())
-    episodes = Episodes(ROW.run, 7, *columns)
+    episodes = RowEpisodes(ROW.run, 7, *columns)
     with tempfile.TemporaryDirectory() as folder:
         results = ResultsFile(Path(folder) / "rows.csv")
         results.append([ROW], [episodes])

@@ -102,8 +102,8 @@ def test_memory_begins_anew_with_each_episode_of_a_copy() -> None:
 def test_learns_the_optimum() -> None:
     env = Guess(16, "discrete")
     sizes: dict[str, Any] = {"num_envs": 16, "rollout": 10, "hidden": 32, "learn_steps": 10}
-    learner = marlzoo.make("qmix", env.spec, seeds=[0], lr=3e-3, anneal=3000, warmup=320, **sizes)
-    train_online(learner, env, steps=160 * 40)
+    learner = marlzoo.make("qmix", env.spec, seeds=[0], lr=5e-3, anneal=1500, warmup=320, **sizes)
+    train_online(learner, env, steps=160 * 20)
     assert evaluate(learner.policy(), Guess(64, "discrete"), seeds=[1]).returns.mean() > 4.9
 
 
@@ -134,12 +134,12 @@ def test_remembers() -> None:
         "rollout": 6,
         "hidden": 32,
         "learn_steps": 10,
-        "target_period": 50,
+        "target_period": 30,
     }
     for history, low, high in (("rnn", 0.95, 1.0), ("mlp", 0.0, 0.6)):
         env = Recall(16)
-        learning: dict[str, Any] = {"lr": 5e-3, "anneal": 2000, "warmup": 200, "history": history}
+        learning: dict[str, Any] = {"lr": 8e-3, "anneal": 1200, "warmup": 200, "history": history}
         learner = marlzoo.make("qmix", env.spec, seeds=[0], **sizes, **learning)
-        train_online(learner, env, steps=96 * 40)
+        train_online(learner, env, steps=96 * 25)
         found = evaluate(learner.policy(), Recall(200), seeds=[1]).returns.mean()
         assert low <= found <= high, (history, found)

@@ -176,7 +176,8 @@ def test_what_no_node_can_hold(cluster: Cluster, tmp_path: Path, monkeypatch: py
     [
         ("127.0.0.1:1", "no Ray cluster can be joined there (Connection refused); start one with 'ray start --head'"),
         ("nowhere", "write HOST:PORT"),
-        ("ray://127.0.0.1:1", "write HOST:PORT"),
+        ("ray://127.0.0.1:1", "Ray's client (ray://) cannot hear what groups report"),
+        ("http://127.0.0.1:1", "write HOST:PORT"),
     ],
 )  # fmt: skip
 def test_an_address_where_no_ray_is(

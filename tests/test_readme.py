@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,15 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Any:
     return readme
 
 
+@cache
+def parts_of(generated: Any) -> dict[str, str]:
+    """The generated parts of the README by name; made once."""
+    found: dict[str, str] = generated.parts(ROOT)
+    return found
+
+
 def test_generated_parts_are_current(generated: Any) -> None:
-    parts = generated.parts(ROOT)
+    parts = parts_of(generated)
     assert generated.fill(TEXT, parts) == TEXT, "run: make results"
     assert all(len(part.splitlines()) > 4 for part in parts.values())
 
@@ -69,7 +77,7 @@ def test_generated_parts_are_current(generated: Any) -> None:
 @pytest.mark.parametrize("name", ["bc", "mac_flow", "madiff", "madt", "oryx"])
 def test_the_execution_in_the_table_is_that_of_the_policy(name: str, generated: Any) -> None:
     (line,) = [
-        line for line in generated.parts(ROOT)["methods"].splitlines() if line.startswith(f"| [`{name}`]")
+        line for line in parts_of(generated)["methods"].splitlines() if line.startswith(f"| [`{name}`]")
     ]
     assert f"| {cases(name)[0].learner().policy().execution} |" in line
 

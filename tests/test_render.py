@@ -14,6 +14,7 @@ import marlzoo
 from marlzoo.cli import main
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.envs import _camera
+from marlzoo.envs._drawing import battle
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError
 from marlzoo.registry import task_spec
 from marlzoo.training.checkpoint import save
@@ -57,6 +58,45 @@ def test_pictures_follow_the_state() -> None:
     env.step(np.array([[1, 1], [3, 3]]), np.array([1]))
     np.testing.assert_array_equal(env.render(0, 96, 72), before)
     assert (env.render(1, 96, 72) != before).any()
+
+
+def test_a_maze_shows_where_agents_are_and_have_to_go() -> None:
+    env = marlzoo.make_env("games/t-maze", 1)
+    env.reset()
+    start = env.render(0, 120, 90)
+    env.step(np.array([[5, 6]]))  # each its own color
+    apart = env.render(0, 120, 90)
+    assert (apart != start).any()  # the ends have frames now
+    env.step(np.array([[1, 0]]))
+    moved = env.render(0, 120, 90)
+    assert (moved != apart).any()
+    env.reset()
+    np.testing.assert_array_equal(env.render(0, 120, 90), start)
+
+
+def test_a_battle_shows_who_lives_and_how_well() -> None:
+    position = np.array([[8.0, 16.0], [8.0, 20.0], [24.0, 16.0]])
+    kind = np.array([0, 1, 0])
+
+    def shown(*health: float, allies: int = 2) -> np.ndarray:
+        return battle(position, np.array(health), kind, allies, (32.0, 32.0), 160, 120)
+
+    whole = shown(1.0, 1.0, 1.0)
+    assert whole.shape == (120, 160, 3)
+    changed = (whole != shown(1.0, 0.5, 1.0)).any(-1)
+    assert changed.any()
+    assert changed.mean() < 0.01  # a bar
+    assert (whole != shown(1.0, 0.0, 1.0)).any(-1).sum() > changed.sum()  # its marker is gone, too
+    assert (whole != shown(1.0, 1.0, 1.0, allies=1)).any()
+
+
+def test_a_battle_of_smax() -> None:
+    pytest.importorskip("jaxmarl", reason="the extra 'smax' is not installed")
+    env = marlzoo.make_env("smax/3m", 2)
+    env.reset()
+    before = env.render(1, 160, 120)
+    env.step(np.full((2, env.spec.n_agents), 0), np.array([1]))
+    assert (env.render(1, 160, 120) != before).any()
 
 
 def drawable() -> bool:

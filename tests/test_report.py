@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from marlzoo.benchmarks import data_cards
 
 import marlzoo
 from marlzoo.cli import main
@@ -65,6 +66,25 @@ def test_nothing_is_fetched(page: str) -> None:
     assert "default-src 'none'" in page
     own = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?https?:", own)
+
+
+def test_datasets_that_are_here_have_cards_and_plots(tmp_path: Path) -> None:
+    data = marlzoo.load_dataset("games/t-maze/marlzoo/mix")
+    place = {"task": "games/t-maze", "source": "marlzoo", "quality": "mix"}
+    rows = rows_of("first", [1.0], data_hash=data.content_hash, **place)
+    rows += rows_of("first", [1.0], **{**place, "data_hash": "0" * 64, "quality": "other"})  # not here
+    (found,) = data_cards.described(marlzoo.Results(written(tmp_path, rows)))
+    assert found.card.transitions == data.transitions
+    for lines, values in ((found.returns, data.returns), (found.lengths, data.lengths)):
+        assert sum(line["count"] for line in lines) == data.episodes
+        for line in lines[:-1]:
+            assert line["count"] == ((values >= line["x"]) & (values < line["x2"])).sum()
+    page = marlzoo.report(tmp_path, out=tmp_path / "r.html").read_text(encoding="utf-8")
+    text = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert text is not None
+    shown = json.loads(text[1])["lengths"]
+    assert {line["dataset"] for line in shown} == {found.name}
+    assert f"<td>{data.transitions}</td>" in page
 
 
 SCRIPT = """<script>

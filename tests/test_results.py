@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import re
@@ -13,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from marlzoo.benchmarks.results import COLUMNS, Episodes, ResultsFile, Row, frame
+from marlzoo.benchmarks import store
+from marlzoo.benchmarks.results import COLUMNS, ResultsFile, Row, RowEpisodes, frame
 from marlzoo.benchmarks.row import from_line, to_line
 
+from marlzoo.cli import main
+from marlzoo.cli._verify import verify
 from marlzoo.errors import DataError, OutputError, UnknownNameError
 from marlzoo.system.checksums import checksum
 
@@ -81,6 +85,73 @@ def test_rows_come_back_exactly(tmp_path: Path, published: bool) -> None:
     assert table["diverged"].tolist() == [False, True, False]
     assert math.isnan(table["win_rate"][0])
     assert frame([]).empty
+
+
+def test_compressed_rows_are_the_same_rows_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Read, added to, taken out of, migrated and verified; and brought back."""
+    results = ResultsFile(tmp_path / "rows.csv")
+    results.append([ROW, replace(ROW, seed=1)], [RowEpisodes(ROW.run, 1000, (1.5,), (7,))])
+    results.publish()
+    before = results.path.read_bytes()
+    assert main(["table", str(tmp_path), "--title", "rows", "--format", "csv"]) == 0
+    table = capsys.readouterr().out
+    packed = tmp_path / "rows.csv.gz"
+    assert main(["results", "compress", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(packed), str(tmp_path / "episodes.csv.gz")]
+    assert gzip.decompress(packed.read_bytes()) == before
+    assert not results.path.exists()
+    assert results.exists()
+    assert len(results.rows()) == 2
+    assert len(results.episodes()) == 1
+    for place in (tmp_path, packed):
+        assert main(["table", str(place), "--title", "rows", "--format", "csv"]) == 0
+        assert capsys.readouterr().out == table
+    results.append([replace(ROW, seed=2)])
+    results.publish()
+    assert ResultsFile(packed).remove(lambda row: row.seed == 2) == [replace(ROW, seed=2)]
+    assert not results.path.exists()
+    assert main(["results", "migrate", str(tmp_path)]) == 0
+    assert "nothing to migrate" in capsys.readouterr().out
+    (tmp_path / "replaced.csv").unlink()
+    assert main(["results", "compress", str(tmp_path), "--undo"]) == 0
+    assert results.path.read_bytes() == before
+    assert not packed.exists()
+
+
+def test_damage_of_compressed_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = ResultsFile(tmp_path / "rows.csv")
+    results.append([ROW])
+    results.publish()
+    plain = results.path.read_bytes()
+    results.compress()
+    packed = tmp_path / "rows.csv.gz"
+    sound = packed.read_bytes()
+    for damaged, message in (
+        (sound[:40] + bytes([sound[40] ^ 1]) + sound[41:], "cannot read"),
+        (sound[:-9], "cannot read"),
+        (gzip.compress(plain.replace(b",1000,", b",1001,")), "rows.csv.gz, line 2: damaged"),
+    ):
+        packed.write_bytes(damaged)
+        with pytest.raises(DataError, match=message):
+            results.rows()
+        assert message in next(verify([tmp_path])).fault
+        assert packed.read_bytes() == damaged
+    packed.write_bytes(sound)
+    monkeypatch.setattr(store, "LARGEST", 99)
+    with pytest.raises(DataError, match="unfolds to more than 99 bytes"):
+        results.rows()
+    monkeypatch.undo()
+    results.path.write_bytes(plain)  # as after a kill between the two
+    assert len(results.rows()) == 1
+    results.append([ROW])
+    results.publish()
+    assert not packed.exists()
+    packed.write_bytes(sound)
+    results.path.write_bytes(plain + plain.splitlines(keepends=True)[1])
+    with pytest.raises(DataError, match="move the older one away"):
+        results.rows()
 
 
 def test_repeating_a_step_replaces_its_row(tmp_path: Path) -> None:
@@ -252,7 +323,7 @@ def test_what_a_kill_cut_off_is_left_out_but_damage_is_named(tmp_path: Path) -> 
 def test_a_flipped_bit_is_seen_at_every_place(tmp_path: Path) -> None:
     """In the rows, the header and the checksums."""
     results = ResultsFile(tmp_path / "rows.csv")
-    results.append([ROW], [Episodes(ROW.run, 1000, (1.5, 2.5), (3, 4), (True, False))])
+    results.append([ROW], [RowEpisodes(ROW.run, 1000, (1.5, 2.5), (3, 4), (True, False))])
     results.publish()
     for path, read in ((results.path, results.rows), (tmp_path / "episodes.csv", results.episodes)):
         whole = path.read_bytes()
@@ -311,7 +382,7 @@ def test_a_failed_run_that_goes_on_has_not_failed(tmp_path: Path) -> None:
 
 def test_episodes_come_back_exactly(tmp_path: Path) -> None:
     results = ResultsFile(tmp_path / "rows.csv")
-    found = Episodes(ROW.run, 1000, (0.1 + 0.2, math.inf), (7, 8), (True, False))
+    found = RowEpisodes(ROW.run, 1000, (0.1 + 0.2, math.inf), (7, 8), (True, False))
     results.append([ROW], [found])
     assert results.episodes() == {(ROW.run, 1000): found}
     again = replace(found, returns=(1.0, 2.0), wins=())

@@ -131,7 +131,7 @@ def test_predictions_for_xor() -> None:
 
 def test_alpha_moves_from_greedy_to_cloning(tmp_path: Path) -> None:
     module = script("alpha_sweep")
-    training = Training(updates=500, hidden=16, mixer_hidden=8, batch_size=64, lr=3e-3)
+    training = Training(updates=250, hidden=16, mixer_hidden=8, batch_size=64, lr=6e-3)
     options = module.Options(out=tmp_path, seeds=(0, 1), alphas=(0.3, 30.0), training=training)
     assert module.main(options) == 0
     lines = written(tmp_path / "alpha_sweep")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks import adaptive, plan
+from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.space import grid_points, parse_values, random_points
 from marlzoo.benchmarks.suites import Learner, find_suite
@@ -114,6 +114,37 @@ def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
     assert best == {"method": "first", "config": {"alpha": 3.0}, "tuning": '{"search": "grid"}'}
 
 
+def test_returns_are_drawn_against_every_setting(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'marlzoo[plot]'")
+    tried = {
+        ("hard", 1.0): [1.0, 2.0, 6.0],
+        ("hard", 30.0): [3.0, 4.0, 5.0],
+        ("linear", 1.0): [7.0, 8.0, 9.0],
+    }
+    learners = [Learner("omiga", {"z_clip": clip, "alpha": alpha}) for clip, alpha in tried]
+    rows = [
+        row
+        for k, (learner, values) in enumerate(zip(learners, tried.values(), strict=True))
+        for row in rows_of("omiga", values, variant=learner.variant, config_hash=str(k))
+    ]
+    rows += rows_of("omiga", [0.0, float("nan"), 1.0], variant="alpha=9.0, z_clip=hard", config_hash="x")
+    diverged = Learner("omiga", {"z_clip": "hard", "alpha": 9.0})
+    found = sweep_figure.points(marlzoo.Results(written(tmp_path, rows)), [*learners, diverged])
+    by = {(line.setting, line.value, line.mean) for line in found.itertuples()}
+    assert by == {
+        *(("z_clip", clip, np.mean(values)) for (clip, _), values in tried.items()),
+        *(("alpha", alpha, np.mean(values)) for (_, alpha), values in tried.items()),
+    }
+    first = found[(found["setting"] == "alpha") & (found["mean"] == 3.0)].iloc[0]
+    assert (first["low"], first["high"]) == stats.interval([np.array([1.0, 2.0, 6.0])], np.mean)
+    clip, alpha = sweep_figure.draw(found).axes[:2]
+    assert [text.get_text() for text in clip.get_xticklabels()] == ["hard", "linear"]
+    assert (clip.get_title(), alpha.get_xscale()) == ("omiga: z_clip", "log")
+    marks = alpha.containers[0]
+    assert sorted(marks.lines[0].get_xdata()) == [1.0, 1.0, 30.0]
+    assert len(marks.lines[2]) == 1  # the intervals
+
+
 def test_a_search_adapts_repeats_itself_and_batches_its_trials(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="needs optuna: pip install 'marlzoo[optuna]'")
     space = {"alpha": parse_values("alpha", "1e-3..1e3:log"), "z_clip": parse_values("z_clip", "hard,linear")}
@@ -172,6 +203,7 @@ def test_the_command(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     configs = {json.loads(text)["alpha"] for text in rows[rows["method"] == "omiga"]["config"]}
     assert configs == {1.0, 3.0}
     assert rows.set_index("method")["tuning"].to_dict() == {"omiga": "", "bc": "by hand"}
+    assert (tmp_path / "mine-sweep" / "sweep.png").exists()
     best = (tmp_path / "mine-sweep" / "best.toml").read_text()
     (tmp_path / "tuned.toml").write_text(f"{best}data = [{{ task = 'games/xor', quality = 'D1' }}]\n")
     tuned = find_suite(str(tmp_path / "tuned.toml"))

@@ -70,6 +70,20 @@ def test_the_best_checkpoint_stands_beside_the_last_one_and_ranks_nothing() -> N
     assert once.notes == []
 
 
+def test_the_checkpoint_that_an_estimate_chose_stands_beside_the_last_one() -> None:
+    early, late = cell("bc", [10.0, 20.0], updates=1000), cell("bc", [30.0, 80.0], updates=2000)
+    rows = frame([*early, *late, *cell("omiga", [50.0, 60.0], updates=2000)])
+    estimated = rows.assign(estimate=[9.0, 1.0, 8.0, 2.0, math.nan, math.nan])
+    found = tables.summary(estimated).set_index("method")
+    assert found["chosen"].fillna(-1.0).tolist() == [(10.0 + 80.0) / 2, -1.0]
+    assert found["estimates"].tolist() == [2, 0]
+    assert found["mean"].tolist() == [55.0, 55.0]
+    details = tables.sheets(estimated, "title")[-1]
+    assert [line[-1] for line in details.body] == ["45.0 of 2", "– of 0"]
+    assert "nothing is ranked or marked by it" in details.notes[-1]
+    assert tables.CHOSEN not in tables.sheets(rows, "title")[-1].header
+
+
 def test_the_last_checkpoint_counts_not_the_best() -> None:
     rows = cell("first", [900.0, 800.0], updates=1000) + cell("first", [100.0, 200.0], updates=2000)
     line = tables.summary(frame(rows)).iloc[0]
@@ -99,13 +113,24 @@ def test_numbers_of_a_summary_by_hand() -> None:
     assert line["score_iqm"] == pytest.approx(low)
 
 
-def test_unfinished_runs_are_told_apart() -> None:
-    rows = cell("first", [1.0, 2.0, 3.0])
-    rows[2] = replace(rows[2], updates=500)
-    line = tables.summary(frame(rows)).iloc[0]
-    assert (line["updates"], line["updates_max"]) == (500, 1000)
-    assert "500–1000" in markdown(titled(rows, "Details"))
-    assert "last checkpoint (500 to 1000 updates)" in first(rows).notes[0]
+def test_runs_with_fewer_updates_than_others_on_the_same_data_are_left_out_and_told() -> None:
+    rows = cell("first", [1.0, 2.0, 3.0]) + cell("short", [90.0, 95.0, 99.0], updates=300)
+    rows[2], rows[5] = replace(rows[2], updates=500), replace(rows[5], updates=200)
+    rows += cell("short", [7.0, 8.0, 9.0], updates=300, quality="expert")  # there nothing is longer
+    found = tables.summary(frame(rows)).set_index(["method", "quality"])
+    assert found["seeds"].tolist() == [2, 0, 3]
+    assert found["unfinished"].tolist() == [1, 3, 0]
+    assert found["mean"].fillna(-1.0).tolist() == [1.5, -1.0, 8.0]
+    assert set(aggregate.runs_of(frame(rows), aggregate.named(found.reset_index())[0]).returns["short"]) == {
+        "expert"
+    }
+    sheet = first(rows)
+    assert [line[2:] for line in sheet.body] == [["1.5 ± 0.7 u1/3", "– u3/3"], ["not run", "8.0 ± 1.0"]]
+    assert sheet.best == [{2}, {3}]
+    assert not any("older version" in note for note in sheet.notes)
+    assert any("first at 500 of 1000 updates, short at 300 of 1000 updates" in note for note in sheet.notes)
+    assert "300 to 1000 updates" in sheet.notes[0]
+    assert [line[2] for line in titled(rows, "Details").body] == ["1000", "200–300", "300"]
 
 
 def test_diverged_replicas_are_shown() -> None:
@@ -337,11 +362,11 @@ def test_normalized_score_ends() -> None:
     assert references.normalized("mamujoco/swimmer-2x1", 5.0) is None
 
 
-def test_tasks_without_a_listed_reference_are_normalized_by_their_teacher() -> None:
-    from marlzoo.teachers.store import load_teacher
+def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_policy() -> None:
+    from marlzoo.teachers.store import load_behavior_policy
 
-    teacher = load_teacher("mpe/spread")
-    stages = {name: teacher.snapshots[rows[-1]].mean_return for name, rows in teacher.qualities.items()}
+    behavior = load_behavior_policy("mpe/spread")
+    stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     found = references.ends("mpe/spread")
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])

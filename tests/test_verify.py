@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks.results import Episodes, ResultsFile
+from marlzoo.benchmarks.results import ResultsFile, RowEpisodes
 
 from marlzoo.cli import main
 from marlzoo.data import download, games
@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in Path(store.__file__).parent.glob("mpe--spread.*"):
         shutil.copy(path, tmp_path / "teachers")
     results = ResultsFile(tmp_path / "results" / "mine" / "rows.csv")
-    results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
+    results.append([ROW], [RowEpisodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
     results.publish()
     running = ResultsFile(tmp_path / "results" / "running" / "rows.csv")
     running.append([ROW])  # in a journal, as while a run goes on
@@ -84,8 +84,8 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
     assert main(["doctor", "--verify"]) == 0
     told = capsys.readouterr().out
     assert (
-        "results 2, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, teachers 1; nothing is damaged"
-        in told
+        "results 2, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, behavior policies 1; "
+        "nothing is damaged" in told
     )
     for pattern in DAMAGED:
         (path,) = place.glob(pattern)

@@ -48,6 +48,7 @@ class Place:
         array: most groups at a time on a cluster; 0: as many as it has room for.
         partition: of SLURM; empty: its default.
         time: limit of a SLURM job, in minutes or as ``D-HH:MM:SS``; a job that reaches it is requeued and goes on.
+        storage: folder or URL that checkpoints are copied to, and fetched from where they are missing; empty: none.
 
     Raises:
         UnknownNameError: no such place.
@@ -60,6 +61,7 @@ class Place:
     array: int = 0
     partition: str = ""
     time: str = ""
+    storage: str = ""
 
     def __post_init__(self) -> None:
         if self.on not in get_args(On):

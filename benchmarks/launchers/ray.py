@@ -32,7 +32,7 @@ from ..live import Returns
 from ..plan import Group, Source
 from ..progress import Display, Part, Stage
 from ..recorder import record_failure
-from ..results import Episodes, Row
+from ..results import Estimated, Row, RowEpisodes
 from ..reuse import files
 from ..split import Split, cores, torch_threads
 from ..status import list_groups
@@ -94,6 +94,11 @@ class Ray:
 
 def _require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"--address {address}: Ray's client (ray://) cannot hear what groups report while they train; start the "
+            "command on a node of the cluster, with HOST:PORT of its head or auto"
+        )
     if "://" in address or not host or not port.isdigit():
         raise ConfigError(
             f"--address {address}: write HOST:PORT of the cluster's head, or auto, and start the command on a node "
@@ -207,6 +212,7 @@ class _Driver:
         trainer = self._trainer
         kept = {}
         rows: list[Row] = []
+        trainer.fetch(task.group)
         if task.checkpoint.exists():
             kept = {
                 _inside(trainer, p): p.read_bytes() for p in (task.checkpoint, task.metrics) if p.exists()
@@ -281,6 +287,7 @@ class _Driver:
         path = self._trainer.folder / name
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
+        self._trainer.saved(path)
         if path == task.checkpoint:
             task.losses = 0
 
@@ -384,8 +391,10 @@ class _Outbox:
     def __init__(self, box: queue.SimpleQueue[tuple[Any, ...]], known: list[Row]) -> None:
         self._box, self._known = box, known
 
-    def append(self, rows: Iterable[Row], episodes: Iterable[Episodes] = ()) -> None:
-        self._box.put(("rows", list(rows), list(episodes)))
+    def append(
+        self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
+    ) -> None:
+        self._box.put(("rows", list(rows), list(episodes), list(estimates)))
 
     def rows(self) -> list[Row]:
         return self._known

@@ -29,6 +29,7 @@ from ..progress import Display, Part, Stage
 from ..reuse import files
 from ..split import Split, torch_threads
 from ..status import ENDED, QUEUED, RUNNING, Listed, entry, list_groups, listed, note_jobs
+from ..storage import Storage
 from ..suites import Suite
 from ..trainer import Trainer
 from .place import Place, Work
@@ -54,12 +55,13 @@ class GroupJob:
     log: tuple[str, ...]
     group: Group
     threads: int
+    storage: Storage | None = None
     cwd: str = field(default_factory=os.getcwd)  # paths of data may be relative
 
     def __call__(self) -> str:
         """Train the group; returns why it failed, or an empty text."""
         os.chdir(self.cwd)
-        self._trainer = Trainer(self.suite, self.folder, self.device, self.check_data, self.log)
+        self._trainer = Trainer(self.suite, self.folder, self.device, self.check_data, self.log, self.storage)
         try:
             with torch_threads(self.threads):
                 return self._trainer.attempt(self.group, _Printed())
@@ -165,7 +167,14 @@ class Slurm:
     def _submit(self, trainer: Trainer, folder: Path, new: Sequence[Group], split: Split) -> None:
         jobs = [
             GroupJob(
-                trainer.suite, folder, trainer.device, trainer.check_data, trainer.log, group, split.threads
+                trainer.suite,
+                folder,
+                trainer.device,
+                trainer.check_data,
+                trainer.log,
+                group,
+                split.threads,
+                trainer.storage,
             )
             for group in new
         ]

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from marlzoo.data import catalog
 from marlzoo.data.catalog import published
+from marlzoo.data.names import DatasetName
 from marlzoo.system.files import write_text_atomic
 
 HERE = Path(__file__).parent
@@ -88,7 +89,7 @@ def compared_scores(rows: list[Row]) -> list[Row]:
             or row["dataset_source"] != "OMIGA"
         ):
             continue
-        task, source, quality = dataset_name(row).rsplit("/", 2)
+        task, source, quality = DatasetName.parse(dataset_name(row))
         share = row["metric"] == "win_rate_percent"
         mean, std = (_share(row[key]) if share else row[key] for key in ("mean", "std"))
         values = (task, source, quality, row["algorithm"], METRICS[row["metric"]], mean, std, row["n_seeds"])

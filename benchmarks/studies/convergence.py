@@ -40,6 +40,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.registry import find_method, make, make_env
 from marlzoo.replicas import derive
 from marlzoo.system.files import locked, write_text_atomic
+from marlzoo.task import TaskName
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.loggers import to_numpy
 from marlzoo.training.trainer import make_sampler, train
@@ -160,7 +161,7 @@ def run(options: Options, method: str, source: Source, data: Dataset, folder: Pa
             algorithm,
             data,
             updates=options.updates,
-            checkpoint=folder / "checkpoints" / f"{method}-{source.task.replace('/', '-')}.npz",
+            checkpoint=folder / "checkpoints" / f"{method}-{TaskName.parse(source.task).slug()}.npz",
             checkpoint_every=CHECKPOINT_EVERY,
             log_every=FIRST,
             compile="on",
@@ -249,7 +250,7 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
         end = {name: f"{table.iloc[-1].mean():.2f}" for name, table in metrics.items()}
         found.append(
             [
-                f"{task.rpartition('/')[2]} {method}",
+                f"{TaskName.parse(task).name} {method}",
                 f"{metrics['value'].index[-1]:,}",
                 f"{metrics['data_return'].iloc[-1].mean():.1f}",
                 f"{metrics['value'].iloc[-1].mean():.1f}",

@@ -10,6 +10,7 @@ from marlzoo.benchmarks import aggregate, tables
 from marlzoo.benchmarks.analysis import Results
 from marlzoo.benchmarks.figures import Kind, draw, save
 from marlzoo.benchmarks.reached import PUBLISHED
+from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.suites import Suite, find_suite
 
 from .text import code, table
@@ -35,9 +36,11 @@ def pictures(root: Path) -> Iterator[Path]:
     for name in PUBLISHED:
         if results := _results(root, name):
             for kind in PICTURES:
-                if kind == "curves" or not results.profiles().empty:
+                # Curves are compared at equal updates, all else only where runs are over.
+                drawn = results if kind == "curves" else finished(find_suite(name), results)
+                if kind == "curves" or not drawn.profiles().empty:
                     path = root / "results" / name / f"{kind}.png"
-                    save(draw(results, kind), path)
+                    save(draw(drawn, kind), path)
                     yield path
 
 
@@ -79,10 +82,17 @@ def _finished(suite: Suite, rows: pd.DataFrame) -> pd.DataFrame:
     return kept[kept["error"] == ""].drop_duplicates("run", keep="last")
 
 
+def finished(suite: Suite, results: Results) -> Results:
+    """The runs that reached the suite's number of updates, which alone can be ranked."""
+    return results.only(_finished(suite, results.frame())["run"])
+
+
 def leaderboard(root: Path, name: str, results: Results) -> str:
     """A suite's methods by score, a table per execution class, and its pictures."""
-    text = [f"### {name}", find_suite(name).about]
-    for kind, runs in results.classes().items():
+    suite = find_suite(name)
+    done = finished(suite, results)
+    text = [f"### {name}", suite.about]
+    for kind, runs in done.classes().items():
         scored = {learner: aggregate.score(runs, learner) for learner in runs.learners}
         ranks = aggregate.ranks(runs)
         order = sorted(scored, key=lambda name: (-len(runs.returns[name]), -scored[name][0], name))
@@ -99,12 +109,27 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
             f"{kind.capitalize()}:",
             table(["method", "datasets", "score [95 % interval]", "rank [95 % interval]"], lines),
         ]
+    text += _left_out(results, done)
     files = [root / "results" / name / f"{kind}.png" for kind in PICTURES]
     text += [f"![{path.stem}]({name}/{path.name})" for path in files if path.exists()]
-    text.append(f"[All tables]({name}/table.md), [rows]({name}/rows.csv).")
+    packed = (root / "results" / name / "rows.csv.gz").exists()
+    text.append(f"[All tables]({name}/table.md), [rows]({name}/rows.csv{'.gz' if packed else ''}).")
     return "\n\n".join(text)
+
+
+def _left_out(results: Results, done: Results) -> list[str]:
+    """Names the learners whose runs stop earlier, or failed, on all their datasets, and how far they got."""
+    cells = results.table()
+    late = cells[~cells["learner"].isin(done.learners)]
+    if late.empty:
+        return []
+    each = [
+        f"{learner} (at most {int(part['updates_max'].max())} updates)"
+        for learner, part in late.groupby("learner", sort=False)
+    ]
+    return [f"Without a finished run, and so not ranked: {', '.join(each)}."]
 
 
 def _results(root: Path, name: str) -> Results | None:
     folder = root / "results" / name
-    return Results(folder) if (folder / "rows.csv").exists() else None
+    return Results(folder) if ResultsFile(folder / "rows.csv").exists() else None

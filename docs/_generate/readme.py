@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +10,9 @@ from marlzoo.benchmarks import tables
 from marlzoo.benchmarks.suites import FOLDER, find_suite
 
 from marlzoo.data.catalog import published
-from marlzoo.registry import task_names, task_spec
+from marlzoo.registry import family_tasks, task_families, task_spec
 from marlzoo.spec import Spec
+from marlzoo.task import TaskName
 from marlzoo.teachers.offers import collectable_qualities
 
 from .methods import methods
@@ -99,8 +99,8 @@ def methods_table() -> str:
 def tasks_table() -> str:
     """One line per family of tasks."""
     rows = []
-    for family, names in groupby(task_names(), lambda name: name.partition("/")[0]):
-        tasks = list(names)
+    for family in task_families():
+        tasks = family_tasks(family)
         rows.append(
             [
                 code(family),
@@ -108,7 +108,7 @@ def tasks_table() -> str:
                 str(len(tasks)),
                 _agents([task_spec(task) for task in tasks]),
                 _recipes(tasks),
-                str(sum(name.startswith(f"{family}/") for name in published()) or ""),
+                str(sum(TaskName.parse(name).family == family for name in published()) or ""),
             ]
         )
     return table(

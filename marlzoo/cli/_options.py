@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from marlzoo.config import Precision
 from marlzoo.defaults import UPDATES
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a suite's groups are trained; see :class:`marlzoo.benchmarks.launchers.Place`."""
+
+    on: Literal["local", "ray", "slurm"] = "local"
+    """train on this machine, on a Ray cluster, or in SLURM jobs; a cluster's group has --threads CPUs (0: one)"""
+    address: str = ""
+    """with --on ray: HOST:PORT of the cluster's head, or auto (default: a Ray of its own on this machine)"""
+    gpus: float | None = None
+    """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda)"""
+    array: int = 0
+    """on a cluster: most groups at a time (0: as many as it has room for)"""
+    partition: str = ""
+    """with --on slurm: default is SLURM's"""
+    time: str = ""
+    """with --on slurm: limit of each job, minutes or D-HH:MM:SS, after which it is requeued (default: 4 hours)"""
+    storage: str = ""
+    """folder or URL (s3://, gs://: extra storage) that checkpoints are copied to, and fetched from if missing"""
 
 
 @dataclass
@@ -41,6 +64,10 @@ class Offline:
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
+    threads: int = 0
+    """of torch (0: as torch is set); with --on: CPUs of each group (0: one)"""
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()
+    """where groups are trained"""
     check_data: bool = True
     """compare data and simulator before training"""
     force: bool = False

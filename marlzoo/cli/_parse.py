@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -20,10 +21,11 @@ def parse(shape: Callable[..., T], command: str, arguments: Sequence[str]) -> T:
 
     Raises:
         UnknownNameError: a flag that there is not; lists the nearest ones.
-        ConfigError: a value of the wrong type, or one that is missing.
+        ConfigError: a value of the wrong type, one that is missing, or a flag that occurs twice.
     """
     import tyro
 
+    _refuse_repeated(command, arguments)
     report = io.StringIO()  # tyro tells errors in a box of many lines
     try:
         with contextlib.redirect_stderr(report):
@@ -41,6 +43,17 @@ def parse(shape: Callable[..., T], command: str, arguments: Sequence[str]) -> T:
         raise UnknownNameError(f"option of marlzoo {command}", flag[1], flags) from None
     sys.stderr.write(report.getvalue())
     return found
+
+
+def _refuse_repeated(command: str, arguments: Sequence[str]) -> None:
+    """Only the last of several equal flags would count, without a word."""
+    flags = [text.partition("=")[0].replace("_", "-") for text in arguments if text.startswith("--")]
+    for flag, count in Counter(flags).items():
+        if count > 1:
+            raise ConfigError(
+                f"{flag} occurs {count} times; write it once, with all its values behind it; "
+                f"see marlzoo {command} --help"
+            )
 
 
 def _first_part(box: str) -> str:

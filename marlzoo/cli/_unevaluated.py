@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.cli._telling import closing, progress
 from marlzoo.errors import ConfigError
+from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.cli._options import Offline
@@ -55,7 +56,7 @@ def train_unevaluated(
     )
     parts = [[data.content_hash for data in datasets], list(options.seeds), settings]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-    place = options.name or "-".join(["train", method, *task.split("/")]).rstrip("-")
+    place = options.name or "-".join(filter(None, ["train", method, TaskName.parse(task).slug()]))
     require_folder_name(place)
     named = [{"data": data, "seed": seed} for data in map(str, options.data) for seed in options.seeds]
     target = LogTarget(options.out / place, place, named, {"task": task})

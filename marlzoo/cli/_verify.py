@@ -16,7 +16,7 @@ class Checked:
 
     Attributes:
         kind: what it is, ``results``, ``metrics``, ``checkpoints``, ``datasets``, ``notes``, ``downloads`` or
-            ``teachers``.
+            ``behavior policies``.
         place: its path.
         fault: what is wrong, with the remedy; empty where nothing is.
     """
@@ -38,7 +38,7 @@ def verify(folders: Sequence[Path]) -> Iterator[Checked]:
     for folder in folders:
         yield from _results(folder)
     yield from _data_home()
-    yield from _teachers()
+    yield from _behavior_policies()
 
 
 def summary(found: Sequence[Checked]) -> str:
@@ -56,7 +56,8 @@ def _results(folder: Path) -> Iterator[Checked]:
     from marlzoo.system import checksums
     from marlzoo.training.checkpoint import load_arrays
 
-    files = [f"{name}.{kind}" for name in ("rows", "episodes", "replaced") for kind in ("csv", "journal")]
+    kinds = ("csv", "csv.gz", "journal")
+    files = [f"{name}.{kind}" for name in ("rows", "episodes", "estimates", "replaced") for kind in kinds]
     places = {path.parent for name in files for path in folder.rglob(name) if _has_checksums(path)}
     for place in sorted(places):
         faults = ResultsFile(place / "rows.csv").faults() or [""]
@@ -72,8 +73,11 @@ def _results(folder: Path) -> Iterator[Checked]:
 
 
 def _has_checksums(path: Path) -> bool:
-    """Whether a file's header is that of lines with checksums, also where a bit of it is wrong; journals have it."""
-    if path.is_dir():
+    """Whether a file's header is that of lines with checksums, also where a bit of it is wrong.
+
+    Journals and compressed files have it.
+    """
+    if path.is_dir() or path.suffix == ".gz":
         return True
     try:
         with open(path, "rb") as file:
@@ -95,13 +99,23 @@ def _data_home() -> Iterator[Checked]:
         yield from (Checked(kind, str(path), fault) for path, fault in pairs)
 
 
-def _teachers() -> Iterator[Checked]:
+def _behavior_policies() -> Iterator[Checked]:
     """The shipped behavior policies and the user's own."""
-    from marlzoo.teachers.store import FOLDER, own_folder, teacher_names, teacher_path, verify_teacher
+    from marlzoo.teachers.store import (
+        FOLDER,
+        behavior_policy_names,
+        behavior_policy_path,
+        own_folder,
+        verify_behavior_policy,
+    )
 
     for folder in (FOLDER, own_folder()):
-        for task in teacher_names(folder):
-            yield _tried("teachers", teacher_path(task, folder), partial(verify_teacher, task, folder))
+        for task in behavior_policy_names(folder):
+            yield _tried(
+                "behavior policies",
+                behavior_policy_path(task, folder),
+                partial(verify_behavior_policy, task, folder),
+            )
 
 
 def _tried(kind: str, path: Path, read: Callable[[], object]) -> Checked:

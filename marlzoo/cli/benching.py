@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from marlzoo.cli._options import Where
 from marlzoo.cli._parse import parse, toml_values, usable_device
 from marlzoo.config import Precision
 from marlzoo.errors import ConfigError
@@ -59,18 +60,8 @@ class Options:
     """train all methods anew"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
-    on: Literal["local", "ray", "slurm"] = "local"
-    """train on this machine, on a Ray cluster, or in SLURM jobs; a cluster's group has --threads CPUs (0: one)"""
-    address: str = ""
-    """with --on ray: HOST:PORT of the cluster's head, or auto (default: a Ray of its own on this machine)"""
-    gpus: float | None = None
-    """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda)"""
-    array: int = 0
-    """on a cluster: most groups at a time (0: as many as it has room for)"""
-    partition: str = ""
-    """with --on slurm: default is SLURM's"""
-    time: str = ""
-    """with --on slurm: limit of each job, minutes or D-HH:MM:SS, after which it is requeued (default: 4 hours)"""
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()  # noqa: RUF009
+    """where groups are trained"""
     status: bool = False
     """print which groups of the suite are queued, running, done or failed, and train nothing"""
     json: bool = False
@@ -97,17 +88,22 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if options.status:
         return _status(options.out / suite.name, options.json)
-    if options.on == "local":  # a cluster's nodes may have other devices
+    if options.where.on == "local":  # a cluster's nodes may have other devices
         usable_device(options.device)
     from rich.console import Console
 
     from marlzoo.benchmarks.analysis import records, table
     from marlzoo.benchmarks.launchers import Place
+    from marlzoo.benchmarks.membership import whole
     from marlzoo.benchmarks.plan import expanded
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import split_on
 
-    place = Place(options.on, options.address, options.gpus, options.array, options.partition, options.time)
+    full = whole(
+        find_suite(options.suite),
+        select(found, updates=options.updates, precision=options.precision or None),
+    )
+    place = Place(**asdict(options.where))
     suite = expanded(suite)
     if options.dry_run or options.hours:
         suite = _planned(suite, options)
@@ -119,13 +115,14 @@ def run(arguments: Sequence[str]) -> int:
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
-        split=split_on(options.on, options.processes, options.threads),
+        split=split_on(options.where.on, options.processes, options.threads),
         place=place,
         rerun=options.rerun,
         force=options.force,
         log=options.log,
         command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
         console=Console(stderr=options.json),
+        whole=full,
     )
     if options.json:
         print(json.dumps(records(table(finished.folder)), indent=2))

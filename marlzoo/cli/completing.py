@@ -52,7 +52,7 @@ def _commands() -> dict[str, Any]:
     from marlzoo.cli import COMMANDS
     from marlzoo.cli.data import Check, Collect, Convert, Download, Inspect, Mix, ShowCard
     from marlzoo.cli.doctoring import FLAGS
-    from marlzoo.cli.resulting import Migrate
+    from marlzoo.cli.resulting import Compress, Migrate
 
     nested: dict[str, dict[str, Any]] = {
         "train": _methods(),
@@ -60,7 +60,7 @@ def _commands() -> dict[str, Any]:
             "collect": Collect, "inspect": Inspect, "check": Check, "convert": Convert,
             "download": Download, "mix": Mix, "card": ShowCard, "teach": make_dataclass("Teach", [("task", str)]),
         },
-        "results": {"migrate": Migrate, "help": _flags("Help", ())},
+        "results": {"migrate": Migrate, "compress": Compress, "help": _flags("Help", ())},
         "completion": {shell: _flags(shell, ()) for shell in SHELLS},
     }  # fmt: skip
     found: dict[str, Any] = {}

@@ -300,7 +300,7 @@ def teach(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     from dataclasses import field, make_dataclass
 
-    from marlzoo.recording.teach import Options, make_teacher
+    from marlzoo.recording.teach import Options, make_behavior_policy
     from marlzoo.teachers.plans import plans
 
     named = [word for word in arguments[:1] if not word.startswith("-")]
@@ -314,7 +314,7 @@ def teach(arguments: Sequence[str]) -> int:
         "Train the behavior policies of a task, as its plan says; the same command goes on after a stop."
     )
     parsed: Any = parse(shape, "data teach", arguments)
-    print(make_teacher(parsed.task, parsed.options))
+    print(make_behavior_policy(parsed.task, parsed.options))
     closing("Trained", started, f"marlzoo data collect {parsed.task} --quality QUALITY")
     return 0
 

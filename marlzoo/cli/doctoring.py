@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from marlzoo.cli._diagnosis import diagnose, report
 from marlzoo.errors import ConfigError, UnknownNameError
-from marlzoo.system.doctor import diagnose, report
 
 FLAGS = ("--json", "--verify")
 HELP = """usage: marlzoo doctor [--json] [--verify [FOLDER ...]]

@@ -1,8 +1,9 @@
-"""``marlzoo eval``: a checkpoint's policies in the simulator."""
+"""``marlzoo eval``: a checkpoint's policies in the simulator, or members of several teams together."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,19 @@ from marlzoo.errors import ConfigError
 
 @dataclass
 class Options:
-    """Play episodes with every replica of a checkpoint, deterministically as the method defines it."""
+    """Play episodes with every replica of a checkpoint, deterministically as the method defines it.
+
+    With --cross-play, the replicas of all runs named are teams whose members play with each other.
+    """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """file ending in .npz, or the folder of a run that has one"""
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """further runs, for --cross-play"""
+    cross_play: bool = False
+    """compose teams of members of different teams: returns, and the gap to the teams themselves"""
+    compositions: int = 10
+    """of --cross-play with more than two agents: compositions sampled per team"""
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
@@ -43,14 +53,14 @@ def run(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     options = parse(Options, "eval", arguments)
     usable_device(options.device)
+    _require(options)
+    if options.cross_play:
+        return _cross_play(options, started)
     from marlzoo.registry import make_env
     from marlzoo.replicas import derive
     from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
 
-    for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
-        if value < 0:
-            raise ConfigError(f"--{flag} is {value}; it must not be negative")
     checkpoint = find_checkpoint(options.checkpoint)
     meta = load_saved(checkpoint).meta
     task = options.task or task_of(meta)
@@ -111,3 +121,49 @@ def run(arguments: Sequence[str]) -> int:
             "Evaluated", started, f"marlzoo data collect {task} --quality NAME --policy {options.checkpoint}"
         )
     return 0
+
+
+def _require(options: Options) -> None:
+    for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
+        if value < 0:
+            raise ConfigError(f"--{flag} is {value}; it must not be negative")
+    if options.others and not options.cross_play:
+        raise ConfigError(
+            f"{1 + len(options.others)} runs are named; give one, or --cross-play for their members to play together"
+        )
+
+
+def _cross_play(options: Options, started: float) -> int:
+    """Print the matrix or the returns of the compositions, and what they say."""
+    from marlzoo.benchmarks.cross_play import cross_play
+
+    runs = [options.checkpoint, *options.others]
+    found = cross_play(
+        runs,
+        task=options.task,
+        env_options=named_values(options.env, "--env") or None,
+        episodes=options.episodes or 10,
+        compositions=options.compositions,
+        horizon=options.horizon or None,
+        seed=max(options.seed, 0),
+        device=options.device,
+    )
+    if options.json:
+        print(json.dumps(_plain(found.to_dict()), indent=2))
+        return 0
+    from marlzoo.benchmarks.cross_play import sheet
+    from marlzoo.benchmarks.styles import terminal
+    from marlzoo.console import console
+
+    console().print(terminal(sheet(found)), soft_wrap=True)
+    closing("Evaluated", started, f"marlzoo eval {options.checkpoint}")
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """With None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

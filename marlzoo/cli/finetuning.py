@@ -15,6 +15,7 @@ import tyro
 
 from marlzoo.cli._parse import named_values, parse, toml_values, usable_device
 from marlzoo.cli._telling import closing, progress, without_nan
+from marlzoo.task import TaskName
 from marlzoo.training.finetune_settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Options:
     """results go to OUT/NAME: curve.csv, summary.json, metrics.csv and checkpoint.npz"""
     name: str = ""
     """default: finetune-STRATEGY-METHOD-TASK"""
+    log: tuple[str, ...] = ()
+    """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     json: bool = False
     """print the summary as JSON, and everything else on stderr"""
 
@@ -64,14 +67,16 @@ def run(arguments: Sequence[str]) -> int:
     from marlzoo.training.checkpoint import find_checkpoint, load_saved, task_of
     from marlzoo.training.finetune import finetune
     from marlzoo.training.loggers import MetricsFile
+    from marlzoo.training.more_loggers import LogTarget, make_loggers
 
     started = time.monotonic()
     meta = load_saved(find_checkpoint(options.run)).meta
     task = options.task or task_of(meta)
-    parts = "finetune", options.settings.strategy, str(meta["method"]), *filter(None, task.split("/"))
-    name = options.name or "-".join(parts)
+    parts = "finetune", options.settings.strategy, str(meta["method"]), TaskName.parse(task).slug()
+    name = options.name or "-".join(filter(None, parts))
     require_folder_name(name)
     folder = options.out / name
+    loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": task}))
     with progress(name, f"{meta['method']} on {task}", options.env_steps) as shown:
 
         def report(steps: int, evaluation: Evaluation) -> None:
@@ -93,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
             device=options.device,
             on_evaluation=report,
             on_round=lambda done, total: shown.advance(options.env_steps * done / total, f"{done} steps"),
-            loggers=[MetricsFile(folder / "metrics.csv")],
+            loggers=[MetricsFile(folder / "metrics.csv"), *loggers],
         )
     summary = json.dumps([without_nan(asdict(line)) for line in found.summaries], indent=2)
     write_text_atomic(folder / "curve.csv", _csv(found))

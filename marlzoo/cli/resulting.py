@@ -1,4 +1,4 @@
-"""``marlzoo results migrate``: bring result rows of older versions to this one's columns."""
+"""``marlzoo results``: bring result rows to this version's columns, or into small files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,41 @@ class Migrate:
     """folder of results"""
 
 
+@dataclass
+class Compress:
+    """Compress rows.csv and episodes.csv in a folder, and in the folders below it; every command reads both forms."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """folder of results"""
+    undo: bool = False
+    """bring compressed files back into plain ones"""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the sub-command that the arguments name."""
-    about = "migrate: bring result rows of older versions to this one's columns"
-    if first_argument("action", "results", arguments, {"migrate": Migrate}, about) is None:
-        return 0
-    options = parse(Migrate, "results migrate", arguments[1:])
+    about = (
+        "migrate: bring result rows of older versions to this one's columns\n"
+        "compress: bring rows.csv and episodes.csv into compressed files, or back"
+    )
+    action = first_argument("action", "results", arguments, {"migrate": Migrate, "compress": Compress}, about)
+    if action == "migrate":
+        _migrate(parse(Migrate, "results migrate", arguments[1:]))
+    elif action == "compress":
+        _compress(parse(Compress, "results compress", arguments[1:]))
+    return 0
+
+
+def _compress(options: Compress) -> None:
+    from marlzoo.benchmarks.results import compress
+
+    done = compress(options.folder, not options.undo)
+    print(
+        "\n".join(map(str, done))
+        or f"{options.folder}: nothing to {'unpack' if options.undo else 'compress'}"
+    )
+
+
+def _migrate(options: Migrate) -> None:
     from marlzoo.benchmarks.migrate import migrate
 
     done = migrate(options.folder)
@@ -33,4 +62,3 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{file.path}: {file.rows} rows migrated, {file.known} of today's configurations")
     if not done:
         print(f"{options.folder}: nothing to migrate")
-    return 0

@@ -30,7 +30,7 @@ class Options:
     random_seed: int = 0
     """of the draw or the proposals"""
     out: Path = Path("results")
-    """results go to OUT/SUITE-sweep: rows.csv, sweep.csv and best.toml"""
+    """results go to OUT/SUITE-sweep: rows.csv, sweep.csv, sweep.png and best.toml"""
     seeds: tuple[int, ...] = ()
     """instead of the suite's"""
     methods: tuple[str, ...] = ()

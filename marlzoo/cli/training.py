@@ -17,6 +17,7 @@ from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable
 from marlzoo.cli._telling import closing, progress
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
+from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
@@ -64,7 +65,8 @@ def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
     )
     both.__doc__ = f"{method}: {(shape.__doc__ or '').strip()}"
     parsed: Any = parse(both, f"train {method}", rest)
-    usable_device(parsed.options.device)
+    if cls.sampling == "online" or parsed.options.where.on == "local":  # a cluster's nodes may have others
+        usable_device(parsed.options.device)
     changed = _changed(cls, parsed.settings, base)
     if cls.sampling == "online":
         return _online(method, parsed.options, changed)
@@ -81,7 +83,7 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
         data = None
     if not task and data:
         task = read_card(data).task
-    if task and task.partition("/")[0] in task_families():
+    if task and TaskName.parse(task).family in task_families():
         spec = task_spec(task)
     elif data:
         spec = replace(read_description(data)[0], task=task or "")
@@ -96,7 +98,9 @@ def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, 
 
 
 def _offline(method: str, options: Offline, settings: dict[str, Any], command: str) -> int:
+    from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.runner import run_suite
+    from marlzoo.benchmarks.split import Split
     from marlzoo.benchmarks.suites import Data, Learner, Suite
     from marlzoo.data.load import read_card
 
@@ -107,7 +111,10 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         )
     (task,) = tasks
     env = named_values(options.env, "--env")
+    place = Place(**asdict(options.where))
     if options.episodes == 0:
+        if place != Place():
+            raise ConfigError("--on and --storage are for training with evaluation; leave --episodes 0 out")
         from marlzoo.cli._unevaluated import train_unevaluated
 
         train_unevaluated(method, options, settings, task, env)
@@ -115,7 +122,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
     if not task:
         raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
     suite = Suite(
-        name=options.name or f"train-{method}-{task.replace('/', '-')}",
+        name=options.name or f"train-{method}-{TaskName.parse(task).slug()}",
         data=tuple(Data(task=task, file=data, env=env) for data in options.data),
         learners=(Learner(method, settings),),
         seeds=options.seeds,
@@ -131,6 +138,8 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         device=options.device,
         max_replicas=options.max_replicas,
         check_data=options.check_data,
+        split=Split(threads=options.threads),
+        place=place,
         force=options.force,
         log=options.log,
         command=command,
@@ -148,7 +157,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     from marlzoo.training.online import curve_csv, settings_of, train_online
 
     started = time.monotonic()
-    name = options.name or f"train-{method}-{options.task.replace('/', '-')}"
+    name = options.name or f"train-{method}-{TaskName.parse(options.task).slug()}"
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from marlzoo.data.episodes import Episodes
 from marlzoo.errors import DataError
 from marlzoo.spec import ActionKind, Spec
 
@@ -70,22 +71,19 @@ def _with_next(
     lasts: NDArray[np.int64],
 ) -> Rows:
     """Every episode keeps all its steps; its last row is what the last step led to."""
-    lengths = np.diff(lasts, prepend=-1)
-    starts = np.append(0, np.cumsum(lengths + 1)[:-1]).astype(np.int64)
-    row_of = np.arange(len(over)) + np.repeat(np.arange(len(lasts)), lengths)
-    finals = starts + lengths
-    arrays: dict[str, NDArray[Any] | None] = {"starts": starts}
+    episodes = Episodes.from_lengths(np.diff(lasts, prepend=-1))
+    arrays: dict[str, NDArray[Any] | None] = {"starts": episodes.starts}
     for name, values in steps.items():
-        rows = np.zeros((len(values) + len(lasts), *values.shape[1:]), values.dtype)
-        rows[row_of] = values
+        rows = np.zeros((episodes.rows, *values.shape[1:]), values.dtype)
+        rows[episodes.step_rows] = values
         if name in after:
-            rows[finals] = after[name][lasts]
+            rows[episodes.ends] = after[name][lasts]
         elif name == "action_mask":
-            rows[finals] = True
+            rows[episodes.ends] = True
         arrays[name] = rows
     for name, flags in (("terminal", over), ("truncated", late & ~over)):
-        rows = np.zeros(len(over) + len(lasts), np.bool_)
-        rows[row_of] = flags
+        rows = np.zeros(episodes.rows, np.bool_)
+        rows[episodes.step_rows] = flags
         arrays[name] = rows
     return Rows(arrays)
 
@@ -110,16 +108,12 @@ def _without_next(
         )
     # Rows: all steps, and a repeated one after every terminal end.
     source = np.repeat(np.arange(len(over)), 1 + (over & np.isin(np.arange(len(over)), lasts)))
-    rows_per_episode = lengths + ended
-    starts = np.append(0, np.cumsum(rows_per_episode)[:-1]).astype(np.int64)
-    finals = starts + rows_per_episode - 1
-    arrays: dict[str, NDArray[Any] | None] = {"starts": starts}
+    episodes = Episodes.from_lengths(lengths + ended - 1)
+    arrays: dict[str, NDArray[Any] | None] = {"starts": episodes.starts}
     for name, values in steps.items():
         arrays[name] = values[source]
-    terminal, truncated = np.zeros((2, len(source)), np.bool_)
-    terminal[finals[ended] - 1] = True
-    truncated[finals[~ended] - 1] = late[lasts[~ended]]
-    arrays |= {"terminal": terminal, "truncated": truncated}
+    arrays["terminal"] = episodes.at_last_step(ended)
+    arrays["truncated"] = episodes.at_last_step(~ended & late[lasts])
     notes = []
     if (~ended).any():
         notes.append(
@@ -223,7 +217,7 @@ def guess_spec(
     size = action.shape[-1]
     if discrete:
         size = n_actions or (mask.shape[-1] if mask is not None else int(action.max(initial=0)) + 1)
-    longest = int(np.diff(np.append(starts, len(obs))).max()) - 1
+    longest = int(Episodes(starts, len(obs)).lengths.max())
     kind: ActionKind = "discrete" if discrete else "continuous"
     return Spec(
         n_agents=obs.shape[1],

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from marlzoo.data.dataset import Dataset
-from marlzoo.registry import family_module, task_families
+from marlzoo.registry import Task
 
 
 def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
@@ -19,33 +19,29 @@ def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
     Raises:
         UnknownNameError: the family computes no data of that quality, or has no such option.
     """
-    module, name = _datasets(task), task.partition("/")[2]
-    if module is None or not computes(task):
+    found = Task.parse(task)
+    module = _datasets(found)
+    if not hasattr(module, "dataset"):
         return None
-    made: Dataset = module.dataset(name, quality, **options)
+    made: Dataset = module.dataset(found.name, quality, **options)
     return made
 
 
 def computes(task: str) -> bool:
     """Whether a task's family computes its logged data."""
-    return hasattr(_datasets(task), "dataset")
+    return hasattr(_datasets(Task.parse(task)), "dataset")
 
 
 def computed_qualities(task: str) -> tuple[str, ...]:
     """Qualities of the logged data that a task's family computes; empty where its data are files."""
-    module, name = _datasets(task), task.partition("/")[2]
-    if module is None or not hasattr(module, "qualities"):
-        return ()
-    return tuple(module.qualities(name))
+    found = Task.parse(task)
+    module = _datasets(found)
+    return tuple(module.qualities(found.name)) if hasattr(module, "qualities") else ()
 
 
-def _datasets(task: str) -> ModuleType | None:
+def _datasets(task: Task) -> ModuleType | None:
     """The module that computes a task's data: the family's own, or the one that its ``DATASETS`` names."""
-    family, _, name = task.partition("/")
-    if family not in task_families():
+    if not task.exists:
         return None
-    module = family_module(family)
-    if name not in module.TASKS:
-        return None
-    named = getattr(module, "DATASETS", "")
-    return importlib.import_module(named) if named else module
+    named = getattr(task.module, "DATASETS", "")
+    return importlib.import_module(named) if named else task.module

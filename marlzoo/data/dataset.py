@@ -17,12 +17,11 @@ from marlzoo.data import validation
 from marlzoo.data.arrays import mapping, pieces
 from marlzoo.data.assemble import Rows, guess_spec, rows_of_episodes, rows_of_steps
 from marlzoo.data.card import Card
+from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
 Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,23 +121,28 @@ class Dataset:
             raise DataError(f"discrete actions must be integers, not {np.asarray(action).dtype}")
         if card is not None and card.task and not spec.task:
             spec = replace(spec, task=card.task)
-        dataset = cls(
-            spec=spec,
-            obs=obs,
-            state=np.ascontiguousarray(state, dtype=np.float32),
-            action=np.ascontiguousarray(action, dtype=np.int64 if spec.discrete else np.float32),
-            reward=np.ascontiguousarray(reward, dtype=np.float32),
-            terminal=np.ascontiguousarray(terminal, dtype=np.bool_),
-            truncated=np.ascontiguousarray(truncated, dtype=np.bool_),
-            starts=np.asarray(starts, dtype=np.int64),
-            action_mask=None if action_mask is None else np.ascontiguousarray(action_mask, dtype=np.bool_),
-            card=card or Card(),
-        )
-        validation.check_structure(dataset)
+        if action_mask is not None and not spec.discrete:
+            raise DataError("action_mask is given, but the task's actions are continuous; leave it out")
+        given = {
+            "obs": obs,
+            "state": state,
+            "action": action,
+            "reward": reward,
+            "terminal": terminal,
+            "truncated": truncated,
+            "action_mask": action_mask,
+        }
+        canonical: dict[str, Any] = {
+            name: np.ascontiguousarray(given[name], dtype=layout.dtype)
+            for name, layout in spec.layout().items()
+            if given[name] is not None
+        }
+        dataset = cls(spec=spec, **canonical, starts=np.asarray(starts, dtype=np.int64), card=card or Card())
+        validation.check_structure(spec, dataset.arrays, dataset.spans)
         dataset = dataset._clear_final_rows()
         stated = dataset.card.content_hash
         if verify and stated and stated != dataset.content_hash:
-            validation.check_finite(dataset)  # a number that is not finite is named with its row
+            validation.check_finite(dataset.own_arrays)  # a number that is not finite is named with its row
             raise DataError(
                 "its content is not what its card says (the file was changed or damaged after it was "
                 "written); make or fetch it again"
@@ -300,14 +304,19 @@ class Dataset:
         return self.rows - self.episodes
 
     @cached_property
+    def spans(self) -> Episodes:
+        """Where the episodes lie."""
+        return Episodes(self.starts, self.rows)
+
+    @property
     def ends(self) -> Ints:
         """Each episode's final row ``[E]``, the one without a step."""
-        return np.append(self.starts[1:], self.rows) - 1
+        return self.spans.ends
 
-    @cached_property
+    @property
     def lengths(self) -> Ints:
         """Steps of each episode ``[E]``."""
-        return self.ends - self.starts
+        return self.spans.lengths
 
     @cached_property
     def returns(self) -> NDArray[np.float64]:
@@ -317,12 +326,10 @@ class Dataset:
         team[self.ends] = 0.0
         return np.add.reduceat(team, self.starts)
 
-    @cached_property
+    @property
     def sources(self) -> Ints:
         """Rows that are transitions ``[M]``: all but each episode's final row."""
-        keep = np.ones(self.rows, np.bool_)
-        keep[self.ends] = False
-        return np.flatnonzero(keep)
+        return self.spans.step_rows
 
     @property
     def state_is_obs(self) -> bool:
@@ -330,6 +337,17 @@ class Dataset:
         return self.state.size == self.obs.size and bool(
             self.state.__array_interface__["data"][0] == self.obs.__array_interface__["data"][0]
         )
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays ``[T, ...]`` that are there, by name, as :meth:`marlzoo.spec.Spec.layout` lists them."""
+        found = {name: getattr(self, name) for name in self.spec.layout()}
+        return {name: array for name, array in found.items() if array is not None}
+
+    @property
+    def own_arrays(self) -> dict[str, NDArray[Any]]:
+        """Those that hold numbers of their own: all, or all but a state that is a view of the observations."""
+        return {k: v for k, v in self.arrays.items() if not (k == "state" and self.state_is_obs)}
 
     @property
     def mapped(self) -> bool:
@@ -403,18 +421,10 @@ class Dataset:
                 f"{self.card.name}: episodes must be a non-empty list of numbers in 0..{self.episodes - 1}"
             )
         rows = np.concatenate([np.arange(self.starts[e], self.ends[e] + 1) for e in chosen])
-        obs = self.obs[rows]
-        subset = replace(
-            self,
-            obs=obs,
-            state=obs.reshape(len(rows), -1) if self.state_is_obs else self.state[rows],
-            action=self.action[rows],
-            action_mask=None if self.action_mask is None else self.action_mask[rows],
-            reward=self.reward[rows],
-            terminal=self.terminal[rows],
-            truncated=self.truncated[rows],
-            starts=np.append(0, np.cumsum(self.lengths[chosen] + 1)[:-1]),
-        )
+        arrays: dict[str, Any] = {name: array[rows] for name, array in self.own_arrays.items()}
+        if self.state_is_obs:
+            arrays["state"] = arrays["obs"].reshape(len(rows), -1)
+        subset = replace(self, **arrays, starts=Episodes.from_lengths(self.lengths[chosen]).starts)
         note = f"{len(chosen)} of {self.episodes} episodes of the source"
         return subset.with_card(
             replace(self.card, content_hash="", recipe=None, notes=(*self.card.notes, note))
@@ -465,8 +475,8 @@ class Dataset:
                 or longer than the horizon, flags on a wrong row, NaN or infinity (with the first row), a
                 discrete action out of range or not legal, a mask without a legal action.
         """
-        validation.check_structure(self)
-        validation.check_numbers(self)
+        validation.check_structure(self.spec, self.arrays, self.spans)
+        validation.check_numbers(self.spec, self.own_arrays, self.spans)
         outside = 0 if self.spec.discrete else validation.count_outside_box(self.action)
         if not outside:
             return self

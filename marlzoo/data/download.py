@@ -17,6 +17,7 @@ from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic
 from marlzoo.system.http import Progress, fetch
+from marlzoo.task import TaskName
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RETURN_TOLERANCE = 0.02  # of the spread of episode returns
@@ -94,9 +95,10 @@ def _reading(entry: Entry, reader: Reader) -> dict[str, Any]:
     """What a reader must be told to read this one of the datasets that a file can be read as."""
     options: dict[str, Any] = {}
     if "uid" in reader.options:  # a zip file of all qualities
-        options["uid"] = entry.quality
+        options["uid"] = entry.parts.quality
     if "team" in reader.options:  # one robot, of which a team is made
-        options["robot"], _, options["team"] = entry.name.split("/")[1].partition("-")
+        team = TaskName.parse(entry.parts.task).name
+        options["robot"], _, options["team"] = team.partition("-")
     return options
 
 
@@ -215,7 +217,7 @@ def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
     wrong = [text for text in wrong if not text.endswith("None")]
     if wrong:
         raise DataError(f"{file}: it is not {entry.name}: {', '.join(wrong)}; fetch the right file")
-    task, source, quality = entry.name.rsplit("/", 2)
+    task, source, quality = entry.parts
     card = dataset.card
     made_here = card.recipe is not None and source != card.source
     other = (
@@ -226,9 +228,8 @@ def _require_entry(entry: Entry, dataset: Dataset, file: Path) -> None:
     mean = float(dataset.returns.mean())
     if entry.mean_return is None or _agrees(mean, entry):
         return
-    folder = f"{task}/{source}/"
     for sibling in published().values():
-        if sibling.name.startswith(folder) and _agrees(mean, sibling):
+        if sibling.parts[:2] == (task, source) and _agrees(mean, sibling):
             raise DataError(
                 f"{file}: its mean return {mean:.4g} is that of {sibling.name}, not of {entry.name} "
                 f"({entry.mean_return:.4g}); fetch the right file"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,17 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.decentralized import decentralized
+from marlzoo.data.episodes import Episodes
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
+from marlzoo.envs._differential import MOVE
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
+from marlzoo.envs.episodes import Play, Recording
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.spec import Spec
+from marlzoo.task import TaskName
 from marlzoo.version import __version__
 
 Actions = NDArray[Any]
@@ -22,6 +29,18 @@ Random = np.random.Generator
 # act(game, step) gives the joint actions of all copies, [E, N] or [E, N, 1].
 Act = Callable[[games.Game, int], Actions]
 Recipe = Callable[[games.Game, Random], Act]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Every agent records episodes of its own, and all that is kept of them is its part.
+
+    Attributes:
+        of: the recipe of an agent's episodes.
+    """
+
+    of: Callable[[int], Recipe]
+
 
 CELLS: dict[str, tuple[tuple[int, int], ...]] = {
     "D1": ((0, 1),),
@@ -71,27 +90,35 @@ def dataset(
             raise ConfigError(f"{setting} is {value!r}; it must be an integer of at least {least}")
     shape = games.spec(name, **options)
     share = episodes or (ONE_STEP_EPISODES if shape.horizon == 1 else EPISODES)
-    recorded = []
-    for k, recipe in enumerate(parts):
-        game = games.make(name, share, **options)
-        game.seed([seed * share * len(parts) + k * share + e for e in range(share)])
-        recorded.append(_record(game, recipe(game, np.random.default_rng([seed, k]))))
     command = f"load_dataset('{games.FAMILY}/{name}/marlzoo/{quality}', seed={seed}, episodes={share})"
     card = Card(
         task=f"{games.FAMILY}/{name}",
         source="marlzoo",
         quality=quality,
-        engine=str(game.metadata["engine"]),
+        engine=str(games.make(name, 1, **options).metadata["engine"]),
         versions={"marlzoo": __version__, "numpy": np.__version__},
-        options=dict(game.metadata),
+        options=dict(games.make(name, 1, **options).metadata),
         license="Apache-2.0",
         recipe={"command": command, "seed": seed, "episodes": share},
     )
+
+    def recorded(k: int, recipe: Recipe, count: int) -> dict[str, NDArray[Any]]:
+        game = games.make(name, share, **options)
+        game.seed([seed * share * count + k * share + e for e in range(share)])
+        return _record(game, recipe(game, np.random.default_rng([seed, k])))
+
+    if isinstance(parts, Apart):
+        own = [recorded(i, parts.of(i), shape.n_agents) for i in range(shape.n_agents)]
+        return decentralized([_dataset(shape, [part], card) for part in own])
+    return _dataset(shape, [recorded(k, recipe, len(parts)) for k, recipe in enumerate(parts)], card)
+
+
+def _dataset(shape: Spec, recorded: Sequence[dict[str, NDArray[Any]]], card: Card) -> Dataset:
     arrays: dict[str, Any] = {
         field: np.concatenate([part[field] for part in recorded]) for field in recorded[0]
     }
-    lengths = arrays.pop("lengths")
-    return Dataset.create(shape, **arrays, starts=np.append(0, np.cumsum(lengths + 1)[:-1]), card=card)
+    starts = Episodes.from_lengths(arrays.pop("lengths")).starts
+    return Dataset.create(shape, **arrays, starts=starts, card=card)
 
 
 def kind(name: str) -> str:
@@ -101,8 +128,8 @@ def kind(name: str) -> str:
         UnknownNameError: an unknown task.
     """
     games.spec(name)
-    if name.startswith("modes-"):
-        return "modes"
+    if name.startswith(("modes-", "signs-", "differential-")):
+        return name.partition("-")[0]
     if name.startswith("bridge"):
         return "bridge"
     return name if name in RECIPES else "matrix"
@@ -110,34 +137,13 @@ def kind(name: str) -> str:
 
 def _record(game: games.Game, act: Act) -> dict[str, NDArray[Any]]:
     """One episode of every copy, packed episode after episode with its final observation."""
-    spec, num_envs = game.spec, game.num_envs
-    rows = (spec.horizon + 1, num_envs)
-    width = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    log: dict[str, NDArray[Any]] = {
-        "obs": np.zeros((*rows, spec.n_agents, spec.obs_size), np.float32),
-        "state": np.zeros((*rows, spec.state_size), np.float32),
-        "action": np.zeros((*rows, *width), np.int64 if spec.discrete else np.float32),
-        "reward": np.zeros(rows, np.float32),
-        "terminal": np.zeros(rows, np.bool_),
-        "truncated": np.zeros(rows, np.bool_),
-    }
-    if spec.discrete:
-        log["action_mask"] = np.ones((*rows, spec.n_agents, spec.action_size), np.bool_)
-    lengths, live, seen, t = np.zeros(num_envs, np.int64), np.arange(num_envs), game.reset(), 0
-    while True:
-        log["obs"][t], log["state"][t] = seen.obs, seen.state  # copies that have ended keep theirs
-        if seen.action_mask is not None:
-            log["action_mask"][t] = seen.action_mask
-        if not live.size:
-            break
-        action = act(game, t)
-        step = game.step(action, live)
-        log["action"][t, live] = action[live]
-        log["reward"][t], log["terminal"][t], log["truncated"][t] = step.reward, step.terminal, step.truncated
-        lengths[live] += 1
-        live, seen, t = live[~(step.terminal | step.truncated)[live]], step, t + 1
-    kept = np.arange(spec.horizon + 1) <= lengths[:, None]
-    return {**{field: value.swapaxes(0, 1)[kept] for field, value in log.items()}, "lengths": lengths}
+    play = Play(game)
+    recording = Recording(play)
+    while play.live.size:
+        action = act(game, play.time)
+        recording.add(action, play.step(action))
+    kept = np.arange(game.spec.horizon + 1) <= play.lengths[:, None]
+    return {**{field: rows[kept] for field, rows in recording.arrays.items()}, "lengths": play.lengths}
 
 
 def _shares(weights: NDArray[Any], episodes: int, rng: Random) -> NDArray[np.int64]:
@@ -206,7 +212,7 @@ def _xor_opposite(game: games.Game, rng: Random) -> Act:
 
 def _pass(game: games.Game, rng: Random) -> Act:
     """Both ways round in equal shares, yielding upwards, downwards or sideways."""
-    ways = passages(game.task.rpartition("/")[2])
+    ways = passages(TaskName.parse(game.task).name)
     weights = np.outer((1.0, 1.0), PASSAGE_COUNTS[: len(ways) // 2])
     joint = ways[_shares(weights.ravel(), game.num_envs, rng)]
     return lambda g, t: joint[:, t]
@@ -226,6 +232,16 @@ def _box(*low_high: tuple[float, float, float, float]) -> Recipe:
 
 def _modes(game: games.Game, rng: Random) -> Act:
     joint = np.repeat(_shares(np.ones(2), game.num_envs, rng)[:, None], game.spec.n_agents, axis=1)
+    return lambda g, t: joint
+
+
+def _signs(game: games.Game, rng: Random) -> Act:
+    """All agents near 0.8 or all near -0.8, in equal shares; one team in twenty acts at random."""
+    num_envs, n = game.num_envs, game.spec.n_agents
+    side = 1.0 - 2.0 * _shares(np.ones(2), num_envs, rng)[:, None]
+    near = np.clip(0.8 * side + 0.1 * rng.normal(size=(num_envs, n)), -1.0, 1.0)
+    anywhere = rng.uniform(-1.0, 1.0, (num_envs, n))
+    joint = np.where(rng.random((num_envs, 1)) < 0.05, anywhere, near)[..., None]
     return lambda g, t: joint
 
 
@@ -268,8 +284,50 @@ def _meet(*sides: float) -> Recipe:
     return recipe
 
 
+def _to_center(noise: float) -> Recipe:
+    """Agents that walk to the center of a differential game, and move at random in a share of the steps."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        def act(g: games.Game, t: int) -> Actions:
+            walk = np.clip(-g.current / MOVE, -1.0, 1.0)
+            drawn = rng.uniform(-1.0, 1.0, walk.shape)
+            return np.where(rng.random(walk.shape) < noise, drawn, walk)[..., None]
+
+        return act
+
+    return recipe
+
+
+def _with_random_partners(agent: int) -> Recipe:
+    """Episodes of an agent that walks to the center with noise in half of them; all others move at random."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        walks, walking = _shares(np.ones(2), game.num_envs, rng) == 1, _to_center(0.5)(game, rng)
+
+        def act(g: games.Game, t: int) -> Actions:
+            joint = rng.uniform(-1.0, 1.0, (g.num_envs, g.spec.n_agents, 1))
+            joint[walks, agent] = walking(g, t)[walks, agent]
+            return joint
+
+        return act
+
+    return recipe
+
+
+def _with_stubborn_partner(agent: int) -> Recipe:
+    """Episodes of an agent that acts uniformly beside one whose first step is its first action in 90 % of them."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        kinds = _shares(np.outer((1.0, 1.0), (0.9, 0.1)), game.num_envs, rng)
+        first = np.stack(np.unravel_index(kinds, (2, 2)), axis=1)
+        second = rng.integers(2, size=first.shape)  # which does not matter
+        return lambda g, t: (second if t else first)[:, :: -1 if agent else 1]
+
+    return recipe
+
+
 _PEAK = (0.4, 0.8, 0.4, 0.8)
-RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
+RECIPES: dict[str, dict[str, tuple[Recipe, ...] | Apart]] = {
     "xor": {name: (_cells(*cells),) for name, cells in CELLS.items()},
     "matrix": {"uniform": (_uniform,), "optimal": (_best,)},
     "equilibria": {"balanced": (_uniform,), "imbalanced": (_table(IMBALANCED),)},
@@ -283,5 +341,13 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     "two-peaks": {"uniform": (_random,), "peaks": (_box(_PEAK, (-0.8, -0.4, -0.8, -0.4)),)},
     "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
     "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
+    "two-steps": {"random": (_random,), "decentralized": Apart(_with_stubborn_partner)},
+    "differential": {
+        "center": (_to_center(0.0),),
+        "random": (_random,),
+        "mix": (_to_center(0.5), _random),
+        "decentralized": Apart(_with_random_partners),
+    },
     "modes": {"modes": (_modes,), "random": (_random,)},
+    "signs": {"modes": (_signs,), "random": (_random,)},
 }

@@ -26,7 +26,7 @@ from marlzoo.data.formats import native as omiga
 from marlzoo.data.formats._steps import listed
 from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill, user_block
 from marlzoo.data.home import data_home as data_home
-from marlzoo.data.names import SUFFIX, dataset_path, installed, is_name
+from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, installed, is_name
 from marlzoo.data.once import describe_once, identity, load_once
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.spec import Spec
@@ -102,7 +102,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         return file
     variants = [p for n, p in installed().items() if re.fullmatch(re.escape(text) + r"(-n\d+)?(-s\d+)?", n)]
     if len(variants) > 1:
-        names = ", ".join(f"{text.rpartition('/')[0]}/{p.name.removesuffix(SUFFIX)}" for p in variants)
+        task, source, _ = DatasetName.parse(text)
+        names = ", ".join(str(DatasetName(task, source, p.name.removesuffix(SUFFIX))) for p in variants)
         raise DataError(f"{text}: several datasets have this name; choose one of {names}")
     if not variants:
         raise DataError(f"{text}: there is no such dataset; looked for {file}. {remedy(text)}")
@@ -111,19 +112,19 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
 def remedy(name: str) -> str:
     """How to get the dataset ``name``: the command that makes it, or where a fetched file belongs."""
-    family, task, source, quality = name.split("/")
-    computed = computed_qualities(f"{family}/{task}")
+    task, source, quality = DatasetName.parse(name)
+    computed = computed_qualities(task)
     if computed:
-        names = ", ".join(f"{family}/{task}/marlzoo/{each}" for each in computed)
+        names = ", ".join(f"{task}/marlzoo/{each}" for each in computed)
         return f"Data of this task are computed, not stored; their names: {names}"
     mixed = _as_mix(name)
     if mixed:
         return f"Make it with: {mixed}"
     from marlzoo.teachers.offers import how_to_collect, instead  # here: it needs this module, and torch
 
-    collected = how_to_collect(f"{family}/{task}", quality)
+    collected = how_to_collect(task, quality)
     if source == "marlzoo":
-        return f"Make it with: {collected}" if collected else instead(f"{family}/{task}")
+        return f"Make it with: {collected}" if collected else instead(task)
     similar = f"; or make similar data with: {collected}" if collected else ""
     if name not in published():
         return (
@@ -138,17 +139,17 @@ def remedy(name: str) -> str:
 
 def _as_mix(name: str) -> str:
     """The command that mixes ``name`` in equal shares (good-poor: good and poor), if both parts are known."""
-    folder, _, quality = name.rpartition("/")
+    task, source, quality = DatasetName.parse(name)
     known = set(published()) | set(installed())
     if name in known or quality in _RECIPES or "-" not in quality:
         return ""
-    if folder.endswith("/marlzoo"):
+    if source == "marlzoo":
         from marlzoo.teachers.offers import collectable_qualities  # here: it needs this module, and torch
 
-        known |= {f"{folder}/{each}" for each in collectable_qualities(folder.removesuffix("/marlzoo"))}
-    for cut in range(1, quality.count("-") + 1):
-        words = quality.split("-")
-        pair = [f"{folder}/{'-'.join(part)}" for part in (words[:cut], words[cut:])]
+        known |= {str(DatasetName(task, source, each)) for each in collectable_qualities(task)}
+    words = quality.split("-")
+    for cut in range(1, len(words)):
+        pair = [str(DatasetName(task, source, "-".join(part))) for part in (words[:cut], words[cut:])]
         if all(each in known for each in pair):
             return f"marlzoo data mix {pair[0]}:0.5 {pair[1]}:0.5 --out {name}"
     return ""
@@ -181,12 +182,12 @@ def _is_computed(name_or_path: str | os.PathLike[str]) -> bool:
     text = os.fspath(name_or_path)
     if not is_name(text) or dataset_path(text).is_file() or Path(text).expanduser().exists():
         return False
-    task, source, _ = text.rsplit("/", 2)
-    return source == "marlzoo" and computes(task)
+    name = DatasetName.parse(text)
+    return name.source == "marlzoo" and computes(name.task)
 
 
 def _compute(name: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
-    task, _, quality = os.fspath(name).rsplit("/", 2)
+    task, _, quality = DatasetName.parse(os.fspath(name))
     made = make_dataset(task, quality, **options)
     assert made is not None  # its family computes data
     return made
@@ -205,7 +206,7 @@ def _named(dataset: Dataset, name: str) -> Dataset:
     """The dataset with what its card leaves open taken from its name."""
     if not is_name(name):
         return dataset
-    task, source, quality = name.rsplit("/", 2)
+    task, source, quality = DatasetName.parse(name)
     card = dataset.card
     if card.task not in ("", task):
         raise DataError(

@@ -18,7 +18,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
 from marlzoo.data.load import load_dataset
-from marlzoo.data.names import SUFFIX, dataset_path, is_name
+from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.replicas import derive
 from marlzoo.version import __version__
@@ -187,11 +187,10 @@ def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Data
     lengths = np.concatenate([part.last - part.first for part in taken]) + 1
     total, first = int(lengths.sum()), parents[0]
     shared = all(parent.state_is_obs for parent in parents)
-    names = ["obs", "action", "reward", "terminal", "truncated"]
-    names += ([] if shared else ["state"]) + ([] if first.action_mask is None else ["action_mask"])
     arrays: dict[str, Any] = {}
-    for name in names:
-        like = getattr(first, name)
+    for name, like in first.arrays.items():
+        if name == "state" and shared:
+            continue
         arrays[name], begin = allocate((total, *like.shape[1:]), like.dtype.type), 0
         for parent, chosen in zip(parents, rows, strict=True):
             np.take(getattr(parent, name), chosen, axis=0, out=arrays[name][begin : begin + len(chosen)])
@@ -216,7 +215,7 @@ def _card(
     labels = [card.quality or "unnamed" for card in cards]
     if len(set(shares)) > 1:
         labels = [f"{label}{100 * share:g}" for label, share in zip(labels, shares, strict=True)]
-    quality = name.rpartition("/")[2] or "-".join(labels)
+    quality = DatasetName.parse(name).quality if name else "-".join(labels)
     arguments = " ".join(f"{text}:{share!r}" for text, share in parts)
     size = "" if transitions is None else f" --transitions {transitions}"
     return Card(

@@ -1,15 +1,47 @@
-"""Dataset names and the files they stand for."""
+"""Dataset names, their parts, and the files they stand for."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from marlzoo.data.home import data_home as data_home
 from marlzoo.errors import DataError
 
 SUFFIX = ".hdf5"
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class DatasetName(NamedTuple):
+    """A dataset's name, ``family/task/source/quality``, in its parts; ``str`` puts them together again.
+
+    Args:
+        task: full name of the task, ``family/name``.
+        source: who made the data, for instance ``omiga``.
+        quality: for instance ``medium-replay``.
+    """
+
+    task: str
+    source: str
+    quality: str
+
+    @classmethod
+    def parse(cls, text: str) -> DatasetName:
+        """The parts of a dataset's name.
+
+        Raises:
+            DataError: no such form of a name.
+        """
+        if not is_name(text):
+            raise DataError(
+                f"{text!r} is neither a file nor a dataset's name; names look like family/task/source/quality, "
+                "for instance mamujoco/hopper-3x1/marlzoo/expert"
+            )
+        return cls(*text.rsplit("/", 2))
+
+    def __str__(self) -> str:
+        return "/".join(self)
 
 
 def is_name(text: str) -> bool:
@@ -33,15 +65,10 @@ def dataset_path(name: str, *, transitions: int | None = None, seed: int | None 
     Raises:
         DataError: no such form of a name.
     """
-    if not is_name(name):
-        raise DataError(
-            f"{name!r} is neither a file nor a dataset's name; names look like family/task/source/quality, "
-            "for instance mamujoco/hopper-3x1/marlzoo/expert"
-        )
-    parts = name.split("/")
+    parts = DatasetName.parse(name)
     size = "" if transitions is None else f"-n{transitions}"
     start = "" if seed is None else f"-s{seed}"
-    return data_home().joinpath(*parts[:3], f"{parts[3]}{size}{start}{SUFFIX}")
+    return data_home() / parts.task / parts.source / f"{parts.quality}{size}{start}{SUFFIX}"
 
 
 def installed() -> dict[str, Path]:

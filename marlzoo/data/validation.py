@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
+from marlzoo.data.episodes import Episodes
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
-
-class _Episodes(Protocol):
-    """What is checked; implemented by :class:`marlzoo.data.dataset.Dataset`, which says what each name means."""
-
-    @property
-    def spec(self) -> Spec: ...
-    @property
-    def obs(self) -> NDArray[Any]: ...
-    @property
-    def state(self) -> NDArray[Any]: ...
-    @property
-    def action(self) -> NDArray[Any]: ...
-    @property
-    def reward(self) -> NDArray[Any]: ...
-    @property
-    def terminal(self) -> NDArray[Any]: ...
-    @property
-    def truncated(self) -> NDArray[Any]: ...
-    @property
-    def starts(self) -> NDArray[Any]: ...
-    @property
-    def action_mask(self) -> NDArray[Any] | None: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def ends(self) -> NDArray[Any]: ...
-    @property
-    def lengths(self) -> NDArray[Any]: ...
-    @property
-    def state_is_obs(self) -> bool: ...
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class RowError(DataError):
@@ -79,46 +52,45 @@ def count_outside_box(action: NDArray[Any]) -> int:
     return sum(int((np.abs(piece) > 1).sum()) for _, piece in pieces(action))
 
 
-def check_structure(dataset: _Episodes) -> None:
+def check_structure(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
     """Types, shapes, lengths, episode bounds and flags.
+
+    Args:
+        spec: the task's shape.
+        arrays: all of the dataset, by name.
+        episodes: where they lie.
 
     Raises:
         DataError: see :meth:`marlzoo.data.dataset.Dataset.validate`.
     """
-    spec, rows = dataset.spec, len(dataset.obs)
-    action_tail = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "obs": ((spec.n_agents, spec.obs_size), np.float32),
-        "state": ((spec.state_size,), np.float32),
-        "action": (action_tail, np.int64 if spec.discrete else np.float32),
-        "reward": ((spec.n_agents,) if spec.reward_per_agent else (), np.float32),
-        "terminal": ((), np.bool_),
-        "truncated": ((), np.bool_),
-        "action_mask": ((spec.n_agents, spec.action_size), np.bool_),
-    }
-    for name, (tail, dtype) in wanted.items():
-        array = getattr(dataset, name)
-        if name == "action_mask" and array is None:
+    for name, (tail, dtype, _) in spec.layout().items():
+        if name not in arrays:
             continue
+        array = arrays[name]
         if array.ndim < 1 or array.shape[1:] != tail:
             shape = ", ".join(str(size) for size in ("T", *tail))
             raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape})")
-        if len(array) != rows:
-            raise DataError(f"lengths differ: obs has {rows} rows, {name} has {len(array)}")
+        if len(array) != episodes.rows:
+            raise DataError(f"lengths differ: obs has {episodes.rows} rows, {name} has {len(array)}")
         if array.dtype != dtype:
             raise DataError(f"{name} has type {array.dtype}, expected {dtype.__name__}")
-    if rows == 0:
+    if episodes.rows == 0:
         raise DataError("the dataset is empty (no rows)")
-    _check_episodes(dataset)
+    _check_starts(episodes)
+    _check_lengths(episodes, spec.horizon)
+    _check_flags(arrays, episodes)
 
 
-def _check_episodes(dataset: _Episodes) -> None:
-    starts = dataset.starts
+def _check_starts(episodes: Episodes) -> None:
+    starts = episodes.starts
     if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts) or starts[0] != 0:
         raise DataError("starts must be a list of int64 row numbers that begins with 0")
-    if starts[-1] >= dataset.rows or (np.diff(starts) < 1).any():
-        raise DataError(f"starts must increase and stay below the number of rows {dataset.rows}")
-    lengths, horizon = dataset.lengths, dataset.spec.horizon
+    if starts[-1] >= episodes.rows or (np.diff(starts) < 1).any():
+        raise DataError(f"starts must increase and stay below the number of rows {episodes.rows}")
+
+
+def _check_lengths(episodes: Episodes, horizon: int) -> None:
+    starts, lengths = episodes.starts, episodes.lengths
     if (lengths < 1).any():
         episode = int(np.argmax(lengths < 1))
         raise DataError(
@@ -131,10 +103,12 @@ def _check_episodes(dataset: _Episodes) -> None:
             f"episode {episode} (row {starts[episode]}) has {lengths[episode]} steps, more than "
             f"the horizon {horizon}; give the task's horizon"
         )
-    allowed = np.zeros(dataset.rows, np.bool_)
-    allowed[dataset.ends - 1] = True
-    for name, flag in (("terminal", dataset.terminal), ("truncated", dataset.truncated)):
-        wrong = flag & ~allowed
+
+
+def _check_flags(arrays: Arrays, episodes: Episodes) -> None:
+    allowed = episodes.at_last_step(np.ones(len(episodes), np.bool_))
+    for name in ("terminal", "truncated"):
+        wrong = arrays[name] & ~allowed
         if wrong.any():
             row = int(np.argmax(wrong))
             raise RowError(
@@ -144,33 +118,36 @@ def _check_episodes(dataset: _Episodes) -> None:
             )
 
 
-def check_numbers(dataset: _Episodes) -> None:
+def check_numbers(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
     """Every number finite; discrete actions in range and legal.
+
+    Args:
+        spec: the task's shape.
+        arrays: those of the dataset that hold numbers of their own, by name.
+        episodes: where they lie.
 
     Raises:
         DataError: with the first row that is wrong.
     """
-    check_finite(dataset)
-    if dataset.spec.discrete:
-        _check_discrete(dataset)
+    check_finite(arrays)
+    if spec.discrete:
+        _check_discrete(spec, arrays, episodes)
 
 
-def check_finite(dataset: _Episodes) -> None:
+def check_finite(arrays: Arrays) -> None:
     """Every number finite.
 
     Raises:
         DataError: with the first row that is not.
     """
     for name in ("obs", "state", "reward", "action"):
-        if not (name == "state" and dataset.state_is_obs) and not (
-            name == "action" and dataset.spec.discrete
-        ):
-            require_finite(getattr(dataset, name), name)
+        if name in arrays and arrays[name].dtype.kind == "f":
+            require_finite(arrays[name], name)
 
 
-def _check_discrete(dataset: _Episodes) -> None:
-    action, action_mask = dataset.action, dataset.action_mask
-    sizes = np.asarray(dataset.spec.action_sizes)
+def _check_discrete(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
+    action, action_mask = arrays["action"], arrays.get("action_mask")
+    sizes = np.asarray(spec.action_sizes)
     place = _first((action < 0) | (action >= sizes))
     if place:
         row, agent = place
@@ -188,7 +165,7 @@ def _check_discrete(dataset: _Episodes) -> None:
             row,
         )
     illegal = ~np.take_along_axis(action_mask, action[..., None], axis=2)[..., 0]
-    illegal[dataset.ends] = False  # no action is taken in an episode's final row
+    illegal[episodes.ends] = False  # no action is taken in an episode's final row
     place = _first(illegal)
     if place:
         row, agent = place

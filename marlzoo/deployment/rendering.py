@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from marlzoo.deployment.loading import load
 from marlzoo.deployment.team_policy import TeamPolicy
+from marlzoo.envs.episodes import Play
 from marlzoo.errors import ConfigError, MissingExtraError
 from marlzoo.registry import make_env
 from marlzoo.replicas import derive
@@ -98,17 +99,14 @@ def _episode(
 ) -> Iterator[Frame]:
     """Frames of an episode, each with step and return so far; the last step is always shown."""
     env.seed([seed])
-    seen = env.reset()
+    play = Play(env)
     team.reset(seed=seed % 2**32)
-    total, time, over = 0.0, 0, False
-    yield _captioned(env.render(0, *size), f"step 0, return {total:.2f}")
-    while not over:
-        step = seen = env.step(team.act(seen.obs, seen.action_mask))
-        total, time = total + float(step.reward.mean()), time + 1
-        team.receive(step.reward.mean())
-        over = bool(step.terminal[0] or step.truncated[0]) or time >= env.spec.horizon
-        if over or time % every == 0:
-            yield _captioned(env.render(0, *size), f"step {time}, return {total:.2f}")
+    yield _captioned(env.render(0, *size), "step 0, return 0.00")
+    while play.live.size:
+        play.step(team.act(play.seen.obs, play.seen.action_mask))
+        team.receive(play.reward)
+        if not play.live.size or play.time % every == 0:
+            yield _captioned(env.render(0, *size), f"step {play.time}, return {play.returns[0]:.2f}")
 
 
 def _timing(ending: str, fps: int) -> dict[str, Any]:

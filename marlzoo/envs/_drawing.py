@@ -13,6 +13,7 @@ from marlzoo.errors import MissingExtraError
 
 AGENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's colors
 PREY, LANDMARK, FOOD, FOREST = "#444444", "#bbbbbb", "#8fbf5f", "#cfe8cf"
+MARKERS = ("o", "s", "^", "D", "v", "p")  # of the types of units
 DPI = 100
 
 
@@ -49,6 +50,80 @@ def bridge(state: NDArray[np.int64], width: int, height: int) -> NDArray[np.uint
         axis.add_patch(Circle((column, row), 0.3, color=AGENTS[agent]))
     rows, columns = FREE.shape
     axis.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    return _pixels(figure)
+
+
+def t_maze(
+    free: NDArray[np.bool_],
+    positions: NDArray[np.int64],
+    goals: NDArray[np.int64] | None,
+    width: int,
+    height: int,
+) -> NDArray[np.uint8]:
+    """T-Maze: discs are agents, frames the ends that they have to reach.
+
+    Args:
+        free: ``[rows, columns]``, where one may stand.
+        positions: row and column of both agents ``[2, 2]``.
+        goals: those of their ends, ``[2, 2]``; None while no color is chosen.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+    """
+    from matplotlib.patches import Circle, Rectangle
+
+    figure, axis = _canvas(width, height)
+    for row, column in np.argwhere(~free):
+        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=PREY))
+    for agent, (row, column) in enumerate(positions):
+        if goals is not None:
+            size = 0.84 - 0.2 * agent  # both may have the same
+            corner = (goals[agent, 1] - size / 2, goals[agent, 0] - size / 2)
+            axis.add_patch(Rectangle(corner, size, size, fill=False, ec=AGENTS[agent], lw=3))
+        axis.add_patch(Circle((column, row), 0.3, color=AGENTS[agent]))
+    rows, columns = free.shape
+    axis.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    return _pixels(figure)
+
+
+def battle(
+    position: NDArray[np.float64],
+    health: NDArray[np.float64],
+    kind: NDArray[np.int64],
+    allies: int,
+    extent: tuple[float, float],
+    width: int,
+    height: int,
+) -> NDArray[np.uint8]:
+    """A battle of SMAX: full markers are allies, hollow ones enemies; bars above them show their health.
+
+    Args:
+        position: of all units ``[U, 2]``, allies first.
+        health: of each, as a share of its largest, ``[U]``; 0: dead, and not drawn.
+        kind: number of each unit's type, which chooses its marker.
+        allies: how many are allies.
+        extent: width and height of the map.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+    """
+    figure, axis = _canvas(width, height)
+    across, up = extent
+    for unit in np.flatnonzero(health > 0):
+        mine = unit < allies
+        color = AGENTS[unit % len(AGENTS)] if mine else PREY
+        x, y = position[unit]
+        axis.plot(
+            x, y, MARKERS[kind[unit] % len(MARKERS)], ms=8, mec=color, mfc=color if mine else "none", mew=2
+        )
+        bar = across / 20
+        axis.plot([x - bar, x + bar], [y + up / 20] * 2, color=LANDMARK, lw=3, solid_capstyle="butt")
+        axis.plot(
+            [x - bar, x - bar + 2 * bar * health[unit]],
+            [y + up / 20] * 2,
+            color=color,
+            lw=3,
+            solid_capstyle="butt",
+        )
+    axis.set(xlim=(0, across), ylim=(0, up))
     return _pixels(figure)
 
 

@@ -30,6 +30,7 @@ class TMaze:
     """
 
     n_agents, actions, obs_size, state_size, can_win = 2, 7, 11, 8, True
+    reward_per_agent = False
 
     def __init__(self, length: int, arm: int) -> None:
         self.length, self.arm = length, arm
@@ -40,6 +41,15 @@ class TMaze:
         self._free = np.pad(free, 1)  # a border of walls, so that no move leaves the array
         self._ends = np.array([(0, 0), (0, width - 1)])
         self._foot = np.array([(length, arm), (length, arm + 1)])
+
+    def free(self) -> Bools:
+        """Where one may stand, ``[rows, columns]``."""
+        return self._free[1:-1, 1:-1]
+
+    def goals(self, state: State) -> State | None:
+        """Rows and columns of both agents' ends ``[2, 2]`` in one state ``[D]``; None while no color is chosen."""
+        colors = state[COLORS]
+        return None if (colors < 0).any() else self._ends[(colors != state[LEFT_COLOR]).astype(np.int64)]
 
     def start(self, chance: Floats) -> State:
         """Both at the foot of the stem, the colors in random order."""

@@ -1,10 +1,10 @@
 """Family ``games``: small coordination games on which each kind of failure is known in advance.
 
 All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XOR, its two variants, Bridge), the
-recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), MOMA-PPO
-(iterated coordination, whose rules are ours); the game with several equilibria, the two unequal peaks, the additive
-game and the combinatorial modes are our own. Rewards of the one-step games are rewards per step. Their data come from
-:func:`dataset`, not from files.
+recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), I2Q's release
+(differential games), MOMA-PPO (iterated coordination, whose rules are ours); the game in two steps, that with several
+equilibria, the two unequal peaks, the additive game, the combinatorial modes and the signs are our own. Rewards of
+the one-step games are rewards per step. Their data come from :func:`dataset`, not from files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs._bridge import STARTS, Bridge
+from marlzoo.envs._differential import PEAK_WIDTH, Differential, TwoSteps
 from marlzoo.envs._iterated import Iterated
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
-from marlzoo.envs._tmaze import TMaze
+from marlzoo.envs._tmaze import POSITIONS, TMaze
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Resimulation, Step
 from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
@@ -39,13 +40,14 @@ MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
     "equilibria": ((5, -20, -20), (-20, 10, -20), (-20, -20, 20)),
 }
 MODES = (2, 4, 8, 16, 32, 64)
+SIGNS = (2, 4, 8)  # the same game with continuous actions: all signs must agree
 SURFACES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "sign-agreement": lambda a: a[:, 0] * a[:, 1],
     "two-peaks": lambda a: (
         np.exp(-8 * np.square(a - 0.6).sum(1)) + 0.6 * np.exp(-8 * np.square(a + 0.6).sum(1))
     ),
 }
-LISTED = 4096  # joint actions, at most, whose payoffs are listed to find the best
+LISTED = 50_000  # joint actions, at most, whose payoffs are listed to find the best
 OPTIONS: dict[str, dict[str, float]] = {
     "xor-four": {"win": 1.0},
     "xor-two-state": {"win": 1.0, "horizon": 10},
@@ -63,7 +65,10 @@ TASKS: tuple[str, ...] = (
     *SURFACES,
     "t-maze",
     "iterated-coordination",
+    "two-steps",
+    *(f"differential-{n}" for n in PEAK_WIDTH),
     *(f"modes-{n}" for n in MODES),
+    *(f"signs-{n}" for n in SIGNS),
 )
 
 
@@ -79,9 +84,11 @@ def known_returns(name: str) -> tuple[float, float] | None:
     there are too many joint actions to list.
     """
     rules, _ = _rules(name, {})
-    if not isinstance(rules, OneStep) or max(rules.actions, 1) ** rules.n_agents > LISTED:
+    if not isinstance(rules, OneStep):
         return None
     each = np.arange(rules.actions) if rules.actions else np.linspace(-1.0, 1.0, 201)
+    if len(each) ** rules.n_agents > LISTED:
+        return None
     joint = np.stack(np.meshgrid(*[each] * rules.n_agents, indexing="ij"), -1).reshape(-1, rules.n_agents)
     pay = np.asarray(rules.payoff(joint), np.float64)
     return round(float(pay.mean()), 9) + 0.0, round(float(pay.max()), 9)
@@ -153,6 +160,8 @@ class Game(BatchedEnv):
         reward = np.zeros(self.num_envs, np.float32)
         terminal, truncated = np.zeros((2, self.num_envs), np.bool_)
         reward[rows], terminal[rows], truncated[rows] = earned, ended, last & ~ended
+        if self.spec.reward_per_agent:
+            reward = np.repeat(reward[:, None], self.spec.n_agents, axis=1)
         info = {"win": terminal.copy()} if self.can_win else {}
         return Step(*self._shown(), reward=reward, terminal=terminal, truncated=truncated, info=info)
 
@@ -177,12 +186,17 @@ class Game(BatchedEnv):
         return Resimulation(obs.astype(np.float32), reward.astype(np.float32), terminal, valid)
 
     def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
-        """A picture of Bridge's board; the other games have nothing to see."""
-        if not isinstance(self.rules, Bridge):
+        """A picture of the board of Bridge or T-Maze; the other games have nothing to see."""
+        rules, state = self.rules, self._state[index]
+        if not isinstance(rules, Bridge | TMaze):
             return super().render(index, width, height)
-        from marlzoo.envs._drawing import bridge
+        from marlzoo.envs import _drawing
 
-        return bridge(self._state[index], width, height)
+        if isinstance(rules, Bridge):
+            return _drawing.bridge(state, width, height)
+        return _drawing.t_maze(
+            rules.free(), state[POSITIONS].reshape(2, 2), rules.goals(state), width, height
+        )
 
     def _checked(self, action: NDArray[Any], rows: Ids) -> NDArray[Any]:
         action_mask = self.rules.action_mask(self._state[rows])
@@ -218,11 +232,18 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
         return TMaze(length, arm), 2 * (length + arm)
     if name == "iterated-coordination":
         return Iterated(), horizon
+    if name == "two-steps":
+        return TwoSteps(), 2
+    if name.startswith("differential-"):
+        return Differential(int(name.removeprefix("differential-"))), 25
     if name in SURFACES:
         return OneStep(2, 0, SURFACES[name]), 1
     if name.startswith("modes-"):
         n = int(name.removeprefix("modes-"))
         return OneStep(n, 2, lambda a: (a == a[:, :1]).all(1)), 1
+    if name.startswith("signs-"):
+        n = int(name.removeprefix("signs-"))
+        return OneStep(n, 0, lambda a: (a * a[:, :1] > 0).all(1)), 1
     table = np.array(payoffs(name, s.get("win", 1.0)), np.float64)
     return OneStep(2, len(table), lambda a: table[a[:, 0], a[:, 1]]), 1
 
@@ -258,4 +279,5 @@ def _spec(rules: Rules, horizon: int) -> Spec:
         action_kind="discrete" if rules.actions else "continuous",
         action_size=rules.actions or 1,
         horizon=horizon,
+        reward_per_agent=rules.reward_per_agent,
     )

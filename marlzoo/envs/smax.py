@@ -186,6 +186,18 @@ class SMAX(BatchedEnv):
             info={"win": (win & chosen)[mine]},
         )
 
+    def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A picture of the battle: allies full, enemies hollow, their health above them."""
+        from marlzoo.envs._drawing import battle
+
+        block, row = divmod(index, BLOCK)
+        units = self._battles[block].state
+        full = np.asarray(self._programs.full_health)
+        kinds = np.asarray(units.unit_types[row])
+        share = np.asarray(units.unit_health[row]) / full[kinds] * np.asarray(units.unit_alive[row])
+        position = np.asarray(units.unit_positions[row], np.float64)
+        return battle(position, share, kinds, self.spec.n_agents, self._programs.extent, width, height)
+
     def _mask(self, ids: Ids | None) -> NDArray[np.bool_]:
         """Chosen copies, of all that are computed."""
         chosen = np.zeros(self._padded, np.bool_)
@@ -250,11 +262,15 @@ class _Programs:
         advance: keys, episodes, times, chosen, battles, actions -> battles (the chosen ones changed), what they
             show, (reward, over, won).
         choose: chosen, new battles, old battles -> battles.
+        full_health: of each type of unit.
+        extent: width and height of the map.
     """
 
     start: Callable[..., Any]
     advance: Callable[..., Any]
     choose: Callable[..., Any]
+    full_health: Any
+    extent: tuple[float, float]
 
 
 @functools.cache
@@ -297,4 +313,10 @@ def _compiled(name: str, horizon: int) -> _Programs:
         new, seen, outcome = jax.vmap(advance_one)(keys, episode, time, old, action)
         return choose(chosen, new, old), seen, outcome
 
-    return _Programs(jax.jit(jax.vmap(start_one)), jax.jit(advance), jax.jit(choose))
+    return _Programs(
+        jax.jit(jax.vmap(start_one)),
+        jax.jit(advance),
+        jax.jit(choose),
+        battle.unit_type_health,
+        (float(battle.map_width), float(battle.map_height)),
+    )

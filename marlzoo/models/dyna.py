@@ -96,11 +96,10 @@ class Dyna(Algorithm):
         self.add_optimizer(lr={"world": "model_lr"}, world=self.world)
         self._own_fields = self.fields
         self.fields = tuple(dict.fromkeys((*self.fields, *self.world.fields)))
-        whole = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
         self._shapes: dict[str, tuple[int, ...]] = {
             "frame": (self.world.size,),
             "next_frame": (self.world.size,),
-            "action": whole,
+            "action": spec.layout()["action"].shape,
         }
         self._shapes |= {"agent_reward": (spec.n_agents,), "mask": ()}
         self.register_buffer("chain", self.init.constant(0.0, c.dyna_starts, self.world.size).data)

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
+from marlzoo.modules.flow import FREQUENCIES, time_features
+from marlzoo.modules.layers import Linear
 from marlzoo.replicas import Init
 
 OFFSET, LARGEST_BETA = 0.008, 0.999  # of the squared-cosine schedule
@@ -54,8 +57,38 @@ class Schedule(nn.Module):
         """Levels as a time in [0, 1), in the type of ``like``."""
         return level.to(like.dtype) / self.levels
 
+    def noise_size(self, level: Tensor, ndim: int) -> Tensor:
+        """``sqrt(1 - a_k)`` at the levels, with ``ndim`` axes."""
+        return (1.0 - self._at(level, ndim)).sqrt()
+
     def _at(self, level: Tensor, ndim: int) -> Tensor:
         return self.kept[level].view(*level.shape, *(1,) * (ndim - level.ndim))
+
+
+class NoiseModel(nn.Module):
+    """``eps(context, x, time)``, ``[R, ..., X]``: the noise in a data point at its level, by residual layers.
+
+    Args:
+        init: draws the initial values.
+        n_context: features of what the data depend on.
+        size: X, of a data point.
+        hidden: width of the hidden layers.
+        layers: how many residual layers there are.
+    """
+
+    def __init__(self, init: Init, n_context: int, size: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.enter = Linear(init, n_context + size + 1 + 2 * FREQUENCIES, hidden)
+        self.residual = nn.ModuleList(Linear(init, hidden, hidden) for _ in range(layers))
+        self.leave = Linear(init, hidden, size)
+
+    def forward(self, context: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        """``context [R, ..., C]``, ``x [R, ..., X]``, ``time [R, ...]`` in [0, 1)."""
+        y = self.enter(context, x, time_features(time.unsqueeze(-1)))
+        for layer in self.residual:
+            y = y + layer(F.relu(y))
+        noise: Tensor = self.leave(F.relu(y))
+        return noise
 
 
 def sample(

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Episodes:
+class LoggedEpisodes:
     """E logged episodes of up to L steps, as R teams see them.
 
     Args:
@@ -32,7 +32,7 @@ class Episodes:
     v: Floats | None = None
 
 
-def weighted_importance(episodes: Episodes, gamma: Floats, counts: Floats) -> Floats:
+def weighted_importance(episodes: LoggedEpisodes, gamma: Floats, counts: Floats) -> Floats:
     """Per-decision weighted importance sampling, ``[R, B]``; NaN where no episode agrees with the team.
 
     ``sum_t gamma^t sum_i c_i w_it r_it / sum_i c_i w_it``. Biased towards the behavior's return, the less the more
@@ -50,7 +50,7 @@ def weighted_importance(episodes: Episodes, gamma: Floats, counts: Floats) -> Fl
     return _discounted(means, gamma)
 
 
-def doubly_robust(episodes: Episodes, gamma: Floats, counts: Floats) -> Floats:
+def doubly_robust(episodes: LoggedEpisodes, gamma: Floats, counts: Floats) -> Floats:
     """The weighted doubly robust estimator, ``[R, B]``.
 
     ``sum_t gamma^t [mean over w_{t-1} of V_t + mean over w_t of (r_t - Q_t)]``. Exact for deterministic tasks where Q

@@ -20,7 +20,7 @@ from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
 from marlzoo.offpolicy.fqe import FQESettings, Values, fit
 from marlzoo.offpolicy.importance import (
-    Episodes,
+    LoggedEpisodes,
     doubly_robust,
     effective_episodes,
     resamples,
@@ -178,7 +178,7 @@ def _log_behavior(data: Dataset, behavior: str | NDArray[np.floating], seed: int
 
 def _episodes(
     data: Dataset, actions: Tensor, log_behavior: Floats, values: Values | None, timeout_is_terminal: bool
-) -> Episodes:
+) -> LoggedEpisodes:
     """The data episode by episode, padded, with the ratios of all teams."""
     logged = torch.from_numpy(np.array(data.action))
     # Share of the policy's samples that are the logged team action, [R, M].
@@ -193,13 +193,13 @@ def _episodes(
     team = data.reward.mean(-1) if data.reward.ndim == 2 else data.reward
     reward = np.where(real, team[rows[:, :-1]], 0.0).astype(np.float64)
     if values is None:
-        return Episodes(ratio, reward)
+        return LoggedEpisodes(ratio, reward)
     over = steps > data.lengths[:, None]
     ended = data.terminal | data.truncated if timeout_is_terminal else data.terminal
     over |= (steps == data.lengths[:, None]) & ended[data.ends - 1][:, None]  # nothing follows
     v = np.where(over, 0.0, values.v[:, 0][:, rows])
     q = np.where(real, values.q[:, rows[:, :-1]], 0.0)
-    return Episodes(ratio, reward, q, v)
+    return LoggedEpisodes(ratio, reward, q, v)
 
 
 def _of_starts(values: Values, data: Dataset, counts: Floats) -> tuple[Floats, Floats, Floats]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.envs.base import BatchedEnv, Observation
-from marlzoo.envs.guard import Guard
+from marlzoo.data.episodes import Episodes
+from marlzoo.envs.base import BatchedEnv
+from marlzoo.envs.episodes import Play, Recording
 from marlzoo.modules.layers import reproducible_matmul
 from marlzoo.modules.policies import Policy
 from marlzoo.replicas import ReplicaRandom, derive
@@ -26,17 +27,24 @@ NUM_ENVS = 64  # episodes played side by side at most; fixed, because the data d
 
 
 @dataclass(frozen=True)
-class Episode:
-    """L steps of one copy: arrays with L + 1 rows, the last of which carries only the final observation.
+class RecordedEpisode:
+    """L steps of one copy: a dataset's arrays with L + 1 rows, the last of which carries only the final observation.
 
-    ``terminal`` and ``truncated`` say how it ended, ``won`` whether by a win; all are False where the recording was
-    cut.
+    ``won`` says whether it ended by a win; like both flags it is False where the recording was cut.
     """
 
     arrays: dict[str, NDArray[Any]]
-    terminal: bool
-    truncated: bool
     won: bool = False
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the task ended it."""
+        return bool(self.arrays["terminal"].any())
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the time limit ended it."""
+        return bool(self.arrays["truncated"].any())
 
     @property
     def length(self) -> int:
@@ -49,14 +57,14 @@ class Episode:
         reward = self.arrays["reward"].astype(np.float64)
         return float(reward.mean(-1).sum() if reward.ndim == 2 else reward.sum())
 
-    def cut(self, length: int) -> Episode:
+    def cut(self, length: int) -> RecordedEpisode:
         """The first ``length`` steps; what comes after is left out, so the end is neither kind of end."""
         if length >= self.length:
             return self
         arrays = {name: array[: length + 1].copy() for name, array in self.arrays.items()}
-        for name in ("action", "reward"):
+        for name in ("action", "reward", "terminal", "truncated"):
             arrays[name][-1] = 0
-        return Episode(arrays, terminal=False, truncated=False)
+        return RecordedEpisode(arrays)
 
 
 def record(
@@ -65,7 +73,7 @@ def record(
     transitions: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
-) -> list[Episode]:
+) -> list[RecordedEpisode]:
     """Record exactly ``transitions`` steps of one policy acting with exploration.
 
     The copies play one episode each, wave after wave, so that short episodes are not preferred to long ones;
@@ -81,7 +89,7 @@ def record(
         progress: called with the number of steps kept so far, as they are recorded.
     """
     env.seed([derive(seed, "start", copy) for copy in range(env.num_envs)])
-    kept: list[Episode] = []
+    kept: list[RecordedEpisode] = []
     missing, wave, length = transitions, 0, float(env.spec.horizon)
 
     def report(steps: int) -> None:
@@ -100,7 +108,7 @@ def record(
     return kept
 
 
-def play(policy: Policy, env: BatchedEnv, seed: int) -> list[Episode]:
+def play(policy: Policy, env: BatchedEnv, seed: int) -> list[RecordedEpisode]:
     """One whole episode of every copy, for measuring a policy the way it records."""
     env.seed([derive(seed, "start", copy) for copy in range(env.num_envs)])
     with repeatable():
@@ -109,26 +117,11 @@ def play(policy: Policy, env: BatchedEnv, seed: int) -> list[Episode]:
         )
 
 
-def dataset_of(spec: Spec, episodes: Sequence[Episode], card: Card) -> Dataset:
+def dataset_of(spec: Spec, episodes: Sequence[RecordedEpisode], card: Card) -> Dataset:
     """Episodes, one after another, as a dataset."""
     arrays = {name: np.concatenate([e.arrays[name] for e in episodes]) for name in episodes[0].arrays}
-    lengths = np.array([episode.length for episode in episodes])
-    starts = np.append(0, np.cumsum(lengths + 1)[:-1])
-    flags = np.zeros((2, int((lengths + 1).sum())), np.bool_)
-    flags[0, starts + lengths - 1] = [episode.terminal for episode in episodes]
-    flags[1, starts + lengths - 1] = [episode.truncated for episode in episodes]
-    return Dataset.create(
-        spec,
-        obs=arrays["obs"],
-        state=arrays["state"],
-        action=arrays["action"],
-        reward=arrays["reward"],
-        action_mask=arrays.get("action_mask"),
-        terminal=flags[0],
-        truncated=flags[1],
-        starts=starts,
-        card=card,
-    )
+    starts = Episodes.from_lengths(np.array([episode.length for episode in episodes])).starts
+    return Dataset.create(spec, **arrays, starts=starts, card=card)
 
 
 @torch.no_grad()
@@ -139,65 +132,32 @@ def _wave(
     num_envs: int,
     needed: int,
     report: Callable[[int], None] = lambda _: None,
-) -> list[Episode]:
+) -> list[RecordedEpisode]:
     """One episode of each of the first ``num_envs`` copies; stops early where ``needed`` steps are there.
 
     They are there when, in the order of the copies, finished episodes and the first unfinished one suffice.
     """
-    arrays = _buffers(env.spec, num_envs)
-    lengths, live, t = np.zeros(num_envs, np.int64), np.arange(num_envs), 0
-    terminal, truncated, won = np.zeros((3, env.num_envs), np.bool_)
-    action = np.zeros((env.num_envs, *arrays["action"].shape[2:]), arrays["action"].dtype)
-    guard = Guard(env)
-    seen = guard.reset(live)
+    play = Play(env, num_envs)
+    recording = Recording(play)
+    action = env.spec.layout()["action"].new(env.num_envs)
     policy.reset(num_envs)
-    _keep(arrays, 0, live, seen)
-    while live.size and lengths[: live[0] + 1].sum() < needed:
+    lengths = play.lengths[:num_envs]
+    while play.live.size and lengths[: play.live[0] + 1].sum() < needed:
+        seen = play.seen
         action_mask = (
             None if seen.action_mask is None else torch.from_numpy(seen.action_mask[:num_envs]).unsqueeze(0)
         )
         obs = torch.from_numpy(seen.obs[:num_envs]).unsqueeze(0)
         action[:num_envs] = policy.act(obs, action_mask, random)[0].numpy()
-        step = guard.step(action, live)
-        arrays["action"][live, t], arrays["reward"][live, t] = action[live], step.reward[live]
-        t += 1
-        _keep(arrays, t, live, step)
-        lengths[live] = t
-        terminal |= step.terminal
-        truncated |= step.truncated
-        won |= step.info.get("win", False)
-        live, seen = np.flatnonzero(~(terminal | truncated)[:num_envs]), step
-        if t % 50 == 0 or not live.size:
+        recording.add(action, play.step(action))
+        if play.time % 50 == 0 or not play.live.size:
             report(int(lengths.sum()))
     return [
-        Episode(
-            {name: array[e, : lengths[e] + 1] for name, array in arrays.items()},
-            bool(terminal[e]),
-            bool(truncated[e]),
-            bool(won[e]),
+        RecordedEpisode(
+            {name: array[e, : lengths[e] + 1] for name, array in recording.arrays.items()}, bool(play.won[e])
         )
         for e in range(num_envs)
     ]
-
-
-def _buffers(spec: Spec, num_envs: int) -> dict[str, NDArray[Any]]:
-    rows = (num_envs, spec.horizon + 1)
-    width = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
-    arrays: dict[str, NDArray[Any]] = {
-        "obs": np.zeros((*rows, spec.n_agents, spec.obs_size), np.float32),
-        "state": np.zeros((*rows, spec.state_size), np.float32),
-        "action": np.zeros((*rows, *width), np.int64 if spec.discrete else np.float32),
-        "reward": np.zeros((*rows, *((spec.n_agents,) if spec.reward_per_agent else ())), np.float32),
-    }
-    if spec.discrete:
-        arrays["action_mask"] = np.ones((*rows, spec.n_agents, spec.action_size), np.bool_)
-    return arrays
-
-
-def _keep(arrays: dict[str, NDArray[Any]], row: int, live: NDArray[np.intp], seen: Observation) -> None:
-    arrays["obs"][live, row], arrays["state"][live, row] = seen.obs[live], seen.state[live]
-    if seen.action_mask is not None:
-        arrays["action_mask"][live, row] = seen.action_mask[live]
 
 
 @contextlib.contextmanager

@@ -22,14 +22,14 @@ from marlzoo.data.names import SUFFIX, dataset_path
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.modules.policies import Policy, UniformPolicy
-from marlzoo.recording.collect import NUM_ENVS, Episode, dataset_of, record
+from marlzoo.recording.collect import NUM_ENVS, RecordedEpisode, dataset_of, record
 from marlzoo.recording.replicas import load_replica
 from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities
-from marlzoo.teachers.store import Teacher, load_teacher, teacher_names
+from marlzoo.teachers.store import BehaviorPolicy, behavior_policy_names, load_behavior_policy
 from marlzoo.version import __version__
 
 LICENCE = "Apache-2.0"
@@ -138,7 +138,7 @@ def collect(
     if target.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
     shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
-    episodes: list[Episode] = []
+    episodes: list[RecordedEpisode] = []
     metadata: dict[str, Any] = {}
     for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
         copies = make_env(task, NUM_ENVS, **(env or {}))
@@ -160,24 +160,24 @@ def collect(
 
 def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
     """Who makes a quality; raises as :func:`collect` says."""
-    needed = quality != RANDOM or task in teacher_names(folder)
-    teacher = load_teacher(task, folder) if needed else None
-    if teacher is None or (quality == RANDOM and RANDOM not in teacher.qualities):
+    needed = quality != RANDOM or task in behavior_policy_names(folder)
+    behavior = load_behavior_policy(task, folder) if needed else None
+    if behavior is None or (quality == RANDOM and RANDOM not in behavior.qualities):
         spec = task_spec(task)
         stage = _Stage(lambda: UniformPolicy(spec), 0, "uniform")
         where = "the legal actions" if spec.discrete else "the box [-1, 1]"
         note = f"actions were drawn uniformly from {where}"
         return _Recipe(task, quality, spec, (stage,), {"policy": "uniform"}, note)
-    if quality not in teacher.qualities:
+    if quality not in behavior.qualities:
         raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
     return _Recipe(
         task,
         quality,
-        teacher.spec,
-        tuple(_stage(teacher, k) for k in teacher.qualities[quality]),
-        {"teacher": teacher.sha256, "teacher_command": teacher.command},
+        behavior.spec,
+        tuple(_stage(behavior, k) for k in behavior.qualities[quality]),
+        {"teacher": behavior.sha256, "teacher_command": behavior.command},
         "actions explore as the behavior policy's method does, among the legal ones"
-        if teacher.spec.discrete
+        if behavior.spec.discrete
         else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
     )
 
@@ -201,9 +201,9 @@ def _deployed(
     return _Recipe(task, quality, spec, (stage,), origin, note, OWN, " ".join(arguments))
 
 
-def _stage(teacher: Teacher, snapshot: int) -> _Stage:
-    known = teacher.snapshots[snapshot]
-    return _Stage(lambda: teacher.policy(snapshot), known.steps, known.updates)
+def _stage(behavior: BehaviorPolicy, snapshot: int) -> _Stage:
+    known = behavior.snapshots[snapshot]
+    return _Stage(lambda: behavior.policy(snapshot), known.steps, known.updates)
 
 
 def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:

@@ -31,7 +31,13 @@ from marlzoo.recording.collect import play, repeatable
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.teachers.plans import default_method
-from marlzoo.teachers.store import Snapshot, Teacher, own_folder, save_teacher
+from marlzoo.teachers.store import (
+    BehaviorPolicy,
+    Snapshot,
+    behavior_policy_stem,
+    own_folder,
+    save_behavior_policy,
+)
 from marlzoo.training.checkpoint import load_arrays, save_arrays
 from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_online
 from marlzoo.version import __version__
@@ -58,7 +64,7 @@ class Options:
     every: int = 6  # updates between two snapshots
     trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
     episodes: int = 100  # episodes to measure the kept snapshots by
-    work: Path = Path("teacher-runs")  # folder for the unfinished training
+    work: Path = Path("behavior-runs")  # folder for the unfinished training
     out: Path = field(default_factory=own_folder)  # folder for the behavior policy
 
     def command(self, task: str) -> str:
@@ -87,7 +93,7 @@ class Options:
         return changed
 
 
-def make_teacher(task: str, options: Options) -> Path:
+def make_behavior_policy(task: str, options: Options) -> Path:
     """Train a task's behavior policy and write its snapshots; returns the description's path.
 
     Raises:
@@ -108,7 +114,7 @@ def make_teacher(task: str, options: Options) -> Path:
     poor = None if o.poor_return is None else _nearest(tried, 0, medium, o.poor_return)
     kept = [*(_ladder(medium, o.stages) if poor is None else (poor, medium)), len(done) - 1]
     snapshots = measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
-    teacher = Teacher(
+    behavior = BehaviorPolicy(
         task=task,
         method=o.method,
         config=learner.config.to_dict(),
@@ -121,7 +127,7 @@ def make_teacher(task: str, options: Options) -> Path:
         sha256="",
         arrays={name: np.stack([policies[k][name] for k in kept]) for name in policies[0]},
     )
-    return save_teacher(teacher, curve_csv(curve), o.out)
+    return save_behavior_policy(behavior, curve_csv(curve), o.out)
 
 
 def learner_of(task: str, options: Options) -> Algorithm:
@@ -133,8 +139,9 @@ def learner_of(task: str, options: Options) -> Algorithm:
 def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
     """Where the unfinished training lies: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
     o = options
-    return o.work / (
-        f"{task.replace('/', '--')}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
+    return (
+        o.work
+        / f"{behavior_policy_stem(task)}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
     )
 
 
@@ -239,7 +246,7 @@ def main(task: tyro.conf.Positional[str], options: tyro.conf.OmitArgPrefixes[Opt
         task: full task name.
         options: how.
     """
-    print(make_teacher(task, options))
+    print(make_behavior_policy(task, options))
 
 
 if __name__ == "__main__":

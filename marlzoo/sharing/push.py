@@ -15,6 +15,7 @@ from marlzoo.sharing.cards import about_dataset, about_policy, repository_card
 from marlzoo.sharing.hub import answers, client, read_repository, require_repository
 from marlzoo.sharing.manifest import MANIFEST, Kind, Manifest, SharedFile, require_name
 from marlzoo.system.files import sha256_file
+from marlzoo.task import TaskName
 from marlzoo.training.checkpoint import find_checkpoint, load_saved
 
 CARD = "README.md"
@@ -83,8 +84,7 @@ def _described(path: str | os.PathLike[str]) -> tuple[Path, Kind, dict[str, Any]
     if not (is_name(text) and not Path(text).exists()) and (Path(text).is_dir() or text.endswith(".npz")):
         file = find_checkpoint(text)
         about = about_policy(load_saved(file))
-        parts = [about["method"], *about["task"].split("/")]
-        return file, "model", about, _joined(parts, ".npz")
+        return file, "model", about, _joined([about["method"], TaskName.parse(about["task"]).slug()], ".npz")
     file = find(path)
     header = read_header(file) if sniff(file) else None
     if header is None:
@@ -92,7 +92,8 @@ def _described(path: str | os.PathLike[str]) -> tuple[Path, Kind, dict[str, Any]
             f"{file}: is no dataset in marlzoo's own format; write one with: marlzoo data convert"
         )
     about = about_dataset(*header)
-    return file, "dataset", about, _joined(about["name"].replace("?", "unknown").split("/"), ".hdf5")
+    parts = [TaskName.parse(about["task"]).slug(), about["source"], about["quality"]]
+    return file, "dataset", about, _joined([part or "unknown" for part in parts], ".hdf5")
 
 
 def _joined(parts: list[str], ending: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from marlzoo.registry import task_names
 from marlzoo.teachers.plans import how_to_train
-from marlzoo.teachers.store import load_teacher, teacher_names
+from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy
 
 SOURCE = "marlzoo"
 RANDOM = "random"  # the quality that every task has
@@ -18,7 +18,9 @@ _SIZED = re.compile(
 
 def collectable_qualities(task: str, folder: Path | None = None) -> list[str]:
     """Qualities of a task's data: those of its behavior policy, if it has one, and ``random``."""
-    taught = list(load_teacher(task, folder).qualities) if task in teacher_names(folder) else []
+    taught = (
+        list(load_behavior_policy(task, folder).qualities) if task in behavior_policy_names(folder) else []
+    )
     return taught if RANDOM in taught else [RANDOM, *taught]
 
 
@@ -40,5 +42,9 @@ def instead(task: str) -> str:
     if task not in task_names():
         return f"There is no task {task}; marlzoo list tasks shows all"
     known = ", ".join(collectable_qualities(task))
-    more = "" if task in teacher_names() else f"; the others need a behavior policy; {how_to_train(task)}"
+    more = (
+        ""
+        if task in behavior_policy_names()
+        else f"; the others need a behavior policy; {how_to_train(task)}"
+    )
     return f"The qualities of {task} that marlzoo data collect makes: {known}{more}"

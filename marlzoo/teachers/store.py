@@ -27,6 +27,7 @@ from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, sha256_file, sha256_text, unsealed, write_text_atomic
 from marlzoo.system.machine import home
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
+from marlzoo.task import TaskName
 from marlzoo.teachers.plans import how_to_train
 
 FOLDER = Path(__file__).parent  # of the shipped behavior policies
@@ -62,7 +63,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class BehaviorPolicy:
     """A team at several stages of its training.
 
     Args:
@@ -114,38 +115,43 @@ class Teacher:
         return make(self.method, self.spec, seeds=[self.seed], **self.config).policy()
 
 
-def teacher_path(task: str, folder: Path | None = None) -> Path:
+def behavior_policy_path(task: str, folder: Path | None = None) -> Path:
     """The behavior policy's description; arrays and learning curve lie beside it.
 
     Args:
         task: full task name.
         folder: where it lies; None: the user's own where there is one, else the shipped one.
     """
-    name = f"{task.replace('/', '--')}.json"
+    name = f"{behavior_policy_stem(task)}.json"
     if folder is not None:
         return folder / name
     own = own_folder() / name
     return own if own.is_file() else FOLDER / name
 
 
-def teacher_names(folder: Path | None = None) -> list[str]:
+def behavior_policy_stem(task: str) -> str:
+    """What the files of a task's behavior policy are called, without their endings."""
+    return TaskName.parse(task).slug("--")
+
+
+def behavior_policy_names(folder: Path | None = None) -> list[str]:
     """Tasks that have a behavior policy in ``folder``; None: shipped ones and the user's own."""
     folders = (FOLDER, own_folder()) if folder is None else (folder,)
     return sorted({path.stem.replace("--", "/") for place in folders for path in place.glob("*--*.json")})
 
 
-def load_teacher(task: str, folder: Path | None = None) -> Teacher:
-    """Load the behavior policy of a task; see :func:`teacher_path` for ``folder``.
+def load_behavior_policy(task: str, folder: Path | None = None) -> BehaviorPolicy:
+    """Load the behavior policy of a task; see :func:`behavior_policy_path` for ``folder``.
 
     Raises:
         UnknownNameError: there is no such task.
         DataError: there is no behavior policy (the text says which tasks have one and how to train one), or its files
             are damaged.
     """
-    path = teacher_path(task, folder)
+    path = behavior_policy_path(task, folder)
     if not path.is_file():
         task_spec(task)  # a misspelt task is named as such
-        known = ", ".join(teacher_names(folder)) or "none"
+        known = ", ".join(behavior_policy_names(folder)) or "none"
         raise DataError(
             f"there is no behavior policy for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
             "random need none"
@@ -162,27 +168,27 @@ def load_teacher(task: str, folder: Path | None = None) -> Teacher:
         with zipfile.ZipFile(weights) as stored:
             names = [name.removesuffix(".npy") for name in stored.namelist()]
             arrays = {name: read_member(stored, name, weights.stat().st_size) for name in names}
-        teacher = Teacher(**described, arrays=arrays)
+        behavior = BehaviorPolicy(**described, arrays=arrays)
     except DataError as error:
         if str(error).startswith("the behavior policy"):
             raise
         raise _damaged(task, path, str(error)) from error
     except ZIP_FAULTS as error:
         raise _damaged(task, path, f"{type(error).__name__}: {error}") from error
-    count = len(teacher.snapshots)
+    count = len(behavior.snapshots)
     if any(len(array) != count for array in arrays.values()):
         raise _damaged(task, weights, f"it does not hold {count} snapshots")
-    return teacher
+    return behavior
 
 
-def verify_teacher(task: str, folder: Path) -> None:
+def verify_behavior_policy(task: str, folder: Path) -> None:
     """Compare a behavior policy's three files with their hashes.
 
     Raises:
         DataError: one of them was changed or damaged after it was written.
     """
-    load_teacher(task, folder)
-    path = teacher_path(task, folder)
+    load_behavior_policy(task, folder)
+    path = behavior_policy_path(task, folder)
     curve = path.with_suffix(".csv")
     try:
         stated = json.loads(path.read_text(encoding="utf-8")).get(CURVE)
@@ -197,23 +203,23 @@ def _curve_hash(path: Path) -> str:
     return sha256_text(path.read_text(encoding="utf-8"))
 
 
-def save_teacher(teacher: Teacher, curve: str, folder: Path) -> Path:
+def save_behavior_policy(behavior: BehaviorPolicy, curve: str, folder: Path) -> Path:
     """Write a behavior policy and its learning curve (CSV text); returns the description's path.
 
-    ``teacher.sha256`` is ignored and filled in.
+    ``behavior.sha256`` is ignored and filled in.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    path = teacher_path(teacher.task, folder)
+    path = behavior_policy_path(behavior.task, folder)
     weights = path.with_suffix(".npz")
     with atomic_write(weights) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **dict(teacher.arrays))
+        np.savez_compressed(temporary, allow_pickle=False, **dict(behavior.arrays))
     write_text_atomic(path.with_suffix(".csv"), curve)
-    described = {f.name: getattr(teacher, f.name) for f in fields(teacher) if f.name != "arrays"}
+    described = {f.name: getattr(behavior, f.name) for f in fields(behavior) if f.name != "arrays"}
     described |= {
-        "spec": teacher.spec.to_dict(),
-        "snapshots": [asdict(snapshot) for snapshot in teacher.snapshots],
+        "spec": behavior.spec.to_dict(),
+        "snapshots": [asdict(snapshot) for snapshot in behavior.snapshots],
         "sha256": sha256_file(weights),
         CURVE: _curve_hash(path.with_suffix(".csv")),
     }

@@ -13,9 +13,10 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Rollout
 from marlzoo.config import ReplayConfig
 from marlzoo.envs.base import BatchedEnv, Observation, Step
-from marlzoo.envs.guard import Guard
+from marlzoo.envs.episodes import Play
 from marlzoo.errors import ConfigError, SpecError
 from marlzoo.replicas import ReplicaRandom, derive
+from marlzoo.spec import ArrayLayout
 
 
 class OnlineSettings(Protocol):
@@ -84,7 +85,7 @@ class Collector:
         explorer: Explorer | None = None,
     ) -> None:
         settings, spec = settings or settings_of(algorithm), algorithm.spec
-        self.algorithm, self.env, self._guard = algorithm, env, Guard(env)
+        self.algorithm, self.env = algorithm, env
         self._explorer = explorer or cast(Explorer, algorithm)
         self.replicas, self.num_envs, self.length = algorithm.replicas, settings.num_envs, settings.rollout
         differences = spec.differences(env.spec)
@@ -102,32 +103,24 @@ class Collector:
         self._arrays = self._buffers(total)
 
     def _buffers(self, total: int) -> dict[str, NDArray[Any]]:
-        spec, shape = self.algorithm.spec, (total, self.length)
-        seen: dict[str, tuple[tuple[int, ...], type]] = {
-            "obs": ((spec.n_agents, spec.obs_size), np.float32),
-            "state": ((spec.state_size,), np.float32),
-        }
-        if spec.discrete:
-            seen["action_mask"] = ((spec.n_agents, spec.action_size), np.bool_)
-        width = () if spec.discrete else (spec.action_size,)
-        layout: dict[str, tuple[tuple[int, ...], type]] = {
+        spec = self.algorithm.spec
+        layout, number = spec.layout(), ArrayLayout((), np.float32)
+        seen = {name: layout[name] for name in ("obs", "state", "action_mask") if name in layout}
+        arrays = {
             **seen,
-            **{f"next_{name}": kind for name, kind in seen.items()},
-            "action": ((spec.n_agents, *width), np.int64 if spec.discrete else np.float32),
-            "reward": ((), np.float32),
-            "agent_reward": ((spec.n_agents,), np.float32),
-            "mask": ((), np.float32),
-            "ends": ((), np.float32),
+            **{f"next_{name}": array for name, array in seen.items()},
+            "action": layout["action"],
+            **dict.fromkeys(("reward", "mask", "ends"), number),
         }
-        if "agent_reward" not in self.algorithm.fields:
-            del layout["agent_reward"]
-        return {name: np.zeros((*shape, *tail), dtype) for name, (tail, dtype) in layout.items()}
+        if "agent_reward" in self.algorithm.fields:
+            arrays["agent_reward"] = ArrayLayout((spec.n_agents,), np.float32)
+        return {name: array.new(total, self.length) for name, array in arrays.items()}
 
     def restart(self, number: int) -> None:
         """Start all copies anew, for the ``number``-th time (from 0)."""
         seeds = self.algorithm.seeds
         self.env.seed([derive(s, "online", number, e) for s in seeds for e in range(self.num_envs)])
-        self._now = self._guard.reset()
+        self._play = Play(self.env)
         self._random = ReplicaRandom(
             [derive(s, "online", number) for s in seeds],
             "explore",
@@ -137,18 +130,15 @@ class Collector:
         self.learning = ReplicaRandom(
             [derive(s, "online", number) for s in seeds], "noise", self.algorithm.device, self.algorithm.dtype
         )
-        total = self.replicas * self.num_envs
         self._limit = self._first.copy()
-        self._age, self._return = np.zeros(total, np.int64), np.zeros(total)
         self.finished: list[tuple[int, float, int]] = []  # (replica, return, length)
 
     @torch.no_grad()
     def collect(self, progress: float) -> Rollout:
         """The next T steps of every copy."""
         for t in range(self.length):
-            self._keep(t, "", self._now)
-            action = self._act(t)
-            step = self._guard.step(action)
+            self._keep(t, "", self._play.seen)
+            step = self._play.step(self._act(t))
             self._keep(t, "next_", step)
             self._account(t, step)
         return self._rollout(progress)
@@ -167,7 +157,7 @@ class Collector:
         if "action_mask" in self._arrays:
             action_mask = self._tensor(self._arrays["action_mask"][:, t])
         obs = self._tensor(self._arrays["obs"][:, t])
-        fresh = torch.from_numpy(self._age == 0).view(self.replicas, -1).to(self.algorithm.device)
+        fresh = torch.from_numpy(self._play.lengths == 0).view(self.replicas, -1).to(self.algorithm.device)
         chosen = self._explorer.explore(obs, action_mask, self._random, fresh)
         action: NDArray[Any] = chosen.flatten(0, 1).cpu().numpy()
         self._arrays["action"][:, t] = action
@@ -177,25 +167,21 @@ class Collector:
         return finite.clip(-1.0, 1.0)
 
     def _account(self, t: int, step: Step) -> None:
-        reward = step.reward.mean(-1) if step.reward.ndim == 2 else step.reward
-        self._age += 1
-        self._return += reward
+        play = self._play
         over = step.terminal | step.truncated
-        cut = ~over & (self._age >= self._limit)
+        cut = ~over & (play.lengths >= self._limit)
         ends = over | cut
         ended = over if self.algorithm.config.timeout_is_terminal else step.terminal
-        self._arrays["reward"][:, t], self._arrays["mask"][:, t] = reward, ~ended
+        self._arrays["reward"][:, t], self._arrays["mask"][:, t] = play.reward, ~ended
         if "agent_reward" in self._arrays:  # the team's where there is one for all
-            self._arrays["agent_reward"][:, t] = step.reward.reshape(len(reward), -1)
+            self._arrays["agent_reward"][:, t] = step.reward.reshape(len(over), -1)
         self._arrays["ends"][:, t] = ends
-        self._now = step
         if ends.any():
             ids = np.flatnonzero(ends)
             for k in np.flatnonzero(over):
-                self.finished.append((int(k) // self.num_envs, float(self._return[k]), int(self._age[k])))
-            self._age[ids], self._return[ids] = 0, 0.0
+                self.finished.append((int(k) // self.num_envs, float(play.returns[k]), int(play.lengths[k])))
             self._limit[ids] = self.algorithm.spec.horizon + 1  # from now on the environment's own limit
-            self._now = self._guard.reset(ids)
+            play.restart(ids)
 
     def _rollout(self, progress: float) -> Rollout:
         fields = {name: self._tensor(array) for name, array in self._arrays.items()}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from marlzoo.envs.base import BatchedEnv, Observation
-from marlzoo.envs.guard import Guard
+from marlzoo.envs.episodes import Play
 from marlzoo.errors import SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.replicas import PrefetchedRandom, derive
@@ -93,34 +93,23 @@ def evaluate(
         raise SpecError(f"{env.task}: {env.num_envs} copies cannot be shared by {replicas} replicas")
     env.seed([derive(seed, "episode", e) for seed in seeds for e in range(episodes)])
     random = PrefetchedRandom(seeds, "act", device, dtype) if policy.stochastic else None
-    guard = Guard(env)
-    seen: Observation = guard.reset()
+    play = Play(env)
     policy.reset(episodes)
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
-    wins = np.zeros(env.num_envs, np.bool_) if env.can_win else None
-    alive = np.ones(env.num_envs, np.bool_)
     for _ in range(horizon or env.spec.horizon):
-        action = policy.act(*_inputs(seen, replicas, device, dtype), random).cpu().numpy()
+        action = policy.act(*_inputs(play.seen, replicas, device, dtype), random).cpu().numpy()
         action = action.reshape(env.num_envs, *action.shape[2:])
         if not env.spec.discrete:
             action, broken = _finite(action)
-            returns[broken & alive] = np.nan
-            alive &= ~broken
-        live = np.flatnonzero(alive)
-        if not live.size:
+            play.give_up(np.flatnonzero(broken))
+        if not play.live.size:
             break
-        step = guard.step(action, live)
-        reward = step.reward.mean(-1) if step.reward.ndim > 1 else step.reward
-        returns[live] += reward[live]
-        policy.receive(torch.from_numpy(reward).to(device, dtype).view(replicas, -1))
-        lengths[live] += 1
-        if wins is not None:
-            wins |= step.info["win"] & alive
-        alive &= ~(step.terminal | step.truncated)
-        seen = step
+        play.step(action)
+        policy.receive(torch.from_numpy(play.reward).to(device, dtype).view(replicas, -1))
     shape = (replicas, episodes)
     return EpisodeResults(
-        returns.reshape(shape), lengths.reshape(shape), None if wins is None else wins.reshape(shape)
+        play.returns.reshape(shape),
+        play.lengths.reshape(shape),
+        play.won.reshape(shape) if env.can_win else None,
     )
 
 

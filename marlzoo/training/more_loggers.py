@@ -16,6 +16,7 @@ from typing import Any
 from marlzoo.algorithm import Algorithm
 from marlzoo.errors import MarlzooError, PluginError, UnknownNameError
 from marlzoo.plugins import LOGGERS, entries
+from marlzoo.task import TaskName
 from marlzoo.training.evaluation import Evaluation
 from marlzoo.training.loggers import Logger
 
@@ -44,7 +45,8 @@ class LogTarget:
     def names(self, algorithm: Algorithm) -> list[str]:
         """A name per replica, ``bc-hopper-3x1-medium-0-1a2b3c``, that is a folder's, too."""
         replicas = self.replicas or [{"seed": seed} for seed in algorithm.seeds]
-        common = [algorithm.name, str(self.about.get("task", "")).rpartition("/")[2]]
+        task = TaskName.parse(str(self.about.get("task", "")))
+        common = [algorithm.name, task.name or task.family]
         own = [[v for name, v in replica.items() if name != "run"] for replica in replicas]
         last = [replica.get("run", "") for replica in replicas]  # tells apart what the rest does not
         parts = [[*common, *map(str, values), str(run)] for values, run in zip(own, last, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlzoo.benchmarks.results import Episodes, ResultsFile
+from marlzoo.benchmarks.results import ResultsFile, RowEpisodes
 
 from marlzoo.data import download, games
 from marlzoo.data.dataset import Dataset
@@ -69,22 +69,22 @@ def _files(folder: Path) -> dict[str, Sealed]:
     write_omiga(data, folder / "a.hdf5")
     write_npz(data, folder / "a.npz")
     results = ResultsFile(folder / "rows.csv")
-    results.append([ROW], [Episodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
+    results.append([ROW], [RowEpisodes(ROW.run, ROW.updates, (1.5, 2.5), (3, 4))])
     results.publish()
     save_arrays(folder / "run.npz", {"learner/w": np.arange(12.0)}, {"method": "bc"})
     for path in store.FOLDER.glob("mpe--spread.*"):
         shutil.copy(path, folder)
     for name in "abcdefgh":
         download._record(name, "sum" * 20)
-    teacher = folder / "mpe--spread.json"
+    behavior = folder / "mpe--spread.json"
     return {
         "native HDF5": Sealed(folder / "a.hdf5", lambda: _plain(read_omiga(folder / "a.hdf5", verify=True))),
         "npz": Sealed(folder / "a.npz", lambda: _plain(read_npz(folder / "a.npz"))),
         "rows": Sealed(results.path, lambda: ResultsFile(results.path).rows(), lines=True),
         "episodes": Sealed(folder / "episodes.csv", lambda: ResultsFile(results.path).episodes(), lines=True),
         "checkpoint": Sealed(folder / "run.npz", lambda: _saved(folder / "run.npz")),
-        "teacher": Sealed(teacher, lambda: _teacher(folder)),
-        "teacher's weights": Sealed(teacher.with_suffix(".npz"), lambda: _teacher(folder)),
+        "behavior policy": Sealed(behavior, lambda: _behavior_policy(folder)),
+        "behavior policy's weights": Sealed(behavior.with_suffix(".npz"), lambda: _behavior_policy(folder)),
         "checksums": Sealed(download.checksums_path(), download._recorded),
     }
 
@@ -98,7 +98,7 @@ def _saved(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return {name: array.tobytes() for name, array in arrays.items()}, meta
 
 
-def _teacher(folder: Path) -> tuple[str, dict[str, bytes]]:
-    teacher = store.load_teacher("mpe/spread", folder)
-    described = repr([teacher.task, teacher.config, teacher.spec, teacher.snapshots, teacher.qualities])
-    return described, {name: array.tobytes() for name, array in teacher.arrays.items()}
+def _behavior_policy(folder: Path) -> tuple[str, dict[str, bytes]]:
+    behavior = store.load_behavior_policy("mpe/spread", folder)
+    described = repr([behavior.task, behavior.config, behavior.spec, behavior.snapshots, behavior.qualities])
+    return described, {name: array.tobytes() for name, array in behavior.arrays.items()}

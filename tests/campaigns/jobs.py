@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from marlzoo.benchmarks.results import Episodes, ResultsFile
+from marlzoo.benchmarks.results import ResultsFile, RowEpisodes
 
 from marlzoo.data import download, games
 from marlzoo.data.formats.minari import read_minari, write_minari
@@ -74,9 +74,9 @@ class Rows(Job):
     def results(self) -> ResultsFile:
         return ResultsFile(self.folder / "rows.csv")
 
-    def episodes(self, seed: int) -> Episodes:
+    def episodes(self, seed: int) -> RowEpisodes:
         row = dataclasses.replace(ROW, seed=seed)
-        return Episodes(row.run, row.updates, (float(seed),), (3,))
+        return RowEpisodes(row.run, row.updates, (float(seed),), (3,))
 
 
 class Checkpoint(Job):

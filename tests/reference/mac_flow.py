@@ -28,6 +28,8 @@ CASES = [
     Case("continuous", {**SMALL, **RNN, "noise": "zero"}, WIDE),
     Case("discrete", {**SMALL, **FLOW, "noise": "shared", "normalize_q": True}, WIDE),
 ]
+PAIRED = "closed forms of the pairing of noise and actions are in tests/test_coupling.py"
+NEVER_VARIED = dict.fromkeys(("coupling", "contexts", "modes"), PAIRED)
 
 
 def students(own: Replica, obs: Tensor, z: Tensor) -> Tensor:

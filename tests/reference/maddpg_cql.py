@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ PENALTY |= {"action_penalty": [0.1, 0.001]}
 SHORT: dict[str, Any] = {"sequence_length": 3, "batch_size": 4}
 MLP: dict[str, Any] = {"history": "mlp"}
 PARTIAL: dict[str, Any] = {"backup": "partial"}
+NEAR: dict[str, Any] = {"prioritize": "joint_action", "steepness": [4.0, 0.9]}
 WIDE = {"actor": 1.5, "q": 1.5, "target_q": 2.0}
 
 CASES = [
@@ -30,6 +32,8 @@ CASES = [
     Case("continuous", PENALTY | SHORT | PARTIAL | {"replaced": 2}, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_logprob_scope": "joint"}, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_samples": 1}, WIDE),
+    Case("continuous", PENALTY | SHORT | NEAR | {"candidates": 3}, WIDE),
+    Case("continuous", PENALTY | MLP | NEAR, WIDE),
 ]
 
 
@@ -78,9 +82,39 @@ def replace_some(own: Replica, batch: Any, rows: Any, following: Tensor) -> Tens
     return found
 
 
+def nearest(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
+    """Rows drawn by the distance of their joint action from the target policies'."""
+    rows, distances = sequences(batch), []
+    policy = torch.tanh(actor_outputs(own, "target_actor", rows.obs))
+    for b in range(len(rows.action)):
+        gaps = [
+            (policy[b, t, i, d] - rows.action[b, t, i, d]).abs()
+            for t in range(rows.action.shape[1])
+            if (b, t) in rows.steps
+            for i in range(own.spec.n_agents)
+            for d in range(own.spec.action_sizes[i])
+        ]
+        distances.append(float(mean(gaps)))
+    k = own.config.steepness
+    weights = [min(max(math.exp(-((k * d) ** 2)), 1e-4), 1.0) ** 0.99 for d in distances]
+    bounds = [sum(weights[: b + 1]) for b in range(len(weights))]
+    drawn = [
+        next(b for b, bound in enumerate(bounds) if float(u) * bounds[-1] < bound) for u in batch.noise["row"]
+    ]
+    fields = {name: value[drawn] for name, value in vars(batch).items() if name != "noise"}
+    told = {
+        "action_distance": sum(distances[b] for b in drawn) / len(drawn),
+        "priority_ess": sum(weights) ** 2 / sum(w**2 for w in weights) / len(weights),
+    }
+    return SimpleNamespace(**fields, noise=batch.noise), told
+
+
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Critics and policy, both losses from the same parameters unless told otherwise; all targets."""
-    c, rows, present = own.config, sequences(batch), used(own)
+    c, near = own.config, {}
+    if c.prioritize == "joint_action":
+        batch, near = nearest(own, batch)
+    rows, present = sequences(batch), used(own)
     entries = [(b, t, i) for b, t in rows.steps for i in range(own.spec.n_agents)]
     now, after = (rows.obs[:, :-1], rows.state[:, :-1]), (rows.obs[:, 1:], rows.state[:, 1:])
 
@@ -133,5 +167,6 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         "policy_loss": improvement,
         "q": taken[0],
         "target_q": mean(targets[entry] for entry in usable),
+        **near,
         **norms,
     }

@@ -16,6 +16,7 @@ from functools import cache
 from importlib import resources
 from typing import TypeVar
 
+from marlzoo.data.names import DatasetName
 from marlzoo.errors import UnknownNameError
 
 T = TypeVar("T")
@@ -68,9 +69,9 @@ class Entry:
     notes: str
 
     @property
-    def quality(self) -> str:
-        """Last part of the name."""
-        return self.name.rpartition("/")[2]
+    def parts(self) -> DatasetName:
+        """Task, source and quality."""
+        return DatasetName.parse(self.name)
 
     @property
     def address(self) -> str:

@@ -76,8 +76,8 @@ def _from_steps(arrays: Arrays, notes: list[str]) -> None:
             whole = name == "action" and arrays[name].dtype.kind in "iu"
             kind: Any = np.bool_ if name == "action_mask" else np.int64 if whole else np.float32
             arrays[name] = layout.place_array(arrays[name], kind, finals.get(name, 0))
-    arrays["terminal"] = layout.flags(terminal[layout.lasts])
-    arrays["truncated"] = layout.flags(truncated[layout.lasts])
+    arrays["terminal"] = layout.at_last_step(terminal[layout.lasts])
+    arrays["truncated"] = layout.at_last_step(truncated[layout.lasts])
     arrays["starts"] = layout.starts
     notes.append("plain transitions: an episode ends with a flag and where next_obs is not the row below")
 

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
-from marlzoo.data.dataset import Bools, Dataset, Ints
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.data.hdf5 import allocate, read_rows, row_slices
 from marlzoo.data.validation import RowError
 from marlzoo.errors import DataError, SpecError
@@ -27,60 +26,8 @@ MAX_JSON = 16 << 20
 VISIBLE_SHARE = 0.01
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Places of N recorded steps in the canonical rows, where an episode of L steps takes L + 1.
-
-    Attributes:
-        lasts: last step of each episode ``[E]``, increasing; the last of them is N - 1.
-    """
-
-    lasts: Ints
-
-    @classmethod
-    def from_ends(cls, ends: Bools) -> Layout:
-        """Episodes that end with the marked steps ``[N]``; the last step ends one in any case.
-
-        Raises:
-            DataError: there is no step.
-        """
-        if not len(ends):
-            raise DataError("the dataset is empty (no steps); make or fetch it again")
-        marked = ends.copy()
-        marked[-1] = True
-        return cls(np.flatnonzero(marked).astype(np.int64))
-
-    @property
-    def steps(self) -> int:
-        """Number of steps N."""
-        return int(self.lasts[-1]) + 1
-
-    @property
-    def rows(self) -> int:
-        """Number of canonical rows T = N + E."""
-        return self.steps + len(self.lasts)
-
-    @cached_property
-    def lengths(self) -> Ints:
-        """Steps of each episode ``[E]``."""
-        return np.diff(self.lasts, prepend=-1)
-
-    @cached_property
-    def starts(self) -> Ints:
-        """First row of each episode ``[E]``."""
-        return np.append(0, np.cumsum(self.lengths + 1)[:-1]).astype(np.int64)
-
-    @cached_property
-    def finals(self) -> Ints:
-        """Row of each episode's final observation ``[E]``."""
-        return self.starts + self.lengths
-
-    @cached_property
-    def row_of(self) -> Ints:
-        """Row of each step ``[N]``."""
-        episode = np.zeros(self.steps, np.int64)
-        episode[self.lasts[:-1] + 1] = 1
-        return np.arange(self.steps) + np.cumsum(episode)
+class Layout(Episodes):
+    """Episodes whose recorded steps are placed in rows."""
 
     def place(
         self, steps: Pieces, shape: tuple[int, ...], dtype: type[np.generic], final: Any = 0
@@ -95,21 +42,15 @@ class Layout:
         """
         out = allocate((self.rows, *shape), dtype)
         for begin, values in steps:
-            rows = self.row_of[begin : begin + len(values)]
+            rows = self.step_rows[begin : begin + len(values)]
             with np.errstate(over="ignore", invalid="ignore"):  # infinity is named by the dataset's checks
                 out[rows] = values[: len(rows)].reshape(len(rows), *shape)
-        out[self.finals] = final
+        out[self.ends] = final
         return out
 
     def place_array(self, steps: NDArray[Any], dtype: type[np.generic], final: Any = 0) -> NDArray[Any]:
         """:meth:`place` for an array ``[N, ...]``."""
         return self.place(pieces(steps), steps.shape[1:], dtype, final)
-
-    def flags(self, episodes: Bools) -> Bools:
-        """Rows ``[T]`` in which the last step of the marked episodes ``[E]`` begins."""
-        out = np.zeros(self.rows, np.bool_)
-        out[self.finals[episodes] - 1] = True
-        return out
 
 
 @contextlib.contextmanager
@@ -133,26 +74,25 @@ def places(of: Callable[[int], str]) -> Iterator[None]:
         raise DataError(str(error).replace(f"row {error.row}", of(error.row), 1)) from error
 
 
-def step_place(starts: Ints, rows: int, row: int, steps: Ints | None = None) -> str:
+def step_place(episodes: Episodes, row: int, steps: Ints | None = None) -> str:
     """A canonical row as the row of a source with one row per step.
 
     Args:
-        starts: first canonical row of each episode ``[E]``.
-        rows: number of canonical rows.
+        episodes: of the canonical rows.
         row: the row.
         steps: the source's row of each step, where some are left out.
     """
-    episode = int(np.searchsorted(starts, row, side="right")) - 1
-    final = row == int(np.append(starts, rows)[episode + 1]) - 1
+    episode, _ = episodes.of_row(row)
+    final = row == int(episodes.ends[episode])
     step = row - episode - final
     step = step if steps is None else int(steps[step])
     return f"row {step}" + (" (the observation after it)" if final else "")
 
 
-def episode_place(starts: Ints, row: int, episode: str = "episode {}") -> str:
+def episode_place(episodes: Episodes, row: int, episode: str = "episode {}") -> str:
     """A canonical row as its episode, counted from 0 and named by a pattern, and step."""
-    number = int(np.searchsorted(starts, row, side="right")) - 1
-    return f"{episode.format(number)}, step {row - int(starts[number])}"
+    number, step = episodes.of_row(row)
+    return f"{episode.format(number)}, step {step}"
 
 
 def row_pieces(array: Any) -> Iterator[slice]:

@@ -264,8 +264,8 @@ def _plan(source: _Source, horizon: int, drop_timeouts: bool) -> _Plan:
         layout=layout,
         final=np.where(cut[last], last + 1, last),
         from_next=by_next,
-        terminal=layout.flags(terminal[last]),
-        truncated=layout.flags(~cut[last] & np.isin(last, lasts[limit])),
+        terminal=layout.at_last_step(terminal[last]),
+        truncated=layout.at_last_step(~cut[last] & np.isin(last, lasts[limit])),
     )
 
 
@@ -311,11 +311,11 @@ def _dataset(
         action_sizes=tuple(map(len, team.moves)),
     )
     state = layout.place(_kept(source.obs, plan.kept, slice(0, body.obs_size)), (body.obs_size,), np.float32)
-    state[layout.finals] = _finals(source, plan)[:, : body.obs_size]
+    state[layout.ends] = _finals(source, plan)[:, : body.obs_size]
     action = layout.place(_kept(source.action, plan.kept, slice(None)), (actuators,), np.float32)
     if paper_clip:
         np.clip(action, -PAPER_CLIP, PAPER_CLIP, out=action)
-    with places(lambda row: step_place(layout.starts, layout.rows, row, plan.kept)):
+    with places(lambda row: step_place(layout, row, plan.kept)):
         return Dataset.create(
             spec,
             obs=_select(state, team.sees),

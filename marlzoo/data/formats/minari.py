@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Episodes
 from marlzoo.data.formats._minari_team import Acts, Team, in_file, make_team
 from marlzoo.data.formats._minari_write import DATA, FILE, METADATA, OWN, write_minari
 from marlzoo.data.formats._steps import (
@@ -134,12 +135,12 @@ def read_minari(
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
             note = "every action is always legal (action_mask=all)"
             card = replace(card, content_hash="", notes=(*card.notes, note))
-        starts = np.append(0, np.cumsum(lengths + 1)[:-1])
-        with places(lambda row: episode_place(starts, row)):
+        episodes = Episodes.from_lengths(lengths)
+        with places(lambda row: episode_place(episodes, row)):
             dataset = Dataset.create(
                 spec,
                 **arrays,
-                starts=starts,
+                starts=episodes.starts,
                 card=replace(card, task=task or card.task),
                 action_clip=action_clip,
                 verify=verify,

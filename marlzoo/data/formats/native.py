@@ -68,7 +68,7 @@ _FILE_NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Episodes:
+class _Recorded:
     """Where episodes begin ``[E]`` and how they end: flags ``[T]`` of the step taken from a row."""
 
     starts: Ints
@@ -374,19 +374,15 @@ def _verified(
     columns: dict[str, h5py.Dataset], spec: Spec, card: Card, known: dict[str, Any], clip: bool
 ) -> Dataset:
     """A mapped dataset whose content was verified before: nothing but its episode starts is read."""
-    obs = _mapped(columns["o"], np.float32)
+    obs, layout = _mapped(columns["o"], np.float32), spec.layout()
     rows = len(obs)
     linked = columns["s"] == columns["o"]
     dataset = Dataset(
         spec=spec,
         obs=obs,
         state=(obs if linked else _mapped(columns["s"], np.float32)).reshape(rows, -1),
-        action=_mapped(columns["a"], np.int64 if spec.discrete else np.float32).reshape(
-            (rows, spec.n_agents) if spec.discrete else columns["a"].shape
-        ),
-        reward=_mapped(columns["r"], np.float32).reshape(
-            (rows, spec.n_agents) if spec.reward_per_agent else (rows,)
-        ),
+        action=_mapped(columns["a"], layout["action"].dtype).reshape(rows, *layout["action"].shape),
+        reward=_mapped(columns["r"], np.float32).reshape(rows, *layout["reward"].shape),
         terminal=_mapped(columns["terminal"], np.bool_),
         truncated=_mapped(columns["truncated"], np.bool_),
         starts=read_array(columns["starts"], np.int64),
@@ -401,7 +397,7 @@ def _verified(
 def _dataset(
     columns: dict[str, h5py.Dataset],
     spec: Spec,
-    episodes: Episodes,
+    episodes: _Recorded,
     card: Card,
     clip: bool,
     verify: bool,
@@ -414,7 +410,7 @@ def _dataset(
         state = (
             None if columns["s"] == columns["o"] else whole(columns["s"], np.float32).reshape(len(obs), -1)
         )
-    action = whole(columns["a"], np.int64 if spec.discrete else np.float32)
+    action = whole(columns["a"], spec.layout()["action"].dtype)
     reward = whole(columns["r"], np.float32)
     if spec.discrete and action.shape[2] != 1:
         raise DataError(f"a has shape {action.shape}, discrete actions need (T, N, 1)")
@@ -449,7 +445,7 @@ def _done(column_d: h5py.Dataset) -> Bools:
     return np.asarray(flag == 1)
 
 
-def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
+def _foreign_episodes(done: Bools, horizon: int) -> _Recorded:
     """Episodes from the flag alone; see :func:`read_omiga` for what is assumed."""
     if done.all():
         raise DataError(
@@ -479,10 +475,10 @@ def _foreign_episodes(done: Bools, horizon: int) -> Episodes:
     terminal, truncated = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     terminal[ends[recorded & ~limit] - 1] = True
     truncated[ends[limit] - 1] = True
-    return Episodes(starts, terminal, truncated, tuple(notes), kept)
+    return _Recorded(starts, terminal, truncated, tuple(notes), kept)
 
 
-def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> Episodes:
+def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> _Recorded:
     for name in ("terminal", "truncated"):
         if columns[name].shape != done.shape:
             raise DataError(f"{name} has shape {columns[name].shape}, expected {done.shape}")
@@ -492,7 +488,7 @@ def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> Episodes:
     expected = np.append(0, np.flatnonzero(done)[:-1] + 1)
     if not done[-1] or not np.array_equal(starts, expected):
         raise DataError("starts and d disagree about where episodes end; make the file again")
-    return Episodes(
+    return _Recorded(
         starts, read_array(columns["terminal"], np.bool_), read_array(columns["truncated"], np.bool_)
     )
 

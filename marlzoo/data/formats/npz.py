@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Episodes
 from marlzoo.data.formats._plain import PLAIN, find_bounds
 from marlzoo.data.formats._steps import (
     as_flags,
@@ -125,7 +126,9 @@ def read_npz(
         )
         plain = "next_obs" in members
         with places(
-            lambda row: step_place(arrays["starts"], len(arrays["obs"]), row) if plain else f"row {row}"
+            lambda row: (
+                step_place(Episodes(arrays["starts"], len(arrays["obs"])), row) if plain else f"row {row}"
+            )
         ):
             dataset = Dataset.create(spec, **arrays, card=card, action_clip=action_clip, verify=verify)
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
@@ -143,14 +146,7 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     dataset = dataset.with_card(replace(dataset.card, content_hash=dataset.content_hash))
     header = {"spec": dataset.spec.to_dict(), "card": dataset.card.to_dict()}
     text = json.dumps(sealed(header), sort_keys=True)
-    arrays: dict[str, NDArray[Any]] = {
-        name: getattr(dataset, name)
-        for name in ("obs", "action", "reward", "terminal", "truncated", "starts")
-    }
-    if not dataset.state_is_obs:
-        arrays["state"] = dataset.state
-    if dataset.action_mask is not None:
-        arrays["action_mask"] = dataset.action_mask
+    arrays: dict[str, NDArray[Any]] = {**dataset.own_arrays, "starts": dataset.starts}
     arrays["header"] = np.frombuffer(text.encode(), np.uint8)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)

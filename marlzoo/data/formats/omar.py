@@ -165,9 +165,9 @@ class _Seed:
         at_limit = layout.lengths == horizon
         return _arrays(self.team, layout) | {
             "name": self.name,
-            "starts": layout.starts,
-            "truncated": layout.flags(at_limit),
-            "terminal": layout.flags(done[layout.lasts] & ~at_limit),
+            "episodes": layout,
+            "truncated": layout.at_last_step(at_limit),
+            "terminal": layout.at_last_step(done[layout.lasts] & ~at_limit),
             "sizes": tuple(agent.obs.shape[1] for agent in self.team),
             "notes": self.notes,
         }
@@ -302,12 +302,12 @@ def _join(
         obs_sizes=first["sizes"],
         reward_per_agent=per_agent,
     )
-    starts = np.concatenate([part["starts"] + k for part, k in zip(parts, offsets, strict=True)])
+    starts = np.concatenate([part["episodes"].starts + k for part, k in zip(parts, offsets, strict=True)])
 
     def place(row: int) -> str:
         part = int(np.searchsorted(offsets, row, side="right")) - 1
         own = parts[part]
-        return f"{step_place(own['starts'], len(own['obs']), row - int(offsets[part]))} of {own['name']}"
+        return f"{step_place(own['episodes'], row - int(offsets[part]))} of {own['name']}"
 
     with places(place):
         return Dataset.create(

@@ -37,7 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
-from marlzoo.data.dataset import Bools, Dataset, Ints
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.data.formats._steps import (
     as_flags,
     as_indices,
@@ -63,10 +64,10 @@ _SMAC = "StarCraft II behind SMAC"
 
 
 @dataclass(frozen=True)
-class _Episodes:
-    """Steps of each episode ``[E]``, how it ended ``[E]``, and whether its final row was recorded."""
+class _Recorded:
+    """Where episodes lie among canonical rows, how each ended ``[E]``, and whether its final row was recorded."""
 
-    lengths: Ints
+    spans: Episodes
     terminal: Bools
     final_filled: bool
 
@@ -216,20 +217,20 @@ def join_parts(parts: list[Part], names: list[str], card: Card, scenario: str) -
         else parts[0].arrays[name]
         for name in parts[0].arrays
     }
-    starts = np.append(0, np.cumsum(np.concatenate([part.lengths for part in parts]) + 1)[:-1])
+    episodes = Episodes.from_lengths(np.concatenate([part.lengths for part in parts]))
     firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])  # first episode of each part
 
     def place(row: int) -> str:
-        episode = int(np.searchsorted(starts, row, side="right")) - 1
+        episode, step = episodes.of_row(row)
         part = int(np.searchsorted(firsts, episode, side="right")) - 1
         file = f"{names[part]}, " if len(names) > 1 else ""
-        return f"{file}episode {episode - int(firsts[part])}, step {row - int(starts[episode])}"
+        return f"{file}episode {episode - int(firsts[part])}, step {step}"
 
     if _is_map(scenario, spec):
         card = replace(card, task=card.task or f"smac/{scenario}", engine=_SMAC)
         notes.append(f"the map is taken from the name {scenario}, whose sizes these are")
     with places(place):
-        return Dataset.create(spec, **arrays, starts=starts, card=replace(card, notes=tuple(notes)))
+        return Dataset.create(spec, **arrays, starts=episodes.starts, card=replace(card, notes=tuple(notes)))
 
 
 def _is_map(scenario: str, spec: Spec) -> bool:
@@ -271,19 +272,17 @@ def read_part(columns: dict[str, Any], horizon: int | None, final_filled: bool |
         "reward": _rows(columns, "reward", episodes, np.float32)[..., 0],
         "action_mask": _rows(columns, "avail_actions", episodes, np.bool_, as_flags),
     }
-    lasts = np.cumsum(episodes.lengths + 1) - 2
-    at_limit = ~episodes.terminal & (episodes.lengths == limit)
-    for name, ends in (("terminal", episodes.terminal), ("truncated", at_limit)):
-        arrays[name] = np.zeros(len(arrays["obs"]), np.bool_)
-        arrays[name][lasts[ends]] = True
+    spans = episodes.spans
+    arrays["terminal"] = spans.at_last_step(episodes.terminal)
+    arrays["truncated"] = spans.at_last_step(~episodes.terminal & (spans.lengths == limit))
     notes = [
         f"{flag} marks real ends; episodes of exactly {limit} steps without it are read as ended by the time "
         "limit, shorter ones as cut"
     ]
     if not episodes.final_filled:
         notes.append("filled rows do not include the final observation, which is the row below them")
-    _open_masks(arrays["action_mask"], lasts + 1, notes)
-    return Part(spec, arrays, episodes.lengths, flag, tuple(notes))
+    _open_masks(arrays["action_mask"], spans.ends, notes)
+    return Part(spec, arrays, spans.lengths, flag, tuple(notes))
 
 
 def _open_masks(action_mask: Bools, finals: Ints, notes: list[str]) -> None:
@@ -328,7 +327,7 @@ def check_shapes(columns: dict[str, Any]) -> None:
         require(fits, f"{name} has shape {array.shape}, which does not fit obs {columns['obs'].shape}")
 
 
-def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _Episodes:
+def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _Recorded:
     """Lengths from the filled rows ``[E, T]``, which begin with the episode and have no gaps."""
     count = filled.sum(axis=1)
     gap = (filled != (np.arange(filled.shape[1]) < count[:, None])).any(axis=1)
@@ -345,7 +344,7 @@ def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _E
     wrong = (last >= 0) & (last != lengths - 1)
     require(not wrong.any(), f"terminated is not on the last step of episode {int(np.argmax(wrong))}")
     require(bool((lengths > 0).all()), f"episode {int(np.argmin(lengths))} has no step; leave it out")
-    return _Episodes(lengths.astype(np.int64), last >= 0, final_filled)
+    return _Recorded(Episodes.from_lengths(lengths), last >= 0, final_filled)
 
 
 def _whole(array: Any) -> NDArray[Any]:
@@ -355,19 +354,19 @@ def _whole(array: Any) -> NDArray[Any]:
 def _rows(
     columns: dict[str, Any],
     name: str,
-    episodes: _Episodes,
+    episodes: _Recorded,
     dtype: type[np.generic],
     convert: Callable[[NDArray[Any], str, int], NDArray[Any]] | None = None,
 ) -> NDArray[Any]:
     """The recorded rows ``[T, ...]`` of an array ``[E, rows, ...]``, read and converted in pieces."""
     array = columns[name]
-    out = allocate((int((episodes.lengths + 1).sum()), *array.shape[2:]), dtype)
+    out = allocate((episodes.spans.rows, *array.shape[2:]), dtype)
     place, rows = 0, np.arange(array.shape[1] + 1)
     for part in row_pieces(array):
         values = rows_of(array, part, np.float64 if convert else dtype)
         if not episodes.final_filled:  # an episode may fill the array; its last row stands for the final one
             values = np.concatenate([values, values[:, -1:]], axis=1)
-        kept = rows[: values.shape[1]] <= episodes.lengths[part, None]
+        kept = rows[: values.shape[1]] <= episodes.spans.lengths[part, None]
         if convert:
             values[~kept] = 0  # whatever the padding holds
             values = convert(values, f"{name} [episode, step, ...]", part.start)

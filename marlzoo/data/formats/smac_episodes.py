@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Episodes
 from marlzoo.data.formats._steps import (
-    Layout,
     as_flags,
     as_indices,
     listed,
@@ -200,7 +200,7 @@ def _join(
     skipped: int,
 ) -> Dataset:
     lengths = np.array([len(episode.obs) for episode in episodes if episode])
-    layout = Layout(np.cumsum(lengths) - 1)
+    layout = Episodes.from_lengths(lengths)
     example = next(episode for episode in episodes if episode)
     _, agents, obs_size = example.obs.shape
     state_size = example.state.shape[2]
@@ -221,8 +221,8 @@ def _join(
     at_limit = (lengths == limit) if known else np.zeros(len(lengths), np.bool_)
 
     def place(row: int) -> str:
-        episode = int(np.searchsorted(layout.starts, row, side="right")) - 1
-        step = min(row - int(layout.starts[episode]), int(lengths[episode]) - 1)
+        episode, step = layout.of_row(row)
+        step = min(step, int(lengths[episode]) - 1)
         return f"step {step} of {names[episode]}"
 
     with places(place):
@@ -233,14 +233,14 @@ def _join(
             action=values["action"],
             reward=reward,
             action_mask=values["action_mask"],
-            terminal=layout.flags(~at_limit),
-            truncated=layout.flags(at_limit),
+            terminal=layout.at_last_step(~at_limit),
+            truncated=layout.at_last_step(at_limit),
             starts=layout.starts,
             card=_card(folder, task, name, limit if known else None, reward_mode, skipped),
         )
 
 
-def _gather(episodes: list[_Episode | None], layout: Layout, reward_mode: str) -> dict[str, NDArray[Any]]:
+def _gather(episodes: list[_Episode | None], layout: Episodes, reward_mode: str) -> dict[str, NDArray[Any]]:
     """Canonical rows of all episodes, each of which is let go once it is copied."""
     example = next(episode for episode in episodes if episode)
     out = {

@@ -39,7 +39,8 @@ from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
-from marlzoo.data.dataset import Bools, Dataset, Ints
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.data.formats._ocdbt import OcdbtArray
 from marlzoo.data.formats._steps import (
     as_flags,
@@ -71,11 +72,11 @@ _UNPACKED_ANYWAY = 64 << 20
 
 
 @dataclass(frozen=True)
-class _Episodes:
-    """Recorded row of each canonical row ``[T]``, episode starts ``[E]`` and flags ``[T]``."""
+class _Recorded:
+    """Recorded row of each canonical row ``[T]``, where episodes lie, their flags ``[T]``, and the time limit."""
 
     index: Ints
-    starts: Ints
+    spans: Episodes
     terminal: Bools
     truncated: Bools
     horizon: int
@@ -301,7 +302,7 @@ def _dataset(
             action_mask=masks,
             terminal=episodes.terminal,
             truncated=episodes.truncated,
-            starts=episodes.starts,
+            starts=episodes.spans.starts,
             card=Card(**vars(card) | {"notes": tuple(notes)}),
             action_clip=action_clip,
         )
@@ -368,7 +369,7 @@ def _episodes(
     last_step: str,
     continuous: bool,
     notes: list[str],
-) -> _Episodes:
+) -> _Recorded:
     """Rows, episodes and flags from the flags ``[B, T]`` of all streams."""
     flagged = (terminal | truncated).reshape(-1)
     ends = (terminal | truncated).copy()
@@ -402,12 +403,8 @@ def _episodes(
     times[lasts[~final]] = 2
     times[lasts[~keep]] = 0
     steps, real, over = steps[keep], real[keep], over[keep]
-    starts = np.append(0, np.cumsum(steps + 1)[:-1])
-    flags = np.zeros((2, int((steps + 1).sum())), np.bool_)
-    for row, chosen in enumerate((real, over)):
-        flags[row, (starts + steps - 1)[chosen]] = True
-    index = np.repeat(np.arange(flagged.size), times)
-    return _Episodes(index, starts, flags[0], flags[1], limit)
+    index, spans = np.repeat(np.arange(flagged.size), times), Episodes.from_lengths(steps)
+    return _Recorded(index, spans, spans.at_last_step(real), spans.at_last_step(over), limit)
 
 
 def _last_note(last_step: str) -> str:

@@ -40,7 +40,7 @@ def diagnose() -> list[Finding]:
         later = "not looked at: they need the packages that are missing above"
         running = [Finding("note", "methods, tasks", later)]
     else:
-        running = [*_accelerator(), *_plugins(), *_teachers()]
+        running = [*_accelerator(), *_plugins(), *_behavior_policies()]
     return [
         _python(),
         *packages,
@@ -128,7 +128,7 @@ def _accelerator() -> Iterator[Finding]:
 
 def _plugins() -> Iterator[Finding]:
     try:
-        registry = importlib.import_module("marlzoo.registry")
+        from marlzoo import registry
     except Exception as error:  # reported, whatever it is
         yield Finding("missing", "registry", f"cannot be imported: {_line(error)}", AGAIN)
         return
@@ -149,15 +149,17 @@ def _plugins() -> Iterator[Finding]:
         remedy = "install or remove the package that declares it"
         yield Finding("missing", f"plugin {plugin}", why, remedy)
     for family in registry.task_families():
-        yield _environment(registry, family)
+        yield _environment(family)
 
 
-def _environment(registry: object, family: str) -> Finding:
+def _environment(family: str) -> Finding:
     """Make one copy of the family's first task, which starts its simulator."""
+    from marlzoo.registry import family_tasks, make_env
+
     what = f"tasks {family}"
     try:
-        names = [name for name in registry.task_names() if name.startswith(f"{family}/")]  # type: ignore[attr-defined]
-        registry.make_env(names[0], 1).close()  # type: ignore[attr-defined]
+        names = family_tasks(family)
+        make_env(names[0], 1).close()
     except Exception as error:  # reported, whatever it is
         if type(error).__name__ in ("MissingExtraError", "MissingSimulatorError"):
             return Finding("note", what, _line(error))  # the text has the remedy
@@ -165,9 +167,11 @@ def _environment(registry: object, family: str) -> Finding:
     return Finding("ok", what, f"{len(names)} tasks; {names[0]} starts")
 
 
-def _teachers() -> Iterator[Finding]:
+def _behavior_policies() -> Iterator[Finding]:
     try:
-        names = importlib.import_module("marlzoo.teachers.store").teacher_names()
+        from marlzoo.teachers.store import behavior_policy_names
+
+        names = behavior_policy_names()
     except Exception as error:  # reported, whatever it is
         yield Finding("missing", "behavior policies", _line(error), AGAIN)
         return

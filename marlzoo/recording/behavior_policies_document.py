@@ -1,4 +1,7 @@
-"""Writes the document about shipped behavior policies: ``python -m marlzoo.recording.teachers_document FILE``."""
+"""Writes the document about shipped behavior policies.
+
+python -m marlzoo.recording.behavior_policies_document FILE
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,13 @@ import numpy as np
 from marlzoo.data.catalog import published
 from marlzoo.system.files import write_text_atomic
 from marlzoo.teachers.plans import plans
-from marlzoo.teachers.store import FOLDER, Teacher, load_teacher, teacher_names
+from marlzoo.teachers.store import (
+    FOLDER,
+    BehaviorPolicy,
+    behavior_policy_names,
+    behavior_policy_stem,
+    load_behavior_policy,
+)
 
 HEAD = """# Behavior policies
 
@@ -24,7 +33,7 @@ data are recorded; a quality of several snapshots counts each by the number of i
 The published mean is that of the dataset that the quality stands for; ours were made by other learners, so only the
 level is meant to agree. Learning curves: `marlzoo/teachers/*.csv`.
 
-Made by `python -m marlzoo.recording.teachers_document docs/teachers.md`.
+Made by `python -m marlzoo.recording.behavior_policies_document docs/behavior_policies.md`.
 
 | task | quality | return | wins | published mean | dataset |
 | --- | --- | ---: | ---: | ---: | --- |
@@ -53,9 +62,9 @@ LONG = 10_000_000  # steps of online trainings in the literature
 LONGER = 3  # times the steps of a training that was long itself
 
 
-def level(teacher: Teacher, quality: str) -> tuple[float, float]:
+def level(behavior: BehaviorPolicy, quality: str) -> tuple[float, float]:
     """Mean and standard deviation of the episode returns in data of a quality."""
-    found = [teacher.snapshots[k] for k in teacher.qualities[quality]]
+    found = [behavior.snapshots[k] for k in behavior.qualities[quality]]
     mean, std = (np.array([getattr(s, name) for s in found]) for name in ("mean_return", "std_return"))
     weight = 1.0 / np.array([s.mean_length for s in found])
     weight /= weight.sum()
@@ -65,27 +74,27 @@ def level(teacher: Teacher, quality: str) -> tuple[float, float]:
 
 def document(folder: Path = FOLDER) -> str:
     """The whole text."""
-    teachers = [load_teacher(task, folder) for task in teacher_names(folder)]
-    episodes = " or ".join(map(str, sorted({s.episodes for t in teachers for s in t.snapshots})))
-    parts = [HEAD.format(episodes=episodes), *(row for t in teachers for row in _levels(t)), COMMANDS]
-    parts += [_command(teacher, folder) for teacher in teachers]
-    below = [row for t in teachers for row in _below(t, folder)]
+    policies = [load_behavior_policy(task, folder) for task in behavior_policy_names(folder)]
+    episodes = " or ".join(map(str, sorted({s.episodes for t in policies for s in t.snapshots})))
+    parts = [HEAD.format(episodes=episodes), *(row for t in policies for row in _levels(t)), COMMANDS]
+    parts += [_command(behavior, folder) for behavior in policies]
+    below = [row for t in policies for row in _below(t, folder)]
     parts += [BELOW, *below] if below else []
     return "".join(parts)
 
 
-def _levels(teacher: Teacher) -> Iterator[str]:
+def _levels(behavior: BehaviorPolicy) -> Iterator[str]:
     """One line per quality."""
-    plan = plans().get(teacher.task)
+    plan = plans().get(behavior.task)
     source = plan.published if plan else ""
-    for quality in teacher.qualities:
-        mean, std = level(teacher, quality)
-        found = [teacher.snapshots[k] for k in teacher.qualities[quality]]
+    for quality in behavior.qualities:
+        mean, std = level(behavior, quality)
+        found = [behavior.snapshots[k] for k in behavior.qualities[quality]]
         entry = published().get(f"{source}/{quality}")
         known = entry is not None and entry.mean_return is not None
         theirs = f"{entry.mean_return:.1f} | {entry.name}" if entry is not None and known else "— | —"
         ours = f"{_number(mean)} ± {_number(std)} | {_wins([s.win_rate for s in found])}"
-        yield f"| {teacher.task} | {quality} | {ours} | {theirs} |\n"
+        yield f"| {behavior.task} | {quality} | {ours} | {theirs} |\n"
 
 
 def _wins(rates: list[float | None]) -> str:
@@ -99,36 +108,34 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 2.5 else f"{value:.1f}"
 
 
-def _speed(teacher: Teacher, folder: Path) -> tuple[int, float]:
+def _speed(behavior: BehaviorPolicy, folder: Path) -> tuple[int, float]:
     """Steps trained, and seconds that they took."""
-    curve = (folder / f"{teacher.task.replace('/', '--')}.csv").read_text(encoding="utf-8").splitlines()
+    curve = (folder / f"{behavior_policy_stem(behavior.task)}.csv").read_text(encoding="utf-8").splitlines()
     seconds = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
-    return teacher.snapshots[-1].steps, seconds
+    return behavior.snapshots[-1].steps, seconds
 
 
-def _command(teacher: Teacher, folder: Path) -> str:
-    steps, seconds = _speed(teacher, folder)
-    return (
-        f"| {teacher.task} | {steps:,} | {seconds / 60:.0f} | {steps / seconds:.0f} | `{teacher.command}` |\n"
-    )
+def _command(behavior: BehaviorPolicy, folder: Path) -> str:
+    steps, seconds = _speed(behavior, folder)
+    return f"| {behavior.task} | {steps:,} | {seconds / 60:.0f} | {steps / seconds:.0f} | `{behavior.command}` |\n"
 
 
-def _below(teacher: Teacher, folder: Path) -> Iterator[str]:
+def _below(behavior: BehaviorPolicy, folder: Path) -> Iterator[str]:
     """One line where the last quality does not reach its goal."""
-    plan, best = plans().get(teacher.task), list(teacher.qualities)[-1]
+    plan, best = plans().get(behavior.task), list(behavior.qualities)[-1]
     if plan is None or not (plan.like or plan.published):
         return
     entry = published()[plan.like or f"{plan.published}/{best}"]
-    mean, _ = level(teacher, best)
+    mean, _ = level(behavior, best)
     if entry.mean_return is None or mean >= plan.scale * entry.mean_return:
         return
-    steps, seconds = _speed(teacher, folder)
+    steps, seconds = _speed(behavior, folder)
     more = max(LONG, LONGER * plan.options["steps"])
-    command = f"marlzoo data teach {teacher.task} --steps {more}"
+    command = f"marlzoo data teach {behavior.task} --steps {more}"
     goal, hours = plan.scale * entry.mean_return, more / steps * seconds / 3600
     yield (
-        f"| {teacher.task} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {more:,} | {hours:.1f} | "
-        f"`{command}` |\n"
+        f"| {behavior.task} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {more:,} "
+        f"| {hours:.1f} | `{command}` |\n"
     )
 
 

@@ -1,0 +1,74 @@
+"""Which rows of a folder belong to a suite, also to the parts of it that are not run now."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .plan import Source, expanded, runs_of
+from .suites import Data, Learner, Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def whole(base: Suite, changed: Suite) -> Suite:
+    """A suite that was changed on the command line, with the base's datasets, learners and seeds that it leaves out.
+
+    Args:
+        base: the suite as its file has it.
+        changed: the same, with what the command says in place of its own.
+    """
+    base, changed = expanded(base), expanded(changed)
+    data = {_dataset(entry): entry for entry in base.data} | {_dataset(e): e for e in changed.data}
+    learners = {_learner(each): each for each in (*base.learners, *changed.learners)}
+    seeds = dict.fromkeys((*base.seeds, *changed.seeds))
+    return replace(changed, data=tuple(data.values()), learners=tuple(learners.values()), seeds=tuple(seeds))
+
+
+def rows_of(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.DataFrame:
+    """The rows of a suite's runs as it is now, in the suite's order, whichever of them ended first.
+
+    Args:
+        rows: of a folder of results.
+        suite: whose runs count.
+        sources: its datasets that are there. Of the others, which are named by task and quality alone, rows of any
+            version count.
+    """
+    known = [_source(entry, sources) for entry in suite.data]
+    runs = runs_of(suite, [source for source in known if source is not None])
+    pairs = dict.fromkeys(
+        (run.source.hash or (run.source.task, run.source.source, run.source.quality), run.config_hash)
+        for run in runs
+    )
+    places = {pair: place for place, pair in enumerate(pairs)}
+    names = zip(rows["task"], rows["source"], rows["quality"], strict=True)
+    found = []
+    for row, (data, name, config) in enumerate(
+        zip(rows["data_hash"], names, rows["config_hash"], strict=True)
+    ):
+        place = places.get((data, config), places.get((name, config)))
+        if place is not None:
+            found.append((place, row))
+    return rows.iloc[[row for _, row in sorted(found)]].reset_index(drop=True)
+
+
+def _source(entry: Data, sources: Sequence[Source]) -> Source | None:
+    """A dataset that is there, or what is known of one that is not; None where that is nothing."""
+    for source in sources:
+        if source.entry == entry:
+            return source
+    if entry.file or not entry.task:
+        return None
+    return Source(entry, "", entry.task, entry.source, entry.quality, hash="", behavior=math.nan)
+
+
+def _dataset(entry: Data) -> tuple[str, str, str, str]:
+    return entry.task, entry.source, entry.quality, entry.file
+
+
+def _learner(learner: Learner) -> str:
+    return json.dumps([learner.method, dict(learner.config)], sort_keys=True)

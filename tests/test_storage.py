@@ -1,0 +1,80 @@
+"""Copies of checkpoints at another place, and ``marlzoo train`` on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from marlzoo.benchmarks import runner
+from marlzoo.benchmarks.launchers import Place
+from marlzoo.benchmarks.suites import Data
+
+from marlzoo.cli import main
+from marlzoo.errors import MissingExtraError, OutputError
+from marlzoo.registry import find_method
+from tests.test_bench import run, scores, suite_of
+
+DATA = "games/xor/marlzoo/D1"
+
+
+def test_a_folder_that_lacks_checkpoints_goes_on_from_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(data=(Data("games/xor", "D1"),))
+    place = Place(storage=f"memory://{tmp_path.name}/kept")
+    run(suite, tmp_path / "lost", place=place)
+    names = fsspec.filesystem("memory").find(f"/{tmp_path.name}/kept/unit")
+    assert sorted(name.rsplit("/")[-2] for name in names) == ["checkpoints", "metrics"]
+
+    def trained(*_: Any) -> None:
+        pytest.fail("trained again")
+
+    monkeypatch.setattr(find_method("bc"), "update", trained)
+    run(suite, tmp_path / "new", place=place)  # its rows are those of the fetched state
+    assert scores(tmp_path / "new") == scores(tmp_path / "lost")
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        run(suite, tmp_path / "new", place=place, force=True)  # from nothing, there too
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("nosuch://x", OutputError, "--storage nosuch://x: ValueError: Protocol not known"),
+        ("gs://x", MissingExtraError, "--storage gs://x needs the package 'gcsfs'.*pip install"),
+    ],
+)
+def test_a_storage_that_does_not_answer_is_found_before_any_work(
+    url: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    if error is MissingExtraError:
+        try:
+            import gcsfs  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("gcsfs is installed")
+    with pytest.raises(error, match=message):
+        run(suite_of(data=(Data("games/xor", "D1"),)), tmp_path / "out", place=Place(storage=url))
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_goes_where_bench_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def note(suite: Any, **options: Any) -> runner.Finished:
+        asked.update(options)
+        return runner.Finished(tmp_path, 0, 0)
+
+    monkeypatch.setattr(runner, "run_suite", note)
+    place = ["--on", "slurm", "--partition", "long", "--time", "90", "--array", "2", "--storage", "s3://b"]
+    assert main(["train", "bc", "--data", DATA, *place, "--threads", "3"]) == 0
+    assert asked["place"] == Place("slurm", array=2, partition="long", time="90", storage="s3://b")
+    assert asked["split"].threads == 3
+    assert main(["train", "bc", "--data", DATA, "--on", "ray", "--episodes", "0"]) == 2
+    assert "leave --episodes 0 out" in capsys.readouterr().err
+    assert main(["train", "bc", "--data", DATA, "--partition", "long"]) == 2
+    assert "--partition is for --on slurm, not for --on local" in capsys.readouterr().err
