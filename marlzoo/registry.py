@@ -246,7 +246,8 @@ class Task(TaskName):
     @property
     def preset(self) -> str:
         """The family whose presets serve this one's tasks, where it names one."""
-        return getattr(self.module, "PRESET", "") if self.family in task_families() else ""
+        named: str = getattr(self.module, "PRESET", "") if self.family in task_families() else ""
+        return named
 
 
 def find_task(text: str) -> Task:
