@@ -187,9 +187,9 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         expected = [
             mlp(own.layers("mean.network", i), with_id(batch.obs[b, i], i, n), actions[b, i])[0] for b in rows
         ]
-        log_p, losses = log_densities(own, batch, i)
+        log_p, bounds = log_densities(own, batch, i)
         weight, size = weights(own, values, [m.detach() for m in expected], log_p)
-        densities += losses
+        densities += bounds
         following += values
         sizes.append(size)
         for b in rows:
