@@ -380,6 +380,8 @@ def test_parts_of_one_agent_are_not_agents(tmp_path: Path) -> None:
     assert (data.spec.n_agents, data.spec.obs_size) == (1, 7)
     equal(data.obs[1, 0], [0, 0, 1, 0, 1, 7, 7])
     assert any("the one agent's observation" in note for note in data.card.notes)
+    with pytest.raises(DataError, match=r"it has one agent, .*leave the option agents out"):
+        read_minari(tmp_path / "x-v0", agents="a")
     robot = (spaces_of(camera=BOX, joints=BOX), spaces_of(arm=BOX, gripper=BOX))
     with pytest.raises(DataError, match=r"parts camera, joints, its actions arm, gripper; .*into one Box"):
         read_minari(raw(tmp_path / "x-v0", *robot, [arrays]))

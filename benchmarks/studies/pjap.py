@@ -81,7 +81,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
     for key, part in numbers.groupby(keys, sort=False):
         ends = [f"{part[axis].mean():.2f}" for axis in ("x", "y")]
         body.append([*key, study.over_seeds(part["value"].to_numpy()), *ends])
-        groups.append(("\n".join(key).replace(", joint", ",\njoint"), part["value"].to_numpy()))
+        groups.append(("\n".join(map(str, key)).replace(", joint", ",\njoint"), part["value"].to_numpy()))
     notes = [
         "Payoff at the end, mean over seeds with its 95 % interval; x and y are the policies' means.",
         f"Made by `{study.command('pjap')}`.",

@@ -96,7 +96,7 @@ class _Part:
         own = obs[self._rows].flatten(1, 2).to(self._dtype)
         mask = None if action_mask is None else action_mask[self._rows].flatten(1, 2)
         acted = self._policy.act(own, mask, self._random)
-        acted = acted.view(len(acted), self._width, -1, *acted.shape[2:])
+        acted = acted.reshape(len(acted), self._width, -1, *acted.shape[2:])
         if action is None:
             action = acted.new_zeros(*obs.shape[:3], *acted.shape[4:])
         chosen = acted[self._replica, self._place, :, self._agent]

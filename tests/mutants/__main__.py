@@ -23,9 +23,11 @@ def main() -> int:
     chosen = [
         f for f in faults if fnmatch.fnmatch(f.listing, options.only) or fnmatch.fnmatch(f.file, options.only)
     ][:: options.every]
+    if options.again:
+        chosen = table.left(options.out, chosen)
     wrong = errors(chosen)
     if not chosen:
-        wrong.append(f"no list or file matches {options.only!r}")
+        wrong.append(f"no list or file matches {options.only!r}, or nothing is left of those that do")
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         return 2
@@ -73,9 +75,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="faults that are tried at the same time")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th fault")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the lists' rows of this table")
+    parser.add_argument(
+        "--again", action="store_true", help="of lists that the table of --out has, only what survived there"
+    )
     options = parser.parse_args()
     if options.out and options.every > 1:
         parser.error("--out: the table is of whole lists; leave --every out")
+    if options.again and not options.out:
+        parser.error("--again: name the table with --out")
     return options
 
 

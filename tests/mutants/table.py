@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,10 +34,27 @@ def record(path: Path, listing: str, survivors: Sequence[Fault], counts: Mapping
     rows[listing] = (
         f"| {listing} | {planted} | {planted - len(survivors)} | {_commit()} | {datetime.now(UTC):%Y-%m-%d} |"
     )
-    lines[listing] = [f"- {listing}: {_code(fault)} ({fault.survives or NO_REASON})" for fault in survivors]
+    lines[listing] = [_line(fault) for fault in survivors]
     kept = {name: rows.get(name, f"| {name} | {count} | {NOT_RUN} | | |") for name, count in counts.items()}
     text = _text(list(kept.values()), [line for name in kept for line in lines.get(name, ())])
     path.write_text(text, encoding="utf-8")
+
+
+def left(path: Path, faults: Sequence[Fault]) -> list[Fault]:
+    """Those of some faults that survived when the table was written; all of a list that has grown since or never ran.
+
+    Args:
+        path: the table.
+        faults: whole lists.
+    """
+    rows, lines = _read(path)
+    counts = Counter(fault.listing for fault in faults)
+    grown = {
+        name for name, count in counts.items() if not rows.get(name, "").startswith(f"| {name} | {count} | ")
+    }
+    grown |= {name for name, row in rows.items() if f" {NOT_RUN} " in row}
+    known = {line.rpartition(" `` (")[0] for each in lines.values() for line in each}
+    return [f for f in faults if f.listing in grown or _line(f).rpartition(" `` (")[0] in known]
 
 
 def names(path: Path) -> list[str]:
@@ -65,9 +83,9 @@ def _text(rows: Sequence[str], lines: Sequence[str]) -> str:
     return "\n".join([TITLE, "", NOTE, "", HEAD, *rows, total, "", "## Survivors", "", survivors, ""])
 
 
-def _code(fault: Fault) -> str:
-    """The change on one line, as code."""
-    return f"`` {fault} ``"
+def _line(fault: Fault) -> str:
+    """A survivor, with the reason."""
+    return f"- {fault.listing}: `` {fault} `` ({fault.survives or NO_REASON})"
 
 
 def _commit() -> str:
