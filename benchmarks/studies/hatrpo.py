@@ -54,7 +54,11 @@ def lines(options: Options) -> pd.DataFrame:
 def curve(method: str, options: Options) -> list[tuple[Any, ...]]:
     """Train one method; its returns at the start and at every point."""
     per_update = options.num_envs * options.rollout
-    sizes = {"num_envs": options.num_envs, "rollout": options.rollout, "batch_size": per_update}
+    sizes: dict[str, Any] = {
+        "num_envs": options.num_envs,
+        "rollout": options.rollout,
+        "batch_size": per_update,
+    }
     learner = marlzoo.make(method, task_spec(TASK), seeds=options.seeds, hidden=options.hidden, **sizes)
     env = make_env(TASK, len(options.seeds) * options.num_envs)
     arena = make_env(TASK, len(options.seeds) * options.episodes)

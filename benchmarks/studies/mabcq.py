@@ -66,7 +66,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 def trained(game: str, options: Options) -> Any:
     """All forms and seeds as replicas of one learner."""
     count = len(options.seeds)
-    strengths = {
+    strengths: dict[str, Any] = {
         name: [values[k] for values in FORMS.values() for _ in range(count)]
         for k, name in enumerate(("deviation", "normalization"))
     }
