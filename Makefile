@@ -19,7 +19,8 @@ TORCH_INDEX ?=
 PIP_ARGS    ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
+# Python compiles a module when it is first imported; compiling everything beforehand takes half of the installation.
+PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
 
 # Python started in the folder above a clone named marlzoo would take that folder for an empty package, because the
 # finder of an editable install is asked last. This start-up file lets it be asked first.

@@ -46,9 +46,8 @@ from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positi
 from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import Ensemble, ValueNet
 from marlzoo.modules.diffusion import NoiseModel, Schedule
-from marlzoo.modules.layers import one_hot
-from marlzoo.modules.policies import Policy
-from marlzoo.modules.teams import TeamActor
+from marlzoo.modules.layers import MLP, PerAgent, one_hot, with_agent_id
+from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.objectives import action_error, data_value, detached, expectile, mean_over, saturation
 from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
@@ -106,7 +105,8 @@ class OMSD(Algorithm):
         self.v = ValueNet(self.init, spec.state_size, c.hidden)
         self.schedule = Schedule(self.init, c.diffusion_steps)
         self.behavior = NoiseModel(self.init, spec.state_size + n * a + n, a, c.hidden, c.layers)
-        self.actor = TeamActor(self.init, spec, c.hidden, own=True)
+        sizes = (spec.obs_size + n, c.hidden, c.hidden, a)
+        self.actor = PerAgent(MLP(self.init, sizes, stack=(n,)))
         self.add_optimizer(
             v=self.v, critic=self.q, behavior=self.behavior, policy=self.actor, rows={"policy": (n,)}
         )
@@ -127,7 +127,7 @@ class OMSD(Algorithm):
 
     def policy(self) -> Policy:
         """Every agent's own: tanh of the network's output."""
-        return self.actor.policy()
+        return SquashedPolicy(self.actor)
 
     # Stage 1 ---------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class OMSD(Algorithm):
         """One step of the policy whose turn it is, or of all."""
         agents, warm = self._turn()
         used = self.action_dimensions
-        action = torch.tanh(self.actor.rows(batch.obs)) * used
+        action = torch.tanh(self.actor(with_agent_id(batch.obs))) * used
         mine = one_hot(agents, self.spec.n_agents).bool().unsqueeze(-1)  # [K, N, 1]
         team = torch.where(mine, action.unsqueeze(2), action.detach().unsqueeze(2))  # [R, B, K, N, A]
 

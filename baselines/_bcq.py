@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.modules.critics import Ensemble, best_of
-from marlzoo.modules.layers import MLP, Linear, with_agent_id
+from marlzoo.modules.layers import MLP, Linear, for_agents, with_agent_id
 from marlzoo.modules.policies import Policy, Random, mask_logits
 from marlzoo.replicas import Init
 
@@ -16,24 +16,48 @@ LATENT_LOG_STD_BOUNDS = (-4.0, 15.0)
 
 
 class VAE(nn.Module):
-    """Conditional variational autoencoder of actions (BCQ's generative model).
+    """Conditional variational autoencoder of actions (BCQ's generative model), or of other vectors.
 
     Encoder ``(condition, action) -> hidden -> hidden -> mean, log_std [..., L]`` with ``log_std`` clipped to
     [-4, 15]; decoder ``(condition, latent) -> hidden -> hidden -> tanh [..., A]``.
+
+    Args:
+        init: draws the initial values.
+        n_condition: features of the condition.
+        n_action: features of what is encoded.
+        hidden: width of all hidden layers.
+        n_latent: L.
+        agents: N where every agent has a model of its own; 0 where agents share one.
+        n_out: outputs of the decoder; 0: ``n_action``.
     """
 
-    def __init__(self, init: Init, n_condition: int, n_action: int, hidden: int, n_latent: int) -> None:
+    def __init__(
+        self,
+        init: Init,
+        n_condition: int,
+        n_action: int,
+        hidden: int,
+        n_latent: int,
+        agents: int = 0,
+        n_out: int = 0,
+    ) -> None:
         super().__init__()
-        self.encoder = MLP(init, (n_condition + n_action, hidden, hidden))
-        self.mean, self.log_std = Linear(init, hidden, n_latent), Linear(init, hidden, n_latent)
-        self.decoder = MLP(init, (n_condition + n_latent, hidden, hidden, n_action))
+        inner, outer = (n_condition + n_action, hidden, hidden), (n_condition + n_latent, hidden, hidden)
+        self.encoder = for_agents(lambda stack: MLP(init, inner, stack), agents)
+        self.mean = for_agents(lambda stack: Linear(init, hidden, n_latent, stack=stack), agents)
+        self.log_std = for_agents(lambda stack: Linear(init, hidden, n_latent, stack=stack), agents)
+        self.decoder = for_agents(lambda stack: MLP(init, (*outer, n_out or n_action), stack), agents)
         self.n_latent = n_latent
 
     def forward(self, condition: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction ``[R, ..., A]``, latent mean and log standard deviation; ``noise [R, ..., L]`` normal."""
-        h = F.relu(self.encoder(condition, action))
-        mean, log_std = self.mean(h), self.log_std(h).clamp(*LATENT_LOG_STD_BOUNDS)
+        mean, log_std = self.encode(condition, action)
         return self.decode(condition, mean + log_std.exp() * noise), mean, log_std
+
+    def encode(self, condition: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent mean and log standard deviation, ``[R, ..., L]``."""
+        h = F.relu(self.encoder(condition, action))
+        return self.mean(h), self.log_std(h).clamp(*LATENT_LOG_STD_BOUNDS)
 
     def decode(self, condition: Tensor, latent: Tensor) -> Tensor:
         """Action ``[R, ..., A]`` in (-1, 1) of a latent point ``[R, ..., L]``."""
@@ -52,7 +76,7 @@ class Perturbation(nn.Module):
 
     phi: Tensor
 
-    def __init__(self, network: MLP, phi: Tensor) -> None:
+    def __init__(self, network: nn.Module, phi: Tensor) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("phi", phi, persistent=False)

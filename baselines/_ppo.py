@@ -1,4 +1,4 @@
-"""What MAPPO and HAPPO share: settings, networks, advantages and the clipped losses of proximal policy optimization.
+"""What MAPPO, HAPPO and HATRPO share: settings, networks, advantages and clipped losses.
 
 Sources of the defaults: from the official code of both papers (MAPPO's, and HAPPO's in HARL) come the clipping by
 0.2, the Huber loss's 10, lambda 0.95, ValueNorm's decay 0.99999, Adam's 1e-5, gradient norms of 10, layers of 64, the
@@ -36,8 +36,8 @@ from ._ppo_networks import GaussianPolicy, PPOActor, PPONet
 
 
 @dataclass(frozen=True)
-class PPOConfig(Config):
-    """Settings that MAPPO and HAPPO share; ``batch_size`` counts the team steps of one gradient step."""
+class RolloutConfig(Config):
+    """Settings of rollouts, networks and the critic; ``batch_size`` counts the team steps of one gradient step."""
 
     batch_size: Count = 2048  # team steps per gradient step; must divide copies * rollout
     lr: Positive = 1e-3  # step size of Adam at the start
@@ -50,11 +50,17 @@ class PPOConfig(Config):
     epochs: Count = 8  # passes over a rollout
     gae_lambda: Fraction = 0.95  # λ of the advantage estimate
     clip: Positive = 0.2  # ε, bound on the change of the probability ratio and of the value
-    entropy: NonNegative = 0.0  # c_H, weight of the entropy bonus
     huber: Positive = 10.0  # δ, error beyond which the value loss is linear
     value_decay: Fraction = 0.99999  # decay of the return's running mean and mean square
     std_x: Positive = 1.0  # x in std = sigmoid(raw / x) * y; raw starts at x
     std_y: Positive = 0.5  # y, the largest standard deviation
+
+
+@dataclass(frozen=True)
+class PPOConfig(RolloutConfig):
+    """Settings that MAPPO and HAPPO share."""
+
+    entropy: NonNegative = 0.0  # c_H, weight of the entropy bonus
 
 
 class Networks(nn.Module):
@@ -69,7 +75,7 @@ class Networks(nn.Module):
         ConfigError: a rollout does not divide into batches.
     """
 
-    def __init__(self, method: Algorithm, config: PPOConfig, own: bool = False) -> None:
+    def __init__(self, method: Algorithm, config: RolloutConfig, own: bool = False) -> None:
         super().__init__()
         c, spec, init = config, method.spec, method.init
         if c.num_envs * c.rollout % c.batch_size:
@@ -99,12 +105,12 @@ class Networks(nn.Module):
         )
 
 
-def noise(config: PPOConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+def noise(config: RolloutConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     """Numbers whose ranks are the order of the rollout's steps in each epoch."""
     return {"order": ("uniform", (config.epochs, config.num_envs * config.rollout))}
 
 
-def passes(rollout: Rollout, config: PPOConfig) -> Iterator[Tensor]:
+def passes(rollout: Rollout, config: RolloutConfig) -> Iterator[Tensor]:
     """Rows ``[R, B]`` of one gradient step after another: all of them in every epoch, in random order."""
     for order in rollout.noise["order"].argsort(-1).unbind(1):  # an order per replica and epoch
         yield from torch.split(order, config.batch_size, dim=1)

@@ -98,12 +98,23 @@ class PPOActor(nn.Module):
         log_prob = ((-0.5 * standard.square() - normalizer) * used).sum(-1)
         return log_prob, ((normalizer + 0.5) * used).sum(-1).expand_as(log_prob)
 
+    def network_of(self, agent: Tensor) -> dict[str, Tensor]:
+        """The parameters of one agent's own network, ``[R, ...]`` by name."""
+        network = cast(PerAgent, self.net).network
+        return {name: take_rows(p, agent.unsqueeze(1)).squeeze(1) for name, p in network.named_parameters()}
+
+    def outputs(self, mine: dict[str, Tensor], obs: Tensor, agent: Tensor) -> Tensor:
+        """One agent's outputs, ``[R, B, O] -> [R, B, A]``, by the network parameters ``mine``.
+
+        With a further axis, ``mine [R, K, ...]`` and ``obs [R, 1, B, O]``, those of K networks.
+        """
+        number = one_hot(agent, len(self.used), obs.dtype).view(len(agent), *(1,) * (obs.ndim - 2), -1)
+        inputs = torch.cat((obs, number.expand(*obs.shape[:-1], -1)), dim=-1)
+        return cast(Tensor, functional_call(cast(PerAgent, self.net).network, mine, (inputs,)))
+
     def _mean_of(self, obs: Tensor, agent: Tensor) -> Tensor:
         """One agent's outputs, ``[R, B, O] -> [R, B, A]``, by its own network alone."""
-        network = cast(PerAgent, self.net).network
-        number = one_hot(agent, len(self.used), obs.dtype).unsqueeze(1).expand(-1, obs.shape[1], -1)
-        mine = {name: take_rows(p, agent.unsqueeze(1)).squeeze(1) for name, p in network.named_parameters()}
-        return cast(Tensor, functional_call(network, mine, (torch.cat((obs, number), dim=-1),)))
+        return self.outputs(self.network_of(agent), obs, agent)
 
 
 class GaussianPolicy(Policy):

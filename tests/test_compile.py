@@ -8,13 +8,16 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import groupby
 
 import pytest
 import torch
+from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.registry import find_method, method_names
+from marlzoo.replicas import StackedAdam
 from marlzoo.testing.battery import Case, cases
 from marlzoo.training.compilation import compiled, make_update
 from marlzoo.training.trainer import make_sampler, prepare
@@ -53,9 +56,22 @@ def agree(case: Case, backend: str, updates: int) -> None:
         torch.testing.assert_close(fast.state_tensors()[key], value, rtol=1e-6, atol=1e-9, msg=key)
 
 
+# Adam's step is nearly half of what is traced and the same for all: these, with delayed and per-agent steps among
+# them, trace it as it is, the others something short in its place.
+WHOLE_STEP = {"omiga", "td3_bc", "omsd"}
+
+
+@torch.no_grad()
+def short_step(self: StackedAdam, grads: Sequence[Tensor], active: Tensor | None = None) -> Tensor:
+    torch._foreach_sub_(self.parameters, list(grads), alpha=1e-3)
+    return torch.linalg.vector_norm(grads[0].flatten(1), dim=1)
+
+
 @pytest.mark.parametrize("case", TRACED, ids=str)
-def test_one_graph_agrees(case: Case) -> None:
+def test_one_graph_agrees(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole update becomes one graph, losses, gradients, steps and targets; run as it is, it changes nothing."""
+    if case.method not in WHOLE_STEP and not EVERYTHING:
+        monkeypatch.setattr(StackedAdam, "step", short_step)
     agree(case, "eager", 2)
 
 

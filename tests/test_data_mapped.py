@@ -20,7 +20,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import native as omiga
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.hdf5 import allocate, spill
-from marlzoo.data.home import read_verified
+from marlzoo.data.home import read_verified, write_verified
 from marlzoo.data.load import convert, load_dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError
@@ -123,6 +123,9 @@ def test_a_change_that_keeps_the_time_is_found_on_request(tmp_path: Path) -> Non
     read_omiga(path, mapped=True)  # trusted, as the text says
     with pytest.raises(DataError, match="its content is not what its card says"):
         read_omiga(path, mapped=True, verify=True)
+    write_verified(path, content_hash="of another content")
+    with pytest.raises(DataError, match="its content is not what its card says"):
+        read_omiga(path, mapped=True)
 
 
 def test_a_damaged_note_of_a_verification_counts_for_nothing(tmp_path: Path) -> None:
@@ -161,6 +164,13 @@ def test_what_cannot_be_mapped(tmp_path: Path) -> None:
     write_omiga(sample(), tmp_path / "small.hdf5", compression="gzip")
     with pytest.raises(DataError, match=r"o cannot be mapped.*marlzoo data convert"):
         read_omiga(tmp_path / "small.hdf5", mapped=True)
+    write_omiga(sample(), tmp_path / "wide.hdf5")
+    with h5py.File(tmp_path / "wide.hdf5", "r+") as file:
+        wide = file["r"][()].astype(np.float64)
+        del file["r"]
+        file["r"] = wide
+    with pytest.raises(DataError, match="r is float64, a native file has float32"):
+        read_omiga(tmp_path / "wide.hdf5", mapped=True)
     _, mapped = both(tmp_path / "a.hdf5", sample())
     with pytest.raises(DataError, match="mapped dataset is float32"):
         Sampler(mapped, [0], batch_size=4, fields=("obs",), dtype=torch.float64)

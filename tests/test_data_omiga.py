@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from marlzoo.data import arrays as walking
 from marlzoo.data import hdf5
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats.native import read_header, read_omiga, sniff, write_omiga
+from marlzoo.data.formats.native import read_header, read_omiga, sniff, write_authors, write_omiga
+from marlzoo.errors import DataError
 from tests.data_samples import CARD, DISCRETE, SPEC, author_arrays, parts, sample, write_h5
 
 
@@ -73,6 +74,9 @@ def test_rewards_per_episode_survive_but_for_the_dummies(tmp_path: Path) -> None
     dataset = read_omiga(write_h5(tmp_path / "a.hdf5", arrays))
     r = arrays["r"][:, 0]
     np.testing.assert_allclose(dataset.returns, [r[:2].sum(), r[3:6].sum()], rtol=1e-6)
+    assert not dataset.spec.reward_per_agent
+    arrays["r"] = np.repeat(arrays["r"], 2, 1)
+    assert read_omiga(write_h5(tmp_path / "b.hdf5", arrays)).spec.reward_per_agent
 
 
 def test_ends_are_told_apart_by_the_horizon(tmp_path: Path) -> None:
@@ -85,6 +89,8 @@ def test_ends_are_told_apart_by_the_horizon(tmp_path: Path) -> None:
     assert any("cut in its last episode (from row 7)" in note for note in dataset.card.notes)
     paper = read_omiga(path, horizon=3, timeout_is_terminal=True)
     assert np.flatnonzero(paper.terminal).tolist() == [1, 5]
+    cut = read_omiga(write_h5(tmp_path / "b.hdf5", author_arrays((0, 0, 1, 0, 0, 0, 0))), horizon=3)
+    assert not cut.truncated.any()  # as long as the limit, but not flagged
 
 
 @pytest.mark.parametrize(
@@ -233,6 +239,12 @@ def test_a_global_state_reaches_the_authors_mixer_unchanged(tmp_path: Path) -> N
     seen = authors_transitions(tmp_path / "a.hdf5")
     assert seen["s"].shape == (9, 2, 4)
     np.testing.assert_array_equal(seen["s"].reshape(9, 8), dataset.state[dataset.sources])
+
+
+def test_what_the_authors_layout_cannot_carry(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="layout cannot carry discrete actions"):
+        write_authors(sample(spec=DISCRETE), tmp_path / "a.hdf5")
+    assert not (tmp_path / "a.hdf5").exists()
 
 
 def test_equal_states_are_stored_once(tmp_path: Path) -> None:

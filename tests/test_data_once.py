@@ -11,10 +11,10 @@ import pytest
 
 import marlzoo
 from marlzoo.cli import main
-from marlzoo.data import load
+from marlzoo.data import load, once
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import native, npz
-from marlzoo.data.once import reading_once
+from marlzoo.data.once import identity, reading_once
 
 
 def bridge() -> Dataset:
@@ -80,3 +80,29 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, counted: Counter[str]
     load.read_card(file)
     load.load_dataset(file)
     assert counted["read"] == 5  # nothing is kept beyond the block
+
+
+def test_what_tells_one_content_from_another(tmp_path: Path) -> None:
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    file = tmp_path / "a" / "deep" / "file"
+    seen = set()
+    for text, options in (("1", {}), ("22", {}), ("22", {"horizon": 3})):
+        file.write_text(text)
+        os.utime(file, ns=(1, 1))
+        seen |= {identity(place, options, False) for place in (file, tmp_path / "a")}
+    assert len(seen) == 6
+    assert identity("games/xor", {"k": 1}, True) != identity("games/xor", {"k": 2}, True)
+
+
+def test_what_waits_fits_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, waiting = bridge(), dict[once.Identity, Dataset]()
+    monkeypatch.setattr(once, "memory_limit", lambda: 4 * once._bytes(data))
+    once._keep(waiting, ("first",), data)
+    once._keep(waiting, ("second",), data)
+    assert list(waiting) == [("second",)]  # the oldest goes
+    monkeypatch.setattr(once, "memory_limit", lambda: 1)
+    once._keep(waiting, ("second",), data)
+    assert list(waiting) == [("second",)]  # the newest stays, whatever it needs
+    monkeypatch.setattr(once, "memory_limit", lambda: 8 * once._bytes(data))
+    once._keep(waiting, ("third",), data)
+    assert len(waiting) == 2

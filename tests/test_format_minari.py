@@ -216,6 +216,13 @@ def test_faults_are_named(tmp_path: Path) -> None:
 
         return change
 
+    def other_card() -> None:
+        place = folder / "data/metadata.json"
+        place.write_text(place.read_text().replace('\\"horizon\\": 50', '\\"horizon\\": 51'))
+
+    with pytest.raises(DataError, match="its horizon is 50, not 7"):
+        read_minari(folder, horizon=7)
+    refused(r"its card in metadata\.json", other_card)
     refused("stored as arrow; save it as hdf5", values(data_format="arrow"))
     refused("has no action_space", values(action_space=None))
     refused("action_space in metadata.json is damaged", values(action_space="{"))
@@ -373,6 +380,8 @@ def test_parts_of_one_agent_are_not_agents(tmp_path: Path) -> None:
     assert (data.spec.n_agents, data.spec.obs_size) == (1, 7)
     equal(data.obs[1, 0], [0, 0, 1, 0, 1, 7, 7])
     assert any("the one agent's observation" in note for note in data.card.notes)
+    with pytest.raises(DataError, match=r"it has one agent, .*leave the option agents out"):
+        read_minari(tmp_path / "x-v0", agents="a")
     robot = (spaces_of(camera=BOX, joints=BOX), spaces_of(arm=BOX, gripper=BOX))
     with pytest.raises(DataError, match=r"parts camera, joints, its actions arm, gripper; .*into one Box"):
         read_minari(raw(tmp_path / "x-v0", *robot, [arrays]))
@@ -402,6 +411,27 @@ def test_masks_that_everything_passes(tmp_path: Path) -> None:
         read_minari(folder, action_mask="all")
 
 
+def test_flags_that_meet_and_rewards_that_begin_at_the_reset(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"} | {"truncations": [False, True]}
+    both = (spaces_of(a=BOX, b=BOX), spaces_of(a=CHOICE, b={**CHOICE, "n": 2}))
+    data = read_minari(raw(tmp_path / "x-v0", *both, [arrays]))
+    assert (data.terminal.sum(), data.truncated.sum()) == (1, 0)
+    raw(tmp_path / "x-v0", *both, [arrays | {"infos/legals": np.ones((3, 2, 2))}])
+    with pytest.raises(DataError, match=r"infos/legals has shape \(3, 2, 2\), expected \(3, 2, 3\)"):
+        read_minari(tmp_path / "x-v0")
+    own = datasets()[3]
+    write_minari(own, tmp_path / "toy-v0")
+    with h5py.File(tmp_path / "toy-v0/data/main_data.hdf5", "r+") as file:
+        for episode in file.values():
+            paid = episode["infos/agent_rewards"][()]
+            del episode["infos/agent_rewards"]
+            episode["infos/agent_rewards"] = np.concatenate(
+                [np.full((1, 2), 9.0), paid[-len(episode["rewards"]) :]]
+            )
+    equal(read_minari(tmp_path / "toy-v0").reward, own.reward)
+
+
 def test_images_masks_and_pairings(tmp_path: Path) -> None:
     image = {"type": "Box", "dtype": "uint8", "shape": [2, 2], "low": [[0] * 2] * 2, "high": [[255] * 2] * 2}
     masked = spaces_of(observation=image, action_mask={"type": "MultiBinary", "n": 3})
@@ -419,6 +449,11 @@ def test_images_masks_and_pairings(tmp_path: Path) -> None:
     equal(data.obs[1, 0], [4, 5, 6, 7])
     assert data.action_mask is not None
     equal(data.action_mask[:, 0], [[False, True, True], [True, False, True], [True] * 3])
+    del arrays["observations/b/action_mask"]
+    fewer = (spaces_of(a=masked, b=spaces_of(observation=image)), spaces_of(a=CHOICE, b={**CHOICE, "n": 2}))
+    data = read_minari(raw(tmp_path / "x-v0", *fewer, [arrays]))
+    assert data.action_mask is not None
+    equal(data.action_mask[:, 1], [[True, True, False]] * 3)
     pairs = {f"observations/_index_{k}": np.full((3, 2), k) for k in range(2)}
     pairs |= {"actions/a": np.array([1, 1]), "actions/b": np.array([2, 2])}
     seen = {"type": "Tuple", "subspaces": [BOX, BOX]}

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data import hdf5
+from marlzoo.data.formats import pymarl
 from marlzoo.data.formats.pymarl import read_cfcql, read_icq, sniff_icq
 from marlzoo.data.formats.pymarl_npy import read_pymarl_npy, sniff
 from marlzoo.data.load import find_reader, load_dataset
 from marlzoo.errors import DataError
+from marlzoo.spec import Spec
 from tests.data_samples import write_h5
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 
@@ -98,6 +100,14 @@ def test_the_map_is_taken_from_the_name_where_the_sizes_are_its_own(
     assert read_icq(tmp_path / f"{name}.h5", task="games/bridge").card.task == "games/bridge"
 
 
+def test_a_map_is_known_by_its_teams_and_actions() -> None:
+    known = [
+        pymarl._is_map("3m", Spec(agents, 30, 48, "discrete", actions, 60))
+        for agents, actions in ((3, 9), (4, 9), (3, 8))
+    ]
+    assert known == [True, False, False]
+
+
 def test_flags_at_the_limit(tmp_path: Path) -> None:
     """Environments that do not report PyMARL's episode_limit are flagged there, too."""
     found = arrays((3, 6, 4, 6, 6), (True, True, False, True, False))
@@ -170,6 +180,15 @@ def test_alberdices_folders_and_npz(tmp_path: Path) -> None:
         load_dataset(folder)
     (folder / "filled.npy").unlink()
     assert not sniff(folder)
+
+
+def test_folders_are_read_as_files_are(tmp_path: Path) -> None:
+    found = arrays(terminal=(False,) * 3)
+    folder = write_npy(tmp_path / "a", found, episodes_in_buffer=3)
+    equal(load_dataset(folder, final_filled=False, horizon=7).lengths, [4, 7, 5])
+    np.save(folder / "actions.npy", found["actions"][:, :, :-1])
+    with pytest.raises(DataError, match="actions has shape"):
+        load_dataset(folder)
 
 
 def test_compressed_files_give_the_same(tmp_path: Path) -> None:

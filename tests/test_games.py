@@ -134,7 +134,7 @@ def test_signs() -> None:
     near = (np.abs(np.abs(data.action[rows]) - 0.8) < 0.4).all((1, 2))
     assert 0.94 < near.mean() < 0.97
     assert 0.48 < (data.action[rows][near] > 0).mean() < 0.52
-    assert games.known_returns("signs-2") == (pytest.approx(0.5, abs=0.01), 1.0)
+    assert games.known_returns("signs-2") == pytest.approx((0.5, 1.0), abs=0.01)
     assert games.known_returns("signs-8") is None
 
 
@@ -251,6 +251,8 @@ def test_recorded_states_are_replayed(name: str, quality: str) -> None:
     data, env = game_data.dataset(name, quality, episodes=40), games.make(name, 1)
     report = check(data, env, sample=400)
     assert report.agrees
+    if quality == "decentralized":
+        return  # no joint transitions
     assert report.compared > 0
     assert report.skipped == 0
     assert report.observation is not None
@@ -366,7 +368,7 @@ def test_only_the_named_copies_move(name: str) -> None:
         assert not (step.terminal | step.truncated)[still].any()
         assert step.obs.shape == (6, spec.n_agents, spec.obs_size)
         assert step.state.shape == (6, spec.state_size)
-        if name not in {"t-maze", "iterated-coordination"}:  # which start at random
+        if name not in {"t-maze", "iterated-coordination"} and "differential" not in name:  # start at random
             assert (step.obs[still] == before[still]).all()
 
 

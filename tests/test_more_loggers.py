@@ -9,12 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from marlzoo.cli import main
 from marlzoo.errors import MissingExtraError, PluginError, UnknownNameError
+from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.training.loggers import Logger
-from marlzoo.training.more_loggers import BUILT_IN, LogTarget, find_logger, make_loggers
+from marlzoo.training.more_loggers import BUILT_IN, LogTarget, evaluation_values, find_logger, make_loggers
 from tests.test_loggers import StopError, learner, run, stop_at
 from tests.toys import ToyEnv
 
@@ -106,6 +108,19 @@ def test_what_was_logged_beyond_a_checkpoint_is_purged(tmp_path: Path) -> None:
     found = scalars(tmp_path / "tensorboard" / "bc-3")
     assert list(found["policy/data_log_prob"]) == list(range(1, 11))
     assert list(found["again"]) == list(range(11, 31))
+
+
+def test_what_loggers_tell_of_an_evaluation(plugin: None, tmp_path: Path) -> None:
+    played = EpisodeResults(
+        np.array([[1.0, 3.0], [5.0, 9.0]]),
+        np.array([[2, 4], [6, 8]]),
+        np.array([[True, False], [True, True]]),
+    )
+    found = evaluation_values(Evaluation(7, played, np.zeros(2, bool), 0.0), 1)
+    assert list(found.values()) == [7.0, 2.0, 7.0, 1.0]  # mean and spread of returns, length, wins
+    target = LogTarget(tmp_path, "toy", [{"run": "1a", "quality": "a/b"}] * 2, {"task": "toy/point"})
+    assert target.names(learner()) == ["bc-point-a-b-1a"] * 2
+    assert len(make_loggers(["own", "own"], target)) == 1
 
 
 def test_wandb_is_told_everything_and_needs_no_account(

@@ -41,18 +41,28 @@ def test_a_list_with_unknown_entries_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_table_keeps_the_rows_of_lists_that_were_not_run(tmp_path: Path) -> None:
-    path, lists = tmp_path / "result.md", ["one", "two"]
-    explained = dataclasses.replace(UNSEEN, survives="nothing sees it")
-    table.record(path, "two", 3, [UNSEEN], lists)
-    table.record(path, "gone", 9, [UNSEEN], [*lists, "gone"])
-    table.record(path, "one", 5, [explained], lists)
+    path, counts = tmp_path / "result.md", {"one": 5, "three": 7, "two": 3}
+    explained = dataclasses.replace(UNSEEN, listing="one", survives="nothing sees it")
+    second = dataclasses.replace(UNSEEN, listing="two")
+    table.record(path, "two", [second], counts)
+    table.record(path, "gone", [UNSEEN], {**counts, "gone": 9})
+    table.record(path, "one", [explained], counts)
     text = path.read_text()
-    assert table.names(path) == lists
+    assert table.names(path) == list(counts)
     assert "| one | 5 | 4 |" in text
     assert "| two | 3 | 2 |" in text
+    assert "| three | 7 | not run |" in text
     assert "| **8** | **6 (75.0%)** |" in text
     assert f"- one: `` {UNSEEN} `` (nothing sees it)\n- two: `` {UNSEEN} `` ({table.NO_REASON})\n" in text
-    table.record(path, "two", 3, [], lists)
+    grown = dataclasses.replace(SEEN, listing="three")
+    faults = [
+        dataclasses.replace(UNSEEN, listing="one"),
+        *[dataclasses.replace(SEEN, listing="one")] * 4,
+        grown,
+    ]
+    assert table.left(path, faults) == [faults[0], grown]  # what survived, and what was never run
+    assert table.left(path, faults[:3]) == faults[:3]  # the list has another size now
+    table.record(path, "two", [], counts)
     assert "- two" not in path.read_text()
 
 

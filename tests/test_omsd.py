@@ -158,7 +158,7 @@ def test_the_weight_decides_between_value_and_score(weight: float, same: bool) -
         with torch.no_grad():
             algorithm.q.members.layers[-1].weight.mul_(sign)
         found.append(climbed(algorithm, 40))
-    assert torch.allclose(*found, atol=1e-3) == same
+    assert torch.allclose(found[0], found[1], atol=1e-3) == same
 
 
 def test_only_the_agent_in_turn_moves_and_the_next_sees_it() -> None:
@@ -171,9 +171,9 @@ def test_only_the_agent_in_turn_moves_and_the_next_sees_it() -> None:
         algorithm.updates += 1
         moved = []
         for turn in range(3):
-            before = algorithm.actor.network.network.layers[-1].bias.detach().clone()
+            before = algorithm.actor.network.layers[-1].bias.detach().clone()
             metrics = algorithm.update(batches.next())
-            after = algorithm.actor.network.network.layers[-1].bias
+            after = algorithm.actor.network.layers[-1].bias
             moved.append((after != before).flatten(2).any(-1).squeeze(0).tolist())
             if turn == 0:
                 with torch.no_grad():

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
-from marlzoo.sharing.manifest import Manifest, SharedFile
+from marlzoo.sharing.manifest import FORMAT, Manifest, SharedFile
 from marlzoo.system.files import sealed
 from marlzoo.training.checkpoint import load_saved
 from marlzoo.training.trainer import train
@@ -147,6 +148,27 @@ def test_what_is_not_marlzoos_is_one_clear_error(hub: Hub, checkpoint: Path, tmp
         refused(match, tmp_path)
     with pytest.raises(ConfigError, match="name a repository as USER/NAME"):
         marlzoo.pull("../teams")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"kind": "dataset"}, "it lists no files of a model repository"),
+        ({"files": [3]}, "an entry of its files is no JSON object"),
+        ({"name": "a.hdf5"}, "files of a model repository have names of"),
+        ({"size": 0}, "'a.npz' has no size or no checksum"),
+        ({"size": True}, "'a.npz' has no size or no checksum"),
+        ({"sha256": "0" * 63}, "'a.npz' has no size or no checksum"),
+        ({"about": []}, "has no name or no description"),
+    ],
+)
+def test_a_manifest_says_all_or_nothing(change: dict[str, Any], match: str) -> None:
+    entry = {"name": "a.npz", "size": 3, "sha256": "0" * 64, "about": {}} | change
+    whole = {"format": FORMAT, "kind": "model", "files": [entry]} | change
+    with pytest.raises(DataError, match=match):
+        Manifest.from_json(json.dumps(sealed(whole)), "model")
+    with pytest.raises(DataError, match="it is no JSON object"):
+        Manifest.from_json("[1]", "model")
 
 
 def test_a_damaged_file_is_refused_and_leaves_nothing(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.dataset import Dataset, Ints
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.decentralized import APART
+from marlzoo.data.episodes import Ints
 from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
 from marlzoo.registry import make_env
@@ -134,9 +136,11 @@ def check(dataset: Dataset, env: BatchedEnv, *, sample: int = 2000, seed: int = 
             "state it, or choose data that were recorded in this one."
         )
         return CheckReport(*sides, differences=differences, failures=(text,))
-    can_replay = env.replayable or env.state_replayable
+    can_replay = (env.replayable or env.state_replayable) and APART not in dataset.card.options
     if not can_replay or sample == 0:
         why = "nothing was replayed" if can_replay else "this simulator cannot replay recorded transitions"
+        if APART in dataset.card.options:
+            why = "agents recorded apart from each other, so the data hold no joint transitions"
         return CheckReport(
             *sides,
             notes=(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.decentralized import decentralized
 from marlzoo.data.episodes import Episodes
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
+from marlzoo.envs._differential import MOVE
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
 from marlzoo.envs.episodes import Play, Recording
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.spec import Spec
 from marlzoo.task import TaskName
 from marlzoo.version import __version__
 
@@ -25,6 +29,18 @@ Random = np.random.Generator
 # act(game, step) gives the joint actions of all copies, [E, N] or [E, N, 1].
 Act = Callable[[games.Game, int], Actions]
 Recipe = Callable[[games.Game, Random], Act]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Every agent records episodes of its own, and all that is kept of them is its part.
+
+    Attributes:
+        of: the recipe of an agent's episodes.
+    """
+
+    of: Callable[[int], Recipe]
+
 
 CELLS: dict[str, tuple[tuple[int, int], ...]] = {
     "D1": ((0, 1),),
@@ -74,22 +90,30 @@ def dataset(
             raise ConfigError(f"{setting} is {value!r}; it must be an integer of at least {least}")
     shape = games.spec(name, **options)
     share = episodes or (ONE_STEP_EPISODES if shape.horizon == 1 else EPISODES)
-    recorded = []
-    for k, recipe in enumerate(parts):
-        game = games.make(name, share, **options)
-        game.seed([seed * share * len(parts) + k * share + e for e in range(share)])
-        recorded.append(_record(game, recipe(game, np.random.default_rng([seed, k]))))
     command = f"load_dataset('{games.FAMILY}/{name}/marlzoo/{quality}', seed={seed}, episodes={share})"
     card = Card(
         task=f"{games.FAMILY}/{name}",
         source="marlzoo",
         quality=quality,
-        engine=str(game.metadata["engine"]),
+        engine=str(games.make(name, 1, **options).metadata["engine"]),
         versions={"marlzoo": __version__, "numpy": np.__version__},
-        options=dict(game.metadata),
+        options=dict(games.make(name, 1, **options).metadata),
         license="Apache-2.0",
         recipe={"command": command, "seed": seed, "episodes": share},
     )
+
+    def recorded(k: int, recipe: Recipe, count: int) -> dict[str, NDArray[Any]]:
+        game = games.make(name, share, **options)
+        game.seed([seed * share * count + k * share + e for e in range(share)])
+        return _record(game, recipe(game, np.random.default_rng([seed, k])))
+
+    if isinstance(parts, Apart):
+        own = [recorded(i, parts.of(i), shape.n_agents) for i in range(shape.n_agents)]
+        return decentralized([_dataset(shape, [part], card) for part in own])
+    return _dataset(shape, [recorded(k, recipe, len(parts)) for k, recipe in enumerate(parts)], card)
+
+
+def _dataset(shape: Spec, recorded: Sequence[dict[str, NDArray[Any]]], card: Card) -> Dataset:
     arrays: dict[str, Any] = {
         field: np.concatenate([part[field] for part in recorded]) for field in recorded[0]
     }
@@ -104,7 +128,7 @@ def kind(name: str) -> str:
         UnknownNameError: an unknown task.
     """
     games.spec(name)
-    if name.startswith(("modes-", "signs-")):
+    if name.startswith(("modes-", "signs-", "differential-")):
         return name.partition("-")[0]
     if name.startswith("bridge"):
         return "bridge"
@@ -260,8 +284,50 @@ def _meet(*sides: float) -> Recipe:
     return recipe
 
 
+def _to_center(noise: float) -> Recipe:
+    """Agents that walk to the center of a differential game, and move at random in a share of the steps."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        def act(g: games.Game, t: int) -> Actions:
+            walk = np.clip(-g.current / MOVE, -1.0, 1.0)
+            drawn = rng.uniform(-1.0, 1.0, walk.shape)
+            return np.where(rng.random(walk.shape) < noise, drawn, walk)[..., None]
+
+        return act
+
+    return recipe
+
+
+def _with_random_partners(agent: int) -> Recipe:
+    """Episodes of an agent that walks to the center with noise in half of them; all others move at random."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        walks, walking = _shares(np.ones(2), game.num_envs, rng) == 1, _to_center(0.5)(game, rng)
+
+        def act(g: games.Game, t: int) -> Actions:
+            joint = rng.uniform(-1.0, 1.0, (g.num_envs, g.spec.n_agents, 1))
+            joint[walks, agent] = walking(g, t)[walks, agent]
+            return joint
+
+        return act
+
+    return recipe
+
+
+def _with_stubborn_partner(agent: int) -> Recipe:
+    """Episodes of an agent that acts uniformly beside one whose first step is its first action in 90 % of them."""
+
+    def recipe(game: games.Game, rng: Random) -> Act:
+        kinds = _shares(np.outer((1.0, 1.0), (0.9, 0.1)), game.num_envs, rng)
+        first = np.stack(np.unravel_index(kinds, (2, 2)), axis=1)
+        second = rng.integers(2, size=first.shape)  # which does not matter
+        return lambda g, t: (second if t else first)[:, :: -1 if agent else 1]
+
+    return recipe
+
+
 _PEAK = (0.4, 0.8, 0.4, 0.8)
-RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
+RECIPES: dict[str, dict[str, tuple[Recipe, ...] | Apart]] = {
     "xor": {name: (_cells(*cells),) for name, cells in CELLS.items()},
     "matrix": {"uniform": (_uniform,), "optimal": (_best,)},
     "equilibria": {"balanced": (_uniform,), "imbalanced": (_table(IMBALANCED),)},
@@ -275,6 +341,13 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     "two-peaks": {"uniform": (_random,), "peaks": (_box(_PEAK, (-0.8, -0.4, -0.8, -0.4)),)},
     "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
     "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
+    "two-steps": {"random": (_random,), "decentralized": Apart(_with_stubborn_partner)},
+    "differential": {
+        "center": (_to_center(0.0),),
+        "random": (_random,),
+        "mix": (_to_center(0.5), _random),
+        "decentralized": Apart(_with_random_partners),
+    },
     "modes": {"modes": (_modes,), "random": (_random,)},
     "signs": {"modes": (_signs,), "random": (_random,)},
 }

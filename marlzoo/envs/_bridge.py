@@ -48,6 +48,7 @@ class Bridge:
     """
 
     n_agents, actions, obs_size, state_size, can_win = 2, 5, 8, 8, True
+    reward_per_agent = False
 
     def __init__(self, start: tuple[tuple[int, int], tuple[int, int]]) -> None:
         self._start = np.array(start).reshape(4)

@@ -23,11 +23,12 @@ class Iterated:
     """
 
     n_agents, actions, obs_size, state_size, can_win = 2, 0, 1, 2, False
+    reward_per_agent = False
 
     def start(self, chance: Floats) -> Any:
         """Both near the middle, wherever the number's two halves say."""
         both = np.stack((chance, np.modf(chance * 2.0**20)[0]), axis=1)
-        return _single(START * (2.0 * both - 1.0))
+        return single(START * (2.0 * both - 1.0))
 
     def observe(self, state: NDArray[Any]) -> tuple[Floats, Floats]:
         """One's own place; both."""
@@ -43,11 +44,11 @@ class Iterated:
 
     def step(self, state: NDArray[Any], action: NDArray[Any], last: Bools) -> Moved:
         """Move and pay; only the time limit ends an episode."""
-        after: Any = _single(np.clip(state + STRIDE * np.clip(_single(action[..., 0]), -1.0, 1.0), -1.0, 1.0))
+        after: Any = single(np.clip(state + STRIDE * np.clip(single(action[..., 0]), -1.0, 1.0), -1.0, 1.0))
         near = [np.square(after - side * GOAL).sum(1) for side in (-1.0, 1.0)]
         return after, -np.minimum(*near), np.zeros(len(after), np.bool_)
 
 
-def _single(state: Floats) -> Floats:
+def single(state: Floats) -> Floats:
     """As data keep it, so that recorded states are replayed exactly."""
     return state.astype(np.float32).astype(np.float64)

@@ -22,6 +22,7 @@ class Rules(Protocol):
         obs_size: entries O of an agent's observation.
         state_size: entries S of the global state.
         can_win: whether an episode that ends by the rules (not by the time limit) is won.
+        reward_per_agent: whether the reward is told to each agent (all get the same), not to the team.
     """
 
     n_agents: int
@@ -29,6 +30,7 @@ class Rules(Protocol):
     obs_size: int
     state_size: int
     can_win: bool
+    reward_per_agent: bool
 
     def start(self, chance: Floats) -> State:
         """First states ``[E, D]`` from numbers ``[E]`` uniform on [0, 1)."""
@@ -65,7 +67,7 @@ class OneStep:
     """
 
     obs_size = state_size = 1
-    can_win = False
+    can_win = reward_per_agent = False
 
     def __init__(self, n_agents: int, actions: int, payoff: Any) -> None:
         self.n_agents, self.actions, self.payoff = n_agents, actions, payoff
@@ -101,6 +103,7 @@ class TwoState:
     """
 
     n_agents, actions, obs_size, state_size, can_win = 2, 4, 2, 2, False
+    reward_per_agent = False
 
     def __init__(self, win: float) -> None:
         equal = np.zeros((4, 4), np.bool_)

@@ -30,6 +30,7 @@ class TMaze:
     """
 
     n_agents, actions, obs_size, state_size, can_win = 2, 7, 11, 8, True
+    reward_per_agent = False
 
     def __init__(self, length: int, arm: int) -> None:
         self.length, self.arm = length, arm

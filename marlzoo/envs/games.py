@@ -1,10 +1,10 @@
 """Family ``games``: small coordination games on which each kind of failure is known in advance.
 
 All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XOR, its two variants, Bridge), the
-recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), MOMA-PPO
-(iterated coordination, whose rules are ours); the game with several equilibria, the two unequal peaks, the additive
-game, the combinatorial modes and the signs are our own. Rewards of the one-step games are rewards per step. Their
-data come from :func:`dataset`, not from files.
+recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), I2Q's release
+(differential games), MOMA-PPO (iterated coordination, whose rules are ours); the game in two steps, that with several
+equilibria, the two unequal peaks, the additive game, the combinatorial modes and the signs are our own. Rewards of
+the one-step games are rewards per step. Their data come from :func:`dataset`, not from files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs._bridge import STARTS, Bridge
+from marlzoo.envs._differential import PEAK_WIDTH, Differential, TwoSteps
 from marlzoo.envs._iterated import Iterated
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
@@ -64,6 +65,8 @@ TASKS: tuple[str, ...] = (
     *SURFACES,
     "t-maze",
     "iterated-coordination",
+    "two-steps",
+    *(f"differential-{n}" for n in PEAK_WIDTH),
     *(f"modes-{n}" for n in MODES),
     *(f"signs-{n}" for n in SIGNS),
 )
@@ -157,6 +160,8 @@ class Game(BatchedEnv):
         reward = np.zeros(self.num_envs, np.float32)
         terminal, truncated = np.zeros((2, self.num_envs), np.bool_)
         reward[rows], terminal[rows], truncated[rows] = earned, ended, last & ~ended
+        if self.spec.reward_per_agent:
+            reward = np.repeat(reward[:, None], self.spec.n_agents, axis=1)
         info = {"win": terminal.copy()} if self.can_win else {}
         return Step(*self._shown(), reward=reward, terminal=terminal, truncated=truncated, info=info)
 
@@ -227,6 +232,10 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
         return TMaze(length, arm), 2 * (length + arm)
     if name == "iterated-coordination":
         return Iterated(), horizon
+    if name == "two-steps":
+        return TwoSteps(), 2
+    if name.startswith("differential-"):
+        return Differential(int(name.removeprefix("differential-"))), 25
     if name in SURFACES:
         return OneStep(2, 0, SURFACES[name]), 1
     if name.startswith("modes-"):
@@ -270,4 +279,5 @@ def _spec(rules: Rules, horizon: int) -> Spec:
         action_kind="discrete" if rules.actions else "continuous",
         action_size=rules.actions or 1,
         horizon=horizon,
+        reward_per_agent=rules.reward_per_agent,
     )

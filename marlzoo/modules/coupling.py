@@ -156,13 +156,13 @@ def groups(rows: NDArray[Any], most: int, rng: np.random.Generator) -> tuple[NDA
         Centers ``[G, F]``, and each row's group ``[M]``.
     """
     rows = np.nan_to_num(rows.astype(np.float64))
-    distinct, labels = np.unique(rows, axis=0, return_inverse=True)
-    if len(distinct) > most:
-        distinct, labels = kmeans2(
-            rows.astype(np.float64), most, iter=20, minit="++", rng=rng, missing="warn"
-        )
-    used, labels = np.unique(labels.reshape(-1), return_inverse=True)
-    return distinct[used], labels.reshape(-1)
+    centers: NDArray[Any]
+    labels: NDArray[Any]
+    centers, labels = np.unique(rows, axis=0, return_inverse=True)
+    if len(centers) > most:
+        centers, labels = kmeans2(rows, most, iter=20, minit="++", rng=rng)
+    used, labels = np.unique(labels.reshape(-1), return_inverse=True)  # k-means may leave groups empty
+    return centers[used], labels.reshape(-1)
 
 
 def without_small(

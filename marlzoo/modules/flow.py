@@ -89,7 +89,8 @@ def average_target(field: Average, x: Tensor, t: Tensor, s: Tensor, velocity: Te
     From ``(s - t) u = integral of v from t to s``; du/dt is taken along the path, on which x moves with
     ``velocity``, with s held fixed. Where s = t it is ``velocity``.
     """
-    _, change = torch.func.jvp(lambda x, t: field(x, t, s), (x, t), (velocity, torch.ones_like(t)))
+    along = (velocity, torch.ones_like(t))
+    change: Tensor = torch.func.jvp(lambda x, t: field(x, t, s), (x, t), along)[1]
     return velocity - (t - s) * change
 
 

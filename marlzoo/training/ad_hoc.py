@@ -67,7 +67,8 @@ class _Part:
 
     def __init__(self, learner: Algorithm, compositions: NDArray[np.int64], seed: int) -> None:
         self._policy, self._dtype, self._device = learner.policy(), learner.dtype, learner.device
-        self._seeds, self._random = [seed] * learner.replicas, None
+        self._seeds = [seed] * learner.replicas
+        self._random: _Common | None = None
         taking = [np.flatnonzero((compositions == r).any(1)) for r in range(learner.replicas)]
         self._width = max(1, max(map(len, taking)))
         rows = np.zeros((learner.replicas, self._width), np.int64)  # [R, K]; what is too short is filled up
@@ -94,7 +95,8 @@ class _Part:
         """Fill in what this learner's agents do."""
         own = obs[self._rows].flatten(1, 2).to(self._dtype)
         mask = None if action_mask is None else action_mask[self._rows].flatten(1, 2)
-        acted = self._policy.act(own, mask, self._random).unflatten(1, (self._width, -1))
+        acted = self._policy.act(own, mask, self._random)
+        acted = acted.reshape(len(acted), self._width, -1, *acted.shape[2:])
         if action is None:
             action = acted.new_zeros(*obs.shape[:3], *acted.shape[4:])
         chosen = acted[self._replica, self._place, :, self._agent]

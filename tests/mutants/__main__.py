@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -22,23 +23,25 @@ def main() -> int:
     chosen = [
         f for f in faults if fnmatch.fnmatch(f.listing, options.only) or fnmatch.fnmatch(f.file, options.only)
     ][:: options.every]
+    if options.again:
+        chosen = table.left(options.out, chosen)
     wrong = errors(chosen)
     if not chosen:
-        wrong.append(f"no list or file matches {options.only!r}")
+        wrong.append(f"no list or file matches {options.only!r}, or nothing is left of those that do")
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         return 2
-    return measure(chosen, options.jobs, options.out, sorted({fault.listing for fault in faults}))
+    return measure(chosen, options.jobs, options.out, Counter(fault.listing for fault in faults))
 
 
-def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, lists: Sequence[str]) -> int:
+def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, counts: Mapping[str, int]) -> int:
     """Try the faults list by list, and write each list's result at once.
 
     Args:
         chosen: in the order of the lists.
         jobs: how many at the same time.
         out: the table to write.
-        lists: names of all lists that there are.
+        counts: how many faults each list that there is has.
 
     Returns:
         The exit status.
@@ -59,7 +62,7 @@ def measure(chosen: Sequence[Fault], jobs: int, out: Path | None, lists: Sequenc
             unexplained += sum(not fault.survives for fault in survivors)
             print(f"{listing}: {len(planted) - len(survivors)} of {len(planted)} die", flush=True)
             if out:
-                table.record(out, listing, len(planted), survivors, lists)
+                table.record(out, listing, survivors, counts)
     if tried:
         print(f"{dead} of {tried} planted faults die ({dead / tried:.1%}); goal {GOAL:.0%}")
     return 2 if wrong else int(unexplained > (1 - GOAL) * tried)
@@ -72,9 +75,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="faults that are tried at the same time")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th fault")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the lists' rows of this table")
+    parser.add_argument(
+        "--again", action="store_true", help="of lists that the table of --out has, only what survived there"
+    )
     options = parser.parse_args()
     if options.out and options.every > 1:
         parser.error("--out: the table is of whole lists; leave --every out")
+    if options.again and not options.out:
+        parser.error("--again: name the table with --out")
     return options
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,28 +16,45 @@ NOTE = (
     "other lists stay as they are. A row says at which commit, and when, its list was run."
 )
 HEAD = "| List | Planted | Died | Commit | Date |\n| --- | ---: | ---: | --- | --- |"
+NOT_RUN = "not run"
 NO_REASON = "no reason found: a test is missing"
 
 
-def record(path: Path, listing: str, planted: int, survivors: Sequence[Fault], lists: Sequence[str]) -> None:
+def record(path: Path, listing: str, survivors: Sequence[Fault], counts: Mapping[str, int]) -> None:
     """Write one list's result into the table; rows of lists that are no more go.
 
     Args:
         path: the table; made where it is not there.
         listing: the list that was run.
-        planted: how many faults it has.
-        survivors: those that no test noticed.
-        lists: names of all lists that there are.
+        survivors: those of its faults that no test noticed.
+        counts: how many faults each list that there is has.
     """
     rows, lines = _read(path)
+    planted = counts[listing]
     rows[listing] = (
         f"| {listing} | {planted} | {planted - len(survivors)} | {_commit()} | {datetime.now(UTC):%Y-%m-%d} |"
     )
-    lines[listing] = [f"- {listing}: {_code(fault)} ({fault.survives or NO_REASON})" for fault in survivors]
-    kept = [name for name in sorted(rows) if name in lists]
-    path.write_text(
-        _text([rows[name] for name in kept], [line for name in kept for line in lines.get(name, ())])
-    )
+    lines[listing] = [_line(fault) for fault in survivors]
+    kept = {name: rows.get(name, f"| {name} | {count} | {NOT_RUN} | | |") for name, count in counts.items()}
+    text = _text(list(kept.values()), [line for name in kept for line in lines.get(name, ())])
+    path.write_text(text, encoding="utf-8")
+
+
+def left(path: Path, faults: Sequence[Fault]) -> list[Fault]:
+    """Those of some faults that survived when the table was written; all of a list that has grown since or never ran.
+
+    Args:
+        path: the table.
+        faults: whole lists.
+    """
+    rows, lines = _read(path)
+    counts = Counter(fault.listing for fault in faults)
+    grown = {
+        name for name, count in counts.items() if not rows.get(name, "").startswith(f"| {name} | {count} | ")
+    }
+    grown |= {name for name, row in rows.items() if f" {NOT_RUN} " in row}
+    known = {line.rpartition(" `` (")[0] for each in lines.values() for line in each}
+    return [f for f in faults if f.listing in grown or _line(f).rpartition(" `` (")[0] in known]
 
 
 def names(path: Path) -> list[str]:
@@ -57,17 +75,17 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
 
 
 def _text(rows: Sequence[str], lines: Sequence[str]) -> str:
-    """The whole table, with the sum as its last row."""
-    counts = [[int(cell) for cell in row.split(" | ")[1:3]] for row in rows]
-    planted, died = (sum(column) for column in zip(*counts, strict=True))
-    total = f"| **all** | **{planted}** | **{died} ({died / planted:.1%})** | | |"
+    """The whole table, with the sum of the lists that were run as its last row."""
+    run = [row.split(" | ") for row in rows if f" {NOT_RUN} " not in row]
+    planted, died = (sum(int(cells[k]) for cells in run) for k in (1, 2))
+    total = f"| **all that were run** | **{planted}** | **{died} ({died / planted:.1%})** | | |"
     survivors = "\n".join(lines) or "None."
     return "\n".join([TITLE, "", NOTE, "", HEAD, *rows, total, "", "## Survivors", "", survivors, ""])
 
 
-def _code(fault: Fault) -> str:
-    """The change on one line, as code."""
-    return f"`` {fault} ``"
+def _line(fault: Fault) -> str:
+    """A survivor, with the reason."""
+    return f"- {fault.listing}: `` {fault} `` ({fault.survives or NO_REASON})"
 
 
 def _commit() -> str:

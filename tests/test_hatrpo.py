@@ -1,0 +1,140 @@
+"""HATRPO: known divergences, the conjugate gradients, the Fisher products, the line search, and that it learns."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from marlzoo.baselines.hatrpo import HATRPO, _AgentPolicy, conjugate_gradients, dot
+from torch import Tensor
+
+import marlzoo
+from marlzoo.envs import games
+from marlzoo.spec import ActionKind
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.online import train_online
+from tests.test_happo import rollout
+from tests.toys import toy_spec
+
+SMALL = {"hidden": 8, "num_envs": 6, "rollout": 8, "batch_size": 48, "epochs": 2}
+KINDS: tuple[ActionKind, ...] = ("continuous", "discrete")
+
+
+def make(kind: ActionKind, n_agents: int = 3, **more: Any) -> HATRPO:
+    made = marlzoo.make("hatrpo", toy_spec(kind, n_agents), seeds=(0, 1), dtype=torch.float64, **SMALL | more)
+    return cast(HATRPO, made)
+
+
+def experience(learner: HATRPO) -> dict[str, Tensor]:
+    from marlzoo.baselines import _ppo
+
+    return _ppo.experience(learner, learner.nets, rollout(learner))[0]
+
+
+def agent_policy(kind: ActionKind, **more: Any) -> tuple[HATRPO, _AgentPolicy]:
+    learner = make(kind, **more)
+    return learner, _AgentPolicy(learner, experience(learner), torch.tensor([2, 0]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [((0.5, 0.5), (0.8, 0.2), 0.22314), ((0.7, 0.2, 0.1), (0.6, 0.3, 0.1), 0.026812)],
+)
+def test_divergence_of_discrete_policies(
+    old: tuple[float, ...], new: tuple[float, ...], expected: float
+) -> None:
+    """The true one; without the weight the first is .44629 and the second .10583."""
+    policy = cast(Any, _AgentPolicy.__new__(_AgentPolicy))
+    policy._discrete = True
+    p, q = (torch.tensor([x]).double().unsqueeze(0) for x in (old, new))
+    policy._old = (p.log(), p)
+    assert float(policy._divergence((q.log(), q))) == pytest.approx(expected, abs=1e-5)
+
+
+def test_divergence_of_gaussians() -> None:
+    """From N(0, 1) to N(1, 2); a padded dimension does not count."""
+    policy = cast(Any, _AgentPolicy.__new__(_AgentPolicy))
+    policy._discrete, policy._used = False, torch.tensor([[[1.0, 0.0]]])
+    policy._old = (torch.zeros(1, 1, 2), torch.ones(1, 1, 2))
+    assert float(policy._divergence((torch.ones(1, 1, 2), torch.full((1, 1, 2), 2.0)))) == pytest.approx(
+        0.44315, abs=1e-5
+    )
+
+
+def test_conjugate_gradients_solve() -> None:
+    """Random positive definite 8 x 8 systems in 8 steps; two logits at (1/2, 1/2) with damping .1."""
+    source = torch.Generator().manual_seed(0)
+    root = torch.randn(2, 8, 8, generator=source, dtype=torch.float64)
+    matrix, b = root @ root.mT + torch.eye(8), torch.randn(2, 8, generator=source, dtype=torch.float64)
+
+    def product(v: list[Tensor]) -> list[Tensor]:
+        return list((matrix @ torch.cat(v, 1).unsqueeze(-1)).squeeze(-1).split((3, 5), 1))
+
+    (first, second) = conjugate_gradients(product, list(b.split((3, 5), 1)), 8)
+    torch.testing.assert_close(
+        (matrix @ torch.cat((first, second), 1).unsqueeze(-1)).squeeze(-1), b, rtol=0, atol=1e-6
+    )
+    logits = torch.tensor([[0.25, -0.25], [-0.25, 0.25]]).double() + 0.1 * torch.eye(2)
+    g = torch.tensor([[1.0, -1.0]]).double()
+    (x,) = conjugate_gradients(lambda v: [v[0] @ logits], [g], 10)
+    torch.testing.assert_close(x, torch.tensor([[5 / 3, -5 / 3]]).double())
+    beta = float((0.01 / (0.5 * x @ logits @ x.T)).sqrt())
+    assert beta == pytest.approx(0.07746, abs=1e-5)
+    assert torch.softmax(beta * x, 1)[0, 0].item() == pytest.approx(0.56419, abs=1e-5)
+    zero = conjugate_gradients(lambda v: [v[0] @ logits], [torch.zeros(1, 2).double()], 3)
+    assert torch.equal(zero[0], torch.zeros(1, 2).double())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fisher_products_are_symmetric_and_not_negative(kind: ActionKind) -> None:
+    _, policy = agent_policy(kind)
+    old = [p.requires_grad_() for p in policy.parameters]
+    gradient = torch.autograd.grad(policy.divergence(old).sum(), old)
+    assert max(float(g.abs().max()) for g in gradient) < 1e-12  # the divergence is smallest where it is 0
+    source = torch.Generator().manual_seed(0)
+    u, v = ([torch.randn(p.shape, generator=source, dtype=p.dtype) for p in old] for _ in range(2))
+    torch.testing.assert_close(dot(u, policy.fisher_product(old, v)), dot(v, policy.fisher_product(old, u)))
+    assert (dot(v, policy.fisher_product(old, v)) > 0).all()
+    assert (policy.divergence([p + 0.1 * d for p, d in zip(old, v, strict=True)]) > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rejected_step_changes_nothing(kind: ActionKind) -> None:
+    """No advantage: no step at all. A step too far, though it promises much: none taken, and M stays."""
+    learner = make(kind)
+    x, agent = experience(learner), torch.tensor([1, 2])
+    before = {name: p.clone() for name, p in learner.named_parameters()}
+    policy, source = _AgentPolicy(learner, x, agent), torch.Generator().manual_seed(0)
+    far = [100.0 * torch.randn(p.shape, generator=source, dtype=p.dtype) for p in policy.parameters]
+    outcomes = [learner._line_search(policy, policy.parameters, far, torch.ones(2), x["advantage"])]
+    none = torch.zeros_like(x["advantage"])
+    outcomes.append(learner.agent_step(x | {"advantage": none}, agent, torch.ones_like(none)))
+    for ratio, told in outcomes:
+        assert told["accepted"].tolist() == [0.0, 0.0]
+        assert (ratio == 1.0).all()
+        assert all(torch.equal(p, before[name]) for name, p in learner.named_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_compound_ratio_is_the_product_of_all_ratios(kind: ActionKind) -> None:
+    learner, before = make(kind, kl_threshold=0.02), make(kind)
+    data = rollout(learner)
+    metrics = learner.update(data)
+    flat = [x.flatten(1, 2) for x in (data.obs, data.action)]
+    mask = data.action_mask.flatten(1, 2) if kind == "discrete" else None
+    with torch.no_grad():
+        new, old = (each.nets.actor.log_prob(*flat, mask)[0] for each in (learner, before))
+    torch.testing.assert_close(metrics["compound_ratio"], torch.exp(new - old).prod(-1).mean(1))
+    assert (metrics["accepted"] > 0).all()
+    assert (metrics["kl"] < 0.02).all()
+
+
+def test_agrees_on_xor() -> None:
+    """Two optima of value 1, no policy shared by the agents is one of them; every seed finds one."""
+    sizes: dict[str, Any] = {"num_envs": 64, "rollout": 1, "batch_size": 64, "hidden": 16, "epochs": 2}
+    learner = marlzoo.make("hatrpo", games.spec("xor"), seeds=range(3), lr=1e-2, kl_threshold=0.05, **sizes)
+    train_online(learner, games.make("xor", 3 * 64), steps=64 * 60)
+    found = evaluate(learner.policy(), games.make("xor", 3), seeds=range(3)).returns
+    np.testing.assert_array_equal(found, 1.0)
