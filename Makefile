@@ -3,7 +3,7 @@
 # make test       install with the development tools, then the tests
 # make test-cluster  the tests that start a Ray cluster of two nodes on this machine
 # make lint types the style and type checks; make format rewrites files to the style
-# make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N
+# make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N, OUT=TABLE
 # make campaigns  N random trials each of kills, full disks, damage, hostile files and misbehaving environments
 # make coverage   the tests with a report of what they did not run; fails below the floor in pyproject.toml
 # make docs       the documentation site in docs/_build/html, its notebooks executed; warnings are errors
@@ -59,7 +59,7 @@ test-cluster: install-dev
 	$(BIN)/python -m pytest -m cluster tests/test_ray.py
 
 mutants: install-dev
-	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1)
+	$(BIN)/python -m tests.mutants --only '$(or $(ONLY),*)' --jobs $(or $(JOBS),1) $(if $(OUT),--out $(OUT))
 
 campaigns: install-dev
 	$(BIN)/python -m tests.campaigns $(ONLY) --trials $(or $(N),100)

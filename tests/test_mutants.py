@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import Fault, errors, planted, read_faults, table
+from tests.mutants import LISTS, Fault, errors, planted, read_faults, table
 from tests.mutants.run import dies, private_copy
 
 TESTS = ("tests/test_objectives.py", "-k", "td_lambda")
@@ -38,6 +38,10 @@ def test_a_list_with_unknown_entries_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text('file = "a.py"\ntests = []\n[[faults]]\nold = "a"\nnow = "b"\n')
     with pytest.raises(ValueError, match=r"x\.toml: not a list of faults"):
         read_faults(tmp_path)
+
+
+def test_the_table_of_results_names_every_list() -> None:
+    assert table.names(LISTS / "RESULT.md") == sorted({fault.listing for fault in read_faults()})
 
 
 def test_the_table_keeps_the_rows_of_lists_that_were_not_run(tmp_path: Path) -> None:

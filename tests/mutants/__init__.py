@@ -13,6 +13,8 @@ The lists are the ``*.toml`` files of this package, one for each source file::
 exactly once. A fault that no test can see, because it changes nothing that matters, has ``survives = "reason"``.
 
 ``make mutants`` (``python -m tests.mutants``) plants the faults one at a time in a private copy of the repository.
+With ``--out tests/mutants/RESULT.md`` it writes what died into the committed table, list by list; ``--again`` tries
+only what survived there.
 """
 
 from __future__ import annotations
