@@ -29,7 +29,7 @@ No code was published. Ours are: the value over its mean size, which makes the w
 temperature beta, .001 for expert to .3 for random data; 1 / beta weighs the score); the warm start; turns over
 updates instead of within a minibatch; the agents' number as input of one noise model for all; numbers of levels.
 ``conditional = False`` drops the condition on the agents before, which leaves the marginal scores that the paper
-argues against (results/studies/omsd). With one agent the method is SRPO (Chen et al. 2024, arXiv 2310.07297).
+argues against. With one agent the method is SRPO (Chen et al. 2024, arXiv 2310.07297).
 """
 
 from __future__ import annotations

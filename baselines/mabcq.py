@@ -37,10 +37,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
@@ -122,7 +122,7 @@ class MABCQ(Algorithm):
         def network(*sizes: int) -> PerAgent:
             return PerAgent(MLP(self.init, (sizes[0], c.hidden, c.hidden, sizes[1]), stack=(n,)))
 
-        groups: dict[str, nn.Module]
+        groups: dict[str, Any]
         if spec.discrete:
             self.clone, self.action_q = network(n_in, a), network(n_in, a)
             self.target_action_q = self.make_target(self.action_q)

@@ -97,8 +97,8 @@ class OM2P(Algorithm):
         # 1. Flow
         t = drawn["t"]
         s = torch.where(drawn["same"] < self.hyperparameter("flow_share", 4), t, drawn["s"])
-        velocity = (batch.action - drawn["start"]) * used
-        x = torch.lerp(drawn["start"], batch.action, t) * used
+        velocity = batch.action - drawn["start"]
+        x = torch.lerp(drawn["start"], batch.action, t)
         field = self._field(batch.obs)
         wanted = average_target(field, x, t, s, velocity)
         flow_loss = mean_over(action_error(field(x, t, s), wanted, used))

@@ -8,7 +8,7 @@ beside that of the last one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from marlzoo.errors import DataError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from marlzoo.data.dataset import Dataset
 
 UPDATES = 3000  # of the fit of values
-ESTIMATOR = "fqe"  # it alone fits both kinds of actions
+ESTIMATOR: Literal["fqe"] = "fqe"  # it alone fits both kinds of actions
 
 
 def require_starts(data: Dataset) -> None:

@@ -305,7 +305,8 @@ def _compose(
 
 
 def _takes_part(part: NDArray[np.int64], team: int) -> NDArray[np.bool_]:
-    return (part == team) if part.ndim == 1 else (part == team).any(1)
+    own: NDArray[np.bool_] = (part == team).reshape(len(part), -1).any(1)
+    return own
 
 
 def _mean(values: Floats, axis: int = -1) -> Any:

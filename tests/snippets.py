@@ -155,7 +155,8 @@ class Runner:
         if more is None:
             _compare_with_help(arguments)
         else:
-            assert main([*arguments, *shlex.split(more)]) == 0, called
+            shorter = shlex.split(more)
+            assert main([*_without(arguments, shorter), *shorter]) == 0, called
 
 
 PREPARING = (
@@ -179,6 +180,16 @@ def _file_name(example: Example) -> str | None:
     before = document.text[: example.start].rstrip().rpartition("\n\n")[2]
     found = SAVED.findall(before)
     return found[-1] if found else None
+
+
+def _without(arguments: list[str], replacing: list[str]) -> list[str]:
+    """The arguments without the flags, and their values, that others replace."""
+    flags, kept, dropping = {word for word in replacing if word.startswith("--")}, list[str](), False
+    for word in arguments:
+        dropping = word in flags or (dropping and not word.startswith("--"))
+        if not dropping:
+            kept.append(word)
+    return kept
 
 
 def _compare_with_help(arguments: list[str]) -> None:

@@ -163,6 +163,7 @@ CUTS = {
     "marlzoo.sharing.cards",  # repositories of a hub
     "marlzoo.sharing.pull",
     "benchmarks.progress",  # kinds of work
+    "benchmarks.storage",  # addresses of a store
     "benchmarks.studies.ope",  # a study's own groups
 }
 

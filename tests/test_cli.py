@@ -280,7 +280,7 @@ def test_help_of_train_shows_run_options_apart_from_settings(capsys: pytest.Capt
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys; from marlzoo.cli import main\n"
-        "for words in (['train', 'icq'], ['list'], ['data'], []): main([*words, '--help'])\n"
+        "for words in (['train', 'icq'], ['list'], ['data'], ['data', 'teach'], []): main([*words, '--help'])\n"
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -134,7 +134,7 @@ def test_signs() -> None:
     near = (np.abs(np.abs(data.action[rows]) - 0.8) < 0.4).all((1, 2))
     assert 0.94 < near.mean() < 0.97
     assert 0.48 < (data.action[rows][near] > 0).mean() < 0.52
-    assert games.known_returns("signs-2") == (pytest.approx(0.5, abs=0.01), 1.0)
+    assert games.known_returns("signs-2") == pytest.approx((0.5, 1.0), abs=0.01)
     assert games.known_returns("signs-8") is None
 
 

@@ -158,7 +158,7 @@ def test_the_weight_decides_between_value_and_score(weight: float, same: bool) -
         with torch.no_grad():
             algorithm.q.members.layers[-1].weight.mul_(sign)
         found.append(climbed(algorithm, 40))
-    assert torch.allclose(*found, atol=1e-3) == same
+    assert torch.allclose(found[0], found[1], atol=1e-3) == same
 
 
 def test_only_the_agent_in_turn_moves_and_the_next_sees_it() -> None:

@@ -174,6 +174,11 @@ def test_a_search_adapts_repeats_itself_and_batches_its_trials(tmp_path: Path) -
     other, _ = run(-1.0, "down")
     assert other[0] == batches[0]
     assert other[-1] != batches[-1]
+    sizes = [
+        np.mean([np.log10(each.config["alpha"]) for batch in found[2:] for each in batch])
+        for found in (batches, other)
+    ]
+    assert sizes[0] > sizes[1]  # it looks where more was reached
     assert [adaptive.batch_size(*given) for given in ((20, 20, 3), (100, 20, 3), (3, 20, 30))] == [5, 6, 1]
 
 

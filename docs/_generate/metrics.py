@@ -60,7 +60,6 @@ MEANINGS = {
     "omiga:z_max": "Largest exponent of the policy's weights, before it is bounded.",
     "om2p:flow_loss": "Squared distance of the mean velocity from what makes it consistent.",
     "omsd:behavior_loss": "Squared error of the noise that is predicted in the data's actions (first stage).",
-    "omsd:pull": "Mean size of what pulls the policies' actions towards the data (second stage).",
     "iddpg_bc:lambda": "Scale of the value term beside the cloning term.",
     "td3_bc:lambda": "Scale of the value term beside the cloning term.",
     "bc_loss": "Squared distance of the policy's actions from the data's.",

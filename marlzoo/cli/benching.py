@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Options:
     """Run a suite: make its data, train, evaluate, write OUT/SUITE. The same command goes on where it stopped."""
 
-    suite: Annotated[str, tyro.conf.Positional]
+    suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
     """name of a built-in suite (marlzoo list suites) or a file ending in .toml"""
     out: Path = Path("results")
     """folder of the results"""

@@ -21,7 +21,8 @@ from marlzoo.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from marlzoo.data.card import Card
 
-Text = Annotated[str, tyro.conf.Positional]
+Dataset = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+Task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 class Collect:
     """Record a dataset with the behavior policies of a task, or with a checkpoint's; same arguments, same bytes."""
 
-    task: Text
+    task: Task
     """for instance mamujoco/hopper-3x1"""
     quality: str
     """random (any task), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good; with --policy
@@ -93,7 +94,7 @@ def collect(arguments: Sequence[str]) -> int:
 class Inspect:
     """Returns, lengths, ends, ranges; coverage, dependence between agents, modes and hints, from a seeded sample."""
 
-    dataset: Text
+    dataset: Dataset
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance uid=Good (marlzoo list formats shows all)"""
@@ -136,7 +137,7 @@ def inspect(arguments: Sequence[str]) -> int:
 class Check:
     """Do a dataset and a simulator agree? Replays recorded transitions; exit status 1 if they do not."""
 
-    dataset: Text
+    dataset: Dataset
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance team=2x3_0 (marlzoo list formats shows all)"""
@@ -180,9 +181,9 @@ def check(arguments: Sequence[str]) -> int:
 class Convert:
     """Read a dataset of any known format, which is found out, and write it in another; numbers unchanged."""
 
-    source: Text
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """a dataset's name, a file or a folder"""
-    target: Text
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """what to write: a file ending in .hdf5 or .npz, a Minari folder ending in -v0, or a dataset's name
     family/task/source/quality"""
     option: tuple[str, ...] = ()
@@ -218,7 +219,7 @@ def convert(arguments: Sequence[str]) -> int:
 class Mix:
     """Draw whole episodes of several datasets in given shares of the transitions; same arguments, same bytes."""
 
-    parts: Annotated[tuple[str, ...], tyro.conf.Positional]
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET:SHARE ...")]
     """names or files of any format with shares that add up to 1, for instance good.hdf5:0.5 poor.hdf5:0.5"""
     out: str = ""
     """file to write, ending in .hdf5, or a dataset's name family/task/source/quality (default: a new name such as
@@ -256,7 +257,7 @@ def _tell(path: Path, card: Card) -> None:
 class Download:
     """Fetch a published dataset (needs the extra hub), verify it, convert it and put it where its name is found."""
 
-    dataset: Annotated[str, tyro.conf.Positional] = ""
+    dataset: Dataset = ""
     """its name, family/task/source/quality"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """a file or folder fetched by hand instead"""
@@ -300,7 +301,7 @@ def teach(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     from dataclasses import field, make_dataclass
 
-    from marlzoo.recording.teach import Options, make_behavior_policy
+    from marlzoo.recording.teach_options import Options
     from marlzoo.teachers.plans import plans
 
     named = [word for word in arguments[:1] if not word.startswith("-")]
@@ -308,12 +309,14 @@ def teach(arguments: Sequence[str]) -> int:
     base: Any = field() if plan is None else field(default=Options(**plan.options))
     shape = make_dataclass(
         "Teach",
-        [("task", Text), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
+        [("task", Task), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
     )
     shape.__doc__ = (
         "Train the behavior policies of a task, as its plan says; the same command goes on after a stop."
     )
     parsed: Any = parse(shape, "data teach", arguments)
+    from marlzoo.recording.teach import make_behavior_policy  # here, because it needs torch
+
     print(make_behavior_policy(parsed.task, parsed.options))
     closing("Trained", started, f"marlzoo data collect {parsed.task} --quality QUALITY")
     return 0
@@ -323,7 +326,7 @@ def teach(arguments: Sequence[str]) -> int:
 class ShowCard:
     """What is known about a dataset: origin, addresses, checksum, license, statistics, published scores."""
 
-    dataset: Text
+    dataset: Dataset
     """a dataset's name, published or not, or a file"""
     json: bool = False
     """print JSON"""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Model:
     """Train a world model of a dataset; its errors are those on the tenth of the episodes that is held out."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance uid=Good (marlzoo list formats shows all)"""

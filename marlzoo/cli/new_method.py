@@ -30,7 +30,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 class Options:
     """Write a small method that works, to be rewritten: one file in the checkout, or a package of its own."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """of the method and of its file: lower-case letters, digits and single underscores"""
     baseline: bool = False
     """in the checkout: into baselines/ instead of algorithms/"""

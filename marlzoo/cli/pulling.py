@@ -18,7 +18,7 @@ from marlzoo.cli._telling import closing
 class Options:
     """Fetch what marlzoo push published and compare it with its checksum; needs no account, executes nothing."""
 
-    repository: Annotated[str, tyro.conf.Positional]
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
     """USER/NAME"""
     file: str = ""
     """which of its files; may be left out where it has one"""

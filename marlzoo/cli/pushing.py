@@ -17,9 +17,9 @@ from marlzoo.cli._telling import closing
 class Options:
     """Publish a trained policy or a dataset on a Hugging Face hub, with a card; needs an account (hf auth login)."""
 
-    path: Annotated[str, tyro.conf.Positional]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """checkpoint ending in .npz, folder of a run that has one, or a dataset's name or .hdf5 file"""
-    repository: Annotated[str, tyro.conf.Positional]
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
     """USER/NAME; made if it is missing"""
     name: str = ""
     """of the file there (default: made of method and task, or of the dataset's name)"""

@@ -19,7 +19,7 @@ from marlzoo.errors import ConfigError
 class Options:
     """Train a suite's learners with many settings and rank them; float settings are replicas of one run."""
 
-    suite: Annotated[str, tyro.conf.Positional]
+    suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
     """name of a built-in suite (marlzoo list suites) or a file ending in .toml"""
     over: tuple[str, ...]
     """NAME=VALUE,VALUE,... or NAME=LOW..HIGH:log:COUNT (without :log evenly), for instance alpha=0.3,1,3"""

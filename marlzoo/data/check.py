@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.dataset import Dataset, Ints
+from marlzoo.data.dataset import Dataset
 from marlzoo.data.decentralized import APART
+from marlzoo.data.episodes import Ints
 from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
 from marlzoo.registry import make_env

@@ -21,7 +21,7 @@ def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
     """
     found = Task.parse(task)
     module = _datasets(found)
-    if not hasattr(module, "dataset"):
+    if module is None or not hasattr(module, "dataset"):
         return None
     made: Dataset = module.dataset(found.name, quality, **options)
     return made
@@ -36,7 +36,9 @@ def computed_qualities(task: str) -> tuple[str, ...]:
     """Qualities of the logged data that a task's family computes; empty where its data are files."""
     found = Task.parse(task)
     module = _datasets(found)
-    return tuple(module.qualities(found.name)) if hasattr(module, "qualities") else ()
+    if module is None or not hasattr(module, "qualities"):
+        return ()
+    return tuple(module.qualities(found.name))
 
 
 def _datasets(task: Task) -> ModuleType | None:

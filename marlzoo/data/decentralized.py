@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def decentralized(parts: Sequence[Dataset]) -> Dataset:
             )
     spec = replace(first.spec, reward_per_agent=True)
     rewards = [part.reward if part.reward.ndim == 1 else part.reward[:, i] for i, part in enumerate(parts)]
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.stack([getattr(part, name)[:, i] for i, part in enumerate(parts)], axis=1)
         for name in ("obs", "action", *(("action_mask",) if spec.discrete else ()))
     }

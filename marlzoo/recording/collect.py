@@ -119,7 +119,9 @@ def play(policy: Policy, env: BatchedEnv, seed: int) -> list[RecordedEpisode]:
 
 def dataset_of(spec: Spec, episodes: Sequence[RecordedEpisode], card: Card) -> Dataset:
     """Episodes, one after another, as a dataset."""
-    arrays = {name: np.concatenate([e.arrays[name] for e in episodes]) for name in episodes[0].arrays}
+    arrays: dict[str, Any] = {
+        name: np.concatenate([e.arrays[name] for e in episodes]) for name in episodes[0].arrays
+    }
     starts = Episodes.from_lengths(np.array([episode.length for episode in episodes])).starts
     return Dataset.create(spec, **arrays, starts=starts, card=card)
 

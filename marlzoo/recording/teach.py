@@ -12,12 +12,8 @@ matter).
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +24,13 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.console import inform
 from marlzoo.errors import ConfigError
 from marlzoo.recording.collect import play, repeatable
+from marlzoo.recording.teach_options import Options as Options
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import derive
-from marlzoo.teachers.plans import default_method
 from marlzoo.teachers.store import (
     BehaviorPolicy,
     Snapshot,
     behavior_policy_stem,
-    own_folder,
     save_behavior_policy,
 )
 from marlzoo.training.checkpoint import load_arrays, save_arrays
@@ -43,54 +38,6 @@ from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_on
 from marlzoo.version import __version__
 
 Arrays = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a behavior policy is made."""
-
-    method: str = field(default_factory=default_method)  # an online method, with the task's preset
-    settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
-    steps: int = 4_000_000  # team steps of training
-    until: int | None = (
-        None  # stop after so many, the step size falling as if it went on; without it, it goes on
-    )
-    seed: int = 0  # of everything
-    medium_return: float | None = None  # wanted of the medium policy; None: halfway from start to end
-    poor_return: float | None = (
-        None  # wanted of the poor one: makes poor, medium, good in place of the five others
-    )
-    stages: int = 8  # snapshots, evenly spread from the start to the medium one, that make medium-replay
-    every: int = 6  # updates between two snapshots
-    trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
-    episodes: int = 100  # episodes to measure the kept snapshots by
-    work: Path = Path("behavior-runs")  # folder for the unfinished training
-    out: Path = field(default_factory=own_folder)  # folder for the behavior policy
-
-    def command(self, task: str) -> str:
-        """The command line that makes this behavior policy."""
-        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("work", "out")]
-        words = ["python", "-m", "marlzoo.recording.teach", task]
-        for name, value in given:
-            if value not in (None, ()):
-                several = value if isinstance(value, tuple) else (value,)
-                words += [f"--{name.replace('_', '-')}", *map(str, several)]
-        return shlex.join(words)
-
-    def changed(self) -> dict[str, Any]:
-        """The changed settings by name.
-
-        Raises:
-            ConfigError: one is not of the form NAME=VALUE.
-        """
-        changed = {}
-        for word in self.settings:
-            name, _, text = word.partition("=")
-            try:
-                changed[name] = json.loads(text)
-            except ValueError as error:
-                raise ConfigError(f"data teach: {word!r} is not NAME=VALUE with a JSON value") from error
-        return changed
 
 
 def make_behavior_policy(task: str, options: Options) -> Path:

@@ -6,7 +6,10 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
+
+from marlzoo.system.machine import home
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Plan:
     published: str = ""
     like: str = ""
     scale: float = 1.0
+
+
+def own_folder() -> Path:
+    """Where ``marlzoo data teach`` puts behavior policies: ``teachers`` in marlzoo's home."""
+    return home() / "teachers"
 
 
 @cache

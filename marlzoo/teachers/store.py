@@ -25,18 +25,13 @@ from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, sha256_file, sha256_text, unsealed, write_text_atomic
-from marlzoo.system.machine import home
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.task import TaskName
 from marlzoo.teachers.plans import how_to_train
+from marlzoo.teachers.plans import own_folder as own_folder
 
 FOLDER = Path(__file__).parent  # of the shipped behavior policies
 CURVE = "curve_sha256"  # the description's entry for the learning curve
-
-
-def own_folder() -> Path:
-    """Where ``marlzoo data teach`` puts behavior policies: ``teachers`` in marlzoo's home."""
-    return home() / "teachers"
 
 
 @dataclass(frozen=True)

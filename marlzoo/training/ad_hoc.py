@@ -95,7 +95,8 @@ class _Part:
         """Fill in what this learner's agents do."""
         own = obs[self._rows].flatten(1, 2).to(self._dtype)
         mask = None if action_mask is None else action_mask[self._rows].flatten(1, 2)
-        acted = self._policy.act(own, mask, self._random).unflatten(1, (self._width, -1))
+        acted = self._policy.act(own, mask, self._random)
+        acted = acted.reshape(len(acted), self._width, -1, *acted.shape[2:])
         if action is None:
             action = acted.new_zeros(*obs.shape[:3], *acted.shape[4:])
         chosen = acted[self._replica, self._place, :, self._agent]

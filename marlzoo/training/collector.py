@@ -105,8 +105,10 @@ class Collector:
     def _buffers(self, total: int) -> dict[str, NDArray[Any]]:
         spec = self.algorithm.spec
         layout, number = spec.layout(), ArrayLayout((), np.float32)
-        seen = {name: layout[name] for name in ("obs", "state", "action_mask") if name in layout}
-        arrays = {
+        seen: dict[str, ArrayLayout] = {
+            name: layout[name] for name in ("obs", "state", "action_mask") if name in layout
+        }
+        arrays: dict[str, ArrayLayout] = {
             **seen,
             **{f"next_{name}": array for name, array in seen.items()},
             "action": layout["action"],

@@ -181,15 +181,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     """All losses from the same parameters, agent by agent."""
     c, rows, n = own.config, range(len(batch.obs)), own.spec.n_agents
     actions = data_action(own, batch.action)
-    behavior, means, densities, q_terms, policy, following, sizes = ([] for _ in range(7))
+    behavior, means, densities, q_terms, policy, following, sizes = (list[Any]() for _ in range(7))
     for i in range(n):
         values = [next_value(own, batch, b, i) for b in rows]
         expected = [
             mlp(own.layers("mean.network", i), with_id(batch.obs[b, i], i, n), actions[b, i])[0] for b in rows
         ]
-        log_p, losses = log_densities(own, batch, i)
+        log_p, density_losses = log_densities(own, batch, i)
         weight, size = weights(own, values, [m.detach() for m in expected], log_p)
-        densities += losses
+        densities += density_losses
         following += values
         sizes.append(size)
         for b in rows:

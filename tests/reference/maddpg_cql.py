@@ -111,7 +111,7 @@ def nearest(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Critics and policy, both losses from the same parameters unless told otherwise; all targets."""
-    c, near = own.config, {}
+    c, near = own.config, dict[str, Any]()
     if c.prioritize == "joint_action":
         batch, near = nearest(own, batch)
     rows, present = sequences(batch), used(own)

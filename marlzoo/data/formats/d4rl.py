@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
-from marlzoo.data.dataset import Bools, Dataset, Ints
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Bools, Ints
 from marlzoo.data.formats._steps import (
     Layout,
     Pieces,

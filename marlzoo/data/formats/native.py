@@ -36,7 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
-from marlzoo.data.dataset import Bools, Dataset, Floats, Ints
+from marlzoo.data.dataset import Dataset, Floats
+from marlzoo.data.episodes import Bools, Ints
 from marlzoo.data.formats._steps import read_ends, require_horizon
 from marlzoo.data.hdf5 import (
     allocate,

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
-from marlzoo.data.dataset import Bools, Dataset
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.episodes import Bools
 from marlzoo.data.formats._steps import (
     Layout,
     as_flags,
