@@ -304,6 +304,9 @@ def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp
     assert (tmp_path / "unit" / "table.csv").read_text() == whole
     changed = membership.whole(suite, replace(suite, data=suite.data[1:], learners=suite.learners[1:]))
     assert changed == suite
+    longer = replace(suite, data=(replace(suite.data[0], updates=12),), seeds=(7,))
+    assert [entry.updates for entry in membership.whole(suite, longer).data] == [12, 0]
+    assert membership.whole(suite, longer).seeds == (0, 7)
 
 
 def test_returns_are_estimated_at_every_evaluation_and_change_no_row(

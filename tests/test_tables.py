@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,11 @@ from marlzoo.benchmarks.labels import labels_of, settings_of
 from marlzoo.benchmarks.results import ResultsFile, Row, frame
 from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import latex, markdown, shortened, terminal
+from numpy.typing import NDArray
 from rich.console import Console
 
 from marlzoo.envs import games
+from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import DataError, UnknownNameError
 from marlzoo.spec import Spec
 from tests.test_results import ROW
@@ -396,25 +399,22 @@ def test_random_actions_are_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> Non
     """Three of four actions are not: the action that is left pays 1 in each of three steps."""
     mask = np.tile(np.arange(4) == 2, (50, 2, 1))
 
-    class Masked:
-        spec = Spec(2, 1, 1, "discrete", 4, 3)
+    class Masked(BatchedEnv):
+        task, num_envs, may_hang = "own/masked", 50, False
+        spec = Spec(2, 1, 1, "discrete", 4, 3, reward_per_agent=True)
+        seen = np.zeros((50, 2, 1), np.float32), np.zeros((50, 1), np.float32), mask
 
-        def seed(self, seeds: list[int]) -> None:
+        def seed(self, seeds: Sequence[int]) -> None:
             self.time = 0
 
-        def reset(self) -> SimpleNamespace:
-            return SimpleNamespace(action_mask=mask)
+        def reset(self, ids: Ids | None = None) -> Observation:
+            return Observation(*self.seen)
 
-        def step(self, action: np.ndarray, ids: np.ndarray) -> SimpleNamespace:
+        def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:
             assert (action == 2).all()
             self.time += 1
             over = np.full(50, self.time == 3)
-            return SimpleNamespace(
-                action_mask=mask, reward=np.ones((50, 2)), terminal=over, truncated=over & False
-            )
-
-        def close(self) -> None:
-            pass
+            return Step(*self.seen, np.ones((50, 2), np.float32), terminal=over, truncated=over & False)
 
     monkeypatch.setattr("marlzoo.registry.make_env", lambda task, num_envs: Masked())
     assert references.random_return("own/masked", episodes=50) == 3.0

@@ -5,8 +5,8 @@
 In iterated coordination two agents walk to the same side of a line, each seeing its own place only; half of the
 data's teams go left and half go right. The shortest way from the middle returns about -0.8; agents that end on
 opposite sides get -2.56 per step. ``data`` is the mean return of the data. MOMA-PPO practices in the learned world
-model, and in the simulator itself, which is what a perfect model would give. Cross-play pairs every seed's agents
-with those of the others: teams that agreed on different sides fail together.
+model, and in the simulator itself, which is what a perfect model would give. Cross-play pairs agent 0 of one seed
+with agent 1 of the next: teams that agreed on different sides fail together.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 import tyro
 from marlzoo.benchmarks import study
-from marlzoo.benchmarks.cross_play import cross_play
+from numpy.typing import NDArray
+from torch import Tensor
 
 import marlzoo
-from marlzoo.algorithm import Algorithm
 from marlzoo.data import games as game_data
+from marlzoo.envs import games
+from marlzoo.modules.policies import Policy
 from marlzoo.registry import task_spec
+from marlzoo.replicas import ReplicaRandom
+from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
 
 GAME, QUALITY = "iterated-coordination", "mix"
@@ -46,21 +52,44 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     updates: int = 1000  # of the methods without a model
     model_updates: int = 600  # of the world model
     policy_updates: int = 150  # of MOMA-PPO's policies
-    episodes: int = 200  # of each composition
+    episodes: int = 200  # of each evaluation, per replica
     forms: tuple[str, ...] = tuple(FORMS)  # which
 
 
-def trained(form: str, options: Options) -> Algorithm:
-    """The learner of one form, all seeds in lockstep."""
+class Crossed(Policy):
+    """Agent 0 of every replica with agent 1 of the next."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy, self.stochastic = policy, policy.stochastic
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
+        """Each network sees what it acts on."""
+        own = self.policy.act(obs, action_mask, random)
+        others = self.policy.act(obs.roll(1, 0), action_mask, random).roll(-1, 0)
+        return torch.stack((own[:, :, 0], others[:, :, 1]), dim=2)
+
+
+def returns(policy: Policy, options: Options) -> NDArray[np.float64]:
+    """Mean return of every replica."""
+    env = games.make(GAME, len(options.seeds) * options.episodes)
+    return np.asarray(evaluate(policy, env, seeds=list(options.seeds)).returns.mean(1))
+
+
+def trained(form: str, options: Options) -> Policy:
+    """The policy of one form, all seeds in lockstep."""
     method, settings = FORMS[form]
     updates = options.updates
     if method == "moma_ppo":
         learned = settings.get("model") != "perfect"
         updates = options.policy_updates + (options.model_updates if learned else 0)
         settings = {**settings, "model_updates": options.model_updates}
-    learner: Algorithm = marlzoo.make(method, task_spec(f"games/{GAME}"), seeds=options.seeds, **settings)
+    learner: Any = marlzoo.make(method, task_spec(f"games/{GAME}"), seeds=options.seeds, **settings)
     train(learner, game_data.dataset(GAME, QUALITY), updates=updates, compile="off")
-    return learner
+    policy: Policy = learner.policy()
+    return policy
 
 
 def lines(options: Options) -> pd.DataFrame:
@@ -68,9 +97,9 @@ def lines(options: Options) -> pd.DataFrame:
     data = float(game_data.dataset(GAME, QUALITY).returns.mean())
     found: list[tuple[Any, ...]] = []
     for form in options.forms:
-        played = cross_play([trained(form, options)], episodes=options.episodes)
-        returns = zip(options.seeds, played.self_play, played.cross_play, strict=True)
-        found += [(form, *values, data) for values in returns]
+        policy = trained(form, options)
+        own, crossed = returns(policy, options), returns(Crossed(policy), options)
+        found += [(form, *values, data) for values in zip(options.seeds, own, crossed, strict=True)]
     return pd.DataFrame(found, columns=COLUMNS)
 
 
