@@ -58,6 +58,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -178,7 +179,8 @@ class MACFlow(Algorithm):
         """Find contexts and modes of every replica's data, where noise is paired with them."""
         if self.config.coupling == "independent":
             return
-        used, size = self.action_dimensions.cpu().numpy(), self.spec.action_size * self.spec.discrete
+        size = self.spec.action_size * self.spec.discrete
+        used = np.arange(self.spec.action_size) < np.array(self.spec.action_sizes)[:, None]  # [N, A]
         for replica, (dataset, seed) in enumerate(zip(data, self.seeds, strict=True)):
             self.coupling.read(replica, seed, *joint_actions(dataset, used, size))
 
