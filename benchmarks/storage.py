@@ -6,7 +6,7 @@ before it trains, so that a machine that is lost costs no more than what was don
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,8 @@ class Storage:
             OutputError: one cannot be written.
         """
         with self._told():
-            system, root = self._opened()
-            for path in files:
-                name = f"{root}/{path.relative_to(folder).as_posix()}"
+            system, places = self._places(folder, files)
+            for path, name in places:
                 system.makedirs(name.rpartition("/")[0], exist_ok=True)
                 with system.transaction, system.open(name, "wb") as file:
                     file.write(path.read_bytes())
@@ -60,9 +59,8 @@ class Storage:
             OutputError: one cannot be read or written.
         """
         with self._told():
-            system, root = self._opened()
-            for path in files:
-                name = f"{root}/{path.relative_to(folder).as_posix()}"
+            system, places = self._places(folder, files)
+            for path, name in places:
                 if system.exists(name):
                     with atomic_write(path) as temporary:
                         temporary.write_bytes(system.cat_file(name))
@@ -74,11 +72,15 @@ class Storage:
             OutputError: one cannot be removed.
         """
         with self._told():
-            system, root = self._opened()
-            for path in files:
-                name = f"{root}/{path.relative_to(folder).as_posix()}"
+            system, places = self._places(folder, files)
+            for _, name in places:
                 if system.exists(name):
                     system.rm_file(name)
+
+    def _places(self, folder: Path, files: Sequence[Path]) -> tuple[Any, list[tuple[Path, str]]]:
+        """The file system, and each of the files below ``folder`` with its name there."""
+        system, root = self._opened()
+        return system, [(path, f"{root}/{path.relative_to(folder).as_posix()}") for path in files]
 
     def _opened(self) -> tuple[Any, str]:
         """The file system, and the suite's folder in it."""
