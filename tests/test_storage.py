@@ -56,6 +56,18 @@ def test_a_storage_that_does_not_answer_is_found_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_storage_is_asked_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> bool:
+        raise ConnectionError("no route to the place")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "exists", unreachable)
+    with pytest.raises(
+        OutputError, match=r"--storage memory://away: ConnectionError: no route to the place; check"
+    ):
+        run(suite_of(data=(Data("games/xor", "D1"),)), tmp_path / "out", place=Place(storage="memory://away"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_goes_where_bench_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
