@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Where
 from marlzoo.cli._parse import parse, toml_values, usable_device
 from marlzoo.config import Precision
@@ -29,21 +28,21 @@ class Options:
     out: Path = Path("results")
     """folder of the results"""
     seeds: tuple[int, ...] = ()
-    """instead of the suite's"""
+    """one replica per seed and dataset (default: the suite's)"""
     methods: tuple[str, ...] = ()
-    """only these of the suite's methods"""
+    """only these methods (default: all of the suite's)"""
     updates: int = 0
-    """instead of the suite's"""
+    """gradient updates (default: the suite's)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     precision: Precision | Literal[""] = ""
-    """of matrix products while training, instead of the suite's"""
+    """of matrix products while training (default: the suite's)"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
     processes: int = 0
-    """number of training processes (0: one per core for large suites)"""
+    """number of training processes (default: one, or one per core for large suites)"""
     threads: int = 0
-    """of torch in each process, where processes are given (0: cores / processes)"""
+    """of torch in each process (default: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()
@@ -53,7 +52,7 @@ class Options:
     dry_run: bool = False
     """print runs, data, disk and hours from a short measurement, and train nothing"""
     hours: float = 0.0
-    """train only the datasets, cheapest first, that are estimated to fit in so many hours (0: all)"""
+    """train only the datasets, cheapest first, that are estimated to fit in so many hours (default: all)"""
     rerun: tuple[str, ...] = ()
     """train these methods anew; their rows go to replaced.csv"""
     force: bool = False

@@ -6,23 +6,21 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import first_argument, named_values, parse
 from marlzoo.cli._telling import closing, progress, reference
 from marlzoo.console import visible
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, DataError
+from marlzoo.recording.teach_options import Options as TeachOptions
+from marlzoo.teachers.plans import plans
 
 if TYPE_CHECKING:
     from marlzoo.data.card import Card
-
-Dataset = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-Task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
 class Collect:
     """Record a dataset with the behavior policies of a task, or with a checkpoint's; same arguments, same bytes."""
 
-    task: Task
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """for instance mamujoco/hopper-3x1"""
     quality: str
     """random (any task), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good; with --policy
@@ -58,7 +56,7 @@ class Collect:
 
 
 def collect(arguments: Sequence[str]) -> int:
-    """record a dataset with a task's behavior policies, or with a checkpoint's"""
+    """record a dataset with a task's behavior policies, or a checkpoint's"""
     started = time.monotonic()
     options = parse(Collect, "data collect", arguments)
     from marlzoo.data.computed import computed_qualities
@@ -94,7 +92,7 @@ def collect(arguments: Sequence[str]) -> int:
 class Inspect:
     """Returns, lengths, ends, ranges; coverage, dependence between agents, modes and hints, from a seeded sample."""
 
-    dataset: Dataset
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance uid=Good (marlzoo list formats shows all)"""
@@ -137,7 +135,7 @@ def inspect(arguments: Sequence[str]) -> int:
 class Check:
     """Do a dataset and a simulator agree? Replays recorded transitions; exit status 1 if they do not."""
 
-    dataset: Dataset
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance team=2x3_0 (marlzoo list formats shows all)"""
@@ -257,7 +255,7 @@ def _tell(path: Path, card: Card) -> None:
 class Download:
     """Fetch a published dataset (needs the extra hub), verify it, convert it and put it where its name is found."""
 
-    dataset: Dataset = ""
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")] = ""
     """its name, family/task/source/quality"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """a file or folder fetched by hand instead"""
@@ -296,25 +294,21 @@ def download(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclass
+class Teach:
+    """Train the behavior policies of a task, as its plan says; the same command goes on after a stop."""
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """full task name, for instance mamujoco/hopper-3x1"""
+    options: Annotated[TeachOptions, tyro.conf.arg(name="")] = field(default_factory=TeachOptions)
+    """how they are made"""
+
+
 def teach(arguments: Sequence[str]) -> int:
     """train the behavior policies that a task's data are recorded with"""
     started = time.monotonic()
-    from dataclasses import field, make_dataclass
-
-    from marlzoo.recording.teach_options import Options
-    from marlzoo.teachers.plans import plans
-
     named = [word for word in arguments[:1] if not word.startswith("-")]
-    plan = plans().get(named[0]) if named else None
-    base: Any = field() if plan is None else field(default=Options(**plan.options))
-    shape = make_dataclass(
-        "Teach",
-        [("task", Task), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
-    )
-    shape.__doc__ = (
-        "Train the behavior policies of a task, as its plan says; the same command goes on after a stop."
-    )
-    parsed: Any = parse(shape, "data teach", arguments)
+    parsed = parse(_planned(named[0]) if named else Teach, "data teach", arguments)
     from marlzoo.recording.teach import make_behavior_policy  # here, because it needs torch
 
     print(make_behavior_policy(parsed.task, parsed.options))
@@ -322,11 +316,22 @@ def teach(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _planned(task: str) -> type[Teach]:
+    """The command's options with the defaults of a task's plan, if it has one."""
+    plan = plans().get(task)
+    if plan is None:
+        return Teach
+    base: Any = field(default=TeachOptions(**plan.options))
+    made = make_dataclass("Planned", [("options", Teach.__annotations__["options"], base)], bases=(Teach,))
+    made.__module__, made.__doc__ = __name__, Teach.__doc__  # where annotations are looked up
+    return made
+
+
 @dataclass
 class ShowCard:
     """What is known about a dataset: origin, addresses, checksum, license, statistics, published scores."""
 
-    dataset: Dataset
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, published or not, or a file"""
     json: bool = False
     """print JSON"""
@@ -386,7 +391,7 @@ def card(arguments: Sequence[str]) -> int:
 
 
 def model(arguments: Sequence[str]) -> int:
-    """train a world model of a dataset, with its errors on held-out episodes"""
+    """train a world model of a dataset and measure it on held-out episodes"""
     from marlzoo.cli.modeling import model as train_model
 
     return train_model(arguments)

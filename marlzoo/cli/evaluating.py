@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse, usable_device
 from marlzoo.cli._telling import closing, without_nan
 from marlzoo.errors import ConfigError

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._methods import Source
 from marlzoo.cli._parse import first_argument, parse
 from marlzoo.console import visible
@@ -33,7 +32,9 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """List what the first argument names."""
-    about = "Lists " + ", ".join(KINDS) + ". Option: --json."
+    kinds = [f"  {kind:<8}  {about}" for kind, about in ABOUT.items()]
+    option = "  --json    print JSON instead of a table"
+    about = "\n".join(["Kinds:", *kinds, "", "options:", option])
     ordered = sorted(arguments, key=lambda text: text.startswith("-"))  # the kind may follow the option
     if first_argument("kind", "list", ordered, KINDS, about) is None:
         return 0
@@ -157,6 +158,15 @@ def suites() -> Entries:
 KINDS: dict[str, Callable[[], Entries]] = {
     "methods": methods, "tasks": tasks, "datasets": datasets, "formats": formats, "suites": suites,
 }  # fmt: skip
+
+
+ABOUT = {
+    "methods": "action kinds, offline or online, execution, paper; NAME: settings",
+    "tasks": "numbers of agents and sizes",
+    "datasets": "those on this machine, and those that a command makes",
+    "formats": "files that are read, and the options of their readers",
+    "suites": "built-in benchmarks",
+}
 
 
 def _recipes() -> list[tuple[str, str]]:

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
 from marlzoo.cli._telling import closing, progress
-from marlzoo.models.world_model import WorldModelConfig
+from marlzoo.models.settings import WorldModelConfig
 
 if TYPE_CHECKING:
     from marlzoo.training.world_models import StepErrors

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
 from marlzoo.cli._skeleton import method_file, package_files, package_name
 from marlzoo.errors import ConfigError

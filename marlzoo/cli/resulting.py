@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import first_argument, parse
 
 
@@ -33,8 +32,8 @@ class Compress:
 def run(arguments: Sequence[str]) -> int:
     """Run the sub-command that the arguments name."""
     about = (
-        "migrate: bring result rows of older versions to this one's columns\n"
-        "compress: bring rows.csv and episodes.csv into compressed files, or back"
+        "Actions:\n  migrate   bring result rows of older versions to this one's columns\n"
+        "  compress  bring rows.csv and episodes.csv into compressed files, or back"
     )
     action = first_argument("action", "results", arguments, {"migrate": Migrate, "compress": Compress}, about)
     if action == "migrate":

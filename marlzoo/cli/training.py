@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from marlzoo.cli._help import train_help
+from marlzoo.cli._help import WIDTH, train_help
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
@@ -32,16 +32,20 @@ def run(arguments: Sequence[str]) -> int:
 
     methods = list_methods().modules
     about = (
-        "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help\n"
-        f"METHOD {DYNA_FLAG}: on a mixture of the data and of a world model's steps"
+        f"{textwrap.fill('Methods: ' + ', '.join(methods), WIDTH)}\n\n"
+        "marlzoo train METHOD --help        run options and settings of one\n"
+        f"marlzoo train METHOD {DYNA_FLAG} ...   mix the data with a world model's steps"
     )
     if first_argument("method", "train", arguments, methods, about) is None:
         return 0
     method, rest = arguments[0], [argument for argument in arguments[1:] if argument != DYNA_FLAG]
     method = DYNA + method if DYNA_FLAG in arguments else method
-    if method in methods and {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
-        source = Source(methods[method][0])
-        print(train_help(method, source, Online if source.online else Offline))
+    plain = method.removeprefix(DYNA)
+    if {"-h", "--help"} & set(rest) and len(methods.get(plain, ())) == 1:
+        source = Source(methods[plain][0])
+        form = f" {DYNA_FLAG}" if method != plain else ""
+        more = Source("marlzoo.models.settings").settings_of("DynaConfig") if form else []
+        print(train_help(plain + form, source, Online if source.online else Offline, more))
         return 0
     from marlzoo.data.once import reading_once  # here: help should not wait for numpy
 
