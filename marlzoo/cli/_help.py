@@ -22,7 +22,8 @@ COLUMN = 28
 # What an option takes, by its name; other options take what their type says.
 METAVARS = {
     "action_mapping": "MAPPING", "address": "HOST:PORT", "agent": "INDEX", "checkpoint": "RUN",
-    "data": "DATASET", "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE", "folder": "FOLDER",
+    "data": "DATASET", "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE",
+    "folder": "FOLDER",
     "format": "FORMAT", "from_": "FILE", "hours": "HOURS", "html": "FILE", "license": "LICENSE",
     "log": "LOGGER", "medium_return": "RETURN", "message": "MESSAGE", "method": "METHOD",
     "methods": "METHOD", "name": "NAME", "option": "NAME=VALUE", "others": "RUN", "out": "FILE",
