@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 from marlzoo.benchmarks.results import ResultsFile
 
-import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
-from marlzoo.cli import _diagnosis as doctor
-from marlzoo.cli._methods import Source
 from marlzoo.cli.data import ACTIONS
+from marlzoo.commands import diagnosis as doctor
+from marlzoo.commands.methods import Source
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
@@ -82,7 +81,7 @@ def test_installed_datasets_and_recipes_are_listed(
     capsys: pytest.CaptureFixture[str], recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"{HOPPER}/marlzoo/medium"
-    monkeypatch.setattr(marlzoo.cli.listing, "_recipes", lambda: [(HOPPER, "medium"), (HOPPER, "expert")])
+    monkeypatch.setattr("marlzoo.commands.listing._recipes", lambda: [(HOPPER, "medium"), (HOPPER, "expert")])
     assert call(capsys, "data", "convert", recording, name)[0] == 0
     entries = json.loads(call(capsys, "list", "datasets", "--json")[1])
     assert [(entry["name"], entry["state"]) for entry in entries] == [

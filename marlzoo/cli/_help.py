@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, get_args
 
 from marlzoo import config
-from marlzoo.cli._methods import Setting, Source, settings_in
+from marlzoo.commands.methods import Setting, Source, settings_in
 
 WIDTH = 80
 COLUMN = 28

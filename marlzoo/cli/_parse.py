@@ -110,12 +110,24 @@ def named_values(texts: Sequence[str], flag: str) -> dict[str, Any]:
         ConfigError: a text of another form.
     """
     found: dict[str, Any] = {}
+    for name, value in text_values(texts, flag).items():
+        plain = {"true": True, "false": False}.get(value.lower(), value)
+        found[name] = int(value) if re.fullmatch(r"-?\d+", value) else plain
+    return found
+
+
+def text_values(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """``NAME=VALUE`` texts as names and texts.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    found = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not name or not sign:
             raise ConfigError(f"{flag} {text!r}: write it as NAME=VALUE")
-        plain = {"true": True, "false": False}.get(value.lower(), value)
-        found[name] = int(value) if re.fullmatch(r"-?\d+", value) else plain
+        found[name] = value
     return found
 
 
@@ -126,10 +138,7 @@ def toml_values(texts: Sequence[str]) -> dict[str, Any]:
         ConfigError: a text of another form.
     """
     found: dict[str, Any] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not name or not sign:
-            raise ConfigError(f"--set {text!r}: write it as NAME=VALUE")
+    for name, value in text_values(texts, "--set").items():
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -69,24 +69,31 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the suite that the arguments name, with what they change."""
-    from marlzoo.benchmarks.suites import SUITES, find_suite
-
     if not arguments:
+        from marlzoo.benchmarks.suites import SUITES
+
         raise ConfigError(
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    from marlzoo.benchmarks.bench import select
+    from marlzoo.benchmarks.bench import bench_show, select
+    from marlzoo.benchmarks.suites import find_suite
 
     found = find_suite(options.suite, toml_values(options.set))
-    suite = select(found, options.seeds, options.methods, options.updates, options.precision or None)
+    suite = bench_show(
+        found,
+        seeds=options.seeds,
+        methods=options.methods,
+        updates=options.updates,
+        precision=options.precision or None,
+    )
     if options.show:
         from marlzoo.benchmarks.suite_toml import suite_toml
 
         print(suite_toml(suite), end="")
         return 0
     if options.status:
-        return _status(options.out / suite.name, options.json)
+        return _status(suite, options)
     if options.where.on == "local":  # a cluster's nodes may have other devices
         usable_device(options.device)
     from rich.console import Console
@@ -128,19 +135,19 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if finished.failures else 0
 
 
-def _status(folder: Path, as_json: bool) -> int:
+def _status(suite: Suite, options: Options) -> int:
     """Print how the groups of a suite stand."""
-    from marlzoo.benchmarks.launchers import job_states
-    from marlzoo.benchmarks.status import sheet, status
+    from marlzoo.benchmarks.bench import bench_status
+    from marlzoo.benchmarks.status import sheet
     from marlzoo.benchmarks.styles import terminal
 
-    found = status(folder, job_states)
-    if as_json:
+    found = bench_status(suite, out=options.out)
+    if options.json:
         print(json.dumps([asdict(group) for group in found], indent=2))
         return 0
     from rich.console import Console
 
-    Console().print(terminal(sheet(folder.name, found)), soft_wrap=True)
+    Console().print(terminal(sheet(suite.name, found)), soft_wrap=True)
     return 0
 
 

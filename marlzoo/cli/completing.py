@@ -10,9 +10,9 @@ from dataclasses import field, make_dataclass
 from typing import Annotated, Any, Union
 
 from marlzoo.cli._lazy import tyro
-from marlzoo.cli._methods import Source
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument
+from marlzoo.commands.methods import Source
 
 SHELLS = {
     "bash": "marlzoo completion bash > ~/.local/share/bash-completion/completions/marlzoo",

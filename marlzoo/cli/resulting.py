@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _compress(options: Compress) -> None:
-    from marlzoo.benchmarks.results import compress
+    from marlzoo.commands.health import results_compress
 
-    done = compress(options.folder, not options.undo)
+    done = results_compress(options.folder, undo=options.undo)
     print(
         "\n".join(map(str, done))
         or f"{options.folder}: nothing to {'unpack' if options.undo else 'compress'}"
@@ -54,9 +54,9 @@ def _compress(options: Compress) -> None:
 
 
 def _migrate(options: Migrate) -> None:
-    from marlzoo.benchmarks.migrate import migrate
+    from marlzoo.commands.health import results_migrate
 
-    done = migrate(options.folder)
+    done = results_migrate(options.folder)
     for file in done:
         print(f"{file.path}: {file.rows} rows migrated, {file.known} of today's configurations")
     if not done:
