@@ -68,7 +68,15 @@ def data_collect(
             f"file with: marlzoo data convert {name} FILE.hdf5"
         )
     return collect(
-        task, quality, transitions, seed, out, progress, policy=policy or "", replica=replica, env=env
+        task,
+        quality,
+        transitions,
+        seed,
+        out,
+        progress,
+        policy=os.fspath(policy or ""),
+        replica=replica,
+        env=env,
     )
 
 
