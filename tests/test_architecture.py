@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.__main__",),
     ("marlzoo.cli",),
+    ("marlzoo.commands",),
     ("benchmarks",),
     ("marlzoo.testing",),
     ("marlzoo.sharing",),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from marlzoo.cli import main
-from marlzoo.cli._skeleton import class_name, method_file
+from marlzoo.commands.skeleton import class_name, method_file
 from marlzoo.testing import battery
 from tests.recordings import uniform_recording
 
