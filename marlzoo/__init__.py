@@ -34,7 +34,7 @@ _PLACES = {
     "push": "marlzoo.sharing.push",
     "pull": "marlzoo.sharing.pull",
     "Results": "marlzoo.benchmarks.analysis",
-    "Spec": "marlzoo.spec",
+    "Spec": "marlzoo.envs.pettingzoo",  # which registers what Spec.from_env reads foreign environments with
     "Dataset": "marlzoo.data.dataset",
     "Algorithm": "marlzoo.algorithm",
     "Config": "marlzoo.config",

@@ -112,10 +112,6 @@ KNOWN = modules()
 # Modules that are named in a string by one that stands below them or beside them, and why.
 NAMED = {
     (
-        "marlzoo.spec",
-        "marlzoo.envs.pettingzoo",
-    ): "Spec.from_env reads foreign environments, whose adapter has a spec",
-    (
         "marlzoo.registry",
         "marlzoo.models.dyna",
     ): "the registry builds a method's Dyna form, which is a method itself",
