@@ -10,18 +10,19 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, History, NonNegative, Positive
 from marlzoo.modules.teams import StochasticActor
+from marlzoo.spec import Spec
 
 LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
 
 
-def actor(method: Algorithm, config: ImplicitConfig) -> StochasticActor:
-    """The agents' policy; with a memory the method learns from sequences."""
+def actor(method: Algorithm, config: ImplicitConfig, spec: Spec) -> StochasticActor:
+    """The agents' policy of observations as in ``spec``; with a memory the method learns from sequences."""
     recurrent = config.history == "rnn"
     if recurrent:
         method.sampling = "sequence"
     return StochasticActor(
         method.init,
-        method.spec,
+        spec,
         config.hidden,
         LOG_STD_BOUNDS,
         per_agent=not config.share_agents,

@@ -64,7 +64,7 @@ class IQL(Algorithm):
     """Independent IQL for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: IQLConfig
-    config_class = IQLConfig
+    config_class: ClassVar[type[IQLConfig]] = IQLConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
         "mamujoco": {},
@@ -81,7 +81,7 @@ class IQL(Algorithm):
         """Policy, twin Q and V; target of Q."""
         c, own = self.config, not self.config.share_agents
         self.fields = step_fields(c.history == "rnn", "obs", "action", "agent_reward", "mask", "action_mask")
-        self.actor = _iql.actor(self, c)
+        self.actor = _iql.actor(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.n_agents if own else 0)
         self.target_q = self.make_target(self.q)

@@ -88,7 +88,7 @@ class MAIQL(Algorithm):
         """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
         c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
         self.fields = step_fields(c.history == "rnn", "obs", "action", "reward", "mask", "action_mask")
-        self.actor = _iql.actor(self, c)
+        self.actor = _iql.actor(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
         self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))

@@ -13,7 +13,8 @@ from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 
 WEIGHTED = {
-    "alberdice", "comadice", "cql_ma", "eql", "icq", "inspo", "iql", "mabcq", "maiql", "omac", "omiga", "oryx", "sql",
+    "alberdice", "comadice", "cql_ma", "eql", "focal", "icq", "inspo", "iql", "mabcq", "maiql", "omac", "omiga",
+    "oryx", "sql",
 }  # fmt: skip
 CLONING = {"bc", "madiff", "madt"}  # have no values
 OFFLINE = sorted(name for name in list_methods().modules if find_method(name).sampling != "online")

@@ -16,6 +16,8 @@ from marlzoo.data.episodes import Episodes
 from marlzoo.envs import games
 from marlzoo.envs._bridge import passages
 from marlzoo.envs._differential import MOVE
+from marlzoo.envs._goals import CELLS as RIGHT_CELLS
+from marlzoo.envs._goals import STRIDE as GOAL_STRIDE
 from marlzoo.envs._iterated import GOAL, STRIDE
 from marlzoo.envs._tmaze import CHOOSE_0, COLORS, LEFT, LEFT_COLOR, NOOP, POSITIONS, RIGHT, STEP, UP
 from marlzoo.envs.episodes import Play, Recording
@@ -128,7 +130,7 @@ def kind(name: str) -> str:
         UnknownNameError: an unknown task.
     """
     games.spec(name)
-    if name.startswith(("modes-", "signs-", "differential-")):
+    if name.startswith(("modes-", "signs-", "differential-", "goals", "cells")):
         return name.partition("-")[0]
     if name.startswith("bridge"):
         return "bridge"
@@ -191,7 +193,7 @@ def _random(game: games.Game, rng: Random) -> Act:
     def act(g: games.Game, t: int) -> Actions:
         shape = (g.num_envs, g.spec.n_agents)
         if not g.spec.discrete:
-            return rng.uniform(-1.0, 1.0, (*shape, 1))
+            return rng.uniform(-1.0, 1.0, (*shape, g.spec.action_size))
         action_mask = g.rules.action_mask(g.current)
         assert action_mask is not None
         drawn: Actions = np.where(action_mask, rng.random(action_mask.shape), -1.0).argmax(-1)
@@ -298,6 +300,27 @@ def _to_center(noise: float) -> Recipe:
     return recipe
 
 
+def _to_goal(game: games.Game, rng: Random) -> Act:
+    """Points that walk to the goal of their episode, with noise on their moves."""
+
+    def act(g: games.Game, t: int) -> Actions:
+        away = g.current[:, None, 4:] - g.current[:, :4].reshape(-1, 2, 2)
+        move = away / GOAL_STRIDE + 0.5 * rng.normal(size=away.shape)
+        return np.clip(move, -1.0, 1.0)
+
+    return act
+
+
+def _half_right(game: games.Game, rng: Random) -> Act:
+    """Each agent's right action in half of the steps, any in the others."""
+
+    def act(g: games.Game, t: int) -> Actions:
+        drawn = rng.integers(RIGHT_CELLS, size=(g.num_envs, 2))
+        return np.where(rng.random(drawn.shape) < 0.5, g.current, drawn)
+
+    return act
+
+
 def _with_random_partners(agent: int) -> Recipe:
     """Episodes of an agent that walks to the center with noise in half of them; all others move at random."""
 
@@ -341,6 +364,8 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...] | Apart]] = {
     "two-peaks": {"uniform": (_random,), "peaks": (_box(_PEAK, (-0.8, -0.4, -0.8, -0.4)),)},
     "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
     "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
+    "goals": {"noisy": (_to_goal,), "random": (_random,), "mix": (_to_goal, _random)},
+    "cells": {"noisy": (_half_right,), "random": (_random,)},
     "two-steps": {"random": (_random,), "decentralized": Apart(_with_stubborn_partner)},
     "differential": {
         "center": (_to_center(0.0),),

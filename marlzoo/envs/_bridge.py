@@ -47,8 +47,8 @@ class Bridge:
     finished before, and 0 in an episode's last step.
     """
 
-    n_agents, actions, obs_size, state_size, can_win = 2, 5, 8, 8, True
-    reward_per_agent = False
+    n_agents, actions, dimensions, obs_size, state_size = 2, 5, 1, 8, 8
+    can_win, reward_per_agent = True, False
 
     def __init__(self, start: tuple[tuple[int, int], tuple[int, int]]) -> None:
         self._start = np.array(start).reshape(4)

@@ -28,7 +28,7 @@ class Differential:
         n_agents: n, 2 to 5.
     """
 
-    actions, can_win, reward_per_agent = 0, False, True
+    actions, dimensions, can_win, reward_per_agent = 0, 1, False, True
 
     def __init__(self, n_agents: int) -> None:
         self.n_agents = self.obs_size = self.state_size = n_agents
@@ -71,7 +71,7 @@ class TwoSteps:
     Both agents see the state. What an agent's own action leads to depends on its partner.
     """
 
-    n_agents, actions, obs_size, state_size = 2, 2, 5, 5
+    n_agents, actions, dimensions, obs_size, state_size = 2, 2, 1, 5, 5
     can_win, reward_per_agent = False, True
 
     def start(self, chance: Floats) -> State:

@@ -22,8 +22,8 @@ class Iterated:
     -2.56 on opposite ones. An agent sees its own place; the state is both.
     """
 
-    n_agents, actions, obs_size, state_size, can_win = 2, 0, 1, 2, False
-    reward_per_agent = False
+    n_agents, actions, dimensions, obs_size, state_size = 2, 0, 1, 1, 2
+    can_win = reward_per_agent = False
 
     def start(self, chance: Floats) -> Any:
         """Both near the middle, wherever the number's two halves say."""

@@ -18,7 +18,8 @@ class Rules(Protocol):
 
     Attributes:
         n_agents: number of agents N.
-        actions: number of actions A of each agent; 0: one continuous action each, in [-1, 1].
+        actions: number of actions A of each agent; 0: continuous ones in [-1, 1].
+        dimensions: of a continuous action; 1 where actions are discrete.
         obs_size: entries O of an agent's observation.
         state_size: entries S of the global state.
         can_win: whether an episode that ends by the rules (not by the time limit) is won.
@@ -27,6 +28,7 @@ class Rules(Protocol):
 
     n_agents: int
     actions: int
+    dimensions: int
     obs_size: int
     state_size: int
     can_win: bool
@@ -49,7 +51,7 @@ class Rules(Protocol):
 
         Args:
             state: ``[E, D]``.
-            action: ``[E, N]`` integers, or ``[E, N, 1]`` floats.
+            action: ``[E, N]`` integers, or ``[E, N, A]`` floats.
             last: ``[E]``, whether the time limit ends the episode with this step.
 
         Returns:
@@ -66,7 +68,7 @@ class OneStep:
         payoff: reward ``[E]`` of joint actions ``[E, N]``.
     """
 
-    obs_size = state_size = 1
+    obs_size = state_size = dimensions = 1
     can_win = reward_per_agent = False
 
     def __init__(self, n_agents: int, actions: int, payoff: Any) -> None:
@@ -102,8 +104,8 @@ class TwoState:
     which pay ``win`` and lead back. Episodes start in state 1 and have no end of their own.
     """
 
-    n_agents, actions, obs_size, state_size, can_win = 2, 4, 2, 2, False
-    reward_per_agent = False
+    n_agents, actions, dimensions, obs_size, state_size = 2, 4, 1, 2, 2
+    can_win = reward_per_agent = False
 
     def __init__(self, win: float) -> None:
         equal = np.zeros((4, 4), np.bool_)

@@ -29,8 +29,8 @@ class TMaze:
     right, -1 left, 0 hidden), and 1 while colors are chosen.
     """
 
-    n_agents, actions, obs_size, state_size, can_win = 2, 7, 11, 8, True
-    reward_per_agent = False
+    n_agents, actions, dimensions, obs_size, state_size = 2, 7, 1, 11, 8
+    can_win, reward_per_agent = True, False
 
     def __init__(self, length: int, arm: int) -> None:
         self.length, self.arm = length, arm

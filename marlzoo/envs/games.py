@@ -2,9 +2,10 @@
 
 All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XOR, its two variants, Bridge), the
 recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), I2Q's release
-(differential games), MOMA-PPO (iterated coordination, whose rules are ours); the game in two steps, that with several
-equilibria, the two unequal peaks, the additive game, the combinatorial modes and the signs are our own. Rewards of
-the one-step games are rewards per step. Their data come from :func:`dataset`, not from files.
+(differential games), MOMA-PPO (iterated coordination, whose rules are ours), FOCAL (goals, whose rules are ours); the
+game in two steps, that with several equilibria, the two unequal peaks, the additive game, the combinatorial modes,
+the signs and the cells are our own. Rewards of the one-step games are rewards per step. Their data come from
+:func:`dataset`, not from files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from marlzoo.envs._bridge import STARTS, Bridge
 from marlzoo.envs._differential import PEAK_WIDTH, Differential, TwoSteps
+from marlzoo.envs._goals import Cells, Goals
 from marlzoo.envs._iterated import Iterated
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
@@ -47,6 +49,12 @@ SURFACES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
         np.exp(-8 * np.square(a - 0.6).sum(1)) + 0.6 * np.exp(-8 * np.square(a + 0.6).sum(1))
     ),
 }
+GOALS: dict[str, tuple[bool, bool]] = {  # whether goals are not for training, and whether agents see them
+    "goals": (False, False),
+    "goals-unseen": (True, False),
+    "goals-shown": (False, True),
+    "goals-shown-unseen": (True, True),
+}
 LISTED = 50_000  # joint actions, at most, whose payoffs are listed to find the best
 OPTIONS: dict[str, dict[str, float]] = {
     "xor-four": {"win": 1.0},
@@ -66,6 +74,9 @@ TASKS: tuple[str, ...] = (
     "t-maze",
     "iterated-coordination",
     "two-steps",
+    *GOALS,
+    "cells",
+    "cells-unseen",
     *(f"differential-{n}" for n in PEAK_WIDTH),
     *(f"modes-{n}" for n in MODES),
     *(f"signs-{n}" for n in SIGNS),
@@ -234,6 +245,10 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
         return Iterated(), horizon
     if name == "two-steps":
         return TwoSteps(), 2
+    if name in GOALS:
+        return Goals(*GOALS[name]), 20
+    if name.startswith("cells"):
+        return Cells(unseen=name.endswith("unseen")), 20
     if name.startswith("differential-"):
         return Differential(int(name.removeprefix("differential-"))), 25
     if name in SURFACES:
@@ -277,7 +292,7 @@ def _spec(rules: Rules, horizon: int) -> Spec:
         obs_size=rules.obs_size,
         state_size=rules.state_size,
         action_kind="discrete" if rules.actions else "continuous",
-        action_size=rules.actions or 1,
+        action_size=rules.actions or rules.dimensions,
         horizon=horizon,
         reward_per_agent=rules.reward_per_agent,
     )
