@@ -74,7 +74,7 @@ def data_collect(
         seed,
         out,
         progress,
-        policy=os.fspath(policy or ""),
+        policy=policy or "",
         replica=replica,
         env=env,
     )
