@@ -330,7 +330,7 @@ def test_data_collect(
     asked: list[Any] = []
 
     def collect(*arguments: Any, **options: Any) -> Path:
-        assert options == {"policy": Path("team.npz"), "replica": 2, "env": {"flavour": "original"}}
+        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavour": "original"}}
         *values, progress = arguments
         asked.extend(values)
         progress(1, 2)

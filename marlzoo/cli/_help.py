@@ -102,14 +102,15 @@ def options_of(shape: type, values: object = None) -> list[Setting]:
     texts = {name: text for cls in reversed(shape.__mro__) for name, text in _texts(cls).items()}
     found: list[Setting] = []
     for item in fields(shape):
+        written = str(item.type)  # as text, because their modules do not evaluate annotations
         value = _default(item) if values is None else getattr(values, item.name)
-        nested = re.match(r"Annotated\[(\w+), tyro\.conf\.arg\(name=[\"']{2}", item.type)
+        nested = re.match(r"Annotated\[(\w+), tyro\.conf\.arg\(name=[\"']{2}", written)
         if nested:
             inner = _named(shape, item.name, nested[1])
             found += options_of(inner, None if value is MISSING else value)
             continue
-        choice = get_args(_named(shape, item.name, item.type))  # of a type with a name
-        kind = f"Literal[{', '.join(map(repr, choice))}]" if choice else item.type
+        choice = get_args(_named(shape, item.name, written))  # of a type with a name
+        kind = f"Literal[{', '.join(map(repr, choice))}]" if choice else written
         default = "" if value is MISSING else repr(value)
         found.append(Setting(item.name, kind, default, texts.get(item.name, "")))
     return found

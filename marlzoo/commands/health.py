@@ -45,7 +45,8 @@ def results_migrate(folder: str | os.PathLike[str]) -> list[Migrated]:
     """
     from marlzoo.benchmarks.migrate import migrate
 
-    return migrate(Path(folder))
+    rewritten: list[Migrated] = migrate(Path(folder))
+    return rewritten
 
 
 def results_compress(folder: str | os.PathLike[str], *, undo: bool = False) -> list[Path]:
@@ -60,4 +61,5 @@ def results_compress(folder: str | os.PathLike[str], *, undo: bool = False) -> l
     """
     from marlzoo.benchmarks.results import compress
 
-    return compress(Path(folder), not undo)
+    written: list[Path] = compress(Path(folder), not undo)
+    return written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def evaluate_run(
     ]
 
 
-def _starts(seeds: tuple[int, ...], updates: int, seed: int) -> list[int]:
+def _starts(seeds: Sequence[int], updates: int, seed: int) -> list[int]:
     """Seeds of the evaluation, one per replica: the training's own for a negative ``seed``."""
     from marlzoo.replicas import derive
 

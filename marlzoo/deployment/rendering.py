@@ -120,7 +120,7 @@ def _encode(path: Path, frames: Sequence[Frame], **options: Any) -> None:
     import imageio_ffmpeg
 
     try:
-        imageio.mimwrite(path, frames, ffmpeg_log_level="quiet", **options)
+        imageio.mimwrite(path, list(frames), ffmpeg_log_level="quiet", **options)
         found, _ = imageio_ffmpeg.count_frames_and_secs(path)
     except (OSError, RuntimeError) as error:  # its text is the whole command and log of the encoder
         raise OSError("the encoder could not finish it") from error
