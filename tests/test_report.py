@@ -96,6 +96,7 @@ def test_datasets_that_are_here_have_cards_and_plots(tmp_path: Path) -> None:
     place = {"task": "games/t-maze", "source": "marlzoo", "quality": "mix"}
     rows = rows_of("first", [1.0], data_hash=data.content_hash, **place)
     rows += rows_of("first", [1.0], **{**place, "data_hash": "0" * 64, "quality": "other"})  # not here
+    rows += rows_of("first", [1.0], **{**place, "data_hash": "1" * 64})  # another version of what is here
     (found,) = data_cards.described(marlzoo.Results(written(tmp_path, rows)))
     assert found.card.transitions == data.transitions
     for lines, values in ((found.returns, data.returns), (found.lengths, data.lengths)):
