@@ -50,7 +50,8 @@ from marlzoo.batch import Batch, gae, take_rows
 from marlzoo.config import Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.models.rollouts import Dynamics, Imagined, Learned, imagine
-from marlzoo.models.world_model import WorldModel, WorldModelConfig
+from marlzoo.models.settings import WorldModelConfig
+from marlzoo.models.world_model import WorldModel
 from marlzoo.modules.layers import MLP, PerAgent
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import normal_log_density, normalized

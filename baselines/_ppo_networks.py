@@ -1,4 +1,8 @@
-"""What on-policy methods share: networks, plain Gaussian policies, return normalization, advantages."""
+"""What on-policy methods share: networks, plain Gaussian policies, return normalization, advantages.
+
+``noise``, ``policy`` and ``explore`` stay in each method's file, so that it is read from top to bottom without a base
+class.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ class Encoder(nn.Module):
         self.read_next, self.discrete, self.action_size = config.read_next, spec.discrete, spec.action_size
         seen = spec.obs_size * (2 if config.read_next else 1) + spec.n_agents
         hidden = config.encoder_hidden
-        self.network = MLP(init, (seen + spec.action_size + 1, hidden, hidden, config.code_size))
+        self.size = config.code_size
+        self.network = MLP(init, (seen + spec.action_size + 1, hidden, hidden, self.size))
 
     def forward(self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor) -> Tensor:
         """``obs, next_obs [R, ..., N, O]``, ``action [R, ..., N(, A)]``, ``reward [R, ...] -> [R, ..., N, Z]``."""
@@ -269,8 +270,6 @@ class ContextPolicy(Policy):
     def _start(self, like: Tensor) -> None:
         """Empty contexts for copies as in ``like [R, E, ...]``, where there are none."""
         if self._total is None:
-            size = self.encoder.network.layers[-1].bias.shape[-1]
-            n_agents = like.shape[2]
-            self._total = like.new_zeros(*like.shape[:2], n_agents, size)
+            self._total = like.new_zeros(*like.shape[:3], self.encoder.size)
             self._count, self._begun, self._reward = (like.new_zeros(like.shape[:2]) for _ in range(3))
             self._obs = torch.empty(0)

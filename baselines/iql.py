@@ -64,7 +64,7 @@ class IQL(Algorithm):
     """Independent IQL for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: IQLConfig
-    config_class = IQLConfig
+    config_class: ClassVar[type[IQLConfig]] = IQLConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
         "mamujoco": {},

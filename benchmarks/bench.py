@@ -14,12 +14,14 @@ from marlzoo.config import Precision
 from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
-from .launchers import Place
+from .estimate import Cost, costs, within
+from .launchers import Place, job_states
 from .membership import whole
-from .plan import expanded
+from .plan import expanded, validate
 from .results import ResultsFile
 from .runner import run_suite
 from .split import Split, split_on
+from .status import GroupStatus, status
 from .suites import Suite, find_suite
 
 
@@ -37,6 +39,7 @@ def bench(
     threads: int = 0,
     check_data: bool = True,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
+    hours: float = 0.0,
     rerun: Collection[str] = (),
     force: bool = False,
     log: Sequence[str] = (),
@@ -50,6 +53,9 @@ def bench(
     storage: str = "",
 ) -> Results:
     """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
+
+    The options of the command that train nothing are functions: :func:`bench_show`, :func:`bench_dry_run` and
+    :func:`bench_status`.
 
     Args:
         suite: name of a built-in suite, a file ending in .toml, or a suite.
@@ -65,6 +71,7 @@ def bench(
         threads: of torch in each process; 0: cores / processes, or for one process as torch is set.
         check_data: compare data and simulator before training.
         set: other fields of the suite, for instance ``{"config.hidden": 32}``.
+        hours: train only the datasets, cheapest first, that are estimated to fit in so many hours; 0: all.
         rerun: train these methods anew.
         force: train all methods anew.
         log: further loggers beside the CSV files, see :mod:`marlzoo.training.more_loggers`.
@@ -90,6 +97,9 @@ def bench(
     chosen = expanded(select(found, seeds, methods, updates, precision))
     base = found if isinstance(suite, Suite) else find_suite(os.fspath(suite))
     console = Console(quiet=quiet)
+    if hours:
+        again = {learner.method for learner in chosen.learners} if force else rerun
+        chosen, _ = within(chosen, costs(_valid(chosen), Path(out), console.print, rerun=again), hours)
     finished = run_suite(
         chosen,
         out=Path(out),
@@ -107,6 +117,80 @@ def bench(
     if finished.failures and not ResultsFile(finished.folder / "rows.csv").exists():
         raise DataError(f"no run of suite {chosen.name} finished: {finished.failures[0]}")
     return Results(finished.folder)
+
+
+def bench_show(
+    suite: str | os.PathLike[str] | Suite,
+    *,
+    seeds: Sequence[int] = (),
+    methods: Sequence[str] = (),
+    updates: int = 0,
+    precision: Precision | None = None,
+    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
+) -> Suite:
+    """A suite with all that its bases and these options say; nothing is trained.
+
+    Args:
+        suite: as in :func:`bench`, and so the options.
+        seeds: instead of the suite's.
+        methods: only these.
+        updates: instead of the suite's.
+        precision: instead of the suite's.
+        set: other fields of the suite.
+
+    Returns:
+        The suite; :func:`marlzoo.benchmarks.suite_toml.suite_toml` writes it as ``marlzoo bench --show`` does.
+
+    Raises:
+        MarlzooError: unknown names, or a wrong file.
+    """
+    found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
+    return select(found, seeds, methods, updates, precision)
+
+
+def bench_dry_run(
+    suite: str | os.PathLike[str] | Suite,
+    *,
+    out: str | os.PathLike[str] = "results",
+    rerun: Collection[str] = (),
+    **options: Any,
+) -> list[Cost]:
+    """What a suite still costs: runs, data, disk and hours, from a short measurement; nothing is trained.
+
+    Args:
+        suite: as in :func:`bench`.
+        out: folder of the results, whose rows are not trained again.
+        rerun: methods that are trained anew.
+        options: of :func:`bench_show`.
+
+    Returns:
+        A cost for each dataset, in the suite's order.
+
+    Raises:
+        MarlzooError: wrong names, missing data, or a simulator that is not installed.
+    """
+    chosen = _valid(expanded(bench_show(suite, **options)))
+    return costs(chosen, Path(out), rerun=rerun)
+
+
+def bench_status(
+    suite: str | os.PathLike[str] | Suite, *, out: str | os.PathLike[str] = "results"
+) -> list[GroupStatus]:
+    """Which groups of a suite are queued, running, done or failed.
+
+    Args:
+        suite: as in :func:`bench`.
+        out: folder of the results.
+
+    Raises:
+        DataError: no command has trained the suite there.
+    """
+    return status(Path(out) / bench_show(suite).name, job_states)
+
+
+def _valid(suite: Suite) -> Suite:
+    validate(suite)
+    return suite
 
 
 def select(

@@ -211,11 +211,18 @@ def _data(results: Results) -> dict[str, Any]:
 
 
 def _curve(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """A curve's points, thinned to about :data:`POINTS`; the last one is kept."""
-    place = found.groupby([DATASET, LEARNER]).cumcount(ascending=False)
-    count = found.groupby([DATASET, LEARNER])["updates"].transform("size")
-    kept = found[place % (count // POINTS).clip(lower=1) == 0]
-    return records(kept.rename(columns={"updates": "x"}).drop(columns="seeds"), DIGITS)
+    """Curves as columns, one line per dataset and learner, so that every name stands once; ``page.js`` unpacks them.
+
+    A long curve is thinned to every k-th point, :data:`POINTS` to twice as many; the last one is kept.
+    """
+    lines = []
+    for (dataset, learner), curve in found.groupby([DATASET, LEARNER], sort=False):
+        thinned = curve[:: -max(1, len(curve) // POINTS)][::-1]
+        columns = thinned[["updates", "mean", "low", "high"]].rename(columns={"updates": "x"})
+        rows = records(columns.dropna(axis="columns", how="all"), DIGITS)
+        values = {name: [row[name] for row in rows] for name in rows[0]}
+        lines.append({DATASET: dataset, LEARNER: learner, **values})
+    return lines
 
 
 def _specs(results: Results) -> dict[str, Any]:

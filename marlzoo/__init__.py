@@ -22,6 +22,7 @@ _PLACES = {
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
     "cross_play": "marlzoo.benchmarks.cross_play",
+    "train_online": "marlzoo.training.online",
     "finetune": "marlzoo.training.finetune",
     "FinetuneSettings": "marlzoo.training.finetune_settings",
     "bench": "marlzoo.benchmarks.bench",
@@ -33,7 +34,7 @@ _PLACES = {
     "push": "marlzoo.sharing.push",
     "pull": "marlzoo.sharing.pull",
     "Results": "marlzoo.benchmarks.analysis",
-    "Spec": "marlzoo.spec",
+    "Spec": "marlzoo.envs.pettingzoo",  # which registers what Spec.from_env reads foreign environments with
     "Dataset": "marlzoo.data.dataset",
     "Algorithm": "marlzoo.algorithm",
     "Config": "marlzoo.config",
@@ -42,12 +43,59 @@ _PLACES = {
     "ope": "marlzoo.offpolicy.ope",
     "Recorder": "marlzoo.recording.recorder",
     "TeamPolicy": "marlzoo.deployment.team_policy",
+    "list_methods": "marlzoo.commands.listing",
+    "list_tasks": "marlzoo.commands.listing",
+    "list_datasets": "marlzoo.commands.listing",
+    "list_formats": "marlzoo.commands.listing",
+    "list_suites": "marlzoo.commands.listing",
+    "data_collect": "marlzoo.commands.data",
+    "data_inspect": "marlzoo.commands.data",
+    "data_check": "marlzoo.commands.data",
+    "data_convert": "marlzoo.commands.data",
+    "data_mix": "marlzoo.commands.data",
+    "data_download": "marlzoo.commands.data",
+    "data_published": "marlzoo.commands.data",
+    "data_card": "marlzoo.commands.data",
+    "data_teach": "marlzoo.commands.data",
+    "data_model": "marlzoo.commands.data",
+    "evaluate_run": "marlzoo.commands.scoring",
+    "train_method": "marlzoo.commands.training",
+    "new_method": "marlzoo.commands.new_method",
+    "doctor": "marlzoo.commands.health",
+    "doctor_verify": "marlzoo.commands.health",
+    "results_migrate": "marlzoo.commands.health",
+    "results_compress": "marlzoo.commands.health",
+    "bench_show": "marlzoo.benchmarks.bench",
+    "bench_dry_run": "marlzoo.benchmarks.bench",
+    "bench_status": "marlzoo.benchmarks.bench",
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm as Algorithm
+    from marlzoo.commands.data import data_card as data_card
+    from marlzoo.commands.data import data_check as data_check
+    from marlzoo.commands.data import data_collect as data_collect
+    from marlzoo.commands.data import data_convert as data_convert
+    from marlzoo.commands.data import data_download as data_download
+    from marlzoo.commands.data import data_inspect as data_inspect
+    from marlzoo.commands.data import data_mix as data_mix
+    from marlzoo.commands.data import data_model as data_model
+    from marlzoo.commands.data import data_published as data_published
+    from marlzoo.commands.data import data_teach as data_teach
+    from marlzoo.commands.health import doctor as doctor
+    from marlzoo.commands.health import doctor_verify as doctor_verify
+    from marlzoo.commands.health import results_compress as results_compress
+    from marlzoo.commands.health import results_migrate as results_migrate
+    from marlzoo.commands.listing import list_datasets as list_datasets
+    from marlzoo.commands.listing import list_formats as list_formats
+    from marlzoo.commands.listing import list_methods as list_methods
+    from marlzoo.commands.listing import list_suites as list_suites
+    from marlzoo.commands.listing import list_tasks as list_tasks
+    from marlzoo.commands.new_method import new_method as new_method
+    from marlzoo.commands.scoring import evaluate_run as evaluate_run
+    from marlzoo.commands.training import train_method as train_method
     from marlzoo.config import Config as Config
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
@@ -68,6 +116,7 @@ if TYPE_CHECKING:
     from marlzoo.training.evaluation import evaluate as evaluate
     from marlzoo.training.finetune import finetune as finetune
     from marlzoo.training.finetune_settings import FinetuneSettings as FinetuneSettings
+    from marlzoo.training.online import train_online as train_online
     from marlzoo.training.trainer import train as train
 
 

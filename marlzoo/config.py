@@ -72,9 +72,9 @@ class Config:
     timeout_is_terminal: bool = False  # whether a time limit cuts the bootstrap like a terminal state
     reward_mode: Literal["reward", "rtg"] = "reward"  # rtg: undiscounted return-to-go in place of the reward
     sequence_length: Natural = 0  # steps per sequence (0: whole episodes); sequence sampling only
-    # One more ReLU between a recurrent network's memory and its last layer, as OG-MARL has it.
+    # one more ReLU between a recurrent network's hidden state and its last layer, as in OG-MARL
     memory_relu: bool = field(default=False, metadata=ASSIGNED_LATER)
-    # Likelihoods take continuous data actions this near the bounds as censored (0: as they are).
+    # likelihoods take continuous data actions this near the bounds as censored (0: as they are)
     bound_margin: Fraction = field(default=0.0, metadata=ASSIGNED_LATER)
 
     def __post_init__(self) -> None:

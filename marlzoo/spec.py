@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -119,10 +119,12 @@ class Spec:
             return known
         if horizon is None:
             raise SpecError(f"{type(env).__name__} states no time limit; give horizon, in steps")
-        # Environments stand above specs, so the adapter is looked up by name.
-        adapter = importlib.import_module("marlzoo.envs.pettingzoo")
-        made: Spec = adapter.from_parallel_env(lambda: env, 1, task=type(env).__name__, horizon=horizon).spec
-        return made
+        for reader in READERS:
+            return reader(env, horizon)
+        raise SpecError(
+            f"{type(env).__name__}: nothing that is loaded reads such environments; call marlzoo.Spec.from_env, or "
+            "import marlzoo.envs.pettingzoo first"
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Spec:
@@ -134,3 +136,8 @@ class Spec:
         """Fields in which two specs differ, as ``name: mine != theirs`` (empty when they fit)."""
         mine, theirs = self.to_dict(), other.to_dict()
         return [f"{k}: {mine[k]} != {theirs[k]}" for k in mine if mine[k] != theirs[k]]
+
+
+# Specs of environments that are not marlzoo's own, given a time limit. Environments stand above specs, so the module
+# that knows foreign ones registers here what reads them; marlzoo.Spec loads it.
+READERS: list[Callable[[Any, int], Spec]] = []

@@ -26,6 +26,6 @@ def checks() -> Iterator[Check]:
                 yield check
 
 
-@pytest.mark.parametrize("check", checks(), ids=str)
+@pytest.mark.parametrize("check", list(checks()), ids=str)
 def test_battery(check: Check, tmp_path: Path) -> None:
     check(tmp_path)

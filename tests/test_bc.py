@@ -16,7 +16,7 @@ from marlzoo.batch import Batch
 from marlzoo.data.sampler import Sampler
 from marlzoo.modules.policies import categorical_log_prob, mask_logits
 from marlzoo.replicas import ReplicaRandom
-from marlzoo.spec import Spec
+from marlzoo.spec import ActionKind, Spec
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
@@ -183,3 +183,11 @@ def test_a_memory_samples_as_its_policy_does() -> None:
         random = ReplicaRandom([0], "x") if policy.stochastic else None
         acted = policy.act(torch.ones(1, 4000, 1, 1), torch.ones(1, 4000, 1, 2, dtype=torch.bool), random)
         assert np.mean(acted.numpy()) == pytest.approx(0.75 if policy.stochastic else 1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("discrete", {}), ("continuous", {"loss": "nll"})])
+def test_it_reports_how_likely_the_data_are(kind: ActionKind, settings: dict[str, Any]) -> None:
+    data = toy_dataset(kind)
+    algorithm = marlzoo.make("bc", data.spec, hidden=8, dtype=DOUBLE, **settings)
+    metrics = algorithm.update(make_sampler(algorithm, [data]).next())
+    torch.testing.assert_close(metrics["policy/data_log_prob"], -metrics["policy_loss"])

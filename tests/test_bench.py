@@ -309,6 +309,17 @@ def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp
     assert membership.whole(suite, longer).seeds == (0, 7)
 
 
+def test_estimates_are_from_each_replicas_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ope(learner: Any, dataset: float, **settings: Any) -> list[Any]:
+        return [SimpleNamespace(value=10.0 * dataset + replica) for replica in range(3)]
+
+    monkeypatch.setattr("marlzoo.offpolicy.ope.ope", ope)
+    unused: Any = None
+    first, second = 1.5, 2.5
+    data: Any = [first, second, first]
+    assert choice.estimates(unused, data) == [15.0, 26.0, 17.0]
+
+
 def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

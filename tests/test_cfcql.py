@@ -63,6 +63,16 @@ def test_penalty_of_an_additive_team_by_hand() -> None:
     close(torch.softmax(values, -1), [[0.2447, 0.6652, 0.0900], [0.0466, 0.0171, 0.9362]], atol=5e-5)
 
 
+def test_actions_that_are_not_legal_have_no_part_in_the_weights() -> None:
+    legal, temperature = LEGAL.clone(), torch.tensor(1.0).double()
+    legal[0, 2] = False
+    other = BETA.clone()
+    other[0, 2] = 0.9
+    values = additive_case()[0]
+    first, second = (agent_weights(values, b.log(), legal, "kl", temperature) for b in (BETA, other))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("mode", "temperature", "expected"),
     [

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from marlzoo.benchmarks.results import ResultsFile
 
-import marlzoo.cli.listing
 from marlzoo.cli import COMMANDS, main
-from marlzoo.cli import _diagnosis as doctor
-from marlzoo.cli._methods import Source
+from marlzoo.cli.data import ACTIONS
+from marlzoo.commands import diagnosis as doctor
+from marlzoo.commands.methods import Source
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
@@ -83,7 +83,7 @@ def test_installed_datasets_and_recipes_are_listed(
     capsys: pytest.CaptureFixture[str], recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"{HOPPER}/marlzoo/medium"
-    monkeypatch.setattr(marlzoo.cli.listing, "_recipes", lambda: [(HOPPER, "medium"), (HOPPER, "expert")])
+    monkeypatch.setattr("marlzoo.commands.listing._recipes", lambda: [(HOPPER, "medium"), (HOPPER, "expert")])
     assert call(capsys, "data", "convert", recording, name)[0] == 0
     entries = json.loads(call(capsys, "list", "datasets", "--json")[1])
     assert [(entry["name"], entry["state"]) for entry in entries] == [
@@ -272,21 +272,34 @@ def test_help_of_train_shows_run_options_apart_from_settings(capsys: pytest.Capt
     status, out, _ = call(capsys, "train", "omiga", "--help")
     assert status == 0
     options, settings = out.split("settings of omiga")
-    assert "--updates INT" in options
-    assert "--alpha FLOAT" in settings
+    assert "--updates N" in options
+    assert "--alpha NUMBER" in settings
     assert "paper: α" in settings
     assert "presets: mamujoco, smac" in settings
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_help_needs_no_torch() -> None:
+def _every_help() -> list[list[str]]:
+    nested = {"data": ACTIONS, "results": ("migrate", "compress"), "train": ("omiga", "mappo", "iql --dyna")}
+    words = [[name] for name in COMMANDS]
+    words += [[name, *action.split()] for name, actions in nested.items() for action in actions]
+    return [[], *words]
+
+
+def test_help_is_narrow_says_what_is_meant_and_imports_little() -> None:
     code = (
-        "import sys; from marlzoo.cli import main\n"
-        "for words in (['train', 'icq'], ['list'], ['data'], ['data', 'teach'], []): main([*words, '--help'])\n"
-        "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+        "import contextlib, sys; from marlzoo.cli import main\n"
+        f"for words in {_every_help()}:\n"
+        "    with contextlib.suppress(SystemExit): assert main([*words, '--help']) == 0\n"
+        "sys.exit(','.join({'torch', 'pandas', 'numpy', 'tyro'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("usage: ") for line in lines) == len(_every_help())
+    assert [line for line in lines if len(line) > 80] == []
+    unclear = re.compile(r"\b(STR|INT|FLOAT|TEXT)\b(?!\S)|\{None\}|default: \)")
+    assert [line for line in lines if unclear.search(line)] == []
 
 
 @pytest.mark.parametrize("name", method_names())

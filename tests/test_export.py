@@ -20,6 +20,7 @@ from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.errors import ConfigError, ExportError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.training.checkpoint import save
+from tests.full_disk import full_disk
 from tests.test_deployment import inputs
 from tests.toys import toy_spec
 
@@ -67,6 +68,13 @@ def test_a_pytorch_program(name: str, tmp_path: Path) -> None:
     if mask is not None:
         given["action_mask"] = torch.from_numpy(mask)
     np.testing.assert_allclose(program(given)["action"].numpy(), policy.act(obs, mask), atol=1e-6)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """PyTorch's own writer would end the whole process; ONNX files are written by Python."""
+    policy = team("deterministic")
+    with full_disk(tmp_path / "team.pt2"):
+        exporting.export(policy, tmp_path / "team.pt2", format="torch")
 
 
 def test_the_exported_team_goes_on_acting(tmp_path: Path) -> None:

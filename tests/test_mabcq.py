@@ -115,6 +115,16 @@ def test_counts_are_of_equal_observations_and_actions() -> None:
     torch.testing.assert_close(shares, torch.tensor([2 / 3, 2 / 3, 1 / 3, 1.0, 1.0]))
 
 
+def test_counts_see_the_action() -> None:
+    """One observation, and an action that decides the next one: nothing is rare, so all weights are alike."""
+    made = learner([(0.0, 1.0)], density="counts", batch_size=12)
+    batch = own_batch(made, torch.Generator().manual_seed(0), made.spec.n_agents, 0.0)
+    batch.obs = torch.zeros_like(batch.obs)
+    batch.next_obs = batch.action.unsqueeze(-1).expand_as(batch.obs).to(batch.obs.dtype)
+    assert 0.0 < batch.action.double().mean() < 1.0
+    assert float(made.update(batch)["weight/ess"]) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(("kind", "density"), [("continuous", "vae"), ("discrete", "counts")])
 def test_an_agent_learns_from_its_own_data_alone(kind: ActionKind, density: str) -> None:
     def trained(others: float) -> dict[str, Tensor]:

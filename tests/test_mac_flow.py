@@ -22,13 +22,13 @@ def learner(**settings: Any) -> Any:
     return marlzoo.make("mac_flow", toy_spec("continuous"), hidden=8, layers=2, batch_size=4, **settings)
 
 
-def actions(policy: Any, steps: int, reset: int | None = None) -> Tensor:
-    """``[steps, R, E, N, A]`` on one observation; before the last step the copy ``reset`` starts anew."""
+def actions(policy: Any, steps: int, reset: Tensor | None = None) -> Tensor:
+    """``[steps, R, E, N, A]`` on one observation; before the last step the copies ``reset`` start anew."""
     random, found = ReplicaRandom([3], "test"), []
     policy.reset(COPIES)
     for t in range(steps):
         if t == steps - 1 and reset is not None:
-            policy.reset(COPIES, torch.tensor([reset]))
+            policy.reset(COPIES, reset)
         found.append(policy.act(torch.ones(1, COPIES, 3, 5), None, random).detach())
     return torch.stack(found)
 
@@ -73,8 +73,11 @@ def test_a_memory_is_trained_on_the_noise_that_it_acts_on(noise: Any, same: bool
     assert bool((seen[0] == seen[0][:, :, :1]).all()) == same
 
 
-def test_an_episode_keeps_its_noise() -> None:
-    found = actions(learner(noise="per_episode").policy(), 4, reset=2)
+@pytest.mark.parametrize(
+    "ids", [torch.tensor([2]), torch.tensor([[False, False, True, False]])], ids=["ids", "mask"]
+)
+def test_an_episode_keeps_its_noise(ids: Tensor) -> None:
+    found = actions(learner(noise="per_episode").policy(), 4, reset=ids)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     same = (found[3] == found[0]).flatten(2).all(-1).squeeze(0)

@@ -79,6 +79,16 @@ def test_only_a_plan_for_the_team_reads_the_others(mode: Any) -> None:
     assert policy.execution == mode
 
 
+def test_actions_stay_within_their_bounds() -> None:
+    """The inverse model's last layer, a regression, is made to ask for more."""
+    algorithm = learner()
+    policy = algorithm.policy()
+    policy.model.action = lambda present, following: torch.full((1, 2, 3, 2), 3.0, dtype=DOUBLE)
+    policy.reset(2)
+    found = policy.act(torch.randn(1, 2, 3, 5, dtype=DOUBLE), None, ReplicaRandom([3], "test", dtype=DOUBLE))
+    assert found.unique().tolist() in ([1.0], [0.0, 1.0])  # 0 where an agent has no such action
+
+
 def test_what_is_known_has_no_share_in_the_loss() -> None:
     """Neither the noise of a known row nor what lies after an episode's end changes the loss."""
     algorithm, data = learner(sequence_length=12), toy_dataset("continuous")

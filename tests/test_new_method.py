@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from marlzoo.cli import main
-from marlzoo.cli._skeleton import class_name, method_file
+from marlzoo.commands.skeleton import class_name, method_file
 from marlzoo.testing import battery
 from tests.recordings import uniform_recording
 
@@ -271,9 +271,14 @@ FAULTS = {
         "mean_over(error) +", "mean_over(error) * self.hyperparameter('lr')[0] * 1e3 +",
     ),
     "nan_stays_in_its_replica": ("mean_over(error) +", "mean_over(error).sum() * mean_over(error) +"),
-    "finite_and_moves": ("self.add_optimizer(policy=self.actor)", "self.add_optimizer(policy=self.actor.layers[0])"),
-    "acts_legally_and_repeats": (
+    "learns_acts_and_resumes": (
+        "self.add_optimizer(policy=self.actor)", "self.add_optimizer(policy=self.actor.layers[0])",
+    ),
+    "learns_acts_and_resumes of actions": (
         "CategoricalPolicy(self.actor) if", "SquashedPolicy(torch.nn.Identity()) if",
+    ),
+    "learns_acts_and_resumes of resuming": (  # what it counts is in no checkpoint
+        "mean_over(error) +", "mean_over(error) * len(vars(self).setdefault('seen', [0]) + [self.seen.append(0)]) +",
     ),
     "documented": ("  # width of both hidden layers", ""),
 }  # fmt: skip

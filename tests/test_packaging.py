@@ -40,7 +40,7 @@ def test_one_version_everywhere() -> None:
 
 
 def test_pinned_versions_lie_in_the_asked_ranges() -> None:
-    from marlzoo.cli._diagnosis import fits
+    from marlzoo.commands.diagnosis import fits
 
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))

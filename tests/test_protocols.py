@@ -24,6 +24,9 @@ DISCRETE = sorted(
     and find_method(name).sampling == "transition"
     and name not in WITHOUT_MEMORY
 )
+SAMPLED = sorted(
+    name for name in list_methods().modules if hasattr(find_method(name).config_class, "eval_mode")
+)
 LATE = (
     "alberdice",
     "comadice",
@@ -53,6 +56,13 @@ def test_methods_share_what_a_protocol_says(
             assert getattr(learner.config, setting) == value, setting
     preset = find_method(name).presets[protocol]
     assert {setting: preset[setting] for setting in shared} == dict(shared)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_policies_are_sampled_where_the_setting_says_so(name: str) -> None:
+    for mode in ("sample", "greedy"):
+        learner = marlzoo.make(name, toy_spec("discrete"), eval_mode=mode, **SMALL)
+        assert learner.policy().stochastic == (mode == "sample")
 
 
 def test_protocols_are_found_by_name() -> None:

@@ -18,6 +18,7 @@ from marlzoo.envs._drawing import battle
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError
 from marlzoo.registry import task_spec
 from marlzoo.training.checkpoint import save
+from tests.full_disk import full_disk
 
 imageio = pytest.importorskip("imageio.v2", reason="the extra 'render' is not installed")
 pytest.importorskip("matplotlib", reason="the extra 'render' is not installed")
@@ -49,6 +50,13 @@ def test_a_video(tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="the extra 'render' is not installed")
     file = marlzoo.render(team("games/bridge"), tmp_path / "v.mp4", episodes=1, every=25, size=(64, 48))
     assert file.read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize("name", ["v.gif", "v.mp4"])
+def test_a_full_disk_leaves_what_was_there(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="the extra 'render' is not installed")
+    with full_disk(tmp_path / name):
+        marlzoo.render(team("games/bridge"), tmp_path / name, episodes=1, every=25, size=(64, 48))
 
 
 def test_pictures_follow_the_state() -> None:

@@ -9,12 +9,16 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from marlzoo.benchmarks import data_cards
+from marlzoo.benchmarks import report as report_module
 
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from tests.full_disk import full_disk
 from tests.test_analysis import rows_of, written
 
 pytest.importorskip("altair", reason="the extra 'report' is not installed")
@@ -56,10 +60,29 @@ def test_data_of_the_charts(page: str) -> None:
     assert text is not None
     data = json.loads(text[1])
     assert data["learners"] == ["first", "second"]
-    point = next(p for p in data["curves"] if p["dataset"] == "medium" and p["x"] == 500)
-    assert (point["learner"], point["mean"]) == ("first", 3.0)
-    assert point["low"] < 3.0 < point["high"]
+    curve = next(c for c in data["curves"] if (c["dataset"], c["learner"]) == ("medium", "first"))
+    assert (curve["x"], curve["mean"]) == ([500, 1000], [3.0, 6.0])
+    assert curve["low"][0] < 3.0 < curve["high"][0]
     assert {p["learner"]: p["mean"] for p in data["ranks"]} == {"first": 2.0, "second": 1.0}
+
+
+def test_a_thousand_runs_stay_below_five_megabytes(page: str) -> None:
+    """What grows with the runs: three curves of every learner on every dataset, from long files of metrics."""
+    updates, cells = 500 * np.arange(1, 201), 334  # of three seeds
+    curve = pd.DataFrame({"updates": updates, **dict.fromkeys(("mean", "low", "high"), updates / 7e-3)})
+    curves = [curve.assign(dataset=f"quality-{k % 9}", learner=f"a long name {k}") for k in range(cells)]
+    packed = report_module._curve(pd.concat(curves))
+    assert all(line["x"][-1] == updates[-1] for line in packed)
+    assert {len(line["mean"]) for line in packed} == {67}
+    assert len(page) + 3 * len(report_module._json(packed)) < 5e6
+
+
+def test_a_full_disk_leaves_what_was_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "_page", lambda *arguments: "page" * 100)
+    with full_disk(tmp_path / "r.html"):
+        marlzoo.report(run, out=tmp_path / "r.html")
 
 
 def test_nothing_is_fetched(page: str) -> None:
@@ -73,6 +96,7 @@ def test_datasets_that_are_here_have_cards_and_plots(tmp_path: Path) -> None:
     place = {"task": "games/t-maze", "source": "marlzoo", "quality": "mix"}
     rows = rows_of("first", [1.0], data_hash=data.content_hash, **place)
     rows += rows_of("first", [1.0], **{**place, "data_hash": "0" * 64, "quality": "other"})  # not here
+    rows += rows_of("first", [1.0], **{**place, "data_hash": "1" * 64})  # another version of what is here
     (found,) = data_cards.described(marlzoo.Results(written(tmp_path, rows)))
     assert found.card.transitions == data.transitions
     for lines, values in ((found.returns, data.returns), (found.lengths, data.lengths)):

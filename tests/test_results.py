@@ -19,7 +19,7 @@ from marlzoo.benchmarks.results import COLUMNS, ResultsFile, Row, RowEpisodes, f
 from marlzoo.benchmarks.row import from_line, to_line
 
 from marlzoo.cli import main
-from marlzoo.cli._verify import verify
+from marlzoo.commands.verification import verify
 from marlzoo.errors import DataError, OutputError, UnknownNameError
 from marlzoo.system.checksums import checksum
 

@@ -16,6 +16,7 @@ from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
 from marlzoo.data import games as game_data
+from marlzoo.errors import DataError
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
 
@@ -326,11 +327,40 @@ def test_fine_tuning(tmp_path: Path) -> None:
 def test_ranks_and_regret_of_estimates() -> None:
     module = script("ope")
     lines = pd.DataFrame({"return": [0.0, 1.0, 2.0, 4.0], "fqe": [1.0, 2.0, 3.0, np.nan], "same": 1.0})
-    assert module.score(lines.assign(fqe=lines["return"]), "fqe") == pytest.approx((1.0, 0.0))
-    correlation, regret = module.score(lines, "fqe")  # the best team has no estimate
-    assert regret == pytest.approx(0.5)
-    assert correlation == pytest.approx(-0.2)
-    assert module.score(lines, "same") == pytest.approx((0.0, 1 - 7 / 16))
+    lines = lines.assign(data="d", learner="bc", updates=1)  # four seeds of one learner
+
+    def of(estimator: str, lines: pd.DataFrame = lines) -> tuple[float, float]:
+        (rank, *ends), (lost, *_) = module.score(lines, estimator)
+        assert ends[0] <= rank <= ends[1]
+        return rank, lost
+
+    assert of("fqe", lines.assign(fqe=lines["return"])) == pytest.approx((1.0, 0.0))
+    rank, lost = of("fqe")  # the best team has no estimate
+    assert lost == pytest.approx(0.5)
+    assert rank == pytest.approx(-0.2)
+    assert of("same") == pytest.approx((0.0, 1 - 7 / 16))
+
+
+def test_estimates_meet_the_returns_of_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teams that a suite trains, then those of a folder of results: each with the return of its own row."""
+    module = script("ope")
+    suite = tmp_path / "small.toml"
+    suite.write_text(
+        'learners = ["bc", "td3_bc"]\nepisodes = 2\n[config]\nhidden = 8\nbatch_size = 8\n'
+        '[[data]]\ntask = "mpe/spread"\nquality = "medium"\ntransitions = 200\n'
+    )
+    monkeypatch.setattr(module, "estimated", lambda learner, *_, **__: [{"fqe": s} for s in learner.seeds])
+    options = module.Options(out=tmp_path, suite=(str(suite),), looks=(2,), folder=tmp_path)
+    assert module.main(options) == 0
+    lines = written(tmp_path / "ope")
+    rows = marlzoo.Results(tmp_path / "small-2").frame()
+    assert lines["return"].tolist() == pytest.approx(rows["mean_return"].tolist(), rel=1e-5)
+    assert lines[["learner", "seed"]].to_numpy().tolist() == rows[["method", "seed"]].to_numpy().tolist()
+    assert (lines["fqe"] == lines["seed"]).all()
+    assert "importance" in (tmp_path / "ope" / "table.md").read_text()
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="copy them there"):
+        module.of_folder(tmp_path / "small-2", options)
 
 
 # ---- Convergence ---------------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure
 from marlzoo.benchmarks.results import ResultsFile
@@ -180,6 +183,44 @@ def test_a_search_adapts_repeats_itself_and_batches_its_trials(tmp_path: Path) -
     ]
     assert sizes[0] > sizes[1]  # it looks where more was reached
     assert [adaptive.batch_size(*given) for given in ((20, 20, 3), (100, 20, 3), (3, 20, 30))] == [5, 6, 1]
+
+
+def test_an_adaptive_trial_is_asked_for_all_values_of_a_setting() -> None:
+    asked: list[Any] = []
+
+    class Trial:
+        def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+            asked.append((name, choices))
+            return choices[-1]
+
+        def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+            asked.append((name, low, high, log))
+            return high
+
+    for name, text in (("history", "mlp,rnn"), ("alpha", "0.1..30:log"), ("tau", "0..1")):
+        adaptive.propose(Trial(), name, parse_values(name, text))
+    assert asked == [("history", ["mlp", "rnn"]), ("alpha", 0.1, 30.0, True), ("tau", 0.0, 1.0, False)]
+
+
+def test_what_an_adaptive_sweep_maximizes() -> None:
+    """The score where the tasks have references, else the return; nothing where a run failed or is missing."""
+
+    def reached(**columns: list[float]) -> list[float]:
+        size = len(columns["mean"])
+        cells = {
+            "method": ["m"] * size,
+            "score": [math.nan] * size,
+            "failed": [0] * size,
+            "unfinished": [0] * size,
+        }
+        cells |= {"variant": [str(k // 2) for k in range(size)], "seeds": [2] * size, **columns}
+        results: Any = SimpleNamespace(table=lambda: pd.DataFrame(cells))
+        return list(adaptive.objectives(results).values())
+
+    assert reached(mean=[1.0, 3.0, 5.0, 7.0]) == [2.0, 6.0]
+    assert reached(mean=[1.0, 3.0], score=[10.0, 20.0]) == [15.0]
+    for spoiled in ({"failed": [1, 0]}, {"unfinished": [1, 0]}, {"seeds": [0, 2]}):
+        assert math.isnan(*reached(mean=[1.0, 3.0], **spoiled))
 
 
 def test_an_adaptive_sweep_goes_on_where_it_was(suite: Path, tmp_path: Path) -> None:

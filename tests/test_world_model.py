@@ -16,10 +16,10 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, ConfigError, DataError
 from marlzoo.models.rollouts import Outcome, imagine
+from marlzoo.models.settings import WorldModelConfig
 from marlzoo.models.world_model import (
     Uncertainty,
     WorldModel,
-    WorldModelConfig,
     aleatoric,
     disagreement,
     reward_variance,

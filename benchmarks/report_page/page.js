@@ -2,6 +2,11 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const root = document.documentElement;
+// Curves come as columns, so that every name stands in the file once; charts take rows.
+const rowsOf = ({ dataset, learner, ...columns }) => columns.x.map((_, k) => ({
+  dataset, learner, ...Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[k]])),
+}));
+for (const kind of ["curves", "values", "weights"]) data[kind] = data[kind].flatMap(rowsOf);
 const shown = { learner: new Set(data.learners), dataset: new Set(data.datasets) };
 
 // Names of learners and datasets may hold anything, so they enter the page as text only.

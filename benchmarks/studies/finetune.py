@@ -1,10 +1,14 @@
 """Fine-tuning online, plain, with a memory of the offline values, and with sequential exploration beside it.
 
     python benchmarks/studies/finetune.py [--game xor --quality D3] [--seeds 0 1 2 3 4] [--env-steps 4000]
+    python benchmarks/studies/finetune.py --name smax-3m --logged.task smax/3m --logged.quality medium --updates 2000
+    python benchmarks/studies/finetune.py --name hopper --run CHECKPOINT --data FILE --strategies plain fresh
 
-A team of QMIX with a conservative penalty is trained on the logged data of a game and goes on in the game without the
-penalty. ``min`` is the memory with its sign turned (targets are lowered to the offline values instead of lifted), a
-check that the memory is what matters. All seeds of a strategy are replicas of one run.
+A team of QMIX with a conservative penalty is trained on the logged data of a game, or of another task with discrete
+actions, and goes on in the simulator without the penalty. ``--run`` takes a trained team of another method and its
+data. ``min`` is the memory with its sign turned (targets are lowered to the offline values, not lifted), a check
+that the memory is what matters; ``fresh`` is plain fine-tuning without the logged data. Memory and sequential
+exploration need values of discrete actions. All seeds of a strategy are replicas of one run.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ import tyro
 from marlzoo.benchmarks import study
 
 import marlzoo
+from marlzoo.data.dataset import Dataset
+from marlzoo.training.checkpoint import load_saved
 from marlzoo.training.finetune import Finetuned
 from marlzoo.training.finetune_settings import Strategy
 
@@ -33,6 +39,7 @@ LEARNER: dict[str, Any] = {
     "mixer_hidden": 32,
 }
 STRATEGIES = ("plain", "ovm", "ovmse", "min")
+FRESH = {"data_share": 0.0, "data_share_end": 0.0}
 COLUMNS = {"start": "return at step 0", "dip": "dip", "area": "mean over the steps", "final": "final return"}
 
 
@@ -42,19 +49,45 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
     game: str = "xor"
     quality: str = "D3"  # of the logged data
+    logged: study.Logged = study.Logged()  # noqa: RUF009 - of another task instead
+    run: str = ""  # a checkpoint instead of an offline training; its replicas are the seeds
+    data: str = ""  # that it was trained on
+    strategies: tuple[str, ...] = STRATEGIES  # and fresh
+    name: str = ""  # results go to OUT/finetune/NAME
     updates: int = 500  # of the offline training
     env_steps: int = 4000  # of the fine-tuning
     episodes: int = 20  # of an evaluation
     settings: marlzoo.FinetuneSettings = marlzoo.FinetuneSettings(learn_steps=25, data_share=0.25)  # noqa: RUF009
 
 
-def offline(options: Options, folder: Path) -> Path:
-    """The offline team's checkpoint."""
-    data = marlzoo.load_dataset(f"games/{options.game}/marlzoo/{options.quality}")
+@dataclass(frozen=True)
+class Offline:
+    """The team that goes on: its checkpoint, its data, settings that change, and what it is for people."""
+
+    checkpoint: Path
+    data: Dataset
+    overrides: dict[str, float]
+    about: str
+
+
+def offline(options: Options, folder: Path) -> Offline:
+    """The team that is given, or trained on logged data."""
+    if options.run:
+        saved = load_saved(options.run)
+        data = marlzoo.load_dataset(options.data)
+        about = f"{saved.meta['method']} on {data.card.title}, {saved.meta['updates']} updates offline"
+        return Offline(Path(options.run), data, {}, about)
+    if options.logged.given:
+        _, data = options.logged.load(options.out)
+    else:
+        data = marlzoo.load_dataset(f"games/{options.game}/marlzoo/{options.quality}")
     learner = marlzoo.make("qmix_cql", data.spec, seeds=options.seeds, **LEARNER)
     file = folder / "offline.npz"
-    marlzoo.train(learner, data, updates=options.updates, checkpoint=file, show_progress=False)
-    return file
+    marlzoo.train(
+        learner, data, updates=options.updates, checkpoint=file, task=data.card.task, show_progress=False
+    )
+    about = f"QMIX+CQL on {data.card.task} {data.card.quality}, {options.updates} updates offline"
+    return Offline(file, data, {"cql_weight": 0.0}, about)
 
 
 @contextlib.contextmanager
@@ -66,20 +99,22 @@ def turned(strategy: str) -> Iterator[None]:
         yield
 
 
-def tune(options: Options, run: Path, strategy: str) -> Finetuned:
+def tune(options: Options, team: Offline, strategy: str) -> Finetuned:
     """Fine-tune all seeds with one strategy."""
-    how = cast(Strategy, "ovm" if strategy == "min" else strategy)
+    how = {"min": "ovm", "fresh": "plain"}.get(strategy, strategy)
+    settings = replace(options.settings, strategy=cast(Strategy, how))
     with turned(strategy):
         return marlzoo.finetune(
-            run,
+            team.checkpoint,
             options.env_steps,
-            settings=replace(options.settings, strategy=how),
-            overrides={"cql_weight": 0.0},
+            data=team.data,
+            settings=replace(settings, **FRESH) if strategy == "fresh" else settings,
+            overrides=team.overrides,
             episodes=options.episodes,
         )
 
 
-def report(options: Options, found: dict[str, Finetuned]) -> study.Study:
+def report(options: Options, about: str, found: dict[str, Finetuned]) -> study.Study:
     """A line per strategy, and the learning curves."""
     lines, body = [], []
     for strategy, outcome in found.items():
@@ -88,11 +123,12 @@ def report(options: Options, found: dict[str, Finetuned]) -> study.Study:
         for name in COLUMNS:
             values = np.array([getattr(summary, name) for summary in outcome.summaries])
             body[-1].append(study.over_seeds(values, 2))
+    signs = {"min": " `min` turns the memory's sign.", "fresh": " `fresh` takes no logged data."}
     notes = [
-        f"QMIX+CQL on games/{options.game} {options.quality}, {options.updates} updates offline, then "
-        f"{options.env_steps} environment steps without the penalty. Mean and 95 % bootstrap interval over "
-        f"{len(options.seeds)} seeds. The dip is the fall below the return at step 0 within the first fifth of the "
-        "steps; `min` turns the memory's sign.",
+        f"{about}, then {options.env_steps} environment steps{'' if options.run else ' without the penalty'}. Mean "
+        f"and 95 % bootstrap interval over {len(next(iter(found.values())).summaries)} seeds. The dip is the fall "
+        "below the return at step 0 within the first fifth of the steps."
+        + "".join(text for name, text in signs.items() if name in found),
         f"Made by `{study.command('finetune')}`.",
     ]
 
@@ -104,16 +140,17 @@ def report(options: Options, found: dict[str, Finetuned]) -> study.Study:
         ax.legend()
 
     sheet = study.table("Fine-tuning online", ["strategy", *COLUMNS.values()], body, notes)
-    return study.Study("finetune", sheet, pd.DataFrame(lines), draw)
+    place = "/".join(filter(None, ("finetune", options.name)))
+    return study.Study(place, sheet, pd.DataFrame(lines), draw)
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        run = offline(options, Path(folder))
-        found = {strategy: tune(options, run, strategy) for strategy in STRATEGIES}
-    study.write(report(options, found), options.out)
+        team = offline(options, Path(folder))
+        found = {strategy: tune(options, team, strategy) for strategy in options.strategies}
+    study.write(report(options, team.about, found), options.out)
     return 0
 
 

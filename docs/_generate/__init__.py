@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import methods, reference
+from . import methods, reference, reproduce
 
 
 def version() -> str:
@@ -17,7 +17,7 @@ def version() -> str:
 
 def pages() -> dict[str, str]:
     """Texts of all generated pages by their path."""
-    return {**methods.pages(), **reference.pages()}
+    return {**methods.pages(), **reference.pages(), **reproduce.pages()}
 
 
 def write(folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from marlzoo.cli._methods import Source
+from marlzoo.commands.methods import Source
 from marlzoo.config import Config
 from marlzoo.registry import find_method, list_methods
 

@@ -95,7 +95,7 @@ def _run(given: list[str]) -> int:
 
 def _usage() -> str:
     lines = ["usage: marlzoo COMMAND ...", "", "commands (marlzoo COMMAND --help tells more):"]
-    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()]
     lines += ["", "options: --version, --debug (show the traceback of an error)"]
     return "\n".join(lines)
 

@@ -1,99 +1,239 @@
-"""Help of ``marlzoo train METHOD``, made from source text: importing the method would import torch first."""
+"""Help of every command in one form, at 80 columns.
+
+It needs neither tyro nor, for the settings of a method, the method: both take longer to import than a person waits.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import re
+import sys
 import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_args
 
-from marlzoo.cli._methods import Setting, Source
+from marlzoo import config
+from marlzoo.commands.methods import Setting, Source, settings_in
 
 WIDTH = 80
 COLUMN = 28
+# What an option takes, by its name; other options take what their type says.
+METAVARS = {
+    "action_mapping": "MAPPING", "address": "HOST:PORT", "agent": "INDEX", "checkpoint": "RUN",
+    "data": "DATASET", "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE",
+    "folder": "FOLDER",
+    "format": "FORMAT", "from_": "FILE", "hours": "HOURS", "html": "FILE", "license": "LICENSE",
+    "log": "LOGGER", "medium_return": "RETURN", "message": "MESSAGE", "method": "METHOD",
+    "methods": "METHOD", "name": "NAME", "option": "NAME=VALUE", "others": "RUN", "out": "FILE",
+    "over": "NAME=VALUES", "package": "FOLDER", "partition": "NAME", "paths": "RESULTS", "plot": "FILE",
+    "policy": "CHECKPOINT", "poor_return": "RETURN", "quality": "QUALITY", "random_seed": "SEED",
+    "reference": "METHOD", "replica": "INDEX", "rerun": "METHOD", "revision": "REVISION", "run": "RUN",
+    "seed": "SEED", "seeds": "SEED", "set": "NAME=VALUE", "settings": "NAME=VALUE", "size": "WIDTH HEIGHT",
+    "storage": "FOLDER|URL", "task": "TASK", "time": "LIMIT", "title": "TITLE", "work": "FOLDER",
+    "write": "FOLDER",
+}  # fmt: skip
+FOLDERS = ("folder", "results go")  # how the text of an --out begins that is none of a file
 _KINDS = {
-    "Positive": "FLOAT", "NonNegative": "FLOAT", "Fraction": "FLOAT", "float": "FLOAT",
-    "Count": "INT", "Natural": "INT", "int": "INT", "str": "TEXT", "Path": "PATH", "bool": "",
+    "Positive": "NUMBER", "NonNegative": "NUMBER", "Fraction": "NUMBER", "float": "NUMBER",
+    "Count": "N", "Natural": "N", "int": "N", "str": "TEXT", "Path": "PATH", "bool": "",
 }  # fmt: skip
 
 
-def train_help(method: str, source: Source, options: type) -> str:
-    """The help text: run options, then the method's settings with defaults.
+def command_help(command: str, shape: type) -> str:
+    """Usage, description and options of a command.
+
+    Args:
+        command: its name.
+        shape: dataclass of its options.
+    """
+    options = options_of(shape)
+    named = [option for option in options if "Positional" not in option.kind]
+    given = [option for option in options if "Positional" in option.kind]
+    required = [f"{_flags(option)[0]} {_metavar(option)}" for option in named if _required(option)]
+    free = ["[options]"] if len(named) > len(required) else []
+    words = [*required, *free, *(_positional(option) for option in given)]
+    parts = [_usage(command, words), _paragraphs(shape)]
+    for title, some in (("arguments:", given), ("options:", named)):
+        if some:
+            parts.append("\n".join([title, *(line for option in some for line in _entry(option))]))
+    return "\n\n".join(parts)
+
+
+def train_help(method: str, source: Source, shape: type, more: Sequence[Setting] = ()) -> str:
+    """Run options of ``marlzoo train``, then the settings of a method.
 
     Args:
         method: its name.
         source: of the method.
-        options: dataclass of the run options, whose fields are followed by their texts.
+        shape: dataclass of the run options.
+        more: settings that its form adds.
     """
-    usage = "--task TASK" if source.online else "--data DATASET [DATASET ...]"
+    required = "--task TASK" if source.online else "--data DATASET ..."
     presets = ", ".join(source.presets) or "none"
-    lines = [
-        f"usage: marlzoo train {method} {usage} [options] [settings]",
-        "",
-        *textwrap.wrap(inspect.getdoc(options) or "", WIDTH),
-        "",
-        "run options:",
-        *(line for setting in _run_options(options) for line in _entry(setting)),
-        "",
-        *textwrap.wrap(f"settings of {method} ({source.summary})", WIDTH),
-        *textwrap.wrap(
-            f"The task's preset goes before these defaults (presets: {presets}). "
-            f"Their values: marlzoo list methods {method}",
-            WIDTH,
-            break_on_hyphens=False,
-        ),
-        *(line for setting in source.settings() for line in _entry(setting)),
+    about = (
+        f"The task's preset goes before these defaults (presets: {presets}). "
+        f"Their values: marlzoo list methods {method.partition(' ')[0]}"
+    )
+    own = {setting.name: setting for setting in (*more, *source.settings())}
+    settings = [
+        *textwrap.wrap(f"settings of {method} ({source.summary.rstrip('.')})", WIDTH),
+        *textwrap.wrap(about, WIDTH, break_on_hyphens=False),
+        *(line for setting in own.values() for line in _entry(setting, of_method=True)),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(
+        [
+            _usage(f"train {method}", [required, "[options]", "[settings]"]),
+            _paragraphs(shape),
+            "\n".join(["run options:", *(line for option in options_of(shape) for line in _entry(option))]),
+            "\n".join(settings),
+        ]
+    )
 
 
-def _run_options(options: type) -> list[Setting]:
-    """The fields of a dataclass with the texts below them."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = []
-    for item, text in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(item, ast.AnnAssign)
-            and isinstance(item.target, ast.Name)
-            and isinstance(text, ast.Expr)
-        ):
-            assert isinstance(text.value, ast.Constant)
-            default = repr(getattr(options, item.target.id)) if item.value is not None else ""
-            kind, about = ast.unparse(item.annotation), " ".join(str(text.value.value).split())
-            found.append(Setting(item.target.id, kind, default, about))
+def options_of(shape: type, values: object = None) -> list[Setting]:
+    """The options of a dataclass with the texts at its fields; a nested dataclass adds its own.
+
+    Args:
+        shape: the dataclass.
+        values: an instance whose values go before the defaults.
+    """
+    texts = {name: text for cls in reversed(shape.__mro__) for name, text in _texts(cls).items()}
+    found: list[Setting] = []
+    for item in fields(shape):
+        written = str(item.type)  # as text, because their modules do not evaluate annotations
+        value = _default(item) if values is None else getattr(values, item.name)
+        nested = re.match(r"Annotated\[(\w+), tyro\.conf\.arg\(name=[\"']{2}", written)
+        if nested:
+            inner = _named(shape, item.name, nested[1])
+            found += options_of(inner, None if value is MISSING else value)
+            continue
+        choice = get_args(_named(shape, item.name, written))  # of a type with a name
+        kind = f"Literal[{', '.join(map(repr, choice))}]" if choice else written
+        default = "" if value is MISSING else repr(value)
+        found.append(Setting(item.name, kind, default, texts.get(item.name, "")))
     return found
 
 
-def _entry(setting: Setting) -> list[str]:
-    flag = f"--{setting.name.replace('_', '-')}"
-    metavar = _metavar(setting.kind)
-    left = f"  {flag} {metavar}" if metavar else f"  {flag}, --no-{flag[2:]}"
-    default = _plain(setting.default)
-    about = f"{setting.about} (default: {default})" if default else f"{setting.about} (required)"
-    body = textwrap.wrap(about.strip(), WIDTH - COLUMN, break_on_hyphens=False)
-    if len(left) >= COLUMN:
-        return [left, *(" " * COLUMN + line for line in body)]
-    return [left.ljust(COLUMN) + body[0], *(" " * COLUMN + line for line in body[1:])]
+def _named(shape: type, field: str, name: str) -> Any:
+    """What a name means where a class annotates a field with it; None where it is no name there."""
+    owner = next(cls for cls in shape.__mro__ if field in vars(cls).get("__annotations__", {}))
+    return vars(sys.modules[owner.__module__]).get(name)
 
 
-def _metavar(kind: str) -> str:
-    if kind in _KINDS:
-        return _KINDS[kind]
-    choices = re.match(r"Literal\[(.*)\]$", kind)
+def _default(item: Field[Any]) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def _texts(cls: type) -> dict[str, str]:
+    """What stands at the fields of a class, or in its docstring, read from its source; nothing where it has none."""
+    try:
+        text = textwrap.dedent(inspect.getsource(cls))
+        (node,) = ast.parse(text).body
+    except (OSError, TypeError, SyntaxError):  # built in, or made at run time
+        return {}
+    assert isinstance(node, ast.ClassDef)
+    section = re.search(r"^Args:\n((?: .*\n|\n)*)", f"{inspect.getdoc(cls)}\n", re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section[1] if section else "", re.MULTILINE)
+    described = {name: " ".join(about.replace("``", "").split()).rstrip(".") for name, about in entries}
+    at_fields = {setting.name: setting.about for setting in settings_in(node, text.splitlines())}
+    return described | {name: about for name, about in at_fields.items() if about}
+
+
+def _usage(command: str, words: list[str]) -> str:
+    """A usage that is broken between options only."""
+    lines = [f"usage: marlzoo {command}"]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) > WIDTH:
+            lines.append(" " * 7)
+        lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
+def _paragraphs(shape: type) -> str:
+    texts = (inspect.getdoc(shape) or "").split("\n\n")
+    return "\n\n".join("\n".join(textwrap.wrap(text, WIDTH, break_on_hyphens=False)) for text in texts)
+
+
+def _entry(option: Setting, of_method: bool = False) -> list[str]:
+    metavar, flags = _metavar(option), _flags(option)
+    if "Positional" in option.kind:
+        left = f"  {_positional(option, brackets=False)}"
+    elif metavar:
+        left = f"  {', '.join(flags)} {metavar}"
+    else:  # a run option that is off is switched on; a preset may have switched on a method's
+        both = of_method or option.default == "True"
+        left = f"  {flags[0]}, --no-{flags[0][2:]}" if both else f"  {flags[0]}"
+    body = textwrap.wrap(option.about + _value(option, of_method), WIDTH - COLUMN, break_on_hyphens=False)
+    lines = [] if len(left) < COLUMN else [left]
+    first = left.ljust(COLUMN) if len(left) < COLUMN else " " * COLUMN
+    return [*lines, first + body[0], *(" " * COLUMN + line for line in body[1:])]
+
+
+def _value(option: Setting, of_method: bool) -> str:
+    """The default, where the text does not say it and there is one."""
+    if "default" in option.about and not (of_method or option.default in ("False", "True")):
+        return ""
+    if _required(option):
+        return " (required)"
+    plain = _plain(option.default)
+    switched_off = option.default == "False" and not of_method
+    return "" if switched_off or plain in ("", "None") else f" (default: {plain})"
+
+
+def _required(option: Setting) -> bool:
+    return not option.default
+
+
+def _flags(option: Setting) -> list[str]:
+    named = re.search(r"name=[\"'](\w+)[\"']", option.kind)
+    alias = re.search(r"aliases=\[[\"'](-\w)[\"']\]", option.kind)
+    flag = f"--{(named[1] if named else option.name).replace('_', '-')}"
+    return [alias[1], flag] if alias else [flag]
+
+
+def _positional(option: Setting, brackets: bool = True) -> str:
+    metavar = _metavar(option)
+    return metavar if _required(option) or not brackets else f"[{metavar}]"
+
+
+def _metavar(option: Setting) -> str:
+    """What follows the flag: one word, a choice, or several."""
+    given = re.search(r"metavar=[\"'](.*?)[\"']", option.kind)
+    if given:
+        return given[1]
+    kind = option.kind
+    if kind.startswith("Annotated["):
+        kind = kind.removeprefix("Annotated[").partition(", tyro")[0]
+    kind = kind.removesuffix(" | None").removesuffix(" | Literal['']").removesuffix(' | Literal[""]')
+    several = re.fullmatch(r"tuple\[(.+), \.\.\.\]", kind)
+    word = _word(option.name, several[1] if several else kind)
+    if option.name == "out" and option.about.startswith(FOLDERS):
+        word = "FOLDER"
+    return f"{word} ..." if several else word
+
+
+def _word(name: str, kind: str) -> str:
+    choices = re.fullmatch(r"Literal\[(.*)\]", kind)
     if choices:
-        return "{" + ",".join(part.strip(" '\"") or '""' for part in choices[1].split(",")) + "}"
-    several = re.match(r"tuple\[(\w+),", kind)
-    if several:
-        name = _KINDS.get(several[1], "VALUE") or "VALUE"
-        return f"[{name} ...]"
-    named = re.search(r"\w+", kind.removeprefix("Annotated["))
-    return _KINDS.get(named[0], "VALUE") if named else "VALUE"
+        return "{" + ",".join(part.strip(" '\"") for part in choices[1].split(",")) + "}"
+    if kind == "bool":
+        return ""
+    if (name in METAVARS and not kind.startswith("tuple")) or name == "size":
+        return METAVARS[name]
+    named = get_args(getattr(config, kind, None))  # a choice with a name
+    if named and kind not in _KINDS:
+        return "{" + ",".join(map(str, named)) + "}"
+    return _KINDS.get(kind, "VALUE")
 
 
 def _plain(default: str) -> str:
+    """A value as it is written on the command line."""
     if default in ("()", "''", '""'):
-        return "none"
+        return ""
     path = re.search(r"Path\('(.*)'\)$", default)
     several = re.fullmatch(r"\((.*?),?\)", default)
-    return path[1] if path else several[1].replace(",", "") if several else default.strip("'\"")
+    if several:
+        return re.sub("[,'\"]", "", several[1])
+    return path[1] if path else default.strip("'\"").removeprefix("math.")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.config import Precision
 from marlzoo.defaults import UPDATES
 
@@ -17,15 +16,15 @@ class Where:
     """Where a suite's groups are trained; see :class:`marlzoo.benchmarks.launchers.Place`."""
 
     on: Literal["local", "ray", "slurm"] = "local"
-    """train on this machine, on a Ray cluster, or in SLURM jobs; a cluster's group has --threads CPUs (0: one)"""
+    """train on this machine, on a Ray cluster, or in SLURM jobs"""
     address: str = ""
     """with --on ray: HOST:PORT of the cluster's head, or auto (default: a Ray of its own on this machine)"""
     gpus: float | None = None
     """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda)"""
     array: int = 0
-    """on a cluster: most groups at a time (0: as many as it has room for)"""
+    """on a cluster: most groups at a time (default: as many as it has room for)"""
     partition: str = ""
-    """with --on slurm: default is SLURM's"""
+    """with --on slurm: its partition (default: SLURM's)"""
     time: str = ""
     """with --on slurm: limit of each job, minutes or D-HH:MM:SS, after which it is requeued (default: 4 hours)"""
     storage: str = ""
@@ -51,7 +50,7 @@ class Offline:
     episodes: int = 10
     """evaluation episodes per seed (0: train without the simulator, and evaluate nothing)"""
     horizon: int = 0
-    """step limit of an evaluation episode (0: the task's)"""
+    """step limit of an evaluation episode (default: the task's)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     precision: Precision = "float32"
@@ -59,13 +58,13 @@ class Offline:
     out: Path = Path("results")
     """results go to OUT/NAME: rows.csv, tables and checkpoints"""
     name: str = ""
-    """default: train-METHOD-TASK"""
+    """of the run (default: train-METHOD-TASK)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
     threads: int = 0
-    """of torch (0: as torch is set); with --on: CPUs of each group (0: one)"""
+    """of torch (default: as torch is set); with --on: CPUs of each group (default: one)"""
     where: Annotated[Where, tyro.conf.arg(name="")] = Where()
     """where groups are trained"""
     check_data: bool = True
@@ -89,7 +88,7 @@ class Online:
     out: Path = Path("results")
     """results go to OUT/NAME: curve.csv, metrics.csv and checkpoint.npz"""
     name: str = ""
-    """default: train-METHOD-TASK"""
+    """of the run (default: train-METHOD-TASK)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     log_every: int = 10

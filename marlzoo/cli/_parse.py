@@ -5,40 +5,38 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import shutil
 import sys
-import textwrap
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from marlzoo.cli._help import command_help
 from marlzoo.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T")
 
 
-def parse(shape: Callable[..., T], command: str, arguments: Sequence[str]) -> T:
+def parse(shape: type[T], command: str, arguments: Sequence[str]) -> T:
     """Arguments as an instance of the dataclass ``shape``; asking for help prints it and ends the process.
+
+    ``shape`` may hold nested dataclasses whose options are flags without a prefix.
 
     Raises:
         UnknownNameError: a flag that there is not; lists the nearest ones.
         ConfigError: a value of the wrong type, one that is missing, or a flag that occurs twice.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(command_help(command, shape))
+        raise SystemExit(0)
     import tyro
 
     _refuse_repeated(command, arguments)
     report = io.StringIO()  # tyro tells errors in a box of many lines
-    # Of the encoding that the help is printed in, which decides about the lines of its boxes.
-    shown = io.TextIOWrapper(io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "utf-8")
     try:
-        with contextlib.redirect_stderr(report), contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stderr(report):
             found = tyro.cli(shape, args=list(arguments), prog=f"marlzoo {command}")
-    except SystemExit as end:
-        if not end.code:
-            shown.seek(0)
-            print(_wrapped(shown.read()), end="")
-            raise
+    except SystemExit:
         fault = _first_part(report.getvalue())
         flag = re.search(r"Unrecognized options:.*?(--[\w-]+)", fault)
         if flag is None:
@@ -60,19 +58,6 @@ def _refuse_repeated(command: str, arguments: Sequence[str]) -> None:
                 f"{flag} occurs {count} times; write it once, with all its values behind it; "
                 f"see marlzoo {command} --help"
             )
-
-
-def _wrapped(text: str) -> str:
-    """Help with its usage and description broken between words, which tyro leaves to the terminal."""
-    width = shutil.get_terminal_size().columns
-    lines = []
-    for line in text.splitlines():
-        indent = " " * 8 if line.startswith("usage:") else ""
-        whole = len(line) <= width or line[:1] in "│╭╰ "
-        lines += (
-            [line] if whole else textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)
-        )
-    return "".join(f"{line}\n" for line in lines)
 
 
 def _first_part(box: str) -> str:
@@ -125,12 +110,24 @@ def named_values(texts: Sequence[str], flag: str) -> dict[str, Any]:
         ConfigError: a text of another form.
     """
     found: dict[str, Any] = {}
+    for name, value in text_values(texts, flag).items():
+        plain = {"true": True, "false": False}.get(value.lower(), value)
+        found[name] = int(value) if re.fullmatch(r"-?\d+", value) else plain
+    return found
+
+
+def text_values(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """``NAME=VALUE`` texts as names and texts.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    found = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not name or not sign:
             raise ConfigError(f"{flag} {text!r}: write it as NAME=VALUE")
-        plain = {"true": True, "false": False}.get(value.lower(), value)
-        found[name] = int(value) if re.fullmatch(r"-?\d+", value) else plain
+        found[name] = value
     return found
 
 
@@ -141,10 +138,7 @@ def toml_values(texts: Sequence[str]) -> dict[str, Any]:
         ConfigError: a text of another form.
     """
     found: dict[str, Any] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not name or not sign:
-            raise ConfigError(f"--set {text!r}: write it as NAME=VALUE")
+    for name, value in text_values(texts, "--set").items():
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

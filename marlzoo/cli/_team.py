@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from marlzoo.cli._lazy import tyro
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Where
 from marlzoo.cli._parse import parse, toml_values, usable_device
 from marlzoo.config import Precision
@@ -29,21 +28,21 @@ class Options:
     out: Path = Path("results")
     """folder of the results"""
     seeds: tuple[int, ...] = ()
-    """instead of the suite's"""
+    """one replica per seed and dataset (default: the suite's)"""
     methods: tuple[str, ...] = ()
-    """only these of the suite's methods"""
+    """only these methods (default: all of the suite's)"""
     updates: int = 0
-    """instead of the suite's"""
+    """gradient updates (default: the suite's)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     precision: Precision | Literal[""] = ""
-    """of matrix products while training, instead of the suite's"""
+    """of matrix products while training (default: the suite's)"""
     max_replicas: int = 20
     """most replicas in one lockstep group"""
     processes: int = 0
-    """number of training processes (0: one per core for large suites)"""
+    """number of training processes (default: one, or one per core for large suites)"""
     threads: int = 0
-    """of torch in each process, where processes are given (0: cores / processes)"""
+    """of torch in each process (default: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()
@@ -53,7 +52,7 @@ class Options:
     dry_run: bool = False
     """print runs, data, disk and hours from a short measurement, and train nothing"""
     hours: float = 0.0
-    """train only the datasets, cheapest first, that are estimated to fit in so many hours (0: all)"""
+    """train only the datasets, cheapest first, that are estimated to fit in so many hours (default: all)"""
     rerun: tuple[str, ...] = ()
     """train these methods anew; their rows go to replaced.csv"""
     force: bool = False
@@ -70,24 +69,31 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the suite that the arguments name, with what they change."""
-    from marlzoo.benchmarks.suites import SUITES, find_suite
-
     if not arguments:
+        from marlzoo.benchmarks.suites import SUITES
+
         raise ConfigError(
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    from marlzoo.benchmarks.bench import select
+    from marlzoo.benchmarks.bench import bench_show, select
+    from marlzoo.benchmarks.suites import find_suite
 
     found = find_suite(options.suite, toml_values(options.set))
-    suite = select(found, options.seeds, options.methods, options.updates, options.precision or None)
+    suite = bench_show(
+        found,
+        seeds=options.seeds,
+        methods=options.methods,
+        updates=options.updates,
+        precision=options.precision or None,
+    )
     if options.show:
         from marlzoo.benchmarks.suite_toml import suite_toml
 
         print(suite_toml(suite), end="")
         return 0
     if options.status:
-        return _status(options.out / suite.name, options.json)
+        return _status(suite, options)
     if options.where.on == "local":  # a cluster's nodes may have other devices
         usable_device(options.device)
     from rich.console import Console
@@ -129,19 +135,19 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if finished.failures else 0
 
 
-def _status(folder: Path, as_json: bool) -> int:
+def _status(suite: Suite, options: Options) -> int:
     """Print how the groups of a suite stand."""
-    from marlzoo.benchmarks.launchers import job_states
-    from marlzoo.benchmarks.status import sheet, status
+    from marlzoo.benchmarks.bench import bench_status
+    from marlzoo.benchmarks.status import sheet
     from marlzoo.benchmarks.styles import terminal
 
-    found = status(folder, job_states)
-    if as_json:
+    found = bench_status(suite, out=options.out)
+    if options.json:
         print(json.dumps([asdict(group) for group in found], indent=2))
         return 0
     from rich.console import Console
 
-    Console().print(terminal(sheet(folder.name, found)), soft_wrap=True)
+    Console().print(terminal(sheet(suite.name, found)), soft_wrap=True)
     return 0
 
 

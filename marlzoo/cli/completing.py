@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
 from typing import Annotated, Any, Union
 
-import tyro
-
-from marlzoo.cli._methods import Source
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument
+from marlzoo.commands.methods import Source
 
 SHELLS = {
     "bash": "marlzoo completion bash > ~/.local/share/bash-completion/completions/marlzoo",
@@ -24,11 +23,10 @@ SHELLS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Print the script."""
-    ways = "\n".join(f"  {shell:<5} {way}" for shell, way in SHELLS.items())
-    about = (
-        f"Print a script that completes marlzoo's commands and options. Shells, and where it goes:\n{ways}"
-    )
-    shell = first_argument("shell", "completion", arguments, SHELLS, about)
+    ways = "\n".join(f"  {shell}:\n    {way}" for shell, way in SHELLS.items())
+    about = f"Print a script that completes commands and options. Shells, and where it goes:\n{ways}"
+    asked = ["--help"] if {"-h", "--help"} & set(arguments) else arguments
+    shell = first_argument("shell", "completion", asked, SHELLS, about)
     if shell is not None:
         print(script(shell))
     return 0

@@ -6,23 +6,21 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from marlzoo.cli._parse import first_argument, named_values, parse
+from marlzoo.cli._lazy import tyro
+from marlzoo.cli._parse import first_argument, named_values, parse, text_values
 from marlzoo.cli._telling import closing, progress, reference
+from marlzoo.commands.data import planned_options
 from marlzoo.console import visible
 from marlzoo.defaults import SEED, TRANSITIONS
-from marlzoo.errors import ConfigError, DataError
+from marlzoo.errors import ConfigError
+from marlzoo.recording.teach_options import Options as TeachOptions
 
 if TYPE_CHECKING:
     from marlzoo.data.card import Card
-
-Dataset = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-Task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
 class Collect:
     """Record a dataset with the behavior policies of a task, or with a checkpoint's; same arguments, same bytes."""
 
-    task: Task
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """for instance mamujoco/hopper-3x1"""
     quality: str
     """random (any task), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good; with --policy
@@ -58,32 +56,23 @@ class Collect:
 
 
 def collect(arguments: Sequence[str]) -> int:
-    """record a dataset with a task's behavior policies, or with a checkpoint's"""
+    """record a dataset with a task's behavior policies, or a checkpoint's"""
     started = time.monotonic()
     options = parse(Collect, "data collect", arguments)
-    from marlzoo.data.computed import computed_qualities
+    from marlzoo.commands.data import data_collect
     from marlzoo.data.load import read_card
-    from marlzoo.recording.recipes import collect as regenerate
-
-    if computed_qualities(options.task) and options.policy is None:
-        name = f"{options.task}/marlzoo/{options.quality}"
-        read_card(name)  # a wrong quality is named as such
-        raise ConfigError(
-            f"data of {options.task} are computed when they are loaded: use the name {name} as it is, or write a "
-            f"file with: marlzoo data convert {name} FILE.hdf5"
-        )
 
     with progress("data collect", f"{options.task} {options.quality}", options.transitions) as shown:
-        path = regenerate(
+        path = data_collect(
             options.task,
             options.quality,
-            options.transitions,
-            options.seed,
-            options.out,
-            lambda done, _: shown.advance(done),
-            policy=str(options.policy or ""),
+            transitions=options.transitions,
+            seed=options.seed,
+            policy=options.policy,
             replica=options.replica,
             env=named_values(options.env, "--env"),
+            out=options.out,
+            progress=lambda done, _: shown.advance(done),
         )
     _tell(path, read_card(path))
     closing("Recorded", started, f"marlzoo train METHOD --data {reference(path)}")
@@ -94,7 +83,7 @@ def collect(arguments: Sequence[str]) -> int:
 class Inspect:
     """Returns, lengths, ends, ranges; coverage, dependence between agents, modes and hints, from a seeded sample."""
 
-    dataset: Dataset
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance uid=Good (marlzoo list formats shows all)"""
@@ -113,23 +102,22 @@ class Inspect:
 def inspect(arguments: Sequence[str]) -> int:
     """show what a dataset holds"""
     options = parse(Inspect, "data inspect", arguments)
+    from marlzoo.commands.data import data_inspect
     from marlzoo.console import console
-    from marlzoo.data.inspection import inspect as measure
-    from marlzoo.data.inspection import plot, render, write_html
-    from marlzoo.data.load import load_dataset, typed_options
+    from marlzoo.data.inspection import render
 
-    dataset = load_dataset(options.dataset, **typed_options(options.dataset, options.option))
-    if options.sample < 100 or options.seed < 0:
-        raise ConfigError("data inspect: --sample must be at least 100 and --seed 0 or more")
-    found = measure(dataset, sample=options.sample, seed=options.seed)
+    found = data_inspect(
+        options.dataset,
+        option=text_values(options.option, "--option"),
+        sample=options.sample,
+        seed=options.seed,
+        plot=options.plot,
+        html=options.html,
+    )
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         console().print(render(found))
-    if options.plot is not None:
-        plot(dataset, options.plot)
-    if options.html is not None:
-        write_html(dataset, found, options.html)
     return 0
 
 
@@ -137,7 +125,7 @@ def inspect(arguments: Sequence[str]) -> int:
 class Check:
     """Do a dataset and a simulator agree? Replays recorded transitions; exit status 1 if they do not."""
 
-    dataset: Dataset
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance team=2x3_0 (marlzoo list formats shows all)"""
@@ -156,20 +144,16 @@ class Check:
 def check(arguments: Sequence[str]) -> int:
     """compare a dataset with the simulator"""
     options = parse(Check, "data check", arguments)
-    from marlzoo.data.check import check as compare
-    from marlzoo.data.load import load_dataset, typed_options
-    from marlzoo.registry import make_env
+    from marlzoo.commands.data import data_check
 
-    dataset = load_dataset(options.dataset, **typed_options(options.dataset, options.option))
-    task = options.task or dataset.card.task
-    if not task:
-        raise DataError(f"{options.dataset}: its card names no task; give it with --task")
-    chosen = {"action_mapping": options.action_mapping} if options.action_mapping else {}
-    env = make_env(task, 1, **named_values(options.env, "--env"), **chosen)
-    try:
-        report = compare(dataset, env, sample=options.sample)
-    finally:
-        env.close()
+    report = data_check(
+        options.dataset,
+        option=text_values(options.option, "--option"),
+        task=options.task,
+        sample=options.sample,
+        action_mapping=options.action_mapping,
+        env=named_values(options.env, "--env"),
+    )
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
@@ -199,16 +183,15 @@ def convert(arguments: Sequence[str]) -> int:
     """write a dataset of any known format in another"""
     started = time.monotonic()
     options = parse(Convert, "data convert", arguments)
-    from marlzoo.data.load import convert as rewrite
-    from marlzoo.data.load import typed_options
+    from marlzoo.commands.data import data_convert
 
-    reading = typed_options(options.source, options.option)
-
-    def log(text: str) -> None:
-        print(visible(text), file=sys.stderr)
-
-    path = rewrite(
-        options.source, options.target, form=options.format, force=options.force, log=log, **reading
+    path = data_convert(
+        options.source,
+        options.target,
+        option=text_values(options.option, "--option"),
+        format=options.format,
+        force=options.force,
+        log=lambda text: print(visible(text), file=sys.stderr),
     )
     print(visible(path))
     closing("Converted", started, f"marlzoo data inspect {reference(path)}")
@@ -234,12 +217,11 @@ def mix(arguments: Sequence[str]) -> int:
     """mix datasets in given shares"""
     started = time.monotonic()
     options = parse(Mix, "data mix", arguments)
+    from marlzoo.commands.data import data_mix
     from marlzoo.data.load import read_card
-    from marlzoo.data.mix import mix as combine
-    from marlzoo.data.mix import parse_parts
 
-    path = combine(
-        parse_parts(options.parts), options.out or None, transitions=options.transitions, seed=options.seed
+    path = data_mix(
+        options.parts, out=options.out or None, transitions=options.transitions, seed=options.seed
     )
     _tell(path, read_card(path))
     closing("Mixed", started, f"marlzoo train METHOD --data {reference(path)}")
@@ -257,7 +239,7 @@ def _tell(path: Path, card: Card) -> None:
 class Download:
     """Fetch a published dataset (needs the extra hub), verify it, convert it and put it where its name is found."""
 
-    dataset: Dataset = ""
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")] = ""
     """its name, family/task/source/quality"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """a file or folder fetched by hand instead"""
@@ -269,12 +251,11 @@ def download(arguments: Sequence[str]) -> int:
     """fetch a published dataset"""
     started = time.monotonic()
     options = parse(Download, "data download", arguments)
-    from marlzoo.data.catalog import published
-    from marlzoo.data.download import download as fetch
+    from marlzoo.commands.data import data_download, data_published
 
     if options.list:
-        for entry in published().values():
-            print(f"{entry.name}: {entry.where()}")
+        for name, where in data_published().items():
+            print(f"{name}: {where}")
         return 0
     if not options.dataset:
         raise ConfigError("marlzoo data download: name a dataset, or list all with --list")
@@ -286,9 +267,9 @@ def download(arguments: Sequence[str]) -> int:
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         bar = progress.add_task(described(options.dataset), total=None)
-        path = fetch(
+        path = data_download(
             options.dataset,
-            from_file=options.from_,
+            from_=options.from_,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     print(visible(path))
@@ -296,37 +277,41 @@ def download(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclass
+class Teach:
+    """Train the behavior policies of a task, as its plan says; the same command goes on after a stop."""
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """full task name, for instance mamujoco/hopper-3x1"""
+    options: Annotated[TeachOptions, tyro.conf.arg(name="")] = field(default_factory=TeachOptions)
+    """how they are made"""
+
+
 def teach(arguments: Sequence[str]) -> int:
     """train the behavior policies that a task's data are recorded with"""
     started = time.monotonic()
-    from dataclasses import field, make_dataclass
-
-    from marlzoo.recording.teach_options import Options
-    from marlzoo.teachers.plans import plans
-
     named = [word for word in arguments[:1] if not word.startswith("-")]
-    plan = plans().get(named[0]) if named else None
-    base: Any = field() if plan is None else field(default=Options(**plan.options))
-    shape = make_dataclass(
-        "Teach",
-        [("task", Task), ("options", Annotated[Options, tyro.conf.arg(name="")], base)],
-    )
-    shape.__doc__ = (
-        "Train the behavior policies of a task, as its plan says; the same command goes on after a stop."
-    )
-    parsed: Any = parse(shape, "data teach", arguments)
-    from marlzoo.recording.teach import make_behavior_policy  # here, because it needs torch
+    parsed = parse(_planned(named[0]) if named else Teach, "data teach", arguments)
+    from marlzoo.commands.data import data_teach
 
-    print(make_behavior_policy(parsed.task, parsed.options))
+    print(data_teach(parsed.task, parsed.options))
     closing("Trained", started, f"marlzoo data collect {parsed.task} --quality QUALITY")
     return 0
+
+
+def _planned(task: str) -> type[Teach]:
+    """The command's options with the defaults of a task's plan, if it has one."""
+    base: Any = field(default=planned_options(task))
+    made = make_dataclass("Planned", [("options", Teach.__annotations__["options"], base)], bases=(Teach,))
+    made.__module__, made.__doc__ = __name__, Teach.__doc__  # where annotations are looked up
+    return made
 
 
 @dataclass
 class ShowCard:
     """What is known about a dataset: origin, addresses, checksum, license, statistics, published scores."""
 
-    dataset: Dataset
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, published or not, or a file"""
     json: bool = False
     """print JSON"""
@@ -335,30 +320,9 @@ class ShowCard:
 def card(arguments: Sequence[str]) -> int:
     """show a dataset's card, with addresses and published scores"""
     options = parse(ShowCard, "data card", arguments)
-    from marlzoo.data.catalog import published, scores
-    from marlzoo.data.download import recorded_checksum
-    from marlzoo.data.load import find, read_card
+    from marlzoo.commands.data import data_card
 
-    entry = published().get(options.dataset)
-    shown: dict[str, Any] = {}
-    if entry is not None:
-        checksum = entry.sha256 or recorded_checksum(entry)
-        kept = {key: value for key, value in asdict(entry).items() if value not in ("", None)}
-        shown["published"] = kept | {
-            "where": entry.where(),
-            "sha256": checksum
-            or "none is published; the first download's is recorded, later ones must match",
-            "scores": [asdict(score) for score in scores(entry.name)],
-        }
-    try:
-        place = find(options.dataset)
-    except DataError:
-        if entry is None:
-            shown["card"] = read_card(
-                options.dataset
-            ).to_dict()  # computed data, or the error that says what to do
-    else:
-        shown |= {"file": str(place), "card": read_card(options.dataset).to_dict()}
+    shown = data_card(options.dataset)
     if options.json:
         print(json.dumps(shown, indent=2))
         return 0
@@ -386,7 +350,7 @@ def card(arguments: Sequence[str]) -> int:
 
 
 def model(arguments: Sequence[str]) -> int:
-    """train a world model of a dataset, with its errors on held-out episodes"""
+    """train a world model of a dataset and measure it on held-out episodes"""
     from marlzoo.cli.modeling import model as train_model
 
     return train_model(arguments)

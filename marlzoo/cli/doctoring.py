@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from marlzoo.cli._diagnosis import diagnose, report
+from marlzoo.commands.diagnosis import report
+from marlzoo.commands.health import doctor, doctor_verify
 from marlzoo.errors import ConfigError, UnknownNameError
 
 FLAGS = ("--json", "--verify")
@@ -15,10 +16,14 @@ HELP = """usage: marlzoo doctor [--json] [--verify [FOLDER ...]]
 
 What is installed, what is missing, how to fix it.
 
---verify  compare everything that carries a checksum with it instead: result rows and their journals, checkpoints and
-          datasets in the folders (default: results), and the datasets, downloads and behavior policies in marlzoo's
-          home; names each damaged thing, and ends with status 1 if there is one
---json    print JSON"""
+options:
+  --verify [FOLDER ...]     compare everything that carries a checksum with it
+                            instead: result rows and their journals,
+                            checkpoints and datasets in the folders (default:
+                            results), and the datasets, downloads and behavior
+                            policies in marlzoo's home; names each damaged
+                            thing, and ends with status 1 if there is one
+  --json                    print JSON"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -34,17 +39,16 @@ def run(arguments: Sequence[str]) -> int:
         return _verify(folders, "--json" in arguments)
     if folders:
         raise ConfigError(f"marlzoo doctor: {folders[0]} is no option; folders are looked at with --verify")
-    found = diagnose()
+    found = doctor()
     text = json.dumps([asdict(finding) for finding in found], indent=2)
     print(text if "--json" in arguments else report(found))
     return int(any(finding.state == "missing" for finding in found))
 
 
 def _verify(folders: Sequence[Path], as_json: bool) -> int:
-    from marlzoo.cli._verify import summary, verify
+    from marlzoo.commands.verification import summary
     from marlzoo.console import visible
 
-    usual = [path for path in [Path("results")] if path.is_dir()]
-    checked = list(verify(folders or usual))
+    checked = doctor_verify(folders)
     print(json.dumps([asdict(one) for one in checked], indent=2) if as_json else visible(summary(checked)))
     return int(any(one.fault for one in checked))

@@ -6,15 +6,17 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse, usable_device
 from marlzoo.cli._telling import closing, without_nan
 from marlzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from marlzoo.commands.scoring import Score
 
 
 @dataclass
@@ -56,71 +58,37 @@ def run(arguments: Sequence[str]) -> int:
     _require(options)
     if options.cross_play:
         return _cross_play(options, started)
-    from marlzoo.registry import make_env
-    from marlzoo.replicas import derive
-    from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
-    from marlzoo.training.evaluation import evaluate
+    from marlzoo.commands.scoring import evaluate_run
 
-    checkpoint = find_checkpoint(options.checkpoint)
-    meta = load_saved(checkpoint).meta
-    task = options.task or task_of(meta)
-    if not task:
-        raise ConfigError(f"{checkpoint}: does not name its task; give it with --task")
-    learner = load_learner(checkpoint, options.device)
-    same = task == meta.get("task")
-    chosen = named_values(options.env, "--env") or (meta.get("env") or {} if same else {})
-    episodes = options.episodes or meta.get("episodes") or 10
-    horizon = options.horizon or (meta.get("horizon") if same else None)
-    env = make_env(task, learner.replicas * episodes, **chosen)
-    try:
-        differences = learner.spec.differences(env.spec)
-        if differences:
-            raise ConfigError(
-                f"{checkpoint}: was trained for another task than {task}: {differences[0]}; "
-                "name the one it was trained for with --task"
-            )
-        if options.seed < 0:
-            seeds = [derive(seed, "evaluate", learner.updates) for seed in learner.seeds]
-        else:
-            seeds = [derive(options.seed, "evaluate", k) for k in range(learner.replicas)]
-        found = evaluate(
-            learner.policy(),
-            env,
-            seeds=seeds,
-            horizon=horizon or None,
-            device=options.device,
-            dtype=learner.dtype,
-        )
-    finally:
-        env.close()
-    lines: list[dict[str, Any]] = [
-        {
-            "method": learner.name,
-            "task": task,
-            "seed": seed,
-            "updates": learner.updates,
-            "episodes": episodes,
-            "mean_return": float(found.returns[k].mean()),
-            "std_return": float(found.returns[k].std()),
-            "mean_length": float(found.lengths[k].mean()),
-            "win_rate": None if found.wins is None else float(found.wins[k].mean()),
-        }
-        for k, seed in enumerate(learner.seeds)
-    ]
+    scores = evaluate_run(
+        options.checkpoint,
+        task=options.task,
+        env=named_values(options.env, "--env") or None,
+        episodes=options.episodes,
+        horizon=options.horizon,
+        seed=options.seed,
+        device=options.device,
+    )
     if options.json:
-        print(json.dumps([without_nan(line) for line in lines], indent=2))
-    else:
-        for line in lines:
-            wins = "" if line["win_rate"] is None else f", won {100 * line['win_rate']:.0f} %"
-            print(
-                f"{line['method']} on {task}, seed {line['seed']}, {line['updates']} updates: return "
-                f"{line['mean_return']:.1f} ± {line['std_return']:.1f} over {line['episodes']} episodes of "
-                f"{line['mean_length']:.0f} steps{wins}"
-            )
-        closing(
-            "Evaluated", started, f"marlzoo data collect {task} --quality NAME --policy {options.checkpoint}"
-        )
+        print(json.dumps([without_nan(asdict(score)) for score in scores], indent=2))
+        return 0
+    for score in scores:
+        print(_text(score))
+    closing(
+        "Evaluated",
+        started,
+        f"marlzoo data collect {scores[0].task} --quality NAME --policy {options.checkpoint}",
+    )
     return 0
+
+
+def _text(score: Score) -> str:
+    wins = "" if score.win_rate is None else f", won {100 * score.win_rate:.0f} %"
+    return (
+        f"{score.method} on {score.task}, seed {score.seed}, {score.updates} updates: return "
+        f"{score.mean_return:.1f} ± {score.std_return:.1f} over {score.episodes} episodes of "
+        f"{score.mean_length:.0f} steps{wins}"
+    )
 
 
 def _require(options: Options) -> None:

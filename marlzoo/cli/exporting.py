@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
 from marlzoo.cli._team import TeamOptions
 

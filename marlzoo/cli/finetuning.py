@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse, toml_values, usable_device
 from marlzoo.cli._telling import closing, progress, without_nan
 from marlzoo.task import TaskName
@@ -52,7 +51,7 @@ class Options:
     out: Path = Path("results")
     """results go to OUT/NAME: curve.csv, summary.json, metrics.csv and checkpoint.npz"""
     name: str = ""
-    """default: finetune-STRATEGY-METHOD-TASK"""
+    """of the run (default: finetune-STRATEGY-METHOD-TASK)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     json: bool = False

@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from marlzoo.cli._parse import parse
+from marlzoo.cli._lazy import tyro
+from marlzoo.cli._parse import parse, text_values
 from marlzoo.cli._telling import closing, progress
-from marlzoo.models.world_model import WorldModelConfig
+from marlzoo.models.settings import WorldModelConfig
 
 if TYPE_CHECKING:
     from marlzoo.training.world_models import StepErrors
@@ -46,26 +45,27 @@ def model(arguments: Sequence[str]) -> int:
     """train a world model of a dataset and measure it"""
     started = time.monotonic()
     options = parse(Model, "data model", arguments)
+    from marlzoo.commands.data import data_model
     from marlzoo.console import visible
-    from marlzoo.data.load import load_dataset, typed_options
-    from marlzoo.errors import ConfigError
-    from marlzoo.training.world_models import fit, save, step_errors
 
-    if options.steps < 1 or options.seed < 0:
-        raise ConfigError("data model: --steps must be at least 1 and --seed 0 or more")
-    data = load_dataset(options.dataset, **typed_options(options.dataset, options.option))
     settings = options.settings
-    with progress("data model", f"world model of {data.card.title}", settings.model_updates) as shown:
+    with progress("data model", f"world model of {options.dataset}", settings.model_updates) as shown:
 
         def tell(done: int, metrics: dict[str, float]) -> None:
             shown.advance(done, ", ".join(f"{name} {value:.3g}" for name, value in metrics.items()))
 
-        made = fit(data, settings, options.seed, options.state, tell)
-    save(options.out, made, data, options.seed)
-    errors = step_errors(made, data, options.steps)
-    _show(errors, options.json)
-    if options.plot is not None:
-        _draw(errors, data.card.title, options.plot)
+        made = data_model(
+            options.dataset,
+            option=text_values(options.option, "--option"),
+            out=options.out,
+            plot=options.plot,
+            steps=options.steps,
+            seed=options.seed,
+            state=options.state,
+            settings=settings,
+            progress=tell,
+        )
+    _show(made.errors, options.json)
     print(f"World model: {visible(options.out)}")
     closing("Trained", started, f"marlzoo train moma_ppo --data {options.dataset}")
     return 0
@@ -85,23 +85,3 @@ def _show(errors: StepErrors, as_json: bool) -> None:
     for k, (frame, unchanged, reward, starts) in enumerate(zip(*columns, strict=True), 1):
         table.add_row(str(k), f"{frame:.3g}", f"{unchanged:.3g}", f"{reward:.3g}", str(starts))
     console().print(table)
-
-
-def _draw(errors: StepErrors, title: str, path: Path) -> None:
-    from marlzoo.errors import MissingExtraError
-    from marlzoo.system.files import atomic_write
-
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot", "plotting a world model's errors") from error
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax: Any = figure.subplots()
-    ahead = range(1, len(errors.frame) + 1)
-    for values, label in ((errors.frame, "world model"), (errors.unchanged, "nothing changes")):
-        ax.plot(ahead, values, "o-", label=label)
-    ax.set(xlabel="steps ahead", ylabel="error, in deviations of the data", yscale="log")
-    ax.set_title(title, fontsize=9, parse_math=False)
-    ax.legend()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
 from marlzoo.cli._telling import closing
 

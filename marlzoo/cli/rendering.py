@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse
 from marlzoo.cli._team import TeamOptions
 
@@ -22,13 +21,13 @@ class Options(TeamOptions):
     episodes: int = 2
     """episodes to play"""
     strip: int = 0
-    """number of stills of one episode, instead of a video"""
+    """number of stills of one episode, instead of a video (default: a video)"""
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
     """options of the task's environment (default: those of the training)"""
     every: int = 0
-    """show every so many steps (0: as many as keep an episode within 250 frames)"""
+    """show every so many steps (default: as many as keep an episode within 250 frames)"""
     fps: int = 25
     """frames per second"""
     size: tuple[int, int] = (480, 360)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import first_argument, parse
 
 
@@ -33,8 +32,8 @@ class Compress:
 def run(arguments: Sequence[str]) -> int:
     """Run the sub-command that the arguments name."""
     about = (
-        "migrate: bring result rows of older versions to this one's columns\n"
-        "compress: bring rows.csv and episodes.csv into compressed files, or back"
+        "Actions:\n  migrate   bring result rows of older versions to this one's columns\n"
+        "  compress  bring rows.csv and episodes.csv into compressed files, or back"
     )
     action = first_argument("action", "results", arguments, {"migrate": Migrate, "compress": Compress}, about)
     if action == "migrate":
@@ -45,9 +44,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _compress(options: Compress) -> None:
-    from marlzoo.benchmarks.results import compress
+    from marlzoo.commands.health import results_compress
 
-    done = compress(options.folder, not options.undo)
+    done = results_compress(options.folder, undo=options.undo)
     print(
         "\n".join(map(str, done))
         or f"{options.folder}: nothing to {'unpack' if options.undo else 'compress'}"
@@ -55,9 +54,9 @@ def _compress(options: Compress) -> None:
 
 
 def _migrate(options: Migrate) -> None:
-    from marlzoo.benchmarks.migrate import migrate
+    from marlzoo.commands.health import results_migrate
 
-    done = migrate(options.folder)
+    done = results_migrate(options.folder)
     for file in done:
         print(f"{file.path}: {file.rows} rows migrated, {file.known} of today's configurations")
     if not done:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse, usable_device
 from marlzoo.errors import ConfigError
 
@@ -32,11 +31,11 @@ class Options:
     out: Path = Path("results")
     """results go to OUT/SUITE-sweep: rows.csv, sweep.csv, sweep.png and best.toml"""
     seeds: tuple[int, ...] = ()
-    """instead of the suite's"""
+    """one replica per seed and dataset (default: the suite's)"""
     methods: tuple[str, ...] = ()
-    """only these of the suite's methods"""
+    """only these methods (default: all of the suite's)"""
     updates: int = 0
-    """instead of the suite's"""
+    """gradient updates (default: the suite's)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     max_replicas: int = 20

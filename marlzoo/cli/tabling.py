@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
 
 if TYPE_CHECKING:

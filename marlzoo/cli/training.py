@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from marlzoo.cli._help import train_help
-from marlzoo.cli._methods import Source
+from marlzoo.cli._help import WIDTH, train_help
+from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
 from marlzoo.cli._telling import closing, progress
+from marlzoo.commands.methods import Source
 from marlzoo.config import Config
-from marlzoo.errors import ConfigError, DataError
+from marlzoo.errors import ConfigError
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
 
+OF_TRAINING = (
+    "updates",
+    "eval_every",
+    "episodes",
+    "horizon",
+    "precision",
+)  # options that are fields of a suite
+OF_RUNNING = ("out", "device", "max_replicas", "check_data", "force", "log")  # and those of how it is run
 DYNA_FLAG = "--dyna"  # the method's form that also learns from a world model
 
 
@@ -32,16 +40,20 @@ def run(arguments: Sequence[str]) -> int:
 
     methods = list_methods().modules
     about = (
-        "Methods: " + ", ".join(methods) + "\nFlags of one: marlzoo train METHOD --help\n"
-        f"METHOD {DYNA_FLAG}: on a mixture of the data and of a world model's steps"
+        f"{textwrap.fill('Methods: ' + ', '.join(methods), WIDTH)}\n\n"
+        "marlzoo train METHOD --help        run options and settings of one\n"
+        f"marlzoo train METHOD {DYNA_FLAG} ...   mix the data with a world model's steps"
     )
     if first_argument("method", "train", arguments, methods, about) is None:
         return 0
     method, rest = arguments[0], [argument for argument in arguments[1:] if argument != DYNA_FLAG]
     method = DYNA + method if DYNA_FLAG in arguments else method
-    if method in methods and {"-h", "--help"} & set(rest) and len(methods[method]) == 1:
-        source = Source(methods[method][0])
-        print(train_help(method, source, Online if source.online else Offline))
+    plain = method.removeprefix(DYNA)
+    if {"-h", "--help"} & set(rest) and len(methods.get(plain, ())) == 1:
+        source = Source(methods[plain][0])
+        form = f" {DYNA_FLAG}" if method != plain else ""
+        more = Source("marlzoo.models.settings").settings_of("DynaConfig") if form else []
+        print(train_help(plain + form, source, Online if source.online else Offline, more))
         return 0
     from marlzoo.data.once import reading_once  # here: help should not wait for numpy
 
@@ -99,17 +111,8 @@ def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, 
 
 def _offline(method: str, options: Offline, settings: dict[str, Any], command: str) -> int:
     from marlzoo.benchmarks.launchers import Place
-    from marlzoo.benchmarks.runner import run_suite
-    from marlzoo.benchmarks.split import Split
-    from marlzoo.benchmarks.suites import Data, Learner, Suite
-    from marlzoo.data.load import read_card
+    from marlzoo.commands.training import one_task, run_method
 
-    tasks = {options.task or read_card(data).task for data in options.data}
-    if len(tasks) != 1:
-        raise ConfigError(
-            f"the datasets are of several tasks ({', '.join(sorted(tasks))}); train one at a time"
-        )
-    (task,) = tasks
     env = named_values(options.env, "--env")
     place = Place(**asdict(options.where))
     if options.episodes == 0:
@@ -117,32 +120,20 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
             raise ConfigError("--on and --storage are for training with evaluation; leave --episodes 0 out")
         from marlzoo.cli._unevaluated import train_unevaluated
 
-        train_unevaluated(method, options, settings, task, env)
+        train_unevaluated(method, options, settings, one_task(options.data, options.task), env)
         return 0
-    if not task:
-        raise DataError(f"{options.data[0]}: its card names no task; give it with --task")
-    suite = Suite(
-        name=options.name or f"train-{method}-{TaskName.parse(task).slug()}",
-        data=tuple(Data(task=task, file=data, env=env) for data in options.data),
-        learners=(Learner(method, settings),),
+    finished = run_method(
+        method,
+        options.data,
+        settings=settings,
+        task=options.task,
         seeds=options.seeds,
-        updates=options.updates,
-        eval_every=options.eval_every,
-        episodes=options.episodes,
-        horizon=options.horizon,
-        precision=options.precision,
-    )
-    finished = run_suite(
-        suite,
-        out=options.out,
-        device=options.device,
-        max_replicas=options.max_replicas,
-        check_data=options.check_data,
-        split=Split(threads=options.threads),
+        env=env,
+        name=options.name,
+        training={field: getattr(options, field) for field in OF_TRAINING},
+        running={field: getattr(options, field) for field in OF_RUNNING} | {"command": command},
+        threads=options.threads,
         place=place,
-        force=options.force,
-        log=options.log,
-        command=command,
     )
     for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
         print(f"Or: marlzoo eval {checkpoint}")

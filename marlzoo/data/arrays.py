@@ -1,4 +1,4 @@
-"""Walking over large arrays in pieces, so that temporary masks stay small."""
+"""Large arrays in pieces, so that temporary masks stay small: walked over, compared and hashed."""
 
 from __future__ import annotations
 
@@ -31,3 +31,21 @@ def mapping(array: NDArray[Any]) -> mmap.mmap | None:
     while isinstance(base, np.ndarray):
         base = base.base
     return base if isinstance(base, mmap.mmap) else None
+
+
+def feed(digest: Any, name: str, array: NDArray[Any] | None) -> None:
+    """Let a hash of :mod:`hashlib` take in an array with its name and shape, in pieces and in one byte order."""
+    digest.update(f"\n{name} {None if array is None else array.shape}\n".encode())
+    for _, piece in pieces(array) if array is not None else ():
+        digest.update(np.ascontiguousarray(piece, dtype=piece.dtype.newbyteorder("<")).data)
+
+
+def same_numbers(state: NDArray[Any], obs: NDArray[Any]) -> bool:
+    """Whether states ``[T, S]`` hold the numbers of observations ``[T, N, O]``; arrays that share memory do."""
+    if state.size != obs.size or len(state) != len(obs) or not len(obs):
+        return False
+    flat = obs.reshape(len(obs), -1)
+    if state.__array_interface__["data"][0] == obs.__array_interface__["data"][0]:
+        return True
+    other = state.reshape(len(obs), -1)
+    return all(np.array_equal(piece, other[i : i + len(piece)]) for i, piece in pieces(flat))

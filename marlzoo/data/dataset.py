@@ -14,41 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from marlzoo.data import validation
-from marlzoo.data.arrays import mapping, pieces
+from marlzoo.data.arrays import feed, mapping, same_numbers
 from marlzoo.data.assemble import Rows, guess_spec, rows_of_episodes, rows_of_steps
 from marlzoo.data.card import Card
-from marlzoo.data.episodes import Bools, Episodes, Ints
+from marlzoo.data.episodes import Bools, Episode, Episodes, Floats, Ints
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Episode:
-    """One episode of L steps; views of a dataset's arrays.
-
-    Args:
-        obs: ``[L + 1, N, O]``, the last one after the last action.
-        state: ``[L + 1, S]``.
-        action: ``[L, N, A]`` or ``[L, N]``.
-        reward: ``[L]`` or ``[L, N]``.
-        terminal: the task ended with the last step.
-        truncated: the time limit ended the episode.
-        action_mask: ``[L + 1, N, A]`` of discrete tasks, or None.
-    """
-
-    obs: Floats
-    state: Floats
-    action: NDArray[Any]
-    reward: Floats
-    terminal: bool
-    truncated: bool
-    action_mask: Bools | None = None
-
-    def __len__(self) -> int:
-        """Number of steps L."""
-        return len(self.action)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,7 +86,7 @@ class Dataset:
             DataError: see :meth:`validate`; or the content is not what the card says.
         """
         obs = np.ascontiguousarray(obs, dtype=np.float32)
-        if state is None or _same_numbers(state, obs):
+        if state is None or same_numbers(state, obs):
             state = obs.reshape(len(obs), int(np.prod(obs.shape[1:])))
         if spec.discrete and np.asarray(action).dtype.kind not in "iu":
             raise DataError(f"discrete actions must be integers, not {np.asarray(action).dtype}")
@@ -360,7 +331,7 @@ class Dataset:
     def content_hash(self) -> str:
         """SHA-256 over the spec and the canonical arrays; the same for every file layout and compression."""
         digest = hashlib.sha256(json.dumps(self.spec.to_dict(), sort_keys=True).encode())
-        shared = self.state_is_obs or _same_numbers(self.state, self.obs)
+        shared = self.state_is_obs or same_numbers(self.state, self.obs)
         arrays: dict[str, NDArray[Any] | None] = {
             "obs": self.obs,
             "state": None if shared else self.state,
@@ -372,9 +343,7 @@ class Dataset:
             "starts": self.starts,
         }
         for name, array in arrays.items():
-            digest.update(f"\n{name} {None if array is None else array.shape}\n".encode())
-            for _, piece in pieces(array) if array is not None else ():
-                digest.update(np.ascontiguousarray(piece, dtype=piece.dtype.newbyteorder("<")).data)
+            feed(digest, name, array)
         return digest.hexdigest()
 
     def with_card(self, card: Card) -> Dataset:
@@ -500,13 +469,3 @@ class Dataset:
             f"{self.card.title}: {outside} action entries ({share:.2%}) lie outside [-1, 1]; {done}",
             stacklevel=stacklevel,
         )
-
-
-def _same_numbers(state: NDArray[Any], obs: NDArray[Any]) -> bool:
-    if state.size != obs.size or len(state) != len(obs) or not len(obs):
-        return False
-    flat = obs.reshape(len(obs), -1)
-    if state.__array_interface__["data"][0] == obs.__array_interface__["data"][0]:
-        return True
-    other = state.reshape(len(obs), -1)
-    return all(np.array_equal(piece, other[i : i + len(piece)]) for i, piece in pieces(flat))

@@ -1,4 +1,4 @@
-"""Where episodes lie among the rows of a dataset."""
+"""Where episodes lie among the rows of a dataset, and one of them by itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from marlzoo.errors import DataError
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,3 +88,30 @@ class Episodes:
         """The episode that a row belongs to, and the row's place in it."""
         episode = int(np.searchsorted(self.starts, row, side="right")) - 1
         return episode, row - int(self.starts[episode])
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One episode of L steps; views of a dataset's arrays.
+
+    Args:
+        obs: ``[L + 1, N, O]``, the last one after the last action.
+        state: ``[L + 1, S]``.
+        action: ``[L, N, A]`` or ``[L, N]``.
+        reward: ``[L]`` or ``[L, N]``.
+        terminal: the task ended with the last step.
+        truncated: the time limit ended the episode.
+        action_mask: ``[L + 1, N, A]`` of discrete tasks, or None.
+    """
+
+    obs: Floats
+    state: Floats
+    action: NDArray[Any]
+    reward: Floats
+    terminal: bool
+    truncated: bool
+    action_mask: Bools | None = None
+
+    def __len__(self) -> int:
+        """Number of steps L."""
+        return len(self.action)

@@ -79,9 +79,11 @@ def export(
     program = _program(team, step)
     with atomic_write(target) as temporary:
         if format == "torch":
+            written = io.BytesIO()  # PyTorch itself does not tell a full disk from its other errors
             torch.export.save(
-                program, temporary, extra_files={"marlzoo.json": json.dumps(describe(team, step))}
+                program, written, extra_files={"marlzoo.json": json.dumps(describe(team, step))}
             )
+            temporary.write_bytes(written.getvalue())
             run = _run_torch(temporary)
         else:
             _write_onnx(program, step, temporary, describe(team, step))

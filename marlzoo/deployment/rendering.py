@@ -88,7 +88,8 @@ def render(
                 writer.imwrite(temporary, np.concatenate(_stills(next(shown), strip), axis=1))
             else:
                 frames = [frame for episode in shown for frame in episode]
-                writer.mimwrite(temporary, frames, **_timing(target.suffix, fps))
+                encode = _encode if target.suffix == ".mp4" else writer.mimwrite
+                encode(temporary, frames, **_timing(target.suffix, fps))
     finally:
         arena.close()
     return target
@@ -107,6 +108,24 @@ def _episode(
         team.receive(play.reward)
         if not play.live.size or play.time % every == 0:
             yield _captioned(env.render(0, *size), f"step {play.time}, return {play.returns[0]:.2f}")
+
+
+def _encode(path: Path, frames: Sequence[Frame], **options: Any) -> None:
+    """Write an .mp4, and read it again: the encoder does not tell of a disk that becomes full at the end.
+
+    Raises:
+        OSError: the file is not whole.
+    """
+    import imageio.v2 as imageio
+    import imageio_ffmpeg
+
+    try:
+        imageio.mimwrite(path, list(frames), ffmpeg_log_level="quiet", **options)
+        found, _ = imageio_ffmpeg.count_frames_and_secs(path)
+    except (OSError, RuntimeError) as error:  # its text is the whole command and log of the encoder
+        raise OSError("the encoder could not finish it") from error
+    if found < len(frames):
+        raise OSError(f"the encoder kept {found} of {len(frames)} frames")
 
 
 def _timing(ending: str, fps: int) -> dict[str, Any]:

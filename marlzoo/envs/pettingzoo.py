@@ -31,7 +31,7 @@ from marlzoo.envs._parallel import Answer, Parallel
 from marlzoo.envs._spaces import Leaf, UnfitSpaceError, View, plain_space, view
 from marlzoo.envs.base import BatchedEnv, Bools, Floats, Ids, Observation, Step
 from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, pip_install
-from marlzoo.spec import Spec
+from marlzoo.spec import READERS, Spec
 
 Reward = Literal["per_agent", "mean", "sum"]
 _REWARDS: tuple[Reward, ...] = ("per_agent", "mean", "sum")
@@ -386,3 +386,11 @@ def _version(package: str) -> dict[str, str]:
         return {"engine_version": importlib.metadata.version(package)}
     except importlib.metadata.PackageNotFoundError:
         return {}
+
+
+def spec_of(env: ParallelEnv, horizon: int) -> Spec:
+    """The spec of an environment with the parallel API; see :meth:`marlzoo.Spec.from_env`."""
+    return from_parallel_env(lambda: env, 1, task=type(env).__name__, horizon=horizon).spec
+
+
+READERS.append(spec_of)

@@ -20,7 +20,7 @@ Shapes: R replicas, B rows of a batch, S chains, M rows of the buffer, D entries
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import make_dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -29,26 +29,15 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, take_rows
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative
+from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
-from marlzoo.models.world_model import WorldModel, WorldModelConfig
+from marlzoo.models.settings import DynaConfig
+from marlzoo.models.world_model import WorldModel
 from marlzoo.registry import DYNA
 from marlzoo.replicas import GivenRandom, Kind, RecordedDraws
 from marlzoo.spec import Spec
 
 KNOWN = {"obs", "state", "action", "action_mask", "reward", "agent_reward", "mask"}
-
-
-@dataclass(frozen=True)
-class DynaConfig(WorldModelConfig):
-    """Settings that the Dyna form adds to a method's; defaults of MOMA-PPO's release."""
-
-    dyna_share: Fraction = 0.05  # probability that a row of a batch is of the data
-    dyna_starts: Count = 256  # model steps per update and replica
-    dyna_horizon: Count = 10  # steps of a chain
-    dyna_buffer: Count = 1000  # model steps that batches are drawn from: the last ones
-    dyna_penalty: NonNegative = 1.0  # weight of the uncertainty in the reward
-    dyna_start: Natural = 0  # updates on the data alone before the mixture
 
 
 @cache

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from marlzoo.batch import Batch
-from marlzoo.config import Config, Count, Positive
 from marlzoo.errors import ConfigError, DataError
+from marlzoo.models.settings import WorldModelConfig
 from marlzoo.modules.layers import MLP, one_hot
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
@@ -43,21 +43,6 @@ from marlzoo.spec import Spec
 LOG_STD_BOUNDS = (-6.0, 2.0)
 ACTION_MARGIN = 1e-5  # continuous actions are kept this far inside the box
 ERROR_DECAY = 0.98  # of the running error on held-out episodes: about 50 batches
-
-
-@dataclass(frozen=True)
-class WorldModelConfig(Config):
-    """Settings of methods with a world model; defaults of MOMA-PPO's release."""
-
-    model_updates: Count = 10_000  # first updates, which fit the world model only
-    members: Count = 7  # of the ensemble
-    elites: Count = 5  # members that make rollouts: the best on held-out episodes
-    model_hidden: Count = 1024  # width of the members' hidden layers
-    model_layers: Count = 4  # hidden layers of dynamics and reward
-    model_batch: Count = 256  # steps per update and member
-    model_lr: Positive = 3e-5  # step size of the world model's Adam
-    standardize: bool = True  # inputs and targets by the data's mean and deviation
-    residual: bool = True  # predict the change of the frame
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class FQESettings:
         batch_size: transitions per update.
         lr: step size of Adam.
         tau: rate at which the target network follows.
-        members: networks per replica that are fitted to resampled episodes, beside the one fitted to all.
+        members: networks per replica that are fitted to resampled episodes, beside the one fitted to all; fewer than
+            two give no interval.
     """
 
     updates: int = 3000

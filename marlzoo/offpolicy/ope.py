@@ -102,7 +102,7 @@ def ope(
     logged = data if isinstance(data, Dataset) else load_dataset(data)
     wanted = _estimators(learner, logged, estimators)
     settings = settings or FQESettings()
-    _require(bootstrap=bootstrap, members=settings.members, updates=settings.updates)
+    _require(bootstrap=(bootstrap, 1), members=(settings.members, 0), updates=(settings.updates, 1))
     if gamma is not None and not 0.0 <= gamma <= 1.0:
         raise ConfigError(f"gamma is {gamma!r}; it must lie in [0, 1]")
     discount = np.array([config.gamma if gamma is None else gamma for config in learner.configs])
@@ -225,7 +225,8 @@ def _behavior_return(data: Dataset, gamma: float) -> float:
     return float((team.astype(np.float64) * gamma**age).sum() / data.episodes)
 
 
-def _require(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+def _require(**counts: tuple[int, int]) -> None:
+    """Refuse a number below the least that it may be."""
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")

@@ -19,11 +19,9 @@ class Options:
     method: str = field(default_factory=default_method)  # an online method, with the task's preset
     settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
     steps: int = 4_000_000  # team steps of training
-    until: int | None = (
-        None  # stop after so many, the step size falling as if it went on; without it, it goes on
-    )
+    until: int | None = None  # stop after so many, the step size falling as if it went on (default: never)
     seed: int = 0  # of everything
-    medium_return: float | None = None  # wanted of the medium policy; None: halfway from start to end
+    medium_return: float | None = None  # wanted of the medium policy (default: halfway from start to end)
     poor_return: float | None = (
         None  # wanted of the poor one: makes poor, medium, good in place of the five others
     )

@@ -182,15 +182,22 @@ class Saved:
         return list(self.meta["seeds"])
 
 
-def load_learner(path: str | Path, device: torch.device | str = "cpu") -> Algorithm:
-    """Rebuild a learner, all its replicas, from its checkpoint.
+def load_learner(
+    path: str | Path, device: torch.device | str = "cpu", replicas: Sequence[int] | None = None
+) -> Algorithm:
+    """Rebuild a learner from its checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        device: of the learner.
+        replicas: indices of those that it has; default: all.
 
     Raises:
         CheckpointError: it is missing or broken.
         UnknownNameError: its method is not installed.
     """
     saved = load_saved(path)
-    return _build(path, saved, range(len(saved.seeds)), device)
+    return _build(path, saved, range(len(saved.seeds)) if replicas is None else replicas, device)
 
 
 def load_saved(path: str | Path) -> Saved:
@@ -258,15 +265,15 @@ def unpack_evaluations(
 
 
 def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torch.device | str) -> Algorithm:
-    """A learner of all replicas of a checkpoint, or of one."""
+    """A learner of some replicas of a checkpoint."""
     meta = saved.meta
     try:
         cls, spec = find_method(meta["method"]), Spec.from_dict(meta["spec"])
         configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
         algorithm = cls(spec, [saved.seeds[k] for k in replicas], configs, device, dtype)
-        whole = len(replicas) == len(saved.seeds)
-        _fill(algorithm, saved.arrays if whole else _of_replica(algorithm, saved.arrays, replicas[0]), meta)
+        whole = list(replicas) == list(range(len(saved.seeds)))
+        _fill(algorithm, saved.arrays if whole else _of_replicas(algorithm, saved.arrays, replicas), meta)
     except (CheckpointError, PluginError, UnknownNameError):
         raise
     except (*ZIP_FAULTS, MarlzooError) as error:
@@ -277,13 +284,13 @@ def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torc
     return algorithm
 
 
-def _of_replica(
-    alone: Algorithm, arrays: Mapping[str, NDArray[Any]], replica: int
+def _of_replicas(
+    part: Algorithm, arrays: Mapping[str, NDArray[Any]], replicas: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of one replica: what is stacked over replicas is cut, the rest has the learner's shape already."""
-    shapes = {f"{LEARNER}{name}": tuple(value.shape) for name, value in alone.state_tensors().items()}
+    """The arrays of some replicas: what is stacked over replicas is cut, the rest has the learner's shape already."""
+    shapes = {f"{LEARNER}{name}": tuple(value.shape) for name, value in part.state_tensors().items()}
     return {
-        name: value[replica : replica + 1] if name in shapes and value.shape != shapes[name] else value
+        name: value[list(replicas)] if name in shapes and value.shape != shapes[name] else value
         for name, value in arrays.items()
     }
 

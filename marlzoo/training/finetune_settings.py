@@ -25,15 +25,15 @@ class FinetuneSettings:
         strategy: ``plain``; ``ovm``, with a memory of the offline values; or ``ovmse``, which also explores about one
             agent at a time, beside partners that act offline until the team's return exceeds the offline one.
         data_share: share of offline data in a batch.
-        data_share_end: at the end.
+        data_share_end: the same at the end.
         epsilon: probability that an agent takes any legal action (discrete tasks; ``ovmse``: divided by the number
             of agents).
-        epsilon_end: at the end.
+        epsilon_end: the same at the end.
         sigma: standard deviation of the noise on every agent's action (continuous tasks).
         memory: weight of the memory in the targets (``ovm``, ``ovmse``).
-        memory_end: at the end.
+        memory_end: the same at the end.
         anneal: share of the environment steps over which these change.
-        single: with ``ovmse``, let never more than one agent deviate.
+        single: with ``ovmse``, let at most one agent deviate.
         num_envs: copies of the environment per replica.
         rollout: steps of each copy between two rounds of learning.
         learn_steps: updates in a round.

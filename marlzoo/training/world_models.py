@@ -15,7 +15,8 @@ from marlzoo.config import replica_configs
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, DataError, MarlzooError
-from marlzoo.models.world_model import WorldModel, WorldModelConfig
+from marlzoo.models.settings import WorldModelConfig
+from marlzoo.models.world_model import WorldModel
 from marlzoo.replicas import Init, StackedAdam
 from marlzoo.spec import Spec
 from marlzoo.training import checkpoint

@@ -25,9 +25,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,47 +35,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.data.card import Card
-from marlzoo.data.dataset import Dataset, Floats
-from marlzoo.data.episodes import Bools, Ints
+from marlzoo.data.dataset import Dataset
+from marlzoo.data.formats._native_episodes import (
+    Recorded,
+    final_rows,
+    foreign_episodes,
+    native_episodes,
+    observations,
+)
+from marlzoo.data.formats._native_layout import (
+    FORMAT_VERSION,
+    HEADER,
+    KEYS,
+    columns_of,
+    foreign_header,
+    header_of,
+)
 from marlzoo.data.formats._steps import read_ends, require_horizon
 from marlzoo.data.hdf5 import (
-    allocate,
-    column,
     create_hdf5,
     is_hdf5,
     keys,
     map_array,
     open_hdf5,
     read_array,
-    row_reader,
-    row_slices,
 )
 from marlzoo.data.home import read_verified, write_verified
-from marlzoo.errors import DataError, SpecError, UnknownNameError
+from marlzoo.errors import DataError
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.files import atomic_write, sealed
 from marlzoo.system.machine import memory_limit
 
-KEYS = ("o", "s", "a", "r", "d")
-HEADER = "marlzoo_header"
-FORMAT_VERSION = 1
 DEFAULT_HORIZON = 1000  # OMIGA's tasks
-
-# The authors' file names, for instance HalfCheetah-v2-6x1-medium-replay.hdf5
-_FILE_NAME = re.compile(
-    r"(?P<robot>[A-Za-z0-9]+)-v2-(?P<team>[^-]+)-(?P<quality>medium-replay|medium-expert|medium|expert)"
-)
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """Where episodes begin ``[E]`` and how they end: flags ``[T]`` of the step taken from a row."""
-
-    starts: Ints
-    terminal: Bools
-    truncated: Bools
-    notes: tuple[str, ...] = ()
-    kept: Bools | None = None  # which of the file's rows these are; None: the first ones
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
@@ -98,7 +88,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Spec, Card] | None:
         DataError: the file is missing, damaged, or of a newer format.
     """
     with open_hdf5(path) as file:
-        return _header(file)
+        return header_of(file)
 
 
 def read_omiga(
@@ -144,10 +134,10 @@ def read_omiga(
     """
     with open_hdf5(path) as file:
         require_horizon(horizon)
-        header = _header(file)
-        columns = _columns(file, native=header is not None)
+        header = header_of(file)
+        columns = columns_of(file, native=header is not None)
         if header is None:
-            spec, card = _foreign_header(Path(path), columns, horizon or DEFAULT_HORIZON)
+            spec, card = foreign_header(Path(path), columns, horizon or DEFAULT_HORIZON)
         else:
             spec, card = header
         if horizon not in (None, spec.horizon):
@@ -166,8 +156,8 @@ def read_omiga(
         if known is not None and not verify and known.get("content_hash") == card.content_hash:
             dataset = _verified(columns, spec, card, known, action_clip)
         else:
-            done = _done(columns["d"])
-            episodes = _native_episodes(columns, done) if native else _foreign_episodes(done, spec.horizon)
+            done = final_rows(columns["d"])
+            episodes = native_episodes(columns, done) if native else foreign_episodes(done, spec.horizon)
             whole = _mapped if mapped else read_array
             dataset = _dataset(
                 columns, spec, episodes, card, action_clip, verify is not False or bool(mapped), whole
@@ -229,136 +219,6 @@ def write_authors(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-def _header(file: h5py.File) -> tuple[Spec, Card] | None:
-    found = keys(file)
-    if HEADER not in found:
-        native = sorted({"terminal", "truncated", "starts"}.intersection(found))
-        if native:
-            raise DataError(
-                f"it has the arrays {', '.join(native)} of a native file, but no {HEADER}: it was damaged or "
-                "changed; make or fetch it again"
-            )
-        return None
-    column_header = column(file, HEADER, "u")
-    if column_header.ndim != 1:
-        raise DataError(
-            f"its {HEADER} has {column_header.ndim} dimensions, expected one; make the file again"
-        )
-    try:
-        values = unsealed(json.loads(read_array(column_header, np.uint8).tobytes()), f"its {HEADER}")
-        if not set(values) <= {"version", "spec", "card"}:
-            raise DataError(
-                f"its {HEADER} has unknown entries; it was damaged, or comes from a newer marlzoo"
-            )
-        version = values["version"]
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DataError(
-                f"its format version is {version}, this marlzoo reads up to {FORMAT_VERSION}; update marlzoo"
-            )
-        return Spec.from_dict(values["spec"]), Card.from_dict(values["card"])
-    except DataError:
-        raise
-    except (SpecError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise DataError(f"its {HEADER} is broken ({cause}); make the file again") from error
-
-
-def _columns(file: h5py.File, native: bool) -> dict[str, h5py.Dataset]:
-    """The file's arrays, with key, type, rank and length checked."""
-    found = keys(file)
-    missing = [key for key in KEYS if key not in found]
-    if missing:
-        listed = ", ".join(found) or "no keys"
-        raise DataError(
-            f"missing key {', '.join(missing)}; the file has {listed}; OMIGA's layout needs {', '.join(KEYS)}"
-        )
-    plain = "fiub"  # of which nothing is lost as float32 (or is named as infinite)
-    kinds = {"o": plain, "s": plain, "a": "fiu", "r": plain, "d": plain}
-    if native:
-        kinds |= {"terminal": "b", "truncated": "b", "starts": "i"} | (
-            {"action_mask": "b"} if "action_mask" in found else {}
-        )
-    columns = {name: column(file, name, kind) for name, kind in kinds.items()}
-    ranks = {"o": (3,), "s": (2, 3), "a": (3,), "r": (1, 2), "d": (1, 2)}
-    wanted = {
-        "o": "(T, N, O)",
-        "s": "(T, N, S / N), or (T, S) of the team",
-        "a": "(T, N, A)",
-        "r": "(T, 1) of the team",
-        "d": "(T, 1)",
-    }
-    rows = columns["o"].shape[0] if columns["o"].ndim else 0
-    for name, rank in ranks.items():
-        shape = columns[name].shape
-        if len(shape) not in rank:
-            raise DataError(f"{name} has shape {shape}, expected {wanted[name]}")
-        if shape[0] != rows:
-            raise DataError(f"lengths differ: o has {rows} rows, {name} has {shape[0]}")
-    if rows == 0:
-        raise DataError("the dataset is empty (no rows); make or fetch it again")
-    agents = columns["o"].shape[1]
-    for name in ("s", "a"):
-        if columns[name].ndim == 3 and columns[name].shape[1] != agents:
-            shape = columns[name].shape
-            raise DataError(
-                f"o has {agents} agents, {name} has {shape[1]} (shape {shape}, expected {wanted[name]})"
-            )
-    if columns["d"].shape not in ((rows,), (rows, 1)):
-        raise DataError(
-            f"d has shape {columns['d'].shape}, expected ({rows}, 1): one flag for the whole team"
-        )
-    if columns["r"].shape not in ((rows,), (rows, 1), (rows, agents)):
-        raise DataError(f"r has shape {columns['r'].shape}, expected ({rows}, 1)")
-    return columns
-
-
-def _foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) -> tuple[Spec, Card]:
-    """Spec from the shapes, card from the file name and from what the format is known to mean."""
-    if columns["a"].dtype.kind != "f":
-        raise DataError("a holds integers; OMIGA's HDF5 files hold continuous actions only")
-    _, agents, obs_size = columns["o"].shape
-    try:
-        spec = Spec(
-            n_agents=agents,
-            obs_size=obs_size,
-            state_size=int(np.prod(columns["s"].shape[1:])),
-            action_kind="continuous",
-            action_size=columns["a"].shape[2],
-            horizon=horizon,
-            reward_per_agent=agents > 1 and columns["r"].shape[1:] == (agents,),
-        )
-    except SpecError as error:
-        raise DataError(f"its arrays fit no task ({error})") from error
-    notes = (
-        f"the file does not tell terminal ends from time limits: episodes of exactly {horizon} steps are "
-        "read as ended by the limit, all others as terminal",
-    )
-    name = _FILE_NAME.fullmatch(path.stem)
-    task = f"mamujoco/{name['robot'].lower()}-{name['team']}" if name else ""
-    if name is None or not _has_sizes_of(task, spec):
-        return spec, Card(notes=notes)
-    return spec, Card(
-        task=task,
-        source="omiga",
-        quality=name["quality"],
-        engine="MuJoCo 2.0 behind Gym -v2",
-        options={"flavour": "omiga", "action_mapping": "concat"},
-        notes=(*notes, "task, quality, flavour and action mapping are taken from the file's name"),
-    )
-
-
-def _has_sizes_of(task: str, spec: Spec) -> bool:
-    """Whether the arrays of a file have the sizes of the task that its name suggests."""
-    from marlzoo.registry import task_spec
-
-    try:
-        known = task_spec(task)
-    except UnknownNameError:
-        return False
-    sizes = ("n_agents", "obs_size", "action_size", "action_kind")
-    return all(getattr(known, size) == getattr(spec, size) for size in sizes)
-
-
 def _nbytes(columns: dict[str, h5py.Dataset]) -> int:
     linked = columns["s"] == columns["o"]
     return sum(column.nbytes for name, column in columns.items() if not (linked and name == "s"))
@@ -398,14 +258,14 @@ def _verified(
 def _dataset(
     columns: dict[str, h5py.Dataset],
     spec: Spec,
-    episodes: _Recorded,
+    episodes: Recorded,
     card: Card,
     clip: bool,
     verify: bool,
     whole: Callable[[h5py.Dataset, type[np.generic]], NDArray[Any]],
 ) -> Dataset:
     if whole is read_array:
-        obs, state = _observations(columns["o"], columns["s"])
+        obs, state = observations(columns["o"], columns["s"])
     else:
         obs = whole(columns["o"], np.float32)
         state = (
@@ -434,96 +294,6 @@ def _dataset(
         action_clip=clip,
         verify=verify,
     )
-
-
-def _done(column_d: h5py.Dataset) -> Bools:
-    """The flag ``d [T]``: which rows carry only a final observation."""
-    flag = read_array(column_d, np.float64).reshape(len(column_d))
-    wrong = (flag != 0) & (flag != 1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise DataError(f"d is {flag[row]:g} at row {row}, expected 0 or 1")
-    return np.asarray(flag == 1)
-
-
-def _foreign_episodes(done: Bools, horizon: int) -> _Recorded:
-    """Episodes from the flag alone; see :func:`read_omiga` for what is assumed."""
-    if done.all():
-        raise DataError(
-            "d is 1 in every row, so that no transition is left; it marks final observations only"
-        )
-    notes, kept = list[str](), None
-    lone = done & np.append(True, done[:-1])  # no step leads to it, so that the authors' loader never uses it
-    if lone.any():
-        row, kept = int(np.argmax(lone)), ~lone
-        notes.append(
-            f"{int(lone.sum())} rows with d = 1 that follow no step (the first is row {row}) are left out"
-        )
-        done = done[kept]
-    rows = len(done)
-    ends = np.flatnonzero(done)
-    if not done[-1]:
-        begin = int(ends[-1]) + 1 if len(ends) else 0
-        if rows - begin == 1 and len(ends):
-            rows = begin
-            notes.append(f"the last row ({begin}) begins an episode without a transition and is left out")
-        else:
-            ends = np.append(ends, rows - 1)
-            notes.append(f"the recording was cut in its last episode (from row {begin})")
-    starts = np.append(0, ends[:-1] + 1).astype(np.int64)
-    recorded = done[ends]
-    limit = recorded & (ends - starts == horizon)
-    terminal, truncated = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
-    terminal[ends[recorded & ~limit] - 1] = True
-    truncated[ends[limit] - 1] = True
-    return _Recorded(starts, terminal, truncated, tuple(notes), kept)
-
-
-def _native_episodes(columns: dict[str, h5py.Dataset], done: Bools) -> _Recorded:
-    for name in ("terminal", "truncated"):
-        if columns[name].shape != done.shape:
-            raise DataError(f"{name} has shape {columns[name].shape}, expected {done.shape}")
-    if columns["starts"].ndim != 1:
-        raise DataError(f"starts has shape {columns['starts'].shape}, expected one dimension")
-    starts = read_array(columns["starts"], np.int64)
-    expected = np.append(0, np.flatnonzero(done)[:-1] + 1)
-    if not done[-1] or not np.array_equal(starts, expected):
-        raise DataError("starts and d disagree about where episodes end; make the file again")
-    return _Recorded(
-        starts, read_array(columns["terminal"], np.bool_), read_array(columns["truncated"], np.bool_)
-    )
-
-
-def _observations(o: h5py.Dataset, s: h5py.Dataset) -> tuple[Floats, Floats | None]:
-    """Observations ``[T, N, O]`` and states ``[T, S]``; None for states that equal the observations.
-
-    One pass, one copy: states get memory of their own only from the first piece on that differs.
-    """
-    obs: Floats = allocate(o.shape, np.float32)
-    state: Floats | None = None
-    linked, comparable = s == o, s.shape == o.shape
-    read_o, read_s = row_reader(o), row_reader(s)
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # too large numbers become infinite; checks then name them
-        for rows in row_slices(o):
-            mine = read_o(rows)
-            obs[rows] = mine
-            if linked:
-                continue
-            other = read_s(rows)
-            if state is None and not (comparable and _agree(mine, other, obs[rows])):
-                state = allocate((len(obs), int(np.prod(s.shape[1:]))), np.float32)
-                if comparable:
-                    state[: rows.start] = obs[: rows.start].reshape(rows.start, state.shape[1])
-            if state is not None:
-                state[rows] = other.reshape(len(other), -1)
-    return obs, state
-
-
-def _agree(mine: NDArray[Any], other: NDArray[Any], obs: Floats) -> bool:
-    """Whether two pieces hold the same numbers, as they are or as float32."""
-    return np.array_equal(mine, other) or np.array_equal(obs, other.astype(np.float32))
 
 
 # ---- writing ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import ast
 import importlib.machinery
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +88,15 @@ class Source:
 
     def settings(self) -> list[Setting]:
         """The settings of the method's configuration, its own ones first."""
+        return self._distinct(self._settings_of(self._attribute("config_class")))
+
+    def settings_of(self, config_class: str) -> list[Setting]:
+        """The settings of a configuration of this module."""
+        return self._distinct(self._settings_of(ast.Name(config_class)))
+
+    def _distinct(self, settings: Iterable[Setting]) -> list[Setting]:
         found: dict[str, Setting] = {}
-        for setting in self._settings_of(self._attribute("config_class")):
+        for setting in settings:
             found.setdefault(setting.name, setting)  # a class's own default goes before that of its base
         return list(found.values())
 
@@ -115,19 +122,16 @@ class Source:
         return (Source(place[0]), place[1]) if place else (self, named.id)
 
     def _own(self, node: ast.ClassDef) -> Iterator[Setting]:
-        lines = self.text.splitlines()
-        for item in node.body:
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                own = lines[item.lineno - 1 : item.end_lineno]
-                about = next(filter(None, (line.partition("  # ")[2] for line in own)), "")
-                above = lines[item.lineno - 2].strip()
-                if not about and above.startswith("# "):  # a comment too long for the line stands above it
-                    about = above.removeprefix("# ")
-                default = ast.unparse(item.value) if item.value is not None else ""
-                if default.startswith("field("):
-                    keyword = re.search(r"default=([^,)]+)", default)
-                    default = keyword[1] if keyword else ""
-                yield Setting(item.target.id, ast.unparse(item.annotation), default, about)
+        for setting in settings_in(node, self.text.splitlines()):
+            default = self._constant(setting.default) if setting.default.isidentifier() else setting.default
+            yield Setting(setting.name, setting.kind, default, setting.about)
+
+    def _constant(self, name: str) -> str:
+        """The value of a constant of this module, as it is written; its name where it is none."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return ast.unparse(node.value)
+        return name
 
     def _attribute(self, name: str) -> ast.expr | None:
         """The value of a class attribute of the module's (last) class that has it."""
@@ -149,6 +153,25 @@ class Source:
                     parts = (package if node.level else "", node.module or "")
                     return ".".join(filter(None, parts)), alias.name
         return None
+
+
+def settings_in(node: ast.ClassDef, lines: Sequence[str]) -> Iterator[Setting]:
+    """The fields of a class with their texts: a comment behind or above, or a string below."""
+    for item, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+            continue
+        own = lines[item.lineno - 1 : item.end_lineno]
+        about = next(filter(None, (line.partition("  # ")[2] for line in own)), "")
+        above = lines[item.lineno - 2].strip()
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            about = " ".join(str(following.value.value).split())
+        elif not about and above.startswith("# "):  # a comment too long for the line stands above it
+            about = above.removeprefix("# ")
+        default = ast.unparse(item.value) if item.value is not None else ""
+        if default.startswith("field("):
+            keyword = re.search(r"default=([^,)]+)", default)
+            default = keyword[1] if keyword else ""
+        yield Setting(item.target.id, ast.unparse(item.annotation), default, about)
 
 
 def _file(module: str) -> Path | None:

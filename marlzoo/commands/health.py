@@ -1,0 +1,65 @@
+"""``marlzoo doctor`` and ``marlzoo results`` from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marlzoo.commands.diagnosis import Finding, diagnose
+
+if TYPE_CHECKING:
+    from marlzoo.benchmarks.migrate import Migrated
+    from marlzoo.commands.verification import Checked
+
+
+def doctor() -> list[Finding]:
+    """What is installed, what is missing, and the command that fixes it."""
+    return diagnose()
+
+
+def doctor_verify(folders: Sequence[str | os.PathLike[str]] = ()) -> list[Checked]:
+    """Compare everything that carries a checksum with it, as ``marlzoo doctor --verify`` does.
+
+    Args:
+        folders: of results; default: ``results``, if it is there.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    from marlzoo.commands.verification import verify
+
+    usual = [path for path in [Path("results")] if path.is_dir()]
+    return list(verify([Path(folder) for folder in folders] or usual))
+
+
+def results_migrate(folder: str | os.PathLike[str]) -> list[Migrated]:
+    """Bring the rows.csv in a folder, and in the folders below it, to the columns of this version.
+
+    Returns:
+        The files that were rewritten, with the numbers of their rows.
+
+    Raises:
+        DataError: there is no such folder, or its rows cannot be read.
+    """
+    from marlzoo.benchmarks.migrate import migrate
+
+    rewritten: list[Migrated] = migrate(Path(folder))
+    return rewritten
+
+
+def results_compress(folder: str | os.PathLike[str], *, undo: bool = False) -> list[Path]:
+    """Compress rows.csv and episodes.csv in a folder, and in the folders below it.
+
+    Args:
+        folder: of results; everything reads both forms.
+        undo: bring compressed files back into plain ones.
+
+    Returns:
+        The files that were written.
+    """
+    from marlzoo.benchmarks.results import compress
+
+    written: list[Path] = compress(Path(folder), not undo)
+    return written

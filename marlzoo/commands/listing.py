@@ -1,0 +1,132 @@
+"""``marlzoo list`` from Python: what is there, without importing a method or a simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib import resources
+from typing import Any
+
+from marlzoo import registry
+from marlzoo.commands.methods import Source
+from marlzoo.console import inform, visible
+from marlzoo.errors import MarlzooError
+
+Entries = list[dict[str, Any]]
+
+
+def list_methods(name: str = "") -> Entries:
+    """Methods: kinds of actions, offline or online, execution class, paper (arXiv), presets; modules are not run.
+
+    Args:
+        name: of a method, whose settings are listed instead: default, value in every preset, and meaning.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    if name:
+        return _settings(name)
+    found = registry.list_methods()
+    for plugin, why in found.broken.items():
+        _warn(f"plugin {plugin} cannot be found: {why}")
+    for name, modules in found.modules.items():
+        if len(modules) > 1:
+            taken = f"method name {name!r} is taken by {' and '.join(modules)}"
+            _warn(f"{taken}; rename one of the files")
+    return [_entry(name, module) for name, modules in found.modules.items() for module in modules]
+
+
+def _entry(name: str, module: str) -> dict[str, Any]:
+    source = Source(module)
+    if source.broken:
+        _warn(f"{source.path}: cannot be read ({source.broken})")
+    return {
+        "name": name,
+        "actions": " ".join(source.actions),
+        "learns": "online" if source.online else "offline",
+        "execution": source.execution,
+        "paper": source.paper,
+        "note": "reconstruction" if source.reconstructed else "",
+        "presets": list(source.presets),
+        "module": module,
+        "summary": source.summary or ("(broken)" if source.broken else ""),
+    }
+
+
+def _settings(method: str) -> Entries:
+    cls = registry.find_method(method)
+    (module,) = registry.list_methods().modules[method]
+    about = {setting.name: setting.about for setting in Source(module).settings()}
+    defaults = cls.config_class()
+    return [
+        {
+            "setting": field.name,
+            "default": getattr(defaults, field.name),
+            **{preset: values.get(field.name, "") for preset, values in cls.presets.items()},
+            "meaning": about.get(field.name, ""),
+        }
+        for field in dataclasses.fields(cls.config_class)
+    ]
+
+
+def list_tasks() -> Entries:
+    """Tasks: ``name`` and shape."""
+    entries = []
+    names: list[str] = []
+    for family in registry.task_families():
+        try:
+            names += registry.family_tasks(family)
+        except MarlzooError as error:  # one that cannot be imported hides no other
+            _warn(str(error))
+    for name in names:
+        spec = registry.task_spec(name)
+        shape = {"agents": spec.n_agents, "observation": spec.obs_size, "state": spec.state_size}
+        entries.append({"name": name, **shape, "actions": spec.action_kind, "action": spec.action_size})
+    return entries
+
+
+def list_datasets() -> Entries:
+    """Datasets that are on this machine, and those that a recipe can make."""
+    from marlzoo.data.names import installed
+
+    there = installed()
+    entries = [{"name": name, "state": "installed", "place": str(path)} for name, path in there.items()]
+    for task, quality in _recipes():
+        if f"{task}/marlzoo/{quality}" not in there:
+            command = f"marlzoo data collect {task} --quality {quality}"
+            entries.append({"name": f"{task}/marlzoo/{quality}", "state": "recipe", "place": command})
+    return entries
+
+
+def list_formats() -> Entries:
+    """Formats of datasets that are read, the module whose text tells layout, mapping and what is assumed (``python -m
+    pydoc MODULE``), and the options that restore a paper's reading (``--option NAME=VALUE``).
+    """
+    from marlzoo.data.load import READERS
+
+    return [
+        {"name": reader.name, "module": reader.read.__module__, "options": ", ".join(reader.options)}
+        for reader in READERS
+    ]
+
+
+def list_suites() -> Entries:
+    """Built-in benchmark suites."""
+    from marlzoo.benchmarks.suites import SUITES
+
+    return [{"name": suite.name, "about": suite.about} for suite in SUITES.values()]
+
+
+def _warn(text: str) -> None:
+    inform(f"marlzoo: warning: {visible(text)}")
+
+
+def _recipes() -> list[tuple[str, str]]:
+    """Task and quality of everything that shipped behavior policies can make; read from their descriptions."""
+    files = sorted(file.name for file in resources.files("marlzoo.teachers").iterdir())
+    texts = [
+        resources.files("marlzoo.teachers").joinpath(name).read_text(encoding="utf-8")
+        for name in files
+        if name.endswith(".json")
+    ]
+    return [(found["task"], quality) for found in map(json.loads, texts) for quality in found["qualities"]]

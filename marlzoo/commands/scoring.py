@@ -1,0 +1,125 @@
+"""``marlzoo eval`` from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marlzoo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the team of one replica reached.
+
+    Attributes:
+        method: its name.
+        task: that was played.
+        seed: of the training.
+        updates: of the training.
+        episodes: that were played.
+        mean_return: over the episodes.
+        std_return: over the episodes (n, not n - 1).
+        mean_length: in steps.
+        win_rate: share of episodes that were won; None where the task has no winners.
+    """
+
+    method: str
+    task: str
+    seed: int
+    updates: int
+    episodes: int
+    mean_return: float
+    std_return: float
+    mean_length: float
+    win_rate: float | None
+
+
+def evaluate_run(
+    checkpoint: str | os.PathLike[str],
+    *,
+    task: str = "",
+    env: Mapping[str, Any] | None = None,
+    episodes: int = 0,
+    horizon: int = 0,
+    seed: int = -1,
+    device: str = "cpu",
+) -> list[Score]:
+    """Play episodes with every replica of a checkpoint, deterministically as the method defines it.
+
+    Args:
+        checkpoint: file ending in .npz, or the folder of a run that has one.
+        task: full task name; default: the one it was trained for.
+        env: options of the task's environment; default: those of the training.
+        episodes: per replica; 0: as many as in training, or 10.
+        horizon: step limit of an episode; 0: that of the training's evaluations, or the task's.
+        seed: of the starts; -1: those of the training's own evaluation, whose row it repeats.
+        device: of the policy.
+
+    Returns:
+        A score for each replica, in the checkpoint's order.
+
+    Raises:
+        CheckpointError: it is missing or broken.
+        ConfigError: it names no task, was trained for another one, or a number is negative.
+    """
+    from marlzoo.registry import make_env
+    from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
+    from marlzoo.training.evaluation import evaluate
+
+    for name, value in (("episodes", episodes), ("horizon", horizon)):
+        if value < 0:
+            raise ConfigError(f"{name} is {value}; it must not be negative")
+    file = find_checkpoint(Path(checkpoint))
+    meta = load_saved(file).meta
+    task = task or task_of(meta)
+    if not task:
+        raise ConfigError(f"{file}: does not name its task; give it with --task (task=... in Python)")
+    same = task == meta.get("task")
+    learner = load_learner(file, device)
+    episodes = episodes or meta.get("episodes") or 10
+    options = env or (meta.get("env") or {} if same else {})
+    simulator = make_env(task, learner.replicas * episodes, **options)
+    try:
+        differences = learner.spec.differences(simulator.spec)
+        if differences:
+            raise ConfigError(
+                f"{file}: was trained for another task than {task}: {differences[0]}; "
+                "name the one it was trained for with --task"
+            )
+        found = evaluate(
+            learner.policy(),
+            simulator,
+            seeds=_starts(learner.seeds, learner.updates, seed),
+            horizon=horizon or (meta.get("horizon") if same else None) or None,
+            device=device,
+            dtype=learner.dtype,
+        )
+    finally:
+        simulator.close()
+    return [
+        Score(
+            method=learner.name,
+            task=task,
+            seed=of_training,
+            updates=learner.updates,
+            episodes=episodes,
+            mean_return=float(found.returns[k].mean()),
+            std_return=float(found.returns[k].std()),
+            mean_length=float(found.lengths[k].mean()),
+            win_rate=None if found.wins is None else float(found.wins[k].mean()),
+        )
+        for k, of_training in enumerate(learner.seeds)
+    ]
+
+
+def _starts(seeds: Sequence[int], updates: int, seed: int) -> list[int]:
+    """Seeds of the evaluation, one per replica: the training's own for a negative ``seed``."""
+    from marlzoo.replicas import derive
+
+    if seed < 0:
+        return [derive(each, "evaluate", updates) for each in seeds]
+    return [derive(seed, "evaluate", k) for k in range(len(seeds))]

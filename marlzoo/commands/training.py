@@ -1,0 +1,178 @@
+"""``marlzoo train METHOD`` from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marlzoo.config import Precision
+from marlzoo.defaults import UPDATES
+from marlzoo.errors import ConfigError, DataError
+from marlzoo.task import TaskName
+
+if TYPE_CHECKING:
+    from marlzoo.benchmarks.analysis import Results
+    from marlzoo.benchmarks.launchers import Place
+    from marlzoo.benchmarks.runner import Finished
+
+
+def train_method(
+    method: str,
+    data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    *,
+    task: str = "",
+    seeds: Sequence[int] = (0,),
+    env: Mapping[str, Any] | None = None,
+    updates: int = UPDATES,
+    eval_every: int = 5000,
+    episodes: int = 10,
+    horizon: int = 0,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    out: str | os.PathLike[str] = "results",
+    name: str = "",
+    log: Sequence[str] = (),
+    max_replicas: int = 20,
+    threads: int = 0,
+    place: Place | None = None,
+    check_data: bool = True,
+    force: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Results:
+    """Train an offline method on datasets and evaluate it in the simulator, as ``marlzoo train METHOD`` does.
+
+    The same call goes on after an interruption. :func:`marlzoo.train` trains a learner that you made yourself, also
+    without a simulator.
+
+    Args:
+        method: its name.
+        data: names or files of datasets of one task; every seed is trained on each of them, all in lockstep.
+        task: to evaluate in, where a dataset's card names none.
+        seeds: one replica per seed and dataset.
+        env: options of the task's environment.
+        updates: gradient updates.
+        eval_every: updates between evaluations.
+        episodes: of an evaluation, per seed.
+        horizon: step limit of an evaluation episode; 0: the task's.
+        device: where to train.
+        precision: of matrix products.
+        out: results go to ``out/name``.
+        name: of the run; default: ``train-METHOD-TASK``.
+        log: further loggers beside the CSV files.
+        max_replicas: most replicas in one lockstep group.
+        threads: of torch; 0: as torch is set.
+        place: where groups are trained, for instance on a cluster; see
+            :class:`marlzoo.benchmarks.launchers.Place`.
+        check_data: compare data and simulator before training.
+        force: train anew what is there.
+        settings: of the method, where they are not those of the task's preset.
+
+    Raises:
+        DataError: every run failed before it had a row, or no dataset names a task.
+        MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
+    """
+    from marlzoo.benchmarks.analysis import Results
+    from marlzoo.benchmarks.results import ResultsFile
+
+    files = [data] if isinstance(data, str | os.PathLike) else list(data)
+    finished = run_method(
+        method,
+        [os.fspath(file) for file in files],
+        settings=settings or {},
+        task=task,
+        seeds=tuple(seeds),
+        env=env or {},
+        name=name,
+        training={
+            "updates": updates,
+            "eval_every": eval_every,
+            "episodes": episodes,
+            "horizon": horizon,
+            "precision": precision,
+        },
+        running={
+            "out": Path(out),
+            "device": device,
+            "max_replicas": max_replicas,
+            "check_data": check_data,
+            "force": force,
+            "log": log,
+        },
+        threads=threads,
+        place=place,
+    )
+    if finished.failures and not ResultsFile(finished.folder / "rows.csv").exists():
+        raise DataError(f"{method} was not trained: {finished.failures[0]}")
+    return Results(finished.folder)
+
+
+def run_method(
+    method: str,
+    data: Sequence[str],
+    *,
+    settings: Mapping[str, Any],
+    task: str,
+    seeds: tuple[int, ...],
+    env: Mapping[str, Any],
+    name: str,
+    training: Mapping[str, Any],
+    running: Mapping[str, Any],
+    threads: int = 0,
+    place: Place | None = None,
+) -> Finished:
+    """One method on datasets of one task, as a suite of its own; see :func:`train_method`.
+
+    Args:
+        method: its name.
+        data: names or files.
+        settings: of the method.
+        task: full task name; empty: the one that the cards name.
+        seeds: of the replicas.
+        env: options of the environment.
+        name: of the run; empty: made of method and task.
+        training: fields of :class:`marlzoo.benchmarks.suites.Suite`.
+        running: options of :func:`marlzoo.benchmarks.runner.run_suite`.
+        threads: of torch.
+        place: where to train; None: here.
+
+    Raises:
+        ConfigError: datasets of several tasks, or no evaluation.
+        DataError: no dataset names a task.
+    """
+    from marlzoo.benchmarks.launchers import Place
+    from marlzoo.benchmarks.runner import run_suite
+    from marlzoo.benchmarks.split import Split
+    from marlzoo.benchmarks.suites import Data, Learner, Suite
+
+    if training["episodes"] < 1:
+        raise ConfigError(
+            f"episodes is {training['episodes']}; a run is evaluated. marlzoo.train trains without a simulator"
+        )
+    task = one_task(data, task)
+    if not task:
+        raise DataError(f"{data[0]}: its card names no task; give it with --task (task=... in Python)")
+    suite = Suite(
+        name=name or f"train-{method}-{TaskName.parse(task).slug()}",
+        data=tuple(Data(task=task, file=file, env=dict(env)) for file in data),
+        learners=(Learner(method, dict(settings)),),
+        seeds=seeds,
+        **training,
+    )
+    return run_suite(suite, split=Split(threads=threads), place=place or Place(), **running)
+
+
+def one_task(data: Sequence[str], task: str) -> str:
+    """The task that is given, or else the one that all datasets' cards name; empty where they name none.
+
+    Raises:
+        ConfigError: they name several.
+    """
+    from marlzoo.data.load import read_card
+
+    tasks = {task or read_card(file).task for file in data}
+    if len(tasks) != 1:
+        names = ", ".join(sorted(filter(None, tasks)))
+        raise ConfigError(f"the datasets are of several tasks ({names}); train one at a time")
+    return tasks.pop()

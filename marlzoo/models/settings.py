@@ -1,0 +1,34 @@
+"""Settings of world models and of the Dyna form. They need no torch, so that the command line can show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class WorldModelConfig(Config):
+    """Settings of methods with a world model; defaults of MOMA-PPO's release."""
+
+    model_updates: Count = 10_000  # first updates, which fit the world model only
+    members: Count = 7  # of the ensemble
+    elites: Count = 5  # members that make rollouts: the best on held-out episodes
+    model_hidden: Count = 1024  # width of the members' hidden layers
+    model_layers: Count = 4  # hidden layers of dynamics and reward
+    model_batch: Count = 256  # steps per update and member
+    model_lr: Positive = 3e-5  # step size of the world model's Adam
+    standardize: bool = True  # inputs and targets by the data's mean and deviation
+    residual: bool = True  # predict the change of the frame
+
+
+@dataclass(frozen=True)
+class DynaConfig(WorldModelConfig):
+    """Settings that the Dyna form adds to a method's; defaults of MOMA-PPO's release."""
+
+    dyna_share: Fraction = 0.05  # probability that a row of a batch is of the data
+    dyna_starts: Count = 256  # model steps per update and replica
+    dyna_horizon: Count = 10  # steps of a chain
+    dyna_buffer: Count = 1000  # model steps that batches are drawn from: the last ones
+    dyna_penalty: NonNegative = 1.0  # weight of the uncertainty in the reward
+    dyna_start: Natural = 0  # updates on the data alone before the mixture
