@@ -46,6 +46,7 @@ def _entry(name: str, module: str) -> dict[str, Any]:
         "learns": "online" if source.online else "offline",
         "execution": source.execution,
         "paper": source.paper,
+        "note": "reconstruction" if source.reconstructed else "",
         "presets": list(source.presets),
         "module": module,
         "summary": source.summary or ("(broken)" if source.broken else ""),
