@@ -39,7 +39,9 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     rows = pd.concat([file.read() for file in files], ignore_index=True) if files else pd.DataFrame()
     if rows.empty:
         names = ", ".join(str(file.path) for file in files)
-        raise DataError(f"no result rows in {names}; run a suite first (marlzoo bench SUITE), or name another path")
+        raise DataError(
+            f"no result rows in {names}; run a suite first (marlzoo bench SUITE), or name another path"
+        )
     return rows
 
 

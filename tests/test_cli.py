@@ -75,6 +75,8 @@ def test_lists_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "list", "methods")
     assert status == 0
     assert any(line.startswith("omiga") for line in out.splitlines())
+    reconstructed = {line.split()[0] for line in out.splitlines() if "reconstruction" in line}
+    assert reconstructed == {"inspo", "mabcq"}
 
 
 def test_installed_datasets_and_recipes_are_listed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from marlzoo.baselines.hatrpo import HATRPO, _AgentPolicy, conjugate_gradients, 
 from torch import Tensor
 
 import marlzoo
+from marlzoo.batch import Rollout
 from marlzoo.envs import games
 from marlzoo.spec import ActionKind
 from marlzoo.training.evaluation import evaluate
@@ -115,6 +117,81 @@ def test_a_rejected_step_changes_nothing(kind: ActionKind) -> None:
         assert told["accepted"].tolist() == [0.0, 0.0]
         assert (ratio == 1.0).all()
         assert all(torch.equal(p, before[name]) for name, p in learner.named_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_agent_is_trpo(kind: ActionKind) -> None:
+    """The step of TRPO by a dense Fisher matrix: as long as the bound allows, then shortened until it is good."""
+    settings: dict[str, Any] = {"n_agents": 1, "hidden": 2, "cg_steps": 60}
+    learner, before, agent = make(kind, **settings), make(kind, **settings), torch.tensor([0, 0])
+    x = experience(before)
+    policy = _AgentPolicy(before, x, agent)
+    shapes, delta = [p.shape[1:] for p in policy.parameters], 0.005
+    old = torch.cat([p.flatten(1) for p in policy.parameters], dim=1)  # [R, P]
+
+    def parts(flat: Tensor) -> list[Tensor]:
+        sizes = [shape.numel() for shape in shapes]
+        return [p.view(2, *shape) for p, shape in zip(flat.split(sizes, 1), shapes, strict=True)]
+
+    def surrogate(flat: Tensor) -> Tensor:
+        return (policy.ratio(parts(flat)) * x["advantage"]).mean(-1)
+
+    matrix = torch.func.hessian(lambda flat: policy.divergence(parts(flat)).sum())(old)
+    gradient = torch.func.grad(lambda flat: surrogate(flat).sum())(old)
+    metrics = learner.update(rollout(learner))
+    found = torch.cat([p.flatten(1) for p in _AgentPolicy(learner, x, agent).parameters], dim=1)
+    for r in (0, 1):
+        damped = matrix[r, :, r] + 0.1 * torch.eye(old.shape[1])
+        direction = torch.linalg.solve(damped, gradient[r])
+        full = (2.0 * delta / (direction @ damped @ direction)).sqrt() * direction
+        assert float(0.5 * full @ damped @ full) == pytest.approx(delta, abs=1e-9)
+        for k in range(10):
+            tried = old.clone()
+            tried[r] += 0.8**k * full
+            kl = float(policy.divergence(parts(tried))[r])
+            gain = float((surrogate(tried) - surrogate(old))[r])
+            if kl < delta and gain > 0.5 * 0.8**k * float(gradient[r] @ full) > 0.0:
+                break
+        torch.testing.assert_close(found[r], tried[r], rtol=0, atol=3e-5)  # conjugate gradients stop at 1e-5
+        assert float((tried[r] - old[r]).abs().max()) > 1e-2
+        assert float(metrics["kl"][r]) == pytest.approx(kl, abs=1e-5)
+        assert float(metrics["gain"][r]) == pytest.approx(gain, abs=1e-5)
+        assert gain > 0.0
+
+
+def test_steps_make_the_paying_action_likelier() -> None:
+    """One step, reward 1 for action 0: its probability rises at every step taken, and the mean ratio stays near 1."""
+    spec = marlzoo.Spec(2, 1, 1, "discrete", 3, 1)
+    sizes: dict[str, Any] = {"num_envs": 8, "rollout": 16, "batch_size": 128, "epochs": 1, "hidden": 4}
+    learner = cast(HATRPO, marlzoo.make("hatrpo", spec, seeds=(0, 1), dtype=torch.float64, **sizes))
+    one, source, shares = torch.ones(2, 8, 16, 1).double(), torch.Generator().manual_seed(0), []
+    obs = one.unsqueeze(-1).expand(-1, -1, -1, 2, -1)
+    for _ in range(4):
+        logits = learner.nets.actor.log_prob(
+            obs.flatten(1, 2)[:, :1].repeat(1, 3, 1, 1), torch.arange(3).view(1, 3, 1).expand(2, 3, 2), None
+        )[0]
+        probability = logits.detach().exp()  # [R, A, N]
+        shares.append(probability[:, 0])
+        weights = probability.transpose(1, 2).reshape(4, 3)
+        action = torch.multinomial(weights, 128, True, generator=source).view(2, 2, 8, 16).permute(0, 2, 3, 1)
+        reward = (action == 0).double().mean(-1)
+        batch = Rollout.of(
+            {"order": torch.rand(2, 1, 128, generator=source), "turns": torch.rand(2, 2, generator=source)},
+            obs=obs,
+            state=one,
+            next_state=one,
+            action=action,
+            reward=reward,
+            mask=torch.zeros(2, 8, 16).double(),
+            ends=torch.ones(2, 8, 16).double(),
+            progress=torch.tensor(0.0).double(),
+        )
+        metrics = learner.update(batch)
+        assert (metrics["accepted"] == 1.0).all()
+        assert (metrics["kl"] < 0.005).all()
+        assert (metrics["compound_ratio"] - 1.0).abs().max() < 3 * 0.2 / 128**0.5
+    for earlier, later in pairwise(shares):
+        assert (later > earlier).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

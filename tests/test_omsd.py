@@ -13,6 +13,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.errors import ConfigError
 from marlzoo.modules.diffusion import NoiseModel, Schedule
 from marlzoo.replicas import Init
@@ -38,14 +39,16 @@ class Exact(torch.nn.Module):
     Noise of variance v makes of a peak m with weight p the same with mean sqrt(a) m and variance a s^2 + v.
     """
 
-    def __init__(self, schedule: Schedule, conditional: bool) -> None:
+    def __init__(
+        self, schedule: Schedule, conditional: bool, ends: tuple[float, float] = (1.0, -1.0)
+    ) -> None:
         super().__init__()
-        self.schedule, self.conditional = schedule, conditional
+        self.schedule, self.conditional, self.ends = schedule, conditional, ends
 
     def forward(self, context: Tensor, x: Tensor, time: Tensor) -> Tensor:
         share = self.schedule.kept[(time * self.schedule.levels).round().long()].unsqueeze(-1)
         first, second = context[..., 1:2], context[..., 4:5] == 1.0  # after the state; the number comes last
-        peaks = torch.tensor([1.0, -1.0], dtype=x.dtype)
+        peaks = torch.tensor(self.ends, dtype=x.dtype)
         own = torch.where(second, -peaks, peaks)
         log_weight = torch.where(second, -0.5 * (first - peaks).square() / SPREAD**2, 0.0)
         variance = share * SPREAD**2 + 1.0 - share
@@ -147,6 +150,53 @@ def test_the_score_alone_leads_to_one_convention() -> None:
     first, second = climbed(pair(**settings), 200).tolist()
     assert abs(first) == pytest.approx(1.0, abs=0.15)
     assert second == pytest.approx(-first, abs=0.15)
+
+
+@pytest.mark.parametrize(("sign", "low", "high"), [(1.0, 0.25, 0.35), (-1.0, 0.95, 1.0)])
+def test_only_against_the_pull_is_there_a_peak(sign: float, low: float, high: float) -> None:
+    """Data around (0.3, -0.3) draw the team there; with the other sign it flees to the bounds of the box."""
+    algorithm = pair(warm_start=10_000, lr=0.02, batch_size=32)
+    algorithm.behavior = Exact(algorithm.schedule, True, (0.3, 0.3))
+    pull = algorithm.pull
+    algorithm.pull = lambda *given: sign * pull(*given)
+    reached = climbed(algorithm, 150).abs()
+    assert low < float(reached.min())
+    assert float(reached.max()) <= high
+
+
+def test_the_condition_is_used_where_agents_agree() -> None:
+    """Given other teams' first actions the model errs more about the second, unless the two are independent."""
+    spec = marlzoo.Spec(2, 1, 1, "continuous", 1, 1)
+    settings: dict[str, Any] = {"hidden": 32, "layers": 2, "batch_size": 256, "lr": 5e-3, "seeds": (0, 0)}
+    algorithm: Any = marlzoo.make("omsd", spec, **settings)
+    source, one = torch.Generator().manual_seed(0), torch.ones(2, 256, 1)
+
+    def drawn() -> Batch:
+        """Opposite signs in replica 0, independent ones in replica 1."""
+        signs = 2.0 * torch.randint(0, 2, (2, 256, 2, 1), generator=source) - 1.0
+        signs[0, :, 1] = -signs[0, :, 0]
+        noise = {"level": torch.rand(2, 256, 2, generator=source)}
+        noise["noise"] = torch.randn(2, 256, 2, 1, generator=source)
+        action = 0.7 * signs + 0.05 * torch.randn(2, 256, 2, 1, generator=source)
+        zero = torch.zeros(2, 256)
+        return Batch.of(noise, state=one, next_state=one, action=action, reward=zero, mask=zero)
+
+    for _ in range(120):
+        algorithm.update_model(drawn())
+    batch = drawn()
+    level, noise, second = (
+        algorithm._levels(batch, 8)[..., 1:],
+        batch.noise["noise"][:, :, 1:],
+        torch.tensor([1]),
+    )
+    errors = []
+    for order in (torch.arange(256), torch.arange(256).roll(1)):
+        team = torch.stack((batch.action[:, order, 0], batch.action[:, :, 1]), dim=2).unsqueeze(2)
+        found = algorithm.predicted_noise(one, team, second, level, noise).detach()
+        errors.append((found - noise).square().mean((1, 2, 3)))
+    ratio = errors[1] / errors[0]
+    assert float(ratio[0]) > 1.5
+    assert float(ratio[1]) < 1.1
 
 
 @pytest.mark.parametrize(("weight", "same"), [(0.0, False), (1e6, True)])

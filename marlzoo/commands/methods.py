@@ -49,6 +49,11 @@ class Source:
         return (ast.get_docstring(self.tree) or "").partition("\n")[0]
 
     @property
+    def reconstructed(self) -> bool:
+        """Whether the docstring's first line says that the method is a reconstruction, without official code."""
+        return "reconstruction" in self.summary
+
+    @property
     def paper(self) -> str:
         """The arXiv number of the first paper that the docstring names, or empty."""
         found = PAPER.search(ast.get_docstring(self.tree) or "")
