@@ -39,7 +39,6 @@ LEARNER: dict[str, Any] = {
     "mixer_hidden": 32,
 }
 STRATEGIES = ("plain", "ovm", "ovmse", "min")
-FRESH = {"data_share": 0.0, "data_share_end": 0.0}
 COLUMNS = {"start": "return at step 0", "dip": "dip", "area": "mean over the steps", "final": "final return"}
 
 
@@ -103,12 +102,14 @@ def tune(options: Options, team: Offline, strategy: str) -> Finetuned:
     """Fine-tune all seeds with one strategy."""
     how = {"min": "ovm", "fresh": "plain"}.get(strategy, strategy)
     settings = replace(options.settings, strategy=cast(Strategy, how))
+    if strategy == "fresh":
+        settings = replace(settings, data_share=0.0, data_share_end=0.0)
     with turned(strategy):
         return marlzoo.finetune(
             team.checkpoint,
             options.env_steps,
             data=team.data,
-            settings=replace(settings, **FRESH) if strategy == "fresh" else settings,
+            settings=settings,
             overrides=team.overrides,
             episodes=options.episodes,
         )
