@@ -35,10 +35,13 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         DataError: no such file, no rows in it, not a results file, or a folder that holds results of several runs.
     """
-    frames = [results_at(path).read() for path in paths]
-    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    files = [results_at(path) for path in paths]
+    rows = pd.concat([file.read() for file in files], ignore_index=True) if files else pd.DataFrame()
     if rows.empty:
-        raise DataError(f"no result rows in {', '.join(map(str, paths))}")
+        names = ", ".join(str(file.path) for file in files)
+        raise DataError(
+            f"no result rows in {names}; run a suite first (marlzoo bench SUITE), or name another path"
+        )
     return rows
 
 

@@ -119,7 +119,7 @@ class Trainer:
             note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
             report.advance(done * scale, note)
 
-        def tell(found: Evaluation) -> None:
+        def show(found: Evaluation) -> None:
             means = found.episodes.returns.mean(axis=1).tolist()
             report.evaluated(Returns(group.learner.method, group.data_label, found.updates, means))
 
@@ -133,7 +133,7 @@ class Trainer:
             if found.updates == group.updates and suite.final_episodes:
                 return  # the last checkpoint's row has more episodes
             recorder.record(found)
-            tell(found)
+            show(found)
             report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
 
         datasets = self._load(group)
@@ -169,7 +169,7 @@ class Trainer:
         if suite.final_episodes:
             last = self._final(group, algorithm, evaluations[-1])
             recorder.record(last)
-            tell(last)
+            show(last)
             report.log(f"{group.label}: last checkpoint, {_means(last)}")
 
     def load(self, source: Source) -> Dataset:

@@ -1,4 +1,4 @@
-"""Entry points: the door through which methods, environments and loggers are found."""
+"""Entry points: the door through which methods, environments, formats of datasets and loggers are found."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 METHODS = "marlzoo.plugins"  # an entry names a package; its modules are methods
 ENVIRONMENTS = "marlzoo.environments"  # an entry ``family = "module"``
+FORMATS = "marlzoo.formats"  # an entry ``name = "module"`` with ``sniff`` and ``read``, see marlzoo.data.load
 LOGGERS = "marlzoo.loggers"  # an entry ``name = "module:factory"``, see marlzoo.training.more_loggers
 
 

@@ -32,14 +32,15 @@ ROOT = Path(__file__).parents[1]
 SAVED = re.compile(r"[Ss]ave (?:this|it) as `([\w./-]+)`")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
+MODEL = "--model-updates 2 --members 2 --elites 1 --model-hidden 8 --model-layers 1 --model-batch 8"
+
 # Arguments added to commands so that they take a second; None: too long even so, only the flags are compared with
 # the command's help. The first entry that a command begins with counts.
-MODEL = "--model-updates 2 --members 2 --elites 1 --model-hidden 8 --model-layers 1 --model-batch 8"
 SHORTER: tuple[tuple[str, str | None], ...] = (
     ("train mappo", "--steps 64 --num-envs 4 --rollout 8 --batch-size 16 --hidden 8"),
     (
         "train iql --dyna",
-        "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8 --dyna-starts 4 " + MODEL,
+        "--updates 4 --eval-every 4 --episodes 1 --horizon 3 --hidden 8 --dyna-starts 4 " + MODEL,
     ),
     ("data model", MODEL),
     ("train", "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import READERS, Reader, convert, data_home, find_reader, load_dataset, read_card
 from marlzoo.data.names import dataset_path, installed
-from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from tests.data_samples import author_arrays, sample, write_h5
 
 NAME = "toy/point/marlzoo/expert"
@@ -150,6 +151,21 @@ def test_a_new_format_is_one_more_reader(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "a.toy").touch()
     assert find_reader(tmp_path / "a.toy") is other
     assert load_dataset(tmp_path / "a.toy").episodes == 3
+
+
+@pytest.mark.parametrize("module", ["lab_format", "no_such_module"])
+def test_a_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    code = "from tests.test_data_load import sample\ndef sniff(path): return str(path).endswith('.lab')\n"
+    (tmp_path / "lab_format.py").write_text(code + "def read(path): return sample()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = EntryPoint("lab", module, "marlzoo.formats")
+    monkeypatch.setattr("marlzoo.plugins.entry_points", lambda group: [entry] if group == entry.group else [])
+    (tmp_path / "a.lab").touch()
+    if module == "lab_format":
+        assert load_dataset(tmp_path / "a.lab").episodes == 3
+    else:
+        with pytest.raises(PluginError, match=r"format 'lab'.*no_such_module.*uninstall"):
+            find_reader(tmp_path / "a.lab")
 
 
 def test_conversion_keeps_numbers_and_fills_the_name(tmp_path: Path) -> None:

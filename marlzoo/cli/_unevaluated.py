@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.cli._telling import closing, progress
+from marlzoo.cli._progress import closing, progress
 from marlzoo.errors import ConfigError
 from marlzoo.task import TaskName
 

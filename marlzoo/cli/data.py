@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import first_argument, named_values, parse, text_values
-from marlzoo.cli._telling import closing, progress, reference
+from marlzoo.cli._progress import closing, progress, reference
 from marlzoo.commands.data import planned_options
 from marlzoo.console import visible
 from marlzoo.defaults import SEED, TRANSITIONS
@@ -74,7 +74,7 @@ def collect(arguments: Sequence[str]) -> int:
             out=options.out,
             progress=lambda done, _: shown.advance(done),
         )
-    _tell(path, read_card(path))
+    _print_dataset(path, read_card(path))
     closing("Recorded", started, f"marlzoo train METHOD --data {reference(path)}")
     return 0
 
@@ -223,12 +223,12 @@ def mix(arguments: Sequence[str]) -> int:
     path = data_mix(
         options.parts, out=options.out or None, transitions=options.transitions, seed=options.seed
     )
-    _tell(path, read_card(path))
+    _print_dataset(path, read_card(path))
     closing("Mixed", started, f"marlzoo train METHOD --data {reference(path)}")
     return 0
 
 
-def _tell(path: Path, card: Card) -> None:
+def _print_dataset(path: Path, card: Card) -> None:
     print(
         f"{visible(path)}: {card.transitions} transitions in {card.episodes} episodes, "
         f"return {card.mean_return:.1f} ± {card.std_return:.1f}, content hash {card.content_hash}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse, usable_device
-from marlzoo.cli._telling import closing, without_nan
+from marlzoo.cli._progress import closing, without_nan
 from marlzoo.errors import ConfigError
 
 if TYPE_CHECKING:

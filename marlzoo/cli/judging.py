@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
-from marlzoo.cli._telling import closing, without_nan
+from marlzoo.cli._progress import closing, without_nan
 
 if TYPE_CHECKING:
     from marlzoo.offpolicy.ope import Estimate

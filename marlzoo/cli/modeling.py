@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse, text_values
-from marlzoo.cli._telling import closing, progress
+from marlzoo.cli._progress import closing, progress
 from marlzoo.models.settings import WorldModelConfig
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def model(arguments: Sequence[str]) -> int:
     settings = options.settings
     with progress("data model", f"world model of {options.dataset}", settings.model_updates) as shown:
 
-        def tell(done: int, metrics: dict[str, float]) -> None:
+        def report(done: int, metrics: dict[str, float]) -> None:
             shown.advance(done, ", ".join(f"{name} {value:.3g}" for name, value in metrics.items()))
 
         made = data_model(
@@ -63,7 +63,7 @@ def model(arguments: Sequence[str]) -> int:
             seed=options.seed,
             state=options.state,
             settings=settings,
-            progress=tell,
+            progress=report,
         )
     _show(made.errors, options.json)
     print(f"World model: {visible(options.out)}")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
-from marlzoo.cli._telling import closing
+from marlzoo.cli._progress import closing
 
 
 @dataclass

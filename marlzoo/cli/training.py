@@ -13,7 +13,7 @@ from marlzoo.cli._help import WIDTH, train_help
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
-from marlzoo.cli._telling import closing, progress
+from marlzoo.cli._progress import closing, progress
 from marlzoo.commands.methods import Source
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError

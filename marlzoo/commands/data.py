@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.defaults import SEED, TRANSITIONS
-from marlzoo.errors import ConfigError, DataError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from marlzoo.data.check import CheckReport
@@ -74,7 +74,7 @@ def data_collect(
         seed,
         out,
         progress,
-        policy=os.fspath(policy or ""),
+        policy=policy or "",
         replica=replica,
         env=env,
     )
@@ -302,10 +302,11 @@ def data_teach(task: str, options: Options | None = None, **changes: Any) -> Pat
     from marlzoo.recording.teach import make_behavior_policy
 
     base = options or planned_options(task)
-    try:
-        return make_behavior_policy(task, replace(base, **changes))
-    except TypeError as error:
-        raise ConfigError(f"data_teach: {error}; see marlzoo data teach --help") from error
+    known = [field.name for field in fields(base)]
+    for name in changes:
+        if name not in known:
+            raise UnknownNameError("option of data_teach", name, known)
+    return make_behavior_policy(task, replace(base, **changes))
 
 
 def planned_options(task: str) -> Options:

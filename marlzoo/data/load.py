@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill, user_block
 from marlzoo.data.home import data_home as data_home
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, installed, is_name
 from marlzoo.data.once import describe_once, identity, load_once
-from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
+from marlzoo.plugins import FORMATS, entries
 from marlzoo.spec import Spec
 from marlzoo.system.zipped import ZIP_FAULTS
 
@@ -49,7 +50,7 @@ class Reader:
         return dict(list(inspect.signature(self.read).parameters.items())[1:])
 
 
-# Asked in this order; a new format is a new module and one line here.
+# marlzoo's own, asked in this order; those of other packages are asked behind them, see readers().
 READERS: list[Reader] = [
     Reader("OMIGA or native HDF5", omiga.sniff, omiga.read_omiga),
     Reader("OG-MARL Vault", vault.sniff, vault.read_vault),
@@ -217,19 +218,42 @@ def _named(dataset: Dataset, name: str) -> Dataset:
     )
 
 
+def readers() -> Iterator[Reader]:
+    """All formats that are read: marlzoo's own, then those of other packages.
+
+    An entry point ``name = "module"`` of the group ``marlzoo.formats`` names a module with ``sniff`` and ``read``. It
+    is imported when no reader before it takes a file.
+
+    Raises:
+        PluginError: the module cannot be imported, or lacks one of the two.
+    """
+    yield from READERS
+    for entry in entries(FORMATS):
+        try:
+            module = entry.load()
+            found = Reader(entry.name, module.sniff, module.read)
+        except (Exception, SystemExit) as error:  # a foreign module may fail in any way
+            raise PluginError(
+                f"format {entry.name!r}: loading {entry.value} failed ({type(error).__name__}: {error}); mend its "
+                "package or uninstall it"
+            ) from error
+        yield found
+
+
 def find_reader(path: str | os.PathLike[str]) -> Reader:
     """The first reader that takes a file.
 
     Raises:
         DataError: none does.
+        PluginError: a format of another package cannot be used.
     """
     place = Path(path)
     if place.exists() and not (place.is_file() or place.is_dir()):
         raise DataError(f"{path}: is neither a file nor a folder (a pipe or a device); copy it into a file")
-    for reader in READERS:
+    for reader in readers():
         if reader.sniff(path):
             return reader
-    formats = ", ".join(reader.name for reader in READERS)
+    formats = ", ".join(reader.name for reader in readers())
     raise DataError(
         f"{path}: {_contents(Path(path))}, which is no format known here; known: {formats}. Arrays of your own: save "
         f"them as npz with {', '.join(npz.REQUIRED)}"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs._mujoco_robots import CONTACT_SIZE, ROBOTS, Array, Robot
-from marlzoo.envs._partitions import Task
+from marlzoo.envs._partitions import RobotTask
 
 # Labels of the joints in the order of the actuators.
 JOINTS: dict[str, tuple[str, ...]] = {
@@ -121,7 +121,7 @@ class _Pool:
         return columns
 
 
-def local_columns(task: Task) -> list[list[int]]:
+def local_columns(task: RobotTask) -> list[list[int]]:
     """Columns of ``[full observation, qvel, 0]`` that each agent of an ``obsk`` task sees, unpadded."""
     key, owners = task.partition.robot, task.partition.scatter
     assert owners is not None
@@ -142,7 +142,7 @@ def local_columns(task: Task) -> list[list[int]]:
     return agents
 
 
-def padded_columns(task: Task) -> NDArray[np.intp]:
+def padded_columns(task: RobotTask) -> NDArray[np.intp]:
     """:func:`local_columns` as one table ``[N, O]``, padded with the column of zeros."""
     agents = local_columns(task)
     robot = ROBOTS[task.partition.robot]

@@ -88,7 +88,7 @@ PARTITIONS: tuple[Partition, ...] = (
 
 
 @dataclass(frozen=True)
-class Task:
+class RobotTask:
     """A partition and what its agents see.
 
     Attributes:
@@ -110,8 +110,8 @@ class Task:
         return "omiga" if self.distance is None else f"obsk{self.distance}"
 
 
-TASK_TABLE: dict[str, Task] = {
+TASK_TABLE: dict[str, RobotTask] = {
     task.name: task
     for partition in PARTITIONS
-    for task in (Task(partition), *(Task(partition, k) for k in (0, 1) if partition.obsk))
+    for task in (RobotTask(partition), *(RobotTask(partition, k) for k in (0, 1) if partition.obsk))
 }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from marlzoo.envs._local import local_observations, padded_columns
 from marlzoo.envs._mujoco_robots import Array, Robot
-from marlzoo.envs._partitions import Task
+from marlzoo.envs._partitions import RobotTask
 from marlzoo.envs._standardized import recover_raw, standardize
 from marlzoo.errors import MismatchError
 
@@ -68,7 +68,7 @@ class Local:
 
     joined, recover, recover_state = False, None, None
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: RobotTask) -> None:
         self._columns = padded_columns(task)
 
     def observe(self, raw: Array, qvel: Array) -> Array:

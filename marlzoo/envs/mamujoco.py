@@ -22,7 +22,7 @@ from marlzoo.envs._camera import Camera
 from marlzoo.envs._local import local_columns
 from marlzoo.envs._mujoco_robots import ROBOTS, Array, Robot, start_state
 from marlzoo.envs._mujoco_sim import RobotSim
-from marlzoo.envs._partitions import TASK_TABLE, ActionMapping, Owners, Task
+from marlzoo.envs._partitions import TASK_TABLE, ActionMapping, Owners, RobotTask
 from marlzoo.envs._replay import replay_observations
 from marlzoo.envs._standardized import recover_raw
 from marlzoo.envs._views import Local, Standardized, View
@@ -39,7 +39,7 @@ REPLAY_COPIES = 256  # size of the private batch that replays recorded transitio
 __all__ = ["TASKS", "MAMuJoCo", "make", "recover_raw", "spec"]
 
 
-def _task(name: str, options: dict[str, Any]) -> Task:
+def _task(name: str, options: dict[str, Any]) -> RobotTask:
     if name not in TASK_TABLE:
         raise UnknownNameError(f"{FAMILY} task", name, TASKS)
     for option in options:

@@ -146,7 +146,7 @@ class PettingZooEnv(BatchedEnv):
         self.metadata = {**known, **metadata}
         self._obs = np.zeros((self.num_envs, len(self.agents), self.spec.obs_size), np.float32)
         self._state = np.zeros((self.num_envs, self.spec.state_size), np.float32)
-        self._legal = np.zeros((self.num_envs, len(self.agents), self.spec.action_size), np.bool_)
+        self._masks = np.zeros((self.num_envs, len(self.agents), self.spec.action_size), np.bool_)
         self._time = np.zeros(self.num_envs, np.int64)
         self.seed(range(self.num_envs))
         self.reset()
@@ -247,7 +247,7 @@ class PettingZooEnv(BatchedEnv):
                 action_mask = (
                     _mask(answer.seen.get(agent), answer.infos.get(agent)) if agent in present else 0
                 )
-                self._legal[copy, i] = self._acts[i].table(action_mask, self.spec.action_size, foreign, agent)
+                self._masks[copy, i] = self._acts[i].table(action_mask, self.spec.action_size, foreign, agent)
         state = foreign.state()
         if state is not None and state.size != self.spec.state_size:
             raise foreign.fault(
@@ -257,7 +257,7 @@ class PettingZooEnv(BatchedEnv):
         self._state[copy] = self._obs[copy].ravel() if state is None else state
 
     def _shown(self, kind: type[Observation]) -> Observation:
-        action_mask = self._legal.copy() if self.spec.discrete else None
+        action_mask = self._masks.copy() if self.spec.discrete else None
         return kind(self._obs.copy(), self._state.copy(), action_mask)
 
     def _refuse(self, action: NDArray[Any], rows: Ids) -> None:
@@ -268,7 +268,7 @@ class PettingZooEnv(BatchedEnv):
         else:
             inside = (taken >= 0) & (taken < self.spec.action_size)
             action_mask: Bools = np.take_along_axis(
-                self._legal[rows], np.where(inside, taken, 0)[..., None], -1
+                self._masks[rows], np.where(inside, taken, 0)[..., None], -1
             )
             bad = ~(action_mask[..., 0] & inside)
             what = "is not legal there"

@@ -153,8 +153,8 @@ class SMAC(BatchedEnv):
         n = shape.n_agents
         self._obs = np.zeros((num_envs, n, shape.obs_size), np.float32)
         self._state = np.zeros((num_envs, shape.state_size), np.float32)
-        self._legal = np.zeros((num_envs, n, shape.action_size), np.bool_)
-        self._legal[..., 0] = True
+        self._masks = np.zeros((num_envs, n, shape.action_size), np.bool_)
+        self._masks[..., 0] = True
         self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
@@ -238,18 +238,18 @@ class SMAC(BatchedEnv):
     def _refuse(self, action: NDArray[Any], rows: Ids) -> None:
         taken = action[rows]
         inside = (taken >= 0) & (taken < self.spec.action_size)
-        action_mask = np.take_along_axis(self._legal[rows], np.where(inside, taken, 0)[..., None], -1)[..., 0]
+        action_mask = np.take_along_axis(self._masks[rows], np.where(inside, taken, 0)[..., None], -1)[..., 0]
         if not (action_mask & inside).all():
             k, agent = np.argwhere(~(action_mask & inside))[0]
             raise SpecError(
                 f"{self.task}: agent {agent} of copy {rows[k]} took the action {taken[k, agent]}, which is not "
-                f"legal there; legal are {np.flatnonzero(self._legal[rows[k], agent]).tolist()}"
+                f"legal there; legal are {np.flatnonzero(self._masks[rows[k], agent]).tolist()}"
             )
 
     def _look(self, copy: int) -> None:
         """Take what one copy shows."""
         game = self.games[copy]
-        action_mask = self._legal[copy] = np.array(game.get_avail_actions(), np.bool_)
+        action_mask = self._masks[copy] = np.array(game.get_avail_actions(), np.bool_)
         if self.flavour == "original":
             self._obs[copy], self._state[copy] = game.get_obs(), game.get_state()
             return
@@ -265,7 +265,7 @@ class SMAC(BatchedEnv):
         self._obs[copy], self._state[copy] = observations(scene), states(scene).ravel()
 
     def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        return self._obs.copy(), self._state.copy(), self._legal.copy()
+        return self._obs.copy(), self._state.copy(), self._masks.copy()
 
     def save_replay(self, copy: int = 0) -> None:
         """Write the replay of a copy's episode where the game keeps its replays."""

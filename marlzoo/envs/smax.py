@@ -128,7 +128,7 @@ class SMAX(BatchedEnv):
         self._time: NDArray[np.int64] = np.zeros(rows, np.int64)
         self._obs = np.zeros((rows, shape.n_agents, shape.obs_size), np.float32)
         self._state = np.zeros((rows, shape.state_size), np.float32)
-        self._legal = np.zeros((rows, shape.n_agents, shape.action_size), np.bool_)
+        self._masks = np.zeros((rows, shape.n_agents, shape.action_size), np.bool_)
         self.seed(range(num_envs))
 
     def seed(self, seeds: Sequence[int]) -> None:  # noqa: D102
@@ -208,24 +208,24 @@ class SMAX(BatchedEnv):
         """Actions, those of copies that are not stepped replaced by standing still."""
         inside = (action >= 0) & (action < self.spec.action_size)
         safe = np.where(inside & chosen[:, None], action, MOVES - 1)
-        action_mask = np.take_along_axis(self._legal[: self.num_envs], safe[..., None], -1)[..., 0] & inside
+        action_mask = np.take_along_axis(self._masks[: self.num_envs], safe[..., None], -1)[..., 0] & inside
         bad = np.argwhere(~action_mask & chosen[:, None])
         if len(bad):
             copy, agent = bad[0]
             raise SpecError(
                 f"{self.task}: agent {agent} of copy {copy} took the action {action[copy, agent]}, which is not "
-                f"legal there; legal are {np.flatnonzero(self._legal[copy, agent]).tolist()}"
+                f"legal there; legal are {np.flatnonzero(self._masks[copy, agent]).tolist()}"
             )
         return safe
 
     def _take(self, block: slice, shown: Any, chosen: NDArray[np.bool_]) -> None:
         rows = chosen[block]
-        for mine, new in zip((self._obs, self._state, self._legal), shown, strict=True):
+        for mine, new in zip((self._obs, self._state, self._masks), shown, strict=True):
             mine[block][rows] = np.asarray(new)[rows]
 
     def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         mine = slice(0, self.num_envs)
-        return self._obs[mine].copy(), self._state[mine].copy(), self._legal[mine].copy()
+        return self._obs[mine].copy(), self._state[mine].copy(), self._masks[mine].copy()
 
 
 def _battle(name: str, horizon: int) -> tuple[Any, Any]:

@@ -201,17 +201,17 @@ class Dyna(Algorithm):
         """What the present policies do, with noise where they have any."""
         obs, _ = self.world.split(frame)
         drawn = [noise[name] for name in noise if name.startswith("dyna_act_")]
-        return self.policy().act(obs, self._legal(obs), cast(Any, GivenRandom(drawn)))
+        return self.policy().act(obs, self._action_mask(obs), cast(Any, GivenRandom(drawn)))
 
     @torch.no_grad()
     def _draws(self) -> list[tuple[Kind, tuple[int, ...]]]:
         """Random numbers that the policies ask for."""
         spec, random = self.spec, RecordedDraws(self.device, self.dtype)
         obs = self.chain.new_zeros(self.replicas, self.config.dyna_starts, spec.n_agents, spec.obs_size)
-        self.policy().act(obs, self._legal(obs), cast(Any, random))
+        self.policy().act(obs, self._action_mask(obs), cast(Any, random))
         return random.draws
 
-    def _legal(self, obs: Tensor) -> Tensor | None:
+    def _action_mask(self, obs: Tensor) -> Tensor | None:
         """All actions that an agent has, ``[R, B, N, A]``; None for continuous ones."""
         if not self.spec.discrete:
             return None
@@ -251,12 +251,12 @@ class Dyna(Algorithm):
         """Rows of the buffer under the names of a batch."""
         (obs, state), (next_obs, next_state) = (self.world.split(drawn[k]) for k in ("frame", "next_frame"))
         found = {"obs": obs, "next_obs": next_obs, "state": state, "next_state": next_state}
-        legal = self._legal(obs)
+        mask = self._action_mask(obs)
         found |= {
             "action": drawn["action"],
             "mask": drawn["mask"],
-            "action_mask": legal,
-            "next_action_mask": legal,
+            "action_mask": mask,
+            "next_action_mask": mask,
         }
         found |= {"agent_reward": drawn["agent_reward"], "reward": drawn["agent_reward"].mean(-1)}
         return {name: value for name, value in found.items() if value is not None}

@@ -111,7 +111,10 @@ def _other_finals(arrays: Arrays, layout: Layout, notes: list[str]) -> Arrays:
         finals["state"] = after[layout.lasts]
     action_mask, after = arrays.get("action_mask"), arrays.pop("next_action_mask", None)
     if action_mask is not None:
-        require(after is None or after.shape == action_mask.shape, "next_legal and legal differ in shape")
+        require(
+            after is None or after.shape == action_mask.shape,
+            "has next_action_mask of another shape than action_mask; make both [T, N, A]",
+        )
         finals["action_mask"] = (
             np.ones_like(action_mask[layout.lasts]) if after is None else after[layout.lasts]
         )

@@ -1,4 +1,4 @@
-"""What a long command tells: its progress, and a last line."""
+"""Progress of a long command, and its last line."""
 
 from __future__ import annotations
 
