@@ -192,7 +192,7 @@ def score(lines: pd.DataFrame, estimator: str) -> tuple[tuple[float, ...], tuple
     """
     true = lines["return"].to_numpy(np.float64)
     estimate = lines[estimator].fillna(-np.inf).to_numpy(np.float64)
-    strata = [np.asarray(rows, np.float64) for rows in lines.groupby(ABOUT).indices.values()]
+    strata: list[Floats] = [np.asarray(rows, np.float64) for rows in lines.groupby(ABOUT).indices.values()]
     found = []
     for measure in (correlation, regret):
 

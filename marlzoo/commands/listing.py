@@ -16,7 +16,7 @@ Entries = list[dict[str, Any]]
 
 
 def list_methods(name: str = "") -> Entries:
-    """Methods: kinds of actions, offline or online, execution class, paper (arXiv), presets; modules are not run.
+    """Methods: kinds of actions, offline or online, execution, paper (arXiv), note, presets; modules are not run.
 
     Args:
         name: of a method, whose settings are listed instead: default, value in every preset, and meaning.
