@@ -332,6 +332,7 @@ def test_data_collect(
     asked: list[Any] = []
 
     def collect(*arguments: Any, **options: Any) -> Path:
+        options["policy"] = str(options["policy"])
         assert options == {"policy": "team.npz", "replica": 2, "env": {"flavour": "original"}}
         *values, progress = arguments
         asked.extend(values)

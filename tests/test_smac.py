@@ -212,7 +212,7 @@ def test_wins_losses_and_limits() -> None:
     env.games[2].time = 29
     for copy in range(3):
         env._look(copy)
-    step = env.step(env._legal.argmax(-1))
+    step = env.step(env._masks.argmax(-1))
     assert step.terminal.tolist() == [True, True, False]
     assert step.truncated.tolist() == [False, False, True]
     assert step.info["win"].tolist() == [True, False, False]
@@ -224,7 +224,7 @@ def test_a_lost_connection_ends_the_episode_and_is_marked() -> None:
     env = smac.make("3m", 2)
     env.reset()
     env.games[1].broken = True
-    step = env.step(env._legal.argmax(-1))
+    step = env.step(env._masks.argmax(-1))
     assert step.info["broken"].tolist() == [False, True]
     assert step.truncated.tolist() == [False, True]
     assert not step.terminal.any()

@@ -39,7 +39,7 @@ LEARNER: dict[str, Any] = {
     "mixer_hidden": 32,
 }
 STRATEGIES = ("plain", "ovm", "ovmse", "min")
-FRESH = {"data_share": 0.0, "data_share_end": 0.0}
+FRESH: dict[str, Any] = {"data_share": 0.0, "data_share_end": 0.0}
 COLUMNS = {"start": "return at step 0", "dip": "dip", "area": "mean over the steps", "final": "final return"}
 
 

@@ -70,7 +70,6 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     runs: tuple[
         Path, ...
     ] = ()  # judge the checkpoints of these folders of results; their data lie beside them
-    logged: int = 0  # episodes of the data that estimates see there, spread evenly (0: all)
     gamma: float = 0.99  # discount of estimates there
     updates: int = 3000  # of fitted Q evaluation there
     name: str = ""  # results go to OUT/ope/NAME
@@ -146,7 +145,7 @@ def trained(suite: Suite, options: Options) -> list[Path]:
 
 def of_folder(folder: Path, options: Options) -> pd.DataFrame:
     """Every team of a folder of results that has a checkpoint and a row."""
-    rows = marlzoo.Results(folder).named_rows()
+    rows = marlzoo.Results(folder).frame()
     rows = rows.assign(config=rows["config"].map(lambda text: json.loads(text) if text else None))
     taken = map(options.takes, rows["task"], rows["quality"])
     rows = rows[np.fromiter(taken, np.bool_, len(rows))]
@@ -172,18 +171,11 @@ def of_folder(folder: Path, options: Options) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _some(data: Dataset, episodes: int) -> Dataset:
-    """As many episodes of the data, spread evenly, as replays are ordered by age; all with 0."""
-    if not 0 < episodes < data.episodes:
-        return data
-    return data.episodes_subset(np.linspace(0, data.episodes - 1, episodes).astype(np.int64))
-
-
 def _about(row: pd.Series) -> dict[str, Any]:
     """The team of a row, and its true return."""
     return {
         "data": f"{row['task']} {row['quality']}",
-        "learner": row["learner"],
+        "learner": f"{row['method']} {row['variant']}".strip(),  # the same in all folders
         "updates": int(row["updates"]),
         "seed": int(row["seed"]),
         "return": row["mean_return"],
@@ -200,7 +192,7 @@ def score(lines: pd.DataFrame, estimator: str) -> tuple[tuple[float, ...], tuple
     """
     true = lines["return"].to_numpy(np.float64)
     estimate = lines[estimator].fillna(-np.inf).to_numpy(np.float64)
-    strata = [rows.astype(np.float64) for rows in lines.groupby(ABOUT).indices.values()]
+    strata: list[Floats] = [np.asarray(rows, np.float64) for rows in lines.groupby(ABOUT).indices.values()]
     found = []
     for measure in (correlation, regret):
 
@@ -280,7 +272,7 @@ def _limits(present: Sequence[str], options: Options) -> str:
         "Actions are continuous and teams deterministic: no logged action is ever a team's own, so that importance "
         "weights, and the doubly robust form with them, are zero everywhere and not computed. Estimates are of the "
         f"return discounted by {options.gamma:g} that goes on beyond time limits, returns undiscounted up to them. "
-        f"Fitted Q evaluation: {options.updates} updates, tau {FIT.tau:g}, {options.logged or 'all'} logged episodes."
+        f"Fitted Q evaluation: {options.updates} updates, tau {FIT.tau:g}."
     )
 
 
