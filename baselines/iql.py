@@ -30,7 +30,7 @@ Discrete actions (ours): one Q per action, log π over the legal actions; nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -38,10 +38,21 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_transitions, step_fields
-from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
+from marlzoo.config import (
+    ASSIGNED_LATER,
+    MLP_TRANSITIONS,
+    RECURRENT_SEQUENCES,
+    Config,
+    Count,
+    Fraction,
+    History,
+    NonNegative,
+    Positive,
+)
 from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
+from marlzoo.modules.teams import StochasticActor
 from marlzoo.objectives import (
     data_likelihood,
     data_value,
@@ -52,12 +63,27 @@ from marlzoo.objectives import (
 )
 from marlzoo.spec import Spec
 
-from . import _iql
+LOG_STD_BOUNDS = (-6.0, 0.0)  # of the authors' policy
 
 
 @dataclass(frozen=True)
-class IQLConfig(_iql.ImplicitConfig):
-    """Settings of independent IQL; the defaults are the authors'."""
+class IQLConfig(Config):
+    """Settings of independent IQL, and those that MAIQL shares; the defaults are the authors' of both."""
+
+    expectile: Fraction = 0.7  # 0.5 gives the mean of the data's values, towards 1 their maximum
+    beta: NonNegative = 3.0  # inverse temperature of the policy's weights
+    weight_cap: Positive = 100.0  # bound on the policy's weights
+    tau: Fraction = 0.005  # rate at which the targets follow
+    hidden: Count = 256  # width of both hidden layers of policy, Q and V
+    action_margin: Fraction = (
+        0.0  # clip the data's continuous actions to within this of the box (0: to the box)
+    )
+    history: History = field(
+        default="mlp", metadata=ASSIGNED_LATER
+    )  # act on the observation, or on the episode so far
+    share_agents: bool = True  # one set of networks for all agents, told apart by their number
+    batch_size: Count = 256  # transitions per update and replica
+    lr: Positive = 3e-4  # step size of Adam
 
 
 class IQL(Algorithm):
@@ -81,7 +107,7 @@ class IQL(Algorithm):
         """Policy, twin Q and V; target of Q."""
         c, own = self.config, not self.config.share_agents
         self.fields = step_fields(c.history == "rnn", "obs", "action", "agent_reward", "mask", "action_mask")
-        self.actor = _iql.actor(self, c, spec)
+        self.actor = policy_network(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden, spec.n_agents if own else 0)
         self.target_q = self.make_target(self.q)
@@ -90,7 +116,7 @@ class IQL(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
         sequences, (batch, real) = batch, as_transitions(batch)
-        batch = _iql.clipped(self, batch)
+        batch = clipped(self, batch)
         obs = with_agent_id(batch.obs)
 
         # 1. V
@@ -126,3 +152,28 @@ class IQL(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         return self.actor.policy()
+
+
+def policy_network(method: Algorithm, config: IQLConfig, spec: Spec) -> StochasticActor:
+    """The agents' policy of observations as in ``spec``; with a memory the method learns from sequences."""
+    recurrent = config.history == "rnn"
+    if recurrent:
+        method.sampling = "sequence"
+    return StochasticActor(
+        method.init,
+        spec,
+        config.hidden,
+        LOG_STD_BOUNDS,
+        per_agent=not config.share_agents,
+        recurrent=recurrent,
+        relu=config.memory_relu,
+    )
+
+
+def clipped(method: Algorithm, batch: Batch) -> Batch:
+    """The batch with continuous actions within ``action_margin`` of the box, where some replica asks for it."""
+    if method.spec.discrete or not any(config.action_margin for config in method.configs):  # type: ignore[attr-defined]
+        return batch
+    bound = 1.0 - method.hyperparameter("action_margin", batch.action.ndim)
+    action = torch.minimum(torch.maximum(batch.action, -bound), bound)
+    return Batch.of(batch.noise, **{**batch.tensors(), "action": action})

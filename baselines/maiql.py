@@ -53,11 +53,11 @@ from marlzoo.objectives import (
 )
 from marlzoo.spec import Spec
 
-from . import _iql
+from .iql import IQLConfig, clipped, policy_network
 
 
 @dataclass(frozen=True)
-class MAIQLConfig(_iql.ImplicitConfig):
+class MAIQLConfig(IQLConfig):
     """Settings of MAIQL; the defaults are the authors'."""
 
     mixer_hidden: Count = 256  # width of both hidden layers of the mixing networks
@@ -88,7 +88,7 @@ class MAIQL(Algorithm):
         """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
         c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
         self.fields = step_fields(c.history == "rnn", "obs", "action", "reward", "mask", "action_mask")
-        self.actor = _iql.actor(self, c, spec)
+        self.actor = policy_network(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
         self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))
@@ -99,7 +99,7 @@ class MAIQL(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
         sequences, (batch, real) = batch, as_transitions(batch)
-        batch = _iql.clipped(self, batch)
+        batch = clipped(self, batch)
         obs, joint = with_agent_id(batch.obs), joint_action(batch.action, self.spec, self.dtype)
 
         # 1. V
