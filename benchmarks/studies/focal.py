@@ -71,7 +71,8 @@ class Told(Policy):
         self.policy.receive(reward)
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
-        return self.policy.act(obs, action_mask, random)
+        action: Tensor = self.policy.act(obs, action_mask, random)
+        return action
 
 
 def steps_of(data: Dataset, episodes: Any, count: int) -> tuple[Tensor, ...]:
