@@ -96,7 +96,12 @@ class FOCAL(IQL):
     config_class = FOCALConfig
     actions = ("continuous", "discrete")
     sampling = "sequence"
-    presets: ClassVar = {"games": {"hidden": 64, "encoder_hidden": 64, "lr": 1e-3, "tau": 0.02}}
+    presets: ClassVar = {
+        "mamujoco": {},
+        "mpe": {},
+        "smac": {},
+        "games": {"hidden": 64, "encoder_hidden": 64, "lr": 1e-3, "tau": 0.02},
+    }
     variants: ClassVar = {
         kind: ({"task_size": 1, "read_next": True, "sequence_length": 4},) for kind in actions
     }

@@ -39,7 +39,10 @@ def test_a_family_in_use_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_broken_method_hides_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     package = tmp_path / "brokenzoo"
     package.mkdir()
@@ -50,7 +53,7 @@ def test_a_broken_method_hides_no_other(
     assert main(["list", "methods", "--json"]) == 0
     told = capsys.readouterr()
     assert {"omiga", "half"} <= {entry["name"] for entry in json.loads(told.out)}
-    assert "half.py: cannot be read (" in told.err
+    assert "half.py: cannot be read (" in caplog.text
     assert main(["train", "half", "--data", "x.hdf5"]) == 2
     assert "importing brokenzoo.half failed: SyntaxError" in capsys.readouterr().err
 
@@ -59,7 +62,11 @@ def test_a_broken_method_hides_no_other(
     "text", ["raise RuntimeError('no license')", "import sys; sys.exit(3)", "TASKS = 5", "x = ("]
 )
 def test_a_broken_environment_hides_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    text: str,
 ) -> None:
     (tmp_path / "brokenenv.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -70,9 +77,8 @@ def test_a_broken_environment_hides_no_other(
         registry, "entries", lambda group: [entry for entry in true(group) if entry.name == "games"]
     )
     assert main(["list", "tasks", "--json"]) == 0
-    told = capsys.readouterr()
-    assert "games/xor" in told.out
-    assert "environment family 'brokenenv'" in told.err
+    assert "games/xor" in capsys.readouterr().out
+    assert "environment family 'brokenenv'" in caplog.text
     with pytest.raises(UnknownNameError, match="Did you mean games/bridge"):
         marlzoo.make_env("games/brdge")
     monkeypatch.delitem(sys.modules, "brokenenv", raising=False)

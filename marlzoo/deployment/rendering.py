@@ -88,8 +88,11 @@ def render(
                 writer.imwrite(temporary, np.concatenate(_stills(next(shown), strip), axis=1))
             else:
                 frames = [frame for episode in shown for frame in episode]
-                encode = _encode if target.suffix == ".mp4" else writer.mimwrite
-                encode(temporary, frames, **_timing(target.suffix, fps))
+                timing = _timing(target.suffix, fps)
+                if target.suffix == ".mp4":
+                    _encode(temporary, frames, **timing)
+                else:  # in memory first: a writer that meets a full disk tries again when it is collected
+                    temporary.write_bytes(writer.mimwrite("<bytes>", frames, format=target.suffix, **timing))
     finally:
         arena.close()
     return target
