@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().out
     assert ("line 2:" in told, "line 3:" in told, "line 4:" in told) == (True, False, True)
     assert "2 damaged" in told
+
+
+def test_a_damaged_line_of_compressed_rows_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ResultsFile(place / "results" / "mine" / "rows.csv")
+    rows.compress()
+    packed = place / "results" / "mine" / "rows.csv.gz"
+    header, line = gzip.decompress(packed.read_bytes()).decode().splitlines()
+    packed.write_bytes(gzip.compress(f"{header}\n{line.replace('a', 'b', 1)}\n".encode()))
+    (place / "results" / "mine" / "episodes.csv.gz").unlink()
+    assert main(["doctor", "--verify", "results"]) == 1
+    assert "line 2:" in capsys.readouterr().out
 
 
 def test_a_table_of_another_kind_is_left_alone(place: Path) -> None:
