@@ -119,12 +119,12 @@ class Spec:
             return known
         if horizon is None:
             raise SpecError(f"{type(env).__name__} states no time limit; give horizon, in steps")
-        for reader in READERS:
-            return reader(env, horizon)
-        raise SpecError(
-            f"{type(env).__name__}: nothing that is loaded reads such environments; call marlzoo.Spec.from_env, or "
-            "import marlzoo.envs.pettingzoo first"
-        )
+        if not READERS:
+            raise SpecError(
+                f"{type(env).__name__}: nothing that is loaded reads such environments; call marlzoo.Spec.from_env, "
+                "or import marlzoo.envs.pettingzoo first"
+            )
+        return READERS[0](env, horizon)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Spec:
