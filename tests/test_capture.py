@@ -59,8 +59,9 @@ def compare(case: Case, record: Record, updates: int = 4) -> tuple[Algorithm, Al
 def test_a_replayed_update_is_the_plain_one(case: Case) -> None:
     """Draws, metrics and the whole state, bit for bit: warming up leaves no trace."""
     replayed, plain = compare(case, stand_in)
+    state = replayed.state_tensors()
     for name, value in plain.state_tensors().items():
-        assert torch.equal(replayed.state_tensors()[name], value), name
+        assert torch.equal(state[name], value), name
 
 
 @needs_gpu
