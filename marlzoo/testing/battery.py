@@ -37,7 +37,7 @@ from marlzoo.training.online import OnlineTrainer, settings_of, train_online
 from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
-    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2},
+    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2, "eval_steps": 2},
     # of methods with a world model, whose second stage begins with the third update
     **{
         "model_hidden": 16,
