@@ -209,15 +209,15 @@ def test_additive_values_see_nothing_in_a_product() -> None:
 # Sequential correction ----------------------------------------------------------------------------------------
 
 ALBERDICE = {
-    **{"hidden": 32, "batch_size": 64, "lr": 1e-3, "pretrain": 150},
-    **{"alpha": 5.0, "alpha_end": 0.05, "anneal": 700, "conservatism": 0.02},
+    **{"hidden": 32, "batch_size": 64, "lr": 1.7e-3, "pretrain": 90},
+    **{"alpha": 5.0, "alpha_end": 0.05, "anneal": 420, "conservatism": 0.02},
 }
 
 
 @pytest.mark.slow
 def test_alberdice_solves_xor() -> None:
     data = ["D1", "D2", "D3", "D3", "D4", "D4"]
-    algorithm = trained("alberdice", "xor", data, 1000, **ALBERDICE)
+    algorithm = trained("alberdice", "xor", data, 600, **ALBERDICE)
     found, best = values(algorithm), greedy(algorithm)
     for quality, floor in (("D1", 0.95), ("D2", 0.8), ("D3", 0.95), ("D4", 0.95)):
         rows = [k for k, name in enumerate(data) if name == quality]
