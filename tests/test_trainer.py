@@ -55,7 +55,7 @@ class Probe(Algorithm):
 
     def prepare(self, data: Sequence[Dataset], batches: Iterator[Batch]) -> None:
         self.prepared.append(list(data))
-        next(batches)
+        self.looked_at = next(batches)
 
     def stages(self) -> tuple[Stage, ...]:
         last = Stage("second", self.update, traceable=False)
@@ -96,8 +96,10 @@ def test_a_new_learner_looks_once_at_its_replicas_data(tmp_path: Path) -> None:
     run(learner, data, checkpoint=file)
     assert learner.prepared == [data]
     expected = Sampler(data, [0, 1], batch_size=4, fields=("obs",))
-    for batch in learner.seen:
-        assert torch.equal(batch.obs, expected.next().obs)
+    for k, batch in enumerate(learner.seen):
+        obs = expected.next().obs
+        assert torch.equal(batch.obs, obs)
+        assert k or torch.equal(learner.looked_at.obs, obs)
     resumed = probe()
     run(resumed, data, updates=7, checkpoint=file)
     assert resumed.prepared == []
