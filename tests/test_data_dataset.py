@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from marlzoo.data import arrays
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
@@ -34,9 +35,9 @@ def test_sizes_and_statistics_by_hand() -> None:
 
 def test_returns_are_summed_in_double_precision() -> None:
     reward = np.zeros(1002, np.float32)
-    reward[:1001] = [1e8, *[1.0] * 1000]
+    reward[:1001] = [1e8, *[1.0] * 999, 2.0]
     dataset = sample((1001,), spec=replace(SPEC, horizon=2000), reward=reward)
-    assert dataset.returns[0] == 1e8 + 1000
+    assert dataset.returns[0] == 1e8 + 1001  # no float32
 
 
 def test_rewards_per_agent_are_averaged() -> None:
@@ -182,6 +183,12 @@ def test_faults_of_continuous_data_are_named(values: dict[str, Any], text: str) 
         Dataset.create(SPEC, **values)
 
 
+def test_rows_are_named_in_arrays_that_are_checked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 50)
+    with pytest.raises(DataError, match="obs holds NaN, first at row 7, entry"):
+        Dataset.create(SPEC, **spoiled("obs", (slice(7, 9), 1, 2), np.nan))
+
+
 def test_an_empty_dataset_is_refused() -> None:
     values = {name: array[:0] for name, array in parts().items()}
     with pytest.raises(DataError, match="the dataset is empty"):
@@ -285,16 +292,19 @@ def test_derived_data_state_no_hash_of_others() -> None:
 
 
 def test_terminal_ends_at_the_limit_can_be_read_as_time_limits() -> None:
-    """Of five episodes the first and the last end terminal, the last one and the fourth at the limit of 4 steps."""
+    """Of five episodes three end terminal; the last two take the 4 steps of the limit."""
     values = parts((2, 3, 1, 4, 4), spec=replace(SPEC, horizon=4))
     last = values["starts"] + np.array([2, 3, 1, 4, 4]) - 1
-    values |= {"terminal": np.isin(np.arange(19), last[[0, 4]]), "truncated": np.isin(np.arange(19), last[3])}
+    values |= {
+        "terminal": np.isin(np.arange(19), last[[0, 1, 4]]),
+        "truncated": np.isin(np.arange(19), last[3]),
+    }
     made = Dataset.create(replace(SPEC, horizon=4), **values)
     assert made.terminal_at_limit.tolist() == [False] * 4 + [True]
     read = made.limits_as_truncations()
-    assert np.flatnonzero(read.terminal).tolist() == [last[0]]
+    assert np.flatnonzero(read.terminal).tolist() == [last[0], last[1]]
     assert np.flatnonzero(read.truncated).tolist() == [last[3], last[4]]
-    assert made.terminal.sum() == 2
+    assert made.terminal.sum() == 3
     assert "1 terminal ends after exactly 4 steps" in read.card.notes[-1]
 
 

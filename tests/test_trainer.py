@@ -245,6 +245,7 @@ def test_evaluations_carry_the_metrics_of_their_update() -> None:
     for evaluation in found:
         reward = learner.seen[evaluation.updates - 1].reward.mean(1)
         np.testing.assert_array_equal(evaluation.metrics["reward"], reward.numpy())
+        assert not evaluation.diverged.any()
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------
