@@ -167,6 +167,7 @@ def test_unrecoverable_states() -> None:
     obs[:40] += 100
     report = check(undeclared(dataset, obs=obs, state=obs.reshape(len(obs), -1)), Point())
     assert report.skipped > 0
+    assert report.compared > 0
     far = undeclared(dataset, obs=obs + 100, state=(obs + 100).reshape(len(obs), -1))
     assert "None of" in failure(far, Point())
 

@@ -145,6 +145,20 @@ def test_learning_begins_after_the_warm_up() -> None:
     assert counts == [0, 0, 3, 3]
 
 
+def test_every_batch_of_a_round_is_another() -> None:
+    """Rows and noise; replica 1's are those that it draws alone."""
+    algorithm = learner(batch_size=5)
+    replay = ReplayBuffer(algorithm, 1, True)
+    replay.add(rollout(0, torch.zeros(NUM_ENVS, STEPS)))
+    found, random = list(replay.batches(ReplicaRandom([8, 9], "x"))), ReplicaRandom([8, 9], "x")
+    places, (name, (kind, shape)) = random.uniform(3, 5), next(iter(algorithm.noise().items()))
+    noise = random.draw(kind, 3, *shape)
+    for k, batch in enumerate(found):
+        assert torch.equal(batch.obs, replay.batch(places[:, k], {}).obs)
+        assert torch.equal(batch.noise[name], noise[:, k])
+        assert batch.obs.shape[1] == 5
+
+
 def test_a_replay_without_room() -> None:
     with pytest.raises(ConfigError, match="no room for 4 steps of each of 3 copies"):
         ReplayBuffer(learner(replay=11), 1, True)
