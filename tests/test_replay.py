@@ -118,6 +118,14 @@ def test_replicas_have_their_own() -> None:
     batch = replay.batch(torch.rand(2, 50, generator=torch.Generator().manual_seed(0)), {})
     assert (batch.reward[0] >= 0).all()
     assert (batch.reward[1] <= 0).all()
+    replay = ReplayBuffer(learner(), 2, False)
+    mixed.ends = torch.stack((torch.zeros(NUM_ENVS, STEPS), torch.ones(NUM_ENVS, STEPS)))
+    replay.add(mixed)  # replica 1's episodes take one step each
+    batch = replay.batch(torch.arange(48).div(48).expand(2, 48), {})
+    assert [len(batch.reward[r, :, 0].unique()) for r in range(2)] == [
+        NUM_ENVS * STEPS // 2,
+        NUM_ENVS * STEPS,
+    ]
 
 
 @pytest.mark.parametrize("rollouts", [1, 2, 4])
