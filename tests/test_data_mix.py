@@ -227,9 +227,10 @@ def test_as_near_to_a_share_as_whole_episodes_allow(home: Path) -> None:
 
 
 def test_parts_of_equal_layout_are_drawn_apart_and_keep_their_order(home: Path) -> None:
-    a, first = write(home / "a.hdf5", "a", [2, 3, 4] * 9, 1)
-    b, second = write(home / "b.hdf5", "b", [2, 3, 4] * 9, 2)
-    data = load_dataset(mix([(a, 0.5), (b, 0.5)], home / "m.hdf5", transitions=60))
+    a, first = write(home / "a.hdf5", "a", [1, 1, 1, 30] * 9, 1)
+    b, second = write(home / "b.hdf5", "b", [1, 1, 1, 30] * 9, 2)
+    data = load_dataset(mix([(a, 0.5), (b, 0.5)], home / "m.hdf5", transitions=300))
+    assert abs(data.transitions - 300) <= 2 * 15
     found, places = episodes(data), []
     for parent in (first, second):
         theirs = episodes(parent)
