@@ -239,3 +239,26 @@ def test_parts_of_equal_layout_are_drawn_apart_and_keep_their_order(home: Path) 
     assert sum(map(len, places)) == len(found)
     assert found[0] in episodes(first)
     assert places[0] != places[1]
+
+
+def test_a_stretch_may_end_at_the_flag_of_its_recording(home: Path) -> None:
+    """Four of five steps: a stretch from the first one ends where the flagged step begins."""
+    good, a = write(home / "good.hdf5", "good", [5], 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [4] * 3, 2)
+    begins = set()
+    for seed in range(4):
+        data = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / f"{seed}.hdf5", transitions=8, seed=seed))
+        begins.add(int(np.flatnonzero((a.obs == data.obs[0]).all((1, 2)))[0]))
+        assert data.lengths[0] == 4
+    assert begins == {0, 1}
+
+
+def test_states_of_one_part_alone_are_kept(home: Path) -> None:
+    good, _ = write(home / "good.hdf5", "good", [4] * 3, 1)
+    values = parts([4] * 3, 2)
+    state = -values["obs"].reshape(len(values["obs"]), -1)
+    other = Dataset.create(SPEC, **values | {"state": state}, card=replace(CARD, quality="poor"))
+    write_omiga(other, home / "poor.hdf5")
+    data = load_dataset(mix([(good, 0.5), (str(home / "poor.hdf5"), 0.5)], home / "m.hdf5"))
+    np.testing.assert_array_equal(data.state[:15], data.obs[:15].reshape(15, -1))
+    np.testing.assert_array_equal(data.state[15:], state)
