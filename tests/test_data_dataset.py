@@ -183,8 +183,9 @@ def test_faults_of_continuous_data_are_named(values: dict[str, Any], text: str) 
         Dataset.create(SPEC, **values)
 
 
-def test_rows_are_named_in_arrays_that_are_checked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "CHUNK_BYTES", 50)
+@pytest.mark.parametrize("chunk", [50, 8 << 20])
+def test_the_first_row_is_named_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", chunk)
     with pytest.raises(DataError, match="obs holds NaN, first at row 7, entry"):
         Dataset.create(SPEC, **spoiled("obs", (slice(7, 9), 1, 2), np.nan))
 
