@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from marlzoo.config import ReplayConfig
-from marlzoo.envs.base import Ids, Step
+from marlzoo.envs.base import Ids, Observation, Step
 from marlzoo.errors import ConfigError
 from marlzoo.replicas import ReplicaRandom, derive
 from marlzoo.training import online
-from marlzoo.training.collector import Collector
+from marlzoo.training.collector import Collector, settings_of
 from marlzoo.training.online import CurvePoint, OnlineTrainer, train_online
 from tests.test_evaluate import AGENTS, HORIZON, Script
 
@@ -118,32 +118,48 @@ def test_a_rollout_is_what_loops_find(timeout_is_terminal: bool) -> None:
 
 
 def test_each_restart_has_streams_of_its_own() -> None:
-    env, wild, noise = Boxed(6, per_agent=True), Wild(), []
+    env, wild, noise, ends = Boxed(6, per_agent=True), Wild(), [], []
     collector = Collector(learner(env), env, SETTINGS, wild)
     for number in (0, 1):
         collector.restart(number)
         assert env.seeds == [derive(s, "online", number, e) for s in SEEDS for e in range(COPIES)]
-        noise.append(collector.collect(0.0).noise["n"])
+        rollout = collector.collect(0.0)
+        noise.append(rollout.noise["n"])
+        ends.append(rollout.ends)
         names = [derive(s, "online", number) for s in SEEDS]
         assert torch.equal(
             wild.drawn[-STEPS], ReplicaRandom(names, "explore", dtype=torch.float64).uniform(2)
         )
         assert torch.equal(noise[-1], ReplicaRandom(names, "noise", dtype=torch.float64).draw("normal", 5))
-    other = Collector(learner(env, config=ReplayConfig()), env, SETTINGS, Wild())
-    other.restart(0)
-    assert other.collect(0.0).noise == {}, "a replay draws for each batch"
+    assert torch.equal(ends[0], ends[1]), "the first episodes are cut again"
+    for change in ({"config": ReplayConfig()}, {"sampling": "transition"}):
+        other = Collector(learner(env, **change), env, SETTINGS, Wild())
+        other.restart(0)
+        assert other.collect(0.0).noise == {}, "a replay draws for each batch"
+    with pytest.raises(ConfigError, match="learns from a dataset, not online"):
+        settings_of(learner(env, sampling="transition"))
+
+
+class Changing(Script):
+    """After an odd number of steps only action 0 is legal."""
+
+    def _seen(self) -> Observation:
+        seen = super()._seen()
+        assert seen.action_mask is not None
+        seen.action_mask[self._t % 2 == 1, :, 1:] = False
+        return seen
 
 
 def test_discrete_teams_keep_their_legal_actions() -> None:
-    env, wild = Script(6, discrete=True), Wild()
+    env, wild = Changing(6, discrete=True), Wild()
     collector = Collector(learner(env), env, SETTINGS, wild)
     collector.restart(0)
     rollout = collector.collect(0.0)
     counts = torch.arange(1, 7).view(2, COPIES, 1, 1).expand(2, COPIES, STEPS, AGENTS)
-    assert torch.equal(rollout.action_mask.sum(-1), counts)
-    assert torch.equal(rollout.next_action_mask.sum(-1), counts)
-    assert wild.legal[0] is not None
-    assert torch.equal(wild.legal[0].sum(-1), counts[:, :, 0])
+    age = rollout.obs[..., 0, 1].long().unsqueeze(-1)
+    assert torch.equal(rollout.action_mask.sum(-1), torch.where(age % 2 == 1, 1, counts))
+    assert torch.equal(rollout.next_action_mask.sum(-1), torch.where(age % 2 == 0, 1, counts))
+    assert torch.equal(torch.stack([mask for mask in wild.legal if mask is not None], 2), rollout.action_mask)
     assert (rollout.action == 1).all()
 
 
