@@ -124,9 +124,10 @@ class ComaDICE(Algorithm):
 
         # 1. Q
         with torch.no_grad():
-            nu_next = self.target_mixer.total(self.target_nu(with_agent_id(batch.next_obs)), batch.next_state)
-            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * nu_next
-        w, b = self.mixer(batch.state)
+            nu_next = self.target_nu(with_agent_id(batch.next_obs))
+            nu_total_next = self.target_mixer(nu_next, batch.next_state)
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * nu_total_next
+        w, b = self.mixer.coefficients(batch.state)
         q = self.q(obs, batch.action)[:, 0]
         q_total = (w * q).sum(-1) + b
         q_loss = mean_over((q_total - y).square(), real)
@@ -142,8 +143,8 @@ class ComaDICE(Algorithm):
 
         # 3. Weights
         with torch.no_grad():
-            advantage = self.target_mixer(batch.state)[0]
-            advantage = advantage * (self.target_q(obs, batch.action)[:, 0] - self.nu(obs))
+            w_target, _ = self.target_mixer.coefficients(batch.state)
+            advantage = w_target * (self.target_q(obs, batch.action)[:, 0] - self.nu(obs))
             omega = ratio(f, (advantage - self.lambda_e[0]) / alpha)
             team = torch.minimum(omega, self.hyperparameter("omega_cap", 3)).sum(-1, keepdim=True)
 

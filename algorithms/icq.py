@@ -239,7 +239,7 @@ class ICQ(Algorithm):
             taken = chosen(q, actions.unsqueeze(1).expand(q.shape[:-1]))
         else:
             q = taken = q_net(*parts, actions).squeeze(-1)
-        k, b = mixer(state)
+        k, b = mixer.coefficients(state)
         return q, (k.unsqueeze(1) * taken).sum(-1) + b.unsqueeze(1), k
 
     def _policy_loss(self, batch: Batch, q: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -111,15 +111,18 @@ class OMAC(Algorithm):
 
         # 2. Q
         with torch.no_grad():
-            v_next = self.target_mixer.total(self.target_v(with_agent_id(batch.next_obs)), batch.next_state)
-            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_next
-        q_total = self.mixer.total(self.q(obs, batch.action)[:, 0], batch.state)
+            v_next = self.target_v(with_agent_id(batch.next_obs))
+            v_total_next = self.target_mixer(v_next, batch.next_state)
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_total_next
+        q = self.q(obs, batch.action)[:, 0]
+        q_total = self.mixer(q, batch.state)
         q_loss = mean_over((q_total - y).square(), real)
 
         # 3. Policy
         with torch.no_grad():
-            advantage = self.hyperparameter("beta", 3) * self.target_mixer(batch.state)[0] * u
-            weight = exponential_weights(advantage, 1.0, self.hyperparameter("weight_cap", 3))
+            w, _ = self.target_mixer.coefficients(batch.state)
+            exponent = self.hyperparameter("beta", 3) * w * u
+            weight = exponential_weights(exponent, 1.0, self.hyperparameter("weight_cap", 3))
         log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
         policy_loss = -mean_over(weight * log_prob, real)
 

@@ -207,7 +207,7 @@ class OMAR(Algorithm):
             if self.target_mixer is None:
                 y = batch.agent_reward + gamma.unsqueeze(-1) * q_after
             else:
-                y = (batch.reward + gamma * self.target_mixer.total(q_after, batch.next_state)).unsqueeze(-1)
+                y = (batch.reward + gamma * self.target_mixer(q_after, batch.next_state)).unsqueeze(-1)
 
         # 2. Critics
         q = self.q(obs, batch.action).squeeze(-1)  # [R, 2, B, N]
@@ -221,7 +221,7 @@ class OMAR(Algorithm):
         q_sampled = torch.cat([self.q(obs.unsqueeze(1), x) for x in self._judged(samples)], 2).squeeze(-1)
         fitted = q
         if self.mixer is not None:
-            w, b = self.mixer(batch.state)
+            w, b = self.mixer.coefficients(batch.state)
             q, q_sampled = w.unsqueeze(1) * q, w[:, None, None] * q_sampled
             fitted = q.sum(-1, keepdim=True) + b[:, None, :, None]
         td = mean_over((fitted - y.unsqueeze(1)).square().sum((1, 3)))

@@ -158,10 +158,10 @@ class OMIGA(Algorithm):
 
         # 1. Q
         with torch.no_grad():
-            w_next, b_next = self.target_mixer(batch.next_state)
             v_next = self.target_v(with_agent_id(batch.next_obs)).squeeze(-1)
-            y = batch.reward + gamma * self._mask(batch) * ((w_next * v_next).sum(-1) + b_next)
-        w, b = self.mixer(batch.state)
+            v_tot_next = self.target_mixer(v_next, batch.next_state)
+            y = batch.reward + gamma * self._mask(batch) * v_tot_next
+        w, b = self.mixer.coefficients(batch.state)
         q = self._q(self.q, obs, batch)
         q_tot = (w * q).sum(-1) + b
         q_loss = mean_over((q_tot - y).square(), real)
@@ -170,7 +170,8 @@ class OMIGA(Algorithm):
         with torch.no_grad():
             w_z, q_z = w.detach(), q.detach()
             if c.v_from_target:
-                w_z, q_z = self.target_mixer(batch.state)[0], self._q(self.target_q, obs, batch)
+                w_z, _ = self.target_mixer.coefficients(batch.state)
+                q_z = self._q(self.target_q, obs, batch)
             if not c.global_weights:
                 w_z = torch.ones_like(w_z)
         v = self.v(obs).squeeze(-1)

@@ -192,5 +192,4 @@ def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor
     """Weights ``[R, B, N]`` and bias ``[R, B]``; without a mixer ones and zeros."""
     if mixer is None:
         return torch.ones_like(batch.obs[..., 0]), torch.zeros_like(batch.mask)
-    w, b = mixer(getattr(batch, state))
-    return w, b
+    return mixer.coefficients(getattr(batch, state))

@@ -191,9 +191,9 @@ class BCQMA(Algorithm):
             sampled = self.target_perturb(many, self.vae.decode(many, latent)) * used
             q_sampled = self.target_q(many, sampled).squeeze(-1)
             q_next = soft_minimum(q_sampled, self.hyperparameter("min_weight", 4)).amax(1)
-            value = self.target_mixer.total(q_next, batch.next_state)
+            value = self.target_mixer(q_next, batch.next_state)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
-        w, b = self.mixer(batch.state)
+        w, b = self.mixer.coefficients(batch.state)
         q_tot = (w.unsqueeze(1) * self.q(obs, batch.action).squeeze(-1)).sum(-1) + b.unsqueeze(1)
         q_loss = mean_over((q_tot - y.unsqueeze(1)).square().sum(1))
 

@@ -176,14 +176,13 @@ class CQLMA(Algorithm):
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
         c, batch = self.config, as_sequences(batch)
         filled, gamma = batch.filled, self.hyperparameter("gamma", 3)
-        w, b = self.mixer(batch.state[:, :, :-1])
+        w, b = self.mixer.coefficients(batch.state[:, :, :-1])
         terms = self._discrete(batch, w) if self.spec.discrete else self._continuous(batch, w)
 
         # 1. TD
         with torch.no_grad():
-            y = batch.reward + gamma * batch.mask * self.target_mixer.total(
-                terms.q_next, batch.state[:, :, 1:]
-            )
+            total_next = self.target_mixer(terms.q_next, batch.state[:, :, 1:])
+            y = batch.reward + gamma * batch.mask * total_next
         w, b = w.unsqueeze(1), b.unsqueeze(1)  # an axis for the critics
         q_tot = (w * terms.q_data).sum(-1) + b
         td = (q_tot - y.unsqueeze(1)).square().sum(1)
