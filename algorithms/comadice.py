@@ -100,7 +100,8 @@ class ComaDICE(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, q, nu, mixer and the two multipliers; targets of q, nu and mixer."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
         self.fields = step_fields(
@@ -112,15 +113,19 @@ class ComaDICE(Algorithm):
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
         self.lambda_v = nn.ParameterList([self.init.constant(0.0, 1, 1)])
         self.lambda_e = nn.ParameterList([self.init.constant(0.0, 1, 1)])
-        self.target_q, self.target_nu = self.make_target(self.q), self.make_target(self.nu)
+        self.target_q = self.make_target(self.q)
+        self.target_nu = self.make_target(self.nu)
         self.target_mixer = self.make_target(self.mixer)
         self.add_optimizer(q=(self.q, self.mixer), nu=self.nu, lambda_v=self.lambda_v)
         self.add_optimizer(policy=self.actor, lambda_e=self.lambda_e)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        sequences, (batch, real) = batch, as_transitions(batch)
-        f, alpha, obs = self.config.divergence, self.hyperparameter("alpha", 3), with_agent_id(batch.obs)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
+        f = self.config.divergence
+        alpha = self.hyperparameter("alpha", 3)
+        obs = with_agent_id(batch.obs)
 
         # 1. Q
         with torch.no_grad():
@@ -133,7 +138,8 @@ class ComaDICE(Algorithm):
         q_loss = mean_over((q_total - y).square(), real)
 
         # 2. nu
-        nu, lambda_v = self.nu(obs), self.lambda_v[0]
+        nu = self.nu(obs)
+        lambda_v = self.lambda_v[0]
         e = w.detach() * (q.detach() - nu)
         starts = (1.0 - self.hyperparameter("gamma")) * mean_over(
             nu, batch.first if real is None else batch.first * real
