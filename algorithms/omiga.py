@@ -74,6 +74,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import LinearMixer, step_outputs
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -111,6 +112,7 @@ class OMIGA(Algorithm):
     """OMIGA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: OMIGAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMIGAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -161,6 +163,8 @@ class OMIGA(Algorithm):
             w_next, b_next = self.target_mixer(batch.next_state)
             v_next = self.target_v(with_agent_id(batch.next_obs)).squeeze(-1)
             y = batch.reward + gamma * self._mask(batch) * ((w_next * v_next).sum(-1) + b_next)
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         w, b = self.mixer(batch.state)
         q = self._q(self.q, obs, batch)
         q_tot = (w * q).sum(-1) + b
@@ -206,6 +210,10 @@ class OMIGA(Algorithm):
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         inner = CategoricalPolicy if self.spec.discrete else TanhGaussianPolicy
         return RecurrentPolicy(self.actor, inner) if self.config.history == "rnn" else inner(self.actor)
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self.mixer.total(self._q(self.q, with_agent_id(batch.obs), batch), batch.state)
 
     def _q(self, network: MLP, obs: Tensor, batch: Batch) -> Tensor:
         """Local values of the data's actions, [R, B, N]; ``obs`` carries the agent's number at its end."""

@@ -70,6 +70,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     detached,
@@ -121,6 +122,7 @@ class CQLMA(Algorithm):
     """CQL-MA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: CQLMAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = CQLMAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -184,6 +186,8 @@ class CQLMA(Algorithm):
             y = batch.reward + gamma * batch.mask * self.target_mixer.total(
                 terms.q_next, batch.state[:, :, 1:]
             )
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         w, b = w.unsqueeze(1), b.unsqueeze(1)  # an axis for the critics
         q_tot = (w * terms.q_data).sum(-1) + b
         td = (q_tot - y.unsqueeze(1)).square().sum(1)
@@ -210,6 +214,15 @@ class CQLMA(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action."""
         return self.actor.policy() if isinstance(self.actor, AgentNet) else TanhGaussianPolicy(self.actor)
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        if isinstance(self.q, AgentNet):
+            values = chosen(self.q(batch)[:, :, :-1], batch.action).unsqueeze(1)
+        else:
+            values = self.q(with_agent_id(batch.obs[:, :, :-1]), batch.action).squeeze(-1)
+        w, b = self.mixer(batch.state[:, :, :-1])
+        return ((w.unsqueeze(1) * values).sum(-1) + b.unsqueeze(1)).amin(1)
 
     def _continuous(self, batch: Batch, w: Tensor) -> Terms:
         c, noise, used = self.config, batch.noise, self.action_dimensions
