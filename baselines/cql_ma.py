@@ -222,7 +222,8 @@ class CQLMA(Algorithm):
         else:
             values = self.q(with_agent_id(batch.obs[:, :, :-1]), batch.action).squeeze(-1)
         w, b = self.mixer(batch.state[:, :, :-1])
-        return ((w.unsqueeze(1) * values).sum(-1) + b.unsqueeze(1)).amin(1)
+        totals: Tensor = (w.unsqueeze(1) * values).sum(-1) + b.unsqueeze(1)
+        return totals.amin(1)
 
     def _continuous(self, batch: Batch, w: Tensor) -> Terms:
         c, noise, used = self.config, batch.noise, self.action_dimensions

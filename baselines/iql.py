@@ -159,7 +159,8 @@ class IQL(Algorithm):
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""
-        return self.q(with_agent_id(batch.obs), batch.action).amin(1)
+        values: Tensor = self.q(with_agent_id(batch.obs), batch.action)
+        return values.amin(1)
 
 
 def policy_network(method: Algorithm, config: IQLConfig, spec: Spec) -> StochasticActor:

@@ -180,7 +180,8 @@ class TD3BC(Algorithm):
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""
         state = batch.state[:, :, :-1] if batch.has("state") else None
-        return self.q(batch.obs[:, :, :-1], state, self._data_actions(batch)).amin(1)
+        values: Tensor = self.q(batch.obs[:, :, :-1], state, self._data_actions(batch))
+        return values.amin(1)
 
     def _data_actions(self, batch: Batch) -> Tensor:
         """The data's actions as critics read them, [R, B, L, N, A]."""
