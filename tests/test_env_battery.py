@@ -17,8 +17,9 @@ from marlzoo.testing import Check, env_battery
 from tests.test_particle import prey_arrays
 
 # Options that keep a family's checks short; a family that is not named here is tested as it is.
-OPTIONS: dict[str, dict[str, Any]] = {name: {"horizon": 7, "threads": 1} for name in ("mamujoco", "moma")}
-PLAY: dict[str, dict[str, int]] = {name: {"steps": 5, "most": 40} for name in ("mamujoco", "moma")}
+ROBOTS = ("mamujoco", "moma", "gmamujoco")
+OPTIONS: dict[str, dict[str, Any]] = {name: {"horizon": 7, "threads": 1} for name in ROBOTS}
+PLAY: dict[str, dict[str, int]] = {name: {"steps": 5, "most": 40} for name in ROBOTS}
 
 
 def checks(task: str) -> list[Check]:
