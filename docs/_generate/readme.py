@@ -27,6 +27,8 @@ FAMILIES = {
     "moma": "MOMA-PPO's teams on the same robots, and Reacher",
     "gmamujoco": "gymnasium-robotics' teams on Gymnasium's `-v5` robots, OG-MARL's modern sets",
     "smax": "StarCraft-like battles in JAX (extra `smax`)",
+    "rware": "robots in a warehouse (extra `rware`), AlberDICE's sets",
+    "lbf": "level-based foraging (extra `lbforaging`)",
     "smac": "StarCraft II, for those who have the game",
 }
 
