@@ -68,6 +68,8 @@ def test_the_learner_explores_legally_and_evaluates_with_the_last_epsilon() -> N
     action = learner.explore(obs, action_mask, random, fresh)
     assert action.unique().tolist() == [1, 2]
     assert ((action == 1).double().mean(1) - 0.5).abs().max() < 0.3  # every agent tries both
+    sure = make(epsilon_start=0.0, epsilon_end=0.0).explore(obs, action_mask, random, fresh)
+    assert (sure == sure[:, :1]).all()
     policy = learner.policy()
     policy.reset(50)
     best = policy.act(obs, action_mask)
