@@ -14,6 +14,8 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Rollout
 from marlzoo.errors import ConfigError
 from marlzoo.replicas import ReplicaRandom
+from marlzoo.training.finetune_settings import FinetuneSettings
+from marlzoo.training.mixed_replay import MixedReplay
 from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.toys import toy_spec
 
@@ -100,6 +102,34 @@ def test_starts_are_equally_likely() -> None:
     counts = torch.unique(reward, return_counts=True)[1]
     assert len(counts) == 24
     assert (counts - 1000).abs().max() < 160
+
+
+def test_pairs_of_steps_are_drawn_where_the_next_action_is_known_or_not_needed() -> None:
+    """Not at a cut, nor at the newest step; once the ring has turned, either."""
+    method = marlzoo.make("icq", toy_spec(), seeds=(0, 1), hidden=8, batch_size=400)
+    sizes = FinetuneSettings(num_envs=NUM_ENVS, rollout=STEPS, replay=NUM_ENVS * SLOTS, data_share=0)
+    mixed, cut, terminal = MixedReplay(method, [], sizes), 6, (1005, 2011)
+    for number in range(3):  # steps 2 to 11 of each copy are there at last
+        new = rollout(number, torch.zeros(NUM_ENVS, STEPS))
+        new.ends = torch.isin(new.reward, torch.tensor([cut, *terminal])).float()
+        new.mask = 1.0 - torch.isin(new.reward, torch.tensor(terminal)).float()
+        mixed.add(new)
+    batch = mixed.batch(0.0, ReplicaRandom([0, 1], "x"))
+    steps = batch.reward[1]
+    assert set(steps.int().tolist()) == {
+        step
+        for copy in range(NUM_ENVS)
+        for step in range(1000 * copy + 2, 1000 * copy + 12)
+        if step in terminal or (step != cut and step % 1000 != 11)
+    }
+    last = (steps == terminal[0]) | (steps == terminal[1])
+    assert (batch.obs[1, :, 0, 0] == steps).all()
+    assert (batch.next_obs[1, :, 0, 0] == steps + 0.5).all()
+    assert (batch.next_action[1, :, 2, 1] == steps + ~last).all()
+    alone = MixedReplay(method, [], FinetuneSettings(num_envs=NUM_ENVS, rollout=STEPS, data_share=0))
+    alone.add(rollout(0, torch.ones(NUM_ENVS, STEPS)))
+    with pytest.raises(ConfigError, match="icq learns from pairs of steps, of which the replay holds none"):
+        alone.batch(0.0, ReplicaRandom([0, 1], "x"))
 
 
 def test_a_restart_cuts() -> None:
