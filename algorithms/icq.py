@@ -65,6 +65,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import AgentNet, ConvexMixer, LinearMixer, QNetworkConfig
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -116,6 +117,7 @@ class ICQ(Algorithm):
     """ICQ-MA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: ICQConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = ICQConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -176,6 +178,8 @@ class ICQ(Algorithm):
 
         # 1. Critic
         y = self._targets(batch, actions, known)
+        if self.memory is not None:
+            y = self.memory.lift(y, batch)
         values = self._team_values(self.critic, batch, batch.action, slice(0, -1))
         q_tot = values[1]
         critic_loss = mean_over((q_tot - y.unsqueeze(1)).square().sum(1), known)
@@ -213,6 +217,10 @@ class ICQ(Algorithm):
         if isinstance(self.actor, RecurrentNet):
             return RecurrentPolicy(self.actor, TanhGaussianPolicy)
         return TanhGaussianPolicy(self.actor)
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self._team_values(self.critic, batch, batch.action, slice(0, -1))[1].amin(1)
 
     @torch.no_grad()
     def _targets(self, batch: Batch, actions: Tensor, known: Tensor) -> Tensor:

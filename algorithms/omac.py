@@ -46,6 +46,7 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import LinearMixer, StochasticActor
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -76,6 +77,7 @@ class OMAC(Algorithm):
     """OMAC-style learner for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: OMACConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMACConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -117,6 +119,8 @@ class OMAC(Algorithm):
             v_next = self.target_v(with_agent_id(batch.next_obs))
             v_total_next = self.target_mixer(v_next, batch.next_state)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_total_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         q = self.q(obs, batch.action)[:, 0]
         q_total = self.mixer(q, batch.state)
         q_loss = mean_over((q_total - y).square(), real)
@@ -143,3 +147,7 @@ class OMAC(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         return self.actor.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self.mixer(self.q(with_agent_id(batch.obs), batch.action)[:, 0], batch.state)

@@ -74,6 +74,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import LinearMixer, step_outputs
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -111,6 +112,7 @@ class OMIGA(Algorithm):
     """OMIGA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: OMIGAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMIGAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -168,6 +170,8 @@ class OMIGA(Algorithm):
             v_next = self.target_v(with_agent_id(batch.next_obs)).squeeze(-1)
             v_tot_next = self.target_mixer(v_next, batch.next_state)
             y = batch.reward + gamma * self._mask(batch) * v_tot_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         w, b = self.mixer.coefficients(batch.state)
         q = self._q(self.q, obs, batch)
         q_tot = (w * q).sum(-1) + b
@@ -221,6 +225,10 @@ class OMIGA(Algorithm):
         self.soft_update(self.target_q, self.q, tau)
         self.soft_update(self.target_v, self.v, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self.mixer(self._q(self.q, with_agent_id(batch.obs), batch), batch.state)
 
     def _q(self, network: MLP, obs: Tensor, batch: Batch) -> Tensor:
         """Local values of the data's actions, [R, B, N]; ``obs`` carries the agent's number at its end."""

@@ -70,6 +70,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     detached,
@@ -121,6 +122,7 @@ class CQLMA(Algorithm):
     """CQL-MA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: CQLMAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = CQLMAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -190,6 +192,8 @@ class CQLMA(Algorithm):
         with torch.no_grad():
             total_next = self.target_mixer(terms.q_next, batch.state[:, :, 1:])
             y = batch.reward + gamma * batch.mask * total_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         w = w.unsqueeze(1)  # an axis for the critics
         b = b.unsqueeze(1)
         q_tot = (w * terms.q_data).sum(-1) + b
@@ -217,6 +221,16 @@ class CQLMA(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action."""
         return self.actor.policy() if isinstance(self.actor, AgentNet) else TanhGaussianPolicy(self.actor)
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        if isinstance(self.q, AgentNet):
+            values = chosen(self.q(batch)[:, :, :-1], batch.action).unsqueeze(1)
+        else:
+            values = self.q(with_agent_id(batch.obs[:, :, :-1]), batch.action).squeeze(-1)
+        w, b = self.mixer.coefficients(batch.state[:, :, :-1])
+        totals: Tensor = (w.unsqueeze(1) * values).sum(-1) + b.unsqueeze(1)
+        return totals.amin(1)
 
     def _continuous(self, batch: Batch, w: Tensor) -> Terms:
         c = self.config

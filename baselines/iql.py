@@ -54,6 +54,7 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import StochasticActor
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -90,6 +91,7 @@ class IQL(Algorithm):
     """Independent IQL for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: IQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class: ClassVar[type[IQLConfig]] = IQLConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -139,6 +141,8 @@ class IQL(Algorithm):
         with torch.no_grad():
             v_next = self.v(with_agent_id(batch.next_obs))
             y = batch.agent_reward + self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         q = self.q(obs, batch.action)
         q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
 
@@ -153,6 +157,11 @@ class IQL(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         return self.actor.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        values: Tensor = self.q(with_agent_id(batch.obs), batch.action)
+        return values.amin(1)
 
 
 def policy_network(method: Algorithm, config: IQLConfig, spec: Spec) -> StochasticActor:

@@ -36,7 +36,14 @@ from marlzoo.batch import Batch, as_sequences, team_fields
 from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import QNetworkConfig, QTeam
-from marlzoo.objectives import TargetMemory, data_value, masked_logsumexp, mean_over, team_targets
+from marlzoo.objectives import (
+    TargetMemory,
+    data_value,
+    logged_value,
+    masked_logsumexp,
+    mean_over,
+    team_targets,
+)
 from marlzoo.spec import Spec
 
 from . import _q_cql
@@ -103,3 +110,7 @@ class IQLCQL(Algorithm):
     def policy(self) -> Policy:
         """The best legal action."""
         return self.team.agents.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return logged_value(self.team, batch)

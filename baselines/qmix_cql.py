@@ -50,6 +50,7 @@ from marlzoo.modules.teams import QNetworkConfig, QTeam
 from marlzoo.objectives import (
     TargetMemory,
     data_value,
+    logged_value,
     masked_logsumexp,
     mean_over,
     team_targets,
@@ -152,6 +153,10 @@ class QMIXCQL(Algorithm):
     def policy(self) -> Policy:
         """The best legal action."""
         return self.team.agents.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return logged_value(self.team, batch)
 
     def _joint_logsumexp(self, q_all: Tensor, q_tot: Tensor, batch: Batch) -> Tensor:
         """log sum exp of the team's value over random legal team actions, [R, B, L]."""

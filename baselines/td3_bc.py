@@ -58,6 +58,7 @@ from marlzoo.modules.layers import one_hot
 from marlzoo.modules.policies import Policy, categorical_log_prob, mask_logits, smoothed_action
 from marlzoo.modules.teams import TeamActor
 from marlzoo.objectives import (
+    TargetMemory,
     action_error,
     action_size,
     data_likelihood,
@@ -100,6 +101,7 @@ class TD3BC(Algorithm):
     """TD3+BC for continuous and discrete actions; see the module's text."""
 
     config: TD3BCConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class: ClassVar[type[Config]] = TD3BCConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -153,6 +155,8 @@ class TD3BC(Algorithm):
             state_after = batch.state[:, :, 1:] if batch.has("state") else None
             q_after = self.target_q(batch.obs[:, :, 1:], state_after, after).amin(1)
             y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
 
         # 2. Critics
         data = self._data_actions(batch)
@@ -177,6 +181,12 @@ class TD3BC(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the network's output. Discrete: the most probable legal action."""
         return self.actor.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        state = batch.state[:, :, :-1] if batch.has("state") else None
+        values: Tensor = self.q(batch.obs[:, :, :-1], state, self._data_actions(batch))
+        return values.amin(1)
 
     def _data_actions(self, batch: Batch) -> Tensor:
         """The data's actions as critics read them, [R, B, L, N, A]."""

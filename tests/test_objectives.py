@@ -362,6 +362,7 @@ def test_a_step_that_is_not_due_leaves_no_trace() -> None:
         torch.testing.assert_close(norm, gradient[0].norm(dim=1))
         if due:
             theirs.step(gradient)
+    state = theirs.state_tensors()
     for name, value in ours.state_tensors().items():
-        assert torch.equal(value, theirs.state_tensors()[name]), name
+        assert torch.equal(value, state[name]), name
     assert torch.equal(waiting[0], plain[0])
