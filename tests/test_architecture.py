@@ -44,7 +44,8 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 INSTALLED = ("algorithms", "baselines", "benchmarks")
 FRONT = "marlzoo"  # re-exports public names of the rooms below, lazily
 
-LARGEST_CLOSURE = 12  # modules of the package that a reader may have to open beside a method's own file
+# Modules of the package that a reader may have to open beside a method's own file; objectives is one module for this.
+LARGEST_CLOSURE = 12
 
 
 def modules() -> dict[str, Path]:
