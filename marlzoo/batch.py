@@ -95,7 +95,8 @@ def gae(
     """
     error = reward + gamma.unsqueeze(-1) * mask * next_value - value
     carry = gamma * lam
-    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
+    advantage = torch.empty_like(error)
+    total = torch.zeros_like(error[..., 0])
     for t in range(error.shape[-1] - 1, -1, -1):
         total = error[..., t] + carry * (1.0 - ends[..., t]) * total
         advantage[..., t] = total
@@ -108,7 +109,8 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (rows + offsets).flatten()).view(*rows.shape, *x.shape[2:])
 
 
-LEAST_PRIORITY, PRIORITY_POWER = 1e-4, 0.99
+LEAST_PRIORITY = 1e-4
+PRIORITY_POWER = 0.99
 
 
 def priorities(distance: Tensor, steepness: Tensor | float) -> Tensor:
