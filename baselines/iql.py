@@ -107,7 +107,8 @@ class IQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q and V; target of Q."""
-        c, own = self.config, not self.config.share_agents
+        c = self.config
+        own = not c.share_agents
         self.fields = step_fields(c.history == "rnn", "obs", "action", "agent_reward", "mask", "action_mask")
         self.actor = policy_network(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
@@ -117,7 +118,8 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        sequences, (batch, real) = batch, as_transitions(batch)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         batch = clipped(self, batch)
         obs = with_agent_id(batch.obs)
 
@@ -130,9 +132,8 @@ class IQL(Algorithm):
         # 2. Policy
         with torch.no_grad():
             u = q_min - self.v(obs)
-            weight = exponential_weights(
-                self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
-            )
+            exponent = self.hyperparameter("beta", 3) * u
+            weight = exponential_weights(exponent, 1.0, self.hyperparameter("weight_cap", 3))
         log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
         policy_loss = -mean_over(weight * log_prob, real)
 

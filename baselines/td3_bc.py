@@ -120,15 +120,18 @@ class TD3BC(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, twin critics, and the targets of both."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
-        reads, own = READS[c.variant], c.variant == "independent"
+        reads = READS[c.variant]
+        own = c.variant == "independent"
         state = () if own else ("state",)
         self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", "action_mask", *state)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own, relu=c.memory_relu)
         self.q = TeamCritics(self.init, spec, (c.critic_hidden, c.critic_hidden), reads, own)
-        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.target_actor = self.make_target(self.actor)
+        self.target_q = self.make_target(self.q)
         self.add_optimizer(policy=self.actor, critic=self.q)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -140,8 +143,10 @@ class TD3BC(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, batch = self.config, as_sequences(batch)
-        obs, filled = batch.obs[:, :, :-1], batch.filled
+        c = self.config
+        batch = as_sequences(batch)
+        obs = batch.obs[:, :, :-1]
+        filled = batch.filled
         state = batch.state[:, :, :-1] if batch.has("state") else None
 
         # 1. Target
@@ -194,14 +199,17 @@ class TD3BC(Algorithm):
         noise = batch.noise["next"]
         if self.spec.discrete:
             return straight_through(out, batch.action_mask[:, :, 1:], noise)
-        sigma, clip = self.hyperparameter("smoothing_sigma", 5), self.hyperparameter("smoothing_clip", 5)
+        sigma = self.hyperparameter("smoothing_sigma", 5)
+        clip = self.hyperparameter("smoothing_clip", 5)
         return smoothed_action(torch.tanh(out), noise, sigma, clip) * self.action_dimensions
 
     def _policy_loss(
         self, batch: Batch, obs: Tensor, state: Tensor | None, data: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's loss, and as metrics the data's part of it and lambda (mean over agents), each [R]."""
-        c, filled, used = self.config, batch.filled, self.action_dimensions
+        c = self.config
+        filled = batch.filled
+        used = self.action_dimensions
         out = self.actor(batch)[:, :, :-1]
         if self.spec.discrete:
             action_mask = batch.action_mask[:, :, :-1]

@@ -12,17 +12,23 @@ from marlzoo.envs import games
 from marlzoo.envs.base import Observation, Step
 from marlzoo.envs.games import Game
 from marlzoo.errors import MissingExtraError, MissingSimulatorError
-from marlzoo.registry import task_names
+from marlzoo.registry import family_tasks, task_names
 from marlzoo.testing import Check, env_battery
 from tests.test_particle import prey_arrays
 
 # Options that keep a family's checks short; a family that is not named here is tested as it is.
-OPTIONS: dict[str, dict[str, Any]] = {name: {"horizon": 7, "threads": 1} for name in ("mamujoco", "moma")}
-PLAY: dict[str, dict[str, int]] = {name: {"steps": 5, "most": 40} for name in ("mamujoco", "moma")}
+ROBOTS, PACKAGES = ("mamujoco", "moma", "gmamujoco"), ("rware", "lbf")
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: {"horizon": 7, "threads": 1} for name in ROBOTS},
+    **{name: {"horizon": 7} for name in PACKAGES},
+}
+PLAY: dict[str, dict[str, int]] = {name: {"steps": 5, "most": 40} for name in (*ROBOTS, *PACKAGES)}
 
 
 def checks(task: str) -> list[Check]:
     family = task.partition("/")[0]
+    if family in PACKAGES and task != family_tasks(family)[0]:
+        return []  # tasks of one package differ in sizes alone, and it is slow
     return env_battery(task, **PLAY.get(family, {}), **OPTIONS.get(family, {}))
 
 

@@ -150,9 +150,24 @@ def test_acting_has_the_codes_of_training(read_next: bool) -> None:
     policy.act(drawn.obs[:, :, 0])
     assert not policy.code[:, 3].any()
     assert policy.code[:, 2].all()
+    policy._action = drawn.action[:, :, 0]
+    policy.receive(drawn.reward[:, :, 0])
+    policy.act(drawn.obs[:, :, 1])
+    torch.testing.assert_close(policy.code[:, 3], each[:, 3, 0])  # one step of the new episode alone
     policy.reset(8)
     policy.inform(drawn.obs[:, :, :-1], drawn.action, drawn.reward, drawn.obs[:, :, 1:])
     torch.testing.assert_close(played(1)[0], wanted[:, :, -1])
+
+
+@pytest.mark.parametrize("size", [2, 0])
+def test_tasks_are_the_same_where_all_of_their_entries_are(size: int) -> None:
+    """Without entries that tell tasks each sequence is a task of its own, even one that starts as another does."""
+    made, drawn = learner(task_size=size), batch(torch.Generator().manual_seed(0))
+    drawn.state[:] = 0.0
+    drawn.state[:, 1::2, :, -1] = drawn.state[:, 2:4, :, -2] = 1.0  # four tasks
+    number = torch.tensor([0, 1, 2, 3, 0, 1, 0, 1])
+    wanted = number[:, None] == number if size else torch.eye(8, dtype=torch.bool)
+    assert torch.equal(made._same_task(drawn)[0], wanted)
 
 
 def test_states_that_are_shorter_than_what_tells_tasks() -> None:

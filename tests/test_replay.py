@@ -148,6 +148,14 @@ def test_replicas_have_their_own() -> None:
     batch = replay.batch(torch.rand(2, 50, generator=torch.Generator().manual_seed(0)), {})
     assert (batch.reward[0] >= 0).all()
     assert (batch.reward[1] <= 0).all()
+    replay = ReplayBuffer(learner(), 2, False)
+    mixed.ends = torch.stack((torch.zeros(NUM_ENVS, STEPS), torch.ones(NUM_ENVS, STEPS)))
+    replay.add(mixed)  # replica 1's episodes take one step each
+    batch = replay.batch(torch.arange(48).div(48).expand(2, 48), {})
+    assert [len(batch.reward[r, :, 0].unique()) for r in range(2)] == [
+        NUM_ENVS * STEPS // 2,
+        NUM_ENVS * STEPS,
+    ]
 
 
 @pytest.mark.parametrize("rollouts", [1, 2, 4])
@@ -173,6 +181,20 @@ def test_learning_begins_after_the_warm_up() -> None:
         counts.append(len(list(replay.batches(ReplicaRandom([0, 1], "x")))))
         algorithm.updates += 1
     assert counts == [0, 0, 3, 3]
+
+
+def test_every_batch_of_a_round_is_another() -> None:
+    """Rows and noise; replica 1's are those that it draws alone."""
+    algorithm = learner(batch_size=5)
+    replay = ReplayBuffer(algorithm, 1, True)
+    replay.add(rollout(0, torch.zeros(NUM_ENVS, STEPS)))
+    found, random = list(replay.batches(ReplicaRandom([8, 9], "x"))), ReplicaRandom([8, 9], "x")
+    places, (name, (kind, shape)) = random.uniform(3, 5), next(iter(algorithm.noise().items()))
+    noise = random.draw(kind, 3, *shape)
+    for k, batch in enumerate(found):
+        assert torch.equal(batch.obs, replay.batch(places[:, k], {}).obs)
+        assert torch.equal(batch.noise[name], noise[:, k])
+        assert batch.obs.shape[1] == 5
 
 
 def test_a_replay_without_room() -> None:

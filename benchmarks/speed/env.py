@@ -1,11 +1,12 @@
-"""Environment steps per second: our batched -v2 tasks against one gymnasium-robotics environment.
+"""Environment steps per second: our batched robots against one gymnasium-robotics environment.
 
-    python benchmarks/speed/env.py [--num-envs 160] [--rounds 5] [--seconds 2] [--output results/speed/env.csv]
+    python benchmarks/speed/env.py [--family mamujoco] [--num-envs 160] [--rounds 5] [--seconds 2]
 
 Needs gymnasium-robotics beside marlzoo (pip install gymnasium-robotics imageio). Both sides run in this
 process under uniformly random actions, in alternating rounds so that other load on the machine meets both,
-and both reset the episodes that end. One step of E copies counts as E steps. The physics differ slightly
-(ours is that of the -v2 tasks), the number of physics steps per environment step does not.
+and both reset the episodes that end. One step of E copies counts as E steps. Of the family ``mamujoco`` the physics
+differ slightly (ours is that of the -v2 tasks), the number of physics steps per environment step does not; those of
+``gmamujoco`` are the package's own.
 
 On a machine busy with other work our threads do not get their cores and the ratio of wall-clock rates falls
 short of what an idle machine gives. The processor time per step tells both sides' cost without that, and
@@ -28,23 +29,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import write_csv
+from measuring import load_average, write_csv
 
-from marlzoo.envs import mamujoco
 from marlzoo.errors import pip_install
+from marlzoo.registry import make_env
 
-# Our task, gymnasium-robotics' scenario and partition.
-TASKS = (
-    ("halfcheetah-6x1", "HalfCheetah", "6x1"),
-    ("hopper-3x1", "Hopper", "3x1"),
-    ("ant-2x4", "Ant", "2x4"),
-)
+# By family: our task, gymnasium-robotics' scenario and partition.
+TASKS = {
+    "mamujoco": (
+        ("halfcheetah-6x1", "HalfCheetah", "6x1"),
+        ("hopper-3x1", "Hopper", "3x1"),
+        ("ant-2x4", "Ant", "2x4"),
+    ),
+    "gmamujoco": (
+        ("6halfcheetah", "HalfCheetah", "6x1"),
+        ("3hopper", "Hopper", "3x1"),
+        ("2ant", "Ant", "2x4"),
+    ),
+}
+OUTPUTS = {"mamujoco": Path("results/speed/env.csv"), "gmamujoco": Path("results/speed/gmamujoco.csv")}
 POOL = 64  # random joint actions drawn before the clock starts
 
 
-def ours(name: str, num_envs: int) -> tuple[Callable[[], int], int]:
+def ours(task: str, num_envs: int) -> tuple[Callable[[], int], int]:
     """A function that makes one step and says how many environment steps it was; the threads used."""
-    env = mamujoco.make(name, num_envs)
+    env: Any = make_env(task, num_envs)
     spec = env.spec
     rng = np.random.default_rng(0)
     pool = rng.uniform(-1, 1, (POOL, num_envs, spec.n_agents, spec.action_size)).astype(np.float32)
@@ -100,7 +109,8 @@ def rate(step: Callable[[], int], seconds: float) -> tuple[float, float]:
 
 def measure(name: str, scenario: str, partition: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
-    mine, threads = ours(name, options.num_envs)
+    task = f"{options.family}/{name}"
+    mine, threads = ours(task, options.num_envs)
     other = theirs(scenario, partition)
     rate(mine, options.seconds / 4)  # warm up
     rate(other, options.seconds / 4)
@@ -108,12 +118,12 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
     ratios = [a[0] / b[0] for a, b in pairs]
     cost, other_cost = (statistics.median(pair[side][1] for pair in pairs) for side in (0, 1))
     return {
-        "task": f"mamujoco/{name}",
+        "task": task,
         "num_envs": options.num_envs,
         "threads": threads,
         "cores": os.cpu_count(),
         "rounds": options.rounds,
-        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "",
+        "load_before": round(load_average(), 1),
         "ours_steps_per_s": round(statistics.median(a[0] for a, _ in pairs)),
         "gymnasium_robotics_steps_per_s": round(statistics.median(b[0] for _, b in pairs)),
         "ratio_median": round(statistics.median(ratios), 2),
@@ -128,10 +138,11 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--family", choices=sorted(TASKS), default="mamujoco")
     parser.add_argument("--num-envs", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
-    parser.add_argument("--output", type=Path, default=Path("results/speed/env.csv"))
+    parser.add_argument("--output", type=Path, help="default: the family's file in results/speed")
     options = parser.parse_args()
     try:
         importlib.import_module("gymnasium_robotics")
@@ -145,7 +156,7 @@ def main() -> int:
     print(
         f"{'task':<26}{'ours':>10}{'g.-robotics':>13}{'ratio':>8}{'min':>7}{'free':>7}   (steps/s, medians)"
     )
-    for name, scenario, partition in TASKS:
+    for name, scenario, partition in TASKS[options.family]:
         row = measure(name, scenario, partition, options)
         rows.append(row)
         print(
@@ -153,8 +164,9 @@ def main() -> int:
             f"{row['ratio_median']:>8}{row['ratio_min']:>7}{row['ratio_free']:>7}",
             flush=True,
         )
-    write_csv(options.output, list(rows[0]), [list(row.values()) for row in rows])
-    print(f"written to {options.output}")
+    output = options.output or OUTPUTS[options.family]
+    write_csv(output, list(rows[0]), [list(row.values()) for row in rows])
+    print(f"written to {output}")
     return 0
 
 

@@ -25,7 +25,10 @@ FAMILIES = {
     "mpe": "particle world, OMAR's flavor",
     "mamujoco": "Gym's `-v2` robots divided among agents, OMIGA's flavor",
     "moma": "MOMA-PPO's teams on the same robots, and Reacher",
+    "gmamujoco": "gymnasium-robotics' teams on Gymnasium's `-v5` robots, OG-MARL's modern sets",
     "smax": "StarCraft-like battles in JAX (extra `smax`)",
+    "rware": "robots in a warehouse (extra `rware`), AlberDICE's sets",
+    "lbf": "level-based foraging (extra `lbforaging`)",
     "smac": "StarCraft II, for those who have the game",
 }
 

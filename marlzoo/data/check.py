@@ -135,6 +135,12 @@ def check(dataset: Dataset, env: BatchedEnv, *, sample: int = 2000, seed: int = 
             f"They differ in {'; '.join(differences)} (data != environment). Make the environment as the data "
             "state it, or choose data that were recorded in this one."
         )
+        version = env.states_elsewhere.get(dataset.spec.state_size)
+        if version:
+            text += (
+                f" States of {dataset.spec.state_size} entries are those of {version}; this environment has the "
+                f"robot's {env.metadata.get('physics', 'own')} version."
+            )
         return CheckReport(*sides, differences=differences, failures=(text,))
     can_replay = (env.replayable or env.state_replayable) and APART not in dataset.card.options
     if not can_replay or sample == 0:
@@ -181,7 +187,12 @@ def _compare(
         text = f"None of {len(rows)} sampled observations belongs to a state that this simulator can recover."
         return CheckReport(*sides, skipped=len(rows), failures=(text,))
     rows, skipped = rows[valid], int((~valid).sum())
-    observation = Errors.of(_observation_errors(dataset, rows, replay.next_obs[valid]))
+    wrong = _observation_errors(dataset, rows, replay.next_obs[valid])
+    unrecorded = _repeats(dataset, rows)
+    if unrecorded.any() and not unrecorded.all():
+        wrong = wrong[~unrecorded]
+        notes.append(f"the observation after {int(unrecorded.sum())} last steps was not recorded")
+    observation = Errors.of(wrong)
     reward = np.abs(_team(dataset.reward[rows]) - _team(replay.reward[valid]))
     if dataset.card.clipped:
         # The recording paid for the action as given; after clipping, its cost cannot be recomputed.
@@ -226,6 +237,15 @@ def _compare(
 def _observation_errors(dataset: Dataset, rows: Ints, next_obs: NDArray[Any]) -> NDArray[Any]:
     """Largest error of each next observation ``[M]``."""
     return np.asarray(np.abs(dataset.obs[rows + 1] - next_obs).reshape(len(rows), -1).max(axis=1))
+
+
+def _repeats(dataset: Dataset, rows: Ints) -> NDArray[np.bool_]:
+    """Whether each is an episode's last step with its own observation in place of the one after it ``[M]``.
+
+    Formats without final observations are read in this way (:mod:`marlzoo.data.formats.vault`).
+    """
+    same = (dataset.obs[rows + 1] == dataset.obs[rows]).reshape(len(rows), -1).all(axis=1)
+    return np.isin(rows, dataset.ends - 1) & same
 
 
 def _share(flags: NDArray[Any]) -> float:

@@ -15,6 +15,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.vault import plain_uid
 from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
+from marlzoo.registry import task_names, task_spec
 from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic
 from marlzoo.system.http import Progress, fetch
 from marlzoo.task import TaskName
@@ -96,6 +97,10 @@ def _reading(entry: Entry, reader: Reader) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if "uid" in reader.options:  # a zip file of all qualities
         options["uid"] = entry.parts.quality
+    if "obs_sizes" in reader.options and entry.parts.task in task_names():
+        spec = task_spec(entry.parts.task)
+        if len(set(spec.obs_sizes)) > 1:  # agents padded to one size
+            options |= {"obs_sizes": spec.obs_sizes, "horizon": spec.horizon}
     if "team" in reader.options:  # one robot, of which a team is made
         team = TaskName.parse(entry.parts.task).name
         options["robot"], _, options["team"] = team.partition("-")

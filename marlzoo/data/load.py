@@ -337,6 +337,13 @@ def _typed(name: str, value: str, kind: str) -> Any:
         if value.lower() not in ("true", "false"):
             raise ConfigError(f"option {name} must be true or false, not {value!r}")
         return value.lower() == "true"
+    if "Sequence[int]" in kind:
+        try:
+            return tuple(int(each) for each in value.split(","))
+        except ValueError as error:
+            raise ConfigError(
+                f"option {name} must be whole numbers separated by commas, not {value!r}"
+            ) from error
     if "int" in kind:
         try:
             return int(value)

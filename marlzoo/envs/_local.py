@@ -8,6 +8,7 @@ each distance. This is the observation of multiagent_mujoco without its optional
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,11 +143,9 @@ def local_columns(task: RobotTask) -> list[list[int]]:
     return agents
 
 
-def padded_columns(task: RobotTask) -> NDArray[np.intp]:
-    """:func:`local_columns` as one table ``[N, O]``, padded with the column of zeros."""
-    agents = local_columns(task)
-    robot = ROBOTS[task.partition.robot]
-    table = np.full((len(agents), max(map(len, agents))), robot.obs_size + robot.nv, np.intp)
+def padded_columns(agents: Sequence[Sequence[int]], blank: int) -> NDArray[np.intp]:
+    """Columns that agents see as one table ``[N, O]``, shorter rows padded with the column ``blank``."""
+    table = np.full((len(agents), max(map(len, agents))), blank, np.intp)
     for row, columns in zip(table, agents, strict=True):
         row[: len(columns)] = columns
     return table

@@ -1,4 +1,4 @@
-"""The MuJoCo models behind Gym's ``-v2`` tasks, rebuilt on a current engine.
+"""The MuJoCo models behind Gym's ``-v2`` tasks, rebuilt on a current engine, and those of the ``-v5`` tasks.
 
 The same XML means a different model today, because two rules of the compiler and the collision code changed:
 
@@ -6,7 +6,7 @@ The same XML means a different model today, because two rules of the compiler an
   computed its mass and inertia; since 2.1.2 they use the exact capsule;
 - since 3.5.0 the contact margins of two geoms are summed; before, the larger of the two counted.
 
-:func:`legacy_model` undoes both.
+:func:`legacy_model` undoes both; :func:`modern_model` leaves them.
 """
 
 from __future__ import annotations
@@ -100,6 +100,21 @@ def _capsules_to_cylinders(spec: Any, mujoco: Any) -> None:
             geom.size = [radius, float(geom.size[1]) + radius / 2, 0.0]
 
 
+def _without_scaling(asset: str) -> str:
+    """A robot's XML without the attribute that scales its mass: it is deprecated, warns and writes a log file."""
+    return re.sub(r'\ssettotalmass="[^"]*"', "", asset_text(asset))
+
+
+def modern_model(asset: str, total_mass: float | None = None) -> Any:
+    """Compile one of gymnasium's robots as its ``-v5`` task does; see :func:`legacy_model` for the arguments."""
+    mujoco = require_mujoco()
+    model = mujoco.MjModel.from_xml_string(_without_scaling(asset))
+    if total_mass is not None:
+        mujoco.mj_setTotalmass(model, total_mass)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
 def legacy_model(asset: str, total_mass: float | None = None) -> Any:
     """Compile one of gymnasium's robots so that it moves as in Gym's ``-v2`` tasks.
 
@@ -111,8 +126,7 @@ def legacy_model(asset: str, total_mass: float | None = None) -> Any:
         A ``mujoco.MjModel`` with capsules for collisions and the old masses, inertias and margins.
     """
     mujoco = require_mujoco()
-    # The scaling attribute is deprecated (it warns and writes a log file): scaled by hand below.
-    text = re.sub(r'\ssettotalmass="[^"]*"', "", asset_text(asset))
+    text = _without_scaling(asset)
     model = mujoco.MjSpec.from_string(text).compile()
     spec = mujoco.MjSpec.from_string(text)
     _capsules_to_cylinders(spec, mujoco)

@@ -1,5 +1,7 @@
 """The robots of Gym's ``-v2`` MuJoCo tasks as data: observation, reward, end of episode, start.
 
+Those of Gymnasium's ``-v5`` tasks are described in the same terms, in :mod:`marlzoo.envs._mujoco_v5`.
+
 Every function is vectorised over copies: it takes the engine's fields as ``[n, ...]`` float64 arrays.
 ``qpos`` and ``qvel`` are the state; all other fields are read as the stepping call left them, which with
 the RK4 integrator is one stage behind the state, as in the original tasks.
@@ -46,6 +48,9 @@ class Robot:
         qvel_limit: bound at which the observation clips velocities, if it does.
         lagging: whether ``measure`` reads a field that lags behind the state, so that its value before a
             recorded step cannot be computed from the recorded state.
+        modern: a ``-v5`` task: the engine's own model; no bonus for the step that ends the episode; the Reacher
+            pays for the distance after the step.
+        contact_penalty: what contact forces cost ``[n]``, if they cost anything; the fields then hold ``cfrc_ext``.
     """
 
     name: str
@@ -73,18 +78,36 @@ class Robot:
     total_mass: float | None = None
     qvel_limit: float | None = None
     lagging: bool = False
+    modern: bool = False
+    contact_penalty: Callable[[Fields], Array] | None = None
+
+    @property
+    def version(self) -> str:
+        """``v2`` or ``v5``."""
+        return "v5" if self.modern else "v2"
 
     @property
     def dt(self) -> float:
         """Seconds per environment step."""
         return self.timestep * self.frame_skip
 
-    def reward(self, before: Array, after: Array, control: Array) -> Array:
-        """Reward ``[n]`` from the quantity measured before and after and the control ``[n, nu]`` as given."""
+    def reward(
+        self, before: Array, after: Array, control: Array, alive: NDArray[np.bool_] | bool = True
+    ) -> Array:
+        """Reward ``[n]`` without contacts.
+
+        Args:
+            before, after: the quantity measured before and after the step, ``[n]``.
+            control: as given, ``[n, nu]``.
+            alive: whether the episode goes on, ``[n]``.
+        """
         if self.clip_cost:
             control = np.clip(control, -self.control, self.control)
         cost: Array = self.action_cost * np.square(control).sum(axis=1)
-        gain: Array = -before if self.reaches else self.forward * (after - before) / self.dt + self.survive
+        if self.reaches:
+            return -(after if self.modern else before) - cost
+        bonus = self.survive * alive if self.modern else self.survive
+        gain: Array = self.forward * (after - before) / self.dt + bonus
         return gain - cost
 
 

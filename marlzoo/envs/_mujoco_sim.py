@@ -1,14 +1,15 @@
-"""Copies of one ``-v2`` robot stepped together in float64, without teams."""
+"""Copies of one robot stepped together in float64, without teams."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.envs._mujoco_legacy import legacy_model, require_mujoco
+from marlzoo.envs._mujoco_legacy import legacy_model, modern_model, require_mujoco
 from marlzoo.envs._mujoco_robots import Array, Fields, Robot
 from marlzoo.envs.base import Bools, Ids
 from marlzoo.errors import MarlzooError, pip_install
@@ -21,6 +22,33 @@ class RobotStep:
     reward: Array
     alive: Bools
     unstable: Bools
+
+
+class Contacts:
+    """Contact forces of each copy, as Gymnasium computes them after every step.
+
+    ``mj_step`` leaves ``cfrc_ext`` out, and a sensor would compute it at another stage of the integrator; so it is
+    asked of each copy in turn.
+
+    Args:
+        model: of the robot.
+        batch: of its copies, persistent, which keeps the contacts of the last stage.
+
+    Attributes:
+        forces: ``cfrc_ext`` ``[E, bodies, 6]`` of the last step, zero before it.
+    """
+
+    def __init__(self, model: Any, batch: Any) -> None:
+        self._mujoco, self._model, self._batch = require_mujoco(), model, batch
+        self._data = self._mujoco.MjData(model)
+        self.forces: Array = np.zeros((batch.nsim, model.nbody, 6))
+
+    def update(self, ids: Ids) -> None:
+        """Compute the forces of the copies ``ids``."""
+        for copy in ids:
+            self._batch.get_data(copy, self._data)
+            self._mujoco.mj_rnePostConstraint(self._model, self._data)
+            self.forces[copy] = self._data.cfrc_ext
 
 
 class RobotSim:
@@ -36,7 +64,7 @@ class RobotSim:
     def __init__(self, robot: Robot, num_envs: int, threads: int | None = None) -> None:
         mujoco = require_mujoco()
         self.robot, self.num_envs = robot, num_envs
-        self.model = legacy_model(robot.asset, robot.total_mass)
+        self.model = (modern_model if robot.modern else legacy_model)(robot.asset, robot.total_mass)
         self._check_sizes()
         if threads is None:
             threads = (
@@ -45,8 +73,13 @@ class RobotSim:
         self.threads = max(1, min(threads, num_envs))
         self.init_qpos: Array = np.array(self.model.qpos0)
         self._masses: Array = np.array(self.model.body_mass)
-        self._batch = mujoco.batch.Batch(self.model, num_envs, self.threads)
+        touching = robot.contact_penalty is not None
+        self._batch = mujoco.batch.Batch(self.model, num_envs, self.threads, persistent=touching)
         self._fields = {name: self._batch.bind(name) for name in ("qpos", "qvel", *robot.fields)}
+        self._contacts: Contacts | None = None
+        if touching:
+            self._contacts = Contacts(self.model, self._batch)
+            self._fields["cfrc_ext"] = self._contacts.forces
         self._control, self._warm = self._batch.bind("ctrl"), self._batch.bind("qacc_warmstart")
         kinds = (
             mujoco.mjtWarning.mjWARN_BADQPOS,
@@ -64,8 +97,8 @@ class RobotSim:
             np.abs(model.actuator_ctrlrange), np.full((robot.nu, 2), robot.control)
         ):
             raise MarlzooError(
-                f"gymnasium's {robot.asset}.xml is not the {robot.name}-v2 robot: (nq, nv, nu, timestep) are "
-                f"{found} instead of {wanted}, or its control range differs from ±{robot.control}. "
+                f"gymnasium's {robot.asset}.xml is not the {robot.name}-{robot.version} robot: (nq, nv, nu, "
+                f"timestep) are {found} instead of {wanted}, or its control range differs from ±{robot.control}. "
                 f"Install a known release: {pip_install('gymnasium')}"
             )
 
@@ -83,6 +116,8 @@ class RobotSim:
         self._fields["qpos"][ids] = qpos
         self._fields["qvel"][ids] = qvel
         self._batch.forward(ids)
+        if self._contacts is not None:
+            self._contacts.forces[ids] = 0.0  # the tasks compute them after steps alone
         if warm is not None:
             self._warm[ids] = warm
 
@@ -105,9 +140,13 @@ class RobotSim:
         self._control[rows] = control
         self._batch.step(ids, nstep=self.robot.frame_skip)
         unstable = self._fault_count(rows) > faults
-        reward = self.robot.reward(before, self.measure(ids), control)
+        if self._contacts is not None:
+            self._contacts.update(np.arange(self.num_envs)[rows])
         fields = self.fields(ids)
         alive = np.ones(len(control), np.bool_) if self.robot.alive is None else self.robot.alive(fields)
+        reward = self.robot.reward(before, self.measure(ids), control, alive)
+        if self.robot.contact_penalty is not None:
+            reward -= self.robot.contact_penalty(fields)
         # The engine resets a copy that blows up; the old wrapper raised. Its reward would be meaningless.
         reward[unstable] = 0.0
         return RobotStep(reward, alive & ~unstable, unstable)
@@ -124,9 +163,9 @@ class RobotSim:
             "engine": "mujoco",
             "engine_version": str(require_mujoco().__version__),
             "gymnasium": str(gymnasium.__version__),
-            "physics": "v2-legacy",
+            "physics": "v5" if self.robot.modern else "v2-legacy",
         }
 
     def close(self) -> None:
         """Drop the simulations and their threads."""
-        self._fields, self._batch = {}, None
+        self._fields, self._contacts, self._batch = {}, None, None

@@ -1,7 +1,7 @@
-"""Recorded transitions of OMIGA's flavour, stepped again in the simulator.
+"""Recorded transitions, stepped again in the simulator.
 
-The full observation is recovered from the standardized one, and the engine's state from that; what the
-observation leaves out is either fixed or does not matter: the root's x (and y) is set to zero, the
+The full observation is recovered from the recorded one (or the recorded state), and the engine's state from that;
+what the observation leaves out is either fixed or does not matter: the root's x (and y) is set to zero, the
 Reacher's target does not move. A velocity at the bound of a clipping observation (Hopper, Walker2d) is lost.
 """
 
@@ -22,9 +22,10 @@ CONTACT_LIMIT = 1e-3
 
 @dataclass(slots=True)
 class RobotReplay:
-    """Full observation ``[B, O]``, reward, terminal and validity ``[B]`` of one replayed step."""
+    """What one replayed step gave: full observation ``[B, O]``, velocity ``[B, nv]``, the rest ``[B]``."""
 
     observation: Array
+    velocity: Array
     reward: Array
     terminal: Bools
     valid: Bools
@@ -47,7 +48,7 @@ def state_from_observation(robot: Robot, raw: Array) -> tuple[Array, Array, Bool
     qpos[:, robot.hidden :], qvel[:] = raw[:, :shown], raw[:, shown : shown + robot.nv]
     if robot.qvel_limit is not None:
         valid &= rows_where(np.abs(qvel) < robot.qvel_limit - CLIP_MARGIN)
-    if robot.obs_size > CONTACT_SIZE:
+    if robot.obs_size > CONTACT_SIZE and not robot.modern:
         contact = np.abs(raw[:, -CONTACT_SIZE:]).max(axis=1)
         if contact.max(initial=0.0) > CONTACT_LIMIT:
             row = int(contact.argmax())
@@ -72,15 +73,17 @@ def replay_observations(sim: RobotSim, raw: Array, control: Array) -> RobotRepla
     """
     robot, count = sim.robot, len(raw)
     qpos, qvel, valid = state_from_observation(robot, raw)
-    observation, reward = np.zeros((count, robot.obs_size)), np.zeros(count)
+    observation, velocity = np.zeros((count, robot.obs_size)), np.zeros((count, robot.nv))
+    reward = np.zeros(count)
     terminal = np.zeros(count, np.bool_)
     for start in range(0, count, sim.num_envs):
         part = slice(start, min(start + sim.num_envs, count))
         ids = np.arange(part.stop - start)
         sim.set_state(ids, qpos[part], qvel[part])
         # The Reacher shows the vector to its target as the last stepping call left it.
-        before = np.linalg.norm(raw[part, -3:], axis=1) if robot.reaches else None
+        before = np.linalg.norm(raw[part, -3:], axis=1) if robot.reaches and not robot.modern else None
         step = sim.step(control[part], ids, before)
-        observation[part], reward[part], terminal[part] = sim.observe(ids), step.reward, ~step.alive
+        observation[part], velocity[part] = sim.observe(ids), sim.fields(ids)["qvel"]
+        reward[part], terminal[part] = step.reward, ~step.alive
         valid[part] &= ~step.unstable
-    return RobotReplay(observation, reward, terminal, valid)
+    return RobotReplay(observation, velocity, reward, terminal, valid)

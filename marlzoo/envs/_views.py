@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from marlzoo.envs._local import local_observations, padded_columns
 from marlzoo.envs._mujoco_robots import Array, Robot
-from marlzoo.envs._partitions import RobotTask
 from marlzoo.envs._standardized import recover_raw, standardize
 from marlzoo.errors import MismatchError
 
@@ -64,12 +63,20 @@ class Standardized:
 
 
 class Local:
-    """Joints up to a distance of the agent's own; see :mod:`marlzoo.envs._local`."""
+    """Joints up to a distance of the agent's own; the state is the whole observation.
 
-    joined, recover, recover_state = False, None, None
+    Args:
+        columns: of ``[full observation, qvel, 0]`` that each agent sees; see :mod:`marlzoo.envs._local` and
+            :mod:`marlzoo.envs._gmamujoco_teams`.
+        robot: the robot.
+        recoverable: whether published data have that state, too.
+    """
 
-    def __init__(self, task: RobotTask) -> None:
-        self._columns = padded_columns(task)
+    joined, recover = False, None
+
+    def __init__(self, columns: Sequence[Sequence[int]], robot: Robot, recoverable: bool = False) -> None:
+        self._columns = padded_columns(columns, robot.obs_size + robot.nv)
+        self.recover_state = self._recover_state if recoverable else None
 
     def observe(self, raw: Array, qvel: Array) -> Array:
         """See :class:`View`."""
@@ -78,6 +85,10 @@ class Local:
     def state(self, raw: Array) -> Array:
         """See :class:`View`."""
         return raw
+
+    def _recover_state(self, state: NDArray[np.floating]) -> Array:
+        """See :class:`View`."""
+        return state.astype(np.float64)
 
 
 class Selected:
@@ -93,10 +104,7 @@ class Selected:
 
     def __init__(self, robot: Robot, sees: tuple[tuple[int, ...], ...], size: int) -> None:
         self.robot, self._sees, self._size = robot, sees, size
-        # Column robot.obs_size of a padded observation is zero.
-        self._columns = np.full((len(sees), max(map(len, sees))), robot.obs_size)
-        for row, columns in zip(self._columns, sees, strict=True):
-            row[: len(columns)] = columns
+        self._columns = padded_columns(sees, robot.obs_size)  # that column of a padded observation is zero
         # The Reacher's vector to its target follows from the rest.
         needed = size - 3 if robot.reaches else size
         seen = {column for columns in sees for column in columns}

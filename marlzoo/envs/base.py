@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,8 @@ class BatchedEnv(ABC):
         replayable: whether :meth:`replay` works.
         state_replayable: whether :meth:`replay_states` works, which :meth:`replay` is preferred to.
         may_hang: whether a call may never return; False for this package's own simulators.
+        states_elsewhere: sizes of the state by which recordings of other versions of the simulator are known, with
+            those versions' names.
     """
 
     task: str
@@ -83,6 +86,7 @@ class BatchedEnv(ABC):
     replayable: bool = False
     state_replayable: bool = False
     may_hang: bool = True
+    states_elsewhere: Mapping[int, str] = MappingProxyType({})
 
     @abstractmethod
     def seed(self, seeds: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ OMAR's and their relatives' data were made (see :mod:`marlzoo.envs._mujoco_legac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,13 +115,19 @@ def make(
         _positive("num_envs", num_envs),
         workers,
         owners=task.partition.owners(action_mapping),
-        view=Standardized(shape.n_agents) if task.distance is None else Local(task),
+        view=_view(task, shape.n_agents),
         properties={
             "partition": task.partition.label,
             "flavour": task.flavour,
             "action_mapping": action_mapping,
         },
     )
+
+
+def _view(task: RobotTask, n_agents: int) -> View:
+    if task.distance is None:
+        return Standardized(n_agents)
+    return Local(local_columns(task), ROBOTS[task.partition.robot])
 
 
 class MAMuJoCo(BatchedEnv):
@@ -140,6 +146,7 @@ class MAMuJoCo(BatchedEnv):
         view: what the agents see.
         properties: the team's part of ``metadata``.
         clip: clip actions to [-1, 1] before they are paid for; otherwise the engine alone clips them.
+        states_elsewhere: sizes of the state in other versions of the robot, with those versions' names.
 
     Attributes:
         threads: worker threads.
@@ -160,11 +167,13 @@ class MAMuJoCo(BatchedEnv):
         view: View,
         properties: dict[str, Any],
         clip: bool = False,
+        states_elsewhere: Mapping[int, str] | None = None,
     ) -> None:
         self.task, self.spec, self.num_envs, self.robot = task, shape, num_envs, robot
         self.replayable, self.state_replayable = view.recover is not None, view.recover_state is not None
         self.replay_reward_exact = not robot.lagging or robot.reaches
         self._view, self._clip = view, clip
+        self.states_elsewhere = states_elsewhere or {}
         self._sim = RobotSim(robot, num_envs, threads)
         self.threads = self._sim.threads
         self.metadata = {"robot": robot.name, **properties, **self._sim.versions()}
@@ -274,7 +283,7 @@ class MAMuJoCo(BatchedEnv):
         return self._replay(self._view.recover(obs), action)
 
     def replay_states(self, state: Floats, action: NDArray[Any]) -> Resimulation:
-        """As :meth:`replay`, from states ``[B, S]``: MOMA-PPO's are the robot's whole observation.
+        """As :meth:`replay`, from states ``[B, S]`` that are the robot's whole observation.
 
         Raises:
             SpecError: the task's states do not determine the simulator's, or the shapes are not the task's.
@@ -300,7 +309,7 @@ class MAMuJoCo(BatchedEnv):
         finite = np.isfinite(action).all(axis=(1, 2))
         control = self._control(np.where(finite[:, None, None], action, 0.0), np.arange(len(raw)))
         result = replay_observations(self._replayer, raw, control)
-        next_obs = self._view.observe(result.observation, np.zeros((len(raw), 0))).astype(np.float32)
+        next_obs = self._view.observe(result.observation, result.velocity).astype(np.float32)
         reward = result.reward.astype(np.float32)
         return Resimulation(next_obs, reward, result.terminal, result.valid & finite)
 

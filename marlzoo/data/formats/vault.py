@@ -37,11 +37,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.arrays import pieces
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.data.formats._ocdbt import OcdbtArray
+from marlzoo.data.formats._padding import cut, unpadded
 from marlzoo.data.formats._steps import (
     as_flags,
     as_indices,
@@ -111,6 +111,7 @@ def read_vault(
     action_clip: bool = True,
     actions: int | None = None,
     action_mask: Literal["", "all"] = "",
+    obs_sizes: Sequence[int] | None = None,
 ) -> Dataset:
     """Read one vault.
 
@@ -129,6 +130,8 @@ def read_vault(
         action_clip: clip continuous actions to [-1, 1]; a warning tells how many lay outside.
         actions: number of discrete actions, where the vault has no masks and never shows the last.
         action_mask: ``all`` where the vault has no masks and every action is always legal.
+        obs_sizes: entries of each agent's observation, where the vault pads shorter ones with a constant; default:
+            only padding with minus infinity is known as such.
 
     Raises:
         MissingExtraError: tensorstore is not installed.
@@ -157,6 +160,7 @@ def read_vault(
             last_step,
             action_clip,
             (actions, action_mask),
+            obs_sizes,
         )
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
@@ -252,6 +256,7 @@ def _dataset(
     last_step: str,
     action_clip: bool,
     choices: tuple[int | None, str],
+    obs_sizes: Sequence[int] | None,
 ) -> Dataset:
     shape = store.shape(OBS)
     require(len(shape) == 4, f"observations have shape {shape}, expected (B, T, N, O)")
@@ -263,7 +268,8 @@ def _dataset(
     terminal, truncated = (_ends(store, name, (streams, length)) for name in (TERMINAL, TRUNCATED))
     episodes = _episodes(terminal, truncated, horizon, drop_terminal_rows, last_step, not discrete, notes)
     index = episodes.index
-    obs, sizes = _unpadded(_flat(store, OBS, (None, None))[:, :team][index], notes)
+    obs = _flat(store, OBS, (None, None))[:, :team][index]
+    obs, sizes = unpadded(obs, notes) if obs_sizes is None else cut(obs, tuple(obs_sizes), notes)
     state = _state(store, index, notes)
     action, action_mask = _actions(store, count, discrete)
     reward, per_agent = team_reward(_flat(store, REWARD, (count,))[:, :team])
@@ -333,20 +339,6 @@ def _actions(store: OcdbtArray, agents: int, discrete: bool) -> tuple[NDArray[An
         as_flags(_flat(store, LEGAL, (agents, None)), "infos.legals") if LEGAL in store.names else None
     )
     return action, action_mask
-
-
-def _unpadded(obs: NDArray[Any], notes: list[str]) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """Observations with zeros for trailing columns of minus infinity, and each agent's true size."""
-    padding = np.ones(obs.shape[1:], np.bool_)
-    for _, piece in pieces(obs):
-        padding &= np.isneginf(piece).all(axis=0)
-    sizes = tuple(int(n) for n in obs.shape[2] - np.argmin(padding[:, ::-1], axis=1))
-    for agent, size in enumerate(sizes):
-        if padding[agent].any():
-            require(not padding[agent].all(), f"agent {agent} observes nothing but minus infinity")
-            obs[:, agent, size:] = 0
-            notes.append(f"agent {agent} observes {size} entries; minus infinity behind them became zeros")
-    return obs[:, :, : max(sizes)], sizes
 
 
 def _state(store: OcdbtArray, index: Ints, notes: list[str]) -> NDArray[Any] | None:
