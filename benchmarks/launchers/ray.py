@@ -113,7 +113,8 @@ def _require_answer(address: str) -> None:
 def _unreachable(address: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"--address {address}: no Ray cluster can be joined there ({_first_line(error)}); start one with "
-        "'ray start --head' and give the address that it prints, or leave --address out for a Ray of this machine alone"
+        "'ray start --head' and give the address that it prints, or leave --address out for a Ray of this machine "
+        "alone"
     )
 
 
