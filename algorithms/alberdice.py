@@ -151,7 +151,9 @@ class AlberDICE(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Per agent nu, e, policy and conditional data policies; one marginal data policy for all."""
-        h, n, a = self.config.hidden, spec.n_agents, spec.action_size
+        h = self.config.hidden
+        n = spec.n_agents
+        a = spec.action_size
         self.nu = StateValue(self.init, spec.state_size + 1, h, n)
         self.e = MLP(self.init, (spec.state_size, h, h, a), stack=(n,))
         recurrent = self.config.history == "rnn"
@@ -174,13 +176,12 @@ class AlberDICE(Algorithm):
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
         done = self._optimizers["data"].count.clone()  # updates made
         alpha = self._alpha(done)
-        sequences, (batch, real) = batch, as_transitions(batch)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         real = None if real is None else real.unsqueeze(1)  # [R, 1, B]
-        obs, state, action_mask = (
-            with_agent_id(batch.obs),
-            batch.state.unsqueeze(1),
-            batch.action_mask.movedim(2, 1),
-        )
+        obs = with_agent_id(batch.obs)
+        state = batch.state.unsqueeze(1)
+        action_mask = batch.action_mask.movedim(2, 1)
         action = batch.action.movedim(2, 1)  # agents first: [R, N, B]
         logits = self.actor.of_batch(sequences, obs)
         assert isinstance(logits, Tensor)
@@ -209,24 +210,15 @@ class AlberDICE(Algorithm):
 
         # 4. Policy
         gain = log_data.detach() + e.detach() / per_replica(alpha, 4)
-        if self.config.projection == "forward":
-            distance = -(F.softmax(gain, -1) * log_pi).sum(-1)  # up to the best policy's entropy
-        else:
-            distance = per_replica(alpha, 3) * (log_pi.exp() * (log_pi - gain)).sum(-1)
-        policy_loss = (floored * distance).sum((1, 2))
+        policy_loss = (floored * self._distance(log_pi, gain, alpha)).sum((1, 2))
 
         norms = self.step(data=data_loss)
         started = done >= self.config.pretrain
         norms |= self.step_if(started, nu=nu_loss, e=e_loss, policy=policy_loss)
         losses = {"nu_loss": nu_loss, "e_loss": e_loss, "policy_loss": policy_loss, "data_loss": data_loss}
         filled = None if real is None else real.squeeze(1)
-        parts = {"rho": ratios.log_rho.exp(), "kappa": ratios.kappa}
-        means = {name: mean_over(value.movedim(1, 2), filled) for name, value in parts.items()}
-        # Every agent's nu estimates the team's value, so they are averaged, not added up.
-        common = data_value(nu.movedim(1, 2), filled)
-        common |= effective_sample_size(weight.movedim(1, 2), filled)
-        common |= data_likelihood(chosen(log_pi, action).movedim(1, 2), filled)
-        return detached(losses) | means | {"alpha": alpha} | common | norms
+        common = self._metrics(ratios, nu, weight, chosen(log_pi, action), filled)
+        return detached(losses) | {"alpha": alpha} | common | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
@@ -234,7 +226,8 @@ class AlberDICE(Algorithm):
 
     def _alpha(self, done: Tensor) -> Tensor:
         """Strength of the regularizer after ``done`` updates, ``[R]``."""
-        start, end = self.hyperparameter("alpha"), self.hyperparameter("alpha_end")
+        start = self.hyperparameter("alpha")
+        end = self.hyperparameter("alpha_end")
         if not self.config.anneal:
             return start
         return start * (end / start) ** (done / self.config.anneal).clamp(max=1.0).to(self.dtype)
@@ -244,14 +237,35 @@ class AlberDICE(Algorithm):
         log_cap = self.hyperparameter("ratio_cap", 3).log()
         return self.data_others.ratios(batch, log_pi.movedim(1, 2), FLOOR, log_cap)
 
+    def _distance(self, log_pi: Tensor, gain: Tensor, alpha: Tensor) -> Tensor:
+        """Of the policies from exp(gain), normalized, ``[R, N, B]``; ``log_pi`` and ``gain [R, N, B, A]``."""
+        if self.config.projection == "forward":
+            return -(F.softmax(gain, -1) * log_pi).sum(-1)  # up to the best policy's entropy
+        return per_replica(alpha, 3) * (log_pi.exp() * (log_pi - gain)).sum(-1)
+
+    def _metrics(
+        self, ratios: Ratios, nu: Tensor, weight: Tensor, log_prob: Tensor, filled: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Batch means ``[R]`` of tensors whose agents stand before their steps, ``[R, N, B]``."""
+        parts = {"rho": ratios.log_rho.exp(), "kappa": ratios.kappa}
+        means = {name: mean_over(value.movedim(1, 2), filled) for name, value in parts.items()}
+        # Every agent's nu estimates the team's value, so they are averaged, not added up.
+        means |= data_value(nu.movedim(1, 2), filled)
+        means |= effective_sample_size(weight.movedim(1, 2), filled)
+        return means | data_likelihood(log_prob.movedim(1, 2), filled)
+
     def _nu_loss(
         self, batch: Batch, alpha: Tensor, kappa: Tensor, log_weight: Tensor, real: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of nu ``[R]``, the advantages ``[R, N, B]`` that e is fitted to, and nu ``[R, N, B]``."""
-        alpha, gamma, size = per_replica(alpha, 3), self.hyperparameter("gamma", 3), steps_of(batch, real)
+        alpha = per_replica(alpha, 3)
+        gamma = self.hyperparameter("gamma", 3)
+        size = steps_of(batch, real)
         state, after = (F.pad(s, (0, 1)).unsqueeze(1) for s in (batch.state, batch.next_state))
         absorbing = F.pad(torch.zeros_like(batch.state[:, None, :1]), (0, 1), value=1.0)
-        nu, nu_end, mask = self.nu(state), self.nu(absorbing), batch.mask.unsqueeze(1)
+        nu = self.nu(state)
+        nu_end = self.nu(absorbing)
+        mask = batch.mask.unsqueeze(1)
         nu_next = mask * self.nu(after) + (1.0 - mask) * nu_end
         reward = self.hyperparameter("reward_scale", 3) * batch.reward.unsqueeze(1)
         e = reward - alpha * kappa + gamma * nu_next - nu

@@ -150,7 +150,8 @@ class CFCQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Discrete: agents' values, mixer and behavior policy. Continuous: twin critic and policies."""
-        c, h = self.config, self.config.hidden
+        c = self.config
+        h = c.hidden
         if spec.discrete:
             recurrent = c.history == "rnn"
             self.fields = team_fields(recurrent, mixed=True)
@@ -165,18 +166,21 @@ class CFCQL(Algorithm):
         self.fields = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
         if c.other_actions == "next":
             self.fields = (*self.fields, "next_action")
-        n, a = spec.n_agents, spec.action_size
+        n = spec.n_agents
+        a = spec.action_size
         sizes = (spec.obs_size + n, h, h, a)
         self.actor = PerAgent(DeterministicActor(self.init, sizes, (n,), last_bound=3e-3, norm=c.batch_norm))
         self.q = Ensemble(self.init, (spec.state_size + n * a, h, h, 1), 2, norm=c.batch_norm)
-        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.target_actor = self.make_target(self.actor)
+        self.target_q = self.make_target(self.q)
         self.add_optimizer(q=self.q, policy=self.actor)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the target's actions and of the penalty's samples."""
         if self.spec.discrete:
             return {}
-        k, one = self.config.samples, (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
+        k = self.config.samples
+        one = (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
         around: dict[str, tuple[Kind, tuple[int, ...]]] = {"policy": ("normal", (2, k, *one))}
         wanted = around if self.config.policy_samples else {}
         return {"target": ("normal", one), "uniform": ("uniform", (k, *one)), **wanted}
@@ -201,8 +205,11 @@ class CFCQL(Algorithm):
     # Discrete -------------------------------------------------------------------------------------------
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, action_mask, state = self.config, batch.action_mask[:, :, :-1], batch.state[:, :, :-1]
-        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        c = self.config
+        action_mask = batch.action_mask[:, :, :-1]
+        state = batch.state[:, :, :-1]
+        gamma = self.hyperparameter("gamma", 3)
+        trace = self.hyperparameter("td_lambda", 3)
 
         # 1. TD
         found = team_targets(self.team, self.target, batch, gamma, trace)
@@ -240,12 +247,15 @@ class CFCQL(Algorithm):
     # Continuous -----------------------------------------------------------------------------------------
 
     def _continuous(self, batch: Batch) -> dict[str, Tensor]:
-        c, used = self.config, self.action_dimensions
-        obs, next_obs = with_agent_id(batch.obs), with_agent_id(batch.next_obs)
+        c = self.config
+        used = self.action_dimensions
+        obs = with_agent_id(batch.obs)
+        next_obs = with_agent_id(batch.next_obs)
 
         # 1. TD
         with torch.no_grad():
-            noise, std = batch.noise["target"], self.hyperparameter("target_noise", 4)
+            noise = batch.noise["target"]
+            std = self.hyperparameter("target_noise", 4)
             after = smoothed_action(self._act(self.target_actor, next_obs), noise, std) * used
             value = self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
@@ -283,11 +293,15 @@ class CFCQL(Algorithm):
     @torch.no_grad()
     def _samples(self, batch: Batch, obs: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Team actions [R, K, B, N, N A] with one agent's sampled, and that sample's log density [R, K, B, N]."""
-        c, noise, data = self.config, batch.noise, batch.action.unsqueeze(1)
+        c = self.config
+        noise = batch.noise
+        data = batch.action.unsqueeze(1)
         now = after = batch.action
         if c.policy_samples:
-            now, after = self._act(self.actor, obs), self._act(self.actor, next_obs)
-        std, used = self.hyperparameter("sample_std"), self.action_dimensions
+            now = self._act(self.actor, obs)
+            after = self._act(self.actor, next_obs)
+        std = self.hyperparameter("sample_std")
+        used = self.action_dimensions
         own, density = penalty_samples(now, after, noise["uniform"], noise.get("policy"), std, used)
         if c.other_actions == "data" or not c.policy_samples:
             return counterfactual_actions(data, own), density

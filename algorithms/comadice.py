@@ -100,7 +100,8 @@ class ComaDICE(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, q, nu, mixer and the two multipliers; targets of q, nu and mixer."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
         self.fields = step_fields(
@@ -112,27 +113,33 @@ class ComaDICE(Algorithm):
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
         self.lambda_v = nn.ParameterList([self.init.constant(0.0, 1, 1)])
         self.lambda_e = nn.ParameterList([self.init.constant(0.0, 1, 1)])
-        self.target_q, self.target_nu = self.make_target(self.q), self.make_target(self.nu)
+        self.target_q = self.make_target(self.q)
+        self.target_nu = self.make_target(self.nu)
         self.target_mixer = self.make_target(self.mixer)
         self.add_optimizer(q=(self.q, self.mixer), nu=self.nu, lambda_v=self.lambda_v)
         self.add_optimizer(policy=self.actor, lambda_e=self.lambda_e)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        sequences, (batch, real) = batch, as_transitions(batch)
-        f, alpha, obs = self.config.divergence, self.hyperparameter("alpha", 3), with_agent_id(batch.obs)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
+        f = self.config.divergence
+        alpha = self.hyperparameter("alpha", 3)
+        obs = with_agent_id(batch.obs)
 
         # 1. Q
         with torch.no_grad():
-            nu_next = self.target_mixer.total(self.target_nu(with_agent_id(batch.next_obs)), batch.next_state)
-            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * nu_next
-        w, b = self.mixer(batch.state)
+            nu_next = self.target_nu(with_agent_id(batch.next_obs))
+            nu_total_next = self.target_mixer(nu_next, batch.next_state)
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * nu_total_next
+        w, b = self.mixer.coefficients(batch.state)
         q = self.q(obs, batch.action)[:, 0]
         q_total = (w * q).sum(-1) + b
         q_loss = mean_over((q_total - y).square(), real)
 
         # 2. nu
-        nu, lambda_v = self.nu(obs), self.lambda_v[0]
+        nu = self.nu(obs)
+        lambda_v = self.lambda_v[0]
         e = w.detach() * (q.detach() - nu)
         starts = (1.0 - self.hyperparameter("gamma")) * mean_over(
             nu, batch.first if real is None else batch.first * real
@@ -142,8 +149,8 @@ class ComaDICE(Algorithm):
 
         # 3. Weights
         with torch.no_grad():
-            advantage = self.target_mixer(batch.state)[0]
-            advantage = advantage * (self.target_q(obs, batch.action)[:, 0] - self.nu(obs))
+            w_target, _ = self.target_mixer.coefficients(batch.state)
+            advantage = w_target * (self.target_q(obs, batch.action)[:, 0] - self.nu(obs))
             omega = ratio(f, (advantage - self.lambda_e[0]) / alpha)
             team = torch.minimum(omega, self.hyperparameter("omega_cap", 3)).sum(-1, keepdim=True)
 

@@ -65,6 +65,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import AgentNet, ConvexMixer, LinearMixer, QNetworkConfig
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -72,6 +73,7 @@ from marlzoo.objectives import (
     softmax_weights,
     td_lambda,
 )
+from marlzoo.replicas import per_replica
 from marlzoo.spec import Spec
 
 SMAC: dict[str, Any] = {"history": "rnn", "hidden": 64, "batch_size": 32, "grad_clip": 20.0}
@@ -115,6 +117,7 @@ class ICQ(Algorithm):
     """ICQ-MA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: ICQConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = ICQConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -134,13 +137,15 @@ class ICQ(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, critics and mixer; targets of the last two."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.fields = team_fields(recurrent, mixed=True)
         if recurrent:
             self.sampling = "sequence"
         else:
             self.fields = (*self.fields, "next_action")
-        n_in, n_out = spec.obs_size + spec.n_agents, spec.action_size
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
         n_critic = n_in + (spec.state_size if c.critic_sees_state else 0)
         self.actor: nn.Module
         if spec.discrete:
@@ -166,12 +171,15 @@ class ICQ(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, batch = self.config, as_sequences(batch)
+        c = self.config
+        batch = as_sequences(batch)
         batch = batch if c.mask_softmax else zero_padded(batch)
         actions, known = known_actions(batch)
 
         # 1. Critic
         y = self._targets(batch, actions, known)
+        if self.memory is not None:
+            y = self.memory.lift(y, batch)
         values = self._team_values(self.critic, batch, batch.action, slice(0, -1))
         q_tot = values[1]
         critic_loss = mean_over((q_tot - y.unsqueeze(1)).square().sum(1), known)
@@ -210,6 +218,10 @@ class ICQ(Algorithm):
             return RecurrentPolicy(self.actor, TanhGaussianPolicy)
         return TanhGaussianPolicy(self.actor)
 
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self._team_values(self.critic, batch, batch.action, slice(0, -1))[1].amin(1)
+
     @torch.no_grad()
     def _targets(self, batch: Batch, actions: Tensor, known: Tensor) -> Tensor:
         """G, [R, B, L]."""
@@ -219,7 +231,8 @@ class ICQ(Algorithm):
         used = torch.cat((batch.filled[:, :, :1], known * batch.mask), dim=2)
         valid = used if self.config.mask_softmax else None
         u = softmax_weights(total, self.hyperparameter("critic_temperature", 3), valid=valid) * total
-        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        gamma = self.hyperparameter("gamma", 3)
+        trace = self.hyperparameter("td_lambda", 3)
         return td_lambda(batch.reward, u, batch.mask, known, gamma, trace)
 
     def _team_values(
@@ -231,7 +244,8 @@ class ICQ(Algorithm):
         ``[R, B, rows, N]``.
         """
         q_net, mixer = critic
-        state, obs = batch.state[:, :, rows], with_agent_id(batch.obs[:, :, rows])
+        state = batch.state[:, :, rows]
+        obs = with_agent_id(batch.obs[:, :, rows])
         parts = (state.unsqueeze(-2), obs) if self.config.critic_sees_state else (obs,)
         if self.spec.discrete:
             heads = q_net(*parts)
@@ -239,7 +253,7 @@ class ICQ(Algorithm):
             taken = chosen(q, actions.unsqueeze(1).expand(q.shape[:-1]))
         else:
             q = taken = q_net(*parts, actions).squeeze(-1)
-        k, b = mixer(state)
+        k, b = mixer.coefficients(state)
         return q, (k.unsqueeze(1) * taken).sum(-1) + b.unsqueeze(1), k
 
     def _policy_loss(self, batch: Batch, q: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -250,7 +264,8 @@ class ICQ(Algorithm):
             q: agents' values of their actions (discrete: of all), ``[R, B, L, N(, A)]``.
             k: the mixer's weights without gradient, ``[R, B, L, N]``.
         """
-        c, inside = self.config, self.config.policy_weight == "k_inside"
+        c = self.config
+        inside = c.policy_weight == "k_inside"
         advantage, log_prob = self._policy_terms(batch, q)
         valid = batch.filled.unsqueeze(-1) if c.mask_softmax else None
         score = k * advantage if inside else advantage
@@ -264,7 +279,8 @@ class ICQ(Algorithm):
     def _policy_terms(self, batch: Batch, q: Tensor) -> tuple[Tensor, Tensor]:
         """Advantage (without gradient) and log probability of the data's actions, [R, B, L, N] each."""
         if self.spec.discrete:
-            logits, action_mask = self.actor(batch)[:, :, :-1], batch.action_mask[:, :, :-1]
+            logits = self.actor(batch)[:, :, :-1]
+            action_mask = batch.action_mask[:, :, :-1]
             log_pi = legal_log_policy(logits, action_mask, self.hyperparameter("epsilon", 5))
             # Padding has no legal action, so nothing is subtracted there.
             baseline = (log_pi.exp() * q).sum(-1) * observed(batch)[:, :, :-1].unsqueeze(-1)
@@ -297,10 +313,11 @@ def observed(batch: Batch) -> Tensor:
 
 def zero_padded(batch: Batch) -> Batch:
     """The batch with zeros for observations, states and actions beyond each sequence's final row."""
-    values, rows_seen = batch.tensors(), observed(batch)
+    values = batch.tensors()
+    rows_seen = observed(batch)
     for name, rows in (("obs", rows_seen), ("state", rows_seen), ("action", batch.filled)):
         value = values[name]
-        values[name] = value * rows.view(*rows.shape, *(1,) * (value.ndim - 3)).to(value.dtype)
+        values[name] = value * per_replica(rows, value.ndim).to(value.dtype)
     return Batch.of(batch.noise, **values)
 
 

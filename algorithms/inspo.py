@@ -64,7 +64,7 @@ from marlzoo.config import (
     NonNegative,
     Positive,
 )
-from marlzoo.modules.behavior import OthersBehavior
+from marlzoo.modules.behavior import OthersBehavior, Ratios
 from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
 from marlzoo.modules.policies import Policy, log_softmax, mask_logits
 from marlzoo.modules.teams import StochasticActor
@@ -122,7 +122,8 @@ class InSPO(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Per agent a policy, a critic, marginal and conditional behavior models; targets of the critics."""
-        c, n = self.config, spec.n_agents
+        c = self.config
+        n = spec.n_agents
         recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask", "state")
@@ -153,33 +154,29 @@ class InSPO(Algorithm):
         done = self._optimizers["behavior"].count.clone()  # updates made
         active = self._turn(done, batch.noise["turns"])
         self._start_at_the_data(done == self.config.pretrain)
-        (alpha, beta), rows = self._strengths(done), batch
-        batch, real = as_transitions(batch)
+        alpha, beta = self._strengths(done)
+        rows = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         log_pi, _ = self._log_probs(self.actor, rows, batch)
         log_mu, log_mu_next = self._log_probs(self.data, rows, batch)
 
         # 1. Behavior
-        with torch.no_grad():
-            policies = log_pi.detach()
-        floor = self.hyperparameter("support_floor", 5)
-        log_cap = self.hyperparameter("ratio_cap", 3).log()
-        others = self.data_others.ratios(batch, policies, floor, log_cap)
+        policies = log_pi.detach()
+        others = self._ratios(batch, policies)
         marginal = chosen(log_mu, batch.action)
         likelihood = marginal + others.log_likelihood.movedim(1, 2)
         behavior_loss = -mean_over(likelihood.sum(-1), real)
 
         # 2. Others
+        kappa = others.kappa.movedim(1, 2)
         entropy = -(policies.exp() * policies).sum(-1)  # [R, B, N]
-        kappa, h = others.kappa.movedim(1, 2), entropy.sum(-1, keepdim=True) - entropy
-        log_rho = torch.maximum(others.log_rho.movedim(1, 2), self.hyperparameter("ratio_floor", 3).log())
-        padding = torch.zeros_like(log_rho) if real is None else real.log().unsqueeze(-1)
-        weight = F.softmax(log_rho + padding, dim=1)
+        h = entropy.sum(-1, keepdim=True) - entropy
+        weight = self._weight(others.log_rho.movedim(1, 2), real)
 
         # 3. Q
         with torch.no_grad():
-            v_next = self._soft_value(
-                self.target_q(batch.next_obs), log_mu_next, batch.next_action_mask, alpha, beta
-            )
+            q_next = self.target_q(batch.next_obs)
+            v_next = self._soft_value(q_next, log_mu_next, batch.next_action_mask, alpha, beta)
             carry = self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
             y = batch.reward.unsqueeze(-1) - alpha * kappa + beta * h + carry * v_next
         q_all = self.q(batch.obs)
@@ -211,7 +208,8 @@ class InSPO(Algorithm):
 
     def _turn(self, done: Tensor, drawn: Tensor) -> Tensor:
         """Whose policy steps, [R, N] bool (a scalar where all step together); a new order for every round."""
-        n, started = self.spec.n_agents, done >= self.config.pretrain
+        n = self.spec.n_agents
+        started = done >= self.config.pretrain
         if self.config.history == "rnn":
             return started
         if not self.config.in_turn:
@@ -229,7 +227,8 @@ class InSPO(Algorithm):
 
     def _strengths(self, done: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha and beta after ``done`` updates, [R, 1, 1]."""
-        c, names = self.config, ("alpha", "alpha_end", "beta", "beta_end")
+        c = self.config
+        names = ("alpha", "alpha_end", "beta", "beta_end")
         alpha, alpha_end, beta, beta_end = (self.hyperparameter(name, 3) for name in names)
         if not c.anneal:
             return alpha, beta
@@ -247,6 +246,18 @@ class InSPO(Algorithm):
             after = log_softmax(actor.network(with_agent_id(batch.next_obs)), batch.next_action_mask)
         return now, after
 
+    def _ratios(self, batch: Batch, log_pi: Tensor) -> Ratios:
+        """Compare the others' policies ``log_pi [R, B, N, A]`` with the data's conditional ones."""
+        floor = self.hyperparameter("support_floor", 5)
+        log_cap = self.hyperparameter("ratio_cap", 3).log()
+        return self.data_others.ratios(batch, log_pi, floor, log_cap)
+
+    def _weight(self, log_rho: Tensor, real: Tensor | None) -> Tensor:
+        """The others' ratios ``exp(log_rho) [R, B, N]``, at least the floor, with sum 1 over the real steps."""
+        log_rho = torch.maximum(log_rho, self.hyperparameter("ratio_floor", 3).log())
+        padding = torch.zeros_like(log_rho) if real is None else real.log().unsqueeze(-1)
+        return F.softmax(log_rho + padding, dim=1)
+
     def _floored(self, log_mu: Tensor) -> Tensor:
         """Log probabilities under the behavior, bounded below so that no weight is infinite."""
         return log_mu.clamp_min(math.log(MARGINAL_FLOOR))
@@ -255,7 +266,8 @@ class InSPO(Algorithm):
         self, q: Tensor, log_mu: Tensor, action_mask: Tensor, alpha: Tensor, beta: Tensor
     ) -> Tensor:
         """V of the best answer, ``[R, B, N]``, from ``q`` and ``log_mu [R, B, N, A]``."""
-        strength, share = alpha + beta, per_replica(alpha / (alpha + beta), 4)
+        strength = alpha + beta
+        share = per_replica(alpha / (alpha + beta), 4)
         scaled = share * self._floored(log_mu) + q / per_replica(strength, 4)
         value: Tensor = strength * torch.logsumexp(mask_logits(scaled, action_mask), dim=-1)
         return value

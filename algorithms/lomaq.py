@@ -89,7 +89,8 @@ class LocalMixers(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, near: Tensor, embed: int, hidden: int) -> None:
         super().__init__()
-        n, size = spec.n_agents, spec.state_size
+        n = spec.n_agents
+        size = spec.state_size
         self.first = MLP(init, (size, hidden, n * embed), stack=(n,))
         self.first_bias = Linear(init, size, embed, stack=(n,))
         self.last = MLP(init, (size, hidden, embed), stack=(n,))
@@ -99,12 +100,14 @@ class LocalMixers(nn.Module):
 
     def forward(self, utilities: Tensor, state: Tensor) -> Tensor:
         """Every agent's value ``[R, ..., N]`` of ``utilities [R, ..., N]`` in ``state [R, ..., S]``."""
-        seen, n = state.unsqueeze(1), len(self.near)
+        seen = state.unsqueeze(1)
+        n = len(self.near)
         near = self.near.view(n, *(1,) * (state.ndim - 2), n, 1)
         first = self.first(seen).abs().unflatten(-1, (n, self.embed)) * near  # [R, N, ..., N, E]
         mixed = utilities.unsqueeze(1).unsqueeze(-2) @ first  # [R, N, ..., 1, E]
         hidden = F.elu(mixed + self.first_bias(seen).unsqueeze(-2))
-        weighted = (hidden @ self.last(seen).abs().unsqueeze(-1)).squeeze(-1).squeeze(-1)
+        last = self.last(seen).abs().unsqueeze(-1)  # [R, N, ..., E, 1]
+        weighted = (hidden @ last).squeeze(-1).squeeze(-1)
         total: Tensor = weighted + self.value(seen).squeeze(-1)
         return total.movedim(1, -1)
 
@@ -129,22 +132,26 @@ class LOMAQ(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Utilities and mixers, and their targets."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.fields = row_fields(recurrent, "obs", "state", "action_mask", "action", "agent_reward", "mask")
         shape = QNetworkConfig(c.hidden, recurrent, relu=c.memory_relu)
         self.agents = AgentNet(self.init, spec, shape)
         near = neighborhoods(c.graph, spec.n_agents, c.reach).to(self.device, self.dtype)
         self.mixers = LocalMixers(self.init, spec, near, c.mixer_embed, c.mixer_hidden)
-        self.target_agents, self.target_mixers = self.make_target(self.agents), self.make_target(self.mixers)
+        self.target_agents = self.make_target(self.agents)
+        self.target_mixers = self.make_target(self.mixers)
         around = neighborhoods(c.graph, spec.n_agents, c.reward_reach).to(self.device, self.dtype)
         self.register_buffer("shares", around / around.sum(0), persistent=False)  # [N, N], columns sum to 1
         self.add_optimizer(q=(self.agents, self.mixers))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
-        c, batch = self.config, as_sequences(batch)
-        state, filled = batch.state, batch.filled
+        c = self.config
+        batch = as_sequences(batch)
+        state = batch.state
+        filled = batch.filled
 
         # 1. Values
         every = self.agents(batch)

@@ -146,7 +146,10 @@ class MACFlow(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """The joint flow, students, twin critics and their target."""
-        c, n, a, h = self.config, spec.n_agents, spec.action_size, self.config.hidden
+        c = self.config
+        n = spec.n_agents
+        a = spec.action_size
+        h = c.hidden
         recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
@@ -167,7 +170,8 @@ class MACFlow(Algorithm):
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Where the flow starts and stands, the students' noise (also at the last row), and places among actions."""
-        steps, team = self.config.batch_size * self.length, (self.spec.n_agents, self.spec.action_size)
+        steps = self.config.batch_size * self.length
+        team = (self.spec.n_agents, self.spec.action_size)
         found: dict[str, tuple[Kind, tuple[int, ...]]] = {
             "time": ("uniform", (steps, 1)),
             "start": ("normal", (steps, *team)),
@@ -186,11 +190,13 @@ class MACFlow(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of flow, critics and students; metrics are losses, batch means and gradient norms, each [R]."""
-        rows, z = as_sequences(batch), self._student_noise(batch)
+        rows = as_sequences(batch)
+        z = self._student_noise(batch)
         steps, real = as_transitions(batch)
         out = self.student(with_noise(rows.obs, z, self.config.noise == "shared"))
         out = out[0] if isinstance(out, tuple) else out  # [R, B, L + 1, N, A]
-        now, after = out[:, :, :-1].flatten(1, 2), out[:, :, 1:].flatten(1, 2).detach()
+        now = out[:, :, :-1].flatten(1, 2)
+        after = out[:, :, 1:].flatten(1, 2).detach()
         context = steps.obs.flatten(-2)
 
         # 1. Flow
@@ -208,7 +214,8 @@ class MACFlow(Algorithm):
         action_mask = steps.action_mask if self.spec.discrete else None
         value = self._value(self.q, steps.obs, now, action_mask)
         if self.config.normalize_q:
-            value = value / mean_over(value.detach().abs(), real).clamp_min(1e-6).unsqueeze(-1)
+            size = mean_over(value.detach().abs(), real).clamp_min(1e-6)
+            value = value / size.unsqueeze(-1)
         with torch.no_grad():
             same = z[:, :, :-1].flatten(1, 2).flatten(-2)
             teacher = integrate(self.flow, context, same, self.config.flow_steps).view_as(now)
@@ -226,7 +233,8 @@ class MACFlow(Algorithm):
 
     def policy(self) -> Policy:
         """The students, or the flow itself."""
-        c, used = self.config, self.action_dimensions
+        c = self.config
+        used = self.action_dimensions
         if c.deploy == "flow":
             return FlowPolicy(self.flow, used, c.eval_steps, self.spec.discrete)
 
@@ -245,10 +253,12 @@ class MACFlow(Algorithm):
 
     def _flow_loss(self, steps: Batch, context: Tensor, real: Tensor | None) -> Tensor:
         """Squared distance of the field from the straight way to the data, [R]."""
-        used, data = self.action_dimensions, steps.action
+        used = self.action_dimensions
+        data = steps.action
         if self.spec.discrete:
             data = one_hot(data, self.spec.action_size, self.dtype)
-        start, time = steps.noise["start"], steps.noise["time"]
+        start = steps.noise["start"]
+        time = steps.noise["time"]
         if self.config.coupling == "mosdot":
             data = self.coupling(context, start.flatten(-2), steps.noise["member"]).view_as(start)
         between = torch.lerp(start, data, time.unsqueeze(-1))
@@ -295,7 +305,9 @@ class StudentPolicy(Policy):
 
     def __init__(self, network: nn.Module, used: Tensor, noise: Noise, discrete: bool) -> None:
         super().__init__()
-        self.network, self.noise, self.discrete = network, noise, discrete
+        self.network = network
+        self.noise = noise
+        self.discrete = discrete
         self.execution: Execution = "shared_randomness" if noise == "shared" else "decentralized"
         self.register_buffer("used", used, persistent=False)
         self._kept: Tensor | None = None  # the episodes' noise [R, E, N, A]
@@ -307,7 +319,8 @@ class StudentPolicy(Policy):
             self._kept = self._fresh = None
             return
         fresh = torch.zeros(self._kept.shape[:2], dtype=torch.bool, device=self._kept.device)
-        fresh[ids if ids.dtype == torch.bool else (slice(None), ids)] = True
+        where = ids if ids.dtype == torch.bool else (slice(None), ids)
+        fresh[where] = True
         self._fresh = fresh if self._fresh is None else self._fresh | fresh
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
@@ -325,14 +338,13 @@ class StudentPolicy(Policy):
         drawn = random.normal(*shape)
         if self.noise != "per_episode":
             return drawn
-        if self._kept is not None:
-            renew = (
-                torch.zeros_like(drawn[..., :1, :1]).bool()
-                if self._fresh is None
-                else self._fresh[..., None, None]
-            )
-            drawn = torch.where(renew, drawn, self._kept)
-        self._kept, self._fresh = drawn, None
+        # An episode keeps the noise that it began with.
+        if self._kept is not None and self._fresh is None:
+            drawn = self._kept
+        elif self._kept is not None and self._fresh is not None:
+            drawn = torch.where(self._fresh[..., None, None], drawn, self._kept)
+        self._kept = drawn
+        self._fresh = None
         return drawn
 
 
@@ -351,7 +363,9 @@ class FlowPolicy(Policy):
 
     def __init__(self, field: VelocityField, used: Tensor, steps: int, discrete: bool) -> None:
         super().__init__()
-        self.field, self.steps, self.discrete = field, steps, discrete
+        self.field = field
+        self.steps = steps
+        self.discrete = discrete
         self.execution: Execution = "centralized"
         self.register_buffer("used", used, persistent=False)
 

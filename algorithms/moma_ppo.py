@@ -105,7 +105,9 @@ class MOMAPPO(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """World model; policies, values and their mixer; the entropy's weight."""
-        c, n, joint = self.config, spec.n_agents, spec.n_agents * spec.obs_size
+        c = self.config
+        n = spec.n_agents
+        joint = spec.n_agents * spec.obs_size
         if c.batch_size > c.starts * c.horizon:
             raise ConfigError(
                 f"{self.name}: batch_size {c.batch_size} must be at most starts * horizon = {c.starts * c.horizon}"
@@ -141,7 +143,8 @@ class MOMAPPO(Algorithm):
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """For actions, members and the order of the steps in each epoch."""
-        c, spec = self.config, self.spec
+        c = self.config
+        spec = self.spec
         return {
             "action": ("normal", (c.starts, c.horizon, spec.n_agents, spec.action_size)),
             "member": ("uniform", (c.starts, c.horizon)),
@@ -178,8 +181,9 @@ class MOMAPPO(Algorithm):
                 gap = self.hyperparameter("entropy_target") - entropy.detach()
                 change = self.hyperparameter("entropy_step") * gap
                 self.alpha.copy_((self.alpha + change).clamp_min(0.0))
-        told = {name: loss.detach() for name, loss in losses.items()}
-        return metrics | told | {"entropy": entropy.detach(), "alpha": self.alpha.clone()} | norms
+        metrics |= {name: loss.detach() for name, loss in losses.items()}
+        metrics |= {"entropy": entropy.detach(), "alpha": self.alpha.clone()}
+        return metrics | norms
 
     def rollouts(self, batch: Batch) -> Imagined:
         """What the present policies go through in the model."""
@@ -200,8 +204,10 @@ class MOMAPPO(Algorithm):
     def experience(self, found: Imagined) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the losses need, ``[R, M, ...]``, and metrics ``[R]``."""
         obs, _ = self.world.split(found.frame)
-        reward, penalty = found.reward.mean(-1), self.penalty(found)
-        value, next_value = self.value(found.frame), self.value(found.next_frame)
+        reward = found.reward.mean(-1)
+        penalty = self.penalty(found)
+        value = self.value(found.frame)
+        next_value = self.value(found.next_frame)
         known = (reward - penalty, value, next_value, found.mask, found.ends, self.hyperparameter("gamma", 2))
         advantage = gae(*known, self.hyperparameter("gae_lambda", 2))
         experience = {
@@ -225,9 +231,9 @@ class MOMAPPO(Algorithm):
             "penalty_aleatoric": found.aleatoric,
             "penalty_reward": found.reward_variance,
         }
-        terms = [
-            self.hyperparameter(name, 3) * torch.minimum(measure, bound) for name, measure in measures.items()
-        ]
+        terms = []
+        for name, measure in measures.items():
+            terms.append(self.hyperparameter(name, 3) * torch.minimum(measure, bound))
         return torch.stack(terms).sum(0)
 
     def losses(self, x: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -252,7 +258,8 @@ class MOMAPPO(Algorithm):
         """V of joint observations, ``[R, ..., D] -> [R, ...]``."""
         obs, _ = self.world.split(frame)
         weights, bias = self.mixer(frame).split((self.spec.n_agents, 1), dim=-1)
-        total: Tensor = (weights * self.values(obs).squeeze(-1)).sum(-1) + bias.squeeze(-1)
+        values = self.values(obs).squeeze(-1)
+        total: Tensor = (weights * values).sum(-1) + bias.squeeze(-1)
         return total
 
     def _dynamics(self) -> Dynamics:
@@ -273,7 +280,8 @@ class GaussianActor(nn.Module):
         sizes = (spec.obs_size, hidden, hidden, 2 * spec.action_size)
         network = MLP(init, sizes, stack=(spec.n_agents,), last_bound=0.1 * hidden**-0.5)
         nn.init.zeros_(cast(Tensor, network.layers[-1].bias))
-        self.net, self.used = PerAgent(network), used
+        self.net = PerAgent(network)
+        self.used = used
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """``[R, ..., N, O] -> [R, ..., N, A]`` twice."""

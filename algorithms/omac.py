@@ -46,6 +46,7 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import LinearMixer, StochasticActor
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -76,6 +77,7 @@ class OMAC(Algorithm):
     """OMAC-style learner for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: OMACConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMACConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -88,7 +90,8 @@ class OMAC(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, q, v and the mixer of both; targets of the last three."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
         self.fields = step_fields(recurrent, "obs", "state", "action", "reward", "mask", "action_mask")
@@ -96,13 +99,15 @@ class OMAC(Algorithm):
         self.q = ActionValues(self.init, spec, c.hidden)
         self.v = ValueNet(self.init, spec.obs_size + spec.n_agents, c.hidden)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_v = self.make_target(self.q), self.make_target(self.v)
+        self.target_q = self.make_target(self.q)
+        self.target_v = self.make_target(self.v)
         self.target_mixer = self.make_target(self.mixer)
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer), v=self.v)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        sequences, (batch, real) = batch, as_transitions(batch)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         obs = with_agent_id(batch.obs)
 
         # 1. V
@@ -111,15 +116,20 @@ class OMAC(Algorithm):
 
         # 2. Q
         with torch.no_grad():
-            v_next = self.target_mixer.total(self.target_v(with_agent_id(batch.next_obs)), batch.next_state)
-            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_next
-        q_total = self.mixer.total(self.q(obs, batch.action)[:, 0], batch.state)
+            v_next = self.target_v(with_agent_id(batch.next_obs))
+            v_total_next = self.target_mixer(v_next, batch.next_state)
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_total_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
+        q = self.q(obs, batch.action)[:, 0]
+        q_total = self.mixer(q, batch.state)
         q_loss = mean_over((q_total - y).square(), real)
 
         # 3. Policy
         with torch.no_grad():
-            advantage = self.hyperparameter("beta", 3) * self.target_mixer(batch.state)[0] * u
-            weight = exponential_weights(advantage, 1.0, self.hyperparameter("weight_cap", 3))
+            w, _ = self.target_mixer.coefficients(batch.state)
+            exponent = self.hyperparameter("beta", 3) * w * u
+            weight = exponential_weights(exponent, 1.0, self.hyperparameter("weight_cap", 3))
         log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
         policy_loss = -mean_over(weight * log_prob, real)
 
@@ -137,3 +147,7 @@ class OMAC(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         return self.actor.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self.mixer(self.q(with_agent_id(batch.obs), batch.action)[:, 0], batch.state)

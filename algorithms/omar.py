@@ -52,7 +52,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_sequences, row_fields, team_fields
@@ -144,7 +144,10 @@ class OMAR(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy and critics, a mixer where one is asked for, and the targets."""
-        c, h, n_in, n_out = self.config, self.config.hidden, spec.obs_size + spec.n_agents, spec.action_size
+        c = self.config
+        h = c.hidden
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
         if c.search == "cem" and c.search_elites > c.search_samples:
             raise ConfigError(
                 f"omar: search_elites is {c.search_elites}, more than search_samples, {c.search_samples}"
@@ -159,26 +162,30 @@ class OMAR(Algorithm):
             self.target_team = self.make_target(self.team)
             self.add_optimizer(policy=self.actor_net, critic=self.team)
             return
-        own, norm = 0 if c.mixed else spec.n_agents, c.input_norm == "batch"
+        own = 0 if c.mixed else spec.n_agents
+        norm = c.input_norm == "batch"
         team = ("reward", "state") if c.mixed else ("agent_reward",)
         self.fields = row_fields(False, "obs", "action", "mask", *team)
         sizes = (n_in, h, h, n_out)
         self.actor = for_agents(lambda stack: DeterministicActor(self.init, sizes, stack, 3e-3, norm), own)
         self.q = Ensemble(self.init, (n_in + n_out, h, h, 1), agents=own, norm=norm)
-        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
-        self.mixer = (
-            LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents) if c.mixed else None
-        )
-        self.target_mixer = None if self.mixer is None else self.make_target(self.mixer)
-        self.add_optimizer(
-            policy=self.actor, critic=(self.q,) if self.mixer is None else (self.q, self.mixer)
-        )
+        self.target_actor = self.make_target(self.actor)
+        self.target_q = self.make_target(self.q)
+        self.mixer: LinearMixer | None = None
+        self.target_mixer: LinearMixer | None = None
+        critic: tuple[nn.Module, ...] = (self.q,)
+        if c.mixed:
+            self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
+            self.target_mixer = self.make_target(self.mixer)
+            critic = (self.q, self.mixer)
+        self.add_optimizer(policy=self.actor, critic=critic)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the penalty's and of the search's actions."""
         if self.spec.discrete:
             return {}
-        c, one = self.config, (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
+        c = self.config
+        one = (c.batch_size, self.spec.n_agents, self.spec.action_size)
         around: dict[str, tuple[Kind, tuple[int, ...]]] = {"normal": ("normal", (2, c.cql_samples, *one))}
         return {
             "uniform": ("uniform", (c.cql_samples, *one)),
@@ -195,8 +202,9 @@ class OMAR(Algorithm):
         return self.actor_net.policy() if self.spec.discrete else SquashedPolicy(self.actor, tanh=False)
 
     def _continuous(self, batch: Batch) -> dict[str, Tensor]:
-        c, used = self.config, self.action_dimensions
-        obs, next_obs = with_agent_id(batch.obs), with_agent_id(batch.next_obs)
+        used = self.action_dimensions
+        obs = with_agent_id(batch.obs)
+        next_obs = with_agent_id(batch.next_obs)
         action = self.actor(obs, batch=True) * used
 
         # 1. Target
@@ -207,25 +215,22 @@ class OMAR(Algorithm):
             if self.target_mixer is None:
                 y = batch.agent_reward + gamma.unsqueeze(-1) * q_after
             else:
-                y = (batch.reward + gamma * self.target_mixer.total(q_after, batch.next_state)).unsqueeze(-1)
+                y = (batch.reward + gamma * self.target_mixer(q_after, batch.next_state)).unsqueeze(-1)
 
         # 2. Critics
         q = self.q(obs, batch.action).squeeze(-1)  # [R, 2, B, N]
-        normal = batch.noise["normal"] if c.policy_samples else None
-        with torch.no_grad():
-            next_action = self.actor(next_obs, batch=True) * used
-            sigma = self.hyperparameter("cql_sigma")
-            samples, density = penalty_samples(
-                action.detach(), next_action, batch.noise["uniform"], normal, sigma, used
-            )
-        q_sampled = torch.cat([self.q(obs.unsqueeze(1), x) for x in self._judged(samples)], 2).squeeze(-1)
+        samples, density = self._samples(action, next_obs, batch.noise)
+        judged = [self.q(obs.unsqueeze(1), part) for part in self._judged(samples)]
+        q_sampled = torch.cat(judged, 2).squeeze(-1)  # [R, 2, K, B, N]
         fitted = q
         if self.mixer is not None:
-            w, b = self.mixer(batch.state)
-            q, q_sampled = w.unsqueeze(1) * q, w[:, None, None] * q_sampled
+            w, b = self.mixer.coefficients(batch.state)
+            q = w.unsqueeze(1) * q
+            q_sampled = w[:, None, None] * q_sampled
             fitted = q.sum(-1, keepdim=True) + b[:, None, :, None]
         td = mean_over((fitted - y.unsqueeze(1)).square().sum((1, 3)))
-        penalty = mean_over((sampled_logsumexp(q_sampled, density.unsqueeze(1), dim=2) - q).sum((1, 3)))
+        lse = sampled_logsumexp(q_sampled, density.unsqueeze(1), dim=2)
+        penalty = mean_over((lse - q).sum((1, 3)))
         norms = self.step(critic=td + self.hyperparameter("cql_alpha") * penalty)
 
         # 3. Search
@@ -234,32 +239,45 @@ class OMAR(Algorithm):
         found = torch.where((best_value > value.detach()).unsqueeze(-1), best, action.detach())
 
         # 4. Policy
-        coe, size = self.hyperparameter("omar_coe", 3), action_size(action, used)
+        coe = self.hyperparameter("omar_coe", 3)
+        size = action_size(action, used)
         pull = coe * action_error(action, found, used) - (1.0 - coe) * value
         policy_loss = mean_over(pull + self.hyperparameter("action_penalty", 3) * size)
         norms |= self.step(policy=policy_loss)
-        tau = self.hyperparameter("tau")
-        self.soft_update(self.target_actor, self.actor, tau)
-        self.soft_update(self.target_q, self.q, tau)
-        if self.mixer is not None and self.target_mixer is not None:
-            self.soft_update(self.target_mixer, self.mixer, tau)
+        self._update_targets()
         losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
         means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
         common = data_value(fitted[:, 0]) | saturation(action, used)
         return detached(losses | means) | common | norms
 
+    def _update_targets(self) -> None:
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_actor, self.actor, tau)
+        self.soft_update(self.target_q, self.q, tau)
+        if self.mixer is not None and self.target_mixer is not None:
+            self.soft_update(self.target_mixer, self.mixer, tau)
+
+    @torch.no_grad()
+    def _samples(self, action: Tensor, next_obs: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The penalty's actions ``[R, K, B, N, A]`` and the log densities they are drawn with, ``[R, K, B, N]``."""
+        used = self.action_dimensions
+        next_action = self.actor(next_obs, batch=True) * used
+        normal = noise["normal"] if self.config.policy_samples else None
+        sigma = self.hyperparameter("cql_sigma")
+        return penalty_samples(action.detach(), next_action, noise["uniform"], normal, sigma, used)
+
     def _judged(self, samples: Tensor) -> tuple[Tensor, ...]:
         """The penalty's actions ``[R, K, ...]`` as the critics judge them: each class apart with batch norm."""
-        return (
-            torch.split(samples, self.config.cql_samples, dim=1)
-            if self.config.input_norm == "batch"
-            else (samples,)
-        )
+        if self.config.input_norm == "batch":
+            return torch.split(samples, self.config.cql_samples, dim=1)
+        return (samples,)
 
     @torch.no_grad()
     def _search(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The best action found ``[R, B, N, A]`` and its value under Q_1 ``[R, B, N]``."""
-        c, used, many = self.config, self.action_dimensions, obs.unsqueeze(1)
+        c = self.config
+        used = self.action_dimensions
+        many = obs.unsqueeze(1)
 
         def score(candidates: Tensor) -> Tensor:
             return self.q.first(many, candidates * used).squeeze(-1)
@@ -272,7 +290,9 @@ class OMAR(Algorithm):
         return best * used, value
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, filled, action_mask = self.config, batch.filled, batch.action_mask[:, :, :-1]
+        c = self.config
+        filled = batch.filled
+        action_mask = batch.action_mask[:, :, :-1]
 
         # 1. and 2. Critic
         q = team_targets(self.team, self.target_team, batch, self.hyperparameter("gamma", 3))

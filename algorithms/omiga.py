@@ -74,6 +74,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import LinearMixer, step_outputs
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -111,6 +112,7 @@ class OMIGA(Algorithm):
     """OMIGA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: OMIGAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMIGAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -129,8 +131,11 @@ class OMIGA(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, Q, V and mixer; targets of the last three."""
-        c, n_in, n_out = self.config, spec.obs_size + spec.n_agents, spec.action_size
-        h, recurrent = c.hidden, c.history == "rnn"
+        c = self.config
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
+        h = c.hidden
+        recurrent = c.history == "rnn"
         if recurrent:
             self.sampling = "sequence"
         masks = ("action_mask",) if spec.discrete and c.mask_train_logits else ()
@@ -146,33 +151,34 @@ class OMIGA(Algorithm):
         self.q = MLP(self.init, (n_in, h, h, n_out) if spec.discrete else (n_in + n_out, h, h, 1))
         self.v = MLP(self.init, (n_in, h, h, 1))
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_v = self.make_target(self.q), self.make_target(self.v)
+        self.target_q = self.make_target(self.q)
+        self.target_v = self.make_target(self.v)
         self.target_mixer = self.make_target(self.mixer)
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer), v=self.v)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, gamma, alpha = self.config, self.hyperparameter("gamma", 2), self.hyperparameter("alpha", 3)
-        sequences, (batch, real) = batch, as_transitions(batch)
+        c = self.config
+        gamma = self.hyperparameter("gamma", 2)
+        alpha = self.hyperparameter("alpha", 3)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         obs = with_agent_id(batch.obs)
 
         # 1. Q
         with torch.no_grad():
-            w_next, b_next = self.target_mixer(batch.next_state)
             v_next = self.target_v(with_agent_id(batch.next_obs)).squeeze(-1)
-            y = batch.reward + gamma * self._mask(batch) * ((w_next * v_next).sum(-1) + b_next)
-        w, b = self.mixer(batch.state)
+            v_tot_next = self.target_mixer(v_next, batch.next_state)
+            y = batch.reward + gamma * self._mask(batch) * v_tot_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
+        w, b = self.mixer.coefficients(batch.state)
         q = self._q(self.q, obs, batch)
         q_tot = (w * q).sum(-1) + b
         q_loss = mean_over((q_tot - y).square(), real)
 
         # 2. The weighted advantage; V alone carries gradient
-        with torch.no_grad():
-            w_z, q_z = w.detach(), q.detach()
-            if c.v_from_target:
-                w_z, q_z = self.target_mixer(batch.state)[0], self._q(self.target_q, obs, batch)
-            if not c.global_weights:
-                w_z = torch.ones_like(w_z)
+        w_z, q_z = self._weights_and_values(w, q, obs, batch)
         v = self.v(obs).squeeze(-1)
         raw = w_z * (q_z - v) / alpha
         z = raw if c.z_clip == "none" else raw.clamp(-Z_BOUND, Z_BOUND)
@@ -192,10 +198,7 @@ class OMIGA(Algorithm):
         policy_loss = -mean_over(weight * log_prob, real)
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
-        tau = self.hyperparameter("tau")
-        self.soft_update(self.target_q, self.q, tau)
-        self.soft_update(self.target_v, self.v, tau)
-        self.soft_update(self.target_mixer, self.mixer, tau)
+        self._update_targets()
         losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
         means = {"q_total": mean_over(q_tot.detach(), real), "target_q_total": mean_over(y, real)}
         common = data_value(q_tot, real) | effective_sample_size(weight, real)
@@ -206,6 +209,26 @@ class OMIGA(Algorithm):
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         inner = CategoricalPolicy if self.spec.discrete else TanhGaussianPolicy
         return RecurrentPolicy(self.actor, inner) if self.config.history == "rnn" else inner(self.actor)
+
+    @torch.no_grad()
+    def _weights_and_values(self, w: Tensor, q: Tensor, obs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """w and Q of step 2 without gradient, ``[R, B, N]`` each; ``w`` and ``q`` are the online networks'."""
+        if self.config.v_from_target:
+            w, _ = self.target_mixer.coefficients(batch.state)
+            q = self._q(self.target_q, obs, batch)
+        if not self.config.global_weights:
+            w = torch.ones_like(w)
+        return w.detach(), q.detach()
+
+    def _update_targets(self) -> None:
+        tau = self.hyperparameter("tau")
+        self.soft_update(self.target_q, self.q, tau)
+        self.soft_update(self.target_v, self.v, tau)
+        self.soft_update(self.target_mixer, self.mixer, tau)
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self.mixer(self._q(self.q, with_agent_id(batch.obs), batch), batch.state)
 
     def _q(self, network: MLP, obs: Tensor, batch: Batch) -> Tensor:
         """Local values of the data's actions, [R, B, N]; ``obs`` carries the agent's number at its end."""

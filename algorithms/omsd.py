@@ -93,7 +93,9 @@ class OMSD(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Critics and their target, value, noise model, and one policy per agent."""
-        c, n, a = self.config, spec.n_agents, spec.action_size
+        c = self.config
+        n = spec.n_agents
+        a = spec.action_size
         if c.score_levels > c.diffusion_steps:
             raise ConfigError(
                 f"{self.name}: score_levels is {c.score_levels}, but there are {c.diffusion_steps} levels of noise; "
@@ -147,7 +149,8 @@ class OMSD(Algorithm):
 
         # 3. Behavior
         agents = torch.arange(self.spec.n_agents, device=self.device)
-        level, noise = self._levels(batch, self.config.diffusion_steps), batch.noise["noise"]
+        level = self._levels(batch, self.config.diffusion_steps)
+        noise = batch.noise["noise"]
         team = batch.action.unsqueeze(2).expand(*level.shape, *batch.action.shape[-2:])
         found = self.predicted_noise(batch.state, team, agents, level, noise)
         behavior_loss = mean_over(action_error(found, noise, self.action_dimensions))
@@ -205,7 +208,8 @@ class OMSD(Algorithm):
             level: int64 ``[R, B, K]``.
             noise: ``[R, B, K, A]``.
         """
-        n, where = self.spec.n_agents, agents.unsqueeze(-1)
+        n = self.spec.n_agents
+        where = agents.unsqueeze(-1)
         number = one_hot(agents, n, self.dtype)
         own = (team * number.unsqueeze(-1)).sum(3)
         known = torch.arange(n, device=self.device) < where if self.config.conditional else where < 0
@@ -222,7 +226,8 @@ class OMSD(Algorithm):
 
     def _turn(self) -> tuple[Tensor, Tensor]:
         """The agents that step now, int64 ``[K]``, and whether the policies still follow the score alone."""
-        steps, n = self._optimizers["policy"].count[0], self.spec.n_agents  # replicas are in step
+        n = self.spec.n_agents
+        steps = self._optimizers["policy"].count[0]  # replicas are in step
         if not self.config.in_turn:
             return torch.arange(n, device=self.device), steps[0] < self.config.warm_start
         made = steps.sum()

@@ -93,7 +93,8 @@ class Embedding(nn.Module):
 
     def __init__(self, init: Init, n_in: int, size: int) -> None:
         super().__init__()
-        self.linear, self.norm = Linear(init, n_in, size), RMSNorm(init, size)
+        self.linear = Linear(init, n_in, size)
+        self.norm = RMSNorm(init, size)
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Parts are joined along the last axis."""
@@ -106,7 +107,8 @@ class Head(nn.Module):
 
     def __init__(self, init: Init, n_in: int, hidden: int, n_out: int) -> None:
         super().__init__()
-        self.body, self.last = Embedding(init, n_in, hidden), Linear(init, hidden, n_out, gain=0.01)
+        self.body = Embedding(init, n_in, hidden)
+        self.last = Linear(init, hidden, n_out, gain=0.01)
         self.body.linear = Linear(init, n_in, hidden, gain=2.0**0.5)
 
     def forward(self, *parts: Tensor) -> Tensor:
@@ -126,10 +128,15 @@ class Model(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, config: OryxConfig) -> None:
         super().__init__()
-        h, n, a = config.hidden, spec.n_agents, spec.action_size
-        self.action_size, self.discrete = a, spec.discrete
-        self.autoregressive, self.own_action = config.autoregressive, config.own_action
-        self.obs, self.acted = Embedding(init, spec.obs_size + n, h), Embedding(init, a + n, h)
+        h = config.hidden
+        n = spec.n_agents
+        a = spec.action_size
+        self.action_size = a
+        self.discrete = spec.discrete
+        self.autoregressive = config.autoregressive
+        self.own_action = config.own_action
+        self.obs = Embedding(init, spec.obs_size + n, h)
+        self.acted = Embedding(init, a + n, h)
         self.encoder = RetentionEncoder(init, h, config.heads, config.decay_scaling)
         self.decoder = RetentionDecoder(init, h, config.heads, config.decay_scaling)
         self.policy = Head(init, h, h, a)
@@ -162,8 +169,9 @@ class Model(nn.Module):
         found: Tensor = self.policy(read)
         if self.discrete:
             return found
-        log_std = (F.softplus(self.spread) + STD_FLOOR).log()
-        return found, log_std.view(-1, *(1,) * (found.ndim - 2), found.shape[-1]).expand_as(found)
+        log_std = (F.softplus(self.spread) + STD_FLOOR).log()  # [R, A], the same in all states
+        log_std = log_std.view(-1, *(1,) * (found.ndim - 2), found.shape[-1])
+        return found, log_std.expand_as(found)
 
     def values(self, read: Tensor, action: Tensor) -> Tensor:
         """Of all actions ``[..., A]`` (discrete), or of the action ``[..., A]``, ``-> [...]``."""
@@ -212,7 +220,8 @@ class Oryx(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are losses, batch means and the gradient norm, each [R]."""
-        obs, order = batch.obs[:, :, :-1], batch.noise["order"].argsort(-1)
+        obs = batch.obs[:, :, :-1]
+        order = batch.noise["order"].argsort(-1)
         read = self.net(obs, batch.action, order)
         values = self.net.values(read, batch.action)  # [R, B, L, N(, A)]
         q = chosen(values, batch.action) if self.spec.discrete else values
@@ -286,7 +295,8 @@ class OryxPolicy(Policy):
 
     def __init__(self, net: Model, used: Tensor, sample: bool) -> None:
         super().__init__()
-        self.net, self.stochastic = net, sample
+        self.net = net
+        self.stochastic = sample
         if not net.autoregressive:
             self.execution = "centralized"
         self.register_buffer("used", used, persistent=False)
@@ -296,8 +306,10 @@ class OryxPolicy(Policy):
         """Begin the episodes of the copies ``ids`` (None: all)."""
         if ids is None:
             self._states = {}
+            return
+        where = ids if ids.dtype == torch.bool else (slice(None), ids)
         for state in self._states.values():
-            state[ids if ids is not None and ids.dtype == torch.bool else (slice(None), ids)] = 0.0
+            state[where] = 0.0
 
     def state(self) -> dict[str, Tensor]:  # noqa: D102
         return dict(self._states)
@@ -314,15 +326,18 @@ class OryxPolicy(Policy):
         known = self._states or {name: part.start(obs) for name, part in parts.items()}
         now = {name: part.decayed(known[name]) for name, part in parts.items()}
         encoded, now["encoder"] = self.net.encoder.step(self.net.obs(with_agent_id(obs)), now["encoder"])
-        token = obs.new_zeros(*obs.shape[:2], 1, sum(self.used.shape))
-        action = obs.new_zeros(*obs.shape[:3], *(() if self.net.discrete else self.used.shape[-1:]))
-        action = action.long() if self.net.discrete else action
+        token = obs.new_zeros(*obs.shape[:2], 1, sum(self.used.shape))  # of the start
+        if self.net.discrete:
+            action = obs.new_zeros(obs.shape[:3], dtype=torch.int64)
+        else:
+            action = obs.new_zeros(*obs.shape[:3], self.used.shape[-1])
         for i in range(obs.shape[2]):
             mine = slice(i, i + 1)
             read, now["decoder"], now["cross"] = self.net.decoder.step(
                 self.net.acted(token), encoded[:, :, mine], now["decoder"], now["cross"]
             )
             mask = None if action_mask is None else action_mask[:, :, mine]
+            # What this agent does is what the next one reads.
             action[:, :, mine] = select_action(self.net.output(read), self.used[mine], mask, random)
             token = self.net.token(action)[:, :, mine]
         self._states = now

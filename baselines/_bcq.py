@@ -42,7 +42,8 @@ class VAE(nn.Module):
         n_out: int = 0,
     ) -> None:
         super().__init__()
-        inner, outer = (n_condition + n_action, hidden, hidden), (n_condition + n_latent, hidden, hidden)
+        inner = (n_condition + n_action, hidden, hidden)
+        outer = (n_condition + n_latent, hidden, hidden)
         self.encoder = for_agents(lambda stack: MLP(init, inner, stack), agents)
         self.mean = for_agents(lambda stack: Linear(init, hidden, n_latent, stack=stack), agents)
         self.log_std = for_agents(lambda stack: Linear(init, hidden, n_latent, stack=stack), agents)
@@ -94,7 +95,10 @@ class BestSample(Policy):
 
     def __init__(self, vae: VAE, perturb: Perturbation, q: Ensemble, used: Tensor, samples: int) -> None:
         super().__init__()
-        self.vae, self.perturb, self.q, self.samples = vae, perturb, q, samples
+        self.vae = vae
+        self.perturb = perturb
+        self.q = q
+        self.samples = samples
         self.register_buffer("used", used, persistent=False)
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:

@@ -49,6 +49,7 @@ from marlzoo.modules.critics import ActionValues, ValueNet
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.teams import LinearMixer, StochasticActor
 from marlzoo.objectives import data_likelihood, data_value, effective_sample_size, mean_over
+from marlzoo.replicas import per_replica
 from marlzoo.spec import Spec
 
 # (advantage u - V, V, both times the agent's weight w, [R, B, N]) -> loss of V per sample or [R].
@@ -95,7 +96,8 @@ class Networks(nn.Module):
     def __init__(self, method: Algorithm, config: IVRConfig, spec: Spec) -> None:
         super().__init__()
         init = method.init
-        recurrent, relu = config.history == "rnn", config.memory_relu
+        recurrent = config.history == "rnn"
+        relu = config.memory_relu
         self.actor = StochasticActor(init, spec, config.hidden, recurrent=recurrent, relu=relu)
         self.q = ActionValues(init, spec, config.hidden, members=2)
         self.v = ValueNet(init, spec.obs_size + spec.n_agents, config.hidden)
@@ -137,7 +139,8 @@ def update(
     method: Algorithm, nets: Networks, config: IVRConfig, batch: Batch, value_loss: ValueLoss, weight: Weight
 ) -> dict[str, Tensor]:
     """One step: V, then policy with the new V, and Q, then the targets; metrics ``[R]``."""
-    sequences, (batch, real) = batch, as_transitions(batch)
+    sequences = batch  # which a memory reads
+    batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
     obs = with_agent_id(batch.obs)
 
     # 1. V
@@ -161,17 +164,7 @@ def update(
     # 3. Q
     w, b = _mixing(nets.mixer, batch, "state")
     q = w.unsqueeze(1) * nets.q(obs, batch.action)
-    with torch.no_grad():
-        w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
-        scale = nets.reward_scale.unsqueeze(-1)
-        v_next = w_next * nets.v(with_agent_id(batch.next_obs))
-        if nets.mixer is None:  # every agent for itself
-            reward = scale.unsqueeze(-1) * batch.agent_reward
-            y = reward + method.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
-        else:
-            y = scale * batch.reward + method.hyperparameter("gamma", 2) * batch.mask * (
-                v_next.sum(-1) + b_next
-            )
+    y = _targets(method, nets, batch)
     if nets.mixer is not None:
         q = q.sum(-1) + b.unsqueeze(1)
     q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
@@ -181,16 +174,27 @@ def update(
     if nets.mixer is not None and nets.target_mixer is not None:
         method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
     losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-    in_data_scale = q[:, 0] / scale.view(-1, *(1,) * (q.ndim - 2))
+    in_data_scale = q[:, 0] / per_replica(nets.reward_scale, q.ndim - 1)
     common = data_value(in_data_scale, real) | effective_sample_size(omega, real)
     common |= data_likelihood(log_prob, real)
     means = {"target_q": mean_over(y, real), "weight": mean_over(omega, real)}
     return {**losses, **means, **common, **norms}
 
 
+@torch.no_grad()
+def _targets(method: Algorithm, nets: Networks, batch: Batch) -> Tensor:
+    """y of step 3: the team's ``[R, B]``, or, where every agent learns for itself, ``[R, B, N]``."""
+    w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
+    v_next = w_next * nets.v(with_agent_id(batch.next_obs))
+    if nets.mixer is None:
+        carry = method.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
+        return per_replica(nets.reward_scale, 3) * batch.agent_reward + carry * v_next
+    carry = method.hyperparameter("gamma", 2) * batch.mask
+    return per_replica(nets.reward_scale, 2) * batch.reward + carry * (v_next.sum(-1) + b_next)
+
+
 def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor, Tensor]:
     """Weights ``[R, B, N]`` and bias ``[R, B]``; without a mixer ones and zeros."""
     if mixer is None:
         return torch.ones_like(batch.obs[..., 0]), torch.zeros_like(batch.mask)
-    w, b = mixer(getattr(batch, state))
-    return w, b
+    return mixer.coefficients(getattr(batch, state))

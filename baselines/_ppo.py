@@ -77,12 +77,15 @@ class Networks(nn.Module):
 
     def __init__(self, method: Algorithm, config: RolloutConfig, own: bool = False) -> None:
         super().__init__()
-        c, spec, init = config, method.spec, method.init
+        c = config
+        spec = method.spec
+        init = method.init
         if c.num_envs * c.rollout % c.batch_size:
             raise ConfigError(
                 f"{method.name}: batch_size {c.batch_size} must divide copies * rollout = {c.num_envs * c.rollout}"
             )
-        x, y = method.hyperparameter("std_x", 3), method.hyperparameter("std_y", 3)
+        x = method.hyperparameter("std_x", 3)
+        y = method.hyperparameter("std_y", 3)
         self.actor = PPOActor(init, spec, c.hidden, method.action_dimensions, x, y, own)
         self.critic = PPONet(init, spec.state_size, c.hidden, 1, gain=1.0)
         self.value_norm = ValueNorm(init, method.hyperparameter("value_decay"))
@@ -98,11 +101,9 @@ class Networks(nn.Module):
     def explore(self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom) -> Tensor:
         """Actions for the collector, a sample of π: ``[R, E, N, A]`` (may leave the box) or ``[R, E, N]``."""
         policy = self.policy()
-        return (
-            policy.sample(obs, random)
-            if isinstance(policy, GaussianPolicy)
-            else policy.act(obs, action_mask, random)
-        )
+        if isinstance(policy, GaussianPolicy):
+            return policy.sample(obs, random)  # acting would clip it, and its density is that of the sample
+        return policy.act(obs, action_mask, random)
 
 
 def noise(config: RolloutConfig) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -126,7 +127,9 @@ def experience(
     method: Algorithm, nets: Networks, rollout: Rollout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the losses need, each ``[R, M, ...]``, under the parameters that made the rollout; and metrics."""
-    norm, value, next_value = nets.value_norm, nets.value(rollout.state), nets.value(rollout.next_state)
+    norm = nets.value_norm
+    value = nets.value(rollout.state)
+    next_value = nets.value(rollout.next_state)
     advantage = gae(
         rollout.reward,
         norm.denormalize(value),
@@ -161,18 +164,18 @@ def policy_loss(
     """L_π = -mean min(ρ A, clip(ρ, 1 ± ε) A) - c_H H, ``[R]``; with ``agent [R]`` that agent's alone."""
     log_prob, entropy = nets.actor.log_prob(x["obs"], x["action"], x.get("action_mask"), agent)
     advantage = x["advantage"] if agent is not None else x["advantage"].unsqueeze(-1)
-    ratio, eps = torch.exp(log_prob - x["log_prob"]), method.hyperparameter("clip", log_prob.ndim)
+    ratio = torch.exp(log_prob - x["log_prob"])
+    eps = method.hyperparameter("clip", log_prob.ndim)
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1.0 - eps, 1.0 + eps) * advantage)
-    return -(surrogate + method.hyperparameter("entropy", log_prob.ndim) * entropy).flatten(1).mean(1)
+    gain = surrogate + method.hyperparameter("entropy", log_prob.ndim) * entropy
+    return -gain.flatten(1).mean(1)
 
 
 def value_loss(method: Algorithm, nets: Networks, x: dict[str, Tensor]) -> Tensor:
     """Mean of the larger Huber loss of the plain and of the clipped value, normalized scale, ``[R]``."""
-    value, eps, delta = (
-        nets.value(x["state"]),
-        method.hyperparameter("clip", 2),
-        method.hyperparameter("huber", 2),
-    )
+    value = nets.value(x["state"])
+    eps = method.hyperparameter("clip", 2)
+    delta = method.hyperparameter("huber", 2)
     clipped = x["value"] + (value - x["value"]).clamp(-eps, eps)
     plain = huber(value - x["target"], delta)
     return torch.maximum(plain, huber(clipped - x["target"], delta)).mean(1)

@@ -36,7 +36,9 @@ class PPONet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[R, *stack, ..., in] -> [R, *stack, ..., out]``."""
-        return cast(Tensor, self.out(F.relu(self.second(F.relu(self.first(self.norm(x)))))))
+        x = F.relu(self.first(self.norm(x)))
+        x = F.relu(self.second(x))
+        return cast(Tensor, self.out(x))
 
 
 class PPOActor(nn.Module):
@@ -56,8 +58,12 @@ class PPOActor(nn.Module):
         self, init: Init, spec: Spec, hidden: int, used: Tensor, x: Tensor, y: Tensor, own: bool = False
     ) -> None:
         super().__init__()
-        self.discrete, self.used, self.x, self.y = spec.discrete, used, x, y
-        n_in, n_out = spec.obs_size + spec.n_agents, spec.action_size
+        self.discrete = spec.discrete
+        self.used = used
+        self.x = x
+        self.y = y
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
         self.net = for_agents(
             lambda stack: PPONet(init, n_in, hidden, n_out, 0.01, stack), spec.n_agents if own else 0
         )
@@ -93,10 +99,12 @@ class PPOActor(nn.Module):
             logits = mask_logits(out, action_mask)
             log_probs = F.log_softmax(logits, dim=-1)
             return categorical_log_prob(logits, action), -(log_probs.exp() * log_probs).sum(-1)
-        std, used = self.std(), self.used.expand(len(out), *self.used.shape)
+        std = self.std()
+        used = self.used.expand(len(out), *self.used.shape)
         if agent is not None:
             std, used = (take_rows(x, agent.unsqueeze(1)).squeeze(1) for x in (std, used))
-        std, used = std.unsqueeze(1), used.unsqueeze(1)
+        std = std.unsqueeze(1)
+        used = used.unsqueeze(1)
         standard = (action - out) / std
         normalizer = std.log() + 0.5 * math.log(2.0 * math.pi)
         log_prob = ((-0.5 * standard.square() - normalizer) * used).sum(-1)
@@ -112,9 +120,11 @@ class PPOActor(nn.Module):
 
         With a further axis, ``mine [R, K, ...]`` and ``obs [R, 1, B, O]``, those of K networks.
         """
-        number = one_hot(agent, len(self.used), obs.dtype).view(len(agent), *(1,) * (obs.ndim - 2), -1)
+        number = one_hot(agent, len(self.used), obs.dtype)
+        number = number.view(len(agent), *(1,) * (obs.ndim - 2), -1)
         inputs = torch.cat((obs, number.expand(*obs.shape[:-1], -1)), dim=-1)
-        return cast(Tensor, functional_call(cast(PerAgent, self.net).network, mine, (inputs,)))
+        network = cast(PerAgent, self.net).network
+        return cast(Tensor, functional_call(network, mine, (inputs,)))
 
     def _mean_of(self, obs: Tensor, agent: Tensor) -> Tensor:
         """One agent's outputs, ``[R, B, O] -> [R, B, A]``, by its own network alone."""
@@ -131,12 +141,14 @@ class GaussianPolicy(Policy):
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:
-        return (self.actor.mean(obs) if random is None else self.sample(obs, random)).clamp(-1.0, 1.0)
+        action = self.actor.mean(obs) if random is None else self.sample(obs, random)
+        return action.clamp(-1.0, 1.0)
 
     def sample(self, obs: Tensor, random: ReplicaRandom) -> Tensor:
         """A sample of the Gaussian ``[R, E, N, A]``, not clipped; padding stays zero."""
         mean = self.actor.mean(obs)
-        return (mean + self.actor.std().unsqueeze(1) * random.normal(*mean.shape[1:])) * self.actor.used
+        noise = self.actor.std().unsqueeze(1) * random.normal(*mean.shape[1:])
+        return (mean + noise) * self.actor.used
 
 
 class ValueNorm(nn.Module):

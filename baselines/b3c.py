@@ -88,7 +88,8 @@ class B3C(Algorithm):
         if c.mixer != "vdn":
             sizes = (spec.state_size, spec.n_agents, c.mixer_embed, c.mixer_hidden)
             self.mixer = MonotonicMixer(self.init, *sizes, monotone=c.mixer == "monotone")
-        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
+        self.target_q = self.make_target(self.q)
+        self.target_mixer = self.make_target(self.mixer)
         best = torch.full((self.replicas,), torch.inf, device=self.device, dtype=self.dtype)
         self.register_buffer("best", best)
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
@@ -112,7 +113,8 @@ class B3C(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        obs, next_obs = with_agent_id(batch.obs), with_agent_id(batch.next_obs)
+        obs = with_agent_id(batch.obs)
+        next_obs = with_agent_id(batch.next_obs)
 
         # 1. Q
         with torch.no_grad():
@@ -166,7 +168,8 @@ def best_return_to_go(data: Any, gamma: float, beyond_limits: bool = False) -> f
     """
     reward = data.reward.astype(np.float64)
     reward = reward.mean(1) if reward.ndim == 2 else reward
-    best, to_go = -np.inf, np.zeros(data.episodes)
+    best = -np.inf
+    to_go = np.zeros(data.episodes)
     last = data.starts + data.lengths - 1
     goes_on = ~data.terminal[last] & (~data.truncated[last] | beyond_limits)
     if goes_on.any():

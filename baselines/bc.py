@@ -82,7 +82,8 @@ class BC(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """One network, shared by the agents."""
-        c, n_in = self.config, spec.obs_size + spec.n_agents
+        c = self.config
+        n_in = spec.obs_size + spec.n_agents
         heads = 1 if spec.discrete or c.loss == "mse" else 2
         self.actor: nn.Module
         if c.history == "rnn":
@@ -126,7 +127,6 @@ class BC(Algorithm):
         if self.config.history == "rnn":
             out = out[0]
         if not self.spec.discrete and self.config.loss == "mse":
-            return action_error(
-                torch.tanh(out) if self.config.bc_tanh else out, batch.action, self.action_dimensions
-            )
+            action = torch.tanh(out) if self.config.bc_tanh else out
+            return action_error(action, batch.action, self.action_dimensions)
         return -self.data_log_prob(out, batch)

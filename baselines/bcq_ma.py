@@ -125,15 +125,20 @@ class BCQMA(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Continuous: VAE, perturbation, twin Q and mixer. Discrete: cloned policy, Q and mixer."""
-        c, h, n_in, n_out = self.config, self.config.hidden, spec.obs_size + spec.n_agents, spec.action_size
+        c = self.config
+        h = c.hidden
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
         if spec.discrete:
-            recurrent, mixer = c.history == "rnn", None if c.mixer == "none" else c.mixer
+            recurrent = c.history == "rnn"
+            mixer = None if c.mixer == "none" else c.mixer
             self.sampling = "sequence" if recurrent else "transition"
             self.fields = team_fields(recurrent, mixed=mixer is not None)
             shape = QNetworkConfig(
                 h, recurrent, embed=c.mixer_embed, hyper=c.mixer_hidden, relu=c.memory_relu
             )
-            self.clone, self.team = AgentNet(self.init, spec, shape), QTeam(self.init, spec, shape, mixer)
+            self.clone = AgentNet(self.init, spec, shape)
+            self.team = QTeam(self.init, spec, shape, mixer)
             self.target = self.make_target(self.team)
             self.add_optimizer(q=self.team, clone=self.clone)
             return
@@ -143,7 +148,8 @@ class BCQMA(Algorithm):
         self.perturb = Perturbation(MLP(self.init, (n_in + n_out, h, h, n_out)), self.hyperparameter("phi"))
         self.q = Ensemble(self.init, (n_in + n_out, h, h, 1))
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
+        self.target_q = self.make_target(self.q)
+        self.target_mixer = self.make_target(self.mixer)
         self.target_perturb = self.make_target(self.perturb)
         self.add_optimizer(policy=self.perturb, q=(self.q, self.mixer), vae=self.vae)
 
@@ -166,23 +172,25 @@ class BCQMA(Algorithm):
             return BestSample(self.vae, self.perturb, self.q, self.action_dimensions, c.eval_samples)
         if not c.bcq_filter_at_eval:
             return self.team.agents.policy()
-        pair, threshold = Pair(self.team.agents.network, self.clone.network), self.hyperparameter("threshold")
+        pair = Pair(self.team.agents.network, self.clone.network)
+        threshold = self.hyperparameter("threshold")
         if c.history == "rnn":
             return RecurrentPolicy(pair, lambda network: BestAllowed(network, threshold))
         return BestAllowed(pair, threshold)
 
     def _continuous(self, batch: Batch) -> dict[str, Tensor]:
-        c, used, noise = self.config, self.action_dimensions, batch.noise
-        obs, next_obs = with_agent_id(batch.obs), with_agent_id(batch.next_obs)
+        c = self.config
+        used = self.action_dimensions
+        noise = batch.noise
+        obs = with_agent_id(batch.obs)
+        next_obs = with_agent_id(batch.next_obs)
 
         # 1. VAE
         reconstruction, mean, log_std = self.vae(obs, batch.action, noise["encode"])
         kl = gaussian_kl(mean, log_std)
         kl_loss = mean_over(kl.mean(-1) if c.vae_kl == "mean" else kl.sum(-1))
-        vae_loss = (
-            mean_over(action_error(reconstruction, batch.action, used))
-            + self.hyperparameter("kl_weight") * kl_loss
-        )
+        error = mean_over(action_error(reconstruction, batch.action, used))
+        vae_loss = error + self.hyperparameter("kl_weight") * kl_loss
 
         # 2. Q
         with torch.no_grad():
@@ -191,10 +199,11 @@ class BCQMA(Algorithm):
             sampled = self.target_perturb(many, self.vae.decode(many, latent)) * used
             q_sampled = self.target_q(many, sampled).squeeze(-1)
             q_next = soft_minimum(q_sampled, self.hyperparameter("min_weight", 4)).amax(1)
-            value = self.target_mixer.total(q_next, batch.next_state)
+            value = self.target_mixer(q_next, batch.next_state)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
-        w, b = self.mixer(batch.state)
-        q_tot = (w.unsqueeze(1) * self.q(obs, batch.action).squeeze(-1)).sum(-1) + b.unsqueeze(1)
+        w, b = self.mixer.coefficients(batch.state)
+        q = self.q(obs, batch.action).squeeze(-1)  # [R, K, B, N]
+        q_tot = (w.unsqueeze(1) * q).sum(-1) + b.unsqueeze(1)
         q_loss = mean_over((q_tot - y.unsqueeze(1)).square().sum(1))
 
         # 3. Policy
@@ -215,7 +224,9 @@ class BCQMA(Algorithm):
         return detached(losses | means) | common | norms
 
     def _discrete(self, batch: Batch) -> dict[str, Tensor]:
-        c, filled, action_mask = self.config, batch.filled, batch.action_mask
+        c = self.config
+        filled = batch.filled
+        action_mask = batch.action_mask
 
         # 1. Clone
         logits = self.clone(batch)

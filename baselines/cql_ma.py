@@ -70,6 +70,7 @@ from marlzoo.modules.policies import (
 )
 from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     detached,
@@ -121,6 +122,7 @@ class CQLMA(Algorithm):
     """CQL-MA for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: CQLMAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = CQLMAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -139,7 +141,9 @@ class CQLMA(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, Q and mixer; targets of the last two."""
-        c, n_in, h = self.config, spec.obs_size + spec.n_agents, self.config.hidden
+        c = self.config
+        n_in = spec.obs_size + spec.n_agents
+        h = c.hidden
         if spec.discrete and c.n_critics > 1:
             raise ConfigError(
                 f"cql_ma: n_critics is {c.n_critics}, but the form for discrete actions has one critic; leave it at 1"
@@ -152,19 +156,22 @@ class CQLMA(Algorithm):
         self.q: Ensemble | AgentNet
         if spec.discrete:
             shape = QNetworkConfig(h, recurrent, relu=c.memory_relu)
-            self.actor, self.q = AgentNet(self.init, spec, shape), AgentNet(self.init, spec, shape)
+            self.actor = AgentNet(self.init, spec, shape)
+            self.q = AgentNet(self.init, spec, shape)
         else:
             self.actor = TanhGaussianActor(self.init, n_in, h, spec.action_size)
             self.q = Ensemble(self.init, (n_in + spec.action_size, h, h, 1), c.n_critics)
         self.mixer = LinearMixer(self.init, spec.state_size, c.mixer_hidden, spec.n_agents)
-        self.target_q, self.target_mixer = self.make_target(self.q), self.make_target(self.mixer)
+        self.target_q = self.make_target(self.q)
+        self.target_mixer = self.make_target(self.mixer)
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Continuous: of the policy's samples and of the uniform ones."""
         if self.spec.discrete:
             return {}
-        c, one = self.config, (self.config.batch_size, 1, self.spec.n_agents, self.spec.action_size)
+        c = self.config
+        one = (c.batch_size, 1, self.spec.n_agents, self.spec.action_size)
         return {
             "next": ("normal", one),
             "improve": ("normal", one),
@@ -174,17 +181,21 @@ class CQLMA(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, batch = self.config, as_sequences(batch)
-        filled, gamma = batch.filled, self.hyperparameter("gamma", 3)
-        w, b = self.mixer(batch.state[:, :, :-1])
+        c = self.config
+        batch = as_sequences(batch)
+        filled = batch.filled
+        gamma = self.hyperparameter("gamma", 3)
+        w, b = self.mixer.coefficients(batch.state[:, :, :-1])
         terms = self._discrete(batch, w) if self.spec.discrete else self._continuous(batch, w)
 
         # 1. TD
         with torch.no_grad():
-            y = batch.reward + gamma * batch.mask * self.target_mixer.total(
-                terms.q_next, batch.state[:, :, 1:]
-            )
-        w, b = w.unsqueeze(1), b.unsqueeze(1)  # an axis for the critics
+            total_next = self.target_mixer(terms.q_next, batch.state[:, :, 1:])
+            y = batch.reward + gamma * batch.mask * total_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
+        w = w.unsqueeze(1)  # an axis for the critics
+        b = b.unsqueeze(1)
         q_tot = (w * terms.q_data).sum(-1) + b
         td = (q_tot - y.unsqueeze(1)).square().sum(1)
 
@@ -211,12 +222,25 @@ class CQLMA(Algorithm):
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action."""
         return self.actor.policy() if isinstance(self.actor, AgentNet) else TanhGaussianPolicy(self.actor)
 
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        if isinstance(self.q, AgentNet):
+            values = chosen(self.q(batch)[:, :, :-1], batch.action).unsqueeze(1)
+        else:
+            values = self.q(with_agent_id(batch.obs[:, :, :-1]), batch.action).squeeze(-1)
+        w, b = self.mixer.coefficients(batch.state[:, :, :-1])
+        totals: Tensor = (w.unsqueeze(1) * values).sum(-1) + b.unsqueeze(1)
+        return totals.amin(1)
+
     def _continuous(self, batch: Batch, w: Tensor) -> Terms:
-        c, noise, used = self.config, batch.noise, self.action_dimensions
+        c = self.config
+        noise = batch.noise
+        used = self.action_dimensions
         obs = with_agent_id(batch.obs)
         now = obs[:, :, :-1]
         mean, log_std = self.actor(obs)
-        mean_now, log_std_now = mean[:, :, :-1], log_std[:, :, :-1]
+        mean_now = mean[:, :, :-1]
+        log_std_now = log_std[:, :, :-1]
         q_data = self.q(now, batch.action).squeeze(-1)
         with torch.no_grad():
             # Both classes of the policy's samples, [R, 2, B, 1, N, A]: at o_i and at o'_i.
@@ -248,17 +272,20 @@ class CQLMA(Algorithm):
         return Terms(q_data, lse, q_next, -log_prob * weight, metrics)
 
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:
-        c, action_mask = self.config, batch.action_mask
+        c = self.config
+        action_mask = batch.action_mask
         log_pi = log_softmax(self.actor(batch), action_mask)
         values = self.q(batch)
-        now, log_pi_now = values[:, :, :-1], log_pi[:, :, :-1]
+        now = values[:, :, :-1]
+        log_pi_now = log_pi[:, :, :-1]
         with torch.no_grad():
             target = self.target_q(batch)[:, :, 1:]
             if c.td_next == "argmax":
                 q_next = double_q(values[:, :, 1:], target, action_mask[:, :, 1:])
             else:
                 q_next = (log_pi[:, :, 1:].exp() * target).sum(-1)
-        q_data, log_prob = chosen(now, batch.action), chosen(log_pi_now, batch.action)
+        q_data = chosen(now, batch.action)
+        log_prob = chosen(log_pi_now, batch.action)
         metrics = data_likelihood(log_prob, batch.filled)
         lse = masked_logsumexp(w.unsqueeze(-1) * now, action_mask[:, :, :-1])
         if c.cql_policy == "sac":

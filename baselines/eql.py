@@ -74,6 +74,5 @@ class EQL(Algorithm):
 
     def _weight(self, advantage: Tensor) -> Tensor:
         factor = 10.0 if self.config.weight == "code" else 1.0
-        return exponential_weights(
-            factor * advantage, self.hyperparameter("alpha", 3), self.hyperparameter("weight_cap", 3)
-        )
+        alpha = self.hyperparameter("alpha", 3)
+        return exponential_weights(factor * advantage, alpha, self.hyperparameter("weight_cap", 3))

@@ -45,7 +45,8 @@ from marlzoo.spec import Spec
 
 from .iql import IQL, IQLConfig
 
-SAME_FLOOR, OTHER_FLOOR = 1e-3, 0.1  # keep root and quotient of the distance finite
+SAME_FLOOR = 1e-3  # keeps the root of the distance finite
+OTHER_FLOOR = 0.1  # keeps the quotient of the distance finite
 NO_PAIRS = 1e-3  # beside the number of pairs, so that a group without any counts as 0
 
 
@@ -74,7 +75,9 @@ class Encoder(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, config: FOCALConfig) -> None:
         super().__init__()
-        self.read_next, self.discrete, self.action_size = config.read_next, spec.discrete, spec.action_size
+        self.read_next = config.read_next
+        self.discrete = spec.discrete
+        self.action_size = spec.action_size
         seen = spec.obs_size * (2 if config.read_next else 1) + spec.n_agents
         hidden = config.encoder_hidden
         self.size = config.code_size
@@ -84,7 +87,9 @@ class Encoder(nn.Module):
         """``obs, next_obs [R, ..., N, O]``, ``action [R, ..., N(, A)]``, ``reward [R, ...] -> [R, ..., N, Z]``."""
         taken = one_hot(action, self.action_size, obs.dtype) if self.discrete else action
         earned = reward[..., None, None].expand(*obs.shape[:-1], 1)
-        parts = [with_agent_id(obs), taken, earned, *((next_obs,) if self.read_next else ())]
+        parts = [with_agent_id(obs), taken, earned]
+        if self.read_next:
+            parts.append(next_obs)
         code: Tensor = self.network(*parts)
         return code
 
@@ -157,7 +162,8 @@ class FOCAL(IQL):
 
     def _same_task(self, batch: Batch) -> Tensor:
         """Whether two sequences are of one task, ``[R, B, B]``."""
-        size, count = self.config.task_size, batch.state.shape[1]
+        size = self.config.task_size
+        count = batch.state.shape[1]
         if not size:
             return torch.eye(count, dtype=torch.bool, device=batch.state.device).expand(self.replicas, -1, -1)
         task = batch.state[:, :, 0, -size:]
@@ -186,7 +192,7 @@ def contexts(each: Tensor, filled: Tensor, same: Tensor, shared: Tensor) -> Tens
     weight = (others & shared.unsqueeze(-1)).to(each.dtype)
     sums = each.sum(2)
     begun = (weight @ sums.flatten(2)).view(sums.shape).unsqueeze(2)
-    known = (weight @ filled.sum(2, keepdim=True)).unsqueeze(-1).unsqueeze(-1)
+    known = (weight @ filled.sum(2, keepdim=True))[..., None, None]
     total = torch.cat((begun, begun + each.cumsum(2)), dim=2)
     count = torch.cat((known, known + filled.cumsum(2)[..., None, None]), dim=2)
     return total / count.clamp_min(1.0)
@@ -221,11 +227,12 @@ class ContextPolicy(Policy):
 
     def __init__(self, inner: Policy, encoder: Encoder) -> None:
         super().__init__()
-        self.inner, self.encoder, self.stochastic = inner, encoder, inner.stochastic
+        self.inner = inner
+        self.encoder = encoder
+        self.stochastic = inner.stochastic
         self._total: Tensor | None = None  # sum of the context's vectors, [R, E, N, Z]
-        self._count = self._begun = torch.empty(
-            0
-        )  # transitions of it, and 1 after an episode's first step, [R, E]
+        self._count = torch.empty(0)  # transitions of the context, [R, E]
+        self._begun = torch.empty(0)  # 1 after an episode's first step, [R, E]
         self._obs = self._action = self._reward = torch.empty(0)  # of the last step
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
@@ -269,7 +276,9 @@ class ContextPolicy(Policy):
             self._total = self._total + new * self._begun[..., None, None]
             self._count = self._count + self._begun
         action = self.inner.act(torch.cat((obs, self.code), dim=-1), action_mask, random)
-        self._obs, self._action, self._begun = obs, action, torch.ones_like(self._begun)
+        self._obs = obs
+        self._action = action
+        self._begun = torch.ones_like(self._begun)
         return action
 
     def _start(self, like: Tensor) -> None:

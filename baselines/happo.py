@@ -60,7 +60,8 @@ class HAPPO(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """All agents' epochs in a random order, then the critic's (:class:`marlzoo.batch.Rollout`)."""
-        rollout, n = cast(Rollout, batch), self.spec.n_agents
+        rollout = cast(Rollout, batch)
+        n = self.spec.n_agents
         if self.config.lr_decay:
             self.scale_learning_rates(1.0 - rollout.progress)
         experience, metrics = _ppo.experience(self, self.nets, rollout)

@@ -89,7 +89,8 @@ class HATRPO(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """All agents' steps in a random order, then the critic's (:class:`marlzoo.batch.Rollout`)."""
-        rollout, n = cast(Rollout, batch), self.spec.n_agents
+        rollout = cast(Rollout, batch)
+        n = self.spec.n_agents
         if self.config.lr_decay:
             self.scale_learning_rates(1.0 - rollout.progress)
         experience, metrics = _ppo.experience(self, self.nets, rollout)
@@ -102,9 +103,9 @@ class HATRPO(Algorithm):
         for rows in _ppo.passes(rollout, self.config):
             value_loss = _ppo.value_loss(self, self.nets, _ppo.rows_of(experience, rows))
             norms = self.step(critic=value_loss)
-        means = {name: torch.stack([step[name] for step in steps]).sum(0) / n for name in steps[0]}
-        told = {"value_loss": value_loss.detach(), "compound_ratio": compound.mean(1)}
-        return metrics | means | told | norms
+        metrics |= {name: torch.stack([step[name] for step in steps]).sum(0) / n for name in steps[0]}
+        metrics |= {"value_loss": value_loss.detach(), "compound_ratio": compound.mean(1)}
+        return metrics | norms
 
     def agent_step(
         self, experience: dict[str, Tensor], agent: Tensor, compound: Tensor
@@ -117,10 +118,9 @@ class HATRPO(Algorithm):
 
         def fisher(vector: Vector) -> Vector:
             product = mine.fisher_product(old, vector)
-            return [
-                f + per_replica(self.hyperparameter("damping"), v.ndim) * v
-                for f, v in zip(product, vector, strict=True)
-            ]
+            # Damping keeps F invertible: a rollout does not see every direction.
+            damping = self.hyperparameter("damping")
+            return [f + per_replica(damping, v.ndim) * v for f, v in zip(product, vector, strict=True)]
 
         direction = conjugate_gradients(fisher, gradient, self.config.cg_steps)
         size = 0.5 * dot(direction, fisher(direction))
@@ -133,16 +133,18 @@ class HATRPO(Algorithm):
         self, mine: _AgentPolicy, old: Vector, full: Vector, expected: Tensor, weight: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Take the first of K shrinking steps that is good enough, or none."""
-        c = self.hyperparameter
-        shrink = c("backtrack", 2) ** torch.arange(self.config.line_search, device=self.device)  # [R, K]
-        tried = [
-            p.unsqueeze(1) + shrink.view(*shrink.shape, *(1,) * (p.ndim - 1)) * f.unsqueeze(1)
-            for p, f in zip(old, full, strict=True)
-        ]
-        ratio, kl = mine.ratio(tried), mine.divergence(tried)  # [R, K, M], [R, K]
+        steps = torch.arange(self.config.line_search, device=self.device)
+        shrink = self.hyperparameter("backtrack", 2) ** steps  # [R, K]
+        tried = []
+        for start, change in zip(old, full, strict=True):
+            change = per_replica(shrink, change.ndim + 1) * change.unsqueeze(1)
+            tried.append(start.unsqueeze(1) + change)
+        ratio = mine.ratio(tried)  # [R, K, M]
+        kl = mine.divergence(tried)  # [R, K]
         gain = (ratio * weight.unsqueeze(1)).mean(-1) - weight.mean(-1, keepdim=True)
         promised = shrink * expected.unsqueeze(1)
-        good = (kl < c("kl_threshold", 2)) & (gain > c("accept", 2) * promised) & (gain > 0.0)
+        near = kl < self.hyperparameter("kl_threshold", 2)
+        good = near & (gain > self.hyperparameter("accept", 2) * promised) & (gain > 0.0)
         taken = good.any(1)
         first = good.to(torch.int64).argmax(1, keepdim=True)  # of equal ones the first
 
@@ -184,13 +186,17 @@ class _AgentPolicy:
     """
 
     def __init__(self, method: HATRPO, experience: dict[str, Tensor], agent: Tensor) -> None:
-        self._actor, self._agent = method.nets.actor, agent
+        self._actor = method.nets.actor
+        self._agent = agent
         replica = torch.arange(len(agent), device=agent.device)
         names = {"obs", "action", "action_mask"} & experience.keys()
         found = {name: experience[name][replica, :, agent] for name in names}
-        self._obs, self._action, self._mask = found["obs"], found["action"], found.get("action_mask")
+        self._obs = found["obs"]
+        self._action = found["action"]
+        self._mask = found.get("action_mask")
         network = self._actor.network_of(agent)
-        self._names, self._discrete = list(network), self._actor.discrete
+        self._names = list(network)
+        self._discrete = self._actor.discrete
         self.parameters = [p.detach() for p in network.values()]
         self._used = self._actor.used[agent].unsqueeze(1)  # [R, 1, A]
         if not self._discrete:
@@ -216,7 +222,8 @@ class _AgentPolicy:
     @torch.no_grad()
     def write(self, parameters: Vector) -> None:
         """Make these the agent's."""
-        actor, turn = self._actor, one_hot(self._agent, len(self._actor.used)).bool()  # [R, N]
+        actor = self._actor
+        turn = one_hot(self._agent, len(self._actor.used)).bool()  # [R, N]
         stacks: list[Tensor] = list(cast(Sequence[Tensor], actor.net.parameters()))
         stacks += [] if self._discrete else [actor.raw_std]
         for stack, value in zip(stacks, parameters, strict=True):
@@ -237,20 +244,26 @@ class _AgentPolicy:
         return out, torch.sigmoid(raw / x) * y
 
     def _log_prob(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
-        first, std = outputs
-        action = _like(self._action, first) if not self._discrete else _like(self._action, first[..., 0])
         if self._discrete:
-            return chosen(first, action.expand(first.shape[:-1]))
-        per_dimension = -0.5 * ((action - first) / std).square() - std.log() - 0.5 * LOG_2PI
-        return (per_dimension * _like(self._used, first)).sum(-1)
+            log_p, _ = outputs
+            action = _like(self._action, log_p[..., 0])
+            return chosen(log_p, action.expand(log_p.shape[:-1]))
+        mean, std = outputs
+        standard = (_like(self._action, mean) - mean) / std
+        per_dimension = -0.5 * standard.square() - std.log() - 0.5 * LOG_2PI
+        return (per_dimension * _like(self._used, mean)).sum(-1)
 
     def _divergence(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """KL(π_old || π) of every step, ``[..., M]``."""
-        old, new = tuple(_like(x, outputs[0]) for x in self._old), outputs
         if self._discrete:
-            return (old[1] * (old[0] - new[0])).sum(-1)
-        variance = (old[1] / new[1]).square()
-        per_dimension = 0.5 * (variance + ((old[0] - new[0]) / new[1]).square() - 1.0 - variance.log())
+            log_p, _ = outputs
+            old_log_p, old_p = (_like(x, log_p) for x in self._old)
+            return (old_p * (old_log_p - log_p)).sum(-1)
+        mean, std = outputs
+        old_mean, old_std = (_like(x, mean) for x in self._old)
+        variance = (old_std / std).square()
+        shift = ((old_mean - mean) / std).square()
+        per_dimension = 0.5 * (variance + shift - 1.0 - variance.log())
         return (per_dimension * _like(self._used, outputs[0])).sum(-1)
 
 
@@ -265,7 +278,8 @@ def _gradient(value: Tensor, parameters: Vector) -> Vector:
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Inner product of two vectors of parameters in every replica, ``[R]``."""
-    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+    products = [(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]
+    return torch.stack(products).sum(0)
 
 
 def conjugate_gradients(product: Callable[[Vector], Vector], b: Vector, steps: int) -> Vector:
@@ -273,7 +287,9 @@ def conjugate_gradients(product: Callable[[Vector], Vector], b: Vector, steps: i
 
     A replica whose squared residual is below ``RESIDUAL`` keeps its solution.
     """
-    x, residual, direction = [torch.zeros_like(v) for v in b], list(b), list(b)
+    x = [torch.zeros_like(v) for v in b]
+    residual = list(b)
+    direction = list(b)
     size = dot(residual, residual)
     for _ in range(steps):
         moved = product(direction)

@@ -54,6 +54,7 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import StochasticActor
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -90,6 +91,7 @@ class IQL(Algorithm):
     """Independent IQL for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: IQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class: ClassVar[type[IQLConfig]] = IQLConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -105,7 +107,8 @@ class IQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q and V; target of Q."""
-        c, own = self.config, not self.config.share_agents
+        c = self.config
+        own = not c.share_agents
         self.fields = step_fields(c.history == "rnn", "obs", "action", "agent_reward", "mask", "action_mask")
         self.actor = policy_network(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
@@ -115,7 +118,8 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        sequences, (batch, real) = batch, as_transitions(batch)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         batch = clipped(self, batch)
         obs = with_agent_id(batch.obs)
 
@@ -128,9 +132,8 @@ class IQL(Algorithm):
         # 2. Policy
         with torch.no_grad():
             u = q_min - self.v(obs)
-            weight = exponential_weights(
-                self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
-            )
+            exponent = self.hyperparameter("beta", 3) * u
+            weight = exponential_weights(exponent, 1.0, self.hyperparameter("weight_cap", 3))
         log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
         policy_loss = -mean_over(weight * log_prob, real)
 
@@ -138,6 +141,8 @@ class IQL(Algorithm):
         with torch.no_grad():
             v_next = self.v(with_agent_id(batch.next_obs))
             y = batch.agent_reward + self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1) * v_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         q = self.q(obs, batch.action)
         q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
 
@@ -152,6 +157,11 @@ class IQL(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         return self.actor.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        values: Tensor = self.q(with_agent_id(batch.obs), batch.action)
+        return values.amin(1)
 
 
 def policy_network(method: Algorithm, config: IQLConfig, spec: Spec) -> StochasticActor:

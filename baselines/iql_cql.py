@@ -36,7 +36,14 @@ from marlzoo.batch import Batch, as_sequences, team_fields
 from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import QNetworkConfig, QTeam
-from marlzoo.objectives import TargetMemory, data_value, masked_logsumexp, mean_over, team_targets
+from marlzoo.objectives import (
+    TargetMemory,
+    data_value,
+    logged_value,
+    masked_logsumexp,
+    mean_over,
+    team_targets,
+)
 from marlzoo.spec import Spec
 
 from . import _q_cql
@@ -65,7 +72,8 @@ class IQLCQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """One network of action values, shared by the agents, and its target."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.fields = team_fields(recurrent, mixed=False)
         if recurrent:
             self.sampling = "sequence"
@@ -76,8 +84,10 @@ class IQLCQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
-        c, batch = self.config, as_sequences(batch)
-        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        c = self.config
+        batch = as_sequences(batch)
+        gamma = self.hyperparameter("gamma", 3)
+        trace = self.hyperparameter("td_lambda", 3)
 
         # 1. Targets
         found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
@@ -100,3 +110,7 @@ class IQLCQL(Algorithm):
     def policy(self) -> Policy:
         """The best legal action."""
         return self.team.agents.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return logged_value(self.team, batch)

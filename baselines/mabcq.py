@@ -116,7 +116,9 @@ class MABCQ(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Per agent: behavior, twin Q (discrete: one per action), M, density; continuous: perturbation."""
-        c, n, a = self.config, spec.n_agents, spec.action_size
+        c = self.config
+        n = spec.n_agents
+        a = spec.action_size
         n_in = spec.obs_size + n
 
         def network(*sizes: int) -> PerAgent:
@@ -124,14 +126,16 @@ class MABCQ(Algorithm):
 
         groups: dict[str, Any]
         if spec.discrete:
-            self.clone, self.action_q = network(n_in, a), network(n_in, a)
+            self.clone = network(n_in, a)
+            self.action_q = network(n_in, a)
             self.target_action_q = self.make_target(self.action_q)
             groups = {"q": self.action_q, "behavior": self.clone}
         else:
             self.vae = VAE(self.init, n_in, a, c.hidden, 2 * a, agents=n)
             self.perturb = Perturbation(network(n_in + a, a), self.hyperparameter("phi"))
             self.q = Ensemble(self.init, (n_in + a, c.hidden, c.hidden, 1), agents=n)
-            self.target_q, self.target_perturb = self.make_target(self.q), self.make_target(self.perturb)
+            self.target_q = self.make_target(self.q)
+            self.target_perturb = self.make_target(self.perturb)
             groups = {"policy": self.perturb, "q": self.q, "behavior": self.vae}
         self.mean = network(n_in + a, 1)
         groups["mean"] = self.mean
@@ -145,7 +149,8 @@ class MABCQ(Algorithm):
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Latents: of the encoders, of the target's samples, of the policy's, and of the density's estimate."""
-        c, team = self.config, (self.config.batch_size, self.spec.n_agents)
+        c = self.config
+        team = (c.batch_size, self.spec.n_agents)
         found: dict[str, tuple[Kind, tuple[int, ...]]] = {}
         if not self.spec.discrete:
             one = (*team, self.vae.n_latent)
@@ -159,37 +164,48 @@ class MABCQ(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics: see the module's text, and the gradient norms."""
-        c, obs = self.config, with_agent_id(batch.obs)
-        action = (
-            one_hot(batch.action, self.spec.action_size, obs.dtype) if self.spec.discrete else batch.action
-        )
-        behavior_loss = self._behavior_loss(obs, batch)
-        with torch.no_grad():
-            following = batch.mask.unsqueeze(-1) * self._next_value(batch)  # V, [R, B, N]
-        expected = self.mean(obs, action).squeeze(-1)  # M
-        mean_loss = mean_over((expected - following).square())
+        c = self.config
+        obs = with_agent_id(batch.obs)
+        action = batch.action
+        if self.spec.discrete:
+            action = one_hot(action, self.spec.action_size, obs.dtype)
 
-        change = (batch.next_obs - batch.obs) * self.observed
-        losses = {"behavior": behavior_loss, "mean": mean_loss}
+        # 1. Behavior
+        losses = {"behavior": self._behavior_loss(obs, batch)}
+
+        # 2. V and its mean M under the data's partners
+        with torch.no_grad():
+            v_next = batch.mask.unsqueeze(-1) * self._next_value(batch)  # [R, B, N]
+        expected = self.mean(obs, action).squeeze(-1)
+        losses["mean"] = mean_over((expected - v_next).square())
+
+        # 3. Density
         if c.density == "vae":
+            change = (batch.next_obs - batch.obs) * self.observed
             losses["density"] = self._density_loss(obs, action, change, batch.noise["world"])
-            noise = batch.noise["density"]
-            log_density = self._log_density(obs, action, change, noise)
+            log_density = self._log_density(obs, action, change, batch.noise["density"])
         else:
             log_density = _counted(torch.cat((batch.obs, action), -1), batch.next_obs)
-        weight, size = self._weights(following, expected.detach(), log_density)
 
+        # 4. Weights
+        weight, size = self._weights(v_next, expected.detach(), log_density)
+
+        # 5. Q
         y = batch.agent_reward + self.hyperparameter("reward_shift", 3)
-        y = y + self.hyperparameter("gamma", 3) * following
+        y = y + self.hyperparameter("gamma", 3) * v_next
         taken = self._taken(obs, batch)  # [R, K, B, N]
-        losses["q"] = mean_over((weight.unsqueeze(1) * (taken - y.unsqueeze(1)).square()).sum(1))
+        error = (taken - y.unsqueeze(1)).square()
+        losses["q"] = mean_over((weight.unsqueeze(1) * error).sum(1))
+
+        # 6. Policy
         if not self.spec.discrete:
             losses["policy"] = self._policy_loss(obs, batch)
+
         norms = self.step(**losses)
-        self._follow(self.hyperparameter("tau"))
-        told = {f"{name}_loss": loss for name, loss in losses.items()}
-        told |= {"next_value": mean_over(following), "deviation": mean_over(size)}
-        return detached(told) | data_value(taken[:, 0]) | effective_sample_size(weight) | norms
+        self._update_targets(self.hyperparameter("tau"))
+        metrics = {f"{name}_loss": loss for name, loss in losses.items()}
+        metrics |= {"next_value": mean_over(v_next), "deviation": mean_over(size)}
+        return detached(metrics) | data_value(taken[:, 0]) | effective_sample_size(weight) | norms
 
     def policy(self) -> Policy:
         """Decentralized: continuous the best of many samples, discrete the best allowed action."""
@@ -200,7 +216,7 @@ class MABCQ(Algorithm):
 
     # BCQ ------------------------------------------------------------------------------------------------
 
-    def _follow(self, tau: Tensor) -> None:
+    def _update_targets(self, tau: Tensor) -> None:
         if self.spec.discrete:
             self.soft_update(self.target_action_q, self.action_q, tau)
             return
@@ -219,9 +235,8 @@ class MABCQ(Algorithm):
         """The target's value of the best action that the behavior allows, ``[R, B, N]``."""
         obs = with_agent_id(batch.next_obs)
         if self.spec.discrete:
-            allowed = allowed_actions(
-                self.clone(obs), batch.next_action_mask, self.hyperparameter("threshold", 4)
-            )
+            threshold = self.hyperparameter("threshold", 4)
+            allowed = allowed_actions(self.clone(obs), batch.next_action_mask, threshold)
             return double_q(self.action_q(obs), self.target_action_q(obs), allowed)
         many = obs.unsqueeze(1)
         latent = batch.noise["target"].clamp(-LATENT_BOUND, LATENT_BOUND)
@@ -244,11 +259,11 @@ class MABCQ(Algorithm):
 
     # The partners ---------------------------------------------------------------------------------------
 
-    def _weights(self, following: Tensor, expected: Tensor, log_density: Tensor) -> tuple[Tensor, Tensor]:
+    def _weights(self, v_next: Tensor, expected: Tensor, log_density: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of all transitions ``[R, B, N]``, each agent's by itself; and the size of the deviation."""
         c = self.hyperparameter
-        guard = 0.01 * following.std(1, keepdim=True)
-        relative = (following - expected) / (expected.abs() + guard).clamp_min(1e-8)
+        guard = 0.01 * v_next.std(1, keepdim=True)  # M may be close to 0
+        relative = (v_next - expected) / (expected.abs() + guard).clamp_min(1e-8)
         factor = (1.0 + c("deviation", 3) * relative).clamp_min(0.0)
         weight = factor * torch.exp(-c("normalization", 3) * log_density)
         weight = weight / weight.mean(1, keepdim=True).clamp_min(1e-8)
@@ -258,7 +273,8 @@ class MABCQ(Algorithm):
         """Negative evidence bound, per observed entry."""
         condition = torch.cat((obs, action), -1)
         mean, log_std = self.world.encode(condition, change)
-        log_p = self._log_normal(self.world.decoder(condition, mean + log_std.exp() * noise), change)
+        decoded = self.world.decoder(condition, mean + log_std.exp() * noise)
+        log_p = self._log_normal(decoded, change)
         bound = log_p - gaussian_kl(mean, log_std).sum(-1)
         return -mean_over(bound / self.observed.sum(-1))
 
@@ -268,7 +284,8 @@ class MABCQ(Algorithm):
         condition = torch.cat((obs, action), -1)
         mean, log_std = self.world.encode(condition, change)
         latent = mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
-        many = self._log_normal(self.world.decoder(condition.unsqueeze(1), latent), change.unsqueeze(1))
+        decoded = self.world.decoder(condition.unsqueeze(1), latent)
+        many = self._log_normal(decoded, change.unsqueeze(1))
         prior = -0.5 * latent.square().sum(-1)
         proposal = (-0.5 * noise.square() - log_std.unsqueeze(1)).sum(-1)
         log_p = torch.logsumexp(many + prior - proposal, dim=1) - math.log(noise.shape[1])
@@ -278,14 +295,15 @@ class MABCQ(Algorithm):
         """Log density of ``x [..., O]`` under the Gaussian ``output [..., 2 O]``, observed entries only."""
         mean, log_std = output.chunk(2, dim=-1)
         log_std = log_std.clamp(*LOG_STD_BOUNDS)
-        log_p = -0.5 * ((x - mean) * torch.exp(-log_std)).square() - log_std - 0.5 * LOG_2PI
+        standard = (x - mean) * torch.exp(-log_std)
+        log_p = -0.5 * standard.square() - log_std - 0.5 * LOG_2PI
         return (log_p * self.observed).sum(-1)
 
 
 @torch.no_grad()
-def _counted(condition: Tensor, following: Tensor) -> Tensor:
-    """Log share of ``following`` among the batch's rows of the same ``condition``, ``[R, B, N, .] -> [R, B, N]``."""
+def _counted(condition: Tensor, next_obs: Tensor) -> Tensor:
+    """Log share of ``next_obs`` among the batch's rows of the same ``condition``, ``[R, B, N, .] -> [R, B, N]``."""
     same = (condition.unsqueeze(2) == condition.unsqueeze(1)).all(-1)  # [R, B, B, N]
-    both = same & (following.unsqueeze(2) == following.unsqueeze(1)).all(-1)
+    both = same & (next_obs.unsqueeze(2) == next_obs.unsqueeze(1)).all(-1)
     dtype = condition.dtype
     return torch.log(both.sum(2).to(dtype)) - torch.log(same.sum(2).to(dtype))

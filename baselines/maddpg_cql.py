@@ -133,7 +133,8 @@ class MADDPGCQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, twin critics, and the targets of both."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
         if c.replaced > spec.n_agents:
@@ -151,7 +152,8 @@ class MADDPGCQL(Algorithm):
             "joint" if c.variant == "maddpg_cql" else "state",
             agent_id=c.critic_agent_id,
         )
-        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.target_actor = self.make_target(self.actor)
+        self.target_q = self.make_target(self.q)
         self.add_optimizer(policy=self.actor, critic=self.q)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -176,16 +178,21 @@ class MADDPGCQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, batch, used = self.config, as_sequences(batch), self.action_dimensions
+        c = self.config
+        batch = as_sequences(batch)
+        used = self.action_dimensions
         nearness: dict[str, Tensor] = {}
         if c.prioritize == "joint_action":
             batch, nearness = self._nearest(batch)
-        obs, state, filled = batch.obs[:, :, :-1], batch.state[:, :, :-1], batch.filled
+        obs = batch.obs[:, :, :-1]
+        state = batch.state[:, :, :-1]
+        filled = batch.filled
         policy = torch.tanh(self.actor(batch)) * used  # [R, B, L + 1, N, A]
 
         # 1. Target
         with torch.no_grad():
-            after, usable = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used, filled
+            after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used
+            usable = filled
             if c.backup == "partial":
                 known, usable = known_actions(batch)
                 after = partial_replacement(after, known[:, :, 1:], batch.noise["subset"], c.replaced)
@@ -208,7 +215,8 @@ class MADDPGCQL(Algorithm):
             norms = self.step(**losses)
             losses = {"policy": self._policy_loss(batch, policy[:, :, :-1])}
         else:
-            losses["policy"], norms = self._policy_loss(batch, policy[:, :, :-1]), {}
+            losses["policy"] = self._policy_loss(batch, policy[:, :, :-1])
+            norms = {}
         norms |= self.step(**losses)
         self.soft_update(self.target_actor, self.actor, self.hyperparameter("tau"))
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
@@ -225,7 +233,8 @@ class MADDPGCQL(Algorithm):
     @torch.no_grad()
     def _nearest(self, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
         """Rows with a joint action near the target policies', and how near they are."""
-        used, real = self.action_dimensions, batch.filled
+        used = self.action_dimensions
+        real = batch.filled
         gap = torch.tanh(self.target_actor(batch)[:, :, :-1]) - batch.action
         apart = (gap.abs() * used).sum((-2, -1)) / used.sum()  # [R, M, L]
         distance = torch.where(real > 0, apart, torch.zeros_like(apart)).sum(-1) / real.sum(-1)
@@ -239,8 +248,10 @@ class MADDPGCQL(Algorithm):
     @torch.no_grad()
     def _samples(self, batch: Batch, policy: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty's team actions [R, 3 K, B, L, N, A] and their log densities [R, 3 K, B, L, N]."""
-        noise, sigma = batch.noise, self.hyperparameter("cql_sigma")
-        now, after = policy[:, :, :-1], policy[:, :, 1:]
+        noise = batch.noise
+        sigma = self.hyperparameter("cql_sigma")
+        now = policy[:, :, :-1]
+        after = policy[:, :, 1:]
         actions, density = penalty_samples(
             now, after, noise["uniform"], noise["normal"], sigma, self.action_dimensions
         )

@@ -83,7 +83,8 @@ class AgentAttention(nn.Module):
         if size % heads:
             raise ConfigError(f"hidden is {size}; with {heads} heads it must be a multiple of {heads}")
         self.heads = heads
-        self.qkv, self.out = Linear(init, size, 3 * size), Linear(init, size, size)
+        self.qkv = Linear(init, size, 3 * size)
+        self.out = Linear(init, size, size)
         self.weight = init.constant(0.0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +106,8 @@ class Planner(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, config: MADiffConfig) -> None:
         super().__init__()
-        window, h = (config.sequence_length + 1) * spec.obs_size, config.hidden
+        window = (config.sequence_length + 1) * spec.obs_size
+        h = config.hidden
         self.enter = Linear(init, window + 1 + 1 + 2 * FREQUENCIES + 2 + spec.n_agents, h)
         self.attention = nn.ModuleList(AgentAttention(init, h, config.heads) for _ in range(config.layers))
         self.networks = nn.ModuleList(MLP(init, (h, h, h)) for _ in range(config.layers))
@@ -137,7 +139,8 @@ class Model(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, config: MADiffConfig) -> None:
         super().__init__()
-        self.planner, h = Planner(init, spec, config), config.hidden
+        self.planner = Planner(init, spec, config)
+        h = config.hidden
         self.inverse = MLP(init, (2 * spec.obs_size + spec.n_agents, h, h, spec.action_size))
 
     def action(self, obs: Tensor, following: Tensor) -> Tensor:
@@ -161,7 +164,8 @@ class Scaling(nn.Module):
     def read(self, data: Sequence[Any]) -> None:
         """Take them from the data of every replica; what never changes becomes 0."""
         for r, dataset in enumerate(data):
-            low, high = (torch.as_tensor(x).to(self.middle) for x in (dataset.obs.min(0), dataset.obs.max(0)))
+            low = torch.as_tensor(dataset.obs.min(0)).to(self.middle)
+            high = torch.as_tensor(dataset.obs.max(0)).to(self.middle)
             self.middle[r] = (low + high) / 2
             self.spread[r] = torch.where(high > low, (high - low) / 2, torch.ones_like(high))
 
@@ -203,7 +207,8 @@ class MADiff(Algorithm):
             )
         self.fields = ("obs", "action", "reward", "action_mask")
         self.schedule = Schedule(self.init, c.diffusion_steps)
-        self.scaling, self.returns = Scaling(self.init, spec), Returns(self.init)
+        self.scaling = Scaling(self.init, spec)
+        self.returns = Returns(self.init)
         self.model = Model(self.init, spec, c)
         self.slow = self.make_target(self.model)
         sizes = torch.tensor(spec.obs_sizes).unsqueeze(-1)
@@ -213,7 +218,9 @@ class MADiff(Algorithm):
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Levels, noise, which samples are told their return, and whose observation is known."""
-        c, b, n = self.config, self.config.batch_size, self.spec.n_agents
+        c = self.config
+        b = c.batch_size
+        n = self.spec.n_agents
         found: dict[str, tuple[Kind, tuple[int, ...]]] = {
             "level": ("uniform", (b,)),
             "noise": ("normal", (b, n, c.sequence_length + 1, self.spec.obs_size)),
@@ -230,7 +237,8 @@ class MADiff(Algorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are both losses and the gradient norm, each [R]."""
         obs = self.scaling(batch.obs)  # [R, B, L + 1, N, O]
-        diffusion_loss = self._diffusion_loss(batch, obs.movedim(2, 3) * self.obs_dimensions.unsqueeze(1))
+        window = obs.movedim(2, 3) * self.obs_dimensions.unsqueeze(1)  # [R, B, N, L + 1, O]
+        diffusion_loss = self._diffusion_loss(batch, window)
         out = self.model.action(obs[:, :, :-1], obs[:, :, 1:])
         if self.spec.discrete:
             logits = mask_logits(out, batch.action_mask[:, :, :-1])
@@ -248,13 +256,15 @@ class MADiff(Algorithm):
 
     def _diffusion_loss(self, batch: Batch, window: Tensor) -> Tensor:
         """Mean squared error of the noise, [R], ``window [R, B, N, L + 1, O]``."""
-        c, drawn = self.config, batch.noise
+        c = self.config
+        drawn = batch.noise
         level = (drawn["level"] * c.diffusion_steps).long()
         told = (drawn["told"] >= self.hyperparameter("condition_dropout", 2)).to(window.dtype)
         to_go = batch.reward[:, :, 0] / self.returns.scale.unsqueeze(1)
         known = torch.ones_like(window[..., 0, 0])
         if c.mode == "decentralized":
-            known = one_hot((drawn["owner"] * self.spec.n_agents).long(), self.spec.n_agents, window.dtype)
+            owner = (drawn["owner"] * self.spec.n_agents).long()
+            known = one_hot(owner, self.spec.n_agents, window.dtype)
         x = pinned(self.schedule.noised(window, drawn["noise"], level), window[..., 0, :], known)
         x = x * self.obs_dimensions.unsqueeze(1)
         found = self.model.planner(x, known, self.schedule.time(level, window), to_go, told)
@@ -289,8 +299,11 @@ class PlanPolicy(Policy):
 
     def __init__(self, learner: MADiff) -> None:
         super().__init__()
-        self.model, self.scaling, self.returns = learner.slow, learner.scaling, learner.returns
-        self.schedule, self.config = learner.schedule, learner.config
+        self.model = learner.slow
+        self.scaling = learner.scaling
+        self.returns = learner.returns
+        self.schedule = learner.schedule
+        self.config = learner.config
         self.discrete = learner.spec.discrete
         self.register_buffer("guidance", learner.hyperparameter("guidance", 5), persistent=False)
         self.register_buffer("used", learner.action_dimensions, persistent=False)
@@ -324,17 +337,18 @@ class PlanPolicy(Policy):
 
     def _planned(self, present: Tensor, to_go: Tensor, random: Random) -> Tensor:
         """Every agent's next observation in the plan that it acts on, ``[R, E, N, O]``."""
-        (replicas, envs, n), size = present.shape[:3], present.shape[-1]
+        replicas, envs, n = present.shape[:3]
+        size = present.shape[-1]
         length = self.config.sequence_length + 1
         alone = self.config.mode == "decentralized"
         plans = n if alone else 1  # of each copy: one per agent, or one for the team
         shape = (envs, n, plans * length * size)
         drawn = present.new_zeros(replicas, *shape) if random is None else random.normal(*shape)
-        noise = (
-            drawn.view(replicas, envs, n, plans, length, size)
-            if alone
-            else drawn.view(replicas, envs, 1, n, length, size)
-        )  # the last agents' axis is that of the agents planned for
+        # The second agents' axis is that of the agents planned for.
+        if alone:
+            noise = drawn.view(replicas, envs, n, plans, length, size)
+        else:
+            noise = drawn.view(replicas, envs, 1, n, length, size)
         known = torch.eye(n, dtype=present.dtype, device=present.device) if alone else present.new_ones(1, n)
         known = known.expand(replicas, envs, plans, n).flatten(1, 2)
         each = partial(torch.repeat_interleave, repeats=plans, dim=1)
@@ -344,7 +358,8 @@ class PlanPolicy(Policy):
 
     def _sampled(self, noise: Tensor, present: Tensor, known: Tensor, to_go: Tensor) -> Tensor:
         """Plans ``[R, M, N, H, O]`` of M presents ``[R, M, N, O]``."""
-        told, real = torch.ones_like(to_go), self.real.unsqueeze(1)
+        told = torch.ones_like(to_go)
+        real = self.real.unsqueeze(1)
 
         def predicted(x: Tensor, level: Tensor) -> Tensor:
             time = self.schedule.time(level, x)

@@ -87,8 +87,11 @@ class Model(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, config: MADTConfig) -> None:
         super().__init__()
-        h, n_out = config.hidden, spec.action_size
-        self.tokens, self.action_size, self.discrete = COUNT[config.tokens], n_out, spec.discrete
+        h = config.hidden
+        n_out = spec.action_size
+        self.tokens = COUNT[config.tokens]
+        self.action_size = n_out
+        self.discrete = spec.discrete
         self.obs = Linear(init, spec.obs_size + spec.n_agents, h)
         self.action = Linear(init, n_out, h) if self.tokens > 1 else None
         self.to_go = Linear(init, 1, h) if self.tokens > 2 else None
@@ -196,7 +199,8 @@ class MADT(Algorithm):
 
     def policy(self) -> Policy:
         """Acts with the best legal action or the mode, or by sampling."""
-        c, used = self.config, self.action_dimensions
+        c = self.config
+        used = self.action_dimensions
         context = c.sequence_length or self.spec.horizon
         return SequencePolicy(self.model, self.returns, used, context, c.joint, c.eval_mode == "sample")
 
@@ -224,11 +228,15 @@ class SequencePolicy(Policy):
         self, model: Model, returns: Returns, used: Tensor, context: int, joint: bool, sample: bool
     ) -> None:
         super().__init__()
-        self.model, self.returns, self.context = model, returns, context
-        self.joint, self.stochastic = joint, sample
+        self.model = model
+        self.returns = returns
+        self.context = context
+        self.joint = joint
+        self.stochastic = sample
         self.execution: Execution = "sequential" if joint else "decentralized"
         self.register_buffer("used", used, persistent=False)
-        self._cache, self._step = Cache(), 0
+        self._cache = Cache()
+        self._step = 0
         self._window: deque[Inputs] = deque(maxlen=max(context - 1, 1))  # what the steps before showed
         self._begin: Tensor | None = None  # first step of the present episodes, [R, E]
         self._last: Tensor | None = None  # the actions before, [R, E, N, A]
@@ -237,13 +245,16 @@ class SequencePolicy(Policy):
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
         """Begin the episodes of the copies ``ids`` (None: all)."""
         if ids is None or self._begin is None:
-            self._cache, self._step, self._begin = Cache(), 0, None
+            self._cache = Cache()
+            self._step = 0
+            self._begin = None
             self._window.clear()
             return
         assert self._last is not None
         assert self._to_go is not None
         where = ids if ids.dtype == torch.bool else (slice(None), ids)
-        self._begin[where], self._last[where] = self._step, 0.0
+        self._begin[where] = self._step
+        self._last[where] = 0.0
         self._to_go[where] = self.returns.target.unsqueeze(1).expand_as(self._to_go)[where]
 
     def receive(self, reward: Tensor) -> None:
@@ -259,8 +270,10 @@ class SequencePolicy(Policy):
             self._to_go = self.returns.target.unsqueeze(1).expand(replicas, envs).clone()
         if self._step >= self.context:
             self._read_window()
-        seen, turns = with_agent_id(obs), [slice(i, i + 1) for i in range(n)] if self.joint else [slice(None)]
-        actions, shown = [], []
+        seen = with_agent_id(obs)
+        turns = [slice(i, i + 1) for i in range(n)] if self.joint else [slice(None)]
+        actions = []
+        shown = []
         for agents in turns:
             shown.append(self._inputs(seen[:, :, agents], agents))
             out = self._read(shown[-1], torch.tensor([self._step], device=obs.device))

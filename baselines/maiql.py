@@ -86,30 +86,35 @@ class MAIQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, twin Q, V and both mixers; targets of Q and its mixer."""
-        c, own, n, h = self.config, not self.config.share_agents, spec.n_agents, self.config.mixer_hidden
+        c = self.config
+        own = not c.share_agents
+        n = spec.n_agents
+        h = c.mixer_hidden
         self.fields = step_fields(c.history == "rnn", "obs", "action", "reward", "mask", "action_mask")
         self.actor = policy_network(self, c, spec)
         self.q = ActionValues(self.init, spec, c.hidden, members=2, per_agent=own)
         self.v = ValueNet(self.init, spec.obs_size + n, c.hidden, n if own else 0)
         self.q_mixer = MLP(self.init, (n * (spec.obs_size + spec.action_size), h, h, n + 1))
         self.v_mixer = MLP(self.init, (n * spec.obs_size, h, h, n + 1))
-        self.target_q, self.target_q_mixer = self.make_target(self.q), self.make_target(self.q_mixer)
+        self.target_q = self.make_target(self.q)
+        self.target_q_mixer = self.make_target(self.q_mixer)
         self.add_optimizer(policy=self.actor, q=(self.q, self.q_mixer), v=(self.v, self.v_mixer))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""
-        sequences, (batch, real) = batch, as_transitions(batch)
+        sequences = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         batch = clipped(self, batch)
-        obs, joint = with_agent_id(batch.obs), joint_action(batch.action, self.spec, self.dtype)
+        obs = with_agent_id(batch.obs)
+        joint = joint_action(batch.action, self.spec, self.dtype)
 
         # 1. V
         with torch.no_grad():
             w, b = self._mix(self.target_q_mixer, batch.obs, joint)
             q_local = w * self.target_q(obs, batch.action).amin(1)
             q_total = q_local.sum(-1) + b
-        v_loss = mean_over(
-            expectile(q_total - self._v(batch.obs)[0], self.hyperparameter("expectile", 2)), real
-        )
+        v_total, _ = self._v(batch.obs)
+        v_loss = mean_over(expectile(q_total - v_total, self.hyperparameter("expectile", 2)), real)
         norms = self.step(v=v_loss)
 
         # 2. Policy
@@ -118,15 +123,15 @@ class MAIQL(Algorithm):
             u = (q_total - v_total).unsqueeze(-1)
             if self.config.weights == "agent":
                 u = q_local + b.unsqueeze(-1) - v_share
-            weight = exponential_weights(
-                self.hyperparameter("beta", 3) * u, 1.0, self.hyperparameter("weight_cap", 3)
-            )
+            exponent = self.hyperparameter("beta", 3) * u
+            weight = exponential_weights(exponent, 1.0, self.hyperparameter("weight_cap", 3))
         log_prob = self.data_log_prob(self.actor.of_batch(sequences, obs), batch)
         policy_loss = -mean_over((weight * log_prob).sum(-1), real)
 
         # 3. Q
         with torch.no_grad():
-            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * self._v(batch.next_obs)[0]
+            v_next, _ = self._v(batch.next_obs)
+            y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_next
         w, b = self._mix(self.q_mixer, batch.obs, joint)
         q = (w.unsqueeze(1) * self.q(obs, batch.action)).sum(-1) + b.unsqueeze(1)
         q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)

@@ -65,10 +65,8 @@ class MAPPO(Algorithm):
         experience, metrics = _ppo.experience(self, self.nets, rollout)
         for rows in _ppo.passes(rollout, self.config):
             x = _ppo.rows_of(experience, rows)
-            policy_loss, value_loss = (
-                _ppo.policy_loss(self, self.nets, x),
-                _ppo.value_loss(self, self.nets, x),
-            )
+            policy_loss = _ppo.policy_loss(self, self.nets, x)
+            value_loss = _ppo.value_loss(self, self.nets, x)
             norms = self.step(policy=policy_loss, critic=value_loss)
         return metrics | {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()} | norms
 

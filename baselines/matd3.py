@@ -41,7 +41,7 @@ from marlzoo.config import Count, Fraction, NonNegative, Positive, ReplayConfig
 from marlzoo.modules.critics import TeamCritics
 from marlzoo.modules.policies import Policy, SquashedPolicy, smoothed_action
 from marlzoo.modules.teams import TeamActor
-from marlzoo.objectives import action_error
+from marlzoo.objectives import action_error, detached
 from marlzoo.replicas import Kind, ReplicaRandom
 from marlzoo.spec import Spec
 
@@ -80,7 +80,8 @@ class MATD3(Algorithm):
         h = self.config.hidden
         self.actor = TeamActor(self.init, spec, h, own=True, last_bound=3e-3)
         self.q = TeamCritics(self.init, spec, (h, h), "joint", agent_id=False)
-        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.target_actor = self.make_target(self.actor)
+        self.target_q = self.make_target(self.q)
         self.add_optimizer(lr={"critic": "critic_lr"}, policy=self.actor, critic=self.q)
 
     def sequences(self) -> tuple[int, bool]:
@@ -104,11 +105,14 @@ class MATD3(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
-        used, obs, state = self.action_dimensions, batch.obs[:, :, 0], batch.state[:, :, 0]
+        used = self.action_dimensions
+        obs = batch.obs[:, :, 0]
+        state = batch.state[:, :, 0]
 
         # 2. Target
         with torch.no_grad():
-            sigma, clip = self.hyperparameter("smoothing_sigma", 4), self.hyperparameter("smoothing_clip", 4)
+            sigma = self.hyperparameter("smoothing_sigma", 4)
+            clip = self.hyperparameter("smoothing_clip", 4)
             after = torch.tanh(self.target_actor.rows(batch.obs[:, :, -1]))
             after = smoothed_action(after, batch.noise["target"], sigma, clip) * used
             q_after = self.target_q(batch.obs[:, :, -1], batch.state[:, :, -1], after).amin(1)[..., 0]
@@ -132,8 +136,9 @@ class MATD3(Algorithm):
         tau = self.hyperparameter("tau") * due
         self.soft_update(self.target_actor, self.actor, tau)
         self.soft_update(self.target_q, self.q, tau)
-        metrics = {"critic_loss": critic_loss, "policy_loss": policy_loss, "q": q[:, 0].mean(1)}
-        return {**{name: value.detach() for name, value in metrics.items()}, "target_q": y.mean(1), **norms}
+        metrics = {"critic_loss": critic_loss, "policy_loss": policy_loss}
+        means = {"q": q[:, 0].mean(1), "target_q": y.mean(1)}
+        return detached(metrics | means) | norms
 
     def returns(self, batch: Batch) -> Tensor:
         """Discounted reward of the steps that are there, ``[R, B]``."""

@@ -92,7 +92,8 @@ class OM2P(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of policies and critics; metrics are losses, batch means and gradient norms, each [R]."""
-        used, drawn = self.action_dimensions, batch.noise
+        used = self.action_dimensions
+        drawn = batch.noise
 
         # 1. Flow
         t = drawn["t"]
@@ -107,7 +108,8 @@ class OM2P(Algorithm):
         action = self._action(batch.obs, drawn["now"])
         value = self.q(with_agent_id(batch.obs), action).mean(1)  # [R, B, N]
         if self.config.normalize_q:
-            value = value / value.detach().abs().mean(1, keepdim=True).clamp_min(1e-6)
+            size = value.detach().abs().mean(1, keepdim=True)
+            value = value / size.clamp_min(1e-6)
         policy_loss = flow_loss - self.hyperparameter("q_weight") * mean_over(value)
 
         # 3. Critics
@@ -149,7 +151,8 @@ class MeanFlowPolicy(Policy):
 
     def __init__(self, actor: AverageVelocity, steps: int) -> None:
         super().__init__()
-        self.actor, self.steps = actor, steps
+        self.actor = actor
+        self.steps = steps
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         shape = (*obs.shape[1:3], self.actor.used.shape[-1])

@@ -79,7 +79,8 @@ class QMIX(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """The agents' network, the mixer and the targets of both."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.fields = team_fields(recurrent=True, mixed=True)  # batches are sequences, if of one step
         shape = QNetworkConfig(
             c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu
@@ -100,7 +101,8 @@ class QMIX(Algorithm):
         """The present probability of a random action, ``[R, 1, 1]``."""
         c = self.config
         left = 1.0 - min(self.updates * c.num_envs * c.rollout / c.anneal, 1.0)
-        start, end = self.hyperparameter("epsilon_start", 3), self.hyperparameter("epsilon_end", 3)
+        start = self.hyperparameter("epsilon_start", 3)
+        end = self.hyperparameter("epsilon_end", 3)
         return end + (start - end) * left
 
     def explore(
@@ -113,7 +115,8 @@ class QMIX(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the loss, batch means and the gradient norm, each [R]."""
-        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        gamma = self.hyperparameter("gamma", 3)
+        trace = self.hyperparameter("td_lambda", 3)
         found = team_targets(self.team, self.target, batch, gamma, trace)
         loss = mean_over((found.total - found.target).square(), batch.filled)
         norms = self.step(q=loss)

@@ -50,6 +50,7 @@ from marlzoo.modules.teams import QNetworkConfig, QTeam
 from marlzoo.objectives import (
     TargetMemory,
     data_value,
+    logged_value,
     masked_logsumexp,
     mean_over,
     team_targets,
@@ -59,6 +60,8 @@ from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
 from . import _q_cql
+
+GOLDEN_RATIO = 0.6180339887498949  # its multiples spread evenly over the unit interval
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class QMIXCQL(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """The agents' network, the mixer and the targets of both."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.fields = team_fields(recurrent, mixed=True)
         if recurrent:
             self.sampling = "sequence"
@@ -116,12 +120,16 @@ class QMIXCQL(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
-        c, batch = self.config, as_sequences(batch)
+        c = self.config
+        batch = as_sequences(batch)
 
         # 1. Targets
-        gamma, trace = self.hyperparameter("gamma", 3), self.hyperparameter("td_lambda", 3)
+        gamma = self.hyperparameter("gamma", 3)
+        trace = self.hyperparameter("td_lambda", 3)
         found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
-        q_all, q, q_tot = found.every, found.taken, found.total
+        q_all = found.every
+        q = found.taken
+        q_tot = found.total
 
         # 2. TD
         td = mean_over((q_tot - found.target).square(), batch.filled) * (0.5 if c.half_td else 1.0)
@@ -146,6 +154,10 @@ class QMIXCQL(Algorithm):
         """The best legal action."""
         return self.team.agents.policy()
 
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return logged_value(self.team, batch)
+
     def _joint_logsumexp(self, q_all: Tensor, q_tot: Tensor, batch: Batch) -> Tensor:
         """log sum exp of the team's value over random legal team actions, [R, B, L]."""
         actions = random_valid_actions(batch.action_mask[:, :, :-1], batch.noise["actions"])
@@ -168,15 +180,14 @@ def random_valid_actions(action_mask: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         ``[R, B, L, K, N]`` int64; the last action where nothing is legal (padding).
     """
-    turn = (
-        torch.arange(action_mask.shape[2], device=action_mask.device, dtype=uniform.dtype)
-        * 0.6180339887498949
-    )
+    rows = torch.arange(action_mask.shape[2], device=action_mask.device, dtype=uniform.dtype)
+    turn = rows * GOLDEN_RATIO
     place = torch.remainder(uniform.unsqueeze(2) + turn.view(-1, 1, 1), 1.0)
     count = action_mask.sum(-1).unsqueeze(3)  # [R, B, L, 1, N]
     wanted = torch.minimum((place * count).long() + 1, count.clamp_min(1))
     rank = action_mask.long().cumsum(-1).unsqueeze(3)  # the wanted-th legal action is the first of that rank
-    return (rank < wanted.unsqueeze(-1)).sum(-1).clamp_max(action_mask.shape[-1] - 1)
+    before = (rank < wanted.unsqueeze(-1)).sum(-1)
+    return before.clamp_max(action_mask.shape[-1] - 1)
 
 
 def joint_values(values: Tensor, actions: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ from marlzoo.modules.layers import one_hot
 from marlzoo.modules.policies import Policy, categorical_log_prob, mask_logits, smoothed_action
 from marlzoo.modules.teams import TeamActor
 from marlzoo.objectives import (
+    TargetMemory,
     action_error,
     action_size,
     data_likelihood,
@@ -100,6 +101,7 @@ class TD3BC(Algorithm):
     """TD3+BC for continuous and discrete actions; see the module's text."""
 
     config: TD3BCConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class: ClassVar[type[Config]] = TD3BCConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -118,15 +120,18 @@ class TD3BC(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Policy, twin critics, and the targets of both."""
-        c, recurrent = self.config, self.config.history == "rnn"
+        c = self.config
+        recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
-        reads, own = READS[c.variant], c.variant == "independent"
+        reads = READS[c.variant]
+        own = c.variant == "independent"
         state = () if own else ("state",)
         self.fields = row_fields(recurrent, "obs", "action", "agent_reward", "mask", "action_mask", *state)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, own, relu=c.memory_relu)
         self.q = TeamCritics(self.init, spec, (c.critic_hidden, c.critic_hidden), reads, own)
-        self.target_actor, self.target_q = self.make_target(self.actor), self.make_target(self.q)
+        self.target_actor = self.make_target(self.actor)
+        self.target_q = self.make_target(self.q)
         self.add_optimizer(policy=self.actor, critic=self.q)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -138,8 +143,10 @@ class TD3BC(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
-        c, batch = self.config, as_sequences(batch)
-        obs, filled = batch.obs[:, :, :-1], batch.filled
+        c = self.config
+        batch = as_sequences(batch)
+        obs = batch.obs[:, :, :-1]
+        filled = batch.filled
         state = batch.state[:, :, :-1] if batch.has("state") else None
 
         # 1. Target
@@ -148,6 +155,8 @@ class TD3BC(Algorithm):
             state_after = batch.state[:, :, 1:] if batch.has("state") else None
             q_after = self.target_q(batch.obs[:, :, 1:], state_after, after).amin(1)
             y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
 
         # 2. Critics
         data = self._data_actions(batch)
@@ -173,6 +182,12 @@ class TD3BC(Algorithm):
         """Continuous: tanh of the network's output. Discrete: the most probable legal action."""
         return self.actor.policy()
 
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        state = batch.state[:, :, :-1] if batch.has("state") else None
+        values: Tensor = self.q(batch.obs[:, :, :-1], state, self._data_actions(batch))
+        return values.amin(1)
+
     def _data_actions(self, batch: Batch) -> Tensor:
         """The data's actions as critics read them, [R, B, L, N, A]."""
         if self.spec.discrete:
@@ -184,14 +199,17 @@ class TD3BC(Algorithm):
         noise = batch.noise["next"]
         if self.spec.discrete:
             return straight_through(out, batch.action_mask[:, :, 1:], noise)
-        sigma, clip = self.hyperparameter("smoothing_sigma", 5), self.hyperparameter("smoothing_clip", 5)
+        sigma = self.hyperparameter("smoothing_sigma", 5)
+        clip = self.hyperparameter("smoothing_clip", 5)
         return smoothed_action(torch.tanh(out), noise, sigma, clip) * self.action_dimensions
 
     def _policy_loss(
         self, batch: Batch, obs: Tensor, state: Tensor | None, data: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's loss, and as metrics the data's part of it and lambda (mean over agents), each [R]."""
-        c, filled, used = self.config, batch.filled, self.action_dimensions
+        c = self.config
+        filled = batch.filled
+        used = self.action_dimensions
         out = self.actor(batch)[:, :, :-1]
         if self.spec.discrete:
             action_mask = batch.action_mask[:, :, :-1]

@@ -15,6 +15,9 @@ from typing import Any
 from marlzoo.errors import MarlzooError, MissingExtraError, OutputError
 from marlzoo.system.files import atomic_write
 
+_GOOGLE = ("gs:", "gcs:")
+_BUCKETS = ("s3:", "s3a:", *_GOOGLE)
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -33,11 +36,18 @@ class Storage:
 
         Raises:
             MissingExtraError: the package that speaks to it is not installed.
-            OutputError: it does not answer.
+            OutputError: it does not answer, or has no such bucket.
         """
         with self._told():
             system, root = self._opened()
             system.exists(root)
+            bucket = root.partition("/")[0]
+            # Writing to a bucket that is not there would make it, under a misspelled name, too.
+            if self.url.startswith(_BUCKETS) and not system.exists(bucket):
+                raise OutputError(
+                    f"--storage {self.url}: there is no bucket {bucket!r}, or your permissions do not show it; "
+                    "correct the name, or create the bucket first"
+                )
 
     def put(self, folder: Path, *files: Path) -> None:
         """Copy files below ``folder`` there, each as one step.
@@ -99,7 +109,7 @@ class Storage:
         except MarlzooError:
             raise
         except ImportError as error:  # fsspec names the package that the place needs
-            package = error.name or ("gcsfs" if self.url.startswith(("gs:", "gcs:")) else "s3fs")
+            package = error.name or ("gcsfs" if self.url.startswith(_GOOGLE) else "s3fs")
             raise MissingExtraError(package, "storage", f"--storage {self.url}") from error
         except Exception as error:  # every system has errors of its own
             first = (str(error).strip().splitlines() or [""])[0]

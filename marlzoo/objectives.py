@@ -265,8 +265,8 @@ class ValueTeam(Protocol):
 class TargetMemory(Protocol):
     """Lifts targets to what was known before; see :class:`marlzoo.training.value_memory.ValueMemory`."""
 
-    def lift(self, target: Tensor, batch: Batch, state: Tensor | None) -> Tensor:
-        """Lifted targets, like ``target [R, B, L]``; ``state [R, B, L, S]`` is the mixer's, None without one."""
+    def lift(self, target: Tensor, batch: Batch) -> Tensor:
+        """Lifted targets, like ``target``, which is that of the batch's actions."""
 
 
 @dataclass(frozen=True)
@@ -321,8 +321,14 @@ def team_targets(
         else:
             y = td_lambda(reward, target.total(best, state), batch.mask, batch.filled, gamma, trace)
         if memory is not None:
-            y = memory.lift(y, batch, now)
+            y = memory.lift(y, batch)
     return TeamTargets(every, taken, total, y)
+
+
+def logged_value(team: ValueTeam, batch: Batch) -> Tensor:
+    """The team's value of the batch's actions ``[R, B, L]``; without a mixer the agents' own, ``[R, B, L, N]``."""
+    state = None if team.mixer is None else batch.state[:, :, :-1]
+    return team.total(chosen(team(batch)[:, :, :-1], batch.action), state)
 
 
 SATURATED = 0.99  # |a| beyond which an action entry counts as lying on the bound

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 os.environ["MARLZOO_MATMUL"] = "highest"  # nothing is measured, here and in the processes that tests start
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test or its fixtures draw from torch's own generator is the same in every run and order."""
+    torch.manual_seed(0)

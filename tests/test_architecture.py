@@ -188,3 +188,21 @@ def test_a_method_stands_on_few_modules(method: str) -> None:
             seen.add(module)
             waiting += graph()[module]
     assert len(seen) <= LARGEST_CLOSURE, sorted(seen)
+
+
+LONGEST_FUNCTION = 50  # lines of a function of a method's file, its docstring left out
+
+
+def test_methods_read_line_by_line() -> None:
+    """No line assigns several things, and no function is longer than a screen."""
+    found = []
+    for name, path in KNOWN.items():
+        if name.startswith(("algorithms.", "baselines.")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                    found += [f"{path.name}:{node.lineno}"] * isinstance(node.targets[0], ast.Tuple)
+                elif isinstance(node, ast.FunctionDef):
+                    body = node.body[1:] if ast.get_docstring(node) else node.body
+                    long = body and node.body[-1].end_lineno - body[0].lineno >= LONGEST_FUNCTION  # type: ignore[operator]
+                    found += [f"{path.name}: {node.name}"] * bool(long)
+    assert found == []

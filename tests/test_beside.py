@@ -52,8 +52,9 @@ def test_the_numbers_are_those_of_an_evaluation_at_once(precision: str) -> None:
     found = run(background_eval, background_eval=True, precision=precision, on_evaluation=told.append)
     same(found, run(at_once, background_eval=False, precision=precision))
     assert told == found
+    state = background_eval.state_tensors()
     for name, value in at_once.state_tensors().items():
-        assert torch.equal(background_eval.state_tensors()[name], value), name
+        assert torch.equal(state[name], value), name
 
 
 class Waiting(ToyEnv):

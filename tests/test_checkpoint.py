@@ -19,9 +19,21 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.errors import CheckpointError, OutputError
+from marlzoo.errors import CheckpointError, OutputError, UnknownNameError
 from marlzoo.system.files import sealed, unsealed
-from marlzoo.training.checkpoint import load_arrays, restore, save, save_arrays
+from marlzoo.training.checkpoint import (
+    build_replica,
+    find_checkpoint,
+    load_arrays,
+    load_saved,
+    pack_evaluations,
+    restore,
+    save,
+    save_arrays,
+    task_of,
+    unpack_evaluations,
+)
+from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -178,6 +190,7 @@ def test_members_that_lie(saved: Path, tmp_path: Path) -> None:
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "(" * 60,
         "{'descr': '|O', 'fortran_order': False, 'shape': (8,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (8,)}",  # half of what is stored
         "\\",
     )
     for header in headers:
@@ -238,3 +251,112 @@ def test_loading_gives_the_same_policy(saved: Path) -> None:
     train(twin, toy_dataset(), updates=3)
     obs = torch.randn(1, 4, 3, 5)
     assert torch.equal(loaded.policy().act(obs), twin.policy().act(obs))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[Any, Path]:
+    """A learner of three replicas with a setting each, and its checkpoint."""
+    learner = marlzoo.make("bc", toy_spec(), seeds=[4, 5, 6], hidden=8, lr=[1e-3, 2e-3, 3e-3])
+    path = tmp_path / "three.npz"
+    run = {"updates": 2, "checkpoint": path, "compile": "off", "show_progress": False}
+    train(learner, [toy_dataset(seed=k) for k in range(3)], **run)  # type: ignore[arg-type]
+    return learner, path
+
+
+def test_replicas_are_rebuilt_alone(three: tuple[Any, Path]) -> None:
+    whole, path = three
+    obs = torch.randn(3, 4, 3, 5)
+    action = whole.policy().act(obs)
+    part = marlzoo.load_learner(path, replicas=[2, 0])
+    assert (part.seeds, [c.lr for c in part.configs], part.updates) == ([6, 4], [3e-3, 1e-3], 2)
+    torch.testing.assert_close(part.policy().act(obs[[2, 0]]), action[[2, 0]])
+    alone = build_replica(path, load_saved(path), 1)
+    assert (alone.seeds, alone.config.lr, alone.updates) == ([5], 2e-3, 2)
+    torch.testing.assert_close(alone.policy().act(obs[1:2]), action[1:2])
+    all_of_them = marlzoo.load_learner(path)
+    for name, value in whole.state_tensors().items():
+        assert torch.equal(all_of_them.state_tensors()[name], value), name
+
+
+def test_every_replica_must_be_the_one_that_was_saved(three: tuple[Any, Path]) -> None:
+    path = three[1]
+
+    def made(**changes: Any) -> Any:
+        usual: dict[str, Any] = {"hidden": 8, "lr": [1e-3, 2e-3, 3e-3], "seeds": [4, 5, 6]}
+        return marlzoo.make("bc", toy_spec(), **usual | changes)
+
+    extra, meta = restore(path, twin := made())
+    assert twin.updates == meta["updates"] == 2
+    assert any(name.startswith("sampler/") for name in extra)
+    assert not any(name.startswith("learner/") for name in extra)
+    with pytest.raises(CheckpointError, match="configs is"):
+        restore(path, made(lr=[1e-3, 2e-3, 4e-3]))
+    with pytest.raises(CheckpointError, match="seeds is"):
+        restore(path, made(seeds=[4, 5, 7]))
+
+
+def test_descriptions_are_sealed_and_name_their_arrays(saved: Path) -> None:
+    with np.load(saved) as stored:
+        arrays = dict(stored)
+    meta = json.loads(arrays.pop("meta").tobytes())
+    changed = {**meta, "updates": 4}
+    np.savez(saved.with_name("a.npz"), meta=np.frombuffer(json.dumps(changed).encode(), np.uint8), **arrays)
+    np.savez(
+        saved.with_name("b.npz"),
+        meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+        **arrays,
+        x=np.ones(1),
+    )
+    for name, text in (("a.npz", "its description"), ("b.npz", "its description and its arrays differ in x")):
+        with pytest.raises(CheckpointError, match=text):
+            load_saved(saved.with_name(name))
+
+    def other_format(arrays: Any, meta: Any) -> None:
+        meta["format"] = "marlzoo-checkpoint-2"
+
+    with pytest.raises(CheckpointError, match="its format is marlzoo-checkpoint-2, this version's is"):
+        load_saved(rewritten(saved, other_format))
+    with pytest.raises(UnknownNameError, match="nobody"):
+        marlzoo.load_learner(rewritten(saved, lambda a, m: m.update(method="nobody")))
+    with pytest.raises(CheckpointError, match="its seeds are none"):
+        load_saved(rewritten(saved, lambda a, m: m.update(seeds=[])))
+
+
+def test_evaluations_come_back() -> None:
+    returns, lengths = np.array([[1.0, np.nan], [3.0, 4.0]]), np.array([[5, 6], [7, 8]])
+    first = Evaluation(
+        10,
+        EpisodeResults(returns, lengths, returns > 2),
+        np.array([True, False]),
+        1.5,
+        {},
+        "plain",
+        "abc",
+        "today",
+    )
+    second = Evaluation(20, EpisodeResults(returns + 1, lengths, None), np.array([False, False]), 2.5)
+    arrays, records = pack_evaluations([first, second])
+    found = unpack_evaluations(arrays, json.loads(json.dumps(records)))
+    for mine, theirs in zip(found, (first, second), strict=True):
+        for name in ("updates", "seconds", "arithmetic", "code", "date"):
+            assert getattr(mine, name) == getattr(theirs, name)
+        np.testing.assert_array_equal(mine.diverged, theirs.diverged)
+        for name in ("returns", "lengths", "wins"):
+            np.testing.assert_array_equal(getattr(mine.episodes, name), getattr(theirs.episodes, name))
+
+
+def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "b.npz").touch()
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "b.npz"
+    (tmp_path / "checkpoint.npz").touch()
+    with pytest.raises(
+        CheckpointError, match=r"holds 2 checkpoints; name one of checkpoint\.npz, checkpoints/b\.npz"
+    ):
+        find_checkpoint(tmp_path)
+    assert find_checkpoint(tmp_path / "any.npz") == tmp_path / "any.npz"
+    assert task_of({"task": "a/b"}) == "a/b"
+    assert task_of({"online": {"task": "c/d"}}) == "c/d"
+    assert task_of({}) == ""

@@ -52,8 +52,9 @@ def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
 
 def agree(case: Case, backend: str, updates: int) -> None:
     fast, plain = both(case, backend, updates)
+    state = fast.state_tensors()
     for key, value in plain.state_tensors().items():
-        torch.testing.assert_close(fast.state_tensors()[key], value, rtol=1e-6, atol=1e-9, msg=key)
+        torch.testing.assert_close(state[key], value, rtol=1e-6, atol=1e-9, msg=key)
 
 
 # Adam's step is nearly half of what is traced and the same for all: these, with delayed and per-agent steps among

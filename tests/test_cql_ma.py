@@ -232,7 +232,7 @@ def test_bandit_reaches_the_stationary_point() -> None:
         algorithm.update(batch)
     rows = torch.stack((batch.obs, batch.next_obs), 2)
     values = algorithm.q(Batch.of(obs=rows, action=batch.action)).detach()[0, 0, 0, 0]
-    w, b = (x.detach()[0, 0] for x in algorithm.mixer(batch.state))
+    w, b = (x.detach()[0, 0] for x in algorithm.mixer.coefficients(batch.state))
     total, soft = (w * values + b)[:2], torch.softmax(w * values, -1)[:2]
     condition = 2 * (total - torch.tensor([0.0, 1.0])) * 0.5 + soft - 0.5
     assert float(condition.abs().max()) < 2e-2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -14,14 +15,21 @@ from numpy.typing import NDArray
 from marlzoo.data.card import Card
 from marlzoo.data.check import Errors, check, rows_to_check
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.decentralized import APART
 from marlzoo.envs.base import BatchedEnv, Floats, Resimulation
 from marlzoo.errors import MismatchError
 from marlzoo.registry import make_env
 from tests.data_samples import CARD, SPEC, Point, record
 
 
+@functools.cache
+def plain() -> Dataset:
+    """Episodes of the point; made once, and left as they are."""
+    return record(Point())
+
+
 def test_data_agree_with_their_own_environment() -> None:
-    dataset = record(Point())
+    dataset = plain()
     report = check(dataset, Point())
     assert report.agrees
     assert report.compared == dataset.transitions - report.skipped
@@ -40,7 +48,7 @@ def test_error_statistics() -> None:
 
 
 def test_the_sample_is_drawn_from_transitions_and_repeats() -> None:
-    dataset = record(Point())
+    dataset = plain()
     rows = rows_to_check(dataset, 100, np.random.default_rng(0))
     assert len(rows) <= 100
     assert len(np.unique(rows)) == len(rows)
@@ -52,7 +60,7 @@ def test_the_sample_is_drawn_from_transitions_and_repeats() -> None:
 
 def test_a_variant_of_the_task_is_compared_by_what_it_holds() -> None:
     """A published name may leave open which observations its data have."""
-    dataset = record(Point())
+    dataset = plain()
     assert check(dataset, Point(task="toy/point-obsk0")).agrees
     assert "task: toy/point != toy/pointer" in failure(dataset, Point(task="toy/pointer"))
 
@@ -66,7 +74,7 @@ def failure(dataset: Dataset, env: BatchedEnv, **options: Any) -> str:
 
 
 def test_sizes_task_and_properties_are_compared_and_both_sides_named() -> None:
-    dataset = record(Point())
+    dataset = plain()
     text = failure(dataset, Point(gain=0.7))
     assert "Data: toy/point/tests/random, toy 1, 2 agents" in text
     assert "Environment: toy/point, 2 agents" in text
@@ -97,7 +105,7 @@ def undeclared(dataset: Dataset, **changes: Any) -> Dataset:
 
 
 def test_other_physics_fail_although_nothing_was_declared() -> None:
-    dataset = undeclared(record(Point()))
+    dataset = undeclared(plain())
     text = failure(dataset, Point(gain=0.52))
     assert "Replayed transitions end elsewhere" in text
     assert "another simulator version" in text
@@ -105,7 +113,7 @@ def test_other_physics_fail_although_nothing_was_declared() -> None:
 
 
 def test_changed_actions_rewards_and_ends_fail() -> None:
-    dataset = record(Point())
+    dataset = plain()
     noise = np.random.default_rng(0).normal(0, 0.1, dataset.action.shape).astype(np.float32)
     assert "end elsewhere" in failure(undeclared(dataset, action=dataset.action + noise), Point())
     text = failure(undeclared(dataset, reward=dataset.reward * np.float32(1.5)), Point())
@@ -115,7 +123,7 @@ def test_changed_actions_rewards_and_ends_fail() -> None:
 
 
 def test_a_few_wild_rows_do_not_fail() -> None:
-    dataset = record(Point())
+    dataset = plain()
     obs = dataset.obs.copy()
     obs[dataset.sources[::50] + 1] += 1
     report = check(undeclared(dataset, obs=obs, state=obs.reshape(len(obs), -1)), Point())
@@ -153,15 +161,18 @@ class _Recorded(Point):
 def test_time_limits_read_as_terminals_do_not_count_as_mismatches() -> None:
     dataset = record(Point(), episodes=60)
     assert dataset.truncated.sum() > 3
-    assert check(dataset.timeouts_as_terminals(), Point()).terminal_mismatches == 0
+    report = check(dataset.timeouts_as_terminals(), Point())
+    assert report.terminal_mismatches == 0
+    assert report.agrees
 
 
 def test_unrecoverable_states() -> None:
-    dataset = record(Point())
+    dataset = plain()
     obs = dataset.obs.copy()
     obs[:40] += 100
     report = check(undeclared(dataset, obs=obs, state=obs.reshape(len(obs), -1)), Point())
     assert report.skipped > 0
+    assert report.compared > 0
     far = undeclared(dataset, obs=obs + 100, state=(obs + 100).reshape(len(obs), -1))
     assert "None of" in failure(far, Point())
 
@@ -169,11 +180,97 @@ def test_unrecoverable_states() -> None:
 def test_simulators_that_cannot_replay_are_compared_by_properties_only() -> None:
     env = Point()
     env.replayable = False
-    report = check(record(Point()), env)
+    report = check(plain(), env)
     assert report.agrees
     assert report.compared == 0
     assert "cannot replay" in report.notes[0]
-    assert "nothing was replayed" in check(record(Point()), Point(), sample=0).notes[0]
+    assert "nothing was replayed" in check(plain(), Point(), sample=0).notes[0]
+
+
+def test_each_bound_counts_by_itself() -> None:
+    dataset = undeclared(plain())
+    found = check(dataset, Point(gain=0.505))
+    assert found.observation is not None
+    assert found.observation.p95 < 1e-2
+    assert not found.agrees  # for its median
+    obs = dataset.obs.copy()
+    obs[dataset.sources[::12] + 1] += 1
+    found = check(replace(dataset, obs=obs, state=obs.reshape(len(obs), -1)), Point())
+    assert found.observation is not None
+    assert found.observation.median == 0
+    assert not found.agrees  # for its 95th percentile
+    early = _Early(dataset)
+    inner = np.setdiff1d(dataset.sources, dataset.ends - 1)
+    assert 0.01 < early.replay(dataset.obs[inner], dataset.action[inner]).terminal.mean() < 0.05
+    assert "terminal on one side only" in failure(dataset, early)
+
+
+class _Early(Point):
+    """Also ends episodes in states that the data go on from."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__()
+        self._bound = np.quantile(dataset.obs[dataset.sources + 1, 0, 2], 0.97)
+
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
+        found = super().replay(obs, action)
+        return replace(found, terminal=found.terminal | (found.next_obs[:, 0, 2] > self._bound))
+
+
+def test_rewards_per_agent_are_compared_by_their_mean() -> None:
+    spec, team = replace(SPEC, reward_per_agent=True), plain()
+    reward = team.reward[:, None] + np.array([[1, -1]], np.float32)
+    report = check(replace(team, spec=spec, reward=reward), Point(spec=spec))
+    assert report.agrees
+    assert report.reward is not None
+    assert report.reward.max < 1e-6
+
+
+class _Agents(Point):
+    """Names its agents, and keeps what it was asked to replay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metadata |= {"agents": ["a", "b"], "goals": (1, 2)}
+        self.asked: list[bytes] = []
+
+    def replay(self, obs: Floats, action: NDArray[Any]) -> Resimulation:
+        self.asked.append(obs.tobytes())
+        return super().replay(obs, action)
+
+    def replay_states(self, state: Floats, action: NDArray[Any]) -> Resimulation:
+        if not state.any():
+            raise MismatchError("these states are none")
+        self.asked.append(b"states")
+        return super().replay(state.reshape(len(state), 2, 3), action)
+
+
+def test_agents_are_compared_by_name() -> None:
+    dataset, env = record(Point(), episodes=5), _Agents()
+    for names, text in (
+        (["b", "a"], r"agents: b, a != a, b \(another order: .* agents=a,b\)"),
+        (["a", "c"], r"agents: a, c != a, b \(data != environment\)"),
+    ):
+        with pytest.raises(MismatchError, match=text):
+            check(replace(dataset, card=replace(CARD, options={"agents": names})), env).raise_on_mismatch()
+    for names in (["a", "b"], ["agent_0", "agent_1"]):
+        options = {"agents": names, "goals": [1, 2]}
+        assert check(replace(dataset, card=replace(CARD, options=options)), env).agrees
+
+
+def test_what_is_replayed_is_drawn_by_the_seed_from_observations_or_states() -> None:
+    dataset, env = plain(), _Agents()
+    for seed in (0, 0, 1):
+        assert check(dataset, env, sample=30, seed=seed).compared > 0
+    assert env.asked[0] == env.asked[1] != env.asked[2]
+    env.replayable, env.state_replayable = False, True
+    assert check(dataset, env, sample=30).compared > 0
+    assert env.asked[3:] == [b"states"]
+    assert "these states are none." in failure(replace(dataset, state=np.zeros_like(dataset.state)), env)
+    apart = replace(dataset, card=replace(CARD, options={APART: True}))
+    report = check(apart, env)
+    assert report.compared == 0
+    assert "agents recorded apart from each other" in report.notes[0]
 
 
 # ---- the real simulator ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from marlzoo.data import arrays
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
@@ -34,9 +35,9 @@ def test_sizes_and_statistics_by_hand() -> None:
 
 def test_returns_are_summed_in_double_precision() -> None:
     reward = np.zeros(1002, np.float32)
-    reward[:1001] = [1e8, *[1.0] * 1000]
+    reward[:1001] = [1e8, *[1.0] * 999, 2.0]
     dataset = sample((1001,), spec=replace(SPEC, horizon=2000), reward=reward)
-    assert dataset.returns[0] == 1e8 + 1000
+    assert dataset.returns[0] == 1e8 + 1001  # no float32
 
 
 def test_rewards_per_agent_are_averaged() -> None:
@@ -182,6 +183,13 @@ def test_faults_of_continuous_data_are_named(values: dict[str, Any], text: str) 
         Dataset.create(SPEC, **values)
 
 
+@pytest.mark.parametrize("chunk", [50, 8 << 20])
+def test_the_first_row_is_named_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", chunk)
+    with pytest.raises(DataError, match="obs holds NaN, first at row 7, entry"):
+        Dataset.create(SPEC, **spoiled("obs", (slice(7, 9), 1, 2), np.nan))
+
+
 def test_an_empty_dataset_is_refused() -> None:
     values = {name: array[:0] for name, array in parts().items()}
     with pytest.raises(DataError, match="the dataset is empty"):
@@ -246,3 +254,80 @@ def test_a_card_survives_json_and_refuses_what_it_is_not() -> None:
     }.items():
         with pytest.raises(DataError, match=cause):
             Card.from_json(text)
+
+
+def test_what_others_state_is_verified_on_request() -> None:
+    plain, values = sample(), parts()
+    stated = replace(plain.card, content_hash=plain.content_hash)
+    assert Dataset.create(SPEC, **values, card=stated, verify=True).card.mean_return == plain.card.mean_return
+    wrong = {
+        "content_hash": replace(stated, content_hash="0" * 64),
+        "statistics": replace(stated, min_return=9.0),
+    }
+    for card, text in zip(
+        wrong.values(), ("its content is not what its card says", "min_return"), strict=True
+    ):
+        with pytest.raises(DataError, match=text):
+            Dataset.create(SPEC, **values, card=card, verify=True)
+        Dataset.create(SPEC, **values, card=card)
+    assert Dataset.create(replace(SPEC, task=""), **values, card=CARD).spec.task == CARD.task
+    assert Dataset.create(replace(SPEC, task="a/b"), **values, card=CARD).spec.task == "a/b"
+    with pytest.raises(DataError, match="the task's actions are continuous; leave it out"):
+        Dataset.create(SPEC, **values, action_mask=np.ones((12, 2, 2), bool))
+
+
+def test_derived_data_state_no_hash_of_others() -> None:
+    made = sample((2, 3, 4), card=replace(CARD, content_hash="old", recipe={"command": "x"}, clipped=3))
+    outside = replace(made, action=made.action * np.float32(100.0))
+    assert made.content_hash != outside.content_hash
+    with pytest.warns(UserWarning, match="outside"):
+        clipped = outside.clipped()
+    derived = [made.episodes_subset([0]), made.timeouts_as_terminals(), made.limits_as_truncations(), clipped]
+    for other in derived:
+        assert other.card.content_hash == ""
+        assert other.content_hash == replace(other).content_hash
+    assert made.with_notes("more").card.content_hash == "old"
+    assert derived[0].card.recipe is None
+    assert np.abs(clipped.action).max() == 1.0
+    assert clipped.card.clipped == 3 + int((np.abs(outside.action) > 1).sum())
+
+
+def test_terminal_ends_at_the_limit_can_be_read_as_time_limits() -> None:
+    """Of five episodes three end terminal; the last two take the 4 steps of the limit."""
+    values = parts((2, 3, 1, 4, 4), spec=replace(SPEC, horizon=4))
+    last = values["starts"] + np.array([2, 3, 1, 4, 4]) - 1
+    values |= {
+        "terminal": np.isin(np.arange(19), last[[0, 1, 4]]),
+        "truncated": np.isin(np.arange(19), last[3]),
+    }
+    made = Dataset.create(replace(SPEC, horizon=4), **values)
+    assert made.terminal_at_limit.tolist() == [False] * 4 + [True]
+    read = made.limits_as_truncations()
+    assert np.flatnonzero(read.terminal).tolist() == [last[0], last[1]]
+    assert np.flatnonzero(read.truncated).tolist() == [last[3], last[4]]
+    assert made.terminal.sum() == 3
+    assert "1 terminal ends after exactly 4 steps" in read.card.notes[-1]
+
+
+@pytest.mark.parametrize("spec", [SPEC, DISCRETE])
+def test_iteration_gives_the_rows_of_each_episode(spec: Spec) -> None:
+    made = sample((2, 3, 4), spec=spec)
+    found = list(made)
+    assert len(found) == len(made) == 3
+    assert [(e.terminal, e.truncated) for e in found] == [(True, False), (False, True), (False, False)]
+    for episode, first, steps in zip(found, (0, 3, 7), (2, 3, 4), strict=True):
+        for name in ("obs", "state", *(["action_mask"] if spec.discrete else [])):
+            np.testing.assert_array_equal(
+                getattr(episode, name), getattr(made, name)[first : first + steps + 1]
+            )
+        for name in ("action", "reward"):
+            np.testing.assert_array_equal(getattr(episode, name), getattr(made, name)[first : first + steps])
+
+
+def test_without_masks_all_of_an_agents_own_actions_are_legal() -> None:
+    spec = replace(DISCRETE, action_sizes=(4, 2), state_size=6)
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(4, 2, 3)).astype(np.float32), np.ones((3, 2), np.int64)
+    made = Dataset.from_steps(obs[:3], action, np.ones(3), [0, 0, 1], next_obs=obs[1:], spec=spec)
+    assert made.action_mask is not None
+    assert made.action_mask[0].tolist() == [[True] * 4, [True, True, False, False]]

@@ -184,3 +184,81 @@ def test_a_single_episode_within_its_share_is_kept_whole(home: Path) -> None:
     poor, _ = write(home / "poor.hdf5", "poor", [4] * 3, 2)
     data = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5"))
     assert episodes(data)[0] == episodes(a)[0]
+
+
+def test_a_card_names_what_its_parts_share(home: Path) -> None:
+    common: dict[str, Any] = {"engine": "toy 1", "license": "CC0", "notes": ("same",), "clipped": 2}
+    good, _ = write(
+        home / "good.hdf5", "good", [4] * 9, 1, **common, options={"gain": 0.5, "x_version": "1", "y": 1}
+    )
+    poor, _ = write(
+        home / "poor.hdf5", "poor", [4] * 9, 2, **common | {"engine": "toy 2", "notes": ("same", "own")}
+    )
+    third, _ = write(home / "third.hdf5", "mean", [4] * 9, 3, **common | {"license": ""}, source="other")
+    card = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / "a.hdf5", transitions=24, seed=4)).card
+    assert (card.task, card.source, card.engine, card.license) == (
+        "toy/point",
+        "tests",
+        "toy 1, toy 2",
+        "CC0",
+    )
+    assert card.options == {"gain": 0.5}
+    assert card.clipped == 4
+    assert card.notes == ("same", "own")
+    assert card.recipe is not None
+    assert card.recipe["command"].endswith(f"{good}:0.5 {poor}:0.5 --transitions 24 --seed 4 --out FILE")
+    assert [(p["transitions"], p["episodes"], p["of_episodes"]) for p in card.recipe["parents"]] == [
+        (12, 3, 9)
+    ] * 2
+    other = load_dataset(mix([(good, 0.5), (third, 0.5)], home / "b.hdf5")).card
+    assert (other.source, other.license) == ("mix", "CC0 and none stated")
+    one, _ = write(home / "one.hdf5", "good", [4] * 9, 1, options={"x_version": "1"})
+    two, _ = write(home / "two.hdf5", "poor", [4] * 9, 2, options={"x_version": "2"})
+    assert mix([(one, 0.5), (two, 0.5)], home / "c.hdf5").exists()  # other versions need not be other physics
+
+
+def test_as_near_to_a_share_as_whole_episodes_allow(home: Path) -> None:
+    """Of episodes of 10 steps, 14 are nearer to one episode and 16 to two; halfway the smaller number is taken."""
+    a, _ = write(home / "a.hdf5", "a", [10] * 9, 1)
+    b, _ = write(home / "b.hdf5", "b", [10] * 9, 2)
+    for size, episodes_each in ((28, 1), (32, 2), (30, 1), (6, 1), (180, 9)):
+        data = load_dataset(mix([(a, 0.5), (b, 0.5)], home / f"{size}.hdf5", transitions=size))
+        assert data.episodes == 2 * episodes_each
+
+
+def test_parts_of_equal_layout_are_drawn_apart_and_keep_their_order(home: Path) -> None:
+    a, first = write(home / "a.hdf5", "a", [1, 1, 1, 30] * 9, 1)
+    b, second = write(home / "b.hdf5", "b", [1, 1, 1, 30] * 9, 2)
+    data = load_dataset(mix([(a, 0.5), (b, 0.5)], home / "m.hdf5", transitions=300))
+    assert abs(data.transitions - 300) <= 2 * 15
+    found, places = episodes(data), []
+    for parent in (first, second):
+        theirs = episodes(parent)
+        places.append([theirs.index(e) for e in found if e in theirs])
+        assert places[-1] == sorted(places[-1])
+    assert sum(map(len, places)) == len(found)
+    assert found[0] in episodes(first)
+    assert places[0] != places[1]
+
+
+def test_a_stretch_may_end_at_the_flag_of_its_recording(home: Path) -> None:
+    """Four of five steps: a stretch from the first one ends where the flagged step begins."""
+    good, a = write(home / "good.hdf5", "good", [5], 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [4] * 3, 2)
+    begins = set()
+    for seed in range(4):
+        data = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / f"{seed}.hdf5", transitions=8, seed=seed))
+        begins.add(int(np.flatnonzero((a.obs == data.obs[0]).all((1, 2)))[0]))
+        assert data.lengths[0] == 4
+    assert begins == {0, 1}
+
+
+def test_states_of_one_part_alone_are_kept(home: Path) -> None:
+    good, _ = write(home / "good.hdf5", "good", [4] * 3, 1)
+    values = parts([4] * 3, 2)
+    state = -values["obs"].reshape(len(values["obs"]), -1)
+    other = Dataset.create(SPEC, **values | {"state": state}, card=replace(CARD, quality="poor"))
+    write_omiga(other, home / "poor.hdf5")
+    data = load_dataset(mix([(good, 0.5), (str(home / "poor.hdf5"), 0.5)], home / "m.hdf5"))
+    np.testing.assert_array_equal(data.state[:15], data.obs[:15].reshape(15, -1))
+    np.testing.assert_array_equal(data.state[15:], state)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import marlzoo
 from marlzoo.objectives import effective_sample_size, exponent_quantiles, saturation
 from marlzoo.registry import find_method, list_methods
 from marlzoo.spec import ActionKind
-from marlzoo.training.trainer import make_sampler, prepare
-from tests.toys import toy_dataset, toy_spec
+from marlzoo.testing.battery import Case
 
 WEIGHTED = {
     "alberdice", "comadice", "cql_ma", "eql", "focal", "icq", "inspo", "iql", "mabcq", "maiql", "omac", "omiga",
@@ -65,10 +63,5 @@ def test_methods_report_them(name: str) -> None:
 
 
 def _metrics(name: str, kind: ActionKind) -> dict[str, torch.Tensor]:
-    settings = {"hidden": 8, "batch_size": 8}
-    if name in {"iql_cql", "qmix_cql", "cfcql", "maddpg_cql"}:
-        settings["sequence_length"] = 4
-    learner = marlzoo.make(name, toy_spec(kind), seeds=(0, 1), **settings)
-    data = toy_dataset(kind)
-    prepare(learner, [data])
-    return learner.update(make_sampler(learner, [data]).next())
+    case = Case(name, kind)
+    return case.updated(case.learner((0, 1)), 1)

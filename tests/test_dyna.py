@@ -59,8 +59,9 @@ def test_with_data_alone_it_is_the_plain_method() -> None:
             rows = {name: getattr(batch, name)[:, : plain.config.batch_size] for name in plain.fields}
             algorithm.update(batch)
             plain.update(Batch.of({name: batch.noise[name] for name in own}, **rows))
+        state = algorithm.state_tensors()
         for name, value in plain.state_tensors().items():
-            assert torch.equal(value, algorithm.state_tensors()[name]), name
+            assert torch.equal(value, state[name]), name
         assert (algorithm.pushed > 0).all() == ("dyna_share" in settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, DataError
+from marlzoo.objectives import logged_value
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.collector import Collector
 from marlzoo.training.exploration import TeamExplorer, deviating
@@ -22,7 +24,7 @@ from marlzoo.training.finetune import Finetuned, finetune, require_online_form
 from marlzoo.training.finetune_settings import FinetuneSettings
 from marlzoo.training.mixed_replay import MixedReplay
 from marlzoo.training.trainer import make_sampler, train
-from marlzoo.training.value_memory import ValueMemory
+from marlzoo.training.value_memory import RemembersValues, ValueMemory
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
 TINY = FinetuneSettings(num_envs=2, rollout=4, learn_steps=2, warmup=8, replay=200, restart=2)
@@ -52,9 +54,9 @@ def tuned(
 
 
 class Remembered(nn.Module):
-    """A team whose value is 3 in the batch's step, and 9 after it."""
+    """A team whose value is 3 in the batch's step, and 9 after it; also the learner that has it."""
 
-    mixer = None
+    mixer = memory = None
 
     def forward(self, batch: Batch) -> Tensor:
         return torch.tensor([3.0, 9.0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 1, 2)
@@ -62,23 +64,29 @@ class Remembered(nn.Module):
     def total(self, values: Tensor, state: Tensor | None) -> Tensor:
         return values
 
+    def data_values(self, batch: Batch) -> Tensor:
+        return logged_value(self, batch)
+
 
 @pytest.mark.parametrize(
     ("y", "weight", "expected"), [(1, 0.25, 1.5), (1, 0, 1), (1, 1, 3), (4, 0.7, 4), (4, 1, 4)]
 )
 def test_lifted_targets(y: float, weight: float, expected: float) -> None:
-    memory = ValueMemory(Remembered())  # type: ignore[arg-type] # what it needs of a team
+    memory = ValueMemory(Remembered())
     memory.weight = weight
     batch = Batch.of(action=torch.zeros(1, 1, 1, 1, dtype=torch.int64))
-    assert memory.lift(torch.full((1, 1, 1, 1), float(y)), batch, None).item() == expected
+    assert memory.lift(torch.full((1, 1, 1, 1), float(y)), batch).item() == expected
 
 
 def memorized(
     weight: float | None, reward: float = 0.0, steps: int = 1
 ) -> tuple[Any, dict[str, Tensor], str]:
     """QMIX after some updates with a memory of itself; also its last metrics and the memory's numbers."""
-    learner = marlzoo.make("qmix_cql", toy_spec("discrete"), seeds=[0, 1], history="mlp", **QMIX)
-    memory, metrics = ValueMemory(learner.team), dict[str, Tensor]()
+    made = (
+        marlzoo.make("qmix_cql", toy_spec("discrete"), seeds=[0, 1], history="mlp", **QMIX) for _ in range(2)
+    )
+    (learner, before), metrics = made, dict[str, Tensor]()
+    memory = ValueMemory(before)  # type: ignore[arg-type] # of a method that any name may have
     if weight is not None:
         memory.weight, learner.memory = weight, memory
     sampler = make_sampler(learner, [toy_dataset("discrete")])
@@ -86,8 +94,8 @@ def memorized(
         batch = sampler.next()
         batch.reward += reward
         metrics = learner.update(batch)
-    assert not any(parameter.requires_grad for parameter in memory.team.parameters())
-    return learner, metrics, str([p.tolist() for p in memory.team.parameters()])
+    assert all(parameter.grad is None for parameter in before.parameters())
+    return learner, metrics, str([p.tolist() for p in before.parameters()])
 
 
 def test_without_weight_the_loss_is_that_of_qmix() -> None:
@@ -109,6 +117,44 @@ def test_the_memory_keeps_values_up_and_never_changes(monkeypatch: pytest.Monkey
     low, middle, high = (found[1]["q_total"] for found in (wrong, plain, kept))
     assert (low < middle).all()
     assert (middle < high).all()
+
+
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16}
+REMEMBERING: list[tuple[str, Any, bool, dict[str, Any]]] = [
+    ("omiga", "continuous", False, {}),
+    ("icq", "discrete", False, {"critic_hidden": 8}),
+    ("cql_ma", "discrete", False, {}),
+    ("cql_ma", "continuous", True, {"n_critics": 2}),
+    ("omac", "continuous", False, {}),
+    ("iql_cql", "discrete", False, {"history": "mlp"}),
+    ("td3_bc", "discrete", True, {"critic_hidden": 8}),
+    ("iql", "continuous", True, {}),
+]
+
+
+@pytest.mark.parametrize(("method", "kind", "twins", "settings"), REMEMBERING)
+def test_targets_below_all_that_is_remembered_become_the_values_of_logged_actions(
+    method: str, kind: Any, twins: bool, settings: dict[str, Any]
+) -> None:
+    """Of twin critics the lower one."""
+    learner, before = (
+        marlzoo.make(method, toy_spec(kind), seeds=[0, 1], **SMALL, **settings) for _ in range(2)
+    )
+    assert isinstance(before, RemembersValues)
+    sampler, shown = make_sampler(learner, [toy_dataset(kind)]), list[Tensor]()
+    memory = ValueMemory(before)
+    lift = memory.lift
+    learner.memory = SimpleNamespace(lift=lambda *given: shown.append(lift(*given)) or shown[-1])  # type: ignore[assignment]
+    batch = sampler.next()
+    low = {name: value - 100.0 for name, value in batch.tensors().items() if name.endswith("reward")}
+    logged = learner.update(Batch.of(batch.noise, **batch.tensors() | low))["value/data_mean"]
+    (targets,) = shown
+    found = targets.flatten(1).mean(1)
+    if twins:
+        assert (found < logged - 1e-4).all()
+        assert (found > logged - 10.0).all()
+    else:
+        torch.testing.assert_close(found, logged)
 
 
 # ---- exploration -----------------------------------------------------------------------------------------
@@ -312,9 +358,10 @@ def test_methods_without_an_online_form(
 
 
 def test_bad_input(tmp_path: Path) -> None:
+    learner = marlzoo.make("omar", toy_spec("continuous"), hidden=8)
+    with pytest.raises(ConfigError, match="omar has no values of actions that a memory could remember"):
+        require_online_form(learner, FinetuneSettings(strategy="ovm"))
     file, _ = offline(tmp_path, "td3_bc", "continuous")
-    with pytest.raises(ConfigError, match="td3_bc has no team value that a memory could remember"):
-        tuned(file, "continuous", settings=FinetuneSettings(strategy="ovm"))
     with pytest.raises(
         DataError, match="offline data toy/walk/test/seed0 are not found; name them with --data"
     ):

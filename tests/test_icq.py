@@ -85,7 +85,7 @@ def test_large_temperatures_give_cloning_and_sarsa(kind: ActionKind) -> None:
     )
     batch = batch_for(algorithm)
     found = losses_of(algorithm, batch)
-    k, _ = algorithm.mixer(batch.state)
+    k, _ = algorithm.mixer.coefficients(batch.state)
     out = algorithm.actor(as_sequences(batch))[:, :, 0] if kind == "discrete" else None
     if out is not None:
         log_prob = categorical_log_prob(mask_logits(out, batch.action_mask), batch.action)
@@ -190,7 +190,7 @@ def test_padding_counts_as_rows_of_zeros_where_it_is_let_into_the_softmax() -> N
     taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     advantage = torch.where(real[:, :, :-1, None] > 0, taken - (log_pi.exp() * q).sum(-1), taken)
     weight = 16 * torch.softmax(advantage / 0.3, dim=1)
-    k, _ = algorithm.mixer(state)
+    k, _ = algorithm.mixer.coefficients(state)
     log_prob = log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(found, -mean_over(k * weight * log_prob, batch.filled))
 

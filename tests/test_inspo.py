@@ -97,12 +97,12 @@ def test_it_agrees_on_one_convention() -> None:
         seeds=(0, 1),
         hidden=16,
         batch_size=64,
-        lr=1e-2,
+        lr=2e-2,
         tau=0.2,
-        pretrain=60,
+        pretrain=30,
         alpha=0.3,
     )
     sampler = make_sampler(algorithm, [game_data.dataset("xor", "D3"), game_data.dataset("xor", "D2")])
-    for _ in range(200):
+    for _ in range(100):
         algorithm.update(sampler.next())
     assert all(pair in ([0, 1], [1, 0]) for pair in greedy(algorithm))

@@ -33,12 +33,12 @@ def unmixed(algorithm: Any) -> None:
 
 
 def test_v_is_the_expectile_of_the_data_values() -> None:
-    algorithm = learner("iql", spec_of(1, 3), (0, 0, 0), expectile=[0.5, 0.7, 0.9], tau=0.0, lr=0.02)
+    algorithm = learner("iql", spec_of(1, 3), (0, 0, 0), expectile=[0.5, 0.7, 0.9], tau=0.0, lr=0.05)
     set_table(algorithm.target_q.networks.members, [[0.0, 1.0, 4.0]])
     one = transitions([[0], [1], [2]], actions=3, obs=torch.zeros(3, 1, 2))
     for name, value in one.tensors().items():
         setattr(one, name, value.expand(3, *value.shape[1:]))
-    for _ in range(300):
+    for _ in range(200):
         algorithm.update(one)
     v = algorithm.v(torch.cat((one.obs, torch.ones(3, 3, 1, 1)), -1))[:, 0, 0]
     torch.testing.assert_close(v, torch.tensor([5 / 3, 2.3846, 3.3636]).double(), atol=2e-3, rtol=0)

@@ -121,10 +121,10 @@ def test_a_large_weight_makes_the_data_actions_best(name: str, settings: dict[st
     data = toy_dataset("discrete", episodes=10)
     assert data.action_mask is not None
     data.action[:] = data.action_mask.argmax(-1)
-    algorithm = learner(name, cql_weight=100.0, lr=1e-2, hidden=32, history="mlp", **settings)
+    algorithm = learner(name, cql_weight=100.0, lr=2e-2, hidden=32, history="mlp", **settings)
     sampler = make_sampler(algorithm, [data])
     metrics = {}
-    for _ in range(200):
+    for _ in range(90):
         metrics = algorithm.update(sampler.next())
     assert all(torch.isfinite(value).all() for value in metrics.values())
     obs, action_mask = torch.from_numpy(data.obs).double(), torch.from_numpy(data.action_mask)

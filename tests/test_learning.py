@@ -21,9 +21,9 @@ from marlzoo.modules.layers import with_agent_id
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
 
-FAST = {"hidden": 32, "lr": 3e-3, "batch_size": 64}
+FAST = {"hidden": 32, "lr": 6e-3, "batch_size": 64}
 MIXED = {**FAST, "mixer_hidden": 16, "tau": 0.05}
-FASTER = {"lr": 1e-2}
+FASTER = {"lr": 2e-2}
 A, B = 0, 1
 
 
@@ -67,35 +67,35 @@ def greedy(algorithm: Any) -> list[list[int]]:
 
 
 def test_cloning_on_xor() -> None:
-    found = values(trained("bc", "xor", ["D1", "D2", "D3", "D4"], 300, **FAST))
+    found = values(trained("bc", "xor", ["D1", "D2", "D3", "D4"], 135, **FAST))
     np.testing.assert_allclose(found, [1, 0, 2 / 9, 0], atol=0.05)
 
 
 @pytest.mark.parametrize("n", [4, 16, 64])
 def test_cloning_on_modes(n: int) -> None:
-    algorithm = trained("bc", f"modes-{n}", ["modes"], 200, **FAST)
+    algorithm = trained("bc", f"modes-{n}", ["modes"], 90, **FAST)
     agree = probabilities(algorithm)[0].prod(0).sum()
     assert agree == pytest.approx(2.0 ** (1 - n), rel=0.5)
 
 
 def test_cloning_on_four_actions() -> None:
     """Agreement on the first or the last action, one half each; the product meets two penalties."""
-    assert values(trained("bc", "xor-four", ["optimal"], 300, **FAST), "xor-four") == pytest.approx(
+    assert values(trained("bc", "xor-four", ["optimal"], 135, **FAST), "xor-four") == pytest.approx(
         -0.25, abs=0.05
     )
 
 
 def test_cloning_finds_half_of_the_ends_of_t_maze() -> None:
     """Both walk to the colors that they chose alone; in half of the episodes they chose the same."""
-    settings = {"history": "rnn", "hidden": 32, "lr": 6e-3, "batch_size": 32, "eval_mode": "sample"}
-    algorithm = trained("bc", "t-maze", ["expert"], 300, **settings)
+    settings = {"history": "rnn", "hidden": 32, "lr": 1.2e-2, "batch_size": 32, "eval_mode": "sample"}
+    algorithm = trained("bc", "t-maze", ["expert"], 135, **settings)
     assert evaluate(algorithm.policy(), games.make("t-maze", 400), seeds=[0]).returns.mean() == pytest.approx(
         0.5, abs=0.1
     )
 
 
 def test_cloning_averages_peaks() -> None:
-    algorithm = trained("bc", "two-peaks", ["peaks"], 200, **FAST)
+    algorithm = trained("bc", "two-peaks", ["peaks"], 90, **FAST)
     action = algorithm.policy().act(torch.ones(1, 1, 2, 1))
     assert action.abs().max() < 0.2  # between the peaks, where there is nothing
 
@@ -106,7 +106,7 @@ def test_cloning_averages_peaks() -> None:
 def test_vdn_on_xor() -> None:
     """D3: predicts Q(BB) = 2 and plays BB for -2. D4: the fit is (1, 0, 0, -1); plays AA for 0."""
     settings = {**FAST, "mixer_hidden": 16, "mixer": "vdn", "cql_weight": 0.0, "history": "mlp"}
-    algorithm = trained("qmix_cql", "xor", ["D3", "D4"], 300, **settings)
+    algorithm = trained("qmix_cql", "xor", ["D3", "D4"], 135, **settings)
     assert greedy(algorithm) == [[B, B], [A, A]]
 
 
@@ -116,13 +116,13 @@ def test_vdn_on_xor() -> None:
 )
 def test_vdn_on_pure_coordination(task: str, quality: str, best: int) -> None:
     """The additive fit of uniform data has its maximum at the best cell, though its values are far off."""
-    settings = {**FAST, "lr": 1e-2, "mixer": "vdn", "cql_weight": 0.0, "history": "mlp"}
-    assert greedy(trained("qmix_cql", task, [quality], 300, **settings)) == [[best, best]]
+    settings = {**FAST, **FASTER, "mixer": "vdn", "cql_weight": 0.0, "history": "mlp"}
+    assert greedy(trained("qmix_cql", task, [quality], 135, **settings)) == [[best, best]]
 
 
 def test_qmix_on_xor() -> None:
     settings = {**FAST, "mixer_hidden": 16, "mixer": "qmix", "cql_weight": 0.0, "history": "mlp"}
-    assert greedy(trained("qmix_cql", "xor", ["D3", "D3"], 200, **settings)) == [[B, B], [B, B]]
+    assert greedy(trained("qmix_cql", "xor", ["D3", "D3"], 90, **settings)) == [[B, B], [B, B]]
 
 
 # In-sample learning with local weights ------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_qmix_on_xor() -> None:
 def test_omiga_fails_on_xor_as_predicted() -> None:
     """Weights exp(w q / alpha) of the additive fit on D3, a replica per alpha."""
     algorithm = trained(
-        "omiga", "xor", ["D3"] * 5, 250, **{**MIXED, "lr": 6e-3}, alpha=[0.1, 0.5, 1.0, 5.0, 100.0]
+        "omiga", "xor", ["D3"] * 5, 112, **{**MIXED, "lr": 1.2e-2}, alpha=[0.1, 0.5, 1.0, 5.0, 100.0]
     )
     predicted = [-1.9995, -0.9034, -0.1754, 0.1833, 0.2207]
     np.testing.assert_allclose(values(algorithm), predicted, atol=0.1)
@@ -141,7 +141,7 @@ def test_omiga_fails_on_xor_as_predicted() -> None:
 def test_omiga_on_the_additive_game() -> None:
     """Uniform data, one unit of reward per agent: π(1) = sigmoid(1 / alpha)."""
     algorithm = trained(
-        "omiga", "additive", ["uniform"] * 3, 200, **{**MIXED, **FASTER}, alpha=[0.5, 1.0, 2.0]
+        "omiga", "additive", ["uniform"] * 3, 90, **{**MIXED, **FASTER}, alpha=[0.5, 1.0, 2.0]
     )
     expected = 1 / (1 + np.exp(-1 / np.array([0.5, 1.0, 2.0])))
     np.testing.assert_allclose(
@@ -158,23 +158,23 @@ def test_omiga_on_the_additive_game() -> None:
     ],
 )
 def test_local_weights_of_linear_mixing_on_xor(name: str, settings: dict[str, Any]) -> None:
-    found = values(trained(name, "xor", ["D3", "D4"], 200, **MIXED, **settings))
+    found = values(trained(name, "xor", ["D3", "D4"], 130, **MIXED, **settings))
     np.testing.assert_allclose(found, [-2, 0], atol=0.1)
 
 
 def test_independent_iql_on_xor() -> None:
     """B is better on average against the data's team mate, for both."""
-    algorithm = trained("iql", "xor", ["D3"], 300, **FAST, tau=0.05, beta=10.0)
+    algorithm = trained("iql", "xor", ["D3"], 135, **FAST, tau=0.05, beta=10.0)
     assert greedy(algorithm) == [[B, B]]
     assert values(algorithm)[0] < -1.5
 
 
 def test_shared_weights_cannot_agree_on_xor() -> None:
     """An exact joint critic, but marginals of what it likes: half and half, value 0."""
-    maiql = trained("maiql", "xor", ["D1", "D2", "D3", "D4"], 200, **{**MIXED, **FASTER}, beta=10.0)
+    maiql = trained("maiql", "xor", ["D1", "D2", "D3", "D4"], 90, **{**MIXED, **FASTER}, beta=10.0)
     np.testing.assert_allclose(probabilities(maiql)[1:], 0.5, atol=0.15)
     np.testing.assert_allclose(values(maiql), [1, 0, 0, 0], atol=0.1)
-    comadice = trained("comadice", "xor", ["D2"], 150, **MIXED, alpha=1.0)
+    comadice = trained("comadice", "xor", ["D2"], 67, **MIXED, alpha=1.0)
     np.testing.assert_allclose(probabilities(comadice), 0.5, atol=0.05)
     assert abs(values(comadice)[0]) < 0.05
 
@@ -184,7 +184,7 @@ def test_shared_weights_cannot_agree_on_xor() -> None:
 
 def test_best_response_to_the_data_goes_the_wrong_way() -> None:
     """MADDPG's policy gradient takes the team mate's action from the data: x from y < 0, y from x > 0 -> xy = -1."""
-    settings = {**FAST, **FASTER, "critic_hidden": 32, "variant": "maddpg_bc", "alpha": 10.0}
+    settings = {**FAST, "lr": 1e-2, "critic_hidden": 32, "variant": "maddpg_bc", "alpha": 10.0}
     algorithm = trained("td3_bc", "sign-agreement", ["opposite"], 200, **settings)
     x, y = algorithm.policy().act(torch.ones(1, 1, 2, 1)).flatten().tolist()
     assert x < -0.8
@@ -193,7 +193,7 @@ def test_best_response_to_the_data_goes_the_wrong_way() -> None:
 
 def test_policies_moved_together_agree() -> None:
     """B3C replaces all agents' actions in a critic that is not additive: finds a peak that cloning misses."""
-    settings = {**MIXED, **FASTER, "mixer_embed": 16, "w": 10.0}
+    settings = {**MIXED, "lr": 1e-2, "mixer_embed": 16, "w": 10.0}
     algorithm = trained("b3c", "two-peaks", ["peaks"], 200, **settings)
     action = algorithm.policy().act(torch.ones(1, 1, 2, 1))[0].detach().numpy()
     assert games.SURFACES["two-peaks"](action[..., 0])[0] > 0.5
@@ -201,7 +201,7 @@ def test_policies_moved_together_agree() -> None:
 
 def test_additive_values_see_nothing_in_a_product() -> None:
     """The best additive fit of xy is constant: OMIGA stays where the data are, whatever alpha."""
-    algorithm = trained("omiga", "sign-agreement", ["uniform"] * 2, 200, **MIXED, alpha=[0.1, 10.0])
+    algorithm = trained("omiga", "sign-agreement", ["uniform"] * 2, 90, **MIXED, alpha=[0.1, 10.0])
     action = algorithm.policy().act(torch.ones(2, 1, 2, 1))
     assert action.abs().max() < 0.35
 
@@ -209,15 +209,15 @@ def test_additive_values_see_nothing_in_a_product() -> None:
 # Sequential correction ----------------------------------------------------------------------------------------
 
 ALBERDICE = {
-    **{"hidden": 32, "batch_size": 64, "lr": 1e-3, "pretrain": 150},
-    **{"alpha": 5.0, "alpha_end": 0.05, "anneal": 700, "conservatism": 0.02},
+    **{"hidden": 32, "batch_size": 64, "lr": 1.7e-3, "pretrain": 90},
+    **{"alpha": 5.0, "alpha_end": 0.05, "anneal": 420, "conservatism": 0.02},
 }
 
 
 @pytest.mark.slow
 def test_alberdice_solves_xor() -> None:
     data = ["D1", "D2", "D3", "D3", "D4", "D4"]
-    algorithm = trained("alberdice", "xor", data, 1000, **ALBERDICE)
+    algorithm = trained("alberdice", "xor", data, 600, **ALBERDICE)
     found, best = values(algorithm), greedy(algorithm)
     for quality, floor in (("D1", 0.95), ("D2", 0.8), ("D3", 0.95), ("D4", 0.95)):
         rows = [k for k, name in enumerate(data) if name == quality]
@@ -226,6 +226,6 @@ def test_alberdice_solves_xor() -> None:
 
 
 def test_cloning_wanders_on_bridge() -> None:
-    algorithm = trained("bc", "bridge", ["optimal"] * 2, 1500, **FAST, eval_mode="sample")
+    algorithm = trained("bc", "bridge", ["optimal"] * 2, 675, **FAST, eval_mode="sample")
     found = evaluate(algorithm.policy(), games.make("bridge", 200), seeds=[0, 1])
     assert found.returns.mean() < -1.4

@@ -120,7 +120,7 @@ def test_the_return_to_ask_for_falls_by_what_was_earned() -> None:
     assert policy._to_go[:, 1].tolist() == algorithm.returns.target.tolist()
 
 
-@pytest.mark.parametrize("settings", [{}, {"joint": True}, {"sequence_length": 2}])
+@pytest.mark.parametrize("settings", [{}, {"joint": True}, {"sequence_length": 4, "layers": 2}])
 def test_a_copy_that_starts_anew_forgets(settings: Any) -> None:
     """Its actions are those of a fresh policy, its neighbor's go on as if nothing had happened."""
     algorithm = learner("continuous", **settings)
@@ -149,6 +149,15 @@ def test_a_copy_that_starts_anew_forgets(settings: Any) -> None:
 def test_settings_that_do_not_fit(settings: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         learner(**settings)
+
+
+def test_how_it_acts_is_what_was_asked_for() -> None:
+    plain, joint = (
+        learner("continuous").policy(),
+        learner("continuous", joint=True, eval_mode="sample").policy(),
+    )
+    assert (plain.execution, plain.stochastic) == ("decentralized", False)
+    assert (joint.execution, joint.stochastic) == ("sequential", True)
 
 
 def test_a_better_return_than_the_best_of_costs_is_less_cost() -> None:

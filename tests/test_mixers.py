@@ -18,13 +18,17 @@ def test_convex_weights_by_hand() -> None:
 def test_convex_mixer_is_a_mean() -> None:
     """Weights are non-negative and sum to one, so equal values mix to themselves; no bias unless asked for."""
     mixer, state = ConvexMixer(Init([0, 1], dtype=torch.float64), 7, 3), torch.randn(2, 5, 7).double()
-    k, b = mixer(state)
+    k, b = mixer.coefficients(state)
     assert k.shape == (2, 5, 3)
     assert (k >= 0).all()
     torch.testing.assert_close(k.sum(-1), torch.ones(2, 5).double())
     assert (b == 0).all()
-    _, b = ConvexMixer(Init([0, 1], dtype=torch.float64), 7, 3, bias=True)(state)
+    same = torch.full((2, 5, 3), 2.5).double()
+    torch.testing.assert_close(mixer(same, state), same[..., 0])
+    biased = ConvexMixer(Init([0, 1], dtype=torch.float64), 7, 3, bias=True)
+    _, b = biased.coefficients(state)
     assert (b != 0).all()
+    torch.testing.assert_close(biased(same, state), same[..., 0] + b)
 
 
 def test_sum_mixer_makes_joint_logsumexp_a_sum() -> None:

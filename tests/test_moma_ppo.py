@@ -73,8 +73,9 @@ def test_a_run_that_stops_between_its_stages_goes_on_exactly(tmp_path: Path) -> 
         resumed, data, updates=5, checkpoint=file, log_every=1, on_progress=lambda done, _: seen.append(done)
     )
     assert seen == [4, 5]
+    state = resumed.state_tensors()
     for name, value in whole.state_tensors().items():
-        assert torch.equal(value, resumed.state_tensors()[name]), name
+        assert torch.equal(value, state[name]), name
 
 
 def test_each_stage_leaves_the_others_networks_alone() -> None:

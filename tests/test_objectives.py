@@ -271,17 +271,11 @@ Mix = Callable[[Tensor, Tensor], Tensor]
 def mixers() -> dict[str, Mix]:
     """Every way of making a team's value from the agents'."""
     init, n, size = Init(range(REPLICAS), dtype=DOUBLE), 4, 5
-    linear, convex = LinearMixer(init, size, 6, n), ConvexMixer(init, size, n, embed=3, bias=True)
-
-    def mix_convex(values: Tensor, state: Tensor) -> Tensor:
-        k, b = convex(state)
-        return (k * values).sum(-1) + b
-
     return {
         "sum": SumMixer(),
         "monotonic": MonotonicMixer(init, size, n, embed=3, hidden=6),
-        "linear": linear.total,
-        "convex": mix_convex,
+        "linear": LinearMixer(init, size, 6, n),
+        "convex": ConvexMixer(init, size, n, embed=3, bias=True),
     }
 
 
@@ -368,6 +362,7 @@ def test_a_step_that_is_not_due_leaves_no_trace() -> None:
         torch.testing.assert_close(norm, gradient[0].norm(dim=1))
         if due:
             theirs.step(gradient)
+    state = theirs.state_tensors()
     for name, value in ours.state_tensors().items():
-        assert torch.equal(value, theirs.state_tensors()[name]), name
+        assert torch.equal(value, state[name]), name
     assert torch.equal(waiting[0], plain[0])

@@ -58,6 +58,92 @@ def test_steps_without_next_observations_lose_what_nothing_is_known_of() -> None
     assert "1 episodes that did not end" in data.card.notes[0]
 
 
+def test_without_next_observations_final_rows_repeat_terminal_ones() -> None:
+    steps = flat()
+    following = steps.pop("next_obs")
+    data = Dataset.from_steps(**steps)
+    assert np.flatnonzero(data.terminal).tolist() == [2, 4]
+    assert np.flatnonzero(data.truncated).tolist() == [8]
+    for episode, rows in enumerate(((0, 1, 2, 2), (3, 3), (4, 5, 6, 7))):
+        found = data.obs[data.starts[episode] : data.ends[episode] + 1]
+        np.testing.assert_array_equal(found, steps["obs"][list(rows)].astype(np.float32))
+    assert "final observations of terminal episodes repeat the last one" in data.card.notes[1]
+    del steps["timeout"]
+    cut = Dataset.from_steps(**steps)
+    assert not cut.truncated.any()
+    assert cut.lengths.tolist() == [3, 1, 3]
+    steps["timeout"] = np.arange(8) >= 6  # the last step is an episode of its own
+    with pytest.raises(DataError, match=r"episode 3 \(step 7\) has a single step and no next observation"):
+        Dataset.from_steps(**steps)
+    both = Dataset.from_steps(**steps | {"terminal": np.ones(8, bool), "next_obs": following})
+    assert both.terminal.sum() == 8
+    assert not both.truncated.any(), "what is both is terminal"
+
+
+def test_states_and_masks_of_final_rows_are_those_that_follow() -> None:
+    steps, m = flat(discrete=True), sum(LENGTHS)
+    rng = np.random.default_rng(1)
+    state, following = rng.normal(size=(2, m, 5))
+    mask, next_mask = np.ones((2, m, 2, 4), bool)
+    next_mask[:, 0, 3] = False
+    more = {"state": state, "next_state": following, "action_mask": mask}
+    data = Dataset.from_steps(**steps, **more, next_action_mask=next_mask)
+    ends = np.cumsum(LENGTHS) - 1
+    np.testing.assert_array_equal(data.state[data.sources], state.astype(np.float32))
+    np.testing.assert_array_equal(data.state[data.ends], following[ends].astype(np.float32))
+    assert data.action_mask is not None
+    assert data.action_mask[data.sources].all()
+    assert not data.action_mask[data.ends, 0, 3].any()
+    plain = Dataset.from_steps(**steps, **more)
+    assert plain.action_mask is not None
+    assert plain.action_mask.all()
+    assert data.spec.state_size == 5
+    with pytest.raises(DataError, match="next_state is given without state"):
+        Dataset.from_steps(**steps, next_state=following)
+
+
+def test_flags_and_rewards_per_agent() -> None:
+    """An episode is over when it is for all; a column of rewards is the team's."""
+    steps, m = flat(), sum(LENGTHS)
+    plain = Dataset.from_steps(**steps)
+    each = np.stack((steps["terminal"], np.ones(m, bool)), 1)
+    assert Dataset.from_steps(**steps | {"terminal": each}).content_hash == plain.content_hash
+    column = Dataset.from_steps(**steps | {"reward": steps["reward"][:, None]})
+    assert column.content_hash == plain.content_hash
+    paid = Dataset.from_steps(
+        **steps | {"reward": np.stack((steps["reward"], steps["reward"] + 2), 1)}, horizon=9
+    )
+    assert paid.spec.reward_per_agent
+    assert paid.spec.horizon == 9
+    np.testing.assert_allclose(paid.returns, plain.returns + plain.lengths, rtol=1e-5)
+
+
+def test_episodes_by_hand() -> None:
+    obs, action = np.arange(24.0).reshape(4, 2, 3), np.array([[0, 1], [2, 0], [1, 1]])
+    first = {"obs": obs, "action": action, "reward": [1.0, 2.0, 3.0], "terminal": True}
+    second = {
+        "obs": obs + 1,
+        "action": action,
+        "reward": [[4.0], [5.0], [6.0]],
+        "truncated": [False, False, True],
+    }
+    data = Dataset.from_episodes([first, second, {**first, "terminal": False}])
+    assert data.starts.tolist() == [0, 4, 8]
+    assert data.returns.tolist() == [6.0, 15.0, 6.0]
+    assert np.flatnonzero(data.terminal).tolist() == [2]
+    assert np.flatnonzero(data.truncated).tolist() == [6]
+    assert (data.spec.action_size, data.spec.state_size, data.spec.horizon) == (3, 6, 3)
+    for change, text in (
+        ({"terminal": [True, False, True]}, "episode 0: terminal is one flag"),
+        ({"terminal": [True, True]}, "episode 0: terminal is one flag"),
+        ({"reward": [1.0]}, "episode 0: reward has 1 entries for 3 actions"),
+    ):
+        with pytest.raises(DataError, match=text):
+            Dataset.from_episodes([first | change])
+    with pytest.raises(DataError, match="episode 0 lacks reward"):
+        Dataset.from_episodes([{"obs": obs, "action": action}])
+
+
 def test_discrete_actions_are_all_legal_unless_masked() -> None:
     steps = flat(discrete=True)
     data = Dataset.from_steps(**steps, n_actions=6)

@@ -1,7 +1,8 @@
-"""The data commands use no name that ``os`` has on Unix alone without asking whether it is there."""
+"""Nothing needs what Unix alone has without asking whether it is there."""
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 from pathlib import Path
@@ -52,6 +53,31 @@ def test_data_commands_without_what_only_unix_has(tmp_path: Path, monkeypatch: p
         status = main(command)
         assert status == (2 if "collect" in command else 0), command  # whose data are computed
     assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "before.hdf5").read_bytes()
+
+
+UNIX_MODULES = {"crypt", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+ROOT = Path(__file__).parents[1]
+
+
+def unportable(path: Path) -> list[str]:
+    """Imports of what only Unix has outside a question for the platform, and text files in the system's encoding."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    asked = {id(part) for node in ast.walk(tree) if isinstance(node, ast.If) for part in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in asked:
+            found += [alias.name for alias in node.names if alias.name in UNIX_MODULES]
+        elif isinstance(node, ast.ImportFrom) and id(node) not in asked and node.module in UNIX_MODULES:
+            found.append(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".read_text", ".write_text")):
+            found += ["no encoding"] * all(keyword.arg != "encoding" for keyword in node.keywords)
+    return [f"{path.relative_to(ROOT)}: {name}" for name in found]
+
+
+def test_no_module_needs_unix_or_the_encoding_of_the_system() -> None:
+    folders = ("marlzoo", "algorithms", "baselines", "benchmarks", "examples", "docs")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert [line for path in files for line in unportable(path)] == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Rollout
 from marlzoo.errors import ConfigError
 from marlzoo.replicas import ReplicaRandom
+from marlzoo.training.finetune_settings import FinetuneSettings
+from marlzoo.training.mixed_replay import MixedReplay
 from marlzoo.training.replay_buffer import ReplayBuffer
 from tests.toys import toy_spec
 
@@ -102,6 +104,34 @@ def test_starts_are_equally_likely() -> None:
     assert (counts - 1000).abs().max() < 160
 
 
+def test_pairs_of_steps_are_drawn_where_the_next_action_is_known_or_not_needed() -> None:
+    """Not at a cut, nor at the newest step; once the ring has turned, either."""
+    method = marlzoo.make("icq", toy_spec(), seeds=(0, 1), hidden=8, batch_size=400)
+    sizes = FinetuneSettings(num_envs=NUM_ENVS, rollout=STEPS, replay=NUM_ENVS * SLOTS, data_share=0)
+    mixed, cut, terminal = MixedReplay(method, [], sizes), 6, (1005, 2011)
+    for number in range(3):  # steps 2 to 11 of each copy are there at last
+        new = rollout(number, torch.zeros(NUM_ENVS, STEPS))
+        new.ends = torch.isin(new.reward, torch.tensor([cut, *terminal])).float()
+        new.mask = 1.0 - torch.isin(new.reward, torch.tensor(terminal)).float()
+        mixed.add(new)
+    batch = mixed.batch(0.0, ReplicaRandom([0, 1], "x"))
+    steps = batch.reward[1]
+    assert set(steps.int().tolist()) == {
+        step
+        for copy in range(NUM_ENVS)
+        for step in range(1000 * copy + 2, 1000 * copy + 12)
+        if step in terminal or (step != cut and step % 1000 != 11)
+    }
+    last = (steps == terminal[0]) | (steps == terminal[1])
+    assert (batch.obs[1, :, 0, 0] == steps).all()
+    assert (batch.next_obs[1, :, 0, 0] == steps + 0.5).all()
+    assert (batch.next_action[1, :, 2, 1] == steps + ~last).all()
+    alone = MixedReplay(method, [], FinetuneSettings(num_envs=NUM_ENVS, rollout=STEPS, data_share=0))
+    alone.add(rollout(0, torch.ones(NUM_ENVS, STEPS)))
+    with pytest.raises(ConfigError, match="icq learns from pairs of steps, of which the replay holds none"):
+        alone.batch(0.0, ReplicaRandom([0, 1], "x"))
+
+
 def test_a_restart_cuts() -> None:
     """Sequences do not reach over it, and the next episode counts from zero."""
     replay = filled_replay(3, False, 1, torch.zeros(NUM_ENVS, 4))
@@ -118,6 +148,14 @@ def test_replicas_have_their_own() -> None:
     batch = replay.batch(torch.rand(2, 50, generator=torch.Generator().manual_seed(0)), {})
     assert (batch.reward[0] >= 0).all()
     assert (batch.reward[1] <= 0).all()
+    replay = ReplayBuffer(learner(), 2, False)
+    mixed.ends = torch.stack((torch.zeros(NUM_ENVS, STEPS), torch.ones(NUM_ENVS, STEPS)))
+    replay.add(mixed)  # replica 1's episodes take one step each
+    batch = replay.batch(torch.arange(48).div(48).expand(2, 48), {})
+    assert [len(batch.reward[r, :, 0].unique()) for r in range(2)] == [
+        NUM_ENVS * STEPS // 2,
+        NUM_ENVS * STEPS,
+    ]
 
 
 @pytest.mark.parametrize("rollouts", [1, 2, 4])
@@ -143,6 +181,20 @@ def test_learning_begins_after_the_warm_up() -> None:
         counts.append(len(list(replay.batches(ReplicaRandom([0, 1], "x")))))
         algorithm.updates += 1
     assert counts == [0, 0, 3, 3]
+
+
+def test_every_batch_of_a_round_is_another() -> None:
+    """Rows and noise; replica 1's are those that it draws alone."""
+    algorithm = learner(batch_size=5)
+    replay = ReplayBuffer(algorithm, 1, True)
+    replay.add(rollout(0, torch.zeros(NUM_ENVS, STEPS)))
+    found, random = list(replay.batches(ReplicaRandom([8, 9], "x"))), ReplicaRandom([8, 9], "x")
+    places, (name, (kind, shape)) = random.uniform(3, 5), next(iter(algorithm.noise().items()))
+    noise = random.draw(kind, 3, *shape)
+    for k, batch in enumerate(found):
+        assert torch.equal(batch.obs, replay.batch(places[:, k], {}).obs)
+        assert torch.equal(batch.noise[name], noise[:, k])
+        assert batch.obs.shape[1] == 5
 
 
 def test_a_replay_without_room() -> None:

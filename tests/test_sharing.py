@@ -17,6 +17,7 @@ import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
+from marlzoo.sharing.hub import answers, client, require_repository
 from marlzoo.sharing.manifest import FORMAT, Manifest, SharedFile
 from marlzoo.system.files import sealed
 from marlzoo.training.checkpoint import load_saved
@@ -230,3 +231,26 @@ def test_text_of_others_stays_text_in_a_card(hub: Hub, checkpoint: Path) -> None
     card = repository_card(REPOSITORY, Manifest("model", {"a.npz": file}), "")
     assert r"| x\|y | a - b: [c\](d) \<b> |" in card
     assert '- "a\\n- b: [c](d) <b>"' in card
+
+
+def test_an_answer_of_the_hub_is_one_short_line() -> None:
+    with pytest.raises(DataError) as caught, answers("x could not be read"):
+        raise RuntimeError("  first " + "a" * 300 + "\n second")
+    assert str(caught.value) == (
+        f"x could not be read: RuntimeError: first {'a' * 194}; check the network and HF_ENDPOINT, and run the "
+        "same command again"
+    )
+    with pytest.raises(ConfigError, match=r"^mine$"), answers("x"):
+        raise ConfigError("mine")
+
+
+@pytest.mark.parametrize("name", ["teams", "a/b/c", "../x/y", "a/b c"])
+def test_what_is_no_repositorys_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="USER/NAME"):
+        require_repository(name)
+
+
+def test_without_the_hubs_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match="needs the package 'huggingface-hub'"):
+        client()

@@ -48,6 +48,17 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         smax.make("3m", 1)
 
 
+def test_what_jaxmarl_prints_when_it_is_imported_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """It would stand before the JSON of commands."""
+    streams = sys.stdout, sys.stderr, sys.__stdout__
+    with smax._silent():
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # as its module mabrax does
+        print("shown")
+    sys.__stdout__.flush()  # type: ignore[union-attr]
+    assert capfd.readouterr().out == ""
+    assert (sys.stdout, sys.stderr, sys.__stdout__) == streams
+
+
 def test_bad_names_and_options() -> None:
     with pytest.raises(UnknownNameError, match="5m_vs_6m"):
         smax.spec("5m_vs_7m")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import fsspec
 import pytest
 from marlzoo.benchmarks import runner
 from marlzoo.benchmarks.launchers import Place
+from marlzoo.benchmarks.storage import Storage
 from marlzoo.benchmarks.suites import Data
 
 from marlzoo.cli import main
@@ -66,6 +68,16 @@ def test_a_storage_is_asked_before_any_work(tmp_path: Path, monkeypatch: pytest.
     ):
         run(suite_of(data=(Data("games/xor", "D1"),)), tmp_path / "out", place=Place(storage="memory://away"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("bucket", "there"), [("mine", True), ("misspelled", False)])
+def test_a_bucket_is_never_made(bucket: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = fsspec.filesystem("memory")
+    system.makedirs("mine", exist_ok=True)
+    monkeypatch.setattr(Storage, "_opened", lambda self: (system, f"{bucket}/runs/unit"))
+    told = pytest.raises(OutputError, match="there is no bucket 'misspelled'")
+    with contextlib.nullcontext() if there else told:
+        Storage(f"s3://{bucket}/runs", "unit").require()
 
 
 def test_train_goes_where_bench_goes(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from marlzoo.benchmarks import study
+from marlzoo.benchmarks import game_theory, study
 from marlzoo.benchmarks.suites import Data
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
@@ -221,16 +221,15 @@ def test_precision(tmp_path: Path) -> None:
 # ---- coordination games --------------------------------------------------------------------------------
 
 
-def predicted(module: Any, family: str, game: str, quality: str, **options: Any) -> float:
-    form = module.Form("a method", family, **options)
-    low, high = module.prediction(form, game, game_data.dataset(game, quality))
+def predicted(family: str, game: str, quality: str, **options: Any) -> float:
+    form = game_theory.Form("a method", family, **options)
+    low, high = game_theory.prediction(form, game, game_data.dataset(game, quality))
     assert high - low < 1e-3 or np.isnan((low, high)).all()
     return float(low)
 
 
 def test_predictions_of_the_coordination_games() -> None:
     """Each value known (specification of the coordination games, section 1); NaN where chance decides."""
-    module = script("coordination")
     table = {
         "cloning": (1, 0, 2 / 9, 0),
         "additive, any": (np.nan, np.nan, -2, 0),
@@ -239,39 +238,38 @@ def test_predictions_of_the_coordination_games() -> None:
         "critic": (np.nan,) * 4,
     }
     for family, known in table.items():
-        found = [predicted(module, family, "xor", f"D{k}") for k in range(1, 5)]
+        found = [predicted(family, "xor", f"D{k}") for k in range(1, 5)]
         np.testing.assert_allclose(found, known, atol=1e-3)
-    assert predicted(module, "cloning", "xor-four", "optimal") == pytest.approx(-0.25)
-    assert predicted(module, "cloning", "modes-16", "modes") == pytest.approx(2.0**-15)
-    assert predicted(module, "additive, in-sample", "equilibria", "imbalanced") == 20.0
-    assert predicted(module, "additive, in-sample", "equilibria", "imbalanced", threshold=0.4) == 5.0
+    assert predicted("cloning", "xor-four", "optimal") == pytest.approx(-0.25)
+    assert predicted("cloning", "modes-16", "modes") == pytest.approx(2.0**-15)
+    assert predicted("additive, in-sample", "equilibria", "imbalanced") == 20.0
+    assert predicted("additive, in-sample", "equilibria", "imbalanced", threshold=0.4) == 5.0
 
 
 def test_best_answers_end_in_an_equilibrium() -> None:
     """Not always the best one: nobody leaves the zeros in the middle of XOR with four actions alone."""
-    module = script("coordination")
-    assert predicted(module, "sequential", "xor-four", "optimal") == pytest.approx(1, abs=1e-3)
-    assert predicted(module, "sequential", "xor-four", "uniform") == pytest.approx(0, abs=1e-3)
-    assert predicted(module, "sequential", "equilibria", "balanced") == pytest.approx(20, abs=1e-3)
-    found = module.best_answers("equilibria", game_data.dataset("equilibria", "imbalanced"))
+    assert predicted("sequential", "xor-four", "optimal") == pytest.approx(1, abs=1e-3)
+    assert predicted("sequential", "xor-four", "uniform") == pytest.approx(0, abs=1e-3)
+    assert predicted("sequential", "equilibria", "balanced") == pytest.approx(20, abs=1e-3)
+    found = game_theory.best_answers("equilibria", game_data.dataset("equilibria", "imbalanced"))
     np.testing.assert_allclose(found, (5, 20), atol=1e-3)
 
 
 def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
     """Where the bound of 100 binds at all three equilibria, they are equally likely: a mean over nine cells."""
-    module = script("coordination")
+    mixed = script("coordination").MIXED
 
     def value(game: str, quality: str, beta: float) -> float:
-        form = module.Form("maiql", "team weights", settings={**module.MIXED, "beta": beta})
-        low, high = module.prediction(form, game, game_data.dataset(game, quality))
+        form = game_theory.Form("maiql", "team weights", settings={**mixed, "beta": beta})
+        low, high = game_theory.prediction(form, game, game_data.dataset(game, quality))
         assert high - low < 0.02
         return float(low + high) / 2
 
     for quality, known in (("D1", 1), ("D2", 0), ("D3", 0), ("D4", 0)):
         assert value("xor", quality, 10.0) == pytest.approx(known, abs=1e-3)
-    form = module.Form("maiql", "team weights", settings={**module.MIXED, "beta": 10.0})
+    form = game_theory.Form("maiql", "team weights", settings={**mixed, "beta": 10.0})
     game = "coordination-3x3"  # whether 5 weighs as much as 100 hangs on half a percent of V
-    low, high = module.prediction(form, game, game_data.dataset(game, "uniform"))
+    low, high = game_theory.prediction(form, game, game_data.dataset(game, "uniform"))
     assert low == pytest.approx(1.25, abs=0.01)
     assert high > 90
     assert value("equilibria", "balanced", 10.0) == pytest.approx(-85 / 9, abs=1e-3)
@@ -283,11 +281,13 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
 
 
 def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
-    module, data = script("coordination"), game_data.dataset("xor-two-state", "random", episodes=20_000)
-    found = module.two_state(module.Form("bc", "cloning"), data)
+    data = game_data.dataset("xor-two-state", "random", episodes=20_000)
+    found = game_theory.two_state(game_theory.Form("bc", "cloning"), data)
     assert found[0] == found[1] == pytest.approx(data.returns.mean(), abs=0.15)
     assert np.isnan(
-        module.two_state(module.Form("bc", "cloning"), game_data.dataset("xor-two-state", "optimal"))
+        game_theory.two_state(
+            game_theory.Form("bc", "cloning"), game_data.dataset("xor-two-state", "optimal")
+        )
     ).all()
 
 

@@ -16,7 +16,7 @@ from marlzoo.data import download, games
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
-from marlzoo.system.checksums import line_checksum
+from marlzoo.system.checksums import checksum, faults, line_checksum
 from marlzoo.system.files import sha256_file, write_text_atomic
 from marlzoo.teachers import store
 from marlzoo.training.checkpoint import save_arrays
@@ -140,3 +140,18 @@ def test_folders_without_results(place: Path, capsys: pytest.CaptureFixture[str]
     assert "nowhere: no such folder" in capsys.readouterr().err
     assert main(["doctor", "results"]) == 2
     assert "--verify" in capsys.readouterr().err
+
+
+def test_every_checksum_has_eight_digits() -> None:
+    """Also those that begin with zeros, one in sixteen."""
+    assert {len(checksum([str(number)])) for number in range(100)} == {8}
+
+
+def test_a_line_that_misses_a_cell_is_told_by_its_checksum_file(tmp_path: Path) -> None:
+    file, header = tmp_path / "metrics.csv", ["update", "loss"]
+    lines = [[str(number), "0.5"] for number in range(3)]
+    whole = [",".join((*cells, line_checksum(header, cells))) for cells in lines]
+    file.write_text(
+        "\n".join((",".join((*header, "checksum")), whole[0], whole[1].partition(",")[2], whole[2], ""))
+    )
+    assert faults(file) == [f"{file}, line 3: 2 cells instead of 3"]

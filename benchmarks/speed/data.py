@@ -108,7 +108,7 @@ def make_omiga(path: Path, rows: int) -> None:
 
 def memory(name: str) -> float:
     """A line of this process's status, in gigabytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(name + ":"))) * 1024 / 1e9
 
 
@@ -140,10 +140,12 @@ def measure(path: Path, mapped: bool, seconds: float) -> dict[str, float]:
 
 def line(form: str, path: Path, options: argparse.Namespace) -> list[Any]:
     """One measurement in a fresh process."""
+    from measuring import load_average  # not in the children: it imports torch
+
     with open(path, "rb") as file:  # into the disk cache, as far as it fits
         while file.read(64 << 20):
             pass
-    load = os.getloadavg()[0]
+    load = load_average()
     command = [sys.executable, __file__, "--child", str(path), "--seconds", str(options.seconds)]
     command += ["--mapped"] if form.startswith("mapped") else []
     rounds = options.rounds if form == "omiga" else 1
@@ -215,7 +217,7 @@ def main() -> int:
 
 def _available() -> int:
     """Bytes of memory that could be had, the disk cache counted in."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
 
 

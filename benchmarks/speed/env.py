@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import write_csv
+from measuring import load_average, write_csv
 
 from marlzoo.errors import pip_install
 from marlzoo.registry import make_env
@@ -123,7 +123,7 @@ def measure(name: str, scenario: str, partition: str, options: argparse.Namespac
         "threads": threads,
         "cores": os.cpu_count(),
         "rounds": options.rounds,
-        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "",
+        "load_before": round(load_average(), 1),
         "ours_steps_per_s": round(statistics.median(a[0] for a, _ in pairs)),
         "gymnasium_robotics_steps_per_s": round(statistics.median(b[0] for _, b in pairs)),
         "ratio_median": round(statistics.median(ratios), 2),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 import platform
 import shlex
 import sys
@@ -27,6 +29,11 @@ from marlzoo.training.precision import SETTINGS
 FLOAT32_ERROR = 2e-6  # relative, of products over 1024 terms; tf32 and bf16 are beyond 1e-4
 CPU = torch.device("cpu")
 EDGE = 1024  # of the matrices whose products give the machine's rate
+
+
+def load_average() -> float:
+    """Processes that ran or waited to run in the last minute; NaN where the system does not tell (Windows)."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 def random_dataset(spec: Spec, rows: int) -> Dataset:

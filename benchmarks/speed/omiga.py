@@ -37,6 +37,7 @@ from marlzoo.benchmarks.styles import markdown
 from measuring import (
     FLOAT32_ERROR,
     command,
+    load_average,
     machine,
     matrix_rate,
     random_dataset,
@@ -241,7 +242,7 @@ def report(
 ) -> None:
     """Print the tables and write them as CSV."""
     roof = options.cores * statistics.median(products["float32 best, 1"])
-    load = f"{os.getloadavg()[0]:.1f}"
+    load = f"{load_average():.1f}"
     lines = [[name, f"{statistics.median(found):.0f}"] for name, found in products.items()]
     show("Matrix products", ["precision and setting, threads", "GFLOP/s"], lines)
     header = [

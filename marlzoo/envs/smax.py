@@ -21,7 +21,8 @@ import importlib
 import importlib.metadata
 import io
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,7 +245,7 @@ def _battle(name: str, horizon: int) -> tuple[Any, Any]:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         jax = importlib.import_module("jax")
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not import
+        with _silent():  # it prints what it did not import
             smax = importlib.import_module("jaxmarl.environments.smax")
             maps = importlib.import_module("jaxmarl.environments.smax.smax_env")
     except ModuleNotFoundError as error:
@@ -258,6 +259,17 @@ def _battle(name: str, horizon: int) -> tuple[Any, Any]:
         scenario=scenario, enemy_shoots=True, attack_mode="closest", max_steps=horizon + 1
     )
     return jax, battle
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Print nothing; a module of JaxMARL undoes a redirection by taking the process's own streams."""
+    kept = sys.stdout, sys.stderr, sys.__stdout__
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__ = kept  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

@@ -337,7 +337,23 @@ class MonotonicMixer(nn.Module):
         return total if many else total.squeeze(-1)
 
 
-class ConvexMixer(nn.Module):
+class LinearMixing(nn.Module):
+    """What mixers that weigh and add share: ``X_tot = sum_i w_i(s) X_i + b(s)`` with ``w_i >= 0``.
+
+    A subclass says how :meth:`coefficients` come from the state.
+    """
+
+    def coefficients(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``state [R, ..., S] -> w [R, ..., N]`` (non-negative), ``b [R, ...]``."""
+        raise NotImplementedError
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """The team's value ``[R, ...]`` of agents' ``values [R, ..., N]``."""
+        w, b = self.coefficients(state)
+        return (w * values).sum(-1) + b
+
+
+class ConvexMixer(LinearMixing):
     """ICQ's linear mixing with weights that sum to one: ``X_tot = sum_i k_i(s) X_i + b(s)``.
 
     ``k_i`` is proportional to ``sum_e |W1(s)|_ie |W2(s)|_e``, both made from the state by one layer.
@@ -358,7 +374,7 @@ class ConvexMixer(nn.Module):
         self.bias = Linear(init, state_size, 1) if bias else None
         self.n_agents, self.embed = n_agents, embed
 
-    def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """``state [R, ..., S] -> k [R, ..., N]`` (non-negative, sum 1), ``b [R, ...]``."""
         first = self.first(state).abs().view(*state.shape[:-1], self.n_agents, self.embed)
         k = normalized_product(first, self.last(state).abs())
@@ -379,24 +395,15 @@ def make_mixer(kind: MixerKind, init: Init, spec: Spec, embed: int, hidden: int)
     return MonotonicMixer(init, spec.state_size, spec.n_agents, embed, hidden)
 
 
-class LinearMixer(nn.Module):
-    """State-dependent linear mixing: ``X_tot = sum_i w_i(s) X_i + b(s)`` with ``w_i >= 0``.
-
-    OMIGA's mixer (specification of its shared blocks): state -> hidden -> ReLU -> two linear heads.
-    """
+class LinearMixer(LinearMixing):
+    """OMIGA's linear mixing: state -> hidden -> ReLU -> one linear head for w (its size), one for b."""
 
     def __init__(self, init: Init, state_size: int, hidden: int, n_agents: int) -> None:
         super().__init__()
         self.body = Linear(init, state_size, hidden)
         self.weight, self.bias = Linear(init, hidden, n_agents), Linear(init, hidden, 1)
 
-    def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """``state [R, B, S] -> w [R, B, N] (non-negative), b [R, B]``."""
+    def coefficients(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``state [R, ..., S] -> w [R, ..., N]`` (non-negative), ``b [R, ...]``."""
         h = F.relu(self.body(state))
         return self.weight(h).abs(), self.bias(h).squeeze(-1)
-
-    def total(self, values: Tensor, state: Tensor) -> Tensor:
-        """The team's value ``[R, B]`` of agents' ``values [R, B, N]``."""
-        w, b = self(state)
-        total: Tensor = (w * values).sum(-1) + b
-        return total

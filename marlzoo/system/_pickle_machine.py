@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import pickletools
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.errors import DataError
+from marlzoo.system._pickle_values import (
+    CLASSES,
+    FRESH,
+    FUNCTIONS,
+    KEYS,
+    STORAGES,
+    Name,
+    NumpyType,
+    Stored,
+    dtype_of,
+    require_size,
+)
 
 MAX_STEPS = 4_000_000  # opcodes of one pickle, each at most one small object; episodes have some 100 000
 MAX_DIGITS = 256  # bytes or digits of one integer
-MAX_RANK = 32  # dimensions of an array
 
 # What damaged input raises in the code below.
 FAULTS = (
     *(IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, struct.error),
 )
-_FRESH = np.dtype("V1")  # of an array whose state is still to come; no pickle can ask for it
-_FLOATS, _FLOAT = re.compile(b"(?:G.{8})+", re.DOTALL), np.dtype([("opcode", "u1"), ("number", ">f8")])
-_KEYS = (str, int, float, bytes, type(None))  # hashing these cannot recurse
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A function or class that a pickle names; never looked up outside this module's table."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-@dataclass
-class _Type:
-    """A numpy type under construction: its code arrives before its byte order."""
-
-    code: str
-    order: str = "<"
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.code)
-
+_FLOATS = re.compile(b"(?:G.{8})+", re.DOTALL)
+_FLOAT = np.dtype([("opcode", "u1"), ("number", ">f8")])
 
 # Loads a tensor's numbers: (key, type, number of entries) -> array.
 Storage = Callable[[str, np.dtype[Any], int], NDArray[Any]]
@@ -130,7 +114,7 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise DataError("the pickle fills what is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):
+            if not isinstance(key, KEYS):
                 raise DataError(f"the pickle has a dictionary key of type {type(key).__name__}")
             target[key] = value
 
@@ -142,16 +126,16 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, _Name) or (function.module, function.name) not in _FUNCTIONS:
-            raise DataError(f"the pickle calls {function if isinstance(function, _Name) else 'an object'}")
+        if not isinstance(function, Name) or (function.module, function.name) not in FUNCTIONS:
+            raise DataError(f"the pickle calls {function if isinstance(function, Name) else 'an object'}")
         if not isinstance(arguments, tuple):
             raise DataError("the pickle calls a function without a list of arguments")
-        self.stack.append(_FUNCTIONS[function.module, function.name](self, *arguments))
+        self.stack.append(FUNCTIONS[function.module, function.name](self, *arguments))
 
     def build(self) -> None:
         """Complete an array or a type with its state."""
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, _Type):
+        if isinstance(target, NumpyType):
             if (
                 not isinstance(state, tuple)
                 or state[1] not in ("<", ">", "|", "=")
@@ -159,14 +143,14 @@ class _Machine:
             ):
                 raise DataError("the pickle has a numpy type that is not a plain number")
             target.order = state[1]
-        elif type(target) is np.ndarray and target.dtype == _FRESH and isinstance(state, tuple):
+        elif type(target) is np.ndarray and target.dtype == FRESH and isinstance(state, tuple):
             _, shape, kind, fortran, raw = state
             if not isinstance(raw, bytes):
                 raise DataError("the pickle has an array that does not consist of numbers")
-            _require_size(len(raw), _dtype(kind), shape)
+            require_size(len(raw), dtype_of(kind), shape)
             self.charge(len(raw))
             # numpy's stubs ask for a numpy bool here, numpy itself for a Python one
-            target.__setstate__((1, shape, _dtype(kind), bool(fortran), raw))  # type: ignore[arg-type]
+            target.__setstate__((1, shape, dtype_of(kind), bool(fortran), raw))  # type: ignore[arg-type]
         else:
             raise DataError(
                 "the pickle gives attributes to what is neither an array nor a type, as a network's checkpoint does; "
@@ -182,152 +166,19 @@ class _Machine:
         self.stack.extend(np.frombuffer(run[0], _FLOAT)["number"].tolist())
 
     def name(self, module: Any, name: Any) -> None:
-        found = _Name(str(module)[:100], str(name)[:100])
-        if (found.module, found.name) not in _FUNCTIONS and found not in _CLASSES:
+        found = Name(str(module)[:100], str(name)[:100])
+        if (found.module, found.name) not in FUNCTIONS and found not in CLASSES:
             raise DataError(f"the pickle names {found}, which is not admitted; nothing of it was executed")
         self.stack.append(found)
 
     def persistent(self) -> None:
         """A tensor's storage: ``('storage', type, key, location, entries, ...)``."""
         tag, kind, key, _, count = self.stack.pop()[:5]
-        if tag not in ("storage", b"storage") or self.storage is None or not isinstance(kind, _Name):
+        if tag not in ("storage", b"storage") or self.storage is None or not isinstance(kind, Name):
             raise DataError("the pickle refers to something outside itself")
-        if type(count) is not int or type(key) is not str or kind not in _STORAGES:
+        if type(count) is not int or type(key) is not str or kind not in STORAGES:
             raise DataError(f"the pickle has a storage of an unknown kind ({kind})")
-        self.stack.append(_Stored(self.storage(key, _STORAGES[kind], count)))
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor's storage, which only :func:`_tensor` takes; never part of a result."""
-
-    numbers: NDArray[Any]
-
-
-# ---- what a pickle may call ------------------------------------------------------------------------------
-
-
-def _dtype(kind: Any) -> np.dtype[Any]:
-    if not isinstance(kind, _Type):
-        raise DataError("the pickle has an array without a type")
-    return kind.dtype
-
-
-def _require_size(count: int, dtype: np.dtype[Any], shape: Any) -> None:
-    good = (
-        isinstance(shape, tuple) and len(shape) <= MAX_RANK and all(type(n) is int and n >= 0 for n in shape)
-    )
-    if not good or math.prod(shape) * dtype.itemsize != count:
-        raise DataError(f"the pickle has an array of shape {str(shape)[:80]}, type {dtype} and {count} bytes")
-
-
-def numbers(raw: bytes, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    if len(raw) != count * dtype.itemsize:
-        raise DataError(f"a storage of {count} entries of {dtype} has {len(raw)} bytes")
-    return np.frombuffer(raw, dtype)
-
-
-def _make_type(_: _Machine, code: Any, *__: Any) -> _Type:
-    if not isinstance(code, str) or code not in _CODES:
-        raise DataError(
-            f"the pickle has numbers of the type {str(code)[:20]!r}; plain numbers are admitted only"
-        )
-    return _Type(code)
-
-
-def _reconstruct(_: _Machine, kind: Any, *__: Any) -> NDArray[Any]:
-    if kind != _Name("numpy", "ndarray"):
-        raise DataError("the pickle makes an array of an unknown class")
-    return np.empty(0, _FRESH)
-
-
-def _from_buffer(machine: _Machine, raw: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
-    if not isinstance(raw, bytes) or order not in ("C", "F"):
-        raise DataError("the pickle has an array that does not consist of numbers")
-    dtype = _dtype(kind)
-    _require_size(len(raw), dtype, shape)
-    return np.frombuffer(raw, dtype).reshape(shape, order=order)
-
-
-def _scalar(_: _Machine, kind: Any, raw: Any) -> Any:
-    dtype = _dtype(kind)
-    if not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
-        raise DataError("the pickle has a number of another size than its type")
-    return np.frombuffer(raw, dtype)[0].item()
-
-
-def _encode(machine: _Machine, text: Any, coding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or coding not in ("latin1", "latin-1"):
-        raise DataError("the pickle encodes what is not text")
-    machine.charge(len(text))
-    return text.encode("latin1")
-
-
-def _ordered(machine: _Machine, pairs: Any = ()) -> dict[Any, Any]:
-    if not isinstance(pairs, list | tuple) or any(
-        not isinstance(p, list | tuple) or len(p) != 2 for p in pairs
-    ):
-        raise DataError("the pickle makes a dictionary of what are no pairs")
-    machine.charge(100 * len(pairs))
-    if not all(isinstance(key, _KEYS) for key, _ in pairs):
-        raise DataError("the pickle has a dictionary key that is neither text nor number")
-    return dict(pairs)
-
-
-def _empty_bytes(_: _Machine) -> bytes:
-    return b""
-
-
-def _tensor(_: _Machine, stored: Any, offset: Any, shape: Any, strides: Any, *__: Any) -> NDArray[Any]:
-    """A view of a storage; it never reaches beyond it or repeats its entries."""
-    if not isinstance(stored, _Stored):
-        raise DataError("the pickle has a tensor without a storage")
-    plain = all(isinstance(part, tuple) and len(part) <= MAX_RANK for part in (shape, strides))
-    if (
-        not plain
-        or len(shape) != len(strides)
-        or any(type(n) is not int or n < 0 for n in (offset, *shape, *strides))
-    ):
-        raise DataError("the pickle has a tensor of a broken shape")
-    numbers = stored.numbers
-    size = math.prod(shape)
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if size else 0
-    if size > len(numbers) or last >= max(1, len(numbers)):
-        raise DataError("the pickle has a tensor that is larger than its storage")
-    if not size:
-        return np.empty(shape, numbers.dtype)
-    width = numbers.dtype.itemsize
-    return np.lib.stride_tricks.as_strided(
-        numbers[offset:], shape, tuple(step * width for step in strides), writeable=False
-    )
-
-
-_CODES = frozenset(
-    f"{kind}{size}"
-    for kind, sizes in {"f": "248", "i": "1248", "u": "1248", "b": "1"}.items()
-    for size in sizes
-)
-_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): _make_type,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): _ordered,
-    ("builtins", "bytes"): _empty_bytes,
-    ("__builtin__", "bytes"): _empty_bytes,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _FUNCTIONS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    _FUNCTIONS[f"{_core}.multiarray", "scalar"] = _scalar
-    _FUNCTIONS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
-_STORAGES = {
-    _Name("torch", f"{name}Storage"): np.dtype(kind)
-    for name, kind in {
-        **{"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2"},
-        **{"Char": "i1", "Byte": "u1", "Bool": "?"},
-    }.items()
-}
-_CLASSES = frozenset((_Name("numpy", "ndarray"), *_STORAGES))
+        self.stack.append(Stored(self.storage(key, STORAGES[kind], count)))
 
 
 # ---- opcodes ---------------------------------------------------------------------------------------------

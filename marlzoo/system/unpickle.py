@@ -1,7 +1,7 @@
 """Reading pickles without executing them: a small machine of its own that knows arrays and plain containers.
 
 ``pickle.load`` and ``torch.load`` call whatever a file names. Here nothing is imported or called on a file's
-behalf: the names that arrays and tensors need are looked up in a fixed table (see ``_pickle_machine.py``),
+behalf: the names that arrays and tensors need are looked up in a fixed table (see ``_pickle_values.py``),
 every other name, and every opcode that builds objects, is refused. What comes out consists of lists, tuples,
 dictionaries, strings, bytes, numbers, booleans, None and numpy arrays (also for tensors) only.
 
@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.errors import DataError
-from marlzoo.system._pickle_machine import FAULTS, numbers, reason, run
+from marlzoo.system._pickle_machine import FAULTS, reason, run
+from marlzoo.system._pickle_values import numbers
 
 MAX_BYTES = 1 << 30  # of one file; the episode files of the literature have a few MB
 MAX_DEPTH = 32

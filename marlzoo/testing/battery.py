@@ -37,7 +37,7 @@ from marlzoo.training.online import OnlineTrainer, settings_of, train_online
 from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
-    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2},
+    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2, "eval_steps": 2},
     # of methods with a world model, whose second stage begins with the third update
     **{
         "model_hidden": 16,
@@ -156,9 +156,8 @@ def learns_acts_and_resumes(case: Case, folder: Path) -> None:
     train(resumed, data, updates=5, checkpoint=file)
     loaded = checkpoint.load_learner(file)
     assert loaded.updates == 5
-    for key, value in whole.state_tensors().items():
-        assert torch.equal(value, resumed.state_tensors()[key]), key
-        assert torch.equal(value, loaded.state_tensors()[key]), key
+    _assert_equal_state(whole, resumed)
+    _assert_equal_state(whole, loaded)
     np.testing.assert_array_equal(returns, _returns(case, loaded))
     _check_policy_parameters(case, whole, returns)
 
@@ -241,9 +240,7 @@ def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     _updated(mixed, [broken, clean], 3)
     _updated(whole, [clean, clean], 3)
     assert mixed.finite().tolist() == [False, True]
-    for key, value in whole.state_tensors().items():
-        if value.ndim:
-            torch.testing.assert_close(mixed.state_tensors()[key][1], value[1], rtol=1e-9, atol=1e-11)
+    _assert_same_rows(mixed, whole, [1])
 
 
 def evaluation_does_not_depend_on_neighbors(case: Case, folder: Path) -> None:
@@ -349,11 +346,7 @@ def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     curve = train_online(mixed, case.env(mixed), steps=steps, log_every=3)
     train_online(whole, case.env(whole), steps=steps, log_every=3)
     assert [point.diverged for point in curve] == [False, True, False]
-    for key, value in whole.state_tensors().items():
-        if value.ndim:
-            torch.testing.assert_close(
-                mixed.state_tensors()[key][[0, 2]], value[[0, 2]], rtol=1e-9, atol=1e-11
-            )
+    _assert_same_rows(mixed, whole, [0, 2])
 
 
 def online_resumes_exactly(case: Case, folder: Path) -> None:
@@ -373,9 +366,8 @@ def online_resumes_exactly(case: Case, folder: Path) -> None:
     again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
     assert rounds == [7, 8, 9, 10]
     loaded = checkpoint.load_learner(file)
-    for key, value in whole.state_tensors().items():
-        assert torch.equal(value, resumed.state_tensors()[key]), key
-        assert torch.equal(value, loaded.state_tensors()[key]), key
+    _assert_equal_state(whole, resumed)
+    _assert_equal_state(whole, loaded)
     assert [(p.updates, p.episodes, p.mean_return) for p in curve] == [
         (p.updates, p.episodes, p.mean_return) for p in again
     ]
@@ -438,12 +430,27 @@ def _per_round(algorithm: Algorithm) -> int:
 
 def _assert_same_replica(together: Algorithm, row: int, alone: Algorithm, rtol: float) -> None:
     """Row ``row`` of a lockstep learner equals a single one."""
+    rows = together.state_tensors()
     for key, value in alone.state_tensors().items():
-        mine = together.state_tensors()[key]
-        mine = mine if value.ndim == 0 else mine[row]
+        mine = rows[key] if value.ndim == 0 else rows[key][row]
         torch.testing.assert_close(
             mine, value if value.ndim == 0 else value[0], rtol=rtol, atol=1e-11, msg=key
         )
+
+
+def _assert_equal_state(mine: Algorithm, theirs: Algorithm) -> None:
+    """Two learners' parameters, targets, buffers and optimizers are equal bit for bit."""
+    other = theirs.state_tensors()
+    for key, value in mine.state_tensors().items():
+        assert torch.equal(value, other[key]), key
+
+
+def _assert_same_rows(mixed: Algorithm, whole: Algorithm, rows: Sequence[int]) -> None:
+    """Some replicas of one lockstep learner are those of another."""
+    other = mixed.state_tensors()
+    for key, value in whole.state_tensors().items():
+        if value.ndim:
+            torch.testing.assert_close(other[key][rows], value[rows], rtol=1e-9, atol=1e-11, msg=key)
 
 
 def _second_batch(sampler: Sampler) -> dict[str, Tensor]:

@@ -145,7 +145,7 @@ def finetune(
         loggers: receive metrics and evaluations.
 
     Raises:
-        ConfigError: the method has no online form, or no team value for a memory to remember; a number out of range.
+        ConfigError: the method has no online form, or no values for a memory to remember; a number out of range.
         CheckpointError: the run has no checkpoint, or ``checkpoint`` belongs to another fine-tuning.
         DataError: no offline data is known.
         SpecError: data, environment and learner do not fit.
@@ -191,7 +191,7 @@ def require_online_form(learner: Algorithm, settings: FinetuneSettings | None = 
     """Refuse a learner that cannot be fine-tuned, or not with these settings.
 
     A method says by itself that it can (``finetunable = True``). One that says nothing can where its loss needs
-    nothing but single steps with their rewards: no look at all the data before training, no next action of the data.
+    nothing but steps with their rewards and next actions: no look at all the data before training, no first steps.
 
     Raises:
         ConfigError: with the reason.
@@ -201,8 +201,7 @@ def require_online_form(learner: Algorithm, settings: FinetuneSettings | None = 
         raise ConfigError(f"{learner.name} cannot be fine-tuned: {lacking}")
     if settings and settings.remembers and not isinstance(learner, RemembersValues):
         raise ConfigError(
-            f"{learner.name} has no team value that a memory could remember; take strategy plain, or a run of a "
-            "method of value decomposition"
+            f"{learner.name} has no values of actions that a memory could remember; take strategy plain"
         )
 
 
@@ -220,9 +219,8 @@ def _without_online_form(learner: Algorithm) -> str:
         return "it learns from the whole dataset before the first update, which new data would change"
     if not {"reward", "agent_reward"} & set(fields):
         return "it does not learn from rewards"
-    unknown = [name for name in ("next_action", "first") if name in fields]
-    if unknown:
-        return f"its loss needs {unknown[0]} of logged data, which a replay does not keep"
+    if "first" in fields:
+        return "its loss needs first of logged data, which a replay does not keep"
     return ""
 
 

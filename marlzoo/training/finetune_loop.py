@@ -75,7 +75,7 @@ class Finetuning:
         self.collector = Collector(learner, env, settings, self.explorer)
         self.memory = None
         if settings.remembers and isinstance(offline, RemembersValues):
-            self.memory = ValueMemory(offline.team)
+            self.memory = ValueMemory(offline)
         self.steps: list[int] = []
         self.evaluations: list[Evaluation] = []
         self.logging = Loggers((), learner, 0)

@@ -13,7 +13,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, Rollout, as_transitions
 from marlzoo.data.dataset import Dataset
 from marlzoo.replicas import ReplicaRandom
-from marlzoo.training.replay_buffer import ReplayBuffer, ReplaySettings
+from marlzoo.training.replay_buffer import NEXT_FIELDS, ReplayBuffer, ReplaySettings
 from marlzoo.training.trainer import make_sampler
 
 SAMPLER, REPLAY = "sampler/", "replay/"
@@ -48,8 +48,11 @@ class MixedReplay:
             length = algorithm.config.sequence_length or longest
         base = [name for name in algorithm.fields if not name.startswith("next_")]
         later = [name.removeprefix("next_") for name in algorithm.fields if name.startswith("next_")]
-        fields = dict.fromkeys([*base, *later])
-        self.replay = ReplayBuffer(algorithm, length, not self._sequences, settings, tuple(fields))
+        fields = tuple(dict.fromkeys([*base, *later]))
+        self._pairs = "next_action" in algorithm.fields
+        self.replay = ReplayBuffer(
+            algorithm, length + self._pairs, not self._sequences, settings, fields, followed=self._pairs
+        )
 
     def add(self, rollout: Rollout) -> None:
         """Take in new steps."""
@@ -66,10 +69,21 @@ class MixedReplay:
             parts.append(self.sampler.gather(rows[:, :offline], {}))
         if offline < size:
             new = self.replay.batch(random.uniform(size - offline), {})
-            parts.append(new if self._sequences else as_transitions(new)[0])
+            parts.append(self._laid_out(new))
         fields = [*self.algorithm.fields, *(["filled"] if self._sequences else [])]
         joined = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in fields}
         return Batch.of(noise, **joined)
+
+    def _laid_out(self, new: Batch) -> Batch:
+        """New steps in the layout of the learner's batches."""
+        if self._sequences:
+            return new
+        if not self._pairs:
+            return as_transitions(new)[0]
+        following = new.action[:, :, 1]
+        rows = {name: 2 if name in NEXT_FIELDS else 1 for name in new.tensors()}
+        first = Batch.of({}, **{name: value[:, :, : rows[name]] for name, value in new.tensors().items()})
+        return Batch.of({}, **as_transitions(first)[0].tensors(), next_action=following)
 
     def _rows(self, wanted: float) -> int:
         self._carried += wanted

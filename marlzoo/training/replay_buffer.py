@@ -53,6 +53,7 @@ class ReplayBuffer:
         anywhere: whether a sequence may start at any step.
         settings: sizes; default: the learner's own, which an online method with a replay has.
         fields: what batches hold, ``next_`` forms left out; default: what the learner declares.
+        followed: whether a sequence starts only where the action of the next step is known, or none is needed.
 
     Raises:
         ConfigError: the replay has no room for one rollout, or one sequence, of all copies.
@@ -65,9 +66,10 @@ class ReplayBuffer:
         anywhere: bool,
         settings: ReplaySettings | None = None,
         fields: Sequence[str] | None = None,
+        followed: bool = False,
     ) -> None:
         settings = settings or cast(ReplayConfig, algorithm.config)
-        self.algorithm, self.length, self.anywhere = algorithm, length, anywhere
+        self.algorithm, self.length, self.anywhere, self.followed = algorithm, length, anywhere, followed
         self.fields = tuple(algorithm.fields if fields is None else fields)
         self.capacity = settings.replay // settings.num_envs
         least = max(settings.rollout, length)
@@ -121,8 +123,17 @@ class ReplayBuffer:
             yield self.batch(places[:, k], {name: value[:, k] for name, value in noise.items()})
 
     def batch(self, place: Tensor, noise: dict[str, Tensor]) -> Batch:
-        """The sequences at ``place [R, B]`` in [0, 1) of all starts."""
+        """The sequences at ``place [R, B]`` in [0, 1) of all starts.
+
+        Raises:
+            ConfigError: no step that was kept is followed by another.
+        """
         total = self._ranks[:, -1:]
+        if self.followed and not total.all():
+            raise ConfigError(
+                f"{self.algorithm.name} learns from pairs of steps, of which the replay holds none; raise rollout or "
+                "warmup"
+            )
         rank = torch.minimum((place.double() * total).long() + 1, total)
         found = torch.searchsorted(self._ranks, rank)  # [R, B], the rank-th start
         copy, slot = found // self.capacity, found % self.capacity
@@ -175,7 +186,14 @@ class ReplayBuffer:
         return age
 
     def _index(self) -> None:
-        self._ranks = self._start.flatten(1).cumsum(1)
+        start = self._start
+        if self.followed:
+            final = self._data["mask"] == 0
+            known = (self._data["ends"] == 0) | final
+            newest = self.head - 1
+            known[:, :, newest] = final[:, :, newest]
+            start = start & known
+        self._ranks = start.flatten(1).cumsum(1)
 
     def _take(self, name: str, rows: Tensor) -> Tensor:
         """``rows [R, B, L]`` of a field's slots, ``-> [R, B, L, ...]``."""

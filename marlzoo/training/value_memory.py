@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from marlzoo.batch import Batch
-from marlzoo.modules.layers import chosen
-from marlzoo.modules.teams import QTeam
 from marlzoo.objectives import TargetMemory
+
+
+@runtime_checkable
+class RemembersValues(Protocol):
+    """What a method has whose targets a memory can lift; ``memory`` is None but while it is fine-tuned."""
+
+    memory: TargetMemory | None
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """Values of the actions of the batch that ``update`` lifts with, in the shape of its targets."""
 
 
 class ValueMemory:
@@ -19,30 +26,23 @@ class ValueMemory:
 
     With Q_off the remembered value of the batch's actions, a target y becomes
     ``(1 - weight) y + weight max(Q_off, y)``; the regression on it has the gradient of the paper's sum of two losses.
-    A target so never falls, early updates cannot unlearn, and larger targets are still learned.
+    A target so never falls, early updates cannot unlearn, and larger targets are still learned. The paper remembers
+    the team's value under a mixer; methods whose agents have critics of their own remember each agent's, and of
+    several critics the least.
 
     Args:
-        team: is copied and never changes.
+        offline: the learner as it was before; it never changes.
 
     Attributes:
         weight: from 0 (no memory) to 1.
     """
 
-    def __init__(self, team: QTeam) -> None:
-        self.team = copy.deepcopy(team).requires_grad_(False)
+    def __init__(self, offline: RemembersValues) -> None:
+        self.offline = offline
         self.weight = 1.0
 
     @torch.no_grad()
-    def lift(self, target: Tensor, batch: Batch, state: Tensor | None) -> Tensor:
-        """Lifted targets, like ``target [R, B, L]``; ``state [R, B, L, S]`` is the mixer's, None without one."""
-        taken = chosen(self.team(batch)[:, :, :-1], batch.action)
-        remembered = self.team.total(taken, state)
+    def lift(self, target: Tensor, batch: Batch) -> Tensor:
+        """Lifted targets, like ``target``, which is that of the batch's actions."""
+        remembered = self.offline.data_values(batch)
         return torch.lerp(target, torch.maximum(remembered, target), self.weight)
-
-
-@runtime_checkable
-class RemembersValues(Protocol):
-    """What a method has whose targets a memory can lift; ``memory`` is None but while it is fine-tuned."""
-
-    team: QTeam
-    memory: TargetMemory | None

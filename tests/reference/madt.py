@@ -22,15 +22,15 @@ from tests.reference.blocks import (
 from tests.reference.deterministic import used
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
 
-SMALL: dict[str, Any] = {"heads": 2, "layers": 1, "batch_size": 3, "sequence_length": 3}
-JOINT: dict[str, Any] = {"joint": True, "hidden": 16, "heads": 4}
+SMALL: dict[str, Any] = {"heads": 2, "layers": 1, "batch_size": 2, "sequence_length": 3}
+JOINT: dict[str, Any] = {"joint": True, "hidden": 16, "heads": 4, "sequence_length": 2}
 
 CASES = [
     Case("continuous", SMALL),
     Case("continuous", {**SMALL, **JOINT, "tokens": "action", "target": "p90"}),
-    Case("discrete", {**SMALL, "layers": 2, "sequence_length": 0, "target": "above"}),
+    Case("discrete", {**SMALL, "sequence_length": 0, "target": "above"}),
     Case("discrete", {**SMALL, **JOINT}),
-    Case("discrete", {**SMALL, "tokens": "obs", "sequence_length": 2}),
+    Case("discrete", {**SMALL, "layers": 2, "tokens": "obs", "sequence_length": 2}),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 COUNT = {"return": 3, "action": 2, "obs": 1}
@@ -169,8 +169,9 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
-    """Best legal actions or modes, reading the whole episode at once; in turn where ``joint``."""
+    """Best legal actions or modes, reading the window (the whole episode) at once; in turn where ``joint``."""
     n, now = own.spec.n_agents, past[-1]
+    past = past[-(own.config.sequence_length or len(past)) :]
     to_go = [float(own.values["returns.target"] / own.values["returns.scale"])] * len(past)
     obs = torch.stack([seen.obs for seen in past])
     before = [[encoded(own, a) for a in seen.action] for seen in past[:-1] if seen.action is not None]
