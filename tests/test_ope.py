@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.cli import main
 from marlzoo.data.dataset import Dataset
-from marlzoo.errors import ConfigError, SpecError
+from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
-from marlzoo.offpolicy.fqe import FQESettings, _chances, fit
+from marlzoo.offpolicy.fqe import FQESettings, Values, _chances, fit
 from marlzoo.offpolicy.importance import (
     LoggedEpisodes,
     doubly_robust,
@@ -30,7 +31,7 @@ from marlzoo.offpolicy.importance import (
     resamples,
     weighted_importance,
 )
-from marlzoo.offpolicy.ope import ope
+from marlzoo.offpolicy.ope import _episodes, _of_starts, _percentiles, ope
 from tests.toys import toy_dataset, toy_spec
 
 GAMMA = 0.9
@@ -120,6 +121,43 @@ def test_an_episode_is_drawn_as_often_as_it_counts() -> None:
     counts = np.array([[1.0, 1.0, 1.0], [0.0, 3.0, 1.0]])
     found = np.diff(_chances(data, counts).numpy(), axis=1, prepend=0.0)
     np.testing.assert_allclose(found, [[1 / 6] * 6, [0, 0, 3 / 8, 3 / 8, 1 / 8, 1 / 8]], atol=1e-6)
+
+
+def test_an_estimate_is_that_of_all_episodes_and_weighs_by_the_behavior(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = list(itertools.product(JOINT, JOINT))
+    data = two_steps([pairs[k] for k in (0, 3, 3, 12, 15, 15, 15, 7)])
+    learner = teams(data, [(1, 1), (0, 0)], monkeypatch)
+    behavior = np.linspace(0.1, 1.0, data.transitions)
+    taken = policy_actions(learner, data)
+    episodes = _episodes(data, taken, np.log(behavior), None, False)
+    agree = (taken[:, 0, data.sources] == torch.from_numpy(data.action[data.sources])).all(-1).numpy()
+    np.testing.assert_allclose(episodes.ratio, np.cumprod((agree / behavior).reshape(2, -1, 2), -1))
+    counts: list[NDArray[np.float64]] = []
+
+    def counted(episodes: LoggedEpisodes, gamma: Any, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        counts.append(times)
+        return weighted_importance(episodes, gamma, times)
+
+    monkeypatch.setattr(sys.modules[ope.__module__], "weighted_importance", counted)
+    found = ope(learner, data, estimators=("pdwis",), behavior=behavior, bootstrap=5)
+    assert counts[0].shape == (6, data.episodes)
+    assert (counts[0][0] == 1).all()
+    whole = weighted_importance(episodes, np.full(2, GAMMA), np.ones((1, data.episodes)))[:, 0]
+    assert [line.value for line in found] == pytest.approx(whole.tolist())
+
+
+def test_intervals_have_their_ends_in_order_and_leave_the_estimate_out() -> None:
+    value, low, high = _percentiles(np.array([[7.0, *range(100), np.nan]]))
+    expected = np.quantile([*range(100), 7.0], [0.025, 0.975])
+    assert (value[0], low[0], high[0]) == pytest.approx((7.0, *expected))
+    data = two_steps([((0, 0), (1, 0)), ((0, 1), (1, 0))])
+    v = np.zeros((1, 4, data.rows))
+    v[0, :, data.starts] = np.array([[5.0, 7.0], [1.0, 1.0], [2.0, 2.0], [6.0, 6.0]]).T
+    value, low, high = _of_starts(Values(v, v[:, 0]), data, np.ones((4, 2)))
+    spread = 1.96 * np.std([1.0, 2.0, 6.0], ddof=1)
+    assert (value[0], low[0], high[0]) == pytest.approx((6.0, 6.0 - spread, 6.0 + spread), rel=1e-3)
 
 
 def test_what_no_episode_shows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +339,8 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match=r"gamma is 1.5; it must lie in \[0, 1\]"):
         ope(learner, continuous, gamma=1.5)
     team = marlzoo.make("bc", discrete.spec, hidden=8)
+    with pytest.raises(DataError, match="its source does not tell where episodes begin"):
+        ope(team, discrete.with_card(replace(discrete.card, bounds_known=False)))
     with pytest.raises(ConfigError, match="give one probability per transition"):
         ope(team, discrete, estimators=("pdwis",), behavior=np.ones(3))
     with pytest.raises(ConfigError, match="outside"):
