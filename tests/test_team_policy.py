@@ -60,7 +60,8 @@ def test_teams_of_one_and_of_several_environments() -> None:
     assert acted(policy)[0].shape == (1, 3, 2, 3)
     team.reset()
     found = team.act(obs[0])
-    assert (found.shape, found.dtype) == ((2, 2), np.float32)
+    assert found.shape == (2, 2)
+    assert found.dtype == np.float32
     np.testing.assert_array_equal(found, obs[0, :, :2])
     assert TeamPolicy(Noted(), BOX, dtype=torch.float64).act(obs).dtype == np.float32
 
