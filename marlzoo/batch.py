@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, DataError
 
 
 @dataclass(slots=True)
@@ -95,7 +95,8 @@ def gae(
     """
     error = reward + gamma.unsqueeze(-1) * mask * next_value - value
     carry = gamma * lam
-    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
+    advantage = torch.empty_like(error)
+    total = torch.zeros_like(error[..., 0])
     for t in range(error.shape[-1] - 1, -1, -1):
         total = error[..., t] + carry * (1.0 - ends[..., t]) * total
         advantage[..., t] = total
@@ -108,7 +109,8 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (rows + offsets).flatten()).view(*rows.shape, *x.shape[2:])
 
 
-LEAST_PRIORITY, PRIORITY_POWER = 1e-4, 0.99
+LEAST_PRIORITY = 1e-4
+PRIORITY_POWER = 0.99
 
 
 def priorities(distance: Tensor, steepness: Tensor | float) -> Tensor:
@@ -234,7 +236,7 @@ def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:
 
 
 def require_context(name: str, length: int, data: Sequence[Any]) -> None:
-    """Refuse windows that no episode fills.
+    """Refuse windows that no episode fills, and recordings that do not say where their episodes end.
 
     Args:
         name: of the method.
@@ -243,8 +245,15 @@ def require_context(name: str, length: int, data: Sequence[Any]) -> None:
 
     Raises:
         ConfigError: the windows are longer than the longest episode.
+        DataError: all is one episode that does not end.
     """
     for dataset in data:
+        if dataset.episodes == 1 and not (dataset.terminal.any() or dataset.truncated.any()):
+            raise DataError(
+                f"{dataset.card.title}: no episode ends in it (one recording, no step of which is terminal or "
+                f"truncated), and {name} learns from whole episodes; say where they end: terminal, truncated "
+                "or starts"
+            )
         longest = int(dataset.lengths.max())
         if length > longest:
             raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, DataError
 from marlzoo.modules.attention import Cache, CausalTransformer, rotate
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import tanh_gaussian_mode
@@ -166,6 +166,14 @@ def test_a_better_return_than_the_best_of_costs_is_less_cost() -> None:
     prepare(algorithm, [data])
     best = -float(data.lengths.min())
     assert algorithm.returns.target.tolist() == pytest.approx([0.8 * best] * 2)
+
+
+def test_a_recording_whose_episodes_do_not_end() -> None:
+    cut = toy_dataset("discrete", episodes=1)
+    with pytest.raises(DataError, match=r"no episode ends in it .* and madt learns from whole episodes"):
+        prepare(learner(), [cut])
+    cut.terminal[int(cut.ends[0]) - 1] = True
+    prepare(learner(), [cut])
 
 
 def test_a_context_beyond_the_longest_episode() -> None:
