@@ -169,7 +169,12 @@ def test_discrete_teams_keep_their_legal_actions() -> None:
 def test_copies_start_anew_and_the_replay_is_cut() -> None:
     told: list[Any] = []
     trainer = OnlineTrainer.__new__(OnlineTrainer)
-    trainer.algorithm = learner(Script(6), update=lambda batch: told.append(batch) or {"x": batch})
+
+    def update(batch: Any) -> dict[str, Any]:
+        told.append(batch)
+        return {"x": batch}
+
+    trainer.algorithm = learner(Script(6), update=update)
     trainer.settings = SETTINGS  # type: ignore[assignment]
     trainer.collector = SimpleNamespace(  # type: ignore[assignment]
         restart=lambda number: told.append(f"restart {number}"), collect=lambda progress: progress, learning=7

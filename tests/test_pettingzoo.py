@@ -21,7 +21,7 @@ from marlzoo.registry import make_env, task_names, task_spec
 from marlzoo.testing import Check, env_battery
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs" / "own_environment.md").read_text()
+PAGE = ROOT / "docs" / "own_environment.md"
 NAMES = ("left", "right")
 
 
@@ -248,7 +248,7 @@ def test_bad_input() -> None:
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ def test_rollouts_by_loops() -> None:
                 ended, unsure = bool(after % 10 == 0), bool(frame > bound[r])
                 at = (r, s, t)
                 assert (found.frame[at], found.next_frame[at]) == (frame, after)
-                assert (found.action[at], found.reward[at]) == (t + 1, 2 * after)
-                assert (found.mask[at], found.ends[at]) == (not ended, ended or unsure or t == 4)
+                assert [found.action[at], found.reward[at]] == [t + 1, 2 * after]
+                assert [found.mask[at], found.ends[at]] == [not ended, ended or unsure or t == 4]
                 sure = (found.ensemble[at], found.aleatoric[at], found.reward_variance[at])
                 assert sure == (frame, frame + 0.1, frame + 0.2)
                 stopped.add((ended, unsure))

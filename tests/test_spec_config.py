@@ -89,7 +89,8 @@ def test_shapes_of_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match="nothing that is loaded reads such environments"):
         Spec.from_env(SimpleNamespace(), horizon=3)
     monkeypatch.setattr(spec_module, "READERS", [lambda env, horizon: (env, horizon)])
-    assert Spec.from_env("env", horizon=3) == ("env", 3)
+    read: Any = Spec.from_env("env", horizon=3)
+    assert read == ("env", 3)
 
 
 # ---- settings --------------------------------------------------------------------------------------------
