@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor
 
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, DataError
 
 
 @dataclass(slots=True)
@@ -236,7 +236,7 @@ def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:
 
 
 def require_context(name: str, length: int, data: Sequence[Any]) -> None:
-    """Refuse windows that no episode fills.
+    """Refuse windows that no episode fills, and recordings that do not say where their episodes end.
 
     Args:
         name: of the method.
@@ -245,8 +245,15 @@ def require_context(name: str, length: int, data: Sequence[Any]) -> None:
 
     Raises:
         ConfigError: the windows are longer than the longest episode.
+        DataError: all is one episode that does not end.
     """
     for dataset in data:
+        if dataset.episodes == 1 and not (dataset.terminal.any() or dataset.truncated.any()):
+            raise DataError(
+                f"{dataset.card.title}: no episode ends in it (one recording, no step of which is terminal or "
+                f"truncated), and {name} learns from whole episodes; say where they end: terminal, truncated "
+                "or starts"
+            )
         longest = int(dataset.lengths.max())
         if length > longest:
             raise ConfigError(

@@ -283,10 +283,12 @@ def test_a_call_that_does_not_return_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_thread_that_does_not_return_ends_the_process() -> None:
     code = """if True:
         import threading, time
+        from marlzoo.envs import _time_limit
         from marlzoo.envs._time_limit import time_limit
+        _time_limit._POLL = 0.01
         def called():
             with time_limit(100.0, lambda: "too early"):
-                pass
+                time.sleep(0.2)
             with time_limit(0.1, lambda: "it did not return"):
                 time.sleep(60)
         thread = threading.Thread(target=called)

@@ -39,6 +39,8 @@ def test_bash_completes_commands_methods_options_and_values(tmp_path: Path) -> N
         "marlzoo train omiga --al": {"--alpha"},
         "marlzoo train omiga --eval-e": {"--eval-every"},
         "marlzoo train mappo --roll": {"--rollout"},
+        "marlzoo train mappo --step": {"--steps"},
+        "marlzoo bench smoke --no-ch": {"--no-check-data"},
         "marlzoo data in": {"inspect"},
         "marlzoo data mix --tr": {"--transitions"},
         "marlzoo table results/x --format la": {"latex"},

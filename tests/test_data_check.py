@@ -87,11 +87,16 @@ def test_sizes_task_and_properties_are_compared_and_both_sides_named() -> None:
 Spec3 = replace(SPEC, n_agents=3, state_size=9, obs_sizes=(), action_sizes=())
 
 
-def test_versions_are_noted_and_do_not_fail() -> None:
+def test_versions_are_noted_and_fail_where_they_must_be_exact() -> None:
     dataset = record(Point(), card=replace(CARD, options={"engine_version": "1.1.0"}))
     report = check(dataset, Point())
     assert report.agrees
     assert report.notes == ("versions differ, engine_version: 1.1.0 != 1.2.0",)
+    env = Point()
+    env.exact_versions = ("engine_version",)
+    report = check(dataset, env)
+    assert not report.agrees
+    assert "engine_version: 1.1.0 != 1.2.0 (versions with other rules)" in report.failures[0]
 
 
 def undeclared(dataset: Dataset, **changes: Any) -> Dataset:

@@ -117,10 +117,13 @@ def test_published_data_are_read_from_their_vault_and_replayed(
 ) -> None:
     tensorstore = pytest.importorskip("tensorstore", reason="needs tensorstore: pip install 'marlzoo[vault]'")
     monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
-    folder = write(tensorstore, tmp_path / "3hopper.vlt" / "Replay", recorded("3hopper"))
+    arrays = recorded("3hopper")
+    arrays["observations"][:, :, ::2, 8:] = 7.0  # whatever stands behind shorter observations
+    folder = write(tensorstore, tmp_path / "3hopper.vlt" / "Replay", arrays)
     download("gmamujoco/3hopper/og-marl/replay", from_file=tmp_path / "3hopper.vlt")
     data = load_dataset("gmamujoco/3hopper/og-marl/replay")
     assert data.spec.obs_sizes == (8, 9, 8)
+    assert not data.obs[:, ::2, 8:].any()
     assert data.spec.horizon == 1000
     env = gmamujoco.make("3hopper", 1, threads=1)
     report = check(data, env)

@@ -12,7 +12,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, DataError
 from marlzoo.modules.attention import Cache, CausalTransformer, rotate
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import tanh_gaussian_mode
@@ -120,7 +120,7 @@ def test_the_return_to_ask_for_falls_by_what_was_earned() -> None:
     assert policy._to_go[:, 1].tolist() == algorithm.returns.target.tolist()
 
 
-@pytest.mark.parametrize("settings", [{}, {"joint": True}, {"sequence_length": 2}])
+@pytest.mark.parametrize("settings", [{}, {"joint": True}, {"sequence_length": 4, "layers": 2}])
 def test_a_copy_that_starts_anew_forgets(settings: Any) -> None:
     """Its actions are those of a fresh policy, its neighbor's go on as if nothing had happened."""
     algorithm = learner("continuous", **settings)
@@ -151,12 +151,29 @@ def test_settings_that_do_not_fit(settings: Any, message: str) -> None:
         learner(**settings)
 
 
+def test_how_it_acts_is_what_was_asked_for() -> None:
+    plain, joint = (
+        learner("continuous").policy(),
+        learner("continuous", joint=True, eval_mode="sample").policy(),
+    )
+    assert (plain.execution, plain.stochastic) == ("decentralized", False)
+    assert (joint.execution, joint.stochastic) == ("sequential", True)
+
+
 def test_a_better_return_than_the_best_of_costs_is_less_cost() -> None:
     data, algorithm = toy_dataset("discrete"), learner(target="above")
     data.reward[:] = -1.0
     prepare(algorithm, [data])
     best = -float(data.lengths.min())
     assert algorithm.returns.target.tolist() == pytest.approx([0.8 * best] * 2)
+
+
+def test_a_recording_whose_episodes_do_not_end() -> None:
+    cut = toy_dataset("discrete", episodes=1)
+    with pytest.raises(DataError, match=r"no episode ends in it .* and madt learns from whole episodes"):
+        prepare(learner(), [cut])
+    cut.terminal[int(cut.ends[0]) - 1] = True
+    prepare(learner(), [cut])
 
 
 def test_a_context_beyond_the_longest_episode() -> None:

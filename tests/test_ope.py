@@ -20,7 +20,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.offpolicy.acting import policy_actions
-from marlzoo.offpolicy.behavior import fitted_log_prob, uniform_log_prob
+from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
 from marlzoo.offpolicy.fqe import FQESettings
 from marlzoo.offpolicy.importance import (
     LoggedEpisodes,
@@ -198,6 +198,23 @@ def test_the_fitted_behavior_keeps_what_the_team_agreed_on() -> None:
     assert legal.action_mask is not None
     counts = legal.action_mask[legal.sources].sum(-1).prod(-1)
     np.testing.assert_allclose(np.exp(-uniform_log_prob(legal)), counts)
+
+
+def test_the_fitted_behavior_has_the_datas_shares() -> None:
+    data = marlzoo.load_dataset("games/xor/marlzoo/D3")
+    joint = data.action[data.sources].tolist()
+    shares = [joint.count(pair) / len(joint) for pair in joint]
+    np.testing.assert_allclose(np.exp(fitted_log_prob(data, updates=400)), shares, atol=0.02)
+
+
+def test_known_probabilities_are_logged_and_checked() -> None:
+    data = toy_dataset("discrete")
+    given = np.linspace(0.1, 1.0, data.transitions)
+    np.testing.assert_allclose(known_log_prob(data, given), np.log(given))
+    for wrong in (0.0, 1.01):
+        given[3] = wrong
+        with pytest.raises(ConfigError, match=r"outside \(0, 1\]"):
+            known_log_prob(data, given)
 
 
 def test_a_recurrent_team_acts_on_the_logged_past() -> None:

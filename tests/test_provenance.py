@@ -78,6 +78,7 @@ def test_a_change_in_what_is_imported_changes_the_hash(package: Callable[[str, s
     base = package("", "")
     assert len(base) == 12
     assert package("stranger.py", "x = 2\n") == base  # imported for types only
+    assert package("first.py", "VALUE = 2\n") == base  # handed on by the package, but not to this method
     assert package("last.py", '"""Words."""\n\nx = 1  # more words\n') == base
     hashes = [
         base,

@@ -54,6 +54,30 @@ def test_epsilon_falls_and_stays() -> None:
         assert learner.epsilon().flatten().tolist() == pytest.approx(values)
 
 
+def test_sequences_are_as_long_as_asked_for() -> None:
+    assert make(sequence_length=5).sequences() == (5, False)
+    assert make(sequence_length=0).sequences() == (toy_spec("discrete").horizon, False)
+    assert make(history="mlp").sequences() == (1, True)
+
+
+def test_the_learner_explores_legally_and_evaluates_with_the_last_epsilon() -> None:
+    learner = make(epsilon_start=1.0, epsilon_end=0.25)
+    random, fresh = ReplicaRandom([0, 1], "x", dtype=torch.float64), torch.ones(2, 50, dtype=torch.bool)
+    obs = torch.zeros(2, 50, 3, 5, dtype=torch.float64)
+    action_mask = torch.tensor([False, True, True, False]).expand(2, 50, 3, 4)
+    action = learner.explore(obs, action_mask, random, fresh)
+    assert action.unique().tolist() == [1, 2]
+    assert ((action == 1).double().mean(1) - 0.5).abs().max() < 0.3  # every agent tries both
+    sure = make(epsilon_start=0.0, epsilon_end=0.0).explore(obs, action_mask, random, fresh)
+    assert (sure == sure[:, :1]).all()
+    policy = learner.policy()
+    policy.reset(50)
+    best = policy.act(obs, action_mask)
+    policy.reset(50)
+    share = (policy.act(obs, action_mask, random) != best).double().mean()
+    assert 0.05 < share < 0.2  # a quarter, of which half happens to be the best
+
+
 def test_explores_legal_actions_only_and_each_of_them() -> None:
     scores = torch.nn.Identity()
     policy = EpsilonGreedyPolicy(scores, lambda: torch.tensor([0.3]).view(1, 1, 1))

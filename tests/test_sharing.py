@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
+from marlzoo.sharing.hub import answers, client, require_repository
 from marlzoo.sharing.manifest import FORMAT, Manifest, SharedFile
 from marlzoo.system.files import sealed
 from marlzoo.training.checkpoint import load_saved
@@ -116,6 +119,35 @@ def test_a_dataset_comes_back_and_a_repository_holds_several(hub: Hub, tmp_path:
         marlzoo.pull("someone/data", "toy-1.hdf5", out=out)
     assert marlzoo.pull("someone/data", "toy-1.hdf5", out=out, force=True) == out
     assert out.read_bytes() == (tmp_path / "1.hdf5").read_bytes()
+    marlzoo.push(tmp_path / "1.hdf5", "someone/data", name="toy-0.hdf5")
+    assert marlzoo.pull("someone/data", revision=first, out=out, force=True) == out
+    assert out.read_bytes() == (tmp_path / "0.hdf5").read_bytes()  # as it was then
+    folder = tmp_path / "folder.hdf5"
+    folder.mkdir()
+    for wrong in (tmp_path / "data.npz", folder):
+        with pytest.raises(ConfigError, match=r"name a file that ends in \.hdf5"):
+            marlzoo.pull("someone/data", "toy-1.hdf5", out=wrong)
+
+
+def test_what_is_no_dataset_is_refused(hub: Hub, tmp_path: Path) -> None:
+    state = hub.repositories[f"datasets/{REPOSITORY}"] = Repository()
+    text = b"something else"
+    lying = SharedFile("a.hdf5", len(text), hashlib.sha256(text).hexdigest(), {})
+    state.commits["0" * 40] |= {
+        "a.hdf5": text,
+        "marlzoo.json": Manifest("dataset", {"a.hdf5": lying}).to_json().encode(),
+    }
+    refused("no dataset in marlzoo's own format; it cannot be used", tmp_path)
+
+
+def test_a_full_disk_is_seen_before_anything_is_fetched(
+    hub: Hub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marlzoo.push(checkpoint, REPOSITORY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(OutputError, match=r"0\.0 GB are free there; free some space"):
+        marlzoo.pull(REPOSITORY)
+    assert parts_of(tmp_path / "home") == set()
 
 
 def refused(match: str, tmp_path: Path) -> None:
@@ -230,3 +262,26 @@ def test_text_of_others_stays_text_in_a_card(hub: Hub, checkpoint: Path) -> None
     card = repository_card(REPOSITORY, Manifest("model", {"a.npz": file}), "")
     assert r"| x\|y | a - b: [c\](d) \<b> |" in card
     assert '- "a\\n- b: [c](d) <b>"' in card
+
+
+def test_an_answer_of_the_hub_is_one_short_line() -> None:
+    with pytest.raises(DataError) as caught, answers("x could not be read"):
+        raise RuntimeError("  first " + "a" * 300 + "\n second")
+    assert str(caught.value) == (
+        f"x could not be read: RuntimeError: first {'a' * 194}; check the network and HF_ENDPOINT, and run the "
+        "same command again"
+    )
+    with pytest.raises(ConfigError, match=r"^mine$"), answers("x"):
+        raise ConfigError("mine")
+
+
+@pytest.mark.parametrize("name", ["teams", "a/b/c", "../x/y", "a/b c"])
+def test_what_is_no_repositorys_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="USER/NAME"):
+        require_repository(name)
+
+
+def test_without_the_hubs_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match="needs the package 'huggingface-hub'"):
+        client()

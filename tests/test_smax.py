@@ -19,6 +19,7 @@ SIZES = {
     "6h_vs_8z": (6, 8, 179, 168, 13),
     "3s5z_vs_3s6z": (8, 9, 218, 204, 14),
     "corridor": (6, 24, 387, 360, 29),
+    "smacv2_5_units": (5, 5, 127, 120, 10),
 }
 
 
@@ -67,6 +68,17 @@ def test_bad_names_and_options() -> None:
         smax.spec("3m", horizon=0)
     with pytest.raises(ConfigError, match="num_envs"):
         smax.make("3m", 0)
+
+
+def test_data_of_other_versions_are_refused() -> None:
+    assert smax.SMAX.exact_versions == ("engine_version",)
+
+
+def test_units_of_smacv2s_maps_are_drawn_for_every_episode() -> None:
+    pytest.importorskip("jaxmarl", reason="jaxmarl is not installed")
+    jax, battle = smax._battle("smacv2_5_units", 100)
+    drawn = [battle.reset(jax.random.PRNGKey(seed))[1].state.unit_types for seed in range(3)]
+    assert not (drawn[0] == drawn[1]).all() or not (drawn[0] == drawn[2]).all()
 
 
 def test_a_scripted_team_wins_about_half_of_its_battles() -> None:

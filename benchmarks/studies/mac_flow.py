@@ -1,18 +1,20 @@
-"""MAC-Flow's joint flow keeps conventions that students with noise of their own mix; shared noise keeps them.
+"""MAC-Flow's and MoSDOT's joint flows keep conventions that students mix, unless these share their noise.
 
-    python benchmarks/studies/mac_flow.py [--seeds 0 1 2]
+    python benchmarks/studies/mac_flow.py [--seeds 0 1 2] [--coupling mosdot]
 
 XOR's data D2 hold (A, B) and (B, A), each worth 1; (A, A) is worth 0 and (B, B) -2. Data of modes-4 hold "all 0" and
 "all 1", worth 1 if all four agents agree. ``cloning`` is the value of the product of the data's marginals, which
 policies without anything in common cannot exceed by imitation. One learner is trained per kind of noise; its flow,
-which sees all observations, is deployed too, with the number of network calls per action.
+which sees all observations, is deployed too, with the number of network calls per action. ``coupling`` is how noise
+meets actions in the flow's training: ``independent`` as in MAC-Flow, or MoSDOT's, which gives each vector of noise to
+one joint action of the data; its results are a study of their own.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,8 @@ LEARNER: dict[str, Any] = {
     "tau": 0.05,
     "eval_steps": 10,
 }
+# By coupling: name of the study, and of the method.
+NAMES = {"independent": ("mac_flow", "MAC-Flow"), "mosdot": ("mosdot", "MoSDOT")}
 COLUMNS = ["game", "data", "deployed", "noise", "execution", "calls", "seed", "value", "cloning"]
 
 
@@ -47,6 +51,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     updates: int = 1000  # of training
     episodes: int = 1000  # of the evaluation, per replica
     games: tuple[str, ...] = ("xor", "modes-4")  # which
+    coupling: Literal["independent", "mosdot"] = "independent"  # of noise and actions
 
 
 def returns(policy: Policy, game: str, options: Options) -> NDArray[np.float64]:
@@ -61,15 +66,16 @@ def lines(options: Options) -> pd.DataFrame:
     for game, quality, cloning in DATA:
         if game not in options.games:
             continue
+        settings = {**LEARNER, "coupling": options.coupling}
         for noise in ("per_step", "shared"):
             learner: Any = marlzoo.make(
-                "mac_flow", games.spec(game), seeds=options.seeds, noise=noise, **LEARNER
+                "mac_flow", games.spec(game), seeds=options.seeds, noise=noise, **settings
             )
             train(learner, game_data.dataset(game, quality), updates=options.updates, compile="off")
             policies = {"students": (learner.policy(), 1)}
             if noise == "per_step":  # the flow is the same for all kinds of noise
                 flow = marlzoo.make(
-                    "mac_flow", games.spec(game), seeds=options.seeds, deploy="flow", **LEARNER
+                    "mac_flow", games.spec(game), seeds=options.seeds, deploy="flow", **settings
                 )
                 flow.load_state_tensors(learner.state_tensors())
                 policies["flow"] = (flow.policy(), LEARNER["eval_steps"])
@@ -87,27 +93,28 @@ def lines(options: Options) -> pd.DataFrame:
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def report(numbers: pd.DataFrame) -> study.Study:
+def report(numbers: pd.DataFrame, coupling: str) -> study.Study:
     """The table over seeds, the values as plot."""
+    name, method = NAMES[coupling]
     keys, body, groups = COLUMNS[:6], [], []
     for key, part in numbers.groupby(keys, sort=False):
         body.append(
             [*map(str, key), study.over_seeds(part["value"].to_numpy()), f"{part['cloning'].iloc[0]:.3f}"]
         )
-        groups.append((f"{key[0]}\n{key[2]}\n{key[3]}", part["value"].to_numpy()))
+        groups.append(("\n".join(map(str, (key[0], *key[2:4]))), part["value"].to_numpy()))
     notes = [
         "Mean value over seeds with its 95 % interval; calls are those of a network per action.",
         f"Made by `{study.command('mac_flow')}`.",
     ]
 
-    sheet = study.table("MAC-Flow on data with two conventions", [*keys, "value", "cloning"], body, notes)
-    return study.Study("mac_flow", sheet, numbers, study.points(groups))
+    sheet = study.table(f"{method} on data with two conventions", [*keys, "value", "cloning"], body, notes)
+    return study.Study(name, sheet, numbers, study.points(groups))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write(report(lines(options), options.coupling), options.out)
     return 0
 
 

@@ -298,7 +298,9 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
             continue
         if mine == theirs or (isinstance(theirs, tuple) and mine == list(theirs)):
             continue
-        if name in card.versions or (isinstance(theirs, str) and _VERSION.match(theirs)):
+        if name in env.exact_versions:
+            found.append(f"{name}: {mine} != {theirs} (versions with other rules)")
+        elif name in card.versions or (isinstance(theirs, str) and _VERSION.match(theirs)):
             versions.append(f"versions differ, {name}: {mine} != {theirs}")
         else:
             found.append(f"{name}: {mine} != {theirs}")

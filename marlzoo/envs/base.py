@@ -76,6 +76,8 @@ class BatchedEnv(ABC):
         may_hang: whether a call may never return; False for this package's own simulators.
         states_elsewhere: sizes of the state by which recordings of other versions of the simulator are known, with
             those versions' names.
+        exact_versions: entries of ``metadata`` that data must have the same, where nothing else can tell whether
+            another version has other rules.
     """
 
     task: str
@@ -87,6 +89,7 @@ class BatchedEnv(ABC):
     state_replayable: bool = False
     may_hang: bool = True
     states_elsewhere: Mapping[int, str] = MappingProxyType({})
+    exact_versions: tuple[str, ...] = ()
 
     @abstractmethod
     def seed(self, seeds: Sequence[int]) -> None:

@@ -38,7 +38,7 @@ PRESET = "smac"  # methods need no settings of their own here
 HORIZON = 100
 MOVES = 5  # actions before the attacks
 BLOCK = 64  # copies computed together
-# Allies and enemies of the maps that exist in SMAC; JaxMARL has no units for the others.
+# Allies and enemies of the maps that exist in SMAC (JaxMARL has no units for the others), and of SMACv2's kind.
 MAPS: dict[str, tuple[int, int]] = {
     "3m": (3, 3),
     "8m": (8, 8),
@@ -52,6 +52,10 @@ MAPS: dict[str, tuple[int, int]] = {
     "3s_vs_5z": (3, 5),
     "6h_vs_8z": (6, 8),
     "corridor": (6, 24),
+    # As in SMACv2, types and places of the units are drawn anew for every episode.
+    "smacv2_5_units": (5, 5),
+    "smacv2_10_units": (10, 10),
+    "smacv2_20_units": (20, 20),
 }
 TASKS: tuple[str, ...] = tuple(MAPS)
 _ZEALOT, _ZERGLING = 3, 4  # JaxMARL's numbers of the unit types of the corridor, which it does not list
@@ -111,6 +115,9 @@ class SMAX(BatchedEnv):
 
     can_win = True
     may_hang = False
+    exact_versions = (
+        "engine_version",
+    )  # rules change with JaxMARL's releases, and battles cannot be replayed
 
     def __init__(self, name: str, shape: Spec, num_envs: int) -> None:
         self.task, self.spec, self.num_envs = f"{FAMILY}/{name}", shape, num_envs
@@ -258,7 +265,7 @@ def _battle(name: str, horizon: int) -> tuple[Any, Any]:
 def _silent() -> Iterator[None]:
     """Print nothing; a module of JaxMARL undoes a redirection by taking the process's own streams."""
     kept = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc, assignment]
     try:
         yield
     finally:
