@@ -46,7 +46,7 @@ updates). The presets' 1e5 bears differences up to about 1000; there the critic 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ from marlzoo.modules.policies import (
     TanhGaussianPolicy,
     log_softmax,
 )
-from marlzoo.modules.teams import AgentNet, ConvexMixer, LinearMixer, QNetworkConfig
+from marlzoo.modules.teams import AgentNet, ConvexMixer, LinearMixer, LinearMixing, QNetworkConfig
 from marlzoo.objectives import (
     TargetMemory,
     data_likelihood,
@@ -243,7 +243,8 @@ class ICQ(Algorithm):
         Returns ``[R, critics, B, rows, N]`` (discrete: of all actions, ``[..., A]``), ``[R, critics, B, rows]`` and
         ``[R, B, rows, N]``.
         """
-        q_net, mixer = critic
+        q_net = critic[0]
+        mixer = cast(LinearMixing, critic[1])
         state = batch.state[:, :, rows]
         obs = with_agent_id(batch.obs[:, :, rows])
         parts = (state.unsqueeze(-2), obs) if self.config.critic_sees_state else (obs,)

@@ -186,11 +186,14 @@ def _targets(method: Algorithm, nets: Networks, batch: Batch) -> Tensor:
     """y of step 3: the team's ``[R, B]``, or, where every agent learns for itself, ``[R, B, N]``."""
     w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
     v_next = w_next * nets.v(with_agent_id(batch.next_obs))
+    y: Tensor
     if nets.mixer is None:
         carry = method.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
-        return per_replica(nets.reward_scale, 3) * batch.agent_reward + carry * v_next
-    carry = method.hyperparameter("gamma", 2) * batch.mask
-    return per_replica(nets.reward_scale, 2) * batch.reward + carry * (v_next.sum(-1) + b_next)
+        y = per_replica(nets.reward_scale, 3) * batch.agent_reward + carry * v_next
+    else:
+        carry = method.hyperparameter("gamma", 2) * batch.mask
+        y = per_replica(nets.reward_scale, 2) * batch.reward + carry * (v_next.sum(-1) + b_next)
+    return y
 
 
 def _mixing(mixer: LinearMixer | None, batch: Batch, state: str) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ holds only what differs from the defaults of :class:`Suite`, or from the suite t
     config = { alpha = 3.0 }             # of every learner on these data
 
     [[data]]
-    file = "recordings/walker.hdf5"      # its card names task, source and quality
+    file = "recordings/walker.hdf5"      # beside this file; its card names task, source and quality
 
 A field replaces the base's; ``config`` is merged with it, entry by entry. Any field can be given on the command line
 (``marlzoo bench mine.toml --set updates=1000 config.hidden=16 data.transitions=5000``).
@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from marlzoo.config import Precision
+from marlzoo.data.names import is_name
 from marlzoo.defaults import TRANSITIONS, UPDATES
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import is_seed
@@ -59,7 +60,7 @@ class Data:
             for by its name ``task/source/quality``.
         transitions: size of a regenerated dataset.
         seed: of a regenerated dataset.
-        file: path of a dataset in any known format, instead of a name.
+        file: path of a dataset in any known format, instead of a name; in a suite's file relative to that file.
         env: options of the task's environment, where the data were recorded with other than its defaults.
         updates: gradient updates per run on these data; 0: the suite's.
         config: settings of every learner on these data, as far as it has them, instead of the suite's.
@@ -227,6 +228,9 @@ def _values(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
         named = f", the base of {before[-1]}" if before else ""
         raise DataError(f"cannot read the suite {path}{named}: {error}") from error
     _know(values, {"base", *(f.name for f in fields(Suite))}, str(path))
+    for entry in values["data"] if isinstance(values.get("data"), list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("file"), str):
+            entry["file"] = _beside(path, entry["file"])
     base = values.pop("base", None)
     if base is None:
         return values
@@ -238,6 +242,12 @@ def _values(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
     if all(isinstance(part, dict) for part in both):
         values["config"] = below["config"] | values["config"]
     return below | values
+
+
+def _beside(suite: Path, file: str) -> str:
+    """A dataset's path, which is relative to its suite's file; a dataset's name and an absolute path stay."""
+    path = suite.parent / file
+    return file if is_name(file) and not path.exists() else str(path)
 
 
 def _put(values: dict[str, Any], names: Sequence[str], value: Any, place: str) -> None:

@@ -112,11 +112,13 @@ def test_a_suite_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
         'seeds = [3]\nupdates = 10\n[[data]]\ntask = "mamujoco/hopper-3x1"\nquality = "medium"\n'
-        '[[data]]\nfile = "x.hdf5"\n[[learners]]\nmethod = "bc"\nconfig = { lr = 0.001 }\n'
+        '[[data]]\nfile = "x.hdf5"\n[[data]]\nfile = "games/xor/marlzoo/D1"\n'
+        '[[learners]]\nmethod = "bc"\nconfig = { lr = 0.001 }\n'
     )
     suite = find_suite(str(path))
     assert (suite.name, suite.seeds, suite.updates, suite.episodes) == ("mine", (3,), 10, 10)
-    assert suite.data == (Data(HOPPER, "medium"), Data(file="x.hdf5"))
+    beside, named = Data(file=str(tmp_path / "x.hdf5")), Data(file="games/xor/marlzoo/D1")
+    assert suite.data == (Data(HOPPER, "medium"), beside, named)
     assert suite.learners[0].variant == "lr=0.001"
 
 
@@ -169,7 +171,7 @@ def test_a_file_holds_only_what_differs_from_its_base(tmp_path: Path) -> None:
     suite = find_suite(written(tmp_path, top='base = "middle.toml"\nseeds = [1]\n', middle=middle, low=base))
     assert (suite.name, suite.updates, suite.seeds) == ("top", 8, (1,))
     assert suite.config == {"hidden": 9, "lr": 0.2}
-    assert suite.data == (Data(file="x"),)
+    assert suite.data == (Data(file=str(tmp_path / "x")),)
     assert find_suite(written(tmp_path, own='base = "smoke"\nupdates = 3\n')).data == SUITES["smoke"].data
 
 
