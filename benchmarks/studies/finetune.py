@@ -2,13 +2,13 @@
 
     python benchmarks/studies/finetune.py [--game xor --quality D3] [--seeds 0 1 2 3 4] [--env-steps 4000]
     python benchmarks/studies/finetune.py --name smax-3m --logged.task smax/3m --logged.quality medium --updates 2000
-    python benchmarks/studies/finetune.py --name hopper --run CHECKPOINT --data FILE --strategies plain fresh
+    python benchmarks/studies/finetune.py --name hopper --run CHECKPOINT --data FILE --strategies plain ovm ovmse
 
 A team of QMIX with a conservative penalty is trained on the logged data of a game, or of another task with discrete
 actions, and goes on in the simulator without the penalty. ``--run`` takes a trained team of another method and its
 data. ``min`` is the memory with its sign turned (targets are lowered to the offline values, not lifted), a check
-that the memory is what matters; ``fresh`` is plain fine-tuning without the logged data. Memory and sequential
-exploration need values of discrete actions. All seeds of a strategy are replicas of one run.
+that the memory is what matters; ``fresh`` is plain fine-tuning without the logged data. The memory needs a method
+that has values of logged actions. All seeds of a strategy are replicas of one run.
 """
 
 from __future__ import annotations
