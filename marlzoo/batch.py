@@ -248,8 +248,8 @@ def require_context(name: str, length: int, data: Sequence[Any]) -> None:
     for dataset in data:
         if dataset.episodes == 1 and not (dataset.terminal.any() or dataset.truncated.any()):
             raise DataError(
-                f"{dataset.card.title}: no episode ends in it (one recording, no step of which is terminal or "
-                f"truncated), and {name} learns from whole episodes; say where they end: terminal, truncated or starts"
+                f"{dataset.card.title}: no episode ends in it (one recording, no step of it terminal or "
+                f"truncated), and {name} learns from whole episodes; say where they end (terminal, truncated, starts)"
             )
         longest = int(dataset.lengths.max())
         if length > longest:

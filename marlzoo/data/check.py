@@ -245,7 +245,7 @@ def _repeats(dataset: Dataset, rows: Ints) -> NDArray[np.bool_]:
     Formats without final observations are read in this way (:mod:`marlzoo.data.formats.vault`).
     """
     same = (dataset.obs[rows + 1] == dataset.obs[rows]).reshape(len(rows), -1).all(axis=1)
-    return np.isin(rows, dataset.ends - 1) & same
+    return np.asarray(np.isin(rows, dataset.ends - 1) & same, np.bool_)
 
 
 def _share(flags: NDArray[Any]) -> float:
