@@ -100,9 +100,12 @@ class Algorithm(nn.Module):
             )
         if not seeds or len(seeds) != len(configs):
             raise ConfigError(f"{self.name}: {len(seeds)} seeds for {len(configs)} configurations")
-        self.spec, self.seeds, self.configs = spec, list(seeds), list(configs)
+        self.spec = spec
+        self.seeds = list(seeds)
+        self.configs = list(configs)
         self.config = self.configs[0]  # for shared settings; ``float`` ones may differ: see ``setting``
-        self.device, self.dtype = torch.device(device), dtype
+        self.device = torch.device(device)
+        self.dtype = dtype
         self.updates = 0
         self._settings = self._stack_settings()
         censored = any(config.bound_margin for config in configs)
@@ -181,7 +184,8 @@ class Algorithm(nn.Module):
     @property
     def stage(self) -> Stage:
         """The stage of the next update."""
-        done, stages = self.updates, self.stages()
+        done = self.updates
+        stages = self.stages()
         for stage in stages[:-1]:
             if done < stage.updates:
                 return stage
@@ -328,7 +332,8 @@ class Algorithm(nn.Module):
         return self._step(losses, active)
 
     def _step(self, losses: Mapping[str, Tensor], active: Tensor | None) -> dict[str, Tensor]:
-        grads, last = {}, len(losses) - 1
+        grads = {}
+        last = len(losses) - 1
         for k, (name, loss) in enumerate(losses.items()):
             parameters = self._optimizers[name].parameters
             grads[name] = torch.autograd.grad(loss.sum(), parameters, retain_graph=k != last)
@@ -355,7 +360,8 @@ class Algorithm(nn.Module):
             CheckpointError: names or shapes differ from this learner's.
         """
         mine = self.state_tensors()
-        missing, foreign = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
+        missing = sorted(mine.keys() - tensors.keys())
+        foreign = sorted(tensors.keys() - mine.keys())
         if missing or foreign:
             raise CheckpointError(
                 f"checkpoint does not fit {self.name}: missing {missing[:3]}, not known {foreign[:3]}; "
@@ -370,7 +376,8 @@ class Algorithm(nn.Module):
             value.copy_(tensors[name])
 
     def _stack_settings(self) -> dict[str, Tensor]:
-        cls, values = type(self.config), [asdict(config) for config in self.configs]
+        cls = type(self.config)
+        values = [asdict(config) for config in self.configs]
         stacked = {}
         for name, first in values[0].items():
             column = [value[name] for value in values]

@@ -95,7 +95,8 @@ def gae(
     """
     error = reward + gamma.unsqueeze(-1) * mask * next_value - value
     carry = gamma * lam
-    advantage, total = torch.empty_like(error), torch.zeros_like(error[..., 0])
+    advantage = torch.empty_like(error)
+    total = torch.zeros_like(error[..., 0])
     for t in range(error.shape[-1] - 1, -1, -1):
         total = error[..., t] + carry * (1.0 - ends[..., t]) * total
         advantage[..., t] = total
@@ -108,7 +109,8 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (rows + offsets).flatten()).view(*rows.shape, *x.shape[2:])
 
 
-LEAST_PRIORITY, PRIORITY_POWER = 1e-4, 0.99
+LEAST_PRIORITY = 1e-4
+PRIORITY_POWER = 0.99
 
 
 def priorities(distance: Tensor, steepness: Tensor | float) -> Tensor:
@@ -248,8 +250,9 @@ def require_context(name: str, length: int, data: Sequence[Any]) -> None:
     for dataset in data:
         if dataset.episodes == 1 and not (dataset.terminal.any() or dataset.truncated.any()):
             raise DataError(
-                f"{dataset.card.title}: no episode ends in it (one recording, no step of it terminal or "
-                f"truncated), and {name} learns from whole episodes; say where they end (terminal, truncated, starts)"
+                f"{dataset.card.title}: no episode ends in it (one recording, no step of which is terminal or "
+                f"truncated), and {name} learns from whole episodes; say where they end: terminal, truncated "
+                "or starts"
             )
         longest = int(dataset.lengths.max())
         if length > longest:

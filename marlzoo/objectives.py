@@ -233,14 +233,19 @@ def td_lambda(
     """
     carry = gamma * mask
     if reward.ndim > mask.ndim:
-        carry, filled, trace = carry.unsqueeze(-1), filled.unsqueeze(-1), trace.unsqueeze(-1)
-    real, now, after = filled > 0, values[:, :, :-1], values[:, :, 1:]
+        carry = carry.unsqueeze(-1)
+        filled = filled.unsqueeze(-1)
+        trace = trace.unsqueeze(-1)
+    real = filled > 0
+    now = values[:, :, :-1]
+    after = values[:, :, 1:]
     # G_t = offset_t + slope_t G_{t+1}, from G_L = U_L; each round joins spans of doubled length.
     zero = torch.zeros_like(now)
     offset = torch.where(real, reward + carry * (1.0 - trace) * after, now)
     slope = torch.where(real, carry * trace, zero)
     last = values[:, :, -1:]
-    span, length = 1, reward.shape[2]
+    span = 1
+    length = reward.shape[2]
     while span < length:
         offset = offset + torch.cat((slope[:, :, :-span] * offset[:, :, span:], zero[:, :, :span]), dim=2)
         slope = torch.cat((slope[:, :, :-span] * slope[:, :, span:], slope[:, :, -span:]), dim=2)
@@ -308,7 +313,8 @@ def team_targets(
         allowed: actions to choose the best from, ``[R, B, L + 1, N, A]`` bool; None: the legal ones.
         memory: lifts the targets; None: nothing does.
     """
-    every, mixed = team(batch), team.mixer is not None
+    every = team(batch)
+    mixed = team.mixer is not None
     reward, state = (batch.reward, batch.state) if mixed else (batch.agent_reward, None)
     now, later = (None, None) if state is None else (state[:, :, :-1], state[:, :, 1:])
     taken = chosen(every[:, :, :-1], batch.action)
@@ -383,10 +389,12 @@ def exponent_quantiles(
         real = filled.view(*filled.shape, *(1,) * (exponent.ndim - filled.ndim)).expand_as(exponent)
         rows = rows.masked_fill(real.flatten(1) == 0, torch.inf)
         last = (real.flatten(1).sum(1, keepdim=True) - 1.0).clamp_min(0.0)
-    ordered, found = rows.sort(dim=1).values, {}
+    ordered = rows.sort(dim=1).values
+    found = {}
     for quantile in quantiles:
         place = quantile * last
-        low, high = ordered.gather(1, place.floor().long()), ordered.gather(1, place.ceil().long())
+        low = ordered.gather(1, place.floor().long())
+        high = ordered.gather(1, place.ceil().long())
         found[f"weight/exponent_q{round(100 * quantile)}"] = torch.lerp(
             low, high, place - place.floor()
         ).squeeze(1)

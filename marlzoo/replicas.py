@@ -49,7 +49,9 @@ class BlockStream:
         block: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._sources, self._draw, self._block = list(sources), draw, block
+        self._sources = list(sources)
+        self._draw = draw
+        self._block = block
         self._device = torch.device(device)
         self._start = self._states()
         self._cursor = block
@@ -86,7 +88,8 @@ class BlockStream:
         """Go on where :meth:`state` was taken."""
         for source, state in zip(self._sources, generator, strict=True):
             source.set_state(torch.from_numpy(state.copy()))
-        self._items, self._cursor = None, self._block
+        self._items = None
+        self._cursor = self._block
         place = int(cursor[0])
         if place < self._block:
             self._refill()
@@ -112,7 +115,8 @@ class ReplicaRandom:
     ) -> None:
         self.replicas = len(seeds)
         self._sources = generators(seeds, name)
-        self._device, self._dtype = torch.device(device), dtype
+        self._device = torch.device(device)
+        self._dtype = dtype
 
     def draw(self, kind: Kind, *shape: int) -> Tensor:
         """``[R, *shape]`` standard normal or uniform on [0, 1) numbers."""
@@ -172,7 +176,9 @@ class Init:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.replicas, self.device, self.dtype = len(seeds), torch.device(device), dtype
+        self.replicas = len(seeds)
+        self.device = torch.device(device)
+        self.dtype = dtype
         self._sources = generators(seeds, "init")
 
     def uniform(self, bound: float, *shape: int) -> nn.Parameter:
@@ -232,7 +238,10 @@ class StackedAdam:
         rows: Sequence[int] | None = None,
     ) -> None:
         self.parameters: list[Tensor] = list(parameters)
-        self.lr, self.clip, self.betas, self.eps = lr, clip, betas, eps
+        self.lr = lr
+        self.clip = clip
+        self.betas = betas
+        self.eps = eps
         self.first = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.second = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         shape = () if rows is None else (len(lr), *rows)
@@ -287,7 +296,8 @@ class RecordedDraws:
 
     def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.draws: list[tuple[Kind, tuple[int, ...]]] = []
-        self._device, self._dtype = device, dtype
+        self._device = device
+        self._dtype = dtype
 
     def normal(self, *shape: int) -> Tensor:
         """Zeros ``[1, *shape]``."""

@@ -44,7 +44,8 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 INSTALLED = ("algorithms", "baselines", "benchmarks")
 FRONT = "marlzoo"  # re-exports public names of the rooms below, lazily
 
-LARGEST_CLOSURE = 12  # modules of the package that a reader may have to open beside a method's own file
+# Modules of the package that a reader may have to open beside a method's own file; objectives is one module for this.
+LARGEST_CLOSURE = 12
 
 
 def modules() -> dict[str, Path]:
@@ -190,14 +191,22 @@ def test_a_method_stands_on_few_modules(method: str) -> None:
     assert len(seen) <= LARGEST_CLOSURE, sorted(seen)
 
 
-LONGEST_FUNCTION = 50  # lines of a function of a method's file, its docstring left out
+LONGEST_FUNCTION = 50  # lines of a function that a method's reader opens, its docstring left out
+READ = (
+    "algorithms.",
+    "baselines.",
+    "marlzoo.modules.",
+    "marlzoo.objectives",
+    "marlzoo.algorithm",
+    "marlzoo.batch",
+)
 
 
 def test_methods_read_line_by_line() -> None:
     """No line assigns several things, and no function is longer than a screen."""
     found = []
     for name, path in KNOWN.items():
-        if name.startswith(("algorithms.", "baselines.")):
+        if name.startswith(READ):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
                     found += [f"{path.name}:{node.lineno}"] * isinstance(node.targets[0], ast.Tuple)

@@ -400,10 +400,15 @@ def spoil(value: float) -> Callable[[Any], Any]:
         (put("reward", spoil(np.nan)), r"games/bridge: returned NaN \(reward of copy 1 at step 2\)"),
         (put("obs", spoil(np.inf)), r"returned infinity \(observation of copy 1 at step 2\)"),
         (put("state", spoil(np.nan)), r"returned NaN \(state of copy 1 at step 2\)"),
+        (put("obs", lambda a: a[:, :, :-1]), r"obs is float32 of shape \(2, 2, 7\).*\(2, 2, 8\)"),
         (put("state", lambda a: a[:, :-1]), r"state is float32 of shape \(2, 7\).*\(2, 8\)"),
         (put("terminal", lambda a: a.astype(float)), "terminal is float64"),
         (put("action_mask", lambda a: None), "action_mask is NoneType"),
         (put("action_mask", lambda a: np.zeros_like(a)), "agent 0 of copy 0 has no legal action"),
+        (
+            put("action_mask", lambda a: a & (np.arange(2) < 1)[:, None]),
+            "agent 1 of copy 0 has no legal action",
+        ),
         (put("info", lambda a: {}), r"info\['win'\] is NoneType"),
         (lambda step: None, "step returned a NoneType, not a Step"),
         (lambda step: sys.exit(), r"step 2 failed \(SystemExit"),
@@ -432,6 +437,24 @@ def test_the_guard_finds_an_episode_without_an_end() -> None:
     guard.reset()  # the steps of the next episode count from its own start
     for _ in range(3):
         guard.step(np.zeros((2, 2), int))
+
+
+def test_the_guard_counts_the_steps_of_each_copy() -> None:
+    guard = Guard(make("bridge", 2, horizon=4))
+    guard.reset()
+    for _ in range(3):
+        guard.step(np.zeros((2, 2), int), [0])
+    assert guard._time.tolist() == [3, 0]
+
+
+def test_the_guard_asks_no_choice_of_a_copy_that_was_cut() -> None:
+    def cut(step: Step) -> Step:
+        step.truncated[:] = True
+        assert step.action_mask is not None
+        step.action_mask = np.zeros_like(step.action_mask)
+        return step
+
+    assert played(faulty(cut)).lengths.tolist() == [[2, 2]]
 
 
 def test_the_guard_leaves_errors_that_say_what_to_do() -> None:

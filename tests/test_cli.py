@@ -186,11 +186,19 @@ def test_a_wrong_setting_is_named_with_the_nearest(
     [
         (
             ["eval", "x.npz", "--episodes", "three"],
-            "Error parsing --episodes: .*'three'; see marlzoo eval --help",
+            "--episodes takes a whole number, not 'three'; see marlzoo eval --help",
         ),
         (
             ["eval"],
-            r"Missing from marlzoo eval: PATH file ending in .npz, or the folder .* \(required\); see",
+            r"marlzoo eval: give RUN .*\(file ending in .npz, or the folder .*\); see marlzoo eval --help",
+        ),
+        (
+            ["data", "collect"],
+            r"marlzoo data collect: give TASK \(for instance .*\) and --quality QUALITY \(random .*\); see",
+        ),
+        (
+            ["data", "collect", "games/xor", "--quality", "x", "--transitions", "y"],
+            "--transitions takes a whole",
         ),
         (["eval", "x.npz", "--device"], "Missing value for argument '--device'. Expected 1 values; see"),
         (["eval", "x.npz", "y.npz"], "2 runs are named; give one, or --cross-play for their members"),
@@ -216,7 +224,7 @@ def test_wrong_arguments_are_one_line_on_a_terminal() -> None:
     text = os.read(mine, 10_000).decode()
     os.close(mine)
     assert done.returncode == 2
-    assert text.startswith("marlzoo: error: Error parsing --episodes: invalid literal")
+    assert text.startswith("marlzoo: error: --episodes takes a whole number, not 'three'")
     assert text.endswith("see marlzoo eval --help\r\n")
     assert text.count("\n") == 1
     assert "\x1b" not in text

@@ -244,8 +244,9 @@ def test_a_part_of_the_training(loop: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     algorithm = learner(Script(6))
     train_online(algorithm, Script(6), steps=300, until=61)
     assert loop.progress == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    train_online(algorithm, Script(6), steps=150, until=1000)
+    train_online(algorithm, Script(6), steps=150, until=1000, checkpoint=tmp_path / "new.npz")
     assert algorithm.updates == 5
+    assert loop.saved == [5], "the end is saved, too"
     (tmp_path / "c.npz").touch()
     before = CurvePoint(3, 5, 150, 0, None, None, None, False, 100.0)
     monkeypatch.setattr(online, "_resume", lambda path, lessons, identity: [before])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,11 +140,15 @@ def test_targets_below_all_that_is_remembered_become_the_values_of_logged_action
         marlzoo.make(method, toy_spec(kind), seeds=[0, 1], **SMALL, **settings) for _ in range(2)
     )
     assert isinstance(before, RemembersValues)
-    sampler, shown = make_sampler(learner, [toy_dataset(kind)]), list[Tensor]()
-    memory = ValueMemory(before)
-    lift = memory.lift
-    learner.memory = SimpleNamespace(lift=lambda *given: shown.append(lift(*given)) or shown[-1])  # type: ignore[assignment]
-    batch = sampler.next()
+    shown: list[Tensor] = []
+
+    class Watched(ValueMemory):
+        def lift(self, target: Tensor, batch: Batch) -> Tensor:
+            shown.append(super().lift(target, batch))
+            return shown[-1]
+
+    learner.memory = Watched(before)  # type: ignore[assignment] # of a method that any name may have
+    batch = make_sampler(learner, [toy_dataset(kind)]).next()
     low = {name: value - 100.0 for name, value in batch.tensors().items() if name.endswith("reward")}
     logged = learner.update(Batch.of(batch.noise, **batch.tensors() | low))["value/data_mean"]
     (targets,) = shown

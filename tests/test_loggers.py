@@ -15,7 +15,7 @@ from marlzoo.envs.games import make as make_game
 from marlzoo.errors import DataError
 from marlzoo.system.checksums import faults, has_checksums
 from marlzoo.training.evaluation import Evaluation, Metrics
-from marlzoo.training.loggers import MetricsFile, interval
+from marlzoo.training.loggers import Loggers, MetricsFile, interval
 from marlzoo.training.online import train_online
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
@@ -79,6 +79,11 @@ def test_the_first_every_nth_each_evaluated_and_the_last_update_are_logged() -> 
             np.testing.assert_array_equal(value, heard.metrics[evaluation.updates][name])
 
 
+def test_the_last_update_is_logged_without_an_evaluation() -> None:
+    loggers = Loggers([Listening()], learner(), 401)
+    assert [updates for updates in range(1, 402) if loggers.wants(updates)] == [1, *range(3, 401, 3), 401]
+
+
 def test_what_is_written_is_what_update_returned(tmp_path: Path) -> None:
     heard, file = Listening(), MetricsFile(tmp_path / "new" / "metrics.csv")
     run(learner(), 7, loggers=[heard, file])
@@ -118,8 +123,9 @@ def test_an_interrupted_run_has_the_file_of_an_uninterrupted_one(tmp_path: Path)
     with pytest.raises(StopError):
         run(learner(), 30, loggers=[broken], on_progress=stop_at(17), **options)
     assert lines(broken.path)[-1]["updates"] == "17"
-    with broken.path.open("a") as file:
-        file.write("18,3,0.12")  # a kill may cut the last line
+    sound = whole.path.read_text()
+    with broken.path.open("a") as file:  # a kill may cut the last line
+        file.write(sound[sound.index("\n18,3,") + 1 : sound.index("\n18,5,") + 9])
     again = MetricsFile(broken.path)
     run(learner(), 30, loggers=[again], **options)
     assert broken.path.read_bytes() == whole.path.read_bytes()
@@ -129,6 +135,7 @@ def test_an_interrupted_run_has_the_file_of_an_uninterrupted_one(tmp_path: Path)
 
 def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
+    path.write_text("of something else\n")
     run(learner(), 5, loggers=[MetricsFile(path)])
     run(learner(), 3, loggers=[MetricsFile(path)])
     assert {line["updates"] for line in lines(path)} == {"1", "2", "3"}

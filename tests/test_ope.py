@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from marlzoo.errors import ConfigError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
-from marlzoo.offpolicy.fqe import FQESettings
+from marlzoo.offpolicy.fqe import FQESettings, _chances, fit
 from marlzoo.offpolicy.importance import (
     LoggedEpisodes,
     doubly_robust,
@@ -95,6 +96,30 @@ def test_all_estimators_find_the_known_value(monkeypatch: pytest.MonkeyPatch) ->
     alone = ope(teams(data, [(1, 1)], monkeypatch), data, behavior="uniform", settings=QUICK)
     for line, other in zip(alone, found, strict=False):
         assert line.value == pytest.approx(other.value, abs=1e-4)
+
+
+def test_each_team_is_fitted_with_its_discount_by_networks_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, settings = uniform_data(1), replace(QUICK, updates=5)
+    both, one = ([(1, 1), (0, 1)], [0.9, 0.1]), ([(1, 1)], [0.9])
+    found = []
+    for actions, gamma in (both, one):
+        learner = teams(data, actions, monkeypatch)
+        taken = policy_actions(learner, data)
+        found.append(fit(learner, data, taken, torch.tensor(gamma), np.ones((2, data.episodes)), settings).v)
+    np.testing.assert_allclose(found[0][:1], found[1], rtol=1e-5)
+    start = fit(
+        learner, data, taken, torch.tensor(gamma), np.ones((2, data.episodes)), replace(settings, updates=0)
+    )
+    assert np.abs(start.v[0, 0] - start.v[0, 1]).max() > 1e-3
+
+
+def test_an_episode_is_drawn_as_often_as_it_counts() -> None:
+    data = two_steps(list(itertools.product(JOINT, JOINT))[:3])
+    counts = np.array([[1.0, 1.0, 1.0], [0.0, 3.0, 1.0]])
+    found = np.diff(_chances(data, counts).numpy(), axis=1, prepend=0.0)
+    np.testing.assert_allclose(found, [[1 / 6] * 6, [0, 0, 3 / 8, 3 / 8, 1 / 8, 1 / 8]], atol=1e-6)
 
 
 def test_what_no_episode_shows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,21 @@ def test_an_address_where_no_ray_is(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_ray_that_does_not_start_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMuch else.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    assert main(["bench", "xor", "--on", "ray", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "no Ray could be started on this machine (The current node timed out during startup.); where it"
+        in told
+    )
+
+
 def test_a_group_that_ends_every_process_fails_and_not_the_suite(tmp_path: Path) -> None:
     from marlzoo.benchmarks import plan
 

@@ -13,7 +13,7 @@ import pytest
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.deployment.team_policy import TeamPolicy
-from marlzoo.envs import _camera
+from marlzoo.envs import _camera, _mujoco_legacy
 from marlzoo.envs._drawing import battle
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError
 from marlzoo.registry import task_spec
@@ -143,6 +143,22 @@ def test_a_machine_that_cannot_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     with pytest.raises(ConfigError, match="need egl or osmesa"):
         _camera.working_backend.__wrapped__()
+
+
+def test_an_import_of_mujoco_that_a_graphics_library_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "mujoco":
+                raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "mujoco"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(
+        MissingSimulatorError, match=r"MUJOCO_GL=osmesa .*glGetError.*unset MUJOCO_GL, or on Debian"
+    ):
+        _mujoco_legacy.require_mujoco.__wrapped__()
 
 
 def test_what_cannot_be_rendered(tmp_path: Path) -> None:

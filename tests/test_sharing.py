@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,35 @@ def test_a_dataset_comes_back_and_a_repository_holds_several(hub: Hub, tmp_path:
         marlzoo.pull("someone/data", "toy-1.hdf5", out=out)
     assert marlzoo.pull("someone/data", "toy-1.hdf5", out=out, force=True) == out
     assert out.read_bytes() == (tmp_path / "1.hdf5").read_bytes()
+    marlzoo.push(tmp_path / "1.hdf5", "someone/data", name="toy-0.hdf5")
+    assert marlzoo.pull("someone/data", revision=first, out=out, force=True) == out
+    assert out.read_bytes() == (tmp_path / "0.hdf5").read_bytes()  # as it was then
+    folder = tmp_path / "folder.hdf5"
+    folder.mkdir()
+    for wrong in (tmp_path / "data.npz", folder):
+        with pytest.raises(ConfigError, match=r"name a file that ends in \.hdf5"):
+            marlzoo.pull("someone/data", "toy-1.hdf5", out=wrong)
+
+
+def test_what_is_no_dataset_is_refused(hub: Hub, tmp_path: Path) -> None:
+    state = hub.repositories[f"datasets/{REPOSITORY}"] = Repository()
+    text = b"something else"
+    lying = SharedFile("a.hdf5", len(text), hashlib.sha256(text).hexdigest(), {})
+    state.commits["0" * 40] |= {
+        "a.hdf5": text,
+        "marlzoo.json": Manifest("dataset", {"a.hdf5": lying}).to_json().encode(),
+    }
+    refused("no dataset in marlzoo's own format; it cannot be used", tmp_path)
+
+
+def test_a_full_disk_is_seen_before_anything_is_fetched(
+    hub: Hub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marlzoo.push(checkpoint, REPOSITORY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(OutputError, match=r"0\.0 GB are free there; free some space"):
+        marlzoo.pull(REPOSITORY)
+    assert parts_of(tmp_path / "home") == set()
 
 
 def refused(match: str, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_each_replica_has_its_settings() -> None:
     with pytest.raises(ConfigError, match="'share' of Example lists 3 values for 2 replicas"):
         replica_configs(Example, 2, {"share": [0.1, 0.2, 0.3]})
     with pytest.raises(ConfigError, match="must be of type float"):
-        replica_configs(Example, 2, {"share": "ab"})
+        replica_configs(Example, 2, {"share": "abc"})
     with pytest.raises(UnknownNameError, match="Did you mean share"):
         replica_configs(Example, 2, {"shar": 0.1})
     with pytest.raises(UnknownNameError, match="shar"):

@@ -111,11 +111,22 @@ def _require_answer(address: str) -> None:
 
 
 def _unreachable(address: str, error: Exception) -> ConfigError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ConfigError(
-        f"--address {address}: no Ray cluster can be joined there ({first}); start one with 'ray start --head' and "
-        "give the address that it prints, or leave --address out for a Ray of this machine alone"
+        f"--address {address}: no Ray cluster can be joined there ({_first_line(error)}); start one with "
+        "'ray start --head' and give the address that it prints, or leave --address out for a Ray of this machine "
+        "alone"
     )
+
+
+def _not_started(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--on ray: no Ray could be started on this machine ({_first_line(error)}); where it is busy, give Ray more "
+        "time (RAY_raylet_start_wait_time_s=300 in the environment), or train with --on local"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
@@ -129,8 +140,8 @@ def _connected(address: str) -> Iterator[None]:
     options = {"address": address} if address else own
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        raise _unreachable(address or "(none)", error) from error
+    except Exception as error:  # of a class without a name where a node does not start in time
+        raise _unreachable(address, error) if address else _not_started(error) from error
     try:
         yield
     finally:

@@ -61,6 +61,16 @@ def command_help(command: str, shape: type) -> str:
     return "\n\n".join(parts)
 
 
+def required_options(shape: type) -> list[tuple[str, str]]:
+    """Name with metavar, and text, of the options and arguments that must be given."""
+    found = []
+    for option in options_of(shape):
+        if _required(option):
+            flag = [] if "Positional" in option.kind else [_flags(option)[-1]]
+            found.append((" ".join([*flag, _metavar(option)]), " ".join(option.about.split())))
+    return found
+
+
 def train_help(method: str, source: Source, shape: type, more: Sequence[Setting] = ()) -> str:
     """Run options of ``marlzoo train``, then the settings of a method.
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from marlzoo.cli._help import command_help
+from marlzoo.cli._help import command_help, required_options
 from marlzoo.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T")
@@ -40,13 +40,33 @@ def parse(shape: type[T], command: str, arguments: Sequence[str]) -> T:
         fault = _first_part(report.getvalue())
         flag = re.search(r"Unrecognized options:.*?(--[\w-]+)", fault)
         if flag is None:
-            raise ConfigError(f"{fault.rstrip('.')}; see marlzoo {command} --help") from None
+            raise ConfigError(f"{_plain(fault, command, shape)}; see marlzoo {command} --help") from None
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
             tyro.cli(shape, args=["--help"])
         flags = set(re.findall(r"--[a-z][a-z-]+", text.getvalue()))
         raise UnknownNameError(f"option of marlzoo {command}", flag[1], flags) from None
     sys.stderr.write(report.getvalue())
     return found
+
+
+def _plain(fault: str, command: str, shape: type) -> str:
+    """What tyro says, with the options' own words in place of types and of Python's errors."""
+    if fault.startswith("Missing from"):
+        required = required_options(shape)
+        # tyro's line names what is missing by flag or, for arguments, by a word of its own and the text.
+        missing = [
+            f"{name} ({about})"
+            for name, about in required
+            if f"{name.split()[0]} " in fault or about in fault
+        ]
+        return f"marlzoo {command}: give {' and '.join(missing)}"
+    number = re.fullmatch(
+        r"Error parsing (\S+): (invalid literal for int|could not convert).*?: ('.*').?", fault
+    )
+    if number:
+        kind = "a whole number" if "int" in number[2] else "a number"
+        return f"{number[1]} takes {kind}, not {number[3]}"
+    return fault.rstrip(".")
 
 
 def _refuse_repeated(command: str, arguments: Sequence[str]) -> None:

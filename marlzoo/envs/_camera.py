@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.envs._mujoco_legacy import require_mujoco
+from marlzoo.envs._mujoco_legacy import DRAWING, require_mujoco
 from marlzoo.errors import ConfigError, MissingSimulatorError
 
 BACKENDS = ("egl", "osmesa")
@@ -96,6 +96,5 @@ def working_backend() -> str:
             os.environ.setdefault("MUJOCO_GL", backend)
             return backend
     raise MissingSimulatorError(
-        f"MuJoCo cannot draw here ({wanted or 'neither EGL nor OSMesa works'}); on Debian or Ubuntu install OSMesa: "
-        "apt-get install libosmesa6"
+        f"MuJoCo cannot draw here ({wanted or 'neither EGL nor OSMesa works'}); {DRAWING}"
     )

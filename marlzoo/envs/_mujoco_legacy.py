@@ -11,6 +11,7 @@ The same XML means a different model today, because two rules of the compiler an
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from marlzoo.errors import MarlzooError, pip_install
+from marlzoo.errors import MarlzooError, MissingSimulatorError, pip_install
 
+DRAWING = "on Debian or Ubuntu install OSMesa: apt-get install libosmesa6"
 REMEDY = f"Install it with: {pip_install('mujoco')}"
 
 
@@ -29,10 +31,17 @@ def require_mujoco() -> Any:
 
     Raises:
         MarlzooError: it is not installed, or its version has no ``mujoco.batch`` or other physics.
+        MissingSimulatorError: the graphics library that ``MUJOCO_GL`` names does not work here.
     """
     try:
         import mujoco
-    except ImportError as error:
+    except Exception as error:  # also of the graphics library that MUJOCO_GL names, which the import loads
+        chosen = os.environ.get("MUJOCO_GL", "")
+        if chosen and not isinstance(error, ModuleNotFoundError):
+            raise MissingSimulatorError(
+                f"mujoco cannot be imported with MUJOCO_GL={chosen} ({type(error).__name__}: {error}); unset "
+                f"MUJOCO_GL, or {DRAWING}"
+            ) from error
         raise MarlzooError(f"mamujoco tasks need the package 'mujoco' ({error}). {REMEDY}") from error
     version = getattr(mujoco, "__version__", "0")
     major = int(version.split(".")[0])

@@ -265,7 +265,7 @@ def _battle(name: str, horizon: int) -> tuple[Any, Any]:
 def _silent() -> Iterator[None]:
     """Print nothing; a module of JaxMARL undoes a redirection by taking the process's own streams."""
     kept = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc, assignment]
     try:
         yield
     finally:

@@ -24,8 +24,10 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     rate = ROTATION_BASE ** (-torch.arange(half, dtype=x.dtype, device=x.device) / half)
     angle = position.to(x.dtype).unsqueeze(-1) * rate
-    first, second = x[..., :half], x[..., half:]
-    cos, sin = angle.cos(), angle.sin()
+    first = x[..., :half]
+    second = x[..., half:]
+    cos = angle.cos()
+    sin = angle.sin()
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
@@ -50,9 +52,12 @@ class CausalBlock(nn.Module):
     def __init__(self, init: Init, size: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.before, self.between = LayerNorm(init, size), LayerNorm(init, size)
-        self.qkv, self.out = Linear(init, size, 3 * size), Linear(init, size, size)
-        self.up, self.down = Linear(init, size, 2 * size), Linear(init, 2 * size, size)
+        self.before = LayerNorm(init, size)
+        self.between = LayerNorm(init, size)
+        self.qkv = Linear(init, size, 3 * size)
+        self.out = Linear(init, size, size)
+        self.up = Linear(init, size, 2 * size)
+        self.down = Linear(init, 2 * size, size)
 
     def forward(
         self, x: Tensor, position: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None = None
@@ -72,9 +77,11 @@ class CausalBlock(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(2, 3)
             for part in self.qkv(self.before(x)).chunk(3, dim=-1)
         )
-        query, key = rotate(query, position), rotate(key, position)
+        query = rotate(query, position)
+        key = rotate(key, position)
         if past is not None:
-            key, value = torch.cat((past[0], key), dim=-2), torch.cat((past[1], value), dim=-2)
+            key = torch.cat((past[0], key), dim=-2)
+            value = torch.cat((past[1], value), dim=-2)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.out(seen.transpose(2, 3).flatten(-2))
         return x + self.down(F.gelu(self.up(self.between(x)))), (key, value)
@@ -112,9 +119,11 @@ class CausalTransformer(nn.Module):
             begin: ``[R, M]``, first step of every sequence that may be seen; None: all may. What the tokens of
                 earlier steps become is of no use then.
         """
-        before, steps = 0, step
+        before = 0
+        steps = step
         if cache is not None and cache.steps is not None:
-            before, steps = len(cache.steps), torch.cat((cache.steps, step))
+            before = len(cache.steps)
+            steps = torch.cat((cache.steps, step))
         position = torch.arange(x.shape[2], device=x.device) + before
         mask = torch.arange(len(steps), device=x.device) <= position.unsqueeze(-1)
         if begin is not None:
@@ -127,7 +136,8 @@ class CausalTransformer(nn.Module):
             x, pair = block(x, position, mask, past)
             pairs.append(pair)
         if cache is not None:
-            cache.keys, cache.values = [key for key, _ in pairs], [value for _, value in pairs]
+            cache.keys = [key for key, _ in pairs]
+            cache.values = [value for _, value in pairs]
             cache.steps = steps
         found: Tensor = self.norm(x)
         return found

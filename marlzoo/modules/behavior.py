@@ -43,7 +43,8 @@ class OthersBehavior(nn.Module):
 
     def __init__(self, init: Init, spec: Spec, hidden: int) -> None:
         super().__init__()
-        n, a = spec.n_agents, spec.action_size
+        n = spec.n_agents
+        a = spec.action_size
         self.spec = spec
         self.network = MLP(init, (spec.state_size + n * a + n, hidden, hidden, a), stack=(n,))
         index = torch.arange(n, device=init.device)
@@ -55,7 +56,8 @@ class OthersBehavior(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Log probabilities ``[R, N, B, N, A]`` of agent j's actions in agent i's model, for transitions."""
-        n, dtype = self.spec.n_agents, self.visible.dtype
+        n = self.spec.n_agents
+        dtype = self.visible.dtype
         joint = joint_action(batch.action, self.spec, dtype)  # [R, B, N A]
         pairs = (joint.shape[0], n, joint.shape[1], n)  # model of agent i, transition, agent j
         seen = joint[:, None, :, None] * self.visible[None, :, None]
@@ -74,7 +76,8 @@ class OthersBehavior(nn.Module):
             log_cap: bound on the log ratio, broadcast to ``[R, N, B]``.
         """
         log_data = self(batch)
-        others, action = self.others[None, :, None], batch.action[:, None].expand(log_data.shape[:-1])
+        others = self.others[None, :, None]
+        action = batch.action[:, None].expand(log_data.shape[:-1])
         log_likelihood = (chosen(log_data, action) * others).sum(-1)
         with torch.no_grad():
             theirs = log_pi.unsqueeze(1)  # [R, 1, B, N, A]

@@ -22,7 +22,9 @@ from marlzoo.replicas import Init, derive
 ROWS = 20_000  # of the data, at most, that modes are looked for in
 SMALLEST = 0.02  # share of a context's data below which a mode is joined to its nearest
 MEMBERS = 64  # actions that are kept of each mode
-NOISE, STEPS, RATE = 4096, 500, 0.05  # noise vectors, steps and step size of the potentials
+NOISE = 4096  # vectors that the potentials are fitted to
+STEPS = 500  # of the potentials
+RATE = 0.05  # step size of the potentials
 
 
 def potentials(points: Tensor, mass: Tensor, noise: Tensor, steps: int = STEPS) -> Tensor:
@@ -46,11 +48,13 @@ def potentials(points: Tensor, mass: Tensor, noise: Tensor, steps: int = STEPS) 
     )
     cost = cost.masked_fill(~there.unsqueeze(-2), torch.inf)
     g = torch.zeros_like(mass)
-    first, second = torch.zeros_like(mass), torch.zeros_like(mass)
+    first = torch.zeros_like(mass)
+    second = torch.zeros_like(mass)
     for k in range(steps):
         nearest = (cost - g.unsqueeze(-2)).argmin(-1)
         slope = mass - one_hot(nearest, mass.shape[-1], mass.dtype).mean(-2)
-        first, second = torch.lerp(first, slope, 0.1), torch.lerp(second, slope.square(), 0.01)
+        first = torch.lerp(first, slope, 0.1)
+        second = torch.lerp(second, slope.square(), 0.01)
         size = (second / (1.0 - 0.99 ** (k + 1))).sqrt() + 1e-8
         g = g + RATE * (1.0 - k / steps) * first / (1.0 - 0.9 ** (k + 1)) / size
     mean = (g * there).sum(-1, keepdim=True) / there.sum(-1, keepdim=True)
@@ -76,7 +80,8 @@ class ModeCoupling(nn.Module):
 
     def __init__(self, init: Init, n_context: int, size: int, contexts: int, modes: int) -> None:
         super().__init__()
-        self.contexts, self.modes = contexts, modes
+        self.contexts = contexts
+        self.modes = modes
         shapes = {
             "center": (contexts, n_context),
             "spread": (1, n_context),

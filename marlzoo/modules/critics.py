@@ -97,8 +97,10 @@ class TeamCritics(nn.Module):
         agent_id: bool = True,
     ) -> None:
         super().__init__()
-        n, a = spec.n_agents, spec.action_size
-        self.reads, self.agent_id = reads, agent_id or reads != "joint"
+        n = spec.n_agents
+        a = spec.action_size
+        self.reads = reads
+        self.agent_id = agent_id or reads != "joint"
         n_in = {"own": spec.obs_size + a, "state": spec.state_size + a, "joint": spec.state_size + n * a}[
             reads
         ]
@@ -135,7 +137,8 @@ class TeamCritics(nn.Module):
         if self.reads == "own":
             return with_agent_id(obs), action
         assert state is not None
-        n, seen = action.shape[-2], state.unsqueeze(-2)
+        n = action.shape[-2]
+        seen = state.unsqueeze(-2)
         number = torch.eye(n, dtype=action.dtype, device=action.device).expand(
             *(1,) * (action.ndim - 2), n, n
         )
@@ -161,7 +164,8 @@ class ActionValues(nn.Module):
         self, init: Init, spec: Spec, hidden: int, members: int = 1, per_agent: bool = False
     ) -> None:
         super().__init__()
-        n_in, n_out = spec.obs_size + spec.n_agents, spec.action_size
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
         sizes: Sequence[int] = (n_in, hidden, hidden, n_out)
         if not spec.discrete:
             sizes = (n_in + n_out, hidden, hidden, 1)
@@ -228,7 +232,8 @@ def _has_samples(network: MLP, parts: tuple[Tensor, ...]) -> bool:
 
     Blocks compute one value from two hidden layers, on a processor, without gradients to the samples.
     """
-    sample, layers = parts[-1], cast(Sequence[Linear], network.layers)
+    sample = parts[-1]
+    layers = cast(Sequence[Linear], network.layers)
     depth = layers[0].weight.ndim - 2
     if len(parts) < 2 or len(layers) != 3 or layers[-1].weight.shape[-1] != 1:
         return False
@@ -249,8 +254,11 @@ def _sampled_values(network: MLP, parts: tuple[Tensor, ...], first: bool) -> Ten
     """The network's values in blocks; see :meth:`marlzoo.modules.layers.MLP.forward`."""
     layers = cast(Sequence[Linear], network.layers)
     (weight, _), *others = (layer.parameters_of(first) for layer in layers)
-    stack, sample, depth = weight.shape[:-2], parts[-1], weight.ndim - 2
-    networks, size = stack.numel(), sample.shape[-1]
+    stack = weight.shape[:-2]
+    sample = parts[-1]
+    depth = weight.ndim - 2
+    networks = stack.numel()
+    size = sample.shape[-1]
     count = sample.shape[depth]
     rest = torch.Size(max(n) for n in zip(*(part.shape[depth + 1 : -1] for part in parts), strict=True))
     partial = layers[0].partial(*parts[:-1], first=first)
@@ -276,7 +284,8 @@ class _Blocks:
     """The blocks of K actions in each of M states, and the memory that every block writes to."""
 
     def __init__(self, partial: Tensor, action: Tensor, layers: _Layers) -> None:
-        self.states, self.actions = partial.shape[1], action.shape[1]
+        self.states = partial.shape[1]
+        self.actions = action.shape[1]
         most = BLOCK_ROWS * torch.get_num_threads()  # threads share the rows of a block
         self.step = max(1, min(self.actions, most // max(1, self.states)))
         rows = self.step * self.states
@@ -290,7 +299,8 @@ class _Blocks:
     def hidden(self, partial: Tensor, action: Tensor, layers: _Layers, s: int) -> tuple[Tensor, Tensor]:
         """Hidden layers ``[k M, H]`` and ``[k M, G]`` of network ``s`` for a block's actions ``[k, M, A]``."""
         rows = action.shape[0] * self.states
-        first, second = self.first[:rows], self.second[:rows]
+        first = self.first[:rows]
+        second = self.second[:rows]
         by_action = first.view(action.shape[0], self.states, -1)
         torch.matmul(action, layers.first[s], out=by_action)
         by_action.add_(partial[s]).relu_()
@@ -309,7 +319,8 @@ class _ValuesInBlocks(torch.autograd.Function):
     def forward(ctx: Any, partial: Tensor, action: Tensor, *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(partial, action, *parameters)
         layers = _Layers(*parameters)
-        blocks, values = _Blocks(partial, action, layers), partial.new_empty(action.shape[:3])
+        blocks = _Blocks(partial, action, layers)
+        values = partial.new_empty(action.shape[:3])
         for s in range(len(partial)):
             for block in blocks:
                 _, second = blocks.hidden(partial, action[s, block], layers, s)
@@ -322,12 +333,14 @@ class _ValuesInBlocks(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         partial, action, *parameters = ctx.saved_tensors
         layers = _Layers(*parameters)
-        blocks, found = _Blocks(partial, action, layers), _Layers(*(torch.zeros_like(p) for p in layers))
+        blocks = _Blocks(partial, action, layers)
+        found = _Layers(*(torch.zeros_like(p) for p in layers))
         of_partial = torch.zeros_like(partial)
         relu_backward = torch.ops.aten.threshold_backward.grad_input
         for s in range(len(partial)):
             for block in blocks:
-                actions, g = action[s, block], gradient[s, block].reshape(-1)
+                actions = action[s, block]
+                g = gradient[s, block].reshape(-1)
                 first, second = blocks.hidden(partial, actions, layers, s)
                 found.last[s, :, 0].addmv_(second.t(), g)
                 back = blocks.spare[: len(g)]

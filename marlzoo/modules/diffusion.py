@@ -13,7 +13,8 @@ from marlzoo.modules.flow import FREQUENCIES, time_features
 from marlzoo.modules.layers import Linear
 from marlzoo.replicas import Init
 
-OFFSET, LARGEST_BETA = 0.008, 0.999  # of the squared-cosine schedule
+OFFSET = 0.008  # of the squared-cosine schedule
+LARGEST_BETA = 0.999  # likewise
 START_SCALE = 0.5  # of the noise that sampling starts from
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """``(x [R, ...], level [R, ...])`` in, the predicted noise of x out."""

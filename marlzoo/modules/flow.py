@@ -96,7 +96,8 @@ def average_target(field: Average, x: Tensor, t: Tensor, s: Tensor, velocity: Te
 
 def carry(field: Average, noise: Tensor, steps: int) -> Tensor:
     """Carry ``noise [R, ..., X]`` to time 1 by mean velocities over ``steps`` equal parts of the way."""
-    x, time = noise, torch.zeros_like(noise[..., :1])
+    x = noise
+    time = torch.zeros_like(noise[..., :1])
     for k in range(steps):
         x = x + field(x, time + k / steps, time + (k + 1) / steps) / steps
     return x
@@ -104,7 +105,8 @@ def carry(field: Average, noise: Tensor, steps: int) -> Tensor:
 
 def integrate(field: Field, context: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Carry ``noise [R, ..., X]`` along the field from time 0 to 1 in equal Euler steps."""
-    x, time = noise, torch.zeros_like(noise[..., :1])
+    x = noise
+    time = torch.zeros_like(noise[..., :1])
     for k in range(steps):
         x = x + field(context, x, time + k / steps) / steps
     return x

@@ -47,11 +47,15 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.products: torch.dtype | None = None
-        bound, weight, bias = 1.0 / math.sqrt(n_in), (*stack, n_in, n_out), (*stack, 1, n_out)
+        bound = 1.0 / math.sqrt(n_in)
+        weight = (*stack, n_in, n_out)
+        bias = (*stack, 1, n_out)
         if gain is None:
-            self.weight, self.bias = init.uniform(bound, *weight), init.uniform(bound, *bias)
+            self.weight = init.uniform(bound, *weight)
+            self.bias = init.uniform(bound, *bias)
         else:
-            self.weight, self.bias = init.orthogonal(gain, *weight), init.constant(0.0, *bias)
+            self.weight = init.orthogonal(gain, *weight)
+            self.bias = init.constant(0.0, *bias)
 
     def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
         """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``.
@@ -103,10 +107,13 @@ def matmul_is_reproducible() -> bool:
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtype | None) -> Tensor:
     """``x [*stack, ..., in]``, ``weight [*stack, in, out]``, ``bias [*stack, 1, out]`` to ``[*stack, ..., out]``."""
-    stack, depth, n_out = weight.shape[:-2], weight.ndim - 2, weight.shape[-1]
+    stack = weight.shape[:-2]
+    depth = weight.ndim - 2
+    n_out = weight.shape[-1]
     if x.shape[:depth] != stack:
         x = x.expand(*stack, *x.shape[depth:])
-    rows, weight = x.reshape(stack.numel(), -1, x.shape[-1]), weight.flatten(0, depth - 1)
+    rows = x.reshape(stack.numel(), -1, x.shape[-1])
+    weight = weight.flatten(0, depth - 1)
     offset = None if bias is None else bias.flatten(0, depth - 1)
     if _plain:
         out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
@@ -174,7 +181,8 @@ class LayerNorm(nn.Module):
 
     def __init__(self, init: Init, size: int, stack: Sequence[int] = ()) -> None:
         super().__init__()
-        self.scale, self.offset = init.constant(1.0, *stack, size), init.constant(0.0, *stack, size)
+        self.scale = init.constant(1.0, *stack, size)
+        self.offset = init.constant(0.0, *stack, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[R, *stack, ..., size] -> [R, *stack, ..., size]``."""
@@ -209,16 +217,19 @@ class BatchNorm(nn.Module):
         self, init: Init, size: int, stack: Sequence[int] = (), momentum: float = 0.1, eps: float = 1e-5
     ) -> None:
         super().__init__()
-        self.scale, self.offset = init.constant(1.0, *stack, size), init.constant(0.0, *stack, size)
+        self.scale = init.constant(1.0, *stack, size)
+        self.offset = init.constant(0.0, *stack, size)
         self.register_buffer("running_mean", init.constant(0.0, *stack, size).data)
         self.register_buffer("running_var", init.constant(1.0, *stack, size).data)
-        self.momentum, self.eps = momentum, eps
+        self.momentum = momentum
+        self.eps = eps
 
     def forward(self, x: Tensor, batch: bool = False) -> Tensor:
         """``[R, *stack, ..., size] -> [R, *stack, ..., size]``."""
         depth = self.scale.ndim - 1
         rows = x.flatten(depth, -2)  # [R, *stack, rows, size]
-        mean, var = self.running_mean, self.running_var
+        mean = self.running_mean
+        var = self.running_var
         if batch:
             var, mean = torch.var_mean(rows, dim=-2, correction=0)
             with torch.no_grad():
@@ -272,7 +283,8 @@ class GRU(nn.Module):
     def __init__(self, init: Init, n_in: int, hidden: int) -> None:
         super().__init__()
         bound = 1.0 / math.sqrt(hidden)
-        self.input, self.recurrent = Linear(init, n_in, 3 * hidden), Linear(init, hidden, 3 * hidden)
+        self.input = Linear(init, n_in, 3 * hidden)
+        self.recurrent = Linear(init, hidden, 3 * hidden)
         for layer in (self.input, self.recurrent):
             layer.weight, layer.bias = (init.uniform(bound, *p.shape[1:]) for p in (layer.weight, layer.bias))
         self.hidden = hidden
@@ -331,7 +343,8 @@ class RecurrentNet(nn.Module):
     def __init__(self, init: Init, n_in: int, hidden: int, n_out: int, relu: bool = False) -> None:
         super().__init__()
         self.relu = relu
-        self.encode, self.gru = Linear(init, n_in, hidden), GRU(init, hidden, hidden)
+        self.encode = Linear(init, n_in, hidden)
+        self.gru = GRU(init, hidden, hidden)
         self.head = Linear(init, hidden, n_out)
 
     def forward(self, x: Tensor, hidden_state: Tensor | None = None) -> tuple[Tensor, Tensor]:

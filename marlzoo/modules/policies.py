@@ -157,7 +157,8 @@ class CategoricalPolicy(Policy):
 
     def __init__(self, scores: nn.Module, stochastic: bool = False) -> None:
         super().__init__()
-        self.scores, self.stochastic = scores, stochastic
+        self.scores = scores
+        self.stochastic = stochastic
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         return categorical_action(self.scores(with_agent_id(obs)), action_mask, random)
@@ -173,7 +174,8 @@ class EpsilonGreedyPolicy(Policy):
 
     def __init__(self, scores: nn.Module, epsilon: Callable[[], Tensor]) -> None:
         super().__init__()
-        self.scores, self.epsilon = scores, epsilon
+        self.scores = scores
+        self.epsilon = epsilon
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         values = mask_logits(self.scores(with_agent_id(obs)), action_mask)
@@ -221,7 +223,9 @@ class SquashedPolicy(Policy):
 
     def __init__(self, network: nn.Module, tanh: bool = True, sigma: Tensor | None = None) -> None:
         super().__init__()
-        self.network, self.tanh, self.sigma = network, tanh, sigma
+        self.network = network
+        self.tanh = tanh
+        self.sigma = sigma
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         out = self.network(with_agent_id(obs))
@@ -248,7 +252,8 @@ class RecurrentPolicy(Policy):
         super().__init__()
         self._reader = _Reader(network)
         self.inner = inner(self._reader)
-        self.stochastic, self.execution = self.inner.stochastic, self.inner.execution
+        self.stochastic = self.inner.stochastic
+        self.execution = self.inner.execution
         self._n_last = last_action
         self._last: Tensor | None = None
 

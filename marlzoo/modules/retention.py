@@ -12,7 +12,8 @@ from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import Linear, RMSNorm
 from marlzoo.replicas import Init
 
-SLOWEST, FASTEST = 1 / 512, 1 / 32  # 1 minus the heads' decay per step, before the scaling
+SLOWEST = 1 / 512  # 1 minus a head's decay per step, before the scaling; the other heads' lie between the two
+FASTEST = 1 / 32
 
 
 class Retention(nn.Module):
@@ -40,10 +41,14 @@ class Retention(nn.Module):
         super().__init__()
         if size % heads:
             raise ConfigError(f"hidden is {size}; with {heads} heads it must be a multiple of {heads}")
-        self.heads, self.causal = heads, causal
-        self.query, self.key = Linear(init, size, size), Linear(init, size, size)
-        self.value, self.gate = Linear(init, size, size), Linear(init, size, size)
-        self.norm, self.out = RMSNorm(init, size // heads), Linear(init, size, size)
+        self.heads = heads
+        self.causal = causal
+        self.query = Linear(init, size, size)
+        self.key = Linear(init, size, size)
+        self.value = Linear(init, size, size)
+        self.gate = Linear(init, size, size)
+        self.norm = RMSNorm(init, size // heads)
+        self.out = Linear(init, size, size)
         rates = torch.linspace(math.log(FASTEST), math.log(SLOWEST), heads, dtype=torch.float64).exp()
         decay = (scaling * (1.0 - rates)).to(init.device, init.dtype)
         self.register_buffer("decay", decay, persistent=False)  # [H]
@@ -92,7 +97,9 @@ class Retention(nn.Module):
 
     def _projected(self, reader: Tensor, source: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, ``[..., H, D]`` each."""
-        query, key, value = self.query(reader), self.key(source), self.value(source)
+        query = self.query(reader)
+        key = self.key(source)
+        value = self.value(source)
         size = query.shape[-1] // self.heads
         parts = (query, key / math.sqrt(size), value)
         return tuple(part.unflatten(-1, (self.heads, size)) for part in parts)
@@ -117,7 +124,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, init: Init, size: int) -> None:
         super().__init__()
-        self.up, self.down = Linear(init, size, 2 * size), Linear(init, size, size)
+        self.up = Linear(init, size, 2 * size)
+        self.down = Linear(init, size, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output."""

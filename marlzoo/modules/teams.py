@@ -64,8 +64,11 @@ class StochasticActor(nn.Module):
         relu: bool = False,
     ) -> None:
         super().__init__()
-        n_in, n_out, self.discrete = spec.obs_size + spec.n_agents, spec.action_size, spec.discrete
-        self.recurrent, self.log_std_bounds = recurrent, log_std_bounds
+        n_in = spec.obs_size + spec.n_agents
+        n_out = spec.action_size
+        self.discrete = spec.discrete
+        self.recurrent = recurrent
+        self.log_std_bounds = log_std_bounds
         if recurrent:
             if per_agent:
                 raise ConfigError(
@@ -179,12 +182,15 @@ class TeamActor(nn.Module):
         super().__init__()
         if recurrent and own:
             raise ConfigError("agents with networks of their own have no memory here; set history = 'mlp'")
-        n_in, n_out = spec.obs_size + more_inputs + spec.n_agents, spec.action_size
-        self.discrete, self.recurrent = spec.discrete, recurrent
+        n_in = spec.obs_size + more_inputs + spec.n_agents
+        n_out = spec.action_size
+        self.discrete = spec.discrete
+        self.recurrent = recurrent
         if recurrent:
             self.network: nn.Module = RecurrentNet(init, n_in, hidden, n_out, relu)
         else:
-            sizes, agents = (n_in, hidden, hidden, n_out), spec.n_agents if own else 0
+            sizes = (n_in, hidden, hidden, n_out)
+            agents = spec.n_agents if own else 0
             self.network = for_agents(lambda stack: MLP(init, sizes, stack, last_bound), agents)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -314,7 +320,8 @@ class MonotonicMixer(nn.Module):
         self.first_bias = Linear(init, state_size, embed)
         self.last = MLP(init, (state_size, hidden, embed))
         self.value = MLP(init, (state_size, embed, 1))
-        self.n_agents, self.embed = n_agents, embed
+        self.n_agents = n_agents
+        self.embed = embed
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
         """Mix one team action, or many, per state.
@@ -328,9 +335,11 @@ class MonotonicMixer(nn.Module):
         """
         many = values.ndim > state.ndim
         x = values if many else values.unsqueeze(-2)
-        first, last = self.first(state), self.last(state)
+        first = self.first(state)
+        last = self.last(state)
         if self.monotone:
-            first, last = first.abs(), last.abs()
+            first = first.abs()
+            last = last.abs()
         first = first.view(*state.shape[:-1], self.n_agents, self.embed)
         hidden = F.elu(x @ first + self.first_bias(state).unsqueeze(-2))
         total: Tensor = (hidden @ last.unsqueeze(-1)).squeeze(-1) + self.value(state)
@@ -370,9 +379,11 @@ class ConvexMixer(LinearMixing):
         self, init: Init, state_size: int, n_agents: int, embed: int = 32, bias: bool = False
     ) -> None:
         super().__init__()
-        self.first, self.last = Linear(init, state_size, n_agents * embed), Linear(init, state_size, embed)
+        self.first = Linear(init, state_size, n_agents * embed)
+        self.last = Linear(init, state_size, embed)
         self.bias = Linear(init, state_size, 1) if bias else None
-        self.n_agents, self.embed = n_agents, embed
+        self.n_agents = n_agents
+        self.embed = embed
 
     def coefficients(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """``state [R, ..., S] -> k [R, ..., N]`` (non-negative, sum 1), ``b [R, ...]``."""
@@ -401,7 +412,8 @@ class LinearMixer(LinearMixing):
     def __init__(self, init: Init, state_size: int, hidden: int, n_agents: int) -> None:
         super().__init__()
         self.body = Linear(init, state_size, hidden)
-        self.weight, self.bias = Linear(init, hidden, n_agents), Linear(init, hidden, 1)
+        self.weight = Linear(init, hidden, n_agents)
+        self.bias = Linear(init, hidden, 1)
 
     def coefficients(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """``state [R, ..., S] -> w [R, ..., N]`` (non-negative), ``b [R, ...]``."""
