@@ -72,7 +72,8 @@ def test_shapes_are_the_packages(family: Any, package: str) -> None:
 def test_a_warehouse_lasts_until_the_limit() -> None:
     pytest.importorskip("rware", reason="needs rware: pip install 'marlzoo[rware]'")
     env = rware.make("tiny-2ag", 1, horizon=3, difficulty="hard")
-    warehouse = env.envs[0].env
+    copy: Any = env.envs[0]
+    warehouse = copy.env
     for last in (False, False, True):
         step = env.step(np.zeros((1, 2), np.int64))
         assert (step.truncated[0], step.terminal[0]) == (last, False)
@@ -88,7 +89,8 @@ def test_foraging_ends_with_the_food() -> None:
     ends = [(step.truncated[0], step.terminal[0]) for step in (env.step(rest) for _ in range(3))]
     assert ends == [(False, False), (False, False), (True, False)]
     env.reset()
-    env.envs[0].env.field[:] = 0
+    copy: Any = env.envs[0]
+    copy.env.field[:] = 0
     step = env.step(rest)
     assert (step.truncated[0], step.terminal[0]) == (False, True)
 

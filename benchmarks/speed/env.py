@@ -74,7 +74,7 @@ def ours(task: str, num_envs: int) -> tuple[Callable[[], int], int]:
 
 def theirs(scenario: str, partition: str) -> Callable[[], int]:
     """One gymnasium-robotics environment, as :func:`ours`."""
-    from gymnasium_robotics import mamujoco_v1 as robotics  # type: ignore[import-not-found, unused-ignore]
+    from gymnasium_robotics import mamujoco_v1 as robotics
 
     env: Any = robotics.parallel_env(scenario, partition)
     rng = np.random.default_rng(0)

@@ -53,8 +53,8 @@ class TupleTeam:
     def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
         """Observations, rewards, terminations, truncations and infos by agent."""
         seen, rewards, over, cut, _ = self.env.step([actions[agent] for agent in self.possible_agents])
-        ends = [dict.fromkeys(self.possible_agents, bool(flag)) for flag in (over, cut)]
-        return self._by_agent(seen), self._by_agent(rewards), *ends, {}
+        ended, limited = (dict.fromkeys(self.possible_agents, bool(flag)) for flag in (over, cut))
+        return self._by_agent(seen), self._by_agent(rewards), ended, limited, {}
 
     def close(self) -> None:
         """Free what it holds."""

@@ -33,7 +33,7 @@ def policy(step: int, agent: int, size: int) -> np.ndarray[Any, np.dtype[np.floa
 
 def record(scenario: str, partition: str) -> dict[str, Any]:
     """One episode."""
-    from gymnasium_robotics import mamujoco_v1  # type: ignore[import-not-found, unused-ignore]
+    from gymnasium_robotics import mamujoco_v1
 
     env: Any = mamujoco_v1.parallel_env(scenario, partition, agent_obsk=1)
     seen, _ = env.reset(seed=7)
