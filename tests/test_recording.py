@@ -75,6 +75,7 @@ def test_the_last_episode_is_cut() -> None:
         assert not cut.arrays[name][2].any()
     assert (cut.terminal, cut.truncated, cut.won) == (False, False, False)
     assert whole.cut(3) is whole
+    assert not whole.cut(2).arrays["action"][2].any()
     assert whole.arrays["action"][2].any(), "what was cut is a copy"
 
 
