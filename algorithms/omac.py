@@ -150,4 +150,5 @@ class OMAC(Algorithm):
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""
-        return self.mixer(self.q(with_agent_id(batch.obs), batch.action)[:, 0], batch.state)
+        values: Tensor = self.mixer(self.q(with_agent_id(batch.obs), batch.action)[:, 0], batch.state)
+        return values

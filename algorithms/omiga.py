@@ -228,7 +228,8 @@ class OMIGA(Algorithm):
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""
-        return self.mixer(self._q(self.q, with_agent_id(batch.obs), batch), batch.state)
+        values: Tensor = self.mixer(self._q(self.q, with_agent_id(batch.obs), batch), batch.state)
+        return values
 
     def _q(self, network: MLP, obs: Tensor, batch: Batch) -> Tensor:
         """Local values of the data's actions, [R, B, N]; ``obs`` carries the agent's number at its end."""

@@ -117,7 +117,7 @@ def test_each_team_is_fitted_with_its_discount_by_networks_of_their_own(
 
 
 def test_an_episode_is_drawn_as_often_as_it_counts() -> None:
-    data = two_steps(list(itertools.product(JOINT, JOINT))[:3])
+    data = two_steps(list[Any](itertools.product(JOINT, JOINT))[:3])
     counts = np.array([[1.0, 1.0, 1.0], [0.0, 3.0, 1.0]])
     found = np.diff(_chances(data, counts).numpy(), axis=1, prepend=0.0)
     np.testing.assert_allclose(found, [[1 / 6] * 6, [0, 0, 3 / 8, 3 / 8, 1 / 8, 1 / 8]], atol=1e-6)
@@ -126,7 +126,7 @@ def test_an_episode_is_drawn_as_often_as_it_counts() -> None:
 def test_an_estimate_is_that_of_all_episodes_and_weighs_by_the_behavior(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pairs = list(itertools.product(JOINT, JOINT))
+    pairs: list[Any] = list(itertools.product(JOINT, JOINT))
     data = two_steps([pairs[k] for k in (0, 3, 3, 12, 15, 15, 15, 7)])
     learner = teams(data, [(1, 1), (0, 0)], monkeypatch)
     behavior = np.linspace(0.1, 1.0, data.transitions)
