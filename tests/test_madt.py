@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from marlzoo.baselines._returns import Returns
 from marlzoo.baselines.madt import shifted
 from torch import Tensor
 
@@ -174,6 +177,12 @@ def test_a_recording_whose_episodes_do_not_end() -> None:
         prepare(learner(), [cut])
     cut.terminal[int(cut.ends[0]) - 1] = True
     prepare(learner(), [cut])
+
+
+def test_the_return_to_ask_for_is_the_mean_over_agents() -> None:
+    found = Returns(Init([0], dtype=DOUBLE))
+    found.read([SimpleNamespace(returns=np.array([[1.0, 3.0], [2.0, 6.0]]))], "max")
+    assert (float(found.target), float(found.scale)) == (4.0, 4.0)
 
 
 def test_a_context_beyond_the_longest_episode() -> None:

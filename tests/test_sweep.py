@@ -124,14 +124,14 @@ def test_returns_are_drawn_against_every_setting(tmp_path: Path) -> None:
         ("hard", 30.0): [3.0, 4.0, 5.0],
         ("linear", 1.0): [7.0, 8.0, 9.0],
     }
-    learners = [Learner("omiga", {"z_clip": clip, "alpha": alpha}) for clip, alpha in tried]
+    learners = [Learner("omiga", {"hidden": 8, "z_clip": clip, "alpha": alpha}) for clip, alpha in tried]
     rows = [
         row
         for k, (learner, values) in enumerate(zip(learners, tried.values(), strict=True))
         for row in rows_of("omiga", values, variant=learner.variant, config_hash=str(k))
     ]
-    rows += rows_of("omiga", [0.0, float("nan"), 1.0], variant="alpha=9.0, z_clip=hard", config_hash="x")
-    diverged = Learner("omiga", {"z_clip": "hard", "alpha": 9.0})
+    diverged = Learner("omiga", {"hidden": 8, "z_clip": "hard", "alpha": 9.0})
+    rows += rows_of("omiga", [0.0, float("nan"), 1.0], variant=diverged.variant, config_hash="x")
     found = sweep_figure.points(marlzoo.Results(written(tmp_path, rows)), [*learners, diverged])
     by = {(line.setting, line.value, line.mean) for line in found.itertuples()}
     assert by == {
@@ -142,6 +142,7 @@ def test_returns_are_drawn_against_every_setting(tmp_path: Path) -> None:
     assert (first["low"], first["high"]) == stats.interval([np.array([1.0, 2.0, 6.0])], np.mean)
     clip, alpha = sweep_figure.draw(found).axes[:2]
     assert [text.get_text() for text in clip.get_xticklabels()] == ["hard", "linear"]
+    assert sorted(clip.containers[0].lines[0].get_xdata()) == [0.0, 0.0, 1.0]
     assert (clip.get_title(), alpha.get_xscale()) == ("omiga: z_clip", "log")
     marks = alpha.containers[0]
     assert sorted(marks.lines[0].get_xdata()) == [1.0, 1.0, 30.0]
