@@ -162,7 +162,7 @@ def test_rows_name_the_command_that_made_them(
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--output", str(path)])
     assert module.main() == 0
     rows = rows_of(path)
-    assert len(rows) == len(module.TASKS)
+    assert len(rows) == len(module.TASKS["mamujoco"] if name == "env" else module.TASKS)
     assert {row["command"] for row in rows} == {f"python benchmarks/speed/{name}.py --output {path}"}
     assert all(row["machine"] for row in rows)
 
