@@ -52,7 +52,8 @@ def test_every_round_uses_its_place_in_the_schedules() -> None:
         list[float](),
         list[float](),
     )
-    collector, replay, own = tuning.collector, tuning.replay, tuning.learner
+    collector, replay = tuning.collector, tuning.replay
+    own: Any = tuning.learner
 
     def restart(number: int, real: Any = collector.restart) -> None:
         restarts.append(number)
@@ -71,13 +72,14 @@ def test_every_round_uses_its_place_in_the_schedules() -> None:
         return real(share, random)
 
     def update(given: Any, real: Any = own.update) -> Any:
-        assert own.memory is tuning.memory  # type: ignore[attr-defined]
+        assert own.memory is tuning.memory
         assert tuning.memory is not None
         weights.append(tuning.memory.weight)
         return real(given)
 
     collector.restart, collector.collect = restart, collect  # type: ignore[method-assign]
-    replay.replay.cut, replay.batch, own.update = cut, batch, update  # type: ignore[method-assign]
+    replay.replay.cut, replay.batch = cut, batch  # type: ignore[method-assign]
+    own.update = update
     tuning.go(None, None, None, None)
     learning = [k / 6 for k in (2, 2, 3, 3, 4, 4, 5, 5)]
     assert (restarts, cuts) == ([0, 1, 2], [0, 2, 4])
@@ -86,7 +88,7 @@ def test_every_round_uses_its_place_in_the_schedules() -> None:
     assert weights == pytest.approx([falling(0.8, 0.2, at) for at in learning])
     assert tuning.steps == [0, 32, 48]  # at the end, too
     assert own.updates == 8
-    assert own.memory is None  # type: ignore[attr-defined]
+    assert own.memory is None
 
 
 def test_memory_and_partners_are_the_learner_as_it_was() -> None:
