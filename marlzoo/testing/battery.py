@@ -30,6 +30,7 @@ from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
 from marlzoo.replicas import GivenRandom
 from marlzoo.spec import ActionKind
+from marlzoo.testing.states import assert_equal_state, assert_same_replica, assert_same_rows
 from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.training import checkpoint
 from marlzoo.training.evaluation import evaluate
@@ -156,8 +157,8 @@ def learns_acts_and_resumes(case: Case, folder: Path) -> None:
     train(resumed, data, updates=5, checkpoint=file)
     loaded = checkpoint.load_learner(file)
     assert loaded.updates == 5
-    _assert_equal_state(whole, resumed)
-    _assert_equal_state(whole, loaded)
+    assert_equal_state(whole, resumed)
+    assert_equal_state(whole, loaded)
     np.testing.assert_array_equal(returns, _returns(case, loaded))
     _check_policy_parameters(case, whole, returns)
 
@@ -209,7 +210,7 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
         case.learner((seed,), **{k: v[row] for k, v in settings.items()}) for row, seed in enumerate(seeds)
     ]
     for row, single in enumerate(alone):
-        _assert_same_replica(together, row, single, rtol=0)
+        assert_same_replica(together, row, single, rtol=0)
     if together.sampling == "sequence":
         assert len({int(d.lengths.max()) for d in data}) == 1  # windows are as long as the longest episode
     drawn = _second_batch(make_sampler(together, data))
@@ -221,7 +222,7 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
     _updated(together, data, 4)
     for row, single in enumerate(alone):
         _updated(single, data[row], 4)
-        _assert_same_replica(together, row, single, rtol=1e-6)
+        assert_same_replica(together, row, single, rtol=1e-6)
 
 
 def _rates(case: Case) -> dict[str, list[float]]:
@@ -240,7 +241,7 @@ def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     _updated(mixed, [broken, clean], 3)
     _updated(whole, [clean, clean], 3)
     assert mixed.finite().tolist() == [False, True]
-    _assert_same_rows(mixed, whole, [1])
+    assert_same_rows(mixed, whole, [1])
 
 
 def evaluation_does_not_depend_on_neighbors(case: Case, folder: Path) -> None:
@@ -333,7 +334,7 @@ def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
     for row, seed in enumerate(seeds):
         alone = case.learner((seed,), lr=rates[row])
         case.updated(alone, 7)
-        _assert_same_replica(together, row, alone, rtol=1e-6)
+        assert_same_replica(together, row, alone, rtol=1e-6)
 
 
 def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
@@ -346,7 +347,7 @@ def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     curve = train_online(mixed, case.env(mixed), steps=steps, log_every=3)
     train_online(whole, case.env(whole), steps=steps, log_every=3)
     assert [point.diverged for point in curve] == [False, True, False]
-    _assert_same_rows(mixed, whole, [0, 2])
+    assert_same_rows(mixed, whole, [0, 2])
 
 
 def online_resumes_exactly(case: Case, folder: Path) -> None:
@@ -366,8 +367,8 @@ def online_resumes_exactly(case: Case, folder: Path) -> None:
     again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
     assert rounds == [7, 8, 9, 10]
     loaded = checkpoint.load_learner(file)
-    _assert_equal_state(whole, resumed)
-    _assert_equal_state(whole, loaded)
+    assert_equal_state(whole, resumed)
+    assert_equal_state(whole, loaded)
     assert [(p.updates, p.episodes, p.mean_return) for p in curve] == [
         (p.updates, p.episodes, p.mean_return) for p in again
     ]
@@ -426,31 +427,6 @@ def _per_round(algorithm: Algorithm) -> int:
     """Team steps per replica between two rounds of learning."""
     settings = settings_of(algorithm)
     return settings.num_envs * settings.rollout
-
-
-def _assert_same_replica(together: Algorithm, row: int, alone: Algorithm, rtol: float) -> None:
-    """Row ``row`` of a lockstep learner equals a single one."""
-    rows = together.state_tensors()
-    for key, value in alone.state_tensors().items():
-        mine = rows[key] if value.ndim == 0 else rows[key][row]
-        torch.testing.assert_close(
-            mine, value if value.ndim == 0 else value[0], rtol=rtol, atol=1e-11, msg=key
-        )
-
-
-def _assert_equal_state(mine: Algorithm, theirs: Algorithm) -> None:
-    """Two learners' parameters, targets, buffers and optimizers are equal bit for bit."""
-    other = theirs.state_tensors()
-    for key, value in mine.state_tensors().items():
-        assert torch.equal(value, other[key]), key
-
-
-def _assert_same_rows(mixed: Algorithm, whole: Algorithm, rows: Sequence[int]) -> None:
-    """Some replicas of one lockstep learner are those of another."""
-    other = mixed.state_tensors()
-    for key, value in whole.state_tensors().items():
-        if value.ndim:
-            torch.testing.assert_close(other[key][rows], value[rows], rtol=1e-9, atol=1e-11, msg=key)
 
 
 def _second_batch(sampler: Sampler) -> dict[str, Tensor]:
