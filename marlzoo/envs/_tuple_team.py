@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs.pettingzoo import PettingZooEnv, from_parallel_env
-from marlzoo.errors import ConfigError, MissingExtraError
+from marlzoo.errors import ConfigError, MissingExtraError, UnknownNameError
+from marlzoo.spec import Spec
 
 State = Callable[[Any], NDArray[np.float32]]
 REWARDS = ("sum", "mean", "per_agent")
@@ -103,22 +104,48 @@ def make_team(
     )
 
 
-def require_reward(task: str, value: object) -> None:
-    """Refuse an unknown way to share rewards.
+def team_spec(
+    task: str,
+    options: Mapping[str, Any],
+    *,
+    known: Sequence[str],
+    horizon: int,
+    n_agents: int,
+    obs_size: int,
+    state_size: int,
+    action_size: int,
+) -> Spec:
+    """Shape of a task of such a family, without its package.
+
+    Args:
+        task: full task name.
+        options: that the task is made with; ``reward`` and ``horizon`` are read here.
+        known: names of the family's options.
+        horizon: time limit in steps where none is given.
+        n_agents: number of agents N.
+        obs_size: of every agent's observation.
+        state_size: of the global state.
+        action_size: number of every agent's actions.
 
     Raises:
-        ConfigError: it is none of :data:`REWARDS`.
+        UnknownNameError: an unknown option.
+        ConfigError: an option out of its range.
     """
-    if value not in REWARDS:
-        raise ConfigError(f"{task}: reward must be one of {', '.join(REWARDS)}, got {value!r}")
-
-
-def require_positive(task: str, option: str, value: object) -> int:
-    """A positive integer.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{task}: {option} must be a positive integer, got {value!r}")
-    return value
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of {task}", option, known)
+    reward = options.get("reward", "sum")
+    if reward not in REWARDS:
+        raise ConfigError(f"{task}: reward must be one of {', '.join(REWARDS)}, got {reward!r}")
+    limit = options.get("horizon", horizon)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ConfigError(f"{task}: horizon must be a positive integer, got {limit!r}")
+    return Spec(
+        n_agents=n_agents,
+        obs_size=obs_size,
+        state_size=state_size,
+        action_kind="discrete",
+        action_size=action_size,
+        horizon=limit,
+        reward_per_agent=reward == "per_agent",
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from marlzoo.envs._tuple_team import make_team, require_positive, require_reward
+from marlzoo.envs._tuple_team import make_team, team_spec
 from marlzoo.envs.pettingzoo import PettingZooEnv
 from marlzoo.errors import UnknownNameError
 from marlzoo.spec import Spec
@@ -41,20 +41,17 @@ def spec(name: str, **options: Any) -> Spec:
     """
     if name not in TASKS:
         raise UnknownNameError(f"{FAMILY} task", name, TASKS)
-    for option in options:
-        if option not in OPTIONS:
-            raise UnknownNameError(f"option of {FAMILY}/{name}", option, OPTIONS)
     players, food = map(int, re.findall(r"(\d+)[pf](?:-|$)", name))
-    size, reward = 3 * (players + food), options.get("reward", "sum")
-    require_reward(f"{FAMILY}/{name}", reward)
-    return Spec(
+    size = 3 * (players + food)
+    return team_spec(
+        f"{FAMILY}/{name}",
+        options,
+        known=OPTIONS,
+        horizon=HORIZON,
         n_agents=players,
         obs_size=size,
         state_size=players * size,
-        action_kind="discrete",
         action_size=ACTIONS,
-        horizon=require_positive(f"{FAMILY}/{name}", "horizon", options.get("horizon", HORIZON)),
-        reward_per_agent=reward == "per_agent",
     )
 
 

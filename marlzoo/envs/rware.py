@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.envs._tuple_team import make_team, require_positive, require_reward
+from marlzoo.envs._tuple_team import make_team, team_spec
 from marlzoo.envs.pettingzoo import PettingZooEnv
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.spec import Spec
@@ -37,17 +37,18 @@ def spec(name: str, **options: Any) -> Spec:
         UnknownNameError: an unknown task or option.
         ConfigError: an option out of its range.
     """
-    agents, requests = _agents(name, options), _requests(name, options)
-    reward = options.get("reward", "sum")
-    require_reward(f"{FAMILY}/{name}", reward)
-    return Spec(
+    if name not in TASKS:
+        raise UnknownNameError(f"{FAMILY} task", name, TASKS)
+    agents = int(name.partition("-")[2].removesuffix("ag"))
+    return team_spec(
+        f"{FAMILY}/{name}",
+        options,
+        known=OPTIONS,
+        horizon=HORIZON,
         n_agents=agents,
         obs_size=OBS_SIZE,
-        state_size=3 * agents + 2 * requests,
-        action_kind="discrete",
+        state_size=3 * agents + 2 * _requests(name, agents, options.get("difficulty", "normal")),
         action_size=ACTIONS,
-        horizon=require_positive(f"{FAMILY}/{name}", "horizon", options.get("horizon", HORIZON)),
-        reward_per_agent=reward == "per_agent",
     )
 
 
@@ -93,19 +94,10 @@ def _state(warehouse: Any) -> NDArray[np.float32]:
     return np.array([value for place in (*robots, *shelves) for value in place], np.float32)
 
 
-def _agents(name: str, options: dict[str, Any]) -> int:
-    if name not in TASKS:
-        raise UnknownNameError(f"{FAMILY} task", name, TASKS)
-    for option in options:
-        if option not in OPTIONS:
-            raise UnknownNameError(f"option of {FAMILY}/{name}", option, OPTIONS)
-    return int(name.partition("-")[2].removesuffix("ag"))
-
-
-def _requests(name: str, options: dict[str, Any]) -> int:
-    difficulty = options.get("difficulty", "normal")
+def _requests(name: str, agents: int, difficulty: object) -> int:
+    """Number of shelves that are requested at a time."""
     if difficulty not in REQUESTS:
         raise ConfigError(
             f"{FAMILY}/{name}: difficulty must be one of {', '.join(REQUESTS)}, got {difficulty!r}"
         )
-    return int(_agents(name, options) * REQUESTS[difficulty])
+    return int(agents * REQUESTS[str(difficulty)])
