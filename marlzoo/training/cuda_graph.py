@@ -33,7 +33,8 @@ def cuda_graph(work: Work) -> tuple[Callable[[], object], Metrics]:
             work()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # What other threads do meanwhile is not recorded and not forbidden: an evaluation may play in one of them.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         metrics = work()
     return graph.replay, metrics
 
