@@ -243,7 +243,7 @@ def _state(job: Any, submitted: float) -> str:
     info: Mapping[str, str] = job.get_info(mode="cache")
     if not info and time() - submitted < GRACE:
         return QUEUED
-    word = (info.get("State") or info.get("jobState") or "").split(" ")[0]
+    word = info.get("State") or info.get("jobState") or ""
     return RUNNING if word in _AT_WORK else QUEUED if word in _WAITING else ENDED
 
 
