@@ -109,6 +109,7 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
             f"{kind.capitalize()}:",
             table(["method", "datasets", "score [95 % interval]", "rank [95 % interval]"], lines),
         ]
+    text += [note for note in done.notes if note.partition(":")[0] in done.learners]
     text += _left_out(results, done)
     files = [root / "results" / name / f"{kind}.png" for kind in PICTURES]
     text += [f"![{path.stem}]({name}/{path.name})" for path in files if path.exists()]
