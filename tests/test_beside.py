@@ -18,6 +18,7 @@ from marlzoo.errors import SpecError
 from marlzoo.replicas import derive
 from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.evaluation import Evaluation, evaluate
+from marlzoo.training.precision import products_in
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -141,7 +142,8 @@ def test_the_policy_is_played_as_it_stood_when_it_was_started(background_eval: b
     if not background_eval:
         Waiting.go.set()
     with Evaluator(algorithm, env, 3, background_eval, lambda: 7.0) as evaluator:
-        first = evaluator.start()
+        with products_in(algorithm, torch.bfloat16):  # as the updates have them, an evaluation has not
+            first = evaluator.start()
         for parameter in algorithm.parameters():
             parameter.data.add_(1.0)
         algorithm.updates = 5

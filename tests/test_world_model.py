@@ -200,6 +200,7 @@ def test_a_file_gives_the_same_predictions(tmp_path: Path) -> None:
     action = torch.randn(1, 4, 3, 2)
     assert torch.equal(model.predict(frame, action).mean, again.predict(frame, action).mean)
     assert torch.equal(model.elites(), again.elites())
+    assert (model.state, again.state) == (True, True)
     np.savez(tmp_path / "other.npz", x=np.zeros(2))
     with pytest.raises(CheckpointError, match="not a"):
         load(tmp_path / "other.npz")
