@@ -74,6 +74,9 @@ def test_perturbation_is_bounded_and_starts_from_the_action() -> None:
     assert float(moved.abs().max()) <= 1.0
     table(xi.network, ((0.0, 0.0),), first_id=0)
     torch.testing.assert_close(xi(obs, action), action)
+    table(xi.network, ((3.0, -3.0),), first_id=0)
+    moved = xi(torch.ones_like(obs), torch.zeros_like(action))
+    torch.testing.assert_close(moved, 0.05 * f64(3.0, -3.0).tanh().expand_as(moved))
 
 
 def test_vae_decodes_what_it_trains() -> None:
@@ -205,6 +208,12 @@ def test_filter() -> None:
     action_mask = torch.tensor([[False, True, True]])
     allowed = allowed_actions(f64(0.6, 0.3, 0.1).log().view(1, 3), action_mask, f64(0.4).view(1, 1))
     assert allowed.tolist() == [[False, True, False]]
+    # An illegal action neither sets the bar for the legal ones nor is allowed, however low the bar is.
+    allowed = allowed_actions(f64(0.6, 0.21, 0.19).log().view(1, 3), action_mask, f64(0.4).view(1, 1))
+    assert allowed.tolist() == [[False, True, True]]
+    assert allowed_actions(f64(0, 0, 0).view(1, 3), action_mask, f64(0).view(1, 1)).tolist() == [
+        [False, True, True]
+    ]
 
 
 @pytest.mark.parametrize(("threshold", "best"), [(0.4, 1.0), (0.0, 100.0)])
