@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds until what should happen beside is taken to wait
 
 
 def learner(method: str = "omiga") -> Algorithm:
-    return marlzoo.make(method, toy_spec(), seeds=[0, 1], hidden=8)
+    return marlzoo.make(method, toy_spec(), seeds=[0, 1], hidden=32)  # wide enough for products in bfloat16
 
 
 def run(algorithm: Algorithm, **more: Any) -> list[Evaluation]:
