@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from .drift import STILL
@@ -90,7 +92,8 @@ def _moving(cells: pd.DataFrame) -> list[str]:
         for learner, part in late.groupby("learner", sort=False):
             largest = part["moving"].iloc[int(part["moving"].abs().to_numpy().argmax())]
             count = int((cells["learner"] == learner).sum())
-            parts.append(f"{learner} on {len(part)} of {count} datasets ({largest:+.0%})")
+            change = f"{largest:+.0%}" if math.isfinite(largest) else "no longer finite"
+            parts.append(f"{learner} on {len(part)} of {count} datasets ({change})")
         notes.append(
             f"Warning: values were still moving: {', '.join(parts)}. In brackets the largest change of the mean "
             "value of the data's actions between the last two quarters of the updates, as a share of its largest "
