@@ -17,6 +17,7 @@ from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, DataError
 from marlzoo.objectives import logged_value
 from marlzoo.replicas import ReplicaRandom
+from marlzoo.training.checkpoint import save
 from marlzoo.training.collector import Collector
 from marlzoo.training.exploration import TeamExplorer, deviating
 from marlzoo.training.finetune import Finetuned, finetune, require_online_form
@@ -376,6 +377,9 @@ def test_bad_input(tmp_path: Path) -> None:
     learner = marlzoo.make("mabcq", toy_spec("continuous"), hidden=8)
     with pytest.raises(ConfigError, match="mabcq has no values of actions that a memory could remember"):
         require_online_form(learner, FinetuneSettings(strategy="ovm"))
+    save(tmp_path / "omar.npz", learner)
+    with pytest.raises(ConfigError, match="omar has no values of actions"):
+        finetune(tmp_path / "omar.npz", 32, settings=FinetuneSettings(strategy="ovm"))
     file, _ = offline(tmp_path, "td3_bc", "continuous")
     with pytest.raises(
         DataError, match="offline data toy/walk/test/seed0 are not found; name them with --data"
