@@ -126,5 +126,6 @@ def _seeds(cells: pd.DataFrame) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
+    low = int(values.min())
+    high = int(values.max())
     return f"{low}" if low == high else f"{low} to {high}"

@@ -71,7 +71,8 @@ def draw(results: Results, kind: Kind = "curves", columns: int = 3) -> Figure:
 
 
 def _curves(results: Results, columns: int) -> Figure:
-    found, data = results.curves(), results.table().groupby(DATASET)["behavior"].first()
+    found = results.curves()
+    data = results.table().groupby(DATASET)["behavior"].first()
     if found.empty:
         raise _nothing(results, "every run failed")
 
@@ -116,7 +117,8 @@ def _bars(results: Results, columns: int) -> Figure:
 
     def draw(axis: Any, dataset: str) -> None:
         for learner, values in (found[1:] for found in last if found[0] == dataset):
-            place, mean = results.learners.index(learner), values.mean()
+            place = results.learners.index(learner)
+            mean = values.mean()
             low, high = (end[0] for end in bands(values[None]))
             error = None if math.isnan(low) else [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             hatch = HATCHES[place // len(COLORS) % len(HATCHES)]

@@ -210,9 +210,11 @@ def test_settings_that_all_share_are_in_the_caption() -> None:
 
 def test_a_setting_with_several_values_tells_learners_apart() -> None:
     rows = [row for k in (1, 2) for row in cell("first", [1.0], variant=f"alpha={k}.0", config_hash=str(k))]
+    rows += cell("first", [1.0], variant="alpha=1.0, variant=rnn", config_hash="v")
     rows += cell("second", [1.0], variant="alpha=1.0", config_hash="s")
     found = labels_of(tables.summary(frame(rows)))
-    assert found.learners.tolist() == ["first (alpha=1.0)", "first (alpha=2.0)", "second (alpha=1.0)"]
+    first = ["first (alpha=1.0)", "first (alpha=2.0)", "first (alpha=1.0, rnn)"]
+    assert found.learners.tolist() == [*first, "second (alpha=1.0)"]
 
 
 def test_long_names_get_a_letter() -> None:

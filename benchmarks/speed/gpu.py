@@ -85,7 +85,8 @@ class Options:
 def serve(pipe: Connection, options: Options) -> None:
     """A process with a plain loop, which measures it for as many seconds as it is sent."""
     torch.set_num_threads(1)
-    spec, device = task_spec(options.task), torch.device(options.device)
+    spec = task_spec(options.task)
+    device = torch.device(options.device)
     buffer = Buffer(random_dataset(spec, options.rows))
     agent = Reference(
         spec.n_agents,
@@ -167,7 +168,8 @@ def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, c
 
 def card_rate(precision: Precision, options: Options) -> float:
     """FLOP per second of large products in a precision, over about a quarter of a measurement."""
-    device, before = torch.device(options.device), torch.get_float32_matmul_precision()
+    device = torch.device(options.device)
+    before = torch.get_float32_matmul_precision()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(options.edge, options.edge, device=device, dtype=dtype) for _ in range(2))
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -241,7 +243,8 @@ class Projection:
 def project(options: Options, suite: Suite) -> list[Projection]:
     """Time a group of every method and task, and multiply."""
     tasks = list(dict.fromkeys(data.task for data in suite.data))
-    device, found = torch.device(options.device), []
+    device = torch.device(options.device)
+    found = []
     for task in tasks:
         data = [random_dataset(task_spec(task), options.rows) for _ in range(options.qualities)]
         runs = sum(entry.task == task for entry in suite.data) * len(suite.seeds)
@@ -258,7 +261,8 @@ def project(options: Options, suite: Suite) -> list[Projection]:
             )
             ours = ready(algorithm, data, suite.precision, options.compiled[-1])
             update = replicas / ours.rate(options.seconds)
-            policy, seeds = algorithm.policy(), algorithm.seeds
+            policy = algorithm.policy()
+            seeds = algorithm.seeds
             evaluate(policy, env, seeds=seeds, horizon=1, device=device)
             spent = clocked(
                 lambda: evaluate(policy, env, seeds=seeds, horizon=options.steps, device=device),  # noqa: B023
@@ -284,7 +288,8 @@ def report(
 ) -> None:
     """Print the rates and write them as CSV."""
     name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
-    one, most = shared[options.processes[0]], shared[options.processes[-1]]
+    one = shared[options.processes[0]]
+    most = shared[options.processes[-1]]
     header = ["update", "precision", "R", "rate", "ratio", "of shared", "TFLOP/s", "card %"]
     lines: list[list[Any]] = []
     for count, found in shared.items():
@@ -331,7 +336,8 @@ def report_projection(options: Options, suite: Suite, found: Sequence[Projection
     )
     show(title, header, lines, 2)
     runs = len(suite.data) * len(suite.seeds)
-    least, most = sum(p.background_eval for p in found), sum(p.in_turn for p in found)
+    least = sum(p.background_eval for p in found)
+    most = sum(p.in_turn for p in found)
     print(
         f"{len(options.methods)} methods x {runs} runs of {suite.updates} updates: "
         f"{least:.1f} to {most:.1f} hours on this device"

@@ -93,7 +93,9 @@ def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
 
 
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
-    settings, steps, every = settings_of(learner), options.steps, options.every
+    settings = settings_of(learner)
+    steps = options.steps
+    every = options.every
     if every < 1 or steps < 3 * every * settings.num_envs * settings.rollout:
         raise ConfigError(f"data teach: {steps} steps leave no room for a medium snapshot; train longer")
     env = make_env(task, learner.replicas * settings.num_envs)
@@ -135,7 +137,9 @@ def measure(
     learner: Algorithm, task: str, policies: list[Arrays], done: list[int], episodes: int
 ) -> list[Snapshot]:
     """Play episodes with each policy, acting with exploration."""
-    settings, policy, env = settings_of(learner), learner.policy(), make_env(task, episodes)
+    settings = settings_of(learner)
+    policy = learner.policy()
+    env = make_env(task, episodes)
     snapshots = []
     for arrays, updates in zip(policies, done, strict=True):
         policy.load_state_dict({name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()})
