@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.diagnostics import _hashes, coverage, dependence, hints, modes, sample_transitions
+from marlzoo.data.diagnostics import (
+    SPLIT,
+    VARIANCE_FLOOR,
+    _hashes,
+    _split,
+    coverage,
+    dependence,
+    hints,
+    modes,
+    sample_transitions,
+)
 from marlzoo.data.inspection import inspect, render, write_html
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, sample
@@ -82,13 +92,14 @@ def test_few_rows_show_no_dependence_where_there_is_none_and_some_where_it_is_st
 
 
 def test_fully_correlated_agents() -> None:
-    """Equal actions: the entropy of the action where it is finite, the ceiling of 4.6 nats where it is not."""
+    """Equal actions: the entropy of the action where it is finite, the ceiling of 5.1 nats where it is not."""
     discrete = dependence(made("alike", discrete=True))
     assert discrete.given_observations == pytest.approx(np.log(CHOICES), abs=0.02)
     assert discrete.unconditional == pytest.approx(np.log(CHOICES), abs=0.02)
     assert discrete.low > 1
     continuous = dependence(made("alike"))
     assert continuous.low > 3
+    assert continuous.given_observations == pytest.approx(0.5 - 0.5 * np.log(VARIANCE_FLOOR), abs=0.1)
     assert "does not factorize" in continuous.verdict
 
 
@@ -132,6 +143,22 @@ def test_effective_actions() -> None:
     assert modes(data).effective_actions == pytest.approx([CHOICES, CHOICES], rel=0.1)
     data.action[:] = (data.obs[..., 0] > 0).astype(np.int64)
     assert max(modes(data).effective_actions or ()) < 1.3
+
+
+def test_agents_that_see_the_same_depend_on_each_other_through_it_alone() -> None:
+    data = made("alike", discrete=True)
+    data.obs[:, 1] = data.obs[:, 0]
+    data.action[:] = (data.obs[..., 0] > 0).astype(np.int64)
+    found = dependence(data, sample=600)
+    assert found.unconditional == pytest.approx(np.log(2.0), abs=0.02)
+    assert abs(found.given_observations) < 0.1
+
+
+def test_a_stray_row_is_no_mode() -> None:
+    values = np.linspace(-0.1, 0.1, 50)[None].repeat(2, axis=0)
+    values[0, 0], values[1, :25] = -9.0, -9.0
+    stray, two = _split(values)
+    assert stray < SPLIT < two
 
 
 def test_the_sample_is_seeded_and_named() -> None:

@@ -79,6 +79,7 @@ def test_a_run_is_done_by_a_row_of_the_same_run_and_no_other() -> None:
         assert plan.finished(suite, [run], [replace(done, **change)]) == [], change
     assert (done.task, done.method, done.seed, done.data_hash) == (XOR, "bc", 0, "hash of D1")
     assert done.config_hash == run.config_hash
+    assert done.variant == "batch_size=8, hidden=8"
     assert run.name(suite) == done.run != runs_of(suite)[1].name(suite)
 
 

@@ -24,7 +24,7 @@ NEIGHBOURS = 50
 FEATURES = 128  # random features beside the observations themselves
 ROWS_SOFTMAX = 10_000  # rows of the sample that discrete models look at: they are fitted by iteration
 RIDGE = 1e-3  # of the mean squared feature
-VARIANCE_FLOOR = 1e-4  # of an action's variance: bounds the dependence that can be seen at 4.6 nats per entry
+VARIANCE_FLOOR = 1e-4  # of an action's variance: bounds the dependence that can be seen at 5.1 nats per entry
 SPLIT = 0.85  # share of variance between two halves from which a neighborhood counts as having two modes
 Z = 1.96  # 95 % interval
 
