@@ -460,9 +460,8 @@ def test_a_value_has_settled_where_no_longer_run_would_be_warned_of() -> None:
     assert np.isnan(module.settled(updates, updates))
     assert np.isnan(module.settled(updates, -updates))
     assert np.isnan(module.settled(updates, np.where(updates > 900, np.inf, 1.0)))
-    assert (
-        module.settled(updates, np.where(updates > 500, 2.0, 1.0)) == 1000.0  # two quarters behind a jump
-    )  # a jump, once two quarters lie behind
+    jump = np.where(updates > 500, 2.0, 1.0)
+    assert module.settled(updates, jump) == 1000.0  # when two quarters lie behind it
 
 
 def test_values_of_committed_runs(tmp_path: Path) -> None:
