@@ -136,6 +136,13 @@ def test_runs_with_fewer_updates_than_others_on_the_same_data_are_left_out_and_t
     assert [line[2] for line in titled(rows, "Details").body] == ["1000", "200–300", "300"]
 
 
+def test_a_learner_without_a_finished_run_does_not_keep_others_from_being_tested() -> None:
+    rows = cell("first", [1.0, 2.0, 3.0]) + cell("second", [1.0, 2.0, 4.0])
+    for more in ([], cell("short", [9.0, 9.0, 9.0], updates=300)):
+        assert any("all that cannot be told from it" in note for note in first(rows + more).notes)
+    assert not any("told from it" in note for note in first(rows + cell("few", [9.0, 9.0])).notes)
+
+
 def test_diverged_replicas_are_shown() -> None:
     rows = cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
     rows[1] = replace(rows[1], mean_return=math.nan, diverged=True)

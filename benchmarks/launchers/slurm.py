@@ -245,7 +245,7 @@ def _state(job: Any, submitted: float) -> str:
     info: Mapping[str, str] = job.get_info(mode="cache")
     if not info and time() - submitted < GRACE:
         return QUEUED
-    word = (info.get("State") or info.get("jobState") or "").split(" ")[0]
+    word = info.get("State") or info.get("jobState") or ""
     if word in _AT_WORK:
         return RUNNING
     return QUEUED if word in _WAITING else ENDED

@@ -25,6 +25,7 @@ from marlzoo.benchmarks.results import REPLACED, ResultsFile
 from marlzoo.benchmarks.stats import difference
 
 from marlzoo.errors import DataError
+from marlzoo.task import TaskName
 
 ABOUT = ["task", "quality", "method", "variant"]
 
@@ -76,7 +77,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
         learner = f"{method} ({variant.removeprefix('variant=')})" if variant else method
         cells = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in (first, again)]
         body.append([f"{task} {quality}", learner, *cells, f"{gap:+.1f} [{low:.1f}, {high:.1f}]"])
-        drawn.append((f"{task.split('/')[1]} {quality}\n{learner}", gap, low, high, abs(first.mean())))
+        drawn.append((f"{TaskName.parse(task).name} {quality}\n{learner}", gap, low, high, abs(first.mean())))
     machines = numbers.drop_duplicates(["trained", "device", "machine"])
     places = {
         trained: "; ".join(f"{line.device}, {line.machine}" for line in part.itertuples())
