@@ -21,8 +21,9 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
         command: that made the table.
     """
     done = cells[cells["seeds"] > 0] if (cells["seeds"] > 0).any() else cells
+    spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
     notes = [
-        f"Mean return ± sample standard deviation (n - 1) over {_seeds(done)}, last checkpoint "
+        f"Mean return{spread} over {_seeds(done)}, last checkpoint "
         f"({_range(done['updates'])} updates), {_range(done['episodes'])} evaluation episodes per seed. "
         "(data): mean episode return of the dataset."
     ]

@@ -92,7 +92,11 @@ def _profile(results: Results, columns: int) -> Figure:
     del columns
     found = results.profiles()
     if found.empty:
-        raise _nothing(results, "no learner ran on all datasets with a normalized score")
+        raise _nothing(
+            results,
+            "a profile needs a learner that ran on all datasets, of tasks with a normalized score; bars and curves "
+            "show returns without one",
+        )
 
     def draw(axis: Any, kind: str) -> None:
         for learner, part in found[found["execution"] == kind].groupby(LEARNER, sort=False):

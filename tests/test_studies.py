@@ -446,3 +446,31 @@ def test_replication_compares_last_rows_of_runs_that_both_have(tmp_path: Path) -
     assert "| 100.1 ± 0.1 | 90.1 ± 0.1 | -10.0 [-10.1, -9.9] |" in text
     assert "| 50.1 ± 0.1 | 50.1 ± 0.1 | +0.0 [-0.1, 0.1] |" in text
     assert "2 of 3 intervals do not contain 0." in text
+
+
+# ---- values -------------------------------------------------------------------------------------------
+
+
+def test_a_value_has_settled_where_no_longer_run_would_be_warned_of() -> None:
+    updates = np.arange(5.0, 1001.0, 5.0)
+    module = script("values")
+    assert module.settled(updates, np.ones(200)) == 50.0
+    rising = 1 - np.exp(-updates / 100)
+    assert module.settled(updates, rising) == 450.0  # of ends every 50, the first beyond four constants
+    assert np.isnan(module.settled(updates, updates))
+    assert np.isnan(module.settled(updates, -updates))
+    assert np.isnan(module.settled(updates, np.where(updates > 900, np.inf, 1.0)))
+    jump = np.where(updates > 500, 2.0, 1.0)
+    assert module.settled(updates, jump) == 1000.0  # when two quarters lie behind it
+
+
+def test_values_of_committed_runs(tmp_path: Path) -> None:
+    module = script("values")
+    options = module.Options(
+        out=tmp_path, folders=(FOLDER.parents[1] / "results" / "demo",), looks=(1000, 9999999)
+    )
+    assert module.main(options) == 0
+    lines = written(tmp_path / "values")
+    assert set(lines["learner"]) == {"omiga", "iql"}
+    assert (lines["value_1000"] != 0).all()
+    assert "value_9999999" not in lines

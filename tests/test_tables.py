@@ -315,6 +315,8 @@ def test_the_caption_says_what_was_done() -> None:
     assert "10 evaluation episodes per seed" in notes[0]
     assert notes[1] == f"Settings: hidden=8. Task: {HOPPER}. Data: marlzoo."
     assert notes[-1] == "Made by `marlzoo bench x`."
+    one = tables.sheets(frame(rows[:1]), "title", "marlzoo bench x")[0].notes[0]
+    assert one.startswith("Mean return over 1 seed, last checkpoint")
 
 
 def test_values_that_still_moved_are_told() -> None:

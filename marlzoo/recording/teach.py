@@ -96,8 +96,14 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
     settings = settings_of(learner)
     steps = options.steps
     every = options.every
-    if every < 1 or steps < 3 * every * settings.num_envs * settings.rollout:
-        raise ConfigError(f"data teach: {steps} steps leave no room for a medium snapshot; train longer")
+    if every < 1:
+        raise ConfigError(f"data teach: every is {every}; it must be a positive number of updates")
+    least = 3 * every * settings.num_envs * settings.rollout
+    if steps < least:
+        raise ConfigError(
+            f"data teach: {steps} steps leave no room for a snapshot between the first and the last one; train for "
+            f"at least {least}, or take snapshots more often (every, now {every}, counts updates)"
+        )
     env = make_env(task, learner.replicas * settings.num_envs)
 
     def keep(done: int) -> None:
