@@ -42,7 +42,7 @@ class Pair(Algorithm):
 
     config_class = PairConfig
     actions = ("continuous", "discrete")
-    fields = ("obs", "action", "action_mask", "next_action_mask")
+    fields: tuple[str, ...] = ("obs", "action", "action_mask", "next_action_mask")
 
     def build(self, spec: Spec) -> None:
         """A fast and a slow group; the slow one's rows step on their own."""

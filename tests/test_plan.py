@@ -130,9 +130,8 @@ def test_groups_share_task_options_method_settings_and_updates() -> None:
     assert {run.source.quality for run in found[0].runs} == {"D1", "D3"}
     assert found[-1].task == "games/additive"
     assert found[0].eval_every == 1
-    wide = groups_of(
-        suite_of(data=(Data("games/bridge", "mix"), Data("games/bridge", "mix", env={"horizon": 9})))
-    )
+    bridges = (Data("games/bridge", "mix"), Data("games/bridge", "mix", env={"horizon": 9}))
+    wide = groups_of(suite_of(data=bridges, stack_settings=True))
     assert [dict(group.env) for group in wide] == [{}, {"horizon": 9}]
     assert wide[1].spec.horizon == 9
     assert [len(group.runs) for group in groups_of(suite_of(seeds=(0, 1, 2, 3, 4)), 2)] == [2, 2, 1]
