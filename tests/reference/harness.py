@@ -23,7 +23,11 @@ from marlzoo.registry import find_method
 from marlzoo.spec import ActionKind, Spec
 from marlzoo.training.trainer import make_sampler
 
-UPDATES = 5
+UPDATES = 5  # of learners that do something in some updates only
+FEWER = (
+    3  # of all others: the third sees what the second made of moments and targets that the first has moved
+)
+PERIODS = ("_delay", "_period", "_updates", "_warmup", "learn_steps")  # how such settings' names end
 SEEDS = (3, 4)
 RELATIVE = 1e-9
 # Of metrics, and of parameters: Adam divides by the gradient's size, so where a gradient is nearly zero its rounding
@@ -195,15 +199,19 @@ class Replica:
             self.values[name].requires_grad_()
         self.optimizers: dict[str, Adam] = {}
         self.memory: dict[str, Any] = {}
+        self._named: dict[tuple[int, tuple[str, ...]], list[str]] = {}
 
     def named(self, *modules: str) -> list[str]:
         """Names of the parameters of modules, in the learner's order; a parameter may be named itself."""
-        return [
-            name
-            for module in modules
-            for name, value in self.values.items()
-            if value.requires_grad and (name == module or name.startswith(f"{module}."))
-        ]
+        key = len(self.values), modules  # asked for every layer of every sample
+        if key not in self._named:
+            self._named[key] = [
+                name
+                for module in modules
+                for name, value in self.values.items()
+                if value.requires_grad and (name == module or name.startswith(f"{module}."))
+            ]
+        return self._named[key]
 
     def layers(self, module: str, *member: int) -> list[tuple[Tensor, Tensor]]:
         """``(weight [in, out], bias [out])`` of every linear layer of a module; ``member``: of a stack's axes."""
@@ -334,8 +342,14 @@ class Seen:
 # ---- the comparison ----------------------------------------------------------------------------------------
 
 
+def updates_of(learner: Algorithm) -> int:
+    """How many updates show all that a learner does."""
+    periods = [value for name, value in vars(learner.configs[0]).items() if name.endswith(PERIODS)]
+    return UPDATES if any(1 < period <= UPDATES for period in periods) else FEWER
+
+
 def compare(method: str, reference: ModuleType, case: Case) -> None:
-    """Five updates of learner and reference.
+    """Some updates of learner and reference.
 
     Raises:
         AssertionError: with the update, the replica and the place of the first differences.
@@ -343,9 +357,9 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
     learner = make_learner(method, case)
     replicas = range(len(SEEDS))
     data = [random_data(learner.spec, seed, all_terminal=case.all_terminal) for seed in SEEDS]
-    own = [Replica(learner, r) for r in replicas]
+    own, updates = [Replica(learner, r) for r in replicas], updates_of(learner)
     if hasattr(reference, "make_batches"):
-        batches = iter(reference.make_batches(learner, UPDATES))
+        batches = iter(reference.make_batches(learner, updates))
     else:
         batches = logged_batches(learner, data)
     learner.prepare(data, logged_batches(learner, data))
@@ -353,7 +367,7 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
         for r in replicas:
             drawn = (batch_of(batch, r) for batch in logged_batches(learner, data))
             reference.prepare(own[r], data[r], drawn)
-    for update in range(1, UPDATES + 1):
+    for update in range(1, updates + 1):
         batch = next(batches)
         given = [batch_of(batch, r) for r in replicas]  # before the learner sees it: it must not matter
         metrics = learner.update(batch)

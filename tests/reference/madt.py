@@ -61,18 +61,13 @@ def normal(own: Replica, name: str, x: Tensor) -> Tensor:
     ]
 
 
-def turned(x: Tensor, place: int) -> Tensor:
-    """Pairs (d, d + half) rotated by ``place`` times a rate that falls with d."""
-    half = len(x) // 2
-    found = torch.zeros_like(x)
-    for d in range(half):
-        angle = place * 10_000.0 ** (-d / half)
-        parts = (
-            x[d] * math.cos(angle) - x[d + half] * math.sin(angle),
-            x[d] * math.sin(angle) + x[d + half] * math.cos(angle),
-        )
-        found = found + parts[0] * one_hot(d, len(x)) + parts[1] * one_hot(d + half, len(x))
-    return found
+def turned(rows: Tensor, place: int) -> Tensor:
+    """Pairs (d, d + half) of each row rotated by ``place`` times a rate that falls with d."""
+    first, second = rows.chunk(2, dim=-1)
+    half = first.shape[-1]
+    angles = torch.tensor([place * 10_000.0 ** (-d / half) for d in range(half)], dtype=DOUBLE)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
 def block(own: Replica, name: str, tokens: list[Tensor], steps: list[int]) -> list[Tensor]:
@@ -83,17 +78,14 @@ def block(own: Replica, name: str, tokens: list[Tensor], steps: list[int]) -> li
         three = linear(own.layers(f"{name}.qkv")[0], normal(own, f"{name}.before", token)).chunk(3)
         for k, part in enumerate(three):
             rows = part.reshape(heads, -1)
-            parts[k].append(torch.stack([turned(row, place) for row in rows]) if k < 2 else rows)
+            parts[k].append(turned(rows, place) if k < 2 else rows)
     found = []
     for p, token in enumerate(tokens):
         visible = [s for s in range(p + 1) if steps[p] - steps[s] < context]
-        seen = []
-        for h in range(heads):
-            query = parts[0][p][h]
-            scores = torch.stack([query @ parts[1][s][h] for s in visible]) / math.sqrt(len(query))
-            weight = torch.softmax(scores, 0)
-            seen.append(sum(w * parts[2][s][h] for w, s in zip(weight, visible, strict=True)))
-        x = token + linear(own.layers(f"{name}.out")[0], torch.cat(seen))
+        query, keys, values = parts[0][p], *(torch.stack([parts[k][s] for s in visible]) for k in (1, 2))
+        scores = (query * keys).sum(-1) / math.sqrt(query.shape[-1])  # [visible, heads]
+        seen = (torch.softmax(scores, 0).unsqueeze(-1) * values).sum(0)
+        x = token + linear(own.layers(f"{name}.out")[0], seen.flatten())
         inner = torch.nn.functional.gelu(
             linear(own.layers(f"{name}.up")[0], normal(own, f"{name}.between", x))
         )
