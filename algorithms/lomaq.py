@@ -49,7 +49,7 @@ from marlzoo.config import (
 from marlzoo.modules.layers import MLP, Linear, chosen
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import AgentNet, QNetworkConfig
-from marlzoo.objectives import data_value, detached, double_q, masked_logsumexp, mean_over
+from marlzoo.objectives import TargetMemory, data_value, detached, double_q, masked_logsumexp, mean_over
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
@@ -116,6 +116,7 @@ class LOMAQ(Algorithm):
     """LOMAQ for discrete actions; see the module's text."""
 
     config: LOMAQConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = LOMAQConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -164,6 +165,8 @@ class LOMAQ(Algorithm):
             carry = (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1)
             local = batch.agent_reward @ self.shares.mT
             y = local + carry * self.target_mixers(best, state[:, :, 1:])
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         error = q - y if c.loss == "local" else (q - y).mean(-1, keepdim=True)
         td_loss = mean_over(error.square(), filled)
 
@@ -178,6 +181,12 @@ class LOMAQ(Algorithm):
         means = {"q": mean_over(q, filled), "target_q": mean_over(y, filled)}
         found = {"td_loss": td_loss, "penalty": penalty, **means}
         return detached(found) | data_value(q, filled) | norms
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        utility = chosen(self.agents(batch)[:, :, :-1], batch.action)
+        values: Tensor = self.mixers(utility, batch.state[:, :, :-1])
+        return values
 
     def policy(self) -> Policy:
         """The best legal action by the agent's own utility."""

@@ -72,11 +72,13 @@ from marlzoo.modules.layers import chosen, for_agents, one_hot, with_agent_id
 from marlzoo.modules.policies import Policy, SquashedPolicy, log_softmax, mask_logits
 from marlzoo.modules.teams import AgentNet, DeterministicActor, LinearMixer, QNetworkConfig, QTeam
 from marlzoo.objectives import (
+    TargetMemory,
     action_error,
     action_size,
     data_likelihood,
     data_value,
     detached,
+    logged_value,
     masked_logsumexp,
     mean_over,
     penalty_samples,
@@ -121,6 +123,7 @@ class OMAR(Algorithm):
     """OMAR for continuous (deterministic) and discrete (categorical) actions; see the module's text."""
 
     config: OMARConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMARConfig
     actions = ("continuous", "discrete")
     _mpe: ClassVar = {"search": "softmax", "search_rounds": 3, "search_samples": 10, "policy_samples": False}
@@ -201,6 +204,16 @@ class OMAR(Algorithm):
         """Continuous: the network's output. Discrete: the most probable legal action."""
         return self.actor_net.policy() if self.spec.discrete else SquashedPolicy(self.actor, tanh=False)
 
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        if self.spec.discrete:
+            return logged_value(self.team, batch)
+        q: Tensor = self.q(with_agent_id(batch.obs), batch.action).squeeze(-1)
+        if self.mixer is not None:
+            w, b = self.mixer.coefficients(batch.state)
+            q = (w.unsqueeze(1) * q).sum(-1, keepdim=True) + b[:, None, :, None]
+        return q.amin(1)
+
     def _continuous(self, batch: Batch) -> dict[str, Tensor]:
         used = self.action_dimensions
         obs = with_agent_id(batch.obs)
@@ -216,6 +229,8 @@ class OMAR(Algorithm):
                 y = batch.agent_reward + gamma.unsqueeze(-1) * q_after
             else:
                 y = (batch.reward + gamma * self.target_mixer(q_after, batch.next_state)).unsqueeze(-1)
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
 
         # 2. Critics
         q = self.q(obs, batch.action).squeeze(-1)  # [R, 2, B, N]
@@ -295,7 +310,9 @@ class OMAR(Algorithm):
         action_mask = batch.action_mask[:, :, :-1]
 
         # 1. and 2. Critic
-        q = team_targets(self.team, self.target_team, batch, self.hyperparameter("gamma", 3))
+        q = team_targets(
+            self.team, self.target_team, batch, self.hyperparameter("gamma", 3), memory=self.memory
+        )
         td = mean_over((q.total - q.target).square(), filled)
         penalty = mean_over(masked_logsumexp(q.every[:, :, :-1], action_mask) - q.taken, filled)
         norms = self.step(critic=td + self.hyperparameter("cql_alpha") * penalty)

@@ -62,10 +62,12 @@ from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import Policy, RecurrentPolicy, categorical_log_prob, mask_logits
 from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig, QTeam
 from marlzoo.objectives import (
+    TargetMemory,
     action_error,
     data_value,
     detached,
     gaussian_kl,
+    logged_value,
     mean_over,
     saturation,
     soft_minimum,
@@ -107,6 +109,7 @@ class BCQMA(Algorithm):
     """BCQ-MA for continuous and discrete actions; see the module's text."""
 
     config: BCQMAConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = BCQMAConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -178,6 +181,15 @@ class BCQMA(Algorithm):
             return RecurrentPolicy(pair, lambda network: BestAllowed(network, threshold))
         return BestAllowed(pair, threshold)
 
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        if self.spec.discrete:
+            return logged_value(self.team, batch)
+        w, b = self.mixer.coefficients(batch.state)
+        q = self.q(with_agent_id(batch.obs), batch.action).squeeze(-1)
+        totals: Tensor = (w.unsqueeze(1) * q).sum(-1) + b.unsqueeze(1)
+        return totals.amin(1)
+
     def _continuous(self, batch: Batch) -> dict[str, Tensor]:
         c = self.config
         used = self.action_dimensions
@@ -201,6 +213,8 @@ class BCQMA(Algorithm):
             q_next = soft_minimum(q_sampled, self.hyperparameter("min_weight", 4)).amax(1)
             value = self.target_mixer(q_next, batch.next_state)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         w, b = self.mixer.coefficients(batch.state)
         q = self.q(obs, batch.action).squeeze(-1)  # [R, K, B, N]
         q_tot = (w.unsqueeze(1) * q).sum(-1) + b.unsqueeze(1)
@@ -235,7 +249,8 @@ class BCQMA(Algorithm):
 
         # 2. Q
         allowed = allowed_actions(logits, action_mask, self.hyperparameter("threshold", 5))
-        q = team_targets(self.team, self.target, batch, self.hyperparameter("gamma", 3), allowed=allowed)
+        gamma = self.hyperparameter("gamma", 3)
+        q = team_targets(self.team, self.target, batch, gamma, allowed=allowed, memory=self.memory)
         q_loss = 0.5 * mean_over((q.total - q.target).square(), filled)
 
         norms = self.step(q=q_loss, clone=clone_loss)

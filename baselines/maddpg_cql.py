@@ -69,6 +69,7 @@ from marlzoo.modules.critics import TeamCritics
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import TeamActor
 from marlzoo.objectives import (
+    TargetMemory,
     action_size,
     data_value,
     detached,
@@ -120,6 +121,7 @@ class MADDPGCQL(Algorithm):
     """MADDPG+CQL for continuous actions; see the module's text."""
 
     config: MADDPGCQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = MADDPGCQLConfig
     actions = ("continuous",)
     presets: ClassVar = {"mamujoco": {}, "mpe": {}}
@@ -198,6 +200,8 @@ class MADDPGCQL(Algorithm):
                 after = partial_replacement(after, known[:, :, 1:], batch.noise["subset"], c.replaced)
             q_after = self.target_q(batch.obs[:, :, 1:], batch.state[:, :, 1:], after).amin(1)
             y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
 
         # 2. TD
         q = self.q(obs, state, batch.action)
@@ -225,6 +229,11 @@ class MADDPGCQL(Algorithm):
         common = data_value(q[:, 0], filled)
         common |= saturation(policy[:, :, :-1], used, filled)
         return detached(metrics | means) | common | nearness | norms
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        values: Tensor = self.q(batch.obs[:, :, :-1], batch.state[:, :, :-1], batch.action)
+        return values.amin(1)
 
     def policy(self) -> Policy:
         """Tanh of the network's output."""

@@ -41,7 +41,7 @@ from marlzoo.modules.critics import ActionValues
 from marlzoo.modules.flow import Average, AverageVelocity, average_target, carry
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import Policy, Random
-from marlzoo.objectives import action_error, data_value, detached, mean_over, saturation
+from marlzoo.objectives import TargetMemory, action_error, data_value, detached, mean_over, saturation
 from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
 
@@ -65,6 +65,7 @@ class OM2P(Algorithm):
     """OM2P for continuous actions; see the module's text."""
 
     config: OM2PConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OM2PConfig
     actions = ("continuous",)
     presets: ClassVar = {
@@ -118,6 +119,8 @@ class OM2P(Algorithm):
             q_after = self.target_q(with_agent_id(batch.next_obs), after).mean(1)
             carried = self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
             y = batch.agent_reward + carried * q_after
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         q = self.q(with_agent_id(batch.obs), batch.action)  # [R, 2, B, N]
         critic_loss = mean_over((q - y.unsqueeze(1)).square())
 
@@ -126,6 +129,11 @@ class OM2P(Algorithm):
         losses = {"flow_loss": flow_loss, "policy_loss": policy_loss, "critic_loss": critic_loss}
         common = data_value(q[:, 0]) | saturation(action, used)
         return detached(losses | {"target_q": mean_over(y)}) | common | norms
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        values: Tensor = self.q(with_agent_id(batch.obs), batch.action)
+        return values.amin(1)
 
     def policy(self) -> Policy:
         """Every agent's own, of its observation and noise."""

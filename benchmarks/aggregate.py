@@ -94,7 +94,8 @@ def ranks(runs: Runs) -> dict[str, Estimate]:
 
 def better(runs: Runs, learner: str, than: str) -> Estimate:
     """Probability that a run of one learner has a higher return than one of another, over the datasets of both."""
-    first, second = runs.returns[learner], runs.returns[than]
+    first = runs.returns[learner]
+    second = runs.returns[than]
     shared = [dataset for dataset in runs.datasets if dataset in first and dataset in second]
     return improvement([(first[d], second[d]) for d in shared]) if shared else UNKNOWN
 

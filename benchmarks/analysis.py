@@ -19,7 +19,8 @@ from .sheet import Sheet
 from .stats import Floats, bands
 from .summary import CELL, read, results_at, summary, with_one_name
 
-LEARNER, DATASET = "learner", "dataset"
+LEARNER = "learner"
+DATASET = "dataset"
 POINT = [DATASET, LEARNER, "updates"]
 _NAMING = [name for name in CELL if name != "execution"]  # a row that failed does not say its execution
 
@@ -53,7 +54,8 @@ class Results:
         return made
 
     def _read(self, files: Sequence[Path], rows: pd.DataFrame) -> None:
-        self._files, self._rows = tuple(files), rows
+        self._files = tuple(files)
+        self._rows = rows
         self._cells, self.notes = aggregate.named(summary(rows))
 
     def __repr__(self) -> str:

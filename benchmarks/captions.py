@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from .drift import STILL
@@ -19,8 +21,9 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
         command: that made the table.
     """
     done = cells[cells["seeds"] > 0] if (cells["seeds"] > 0).any() else cells
+    spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
     notes = [
-        f"Mean return ± sample standard deviation (n - 1) over {_seeds(done)}, last checkpoint "
+        f"Mean return{spread} over {_seeds(done)}, last checkpoint "
         f"({_range(done['updates'])} updates), {_range(done['episodes'])} evaluation episodes per seed. "
         "(data): mean episode return of the dataset."
     ]
@@ -90,7 +93,8 @@ def _moving(cells: pd.DataFrame) -> list[str]:
         for learner, part in late.groupby("learner", sort=False):
             largest = part["moving"].iloc[int(part["moving"].abs().to_numpy().argmax())]
             count = int((cells["learner"] == learner).sum())
-            parts.append(f"{learner} on {len(part)} of {count} datasets ({largest:+.0%})")
+            change = f"{largest:+.0%}" if math.isfinite(largest) else "no longer finite"
+            parts.append(f"{learner} on {len(part)} of {count} datasets ({change})")
         notes.append(
             f"Warning: values were still moving: {', '.join(parts)}. In brackets the largest change of the mean "
             "value of the data's actions between the last two quarters of the updates, as a share of its largest "
@@ -123,5 +127,6 @@ def _seeds(cells: pd.DataFrame) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
+    low = int(values.min())
+    high = int(values.max())
     return f"{low}" if low == high else f"{low} to {high}"

@@ -218,24 +218,33 @@ class _Teams:
 
     @classmethod
     def gather(cls, runs: Sequence[str | Path | Algorithm], device: str) -> _Teams:
-        names, learners, tasks = list[str](), list[Algorithm](), dict[str, str]()
-        options, sources = dict[str, dict[str, Any]](), set[str]()
+        names = list[str]()
+        learners = list[Algorithm]()
+        tasks = dict[str, str]()
+        options = dict[str, dict[str, Any]]()
+        sources = set[str]()
         for run in runs:
             if isinstance(run, Algorithm):
-                name, learner, learned_on = f"{run.name} ({len(names) + 1})", run, {""}
+                name = f"{run.name} ({len(names) + 1})"
+                learner = run
+                learned_on = {""}
                 tasks[name] = run.spec.task
             else:
                 file = find_checkpoint(run)
-                name, meta, learner = str(file), load_saved(file).meta, load_learner(file, device)
+                name = str(file)
+                meta = load_saved(file).meta
+                learner = load_learner(file, device)
                 if name in names:
                     raise ConfigError(f"{name}: is named twice; a team's cross-play with itself is self-play")
-                tasks[name], options[name] = task_of(meta), meta.get("env") or {}
+                tasks[name] = task_of(meta)
+                options[name] = meta.get("env") or {}
                 learned_on = set(meta.get("sources") or {""})
             sources |= learned_on
             names.append(name)
             learners.append(learner)
         _require_teams(names, learners, sources)
-        task, chosen = _agreed("task", tasks), _agreed("environment", options)
+        task = _agreed("task", tasks)
+        chosen = _agreed("environment", options)
         return cls(names, learners, task or "", chosen or {})
 
     @property
@@ -294,7 +303,8 @@ def _compose(
     alone = np.repeat(np.arange(teams)[:, None], n_agents, axis=1)
     if n_agents == 2:
         first, second = np.nonzero(~np.eye(teams, dtype=np.bool_))
-        mixed, groups = np.stack((first, second), 1), first
+        mixed = np.stack((first, second), 1)
+        groups = first
     else:
         rng = np.random.default_rng(derive(seed, "compositions"))
         groups = np.repeat(np.arange(teams), sampled)

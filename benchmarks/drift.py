@@ -14,7 +14,9 @@ import numpy as np
 
 from .stats import Floats
 
-VALUE, ESS = "value/data_mean", "weight/ess"  # metrics of marlzoo.objectives that rows carry
+# Metrics of marlzoo.objectives that rows carry.
+VALUE = "value/data_mean"
+ESS = "weight/ess"
 STILL = 0.05
 """Largest drift of values that count as converged.
 

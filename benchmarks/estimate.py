@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
 SECONDS = 0.15  # of each measurement, of one core
-NUM_ENVS, STEPS = 64, 5  # of the simulator that is timed
-HOUR, MEGABYTE = 3600.0, 1e6
+NUM_ENVS = 64  # of the simulator that is timed
+STEPS = 5  # that are timed
+HOUR = 3600.0
+MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,12 @@ def costs(
     Raises:
         MarlzooError: a published dataset is missing, or a simulator is not installed.
     """
-    results, rates = ResultsFile(out / suite.name / "rows.csv"), {} if rates is None else rates
+    results = ResultsFile(out / suite.name / "rows.csv")
+    rates = {} if rates is None else rates
     found = []
     for data in suite.data:
-        file, task = recipe_file(data, out / "data"), task_of(data)
+        file = recipe_file(data, out / "data")
+        task = task_of(data)
         there = file is None or file.exists()
         source = obtain(data, out / "data", lambda done, total: None) if there else _unmade(data)
         spec = task_spec(task, **data.env)
@@ -129,7 +133,8 @@ def costs(
                 continue
             missing = [run for run in runs if run.learner == learner]
             if not missing:
-                cost.missing[_label(learner)], cost.seconds[_label(learner)] = 0, 0.0
+                cost.missing[_label(learner)] = 0
+                cost.seconds[_label(learner)] = 0.0
                 cost.runs += len(suite.seeds)
                 continue
             hashed = config_hash(suite, learner, task, data)
@@ -152,7 +157,8 @@ def _label(learner: Learner) -> str:
 
 def _add(cost: Cost, suite: Suite, learner: Learner, missing: list[Run], rate: Rate, spec: Spec) -> None:
     """Put a learner's runs into a dataset's cost."""
-    data, name = cost.data, _label(learner)
+    data = cost.data
+    name = _label(learner)
     updates = suite.updates_on(data)
     evaluations = -(-updates // suite.eval_every_on(data))
     episodes = evaluations * suite.episodes + suite.final_episodes
@@ -203,7 +209,8 @@ def _update(algorithm: Algorithm, data: Dataset) -> float:
     sampler = make_sampler(algorithm, [data])
     with freed_memory_kept():
         algorithm.update(sampler.next())  # the first one is slower
-        done, started = 0, time.process_time()
+        done = 0
+        started = time.process_time()
         while (spent := time.process_time() - started) < SECONDS or not done:
             algorithm.update(sampler.next())
             done += 1
@@ -212,7 +219,8 @@ def _update(algorithm: Algorithm, data: Dataset) -> float:
 
 def rehearsal(spec: Spec) -> Dataset:
     """Two episodes of random numbers of a task's shape."""
-    rng, length = np.random.default_rng(0), spec.horizon
+    rng = np.random.default_rng(0)
+    length = spec.horizon
     rows = 2 * (length + 1)
     terminal = np.zeros(rows, np.bool_)
     terminal[[length - 1, rows - 2]] = True
@@ -246,7 +254,8 @@ def within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, list[C
     Raises:
         ConfigError: not even the cheapest one fits.
     """
-    spent, chosen = 0.0, list[Data]()
+    spent = 0.0
+    chosen = list[Data]()
     order = sorted(found, key=lambda cost: cost.hours)
     for cost in order:
         spent += cost.hours

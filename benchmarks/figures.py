@@ -71,7 +71,8 @@ def draw(results: Results, kind: Kind = "curves", columns: int = 3) -> Figure:
 
 
 def _curves(results: Results, columns: int) -> Figure:
-    found, data = results.curves(), results.table().groupby(DATASET)["behavior"].first()
+    found = results.curves()
+    data = results.table().groupby(DATASET)["behavior"].first()
     if found.empty:
         raise _nothing(results, "every run failed")
 
@@ -91,7 +92,11 @@ def _profile(results: Results, columns: int) -> Figure:
     del columns
     found = results.profiles()
     if found.empty:
-        raise _nothing(results, "no learner ran on all datasets with a normalized score")
+        raise _nothing(
+            results,
+            "a profile needs a learner that ran on all datasets, of tasks with a normalized score; bars and curves "
+            "show returns without one",
+        )
 
     def draw(axis: Any, kind: str) -> None:
         for learner, part in found[found["execution"] == kind].groupby(LEARNER, sort=False):
@@ -116,7 +121,8 @@ def _bars(results: Results, columns: int) -> Figure:
 
     def draw(axis: Any, dataset: str) -> None:
         for learner, values in (found[1:] for found in last if found[0] == dataset):
-            place, mean = results.learners.index(learner), values.mean()
+            place = results.learners.index(learner)
+            mean = values.mean()
             low, high = (end[0] for end in bands(values[None]))
             error = None if math.isnan(low) else [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             hatch = HATCHES[place // len(COLORS) % len(HATCHES)]

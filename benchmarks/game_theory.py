@@ -70,7 +70,8 @@ def product(game: str, policy: Floats) -> float:
 
 def local_values(family: str, data: Dataset) -> Floats | None:
     """What each agent prefers an action by, ``[N, A]``; None where a family has no such values."""
-    joint, reward = data.action[data.sources], data.reward[data.sources].astype(np.float64)
+    joint = data.action[data.sources]
+    reward = data.reward[data.sources].astype(np.float64)
     chosen = np.eye(data.spec.action_size)[joint]  # [T, N, A]
     if family == "independent":
         return np.asarray((chosen * reward[:, None, None]).sum(0) / np.maximum(chosen.sum(0), 1.0))
@@ -98,7 +99,8 @@ def best_answers(game: str, data: Dataset) -> Range:
     data's pairs weighted by pi_j / mu_j, with the bounds that :mod:`marlzoo.algorithms.alberdice` puts on the weight.
     """
     table = np.array(games.payoffs(game), np.float64)
-    start, steps = ANNEAL["alpha"], ANNEAL["anneal"]
+    start = ANNEAL["alpha"]
+    steps = ANNEAL["anneal"]
     pairs = np.zeros_like(table)
     np.add.at(pairs, tuple(data.action[data.sources].T), 1.0 / len(data.sources))
     sides = ((pairs, table), (pairs.T, table.T))
@@ -109,7 +111,8 @@ def best_answers(game: str, data: Dataset) -> Range:
         for k in range(steps + 300):
             alpha = start * (ANNEAL["alpha_end"] / start) ** min(k / steps, 1.0)
             for i, (mu, r) in enumerate(sides):
-                own, other = mu.sum(1), pi[1 - i]
+                own = mu.sum(1)
+                other = pi[1 - i]
                 given = mu / np.maximum(own, 1e-12)[:, None] + 1e-10
                 kappa = (other * np.log(np.maximum(other, 1e-300) / given)).sum(-1)
                 weight = mu * np.clip(other / given, 0.1, 100.0)
@@ -123,7 +126,8 @@ def best_answers(game: str, data: Dataset) -> Range:
 
 def one_step(form: Form, game: str, data: Dataset) -> Range:
     """The value that a family must reach in a one-step game, or a range; both ends NaN: not predicted."""
-    joint, reward = data.action[data.sources], data.reward[data.sources]
+    joint = data.action[data.sources]
+    reward = data.reward[data.sources]
     chosen = np.eye(data.spec.action_size)[joint]
     mu = chosen.mean(0)
     if form.family == "sequential":
@@ -162,7 +166,9 @@ def two_state(form: Form, data: Dataset) -> Range:
     chosen = np.eye(4)[data.action[data.sources]]
     rules = games.make("xor-two-state", 1).rules
     pairs = np.stack(np.unravel_index(np.arange(16), (4, 4)), axis=1)
-    rewards, moves, chances = np.zeros((2, 16)), np.zeros((2, 16), np.int64), np.zeros((2, 16))
+    rewards = np.zeros((2, 16))
+    moves = np.zeros((2, 16), np.int64)
+    chances = np.zeros((2, 16))
     for state in range(2):
         mu = chosen[seen == state].mean(0)
         chances[state] = np.outer(mu[0], mu[1]).ravel()

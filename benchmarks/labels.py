@@ -53,7 +53,12 @@ def _learners(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     names: dict[Any, Any] = {}
     lettered: dict[Any, Any] = {}
     for (method, variant), settings in variants.items():
-        own = ", ".join(f"{name}={value}" for name, value in settings.items() if name not in shared)
+        # What a method calls its variants needs no "variant=" before it.
+        own = ", ".join(
+            value if name == "variant" else f"{name}={value}"
+            for name, value in settings.items()
+            if name not in shared
+        )
         names[method, variant] = f"{method} ({own})" if own else method
     for (method, variant), name in names.items():
         if len(name) > LONGEST:

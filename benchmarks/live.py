@@ -52,7 +52,8 @@ class Status:
         """Seed-updates per second of late; None before two measurements."""
         if len(self._counted) < 2 or self._counted[-1][0] <= self._counted[0][0]:
             return None
-        (begin, first), (end, last) = self._counted[0], self._counted[-1]
+        begin, first = self._counted[0]
+        end, last = self._counted[-1]
         return (last - first) / (end - begin)
 
     def evaluated(self, found: Returns) -> None:
@@ -66,8 +67,10 @@ class Status:
         parts += [f"{self.running} running"] if self.running else []
         parts += [f"{self.failed} failed"] if self.failed else []
         rate = self.rate()
-        speed = f"; {rate:,.{0 if rate >= 10 else 1}f} seed-updates/s" if rate else ""
-        return ", ".join(parts) + speed
+        if not rate:
+            return ", ".join(parts)
+        digits = 0 if rate >= 10 else 1
+        return f"{', '.join(parts)}; {rate:,.{digits}f} seed-updates/s"
 
     def rendered(self) -> RenderableType:
         """The line, and a table of the latest returns."""

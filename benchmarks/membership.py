@@ -22,7 +22,8 @@ def whole(base: Suite, changed: Suite) -> Suite:
         base: the suite as its file has it.
         changed: the same, with what the command says in place of its own.
     """
-    base, changed = expanded(base), expanded(changed)
+    base = expanded(base)
+    changed = expanded(changed)
     data = {_dataset(entry): entry for entry in base.data} | {_dataset(e): e for e in changed.data}
     learners = {_learner(each): each for each in (*base.learners, *changed.learners)}
     seeds = dict.fromkeys((*base.seeds, *changed.seeds))

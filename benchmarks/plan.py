@@ -70,7 +70,8 @@ class Run:
 
     def names(self, suite: Suite) -> dict[str, Any]:
         """Values of the columns :data:`marlzoo.benchmarks.row.RUN`."""
-        source, learner = self.source, self.learner
+        source = self.source
+        learner = self.learner
         return {
             "suite": suite.name,
             "task": source.task,
@@ -89,7 +90,8 @@ class Run:
 
     def key(self, suite: Suite) -> tuple[Any, ...]:
         """Values of the columns :data:`_DONE` in the row that says that this run is done."""
-        episodes, updates = suite.final_episodes or suite.episodes, suite.updates_on(self.source.entry)
+        episodes = suite.final_episodes or suite.episodes
+        updates = suite.updates_on(self.source.entry)
         return (*self.names(suite).values(), episodes, updates)
 
 
@@ -396,7 +398,8 @@ def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
 
 def _full_config(suite: Suite, run: Run) -> dict[str, Any]:
     """All settings of a run, those of its preset and the defaults included."""
-    cls, entry = find_method(run.learner.method), run.source.entry
+    cls = find_method(run.learner.method)
+    entry = run.source.entry
     preset = preset_of(cls, task_spec(run.source.task, **entry.env)).settings
     return replica_configs(cls.config_class, 1, settings(suite, run.learner, entry), preset)[0].to_dict()
 
@@ -408,7 +411,8 @@ def _shared_settings(suite: Suite, run: Run) -> dict[str, Any]:
 
 
 def _group(suite: Suite, runs: tuple[Run, ...]) -> Group:
-    source, learner = runs[0].source, runs[0].learner
+    source = runs[0].source
+    learner = runs[0].learner
     entry = source.entry
     given = settings(suite, learner, entry)
     if len({run.config_hash for run in runs}) > 1:

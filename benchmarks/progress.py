@@ -18,7 +18,10 @@ from marlzoo.console import visible
 
 from .live import Returns, Status
 
-BAR, PERCENT, GAPS = 10, 5, 3  # columns of a line of progress beside names and notes
+# Columns of a line of progress beside names and notes.
+BAR = 10
+PERCENT = 5
+GAPS = 3
 PERIOD = 60.0  # seconds between two lines of progress where they are kept, in a log file for instance
 
 
@@ -52,7 +55,8 @@ class Clock:
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages, self.side_by_side = list(stages), 1
+        self.stages = list(stages)
+        self.side_by_side = 1
         self._spent: dict[str, tuple[float, float]] = {}  # kind -> (units, seconds)
 
     def account(self, kind: str, units: float, seconds: float) -> None:
@@ -114,7 +118,9 @@ class Display:
     """
 
     def __init__(self, console: Console, title: str) -> None:
-        self.console, self.title, self.clock = console, title, Clock([])
+        self.console = console
+        self.title = title
+        self.clock = Clock([])
         self._told = time.monotonic()
         self.status = Status()
         self.progress = _Bars(
@@ -144,7 +150,8 @@ class Display:
 
     def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""
-        self.clock.stages, self.clock.side_by_side = list(stages), side_by_side
+        self.clock.stages = list(stages)
+        self.clock.side_by_side = side_by_side
         self.status.groups = sum(1 for stage in stages if stage.unit)
         self.refresh()
 
@@ -161,7 +168,8 @@ class Display:
         Args:
             what: is done at present, for a line where there are no bars.
         """
-        left, stages = self.clock.left(), self.clock.stages
+        left = self.clock.left()
+        stages = self.clock.stages
         share = sum(stage.done / stage.amount for stage in stages) / max(len(stages), 1)
         text = "estimating the time left" if left is None else f"{timedelta(seconds=round(left))} left"
         self.progress.update(self._whole, completed=share, note=text)
@@ -177,7 +185,8 @@ class _Half(ProgressColumn):
 
     def __init__(self, console: Console, text: Callable[[Task], str]) -> None:
         super().__init__()
-        self._console, self._text = console, text
+        self._console = console
+        self._text = text
 
     @staticmethod
     def width(console: Console) -> int:
@@ -195,8 +204,11 @@ class Part:
     """A piece of work on a display (a :class:`ProgressReporter`)."""
 
     def __init__(self, display: Display, stage: Stage) -> None:
-        self._display, self.stage = display, stage
-        self._last, self._time = stage.done, time.monotonic()
+        self._display = display
+        self.stage = stage
+        self._last = stage.done
+        self._time = time.monotonic()
+        self._first: tuple[float, float] | None = None  # units and seconds of the first report
         self._bar = display.progress.add_task(
             stage.label, total=stage.amount, completed=int(stage.done), note=""
         )
@@ -211,10 +223,16 @@ class Part:
     def advance(self, done: float, note: str = "") -> None:
         """Units that are done."""
         now = time.monotonic()
-        self._display.clock.account(self.stage.kind, done - self._last, now - self._time)
+        units = done - self._last
+        if self._first is None and units > 0:  # compilation belongs to it, which is no part of the rate
+            self._first = (units, now - self._time)
+        else:
+            self._display.clock.account(self.stage.kind, units, now - self._time)
         if self.stage.unit:
-            self._display.status.count((done - self._last) / self.stage.unit)
-        self._last, self._time, self.stage.done = done, now, done
+            self._display.status.count(units / self.stage.unit)
+        self._last = done
+        self._time = now
+        self.stage.done = done
         self._display.progress.update(self._bar, completed=done, note=note)
         self._display.refresh(f"{self.stage.label}: {note}" if note else self.stage.label)
 
@@ -229,13 +247,16 @@ class Part:
 
     def finish(self, failed: bool = False) -> None:
         """It is complete, or it failed."""
-        status, group = self._display.status, bool(self.stage.unit)
+        status = self._display.status
+        group = bool(self.stage.unit)
         if failed:  # what it did not do took no time
             self._last = self.stage.amount
         status.running -= group
         status.failed += group and failed
         status.done += group and not failed
         self.advance(self.stage.amount)
+        if self._first is not None:  # the next piece of this kind begins in the same way
+            self._display.clock.account(self.stage.kind, *self._first)
         self._display.progress.remove_task(self._bar)
 
 

@@ -66,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m marlzoo.benchmarks.reached RESULTS", file=sys.stderr)
         return 2
-    out, rates = Path(arguments[0]), dict[str, Rate]()
+    out = Path(arguments[0])
+    rates = dict[str, Rate]()
     lines: dict[str, list[str]] = {}
     for name in PUBLISHED:
         suite = expanded(SUITES[name])

@@ -67,15 +67,19 @@ class Recorder:
         metrics: MetricsFile,
         device: str,
     ) -> None:
-        self._results, self._suite, self._group = results, suite, group
-        self._algorithm, self._metrics = algorithm, metrics
+        self._results = results
+        self._suite = suite
+        self._group = group
+        self._algorithm = algorithm
+        self._metrics = metrics
         self._same = _shared(group.learner.method, device)
         self._same["preset"] = getattr(algorithm, "preset", "")
 
     def record(self, found: Evaluation) -> None:
         """Add the rows of an evaluation; those of one that comes from a checkpoint only where they are missing."""
         known = set() if found.metrics else self._known
-        rows, episodes = [], []
+        rows = []
+        episodes = []
         for replica, run in enumerate(self._group.runs):
             if (run.name(self._suite), found.updates, found.episodes.returns.shape[1]) not in known:
                 rows.append(self._row(run, found, replica))
@@ -94,7 +98,8 @@ class Recorder:
         return {(row.run, row.updates, row.episodes) for row in self._results.rows() if not row.error}
 
     def _row(self, run: Run, found: Evaluation, replica: int) -> Row:
-        played, group = found.episodes, self._group
+        played = found.episodes
+        group = self._group
         mean = float(played.returns[replica].mean())
         reported = self._metrics.at(found.updates)
         updates, values = self._metrics.curve(VALUE, found.updates)

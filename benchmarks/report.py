@@ -95,7 +95,8 @@ def _page(results: Results, title: str, reference: str, command: str, scripts: s
 
 def leaderboard(results: Results) -> list[Sheet]:
     """For each execution class the learners, the best mean rank first."""
-    made, cells = [], results.table()
+    made = []
+    cells = results.table()
     for kind, runs in results.classes().items():
         shown = [(each, each.of(runs, "")) for each in (aggregate.RANK, aggregate.SCORE)]
         places = shown[0][1]

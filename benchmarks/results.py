@@ -134,7 +134,8 @@ class ResultsFile:
         Raises:
             DataError: the file is no results file, or was cut or edited.
         """
-        made, known = frame(self.rows()), self.estimates()
+        made = frame(self.rows())
+        known = self.estimates()
         if not known:
             return made
         pairs = zip(made["run"], made["updates"], strict=True)

@@ -102,10 +102,8 @@ def warnings(found: Found) -> list[str]:
     for method in dict.fromkeys(run.learner.method for run, _ in found.done):
         rows = [row for run, row in found.done if run.learner.method == method]
         now = code_hash(find_method(method))
-        changed, unknown = (
-            [row for row in rows if row.code not in ("", now)],
-            [row for row in rows if not row.code],
-        )
+        changed = [row for row in rows if row.code not in ("", now)]
+        unknown = [row for row in rows if not row.code]
         remedy = f"to train them anew: --rerun {method}"
         if changed:
             told.append(

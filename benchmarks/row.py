@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import DataError
+from marlzoo.system.checksums import CHECKSUM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,9 @@ def merge(lines: Iterable[Line]) -> list[Line]:
     """
     found: dict[tuple[str, str], Line] = {}
     for line in lines:
-        run, updates, failed = line[0], line[_UPDATES], line[_ERROR]
+        run = line[0]
+        updates = line[_UPDATES]
+        failed = line[_ERROR]
         found.pop((run, "failed"), None)
         found[run, "failed" if failed else updates] = line
     return list(found.values())
@@ -195,7 +198,14 @@ def explain(path: Path, header: Sequence[str]) -> str | None:
     if "schema" not in header and {"suite", "method", "updates", "mean_return"} <= set(header):
         return f"written by an older version of marlzoo; run: marlzoo results migrate {path.parent}"
     if tuple(header[:2]) == ("schema", "run"):
-        return "its columns are those of another version of marlzoo; update marlzoo"
+        missing = [repr(name) for name in COLUMNS if name not in header]
+        unknown = [repr(name) for name in header[2:] if name not in (*COLUMNS, CHECKSUM)]
+        faults = [f"it lacks {', '.join(missing)}"] * bool(missing)
+        faults += [f"it has {', '.join(unknown)}, not known here"] * bool(unknown)
+        return (
+            f"its columns are not those of this version of marlzoo: {' and '.join(faults) or 'their order differs'}; "
+            "read it with the version that wrote it, or move the file away"
+        )
     return None
 
 

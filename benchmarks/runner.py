@@ -30,7 +30,8 @@ from .styles import terminal
 from .suites import Suite
 from .trainer import Trainer
 
-IN_THIS_PROCESS, HERE = Split(), Place()
+IN_THIS_PROCESS = Split()
+HERE = Place()
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def run_suite(
     """
     if max_replicas < 1:
         raise ConfigError(f"max_replicas is {max_replicas}; it must be at least 1")
-    console, suite, started = console or plain_console(), expanded(suite), time.monotonic()
+    console = console or plain_console()
+    suite = expanded(suite)
+    started = time.monotonic()
     validate(suite)
     _require_loggers(log)
     launcher = make_launcher(place, device)
@@ -121,7 +124,9 @@ def run_suite(
     results.publish()
     note_command(folder, command)
     _show(results, folder, expanded(whole or suite), sources, command, console)
-    trained, there, seconds = len(found.missing), len(found.done), time.monotonic() - started
+    trained = len(found.missing)
+    there = len(found.done)
+    seconds = time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     runs = frozenset(run.name(suite) for run in runs_of(suite, sources))

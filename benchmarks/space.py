@@ -95,7 +95,8 @@ def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[di
         raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
     if count < 1:
         raise ConfigError(f"random is {count}; it must be at least 1")
-    rng, found = np.random.default_rng(seed), list[dict[str, Any]]()
+    rng = np.random.default_rng(seed)
+    found = list[dict[str, Any]]()
     for _ in range(100 * count):
         point = {name: values.draw(rng) for name, values in space.items()}
         if point not in found:
@@ -110,7 +111,9 @@ def _range(name: str, text: str) -> Values:
     try:
         if match is None:
             raise ValueError
-        low, high, count = float(match["low"]), float(match["high"]), int(match["count"] or 0)
+        low = float(match["low"])
+        high = float(match["high"])
+        count = int(match["count"] or 0)
     except ValueError:
         raise ConfigError(
             f"{name}={text}: write a range as LOW..HIGH, LOW..HIGH:log or LOW..HIGH:log:COUNT"

@@ -77,13 +77,15 @@ def bands(values: Floats) -> tuple[Floats, Floats]:
             axis=-1,
             rng=np.random.default_rng(0),
         ).confidence_interval
-        low[complete], high[complete] = found.low, found.high
+        low[complete] = found.low
+        high[complete] = found.high
     return low, high
 
 
 def probability(x: Floats, y: Floats) -> Any:
     """Probability that a value of ``x [..., n]`` exceeds one of ``y [..., m]``; a tie counts one half."""
-    higher, lower = x[..., :, None], y[..., None, :]
+    higher = x[..., :, None]
+    lower = y[..., None, :]
     return (np.mean(higher > lower, axis=(-2, -1)) + np.mean(higher >= lower, axis=(-2, -1))) / 2
 
 

@@ -20,7 +20,11 @@ from .sheet import Sheet
 from .suites import Suite
 
 GROUPS = "groups.json"
-QUEUED, RUNNING, DONE, FAILED, UNFINISHED = "queued", "running", "done", "failed", "unfinished"
+QUEUED = "queued"
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+UNFINISHED = "unfinished"
 ENDED = ""  # state of a job that is over, or that nobody knows any more
 
 
@@ -152,7 +156,8 @@ def _status(group: Listed, rows: Sequence[Sequence[Row]], job: str) -> GroupStat
     reached = min(max((row.updates for row in mine if not row.error), default=0) for mine in rows)
     errors = [row.error for mine in rows for row in mine if row.error]
     if reached >= group.updates:
-        state, errors = DONE, []
+        state = DONE
+        errors = []
     else:
         state = job or (FAILED if errors else UNFINISHED)
     why = errors[-1] if errors and state == FAILED else ""

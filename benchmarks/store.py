@@ -73,7 +73,8 @@ class Store:
     """
 
     def __init__(self, path: Path, form: Format) -> None:
-        self.path, self._form = path, form
+        self.path = path
+        self._form = form
         self.packed = path.with_name(path.name + PACKED)
         self.folder = path.with_name(f"{path.stem}.journal")
         self._journal: _Journal | None = None

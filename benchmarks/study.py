@@ -167,7 +167,9 @@ def use_threads(count: int) -> None:
 
 
 def over_seeds(values: Floats, digits: int = 3) -> str:
-    """Mean and 95 % bootstrap interval of ``values [seeds]`` as text."""
+    """Mean and 95 % bootstrap interval of ``values [seeds]`` as text; a dash where there is none."""
+    if np.isnan(values).all():
+        return "–"
     low, high = interval([values], _mean)
     mean = f"{values.mean():.{digits}f}"
     return mean if np.isnan(low) else f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"

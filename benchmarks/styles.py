@@ -113,8 +113,9 @@ def blocks(sheet: Sheet, width: int) -> Iterator[list[Text]]:
     A column that alone is wider keeps its width; the names of the lines are shortened from the middle to make room.
     """
     marked = bool(sheet.best) and any(sheet.best)
+    space = " " * marked
     body = [
-        [cell if k == 0 else cell + (MARK if k in best else " " * marked) for k, cell in enumerate(cells)]
+        [cells[0], *(cell + (MARK if k in best else space) for k, cell in enumerate(cells[1:], 1))]
         for cells, best in _lines(sheet)
     ]
     columns = [[line[k] for line in body] for k in range(len(sheet.header))]
@@ -163,7 +164,8 @@ def _block(sheet: Sheet, body: list[list[str]], chosen: list[int], widths: list[
         lines.append(text)
     for line in lines:
         line.rstrip()
-        line.no_wrap, line.overflow = True, "ignore"
+        line.no_wrap = True
+        line.overflow = "ignore"
     return lines
 
 

@@ -179,7 +179,8 @@ def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(cell: pd.DataFrame) -> dict[str, Any]:
     """The numbers of one learner on one dataset."""
-    done, stopped = cell[cell["finished"]], cell[~cell["finished"] & (cell["error"] == "")]
+    done = cell[cell["finished"]]
+    stopped = cell[~cell["finished"] & (cell["error"] == "")]
     values = done["mean_return"].to_numpy(dtype=np.float64)
     scores = scores_of(done)
     task, quality, method = (cell[name].iloc[0] for name in ("task", "quality", "method"))

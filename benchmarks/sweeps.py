@@ -146,11 +146,14 @@ def sweep(
         return Results(finished.folder).only(finished.runs)
 
     if optuna:
-        learners, trials = _adapted(base, space, train, optuna, random_seed, max_replicas), optuna
+        learners = _adapted(base, space, train, optuna, random_seed, max_replicas)
+        trials = optuna
+        kind = "optuna (TPE)"
     else:
         points = random_points(space, random, random_seed) if random else grid_points(space)
-        learners, trials = _learners(base.learners, points), len(points)
-    kind = "optuna (TPE)" if optuna else "random" if random else "grid"
+        kind = "random" if random else "grid"
+        learners = _learners(base.learners, points)
+        trials = len(points)
     made = Sweep(train(learners), learners, _record(base, space, trials, kind))
     (folder,) = made.results.folders
     write_text_atomic(folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))

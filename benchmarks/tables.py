@@ -64,7 +64,8 @@ def comparison(
 
     Methods are the columns where they fit and are no more than the datasets, else the lines.
     """
-    learners, datasets = list(dict.fromkeys(cells["learner"])), list(dict.fromkeys(cells["dataset"]))
+    learners = list(dict.fromkeys(cells["learner"]))
+    datasets = list(dict.fromkeys(cells["dataset"]))
     sheet = Sheet(title, ["dataset", "(data)", *learners], [])
     for dataset in datasets:
         group = cells[cells["dataset"] == dataset].set_index("learner")
@@ -89,7 +90,8 @@ def _published(cells: pd.DataFrame) -> list[Sheet]:
     quoted = cells[cells["published"].notna()].drop_duplicates(["dataset", "method"])
     if quoted.empty:
         return []
-    methods, datasets = list(dict.fromkeys(quoted["method"])), list(dict.fromkeys(quoted["dataset"]))
+    methods = list(dict.fromkeys(quoted["method"]))
+    datasets = list(dict.fromkeys(quoted["dataset"]))
     sheet = Sheet("Published scores", ["method", *datasets], [])
     for method in methods:
         part = quoted[quoted["method"] == method].set_index("dataset")
@@ -168,7 +170,8 @@ def details(cells: pd.DataFrame) -> Sheet:
     Where runs were evaluated several times, the best of these stands beside the last one, and so does the checkpoint
     with the highest estimate where returns were estimated.
     """
-    several, estimated = bool((cells["evaluations"] > 1).any()), bool((cells["estimates"] > 1).any())
+    several = bool((cells["evaluations"] > 1).any())
+    estimated = bool((cells["estimates"] > 1).any())
     header = ["dataset, learner", "seeds", "updates", "mean ± std", "IQM [95 % interval]", "score", "wins"]
     header += ([BEST] if several else []) + ([CHOSEN] if estimated else [])
     sheet = Sheet("Details", header, [], long=True)

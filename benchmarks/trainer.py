@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from marlzoo.data.dataset import Dataset
     from marlzoo.training.evaluation import Evaluation
 
-LOG_EVERY, CHECKPOINT_EVERY = 20, 1000
+LOG_EVERY = 20
+CHECKPOINT_EVERY = 1000
 
 
 class Trainer:
@@ -56,10 +57,15 @@ class Trainer:
         log: Sequence[str] = (),
         storage: Storage | None = None,
     ) -> None:
-        self.suite, self.folder, self.results = suite, folder, ResultsFile(folder / "rows.csv")
+        self.suite = suite
+        self.folder = folder
+        self.results = ResultsFile(folder / "rows.csv")
         self.sink: RowSink = self.results
-        self.device, self.check_data, self.log = device, check_data, tuple(log)
-        self.storage, self.leaving = storage, False
+        self.device = device
+        self.check_data = check_data
+        self.log = tuple(log)
+        self.storage = storage
+        self.leaving = False
         self._datasets: dict[str, Dataset] = {}
         self._task = ""
         self._learner: Algorithm | None = None  # that is being trained
@@ -95,7 +101,7 @@ class Trainer:
         from marlzoo.training.more_loggers import LogTarget, make_loggers
         from marlzoo.training.trainer import train
 
-        suite, scale, reached = self.suite, len(group.runs) * group.spec.n_agents, 0
+        suite = self.suite
         algorithm = make(
             group.learner.method,
             group.spec,
@@ -110,33 +116,8 @@ class Trainer:
         logger = MetricsFile(kept, names)
         target = LogTarget(self.folder, suite.name, names, {"task": group.task})
         recorder = Recorder(self.sink, suite, group, algorithm, logger, self.device)
-
-        def on_progress(done: int, metrics: dict[str, Any]) -> None:
-            nonlocal reached
-            if reached == 0 and done > LOG_EVERY:
-                report.resumed((done - LOG_EVERY) * scale)
-            reached = done
-            note = ", ".join(filter(None, (f"{done} of {group.updates} updates", brief(metrics))))
-            report.advance(done * scale, note)
-
-        def show(found: Evaluation) -> None:
-            means = found.episodes.returns.mean(axis=1).tolist()
-            report.evaluated(Returns(group.learner.method, group.data_label, found.updates, means))
-
-        def on_evaluation(found: Evaluation) -> None:
-            nonlocal reached
-            if reached < found.updates - LOG_EVERY:  # it comes from the checkpoint
-                reached = found.updates
-                report.resumed(reached * scale)
-            if suite.select and found.updates == algorithm.updates:  # others were estimated before
-                recorder.estimate(found.updates, estimates(algorithm, datasets))
-            if found.updates == group.updates and suite.final_episodes:
-                return  # the last checkpoint's row has more episodes
-            recorder.record(found)
-            show(found)
-            report.log(f"{group.label}: {found.updates} updates, {_means(found)}")
-
         datasets = self._load(group)
+        listener = _Listener(suite, group, algorithm, datasets, recorder, report)
         evaluations = train(
             algorithm,
             datasets,
@@ -156,21 +137,14 @@ class Trainer:
             task=group.task,
             env_options=group.env,
             log=report.log,
-            on_progress=on_progress,
-            on_evaluation=on_evaluation,
+            on_progress=listener.progress,
+            on_evaluation=listener.evaluation,
             on_checkpoint=lambda path: self.saved(kept, path),
             loggers=[logger, *make_loggers(self.log, target)],
         )
-        if algorithm.updates > group.updates:
-            raise CheckpointError(
-                f"{checkpoint}: has {algorithm.updates} updates already, the suite asks for {group.updates}; "
-                "choose another folder with --out, or delete it"
-            )
+        _require_at_end(algorithm.updates, group, checkpoint)
         if suite.final_episodes:
-            last = self._final(group, algorithm, evaluations[-1])
-            recorder.record(last)
-            show(last)
-            report.log(f"{group.label}: last checkpoint, {_means(last)}")
+            listener.last(self._final(group, algorithm, evaluations[-1]))
 
     def load(self, source: Source) -> Dataset:
         """The dataset of a source."""
@@ -193,7 +167,8 @@ class Trainer:
         env = make_env(group.task, len(group.runs) * self.suite.final_episodes, **group.env)
         try:
             seeds = [derive(seed, "final evaluation") for seed in algorithm.seeds]
-            horizon, policy = self.suite.horizon or None, algorithm.policy()
+            horizon = self.suite.horizon or None
+            policy = algorithm.policy()
             found = evaluate(policy, env, seeds=seeds, horizon=horizon, device=algorithm.device)
         finally:
             env.close()
@@ -210,6 +185,68 @@ class Trainer:
                 if self.suite.select:
                     require_starts(data)
         return [self._datasets[run.source.hash] for run in group.runs]
+
+
+class _Listener:
+    """Hands what the trainer tells of a group on to its rows and to the display."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        group: Group,
+        algorithm: Algorithm,
+        datasets: Sequence[Dataset],
+        recorder: Recorder,
+        report: ProgressReporter,
+    ) -> None:
+        self._suite = suite
+        self._group = group
+        self._algorithm = algorithm
+        self._datasets = datasets
+        self._recorder = recorder
+        self._report = report
+        self._scale = len(group.runs) * group.spec.n_agents  # units of work in an update
+        self._reached = 0  # updates that the display knows of
+
+    def progress(self, done: int, metrics: dict[str, Any]) -> None:
+        """So many updates are done."""
+        if self._reached == 0 and done > LOG_EVERY:  # a checkpoint brought them
+            self._report.resumed((done - LOG_EVERY) * self._scale)
+        self._reached = done
+        note = ", ".join(filter(None, (f"{done} of {self._group.updates} updates", brief(metrics))))
+        self._report.advance(done * self._scale, note)
+
+    def evaluation(self, found: Evaluation) -> None:
+        """The learner was evaluated, or a checkpoint brought the evaluation."""
+        if self._reached < found.updates - LOG_EVERY:  # a checkpoint brought it
+            self._reached = found.updates
+            self._report.resumed(found.updates * self._scale)
+        if self._suite.select and found.updates == self._algorithm.updates:  # others were estimated before
+            self._recorder.estimate(found.updates, estimates(self._algorithm, self._datasets))
+        if found.updates == self._group.updates and self._suite.final_episodes:
+            return  # the last checkpoint's row has more episodes
+        self._recorder.record(found)
+        self._show(found)
+        self._report.log(f"{self._group.label}: {found.updates} updates, {_means(found)}")
+
+    def last(self, found: Evaluation) -> None:
+        """The last checkpoint was evaluated with more episodes."""
+        self._recorder.record(found)
+        self._show(found)
+        self._report.log(f"{self._group.label}: last checkpoint, {_means(found)}")
+
+    def _show(self, found: Evaluation) -> None:
+        means = found.episodes.returns.mean(axis=1).tolist()
+        method = self._group.learner.method
+        self._report.evaluated(Returns(method, self._group.data_label, found.updates, means))
+
+
+def _require_at_end(updates: int, group: Group, checkpoint: Path) -> None:
+    if updates > group.updates:
+        raise CheckpointError(
+            f"{checkpoint}: has {updates} updates already, the suite asks for {group.updates}; choose another "
+            "folder with --out, or delete it"
+        )
 
 
 def _means(found: Evaluation) -> str:

@@ -32,7 +32,9 @@ from marlzoo.training.trainer import train
 
 Floats = NDArray[np.float64]
 HORIZON = 20
-LEFT, STAY, RIGHT = -1, 0, 1
+LEFT = -1
+STAY = 0
+RIGHT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,8 @@ class Walks:
             seed: of starts and actions.
         """
         n, cells, actions = self.reward.shape
-        rng, episodes = np.random.default_rng(seed), -(-transitions // HORIZON)
+        rng = np.random.default_rng(seed)
+        episodes = -(-transitions // HORIZON)
         agents = np.arange(n)
         cell = np.zeros((episodes, HORIZON + 1, n), np.int64)
         action = np.zeros_like(cell)

@@ -130,7 +130,8 @@ def _checked(cls: type[Config], name: str, value: Any, hint: Any) -> Any:
 
 
 def _converted(place: str, value: Any, hint: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{place} is {value!r}; choose one of {', '.join(map(repr, arguments))}")

@@ -47,6 +47,9 @@ def pip_install(*packages: str) -> str:
     return " ".join([python, "-m pip install", *(f'"{known.get(name, name)}"' for name in packages)])
 
 
+CLOSE = 0.6  # similarity from which a known name may be what was meant; below it, 'path' resembles 'updates'
+
+
 class MarlzooError(Exception):
     """Base of all errors whose text is meant for the user: cause, place and remedy."""
 
@@ -56,7 +59,7 @@ class UnknownNameError(MarlzooError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=CLOSE)
         if near:
             listed = f"Did you mean {' or '.join(near)}?"
         elif known:

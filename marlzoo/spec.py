@@ -134,7 +134,8 @@ class Spec:
 
     def differences(self, other: Spec) -> list[str]:
         """Fields in which two specs differ, as ``name: mine != theirs`` (empty when they fit)."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine = self.to_dict()
+        theirs = other.to_dict()
         return [f"{k}: {mine[k]} != {theirs[k]}" for k in mine if mine[k] != theirs[k]]
 
 

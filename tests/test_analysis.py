@@ -116,6 +116,9 @@ def test_plot_refuses_what_it_cannot_draw(
     nothing = written(tmp_path / "failed", rows_of("first", [1.0], error="broken"))
     with pytest.raises(DataError, match="every run failed"):
         marlzoo.plot(nothing)
+    unscored = written(tmp_path / "games", rows_of("first", [1.0], task="games/bridge"))
+    with pytest.raises(DataError, match=r"needs a learner .* normalized score; bars and curves show returns"):
+        marlzoo.plot(unscored, kind="profile")
     assert main(["plot", str(run), "--bars", "--curves", "-o", str(tmp_path / "f.pdf")]) == 2
     assert "choose one of --curves and --bars" in capsys.readouterr().err
     assert main(["plot", str(run), "-o", str(tmp_path / "f.pdf")]) == 0

@@ -6,14 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from marlzoo.baselines._bcq import LATENT_BOUND, VAE, BestAllowed, BestSample, Perturbation, allowed_actions
+from marlzoo.baselines._bcq import (
+    LATENT_BOUND,
+    VAE,
+    BestAllowed,
+    BestSample,
+    Pair,
+    Perturbation,
+    allowed_actions,
+)
 from marlzoo.baselines.bcq_ma import BCQMA
 from torch import Tensor
 
 import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.modules.critics import Ensemble
-from marlzoo.modules.layers import MLP, with_agent_id
+from marlzoo.modules.layers import MLP, RecurrentNet, with_agent_id
 from marlzoo.modules.policies import RecurrentPolicy
 from marlzoo.replicas import Init, ReplicaRandom
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
@@ -66,6 +74,9 @@ def test_perturbation_is_bounded_and_starts_from_the_action() -> None:
     assert float(moved.abs().max()) <= 1.0
     table(xi.network, ((0.0, 0.0),), first_id=0)
     torch.testing.assert_close(xi(obs, action), action)
+    table(xi.network, ((3.0, -3.0),), first_id=0)
+    moved = xi(torch.ones_like(obs), torch.zeros_like(action))
+    torch.testing.assert_close(moved, 0.05 * f64(3.0, -3.0).tanh().expand_as(moved))
 
 
 def test_vae_decodes_what_it_trains() -> None:
@@ -197,6 +208,12 @@ def test_filter() -> None:
     action_mask = torch.tensor([[False, True, True]])
     allowed = allowed_actions(f64(0.6, 0.3, 0.1).log().view(1, 3), action_mask, f64(0.4).view(1, 1))
     assert allowed.tolist() == [[False, True, False]]
+    # An illegal action neither sets the bar for the legal ones nor is allowed, however low the bar is.
+    allowed = allowed_actions(f64(0.6, 0.21, 0.19).log().view(1, 3), action_mask, f64(0.4).view(1, 1))
+    assert allowed.tolist() == [[False, True, True]]
+    assert allowed_actions(f64(0, 0, 0).view(1, 3), action_mask, f64(0).view(1, 1)).tolist() == [
+        [False, True, True]
+    ]
 
 
 @pytest.mark.parametrize(("threshold", "best"), [(0.4, 1.0), (0.0, 100.0)])
@@ -256,3 +273,43 @@ def test_recurrent_policy_forgets_at_a_reset() -> None:
     policy.reset(4)
     for seen, action in zip(obs, again, strict=True):
         assert torch.equal(policy.act(seen, action_mask), action)
+
+
+def test_a_vae_of_every_agents_own_keeps_its_latent_and_its_actions_within_bounds() -> None:
+    vae = VAE(init((0, 1)), 5, 2, hidden=8, n_latent=4, agents=3, n_out=7)
+    assert {tuple(p.shape[:2]) for p in vae.parameters()} == {(2, 3)}
+    condition, action = torch.randn(2, 6, 3, 5).double(), torch.randn(2, 6, 3, 2).double()
+    for bias, bound in ((100.0, 15.0), (-100.0, -4.0)):
+        vae.log_std.network.bias.data.fill_(bias)  # type: ignore[operator, union-attr]
+        assert (vae.encode(condition, action)[1] == bound).all()
+    vae.decoder.network.layers[-1].bias.data.fill_(3.0)  # type: ignore[index, operator, union-attr]
+    decoded = vae.decode(condition, torch.zeros(2, 6, 3, 4).double())
+    assert decoded.shape == (2, 6, 3, 7)
+    assert 0.9 < decoded.min() < decoded.max() < 1.0
+
+
+def test_actions_stay_in_the_box_and_padding_zero() -> None:
+    xi = Perturbation(MLP(init(), (OBS + 2 + 2, 8, 2)), f64(0.5))
+    edge = torch.ones(1, 200, 2, 2).double()
+    assert float(xi(torch.randn(1, 200, 2, OBS + 2).double(), edge).detach().max()) == 1.0
+    algorithm, used = continuous(), torch.tensor([[1.0, 0.0], [1.0, 1.0]]).double()
+    policy = BestSample(algorithm.vae, algorithm.perturb, Peak(init(), (6, 1)), used, samples=5)
+    obs = torch.randn(1, 5, 2, OBS).double()
+    for random in (None, ReplicaRandom([3], "act", dtype=torch.float64)):
+        action = policy.act(obs, random=random)
+        assert not action[:, :, 0, 1].any()
+        assert action[:, :, 1].all()
+    x = with_agent_id(obs).unsqueeze(1)
+    mode = algorithm.perturb(x, algorithm.vae.decode(x, torch.zeros(1, 1, 5, 2, 4).double()))[:, 0] * used
+    torch.testing.assert_close(policy.act(obs), mode)
+
+
+def test_two_networks_keep_their_own_memories() -> None:
+    parts = [RecurrentNet(init(), 3, 4, 2), RecurrentNet(init((1,)), 3, 4, 2)]
+    pair, memory = Pair(*parts), [None, None]
+    hidden_state: Any = None
+    for x in torch.randn(3, 1, 5, 1, 2, 3).double():
+        found, hidden_state = pair(x, hidden_state)
+        alone = [part(x, own) for part, own in zip(parts, memory, strict=True)]
+        memory = [own for _, own in alone]
+        torch.testing.assert_close(found, torch.cat([out for out, _ in alone], -1))

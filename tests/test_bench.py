@@ -188,7 +188,8 @@ def test_every_field_can_be_changed() -> None:
     assert (suite.updates, suite.config["hidden"], suite.precision) == (5, 16, "bf16")
     assert {data.transitions for data in suite.data} == {77}
     assert suite.config["batch_size"] == SUITES["demo"].config["batch_size"]
-    for name, message in (("updats", "Did you mean updates"), ("data.sed", "Did you mean seed")):
+    wrong = {"updats": "Did you mean updates", "data.sed": "Did you mean seed", "path": "Known: .*, updates"}
+    for name, message in wrong.items():
         with pytest.raises(UnknownNameError, match=message):
             find_suite("demo", {name: 1})
     with pytest.raises(ConfigError, match="seeds holds 0, which has no fields"):

@@ -15,7 +15,10 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.envs.base import Step
 from marlzoo.errors import SpecError
-from marlzoo.training.evaluation import Evaluation
+from marlzoo.replicas import derive
+from marlzoo.training.background_eval import Evaluator
+from marlzoo.training.evaluation import Evaluation, evaluate
+from marlzoo.training.precision import products_in
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -23,7 +26,7 @@ PATIENCE = 60.0  # seconds until what should happen beside is taken to wait
 
 
 def learner(method: str = "omiga") -> Algorithm:
-    return marlzoo.make(method, toy_spec(), seeds=[0, 1], hidden=8)
+    return marlzoo.make(method, toy_spec(), seeds=[0, 1], hidden=32)  # wide enough for products in bfloat16
 
 
 def run(algorithm: Algorithm, **more: Any) -> list[Evaluation]:
@@ -122,3 +125,39 @@ def test_its_errors_end_the_run() -> None:
 def test_on_a_gpu_it_is_the_default() -> None:
     learners = [marlzoo.make("omiga", toy_spec(), seeds=[0, 1], hidden=8, device="cuda") for _ in range(2)]
     same(run(learners[0], compile="auto"), run(learners[1], compile="auto", background_eval=False))
+
+
+@pytest.mark.parametrize("background_eval", [False, True])
+def test_the_policy_is_played_as_it_stood_when_it_was_started(background_eval: bool) -> None:
+    """Its random numbers are those of that update; the limit of an episode and the clock are the trainer's."""
+    names: set[str] = set()
+
+    class Noting(Waiting):
+        def step(self, action: NDArray[Any], ids: Any = None) -> Step:
+            names.add(threading.current_thread().name.partition("_")[0])
+            return super().step(action, ids)
+
+    Waiting.go.clear()
+    algorithm, env = learner("bc"), Noting(4)
+    if not background_eval:
+        Waiting.go.set()
+    with Evaluator(algorithm, env, 3, background_eval, lambda: 7.0) as evaluator:
+        with products_in(algorithm, torch.bfloat16):  # as the updates have them, an evaluation has not
+            first = evaluator.start()
+        for parameter in algorithm.parameters():
+            parameter.data.add_(1.0)
+        algorithm.updates = 5
+        Waiting.go.set()
+        found, seconds = first()
+        second = evaluator.start()
+        again, _ = second()
+    assert ("evaluation" in names) == background_eval
+    assert seconds == 7.0
+    assert found.lengths.max() == 3
+    assert not np.array_equal(found.returns, again.returns)
+    for updates, parameters, returns in ((0, 0.0, found.returns), (5, 1.0, again.returns)):
+        fresh = learner("bc")
+        for parameter in fresh.parameters():
+            parameter.data.add_(parameters)
+        seeds = [derive(seed, "evaluate", updates) for seed in fresh.seeds]
+        np.testing.assert_array_equal(evaluate(fresh.policy(), env, seeds=seeds, horizon=3).returns, returns)

@@ -251,6 +251,54 @@ def test_the_battery_names_it(name: str, tmp_path: Path) -> None:
     assert all("own/broken" in str(error) for error in failed if isinstance(error, MarlzooError))
 
 
+class Twice(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.possible_agents = ["one", "one"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "text"),
+    [
+        (Twice, "a list of 2 entries as possible_agents.*different names"),
+        (broken("reset", lambda answer: (*answer, {})), "a tuple of 3 entries from reset"),
+        (broken("observation_space", lambda _: 3), r"a value of type int from observation_space\('one'\)"),
+        (part(0, np.zeros(2), agent="three"), "an observation of 'three', which possible_agents lacks"),
+        (part(2, [True, False]), "in terminations of 'two'.*True or False"),
+        (part(3, 1.0), "in truncations of 'two'.*True or False"),
+    ],
+)
+def test_more_that_the_api_does_not_have(factory: Any, text: str) -> None:
+    with pytest.raises(SpecError, match=text):
+        played(from_parallel_env(factory, 1, task="own/broken", horizon=20))
+
+
+def test_flags_that_are_missing_or_both_set() -> None:
+    """No flag: nobody has ended. Both: the task has ended it. One who is cut while others go on ends nothing."""
+
+    class Both(Stays):
+        def step(self, actions: Any) -> Any:
+            seen, rewards, ends, _, infos = super().step(actions)
+            return seen, rewards, ends, ends, infos
+
+    class Unflagged(Stays):
+        def step(self, actions: Any) -> Any:
+            seen, rewards, _, _, infos = super().step(actions)
+            return seen, rewards, {}, {}, infos
+
+    class OneCut(Stays):
+        def step(self, actions: Any) -> Any:
+            seen, rewards, _, _, infos = super().step(actions)
+            return seen, rewards, {}, {"one": True}, infos
+
+    for kind, length, terminal in ((Both, 5, True), (Unflagged, 8, False), (OneCut, 8, False)):
+        env = env_of(kind, horizon=8)
+        env.reset()
+        steps = [env.step(np.zeros((1, 2), int)) for _ in range(length)]
+        assert [bool(step.terminal[0]) for step in steps] == [False] * (length - 1) + [terminal], kind
+        assert [bool(step.truncated[0]) for step in steps] == [False] * (length - 1) + [not terminal], kind
+
+
 def test_a_reward_in_an_array_of_one_is_a_reward() -> None:
     found = played(env_of(part(1, np.array([3.0]))))
     assert found.returns.tolist() == [[10.0]]

@@ -110,7 +110,7 @@ def test_listing_starts_without_torch_and_simulators() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lst"], "unknown command 'lst'. Did you mean list or plot?"),
+        (["lst"], "unknown command 'lst'. Did you mean list?"),
         (["list"], "name a kind, one of methods"),
         (["data"], "name an action, one of collect"),
         (["list", "mehtods"], "Did you mean methods?"),
@@ -126,7 +126,7 @@ def test_listing_starts_without_torch_and_simulators() -> None:
             "computed, not stored; their names: games/xor/marlzoo/D1",
         ),
         (["data", "collect", "games/xor", "--quality", "D3"], "use the name games/xor/marlzoo/D3"),
-        (["data", "collect", "games/xor", "--quality", "D9"], "Did you mean D4"),
+        (["data", "collect", "games/xor", "--quality", "D9"], "'D9'. Known: D1, D2, D3, D4."),
         (["data", "convert", "games/xor/marlzoo/D3", "x.npz", "--option", "seed=1"], "leave out --option"),
         (["train", "omga"], "Did you mean omiga"),
         (["train", "bc", "--data", "missing.hdf5"], "missing.hdf5: no such file"),

@@ -442,7 +442,9 @@ def test_level_of_a_quality_by_hand(folder: Path) -> None:
 
 
 def test_wrong_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="train longer"):
+    with pytest.raises(ConfigError, match="every is 0; it must be a positive number"):
+        make_behavior_policy(TASK, Options("mappo", every=0, work=tmp_path, out=tmp_path))
+    with pytest.raises(ConfigError, match=r"100 steps leave no room.*train for at least \d+, or"):
         make_behavior_policy(TASK, Options("mappo", steps=100, work=tmp_path, out=tmp_path))
     with pytest.raises(ConfigError, match="not NAME=VALUE"):
         make_behavior_policy(TASK, Options("mappo", settings=("gamma",), work=tmp_path, out=tmp_path))

@@ -15,18 +15,29 @@ from marlzoo.cli import main
 from marlzoo.data import arrays
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.inspection import inspect, plot, render
+from marlzoo.data.inspection import Ranges, _range_table, inspect, plot, render
 from marlzoo.errors import ConfigError, MissingExtraError, OutputError
 from tests.data_samples import DISCRETE, parts, sample
 
 
 def test_counts_and_quantiles_by_hand() -> None:
-    found = inspect(sample((2, 3, 4, 2, 3), reward=np.ones(19, np.float32)))
+    found = inspect(sample((2, 3, 4, 2, 3), reward=np.full(19, 2.0, np.float32)))
     assert (found.rows, found.transitions, found.episodes, found.agents) == (19, 14, 5, 2)
     assert (found.terminal, found.truncated, found.cut) == (2, 2, 1)
-    assert (found.returns["0.0"], found.returns["0.5"], found.returns["1.0"]) == (2, 3, 4)
+    assert (found.returns["0.0"], found.returns["0.5"], found.returns["1.0"]) == (4, 6, 8)
     assert found.lengths["0.25"] == 2
     assert found.state_is_obs
+    uneven = inspect(sample((2, 3, 4, 2)))
+    assert (uneven.terminal, uneven.truncated, uneven.cut) == (2, 1, 1)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render(uneven))
+    assert "2 terminal, 1 time limit, 1 cut" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_long_tables_are_cut_short() -> None:
+    for entries, rows in ((12, 12), (15, 13)):
+        ranges = Ranges(*[[[0.0] * entries]] * 4)
+        assert _range_table("Observations", ranges).row_count == rows
 
 
 @pytest.mark.parametrize("chunk", [8 << 20, 100])

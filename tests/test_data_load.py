@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,9 +13,20 @@ import numpy as np
 import pytest
 
 import marlzoo
+from marlzoo.data import load
 from marlzoo.data.card import Card
+from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.load import READERS, Reader, convert, data_home, find_reader, load_dataset, read_card
+from marlzoo.data.load import (
+    READERS,
+    Reader,
+    convert,
+    data_home,
+    find_reader,
+    load_dataset,
+    read_card,
+    typed_options,
+)
 from marlzoo.data.names import dataset_path, installed
 from marlzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from tests.data_samples import author_arrays, sample, write_h5
@@ -195,3 +208,84 @@ def test_the_data_layer_does_not_import_torch() -> None:
 def test_computed_data_can_be_written_down(tmp_path: Path) -> None:
     path = convert("games/xor/marlzoo/D1", tmp_path / "a.hdf5")
     assert load_dataset(path).content_hash == load_dataset("games/xor/marlzoo/D1").content_hash
+
+
+def test_a_files_own_card_goes_before_its_name(tmp_path: Path) -> None:
+    write_omiga(sample(card=Card(source="me", quality="fine")), dataset_path(NAME))
+    card = load_dataset(NAME).card
+    assert (card.task, card.source, card.quality) == ("toy/point", "me", "fine")
+    with pytest.raises(UnknownNameError, match="option for reading"):
+        read_card(NAME, nope=1)
+
+
+def test_a_file_in_the_place_of_computed_data_is_read() -> None:
+    write_omiga(sample(card=Card()), dataset_path("games/xor/marlzoo/D3"))
+    assert load_dataset("games/xor/marlzoo/D3").transitions == 9
+    with pytest.raises(DataError, match="no such dataset"):
+        load_dataset("games/xor/others/D3")
+
+
+def test_a_known_name_with_a_hyphen_is_no_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a/b/c/x", "a/b/c/y", "a/b/c/x-y", "a/b/c/z"]
+    monkeypatch.setattr(load, "published", lambda: names)
+    assert load._as_mix("a/b/c/x-y") == ""
+    assert load._as_mix("a/b/c/x-z") == "marlzoo data mix a/b/c/x:0.5 a/b/c/z:0.5 --out a/b/c/x-z"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+def test_a_pipe_is_no_dataset(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.hdf5")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        find_reader(tmp_path / "a.hdf5")
+
+
+def test_options_of_a_reader_have_its_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(
+        path: str, flag: bool = False, count: int = 0, sizes: Sequence[int] = (), word: str = ""
+    ) -> Dataset:
+        raise NotImplementedError
+
+    (tmp_path / "a.lab").touch()
+    monkeypatch.setattr(load, "READERS", [Reader("lab", lambda path: True, read)])
+    texts = ["flag=TRUE", "count=3", "sizes=4,5", "word=7"]
+    assert typed_options(tmp_path / "a.lab", texts) == {
+        "flag": True,
+        "count": 3,
+        "sizes": (4, 5),
+        "word": "7",
+    }
+    assert typed_options(tmp_path / "a.lab", ["flag=false"]) == {"flag": False}
+    assert typed_options(tmp_path / "a.lab", []) == {}
+    for text, error, message in (
+        ("flag=1", ConfigError, "flag must be true or false, not '1'"),
+        ("count=x", ConfigError, "count must be a whole number, not 'x'"),
+        ("sizes=1,x", ConfigError, "sizes must be whole numbers separated by commas"),
+        ("flag", ConfigError, "write it as NAME=VALUE"),
+        ("flags=true", UnknownNameError, "Did you mean flag"),
+    ):
+        with pytest.raises(error, match=message):
+            typed_options(tmp_path / "a.lab", [text])
+    with pytest.raises(ConfigError, match="computed data are not read and have no reading options"):
+        typed_options("games/xor/marlzoo/D3", ["seed=1"])
+
+
+def test_conversions_replace_nothing_unasked(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.hdf5", tmp_path / "b.hdf5"
+    write_omiga(sample(), source)
+    convert(source, target)
+    with pytest.raises(ConfigError, match=r"b\.hdf5: exists already and is left as it is.*--force"):
+        convert(source, target)
+    write_omiga(sample((2,)), source)
+    convert(source, target, force=True)
+    assert load_dataset(target).transitions == 2
+    with pytest.raises(ConfigError, match=r"c\.npz: its name asks for npz, not native"):
+        convert(source, tmp_path / "c.npz", form="native")
+    with pytest.raises(UnknownNameError, match="format to write"):
+        convert(source, tmp_path / "c.npz", form="csv")
+
+    def refuse(dataset: Dataset) -> None:
+        raise DataError(f"{dataset.transitions} transitions are too few")
+
+    with pytest.raises(DataError, match="2 transitions are too few"):
+        convert(source, tmp_path / "c.npz", require=refuse)
+    assert not (tmp_path / "c.npz").exists()

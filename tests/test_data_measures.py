@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.diagnostics import _hashes, coverage, dependence, hints, modes, sample_transitions
+from marlzoo.data.diagnostics import (
+    SPLIT,
+    VARIANCE_FLOOR,
+    _hashes,
+    _split,
+    coverage,
+    dependence,
+    hints,
+    modes,
+    sample_transitions,
+)
 from marlzoo.data.inspection import inspect, render, write_html
 from marlzoo.spec import Spec
 from tests.data_samples import DISCRETE, sample
@@ -69,6 +80,7 @@ def test_known_dependence_of_gaussian_agents(correlation: float) -> None:
     found = dependence(made("correlated", correlation=correlation))
     assert found.low > 0
     assert found.given_observations == pytest.approx(truth, rel=0.15, abs=0.01)
+    assert found.high - found.low < 0.1
 
 
 def test_few_rows_show_no_dependence_where_there_is_none_and_some_where_it_is_strong() -> None:
@@ -80,13 +92,14 @@ def test_few_rows_show_no_dependence_where_there_is_none_and_some_where_it_is_st
 
 
 def test_fully_correlated_agents() -> None:
-    """Equal actions: the entropy of the action where it is finite, the ceiling of 4.6 nats where it is not."""
+    """Equal actions: the entropy of the action where it is finite, the ceiling of 5.1 nats where it is not."""
     discrete = dependence(made("alike", discrete=True))
     assert discrete.given_observations == pytest.approx(np.log(CHOICES), abs=0.02)
     assert discrete.unconditional == pytest.approx(np.log(CHOICES), abs=0.02)
     assert discrete.low > 1
     continuous = dependence(made("alike"))
     assert continuous.low > 3
+    assert continuous.given_observations == pytest.approx(0.5 - 0.5 * np.log(VARIANCE_FLOOR), abs=0.1)
     assert "does not factorize" in continuous.verdict
 
 
@@ -114,6 +127,8 @@ def test_distinct_pairs_by_hand() -> None:
     assert found.distinct == 3 / 8
     assert found.distinct_actions == 3 / 8  # of 16 possible ones 8 transitions can show at most 8
     assert (found.recombined, found.uniform) == (None, None)
+    data.state[0] = 1.0  # the same actions in another state are another pair
+    assert (coverage(data).distinct, coverage(data).distinct_actions) == (4 / 8, 3 / 8)
 
 
 def test_equal_rows_have_equal_hashes_and_others_do_not() -> None:
@@ -130,14 +145,31 @@ def test_effective_actions() -> None:
     assert max(modes(data).effective_actions or ()) < 1.3
 
 
+def test_agents_that_see_the_same_depend_on_each_other_through_it_alone() -> None:
+    data = made("alike", discrete=True)
+    data.obs[:, 1] = data.obs[:, 0]
+    data.action[:] = (data.obs[..., 0] > 0).astype(np.int64)
+    found = dependence(data, sample=600)
+    assert found.unconditional == pytest.approx(np.log(2.0), abs=0.02)
+    assert abs(found.given_observations) < 0.1
+
+
+def test_a_stray_row_is_no_mode() -> None:
+    values = np.linspace(-0.1, 0.1, 50)[None].repeat(2, axis=0)
+    values[0, 0], values[1, :25] = -9.0, -9.0
+    stray, two = _split(values)
+    assert stray < SPLIT < two
+
+
 def test_the_sample_is_seeded_and_named() -> None:
     data = made("independent")
-    assert len(sample_transitions(data, 500, 0)) == 500
+    found = sample_transitions(data, 500, 0)
+    assert len(np.unique(found)) == len(found) == 500
     np.testing.assert_array_equal(sample_transitions(data, 500, 0), sample_transitions(data, 500, 0))
     assert (sample_transitions(data, 500, 0) != sample_transitions(data, 500, 1)).any()
-    first, again = (dependence(data, sample=500) for _ in range(2))
-    assert first == again
-    assert first.sample == 500
+    one, again = (dependence(data, sample=500) for _ in range(2))
+    assert one == again
+    assert one.sample == 500
     assert not np.isin(sample_transitions(data, 500, 0), data.ends).any()
 
 
@@ -145,7 +177,10 @@ def test_hints() -> None:
     data = made("independent")
     mean, std = np.zeros((2, 3)), np.ones((2, 3))
     assert [hint for hint in hints(data, mean, std, 0.0) if "span" not in hint] == []
-    std[0] = [0, 100, 1]
+    std[1, 2] = 0.0  # of an agent that sees two entries only
+    smaller = replace(data, spec=replace(data.spec, obs_sizes=(3, 2)))
+    assert [hint for hint in hints(smaller, mean, std, 0.0) if "span" not in hint] == []
+    std[1, 2], std[0] = 1.0, [0, 100, 1]
     text = " ".join(hints(data, mean, std, 0.3))
     for part in (
         "1 of 6 observation entries are constant",

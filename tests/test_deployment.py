@@ -14,7 +14,8 @@ import torch
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.training.checkpoint import save
+from marlzoo.training.checkpoint import pack_evaluations, save
+from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -153,6 +154,7 @@ def test_the_choice_of_a_replica(tmp_path: Path) -> None:
         ({"seed": 3}, "no replica has seed 3"),
         ({"seed": 7}, r"replicas \[1, 2\] have seed 7"),
         ({"replica": 3}, "replicas 0 to 2"),
+        ({"replica": -1}, "replicas 0 to 2, not -1"),
         ({"seed": 4, "best": True}, "by one of"),
     ):
         with pytest.raises(ConfigError, match=text):
@@ -198,3 +200,26 @@ def test_loading_imports_no_data_or_simulator(tmp_path: Path) -> None:
 def test_eval_takes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(tmp_path)]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_the_best_has_the_highest_mean_of_the_last_evaluation(tmp_path: Path) -> None:
+    """Not the highest single return, nor the one that was best before; who diverged is out."""
+    learner = marlzoo.make("bc", toy_spec(), seeds=(4, 7, 9), **SMALL)
+    learner.updates, file = 3, tmp_path / "team.npz"
+
+    def saved(last: list[list[float]]) -> None:
+        rounds = [[[9.0, 9.0], [0.0, 0.0], [0.0, 0.0]], last]
+        played = [EpisodeResults(np.array(each), np.ones((3, 2), int), None) for each in rounds]
+        found = [Evaluation(k, each, np.zeros(3, bool), 0.0) for k, each in enumerate(played)]
+        extra, records = pack_evaluations(found)
+        save(file, learner, extra, {"evaluations": records, "task": "a/b", "env": {"horizon": 4}})
+
+    saved([[1.0, 7.0], [5.0, 5.0], [np.inf, 1.0]])
+    policy = marlzoo.load(file, best=True)
+    assert (policy.seed, policy.task, policy.updates, policy.env_options) == (7, "a/b", 3, {"horizon": 4})
+    obs = torch.randn(1, 2, 3, 5)
+    expected = learner.policy().act(obs.expand(3, -1, -1, -1))[1]
+    torch.testing.assert_close(torch.from_numpy(policy.act(obs[0].numpy())), expected.detach())
+    saved([[np.nan, 1.0]] * 3)
+    with pytest.raises(CheckpointError, match="all replicas diverged"):
+        marlzoo.load(file, best=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.deployment import export as exporting
-from marlzoo.deployment.step import example_inputs
+from marlzoo.deployment.step import example_inputs, next_inputs
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.errors import ConfigError, ExportError, SpecError
 from marlzoo.modules.policies import Policy
+from marlzoo.replicas import GivenRandom
 from marlzoo.training.checkpoint import save
 from tests.full_disk import full_disk
 from tests.test_deployment import inputs
@@ -172,8 +174,8 @@ def test_a_hidden_memory_is_refused(tmp_path: Path) -> None:
         def reset(self, num_envs: int, ids: Any = None) -> None:
             self.calls = 0
 
-    with pytest.raises(ExportError, match="Counting keeps a memory"):
-        exporting.export(TeamPolicy(Counting(), toy_spec()), tmp_path / "p.pt2", format="torch")
+    with pytest.raises(ExportError, match=r"odd: its policy keeps a memory.*marlzoo\.load"):
+        exporting.export(TeamPolicy(Counting(), toy_spec(), method="odd"), tmp_path / "p.pt2", format="torch")
 
 
 def test_wrong_requests_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,3 +188,54 @@ def test_wrong_requests_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match="ONNX file needs the package 'onnxscript'"):
         exporting.export(team("deterministic"), tmp_path / "p.onnx")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_step_is_what_the_policy_does(name: str) -> None:
+    """Two steps of four environments: masks, memory and noise all go in where they belong."""
+    step, policy = exporting.make_step(team(name)), team(name).policy
+    source = torch.Generator().manual_seed(0)
+    given = example_inputs(step, 4, source)
+    policy.reset(4)
+    for _ in range(2):
+        noise = [given[port.name].unsqueeze(0) for port in step.inputs if port.noise]
+        mask = given["action_mask"].unsqueeze(0) if "action_mask" in given else None
+        random: Any = GivenRandom(noise) if noise else None
+        with torch.no_grad():
+            expected = policy.act(given["obs"].unsqueeze(0), mask, random)[0]
+            found = step(given)
+        torch.testing.assert_close(found["action"], expected)
+        assert bool(noise) == policy.stochastic
+        if mask is not None:
+            assert not mask.all()
+            assert example_inputs(step, 500, source)["action_mask"].any(-1).all()
+        for memory, value in policy.state().items():
+            torch.testing.assert_close(found[f"next_{memory}"], value[0])
+        given = next_inputs(step, found, source)
+
+
+def test_ports_of_a_team_and_of_one_agent_of_another_size() -> None:
+    spec = replace(toy_spec("discrete"), obs_sizes=(5, 3, 4), action_sizes=(4, 2, 3))
+    learner = marlzoo.make("bc", spec, hidden=8, history="rnn", eval_mode="sample")
+    policy = TeamPolicy(learner.policy(), spec, method="bc")
+    whole, alone = exporting.make_step(policy), exporting.make_step(policy, agent=1)
+    shapes = [{port.name: port.shape for port in (*step.inputs, *step.outputs)} for step in (whole, alone)]
+    assert shapes[0] == {
+        "obs": (None, 3, 5), "action_mask": (None, 3, 4), "hidden_state": (None, 3, 8), "noise_0": (None, 3, 4),
+        "action": (None, 3), "next_hidden_state": (None, 3, 8),
+    }  # fmt: skip
+    assert shapes[1] == {
+        "obs": (None, 3), "action_mask": (None, 2), "hidden_state": (None, 8), "noise_0": (None, 4),
+        "action": (None,), "next_hidden_state": (None, 8),
+    }  # fmt: skip
+    given = example_inputs(whole, 4, torch.Generator().manual_seed(0))
+    given["obs"][:, 1, 3:], given["action_mask"][:, 1, 2:] = 0.0, False
+    mine = {name: value[:, 1] for name, value in given.items()}
+    mine["obs"], mine["action_mask"] = mine["obs"][:, :3], mine["action_mask"][:, :2]
+    with torch.no_grad():
+        team_step, own = whole(given), alone(mine)
+    assert torch.equal(own["action"], team_step["action"][:, 1])
+    torch.testing.assert_close(own["next_hidden_state"], team_step["next_hidden_state"][:, 1])
+    box = replace(toy_spec(), action_sizes=(2, 1, 2))
+    fixed = TeamPolicy(marlzoo.make("td3_bc", box, hidden=8).policy(), box, method="td3_bc")
+    assert exporting.make_step(fixed, agent=1).outputs[0].shape == (None, 1)

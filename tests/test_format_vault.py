@@ -105,6 +105,15 @@ def test_a_vault_that_flashbax_wrote(tmp_path: Path, tensorstore: Any, packed: b
         read_vault(path, uid="Medium")
 
 
+def test_chunks_of_zeros_are_not_stored(tmp_path: Path, tensorstore: Any) -> None:
+    values = np.zeros((1, STEPS, 2), np.float32)
+    values[0, 5] = 3.0
+    folder = write(tensorstore, tmp_path / "v", {"rewards": values}, chunks=[1, 4, 2])
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    tensorstore.KvStore.open(store).result().write("rewards./0.0.0", None).result()  # takes it out
+    equal(_ocdbt.OcdbtArray(folder).read("rewards."), values)
+
+
 def test_last_steps_can_be_left_out(tensorstore: Any) -> None:
     dataset = read_vault(FLASHBAX, uid="Good", last_step="drop")
     equal(dataset.lengths, [4, 3])  # the cut episode of one step has none left

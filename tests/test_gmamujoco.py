@@ -45,6 +45,14 @@ def test_sizes() -> None:
     assert gmamujoco.spec("2halfcheetah", obsk=0).obs_sizes == (11, 11)
 
 
+def test_the_walkers_feet_have_the_same_friction_where_gymnasium_has_mended_it() -> None:
+    """Which no recorded step shows; the right foot of the ``-v2`` robot slips more."""
+    env = gmamujoco.make("2walker", 1, threads=1)
+    feet = [env._sim.model.geom(name).friction[0] for name in ("foot_geom", "foot_left_geom")]
+    assert feet == [1.9, 1.9]
+    env.close()
+
+
 def test_every_actuator_belongs_to_one_agent() -> None:
     for name, team in TEAMS.items():
         owned = sorted(actuator for own in team.owners() for actuator in own)

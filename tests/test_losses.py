@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from marlzoo.algorithms.omar import cross_entropy_search, softmax_moments, softmax_search
 from marlzoo.baselines.maddpg_cql import partial_replacement
 from torch import Tensor
 
+from marlzoo.batch import Batch
 from marlzoo.modules.critics import best_of
 from marlzoo.modules.policies import smoothed_action
 from marlzoo.objectives import (
@@ -20,9 +22,11 @@ from marlzoo.objectives import (
     mean_over,
     normal_log_density,
     normalized,
+    penalty_samples,
     sampled_logsumexp,
     soft_minimum,
     softmax_weights,
+    team_targets,
     uniform_log_density,
     value_scale,
 )
@@ -48,7 +52,8 @@ def test_expectile() -> None:
 
 
 def test_weights() -> None:
-    close(exponential_weights(f64(0, 2, 5000), 2.0, 100.0), f64(1, math.e, 100))
+    for cap in (100.0, f64(100.0)):
+        close(exponential_weights(f64(0, 2, 5000), 2.0, cap), f64(1, math.e, 100))
     close(softmax_weights(f64(0.1, 0, 0, 0).unsqueeze(0), 0.1), f64(1.9015, 0.6995, 0.6995, 0.6995), 1e-4)
     assert not exponential_weights(f64(1).requires_grad_(), 1.0, 9.0).requires_grad
     scaled = normalized(torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64))
@@ -71,6 +76,64 @@ def test_sampled_logsumexp_of_a_constant() -> None:
     noisy = torch.full((1, 20), 1.380999, dtype=torch.float64)
     density = torch.cat((torch.full((1, 10), -2 * math.log(2), dtype=torch.float64), noisy), 1)
     close(sampled_logsumexp(torch.zeros_like(density), density), 3.807252, 2e-6)
+
+
+def test_penalty_samples_are_uniform_or_around_the_policys_actions() -> None:
+    """Half of the latter around those at o, half around those at o'; densities are of the noise before clipping."""
+    used = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    source = torch.Generator().manual_seed(0)
+    now, after = torch.rand(2, 1, 3, 2, 2, generator=source, dtype=torch.float64)
+    uniform = torch.rand(1, 4, 3, 2, 2, generator=source, dtype=torch.float64)
+    normal = torch.randn(1, 2, 4, 3, 2, 2, generator=source, dtype=torch.float64)
+    actions, density = penalty_samples(now, after, uniform, normal, f64(0.5), used)
+    assert (actions.shape, density.shape) == ((1, 12, 3, 2, 2), (1, 12, 3, 2))
+    close(actions[:, :4], (2.0 * uniform - 1.0) * used)
+    close(density[:, :4], f64(-2.0 * math.log(2.0), -math.log(2.0)).expand(1, 4, 3, 2))
+    for first, center, noise in ((4, now, normal[:, 0]), (8, after, normal[:, 1])):
+        part = slice(first, first + 4)
+        close(actions[:, part], (center.unsqueeze(1) + 0.5 * noise).clamp(-1.0, 1.0) * used)
+        log_p = -0.5 * noise.square() - math.log(0.5) - 0.5 * math.log(2.0 * math.pi)
+        close(density[:, part], (log_p * used).sum(-1))
+    alone = penalty_samples(now, after, uniform, None, f64(0.5), used)
+    close(alone[0], actions[:, :4])
+    close(alone[1], density[:, :4])
+
+
+class Given:
+    """A team whose values are given, without or with a mixer that adds them to a number of the state."""
+
+    def __init__(self, every: Tensor, mixer: Any = None) -> None:
+        self.every, self.mixer = every, mixer
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.every
+
+    def total(self, values: Tensor, state: Tensor | None) -> Tensor:
+        return values if state is None else values.sum(-1) + state[..., 0]
+
+
+def test_team_targets_without_and_with_a_mixer() -> None:
+    """One episode of two steps that ends in a terminal one; two agents with two actions."""
+    every = f64(0, 1, 5, 4, 2, 3, 1, 0, 7, 6, 8, 9).view(1, 1, 3, 2, 2)
+    target = f64(1, 2, 3, 4, 10, 20, 30, 40, 9, 9, 9, 9).view(1, 1, 3, 2, 2)
+    batch = Batch.of(
+        action=torch.tensor([[[[0, 1], [1, 1]]]]),
+        action_mask=torch.ones(1, 1, 3, 2, 2, dtype=torch.bool),
+        agent_reward=f64(1, 2, 3, 4).view(1, 1, 2, 2),
+        reward=f64(1.5, 3.5).view(1, 1, 2),
+        state=f64(100, 200, 300).view(1, 1, 3, 1),
+        mask=f64(1, 0).view(1, 1, 2),
+        filled=f64(1, 1).view(1, 1, 2),
+    )
+    gamma = f64(0.5).view(1, 1, 1)
+    teams: list[Any] = [Given(every), Given(target)]
+    found = team_targets(*teams, batch, gamma)
+    close(found.total, f64(0, 4, 3, 0).view(1, 1, 2, 2))
+    close(found.target, f64(1 + 0.5 * 20, 2 + 0.5 * 30, 3, 4).view(1, 1, 2, 2))
+    teams = [Given(every, True), Given(target, True)]
+    found = team_targets(*teams, batch, gamma)
+    close(found.total, f64(104, 203).view(1, 1, 2))
+    close(found.target, f64(1.5 + 0.5 * (20 + 30 + 200), 3.5).view(1, 1, 2))
 
 
 def test_discrete_terms_ignore_illegal_actions() -> None:

@@ -113,11 +113,11 @@ def test_what_was_logged_beyond_a_checkpoint_is_purged(tmp_path: Path) -> None:
 def test_what_loggers_tell_of_an_evaluation(plugin: None, tmp_path: Path) -> None:
     played = EpisodeResults(
         np.array([[1.0, 3.0], [5.0, 9.0]]),
-        np.array([[2, 4], [6, 8]]),
+        np.array([[2, 4], [6, 10]]),
         np.array([[True, False], [True, True]]),
     )
     found = evaluation_values(Evaluation(7, played, np.zeros(2, bool), 0.0), 1)
-    assert list(found.values()) == [7.0, 2.0, 7.0, 1.0]  # mean and spread of returns, length, wins
+    assert list(found.values()) == [7.0, 2.0, 8.0, 1.0]  # mean and spread of returns, length, wins
     target = LogTarget(tmp_path, "toy", [{"run": "1a", "quality": "a/b"}] * 2, {"task": "toy/point"})
     assert target.names(learner()) == ["bc-point-a-b-1a"] * 2
     assert len(make_loggers(["own", "own"], target)) == 1

@@ -22,15 +22,17 @@ from marlzoo import objectives as losses
 from marlzoo.batch import gae
 from marlzoo.modules.layers import LayerNorm
 from marlzoo.modules.policies import (
+    categorical_action,
     categorical_log_prob,
     log_softmax,
     mask_logits,
+    select_action,
     tanh_gaussian_log_prob,
     tanh_gaussian_sample,
 )
 from marlzoo.modules.teams import ConvexMixer, LinearMixer, MonotonicMixer, SumMixer
 from marlzoo.objectives import td_lambda
-from marlzoo.replicas import Init, StackedAdam
+from marlzoo.replicas import Init, ReplicaRandom, StackedAdam
 from marlzoo.spec import ActionKind, Spec
 
 DOUBLE = torch.float64
@@ -177,6 +179,31 @@ def test_tanh_gaussian_density_is_finite_with_finite_slopes_everywhere() -> None
         assert slope.isfinite().all()
     inside = tanh_gaussian_log_prob(f64(8.0), f64(0.0), f64(1.0))
     assert inside > tanh_gaussian_log_prob(f64(7.0), f64(0.0), f64(1.0)), "a bound draws the mean outwards"
+    for far, clipped in ((20.0, 9.0), (-9.5, -9.0)):
+        assert tanh_gaussian_log_prob(f64(far), f64(0.0), f64(0.5)) == tanh_gaussian_log_prob(
+            f64(clipped), f64(0.0), f64(0.5)
+        )
+
+
+def test_actions_of_networks_for_both_kinds() -> None:
+    """The mode, and draws: the softmax's shares, and the Gaussian's sample before it is squashed."""
+    logits = f64(2.0, 1.0, 0.0, 0.0).expand(1, 40_000, 4)
+    action_mask = torch.tensor([True, True, True, False]).expand(1, 40_000, 4)
+    drawn = select_action(logits, f64(), action_mask, ReplicaRandom([0], "x"))
+    share = torch.bincount(drawn[0], minlength=4) / drawn.shape[1]
+    torch.testing.assert_close(
+        share.double(), log_softmax(logits, action_mask)[0, 0].exp(), rtol=0, atol=0.01
+    )
+    assert categorical_action(logits, action_mask, None).unique().tolist() == [0]
+    mean, log_std, used = (
+        torch.randn(1, 5, 2, 2),
+        torch.randn(1, 5, 2, 2),
+        torch.tensor([[1.0, 1.0], [1.0, 0.0]]),
+    )
+    torch.testing.assert_close(select_action((mean, log_std), used, None, None), torch.tanh(mean) * used)
+    noise = ReplicaRandom([0], "x").normal(5, 2, 2)
+    found = select_action((mean, log_std), used, None, ReplicaRandom([0], "x"))
+    torch.testing.assert_close(found, torch.tanh(mean + log_std.exp() * noise) * used)
 
 
 def test_masked_categorical_is_the_distribution_of_the_legal_actions_alone() -> None:

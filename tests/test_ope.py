@@ -306,6 +306,14 @@ def test_sampled_policies_are_sampled_several_times() -> None:
     assert (found[:, :1] != found).any()
 
 
+def test_all_episodes_are_acted_in_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(Always, "reset", lambda self, copies, ids=None: begun.append(copies))
+    data = uniform_data(1)
+    policy_actions(teams(data, [(1, 1)], monkeypatch), data)
+    assert begun == [data.episodes]
+
+
 # ---- command and bad input -------------------------------------------------------------------------------
 
 

@@ -203,6 +203,9 @@ def test_episodes_of_another_form() -> None:
         Dataset.from_episodes([episode | {"rewards": 0}])
     with pytest.raises(DataError, match="only 1 of 2 episodes have state"):
         Dataset.from_episodes([episode, episode | {"state": np.zeros((4, 5))}])
+    for flag in (np.zeros(2, bool), np.array([True, False, False])):
+        with pytest.raises(DataError, match="episode 0: terminal is one flag, for the episode's last step"):
+            Dataset.from_episodes([episode | {"terminal": flag}])
     with pytest.raises(DataError, match="no episode"):
         Dataset.from_episodes([])
 

@@ -186,6 +186,78 @@ def test_ends_rewards_and_agents_that_leave() -> None:
     assert not any(s.terminal[0] or s.info["win"][0] for s in steps)
 
 
+def test_a_task_that_ends_in_the_last_step_was_not_cut() -> None:
+    env = made(1, horizon=2)
+    env.reset()
+    env.envs[0].left = env.envs[0].start = 6  # type: ignore[attr-defined]
+    env.step(np.array([[2, 0]]))
+    step = env.step(np.array([[2, 0]]))
+    assert (step.terminal[0], step.truncated[0]) == (True, False)
+
+
+def test_an_episode_is_won_at_its_end_or_not() -> None:
+    class Winning(Countdown):
+        def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+            *answer, _ = super().step(actions)
+            return (*answer, {"left": {"won": True}})  # type: ignore[return-value]
+
+    env = from_parallel_env(Winning, 1, task="own/countdown", horizon=3, win_key="won")
+    env.reset()
+    env.envs[0].left = env.envs[0].start = 19  # type: ignore[attr-defined]
+    assert [bool(env.step(np.array([[0, 0]])).info["win"][0]) for _ in range(3)] == [False, False, True]
+
+
+def test_an_episode_depends_on_its_stream_and_number() -> None:
+    env = made(2)
+
+    def starts(seeds: list[int]) -> list[list[int]]:
+        env.seed(seeds)
+        return [env.reset().obs[:, 0, 1].astype(int).tolist() for _ in range(6)]
+
+    same = starts([5, 5])
+    assert all(first == second for first, second in same)
+    assert len({first for first, _ in same}) > 2
+    assert [first for first, _ in starts([5, 6])] == [first for first, _ in same]
+    assert [second for _, second in starts([5, 6])] != [second for _, second in same]
+
+
+def test_states_and_masks_from_elsewhere() -> None:
+    env = made(2, state=False)
+    seen = env.reset()
+    np.testing.assert_array_equal(seen.state, seen.obs.reshape(2, -1))
+    assert not np.array_equal(seen.state[0], seen.state[1])
+    env = made(1, masks="info")
+    env.reset()
+    env.envs[0].left = 19  # type: ignore[attr-defined]
+    step = env.step(np.array([[0, 0]]))
+    assert step.action_mask is not None
+    assert step.action_mask[0, 0].tolist() == [True, False, True]
+
+    class Short(Countdown):
+        def _mask(self) -> Any:
+            return np.ones(2, np.int8)
+
+    with pytest.raises(SpecError, match="2 entries as action mask of 'left'"):
+        from_parallel_env(Short, 1, task="own/x", horizon=1)
+    names = iter((["left", "right"], ["right", "left"]))
+
+    def turned() -> Any:
+        env = Countdown()
+        env.possible_agents = next(names)
+        return env
+
+    with pytest.raises(
+        SpecError, match=r"has the agents \['right', 'left'\], the first copy \['left', 'right'\]"
+    ):
+        from_parallel_env(turned, 2, task="own/x", horizon=1)
+
+
+def test_own_actions_are_mapped_back() -> None:
+    found = made(1, kind="continuous").canonical({"left": np.array([[-2, 7.5]]), "right": np.array([0.25])})
+    np.testing.assert_allclose(found, [[-1, 0.5], [0.25, 0]])
+    assert made(1).canonical({"left": 3}).tolist() == [2, 0]
+
+
 def test_a_shorter_limit_of_ones_own() -> None:
     env = made(1, horizon=2)
     env.reset()

@@ -77,6 +77,23 @@ def test_a_terminal_shows_groups_speed_and_the_latest_returns(monkeypatch: pytes
     assert shown[6].endswith(" 30.0 (20.0 to 40.0)")
 
 
+def test_the_first_report_gives_no_rate_while_its_piece_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    display = Display(Console(file=io.StringIO(), width=80), "suite unit")
+    display.plan([Stage("train/a", LABEL, 1000.0), Stage("train/a", LABEL, 1000.0)])
+    part = display.begin(display.clock.stages[0])
+    now = 100.0  # most of it compiles
+    part.advance(20.0)
+    assert display.clock.left() is None
+    now = 118.0
+    part.advance(200.0)
+    assert display.clock.left() == pytest.approx(180.0)  # 800 and 1000 units, ten a second
+    now = 198.0
+    part.finish()
+    assert display.clock.left() == pytest.approx(198.0)  # the second piece is to compile as well
+
+
 def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -77,6 +77,16 @@ def test_the_last_episode_is_cut() -> None:
     assert whole.cut(3) is whole
     assert not whole.cut(2).arrays["action"][2].any()
     assert whole.arrays["action"][2].any(), "what was cut is a copy"
+    assert (whole.terminal, whole.won) == (True, True)
+    assert (whole.cut(2).terminal, whole.cut(2).won) == (False, False)
+
+
+def test_a_wave_ends_with_the_first_episodes_that_suffice() -> None:
+    """However many steps the copies behind them have; what the last episode has too much is left out."""
+    for transitions, lengths in ((4, [1, 1, 2]), (5, [1, 1, 2, 1]), (6, [1, 1, 2, 2])):
+        env = Script(3)
+        assert [episode.length for episode in record(Drawing(), env, transitions, 5)] == lengths
+        assert env.stepped == [[0], [0, 1, 2], [1, 2]]
 
 
 def test_every_copy_plays_one_whole_episode() -> None:
@@ -117,3 +127,6 @@ def test_episodes_that_are_left_are_kept_as_cut_ones(kind: str) -> None:
     assert not data.truncated.any()
     assert data.card.source == "me"
     assert recorder.dataset().episodes == 3
+    recorder.reset(seed=6)
+    recorder.step({agent: allowed(recorder, agent) for agent in recorder.agents})
+    assert recorder.dataset().lengths.tolist() == [1, 1, 1, 1], "the one that goes on is kept as well"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import marlzoo
 from marlzoo import plugins, registry
 from marlzoo.cli import main
 from marlzoo.errors import ConfigError, PluginError, UnknownNameError
+from marlzoo.system import provenance
 from marlzoo.system.files import require_folder_name
 from marlzoo.system.machine import home
 from tests.toys import toy_spec
@@ -130,3 +133,98 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "home", none)
     with pytest.raises(ConfigError, match="MARLZOO_HOME"):
         home()
+
+
+# ---- what is found, and with which settings --------------------------------------------------------------
+
+PLUGIN = {
+    "__init__": "",
+    "_private": "raise RuntimeError",
+    "mine": """
+from marlzoo.baselines.bc import BC  # another method's class is none of this file's
+class Mine(BC):
+    presets = {"mamujoco": {"hidden": 4}, "mamujoco-wide": {"hidden": 16}, "games": {"hidden": 5}}
+""",
+    "two": "from mine_zoo.mine import Mine\nclass A(Mine): ...\nclass B(Mine): ...\n",
+}
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with a method of one's own."""
+    package = tmp_path / "mine_zoo"
+    package.mkdir()
+    for name, text in PLUGIN.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    declare(monkeypatch, "mine", "mine_zoo", plugins.METHODS)
+    for name in ("mine_zoo", "mine_zoo.mine", "mine_zoo.two"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_methods_file_holds_one_method() -> None:
+    assert {"mine", "two"} <= set(registry.method_names())
+    assert not any(name.startswith("_") for name in registry.method_names())
+    assert registry.find_method("mine").__name__ == "Mine"
+    with pytest.raises(
+        PluginError, match=r"mine_zoo\.two defines 2 subclasses of Algorithm; it must define one"
+    ):
+        registry.find_method("two")
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(
+    ("task", "name", "found", "hidden"),
+    [
+        ("mamujoco/x", None, "mamujoco", 4),
+        ("mamujoco/x", "wide", "mamujoco-wide", 16),
+        ("mamujoco/x", "mamujoco-wide", "mamujoco-wide", 16),
+        ("mamujoco/x", "games", "games", 5),
+        ("mamujoco/x", "defaults", "defaults", 256),
+        ("games/x", None, "games", 5),
+        ("moma/x", "wide", "mamujoco-wide", 16),  # MOMA-PPO's teams take MuJoCo's
+        ("moma/x", "moma-wide", "mamujoco-wide", 16),
+        ("own/x", None, "mamujoco", 4),
+        ("", None, "defaults", 256),
+        ("lbf/x", None, "defaults", 256),  # its settings are those of smac, which this method has none for
+    ],
+)
+def test_where_a_learner_starts_from(task: str, name: str | None, found: str, hidden: int) -> None:
+    spec = replace(toy_spec(), task=task)
+    made = marlzoo.make("mine", spec, preset=name)
+    assert (made.preset, made.config.hidden, made.dtype) == (found, hidden, torch.float32)  # type: ignore[attr-defined]
+    other = marlzoo.make(
+        "mine", spec, seeds=[0, 1], preset=name, hidden=3, lr=[0.1, 0.2], dtype=torch.float64
+    )
+    assert (other.config.hidden, other.dtype) == (3, torch.float64)  # type: ignore[attr-defined]
+    assert [config.lr for config in other.configs] == [0.1, 0.2]
+
+
+def test_own_kinds_of_actions_have_a_benchmark_each() -> None:
+    assert registry.SIMILAR == {"continuous": "mamujoco", "discrete": "smac"}
+
+
+@pytest.mark.usefixtures("plugin")
+def test_what_identifies_a_methods_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, what samples its data and evaluates it; of a Dyna form also what makes it one."""
+    monkeypatch.setattr(provenance, "source_hash", lambda modules: " ".join(sorted(modules)))
+    shared = ["marlzoo.data.sampler", "marlzoo.training.evaluation"]
+    for name, own in (("mine", ["mine_zoo.mine"]), ("dyna_mine", ["marlzoo.models.dyna", "mine_zoo.mine"])):
+        assert registry.code_hash(registry.find_method(name)) == " ".join(sorted([*own, *shared]))
+
+
+@pytest.mark.parametrize("tasks", ["5", "'xy'"])
+def test_a_family_lists_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: str) -> None:
+    (tmp_path / "untold.py").write_text(f"TASKS = {tasks}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "untold")
+    monkeypatch.delitem(sys.modules, "untold", raising=False)
+    with pytest.raises(PluginError, match="environment family 'untold': untold lists no TASKS"):
+        registry.family_tasks("untold")
+
+
+def test_names_are_whole() -> None:
+    assert all(task.startswith("games/") for task in registry.family_tasks("games"))
+    assert registry.task_spec("games/xor").task == "games/xor"
+    assert registry.make_env("games/xor", 3).num_envs == 3

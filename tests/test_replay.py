@@ -94,6 +94,7 @@ def test_draws_are_what_happened(length: int, anywhere: bool, rollouts: int) -> 
     ends = np.random.default_rng(rollouts).random((NUM_ENVS, rollouts * STEPS)) < 0.2
     replay = filled_replay(length, anywhere, rollouts, torch.from_numpy(ends))
     assert drawn(replay) == expected(length, anywhere, ends)
+    assert replay.count == min(rollouts * STEPS, SLOTS)
 
 
 def test_starts_are_equally_likely() -> None:
@@ -164,6 +165,7 @@ def test_a_saved_replay_goes_on(rollouts: int) -> None:
     whole = filled_replay(3, False, rollouts, ends)
     again = ReplayBuffer(learner(), 3, False)
     again.restore(whole.state())
+    assert drawn(again) == drawn(whole)
     for replay in (whole, again):
         replay.add(rollout(rollouts, ends[:, rollouts * STEPS : (rollouts + 1) * STEPS]))
     place = ReplicaRandom([0, 1], "x").uniform(200)
@@ -200,5 +202,6 @@ def test_every_batch_of_a_round_is_another() -> None:
 def test_a_replay_without_room() -> None:
     with pytest.raises(ConfigError, match="no room for 4 steps of each of 3 copies"):
         ReplayBuffer(learner(replay=11), 1, True)
+    assert ReplayBuffer(learner(replay=12), 1, True).capacity == STEPS
     with pytest.raises(ConfigError, match="no room for 11 steps of each of 3 copies"):
         ReplayBuffer(learner(), 11, False)

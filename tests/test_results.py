@@ -183,7 +183,14 @@ def test_has_compares_all_given_columns(tmp_path: Path) -> None:
         (lambda text: "a,b\n1,2\n", "no file of this kind.*column 'schema' is missing"),
         (lambda text: "", "not complete"),
         (lambda text: text.replace(",1000,", ",1001,"), "line 2: damaged"),
-        (lambda text: text.replace("mean_return", "mean_retorn"), "columns are those of another version"),
+        (
+            lambda text: text.replace("mean_return", "mean_retorn"),
+            "lacks 'mean_return' and it has 'mean_retorn'",
+        ),
+        (
+            lambda text: text.replace("mean_length,", "", 1),
+            "lacks 'mean_length'; read it with the version .* or move",
+        ),
         (lambda text: text.replace("schema,run,", "", 1), "older version.*marlzoo results migrate"),
         (lambda text: text + '"open\n', "not valid CSV"),
     ],

@@ -46,6 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return seen
 
 
+@pytest.mark.filterwarnings("error")  # torch warns of results that are written over tensors of another shape
 @pytest.mark.parametrize("rows", [1, 30, 2048])
 @pytest.mark.parametrize(("agents", "hidden"), [(0, (8, 8)), (N, (8, 6)), (N, (6, 8))])
 def test_values_and_gradients_are_those_of_plain_layers(
@@ -67,6 +68,15 @@ def test_values_and_gradients_are_those_of_plain_layers(
         torch.testing.assert_close(a, b)
     with torch.no_grad():
         torch.testing.assert_close(q.first(obs, action), expected[:, 0])
+
+
+def test_blocks_have_about_as_many_rows_as_fit_into_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critics, "BLOCK_ROWS", 30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    layers = critics._Layers(*(randn(1, *shape) for shape in ((2, 4), (4, 4), (1, 4), (4, 1), (1, 1))))
+    blocks = critics._Blocks(randn(1, 25, 4), randn(1, 7, 25, 2), layers)
+    assert [(block.start, block.stop) for block in blocks] == [(0, 2), (2, 4), (4, 6), (6, 7)]
+    assert len(blocks.first) == 50
 
 
 def test_states_that_agents_share(calls: list[torch.Size]) -> None:

@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 from pathlib import Path
+from time import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +91,25 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
     assert [group["state"] for group in groups(tmp_path / "slurm", capsys)] == ["done"]
     (output,) = (tmp_path / "slurm" / "unit" / "slurm").glob("*_log.out")
     assert "goes on from its checkpoint" in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("info", "age", "state"),
+    [
+        ({}, 60.0, slurm.QUEUED),  # the accounting lags
+        ({}, 180.0, slurm.ENDED),
+        ({"State": "PENDING"}, 180.0, slurm.QUEUED),
+        ({"State": "RUNNING"}, 0.0, slurm.RUNNING),
+        ({"jobState": "PREEMPTED"}, 0.0, slurm.QUEUED),
+        ({"State": "CANCELLED by 0"}, 0.0, slurm.ENDED),
+    ],
+)
+def test_states(tmp_path: Path, info: dict[str, str], age: float, state: str) -> None:
+    paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl")
+    job = SimpleNamespace(paths=paths, get_info=lambda mode: info)
+    assert slurm._state(job, time() - age) == state
+    paths.result_pickle.touch()
+    assert slurm._state(job, time() - age) == slurm.ENDED
 
 
 def test_what_is_submitted_and_how_it_stands(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from marlzoo.benchmarks import game_theory, study
+from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.row import Row
 from marlzoo.benchmarks.suites import Data
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
@@ -19,6 +22,7 @@ from marlzoo.data import games as game_data
 from marlzoo.errors import DataError
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
+from tests.test_results import ROW
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "studies"
 STUDIES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -418,3 +422,55 @@ def test_convergence_goes_on_and_looking_changes_nothing(
     columns = list(whole.columns)
     shared = parts[parts["updates"] != 3].sort_values(columns[:-1]).reset_index(drop=True)
     pd.testing.assert_frame_equal(shared, whole.sort_values(columns[:-1]).reset_index(drop=True))
+
+
+# ---- replication --------------------------------------------------------------------------------------
+
+
+def test_replication_compares_last_rows_of_runs_that_both_have(tmp_path: Path) -> None:
+    """Two datasets differ and one does not; earlier rows and runs without a twin do not count."""
+    module = script("replication")
+
+    def rows(gap: float, quality: str, seeds: int, **values: Any) -> list[Row]:
+        made = {"quality": quality, **values}
+        return [replace(ROW, **{"seed": k, "mean_return": gap + k / 10, **made}) for k in range(seeds)]
+
+    earlier = rows(-999.0, "low", 3, updates=10)
+    first = [*rows(100.0, "low", 3), *rows(0.0, "far", 3), *rows(50.0, "high", 3), *earlier]
+    again = [*rows(90.0, "low", 3), *rows(9.0, "far", 3), *rows(50.0, "high", 3), *rows(7.0, "other", 3)]
+    ResultsFile(tmp_path / "suite" / "replaced.csv").overwrite(first)
+    ResultsFile(tmp_path / "suite" / "rows.csv").overwrite(again)
+    assert module.main(module.Options(out=tmp_path, folders=(tmp_path / "suite",))) == 0
+    assert len(written(tmp_path / "replication")) == 18
+    text = (tmp_path / "replication" / "table.md").read_text().replace("\xa0", " ")
+    assert "| 100.1 ± 0.1 | 90.1 ± 0.1 | -10.0 [-10.1, -9.9] |" in text
+    assert "| 50.1 ± 0.1 | 50.1 ± 0.1 | +0.0 [-0.1, 0.1] |" in text
+    assert "2 of 3 intervals do not contain 0." in text
+
+
+# ---- values -------------------------------------------------------------------------------------------
+
+
+def test_a_value_has_settled_where_no_longer_run_would_be_warned_of() -> None:
+    updates = np.arange(5.0, 1001.0, 5.0)
+    module = script("values")
+    assert module.settled(updates, np.ones(200)) == 50.0
+    rising = 1 - np.exp(-updates / 100)
+    assert module.settled(updates, rising) == 450.0  # of ends every 50, the first beyond four constants
+    assert np.isnan(module.settled(updates, updates))
+    assert np.isnan(module.settled(updates, -updates))
+    assert np.isnan(module.settled(updates, np.where(updates > 900, np.inf, 1.0)))
+    jump = np.where(updates > 500, 2.0, 1.0)
+    assert module.settled(updates, jump) == 1000.0  # when two quarters lie behind it
+
+
+def test_values_of_committed_runs(tmp_path: Path) -> None:
+    module = script("values")
+    options = module.Options(
+        out=tmp_path, folders=(FOLDER.parents[1] / "results" / "demo",), looks=(1000, 9999999)
+    )
+    assert module.main(options) == 0
+    lines = written(tmp_path / "values")
+    assert set(lines["learner"]) == {"omiga", "iql"}
+    assert (lines["value_1000"] != 0).all()
+    assert "value_9999999" not in lines

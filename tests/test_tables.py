@@ -136,6 +136,13 @@ def test_runs_with_fewer_updates_than_others_on_the_same_data_are_left_out_and_t
     assert [line[2] for line in titled(rows, "Details").body] == ["1000", "200–300", "300"]
 
 
+def test_a_learner_without_a_finished_run_does_not_keep_others_from_being_tested() -> None:
+    rows = cell("first", [1.0, 2.0, 3.0]) + cell("second", [1.0, 2.0, 4.0])
+    for more in ([], cell("short", [9.0, 9.0, 9.0], updates=300)):
+        assert any("all that cannot be told from it" in note for note in first(rows + more).notes)
+    assert not any("told from it" in note for note in first(rows + cell("few", [9.0, 9.0])).notes)
+
+
 def test_diverged_replicas_are_shown() -> None:
     rows = cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
     rows[1] = replace(rows[1], mean_return=math.nan, diverged=True)
@@ -203,9 +210,11 @@ def test_settings_that_all_share_are_in_the_caption() -> None:
 
 def test_a_setting_with_several_values_tells_learners_apart() -> None:
     rows = [row for k in (1, 2) for row in cell("first", [1.0], variant=f"alpha={k}.0", config_hash=str(k))]
+    rows += cell("first", [1.0], variant="alpha=1.0, variant=rnn", config_hash="v")
     rows += cell("second", [1.0], variant="alpha=1.0", config_hash="s")
     found = labels_of(tables.summary(frame(rows)))
-    assert found.learners.tolist() == ["first (alpha=1.0)", "first (alpha=2.0)", "second (alpha=1.0)"]
+    first = ["first (alpha=1.0)", "first (alpha=2.0)", "first (alpha=1.0, rnn)"]
+    assert found.learners.tolist() == [*first, "second (alpha=1.0)"]
 
 
 def test_long_names_get_a_letter() -> None:
@@ -306,6 +315,8 @@ def test_the_caption_says_what_was_done() -> None:
     assert "10 evaluation episodes per seed" in notes[0]
     assert notes[1] == f"Settings: hidden=8. Task: {HOPPER}. Data: marlzoo."
     assert notes[-1] == "Made by `marlzoo bench x`."
+    one = tables.sheets(frame(rows[:1]), "title", "marlzoo bench x")[0].notes[0]
+    assert one.startswith("Mean return over 1 seed, last checkpoint")
 
 
 def test_values_that_still_moved_are_told() -> None:

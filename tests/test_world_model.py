@@ -25,6 +25,7 @@ from marlzoo.models.world_model import (
     reward_variance,
 )
 from marlzoo.replicas import Init
+from marlzoo.training.checkpoint import save_arrays
 from marlzoo.training.world_models import fit, load, save, step_errors
 from tests.toys import toy_dataset, toy_spec
 
@@ -199,6 +200,7 @@ def test_a_file_gives_the_same_predictions(tmp_path: Path) -> None:
     action = torch.randn(1, 4, 3, 2)
     assert torch.equal(model.predict(frame, action).mean, again.predict(frame, action).mean)
     assert torch.equal(model.elites(), again.elites())
+    assert (model.state, again.state) == (True, True)
     np.savez(tmp_path / "other.npz", x=np.zeros(2))
     with pytest.raises(CheckpointError, match="not a"):
         load(tmp_path / "other.npz")
@@ -215,3 +217,84 @@ def test_what_no_model_can_be_made_of() -> None:
         fit(linear_system(0.0, episodes=1), SMALL)
     with pytest.raises(ConfigError, match="elites of 3 members"):
         fit(data, replace(SMALL, elites=4))
+
+
+class Given:
+    """Members that add once, twice and five times the action to the frame; the first two are the best."""
+
+    spread = torch.tensor([[2.0, 0.0]])  # the second entry never varies
+
+    def frame(self, obs: Tensor, state: Tensor) -> Tensor:
+        return obs.flatten(2)
+
+    def elites(self) -> Tensor:
+        return torch.tensor([[0, 1]])
+
+    def predict(self, frame: Tensor, action: Tensor) -> Any:
+        move = action.flatten(2)
+        factors = torch.tensor([1.0, 2.0, 5.0]).view(1, 3, 1, 1)
+        members = frame.unsqueeze(1) + factors * move.unsqueeze(1)
+        return Answers(members, factors[..., 0] * move.unsqueeze(1)[..., 0])
+
+
+class Answers:
+    """Means of members ``[1, M, B, .]`` and their rewards ``[1, M, B]``."""
+
+    def __init__(self, mean: Tensor, team_reward: Tensor) -> None:
+        self.mean, self.team_reward = mean, team_reward
+
+    def of(self, members: Tensor) -> Answers:
+        return Answers(self.mean[:, members[0]], self.team_reward[:, members[0]])
+
+
+@pytest.mark.parametrize("per_agent", [False, True])
+def test_errors_of_several_steps_by_hand(per_agent: bool) -> None:
+    """``x' = x + a`` where the model says 1.5 a, of episodes of 1 to 4 steps of which a tenth is held out."""
+    rng, told = np.random.default_rng(0), list[Any]()
+    for episode in range(40):
+        action = rng.uniform(-1, 1, 1 + episode % 4)
+        x = np.concatenate(([0.0], np.cumsum(action)))
+        obs = np.stack((x, 0.0 * x), 1)[:, None]
+        reward = action * 2.0
+        told.append({"obs": obs, "action": action[:, None, None], "reward": reward, "terminal": True})
+    data = Dataset.from_episodes(told)
+    if per_agent:  # agents earn half too much and half too little
+        spec = replace(data.spec, n_agents=2, reward_per_agent=True, obs_sizes=(), action_sizes=())
+        twice = {name: np.repeat(getattr(data, name), 2, axis=1) for name in ("obs", "action")}
+        earned = np.stack((1.5 * data.reward, 0.5 * data.reward), 1)
+        ends = {"terminal": data.terminal, "truncated": data.truncated, "starts": data.starts}
+        data = Dataset.create(replace(spec, state_size=4), reward=earned, **twice, **ends)
+    held = np.flatnonzero(held_out_episodes(data))
+    model: Any = Given()
+    model.frame = lambda obs, state: obs[:, :, 0]
+    plain = model.predict
+    model.predict = lambda frame, action: plain(frame, action[:, :, :1])
+    found = step_errors(model, data, steps=9)
+    longest = int(data.lengths[held].max())
+    assert len(found.starts) == longest
+    for k in range(longest):
+        off, paid = [], []
+        for episode in held:
+            action = data.action[data.starts[episode] : data.ends[episode], 0, 0]
+            for t in range(len(action) - k):
+                off.append(action[t : t + k + 1].sum())
+                paid.append(0.5 * action[t + k])
+        assert found.starts[k] == len(off)
+        assert found.frame[k] == pytest.approx(0.5 * np.sqrt(np.square(off).mean()) / 2.0, rel=1e-4)
+        assert found.unchanged[k] == pytest.approx(np.sqrt(np.square(off).mean()) / 2.0, rel=1e-4)
+        assert found.reward[k] == pytest.approx(np.sqrt(np.square(paid).mean()), rel=1e-4)
+
+
+def test_what_a_training_of_a_model_tells(tmp_path: Path) -> None:
+    told: list[tuple[int, bool]] = []
+    config = replace(SMALL, model_updates=101)
+    fit(toy_dataset(), config, on_progress=lambda done, metrics: told.append((done, bool(metrics))))
+    assert [done for done, _ in told] == list(range(1, 102))
+    assert [done for done, metrics in told if metrics] == [100]
+    few = replace(SMALL, model_updates=1)
+    one, other = (fit(toy_dataset(), few, seed=seed).state_dict() for seed in (0, 1))
+    moved = max((value - other[name]).abs().max() for name, value in one.items() if name.endswith("weight"))
+    assert moved > 0.05, "each seed has initial values of its own, which one update hardly moves"
+    save_arrays(tmp_path / "other.npz", {"x": np.zeros(2)}, {"kind": "something else"})
+    with pytest.raises(CheckpointError, match="not a world model; 'marlzoo data model DATASET' writes one"):
+        load(tmp_path / "other.npz")

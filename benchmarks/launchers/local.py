@@ -129,7 +129,8 @@ def _side_by_side(
 ) -> list[str]:
     """Train groups in ``split.processes`` processes; one that dies, or meets an error of all, ends the others."""
     failures: list[str] = []
-    team, left = _Pool(min(split.processes, max(len(work), 1)), split.threads, cards), list(work)
+    team = _Pool(min(split.processes, max(len(work), 1)), split.threads, cards)
+    left = list(work)
     try:
         busy = [worker for worker in team.workers if _begin(worker, trainer, left, display)]
         while busy:
@@ -196,7 +197,8 @@ def _serve(pipe: Connection, threads: int, card: str) -> None:
     if card:  # before the first use of a GPU, which is when it is read
         os.environ[VISIBLE] = card
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    report, mine = _Remote(pipe), None
+    report = _Remote(pipe)
+    mine = None
     with torch_threads(threads):
         while True:
             kind, *rest = pipe.recv()

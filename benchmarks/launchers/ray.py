@@ -78,7 +78,8 @@ class Ray:
     """
 
     def __init__(self, place: Place, device: str) -> None:
-        self._place, self._gpus = place, place.gpus_on(device)
+        self._place = place
+        self._gpus = place.gpus_on(device)
         if place.address and place.address != "auto":
             _require_answer(place.address)
 
@@ -170,8 +171,11 @@ class _Driver:
     def __init__(
         self, trainer: Trainer, work: Work, cpus: int, gpus: float, most: int, display: Display
     ) -> None:
-        self._trainer, self._display = trainer, display
-        self._cpus, self._gpus, self._most = cpus, gpus, most
+        self._trainer = trainer
+        self._display = display
+        self._cpus = cpus
+        self._gpus = gpus
+        self._most = most
         self._left = [_Task(g, stage, *files(g, trainer.folder, trainer.suite)) for g, stage in work]
         self._active: list[_Task] = []
         self._data: dict[str, Any] = {}
@@ -311,7 +315,8 @@ class _Driver:
 
     def _lost(self, task: _Task, error: Exception) -> None:
         """Send a group again whose node or process died, unless it dies every time."""
-        label, cause = task.group.label, type(error).__name__
+        label = task.group.label
+        cause = type(error).__name__
         task.losses += 1
         if task.losses < MOST_LOSSES:
             self._display.log(
@@ -384,7 +389,8 @@ class _NodeTrainer(Trainer):
     ) -> None:
         super().__init__(order.suite, folder, order.device, order.check_data, order.log)
         self.sink = _Outbox(box, order.rows)
-        self._fetched, self._box = datasets, box
+        self._fetched = datasets
+        self._box = box
 
     def load(self, source: Source) -> Dataset:
         """The dataset of a source, from the object store."""
@@ -400,7 +406,8 @@ class _Outbox:
     """Rows on their way to the driver (a :class:`marlzoo.benchmarks.recorder.RowSink`)."""
 
     def __init__(self, box: queue.SimpleQueue[tuple[Any, ...]], known: list[Row]) -> None:
-        self._box, self._known = box, known
+        self._box = box
+        self._known = known
 
     def append(
         self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
@@ -418,7 +425,9 @@ class _Report:
     """Reports progress to the driver, not more often than a person can see."""
 
     def __init__(self, box: queue.SimpleQueue[tuple[Any, ...]], told: Any) -> None:
-        self._box, self._text, self._last = box, told, 0.0
+        self._box = box
+        self._text = told
+        self._last = 0.0
 
     def resumed(self, done: float) -> None:
         self._box.put(("resumed", done))

@@ -116,7 +116,9 @@ class Slurm:
         gpus = place.gpus_on(device)
         if gpus != int(gpus):
             raise ConfigError(f"--gpus {gpus:g}: SLURM gives whole GPUs; choose a whole number")
-        self._place, self._gpus, self._minutes = place, int(gpus), minutes(place.time)
+        self._place = place
+        self._gpus = int(gpus)
+        self._minutes = minutes(place.time)
         missing = [name for name in ("sbatch", "srun", "sacct") if shutil.which(name) is None]
         if CLUSTER == "slurm" and missing:
             raise ConfigError(
@@ -243,8 +245,10 @@ def _state(job: Any, submitted: float) -> str:
     info: Mapping[str, str] = job.get_info(mode="cache")
     if not info and time() - submitted < GRACE:
         return QUEUED
-    word = (info.get("State") or info.get("jobState") or "").split(" ")[0]
-    return RUNNING if word in _AT_WORK else QUEUED if word in _WAITING else ENDED
+    word = info.get("State") or info.get("jobState") or ""
+    if word in _AT_WORK:
+        return RUNNING
+    return QUEUED if word in _WAITING else ENDED
 
 
 def _job(folder: Path, name: str) -> Any:
@@ -287,7 +291,8 @@ def _advance(followed: _Followed) -> None:
         with open(followed.metrics, "rb") as file:
             file.seek(-min(4096, followed.metrics.stat().st_size), os.SEEK_END)
             lines = file.read().decode().splitlines()
-        done, group = int(lines[-1].partition(",")[0]), followed.group
+        done = int(lines[-1].partition(",")[0])
+        group = followed.group
         if followed.part is not None:
             followed.part.advance(
                 done * len(group.runs) * group.spec.n_agents, f"{done} of {group.updates} updates"
@@ -296,7 +301,8 @@ def _advance(followed: _Followed) -> None:
 
 def _outcome(folder: Path, followed: _Followed) -> str:
     """Why a group failed whose job is over; empty where it did not."""
-    job, label = _job(folder, followed.listed.job), followed.group.label
+    job = _job(folder, followed.listed.job)
+    label = followed.group.label
     if not job.paths.result_pickle.exists():
         state = job.get_info(mode="cache").get("State", "unknown to SLURM")
         return (

@@ -50,7 +50,8 @@ def read_literature() -> list[Row]:
 
 def dataset_name(row: Row) -> str:
     """The dataset's name here, whether it exists or not; empty for environments that have no family."""
-    environment, scenario = row["environment"], row["scenario"]
+    environment = row["environment"]
+    scenario = row["scenario"]
     if environment in ROBOTS:
         task = f"mamujoco/{environment.lower()}-{TEAMS.get(scenario, scenario)}"
     elif environment in FAMILIES:

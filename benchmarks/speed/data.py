@@ -72,10 +72,14 @@ def make_native(path: Path, gigabytes: float) -> None:
     episodes = max(1, round(gigabytes * 1e9 / (ROW + 6) / LENGTH))
     rows = episodes * LENGTH
     with spill(path.parent):
-        obs, action = allocate((rows, 6, 23), np.float32), allocate((rows, 6, 1), np.float32)
-        reward, truncated = np.empty(rows, np.float32), np.zeros(rows, np.bool_)
+        obs = allocate((rows, 6, 23), np.float32)
+        action = allocate((rows, 6, 1), np.float32)
+        reward = np.empty(rows, np.float32)
+        truncated = np.zeros(rows, np.bool_)
         for part, block in noise(episodes):
-            obs[part], action[part], reward[part] = block["o"], block["a"], block["r"]
+            obs[part] = block["o"]
+            action[part] = block["a"]
+            reward[part] = block["r"]
         truncated[LENGTH - 2 :: LENGTH] = True
         data = Dataset.create(
             SPEC,
@@ -114,9 +118,12 @@ def memory(name: str) -> float:
 
 def measure(path: Path, mapped: bool, seconds: float) -> dict[str, float]:
     """Load and draw, in this process."""
-    started, busy = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
+    busy = time.process_time()
     data = load_dataset(path, mapped=mapped)
-    loaded, cpu, peak = time.perf_counter() - started, time.process_time() - busy, memory("VmHWM")
+    loaded = time.perf_counter() - started
+    cpu = time.process_time() - busy
+    peak = memory("VmHWM")
     import torch  # here, because loading needs none of it and its 0.2 GB are not the dataset's
 
     from marlzoo.data.sampler import Sampler
@@ -124,7 +131,8 @@ def measure(path: Path, mapped: bool, seconds: float) -> dict[str, float]:
     torch.set_num_threads(1)
     sampler = Sampler(data, [0], batch_size=BATCH, fields=("obs", "next_obs", "action", "reward", "mask"))
     sampler.next()
-    count, started = 0, time.perf_counter()
+    count = 0
+    started = time.perf_counter()
     while (spent := time.perf_counter() - started) < seconds:
         sampler.next()
         count += 1

@@ -101,7 +101,9 @@ def theirs(scenario: str, partition: str) -> Callable[[], int]:
 
 def rate(step: Callable[[], int], seconds: float) -> tuple[float, float]:
     """Environment steps per second over about ``seconds``, and processor time per step in microseconds."""
-    done, start, busy = 0, time.perf_counter(), time.process_time()
+    done = 0
+    start = time.perf_counter()
+    busy = time.process_time()
     while (spent := time.perf_counter() - start) < seconds:
         done += step()
     return done / spent, 1e6 * (time.process_time() - busy) / done

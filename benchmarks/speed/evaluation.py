@@ -27,7 +27,10 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler
 
-EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
+# OMIGA's evaluation protocol.
+EPISODES = 10
+STEPS = 1000
+UPDATES = 5000
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def reference(options: Options) -> Side:
     """The plain loop."""
     spec = task_spec(options.task)
     agent = Reference(spec.n_agents, spec.obs_size, spec.state_size, spec.action_size)
-    buffer, env = Buffer(random_dataset(spec, 20_000)), make_env(options.task, 1)
+    buffer = Buffer(random_dataset(spec, 20_000))
+    env = make_env(options.task, 1)
     return Side(
         "reference loop",
         1,
@@ -93,7 +97,8 @@ def reference(options: Options) -> Side:
 
 def ours(options: Options, replicas: int) -> Side:
     """R policies times E episodes in lockstep."""
-    spec, seeds = task_spec(options.task), list(range(replicas))
+    spec = task_spec(options.task)
+    seeds = list(range(replicas))
     learner = marlzoo.make("omiga", spec, seeds=seeds)
     sampler = make_sampler(learner, [random_dataset(spec, 20_000)])
     env = make_env(options.task, replicas * options.episodes)

@@ -85,7 +85,8 @@ class Options:
 def serve(pipe: Connection, options: Options) -> None:
     """A process with a plain loop, which measures it for as many seconds as it is sent."""
     torch.set_num_threads(1)
-    spec, device = task_spec(options.task), torch.device(options.device)
+    spec = task_spec(options.task)
+    device = torch.device(options.device)
     buffer = Buffer(random_dataset(spec, options.rows))
     agent = Reference(
         spec.n_agents,
@@ -167,7 +168,8 @@ def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, c
 
 def card_rate(precision: Precision, options: Options) -> float:
     """FLOP per second of large products in a precision, over about a quarter of a measurement."""
-    device, before = torch.device(options.device), torch.get_float32_matmul_precision()
+    device = torch.device(options.device)
+    before = torch.get_float32_matmul_precision()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(options.edge, options.edge, device=device, dtype=dtype) for _ in range(2))
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -179,10 +181,18 @@ def card_rate(precision: Precision, options: Options) -> float:
     return 2.0 * options.edge**3 * products
 
 
-def measure(
-    options: Options,
-) -> tuple[dict[int, list[float]], dict[Precision, list[float]], dict[Kind, list[float]], dict[Kind, int]]:
-    """Rates of plain loops by processes, of the card by precision, and of ours, round by round; ours' operations."""
+@dataclass(frozen=True)
+class Measured:
+    """Rates round by round: of plain loops by processes, of the card by precision, and of ours; ours' operations."""
+
+    shared: dict[int, list[float]]
+    card: dict[Precision, list[float]]
+    rates: dict[Kind, list[float]]
+    operations: dict[Kind, int]
+
+
+def measure(options: Options) -> Measured:
+    """Measure, and write the table after every round, so that an interruption keeps what was measured."""
     data = [random_dataset(task_spec(options.task), options.rows) for _ in range(options.qualities)]
     shared: dict[int, list[float]] = defaultdict(list)
     card: dict[Precision, list[float]] = defaultdict(list)
@@ -202,17 +212,20 @@ def measure(
                 )
                 learners[precision, compiled, replicas] = ready(algorithm, data, precision, compiled)
     plain = Plain(options)
+    found = Measured(shared, card, rates, {kind: ours.operations for kind, ours in learners.items()})
     try:
-        for _ in range(options.rounds):
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", flush=True)
             for count in options.processes:
                 shared[count].append(plain.rate(count, options.seconds))
             for precision in options.precisions:
                 card[precision].append(card_rate(precision, options))
             for kind, ours in learners.items():
                 rates[kind].append(ours.rate(options.seconds))
+            write(options, found)
     finally:
         plain.close()
-    return shared, card, rates, {kind: ours.operations for kind, ours in learners.items()}
+    return found
 
 
 def ratio(rates: Sequence[float], others: Sequence[float]) -> str:
@@ -241,7 +254,8 @@ class Projection:
 def project(options: Options, suite: Suite) -> list[Projection]:
     """Time a group of every method and task, and multiply."""
     tasks = list(dict.fromkeys(data.task for data in suite.data))
-    device, found = torch.device(options.device), []
+    device = torch.device(options.device)
+    found = []
     for task in tasks:
         data = [random_dataset(task_spec(task), options.rows) for _ in range(options.qualities)]
         runs = sum(entry.task == task for entry in suite.data) * len(suite.seeds)
@@ -258,7 +272,8 @@ def project(options: Options, suite: Suite) -> list[Projection]:
             )
             ours = ready(algorithm, data, suite.precision, options.compiled[-1])
             update = replicas / ours.rate(options.seconds)
-            policy, seeds = algorithm.policy(), algorithm.seeds
+            policy = algorithm.policy()
+            seeds = algorithm.seeds
             evaluate(policy, env, seeds=seeds, horizon=1, device=device)
             spent = clocked(
                 lambda: evaluate(policy, env, seeds=seeds, horizon=options.steps, device=device),  # noqa: B023
@@ -275,33 +290,49 @@ def project(options: Options, suite: Suite) -> list[Projection]:
     return found
 
 
-def report(
-    options: Options,
-    shared: dict[int, list[float]],
-    card: dict[Precision, list[float]],
-    rates: dict[Kind, list[float]],
-    operations: dict[Kind, int],
-) -> None:
-    """Print the rates and write them as CSV."""
-    name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
-    one, most = shared[options.processes[0]], shared[options.processes[-1]]
-    header = ["update", "precision", "R", "rate", "ratio", "of shared", "TFLOP/s", "card %"]
+HEADER = ["update", "precision", "R", "rate", "ratio", "of shared", "TFLOP/s", "card %"]
+
+
+def lines_of(options: Options, found: Measured) -> list[list[Any]]:
+    """The table's lines, medians over the rounds that are over."""
+    one = found.shared[options.processes[0]]
+    most = found.shared[options.processes[-1]]
     lines: list[list[Any]] = []
-    for count, found in shared.items():
-        lines.append([f"plain loop x {count}", "float32", 1, f"{statistics.median(found):.1f}"])
-        lines[-1] += [ratio(found, one), ratio(found, most), "", ""]
-    for (precision, compiled, replicas), found in rates.items():
-        rate = statistics.median(found)
-        flops = operations[precision, compiled, replicas] / replicas * rate
+    for count, rates in found.shared.items():
+        lines.append([f"plain loop x {count}", "float32", 1, f"{statistics.median(rates):.1f}"])
+        lines[-1] += [ratio(rates, one), ratio(rates, most), "", ""]
+    for (precision, compiled, replicas), rates in found.rates.items():
+        rate = statistics.median(rates)
+        flops = found.operations[precision, compiled, replicas] / replicas * rate
         lines.append([f"recorded{', compiled' if compiled else ''}", precision, replicas, f"{rate:.1f}"])
-        reached = 100 * flops / statistics.median(card[precision])
-        lines[-1] += [ratio(found, one), ratio(found, most), f"{1e-12 * flops:.2f}", f"{reached:.1f}"]
-    show(f"OMIGA on {name}, {options.task}, medians of {options.rounds} rounds", header, lines, 2)
-    write_csv(options.output, [*header, "device"], [[*line, name] for line in lines])
+        reached = 100 * flops / statistics.median(found.card[precision])
+        lines[-1] += [ratio(rates, one), ratio(rates, most), f"{1e-12 * flops:.2f}", f"{reached:.1f}"]
+    return lines
+
+
+def card_name(options: Options) -> str:
+    """Of the GPU; of another device the word for it."""
+    if options.device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(options.device))
+    return options.device
+
+
+def write(options: Options, found: Measured) -> None:
+    """Write the table as CSV."""
+    name = card_name(options)
+    write_csv(options.output, [*HEADER, "device"], [[*line, name] for line in lines_of(options, found)])
+
+
+def report(options: Options, found: Measured) -> None:
+    """Print the rates."""
+    title = f"OMIGA on {card_name(options)}, {options.task}, medians of {options.rounds} rounds"
+    show(title, HEADER, lines_of(options, found), 2)
     for precision in options.precisions:
-        print(f"products {precision}: {1e-12 * statistics.median(card[precision]):.1f} TFLOP/s of the card")
+        print(
+            f"products {precision}: {1e-12 * statistics.median(found.card[precision]):.1f} TFLOP/s of the card"
+        )
         for compiled in options.compiled:
-            medians = {r: statistics.median(rates[precision, compiled, r]) for r in options.replicas}
+            medians = {r: statistics.median(found.rates[precision, compiled, r]) for r in options.replicas}
             kind = f"{precision}, compiled" if compiled else precision
             print(f"knee of {kind}: R = {knee(medians)}")
 
@@ -331,7 +362,8 @@ def report_projection(options: Options, suite: Suite, found: Sequence[Projection
     )
     show(title, header, lines, 2)
     runs = len(suite.data) * len(suite.seeds)
-    least, most = sum(p.background_eval for p in found), sum(p.in_turn for p in found)
+    least = sum(p.background_eval for p in found)
+    most = sum(p.in_turn for p in found)
     print(
         f"{len(options.methods)} methods x {runs} runs of {suite.updates} updates: "
         f"{least:.1f} to {most:.1f} hours on this device"
@@ -345,7 +377,7 @@ def main(options: Options) -> int:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device was found; --device cpu only exercises the code", file=sys.stderr)
         return 1
-    report(options, *measure(options))
+    report(options, measure(options))
     if options.suite:
         suite = find_suite(options.suite)
         report_projection(options, suite, project(options, suite))

@@ -61,8 +61,11 @@ class Case:
     """One size along one axis, and its measurements in seconds per update."""
 
     def __init__(self, axis: str, size: int) -> None:
-        self.axis, self.size = axis, size
-        agents = size if axis == "agents" else 2 if axis == "rows" else 6
+        self.axis = axis
+        self.size = size
+        agents = 2 if axis == "rows" else 6
+        if axis == "agents":
+            agents = size
         obs = 8 if axis == "rows" else 23
         self.replicas = size if axis == "replicas" else 1
         data = random_dataset(
@@ -100,7 +103,8 @@ class Case:
 
     def row(self) -> list[Any]:
         """Axis, size and the table's figures."""
-        sampling, updating = statistics.median(self.sampling), statistics.median(self.updating)
+        sampling = statistics.median(self.sampling)
+        updating = statistics.median(self.updating)
         whole = sampling + updating
         figures = [
             f"{self.replicas / whole:.1f}",

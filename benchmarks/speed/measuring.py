@@ -82,7 +82,9 @@ def wait_for(device: torch.device) -> None:
 def rate_of(work: Callable[[], object], seconds: float, device: torch.device = CPU) -> tuple[float, float]:
     """Calls per second, and per second of processor time, over about ``seconds``; the device's work included."""
     wait_for(device)
-    done, start, busy = 0, time.perf_counter(), time.process_time()
+    done = 0
+    start = time.perf_counter()
+    busy = time.process_time()
     while time.perf_counter() - start < seconds:
         work()
         done += 1
@@ -100,10 +102,12 @@ def matrix_rate(setting: str, dtype: torch.dtype, seconds: float) -> tuple[float
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(EDGE, EDGE, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
-    a, b = a.to(dtype), b.to(dtype)
+    a = a.to(dtype)
+    b = b.to(dtype)
     error = float((a @ b - exact).norm() / exact.norm())
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    best, start = float("inf"), time.perf_counter()
+    best = float("inf")
+    start = time.perf_counter()
     while time.perf_counter() - start < seconds:
         began = clock()
         torch.mm(a, b)
@@ -113,7 +117,8 @@ def matrix_rate(setting: str, dtype: torch.dtype, seconds: float) -> tuple[float
 
 def best_matrix_rate(seconds: float) -> float:
     """One thread's float32 GFLOP/s with the best of torch's settings that are accurate; leaves torch as it was."""
-    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    before = torch.get_float32_matmul_precision()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         found = [matrix_rate(setting, torch.float32, seconds) for setting in SETTINGS]

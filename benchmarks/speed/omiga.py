@@ -199,7 +199,8 @@ def operations(case: str) -> int:
 
 def measure(options: Options) -> tuple[dict[Variant, list[tuple[float, float]]], dict[str, list[float]]]:
     """Rates of all variants (wall clock, processor), and of products by setting and threads, round by round."""
-    processes, every = Processes(options.cores), variants(options)
+    processes = Processes(options.cores)
+    every = variants(options)
     rates: dict[Variant, list[tuple[float, float]]] = defaultdict(list)
     products: dict[str, list[float]] = defaultdict(list)
     try:
@@ -220,7 +221,8 @@ def measure(options: Options) -> tuple[dict[Variant, list[tuple[float, float]]],
 
 def _products(processes: Processes, cores: int, into: dict[str, list[float]]) -> str:
     """Measure the rate of products; returns the fastest setting of those with float32 accuracy."""
-    best, chosen = 0.0, "highest"
+    best = 0.0
+    chosen = "highest"
     for setting in SETTINGS:
         for threads in (1, cores):
             ((rate, error),) = processes.ask(threads, "products", setting, torch.float32, 0.2, count=1)
@@ -230,7 +232,8 @@ def _products(processes: Processes, cores: int, into: dict[str, list[float]]) ->
                 into["float32 best, 1"] += [rate] if setting == SETTINGS[0] else []
                 into["float32 best, 1"][-1] = max(into["float32 best, 1"][-1], rate)
                 if rate > 1.03 * best:
-                    best, chosen = rate, setting
+                    best = rate
+                    chosen = setting
     for threads in (1, cores):
         ((rate, _),) = processes.ask(threads, "products", "highest", torch.bfloat16, 0.2, count=1)
         into[f"bfloat16, {threads}"].append(rate)

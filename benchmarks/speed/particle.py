@@ -77,7 +77,9 @@ def theirs(module: str) -> Callable[[], int]:
 
 def rate(step: Callable[[], int], seconds: float) -> tuple[float, float]:
     """Environment steps per second of wall-clock and of processor time."""
-    count, start, spent = 0, time.perf_counter(), time.process_time()
+    count = 0
+    start = time.perf_counter()
+    spent = time.process_time()
     while (passed := time.perf_counter() - start) < seconds:
         count += step()
     return count / passed, count / (time.process_time() - spent)

@@ -28,7 +28,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv
 
 Arrays = dict[str, NDArray[np.float64]]
-Z_BOUND, MEAN_BOUND = 10.0, 9.0
+Z_BOUND = 10.0
+MEAN_BOUND = 9.0
 
 
 class Actor(nn.Module):
@@ -36,8 +37,10 @@ class Actor(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(n_in, hidden), nn.Linear(hidden, hidden)
-        self.mean, self.log_std = nn.Linear(hidden, n_out), nn.Linear(hidden, n_out)
+        self.fc1 = nn.Linear(n_in, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.mean = nn.Linear(hidden, n_out)
+        self.log_std = nn.Linear(hidden, n_out)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation before the squashing."""
@@ -63,7 +66,8 @@ class Value(nn.Module):
 
     def __init__(self, n_in: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(n_in, hidden), nn.Linear(hidden, hidden)
+        self.fc1 = nn.Linear(n_in, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,11 +81,9 @@ class Mixer(nn.Module):
 
     def __init__(self, n_state: int, n_agents: int, hidden: int) -> None:
         super().__init__()
-        self.fc, self.weight, self.bias = (
-            nn.Linear(n_state, hidden),
-            nn.Linear(hidden, n_agents),
-            nn.Linear(hidden, 1),
-        )
+        self.fc = nn.Linear(n_state, hidden)
+        self.weight = nn.Linear(hidden, n_agents)
+        self.bias = nn.Linear(hidden, 1)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, S] -> [B, n], [B, 1]``."""
@@ -131,7 +133,11 @@ class Reference:
         dtype: of networks and batches.
     """
 
-    gamma, tau, alpha, clip, lr = 0.99, 0.005, 10.0, 1.0, 5e-4
+    gamma = 0.99
+    tau = 0.005
+    alpha = 10.0
+    clip = 1.0
+    lr = 5e-4
 
     def __init__(
         self,
@@ -144,12 +150,15 @@ class Reference:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.n_agents, self.device, self.dtype = n_agents, device, dtype
+        self.n_agents = n_agents
+        self.device = device
+        self.dtype = dtype
         self.actor = Actor(n_obs + n_agents, n_action, hidden).to(device, dtype)
         self.q = Value(n_obs + n_action + n_agents, hidden).to(device, dtype)
         self.v = Value(n_obs + n_agents, hidden).to(device, dtype)
         self.mixer = Mixer(n_state, n_agents, mixer_hidden).to(device, dtype)
-        self.target_q, self.target_v = copy.deepcopy(self.q), copy.deepcopy(self.v)
+        self.target_q = copy.deepcopy(self.q)
+        self.target_v = copy.deepcopy(self.v)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.q_parameters = [*self.q.parameters(), *self.mixer.parameters()]
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.lr)
@@ -214,12 +223,16 @@ class Reference:
 
 def evaluate(agent: Reference, env: BatchedEnv, episodes: int, horizon: int) -> tuple[float, int]:
     """Mean return of episodes played one after another in one environment, and the steps that they took."""
-    returns, steps = [], 0
+    returns = []
+    steps = 0
     for _ in range(episodes):
-        obs, total = env.reset().obs[0], 0.0
+        obs = env.reset().obs[0]
+        total = 0.0
         for _ in range(horizon):
             result = env.step(agent.act(obs)[None])
-            obs, total, steps = result.obs[0], total + float(result.reward[0]), steps + 1
+            obs = result.obs[0]
+            total += float(result.reward[0])
+            steps += 1
             if result.terminal[0] or result.truncated[0]:
                 break
         returns.append(total)
@@ -244,7 +257,8 @@ def main() -> int:
     for _ in range(options.updates):
         agent.update(buffer.sample(options.batch_size))
     print(f"{options.updates / (time.perf_counter() - started):.1f} updates/s")
-    env, started = make_env(options.task, 1), time.perf_counter()
+    env = make_env(options.task, 1)
+    started = time.perf_counter()
     _, steps = evaluate(agent, env, 1, 1000)
     print(f"{steps / (time.perf_counter() - started):.0f} environment steps/s in evaluation")
     env.close()

@@ -37,7 +37,8 @@ IMPORTS = {
     "import torch and marlzoo": ("-c", "import torch, marlzoo"),
     "marlzoo list methods": ("-m", "marlzoo", "list", "methods"),
 }
-FIRST, AGAIN = "first compiled update, empty cache", "first compiled update, cache of an earlier run"
+FIRST = "first compiled update, empty cache"
+AGAIN = "first compiled update, cache of an earlier run"
 
 
 @dataclass(frozen=True)

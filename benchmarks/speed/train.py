@@ -44,8 +44,12 @@ from marlzoo.training.evaluation import evaluate
 from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.trainer import make_sampler, prepare
 
-EPISODES, STEPS, UPDATES = 10, 1000, 5000  # OMIGA's evaluation protocol
-PROFILED, SHOWN = 3, 8  # slowest cases, and operations of each
+# OMIGA's evaluation protocol.
+EPISODES = 10
+STEPS = 1000
+UPDATES = 5000
+PROFILED = 3  # slowest cases
+SHOWN = 8  # operations of each
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ def measure(case: Case, seconds: float) -> None:
             batch = case.sampler.next()
             drawn = now()
             case.update(batch)
-            sampling, updating, updates = sampling + drawn - started, updating + now() - drawn, updates + 1
+            sampling += drawn - started
+            updating += now() - drawn
+            updates += 1
     case.sampling.append(sampling / updates)
     case.updating.append(updating / updates)
 
@@ -157,7 +163,8 @@ def lines(cases: Sequence[Case], options: Options, roof: float) -> list[list[str
     """The table's rows."""
     rows = []
     for case in cases:
-        sampling, updating = statistics.median(case.sampling), statistics.median(case.updating)
+        sampling = statistics.median(case.sampling)
+        updating = statistics.median(case.updating)
         base = [c for c in cases if (c.method, c.replicas) == (options.relative_to, case.replicas)]
         reached = 100 * case.operations * case.rate / roof
         rows.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from marlzoo.benchmarks import aggregate, tables
 from marlzoo.benchmarks.analysis import Results
@@ -16,6 +17,7 @@ from marlzoo.benchmarks.suites import Suite, find_suite
 from .text import code, table
 
 PICTURES: tuple[Kind, ...] = ("curves", "profile")
+OVERALL = ("mujoco-small", "mpe")  # suites of the same methods, which one score can compare
 
 
 def parts(root: Path) -> dict[str, str]:
@@ -27,6 +29,7 @@ def parts(root: Path) -> dict[str, str]:
     found = {name: results for name in PUBLISHED if (results := _results(root, name))}
     return {
         "state": state(found),
+        "overall": overall(root),
         "leaderboards": "\n\n".join(leaderboard(root, name, results) for name, results in found.items()),
     }
 
@@ -109,12 +112,38 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
             f"{kind.capitalize()}:",
             table(["method", "datasets", "score [95 % interval]", "rank [95 % interval]"], lines),
         ]
+    text += [note for note in done.notes if note.partition(":")[0] in done.learners]
     text += _left_out(results, done)
     files = [root / "results" / name / f"{kind}.png" for kind in PICTURES]
     text += [f"![{path.stem}]({name}/{path.name})" for path in files if path.exists()]
     packed = (root / "results" / name / "rows.csv.gz").exists()
     text.append(f"[All tables]({name}/table.md), [rows]({name}/rows.csv{'.gz' if packed else ''}).")
     return "\n\n".join(text)
+
+
+def overall(root: Path) -> str:
+    """Methods that have finished runs on all datasets that are there, by their score over several suites."""
+    joined = Results(*(root / "results" / name for name in OVERALL))
+    rows = joined.frame()
+    done = joined.only(
+        pd.concat([_finished(find_suite(name), rows[rows["suite"] == name]) for name in OVERALL])["run"]
+    )
+    cells = done.table()
+    (runs,) = done.classes().values()
+    ranks = aggregate.ranks(runs)
+    parts = {name: list(dict.fromkeys(cells[cells["suite"] == name]["dataset"])) for name in OVERALL}
+    scored = {
+        learner: [aggregate.score(part, learner) for part in (runs, *(runs.over(d) for d in parts.values()))]
+        for learner in runs.complete()
+    }
+    lines = [
+        [learner, *(tables.estimate(each, 1) for each in scores), tables.estimate(ranks[learner], 1)]
+        for learner, scores in sorted(
+            scored.items(), key=lambda item: -np.nan_to_num(item[1][0][0], nan=-np.inf)
+        )
+    ]
+    header = ["method", "score", *(f"{name} ({len(d)})" for name, d in parts.items()), "rank"]
+    return table(header, lines)
 
 
 def _left_out(results: Results, done: Results) -> list[str]:

@@ -16,6 +16,7 @@ from marlzoo.task import TaskName
 from marlzoo.teachers.offers import collectable_qualities
 
 from .methods import methods
+from .published import overall
 from .text import code, table
 
 SUITE = "xor"  # the suite that the README shows
@@ -44,6 +45,7 @@ def parts(root: Path) -> dict[str, str]:
         "tasks": tasks_table(),
         "suite": f"```toml\n{(FOLDER / f'{SUITE}.toml').read_text(encoding='utf-8')}```",
         "results": results_table(root),
+        "overall": overall(root),
     }
 
 

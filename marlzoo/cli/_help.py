@@ -167,7 +167,8 @@ def _paragraphs(shape: type) -> str:
 
 
 def _entry(option: Setting, of_method: bool = False) -> list[str]:
-    metavar, flags = _metavar(option), _flags(option)
+    metavar = _metavar(option)
+    flags = _flags(option)
     if "Positional" in option.kind:
         left = f"  {_positional(option, brackets=False)}"
     elif metavar:

@@ -85,10 +85,9 @@ def _first_part(box: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # without colors
     lines = [line.strip(" │|") for line in plain.splitlines()]
     rules = [k for k, line in enumerate(lines) if re.fullmatch(r"[─\-╭╮╰╯\s]{8,}", line)]
-    titled = [
-        k for k, line in enumerate(lines) if line.startswith("╭")
-    ]  # a title inside the box's upper edge
-    begin = titled[0] if titled else (rules[0] if rules else -1)
+    # A title may stand inside the box's upper edge.
+    titled = [k for k, line in enumerate(lines) if line.startswith("╭")]
+    begin = next(iter(titled or rules), -1)
     end = next((k for k in rules if k > begin), len(lines))
     return " ".join(" ".join(lines[begin + 1 : end]).split())
 

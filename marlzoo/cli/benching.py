@@ -16,6 +16,7 @@ from marlzoo.config import Precision
 from marlzoo.errors import ConfigError
 
 if TYPE_CHECKING:
+    from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.suites import Suite
 
 
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
             f"marlzoo bench: name a suite, one of {', '.join(SUITES)}, or a file ending in .toml"
         )
     options = parse(Options, "bench", arguments)
-    from marlzoo.benchmarks.bench import bench_show, select
+    from marlzoo.benchmarks.bench import bench_show
     from marlzoo.benchmarks.suites import find_suite
 
     found = find_suite(options.suite, toml_values(options.set))
@@ -96,25 +97,33 @@ def run(arguments: Sequence[str]) -> int:
         return _status(suite, options)
     if options.where.on == "local":  # a cluster's nodes may have other devices
         usable_device(options.device)
-    from rich.console import Console
-
-    from marlzoo.benchmarks.analysis import records, table
     from marlzoo.benchmarks.launchers import Place
-    from marlzoo.benchmarks.membership import whole
     from marlzoo.benchmarks.plan import expanded
-    from marlzoo.benchmarks.runner import run_suite
-    from marlzoo.benchmarks.split import split_on
 
-    full = whole(
-        find_suite(options.suite),
-        select(found, updates=options.updates, precision=options.precision or None),
-    )
     place = Place(**asdict(options.where))
     suite = expanded(suite)
     if options.dry_run or options.hours:
         suite = _planned(suite, options)
     if options.dry_run:
         return 0
+    return _train(found, suite, options, place, shlex.join(["marlzoo", "bench", *_settled(arguments)]))
+
+
+def _train(found: Suite, suite: Suite, options: Options, place: Place, command: str) -> int:
+    """Train what is missing of a suite that was ``found`` and cut to what the options ask for."""
+    from rich.console import Console
+
+    from marlzoo.benchmarks.analysis import records, table
+    from marlzoo.benchmarks.bench import select
+    from marlzoo.benchmarks.membership import whole
+    from marlzoo.benchmarks.runner import run_suite
+    from marlzoo.benchmarks.split import split_on
+    from marlzoo.benchmarks.suites import find_suite
+
+    full = whole(
+        find_suite(options.suite),
+        select(found, updates=options.updates, precision=options.precision or None),
+    )
     finished = run_suite(
         suite,
         out=options.out,
@@ -126,7 +135,7 @@ def run(arguments: Sequence[str]) -> int:
         rerun=options.rerun,
         force=options.force,
         log=options.log,
-        command=shlex.join(["marlzoo", "bench", *_settled(arguments)]),
+        command=command,
         console=Console(stderr=options.json),
         whole=full,
     )

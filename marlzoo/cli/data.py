@@ -303,7 +303,8 @@ def _planned(task: str) -> type[Teach]:
     """The command's options with the defaults of a task's plan, if it has one."""
     base: Any = field(default=planned_options(task))
     made = make_dataclass("Planned", [("options", Teach.__annotations__["options"], base)], bases=(Teach,))
-    made.__module__, made.__doc__ = __name__, Teach.__doc__  # where annotations are looked up
+    made.__module__ = __name__  # where annotations are looked up
+    made.__doc__ = Teach.__doc__
     return made
 
 

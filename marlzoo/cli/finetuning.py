@@ -116,7 +116,8 @@ def _text(found: Finetuned) -> str:
 
 
 def _csv(found: Finetuned) -> str:
-    text, lines = io.StringIO(), found.records()
+    text = io.StringIO()
+    lines = found.records()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)

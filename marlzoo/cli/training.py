@@ -46,7 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     if first_argument("method", "train", arguments, methods, about) is None:
         return 0
-    method, rest = arguments[0], [argument for argument in arguments[1:] if argument != DYNA_FLAG]
+    method = arguments[0]
+    rest = [argument for argument in arguments[1:] if argument != DYNA_FLAG]
     method = DYNA + method if DYNA_FLAG in arguments else method
     plain = method.removeprefix(DYNA)
     if {"-h", "--help"} & set(rest) and len(methods.get(plain, ())) == 1:
@@ -90,7 +91,8 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     from marlzoo.data.load import read_card, read_description
     from marlzoo.registry import preset_of, task_families, task_spec
 
-    task, data = peek(arguments, "--task"), peek(arguments, "--data")
+    task = peek(arguments, "--task")
+    data = peek(arguments, "--data")
     if data and data.startswith("-"):
         data = None
     if not task and data:
@@ -105,7 +107,8 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
 
 
 def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, Any]:
-    mine, usual = asdict(settings), asdict(base)
+    mine = asdict(settings)
+    usual = asdict(base)
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 

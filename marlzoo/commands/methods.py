@@ -36,12 +36,16 @@ class Source:
     """
 
     def __init__(self, module: str) -> None:
-        self.module, self.path, self.broken = module, _file(module), ""
+        self.module = module
+        self.path = _file(module)
+        self.broken = ""
         try:
             self.text = self.path.read_text(encoding="utf-8") if self.path else ""
             self.tree = ast.parse(self.text)
         except (OSError, SyntaxError, ValueError, RecursionError) as error:
-            self.text, self.tree, self.broken = "", ast.Module([], []), " ".join(str(error).split())
+            self.text = ""
+            self.tree = ast.Module([], [])
+            self.broken = " ".join(str(error).split())
 
     @property
     def summary(self) -> str:

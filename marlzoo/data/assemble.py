@@ -44,7 +44,8 @@ def rows_of_steps(
     """
     steps = {"obs": _steps("obs", obs, 3), "action": np.asarray(action), "reward": _reward(reward)}
     m = len(steps["obs"])
-    over, late = _flags("terminal", terminal, m), _flags("timeout", timeout, m)
+    over = _flags("terminal", terminal, m)
+    late = _flags("timeout", timeout, m)
     following = {"obs": next_obs, "state": next_state, "action_mask": next_action_mask}
     for name, value in (("state", state), ("action_mask", action_mask)):
         if value is not None:
@@ -134,7 +135,8 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
     if not len(episodes):
         raise DataError("there is no episode; give at least one")
     parts: dict[str, list[NDArray[Any]]] = {}
-    starts, row = [], 0
+    starts = []
+    row = 0
     for number, episode in enumerate(episodes):
         place = f"episode {number}"
         unknown = sorted(episode.keys() - set(EPISODE_KEYS))
@@ -204,7 +206,9 @@ def guess_spec(
     Raises:
         DataError: the arrays have other numbers of axes than those of a team.
     """
-    obs, action, starts = arrays["obs"], arrays["action"], arrays["starts"]
+    obs = arrays["obs"]
+    action = arrays["action"]
+    starts = arrays["starts"]
     assert obs is not None
     assert action is not None
     assert starts is not None
@@ -212,7 +216,9 @@ def guess_spec(
     if action.ndim != (2 if discrete else 3):
         wanted = "[M, N] integers" if discrete else "[M, N, A] floats; discrete ones are [M, N] integers"
         raise DataError(f"action has {action.ndim} axes; for a team it is {wanted}")
-    mask, state, reward = arrays.get("action_mask"), arrays.get("state"), arrays["reward"]
+    mask = arrays.get("action_mask")
+    state = arrays.get("state")
+    reward = arrays["reward"]
     assert reward is not None
     size = action.shape[-1]
     if discrete:

@@ -23,12 +23,14 @@ from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
 from marlzoo.registry import make_env
 
-OBS_MEDIAN, OBS_P95 = 1e-4, 1e-2
+OBS_MEDIAN = 1e-4
+OBS_P95 = 1e-2
 # Rewards may hang on what the observation does not hold (Ant's and Humanoid's on a lagging position, error
 # about 4e-4), so only their median is bounded.
 REWARD_MEDIAN = 5e-3
 # Largest shares of transitions that are terminal on one side only, among episodes' last steps and all others.
-LAST_STEP_SHARE, INNER_STEP_SHARE = 0.05, 0.01
+LAST_STEP_SHARE = 0.05
+INNER_STEP_SHARE = 0.01
 _MAPPINGS = ("concat", "scatter")
 _VERSION = re.compile(r"\d+(\.\d+)+")
 
@@ -182,11 +184,13 @@ def _compare(
     sides: tuple[str, str],
     versions: list[str],
 ) -> CheckReport:
-    valid, notes = replay.valid, list(versions)
+    valid = replay.valid
+    notes = list(versions)
     if not valid.any():
         text = f"None of {len(rows)} sampled observations belongs to a state that this simulator can recover."
         return CheckReport(*sides, skipped=len(rows), failures=(text,))
-    rows, skipped = rows[valid], int((~valid).sum())
+    rows = rows[valid]
+    skipped = int((~valid).sum())
     wrong = _observation_errors(dataset, rows, replay.next_obs[valid])
     unrecorded = _repeats(dataset, rows)
     if unrecorded.any() and not unrecorded.all():
@@ -205,20 +209,16 @@ def _compare(
     limit = np.isin(rows, dataset.ends[dataset.lengths == dataset.spec.horizon] - 1)
     last = np.isin(rows, dataset.ends - 1)
     mismatches = int(disagree[~limit].sum())
-    failures = []
+    fault = ""
     if observation.median > OBS_MEDIAN or observation.p95 > OBS_P95:
-        failures.append(
-            f"Replayed transitions end elsewhere: error of the next observation {observation.median:.1e} in the "
-            f"median and {observation.p95:.1e} at the 95th percentile, bounds {OBS_MEDIAN:.0e} and {OBS_P95:.0e}. "
-            + _likely_cause(dataset, env, rows)
-        )
+        fault = _elsewhere(observation) + _likely_cause(dataset, env, rows)
     elif rewards.median > REWARD_MEDIAN:
-        failures.append(
+        fault = (
             f"The states agree, the rewards do not: median error {rewards.median:.1e}, bound {REWARD_MEDIAN:.0e}. "
             "The likely cause is another version of the task's reward."
         )
     elif _share(disagree[last & ~limit]) > LAST_STEP_SHARE or _share(disagree[~last]) > INNER_STEP_SHARE:
-        failures.append(
+        fault = (
             f"{mismatches} of {int((~limit).sum())} replayed transitions are terminal on one side only. The "
             "likely cause is another rule for the episode's end, or time limits recorded as terminal."
         )
@@ -229,8 +229,15 @@ def _compare(
         observation=observation,
         reward=rewards,
         terminal_mismatches=mismatches,
-        failures=tuple(failures),
+        failures=(fault,) if fault else (),
         notes=tuple(notes),
+    )
+
+
+def _elsewhere(error: Errors) -> str:
+    return (
+        f"Replayed transitions end elsewhere: error of the next observation {error.median:.1e} in the median and "
+        f"{error.p95:.1e} at the 95th percentile, bounds {OBS_MEDIAN:.0e} and {OBS_P95:.0e}. "
     )
 
 
@@ -286,13 +293,16 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
 
     Another version need not mean other physics: where transitions are replayed, they decide.
     """
-    card, found, versions = dataset.card, [], []
+    card = dataset.card
+    found = []
+    versions = []
     # A published name may leave open which variant of the observations it has (``-obsk0``); sizes are compared.
     if card.task and card.task != env.task and not env.task.startswith(f"{card.task}-"):
         found.append(f"task: {card.task} != {env.task}")
     stated = card.versions | card.options
     for name in sorted(set(stated) & set(env.metadata)):
-        mine, theirs = stated[name], env.metadata[name]
+        mine = stated[name]
+        theirs = env.metadata[name]
         if name == "agents":
             found.extend(_agents(mine, theirs))
             continue
@@ -309,7 +319,8 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
 
 def _agents(mine: Any, theirs: Any) -> list[str]:
     """Whether agents of the same number are the same ones; names that a writer gave by number say nothing."""
-    mine, theirs = list(map(str, mine)), list(map(str, theirs))
+    mine = list(map(str, mine))
+    theirs = list(map(str, theirs))
     if mine == theirs or mine == [f"agent_{k}" for k in range(len(mine))]:
         return []
     text = f"agents: {', '.join(mine)} != {', '.join(theirs)}"

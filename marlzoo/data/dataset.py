@@ -250,11 +250,14 @@ class Dataset:
 
     def _clear_final_rows(self) -> Dataset:
         """Zeros in place of the action and reward of rows without a step: what a source put there is void."""
-        action, reward = self.action, self.reward
+        action = self.action
+        reward = self.reward
         if not action[self.ends].any() and not reward[self.ends].any():
             return self
-        action, reward = action.copy(), reward.copy()
-        action[self.ends], reward[self.ends] = 0, 0
+        action = action.copy()
+        reward = reward.copy()
+        action[self.ends] = 0
+        reward[self.ends] = 0
         return replace(self, action=action, reward=reward)
 
     # ---- size and structure ------------------------------------------------------------------------------
@@ -422,8 +425,10 @@ class Dataset:
         ``episode_limit``).
         """
         rows = (self.ends - 1)[self.terminal_at_limit]
-        terminal, truncated = self.terminal.copy(), self.truncated.copy()
-        terminal[rows], truncated[rows] = False, True
+        terminal = self.terminal.copy()
+        truncated = self.truncated.copy()
+        terminal[rows] = False
+        truncated[rows] = True
         note = (
             f"{len(rows)} terminal ends after exactly {self.spec.horizon} steps are read as time limits "
             "(limit_is_terminal=false)"

@@ -24,7 +24,7 @@ NEIGHBOURS = 50
 FEATURES = 128  # random features beside the observations themselves
 ROWS_SOFTMAX = 10_000  # rows of the sample that discrete models look at: they are fitted by iteration
 RIDGE = 1e-3  # of the mean squared feature
-VARIANCE_FLOOR = 1e-4  # of an action's variance: bounds the dependence that can be seen at 4.6 nats per entry
+VARIANCE_FLOOR = 1e-4  # of an action's variance: bounds the dependence that can be seen at 5.1 nats per entry
 SPLIT = 0.85  # share of variance between two halves from which a neighborhood counts as having two modes
 Z = 1.96  # 95 % interval
 
@@ -147,7 +147,8 @@ def coverage(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Covera
         return Coverage(distinct, len(np.unique(actions)) / possible, None, None, 0)
     rows = sample_transitions(dataset, sample, seed, "coverage")
     rng = _stream(seed, "recombine")
-    state, action = _standardized(dataset.state[rows]), dataset.action[rows].astype(np.float32)
+    state = _standardized(dataset.state[rows])
+    action = dataset.action[rows].astype(np.float32)
     queries = rng.permutation(len(rows))[: max(1, min(QUERIES, len(rows) // 4))]
     kept = np.setdiff1d(np.arange(len(rows)), queries)
     if not len(kept):
@@ -197,7 +198,8 @@ def modes(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Modes:
     rng = _stream(seed, "neighborhoods")
     queries = np.sort(rng.permutation(len(rows))[:QUERIES])
     count = min(NEIGHBOURS, len(rows))
-    two, effective = [], []
+    two = []
+    effective = []
     for agent in range(dataset.spec.n_agents):
         obs = _standardized(dataset.obs[rows, agent])
         near, _ = _nearest(obs[queries], obs, count)
@@ -291,7 +293,8 @@ def _standardized(array: NDArray[Any]) -> NDArray[np.float32]:
 def _nearest(queries: NDArray[np.float32], points: NDArray[np.float32], count: int) -> tuple[Any, Any]:
     """Numbers and squared distances of the ``count`` nearest points ``[Q, count]``."""
     squares = np.square(points).sum(1)
-    numbers, distances = [], []
+    numbers = []
+    distances = []
     for begin in range(0, len(queries), 250):
         part = queries[begin : begin + 250]
         gap = np.square(part).sum(1)[:, None] + squares - 2 * part @ points.T
@@ -332,9 +335,11 @@ def _total_correlation(
             target = action[:, agent, : sizes[agent]].astype(np.float64)
         # Observations that say nothing cost a fitted model likelihood, which must count for neither side: both models
         # use them or leave them out, whichever predicts better.
-        without, knowing = [], []
+        without = []
+        knowing = []
         for inputs in (seen, seen[:, :1]):
-            both, width = np.concatenate([inputs, others], axis=1), inputs.shape[1]
+            both = np.concatenate([inputs, others], axis=1)
+            width = inputs.shape[1]
             without.append(_held_out(likelihood, inputs, target, fold, width))
             knowing.append(_held_out(likelihood, both, target, fold, width))
         gain += max(knowing, key=np.sum) - max(without, key=np.sum)
@@ -347,7 +352,8 @@ def _held_out(
     """Log-likelihood of every row under the model that was fitted to the other fold ``[M]``."""
     out = np.zeros(len(inputs))
     for k in (0, 1):
-        fit, test = fold != k, fold == k
+        fit = fold != k
+        test = fold == k
         if fit.any() and test.any():
             out[test] = likelihood(inputs, target, fit, test, seen)
     return out
@@ -373,13 +379,15 @@ def _softmax_likelihood(x: Doubles, y: NDArray[np.int64], fit: Any, test: Any, s
     """
     import torch  # here, because it loads slowly and inspecting continuous data needs none of it
 
-    inputs, target = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
+    inputs = torch.from_numpy(x.astype(np.float32))
+    target = torch.from_numpy(y.astype(np.int64))
     precision = torch.full((x.shape[1], 1), 0.01)
     precision[1:seen] = 1.0
     precision[max(1, seen - FEATURES) : seen] = FEATURES / 4
     weights = torch.zeros(x.shape[1], int(y.max()) + 1, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=40, history_size=10, line_search_fn="strong_wolfe")
-    some_x, some_y = inputs[torch.from_numpy(fit)], target[torch.from_numpy(fit)]
+    some_x = inputs[torch.from_numpy(fit)]
+    some_y = target[torch.from_numpy(fit)]
 
     def loss() -> Any:
         optimizer.zero_grad()
@@ -400,7 +408,8 @@ def _split(values: Doubles) -> Doubles:
     ordered = np.sort(values, axis=1)
     count = ordered.shape[1]
     total = ordered.sum(1, keepdims=True)
-    left, n = np.cumsum(ordered, axis=1)[:, :-1], np.arange(1, count)
+    left = np.cumsum(ordered, axis=1)[:, :-1]
+    n = np.arange(1, count)
     between = np.square(left / n - (total - left) / (count - n)) * n * (count - n) / count**2
     variance = ordered.var(1)
     # One or two stray rows are no mode: a group has at least a tenth of the neighbors.

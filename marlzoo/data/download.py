@@ -12,7 +12,7 @@ from typing import Any
 
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.formats.vault import plain_uid
+from marlzoo.data.formats._vault_folder import plain_uid
 from marlzoo.data.load import Reader, convert, data_home, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.registry import task_names, task_spec
@@ -63,7 +63,8 @@ def download(
     if from_file is None:
         file, stated = _fetch(entry, progress)
     else:
-        file, stated = Path(from_file).expanduser(), ""
+        file = Path(from_file).expanduser()
+        stated = ""
         if not file.exists():
             raise DataError(f"{file}: no such file; check the path")
     same = from_file is None or (entry.hub and file.name == Path(entry.hub).name)

@@ -53,7 +53,8 @@ CELLS: dict[str, tuple[tuple[int, int], ...]] = {
 # 90 % at the poor equilibrium (0, 0), 4 % at each of the others, the rest on the six other cells.
 IMBALANCED = np.full((3, 3), 0.02 / 6)
 np.fill_diagonal(IMBALANCED, (0.9, 0.04, 0.04))
-ONE_STEP_EPISODES, EPISODES = 5000, 500
+ONE_STEP_EPISODES = 5000
+EPISODES = 500
 PASSAGE_COUNTS = (167, 160, 173)  # of 500, as in the authors' data
 
 
@@ -222,7 +223,8 @@ def _pass(game: games.Game, rng: Random) -> Act:
 
 def _box(*low_high: tuple[float, float, float, float]) -> Recipe:
     """Equal shares of boxes ``(low x, high x, low y, high y)``, uniform inside."""
-    low, high = np.array(low_high)[:, 0::2], np.array(low_high)[:, 1::2]
+    low = np.array(low_high)[:, 0::2]
+    high = np.array(low_high)[:, 1::2]
 
     def recipe(game: games.Game, rng: Random) -> Act:
         k = _shares(np.ones(len(low)), game.num_envs, rng)
@@ -239,7 +241,8 @@ def _modes(game: games.Game, rng: Random) -> Act:
 
 def _signs(game: games.Game, rng: Random) -> Act:
     """All agents near 0.8 or all near -0.8, in equal shares; one team in twenty acts at random."""
-    num_envs, n = game.num_envs, game.spec.n_agents
+    num_envs = game.num_envs
+    n = game.spec.n_agents
     side = 1.0 - 2.0 * _shares(np.ones(2), num_envs, rng)[:, None]
     near = np.clip(0.8 * side + 0.1 * rng.normal(size=(num_envs, n)), -1.0, 1.0)
     anywhere = rng.uniform(-1.0, 1.0, (num_envs, n))
@@ -325,7 +328,8 @@ def _with_random_partners(agent: int) -> Recipe:
     """Episodes of an agent that walks to the center with noise in half of them; all others move at random."""
 
     def recipe(game: games.Game, rng: Random) -> Act:
-        walks, walking = _shares(np.ones(2), game.num_envs, rng) == 1, _to_center(0.5)(game, rng)
+        walks = _shares(np.ones(2), game.num_envs, rng) == 1
+        walking = _to_center(0.5)(game, rng)
 
         def act(g: games.Game, t: int) -> Actions:
             joint = rng.uniform(-1.0, 1.0, (g.num_envs, g.spec.n_agents, 1))

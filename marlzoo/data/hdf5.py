@@ -83,7 +83,8 @@ def user_block(path: str | os.PathLike[str]) -> int:
     try:
         if not os.path.isfile(path):
             return 0
-        size, place = os.path.getsize(path), 512
+        size = os.path.getsize(path)
+        place = 512
         with open(path, "rb") as file:
             while place < size:
                 file.seek(place)
@@ -211,7 +212,8 @@ def row_reader(array: h5py.Dataset) -> Callable[[slice], NDArray[Any]]:
 
         return read
 
-    file, row = array.file.id.get_vfd_handle(), array.nbytes // len(array)
+    file = array.file.id.get_vfd_handle()
+    row = array.nbytes // len(array)
     buffer = np.empty(0, array.dtype)
 
     def read_directly(rows: slice) -> NDArray[Any]:
@@ -227,7 +229,8 @@ def row_reader(array: h5py.Dataset) -> Callable[[slice], NDArray[Any]]:
                 got = os.preadv(file, [missing], place)
                 if got == 0:
                     raise OSError("it ends inside an array")
-                missing, place = missing[got:], place + got
+                missing = missing[got:]
+                place += got
         return part
 
     return read_directly
@@ -270,7 +273,8 @@ class _Sink(io.RawIOBase):
         self.fault: OSError | None = None
 
     def write(self, data: Any) -> int:
-        view, done = memoryview(data).cast("B"), 0
+        view = memoryview(data).cast("B")
+        done = 0
         try:
             while done < len(view) and not self.fault:
                 done += self._file.write(view[done:])
@@ -279,7 +283,8 @@ class _Sink(io.RawIOBase):
         return len(view)
 
     def readinto(self, buffer: Any) -> int:
-        view, done = memoryview(buffer).cast("B"), 0
+        view = memoryview(buffer).cast("B")
+        done = 0
         while done < len(view):
             count = self._file.readinto(view[done:])
             if not count:  # behind what could be written; the content no longer matters

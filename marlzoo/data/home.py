@@ -22,7 +22,8 @@ def data_home() -> Path:
 
 def _stamp(path: Path) -> tuple[Path, dict[str, Any]]:
     """Where a file's record is kept, and what tells this very content from a later one."""
-    place, status = path.resolve(), path.stat()
+    place = path.resolve()
+    status = path.stat()
     name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
     facts = {
         "path": str(place),

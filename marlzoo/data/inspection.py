@@ -109,7 +109,10 @@ def inspect(dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0) -
         sample: transitions that coverage, dependence and modes look at.
         seed: of the sample.
     """
-    action, counts, outside, at_bound = None, None, 0, 0.0
+    action = None
+    counts = None
+    outside = 0
+    at_bound = 0.0
     if dataset.spec.discrete:
         taken = dataset.action[dataset.sources]
         size = dataset.spec.action_size
@@ -190,7 +193,9 @@ def _structure(found: Inspection) -> Any:
     from rich.table import Table
 
     table = Table(title="What methods meet", show_header=False)
-    coverage, dependence, modes = found.coverage, found.dependence, found.modes
+    coverage = found.coverage
+    dependence = found.dependence
+    modes = found.modes
     table.add_row("distinct (state, joint action)", f"{coverage.distinct:.2%} of all transitions")
     if coverage.distinct_actions is not None:
         table.add_row("joint actions that occur", f"{coverage.distinct_actions:.2%} of those that could")
@@ -281,14 +286,16 @@ def _figure(dataset: Dataset) -> Any:
             counts = np.bincount(taken[:, agent], minlength=dataset.spec.action_size)
             actions.step(np.arange(len(counts)), counts, where="mid", label=f"agent {agent}")
         else:
-            low, high = min(-1.0, float(taken.min())), max(1.0, float(taken.max()))
+            low = min(-1.0, float(taken.min()))
+            high = max(1.0, float(taken.max()))
             counts, edges = np.histogram(taken[:, agent], bins=60, range=(low, high))
             actions.stairs(counts, edges, label=f"agent {agent}")
     actions.set(xlabel="action", ylabel="entries")
     actions.legend(fontsize="small")
     found = _ranges(dataset, dataset.obs)
     for agent in range(dataset.spec.n_agents):
-        mean, std = np.array(found.mean[agent]), np.array(found.std[agent])
+        mean = np.array(found.mean[agent])
+        std = np.array(found.std[agent])
         observations.errorbar(np.arange(len(mean)), mean, std, fmt=".", capsize=2, label=f"agent {agent}")
     observations.set(xlabel="observation entry", ylabel="mean ± standard deviation")
     return figure
@@ -301,8 +308,10 @@ def _quantiles(values: NDArray[Any]) -> dict[str, float]:
 def _ranges(dataset: Dataset, array: NDArray[Any]) -> Ranges:
     """Ranges of ``array [T, N, D]`` over all rows but the final ones, in one pass."""
     shape = array.shape[1:]
-    low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
-    total, squares = np.zeros(shape), np.zeros(shape)
+    low = np.full(shape, np.inf)
+    high = np.full(shape, -np.inf)
+    total = np.zeros(shape)
+    squares = np.zeros(shape)
     step = np.ones(dataset.rows, np.bool_)
     step[dataset.ends] = False
     shift = array[0].astype(np.float64)  # keeps the sum of squares from cancelling
@@ -310,7 +319,8 @@ def _ranges(dataset: Dataset, array: NDArray[Any]) -> Ranges:
         kept = piece[step[begin : begin + len(piece)]]
         if not len(kept):
             continue
-        low, high = np.minimum(low, kept.min(axis=0)), np.maximum(high, kept.max(axis=0))
+        low = np.minimum(low, kept.min(axis=0))
+        high = np.maximum(high, kept.max(axis=0))
         centered = kept - shift
         total += centered.sum(axis=0)
         squares += np.square(centered).sum(axis=0)

@@ -264,13 +264,17 @@ def _contents(path: Path, most: int = 8) -> str:
     """What an unknown file or folder holds, in words."""
     if is_hdf5(path) or path.suffix in (SUFFIX, ".h5") or user_block(path):
         with open_hdf5(path) as file:  # a damaged file is named as such
-            kind, found = "HDF5", keys(file)
+            kind = "HDF5"
+            found = keys(file)
     elif path.is_dir():
-        kind, found = "a folder", [entry.name for entry in listed(path)]
+        kind = "a folder"
+        found = [entry.name for entry in listed(path)]
     else:
-        kind, found = "a file", []
+        kind = "a file"
+        found = []
         with contextlib.suppress(*ZIP_FAULTS), zipfile.ZipFile(path) as archive:
-            kind, found = "a zip file", sorted(archive.namelist())
+            kind = "a zip file"
+            found = sorted(archive.namelist())
         if not found:
             return kind
     more = ", ..." if len(found) > most else ""

@@ -153,7 +153,8 @@ def _require_fit(first_name: str, first: Dataset, name: str, other: Dataset) -> 
     found = list(first.spec.differences(other.spec))
     if first.card.task and other.card.task and first.card.task != other.card.task:
         found.append(f"task: {first.card.task} != {other.card.task}")
-    mine, theirs = first.card.options, other.card.options
+    mine = first.card.options
+    theirs = other.card.options
     found += [
         f"{key}: {mine[key]} != {theirs[key]}"
         for key in sorted(set(mine) & set(theirs))
@@ -185,13 +186,15 @@ def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Data
         np.concatenate([np.arange(a, b + 1) for a, b in zip(p.first, p.last, strict=True)]) for p in taken
     ]
     lengths = np.concatenate([part.last - part.first for part in taken]) + 1
-    total, first = int(lengths.sum()), parents[0]
+    total = int(lengths.sum())
+    first = parents[0]
     shared = all(parent.state_is_obs for parent in parents)
     arrays: dict[str, Any] = {}
     for name, like in first.arrays.items():
         if name == "state" and shared:
             continue
-        arrays[name], begin = allocate((total, *like.shape[1:]), like.dtype.type), 0
+        arrays[name] = allocate((total, *like.shape[1:]), like.dtype.type)
+        begin = 0
         for parent, chosen in zip(parents, rows, strict=True):
             np.take(getattr(parent, name), chosen, axis=0, out=arrays[name][begin : begin + len(chosen)])
             begin += len(chosen)

@@ -79,7 +79,8 @@ class DeviceArrays:
                 )
         self.spec = first.spec
         self.mapped = any(data.mapped for data in datasets)
-        self.device, self.dtype = torch.device("cpu" if self.mapped else device), dtype
+        self.device = torch.device("cpu" if self.mapped else device)
+        self.dtype = dtype
         if self.mapped and dtype != torch.float32:
             raise DataError(
                 f"{first.card.name}: a mapped dataset is float32 and would have to be copied as {dtype}; load it "
@@ -192,7 +193,9 @@ class Sampler:
         self.device = torch.device(device)
         self.store = DeviceArrays(unique, self.device, dtype, reward_mode)
         self._mask = self.store.mask(timeout_is_terminal)
-        self.replicas, self.batch_size, self.fields = len(seeds), batch_size, tuple(fields)
+        self.replicas = len(seeds)
+        self.batch_size = batch_size
+        self.fields = tuple(fields)
         for data in unique:
             self._require_fields(data)
         self._length = self._sequence_length(unique, sequence)
@@ -259,7 +262,10 @@ class Sampler:
 
     def _cut(self, datasets: Sequence[Dataset], length: int) -> list[Tensor]:
         """Keep all pieces that sequences may be; returns each dataset's, as numbers of pieces."""
-        firsts, lasts, candidates, before = list[NDArray[Any]](), list[NDArray[Any]](), list[Tensor](), 0
+        firsts = list[NDArray[Any]]()
+        lasts = list[NDArray[Any]]()
+        candidates = list[Tensor]()
+        before = 0
         for k, data in enumerate(datasets):
             first, last = pieces(data.starts, data.lengths, length)
             firsts.append(first + self.store_offset(k))
@@ -299,7 +305,8 @@ class Sampler:
 
     def _transitions(self, name: str, rows: Tensor) -> Tensor:
         if name.startswith(NEXT):
-            name, rows = name.removeprefix(NEXT), rows + 1  # the next observation is the row below
+            name = name.removeprefix(NEXT)  # the next observation is the row below
+            rows = rows + 1
         return self._take(name, rows)
 
     def _sequences(self, drawn: Tensor) -> dict[str, Tensor]:
@@ -360,7 +367,8 @@ def pieces(
     cut = lengths > length
     shifts = np.where(cut, lengths + length - 1, length if cut.any() else 1)
     begun = np.repeat(np.cumsum(shifts) - shifts, shifts)
-    start, size = np.repeat(starts, shifts), np.repeat(lengths, shifts)
+    start = np.repeat(starts, shifts)
+    size = np.repeat(lengths, shifts)
     place = np.arange(int(shifts.sum())) - begun - (length - 1)  # of the window against its episode
     whole = np.repeat(~cut, shifts)
     first = np.where(whole, 0, np.maximum(place, 0))

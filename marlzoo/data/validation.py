@@ -90,7 +90,8 @@ def _check_starts(episodes: Episodes) -> None:
 
 
 def _check_lengths(episodes: Episodes, horizon: int) -> None:
-    starts, lengths = episodes.starts, episodes.lengths
+    starts = episodes.starts
+    lengths = episodes.lengths
     if (lengths < 1).any():
         episode = int(np.argmax(lengths < 1))
         raise DataError(
@@ -146,7 +147,8 @@ def check_finite(arrays: Arrays) -> None:
 
 
 def _check_discrete(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
-    action, action_mask = arrays["action"], arrays.get("action_mask")
+    action = arrays["action"]
+    action_mask = arrays.get("action_mask")
     sizes = np.asarray(spec.action_sizes)
     place = _first((action < 0) | (action >= sizes))
     if place:

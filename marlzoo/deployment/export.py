@@ -27,7 +27,9 @@ Format = Literal["onnx", "torch"]
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-5  # largest difference of float outputs from those of the policy itself; actions must be equal
 OPSET = 18
-_STEPS, _SIZES = 4, (1, 3)  # of the comparison: steps of an episode, numbers of environments
+# Of the comparison: steps of an episode, and numbers of environments.
+_STEPS = 4
+_SIZES = (1, 3)
 
 Tensors = Mapping[str, Tensor]
 Run = Callable[[Tensors], dict[str, Tensor]]
@@ -96,14 +98,21 @@ def make_step(team: TeamPolicy, agent: int | None = None) -> Step:
     """The step of a loaded team on the CPU, or of one agent.
 
     Raises:
+        ExportError: the policy keeps a memory that it does not give as its state.
         SpecError: no such agent, or a policy whose agents cannot act alone.
     """
     if agent is not None and team.execution != "decentralized":
         raise SpecError(f"{team.method}: its execution is {team.execution}, so no agent can act alone")
     if agent is not None and not 0 <= agent < team.spec.n_agents:
         raise SpecError(f"agent {agent}: the team has agents 0 to {team.spec.n_agents - 1}")
-    # A copy: the caller's team keeps its device, precision and memory.
-    return Step(copy.deepcopy(team.policy).cpu().float(), team.spec, agent).eval().requires_grad_(False)
+    policy = (
+        copy.deepcopy(team.policy).cpu().float()
+    )  # the caller's team keeps its device, precision and memory
+    try:
+        step = Step(policy, team.spec, agent)
+    except ExportError as error:
+        raise ExportError(f"{team.method}: {error}") from error
+    return step.eval().requires_grad_(False)
 
 
 def describe(team: TeamPolicy, step: Step) -> dict[str, Any]:
@@ -132,7 +141,8 @@ def require_parity(step: Step, run: Run, team: TeamPolicy) -> None:
     for num_envs in _SIZES:
         inputs = example_inputs(step, num_envs, generator)
         for _ in range(_STEPS):
-            expected, found = step(inputs), run(inputs)
+            expected = step(inputs)
+            found = run(inputs)
             for name, value in expected.items():
                 gap = float((found[name].to(value.dtype) - value).abs().max())
                 if not gap <= (TOLERANCE if value.is_floating_point() else 0):

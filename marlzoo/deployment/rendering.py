@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from marlzoo.envs.base import BatchedEnv
 
 Frame = NDArray[np.uint8]
-VIDEOS, STILLS = (".mp4", ".gif"), (".png",)
+VIDEOS = (".mp4", ".gif")
+STILLS = (".png",)
 FRAMES = 250  # of an episode, unless told otherwise
 
 

@@ -49,17 +49,20 @@ class Step(nn.Module):
         agent: index of the agent that acts alone; None: the team.
 
     Raises:
-        ExportError: the policy remembers something that :meth:`marlzoo.Policy.state` does not give.
+        ExportError: the policy remembers something that :meth:`marlzoo.Policy.state` does not give; the text says
+            so for users, and names no method.
     """
 
     def __init__(self, policy: Policy, spec: Spec, agent: int | None = None) -> None:
         super().__init__()
         if hides_state(policy):
             raise ExportError(
-                f"{type(policy).__name__} keeps a memory that its method state() does not give, so its step "
-                "cannot be exported as a function"
+                "its policy keeps a memory of the episode, such as its rewards, that a file of one step cannot take "
+                "in and give out; use it in Python: marlzoo.load(RUN), and act(obs), receive(reward) at every step"
             )
-        self.policy, self._spec, self._agent = policy, spec, agent
+        self.policy = policy
+        self._spec = spec
+        self._agent = agent
         self._draws, self._states = self._traced()
         self.inputs, self.outputs = self._ports()
 
@@ -77,7 +80,8 @@ class Step(nn.Module):
     @torch.no_grad()
     def _traced(self) -> tuple[list[tuple[Kind, tuple[int, ...]]], dict[str, tuple[int, ...]]]:
         """What the policy draws in a step of one environment, and the sizes of what it remembers, ``[N, ...]``."""
-        spec, random = self._spec, RecordedDraws()
+        spec = self._spec
+        random = RecordedDraws()
         obs = next(self.policy.parameters()).new_zeros(1, 1, spec.n_agents, spec.obs_size)
         mask = torch.ones(1, 1, spec.n_agents, spec.action_size, dtype=torch.bool, device=obs.device)
         self.policy.reset(1)
@@ -88,7 +92,8 @@ class Step(nn.Module):
         return random.draws, states
 
     def _ports(self) -> tuple[list[Port], list[Port]]:
-        spec, k = self._spec, self._agent
+        spec = self._spec
+        k = self._agent
         team: tuple[int, ...] = (spec.n_agents,) if k is None else ()
         who = "all agents" if k is None else f"agent {k}"
         obs = spec.obs_size if k is None else spec.obs_sizes[k]

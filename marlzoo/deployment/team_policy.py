@@ -44,10 +44,15 @@ class TeamPolicy:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.policy, self.spec, self.seed = policy, spec, seed
-        self.method, self.task, self.updates = method, task, updates
+        self.policy = policy
+        self.spec = spec
+        self.seed = seed
+        self.method = method
+        self.task = task
+        self.updates = updates
         self.env_options = dict(env_options or {})
-        self._device, self._dtype = torch.device(device), dtype
+        self._device = torch.device(device)
+        self._dtype = dtype
         self._noise_seed = seed
         self._team = _Actor(policy, self._random())
         self._agents: dict[int, _Actor] = {}
@@ -141,7 +146,8 @@ class TeamPolicy:
             raise SpecError(f"{self.method}: its execution is {self.execution}, so no agent can act alone")
         if not 0 <= agent < spec.n_agents:
             raise SpecError(f"agent {agent}: the team has agents 0 to {spec.n_agents - 1}")
-        own_obs, own_actions = spec.obs_sizes[agent], spec.action_sizes[agent]
+        own_obs = spec.obs_sizes[agent]
+        own_actions = spec.action_sizes[agent]
         size = spec.obs_size if obs.shape[-1:] == (spec.obs_size,) else own_obs
         _require_shape("obs", obs, (size,), (1, 2))
         rows = obs.reshape(-1, size)
@@ -208,7 +214,8 @@ class _Actor:
     """A policy, its noise, and the number of environments whose past it has seen."""
 
     def __init__(self, policy: Policy, random: ReplicaRandom | None) -> None:
-        self._policy, self.random = policy, random
+        self._policy = policy
+        self.random = random
         self._num_envs: int | None = None
 
     def reset(self, ids: NDArray[np.int64] | None) -> None:

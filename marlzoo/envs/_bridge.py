@@ -47,8 +47,13 @@ class Bridge:
     finished before, and 0 in an episode's last step.
     """
 
-    n_agents, actions, dimensions, obs_size, state_size = 2, 5, 1, 8, 8
-    can_win, reward_per_agent = True, False
+    n_agents = 2
+    actions = 5
+    dimensions = 1
+    obs_size = 8
+    state_size = 8
+    can_win = True
+    reward_per_agent = False
 
     def __init__(self, start: tuple[tuple[int, int], tuple[int, int]]) -> None:
         self._start = np.array(start).reshape(4)

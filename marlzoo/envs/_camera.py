@@ -16,7 +16,9 @@ from marlzoo.envs._mujoco_legacy import DRAWING, require_mujoco
 from marlzoo.errors import ConfigError, MissingSimulatorError
 
 BACKENDS = ("egl", "osmesa")
-AZIMUTH, ELEVATION, DISTANCE = 90.0, -15.0, 4.0  # degrees, and meters from the followed body
+AZIMUTH = 90.0  # degrees
+ELEVATION = -15.0  # degrees
+DISTANCE = 4.0  # meters from the followed body
 MAX_GEOMS = 1000
 BUILT_IN = (640, 480)  # largest picture of a model that does not say otherwise
 
@@ -40,7 +42,8 @@ class Camera:
                 f"size {width}x{height}: pictures of MuJoCo are at most {BUILT_IN[0]}x{BUILT_IN[1]}"
             )
         self._mujoco: Any = require_mujoco()
-        self._model, self._size = model, (width, height)
+        self._model = model
+        self._size = (width, height)
         self._context = importlib.import_module(f"mujoco.{working_backend()}").GLContext(width, height)
         self._context.make_current()
         self._data = self._mujoco.MjData(model)
@@ -48,8 +51,10 @@ class Camera:
         self._options = self._mujoco.MjvOption()
         self._view = self._mujoco.MjvCamera()
         self._view.type = self._mujoco.mjtCamera.mjCAMERA_TRACKING
-        self._view.trackbodyid, self._view.distance = 1, DISTANCE
-        self._view.azimuth, self._view.elevation = AZIMUTH, ELEVATION
+        self._view.trackbodyid = 1
+        self._view.distance = DISTANCE
+        self._view.azimuth = AZIMUTH
+        self._view.elevation = ELEVATION
         self._renderer = self._mujoco.MjrContext(model, self._mujoco.mjtFontScale.mjFONTSCALE_150)
         self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
 

@@ -28,7 +28,10 @@ class Differential:
         n_agents: n, 2 to 5.
     """
 
-    actions, dimensions, can_win, reward_per_agent = 0, 1, False, True
+    actions = 0
+    dimensions = 1
+    can_win = False
+    reward_per_agent = True
 
     def __init__(self, n_agents: int) -> None:
         self.n_agents = self.obs_size = self.state_size = n_agents
@@ -71,8 +74,13 @@ class TwoSteps:
     Both agents see the state. What an agent's own action leads to depends on its partner.
     """
 
-    n_agents, actions, dimensions, obs_size, state_size = 2, 2, 1, 5, 5
-    can_win, reward_per_agent = False, True
+    n_agents = 2
+    actions = 2
+    dimensions = 1
+    obs_size = 5
+    state_size = 5
+    can_win = False
+    reward_per_agent = True
 
     def start(self, chance: Floats) -> State:
         """State 0."""

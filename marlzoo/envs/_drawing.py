@@ -12,7 +12,10 @@ from marlzoo.envs._particle_world import Scenario
 from marlzoo.errors import MissingExtraError
 
 AGENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's colors
-PREY, LANDMARK, FOOD, FOREST = "#444444", "#bbbbbb", "#8fbf5f", "#cfe8cf"
+PREY = "#444444"
+LANDMARK = "#bbbbbb"
+FOOD = "#8fbf5f"
+FOREST = "#cfe8cf"
 MARKERS = ("o", "s", "^", "D", "v", "p")  # of the types of units
 DPI = 100
 
@@ -26,7 +29,11 @@ def particle_world(
     figure, axis = _canvas(width, height)
     n = scenario.agents
     for k in range(scenario.landmarks):
-        color = FOOD if k in scenario.food else FOREST if k in scenario.forest else LANDMARK
+        color = LANDMARK
+        if k in scenario.food:
+            color = FOOD
+        elif k in scenario.forest:
+            color = FOREST
         axis.add_patch(Circle(position[n + k], scenario.landmark_radius[k], color=color))
     for k in range(n):
         color = PREY if scenario.prey and k == n - 1 else AGENTS[k % len(AGENTS)]

@@ -58,7 +58,8 @@ TEAMS: dict[str, Team] = {
     ),
 }
 
-_TRUNK, _HEAD_TO_HIP = 1, (1, 2, 3)
+_TRUNK = 1
+_HEAD_TO_HIP = (1, 2, 3)
 _HUMANOID_BODIES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("abdomen_y", "abdomen_z"), _HEAD_TO_HIP),
     "abdomen_x": (3, 4, 7),
@@ -85,7 +86,8 @@ class _Columns:
     """Columns of ``[full observation, qvel, 0]``, from which every local entry is taken."""
 
     def __init__(self, key: str) -> None:
-        self.key, self.robot = key, ROBOTS_V5[key]
+        self.key = key
+        self.robot = ROBOTS_V5[key]
         robot: Robot = self.robot
         self.zero = robot.obs_size + robot.nv
         self.angles = 4 if key == "reacher" else robot.nq - robot.hidden
@@ -94,7 +96,8 @@ class _Columns:
         after = self.angles + robot.nv
         self.forces = after  # cfrc_ext of the bodies 1, 2, ...
         if key == "humanoid":
-            self.inertias, self.body_velocities = after, after + 10 * BODIES
+            self.inertias = after
+            self.body_velocities = after + 10 * BODIES
             self.actuators = after + 16 * BODIES
             self.forces = self.actuators + robot.nu
 
@@ -142,7 +145,8 @@ class _Columns:
         if self.key == "reacher":
             return [self.angles, self.angles + 1]
         joints = self.robot.nu
-        shown, moving = self.angles - joints, self.robot.nv - joints
+        shown = self.angles - joints
+        moving = self.robot.nv - joints
         return [*range(shown), *range(self.velocities, self.velocities + moving)]
 
 

@@ -16,7 +16,9 @@ from marlzoo.envs._rules import Bools, Floats, Moved
 from marlzoo.envs._streams import uniforms
 
 STRIDE = 0.1  # largest move of a point along an axis in a step
-TRAINING, UNSEEN = 40, 10  # goals in the square
+# Goals in the square.
+TRAINING = 40
+UNSEEN = 10
 CELLS = 5  # actions of an agent in the game of cells
 HELD_OUT = 5  # pairs of cells that are not for training
 
@@ -33,11 +35,16 @@ class Goals:
         shown: agents see the goal as well.
     """
 
-    n_agents, actions, dimensions, state_size, can_win = 2, 0, 2, 6, False
+    n_agents = 2
+    actions = 0
+    dimensions = 2
+    state_size = 6
+    can_win = False
     reward_per_agent = False
 
     def __init__(self, unseen: bool = False, shown: bool = False) -> None:
-        self.shown, self.obs_size = shown, 6 if shown else 4
+        self.shown = shown
+        self.obs_size = 6 if shown else 4
         goals = np.random.default_rng(0).uniform(-1.0, 1.0, (TRAINING + UNSEEN, 2))
         self.goals = single(goals[TRAINING:] if unseen else goals[:TRAINING])
 
@@ -81,7 +88,11 @@ class Cells:
         unseen: whether goals are those that are not for training.
     """
 
-    n_agents, actions, dimensions, obs_size, state_size = 2, CELLS, 1, 1, 2 * CELLS
+    n_agents = 2
+    actions = CELLS
+    dimensions = 1
+    obs_size = 1
+    state_size = 2 * CELLS
     can_win = reward_per_agent = False
 
     def __init__(self, unseen: bool = False) -> None:

@@ -22,7 +22,11 @@ class Iterated:
     -2.56 on opposite ones. An agent sees its own place; the state is both.
     """
 
-    n_agents, actions, dimensions, obs_size, state_size = 2, 0, 1, 1, 2
+    n_agents = 2
+    actions = 0
+    dimensions = 1
+    obs_size = 1
+    state_size = 2
     can_win = reward_per_agent = False
 
     def start(self, chance: Floats) -> Any:

@@ -69,7 +69,8 @@ ADJACENT: dict[str, tuple[tuple[str, ...], ...]] = {
 
 def within(robot: str, own: tuple[str, ...], distance: int) -> list[list[str]]:
     """Joints at distance 0, 1, .. ``distance`` of the joints ``own``, sorted by label."""
-    rings, seen = [sorted(own)], set(own)
+    rings = [sorted(own)]
+    seen = set(own)
     for _ in range(distance):
         near = {j for joined in ADJACENT[robot] if not set(joined).isdisjoint(rings[-1]) for j in joined}
         rings.append(sorted(near - seen))
@@ -109,7 +110,8 @@ class _Pool:
         return [self.robot.nq - self.robot.hidden + place]
 
     def own(self, joint: str) -> list[int]:
-        robot, place = self.robot, self._place(joint)
+        robot = self.robot
+        place = self._place(joint)
         columns = self.angle(joint)
         # The Hopper's joints show the clipped velocity of its full observation; the Walker's are not clipped.
         columns.append(robot.obs_size + place if self.key == "hopper" else self.zero + place)
@@ -124,14 +126,16 @@ class _Pool:
 
 def local_columns(task: RobotTask) -> list[list[int]]:
     """Columns of ``[full observation, qvel, 0]`` that each agent of an ``obsk`` task sees, unpadded."""
-    key, owners = task.partition.robot, task.partition.scatter
+    key = task.partition.robot
+    owners = task.partition.scatter
     assert owners is not None
     assert task.distance is not None
     pool = _Pool(key, ROBOTS[key])
     agents = []
     for owned in owners:
         rings = within(key, tuple(JOINTS[key][a] for a in owned), task.distance)
-        columns, bodies = [], set[str]()
+        columns = []
+        bodies = set[str]()
         for joint in rings[0]:
             columns.extend(pool.own(joint))
             if key == "ant":

@@ -53,7 +53,8 @@ def _singles(count: int) -> tuple[Indices, ...]:
     return tuple((k,) for k in range(count))
 
 
-_TORSO, _VELOCITY = (0, 1, 2, 3, 4, 16, 17, 18), (13, 14, 15)
+_TORSO = (0, 1, 2, 3, 4, 16, 17, 18)
+_VELOCITY = (13, 14, 15)
 _OWN: dict[str, Indices] = {"0": ()}
 ROBOTS: dict[str, Robot] = {
     "halfcheetah": Robot(
@@ -84,7 +85,9 @@ ROBOTS: dict[str, Robot] = {
         },
     ),
 }
-_TIP, _TARGET, _BOTH = (8, 9, 10), (4, 5), (0, 2, 6, 1, 3, 7)
+_TIP = (8, 9, 10)
+_TARGET = (4, 5)
+_BOTH = (0, 2, 6, 1, 3, 7)
 _REACHER = Robot(11, 11, (), {}, {}, horizon=50)
 _REACHER_SEES: dict[str, tuple[Indices, Indices]] = {
     "2x1_full": (tuple(range(11)), tuple(range(11))),
@@ -120,7 +123,8 @@ def make_team(robot: str, name: str) -> Team:
         raise UnknownNameError(f"team of the {robot}", name, known)
     if robot == "reacher":
         return Team(_REACHER, _REACHER_SEES[name], ((0,), (1,)))
-    body, (conf, obsk) = ROBOTS[robot], name.rsplit("_", 1)
+    body = ROBOTS[robot]
+    conf, obsk = name.rsplit("_", 1)
     everything = tuple(range(body.obs_size))
     if conf == "sa":
         return Team(body, (everything,), (tuple(range(len(body.joints))),))

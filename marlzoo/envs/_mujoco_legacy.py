@@ -100,7 +100,8 @@ def _capsules_to_cylinders(spec: Any, mujoco: Any) -> None:
         if geom.type != mujoco.mjtGeom.mjGEOM_CAPSULE:
             continue
         geom.type = mujoco.mjtGeom.mjGEOM_CYLINDER
-        radius, ends = float(geom.size[0]), np.array(geom.fromto, dtype=float)
+        radius = float(geom.size[0])
+        ends = np.array(geom.fromto, dtype=float)
         if np.isfinite(ends).all():
             axis = ends[3:] - ends[:3]
             axis *= radius / 2 / np.linalg.norm(axis)

@@ -175,19 +175,22 @@ def _observe_reacher(fields: Fields) -> Array:
 
 
 def _hopper_alive(fields: Fields) -> NDArray[np.bool_]:
-    qpos, qvel = fields["qpos"], fields["qvel"]
+    qpos = fields["qpos"]
+    qvel = fields["qvel"]
     # The root's height is left out of the bound, with its x; comparisons are False for NaN.
     bounded = rows_where(np.abs(np.concatenate([qpos[:, 2:], qvel], axis=1)) < 100)
     return bounded & rows_where(np.isfinite(qpos)) & (qpos[:, 1] > 0.7) & (np.abs(qpos[:, 2]) < 0.2)
 
 
 def _walker_alive(fields: Fields) -> NDArray[np.bool_]:
-    z, angle = fields["qpos"][:, 1], fields["qpos"][:, 2]
+    z = fields["qpos"][:, 1]
+    angle = fields["qpos"][:, 2]
     return rows_where(np.stack([z > 0.8, z < 2.0, angle > -1.0, angle < 1.0], axis=1))
 
 
 def _ant_alive(fields: Fields) -> NDArray[np.bool_]:
-    qpos, qvel = fields["qpos"], fields["qvel"]
+    qpos = fields["qpos"]
+    qvel = fields["qvel"]
     finite = rows_where(np.isfinite(qpos)) & rows_where(np.isfinite(qvel))
     return finite & (qpos[:, 2] >= 0.2) & (qpos[:, 2] <= 1.0)
 
@@ -347,7 +350,8 @@ def start_state(robot: Robot, init_qpos: Array, rng: np.random.Generator) -> tup
         goal = rng.uniform(-0.2, 0.2, 2)
         while np.linalg.norm(goal) >= 0.2:
             goal = rng.uniform(-0.2, 0.2, 2)
-        qpos[2:], qvel[2:] = goal, 0.0
+        qpos[2:] = goal
+        qvel[2:] = 0.0
     if robot.nq > robot.nv:  # a free root; old engines normalized its quaternion in place
         qpos[3:7] /= np.linalg.norm(qpos[3:7])
     return qpos, qvel

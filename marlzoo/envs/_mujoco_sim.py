@@ -39,7 +39,9 @@ class Contacts:
     """
 
     def __init__(self, model: Any, batch: Any) -> None:
-        self._mujoco, self._model, self._batch = require_mujoco(), model, batch
+        self._mujoco = require_mujoco()
+        self._model = model
+        self._batch = batch
         self._data = self._mujoco.MjData(model)
         self.forces: Array = np.zeros((batch.nsim, model.nbody, 6))
 
@@ -63,7 +65,8 @@ class RobotSim:
 
     def __init__(self, robot: Robot, num_envs: int, threads: int | None = None) -> None:
         mujoco = require_mujoco()
-        self.robot, self.num_envs = robot, num_envs
+        self.robot = robot
+        self.num_envs = num_envs
         self.model = (modern_model if robot.modern else legacy_model)(robot.asset, robot.total_mass)
         self._check_sizes()
         if threads is None:
@@ -80,7 +83,8 @@ class RobotSim:
         if touching:
             self._contacts = Contacts(self.model, self._batch)
             self._fields["cfrc_ext"] = self._contacts.forces
-        self._control, self._warm = self._batch.bind("ctrl"), self._batch.bind("qacc_warmstart")
+        self._control = self._batch.bind("ctrl")
+        self._warm = self._batch.bind("qacc_warmstart")
         kinds = (
             mujoco.mjtWarning.mjWARN_BADQPOS,
             mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -90,7 +94,8 @@ class RobotSim:
         self._no_stage = int(mujoco.mjtStage.mjSTAGE_NONE)
 
     def _check_sizes(self) -> None:
-        robot, model = self.robot, self.model
+        robot = self.robot
+        model = self.model
         found = (model.nq, model.nv, model.nu, round(model.opt.timestep, 9))
         wanted = (robot.nq, robot.nv, robot.nu, robot.timestep)
         if found != wanted or not np.array_equal(
@@ -168,4 +173,6 @@ class RobotSim:
 
     def close(self) -> None:
         """Drop the simulations and their threads."""
-        self._fields, self._contacts, self._batch = {}, None, None
+        self._fields = {}
+        self._contacts = None
+        self._batch = None

@@ -45,7 +45,9 @@ class Parallel:
     """
 
     def __init__(self, env: Any, task: str, number: int) -> None:
-        self.env, self._task, self._number = env, task, number
+        self.env = env
+        self._task = task
+        self._number = number
         self._time: int | None = None
         self._seconds = call_seconds()
         self._require_api()
@@ -55,7 +57,9 @@ class Parallel:
 
     def fault(self, what: str, wanted: str = "") -> SpecError:
         """An error: where the environment stands, what is wrong there, and what the API wants."""
-        time = "" if self._time is None else f", step {self._time}" if self._time else ", reset"
+        time = ""
+        if self._time is not None:
+            time = f", step {self._time}" if self._time else ", reset"
         place = f"{self._task} ({type(self.env).__name__}, copy {self._number}{time})"
         return SpecError(f"{place}: it {what}" + (f"; the parallel API wants {wanted}" if wanted else ""))
 

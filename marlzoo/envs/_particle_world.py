@@ -92,12 +92,15 @@ class Scenario:
         Per agent: velocity, position, landmarks and other agents relative to it, then (spread) four zeros of
         unused messages, (predators) the prey's velocity, (world) whether it is in each forest. ``[sum of sizes]``.
         """
-        n, m = self.agents, self.landmarks
-        zero, flags = 4 * n + 2 * m, 4 * n + 2 * m + 1
+        n = self.agents
+        m = self.landmarks
+        zero = 4 * n + 2 * m
+        flags = 4 * n + 2 * m + 1
         plus: list[int] = []
         minus: list[int] = []
         for i in range(n):
-            velocity, position = [2 * i, 2 * i + 1], [2 * (n + i), 2 * (n + i) + 1]
+            velocity = [2 * i, 2 * i + 1]
+            position = [2 * (n + i), 2 * (n + i) + 1]
             others = [2 * (n + k) + c for k in (*range(n, n + m), *range(n)) if k != i for c in (0, 1)]
             alone = [zero] * 4 if not self.prey else []
             if self.prey and i < n - 1:
@@ -110,7 +113,8 @@ class Scenario:
     @cached_property
     def obs_sizes(self) -> tuple[int, ...]:
         """Observation size of each agent, the prey included."""
-        n, m = self.agents, self.landmarks
+        n = self.agents
+        m = self.landmarks
         common = 4 + 2 * m + 2 * (n - 1) + len(self.forest)
         if not self.prey:
             return (common + 4,) * n
@@ -162,7 +166,8 @@ class World:
 
     def __init__(self, scenario: Scenario, num_envs: int) -> None:
         s = self.scenario = scenario
-        n, m = s.agents, s.landmarks
+        n = s.agents
+        m = s.landmarks
         self._place(np.zeros((4 * n + 2 * m + 1 + n * len(s.forest), num_envs)))
         self._gain = np.array(s.gain)[:, None, None]
         self._top = None if s.top_speed is None else np.array(s.top_speed)[:, None]
@@ -170,8 +175,10 @@ class World:
         self._contact = (s.radii[i] + s.radii[j])[:, None]
 
     def _place(self, rows: Array) -> None:
-        s, num_envs = self.scenario, rows.shape[1]
-        n, m = s.agents, s.landmarks
+        s = self.scenario
+        num_envs = rows.shape[1]
+        n = s.agents
+        m = s.landmarks
         self.rows = rows
         self.velocity: Array = rows[: 2 * n].reshape(n, 2, num_envs)
         self.position: Array = rows[2 * n : 4 * n + 2 * m].reshape(n + m, 2, num_envs)
@@ -202,8 +209,11 @@ class World:
 
         Velocities and positions of learners from their own, everything else from the first agent's.
         """
-        n, m, k = self.scenario.agents, self.scenario.landmarks, self.scenario.learners
-        self.velocity[:k], self.position[:k] = obs[:, :2], obs[:, 2:4]
+        n = self.scenario.agents
+        m = self.scenario.landmarks
+        k = self.scenario.learners
+        self.velocity[:k] = obs[:, :2]
+        self.position[:k] = obs[:, 2:4]
         relative = obs[0, 4 : 4 + 2 * (m + n - 1)].reshape(m + n - 1, 2, -1)
         self.position[n:] = self.position[0] + relative[:m]
         if self.scenario.prey:
@@ -249,7 +259,8 @@ class World:
         push = CONTACT_FORCE * CONTACT_MARGIN * np.logaddexp(0.0, -gap / CONTACT_MARGIN)
         # Centres that coincide have no direction (the original divides by zero): nothing is pushed.
         along = delta[near, :, copy] * (push / np.maximum(distance, 1e-300))[:, None]
-        first, second = i[near], j[near]
+        first = i[near]
+        second = j[near]
         moves = second < self.scenario.agents
         for c in (0, 1):
             np.add.at(force[:, c], (first, copy), along[:, c])

@@ -39,13 +39,16 @@ def state_from_observation(robot: Robot, raw: Array) -> tuple[Array, Array, Bool
     """
     valid = rows_where(np.isfinite(raw))
     raw = np.where(valid[:, None], raw, 0.0)
-    qpos, qvel = np.zeros((len(raw), robot.nq)), np.zeros((len(raw), robot.nv))
+    qpos = np.zeros((len(raw), robot.nq))
+    qvel = np.zeros((len(raw), robot.nv))
     if robot.reaches:
         qpos[:, :2] = np.arctan2(raw[:, 2:4], raw[:, :2])
-        qpos[:, 2:], qvel[:, :2] = raw[:, 4:6], raw[:, 6:8]
+        qpos[:, 2:] = raw[:, 4:6]
+        qvel[:, :2] = raw[:, 6:8]
         return qpos, qvel, valid
     shown = robot.nq - robot.hidden
-    qpos[:, robot.hidden :], qvel[:] = raw[:, :shown], raw[:, shown : shown + robot.nv]
+    qpos[:, robot.hidden :] = raw[:, :shown]
+    qvel[:] = raw[:, shown : shown + robot.nv]
     if robot.qvel_limit is not None:
         valid &= rows_where(np.abs(qvel) < robot.qvel_limit - CLIP_MARGIN)
     if robot.obs_size > CONTACT_SIZE and not robot.modern:
@@ -71,9 +74,11 @@ def replay_observations(sim: RobotSim, raw: Array, control: Array) -> RobotRepla
     before the step it is taken without the lag. Their reward is therefore exact only where accelerations
     vary little within a step (nearly everywhere but at changes of contact).
     """
-    robot, count = sim.robot, len(raw)
+    robot = sim.robot
+    count = len(raw)
     qpos, qvel, valid = state_from_observation(robot, raw)
-    observation, velocity = np.zeros((count, robot.obs_size)), np.zeros((count, robot.nv))
+    observation = np.zeros((count, robot.obs_size))
+    velocity = np.zeros((count, robot.nv))
     reward = np.zeros(count)
     terminal = np.zeros(count, np.bool_)
     for start in range(0, count, sim.num_envs):
@@ -83,7 +88,9 @@ def replay_observations(sim: RobotSim, raw: Array, control: Array) -> RobotRepla
         # The Reacher shows the vector to its target as the last stepping call left it.
         before = np.linalg.norm(raw[part, -3:], axis=1) if robot.reaches and not robot.modern else None
         step = sim.step(control[part], ids, before)
-        observation[part], velocity[part] = sim.observe(ids), sim.fields(ids)["qvel"]
-        reward[part], terminal[part] = step.reward, ~step.alive
+        observation[part] = sim.observe(ids)
+        velocity[part] = sim.fields(ids)["qvel"]
+        reward[part] = step.reward
+        terminal[part] = ~step.alive
         valid[part] &= ~step.unstable
     return RobotReplay(observation, velocity, reward, terminal, valid)

@@ -72,7 +72,9 @@ class OneStep:
     can_win = reward_per_agent = False
 
     def __init__(self, n_agents: int, actions: int, payoff: Any) -> None:
-        self.n_agents, self.actions, self.payoff = n_agents, actions, payoff
+        self.n_agents = n_agents
+        self.actions = actions
+        self.payoff = payoff
 
     def start(self, chance: Floats) -> State:
         """All copies are in the one state."""
@@ -104,7 +106,11 @@ class TwoState:
     which pay ``win`` and lead back. Episodes start in state 1 and have no end of their own.
     """
 
-    n_agents, actions, dimensions, obs_size, state_size = 2, 4, 1, 2, 2
+    n_agents = 2
+    actions = 4
+    dimensions = 1
+    obs_size = 2
+    state_size = 2
     can_win = reward_per_agent = False
 
     def __init__(self, win: float) -> None:

@@ -44,14 +44,20 @@ class Map:
 
     def obs_size(self, flavour: Flavour) -> int:
         """Entries of an agent's observation."""
-        (ally, enemy), t, n, m = self.shields, self.types, self.allies, self.enemies
+        ally, enemy = self.shields
+        t = self.types
+        n = self.allies
+        m = self.enemies
         if flavour == "original":
             return MOVES + m * (5 + enemy + t) + (n - 1) * (5 + ally + t) + 1 + ally + t
         return (n - 1) * (5 + ally + t + self.actions) + m * (5 + enemy + t) + MOVES + self._own(5) + n
 
     def state_size(self, flavour: Flavour) -> int:
         """Entries of the state: the global one (``original``) or each agent's own (``mappo``)."""
-        (ally, enemy), t, n, m = self.shields, self.types, self.allies, self.enemies
+        ally, enemy = self.shields
+        t = self.types
+        n = self.allies
+        m = self.enemies
         if flavour == "original":
             return n * (4 + ally + t + self.actions) + m * (3 + enemy + t)
         return (n - 1) * (8 + ally + t + self.actions) + m * (8 + enemy + t) + MOVES + self._own(7) + n

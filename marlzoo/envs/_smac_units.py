@@ -98,7 +98,9 @@ def states(scene: Scene) -> NDArray[np.float32]:
 
 
 def _compose(scene: Scene, state: bool) -> NDArray[np.float32]:
-    a, e, n = scene.allies, scene.enemies, len(scene.sight)
+    a = scene.allies
+    e = scene.enemies
+    n = len(scene.sight)
     near_a, rows_a = _relative(scene, a)
     near_e, rows_e = _relative(scene, e)
     ally_shield, enemy_shield = (

@@ -24,7 +24,8 @@ def standardize(raw: Array, n_agents: int) -> Array:
     size = raw.shape[1] + n_agents
     mean = (raw.sum(axis=1, keepdims=True) + 1.0) / size
     centered = raw - mean
-    hot, cold = 1.0 - mean, -mean
+    hot = 1.0 - mean
+    cold = -mean
     squares = np.square(centered).sum(axis=1, keepdims=True) + hot * hot + (n_agents - 1) * cold * cold
     deviation = np.sqrt(squares / size)
     out = np.empty((len(raw), n_agents, size))

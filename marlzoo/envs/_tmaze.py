@@ -13,7 +13,10 @@ NOOP, UP, RIGHT, DOWN, LEFT, CHOOSE_0, CHOOSE_1 = range(7)
 MOVES = np.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1), (0, 0), (0, 0)])
 AROUND = np.array([(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)])
 # Columns of a state: positions of both agents, their colors (-1: none yet), color of the left end, step.
-POSITIONS, COLORS, LEFT_COLOR, STEP = slice(0, 4), slice(4, 6), 6, 7
+POSITIONS = slice(0, 4)
+COLORS = slice(4, 6)
+LEFT_COLOR = 6
+STEP = 7
 
 
 class TMaze:
@@ -29,11 +32,17 @@ class TMaze:
     right, -1 left, 0 hidden), and 1 while colors are chosen.
     """
 
-    n_agents, actions, dimensions, obs_size, state_size = 2, 7, 1, 11, 8
-    can_win, reward_per_agent = True, False
+    n_agents = 2
+    actions = 7
+    dimensions = 1
+    obs_size = 11
+    state_size = 8
+    can_win = True
+    reward_per_agent = False
 
     def __init__(self, length: int, arm: int) -> None:
-        self.length, self.arm = length, arm
+        self.length = length
+        self.arm = arm
         width = 2 * arm + 2
         free = np.zeros((length + 1, width), np.bool_)
         free[0] = True

@@ -44,7 +44,8 @@ class View(Protocol):
 class Standardized:
     """OMIGA's: everybody sees everything, one-hot appended, standardized over its own entries."""
 
-    joined, recover_state = True, None
+    joined = True
+    recover_state = None
 
     def __init__(self, n_agents: int) -> None:
         self.n_agents = n_agents
@@ -72,7 +73,8 @@ class Local:
         recoverable: whether published data have that state, too.
     """
 
-    joined, recover = False, None
+    joined = False
+    recover = None
 
     def __init__(self, columns: Sequence[Sequence[int]], robot: Robot, recoverable: bool = False) -> None:
         self._columns = padded_columns(columns, robot.obs_size + robot.nv)
@@ -103,7 +105,9 @@ class Selected:
     joined = False
 
     def __init__(self, robot: Robot, sees: tuple[tuple[int, ...], ...], size: int) -> None:
-        self.robot, self._sees, self._size = robot, sees, size
+        self.robot = robot
+        self._sees = sees
+        self._size = size
         self._columns = padded_columns(sees, robot.obs_size)  # that column of a padded observation is zero
         # The Reacher's vector to its target follows from the rest.
         needed = size - 3 if robot.reaches else size

@@ -38,11 +38,13 @@ class Play:
     """
 
     def __init__(self, env: BatchedEnv, copies: int | None = None) -> None:
-        self.env, self._guard = env, Guard(env)
+        self.env = env
+        self._guard = Guard(env)
         self.live = self.stepped = np.arange(env.num_envs if copies is None else copies)
         self.time = 0
         self.reward: NDArray[Any] = np.zeros(env.num_envs, np.float32)
-        self.returns, self.lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+        self.returns = np.zeros(env.num_envs)
+        self.lengths = np.zeros(env.num_envs, np.int64)
         self.terminal, self.truncated, self.won = np.zeros((3, env.num_envs), np.bool_)
         self.seen: Observation = self._guard.reset(self.live if copies else None)
 
@@ -58,7 +60,8 @@ class Play:
         self.reward = step.reward.mean(-1) if step.reward.ndim > 1 else step.reward
         self.returns[ids] += self.reward[ids]
         self.lengths[ids] += 1
-        self.terminal[ids], self.truncated[ids] = step.terminal[ids], step.truncated[ids]
+        self.terminal[ids] = step.terminal[ids]
+        self.truncated[ids] = step.truncated[ids]
         if self.env.can_win:
             self.won[ids] |= step.info["win"][ids]
         self.live = ids[~(step.terminal | step.truncated)[ids]]
@@ -88,14 +91,16 @@ class Recording:
     """
 
     def __init__(self, play: Play) -> None:
-        spec, rows = play.env.spec, (len(play.live), play.env.spec.horizon + 1)
+        spec = play.env.spec
+        rows = (len(play.live), play.env.spec.horizon + 1)
         self.play = play
         self.arrays = {name: array.new(*rows) for name, array in spec.layout().items()}
         self._see(play.live)
 
     def add(self, action: NDArray[Any], step: Step) -> None:
         """The step that was played last, and what it led to."""
-        ids, t = self.play.stepped, self.play.time - 1
+        ids = self.play.stepped
+        t = self.play.time - 1
         made = {
             "action": action,
             "reward": step.reward,
@@ -107,7 +112,9 @@ class Recording:
         self._see(ids)
 
     def _see(self, ids: Ids) -> None:
-        seen, t = self.play.seen, self.play.time
-        self.arrays["obs"][ids, t], self.arrays["state"][ids, t] = seen.obs[ids], seen.state[ids]
+        seen = self.play.seen
+        t = self.play.time
+        self.arrays["obs"][ids, t] = seen.obs[ids]
+        self.arrays["state"][ids, t] = seen.state[ids]
         if seen.action_mask is not None:
             self.arrays["action_mask"][ids, t] = seen.action_mask[ids]

@@ -32,7 +32,8 @@ FAMILY = "games"
 DATASETS = "marlzoo.data.games"
 PRESET = "defaults"  # what no method presets for games has its own defaults
 # Versions of the rules, which data and environment must share: 2 is the rule of Bridge's published transitions.
-VERSION, VERSIONS = 1, {"bridge": 2, "bridge-apart": 2}
+VERSION = 1
+VERSIONS = {"bridge": 2, "bridge-apart": 2}
 
 MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
     "xor": ((0, 1), (1, -2)),
@@ -138,7 +139,10 @@ class Game(BatchedEnv):
     def __init__(
         self, name: str, rules: Rules, shape: Spec, num_envs: int, settings: dict[str, float] | None = None
     ) -> None:
-        self.task, self.rules, self.spec, self.num_envs = f"{FAMILY}/{name}", rules, shape, num_envs
+        self.task = f"{FAMILY}/{name}"
+        self.rules = rules
+        self.spec = shape
+        self.num_envs = num_envs
         version = VERSIONS.get(name, VERSION)
         self.metadata = {"engine": "marlzoo games", "rules_version": version, **(settings or {})}
         self.can_win = rules.can_win
@@ -170,7 +174,9 @@ class Game(BatchedEnv):
         self._state[rows], earned, ended = self.rules.step(self._state[rows], taken, last)
         reward = np.zeros(self.num_envs, np.float32)
         terminal, truncated = np.zeros((2, self.num_envs), np.bool_)
-        reward[rows], terminal[rows], truncated[rows] = earned, ended, last & ~ended
+        reward[rows] = earned
+        terminal[rows] = ended
+        truncated[rows] = last & ~ended
         if self.spec.reward_per_agent:
             reward = np.repeat(reward[:, None], self.spec.n_agents, axis=1)
         info = {"win": terminal.copy()} if self.can_win else {}
@@ -198,7 +204,8 @@ class Game(BatchedEnv):
 
     def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
         """A picture of the board of Bridge or T-Maze; the other games have nothing to see."""
-        rules, state = self.rules, self._state[index]
+        rules = self.rules
+        state = self._state[index]
         if not isinstance(rules, Bridge | TMaze):
             return super().render(index, width, height)
         from marlzoo.envs import _drawing
@@ -239,7 +246,8 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
     if name in STARTS:
         return Bridge(STARTS[name]), horizon
     if name == "t-maze":
-        length, arm = int(s["length"]), int(s["arm"])
+        length = int(s["length"])
+        arm = int(s["arm"])
         return TMaze(length, arm), 2 * (length + arm)
     if name == "iterated-coordination":
         return Iterated(), horizon

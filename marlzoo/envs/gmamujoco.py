@@ -70,7 +70,9 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         ConfigError: an option out of its range.
         MarlzooError: the simulator is missing or of the wrong version.
     """
-    team, shape, threads = _team(name), spec(name, **options), options.get("threads")
+    team = _team(name)
+    shape = spec(name, **options)
+    threads = options.get("threads")
     distance = _distance(name, options)
     return MAMuJoCo(
         f"{FAMILY}/{name}",

@@ -54,7 +54,8 @@ class Guard:
         if not isinstance(step, Step):
             raise self._fault(f"step returned a {type(step).__name__}, not a Step")
         self._require_observation(step, "step", rows)
-        env, spec = self.env, self.env.spec
+        env = self.env
+        spec = self.env.spec
         per_agent = (spec.n_agents,) if spec.reward_per_agent else ()
         self._require_array("reward", step.reward, (env.num_envs, *per_agent), "f")
         self._require_finite("reward", step.reward, rows)
@@ -94,7 +95,8 @@ class Guard:
         return f"step {int(self._time.max(initial=0))}" if name == "step" else "reset"
 
     def _require_observation(self, seen: Any, name: str, rows: NDArray[np.intp]) -> None:
-        env, spec = self.env, self.env.spec
+        env = self.env
+        spec = self.env.spec
         if not isinstance(seen, Observation):
             raise self._fault(f"{name} returned a {type(seen).__name__}, not an Observation")
         self._require_array("obs", seen.obs, (env.num_envs, spec.n_agents, spec.obs_size), "f")

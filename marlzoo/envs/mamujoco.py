@@ -63,13 +63,15 @@ def spec(name: str, **options: Any) -> Spec:
     """
     task = _task(name, options)
     task.partition.owners(options.get("action_mapping", "concat"))
-    robot, sizes = ROBOTS[task.partition.robot], task.partition.sizes
+    robot = ROBOTS[task.partition.robot]
+    sizes = task.partition.sizes
     n = len(sizes)
     if task.distance is None:
         obs_sizes: tuple[int, ...] = (robot.obs_size + n,) * n
         state_size = n * obs_sizes[0]
     else:
-        obs_sizes, state_size = tuple(map(len, local_columns(task))), robot.obs_size
+        obs_sizes = tuple(map(len, local_columns(task)))
+        state_size = robot.obs_size
     return Spec(
         n_agents=n,
         obs_size=max(obs_sizes),
@@ -169,10 +171,15 @@ class MAMuJoCo(BatchedEnv):
         clip: bool = False,
         states_elsewhere: Mapping[int, str] | None = None,
     ) -> None:
-        self.task, self.spec, self.num_envs, self.robot = task, shape, num_envs, robot
-        self.replayable, self.state_replayable = view.recover is not None, view.recover_state is not None
+        self.task = task
+        self.spec = shape
+        self.num_envs = num_envs
+        self.robot = robot
+        self.replayable = view.recover is not None
+        self.state_replayable = view.recover_state is not None
         self.replay_reward_exact = not robot.lagging or robot.reaches
-        self._view, self._clip = view, clip
+        self._view = view
+        self._clip = clip
         self.states_elsewhere = states_elsewhere or {}
         self._sim = RobotSim(robot, num_envs, threads)
         self.threads = self._sim.threads
@@ -225,7 +232,9 @@ class MAMuJoCo(BatchedEnv):
         control = self._control(action[rows], self._all[rows])
         result = self._sim.step(control, None if ids is None else self._all[rows])
         self._time[rows] += 1
-        reward[rows], terminal[rows], unstable[rows] = result.reward, ~result.alive, result.unstable
+        reward[rows] = result.reward
+        terminal[rows] = ~result.alive
+        unstable[rows] = result.unstable
         truncated[rows] = result.alive & (self._time[rows] >= self.spec.horizon)
         self._observe(None if ids is None else self._all[rows])
         return Step(

@@ -63,7 +63,8 @@ def spec(name: str, **options: Any) -> Spec:
     for option in options:
         if option not in OPTIONS:
             raise UnknownNameError(f"option of {FAMILY}/{name}", option, OPTIONS)
-    sees, moves = tuple(map(len, team.sees)), tuple(map(len, team.moves))
+    sees = tuple(map(len, team.sees))
+    moves = tuple(map(len, team.moves))
     return Spec(
         n_agents=len(sees),
         obs_size=max(sees),
@@ -90,7 +91,8 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         MarlzooError: the simulator is missing or of the wrong version.
     """
     robot, team = _robot(name)
-    shape, threads = spec(name, **options), options.get("threads")
+    shape = spec(name, **options)
+    threads = options.get("threads")
     return MAMuJoCo(
         f"{FAMILY}/{name}",
         ROBOTS[robot],

@@ -127,7 +127,10 @@ class ParticleWorld(BatchedEnv):
     may_hang = False
 
     def __init__(self, name: str, scenario: Scenario, shape: Spec, num_envs: int, prey: Prey | None) -> None:
-        self.task, self.scenario, self.spec, self.num_envs = f"{FAMILY}/{name}", scenario, shape, num_envs
+        self.task = f"{FAMILY}/{name}"
+        self.scenario = scenario
+        self.spec = shape
+        self.num_envs = num_envs
         self.metadata = {"engine": "marlzoo particle world", "rules_version": VERSION, "flavour": "omar"}
         if prey is not None:
             self.metadata["prey"] = prey.identity
@@ -242,7 +245,8 @@ class ParticleWorld(BatchedEnv):
             SpecError: the shapes are not the task's.
             MismatchError: observations that no state of the task gives.
         """
-        n, size = self.spec.n_agents, self.spec.obs_size
+        n = self.spec.n_agents
+        size = self.spec.obs_size
         if obs.shape[1:] != (n, size) or action.shape != (len(obs), n, 2):
             raise SpecError(
                 f"{self.task}: replay needs observations [B, {n}, {size}] and actions [B, {n}, 2], got "

@@ -128,8 +128,12 @@ class PettingZooEnv(BatchedEnv):
         win_key: str | None,
         metadata: dict[str, Any],
     ) -> None:
-        self.task, self.num_envs, self.envs = task, len(envs), list(envs)
-        self.can_win, self._win_key, self._reward = win_key is not None, win_key, reward
+        self.task = task
+        self.num_envs = len(envs)
+        self.envs = list(envs)
+        self.can_win = win_key is not None
+        self._win_key = win_key
+        self._reward = reward
         self._copies = [Parallel(env, task, number) for number, env in enumerate(envs)]
         first = self._copies[0]
         self.agents = first.agents
@@ -194,10 +198,8 @@ class PettingZooEnv(BatchedEnv):
         Raises:
             SpecError: wrong shape, or an action that is not legal or not finite; nothing has been stepped then.
         """
-        spec, rows = (
-            self.spec,
-            np.arange(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp)),
-        )
+        spec = self.spec
+        rows = np.arange(self.num_envs) if ids is None else np.unique(np.asarray(ids, np.intp))
         shape = (self.num_envs, spec.n_agents, *(() if spec.discrete else (spec.action_size,)))
         if action.shape != shape:
             raise SpecError(f"{self.task}: actions must have shape {shape}, got {action.shape}")
@@ -212,7 +214,9 @@ class PettingZooEnv(BatchedEnv):
         for copy in rows:
             self._step_one(int(copy), action[copy], step)
         fresh = self._shown(Observation)
-        step.obs, step.state, step.action_mask = fresh.obs, fresh.state, fresh.action_mask
+        step.obs = fresh.obs
+        step.state = fresh.state
+        step.action_mask = fresh.action_mask
         return step
 
     def _step_one(self, copy: int, action: NDArray[Any], step: Step) -> None:
@@ -227,7 +231,8 @@ class PettingZooEnv(BatchedEnv):
         self._show(copy, answer)
         earned = np.array([answer.rewards.get(agent, 0.0) for agent in self.agents])
         step.reward[copy] = {"per_agent": earned, "mean": earned.mean(), "sum": earned.sum()}[self._reward]
-        over, late = answer.over, self._time[copy] >= self.spec.horizon
+        over = answer.over
+        late = self._time[copy] >= self.spec.horizon
         step.terminal[copy] = over and not answer.cut
         step.truncated[copy] = (over and answer.cut) or (late and not step.terminal[copy])
         if self._win_key is not None and (over or late):
@@ -332,20 +337,23 @@ class _Act:
 
         self.discrete = isinstance(space, spaces.Discrete)
         if isinstance(space, spaces.Discrete):
-            self.size, self._first = int(space.n), int(space.start)
+            self.size = int(space.n)
+            self._first = int(space.start)
             return
         if not isinstance(space, spaces.Box) or not (np.isfinite(space.low) & np.isfinite(space.high)).all():
             raise SpecError(
                 f"{task}: actions in {space} are not covered; wrap the environment so that they are Discrete or a "
                 "Box with finite bounds"
             )
-        self.size, self._space = int(np.prod(space.shape)), space
+        self.size = int(np.prod(space.shape))
+        self._space = space
 
     def native(self, action: NDArray[Any]) -> Any:
         """The environment's action of an entry of ours."""
         if self.discrete:
             return int(action) + self._first
-        low, high = self._space.low, self._space.high
+        low = self._space.low
+        high = self._space.high
         share = (np.clip(action[: self.size].astype(np.float64), -1.0, 1.0).reshape(low.shape) + 1.0) / 2.0
         return np.clip(low + share * (high.astype(np.float64) - low), low, high).astype(self._space.dtype)
 

@@ -23,7 +23,8 @@ from marlzoo.spec import Spec
 FAMILY = "rware"
 PRESET = "smac"  # methods need no settings of their own here
 HORIZON = 500
-OBS_SIZE, ACTIONS = 71, 5
+OBS_SIZE = 71
+ACTIONS = 5
 TASKS: tuple[str, ...] = tuple(f"{size}-{agents}ag" for size in ("tiny", "small") for agents in (2, 4, 6))
 REQUESTS = {"normal": 1.0, "easy": 2.0, "hard": 0.5}  # requested shelves per agent
 OPTIONS = ("difficulty", "reward", "horizon")

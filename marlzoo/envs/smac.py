@@ -144,8 +144,11 @@ class SMAC(BatchedEnv):
     def __init__(
         self, name: str, chart: Map, flavour: Flavour, shape: Spec, num_envs: int, difficulty: str
     ) -> None:
-        self.task, self.spec, self.num_envs = f"{FAMILY}/{name}", shape, num_envs
-        self.map, self.flavour = chart, flavour
+        self.task = f"{FAMILY}/{name}"
+        self.spec = shape
+        self.num_envs = num_envs
+        self.map = chart
+        self.flavour = flavour
         self._options = {"map_name": name, "difficulty": difficulty, "continuing_episode": True}
         self._class = require_smac()
         self.metadata = {"engine": "StarCraft II", "flavour": flavour, "difficulty": difficulty}
@@ -188,7 +191,8 @@ class SMAC(BatchedEnv):
             game.reset()
         except Exception as error:  # pysc2 raises many kinds
             raise _launch_error(self.task, error) from error
-        self.games[copy], self._stale[copy] = game, False
+        self.games[copy] = game
+        self._stale[copy] = False
 
     def _require_same_map(self, info: dict[str, Any]) -> None:
         original = self.flavour == "original"
@@ -251,9 +255,11 @@ class SMAC(BatchedEnv):
         game = self.games[copy]
         action_mask = self._masks[copy] = np.array(game.get_avail_actions(), np.bool_)
         if self.flavour == "original":
-            self._obs[copy], self._state[copy] = game.get_obs(), game.get_state()
+            self._obs[copy] = game.get_obs()
+            self._state[copy] = game.get_state()
             return
-        (ally, enemy), types = self.map.shields, self.map.types
+        ally, enemy = self.map.shields
+        types = self.map.types
         scene = Scene(
             read_units(game, True, types, bool(ally)),
             read_units(game, False, types, bool(enemy)),
@@ -262,7 +268,8 @@ class SMAC(BatchedEnv):
             np.asarray(game.last_action, np.float64),
             self.map.shields,
         )
-        self._obs[copy], self._state[copy] = observations(scene), states(scene).ravel()
+        self._obs[copy] = observations(scene)
+        self._state[copy] = states(scene).ravel()
 
     def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         return self._obs.copy(), self._state.copy(), self._masks.copy()
@@ -276,11 +283,13 @@ class SMAC(BatchedEnv):
         for game in self.games:
             if game is not None:
                 game.close()
-        self.games, self._stale = [None] * self.num_envs, [True] * self.num_envs
+        self.games = [None] * self.num_envs
+        self._stale = [True] * self.num_envs
 
 
 def _launch_error(task: str, error: Exception) -> MissingSimulatorError:
-    name, text = type(error).__name__, _first_line(error)
+    name = type(error).__name__
+    text = _first_line(error)
     if name == "NoMapError" or "SC2Map" in text or "map" in text.lower().split():
         what = f"the map of {task} is missing ({text}); unpack SMAC_Maps.zip to StarCraftII/Maps"
     else:

@@ -58,7 +58,9 @@ MAPS: dict[str, tuple[int, int]] = {
     "smacv2_20_units": (20, 20),
 }
 TASKS: tuple[str, ...] = tuple(MAPS)
-_ZEALOT, _ZERGLING = 3, 4  # JaxMARL's numbers of the unit types of the corridor, which it does not list
+# JaxMARL's numbers of the unit types of the corridor, which it does not list.
+_ZEALOT = 3
+_ZERGLING = 4
 
 
 def spec(name: str, **options: Any) -> Spec:
@@ -120,7 +122,9 @@ class SMAX(BatchedEnv):
     )  # rules change with JaxMARL's releases, and battles cannot be replayed
 
     def __init__(self, name: str, shape: Spec, num_envs: int) -> None:
-        self.task, self.spec, self.num_envs = f"{FAMILY}/{name}", shape, num_envs
+        self.task = f"{FAMILY}/{name}"
+        self.spec = shape
+        self.num_envs = num_envs
         self._programs = _compiled(name, shape.horizon)
         self.metadata = {
             "engine": "jaxmarl",
@@ -155,7 +159,8 @@ class SMAX(BatchedEnv):
                 old = self._battles[k]
                 self._battles[k] = new if old is None else self._programs.choose(chosen[block], new, old)
                 self._take(block, shown, chosen)
-        self._episode, self._time = self._episode + chosen, np.where(chosen, 0, self._time)
+        self._episode = self._episode + chosen
+        self._time = np.where(chosen, 0, self._time)
         return Observation(*self._shown())
 
     def step(self, action: NDArray[Any], ids: Ids | None = None) -> Step:
@@ -170,7 +175,9 @@ class SMAX(BatchedEnv):
         chosen = self._mask(ids)
         taken = np.full((self._padded, self.spec.n_agents), MOVES - 1, np.int32)
         taken[: self.num_envs] = self._checked(action, chosen[: self.num_envs])
-        reward, terminal, win = np.zeros(self._padded, np.float32), *np.zeros((2, self._padded), np.bool_)
+        reward = np.zeros(self._padded, np.float32)
+        terminal = np.zeros(self._padded, np.bool_)
+        win = np.zeros(self._padded, np.bool_)
         for k, block in enumerate(self._blocks):
             if chosen[block].any():
                 self._battles[k], shown, outcome = self._programs.advance(
@@ -296,7 +303,8 @@ class _Programs:
 def _compiled(name: str, horizon: int) -> _Programs:
     """The programs of a map; they are compiled when they are first called."""
     jax, battle = _battle(name, horizon)
-    jnp, allies = jax.numpy, MAPS[name][0]
+    jnp = jax.numpy
+    allies = MAPS[name][0]
 
     def shown(state: Any, obs: Any) -> tuple[Any, Any, Any]:
         action_mask = battle.get_avail_actions(state)
@@ -319,7 +327,8 @@ def _compiled(name: str, horizon: int) -> _Programs:
         actions = {agent: action[i] for i, agent in enumerate(battle.agents)}
         obs, state, reward, _, _ = battle.step_env(chance, state, actions)
         alive = state.state.unit_alive
-        left, right = alive[:allies].any(), alive[allies:].any()
+        left = alive[:allies].any()
+        right = alive[allies:].any()
         return state, shown(state, obs), (reward[battle.agents[0]], ~(left & right), left & ~right)
 
     def choose(chosen: Any, new: Any, old: Any) -> Any:

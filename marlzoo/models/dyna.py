@@ -179,7 +179,8 @@ class Dyna(Algorithm):
     @torch.no_grad()
     def _extend(self, batch: Batch) -> dict[str, Tensor]:
         """One step of every chain into the buffer; metrics ``[R]``."""
-        c, noise = self.config, batch.noise
+        c = self.config
+        noise = batch.noise
         state = batch.state if self.world.state else None
         starts = self.world.frame(batch.obs, state)[:, c.batch_size : c.batch_size + c.dyna_starts]
         begins = self.age >= c.dyna_horizon
@@ -206,7 +207,8 @@ class Dyna(Algorithm):
     @torch.no_grad()
     def _draws(self) -> list[tuple[Kind, tuple[int, ...]]]:
         """Random numbers that the policies ask for."""
-        spec, random = self.spec, RecordedDraws(self.device, self.dtype)
+        spec = self.spec
+        random = RecordedDraws(self.device, self.dtype)
         obs = self.chain.new_zeros(self.replicas, self.config.dyna_starts, spec.n_agents, spec.obs_size)
         self.policy().act(obs, self._action_mask(obs), cast(Any, random))
         return random.draws
@@ -236,12 +238,14 @@ class Dyna(Algorithm):
     @torch.no_grad()
     def _mixed(self, batch: Batch) -> Batch:
         """Each row of the data or of the buffer."""
-        real, noise = self._real(batch), batch.noise
+        real = self._real(batch)
+        noise = batch.noise
         full = (self.pushed >= self.config.dyna_buffer).unsqueeze(1)
         is_model = (noise["dyna_real"] >= self.hyperparameter("dyna_share", 2)) & full
         rows = (noise["dyna_row"] * self.config.dyna_buffer).long().clamp(max=self.config.dyna_buffer - 1)
         drawn = {name: take_rows(getattr(self, f"kept_{name}"), rows) for name in self._shapes}
-        imagined, fields = self._as_fields(drawn), dict[str, Tensor]()
+        imagined = self._as_fields(drawn)
+        fields = dict[str, Tensor]()
         for name, value in real.tensors().items():
             where = is_model.view(*is_model.shape, *(1,) * (value.ndim - 2))
             fields[name] = torch.where(where, imagined[name], value)

@@ -98,7 +98,8 @@ def imagine(
         threshold: ``[R, 1]``.
     """
     steps: list[tuple[Tensor, ...]] = []
-    frame, length = starts[:, :, 0], starts.shape[2]
+    frame = starts[:, :, 0]
+    length = starts.shape[2]
     for t in range(length):
         action = act(frame, t)
         out = dynamics.step(frame, action, uniform[:, :, t])

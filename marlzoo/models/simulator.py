@@ -30,7 +30,8 @@ class Simulator:
             raise ConfigError(
                 "the simulator stands in for the world model, but the learner's spec names no task"
             )
-        self._spec, self._env = spec, make_env(spec.task, 1)
+        self._spec = spec
+        self._env = make_env(spec.task, 1)
         if not _goes_on(self._env):
             raise ConfigError(
                 f"{spec.task}: its simulator cannot go on from recorded observations, so it cannot stand in for the "
@@ -39,7 +40,8 @@ class Simulator:
 
     def step(self, frame: Tensor, action: Tensor, uniform: Tensor) -> Outcome:
         """One step of all copies; see :class:`marlzoo.models.rollouts.Dynamics`. Waits for the device."""
-        n, size = self._spec.n_agents, self._spec.obs_size
+        n = self._spec.n_agents
+        size = self._spec.obs_size
         seen = frame.flatten(0, 1).cpu().numpy().astype("float32")
         done: Any = action.flatten(0, 1).cpu().numpy()
         found = self._simulated(seen, done, (n, size))

@@ -174,9 +174,12 @@ class WorldModel(nn.Module):
                 f"world model: {config.elites} elites of {config.members} members; there must be at least two "
                 "members and no more elites than members"
             )
-        self.spec, self.config, self.state = spec, config, state
+        self.spec = spec
+        self.config = config
+        self.state = state
         self.size = spec.n_agents * spec.obs_size + (spec.state_size if state else 0)
-        n_in, stack = self.size + spec.n_agents * spec.action_size, (config.members,)
+        n_in = self.size + spec.n_agents * spec.action_size
+        stack = (config.members,)
         hidden = (config.model_hidden,) * config.model_layers
         self.dynamics = MLP(init, (n_in, *hidden, 2 * self.size), stack)
         self.reward = MLP(init, (n_in, *hidden, 2 * spec.n_agents), stack)
@@ -207,7 +210,8 @@ class WorldModel(nn.Module):
 
     def split(self, frame: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inverse of :meth:`frame`."""
-        n, size = self.spec.n_agents, self.spec.obs_size
+        n = self.spec.n_agents
+        size = self.spec.obs_size
         obs = frame[..., : n * size].reshape(*frame.shape[:-1], n, size)
         return obs, frame[..., n * size :] if self.state else None
 
@@ -242,11 +246,13 @@ class WorldModel(nn.Module):
         return [np.concatenate(moments, axis=1), self._moments(team)]
 
     def _moments(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
+        low = x.min(0).astype(np.float64)
+        high = x.max(0).astype(np.float64)
         constant = low == high  # for instance padding; its spread 0 makes every prediction exact
         if not self.config.standardize:
             return np.stack((np.where(constant, low, 0.0), np.where(constant, 0.0, 1.0), low, high))
-        center, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        center = x.mean(0, dtype=np.float64)
+        spread = x.std(0, dtype=np.float64)
         return np.stack((np.where(constant, low, center), np.where(constant, 0.0, spread), low, high))
 
     # Learning --------------------------------------------------------------------------------------------
@@ -260,7 +266,8 @@ class WorldModel(nn.Module):
         x, action, reward, mask, held_out = (self._per_member(v) for v in self._known(batch))
         y = self._per_member(self.frame(batch.next_obs, batch.next_state if self.state else None))
         inputs = self._inputs(x, action)
-        base, scale = self._base(x), _per_row(self.spread, 4)
+        base = self._base(x)
+        scale = _per_row(self.spread, 4)
         change, log_std = _heads(self.dynamics(inputs))
         frame_loss = _nll(change, log_std, _over(y - base, scale), scale)
         gain, gain_log_std = _heads(self.reward(inputs))
@@ -317,7 +324,8 @@ class WorldModel(nn.Module):
         change, log_std = _heads(self.dynamics(inputs))
         gain, _ = _heads(self.reward(inputs))
         reward = _per_row(self.reward_center, 4) + _per_row(self.reward_spread, 4) * gain
-        mean, std = self._base(x) + scale * change, scale * log_std.exp()
+        mean = self._base(x) + scale * change
+        std = scale * log_std.exp()
         return Prediction(mean, std, reward, torch.sigmoid(self.alive(inputs)))
 
     def in_the_box(self, frame: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,10 +39,12 @@ def policy_actions(learner: Algorithm, data: Dataset, seeds: Sequence[int] | Non
 
 def _once(learner: Algorithm, data: Dataset, random: ReplicaRandom | None) -> Tensor:
     """One pass through all episodes side by side, step by step, ``[R, T, N, ...]``."""
-    policy, replicas = learner.policy(), learner.replicas
+    policy = learner.policy()
+    replicas = learner.replicas
     logged = torch.from_numpy(np.array(data.action))
     reward = torch.from_numpy(data.reward.mean(-1) if data.reward.ndim == 2 else data.reward)
-    starts, lengths = torch.from_numpy(data.starts), torch.from_numpy(data.lengths)
+    starts = torch.from_numpy(data.starts)
+    lengths = torch.from_numpy(data.lengths)
     actions = logged.new_zeros((replicas, *logged.shape))
     policy.reset(data.episodes)
     for t in range(int(lengths.max()) + 1):

@@ -66,8 +66,10 @@ def fitted_log_prob(
 
 def _inputs(data: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
     """What the model reads ``[M, N, F]``, the team's actions ``[M, N]``, and masks ``[M, N, A]``."""
-    rows, spec = data.sources, data.spec
-    n, a = spec.n_agents, spec.action_size
+    rows = data.sources
+    spec = data.spec
+    n = spec.n_agents
+    a = spec.action_size
     action = torch.from_numpy(data.action[rows])
     state = torch.from_numpy(data.state[rows]).unsqueeze(1).expand(-1, n, -1)
     before = (

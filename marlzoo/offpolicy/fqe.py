@@ -77,7 +77,9 @@ def fit(
         settings: of the fit.
         seed: of starts and draws.
     """
-    replicas, samples, members = actions.shape[0], actions.shape[1], len(counts)
+    replicas = actions.shape[0]
+    samples = actions.shape[1]
+    members = len(counts)
     table = _Table(learner, data, actions)
     nets = [derive(seed, "fqe", r, k) for r in range(replicas) for k in range(members)]
     net = MLP(Init(nets), (table.size, settings.hidden, settings.hidden, 1))
@@ -153,8 +155,11 @@ class _Table:
     @torch.no_grad()
     def values(self, net: MLP, members: int) -> Values:
         """Values in all rows, in the rewards' own units."""
-        replicas, samples, count = self.replicas, self.samples, self.rows
-        v, q = [], []
+        replicas = self.replicas
+        samples = self.samples
+        count = self.rows
+        v = []
+        q = []
         for first in range(0, count, CHUNK):
             rows = torch.arange(first, min(first + CHUNK, count)).expand(replicas * members, -1)
             v.append(net(self.own(rows)).view(replicas, members, -1, samples).mean(-1))

@@ -88,7 +88,8 @@ def resamples(episodes: int, times: int, seed: int) -> Floats:
 
 def _mean(weight: Floats, value: Floats, counts: Floats) -> Floats:
     """Weighted means over episodes; 0 where all weights are."""
-    total, weighted = counts @ weight, counts @ (weight * value)
+    total = counts @ weight
+    weighted = counts @ (weight * value)
     return np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0.0)
 
 

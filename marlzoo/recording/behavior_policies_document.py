@@ -122,7 +122,8 @@ def _command(behavior: BehaviorPolicy, folder: Path) -> str:
 
 def _below(behavior: BehaviorPolicy, folder: Path) -> Iterator[str]:
     """One line where the last quality does not reach its goal."""
-    plan, best = plans().get(behavior.task), list(behavior.qualities)[-1]
+    plan = plans().get(behavior.task)
+    best = list(behavior.qualities)[-1]
     if plan is None or not (plan.like or plan.published):
         return
     entry = published()[plan.like or f"{plan.published}/{best}"]
@@ -132,7 +133,8 @@ def _below(behavior: BehaviorPolicy, folder: Path) -> Iterator[str]:
     steps, seconds = _speed(behavior, folder)
     more = max(LONG, LONGER * plan.options["steps"])
     command = f"marlzoo data teach {behavior.task} --steps {more}"
-    goal, hours = plan.scale * entry.mean_return, more / steps * seconds / 3600
+    goal = plan.scale * entry.mean_return
+    hours = more / steps * seconds / 3600
     yield (
         f"| {behavior.task} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {more:,} "
         f"| {hours:.1f} | `{command}` |\n"

@@ -90,7 +90,9 @@ def record(
     """
     env.seed([derive(seed, "start", copy) for copy in range(env.num_envs)])
     kept: list[RecordedEpisode] = []
-    missing, wave, length = transitions, 0, float(env.spec.horizon)
+    missing = transitions
+    wave = 0
+    length = float(env.spec.horizon)
 
     def report(steps: int) -> None:
         if progress is not None:
@@ -104,7 +106,8 @@ def record(
                 if missing > 0:
                     kept.append(episode.cut(missing))
                     missing -= kept[-1].length
-            wave, length = wave + 1, (transitions - missing) / len(kept)
+            wave += 1
+            length = (transitions - missing) / len(kept)
     return kept
 
 

@@ -186,7 +186,8 @@ def _deployed(
     task: str, quality: str, checkpoint: str | os.PathLike[str], replica: int, env: Mapping[str, Any]
 ) -> _Recipe:
     """A checkpoint's policy acts; raises as :func:`collect` says."""
-    found, spec = load_replica(Path(checkpoint), replica), task_spec(task, **env)
+    found = load_replica(Path(checkpoint), replica)
+    spec = task_spec(task, **env)
     differences = found.spec.differences(spec)
     if differences:
         raise ConfigError(

@@ -32,7 +32,8 @@ class Recorder:
     """
 
     def __init__(self, env: Any, task: str, horizon: int, reward: Reward = "per_agent") -> None:
-        self.env, self._played = env, _Played(env)
+        self.env = env
+        self._played = _Played(env)
         self._adapter: PettingZooEnv = from_parallel_env(
             lambda: self._played, 1, task=task, horizon=horizon, reward=reward
         )

@@ -93,9 +93,17 @@ def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
 
 
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
-    settings, steps, every = settings_of(learner), options.steps, options.every
-    if every < 1 or steps < 3 * every * settings.num_envs * settings.rollout:
-        raise ConfigError(f"data teach: {steps} steps leave no room for a medium snapshot; train longer")
+    settings = settings_of(learner)
+    steps = options.steps
+    every = options.every
+    if every < 1:
+        raise ConfigError(f"data teach: every is {every}; it must be a positive number of updates")
+    least = 3 * every * settings.num_envs * settings.rollout
+    if steps < least:
+        raise ConfigError(
+            f"data teach: {steps} steps leave no room for a snapshot between the first and the last one; train for "
+            f"at least {least}, or take snapshots more often (every, now {every}, counts updates)"
+        )
     env = make_env(task, learner.replicas * settings.num_envs)
 
     def keep(done: int) -> None:
@@ -135,7 +143,9 @@ def measure(
     learner: Algorithm, task: str, policies: list[Arrays], done: list[int], episodes: int
 ) -> list[Snapshot]:
     """Play episodes with each policy, acting with exploration."""
-    settings, policy, env = settings_of(learner), learner.policy(), make_env(task, episodes)
+    settings = settings_of(learner)
+    policy = learner.policy()
+    env = make_env(task, episodes)
     snapshots = []
     for arrays, updates in zip(policies, done, strict=True):
         policy.load_state_dict({name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()})

@@ -149,7 +149,9 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name} = {_text(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    return f"{value:.6g}" if isinstance(value, float) else "–" if value is None else str(value)
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

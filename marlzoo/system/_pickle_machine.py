@@ -59,14 +59,17 @@ class _Machine:
     """Stack, marks and memo of one pickle; see the module's text for what is admitted."""
 
     def __init__(self, data: memoryview, start: int, storage: Storage | None) -> None:
-        self.data, self.place, self.storage = data, start, storage
+        self.data = data
+        self.place = start
+        self.storage = storage
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.budget = 8 * len(data) + (1 << 20)
 
     def run(self) -> Any:
-        data, table = self.data, _OPCODES
+        data = self.data
+        table = _OPCODES
         for _ in range(MAX_STEPS):
             code = data[self.place]
             self.place += 1
@@ -81,7 +84,8 @@ class _Machine:
 
     def take(self, count: int) -> memoryview:
         """The next bytes of the pickle, which must be there."""
-        begin, self.place = self.place, self.place + count
+        begin = self.place
+        self.place += count
         if count < 0 or self.place > len(self.data):
             raise DataError(f"the pickle is cut off: {count} bytes are announced at byte {begin}")
         return self.data[begin : self.place]
@@ -125,7 +129,8 @@ class _Machine:
         target.extend(items)
 
     def reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
+        arguments = self.stack.pop()
+        function = self.stack.pop()
         if not isinstance(function, Name) or (function.module, function.name) not in FUNCTIONS:
             raise DataError(f"the pickle calls {function if isinstance(function, Name) else 'an object'}")
         if not isinstance(arguments, tuple):
@@ -134,7 +139,8 @@ class _Machine:
 
     def build(self) -> None:
         """Complete an array or a type with its state."""
-        state, target = self.stack.pop(), self.stack[-1]
+        state = self.stack.pop()
+        target = self.stack[-1]
         if isinstance(target, NumpyType):
             if (
                 not isinstance(state, tuple)

@@ -49,7 +49,8 @@ def fetch(url: str, target: Path, size: int, version: str, progress: Progress | 
             f"cannot write {target}: it has {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; free some "
             "space, or let MARLZOO_HOME name a larger place"
         )
-    failures, fault = 0, ""
+    failures = 0
+    fault = ""
     while (done := part.stat().st_size) < size:
         if failures == ATTEMPTS:
             raise DataError(f"{fault}; {done} of {size} bytes have arrived")

@@ -108,7 +108,8 @@ def _load_zip(path: Path, size: int) -> Any:
             roots = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(roots) != 1:
                 raise DataError("is a zip file without exactly one data.pkl; it is not of torch.save")
-            root, left = roots[0].removesuffix("data.pkl"), size
+            root = roots[0].removesuffix("data.pkl")
+            left = size
 
             def member(name: str) -> bytes:
                 nonlocal left
@@ -185,7 +186,8 @@ def _require_plain(result: Any) -> None:
     """
     depth: dict[int, int] = {}  # of finished containers; 0 while one is open
     open_: list[tuple[Any, list[Any], Iterator[Any]]] = []  # container, containers in it, those to come
-    item, pending = result, _container(result)
+    item = result
+    pending = _container(result)
     while pending or open_:
         if pending:
             inside = _children(item)

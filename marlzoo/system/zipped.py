@@ -83,7 +83,8 @@ def _described(member: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
 
 def _fill(out: NDArray[Any], member: Any, name: str) -> None:
     """Read a member to its end, which also compares the zip file's checksum."""
-    flat, place = out.reshape(-1).view(np.uint8), 0
+    flat = out.reshape(-1).view(np.uint8)
+    place = 0
     while place < len(flat):
         piece = member.read(min(_READ, len(flat) - place))
         if not piece:

@@ -66,7 +66,9 @@ class _Part:
     """One learner's replicas in the compositions that they take part in."""
 
     def __init__(self, learner: Algorithm, compositions: NDArray[np.int64], seed: int) -> None:
-        self._policy, self._dtype, self._device = learner.policy(), learner.dtype, learner.device
+        self._policy = learner.policy()
+        self._dtype = learner.dtype
+        self._device = learner.device
         self._seeds = [seed] * learner.replicas
         self._random: _Common | None = None
         taking = [np.flatnonzero((compositions == r).any(1)) for r in range(learner.replicas)]
@@ -111,7 +113,8 @@ class _Common(PrefetchedRandom):
         self, seeds: Sequence[int], width: int, num_envs: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         super().__init__(seeds, "act", device, dtype)
-        self._width, self._num_envs = width, num_envs
+        self._width = width
+        self._num_envs = num_envs
 
     def draw(self, kind: Kind, *shape: int) -> Tensor:
         if not shape or shape[0] != self._width * self._num_envs:

@@ -44,7 +44,10 @@ class Evaluator:
         background_eval: bool,
         clock: Callable[[], float],
     ) -> None:
-        self._algorithm, self._env, self._horizon, self._clock = algorithm, env, horizon, clock
+        self._algorithm = algorithm
+        self._env = env
+        self._horizon = horizon
+        self._clock = clock
         self.background_eval = background_eval
         self._thread = ThreadPoolExecutor(1, "evaluation")  # starts with the first task
         self._stream = None
@@ -82,6 +85,7 @@ class Evaluator:
             return self._play(policy, seeds)
 
     def _play(self, policy: Policy, seeds: list[int]) -> Outcome:
-        device, dtype = self._algorithm.device, self._algorithm.dtype
+        device = self._algorithm.device
+        dtype = self._algorithm.dtype
         found = evaluate(policy, self._env, seeds=seeds, horizon=self._horizon, device=device, dtype=dtype)
         return found, self._clock()

@@ -33,7 +33,8 @@ from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.version import __version__
 
 FORMAT = "marlzoo-checkpoint-3"
-LEARNER, EXTRA = "learner/", "extra/"
+LEARNER = "learner/"
+EXTRA = "extra/"
 _TOLD = ("arithmetic", "code", "date")  # texts of an evaluation
 IDENTITY = ("method", "spec", "seeds", "configs", "dtype")  # what :func:`describe` tells
 
@@ -237,10 +238,12 @@ def pack_evaluations(
     evaluations: Sequence[Evaluation],
 ) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
     """Evaluations as arrays and plain values, their metrics left out; see :func:`unpack_evaluations`."""
-    arrays, records = dict[str, NDArray[Any]](), []
+    arrays = dict[str, NDArray[Any]]()
+    records = []
     for k, evaluation in enumerate(evaluations):
         found = evaluation.episodes
-        arrays[f"eval/{k}/returns"], arrays[f"eval/{k}/lengths"] = found.returns, found.lengths
+        arrays[f"eval/{k}/returns"] = found.returns
+        arrays[f"eval/{k}/lengths"] = found.lengths
         arrays[f"eval/{k}/diverged"] = evaluation.diverged
         if found.wins is not None:
             arrays[f"eval/{k}/wins"] = found.wins
@@ -268,7 +271,8 @@ def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torc
     """A learner of some replicas of a checkpoint."""
     meta = saved.meta
     try:
-        cls, spec = find_method(meta["method"]), Spec.from_dict(meta["spec"])
+        cls = find_method(meta["method"])
+        spec = Spec.from_dict(meta["spec"])
         configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
         algorithm = cls(spec, [saved.seeds[k] for k in replicas], configs, device, dtype)
@@ -312,7 +316,8 @@ def _short(theirs: Any, mine: Any) -> str:
         and mine
         and isinstance(theirs[0], dict)
     ):
-        theirs, mine = theirs[0], mine[0]
+        theirs = theirs[0]
+        mine = mine[0]
     if isinstance(theirs, dict) and isinstance(mine, dict):
         keys = [k for k in mine if json.dumps(theirs.get(k)) != json.dumps(mine[k])]
         return ", ".join(f"{k} = {theirs.get(k)!r} (here {mine[k]!r})" for k in keys[:3])

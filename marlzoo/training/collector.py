@@ -84,10 +84,14 @@ class Collector:
         settings: OnlineSettings | None = None,
         explorer: Explorer | None = None,
     ) -> None:
-        settings, spec = settings or settings_of(algorithm), algorithm.spec
-        self.algorithm, self.env = algorithm, env
+        settings = settings or settings_of(algorithm)
+        spec = algorithm.spec
+        self.algorithm = algorithm
+        self.env = env
         self._explorer = explorer or cast(Explorer, algorithm)
-        self.replicas, self.num_envs, self.length = algorithm.replicas, settings.num_envs, settings.rollout
+        self.replicas = algorithm.replicas
+        self.num_envs = settings.num_envs
+        self.length = settings.rollout
         differences = spec.differences(env.spec)
         if differences:
             raise SpecError(f"{env.task} does not fit the learner: {'; '.join(differences)}")
@@ -104,7 +108,8 @@ class Collector:
 
     def _buffers(self, total: int) -> dict[str, NDArray[Any]]:
         spec = self.algorithm.spec
-        layout, number = spec.layout(), ArrayLayout((), np.float32)
+        layout = spec.layout()
+        number = ArrayLayout((), np.float32)
         seen: dict[str, ArrayLayout] = {
             name: layout[name] for name in ("obs", "state", "action_mask") if name in layout
         }
@@ -174,7 +179,8 @@ class Collector:
         cut = ~over & (play.lengths >= self._limit)
         ends = over | cut
         ended = over if self.algorithm.config.timeout_is_terminal else step.terminal
-        self._arrays["reward"][:, t], self._arrays["mask"][:, t] = play.reward, ~ended
+        self._arrays["reward"][:, t] = play.reward
+        self._arrays["mask"][:, t] = ~ended
         if "agent_reward" in self._arrays:  # the team's where there is one for all
             self._arrays["agent_reward"][:, t] = step.reward.reshape(len(over), -1)
         self._arrays["ends"][:, t] = ends

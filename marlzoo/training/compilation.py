@@ -127,7 +127,11 @@ def freed_memory_kept() -> Iterator[None]:
     them anew, page by page and filled with zeros: half of the time of methods whose buffers exceed 32 MB. Outside,
     large arrays (datasets) are returned when they are freed, as usual. Where there is no glibc nothing happens.
     """
-    trim_threshold, top_pad, mmap_threshold, mmap_max = -1, -2, -3, -4  # malloc.h's numbers
+    # malloc.h's numbers.
+    trim_threshold = -1
+    top_pad = -2
+    mmap_threshold = -3
+    mmap_max = -4
     megabyte = 1 << 20
     libc: Any = None
     with contextlib.suppress(OSError, TypeError):  # Windows knows no library without a name

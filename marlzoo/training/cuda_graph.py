@@ -63,14 +63,18 @@ class CapturedStep:
         update: Callable[[Batch], Metrics],
         record: Record = cuda_graph,
     ) -> None:
-        self._algorithm, self._sampler, self._update, self._record = algorithm, sampler, update, record
+        self._algorithm = algorithm
+        self._sampler = sampler
+        self._update = update
+        self._record = record
         self._replay: Callable[[], object] | None = None
 
     def __call__(self) -> Metrics:
         """One update; the metrics, ``[R]`` each, stand until the next call overwrites them."""
         rows, noise = self._sampler.draw()
         if self._replay is None:
-            self._rows, self._noise = rows.clone(), {name: drawn.clone() for name, drawn in noise.items()}
+            self._rows = rows.clone()
+            self._noise = {name: drawn.clone() for name, drawn in noise.items()}
             self._replay, self._metrics = self._recorded()
         self._rows.copy_(rows)
         for name, drawn in noise.items():

@@ -21,7 +21,8 @@ def deviating(kind: Deviation, epsilon: float, drawn: Tensor, free: Tensor) -> T
         drawn: uniform on [0, 1), ``[..., N + 1]``.
         free: ``[..., N]``, agents that have a choice; others (dead ones) never deviate.
     """
-    agents, team = drawn[..., 1:], drawn[..., :1]
+    agents = drawn[..., 1:]
+    team = drawn[..., :1]
     if kind == "single":
         picked = torch.where(free, agents, -1.0).argmax(-1, keepdim=True)
         index = torch.arange(free.shape[-1], device=free.device)
@@ -49,7 +50,8 @@ class TeamExplorer:
         self.kind: Deviation = kind
         self.epsilon = self.sigma = 0.0
         self._policies = [algorithm.policy()] if partner is None else [algorithm.policy(), partner]
-        self._used, self._discrete = algorithm.action_dimensions, algorithm.spec.discrete
+        self._used = algorithm.action_dimensions
+        self._discrete = algorithm.spec.discrete
         self.trusted = torch.full((algorithm.replicas,), partner is None, device=algorithm.device)
 
     def explore(
@@ -57,7 +59,8 @@ class TeamExplorer:
     ) -> Tensor:
         """Actions to collect with, see :class:`marlzoo.training.collector.Explorer`."""
         proposed = [self._act(policy, obs, action_mask, random, fresh) for policy in self._policies]
-        action, lead = proposed[0], obs.shape[1:3]
+        action = proposed[0]
+        lead = obs.shape[1:3]
         if len(proposed) > 1:
             own = self.trusted.view(-1, *(1,) * (action.ndim - 1))
             action = torch.where(own, action, proposed[1])

@@ -74,7 +74,8 @@ class Finetuned:
     @property
     def summaries(self) -> list[FinetuneSummary]:
         """One per replica."""
-        steps, returns = np.array(self.steps, np.float64), self.returns
+        steps = np.array(self.steps, np.float64)
+        returns = self.returns
         dip = returns[0] - returns[steps <= EARLY * steps[-1]].min(0)
         between = 0.5 * (returns[1:] + returns[:-1]) * np.diff(steps)[:, None]
         area = between.sum(0) / steps[-1]
@@ -154,7 +155,8 @@ def finetune(
     _require(1, env_steps=env_steps, until=1 if until is None else until)
     _require(0, episodes=episodes, horizon=horizon, eval_every=eval_every)
     file = find_checkpoint(run)
-    meta, offline = load_saved(file).meta, load_learner(file, device)
+    meta = load_saved(file).meta
+    offline = load_learner(file, device)
     learner = _with(offline, overrides or {})
     require_online_form(learner, settings)
     task = task or task_of(meta)
@@ -207,7 +209,8 @@ def require_online_form(learner: Algorithm, settings: FinetuneSettings | None = 
 
 def _without_online_form(learner: Algorithm) -> str:
     """Why a learner cannot be fine-tuned; empty where it can."""
-    method, fields = type(learner), learner.fields
+    method = type(learner)
+    fields = learner.fields
     if learner.sampling == "online":
         return f"it learns online from the start; see marlzoo train {learner.name} --help"
     if learner.config.reward_mode != "reward":
@@ -237,14 +240,16 @@ def _with(offline: Algorithm, overrides: Mapping[str, Any]) -> Algorithm:
     except MarlzooError as error:
         names = ", ".join(overrides)
         raise ConfigError(f"{names} cannot change in fine-tuning: the networks would differ") from error
-    learner.preset, learner.updates = offline.preset, offline.updates
+    learner.preset = offline.preset
+    learner.updates = offline.updates
     return learner
 
 
 def _datasets(data: Data | Sequence[Data], meta: Mapping[str, Any], replicas: int) -> list[Dataset]:
     """The offline data, one for all replicas or one per replica."""
     given = [data] if isinstance(data, str | Path | Dataset) else list(data)
-    names, hashes = meta.get("sources") or [], meta.get("data") or []
+    names = meta.get("sources") or []
+    hashes = meta.get("data") or []
     remedy = "name them with --data, or take no offline data: --data-share 0 --data-share-end 0"
     if not given and not names:
         raise DataError(f"the checkpoint does not name its offline data; {remedy}")

@@ -66,8 +66,13 @@ class Finetuning:
         total: int,
         eval_rounds: int,
     ) -> None:
-        self.learner, self.arena, self.settings, self.about = learner, arena, settings, dict(about)
-        self.total, self.eval_rounds, self.round = total, eval_rounds, 0
+        self.learner = learner
+        self.arena = arena
+        self.settings = settings
+        self.about = dict(about)
+        self.total = total
+        self.eval_rounds = eval_rounds
+        self.round = 0
         self.replay = MixedReplay(learner, datasets, settings, str(about["task"]))
         self.explorer = TeamExplorer(
             learner, settings.deviation, offline.policy() if settings.sequential else None
@@ -80,7 +85,8 @@ class Finetuning:
         self.evaluations: list[Evaluation] = []
         self.logging = Loggers((), learner, 0)
         self._code = code_hash(type(learner))
-        self._before, self._began = 0.0, time.perf_counter()
+        self._before = 0.0
+        self._began = time.perf_counter()
         self._identity = {
             "task": env.task,
             "engine": env.metadata,
@@ -99,7 +105,8 @@ class Finetuning:
         on_round: OnRound | None,
     ) -> None:
         """Fine-tune to the end, or to the first restart of the copies after ``until`` environment steps."""
-        s, last = self.settings, self.total
+        s = self.settings
+        last = self.total
         if until is not None:
             last = min(last, -(-until // (s.steps_per_round * s.restart)) * s.restart)
         if path is not None and path.exists():
@@ -121,7 +128,9 @@ class Finetuning:
 
     def _next(self) -> dict[str, Tensor]:
         """One round; returns the metrics of its last update, none during the warm-up."""
-        s, learner, progress = self.settings, self.learner, self.round / self.total
+        s = self.settings
+        learner = self.learner
+        progress = self.round / self.total
         if self.round % s.restart == 0:
             self.collector.restart(self.round // s.restart)
             self.replay.replay.cut()
@@ -197,7 +206,8 @@ class Finetuning:
 
     def _resume(self, path: Path) -> None:
         extra, meta = checkpoints.restore(path, self.learner)
-        theirs, mine = meta.get("finetune"), json.loads(json.dumps(self._identity))
+        theirs = meta.get("finetune")
+        mine = json.loads(json.dumps(self._identity))
         if theirs != mine:
             different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
             raise CheckpointError(
@@ -207,7 +217,8 @@ class Finetuning:
         self.replay.restore(extra)
         self.explorer.trusted.copy_(torch.from_numpy(extra["trusted"]))
         self.evaluations = checkpoints.unpack_evaluations(extra, meta["evaluations"])
-        self.steps, self.round = list(meta["steps"]), int(meta["round"])
+        self.steps = list(meta["steps"])
+        self.round = int(meta["round"])
         self._before = float(meta["seconds"])
 
 

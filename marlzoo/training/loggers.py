@@ -63,7 +63,9 @@ class Loggers:
     """
 
     def __init__(self, loggers: Sequence[Logger], algorithm: Algorithm, total: int) -> None:
-        self._loggers, self._total, self._interval = list(loggers), total, interval(total)
+        self._loggers = list(loggers)
+        self._total = total
+        self._interval = interval(total)
         for logger in self._loggers:
             logger.start(algorithm)
 
@@ -226,11 +228,13 @@ def _read(path: Path, replicas: Sequence[Mapping[str, str]]) -> dict[int, dict[s
     complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last line
     header, *lines = list(csv.reader(io.StringIO(complete))) or [[]]
     if header[-1:] == [CHECKSUM]:  # files of older versions have none
-        header, lines = header[:-1], [line[:-1] for line in lines]
+        header = header[:-1]
+        lines = [line[:-1] for line in lines]
     fixed = ["updates", *replicas[0]]
     if header[: len(fixed)] != fixed:
         raise _foreign(path, f"its columns are {', '.join(header[:6])}")
-    names, points = header[len(fixed) :], {}
+    names = header[len(fixed) :]
+    points = {}
     for first in range(0, len(lines) - len(replicas) + 1, len(replicas)):
         block = lines[first : first + len(replicas)]
         if [line[1 : len(fixed)] for line in block] != [list(replica.values()) for replica in replicas]:

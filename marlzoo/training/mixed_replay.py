@@ -16,7 +16,8 @@ from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.replay_buffer import NEXT_FIELDS, ReplayBuffer, ReplaySettings
 from marlzoo.training.trainer import make_sampler
 
-SAMPLER, REPLAY = "sampler/", "replay/"
+SAMPLER = "sampler/"
+REPLAY = "replay/"
 
 
 class MixedReplay:
@@ -39,7 +40,8 @@ class MixedReplay:
     def __init__(
         self, algorithm: Algorithm, datasets: Sequence[Dataset], settings: ReplaySettings, task: str = ""
     ) -> None:
-        self.algorithm, self._carried = algorithm, 0.0
+        self.algorithm = algorithm
+        self._carried = 0.0
         self.sampler = make_sampler(algorithm, datasets, task) if datasets else None
         self._sequences = algorithm.sampling == "sequence"
         length = 1

@@ -79,7 +79,8 @@ class OnlineTrainer:
     """
 
     def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
-        self.algorithm, self.settings = algorithm, settings_of(algorithm)
+        self.algorithm = algorithm
+        self.settings = settings_of(algorithm)
         self.collector = Collector(algorithm, env)
         self.replay: ReplayBuffer | None = None
         if isinstance(algorithm.config, ReplayConfig):
@@ -87,7 +88,8 @@ class OnlineTrainer:
 
     def next(self, progress: float) -> dict[str, Tensor]:
         """One round; returns the metrics of its last update, none where nothing was learned yet."""
-        algorithm, metrics = self.algorithm, dict[str, Tensor]()
+        algorithm = self.algorithm
+        metrics = dict[str, Tensor]()
         if algorithm.updates % self.settings.restart == 0:
             self.collector.restart(algorithm.updates // self.settings.restart)
             if self.replay is not None:
@@ -142,7 +144,8 @@ def train_online(
         SpecError: environment and learner do not fit.
         CheckpointError: the file belongs to another training.
     """
-    settings, lessons = settings_of(algorithm), OnlineTrainer(algorithm, env)
+    settings = settings_of(algorithm)
+    lessons = OnlineTrainer(algorithm, env)
     if steps < 1 or log_every < 1 or (until is not None and until < 1):
         raise ConfigError(
             f"online training: steps ({steps}), until ({until}) and log_every ({log_every}) must be positive"
@@ -157,7 +160,8 @@ def train_online(
     identity = _identity(env, total, log_every)
     path = None if checkpoint is None else Path(checkpoint)
     curve = _resume(path, lessons, identity) if path is not None and path.exists() else []
-    spent, began = (curve[-1].seconds if curve else 0.0), time.monotonic()
+    spent = curve[-1].seconds if curve else 0.0
+    began = time.monotonic()
     if algorithm.updates == 0 and on_update is not None:
         on_update(0)
     with Loggers(loggers, algorithm, total) as logging:
@@ -232,7 +236,8 @@ def _save(path: Path, lessons: OnlineTrainer, identity: dict[str, Any], curve: l
 def _resume(path: Path, lessons: OnlineTrainer, identity: dict[str, Any]) -> list[CurvePoint]:
     """Restore the learner and its replay; returns the curve so far."""
     replay, meta = checkpoints.restore(path, lessons.algorithm)
-    theirs, mine = meta.get("online"), json.loads(json.dumps(identity))
+    theirs = meta.get("online")
+    mine = json.loads(json.dumps(identity))
     if theirs != mine:
         different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
         raise CheckpointError(

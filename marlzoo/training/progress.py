@@ -28,7 +28,9 @@ class ProgressBar:
     """
 
     def __init__(self, label: str, done: int, total: int) -> None:
-        self._label, self._total, self._told = label, total, time.monotonic()
+        self._label = label
+        self._total = total
+        self._told = time.monotonic()
         self._bars: Progress | None = None
         if sys.stderr is not None and sys.stderr.isatty():  # elsewhere rich is not needed, nor its memory
             from rich.progress import Progress

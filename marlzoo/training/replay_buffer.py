@@ -69,7 +69,10 @@ class ReplayBuffer:
         followed: bool = False,
     ) -> None:
         settings = settings or cast(ReplayConfig, algorithm.config)
-        self.algorithm, self.length, self.anywhere, self.followed = algorithm, length, anywhere, followed
+        self.algorithm = algorithm
+        self.length = length
+        self.anywhere = anywhere
+        self.followed = followed
         self.fields = tuple(algorithm.fields if fields is None else fields)
         self.capacity = settings.replay // settings.num_envs
         least = max(settings.rollout, length)
@@ -78,8 +81,10 @@ class ReplayBuffer:
                 f"{algorithm.name}: a replay of {settings.replay} steps has no room for {least} steps of each of "
                 f"{settings.num_envs} copies (a rollout, or a sequence to learn from); raise replay"
             )
-        self.count, self.head = 0, 0  # full slots, and the slot to be written next
-        lead, device = (algorithm.replicas, settings.num_envs), algorithm.device
+        self.count = 0  # full slots
+        self.head = 0  # the slot to be written next
+        lead = (algorithm.replicas, settings.num_envs)
+        device = algorithm.device
         self._age = torch.zeros(lead, dtype=torch.int64, device=device)  # steps of the running episodes
         self._data: dict[str, Tensor] = {}
         self._start = torch.zeros((*lead, self.capacity), dtype=torch.bool, device=device)
@@ -96,10 +101,8 @@ class ReplayBuffer:
             self._data[name][:, :, slots] = value
         age = self._ages(rollout.ends > 0)
         self._start[:, :, slots] = torch.ones_like(age).bool() if self.anywhere else age % self.length == 0
-        self.head, self.count = (
-            (self.head + steps) % self.capacity,
-            min(self.count + steps, self.capacity),
-        )
+        self.head = (self.head + steps) % self.capacity
+        self.count = min(self.count + steps, self.capacity)
         self._index()
 
     def cut(self) -> None:
@@ -136,7 +139,8 @@ class ReplayBuffer:
             )
         rank = torch.minimum((place.double() * total).long() + 1, total)
         found = torch.searchsorted(self._ranks, rank)  # [R, B], the rank-th start
-        copy, slot = found // self.capacity, found % self.capacity
+        copy = found // self.capacity
+        slot = found % self.capacity
         step = torch.arange(self.length, device=found.device)
         newest = (self.head - 1 - slot) % self.capacity  # steps between the start and the newest slot
         row = copy.unsqueeze(-1) * self.capacity
@@ -163,7 +167,8 @@ class ReplayBuffer:
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where :meth:`state` was taken."""
         self._age.copy_(torch.from_numpy(arrays["age"]))
-        self.head, self.count = int(arrays["head"][0]), arrays["slots.start"].shape[2]
+        self.head = int(arrays["head"][0])
+        self.count = arrays["slots.start"].shape[2]
         for name in arrays.keys() - {"age", "head"}:
             saved = torch.from_numpy(arrays[name]).to(self._age.device)
             whole = saved.new_zeros(*saved.shape[:2], self.capacity, *saved.shape[3:])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
@@ -30,7 +31,7 @@ from marlzoo.training.background_eval import Evaluator
 from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
 from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
-from marlzoo.training.precision import choose_arithmetic
+from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.progress import ProgressBar
 
 
@@ -119,44 +120,29 @@ def train(
         if arena and check_data:
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
-        about = {
-            "task": task or datasets[0].card.task or (arena.task if arena else ""),
-            "sources": list(dict.fromkeys(dataset.card.name for dataset in datasets)),
-            "env": dict(env_options or {}),
-            "horizon": horizon,
-            "episodes": episodes if arena else None,
-        }
+        task = task or datasets[0].card.task or (arena.task if arena else "")
+        about = _about(task, datasets, env_options, horizon, episodes if arena else None)
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
-        arithmetic = choose_arithmetic(algorithm, precision, run.progress.arithmetic)
-        run.progress.arithmetic = arithmetic.to_dict()
+        arithmetic = run.choose_arithmetic()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
         with arithmetic.applied(algorithm), contextlib.ExitStack() as stack:
             run.loggers = stack.enter_context(Loggers(loggers, algorithm, updates))
             evaluator = None
             if arena is not None:
-                evaluator = stack.enter_context(
-                    Evaluator(algorithm, arena, horizon, background_eval, clock.seconds)
-                )
+                evaluator = Evaluator(algorithm, arena, horizon, background_eval, clock.seconds)
+                stack.enter_context(evaluator)
                 if run.owes:
-                    run.begin(evaluator, {}, str(arithmetic))
-                    run.settle()
+                    run.begin(evaluator, {}, str(arithmetic), wait=True)
             run.report(on_evaluation)
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
-            stage = ""
-            while algorithm.updates < updates:
-                if algorithm.stage.name != stage:
-                    stage, step = (
-                        algorithm.stage.name,
-                        make_step(algorithm, sampler, compile, updates, log),
-                    )
-                metrics = step()
-                algorithm.updates += 1
-                done, last = algorithm.updates, algorithm.updates == updates
+            for metrics in _steps(algorithm, sampler, compile, updates, log):
+                done = algorithm.updates
+                last = done == updates
                 evaluates = evaluator is not None and (done % eval_every == 0 or last)
                 shows = on_progress is not None and (done % log_every == 0 or last)
                 logs = bool(loggers) and (evaluates or run.loggers.wants(done))
@@ -168,13 +154,8 @@ def train(
                 if evaluates or done % checkpoint_every == 0 or last:
                     run.settle()
                     if evaluates and evaluator is not None:
-                        run.begin(evaluator, numbers, str(arithmetic))
-                        if last or not background_eval:
-                            run.settle()
-                    run.progress.seconds = clock.seconds()
-                    run.save()
-                    if on_checkpoint is not None and run.path is not None:
-                        on_checkpoint(run.path)
+                        run.begin(evaluator, numbers, str(arithmetic), wait=last or not background_eval)
+                    run.save(clock.seconds(), on_checkpoint)
                     run.report(on_evaluation)
         return run.progress.evaluations
     finally:
@@ -182,11 +163,47 @@ def train(
             arena.close()
 
 
+def _about(
+    task: str,
+    datasets: Sequence[Dataset],
+    env_options: Mapping[str, Any] | None,
+    horizon: int | None,
+    episodes: int | None,
+) -> dict[str, Any]:
+    """What a checkpoint keeps besides the learner, so that it can be evaluated from its file alone."""
+    return {
+        "task": task,
+        "sources": list(dict.fromkeys(dataset.card.name for dataset in datasets)),
+        "env": dict(env_options or {}),
+        "horizon": horizon,
+        "episodes": episodes,
+    }
+
+
+def _steps(
+    algorithm: Algorithm,
+    sampler: Sampler,
+    compile: Compile,  # noqa: A002
+    updates: int,
+    log: Callable[[str], None],
+) -> Iterator[dict[str, Tensor]]:
+    """Train to the last update; yields the metrics of each, when it has been counted."""
+    stage = ""
+    while algorithm.updates < updates:
+        if algorithm.stage.name != stage:
+            stage = algorithm.stage.name
+            step = make_step(algorithm, sampler, compile, updates, log)
+        metrics = step()
+        algorithm.updates += 1
+        yield metrics
+
+
 class _Clock:
     """Seconds since now, added to those of the run before it was interrupted."""
 
     def __init__(self, before: float) -> None:
-        self._before, self._started = before, time.perf_counter()
+        self._before = before
+        self._started = time.perf_counter()
 
     def seconds(self) -> float:
         return self._before + time.perf_counter() - self._started
@@ -257,12 +274,14 @@ class _Run:
         precision: Precision,
         log: Callable[[str], None],
     ) -> None:
-        self.algorithm, self.sampler, self.precision = algorithm, sampler, precision
+        self.algorithm = algorithm
+        self.sampler = sampler
+        self.precision = precision
         self._log = log
         self.path = Path(path) if path else None
         self.progress = _Progress([], 0.0)
         self._data = sampler.data_hashes
-        self._about = about  # what marlzoo eval needs besides
+        self._about = about
         self._pending: Callable[[], Evaluation] | None = None
         self._told = 0
         self.loggers = Loggers((), algorithm, 0)
@@ -270,9 +289,19 @@ class _Run:
         if self.path and self.path.exists():
             self._resume(self.path)
 
-    def begin(self, evaluator: Evaluator, metrics: Metrics, arithmetic: str) -> None:
-        """Start an evaluation of the current policy; ``metrics`` are those of the last update."""
-        done, diverged = self.algorithm.updates, ~self.algorithm.finite().cpu().numpy()
+    def choose_arithmetic(self) -> Arithmetic:
+        """That of the checkpoint, or what the precision means for a learner on its device."""
+        chosen = choose_arithmetic(self.algorithm, self.precision, self.progress.arithmetic)
+        self.progress.arithmetic = chosen.to_dict()
+        return chosen
+
+    def begin(self, evaluator: Evaluator, metrics: Metrics, arithmetic: str, wait: bool) -> None:
+        """Start an evaluation of the current policy; ``metrics`` are those of the last update.
+
+        ``wait`` until it is done; it is then kept, as by :meth:`settle`.
+        """
+        done = self.algorithm.updates
+        diverged = ~self.algorithm.finite().cpu().numpy()
         outcome = evaluator.start()
 
         def pending() -> Evaluation:
@@ -280,6 +309,8 @@ class _Run:
             return Evaluation(done, episodes, diverged, seconds, metrics, arithmetic, self._code, now())
 
         self._pending = pending
+        if wait:
+            self.settle()
 
     def settle(self) -> None:
         """Wait for the evaluation that was begun, if any, and keep it."""
@@ -291,11 +322,14 @@ class _Run:
 
     def report(self, to: Callable[[Evaluation], None] | None) -> None:
         """Hand on the evaluations that were not handed on before."""
-        new, self._told = self.progress.evaluations[self._told :], len(self.progress.evaluations)
+        new = self.progress.evaluations[self._told :]
+        self._told = len(self.progress.evaluations)
         for evaluation in new if to else ():
             to(evaluation)  # type: ignore[misc]
 
-    def save(self) -> None:
+    def save(self, seconds: float, saved: Callable[[Path], None] | None) -> None:
+        """Write the checkpoint of a run that has taken so many seconds; ``saved`` is then told of it."""
+        self.progress.seconds = seconds
         self.loggers.flush()  # first, so that a resume finds all that lies before the checkpoint
         if self.path is None:
             return
@@ -312,6 +346,8 @@ class _Run:
             "owes": self._pending is not None,
         }
         checkpoints.save(self.path, self.algorithm, extra, meta)
+        if saved is not None:
+            saved(self.path)
 
     def _resume(self, path: Path) -> None:
         extra, meta = checkpoints.restore(path, self.algorithm)

@@ -47,7 +47,8 @@ def fit(
     model = WorldModel(Init([seed]), data.spec, config, state)
     sampler = Sampler(data, [seed], batch_size=model.rows, fields=model.fields)
     model.observe([data])
-    rate, clip = torch.tensor([config.model_lr]), torch.tensor([config.grad_clip])
+    rate = torch.tensor([config.model_lr])
+    clip = torch.tensor([config.grad_clip])
     adam = StackedAdam(list(model.parameters()), rate, clip)
     for done in range(1, config.model_updates + 1):
         loss, metrics = model.loss(sampler.next())
@@ -103,10 +104,14 @@ def step_errors(model: WorldModel, data: Dataset, steps: int = 10, seed: int = 0
         live = left[rows] > k
         if not live.any():
             break
-        rows, first, frame = rows[live], first[:, live], frame[:, live]
+        rows = rows[live]
+        first = first[:, live]
+        frame = frame[:, live]
         best = model.predict(frame, _tensor(data.action[rows + k])).of(model.elites())
-        frame, reward = best.mean.mean(1), best.team_reward.mean(1)
-        truth, earned = _frames(model, data, rows + k + 1), _tensor(data.reward[rows + k])
+        frame = best.mean.mean(1)
+        reward = best.team_reward.mean(1)
+        truth = _frames(model, data, rows + k + 1)
+        earned = _tensor(data.reward[rows + k])
         team = earned.mean(-1) if earned.ndim == 3 else earned
         errors = (
             _rms(model, frame - truth),

@@ -150,7 +150,8 @@ def _typed(kind: type[T], row: dict[str, str]) -> T:
     """A row's texts as the types that the dataclass ``kind`` declares; empty numbers are None."""
     values: dict[str, str | int | float | None] = {}
     for field in fields(kind):  # type: ignore[arg-type]
-        text, declared = row[field.name], str(field.type)
+        text = row[field.name]
+        declared = str(field.type)
         if declared == "str":
             values[field.name] = text
         elif not text:

@@ -104,7 +104,8 @@ def _pair(seen: dict[str, Any], done: dict[str, Any], order: Sequence[str], usua
         f"its actions have the parts {_listed(done)}, its observations are one {seen['type']}; where the parts are "
         "agents, give each an observation of its own, else put them into one Box",
     )
-    obs, acts = parts(seen), parts(done)
+    obs = parts(seen)
+    acts = parts(done)
     notes: tuple[str, ...] = ()
     both = seen["type"] == done["type"] == "Dict"
     fits = set(obs) == set(acts) if both else len(obs) == len(acts)
@@ -120,7 +121,8 @@ def _pair(seen: dict[str, Any], done: dict[str, Any], order: Sequence[str], usua
     if not order and isinstance(usual, list) and sorted(map(str, usual), key=natural) == names:
         order = [str(name) for name in usual]
     places = _places(names, order, len(acts))
-    obs_keys, act_keys = list(obs), list(acts)
+    obs_keys = list(obs)
+    act_keys = list(acts)
     return Team(
         tuple(names[k] for k in places) if names else (),
         tuple(in_file(obs_keys[k]) for k in places),

@@ -21,7 +21,10 @@ from marlzoo.errors import DataError, OutputError
 from marlzoo.spec import Spec
 from marlzoo.system.files import flush, output_error, sealed, sweep, temporary_beside, write_text_atomic
 
-DATA, FILE, METADATA, OWN = "data", "main_data.hdf5", "metadata.json", "marlzoo"
+DATA = "data"
+FILE = "main_data.hdf5"
+METADATA = "metadata.json"
+OWN = "marlzoo"
 _ID = re.compile(r"[\w-]+-v\d+")
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 _MINARI = "0.5.0"  # the version of the layout; Minari refuses those that it does not know
@@ -112,7 +115,8 @@ def _episode(file: h5py.File, dataset: Dataset, number: int) -> None:
     group.attrs["id"] = number
     group.attrs["total_steps"] = steps.stop - steps.start
     for i, agent in enumerate(agent_names(dataset)):
-        size, actions = spec.obs_sizes[i], spec.action_sizes[i]
+        size = spec.obs_sizes[i]
+        actions = spec.action_sizes[i]
         group[f"observations/{agent}"] = dataset.obs[rows, i, :size]
         own = dataset.action[steps, i]
         group[f"actions/{agent}"] = own if spec.discrete else own[:, :actions]
@@ -130,7 +134,8 @@ def _episode(file: h5py.File, dataset: Dataset, number: int) -> None:
 
 def agent_names(dataset: Dataset) -> list[str]:
     """Names of the agents: the card's, where they can be keys of a file, else ``agent_0`` and so on."""
-    names, count = dataset.card.options.get("agents"), dataset.spec.n_agents
+    names = dataset.card.options.get("agents")
+    count = dataset.spec.n_agents
     known = isinstance(names, list) and len(names) == count == len({*map(str, names)})
     if known and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names or ()):
         return list(names or ())
@@ -138,7 +143,8 @@ def agent_names(dataset: Dataset) -> list[str]:
 
 
 def _metadata(dataset: Dataset, name: str, size: int) -> dict[str, Any]:
-    spec, names = dataset.spec, agent_names(dataset)
+    spec = dataset.spec
+    names = agent_names(dataset)
     own = {"spec": spec.to_dict(), "card": dataset.card.to_dict()}
     return {
         "dataset_id": name if _ID.fullmatch(name) else f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-v0",

@@ -41,10 +41,12 @@ def foreign_episodes(done: Bools, horizon: int) -> Recorded:
         raise DataError(
             "d is 1 in every row, so that no transition is left; it marks final observations only"
         )
-    notes, kept = list[str](), None
+    notes = list[str]()
+    kept = None
     lone = done & np.append(True, done[:-1])  # no step leads to it, so that the authors' loader never uses it
     if lone.any():
-        row, kept = int(np.argmax(lone)), ~lone
+        row = int(np.argmax(lone))
+        kept = ~lone
         notes.append(
             f"{int(lone.sum())} rows with d = 1 that follow no step (the first is row {row}) are left out"
         )
@@ -62,7 +64,8 @@ def foreign_episodes(done: Bools, horizon: int) -> Recorded:
     starts = np.append(0, ends[:-1] + 1).astype(np.int64)
     recorded = done[ends]
     limit = recorded & (ends - starts == horizon)
-    terminal, truncated = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
+    terminal = np.zeros(rows, np.bool_)
+    truncated = np.zeros(rows, np.bool_)
     terminal[ends[recorded & ~limit] - 1] = True
     truncated[ends[limit] - 1] = True
     return Recorded(starts, terminal, truncated, tuple(notes), kept)
@@ -90,8 +93,10 @@ def observations(o: h5py.Dataset, s: h5py.Dataset) -> tuple[Floats, Floats | Non
     """
     obs: Floats = allocate(o.shape, np.float32)
     state: Floats | None = None
-    linked, comparable = s == o, s.shape == o.shape
-    read_o, read_s = row_reader(o), row_reader(s)
+    linked = s == o
+    comparable = s.shape == o.shape
+    read_o = row_reader(o)
+    read_s = row_reader(s)
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # too large numbers become infinite; checks then name them

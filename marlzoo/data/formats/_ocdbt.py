@@ -27,7 +27,8 @@ from marlzoo.errors import DataError, MissingExtraError
 _MOST_COMPRESSION = 1100
 _MOST_CHUNK = 1 << 30
 _MOST_ROWS = 2**31 - 1
-_BLOSC_HEADER, _BLOSC_COPIED = 16, 2
+_BLOSC_HEADER = 16
+_BLOSC_COPIED = 2
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ class OcdbtArray:
         text = self._value(f"{name}/.zarray")
         try:
             values = json.loads(text or b"")
-            shape, chunks = tuple(values["shape"]), tuple(values["chunks"])
-            dtype, packing = np.dtype(str(values["dtype"])), values["compressor"]
+            shape = tuple(values["shape"])
+            chunks = tuple(values["chunks"])
+            dtype = np.dtype(str(values["dtype"]))
+            packing = values["compressor"]
             plain = values["zarr_format"] == 2 and values["order"] == "C" and not values["filters"]
             empty = values["fill_value"] in (None, 0, False)
             packing = packing["id"] if packing else ""

@@ -55,7 +55,8 @@ def find_bounds(arrays: Arrays, native: bool, notes: list[str]) -> bool:
 
 def _from_steps(arrays: Arrays, notes: list[str]) -> None:
     """Plain transitions as rows; an episode ends as :mod:`marlzoo.data.formats.npz` says."""
-    obs, following = arrays["obs"], arrays.pop("next_obs")
+    obs = arrays["obs"]
+    following = arrays.pop("next_obs")
     require(following.shape == obs.shape, f"next_obs has shape {following.shape}, obs {obs.shape}")
     require(len(obs) > 0, "the dataset is empty (no rows); make or fetch it again")
     for name in ("action", "reward", "terminal", "truncated", "state", "action_mask"):
@@ -73,8 +74,11 @@ def _from_steps(arrays: Arrays, notes: list[str]) -> None:
     finals = {"obs": following[layout.lasts], **_other_finals(arrays, layout, notes)}
     for name in ("obs", "state", "action_mask", "action", "reward"):
         if name in arrays:
-            whole = name == "action" and arrays[name].dtype.kind in "iu"
-            kind: Any = np.bool_ if name == "action_mask" else np.int64 if whole else np.float32
+            kind: Any = np.float32
+            if name == "action_mask":
+                kind = np.bool_
+            elif name == "action" and arrays[name].dtype.kind in "iu":
+                kind = np.int64
             arrays[name] = layout.place_array(arrays[name], kind, finals.get(name, 0))
     arrays["terminal"] = layout.at_last_step(terminal[layout.lasts])
     arrays["truncated"] = layout.at_last_step(truncated[layout.lasts])
@@ -100,7 +104,8 @@ def _mark_starts(starts: NDArray[Any], flagged: NDArray[Any], ends: NDArray[Any]
 def _other_finals(arrays: Arrays, layout: Layout, notes: list[str]) -> Arrays:
     """States and masks of the final observations."""
     finals: Arrays = {}
-    state, after = arrays.get("state"), arrays.pop("next_state", None)
+    state = arrays.get("state")
+    after = arrays.pop("next_state", None)
     if state is not None:
         fine = after is not None and after.shape == state.shape
         require(
@@ -109,7 +114,8 @@ def _other_finals(arrays: Arrays, layout: Layout, notes: list[str]) -> Arrays:
         )
         assert after is not None
         finals["state"] = after[layout.lasts]
-    action_mask, after = arrays.get("action_mask"), arrays.pop("next_action_mask", None)
+    action_mask = arrays.get("action_mask")
+    after = arrays.pop("next_action_mask", None)
     if action_mask is not None:
         require(
             after is None or after.shape == action_mask.shape,

@@ -135,7 +135,8 @@ def read_ends(dataset: Dataset, *, timeout_is_terminal: bool, limit_is_terminal:
         limit_is_terminal: believe terminal flags at exactly the time limit; else they are time limits. Where many
             episodes have them, a note of the card says so.
     """
-    count, horizon = int(dataset.terminal_at_limit.sum()), dataset.spec.horizon
+    count = int(dataset.terminal_at_limit.sum())
+    horizon = dataset.spec.horizon
     foreign = not dataset.card.content_hash  # what was written here has been spoken of
     if not limit_is_terminal:
         dataset = dataset.limits_as_truncations()

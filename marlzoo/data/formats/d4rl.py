@@ -240,7 +240,8 @@ def _read(array: Any, rows: slice) -> NDArray[Any]:
 
 
 def _plan(source: _Source, horizon: int, drop_timeouts: bool) -> _Plan:
-    steps, terminal = source.steps, source.terminal
+    steps = source.steps
+    terminal = source.terminal
     timeout = np.zeros(steps, np.bool_) if source.timeout is None else source.timeout & ~terminal
     ends = terminal | timeout
     if source.next_obs is not None:
@@ -293,7 +294,8 @@ def _near(a: NDArray[Any], b: NDArray[Any]) -> Bools:
 def _dataset(
     source: _Source, plan: _Plan, team: Team, horizon: int, paper_clip: bool, action_clip: bool
 ) -> Dataset:
-    body, layout = team.robot, plan.layout
+    body = team.robot
+    layout = plan.layout
     actuators = sum(map(len, team.moves))
     sizes = (source.obs.shape[1], source.action.shape[1])
     require(

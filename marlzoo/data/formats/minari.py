@@ -215,7 +215,9 @@ def _infos(file: h5py.File, names: list[str]) -> dict[str, h5py.Group]:
 def _shapes(
     team: Team, file: h5py.File, names: list[str]
 ) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
-    agents, discrete, infos = len(team.obs), team.discrete, _infos(file, names)
+    agents = len(team.obs)
+    discrete = team.discrete
+    infos = _infos(file, names)
     actions = max(acts.size for acts in team.action)
     shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
         "obs": ((agents, max(seen.size for seen in team.obs)), np.float32),
@@ -312,11 +314,11 @@ def _leaf(
     episode_name: str,
 ) -> NDArray[Any]:
     """One array below ``observations`` or ``actions``."""
-    *folders, last = (kind, *names[agent : agent + 1], *map(in_file, path))
+    keys = [kind, *names[agent : agent + 1], *map(in_file, path)]
     place = episode
-    for folder in folders:
+    for folder in keys[:-1]:
         place = group(place, folder)
-    return _numbers(place, last, shape, episode_name)
+    return _numbers(place, keys[-1], shape, episode_name)
 
 
 def _numbers(parent: h5py.Group, key: str, shape: tuple[int, ...] | None, episode: str) -> NDArray[Any]:
@@ -328,7 +330,8 @@ def _numbers(parent: h5py.Group, key: str, shape: tuple[int, ...] | None, episod
 def _to_unit_box(values: NDArray[Any], space: Acts) -> NDArray[Any]:
     """Actions brought from the finite box of their space to [-1, 1]; others are left as they are."""
     bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.high > space.low)
-    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    low = np.where(bounded, space.low, -1.0)
+    high = np.where(bounded, space.high, 1.0)
     if (low == -1).all() and (high == 1).all():
         return values
     with np.errstate(over="ignore", invalid="ignore"):
@@ -354,7 +357,8 @@ def _guess(
     lengths: NDArray[np.int64],
     horizon: int | None,
 ) -> tuple[Spec, Card]:
-    obs, state = arrays["obs"], arrays.get("state")
+    obs = arrays["obs"]
+    state = arrays.get("state")
     discrete = team.discrete
     spec = make_spec(
         n_agents=len(team.obs),

@@ -235,7 +235,8 @@ def _verified(
     columns: dict[str, h5py.Dataset], spec: Spec, card: Card, known: dict[str, Any], clip: bool
 ) -> Dataset:
     """A mapped dataset whose content was verified before: nothing but its episode starts is read."""
-    obs, layout = _mapped(columns["o"], np.float32), spec.layout()
+    obs = _mapped(columns["o"], np.float32)
+    layout = spec.layout()
     rows = len(obs)
     linked = columns["s"] == columns["o"]
     dataset = Dataset(
@@ -300,7 +301,9 @@ def _dataset(
 
 
 def _fill(file: h5py.File, dataset: Dataset, compression: str | None) -> None:
-    spec, rows, agents = dataset.spec, dataset.rows, dataset.spec.n_agents
+    spec = dataset.spec
+    rows = dataset.rows
+    agents = dataset.spec.n_agents
     done = np.zeros((rows, 1), np.float32)
     done[dataset.ends] = 1
     header = {"version": FORMAT_VERSION, "spec": spec.to_dict(), "card": dataset.card.to_dict()}

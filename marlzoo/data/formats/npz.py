@@ -165,7 +165,8 @@ def _members(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
             for name in (*REQUIRED, *OPTIONAL, *PLAIN, *ALIASES):
                 if name not in names:
                     continue
-                kinds, plain = _KINDS.get(name, "fiu"), ALIASES.get(name, name)
+                kinds = _KINDS.get(name, "fiu")
+                plain = ALIASES.get(name, name)
                 array = read_member(archive, name, path.stat().st_size, kinds=kinds, allocate=allocate)
                 same = plain not in found or np.array_equal(array.ravel(), found[plain].ravel())
                 require(same, f"{plain} and {name} say different things; leave one of them out")
@@ -197,7 +198,9 @@ def _header(values: NDArray[Any]) -> tuple[Spec, Card]:
 
 def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None, actions: int | None) -> tuple[Spec, Card]:
     """Spec of a file without a header."""
-    obs, action, reward = arrays["obs"], arrays["action"], arrays["reward"]
+    obs = arrays["obs"]
+    action = arrays["action"]
+    reward = arrays["reward"]
     require(obs.ndim == 3 and len(obs) > 0, f"obs has shape {obs.shape}, expected (T, N, O)")
     rows, agents, _ = obs.shape
     discrete = action.dtype.kind in "iu"
@@ -210,7 +213,8 @@ def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None, actions: int | 
     require(fits, f"action has shape {action.shape} and type {action.dtype}, expected {wanted}")
     if agents > 1 and reward.shape == (rows, 1):
         arrays["reward"] = reward = reward[:, 0]  # of the team
-    action_mask, state = arrays.get("action_mask"), arrays.get("state")
+    action_mask = arrays.get("action_mask")
+    state = arrays.get("state")
     require(action_mask is None or action_mask.ndim == 3, "legal must have three dimensions")
     require(state is None or state.ndim == 2, "state must have two dimensions")
     starts = arrays["starts"]

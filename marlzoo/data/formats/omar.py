@@ -162,7 +162,8 @@ class _Seed:
 
     def arrays(self, horizon: int) -> dict[str, Any]:
         """Canonical arrays, where an episode has ``horizon`` steps at most."""
-        layout, done = _cut(self.joined, horizon), self.done
+        layout = _cut(self.joined, horizon)
+        done = self.done
         at_limit = layout.lengths == horizon
         return _arrays(self.team, layout) | {
             "name": self.name,
@@ -191,7 +192,8 @@ def _arrays(team: list[_Agent], layout: Layout) -> dict[str, Any]:
     for i, agent in enumerate(team):
         width = agent.obs.shape[1]
         obs[:, i, :width] = layout.place_array(agent.obs, np.float32, agent.next_obs[layout.lasts])
-    first, state = team[0], None
+    first = team[0]
+    state = None
     require(
         (first.state is None) == (first.next_state is None),
         "only one of states_0.npy and next_states_0.npy is there",
@@ -228,7 +230,8 @@ def _cut(joined: Layout, horizon: int) -> Layout:
 
 
 def _agent(folder: Path, i: int) -> _Agent:
-    state, next_state = folder / f"states_{i}.npy", folder / f"next_states_{i}.npy"
+    state = folder / f"states_{i}.npy"
+    next_state = folder / f"next_states_{i}.npy"
     agent = _Agent(
         obs=_open(folder / f"obs_{i}.npy", 2),
         action=_open(folder / f"acs_{i}.npy", 2),
@@ -276,7 +279,8 @@ def _join(
     named: tuple[str, ...],
     action_clip: bool,
 ) -> Dataset:
-    first, several = parts[0], len(parts) > 1
+    first = parts[0]
+    several = len(parts) > 1
     for part in parts[1:]:
         same = part["sizes"] == first["sizes"] and part["action"].shape[1:] == first["action"].shape[1:]
         require(same, f"{part['name']} and {first['name']} differ in their sizes")

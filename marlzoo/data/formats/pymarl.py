@@ -203,7 +203,8 @@ def join_parts(parts: list[Part], names: list[str], card: Card, scenario: str) -
     Raises:
         DataError: the parts differ, or hold wrong values.
     """
-    spec, notes = parts[0].spec, list(dict.fromkeys(note for part in parts for note in part.notes))
+    spec = parts[0].spec
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     require(all(part.spec == spec for part in parts), "its parts differ in their sizes")
     flags = [part.flag for part in parts]
     other = next((k for k, flag in enumerate(flags) if flag != flags[0]), 0)
@@ -361,7 +362,8 @@ def _rows(
     """The recorded rows ``[T, ...]`` of an array ``[E, rows, ...]``, read and converted in pieces."""
     array = columns[name]
     out = allocate((episodes.spans.rows, *array.shape[2:]), dtype)
-    place, rows = 0, np.arange(array.shape[1] + 1)
+    place = 0
+    rows = np.arange(array.shape[1] + 1)
     for part in row_pieces(array):
         values = rows_of(array, part, np.float64 if convert else dtype)
         if not episodes.final_filled:  # an episode may fill the array; its last row stands for the final one

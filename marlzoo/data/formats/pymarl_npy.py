@@ -107,7 +107,8 @@ def _columns(path: Path) -> tuple[dict[str, Any], list[str]]:
     columns: dict[str, Any] = {name: _mapped(path / f"{name}.npy") for name in names}
     if not (path / META).is_file():
         return columns, []
-    recorded, size = _recorded(path / META), len(columns["obs"])
+    recorded = _recorded(path / META)
+    size = len(columns["obs"])
     require(1 <= recorded <= size, f"{META} tells of {recorded} episodes in the buffer, which holds {size}")
     note = f"{recorded} of the buffer's {size} episodes were recorded ({META}); the others are left out"
     return {name: array[:recorded] for name, array in columns.items()}, [note] if recorded < size else []

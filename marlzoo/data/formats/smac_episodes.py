@@ -103,7 +103,8 @@ def read_smac_episodes(
         require_horizon(horizon)
         episodes: list[_Episode | None] = []
         names: list[str] = []
-        skipped, first = 0, None
+        skipped = 0
+        first = None
         for file in _files(folder):
             with reading(file):
                 require(
@@ -154,7 +155,8 @@ def _episode(loaded: Any, size: int) -> _Episode | None:
 
 def _field(agents: Any, number: int, budget: int) -> NDArray[Any]:
     """One field of all agents and steps ``[L, N, size]`` float32."""
-    name, out = FIELDS[number], None
+    name = FIELDS[number]
+    out = None
     for i, agent in enumerate(agents):
         for t, step in enumerate(agent):
             if not isinstance(step, list | tuple) or len(step) not in (len(FIELDS), len(FIELDS) + 1):
@@ -248,7 +250,8 @@ def _gather(episodes: list[_Episode | None], layout: Episodes, reward_mode: str)
         for name, array in vars(example).items()
     }
     for k, start in enumerate(layout.starts):
-        episode, episodes[k] = episodes[k], None
+        episode = episodes[k]
+        episodes[k] = None
         assert episode is not None
         for name, array in vars(episode).items():
             out[name][start : start + len(array)] = array

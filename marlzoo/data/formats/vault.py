@@ -24,14 +24,11 @@ that hold only minus infinity are OMAR's padding of shorter observations and bec
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -48,7 +45,6 @@ from marlzoo.data.formats._steps import (
     count_actions,
     full_masks,
     is_litter,
-    listed,
     make_spec,
     places,
     read_ends,
@@ -59,16 +55,34 @@ from marlzoo.data.formats._steps import (
     require_horizon,
     team_reward,
 )
-from marlzoo.errors import DataError
+from marlzoo.data.formats._vault_folder import stores, unpacked
 from marlzoo.system.zipped import ZIP_FAULTS
 
-OBS, ACTION, REWARD = "observations.", "actions.", "rewards."
-TERMINAL, TRUNCATED, STATE, LEGAL = "terminals.", "truncations.", "infos.state.", "infos.legals."
+OBS = "observations."
+ACTION = "actions."
+REWARD = "rewards."
+TERMINAL = "terminals."
+TRUNCATED = "truncations."
+STATE = "infos.state."
+LEGAL = "infos.legals."
 _OMIGA_ROWS = 1001  # of a full episode in OMIGA's HDF5 files, final observation included
 _SOURCES = ("og_marl", "omiga", "omar", "cfcql", "alberdice", "oryx")
 _WITH_PREY = ("simple_tag", "simple_world")
-_MOST_UNPACKED = 50  # times a zip file's size: the chunks of a vault are compressed already
-_UNPACKED_ANYWAY = 64 << 20
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How the arrays are read, see :func:`read_vault`; ``prey``: the last agent is OMAR's prey."""
+
+    horizon: int | None
+    agents: int | None
+    prey: bool
+    drop_terminal_rows: bool | None
+    last_step: str
+    action_clip: bool
+    actions: int | None
+    action_mask: str
+    obs_sizes: Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ def sniff(path: str | os.PathLike[str]) -> bool:
     path = Path(path)
     try:
         if path.is_dir():
-            return bool(_stores(path))
+            return bool(stores(path))
         if not path.is_file() or not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
@@ -138,7 +152,7 @@ def read_vault(
         DataError: no vault, several, a damaged one, or arrays of wrong shapes or values.
     """
     path = Path(path)
-    with reading(path), _unpacked(path, uid) as (folder, place):
+    with reading(path), unpacked(path, uid) as (folder, place):
         require_horizon(horizon)
         require_choice("action_mask", action_mask, ("", "all"))
         require(last_step in ("repeat", "drop"), f"last_step must be repeat or drop, not {last_step!r}")
@@ -150,146 +164,50 @@ def read_vault(
         store = OcdbtArray(place)
         parts = (*path.absolute().parts, *place.relative_to(folder).parts)
         prey = any(name in part for name in _WITH_PREY for part in parts)
-        dataset = _dataset(
-            store,
-            _card(parts, place.name, task),
-            horizon,
-            agents,
-            prey,
-            drop_terminal_rows,
-            last_step,
-            action_clip,
-            (actions, action_mask),
-            obs_sizes,
+        options = _Options(
+            horizon=horizon,
+            agents=agents,
+            prey=prey,
+            drop_terminal_rows=drop_terminal_rows,
+            last_step=last_step,
+            action_clip=action_clip,
+            actions=actions,
+            action_mask=action_mask,
+            obs_sizes=obs_sizes,
         )
+        dataset = _dataset(store, _card(parts, place.name, task), options)
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
-# ---- folders ---------------------------------------------------------------------------------------------
-
-
-def _stores(folder: Path) -> list[Path]:
-    """Vault folders at, below or two levels below a folder."""
-    if (folder / "manifest.ocdbt").is_file():
-        return [folder]
-    found = {place.parent for depth in ("*", "*/*") for place in folder.glob(f"{depth}/manifest.ocdbt")}
-    return sorted(place for place in found if not is_litter(str(place.relative_to(folder))))
-
-
-def _choose(found: Sequence[PurePath], uid: str) -> PurePath:
-    """The one of several vaults that ``uid`` names."""
-    require(bool(found), "holds no vault (a folder with manifest.ocdbt); give one that does")
-    chosen = [place for place in found if uid in ("", place.name)]
-    chosen = chosen or [place for place in found if plain_uid(uid) == plain_uid(place.name)]
-    names = ", ".join(map(str, found))
-    require(bool(chosen), f"holds no vault {uid!r}; it has {names}")
-    require(len(chosen) == 1, f"holds several vaults ({names}); choose one with the option uid")
-    return chosen[0]
-
-
-def plain_uid(uid: str) -> str:
-    """A vault's or quality's name without case, hyphens, underscores and spaces, in which sources differ."""
-    return uid.lower().replace("-", "").replace("_", "").replace(" ", "")
-
-
-@contextlib.contextmanager
-def _unpacked(path: Path, uid: str) -> Iterator[tuple[Path, Path]]:
-    """The folder itself, or a temporary one with the vault out of a zip file; and the vault's place in it."""
-    require(path.exists(), "no such file or folder; check the path")
-    require(path.is_dir() or path.is_file(), "is neither a file nor a folder; copy it into a file")
-    if path.is_dir():
-        listed(path)  # names a folder that cannot be read
-        place = _choose([store.relative_to(path) for store in _stores(path)], uid)
-        yield path, path / place
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                place = _unpack(archive, path.stat().st_size, uid, Path(temporary))
-        except DataError:
-            raise
-        except ZIP_FAULTS as error:
-            raise DataError("the zip file is cut off or damaged; fetch it again") from error
-        yield Path(temporary), Path(temporary) / place
-
-
-def _unpack(archive: zipfile.ZipFile, size: int, uid: str, folder: Path) -> PurePath:
-    """Unpack one vault of a zip file of ``size`` bytes into a folder; its place there."""
-    names = {info.filename: PurePosixPath(info.filename.replace("\\", "/")) for info in archive.infolist()}
-    for raw, name in names.items():
-        require(
-            not name.is_absolute() and ".." not in name.parts and ":" not in raw,
-            f"its member {raw!r} points outside of it; nothing was unpacked",
-        )
-    names = {raw: name for raw, name in names.items() if not is_litter(str(name))}
-    stores = sorted({name.parent for name in names.values() if name.name == "manifest.ocdbt"})
-    chosen = _choose(stores, uid)
-    members = [
-        info
-        for info in archive.infolist()
-        if info.filename in names and names[info.filename].is_relative_to(chosen)
-    ]
-    whole = sum(info.file_size for info in members)
-    require(
-        whole <= _UNPACKED_ANYWAY + _MOST_UNPACKED * size, "it claims to unpack to more than a vault holds"
-    )
-    free = shutil.disk_usage(folder).free
-    require(
-        whole < free,
-        f"it unpacks to {whole / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free; let TMPDIR name a larger "
-        "place",
-    )
-    archive.extractall(folder, members)
-    return chosen
-
-
-# ---- arrays ----------------------------------------------------------------------------------------------
-
-
-def _dataset(
-    store: OcdbtArray,
-    card: Card,
-    horizon: int | None,
-    agents: int | None,
-    prey: bool,
-    drop_terminal_rows: bool | None,
-    last_step: str,
-    action_clip: bool,
-    choices: tuple[int | None, str],
-    obs_sizes: Sequence[int] | None,
-) -> Dataset:
-    shape = store.shape(OBS)
-    require(len(shape) == 4, f"observations have shape {shape}, expected (B, T, N, O)")
-    streams, length, count, _ = shape
-    team = agents if agents is not None else count - (prey and count > 1)
+def _dataset(store: OcdbtArray, card: Card, options: _Options) -> Dataset:
+    streams, length, count = _sizes(store)
+    team = options.agents if options.agents is not None else count - (options.prey and count > 1)
     require(1 <= team <= count, f"it has {count} agents, not {team}; change the option agents")
     discrete = store.dtype(ACTION).kind in "iub"
     notes: list[str] = []
     terminal, truncated = (_ends(store, name, (streams, length)) for name in (TERMINAL, TRUNCATED))
-    episodes = _episodes(terminal, truncated, horizon, drop_terminal_rows, last_step, not discrete, notes)
+    episodes = _episodes(terminal, truncated, options, not discrete, notes)
     index = episodes.index
-    obs = _flat(store, OBS, (None, None))[:, :team][index]
-    obs, sizes = unpadded(obs, notes) if obs_sizes is None else cut(obs, tuple(obs_sizes), notes)
+    obs, sizes = _observations(store, team, index, options.obs_sizes, notes)
     state = _state(store, index, notes)
     action, action_mask = _actions(store, count, discrete)
     reward, per_agent = team_reward(_flat(store, REWARD, (count,))[:, :team])
     if team < count:
         notes.append(f"the first {team} of {count} agents; rewards are theirs")
-    size = count_actions(action, action_mask, choices[0]) if discrete else action.shape[2]
-    if discrete and action_mask is None and choices[0] is None:
-        notes.append(f"there are no masks: {size} actions, as many as the largest one that was taken shows")
     spec = make_spec(
         n_agents=team,
         obs_size=obs.shape[2],
         state_size=int(np.prod(obs.shape[1:])) if state is None else state.shape[1],
         action_kind="discrete" if discrete else "continuous",
-        action_size=size,
+        action_size=_action_size(action, action_mask, options.actions, notes)
+        if discrete
+        else action.shape[2],
         horizon=episodes.horizon,
         obs_sizes=sizes,
         reward_per_agent=per_agent,
     )
     masks = None if action_mask is None else action_mask[:, :team][index]
-    if choices[1] and discrete:
+    if options.action_mask and discrete:
         require(masks is None, "it has masks of its own; leave the option action_mask out")
         masks = full_masks(spec, len(obs))
         notes.append("every action is always legal (action_mask=all)")
@@ -310,13 +228,14 @@ def _dataset(
             truncated=episodes.truncated,
             starts=episodes.spans.starts,
             card=Card(**vars(card) | {"notes": tuple(notes)}),
-            action_clip=action_clip,
+            action_clip=options.action_clip,
         )
 
 
 def _flat(store: OcdbtArray, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]:
     """An array ``[B * T, ...]`` whose sizes behind the time axis are as asked for (None: any)."""
-    shape, lead = store.shape(name), store.shape(OBS)[:2]
+    shape = store.shape(name)
+    lead = store.shape(OBS)[:2]
     fits = len(shape) == len(tail) + 2 and all(w in (None, n) for w, n in zip(tail, shape[2:], strict=True))
     require(
         fits and shape[:2] == lead, f"{name.rstrip('.')} has shape {shape}, which does not fit the others"
@@ -341,6 +260,32 @@ def _actions(store: OcdbtArray, agents: int, discrete: bool) -> tuple[NDArray[An
     return action, action_mask
 
 
+def _sizes(store: OcdbtArray) -> tuple[int, int, int]:
+    """B, T and N."""
+    shape = store.shape(OBS)
+    require(len(shape) == 4, f"observations have shape {shape}, expected (B, T, N, O)")
+    streams, length, count, _ = shape
+    return streams, length, count
+
+
+def _action_size(
+    action: NDArray[Any], action_mask: NDArray[Any] | None, stated: int | None, notes: list[str]
+) -> int:
+    """Number of discrete actions."""
+    size = count_actions(action, action_mask, stated)
+    if action_mask is None and stated is None:
+        notes.append(f"there are no masks: {size} actions, as many as the largest one that was taken shows")
+    return size
+
+
+def _observations(
+    store: OcdbtArray, team: int, index: Ints, stated: Sequence[int] | None, notes: list[str]
+) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """Observations ``[T, N, O]`` with zeros for their padding, and each agent's true size."""
+    obs = _flat(store, OBS, (None, None))[:, :team][index]
+    return unpadded(obs, notes) if stated is None else cut(obs, tuple(stated), notes)
+
+
 def _state(store: OcdbtArray, index: Ints, notes: list[str]) -> NDArray[Any] | None:
     if STATE not in store.names:
         notes.append("there is no state; the agents' observations one after another stand for it")
@@ -354,13 +299,7 @@ def _state(store: OcdbtArray, index: Ints, notes: list[str]) -> NDArray[Any] | N
 
 
 def _episodes(
-    terminal: Bools,
-    truncated: Bools,
-    horizon: int | None,
-    drop_terminal_rows: bool | None,
-    last_step: str,
-    continuous: bool,
-    notes: list[str],
+    terminal: Bools, truncated: Bools, options: _Options, continuous: bool, notes: list[str]
 ) -> _Recorded:
     """Rows, episodes and flags from the flags ``[B, T]`` of all streams."""
     flagged = (terminal | truncated).reshape(-1)
@@ -368,13 +307,14 @@ def _episodes(
     ends[:, -1] = True
     lasts = np.flatnonzero(ends)
     lengths = np.diff(lasts, prepend=-1)
-    dummies = drop_terminal_rows
+    dummies = options.drop_terminal_rows
     if dummies is None:
         dummies = continuous and int(lengths.max()) == _OMIGA_ROWS and bool(flagged.any())
-    recorded, real = flagged[lasts], terminal.reshape(-1)[lasts]
+    recorded = flagged[lasts]
+    real = terminal.reshape(-1)[lasts]
     if dummies:
         final = np.ones(len(lasts), np.bool_)  # a stream's last row without a flag is a cut's final one, too
-        limit = horizon or _OMIGA_ROWS - 1
+        limit = options.horizon or _OMIGA_ROWS - 1
         real = recorded & (lengths - 1 != limit)
         over = recorded & ~real
         notes.append(
@@ -382,10 +322,10 @@ def _episodes(
             f"{limit} steps are read as time limits, others as terminal"
         )
     else:
-        final = ~real & (last_step == "drop")
-        limit = horizon or int((lengths - final).max())
+        final = ~real & (options.last_step == "drop")
+        limit = options.horizon or int((lengths - final).max())
         over = recorded & ~real & ~final
-        notes.append(_last_note(last_step))
+        notes.append(_last_note(options.last_step))
     steps = lengths - final
     keep = steps > 0
     if not keep.all():
@@ -394,8 +334,11 @@ def _episodes(
     times = np.ones(flagged.size, np.int64)
     times[lasts[~final]] = 2
     times[lasts[~keep]] = 0
-    steps, real, over = steps[keep], real[keep], over[keep]
-    index, spans = np.repeat(np.arange(flagged.size), times), Episodes.from_lengths(steps)
+    steps = steps[keep]
+    real = real[keep]
+    over = over[keep]
+    index = np.repeat(np.arange(flagged.size), times)
+    spans = Episodes.from_lengths(steps)
     return _Recorded(index, spans, spans.at_last_step(real), spans.at_last_step(over), limit)
 
 

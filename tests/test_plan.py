@@ -1,0 +1,223 @@
+"""The plan of a suite: what identifies a run, which rows make it done, and which runs train together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from marlzoo.benchmarks import plan
+from marlzoo.benchmarks.plan import Group, Run, Source
+from marlzoo.benchmarks.results import Row
+from marlzoo.benchmarks.row import RUN
+from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
+
+from marlzoo.errors import SpecError, UnknownNameError
+from marlzoo.registry import find_method, list_methods
+from tests.test_results import ROW
+
+HOPPER, XOR = "mamujoco/hopper-3x1", "games/xor"
+SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 8}
+
+
+def suite_of(**changes: Any) -> Suite:
+    values: dict[str, Any] = {
+        "name": "unit",
+        "data": (Data(XOR, "D1"),),
+        "learners": (Learner("bc", SMALL),),
+        "seeds": (0, 1),
+        "updates": 6,
+        "episodes": 2,
+    }
+    return Suite(**values | changes)
+
+
+def source(entry: Data, content: str = "") -> Source:
+    """A dataset that nobody opens."""
+    content = content or f"hash of {entry.quality}"
+    return Source(entry, "unused", entry.task, entry.source, entry.quality, content, 0.0)
+
+
+def runs_of(suite: Suite) -> list[Run]:
+    return plan.runs_of(suite, [source(data) for data in suite.data])
+
+
+def row_of(run: Run, suite: Suite, **changes: Any) -> Row:
+    """The row that says that a run is done."""
+    names = run.names(suite)
+    last = {"episodes": suite.episodes, "updates": suite.updates_on(run.source.entry)}
+    return replace(ROW, **{**names, **last, "error": "", **changes})
+
+
+# ---- what identifies a run -------------------------------------------------------------------------------
+
+
+def test_a_presets_settings_are_part_of_the_configuration() -> None:
+    suite, entry = suite_of(), Data(HOPPER, "medium")
+    preset = dict(find_method("icq").presets["mamujoco"])
+    plain = plan.config_hash(suite, Learner("icq"), HOPPER, entry)
+    assert plain == plan.config_hash(suite, Learner("icq", preset), HOPPER, entry)
+    assert plain != plan.config_hash(suite, Learner("icq"), "", entry)
+    bf16 = replace(suite, precision="bf16")
+    assert plain != plan.config_hash(bf16, Learner("icq"), HOPPER, entry)
+    assert plain != plan.config_hash(suite, Learner("icq"), HOPPER, replace(entry, config={"lr": 0.7}))
+
+
+def test_a_run_is_done_by_a_row_of_the_same_run_and_no_other() -> None:
+    suite = suite_of(data=(Data(XOR, "D1", updates=4),), final_episodes=7)
+    run = runs_of(suite)[0]
+    done = row_of(run, suite, episodes=7)
+    assert plan.finished(suite, [run], [done]) == [(run, done)]
+    for change in (
+        *({name: f"another {name}"} for name in RUN if name != "seed"),
+        {"seed": 5},
+        {"episodes": suite.episodes},
+        {"updates": suite.updates},
+        {"error": "it failed"},
+    ):
+        assert plan.finished(suite, [run], [replace(done, **change)]) == [], change
+    assert (done.task, done.method, done.seed, done.data_hash) == (XOR, "bc", 0, "hash of D1")
+    assert done.config_hash == run.config_hash
+    assert done.variant == "batch_size=8, hidden=8"
+    assert run.name(suite) == done.run != runs_of(suite)[1].name(suite)
+
+
+def test_runs_come_by_task_then_learner_dataset_and_seed() -> None:
+    data = (Data(XOR, "D1"), Data("games/two-peaks", "peaks"), Data(XOR, "D3"))
+    learners = (Learner("iql_cql", SMALL, where_possible=True), Learner("bc", SMALL))
+    found = runs_of(suite_of(data=data, learners=learners))
+    assert [(run.learner.method, run.source.quality, run.seed) for run in found] == [
+        (method, quality, seed)
+        for method, qualities in (("iql_cql", ("D1", "D3")), ("bc", ("D1", "D3", "peaks")))
+        for quality in qualities
+        for seed in (0, 1)
+    ]
+
+
+class Rows:
+    """Results that hold some rows."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+    def rows(self) -> list[Row]:
+        return self._rows
+
+
+def test_what_is_pending_is_what_has_no_row() -> None:
+    suite = suite_of(data=(Data(XOR, "D1"), Data(XOR, "D3")))
+    runs = runs_of(suite)
+    results: Any = Rows([row_of(runs[1], suite), row_of(runs[2], suite)])
+    sources = [source(data) for data in suite.data]
+    assert plan.pending(suite, sources, results) == [runs[0], runs[3]]
+    assert len(plan.pending(suite, [source(suite.data[0], "other"), sources[1]], results)) == 3
+
+
+# ---- what trains together --------------------------------------------------------------------------------
+
+
+def groups_of(suite: Suite, most: int = 20) -> list[Group]:
+    return plan.groups(suite, runs_of(suite), most)
+
+
+def test_groups_share_task_options_method_settings_and_updates() -> None:
+    data = (Data(XOR, "D1"), Data(XOR, "D3"), Data(XOR, "D4", updates=3), Data("games/additive", "uniform"))
+    learners = (Learner("bc", SMALL), Learner("bc", {**SMALL, "lr": 0.1}), Learner("iql_cql", SMALL))
+    found = groups_of(suite_of(data=data, learners=learners))
+    assert len(found) == 9  # three learners on three kinds of data
+    assert [(len(group.runs), group.updates) for group in found[:3]] == [(4, 6), (2, 3), (4, 6)]
+    assert {run.source.quality for run in found[0].runs} == {"D1", "D3"}
+    assert found[-1].task == "games/additive"
+    assert found[0].eval_every == 1
+    bridges = (Data("games/bridge", "mix"), Data("games/bridge", "mix", env={"horizon": 9}))
+    wide = groups_of(suite_of(data=bridges, stack_settings=True))
+    assert [dict(group.env) for group in wide] == [{}, {"horizon": 9}]
+    assert wide[1].spec.horizon == 9
+    assert [len(group.runs) for group in groups_of(suite_of(seeds=(0, 1, 2, 3, 4)), 2)] == [2, 2, 1]
+
+
+def test_settings_that_are_numbers_may_be_stacked() -> None:
+    learners = tuple(
+        Learner("bc", {"hidden": hidden, "batch_size": 8, "lr": lr})
+        for hidden, lr in ((8, 0.1), (8, 0.2), (4, 0.1))
+    )
+    suite = suite_of(learners=learners, stack_settings=True)
+    first, second = groups_of(suite)
+    assert first.settings["lr"] == [0.1, 0.1, 0.2, 0.2]
+    assert [first.settings_of(k)["lr"] for k in range(4)] == [0.1, 0.1, 0.2, 0.2]
+    assert first.settings_of(2)["hidden"] == 8
+    assert [run.seed for run in first.runs] == [0, 1, 0, 1]
+    assert dict(first.learner.config) == {"hidden": 8, "batch_size": 8}
+    assert (second.settings["lr"], second.settings["hidden"]) == (0.1, 4)
+    assert [len(group.runs) for group in groups_of(replace(suite, stack_settings=False))] == [2, 2, 2]
+
+
+def test_a_state_belongs_to_all_that_decides_a_course() -> None:
+    suite = suite_of()
+    group = groups_of(suite)[0]
+    runs = group.runs
+
+    def name(suite: Suite = suite, **changes: Any) -> str:
+        return replace(group, **changes).checkpoint(Path("x"), suite).name
+
+    other = replace(runs[1], source=replace(runs[1].source, hash="other"))
+    names = {
+        name(),
+        name(runs=(runs[0], other)),
+        name(runs=(runs[0], replace(runs[1], seed=7))),
+        name(runs=(runs[0], replace(runs[1], config_hash="other"))),
+        name(runs=runs[:1]),
+        name(runs=runs[::-1]),
+        name(replace(suite, episodes=3)),
+        name(task="games/additive"),
+        name(learner=Learner("iql_cql")),
+    }
+    assert len(names) == 9
+    assert name(replace(suite, updates=99)) == name(), "more updates go on from it"
+    assert name().startswith("bc-games-xor-")
+
+
+# ---- what is asked for -----------------------------------------------------------------------------------
+
+
+def test_every_method_that_fits_some_of_the_data() -> None:
+    suite = suite_of(learners=(Learner(EVERY, {"expectile": 0.6, "hidden": 8}), Learner("bc")))
+    found = {learner.method: learner for learner in plan.expanded(suite).learners[:-1]}
+    methods = {name: find_method(name) for name in list_methods().modules}
+    assert set(found) == {
+        name for name, cls in methods.items() if cls.sampling != "online" and "discrete" in cls.actions
+    }
+    assert dict(found["iql"].config) == {"expectile": 0.6, "hidden": 8}
+    assert dict(found["bc"].config) == {"hidden": 8}
+    assert all(learner.where_possible for learner in found.values())
+    assert plan.expanded(suite).learners[-1] == Learner("bc")
+
+
+def test_wrong_methods_and_qualities_are_found_before_any_work() -> None:
+    with pytest.raises(
+        SpecError, match="mappo learns online, not from data; train it with: marlzoo train mappo"
+    ):
+        plan.validate(suite_of(learners=(Learner("mappo"),)))
+    with pytest.raises(UnknownNameError, match=r"quality of games/xor.*D9"):
+        plan.validate(suite_of(data=(Data(XOR, "D9"),)))
+    with pytest.raises(UnknownNameError, match=r"quality of mamujoco/hopper-3x1.*'expert-medim'"):
+        plan.validate(suite_of(data=(Data(HOPPER, "expert-medim"),)))
+    assert plan.parts_of(Data(HOPPER, "expert-medium")) == ("expert", "medium")
+    assert plan.parts_of(Data(HOPPER, "medium-expert")) == ()  # has a recipe of its own
+
+
+def test_where_data_come_from() -> None:
+    made = Data(HOPPER, "medium", transitions=40, seed=3)
+    assert plan.recipe_file(made, Path("x")) == Path("x", HOPPER, "marlzoo", "medium-n40-s3.hdf5")
+    for other in (Data(HOPPER, "medium", source="omiga"), Data(HOPPER, file="a.hdf5"), Data(XOR, "D1")):
+        assert plan.recipe_file(other, Path("x")) is None
+    assert plan.computed_options(Data("games/bridge", "mix", env={"horizon": 9}, seed=2)) == {
+        "horizon": 9,
+        "seed": 2,
+    }
+    assert plan.computed_options(Data(XOR, "D1")) == plan.computed_options(made) == {}
+    found = plan.obtain(Data(XOR, "D3", seed=1), Path("unused"), lambda done, total: None)
+    assert (found.task, found.source, found.quality, found.transitions) == (XOR, "marlzoo", "D3", 5000)
+    assert found.hash == found.load().content_hash != source(Data(XOR, "D3")).hash
+    assert found.behavior == found.load().card.mean_return
