@@ -43,8 +43,8 @@ def _assert_close(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rtol
     if all(
         mine[key].shape == value.shape and mine[key].dtype == value.dtype for key, value in theirs.items()
     ):
-        flat = [torch.cat([side[key].flatten().double() for key in theirs]) for side in (mine, theirs)]
-        if torch.allclose(*flat, rtol=rtol, atol=1e-11):
+        one, other = (torch.cat([side[key].flatten().double() for key in theirs]) for side in (mine, theirs))
+        if torch.allclose(one, other, rtol=rtol, atol=1e-11):
             return
     for key, value in theirs.items():
         torch.testing.assert_close(mine[key], value, rtol=rtol, atol=1e-11, msg=key)
