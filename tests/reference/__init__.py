@@ -2,8 +2,7 @@
 
 ``tests/test_reference.py`` finds the modules of this package by name (``tests/reference/<method>.py``), gives the
 learner and its reference the same random parameters, batches and noise, and compares every metric and every parameter
-after each of three updates, or five where something happens in some updates only. A registered method without a
-module here fails that test.
+after each of five updates. A registered method without a module here fails that test.
 
 A reference module holds:
 

@@ -23,11 +23,7 @@ from marlzoo.registry import find_method
 from marlzoo.spec import ActionKind, Spec
 from marlzoo.training.trainer import make_sampler
 
-UPDATES = 5  # of learners that do something in some updates only
-FEWER = (
-    3  # of all others: the third sees what the second made of moments and targets that the first has moved
-)
-PERIODS = ("_delay", "_period", "_updates", "_warmup", "learn_steps")  # how such settings' names end
+UPDATES = 5
 SEEDS = (3, 4)
 RELATIVE = 1e-9
 # Of metrics, and of parameters: Adam divides by the gradient's size, so where a gradient is nearly zero its rounding
@@ -342,14 +338,8 @@ class Seen:
 # ---- the comparison ----------------------------------------------------------------------------------------
 
 
-def updates_of(learner: Algorithm) -> int:
-    """How many updates show all that a learner does."""
-    periods = [value for name, value in vars(learner.configs[0]).items() if name.endswith(PERIODS)]
-    return UPDATES if any(1 < period <= UPDATES for period in periods) else FEWER
-
-
 def compare(method: str, reference: ModuleType, case: Case) -> None:
-    """Some updates of learner and reference.
+    """Five updates of learner and reference.
 
     Raises:
         AssertionError: with the update, the replica and the place of the first differences.
@@ -357,9 +347,9 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
     learner = make_learner(method, case)
     replicas = range(len(SEEDS))
     data = [random_data(learner.spec, seed, all_terminal=case.all_terminal) for seed in SEEDS]
-    own, updates = [Replica(learner, r) for r in replicas], updates_of(learner)
+    own = [Replica(learner, r) for r in replicas]
     if hasattr(reference, "make_batches"):
-        batches = iter(reference.make_batches(learner, updates))
+        batches = iter(reference.make_batches(learner, UPDATES))
     else:
         batches = logged_batches(learner, data)
     learner.prepare(data, logged_batches(learner, data))
@@ -367,7 +357,7 @@ def compare(method: str, reference: ModuleType, case: Case) -> None:
         for r in replicas:
             drawn = (batch_of(batch, r) for batch in logged_batches(learner, data))
             reference.prepare(own[r], data[r], drawn)
-    for update in range(1, updates + 1):
+    for update in range(1, UPDATES + 1):
         batch = next(batches)
         given = [batch_of(batch, r) for r in replicas]  # before the learner sees it: it must not matter
         metrics = learner.update(batch)
