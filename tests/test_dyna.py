@@ -91,12 +91,27 @@ def test_chains_follow_the_model_and_the_buffer_keeps_the_last_steps() -> None:
     assert algorithm.pushed.tolist() == [12, 12]
 
 
+def test_the_model_is_scaled_by_the_data_and_fitted_first() -> None:
+    algorithm, data = learner(), toy_dataset()
+    assert algorithm.name == FORM
+    prepare(algorithm, [data])
+    other = learner().world
+    assert not torch.equal(algorithm.world.center, other.center)
+    other.observe([data, data])
+    assert torch.equal(algorithm.world.center, other.center)
+    before = {name: value.clone() for name, value in algorithm.state_tensors().items()}
+    algorithm.update_model(make_sampler(algorithm, [data]).next())
+    moved = {name for name, now in algorithm.named_parameters() if not torch.equal(now, before[name])}
+    assert moved
+    assert all(name.startswith("world.") for name in moved)
+
+
 def test_rows_of_the_mixture() -> None:
     algorithm, sampler = ready(dyna_share=0.5)
     batch = sampler.next()
-    assert torch.equal(algorithm._mixed(batch).obs, algorithm._real(batch).obs)  # the buffer is not full
-    for _ in range(2):
-        algorithm._extend(sampler.next())
+    algorithm._extend(batch)
+    assert torch.equal(algorithm._mixed(batch).obs, algorithm._real(batch).obs)  # the buffer is half full
+    algorithm._extend(sampler.next())
     mixed, real = algorithm._mixed(batch), algorithm._real(batch)
     own = (mixed.obs == real.obs).flatten(2).all(-1)
     assert torch.equal(own, batch.noise["dyna_real"] < 0.5)
