@@ -175,6 +175,7 @@ PREPARING = (
     "python",
     "python3",
     "pre-commit",
+    "nvidia-cuda-mps-control",
     "pytest",
     ".ci/run",
     "rm",

@@ -378,7 +378,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mabcq has no values of actions that a memory could remember"):
         require_online_form(learner, FinetuneSettings(strategy="ovm"))
     save(tmp_path / "omar.npz", learner)
-    with pytest.raises(ConfigError, match="omar has no values of actions"):
+    with pytest.raises(ConfigError, match="mabcq has no values of actions"):
         finetune(tmp_path / "omar.npz", 32, settings=FinetuneSettings(strategy="ovm"))
     file, _ = offline(tmp_path, "td3_bc", "continuous")
     with pytest.raises(

@@ -61,7 +61,7 @@ class Recorded(Replica):
             grad_clip=float(recording["meta.grad_norm_clip"]),
         )
         self.values = {k: v.requires_grad_() for k, v in parameters(recording, "init.").items()}
-        self.optimizers, self.memory = {}, {}
+        self.optimizers, self.memory, self._named = {}, {}, {}
 
     def layers(self, module: str, *member: int) -> list[tuple[Tensor, Tensor]]:
         """By our names; the critic's two heads are one layer, the value first."""

@@ -103,7 +103,7 @@ class Recorded(Replica):
             lr=float(recording["meta.critic_learning_rate"]),
         )
         self.values = {k: v.clone().requires_grad_() for k, v in parameters(recording, "init.").items()}
-        self.optimizers, self.memory = {}, {}
+        self.optimizers, self.memory, self._named = {}, {}, {}
 
     def layers(self, module: str, *member: int) -> list[tuple[Tensor, Tensor]]:
         """By our names: policies, and twins as members of one module."""
