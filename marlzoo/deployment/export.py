@@ -105,9 +105,8 @@ def make_step(team: TeamPolicy, agent: int | None = None) -> Step:
         raise SpecError(f"{team.method}: its execution is {team.execution}, so no agent can act alone")
     if agent is not None and not 0 <= agent < team.spec.n_agents:
         raise SpecError(f"agent {agent}: the team has agents 0 to {team.spec.n_agents - 1}")
-    policy = (
-        copy.deepcopy(team.policy).cpu().float()
-    )  # the caller's team keeps its device, precision and memory
+    # A copy: the caller's team keeps its device, precision and memory.
+    policy = copy.deepcopy(team.policy).cpu().float()
     try:
         step = Step(policy, team.spec, agent)
     except ExportError as error:
