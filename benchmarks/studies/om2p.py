@@ -3,10 +3,11 @@
     python benchmarks/studies/om2p.py [--seeds 0 1 2]
 
 Half of the data's teams act near (0.6, 0.6), which pays about 0.9, the other half near (-0.6, -0.6), which pays about
-0.5. Cloning by squared error acts between the peaks and earns nothing. OM2P without a value (``q_weight`` 0) is the
-flow alone: each agent draws one of the peaks by itself, so that half of the teams mix them; ``near`` is the share of
-an agent's actions within 0.25 of a peak, in one call and in ten. With the value agents move to the better peak
-together, as their critics learned from data in which the partner had the same convention.
+0.5. A cloned Gaussian acts at its center, which lies between the peaks, and earns nothing; its samples spread over
+both. OM2P without a value (``q_weight`` 0) is the flow alone: each agent draws one of the peaks by itself, so that
+half of the teams mix them; ``near`` is the share of sampled actions within 0.25 of a peak, in one call and in ten.
+With the value agents move to the better peak together, as their critics learned from data in which the partner had
+the same convention.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
     ]
     notes = [
         f"Mean over seeds with its 95 % interval; the data's value is {numbers['data'].iloc[0]:.3f}. near: share of "
-        "actions within 0.25 of a peak; size: mean size of actions, 0.6 in the data.",
+        "sampled actions within 0.25 of a peak; size: their mean size, 0.6 in the data. BC plays its center.",
         f"Made by `{study.command('om2p')}`.",
     ]
     draw = study.points(
