@@ -120,7 +120,9 @@ class ModeCoupling(nn.Module):
         noise = np.concatenate((half, -half))
         fitted = potentials(*(torch.as_tensor(a).to(self.point.dtype) for a in (points, mass, noise)))
         self.point[replica, : len(center)] = torch.as_tensor(points).to(self.point)
-        self._set("potential", replica, np.where(np.arange(self.modes) == 0, 0.0, -np.inf))  # if never found
+        self._set(
+            "potential", replica, np.where(np.arange(self.modes) == 0, 0.0, -np.inf)
+        )  # no context is there
         self.potential[replica, : len(center)] = fitted.to(self.potential)
 
     def forward(self, context: Tensor, noise: Tensor, drawn: Tensor) -> Tensor:
