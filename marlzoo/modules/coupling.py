@@ -118,7 +118,8 @@ class ModeCoupling(nn.Module):
         # Half of the noise is the other half mirrored, so that equal modes share evenly.
         half = rng.normal(size=(NOISE // 2, action.shape[1]))
         noise = np.concatenate((half, -half))
-        fitted = potentials(*(torch.as_tensor(a).to(self.point.dtype) for a in (points, mass, noise)))
+        target, share, drawn = (torch.as_tensor(a).to(self.point.dtype) for a in (points, mass, noise))
+        fitted = potentials(target, share, drawn)
         self.point[replica, : len(center)] = torch.as_tensor(points).to(self.point)
         self._set(
             "potential", replica, np.where(np.arange(self.modes) == 0, 0.0, -np.inf)
