@@ -498,3 +498,13 @@ def test_shown_states_that_cannot_be_are_told() -> None:
     }
     for name, shown in pairs.items():
         assert games.make(name, 1).rules.recover(np.array(shown))[1].tolist() == [True, False], name
+
+
+def test_an_episode_is_numbered_by_the_resets_of_its_own_copy() -> None:
+    often, once = (games.make("differential-2", 2) for _ in range(2))
+    for env in (often, once):
+        env.reset()
+    for copy in (0, 0, 1):
+        often.reset(np.array([copy]))
+    once.reset(np.array([1]))
+    assert (often.current[1] == once.current[1]).all()
