@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure, sweeps
 from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.runner import Finished
 from marlzoo.benchmarks.space import grid_points, parse_values, random_points
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, find_suite
@@ -185,6 +186,28 @@ def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: 
         swept, _ = tried({"alpha": "0.1..10:log"}, methods=["omiga"], random=2, random_seed=seed)
         drawn = [point["alpha"] for point in random_points(space, 2, seed)]
         assert [learner.config["alpha"] for learner in swept.learners] == drawn
+
+
+def test_rows_of_other_sweeps_in_the_folder_do_not_count(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_suite(swept: Any, **options: Any) -> Finished:
+        rows = [
+            row
+            for k, each in enumerate(swept.learners)
+            for row in rows_of(each.method, [float(k)], variant=each.variant, config_hash=str(k))
+        ]
+        other = rows_of("omiga", [99.0], variant=swept.learners[0].variant, config_hash="other")
+        folder = written(tmp_path / "mine-sweep", [*rows, *other])
+        return Finished(folder, 2, 0, runs=frozenset(row.run for row in rows))
+
+    monkeypatch.setattr(sweeps, "run_suite", run_suite)
+    over = {"alpha": "0.1..10:log"}
+    found = marlzoo.sweep(str(suite), over, methods=["omiga"], random=2, out=tmp_path)
+    assert found.table()["mean"].tolist() == [1.0, 0.0]
+    record = json.loads(found.record)
+    assert (record["search"], record["trials"]) == ("random", 2)
+    assert found.best() == {"omiga": plan.replace(found.learners[1], tuning=found.record)}
 
 
 def test_the_record_of_a_search_holds_what_it_looked_at() -> None:
