@@ -116,6 +116,13 @@ def test_conventions_are_dependence_two_modes_and_gaps() -> None:
     assert plain.recombined > 0.85
 
 
+def test_nearness_is_that_of_states_and_actions() -> None:
+    """Where all actions are equal, random ones pass in states that are nearer than usual."""
+    data = made("independent")
+    data.action[:] = 0.0
+    assert 0.2 < (coverage(data, sample=600).uniform or 0.0) < 0.8
+
+
 def test_distinct_pairs_by_hand() -> None:
     data = sample((4, 4), spec=DISCRETE)
     for array in (data.obs, data.state):

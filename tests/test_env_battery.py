@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from marlzoo.envs import games
-from marlzoo.envs.base import Observation, Step
+from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.envs.games import Game
-from marlzoo.errors import MissingExtraError, MissingSimulatorError
+from marlzoo.errors import MissingExtraError, MissingSimulatorError, SpecError
 from marlzoo.registry import family_tasks, task_names
 from marlzoo.testing import Check, env_battery
 from tests.test_particle import prey_arrays
@@ -135,3 +135,45 @@ def test_the_battery_finds_faults(broken: type[Game], tmp_path: Path) -> None:
     (check,) = [check for check in checks if check.name == f"{FAULTS[broken]}-games/t-maze"]
     with pytest.raises(AssertionError):
         check(tmp_path)
+
+
+class Plain(BatchedEnv):
+    """Has what must be written, and nothing else."""
+
+    task = "own/plain"
+
+    def seed(self, seeds: Any) -> None: ...
+
+    def reset(self, ids: Any = None) -> Observation:
+        return Observation(np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32))
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        return Step(np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32))
+
+
+def test_an_environment_claims_nothing_by_itself() -> None:
+    plain = Plain()
+    assert (plain.can_win, plain.replayable, plain.state_replayable) == (False, False, False)
+    assert plain.may_hang
+    assert (dict(plain.states_elsewhere), plain.exact_versions) == ({}, ())
+    zeros = np.zeros((1, 1), np.float32)
+    for call, text in (
+        (lambda: plain.replay(zeros, zeros), "transitions cannot be replayed"),
+        (lambda: plain.replay_states(zeros, zeros), "states cannot be replayed"),
+        (lambda: plain.render(0, 8, 8), "cannot be drawn"),
+    ):
+        with pytest.raises(SpecError, match=f"^own/plain: .*{text}"):
+            call()
+    plain.close()
+    assert plain.reset().action_mask is None
+    step = plain.step(zeros)
+    assert [(a.size, a.dtype) for a in (step.reward, step.terminal, step.truncated)] == [
+        (0, np.float32),
+        (0, np.bool_),
+        (0, np.bool_),
+    ]
+    assert step.info == {}
+    for name in ("seed", "reset", "step"):
+        left_out = type("LeftOut", (Plain,), {name: getattr(BatchedEnv, name)})
+        with pytest.raises(TypeError, match=f"abstract method '?{name}"):
+            left_out()

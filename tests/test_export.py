@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -239,3 +240,90 @@ def test_ports_of_a_team_and_of_one_agent_of_another_size() -> None:
     box = replace(toy_spec(), action_sizes=(2, 1, 2))
     fixed = TeamPolicy(marlzoo.make("td3_bc", box, hidden=8).policy(), box, method="td3_bc")
     assert exporting.make_step(fixed, agent=1).outputs[0].shape == (None, 1)
+
+
+def test_parity_is_demanded_of_every_output_at_every_step() -> None:
+    policy = team("recurrent-sampled")
+    step = exporting.make_step(policy)
+    sizes: list[int] = []
+    memory: list[torch.Tensor] = []
+
+    def spoiled(name: str, by: float, calls: int = 0) -> Any:
+        """A run that is right but for one number of its last environment, after some calls."""
+
+        def run(given: Any) -> dict[str, torch.Tensor]:
+            sizes.append(len(given["obs"]))
+            found = {key: value.clone() for key, value in step(given).items()}
+            if len(sizes) > calls:
+                found[name].view(-1)[-1] += by
+            memory.extend((given["hidden_state"], found["next_hidden_state"]))
+            return found
+
+        sizes.clear()
+        memory.clear()
+        return run
+
+    exporting.require_parity(step, spoiled("next_hidden_state", 5e-6), policy)
+    assert sizes == [1] * 4 + [3] * 4
+    for before, after in zip(memory[1:7:2], memory[2:8:2], strict=True):
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=0)  # it goes on from what it left
+    for name, by in (
+        ("next_hidden_state", 2e-5),
+        ("next_hidden_state", -2e-5),
+        ("action", 1),
+        ("action", -1),
+    ):
+        for calls in (0, 1, 5):
+            with pytest.raises(ExportError, match=f"the exported {name} differs from the policy's by"):
+                exporting.require_parity(step, spoiled(name, by, calls), policy)
+    with pytest.raises(ExportError, match="by nan"):
+        exporting.require_parity(step, spoiled("next_hidden_state", float("nan")), policy)
+
+
+def test_a_file_says_where_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its usual name, in the current folder; the caller's team stays as it is, and so does the logger."""
+    monkeypatch.chdir(tmp_path)
+    learner = marlzoo.make("td3_bc", toy_spec(), hidden=8)
+    policy = TeamPolicy(
+        learner.policy().double().train(), learner.spec, method="td3_bc", task="own/toy", seed=4, updates=7
+    )
+    logger = logging.getLogger("torch.onnx")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    assert exporting.export(policy, format="torch") == Path("policy.pt2")
+    with exporting._quiet():
+        assert logger.level == logging.ERROR
+    assert logger.level == logging.INFO
+    assert policy.policy.training
+    assert {each.dtype for each in policy.policy.parameters()} == {torch.float64}
+    assert all(each.requires_grad for each in policy.policy.parameters())
+    found = {"marlzoo.json": ""}
+    torch.export.load("policy.pt2", extra_files=found)
+    about = json.loads(found["marlzoo.json"])
+    assert (about["method"], about["task"], about["seed"], about["updates"]) == ("td3_bc", "own/toy", 4, 7)
+    assert about["execution"] == "decentralized"
+    assert [port["name"] for port in about["inputs"]] == ["obs"]
+    assert [port["name"] for port in about["outputs"]] == ["action"]
+    step = exporting.make_step(policy)
+    assert not step.training
+    assert not any(each.requires_grad for each in step.parameters())
+    assert {each.dtype for each in step.parameters()} == {torch.float32}
+
+
+def test_the_team_that_was_asked_for_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        exporting, "load", lambda path, **which: asked.append((path, which)) or team("gaussian")
+    )
+    which: dict[str, Any] = {"seed": 4, "replica": 2, "best": True}
+    made = exporting.export("a/run", tmp_path / "p.pt2", format="torch", agent=1, **which)
+    assert asked == [("a/run", which)]
+    given = example_inputs(exporting.make_step(team("gaussian"), 1), 4, torch.Generator().manual_seed(0))
+    assert torch.export.load(made).module()(given)["action"].shape == (4, 1)
+    for agent in (-1, 3):
+        with pytest.raises(SpecError, match="agents 0 to 2"):
+            exporting.make_step(team("gaussian"), agent)
+    shared = team("gaussian")
+    shared.policy.execution = "centralized"
+    with pytest.raises(SpecError, match="no agent can act alone"):
+        exporting.make_step(shared, 0)
+    assert exporting.make_step(shared).outputs[0].shape == (None, 3, 2)

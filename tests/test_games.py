@@ -15,6 +15,7 @@ from marlzoo.data import games as game_data
 from marlzoo.data.check import check
 from marlzoo.envs import games
 from marlzoo.envs._bridge import FREE, GOALS, PASSAGES, STARTS, Bridge, passages
+from marlzoo.envs._goals import Cells, Goals
 from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 
 ALL_QUALITIES = [(name, quality) for name in games.TASKS for quality in game_data.qualities(name)]
@@ -32,7 +33,10 @@ def payoff_table(name: str, **options: Any) -> NDArray[np.float64]:
     size = env.spec.action_size
     env.reset()
     joint = np.array(list(itertools.product(range(size), repeat=2)))
-    return env.step(joint).reward.reshape(size, size).astype(float)
+    step = env.step(joint)
+    assert step.terminal.all()  # nothing follows, not because the time is over
+    assert not step.truncated.any()
+    return step.reward.reshape(size, size).astype(float)
 
 
 def bridge_optimum(name: str, horizon: int) -> tuple[float, list[tuple[int, int]]]:
@@ -107,6 +111,7 @@ def test_polynomial_games() -> None:
 
     assert payoff("sign-agreement", -1, -1) == payoff("sign-agreement", 1, 1) == 1
     assert payoff("sign-agreement", 0.5, -0.5) == -0.25
+    assert payoff("sign-agreement", 2.0, -0.5) == -0.5  # clipped to the box
     assert payoff("two-peaks", 0.6, 0.6) == pytest.approx(1.0, abs=1e-5)
     assert payoff("two-peaks", -0.6, -0.6) == pytest.approx(0.6, abs=1e-5)
 
@@ -277,6 +282,9 @@ def test_replay_leaves_out_states_that_do_not_exist() -> None:
         wrong[0, column] = value
         assert not rules.recover(wrong)[1].any()
     assert not rules.recover(np.array([[0, 2, 2, 5, 1, 3, 0, 0]], float))[1].any()  # a wall
+    states = np.concatenate((shown, wrong)).astype(np.float32)
+    replayed = games.make("bridge", 1).replay_states(states, np.zeros((2, 2), int))
+    assert replayed.valid.tolist() == [True, False]
 
 
 def test_replay_names_an_action_that_the_game_forbids() -> None:
@@ -329,6 +337,7 @@ def test_t_maze_equal_colors_cannot_both_arrive() -> None:
         step = env.step(rng.integers(0, 5, (8, 2)))
         assert not step.terminal.any()
     assert step.truncated.all()
+    assert not step.info["win"].any()
 
 
 def test_t_maze_ends_in_random_order_by_stream() -> None:
@@ -420,6 +429,10 @@ def test_bad_input() -> None:
         games.make("xor", 1, win=2.0)
     with pytest.raises(ConfigError, match="horizon"):
         games.make("bridge", 1, horizon=0)
+    with pytest.raises(ConfigError, match="positive integer"):
+        games.make("bridge", 1, horizon=True)
+    with pytest.raises(ConfigError, match="finite number"):
+        games.make("xor-four", 1, win=float("nan"))
     with pytest.raises(ConfigError, match="num_envs"):
         games.make("bridge", 0)
     with pytest.raises(ConfigError, match="episodes"):
@@ -428,3 +441,70 @@ def test_bad_input() -> None:
     env.reset()
     with pytest.raises(SpecError, match="agent 1 of copy 0 took the action 1"):
         env.step(np.array([[5, 1], [5, 5]]))
+    with pytest.raises(SpecError, match="agent 0 of copy 1 took the action 2"):
+        env.step(np.array([[5, 1], [2, 5]]), np.array([1]))
+
+
+def test_names_and_defaults_say_which_rules_are_made() -> None:
+    for name, (unseen, shown) in games.GOALS.items():
+        rules: Any = games.make(name, 1).rules
+        assert (unseen, shown) == ("unseen" in name, "shown" in name)
+        assert rules.shown == shown
+        assert (rules.goals == Goals(unseen=unseen).goals).all()
+    for name in ("cells", "cells-unseen"):
+        cells: Any = games.make(name, 1).rules
+        assert (cells.goals == Cells(unseen=name != "cells").goals).all()
+    maze: Any = games.make("t-maze", 1).rules
+    assert (maze.length, maze.arm) == (4, 2)
+    limits = {name: games.spec(name).horizon for name in games.TASKS}
+    longer = {name: steps for name, steps in limits.items() if steps != 1}
+    goals = dict.fromkeys([*games.GOALS, "cells", "cells-unseen"], 20)
+    basins = {f"differential-{n}": 25 for n in range(2, 6)}
+    tables = {"xor-two-state": 10, "iterated-coordination": 10, "two-steps": 2}
+    assert longer == {**goals, **basins, **tables, "bridge": 50, "bridge-apart": 50, "t-maze": 12}
+    versions = {name: games.make(name, 1).metadata["rules_version"] for name in games.TASKS}
+    assert {name for name, version in versions.items() if version == 2} == {"bridge", "bridge-apart"}
+
+
+def test_iterated_coordination_by_hand() -> None:
+    env = games.make("iterated-coordination", 200)
+    start = env.reset().state
+    assert 0.09 < start.max() <= 0.1
+    assert -0.1 <= start.min() < -0.09
+    assert abs(np.corrcoef(start.T)[0, 1]) < 0.3
+    state = np.array([[0.7, 0.9], [-0.8, 0.8], [-0.7, -0.8], [0.9, 0.8]])
+    action = np.array([[1.0, -2.0], [0.0, 0.0], [-0.4, 0.0], [1.0, 0.0]])[..., None]
+    after, reward, ended = env.rules.step(state, action, np.zeros(4, bool))
+    np.testing.assert_allclose(after, [[0.95, 0.65], [-0.8, 0.8], [-0.8, -0.8], [1.0, 0.8]], atol=1e-6)
+    np.testing.assert_allclose(reward, [-0.045, -2.56, 0.0, -0.04], atol=1e-6)
+    assert (after == after.astype(np.float32)).all()
+    assert not ended.any()
+    obs, shown = env.rules.observe(state)
+    assert (obs[..., 0] == state).all()
+    assert (shown == state).all()
+    assert env.rules.recover(np.array([[1.0, -1.0], [0.0, 1.1]]))[1].tolist() == [True, False]
+
+
+def test_shown_states_that_cannot_be_are_told() -> None:
+    """The first of each pair exists, the second does not."""
+    pairs = {
+        "xor": ([1.0], [0.0]),
+        "xor-two-state": ([0.0, 1.0], [1.0, 1.0]),
+        "two-steps": ([0.0, 0, 1, 0, 0], [0.0, 0, 1, 1, 0]),
+        "cells": ([1.0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [1.0, 0, 0, 0, 0, 0, 0, 1, 0, 1]),
+        "goals": ([1.0, -1.0, 0, 0, 0, 0], [1.1, 0.0, 0, 0, 0, 0]),
+        "differential-2": ([1.0, -1.0], [0.0, -1.1]),
+        "t-maze": ([4.0, 2, 4, 3, -1, -1, 1, 0], [4.0, 1, 4, 3, -1, -1, 1, 0]),
+    }
+    for name, shown in pairs.items():
+        assert games.make(name, 1).rules.recover(np.array(shown))[1].tolist() == [True, False], name
+
+
+def test_an_episode_is_numbered_by_the_resets_of_its_own_copy() -> None:
+    often, once = (games.make("differential-2", 2) for _ in range(2))
+    for env in (often, once):
+        env.reset()
+    for copy in (0, 0, 1):
+        often.reset(np.array([copy]))
+    once.reset(np.array([1]))
+    assert (often.current[1] == once.current[1]).all()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +112,95 @@ def test_a_scripted_team_wins_about_half_of_its_battles() -> None:
         env.step(np.zeros((2, 3), int))
     with pytest.raises(ConfigError, match="seeds"):
         env.seed([1])
+
+
+# ---- copies in blocks, with battles that are two numbers: what was drawn at the start, and steps -----------
+
+
+def counted(name: str, horizon: int) -> smax._Programs:
+    """Stands in for the compiled programs: shows both numbers, and ends a battle whose agents all attack."""
+
+    def shown(battles: Any) -> Any:
+        values = np.asarray(battles[:, 0] + 0.01 * battles[:, 1], np.float32)
+        mask = np.ones((len(battles), 3, 8), bool)
+        mask[:, :, 6] = False
+        return (
+            np.broadcast_to(values[:, None, None], (len(values), 3, 75)),
+            np.broadcast_to(values[:, None], (len(values), 72)),
+            mask,
+        )
+
+    def start(keys: Any, episode: Any) -> Any:
+        battles = np.stack((keys[:, 0] % 97 + 100.0 * episode, 0.0 * episode), axis=1)
+        return battles, shown(battles)
+
+    def choose(chosen: Any, new: Any, old: Any) -> Any:
+        return np.where(chosen[:, None], new, old)
+
+    def advance(keys: Any, episode: Any, time: Any, chosen: Any, old: Any, action: Any) -> Any:
+        assert (time[chosen] == old[chosen, 1]).all()
+        new = old + np.array([0.0, 1.0])
+        over = (action >= smax.MOVES).all(1)
+        return choose(chosen, new, old), shown(new), (np.ones(len(old)), over, over & (action[:, 0] == 5))
+
+    return smax._Programs(start, advance, choose, np.ones(1), (1.0, 1.0))
+
+
+def test_copies_are_computed_in_blocks_and_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smax, "_compiled", counted)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: f"{package} 1")
+    env = smax.make("3m", 70, horizon=3)
+    assert env.metadata["engine_version"] == "jaxmarl 1"
+    assert env.metadata["engine_jax"] == "jax 1"
+    seeds = [3 * k for k in range(70)]
+    env.seed(seeds)
+    drawn = np.array([np.random.SeedSequence(s).generate_state(2, np.uint32)[0] % 97 for s in seeds], float)
+    seen = env.reset()
+    assert (seen.obs.shape, seen.state.shape) == ((70, 3, 75), (70, 72))
+    np.testing.assert_array_equal(seen.obs[:, 0, 0], drawn)
+    stand, some = np.full((70, 3), 4), np.array([2, 66])
+    wild = np.full((70, 3), 99)
+    wild[some] = [[5, 5, 7], [7, 5, 5]]
+    step = env.step(wild, some)  # of the others anything is allowed
+    assert np.flatnonzero(step.reward).tolist() == np.flatnonzero(step.terminal).tolist() == some.tolist()
+    assert np.flatnonzero(step.info["win"]).tolist() == [2]
+    assert not step.truncated.any()
+    drawn[some] += 0.01
+    np.testing.assert_allclose(step.state[:, 0], drawn, rtol=1e-6)
+    seen = env.reset(some)
+    drawn[some] += 99.99  # their second episodes
+    np.testing.assert_allclose(seen.obs[:, 2, 0], drawn, rtol=1e-6)
+    for time in (1, 2, 3):
+        step = env.step(stand, np.arange(3, 70))
+        np.testing.assert_array_equal(step.truncated, (np.arange(70) >= 3) & (time == 3))
+        assert (step.reward == (np.arange(70) >= 3)).all()
+    attack = np.full((70, 3), 7)
+    last = env.reset(np.array([0]))
+    for _ in range(2):
+        last = env.step(stand, np.array([0]))
+    last = env.step(attack, np.array([0]))  # ends by itself in the step that the limit would end
+    assert (last.terminal[0], last.truncated[0], last.info["win"][0]) == (True, False, False)
+    env.seed(seeds)
+    env.reset()
+    seen = env.reset(np.array([69]))
+    assert seen.obs[69, 0, 0] - seen.obs[0, 0, 0] >= 4  # seeding begins at the first episode again
+    assert seen.obs[:69].max() < 100
+    assert 100 <= seen.obs[69, 0, 0] < 200
+
+
+def test_an_action_that_is_not_legal_is_named_and_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smax, "_compiled", counted)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1")
+    env = smax.make("3m", 4)
+    before = env.reset()
+    for wrong in (6, 8, -1):
+        action = np.full((4, 3), 4)
+        action[2, 1] = wrong
+        text = rf"agent 1 of copy 2 took the action {wrong}, .*legal are \[0, 1, 2, 3, 4, 5, 7\]"
+        with pytest.raises(SpecError, match=text):
+            env.step(action)
+    step = env.step(np.full((4, 3), 99), np.array([], int))
+    assert (step.obs == before.obs).all()
+    assert not step.reward.any()
+    before.obs[:] = -1.0  # what was shown is the caller's
+    assert (env.step(np.full((4, 3), 4), np.array([0])).obs >= 0).all()

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from marlzoo.benchmarks import plan, split
 from marlzoo.benchmarks.launchers import local
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.split import Split, default_split, group_size, replicas_in_cache, split_of
 from marlzoo.benchmarks.suites import Data, Learner
 
+import marlzoo
 from marlzoo.errors import CheckpointError, ConfigError, MarlzooError
 from tests.test_bench import SMALL, run, scores, suite_of
 
@@ -168,3 +170,46 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         split_of(0, 2)
     with pytest.raises(ConfigError, match="no number may be negative"):
         split_of(-1, 0)
+
+
+def test_threads_are_lent_and_given_back() -> None:
+    before = torch.get_num_threads()
+    with split.torch_threads(before + 2):
+        assert torch.get_num_threads() == before + 2
+        with split.torch_threads(0):
+            assert torch.get_num_threads() == before + 2
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), split.torch_threads(before + 1):
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_groups_on_a_cluster_follow_from_the_whole_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = suite_of(data=(*GAMES, Data("games/modes-16", "modes")), learners=(Learner("iql", SMALL),))
+    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    runs = plan.runs_of(mine, sources)
+    small, large = sorted(plan.groups(mine, runs, 20), key=lambda group: group.spec.n_agents)
+    learner = marlzoo.make("iql", small.spec, seeds=[0], **SMALL)
+    assert split._parameter_bytes(small) == 4 * sum(each.numel() for each in learner.parameters())
+    sizes: list[int] = []
+    monkeypatch.setattr(split, "_parameter_bytes", lambda group: sizes.append(group.spec.n_agents) or 2**20)
+    for asked, threads in ((None, 1), (Split(1, 0), 1), (Split(1, 3), 3)):
+        assert split.cluster_split(mine, runs, 20, "cpu", asked) == Split(threads=threads, replicas=4)
+        assert split.cluster_split(mine, runs, 20, "cuda", asked) == Split(threads=threads)
+        assert split.cluster_split(mine, [], 20, "cpu", asked) == Split(threads=threads)
+    assert sizes == [16, 16, 16]
+    assert len(small.runs) == 4  # more replicas, but of two agents
+    assert len(large.runs) == 2
+
+
+def test_numbers_that_no_split_can_have() -> None:
+    for wrong in ((0, 0, 0), (1, -1, 0), (1, 0, -1)):
+        with pytest.raises(ConfigError, match="no number may be negative"):
+            Split(*wrong)
+    assert split.split_on("slurm", 0, 3) == Split(1, 3)
+    assert split.split_on("local", 3, 2) == Split(3, 2)
+    with pytest.raises(ConfigError, match="--processes is for --on local"):
+        split.split_on("ray", 2, 0)
+    assert replicas_in_cache(10**9, 0) == 1

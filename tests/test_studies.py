@@ -19,6 +19,7 @@ from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
 from marlzoo.data import games as game_data
+from marlzoo.envs import games
 from marlzoo.errors import DataError
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
@@ -293,6 +294,58 @@ def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
             game_theory.Form("bc", "cloning"), game_data.dataset("xor-two-state", "optimal")
         )
     ).all()
+
+
+def test_predictions_that_are_stated() -> None:
+    """Those of the surfaces follow from the data: cloning plays the mean of a, or tanh of the mean of atanh(a)."""
+
+    def ends(family: str, game: str, quality: str) -> tuple[float, float]:
+        form = game_theory.Form("a method", family)
+        return game_theory.prediction(form, game, game_data.dataset(game, quality, episodes=2000))
+
+    for game, quality in (
+        ("sign-agreement", "opposite"),
+        ("sign-agreement", "agree"),
+        ("two-peaks", "peaks"),
+    ):
+        action = game_data.dataset(game, quality, episodes=2000)
+        taken = np.clip(action.action[action.sources][..., 0].astype(float), -0.999, 0.999)
+        played = [taken.mean(0), np.tanh(np.arctanh(taken).mean(0))]
+        low, high = ends("cloning", game, quality)
+        for joint in played:
+            value = float(games.SURFACES[game](joint[None])[0])
+            assert low - 0.02 <= value <= high + 0.02, (game, quality, value)
+    assert ends("cloning", "sign-agreement", "opposite") == (-0.36, -0.25)
+    assert ends("response to the data", "sign-agreement", "opposite") == (-1, -0.8)
+    assert ends("moved together", "two-peaks", "peaks") == (0.5, 1)
+    assert ends("cloning", "t-maze", "expert") == (0.5, 0.5)
+    for game, optimum in (("bridge", -1.23545), ("bridge-apart", -1.55168)):
+        assert ends("sequential", game, "optimal") == pytest.approx((optimum - 0.065, optimum), abs=2e-3)
+        assert ends("cloning", game, "optimal") == pytest.approx((-np.inf, optimum - 0.065))
+        assert np.isnan(ends("critic", game, "optimal")).all()
+    assert ends("sequential", "xor-two-state", "optimal") == (10, 10)
+    assert np.isnan(ends("sequential", "xor-two-state", "random")).all()
+    assert ends("sequential", "modes-4", "modes") == (1, 1)
+    assert np.isnan(ends("additive, any", "coordination-2x2", "optimal")).all()
+
+
+def test_a_mean_agrees_within_a_twentieth_of_the_values_range() -> None:
+    widths = {
+        "xor": 0.15,
+        "sign-agreement": 0.1,
+        "two-peaks": 0.05,
+        "t-maze": 0.05,
+        "bridge": 0.0,
+        "modes-4": 0.05,
+    }
+    for game, slack in widths.items():
+        for value, agrees in (
+            (-slack - 0.01, False),
+            (-slack, True),
+            (1 + slack, True),
+            (1.01 + slack, False),
+        ):
+            assert game_theory.agrees(game, value, 0.0, 1.0) == agrees, (game, value)
 
 
 def test_coordination_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

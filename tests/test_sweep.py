@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure
+from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure, sweeps
 from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.runner import Finished
 from marlzoo.benchmarks.space import grid_points, parse_values, random_points
-from marlzoo.benchmarks.suites import Learner, find_suite
+from marlzoo.benchmarks.split import Split
+from marlzoo.benchmarks.suites import Data, Learner, find_suite
 from marlzoo.benchmarks.sweeps import Sweep, _at
 
 import marlzoo
@@ -115,6 +117,112 @@ def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
     assert table["mean"].tolist()[:2] == [3.5, 1.5]
     (best,) = tomllib.loads(found.toml())["learners"]
     assert best == {"method": "first", "config": {"alpha": 3.0}, "tuning": '{"search": "grid"}'}
+
+
+def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -> None:
+    """Two datasets of very different returns: the mean of ranks counts before the mean of returns."""
+    lines = [  # variant, dataset, mean, score, seeds, diverged, failed
+        ("a", "small", 3.0, 30.0, 3, 0, 1),
+        ("a", "large", 100.0, 10.0, 2, 1, 0),
+        ("b", "small", 1.0, 10.0, 3, 0, 0),
+        ("b", "large", 300.0, 30.0, 3, 0, 0),
+        ("c", "small", 2.0, math.nan, 3, 0, 0),
+        ("c", "large", 200.0, 20.0, 3, 1, 2),
+        ("d", "small", 9.0, 90.0, 3, 0, 0),
+        ("d", "large", math.nan, math.nan, 3, 3, 0),
+        ("e", "small", 8.0, 80.0, 3, 0, 0),
+    ]
+    columns = ["variant", "dataset", "mean", "score", "seeds", "diverged", "failed"]
+    table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m")).set_index("variant")
+    # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, none; e 2, none. Of those that are equal the larger mean.
+    assert table.index.tolist() == ["b", "c", "a", "d", "e"]
+    assert table.loc[["b", "c", "a"], "rank"].tolist() == [3.0, 3.0, 3.0]
+    assert table["rank"].max() == 3.25  # not ranked there: behind all that are, and equally
+    np.testing.assert_array_equal(table["mean"], [150.5, 101.0, 51.5, math.nan, 8.0])
+    np.testing.assert_array_equal(table["score"], [20.0, math.nan, 20.0, math.nan, 80.0])
+    assert table["datasets"].tolist() == [2, 2, 2, 2, 1]
+    assert table["seeds"].tolist() == [3, 3, 2, 3, 3]
+    assert table["diverged"].tolist() == [0, 1, 1, 3, 0]
+    assert table["failed"].tolist() == [0, 2, 1, 0, 0]
+
+
+def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def run_suite(swept: Any, **options: Any) -> None:
+        told.append((swept, options))
+        raise InterruptedError
+
+    monkeypatch.setattr(sweeps, "run_suite", run_suite)
+
+    def tried(over: dict[str, Any], **options: Any) -> Any:
+        with pytest.raises(InterruptedError):
+            marlzoo.sweep(mine, over, out=tmp_path, **options)
+        return told[-1]
+
+    known = (
+        Learner("omiga", {"hidden": 9, "z_clip": "linear"}),
+        Learner("bc", {"hidden": 9}),
+        Learner("iql"),
+    )
+    mine = plan.replace(find_suite(str(suite)), learners=known)
+    options = {"device": "cuda", "max_replicas": 3, "check_data": False, "command": "said"}
+    over = {"alpha": [1, 3], "hidden": "16.0,16,4", "history": "mlp,rnn"}
+    swept, found = tried(over, seeds=[5], methods=["omiga", "bc"], updates=7, processes=2, **options)
+    assert (swept.name, swept.seeds, swept.updates, swept.stack_settings) == ("mine-sweep", (5,), 7, True)
+    assert len(swept.learners) == 2 * 2 * 2 + 2 * 2  # bc, which has no alpha, once for each of the others
+    cloning = [learner.config for learner in swept.learners if learner.method == "bc"]
+    assert cloning == [{"hidden": h, "history": kind} for h in (16, 4) for kind in ("mlp", "rnn")]
+    assert {learner.config["z_clip"] for learner in swept.learners if learner.method == "omiga"} == {"linear"}
+    assert all(type(learner.config["hidden"]) is int for learner in swept.learners)
+    assert {**found, **options} == found
+    assert found["split"].processes == 2
+    swept, found = tried({"alpha": [1, 3, True]}, methods=["omiga"])
+    assert [learner.config["alpha"] for learner in swept.learners] == [1.0, 3.0]
+    assert type(swept.learners[0].config["alpha"]) is float
+    assert found["split"] == Split(1)
+    space = {"alpha": parse_values("alpha", "0.1..10:log")}
+    for seed in (4, 5):
+        swept, _ = tried({"alpha": "0.1..10:log"}, methods=["omiga"], random=2, random_seed=seed)
+        drawn = [point["alpha"] for point in random_points(space, 2, seed)]
+        assert [learner.config["alpha"] for learner in swept.learners] == drawn
+
+
+def test_rows_of_other_sweeps_in_the_folder_do_not_count(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_suite(swept: Any, **options: Any) -> Finished:
+        rows = [
+            row
+            for k, each in enumerate(swept.learners)
+            for row in rows_of(each.method, [float(k)], variant=each.variant, config_hash=str(k))
+        ]
+        other = rows_of("omiga", [99.0], variant=swept.learners[0].variant, config_hash="other")
+        folder = written(tmp_path / "mine-sweep", [*rows, *other])
+        return Finished(folder, 2, 0, runs=frozenset(row.run for row in rows))
+
+    monkeypatch.setattr(sweeps, "run_suite", run_suite)
+    over = {"alpha": "0.1..10:log"}
+    found = marlzoo.sweep(str(suite), over, methods=["omiga"], random=2, out=tmp_path)
+    assert found.table()["mean"].tolist() == [1.0, 0.0]
+    record = json.loads(found.record)
+    assert (record["search"], record["trials"]) == ("random", 2)
+    assert found.best() == {"omiga": plan.replace(found.learners[1], tuning=found.record)}
+
+
+def test_the_record_of_a_search_holds_what_it_looked_at() -> None:
+    data = (Data("games/xor", "D1"), Data(file="own.hdf5"))
+    space = {"alpha": parse_values("alpha", "0.1..10:log:3"), "history": parse_values("history", "mlp,rnn")}
+    suite = plan.replace(find_suite("smoke"), data=data, seeds=(3, 4), updates=11)
+    record = json.loads(sweeps._record(suite, space, 6, "random"))
+    assert record == {
+        "search": "random",
+        "over": {"alpha": {"low": 0.1, "high": 10.0, "log": True, "count": 3}, "history": ["mlp", "rnn"]},
+        "trials": 6,
+        "seeds": [3, 4],
+        "updates": 11,
+        "data": ["games/xor D1", "own.hdf5"],
+    }
 
 
 def test_returns_are_drawn_against_every_setting(tmp_path: Path) -> None:
