@@ -36,8 +36,8 @@ KINDS = [list(alike) for _, alike in groupby(PLAIN, lambda case: case.method)]
 TRACED = PLAIN if EVERYTHING else [kinds[-(place % 2)] for place, kinds in enumerate(KINDS)]
 
 
-# Loops over time are unrolled when they are traced: two turns show all that eight do.
-SHORT = {"sequence_length": 2, "horizon": 2, "epochs": 1}
+# Loops over time are unrolled when they are traced: two or three turns show all that eight do.
+SHORT = {"sequence_length": 2, "horizon": 3, "epochs": 1}
 
 
 def short(case: Case) -> Case:
