@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts load when they are asked for: scipy.stats takes a second
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def iqm(values: Any, axis: int = -1) -> Any:
 
     With fewer than four values nothing is cut and it is the mean.
     """
-    return stats.trim_mean(np.asarray(values, dtype=np.float64), 0.25, axis=axis)
+    return scipy.stats.trim_mean(np.asarray(values, dtype=np.float64), 0.25, axis=axis)
 
 
 def pooled_iqm(*samples: Floats, axis: int = -1) -> Any:
@@ -45,7 +45,7 @@ def interval(samples: Sequence[Floats], statistic: Callable[..., Any] = pooled_i
     """
     if not samples or any(len(sample) < LEAST or not np.isfinite(sample).all() for sample in samples):
         return NOTHING
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         tuple(np.asarray(sample, dtype=np.float64) for sample in samples),
         statistic,
         n_resamples=RESAMPLES,
@@ -67,7 +67,7 @@ def bands(values: Floats) -> tuple[Floats, Floats]:
     low, high = np.full((2, len(values)), np.nan)
     complete = np.isfinite(values).all(-1) & (values.shape[-1] >= LEAST)
     if complete.any():
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (values[complete],),
             np.mean,
             n_resamples=RESAMPLES,
@@ -177,7 +177,7 @@ def profile(samples: Sequence[Floats], threshold: float) -> tuple[float, float, 
 
 def _ranks(means: Floats) -> Floats:
     """Ranks over the last axis, 1 for the largest."""
-    ranks: Floats = stats.rankdata(-means, axis=-1)
+    ranks: Floats = scipy.stats.rankdata(-means, axis=-1)
     return ranks
 
 
