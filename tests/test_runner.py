@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import runner
 from marlzoo.benchmarks.launchers import Place
+from marlzoo.benchmarks.reuse import Found
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 from rich.console import Console
 
-from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.test_bench import SMALL, suite_of
+from tests.test_results import ROW
 
 GAMES = (Data("games/xor", "D1"), Data("games/modes-4", "modes"))
 
@@ -128,13 +130,38 @@ def test_what_is_trained_anew(
     assert (folder, size) == (tmp_path / "unit", 20)
 
 
-def test_what_is_wrong_is_told_before_any_work(recorder: Recorder, tmp_path: Path) -> None:
+def test_runs_that_are_there_are_counted_and_warned_of(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = runner.reuse.find
+
+    def find(*given: Any) -> Found:
+        missing = plain(*given).missing
+        return Found(tuple((run, ROW) for run in missing[2:]), missing[:2])
+
+    monkeypatch.setattr(runner.reuse, "find", find)
+    text = io.StringIO()
+    finished = runner.run_suite(suite(), out=tmp_path, console=Console(file=text, width=200))
+    assert (finished.trained, finished.there, len(finished.runs)) == (2, 10, 12)
+    assert sum(len(group.runs) for group, _ in recorder.calls[-1][1]) == 2
+    assert "10 of 12 runs were there" in text.getvalue()
+    assert "to train them anew: --rerun bc" in text.getvalue()
+
+
+def test_what_is_wrong_is_told_before_any_work(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="max_replicas is 0"):
         runner.run_suite(suite(), out=tmp_path, max_replicas=0)
     with pytest.raises(UnknownNameError, match="logger"):
         runner.run_suite(suite(), out=tmp_path, log=("tensorbord",))
     assert not recorder.calls
     assert not any(tmp_path.iterdir())
+    monkeypatch.setattr(runner, "obtain", lambda *_: pytest.fail("made data"))
+    (tmp_path / "unit").mkdir()
+    (tmp_path / "unit" / "rows.csv").write_text("something else\n")
+    with pytest.raises(DataError, match="no file of this kind"):
+        runner.run_suite(suite(), out=tmp_path, console=Console(quiet=True))
 
 
 def test_data_that_are_missing_are_told_before_any_are_made(
@@ -158,3 +185,11 @@ def test_data_that_are_missing_are_told_before_any_are_made(
     assert asked == ["games/xor", "games/modes-4", "mpe/spread"]
     assert [source.task for source in found] == ["games/xor", "games/xor", "games/modes-4"]
     assert [(stage.kind, stage.amount) for stage in made] == [("data/mpe/spread", 200)]
+    file = runner.recipe_file(data[0], tmp_path)
+    assert file is not None
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with runner.Display(Console(quiet=True), "unit") as display:
+        _, made = runner._obtain_all(mine, tmp_path, display)
+    assert made == []
+    assert asked[3:] == ["mpe/spread", "games/xor", "games/modes-4"]
