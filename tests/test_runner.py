@@ -11,6 +11,7 @@ import pytest
 from marlzoo.benchmarks import runner
 from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.reuse import Found
+from marlzoo.benchmarks.row import Row
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 from rich.console import Console
@@ -28,9 +29,12 @@ class Recorder:
 
     calls: list[Any] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
     def run(self, trainer: Any, work: Any, split: Split, display: Any) -> list[str]:
         self.calls.append((trainer, work, split))
+        trainer.results.append(self.rows)
+        trainer.results.close()
         return self.failures
 
 
@@ -140,8 +144,10 @@ def test_runs_that_are_there_are_counted_and_warned_of(
         return Found(tuple((run, ROW) for run in missing[2:]), missing[:2])
 
     monkeypatch.setattr(runner.reuse, "find", find)
+    recorder.rows = [ROW]
     text = io.StringIO()
     finished = runner.run_suite(suite(), out=tmp_path, console=Console(file=text, width=200))
+    assert ROW.run in (tmp_path / "unit" / "rows.csv").read_text()  # out of the journal
     assert (finished.trained, finished.there, len(finished.runs)) == (2, 10, 12)
     assert sum(len(group.runs) for group, _ in recorder.calls[-1][1]) == 2
     assert "10 of 12 runs were there" in text.getvalue()
