@@ -89,7 +89,12 @@ def test_a_split_that_nobody_gave_is_found_for_processors_only(
     device: str, expected: Split, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(runner, "default_split", lambda *given: asked.append(given) or Split(2, 1, 7))
+
+    def default_split(*given: Any) -> Split:
+        asked.append(given)
+        return Split(2, 1, 7)
+
+    monkeypatch.setattr(runner, "default_split", default_split)
     runner.run_suite(suite(), out=tmp_path, device=device, split=None, console=Console(quiet=True))
     assert recorder.calls[-1][2] == expected
     assert [(len(missing), most) for _, missing, most in asked] == [(12, 20)] * (device == "cpu")
@@ -123,11 +128,16 @@ def test_what_is_trained_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Any] = []
+
+    def noted(plain: Any) -> Any:
+        def call(*given: Any) -> Any:
+            asked.append(given)
+            return plain(*given)
+
+        return call
+
     for name in ("find", "forget"):
-        plain = getattr(runner.reuse, name)
-        monkeypatch.setattr(
-            runner.reuse, name, lambda *given, plain=plain: asked.append(given) or plain(*given)
-        )
+        monkeypatch.setattr(runner.reuse, name, noted(getattr(runner.reuse, name)))
     runner.run_suite(suite(), out=tmp_path, console=Console(quiet=True), **options)
     (_, _, _, first), (_, _, _, second, folder, size, _) = asked
     assert first == second == again

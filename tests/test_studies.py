@@ -248,6 +248,7 @@ def test_predictions_of_the_coordination_games() -> None:
     assert predicted("cloning", "xor-four", "optimal") == pytest.approx(-0.25)
     assert predicted("cloning", "modes-16", "modes") == pytest.approx(2.0**-15)
     assert predicted("additive, in-sample", "equilibria", "imbalanced") == 20.0
+    assert predicted("independent", "equilibria", "imbalanced") == 20.0  # the mean reward of rare actions
     assert predicted("additive, in-sample", "equilibria", "imbalanced", threshold=0.4) == 5.0
 
 
