@@ -259,6 +259,9 @@ def test_best_answers_end_in_an_equilibrium() -> None:
     assert predicted("sequential", "equilibria", "balanced") == pytest.approx(20, abs=1e-3)
     found = game_theory.best_answers("equilibria", game_data.dataset("equilibria", "imbalanced"))
     np.testing.assert_allclose(found, (5, 20), atol=1e-3)
+    data = game_data.dataset("xor-four", "uniform", episodes=50)
+    data.action[:] = [0, 1]  # no other pair is in the data; the reversed one pays -1
+    np.testing.assert_allclose(game_theory.best_answers("xor-four", data), (-2, -2), atol=1e-3)
 
 
 def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
