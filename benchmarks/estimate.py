@@ -190,7 +190,7 @@ def measure(suite: Suite, learner: Learner, task: str, data: Data, spec: Spec) -
     )
     env = make_env(task, NUM_ENVS // replicas * replicas or replicas, **data.env)
     try:
-        evaluate(algorithm.policy(), env, seeds=algorithm.seeds, horizon=1)
+        evaluate(algorithm.policy(), env, seeds=algorithm.seeds, horizon=STEPS)
         started = time.process_time()
         played = evaluate(algorithm.policy(), env, seeds=algorithm.seeds, horizon=STEPS)
         step = (time.process_time() - started) / max(int(played.lengths.sum()), 1)

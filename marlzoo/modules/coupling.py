@@ -16,7 +16,6 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from marlzoo.batch import take_rows
-from marlzoo.modules.layers import one_hot
 from marlzoo.replicas import Init, derive
 
 ROWS = 20_000  # of the data, at most, that modes are looked for in
@@ -50,9 +49,10 @@ def potentials(points: Tensor, mass: Tensor, noise: Tensor, steps: int = STEPS) 
     g = torch.zeros_like(mass)
     first = torch.zeros_like(mass)
     second = torch.zeros_like(mass)
+    each = torch.full(cost.shape[:-1], 1.0 / len(noise), dtype=mass.dtype)  # the share of one vector
     for k in range(steps):
         nearest = (cost - g.unsqueeze(-2)).argmin(-1)
-        slope = mass - one_hot(nearest, mass.shape[-1], mass.dtype).mean(-2)
+        slope = mass - torch.zeros_like(mass).scatter_add(-1, nearest, each)
         first = torch.lerp(first, slope, 0.1)
         second = torch.lerp(second, slope.square(), 0.01)
         size = (second / (1.0 - 0.99 ** (k + 1))).sqrt() + 1e-8
@@ -100,7 +100,8 @@ class ModeCoupling(nn.Module):
         spread = context.std(0)
         spread[~(spread > 1e-6)] = 1.0  # what never changes
         center, labels = groups(context[rows] / spread, self.contexts, rng)
-        mass = np.zeros((self.contexts, self.modes))
+        mass = np.zeros((len(center), self.modes))
+        points = np.zeros((len(center), self.modes, action.shape[1]))
         # Centers beyond those found repeat the first one, which wins every tie.
         self._set(
             "center", replica, np.concatenate((center, center[:1].repeat(self.contexts - len(center), 0)))
@@ -112,14 +113,18 @@ class ModeCoupling(nn.Module):
             mass[c, : len(found)] = np.bincount(mode, minlength=len(found)) / len(mode)
             for k in range(len(found)):
                 own = inside[mode == k]
-                self._set("point", (replica, c, k), own.mean(0))
+                points[c, k] = own.mean(0)
                 self._set("member", (replica, c, k), own[rng.integers(0, len(own), MEMBERS)])
-        mass[len(center) :, 0] = 1.0
-        half = rng.normal(
-            size=(NOISE // 2, action.shape[1])
-        )  # and mirrored, so that equal modes share evenly
-        noise = torch.as_tensor(np.concatenate((half, -half))).to(self.point)
-        self.potential[replica] = potentials(self.point[replica], torch.as_tensor(mass).to(noise), noise)
+        # Half of the noise is the other half mirrored, so that equal modes share evenly.
+        half = rng.normal(size=(NOISE // 2, action.shape[1]))
+        noise = np.concatenate((half, -half))
+        target, share, drawn = (torch.as_tensor(a).to(self.point.dtype) for a in (points, mass, noise))
+        fitted = potentials(target, share, drawn)
+        self.point[replica, : len(center)] = torch.as_tensor(points).to(self.point)
+        self._set(
+            "potential", replica, np.where(np.arange(self.modes) == 0, 0.0, -np.inf)
+        )  # no context is there
+        self.potential[replica, : len(center)] = fitted.to(self.potential)
 
     def forward(self, context: Tensor, noise: Tensor, drawn: Tensor) -> Tensor:
         """An action of the mode that noise belongs to.

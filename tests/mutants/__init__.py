@@ -19,7 +19,9 @@ only what survived there.
 
 from __future__ import annotations
 
+import ast
 import functools
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,16 +86,44 @@ def planted(fault: Fault, root: Path = ROOT) -> str:
     if count != 1:
         raise ValueError(f"{fault}: the old text occurs {count} times; write one that occurs once")
     text = source.replace(fault.old, fault.new)
-    try:
-        changed = code(text) != code(source)
-    except SyntaxError as error:
-        raise ValueError(f"{fault}: the new text is no Python: {error}") from None
-    if not changed:
-        raise ValueError(f"{fault}: the new text changes no code")
+    if not changes(source, text, source.index(fault.old), len(fault.old)):
+        try:
+            changed = code(text) != code(source)
+        except SyntaxError as error:
+            raise ValueError(f"{fault}: the new text is no Python: {error}") from None
+        if not changed:
+            raise ValueError(f"{fault}: the new text changes no code")
     return text
 
 
+def changes(source: str, text: str, place: int, length: int) -> bool:
+    """Whether a change is seen to be one of code by the definition around it alone: the whole file takes long."""
+    first, last = (source.count("\n", 0, end) for end in (place, place + length))
+    around = [(start, stop) for start, stop in definitions(source) if start <= first and last < stop]
+    if not around:
+        return False
+    start, stop = max(around)
+    longer = text.count("\n") - source.count("\n")
+    try:
+        return part(text, start, stop + longer) != part(source, start, stop)
+    except SyntaxError:
+        return False
+
+
 @functools.lru_cache(maxsize=8)
+def definitions(source: str) -> list[tuple[int, int]]:
+    """The lines, from and up to, of all functions, methods and classes, their decorators left out."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [(node.lineno - 1, node.end_lineno or node.lineno) for node in nodes]
+
+
+def part(source: str, start: int, stop: int) -> CodeType:
+    """Some lines, compiled."""
+    return code(textwrap.dedent("".join(source.splitlines(keepends=True)[start:stop])))
+
+
+@functools.lru_cache(maxsize=64)
 def code(source: str) -> CodeType:
     """Compiled without docstrings and comments; equal where the behavior is."""
     return compile(source, "fault", "exec", dont_inherit=True, optimize=2)
