@@ -241,6 +241,7 @@ def test_predictions_of_the_coordination_games() -> None:
         "additive, in-sample": (1, np.nan, -2, 0),
         "sequential": (1, 1, 1, 1),
         "critic": (np.nan,) * 4,
+        "monotone": (np.nan, np.nan, -2, np.nan),
     }
     for family, known in table.items():
         found = [predicted(family, "xor", f"D{k}") for k in range(1, 5)]
