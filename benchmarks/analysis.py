@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -56,7 +57,20 @@ class Results:
     def _read(self, files: Sequence[Path], rows: pd.DataFrame) -> None:
         self._files = tuple(files)
         self._rows = rows
-        self._cells, self.notes = aggregate.named(summary(rows))
+
+    @functools.cached_property
+    def _named(self) -> tuple[pd.DataFrame, list[str]]:
+        """One line per dataset and learner, and notes. Made when asked for: often only a part of the rows is."""
+        return aggregate.named(summary(self._rows))
+
+    @property
+    def _cells(self) -> pd.DataFrame:
+        return self._named[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes that go with the names of learners and datasets."""
+        return self._named[1]
 
     def __repr__(self) -> str:
         """Where the rows are from and how many there are."""

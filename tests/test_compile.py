@@ -93,7 +93,8 @@ CODE = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compi
 
 @CODE
 def test_compiled_code_agrees() -> None:
-    agree(Case("omiga", "continuous"), "inductor", 10)
+    """Of the smallest learner: that the graphs of all are right is seen above, and a larger one takes minutes."""
+    agree(Case("bc", "continuous"), "inductor", 10)
 
 
 @CODE
