@@ -645,10 +645,14 @@ def test_time_left_is_estimated_from_what_was_measured() -> None:
 
 def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> None:
     """Other data and other settings are another experiment: their rows are kept and said to be left out."""
-    mine = suite_of(data=(Data("games/xor", "D1"),), learners=(Learner("bc", SMALL),))
-    run(mine, tmp_path)
+    games = (Data("games/xor", "D1"), Data("games/xor", "D3"))
+    mine = suite_of(data=games, learners=(Learner("bc", SMALL),))
+    said = run(mine, tmp_path)
+    assert "Suite unit" in said
+    assert "Details" not in said  # that is in table.md
     table, file = (tmp_path / "unit" / name for name in ("table.csv", "rows.csv"))
     before, rows = table.read_text(), ResultsFile(file).rows()
+    assert all(row.run in file.read_text() for row in rows)  # none is left in a journal
     ResultsFile(file).append([replace(row, data_hash="0" * 64, mean_return=-99.0) for row in rows])
     ResultsFile(file).append([replace(row, config_hash="0" * 12, mean_return=-99.0) for row in rows])
     said = run(mine, tmp_path)

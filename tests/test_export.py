@@ -311,9 +311,12 @@ def test_a_file_says_where_it_is_from(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_team_that_was_asked_for_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(
-        exporting, "load", lambda path, **which: asked.append((path, which)) or team("gaussian")
-    )
+
+    def load(path: str, **which: Any) -> TeamPolicy:
+        asked.append((path, which))
+        return team("gaussian")
+
+    monkeypatch.setattr(exporting, "load", load)
     which: dict[str, Any] = {"seed": 4, "replica": 2, "best": True}
     made = exporting.export("a/run", tmp_path / "p.pt2", format="torch", agent=1, **which)
     assert asked == [("a/run", which)]

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import runner
 from marlzoo.benchmarks.launchers import Place
+from marlzoo.benchmarks.reuse import Found
+from marlzoo.benchmarks.row import Row
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 from rich.console import Console
 
-from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.test_bench import SMALL, suite_of
+from tests.test_results import ROW
 
 GAMES = (Data("games/xor", "D1"), Data("games/modes-4", "modes"))
 
@@ -26,9 +29,12 @@ class Recorder:
 
     calls: list[Any] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
     def run(self, trainer: Any, work: Any, split: Split, display: Any) -> list[str]:
         self.calls.append((trainer, work, split))
+        trainer.results.append(self.rows)
+        trainer.results.close()
         return self.failures
 
 
@@ -83,7 +89,12 @@ def test_a_split_that_nobody_gave_is_found_for_processors_only(
     device: str, expected: Split, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(runner, "default_split", lambda *given: asked.append(given) or Split(2, 1, 7))
+
+    def default_split(*given: Any) -> Split:
+        asked.append(given)
+        return Split(2, 1, 7)
+
+    monkeypatch.setattr(runner, "default_split", default_split)
     runner.run_suite(suite(), out=tmp_path, device=device, split=None, console=Console(quiet=True))
     assert recorder.calls[-1][2] == expected
     assert [(len(missing), most) for _, missing, most in asked] == [(12, 20)] * (device == "cpu")
@@ -117,24 +128,56 @@ def test_what_is_trained_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Any] = []
+
+    def noted(plain: Any) -> Any:
+        def call(*given: Any) -> Any:
+            asked.append(given)
+            return plain(*given)
+
+        return call
+
     for name in ("find", "forget"):
-        plain = getattr(runner.reuse, name)
-        monkeypatch.setattr(
-            runner.reuse, name, lambda *given, plain=plain: asked.append(given) or plain(*given)
-        )
+        monkeypatch.setattr(runner.reuse, name, noted(getattr(runner.reuse, name)))
     runner.run_suite(suite(), out=tmp_path, console=Console(quiet=True), **options)
     (_, _, _, first), (_, _, _, second, folder, size, _) = asked
     assert first == second == again
     assert (folder, size) == (tmp_path / "unit", 20)
 
 
-def test_what_is_wrong_is_told_before_any_work(recorder: Recorder, tmp_path: Path) -> None:
+def test_runs_that_are_there_are_counted_and_warned_of(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = runner.reuse.find
+
+    def find(*given: Any) -> Found:
+        missing = plain(*given).missing
+        return Found(tuple((run, ROW) for run in missing[2:]), missing[:2])
+
+    monkeypatch.setattr(runner.reuse, "find", find)
+    recorder.rows = [ROW]
+    text = io.StringIO()
+    finished = runner.run_suite(suite(), out=tmp_path, console=Console(file=text, width=200))
+    assert ROW.run in (tmp_path / "unit" / "rows.csv").read_text()  # out of the journal
+    assert (finished.trained, finished.there, len(finished.runs)) == (2, 10, 12)
+    assert sum(len(group.runs) for group, _ in recorder.calls[-1][1]) == 2
+    assert "10 of 12 runs were there" in text.getvalue()
+    assert "to train them anew: --rerun bc" in text.getvalue()
+
+
+def test_what_is_wrong_is_told_before_any_work(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="max_replicas is 0"):
         runner.run_suite(suite(), out=tmp_path, max_replicas=0)
     with pytest.raises(UnknownNameError, match="logger"):
         runner.run_suite(suite(), out=tmp_path, log=("tensorbord",))
     assert not recorder.calls
     assert not any(tmp_path.iterdir())
+    monkeypatch.setattr(runner, "obtain", lambda *_: pytest.fail("made data"))
+    (tmp_path / "unit").mkdir()
+    (tmp_path / "unit" / "rows.csv").write_text("something else\n")
+    with pytest.raises(DataError, match="no file of this kind"):
+        runner.run_suite(suite(), out=tmp_path, console=Console(quiet=True))
 
 
 def test_data_that_are_missing_are_told_before_any_are_made(
@@ -158,3 +201,11 @@ def test_data_that_are_missing_are_told_before_any_are_made(
     assert asked == ["games/xor", "games/modes-4", "mpe/spread"]
     assert [source.task for source in found] == ["games/xor", "games/xor", "games/modes-4"]
     assert [(stage.kind, stage.amount) for stage in made] == [("data/mpe/spread", 200)]
+    file = runner.recipe_file(data[0], tmp_path)
+    assert file is not None
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with runner.Display(Console(quiet=True), "unit") as display:
+        _, made = runner._obtain_all(mine, tmp_path, display)
+    assert made == []
+    assert asked[3:] == ["mpe/spread", "games/xor", "games/modes-4"]

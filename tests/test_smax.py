@@ -68,6 +68,8 @@ def test_bad_names_and_options() -> None:
         smax.spec("3m", horizn=3)
     with pytest.raises(ConfigError, match="horizon"):
         smax.spec("3m", horizon=0)
+    with pytest.raises(ConfigError, match="got True"):
+        smax.spec("3m", horizon=True)
     with pytest.raises(ConfigError, match="num_envs"):
         smax.make("3m", 0)
 
@@ -141,7 +143,9 @@ def counted(name: str, horizon: int) -> smax._Programs:
         assert (time[chosen] == old[chosen, 1]).all()
         new = old + np.array([0.0, 1.0])
         over = (action >= smax.MOVES).all(1)
-        return choose(chosen, new, old), shown(new), (np.ones(len(old)), over, over & (action[:, 0] == 5))
+        won = over & (action[:, 0] == 5)
+        outcome = np.ones(len(old)), over | ~chosen, won | ~chosen  # of others it is not to be used
+        return choose(chosen, new, old), shown(new), outcome
 
     return smax._Programs(start, advance, choose, np.ones(1), (1.0, 1.0))
 
@@ -167,19 +171,29 @@ def test_copies_are_computed_in_blocks_and_kept_apart(monkeypatch: pytest.Monkey
     assert not step.truncated.any()
     drawn[some] += 0.01
     np.testing.assert_allclose(step.state[:, 0], drawn, rtol=1e-6)
+    others = np.setdiff1d(np.arange(3, 70), some)
+    env.step(stand, others)
     seen = env.reset(some)
     drawn[some] += 99.99  # their second episodes
+    drawn[others] += 0.01  # the others go on where they were
     np.testing.assert_allclose(seen.obs[:, 2, 0], drawn, rtol=1e-6)
-    for time in (1, 2, 3):
-        step = env.step(stand, np.arange(3, 70))
-        np.testing.assert_array_equal(step.truncated, (np.arange(70) >= 3) & (time == 3))
-        assert (step.reward == (np.arange(70) >= 3)).all()
+    for time in (2, 3):
+        step = env.step(stand, others)
+        drawn[others] += 0.01
+        np.testing.assert_allclose(step.obs[:, 2, 0], drawn, rtol=1e-6)
+        np.testing.assert_array_equal(step.truncated, np.isin(np.arange(70), others) & (time == 3))
+        assert np.flatnonzero(step.reward).tolist() == others.tolist()
     attack = np.full((70, 3), 7)
     last = env.reset(np.array([0]))
+    assert last.obs[0, 0, 0] == drawn[0] + 100  # its second episode as well
     for _ in range(2):
         last = env.step(stand, np.array([0]))
+        assert not last.truncated.any()  # also not where an episode was over before
     last = env.step(attack, np.array([0]))  # ends by itself in the step that the limit would end
+    assert np.flatnonzero(last.terminal).tolist() == [0]
     assert (last.terminal[0], last.truncated[0], last.info["win"][0]) == (True, False, False)
+    with pytest.raises(ConfigError, match="70 copies need as many seeds, got 71"):
+        env.seed(range(71))
     env.seed(seeds)
     env.reset()
     seen = env.reset(np.array([69]))

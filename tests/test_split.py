@@ -194,7 +194,12 @@ def test_groups_on_a_cluster_follow_from_the_whole_suite(
     learner = marlzoo.make("iql", small.spec, seeds=[0], **SMALL)
     assert split._parameter_bytes(small) == 4 * sum(each.numel() for each in learner.parameters())
     sizes: list[int] = []
-    monkeypatch.setattr(split, "_parameter_bytes", lambda group: sizes.append(group.spec.n_agents) or 2**20)
+
+    def parameter_bytes(group: plan.Group) -> int:
+        sizes.append(group.spec.n_agents)
+        return 2**20
+
+    monkeypatch.setattr(split, "_parameter_bytes", parameter_bytes)
     for asked, threads in ((None, 1), (Split(1, 0), 1), (Split(1, 3), 3)):
         assert split.cluster_split(mine, runs, 20, "cpu", asked) == Split(threads=threads, replicas=4)
         assert split.cluster_split(mine, runs, 20, "cuda", asked) == Split(threads=threads)

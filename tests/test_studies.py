@@ -241,6 +241,7 @@ def test_predictions_of_the_coordination_games() -> None:
         "additive, in-sample": (1, np.nan, -2, 0),
         "sequential": (1, 1, 1, 1),
         "critic": (np.nan,) * 4,
+        "monotone": (np.nan, np.nan, -2, np.nan),
     }
     for family, known in table.items():
         found = [predicted(family, "xor", f"D{k}") for k in range(1, 5)]
@@ -248,6 +249,7 @@ def test_predictions_of_the_coordination_games() -> None:
     assert predicted("cloning", "xor-four", "optimal") == pytest.approx(-0.25)
     assert predicted("cloning", "modes-16", "modes") == pytest.approx(2.0**-15)
     assert predicted("additive, in-sample", "equilibria", "imbalanced") == 20.0
+    assert predicted("independent", "equilibria", "imbalanced") == 20.0  # the mean reward of rare actions
     assert predicted("additive, in-sample", "equilibria", "imbalanced", threshold=0.4) == 5.0
 
 
@@ -258,6 +260,9 @@ def test_best_answers_end_in_an_equilibrium() -> None:
     assert predicted("sequential", "equilibria", "balanced") == pytest.approx(20, abs=1e-3)
     found = game_theory.best_answers("equilibria", game_data.dataset("equilibria", "imbalanced"))
     np.testing.assert_allclose(found, (5, 20), atol=1e-3)
+    data = game_data.dataset("xor-four", "uniform", episodes=50)
+    data.action[:] = [0, 1]  # no other pair is in the data; the reversed one pays -1
+    np.testing.assert_allclose(game_theory.best_answers("xor-four", data), (-2, -2), atol=1e-3)
 
 
 def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:

@@ -131,19 +131,20 @@ def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -
         ("d", "small", 9.0, 90.0, 3, 0, 0),
         ("d", "large", math.nan, math.nan, 3, 3, 0),
         ("e", "small", 8.0, 80.0, 3, 0, 0),
+        ("f", "small", 0.5, 5.0, 3, 0, 0),
+        ("f", "large", math.inf, math.nan, 3, 3, 0),
     ]
     columns = ["variant", "dataset", "mean", "score", "seeds", "diverged", "failed"]
     table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m")).set_index("variant")
-    # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, none; e 2, none. Of those that are equal the larger mean.
-    assert table.index.tolist() == ["b", "c", "a", "d", "e"]
-    assert table.loc[["b", "c", "a"], "rank"].tolist() == [3.0, 3.0, 3.0]
-    assert table["rank"].max() == 3.25  # not ranked there: behind all that are, and equally
-    np.testing.assert_array_equal(table["mean"], [150.5, 101.0, 51.5, math.nan, 8.0])
-    np.testing.assert_array_equal(table["score"], [20.0, math.nan, 20.0, math.nan, 80.0])
-    assert table["datasets"].tolist() == [2, 2, 2, 2, 1]
-    assert table["seeds"].tolist() == [3, 3, 2, 3, 3]
-    assert table["diverged"].tolist() == [0, 1, 1, 3, 0]
-    assert table["failed"].tolist() == [0, 2, 1, 0, 0]
+    # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, 5; e 2, 5; f 6, 5. Equal ones by their mean.
+    assert table.index.tolist() == ["b", "c", "a", "d", "e", "f"]
+    assert table["rank"].tolist() == [3.0, 3.0, 3.0, 3.0, 3.5, 5.5]
+    np.testing.assert_array_equal(table["mean"], [150.5, 101.0, 51.5, math.nan, 8.0, math.inf])
+    np.testing.assert_array_equal(table["score"], [20.0, math.nan, 20.0, math.nan, 80.0, math.nan])
+    assert table["datasets"].tolist() == [2, 2, 2, 2, 1, 2]
+    assert table["seeds"].tolist() == [3, 3, 2, 3, 3, 3]
+    assert table["diverged"].tolist() == [0, 1, 1, 3, 0, 3]
+    assert table["failed"].tolist() == [0, 2, 1, 0, 0, 0]
 
 
 def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +209,13 @@ def test_rows_of_other_sweeps_in_the_folder_do_not_count(
     record = json.loads(found.record)
     assert (record["search"], record["trials"]) == ("random", 2)
     assert found.best() == {"omiga": plan.replace(found.learners[1], tuning=found.record)}
+
+
+def test_a_value_keeps_its_kind() -> None:
+    given = [(1, True), (True, True), (None, True), (2.0, False), (0.5, False), (2, False), ("rnn", False)]
+    found = [sweeps._typed(value, numeric) for value, numeric in given]
+    assert found == [1.0, True, None, 2, 0.5, 2, "rnn"]
+    assert [type(value) for value in found] == [float, bool, type(None), int, float, int, str]
 
 
 def test_the_record_of_a_search_holds_what_it_looked_at() -> None:
