@@ -133,6 +133,7 @@ class AlberDICE(Algorithm):
 
     config: AlberDICEConfig
     config_class = AlberDICEConfig
+    no_memory = "its critics learn advantages and a dual, not values that follow targets"
     actions = ("discrete",)
     presets: ClassVar = {
         "games": {

@@ -68,7 +68,14 @@ from marlzoo.modules.behavior import OthersBehavior, Ratios
 from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
 from marlzoo.modules.policies import Policy, log_softmax, mask_logits
 from marlzoo.modules.teams import StochasticActor
-from marlzoo.objectives import data_likelihood, data_value, detached, effective_sample_size, mean_over
+from marlzoo.objectives import (
+    TargetMemory,
+    data_likelihood,
+    data_value,
+    detached,
+    effective_sample_size,
+    mean_over,
+)
 from marlzoo.replicas import Kind, per_replica
 from marlzoo.spec import Spec
 
@@ -102,6 +109,7 @@ class InSPO(Algorithm):
     """InSPO for discrete actions; see the module's text."""
 
     config: InSPOConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = InSPOConfig
     actions = ("discrete",)
     presets: ClassVar = {
@@ -179,6 +187,8 @@ class InSPO(Algorithm):
             v_next = self._soft_value(q_next, log_mu_next, batch.next_action_mask, alpha, beta)
             carry = self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
             y = batch.reward.unsqueeze(-1) - alpha * kappa + beta * h + carry * v_next
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
         q_all = self.q(batch.obs)
         q = chosen(q_all, batch.action)
         q_loss = (weight * (q - y).square()).sum(1).mean(-1)
@@ -205,6 +215,10 @@ class InSPO(Algorithm):
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
         return self.actor.policy(stochastic=self.config.eval_mode == "sample")
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return chosen(self.q(batch.obs), batch.action)
 
     def _turn(self, done: Tensor, drawn: Tensor) -> Tensor:
         """Whose policy steps, [R, N] bool (a scalar where all step together); a new order for every round."""

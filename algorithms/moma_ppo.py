@@ -5,8 +5,8 @@ Barde et al., "A Model-Based Solution to the Offline Multi-Agent Reinforcement L
 rollouts of a world model they find out. Continuous actions, decentralized execution.
 
 Stage 1, ``model_updates`` updates: an ensemble of world models (:mod:`marlzoo.models.world_model`).
-Stage 2, every update: ``starts`` rollouts of ``horizon`` steps from states of the data, then PPO. A step takes the
-mean of one of the best members, and pays
+Stage 2, every update: ``starts`` rollouts of ``rollout_horizon`` steps from states of the data, then PPO. A step takes
+the mean of one of the best members, and pays
 
     r~ = r - (λ_g u_ens + λ_e u_alea + λ_r u_rew),   each u at most the threshold
 
@@ -68,7 +68,7 @@ class MOMAPPOConfig(WorldModelConfig):
 
     model: Literal["learned", "perfect"] = "learned"  # what is practiced in; perfect: the task's simulator
     starts: Count = 200  # rollouts per update and replica
-    horizon: Count = 10  # their steps
+    rollout_horizon: Count = 10  # their steps
     threshold: NonNegative = 2.0  # disagreement that stops a rollout, and bound on each measure
     penalty_ensemble: NonNegative = 0.0  # λ_g, weight of the members' disagreement
     penalty_aleatoric: NonNegative = 0.1  # λ_e, weight of the members' own uncertainty
@@ -108,9 +108,10 @@ class MOMAPPO(Algorithm):
         c = self.config
         n = spec.n_agents
         joint = spec.n_agents * spec.obs_size
-        if c.batch_size > c.starts * c.horizon:
+        if c.batch_size > c.starts * c.rollout_horizon:
             raise ConfigError(
-                f"{self.name}: batch_size {c.batch_size} must be at most starts * horizon = {c.starts * c.horizon}"
+                f"{self.name}: batch_size {c.batch_size} must be at most "
+                f"starts * rollout_horizon = {c.starts * c.rollout_horizon}"
             )
         self.world = WorldModel(self.init, spec, c)
         self.fields = self.world.fields
@@ -139,16 +140,16 @@ class MOMAPPO(Algorithm):
     @property
     def batch_rows(self) -> int:
         """Steps for the world model's members, or start states of the rollouts."""
-        return max(self.world.rows, self.config.starts * self.config.horizon)
+        return max(self.world.rows, self.config.starts * self.config.rollout_horizon)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """For actions, members and the order of the steps in each epoch."""
         c = self.config
         spec = self.spec
         return {
-            "action": ("normal", (c.starts, c.horizon, spec.n_agents, spec.action_size)),
-            "member": ("uniform", (c.starts, c.horizon)),
-            "order": ("uniform", (c.epochs, c.starts * c.horizon)),
+            "action": ("normal", (c.starts, c.rollout_horizon, spec.n_agents, spec.action_size)),
+            "member": ("uniform", (c.starts, c.rollout_horizon)),
+            "order": ("uniform", (c.epochs, c.starts * c.rollout_horizon)),
         }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -188,8 +189,8 @@ class MOMAPPO(Algorithm):
     def rollouts(self, batch: Batch) -> Imagined:
         """What the present policies go through in the model."""
         c = self.config
-        frame = self.world.frame(batch.obs)[:, : c.starts * c.horizon]
-        starts = frame.reshape(len(frame), c.starts, c.horizon, -1)
+        frame = self.world.frame(batch.obs)[:, : c.starts * c.rollout_horizon]
+        starts = frame.reshape(len(frame), c.starts, c.rollout_horizon, -1)
         noise = batch.noise["action"]
 
         def act(frame: Tensor, t: int) -> Tensor:

@@ -78,6 +78,7 @@ class OMSD(Algorithm):
 
     config: OMSDConfig
     config_class = OMSDConfig
+    no_memory = "its critics no longer learn once its policies do"
     actions = ("continuous",)
     presets: ClassVar = {
         "mamujoco": {},

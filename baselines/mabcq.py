@@ -50,6 +50,7 @@ from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
 from marlzoo.modules.policies import LOG_STD_BOUNDS, Policy, categorical_log_prob, mask_logits
 from marlzoo.objectives import (
     LOG_2PI,
+    TargetMemory,
     action_error,
     data_value,
     detached,
@@ -100,6 +101,7 @@ class MABCQ(Algorithm):
     """MABCQ for continuous and discrete actions, reconstructed; see the module's text."""
 
     config: MABCQConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = MABCQConfig
     actions = ("continuous", "discrete")
     fields = ("obs", "next_obs", "action", "agent_reward", "mask", "action_mask", "next_action_mask")
@@ -193,6 +195,8 @@ class MABCQ(Algorithm):
         # 5. Q
         y = batch.agent_reward + self.hyperparameter("reward_shift", 3)
         y = y + self.hyperparameter("gamma", 3) * v_next
+        if self.memory is not None:
+            y = self.memory.lift(y, batch)
         taken = self._taken(obs, batch)  # [R, K, B, N]
         error = (taken - y.unsqueeze(1)).square()
         losses["q"] = mean_over((weight.unsqueeze(1) * error).sum(1))
@@ -213,6 +217,10 @@ class MABCQ(Algorithm):
             samples = self.config.eval_samples
             return BestSample(self.vae, self.perturb, self.q, self.action_dimensions, samples)
         return BestAllowed(Pair(self.action_q, self.clone), self.hyperparameter("threshold"))
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self._taken(with_agent_id(batch.obs), batch).amin(1)
 
     # BCQ ------------------------------------------------------------------------------------------------
 

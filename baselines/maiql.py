@@ -44,6 +44,7 @@ from marlzoo.modules.critics import ActionValues, ValueNet, joint_action
 from marlzoo.modules.layers import MLP, with_agent_id
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import (
+    TargetMemory,
     data_likelihood,
     data_value,
     effective_sample_size,
@@ -70,6 +71,7 @@ class MAIQL(Algorithm):
     """MAIQL for continuous (tanh-Gaussian) and discrete (categorical) actions; see the module's text."""
 
     config: MAIQLConfig
+    memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = MAIQLConfig
     actions = ("continuous", "discrete")
     presets: ClassVar = {
@@ -132,8 +134,9 @@ class MAIQL(Algorithm):
         with torch.no_grad():
             v_next, _ = self._v(batch.next_obs)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * v_next
-        w, b = self._mix(self.q_mixer, batch.obs, joint)
-        q = (w.unsqueeze(1) * self.q(obs, batch.action)).sum(-1) + b.unsqueeze(1)
+            if self.memory is not None:
+                y = self.memory.lift(y, batch)
+        q = self._team_values(obs, batch)
         q_loss = mean_over((q - y.unsqueeze(1)).square().sum(1), real)
 
         norms |= self.step(policy=policy_loss, q=q_loss)
@@ -148,6 +151,16 @@ class MAIQL(Algorithm):
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
         return self.actor.policy()
+
+    def data_values(self, batch: Batch) -> Tensor:
+        """See :class:`marlzoo.training.value_memory.RemembersValues`."""
+        return self._team_values(with_agent_id(batch.obs), batch).amin(1)
+
+    def _team_values(self, obs: Tensor, batch: Batch) -> Tensor:
+        """Q_tot of the data's actions by both critics, ``[R, 2, B]``; ``obs`` with the agents' numbers."""
+        w, b = self._mix(self.q_mixer, batch.obs, joint_action(batch.action, self.spec, self.dtype))
+        local = w.unsqueeze(1) * self.q(obs, batch.action)
+        return local.sum(-1) + b.unsqueeze(1)
 
     def _mix(self, mixer: MLP, obs: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
         """Weights ``[R, B, N]`` and bias ``[R, B]`` from the joint observation and what else it reads."""

@@ -20,6 +20,7 @@ import pytest
 from marlzoo.benchmarks.results import ResultsFile
 
 from marlzoo.cli import COMMANDS, main
+from marlzoo.cli._options import Offline, Online, Where
 from marlzoo.cli.data import ACTIONS
 from marlzoo.commands import diagnosis as doctor
 from marlzoo.commands.methods import Source
@@ -319,6 +320,14 @@ def test_settings_read_from_source_are_those_of_the_class(name: str) -> None:
     assert all(setting.about for setting in found.values())
     assert source.actions == tuple(cls.actions)
     assert source.online == (cls.sampling == "online")
+
+
+def test_no_setting_of_a_method_has_the_name_of_a_run_option() -> None:
+    """Both are flags of one command line, which could not be read."""
+    taken = {field.name for shape in (Offline, Online, Where) for field in dataclasses.fields(shape)}
+    for name in method_names():
+        settings = {field.name for field in dataclasses.fields(find_method(name).config_class)}
+        assert not settings & taken, name
 
 
 def test_settings_and_presets_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:

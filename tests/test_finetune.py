@@ -137,6 +137,10 @@ REMEMBERING: list[tuple[str, Any, bool, dict[str, Any]]] = [
     ("lomaq", "discrete", False, {}),
     ("om2p", "continuous", True, {"layers": 1}),
     ("maddpg_cql", "continuous", True, {"history": "mlp", "critic_hidden": 8}),
+    ("maiql", "continuous", True, {"mixer_hidden": 8}),
+    ("mabcq", "discrete", False, {"density": "counts"}),
+    ("mabcq", "continuous", True, {"density": "counts"}),
+    ("inspo", "discrete", False, {}),
 ]
 
 
@@ -165,6 +169,7 @@ def test_targets_below_all_that_is_remembered_become_the_values_of_logged_action
     found = targets.flatten(1).mean(1)
     for name in {"target_q", "target_q_total"} & metrics.keys():  # what is learned
         torch.testing.assert_close(metrics[name], found)
+    assert (metrics.get("q_loss", torch.zeros(2)) < 100.0).all()  # the rewards' are about 100 squared
     if twins:
         assert (found <= logged + 1e-6).all()
         assert (found < logged - 1e-4).any()  # one of two may be the lower one everywhere
@@ -374,12 +379,13 @@ def test_methods_without_an_online_form(
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    learner = marlzoo.make("mabcq", toy_spec("continuous"), hidden=8)
-    with pytest.raises(ConfigError, match="mabcq has no values of actions that a memory could remember"):
-        require_online_form(learner, FinetuneSettings(strategy="ovm"))
-    save(tmp_path / "omar.npz", learner)
-    with pytest.raises(ConfigError, match="mabcq has no values of actions"):
-        finetune(tmp_path / "omar.npz", 32, settings=FinetuneSettings(strategy="ovm"))
+    other = marlzoo.make("alberdice", toy_spec("discrete"), hidden=8)
+    with pytest.raises(ConfigError, match=r"alberdice .* memory of its values: its critics learn advantages"):
+        require_online_form(other, FinetuneSettings(strategy="ovm"))
+    learner = marlzoo.make("omsd", toy_spec("continuous"), hidden=8)
+    save(tmp_path / "omsd.npz", learner)
+    with pytest.raises(ConfigError, match=r"omsd .* memory of its values: its critics no longer learn"):
+        finetune(tmp_path / "omsd.npz", 32, settings=FinetuneSettings(strategy="ovm"))
     file, _ = offline(tmp_path, "td3_bc", "continuous")
     with pytest.raises(
         DataError, match="offline data toy/walk/test/seed0 are not found; name them with --data"

@@ -21,7 +21,7 @@ from tests.toys import toy_dataset, toy_spec
 GAME = "games/iterated-coordination"
 SMALL: dict[str, Any] = {
     **{"members": 2, "elites": 2, "model_hidden": 8, "model_layers": 1, "model_batch": 8, "model_updates": 3},
-    **{"starts": 4, "horizon": 3, "batch_size": 6, "hidden": 8, "epochs": 1, "seeds": (0, 1)},
+    **{"starts": 4, "rollout_horizon": 3, "batch_size": 6, "hidden": 8, "epochs": 1, "seeds": (0, 1)},
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch
 from marlzoo.cli import main
+from marlzoo.cli.judging import _text
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.modules.policies import Policy
@@ -31,7 +32,7 @@ from marlzoo.offpolicy.importance import (
     resamples,
     weighted_importance,
 )
-from marlzoo.offpolicy.ope import _episodes, _of_starts, _percentiles, ope
+from marlzoo.offpolicy.ope import Estimate, _episodes, _of_starts, _percentiles, ope
 from tests.toys import toy_dataset, toy_spec
 
 GAMMA = 0.9
@@ -330,6 +331,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "not returns measured in the simulator" in text
     assert "seed 6, per-decision weighted importance sampling" in text
+
+
+def test_noise_of_rounding_is_not_printed() -> None:
+    found = Estimate(0, "fqe", 1.9e-8, -1.37e-6, 1234.5, 0.99, None, 0.667)
+    assert _text(found).endswith(": 0 [0, 1234] (gamma 0.99; the data's own 1)")
+    small = replace(found, value=1.9e-8, high=-7e-23, behavior=0.0123)
+    assert _text(small).endswith(": 0.0000 [0.0000, 0.0000] (gamma 0.99; the data's own 0.0123)")
 
 
 def test_bad_input() -> None:

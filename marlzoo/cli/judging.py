@@ -81,7 +81,12 @@ def _text(line: Estimate) -> str:
     if math.isnan(line.value):
         return f"{start}none, because no logged episode agrees with the team"
     weights = "" if line.effective_episodes is None else f", {line.effective_episodes:.1f} effective episodes"
-    return (
-        f"{start}{line.value:.3g} [{line.low:.3g}, {line.high:.3g}] (gamma {line.gamma:g}; the data's own "
-        f"{line.behavior:.3g}{weights})"
-    )
+    value, low, high, behavior = _alike(line.value, line.low, line.high, line.behavior)
+    return f"{start}{value} [{low}, {high}] (gamma {line.gamma:g}; the data's own {behavior}{weights})"
+
+
+def _alike(*values: float) -> list[str]:
+    """With as many decimals as give the largest three significant digits; smaller ones are compared with it."""
+    largest = max(abs(value) for value in values if math.isfinite(value))
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    return [f"{value:z.{decimals}f}" for value in values]

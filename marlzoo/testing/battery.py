@@ -49,7 +49,7 @@ SMALL: Mapping[str, Any] = {
         "elites": 2,
         "model_updates": 1,
     },
-    **{"starts": 6, "horizon": 4},
+    **{"starts": 6, "rollout_horizon": 4},
     # of online methods; the replay is full after two rounds
     **{"num_envs": 6, "rollout": 8, "restart": 2, "epochs": 2, "replay": 96, "warmup": 48, "learn_steps": 2},
 }

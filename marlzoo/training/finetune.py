@@ -202,8 +202,9 @@ def require_online_form(learner: Algorithm, settings: FinetuneSettings | None = 
     if lacking:
         raise ConfigError(f"{learner.name} cannot be fine-tuned: {lacking}")
     if settings and settings.remembers and not isinstance(learner, RemembersValues):
+        reason = getattr(type(learner), "no_memory", "it has no values of logged actions (data_values)")
         raise ConfigError(
-            f"{learner.name} has no values of actions that a memory could remember; take strategy plain"
+            f"{learner.name} cannot be fine-tuned with a memory of its values: {reason}; take strategy plain"
         )
 
 

@@ -15,7 +15,7 @@ from tests.reference.blocks import mean, mlp
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
 
 SIZES: dict[str, Any] = {"members": 3, "elites": 2, "model_hidden": 6, "model_layers": 2, "model_batch": 5}
-ROLLOUTS: dict[str, Any] = {"starts": 4, "horizon": 3, "epochs": 2, "batch_size": 5}
+ROLLOUTS: dict[str, Any] = {"starts": 4, "rollout_horizon": 3, "epochs": 2, "batch_size": 5}
 OTHER = {"members": 2, "elites": 2, "model_hidden": 5, "model_layers": 1, "model_batch": 7}
 FLOATS: dict[str, Any] = {
     **{"model_lr": [1e-2, 3e-3], "penalty_ensemble": [0.0, 0.4], "penalty_aleatoric": [0.3, 0.1]},
@@ -31,7 +31,7 @@ CASES = [
                 **OTHER,
                 **FLOATS,
                 "starts": 6,
-                "horizon": 2,
+                "rollout_horizon": 2,
                 "epochs": 1,
                 "batch_size": 4,
                 "model_updates": 1,
@@ -215,8 +215,8 @@ def rollouts(own: Replica, batch: Any) -> list[list[SimpleNamespace]]:
     c, world, spec = own.config, World(own), own.spec
     found = []
     for s in range(c.starts):
-        steps, frame = [], batch.obs[s * c.horizon].flatten()
-        for t in range(c.horizon):
+        steps, frame = [], batch.obs[s * c.rollout_horizon].flatten()
+        for t in range(c.rollout_horizon):
             action = torch.zeros(spec.n_agents, spec.action_size, dtype=DOUBLE)
             for i, obs in enumerate(frame.reshape(spec.n_agents, -1)):
                 mu, log_std = heads(own, i, obs)
@@ -234,11 +234,15 @@ def rollouts(own: Replica, batch: Any) -> list[list[SimpleNamespace]]:
             steps.append(
                 SimpleNamespace(
                     frame=frame, action=action, reward=out.reward, paid=paid, mask=out.mask,
-                    ends=over or t == c.horizon - 1, value=value(own, frame), after=value(own, out.frame),
+                    ends=over or t == c.rollout_horizon - 1, value=value(own, frame), after=value(own, out.frame),
                     log_prob=log_density(own, frame, action)[0],
                 )
             )  # fmt: skip
-            frame = batch.obs[s * c.horizon + t + 1].flatten() if over and t < c.horizon - 1 else out.frame
+            frame = (
+                batch.obs[s * c.rollout_horizon + t + 1].flatten()
+                if over and t < c.rollout_horizon - 1
+                else out.frame
+            )
         found.append(steps)
     return found
 
