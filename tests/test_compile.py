@@ -37,7 +37,7 @@ TRACED = PLAIN if EVERYTHING else [kinds[-(place % 2)] for place, kinds in enume
 
 
 # Loops over time are unrolled when they are traced: two or three turns show all that eight do.
-SHORT = {"sequence_length": 2, "horizon": 3, "epochs": 1}
+SHORT = {"sequence_length": 2, "rollout_horizon": 3, "epochs": 1}
 
 
 def short(case: Case) -> Case:
