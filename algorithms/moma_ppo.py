@@ -5,8 +5,8 @@ Barde et al., "A Model-Based Solution to the Offline Multi-Agent Reinforcement L
 rollouts of a world model they find out. Continuous actions, decentralized execution.
 
 Stage 1, ``model_updates`` updates: an ensemble of world models (:mod:`marlzoo.models.world_model`).
-Stage 2, every update: ``starts`` rollouts of ``rollout_horizon`` steps from states of the data, then PPO. A step takes
-the mean of one of the best members, and pays
+Stage 2, every update: ``starts`` rollouts of ``rollout_horizon`` steps from states of the data, then PPO. A step
+takes the mean of one of the best members, and pays
 
     r~ = r - (λ_g u_ens + λ_e u_alea + λ_r u_rew),   each u at most the threshold
 

@@ -159,7 +159,7 @@ class MAIQL(Algorithm):
     def _team_values(self, obs: Tensor, batch: Batch) -> Tensor:
         """Q_tot of the data's actions by both critics, ``[R, 2, B]``; ``obs`` with the agents' numbers."""
         w, b = self._mix(self.q_mixer, batch.obs, joint_action(batch.action, self.spec, self.dtype))
-        local = w.unsqueeze(1) * self.q(obs, batch.action)
+        local: Tensor = w.unsqueeze(1) * self.q(obs, batch.action)
         return local.sum(-1) + b.unsqueeze(1)
 
     def _mix(self, mixer: MLP, obs: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
