@@ -208,9 +208,8 @@ class InSPO(Algorithm):
         losses = {"behavior_loss": behavior_loss, "q_loss": q_loss, "policy_loss": policy_losses.mean(-1)}
         means = {"kappa": mean_over(kappa, real), "weight": mean_over(answer, real), "v": mean_over(v, real)}
         means |= {"alpha": alpha.flatten(), "beta": beta.flatten()}
-        common = data_value(q, real) | effective_sample_size(weight, real)
-        common |= data_likelihood(log_prob, real)
-        return detached(losses | means) | common | norms
+        seen = data_value(q, real) | effective_sample_size(weight, real) | data_likelihood(log_prob, real)
+        return detached(losses | means) | seen | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
