@@ -187,8 +187,7 @@ class InSPO(Algorithm):
             v_next = self._soft_value(q_next, log_mu_next, batch.next_action_mask, alpha, beta)
             carry = self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
             y = batch.reward.unsqueeze(-1) - alpha * kappa + beta * h + carry * v_next
-            if self.memory is not None:
-                y = self.memory.lift(y, batch)
+            y = y if self.memory is None else self.memory.lift(y, batch)
         q_all = self.q(batch.obs)
         q = chosen(q_all, batch.action)
         q_loss = (weight * (q - y).square()).sum(1).mean(-1)
