@@ -121,9 +121,8 @@ class ModeCoupling(nn.Module):
         target, share, drawn = (torch.as_tensor(a).to(self.point.dtype) for a in (points, mass, noise))
         fitted = potentials(target, share, drawn)
         self.point[replica, : len(center)] = torch.as_tensor(points).to(self.point)
-        self._set(
-            "potential", replica, np.where(np.arange(self.modes) == 0, 0.0, -np.inf)
-        )  # no context is there
+        unused = np.where(np.arange(self.modes) == 0, 0.0, -np.inf)  # of contexts that were not found
+        self._set("potential", replica, unused)
         self.potential[replica, : len(center)] = fitted.to(self.potential)
 
     def forward(self, context: Tensor, noise: Tensor, drawn: Tensor) -> Tensor:
