@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -79,3 +81,20 @@ def _anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub and MyST form them."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_files_have_the_same_bytes_on_every_system(tmp_path: Path) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x", "-c", "core.autocrlf=true"]
+    for name, content in (("rows.csv", b"a,b\n1,2\n"), ("net.npz", b"PK\x00\n\r\n"), ("x.toml", b"a = 1\n")):
+        (tmp_path / name).write_bytes(content)
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    subprocess.run([*git, "add", "."], check=True, capture_output=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True, capture_output=True)
+    for name in before:
+        (tmp_path / name).unlink()
+    subprocess.run([*git, "checkout", "."], check=True, capture_output=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
