@@ -32,6 +32,13 @@ def test_every_package_is_listed() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
 
 
+def test_the_builder_knows_the_form_of_the_license() -> None:
+    """An SPDX expression as a plain text is refused by setuptools before 77."""
+    assert isinstance(PROJECT["project"]["license"], str)
+    (builder,) = PROJECT["build-system"]["requires"]
+    assert int(builder.removeprefix("setuptools>=")) >= 77
+
+
 def test_one_version_everywhere() -> None:
     version = marlzoo.__version__
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "marlzoo.version.__version__"}
