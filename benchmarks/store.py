@@ -16,6 +16,7 @@ import gzip
 import io
 import os
 import secrets
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -344,6 +345,13 @@ def _finished(journals: Sequence[Path]) -> Iterator[list[Path]]:
     with contextlib.ExitStack() as stack:
         found = []
         for path in journals:
+            if (
+                sys.platform == "win32"
+            ):  # which gives no name, not even its own, to a file that somebody has open
+                with contextlib.suppress(OSError):
+                    os.rename(path, path)
+                    found.append(path)
+                continue
             file = stack.enter_context(open(path, "r+b"))
             if try_lock(file):
                 found.append(path)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import math
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,20 @@ UNIX_MODULES = {"crypt", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "te
 ROOT = Path(__file__).parents[1]
 
 
+def is_text(call: ast.Call) -> bool:
+    """Whether a call reads or writes text: open() and its like where no mode says that they take bytes."""
+    name = ast.unparse(call.func)
+    modes = [
+        part.value
+        for part in (*call.args, *(k.value for k in call.keywords))
+        if isinstance(part, ast.Constant)
+    ]
+    binary = any(isinstance(mode, str) and re.fullmatch(r"[rwxa]?\+?b\+?", mode) for mode in modes)
+    named = any(isinstance(part, ast.Name) and part.id == "mode" for part in call.args)
+    opens = name in ("open", "os.fdopen") or name.endswith("path.open")
+    return name.endswith((".read_text", ".write_text")) or (opens and not binary and not named)
+
+
 def unportable(path: Path) -> list[str]:
     """Imports of what only Unix has outside a question for the platform, and text files in the system's encoding."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -69,8 +86,8 @@ def unportable(path: Path) -> list[str]:
             found += [alias.name for alias in node.names if alias.name in UNIX_MODULES]
         elif isinstance(node, ast.ImportFrom) and id(node) not in asked and node.module in UNIX_MODULES:
             found.append(node.module)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".read_text", ".write_text")):
-            found += ["no encoding"] * all(keyword.arg != "encoding" for keyword in node.keywords)
+        elif isinstance(node, ast.Call) and is_text(node):
+            found += [f"line {node.lineno}: no encoding"] * all(k.arg != "encoding" for k in node.keywords)
     return [f"{path.relative_to(ROOT)}: {name}" for name in found]
 
 
@@ -114,3 +131,50 @@ def test_the_memory_is_what_the_system_and_the_job_allow(monkeypatch: pytest.Mon
     monkeypatch.setattr(machine, "_cgroup_limits", lambda *places: iter(()))
     monkeypatch.delattr(os, "sysconf", raising=False)
     assert machine.memory_limit() == math.inf
+
+
+SUITE = """
+about = "Two methods on a coordination game."
+learners = ["bc", { method = "omiga", config = { alpha = 0.1 } }]
+updates = 20
+eval_every = 10
+episodes = 4
+final_episodes = 4
+seeds = [0, 1]
+[[data]]
+task = "games/xor"
+quality = ["D1"]
+"""
+HOPPER = "mamujoco/hopper-3x1 --quality random --transitions 200"
+COMMANDS = f"""
+bench s.toml --out out
+bench s.toml --out out --force
+table out/s --format markdown
+results compress out/s
+data collect {HOPPER} --out a.hdf5
+data collect {HOPPER} --seed 1 --out b.hdf5
+data mix a.hdf5:0.5 b.hdf5:0.5 --out mixed.hdf5
+data convert a.hdf5 a.npz
+data convert a.hdf5 a-v0
+data convert a.hdf5 a.hdf5 --force
+data check mixed.hdf5
+train td3_bc --data a.hdf5 --updates 4 --eval-every 2 --episodes 1 --out out
+train td3_bc --data a.hdf5 --updates 6 --eval-every 2 --episodes 1 --out out
+ope CHECKPOINT --data b.hdf5 --updates 4
+finetune CHECKPOINT --data a.hdf5 --env-steps 20 --out tuned
+new-method mine --package mine
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="the stand-in reads Linux's list of open files"
+)
+def test_commands_where_open_files_stay_and_names_are_fewer(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SUITE, encoding="utf-8")
+    environment = {**os.environ, "MARLZOO_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.windows", *" -- ".join(COMMANDS.strip().splitlines()).split()]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert not [*tmp_path.rglob("*.journal")], "those of finished writers are merged and removed"
+    assert not [*tmp_path.rglob(".*.tmp*")]
