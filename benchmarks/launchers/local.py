@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -194,6 +195,8 @@ def _uninterrupted() -> Iterator[None]:
 
 def _serve(pipe: Connection, threads: int, card: str) -> None:
     """A process of the team: does what it is sent, until the first process ends it or is gone."""
+    if sys.platform == "win32":  # where it is not inherited
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if card:  # before the first use of a GPU, which is when it is read
         os.environ[VISIBLE] = card
     threading.Thread(target=_end_with_parent, daemon=True).start()

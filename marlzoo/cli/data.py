@@ -283,6 +283,8 @@ class Teach:
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """full task name, for instance mamujoco/hopper-3x1"""
+    plan: bool = True
+    """take the options that are not given from the task's plan, where it has one"""
     options: Annotated[TeachOptions, tyro.conf.arg(name="")] = field(default_factory=TeachOptions)
     """how they are made"""
 
@@ -290,7 +292,7 @@ class Teach:
 def teach(arguments: Sequence[str]) -> int:
     """train the behavior policies that a task's data are recorded with"""
     started = time.monotonic()
-    named = [word for word in arguments[:1] if not word.startswith("-")]
+    named = [word for word in arguments[:1] if not word.startswith("-") and "--no-plan" not in arguments]
     parsed = parse(_planned(named[0]) if named else Teach, "data teach", arguments)
     from marlzoo.commands.data import data_teach
 

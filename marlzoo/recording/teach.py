@@ -2,8 +2,8 @@
 
     marlzoo data teach mamujoco/hopper-3x1
 
-takes the options that the task's plan says (:mod:`marlzoo.teachers.plans`), which flags change;
-``python -m marlzoo.recording.teach TASK --method METHOD ...`` takes no plan.
+takes the options that the task's plan says (:mod:`marlzoo.teachers.plans`), which flags change; with ``--no-plan``
+it takes the defaults. ``python -m marlzoo.recording.teach TASK ...`` is the same command with ``--no-plan``.
 
 It may be interrupted: called again it goes on where it stopped. The same command, versions and kind of
 processor give the same policies (the training uses one thread of torch; the simulator's number of threads does not
@@ -12,12 +12,12 @@ matter).
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
@@ -196,15 +196,5 @@ def _versions(task: str) -> dict[str, str]:
     return {"python": sys.version.split()[0], **packages, **engine}
 
 
-def main(task: tyro.conf.Positional[str], options: tyro.conf.OmitArgPrefixes[Options]) -> None:
-    """Make a behavior policy.
-
-    Args:
-        task: full task name.
-        options: how.
-    """
-    print(make_behavior_policy(task, options))
-
-
-if __name__ == "__main__":
-    tyro.cli(main)
+if __name__ == "__main__":  # the command that older behavior policies name
+    sys.exit(subprocess.call([sys.executable, "-m", "marlzoo", "data", "teach", *sys.argv[1:], "--no-plan"]))

@@ -225,5 +225,5 @@ def save_behavior_policy(behavior: BehaviorPolicy, curve: str, folder: Path) -> 
 def _damaged(task: str, path: Path, cause: str) -> DataError:
     return DataError(
         f"the behavior policy of {task} is damaged: {path.name}: {cause}; install marlzoo again, or train it "
-        f"again with: python -m marlzoo.recording.teach {task} --method METHOD"
+        f"again with: marlzoo data teach {task}"
     )
