@@ -98,7 +98,7 @@ def _moving(cells: pd.DataFrame) -> list[str]:
         notes.append(
             f"Warning: values were still moving: {', '.join(parts)}. In brackets the largest change of the mean "
             "value of the data's actions between the last two quarters of the updates, as a share of its largest "
-            f"size; beyond {STILL:.0%} the numbers are of runs that are not over."
+            f"size; beyond {STILL:.0%} the run had not converged."
         )
     if ((cells["codes"] == "") & (cells["seeds"] > 0)).any():
         notes.append(

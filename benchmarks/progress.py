@@ -271,7 +271,7 @@ def last_lines(folder: Path, trained: int, there: int, failures: Sequence[str], 
         seconds: that it took.
     """
     took = timedelta(seconds=round(seconds))
-    found = f"; {there} were there" if there else ""
+    found = f"; {there} had results already" if there else ""
     lines = [f"{_counted(trained, 'run')} trained in {took}{found}. Rows, metrics and tables: {folder}"]
     if not failures:
         return [*lines, f"Next: marlzoo table {folder} --format markdown"]

@@ -92,8 +92,8 @@ def summary(found: Found) -> str:
     total = len(found.done) + len(found.missing)
     left = f"{len(found.missing)} to train" if found.missing else "nothing trained"
     if not found.done:
-        return f"None of {total} runs were there; {left}."
-    return f"{len(found.done)} of {total} runs were there{_when([row for _, row in found.done])}; {left}."
+        return f"No existing results for these {total} runs; {left}."
+    return f"{len(found.done)} of {total} runs already have results{_when([row for _, row in found.done])}; {left}."
 
 
 def warnings(found: Found) -> list[str]:

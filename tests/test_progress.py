@@ -114,7 +114,7 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_last_lines_say_what_was_done_and_what_comes_next() -> None:
     folder = Path("results/unit")
     assert last_lines(folder, 3, 1, [], 75.4) == [
-        f"3 runs trained in 0:01:15; 1 were there. Rows, metrics and tables: {folder}",
+        f"3 runs trained in 0:01:15; 1 had results already. Rows, metrics and tables: {folder}",
         f"Next: marlzoo table {folder} --format markdown",
     ]
     failed = last_lines(folder, 1, 0, ["bc on hopper: no memory"], 1.0)

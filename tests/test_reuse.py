@@ -101,15 +101,15 @@ def test_every_row_has_its_episodes(tmp_path: Path) -> None:
 
 def test_it_is_said_what_was_there_and_since_when(tmp_path: Path) -> None:
     first = run(suite(), tmp_path)
-    assert "None of 4 runs were there; 4 to train." in first
+    assert "No existing results for these 4 runs; 4 to train." in first
     assert re.search(r"^4 runs trained in \d+:\d\d:\d\d\. Rows", first, re.MULTILINE)
     dated(tmp_path, "2026-01-02T03:04:05Z")
     again = run(suite(), tmp_path)
-    assert "4 of 4 runs were there, made on 2026-01-02; nothing trained." in again
-    assert re.search(r"^0 runs trained in .*; 4 were there\. Rows, metrics and tables: ", again, re.MULTILINE)
+    assert "4 of 4 runs already have results, made on 2026-01-02; nothing trained." in again
+    assert re.search(r"^0 runs trained in .*; 4 had results already\. Rows, metrics and tables: ", again, re.MULTILINE)
     assert "warning" not in again
     more = run(suite(seeds=(0, 1, 2)), tmp_path)
-    assert "4 of 6 runs were there, made on 2026-01-02; 2 to train." in more
+    assert "4 of 6 runs already have results, made on 2026-01-02; 2 to train." in more
 
 
 def test_changed_code_is_told_and_rerun_on_demand(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_changed_code_is_told_and_rerun_on_demand(tmp_path: Path) -> None:
     assert told.count("warning") == 1
     before = {row.run: row for row in rows(tmp_path) if row.method == "iql"}
     printed = run(suite(), tmp_path, rerun=["bc"])
-    assert "2 of 4 runs were there" in printed
+    assert "2 of 4 runs already have results" in printed
     assert "warning" not in printed
     after = rows(tmp_path)
     assert {row.run: row for row in after if row.method == "iql"} == before
@@ -150,7 +150,7 @@ def test_rerun_begins_at_nothing_and_an_interruption_does_not_end_it(
     assert rows(tmp_path) == []
     assert not list((tmp_path / "unit" / "checkpoints").glob("*.npz"))
     assert not list((tmp_path / "unit" / "metrics").glob("*.csv"))
-    assert "None of 2 runs were there" in run(suite(learners=BOTH[:1]), tmp_path)
+    assert "No existing results for these 2 runs" in run(suite(learners=BOTH[:1]), tmp_path)
     same = {"date": "", "seconds": 0.0, "seconds_per_run": 0.0}
     assert [replace(r, **same) for r in rows(tmp_path)] == [replace(r, **same) for r in before]
 
@@ -159,7 +159,7 @@ def test_rows_of_unknown_code_are_told(tmp_path: Path) -> None:
     run(suite(learners=BOTH[:1]), tmp_path)
     dated(tmp_path, "", code="")
     told = run(suite(learners=BOTH[:1]), tmp_path)
-    assert "2 of 2 runs were there, made at an unknown date; nothing trained." in told
+    assert "2 of 2 runs already have results, made at an unknown date; nothing trained." in told
     assert "warning: 2 runs of bc do not say which code made them; to train them anew: --rerun bc" in told
     assert told.count("warning") == 1
 
@@ -212,7 +212,7 @@ def test_a_learner_that_raises_fails_its_runs_and_not_the_suite(
     assert "of the method" in trace.read_text()
     assert "in update" in trace.read_text()
     monkeypatch.undo()
-    assert "2 of 4 runs were there" in run(suite(compile="off"), tmp_path)
+    assert "2 of 4 runs already have results" in run(suite(compile="off"), tmp_path)
     assert not any(row.error for row in rows(tmp_path))
     assert len(rows(tmp_path)) == 2 * 2 * 2
 
@@ -245,9 +245,9 @@ def test_the_command_ends_with_status_1(
     assert main(command) == 0
     capsys.readouterr()
     assert main(command) == 0
-    assert "1 of 1 runs were there" in capsys.readouterr().out
+    assert "1 of 1 runs already have results" in capsys.readouterr().out
     assert main([*command, "--force"]) == 0
-    assert "None of 1 runs were there" in capsys.readouterr().out
+    assert "No existing results for these 1 runs" in capsys.readouterr().out
 
 
 def test_bench_takes_rerun_and_leaves_it_out_of_the_tables_command(
@@ -263,9 +263,9 @@ def test_bench_takes_rerun_and_leaves_it_out_of_the_tables_command(
     assert main(["bench", str(file), *out]) == 0
     capsys.readouterr()
     assert main(["bench", str(file), "--rerun", "bc", *out]) == 0
-    assert "1 of 2 runs were there" in capsys.readouterr().out
+    assert "1 of 2 runs already have results" in capsys.readouterr().out
     assert main(["bench", str(file), "--force", *out]) == 0
-    assert "None of 2 runs were there" in capsys.readouterr().out
+    assert "No existing results for these 2 runs" in capsys.readouterr().out
     assert f"Made by `marlzoo bench {file} --out {tmp_path}`" in (tmp_path / "mine" / "table.md").read_text()
     assert main(["bench", str(file), "--rerun", "omiga", *out]) == 2
 
@@ -281,4 +281,4 @@ def test_progress_shows_value_scale_and_effective_samples() -> None:
 
 
 def test_the_words_of_the_summary() -> None:
-    assert reuse.summary(reuse.Found((), ())) == "None of 0 runs were there; nothing trained."
+    assert reuse.summary(reuse.Found((), ())) == "No existing results for these 0 runs; nothing trained."

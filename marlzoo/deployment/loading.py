@@ -71,9 +71,9 @@ def _choose(file: Path, saved: Saved, seed: int | None, replica: int | None, bes
         return matching[0]
     listed = ", ".join(f"{k} (seed {found})" for k, found in enumerate(seeds))
     if seed is None:
-        raise ConfigError(f"{file}: holds replicas {listed}; choose by seed=, replica= or best=True")
+        raise ConfigError(f"{file}: holds replicas {listed}; choose one by its seed or replica, or the best")
     if matching:
-        raise ConfigError(f"{file}: replicas {matching} have seed {seed}; choose by replica=")
+        raise ConfigError(f"{file}: replicas {matching} have seed {seed}; choose by replica")
     raise ConfigError(f"{file}: no replica has seed {seed}; it holds {listed}")
 
 
