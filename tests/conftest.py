@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -16,3 +17,9 @@ torch.set_num_threads(1)
 def pytest_runtest_setup() -> None:
     """What a test or its fixtures draw from torch's own generator is the same in every run and order."""
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Imported modules and collected tests stay to the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
