@@ -345,9 +345,8 @@ def _finished(journals: Sequence[Path]) -> Iterator[list[Path]]:
     with contextlib.ExitStack() as stack:
         found = []
         for path in journals:
-            if (
-                sys.platform == "win32"
-            ):  # which gives no name, not even its own, to a file that somebody has open
+            # Windows gives no name, not even its own, to a file that somebody has open.
+            if sys.platform == "win32":
                 with contextlib.suppress(OSError):
                     os.rename(path, path)
                     found.append(path)

@@ -106,7 +106,9 @@ def test_it_is_said_what_was_there_and_since_when(tmp_path: Path) -> None:
     dated(tmp_path, "2026-01-02T03:04:05Z")
     again = run(suite(), tmp_path)
     assert "4 of 4 runs already have results, made on 2026-01-02; nothing trained." in again
-    assert re.search(r"^0 runs trained in .*; 4 had results already\. Rows, metrics and tables: ", again, re.MULTILINE)
+    assert re.search(
+        r"^0 runs trained in .*; 4 had results already\. Rows, metrics and tables: ", again, re.MULTILINE
+    )
     assert "warning" not in again
     more = run(suite(seeds=(0, 1, 2)), tmp_path)
     assert "4 of 6 runs already have results, made on 2026-01-02; 2 to train." in more
