@@ -3,9 +3,10 @@
 ``reference/published.csv``: scores on the published OMIGA datasets as the paper named in each line reports
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
 ``reference/returns.csv``: mean return of uniformly random actions, made by
-``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks that are not in it
+``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks without the latter
 are normalized by what their family knows in advance (``known_returns(name)`` in its module: random actions and the
-best ones), else by the returns of the shipped behavior policies, if there is a random and an expert (or good) one.
+best ones), else by the returns of the shipped behavior policies: the expert (or good) one's, and those of the random
+one where the file does not say what random actions bring.
 """
 
 from __future__ import annotations
@@ -99,7 +100,13 @@ def _returns() -> dict[str, Ends]:
     return {
         line["task"]: Ends(float(line["random"]), float(line["expert"]), line["expert_source"])
         for line in _read("returns.csv")
+        if line["expert"]
     }
+
+
+@cache
+def _random() -> dict[str, float]:
+    return {line["task"]: float(line["random"]) for line in _read("returns.csv")}
 
 
 def _known(task: str) -> Ends | None:
@@ -120,9 +127,10 @@ def _taught(task: str) -> Ends | None:
     behavior = load_behavior_policy(task)
     stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     expert = stages.get("expert", stages.get("good"))
-    if expert is None or "random" not in stages:
+    random = stages.get("random", _random().get(task))
+    if expert is None or random is None:
         return None
-    return Ends(stages["random"], expert, "marlzoo's behavior policy")
+    return Ends(random, expert, "marlzoo's behavior policy")
 
 
 def _read(name: str) -> list[dict[str, str]]:
@@ -132,4 +140,4 @@ def _read(name: str) -> list[dict[str, str]]:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(f"{name},{random_return(name):.1f}")
+        print(f"{name},{random_return(name):.5g}")

@@ -398,7 +398,19 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_polic
         is references.ends("no/task")
         is None
     )
-    assert references.ends("smax/3m") is None  # its policy has no random stage
+
+
+def test_a_listed_random_return_serves_where_the_behavior_policy_has_no_random_stage() -> None:
+    from marlzoo.teachers.store import load_behavior_policy
+
+    behavior = load_behavior_policy("smax/3m")
+    good = behavior.snapshots[behavior.qualities["good"][-1]].mean_return
+    found = references.ends("smax/3m")
+    assert found is not None
+    assert found.expert == good
+    assert 0.1 < found.random < 0.3  # a win pays 2; random actions remove a tenth of the enemies' health
+    assert references.normalized("smax/3m", found.random) == 0.0
+    assert references.ends("moma/reacher-2x1_0").expert == -4.2370844  # listed with both ends
 
 
 def test_random_returns_of_discrete_tasks_take_allowed_actions_only() -> None:
