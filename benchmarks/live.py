@@ -84,10 +84,15 @@ class Status:
             cells = [
                 Text(visible(text), no_wrap=True, overflow="ellipsis") for text in (found.method, found.data)
             ]
-            table.add_row(*cells, f"{found.updates:,}", _returns(found.means))
+            table.add_row(*cells, f"{found.updates:,}", mean_and_range(found.means))
         return Group(line, table)
 
 
-def _returns(means: Sequence[float]) -> str:
-    spread = f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else ""
-    return f"{fmean(means):.1f}{spread}"
+def mean_and_range(means: Sequence[float]) -> str:
+    """The mean return of replicas and, where there are several, their range: ``91.0 (62.5 to 105.1)``."""
+    spread = f" ({_shown(min(means))} to {_shown(max(means))})" if len(means) > 1 else ""
+    return f"{_shown(fmean(means))}{spread}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"  # a battle of SMAX is worth 2

@@ -14,7 +14,7 @@ from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
 from .choice import estimates, require_starts
-from .live import Returns
+from .live import Returns, mean_and_range
 from .plan import Group, Source
 from .progress import ProgressReporter
 from .recorder import Recorder, RowSink, brief, record_failure
@@ -227,13 +227,13 @@ class _Listener:
             return  # the last checkpoint's row has more episodes
         self._recorder.record(found)
         self._show(found)
-        self._report.log(f"{self._group.label}: {found.updates} updates, {_means(found)}")
+        self._report.log(f"{self._group.label}: {found.updates} updates, {_means(self._group, found)}")
 
     def last(self, found: Evaluation) -> None:
         """The last checkpoint was evaluated with more episodes."""
         self._recorder.record(found)
         self._show(found)
-        self._report.log(f"{self._group.label}: last checkpoint, {_means(found)}")
+        self._report.log(f"{self._group.label}: last checkpoint, {_means(self._group, found)}")
 
     def _show(self, found: Evaluation) -> None:
         means = found.episodes.returns.mean(axis=1).tolist()
@@ -249,5 +249,11 @@ def _require_at_end(updates: int, group: Group, checkpoint: Path) -> None:
         )
 
 
-def _means(found: Evaluation) -> str:
-    return "mean returns " + ", ".join(f"{value:.1f}" for value in found.episodes.returns.mean(axis=1))
+def _means(group: Group, found: Evaluation) -> str:
+    """Mean return on each dataset of the group, with its range over seeds."""
+    means: dict[str, list[float]] = {}
+    for run, value in zip(group.runs, found.episodes.returns.mean(axis=1).tolist(), strict=True):
+        means.setdefault(run.source.quality, []).append(value)
+    if len(means) == 1:
+        return f"mean return {mean_and_range(*means.values())}"
+    return "mean return " + ", ".join(f"{quality} {mean_and_range(each)}" for quality, each in means.items())

@@ -252,7 +252,7 @@ def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -
     assert [key[3] for key in found if key[1:3] == ("D3", 0)] == [1, 2, 3, 4]
     episodes = {key[1:]: row.episodes for key, row in found.items()}
     assert (episodes["D1", 0, 18], episodes["D1", 0, 20], episodes["D3", 1, 4]) == (2, 7, 7)
-    assert "mean returns" not in run(suite, tmp_path)
+    assert "mean return" not in run(suite, tmp_path)
 
 
 def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
@@ -503,6 +503,18 @@ def test_a_second_call_finds_everything_done(
     assert (tmp_path / "unit" / "rows.csv").read_bytes() == before
 
 
+def test_an_evaluation_prints_mean_and_range_of_each_dataset(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    printed = run(suite_of(*files), tmp_path)
+    rows = [row for row in ResultsFile(tmp_path / "unit" / "rows.csv").rows() if row.updates == 3]
+    line = next(line for line in printed.splitlines() if ": 3 updates, " in line)
+    for quality in {row.quality for row in rows}:
+        low, high = sorted(row.mean_return for row in rows if row.quality == quality)
+        assert f"{quality} {(low + high) / 2:.2f} ({low:.2f} to {high:.2f})" in line
+    assert len(rows) == 4
+
+
 def test_only_what_is_missing_is_trained(files: tuple[Path, Path], tmp_path: Path) -> None:
     run(suite_of(files[0]), tmp_path)
     before = scores(tmp_path)
@@ -510,7 +522,7 @@ def test_only_what_is_missing_is_trained(files: tuple[Path, Path], tmp_path: Pat
     after = scores(tmp_path)
     assert {key: after[key] for key in before} == before
     assert {key[2] for key in after.keys() - before.keys()} == {2}
-    assert printed.count("3 updates, mean returns") == 1
+    assert printed.count("3 updates, mean return") == 1
 
 
 def test_more_updates_go_on_from_the_checkpoint(files: tuple[Path, Path], tmp_path: Path) -> None:

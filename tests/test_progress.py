@@ -73,7 +73,7 @@ def test_a_terminal_shows_groups_speed_and_the_latest_returns(monkeypatch: pytes
     assert all(len(line) <= 80 for line in shown)
     assert "1 of 4 groups done, 2 running, 1 failed; 3.0 seed-updates/s" in shown[3]
     assert [line.split()[0] for line in shown[5:]] == ["bc", "omiga"]
-    assert shown[5].split()[-2:] == ["500", "5.0"]
+    assert shown[5].split()[-2:] == ["500", "5.00"]
     assert shown[6].endswith(" 30.0 (20.0 to 40.0)")
 
 

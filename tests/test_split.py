@@ -41,7 +41,7 @@ def test_two_processes_make_the_rows_of_one(tmp_path: Path) -> None:
         same = replace(two[key], mean_return=row.mean_return, std_return=row.std_return)
         assert same == row
         assert two[key].mean_return == pytest.approx(row.mean_return, abs=1e-5)
-    assert printed.count("6 updates, mean returns") == 4
+    assert printed.count("6 updates, mean return") == 4
     with pytest.raises(CheckpointError, match="has 6 updates already, the suite asks for 5"):
         run(suite(updates=5), tmp_path / "two", split=replace(TWO, replicas=3))
 
