@@ -250,7 +250,7 @@ def _require_at_end(updates: int, group: Group, checkpoint: Path) -> None:
 
 
 def _means(group: Group, found: Evaluation) -> str:
-    """Mean return on each dataset of the group, with its range over seeds."""
+    """Mean return on each dataset of the group, with its range over the runs on it."""
     means: dict[str, list[float]] = {}
     for run, value in zip(group.runs, found.episodes.returns.mean(axis=1).tolist(), strict=True):
         means.setdefault(run.source.quality, []).append(value)
