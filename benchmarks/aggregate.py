@@ -76,7 +76,7 @@ def runs_of(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
 
 
 def score(runs: Runs, learner: str) -> Estimate:
-    """Interquartile mean of the normalized scores of all runs, resampled within each dataset."""
+    """Interquartile mean of all runs' normalized scores, every dataset counting alike, resampled within each."""
     samples = list(runs.scores[learner].values())
     if not samples or not all(np.isfinite(sample).all() for sample in samples):
         return UNKNOWN
@@ -130,7 +130,7 @@ class Statistic:
 
 SCORE = Statistic(
     "score",
-    "interquartile mean of all runs' normalized scores",
+    "interquartile mean of the runs' normalized scores, every dataset counting alike",
     lambda runs, than: {name: score(runs, name) for name in runs.complete()},
     digits=1,
     suffix=" (IQM)",

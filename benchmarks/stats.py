@@ -31,8 +31,23 @@ def iqm(values: Any, axis: int = -1) -> Any:
 
 
 def pooled_iqm(*samples: Floats, axis: int = -1) -> Any:
-    """Interquartile mean over all samples together (for instance all datasets' runs of one method)."""
-    return iqm(np.concatenate(samples, axis=axis), axis=axis)
+    """Interquartile mean over all samples together (for instance all datasets' runs of one method).
+
+    Every sample counts alike, also where one has more values than another. Samples of one size make it :func:`iqm` of
+    all values; otherwise a value weighs one over the size of its sample, and at each end the share of the weight is
+    cut that :func:`iqm` would cut.
+    """
+    rows = [np.moveaxis(np.asarray(sample, dtype=np.float64), axis, -1) for sample in samples]
+    values = np.concatenate(rows, axis=-1)
+    if len({sample.shape[-1] for sample in rows}) == 1:
+        return iqm(values)
+    count = values.shape[-1]
+    share = np.concatenate([np.full(n, 1.0 / (n * len(rows))) for n in (sample.shape[-1] for sample in rows)])
+    order = np.argsort(values, axis=-1)
+    upper = np.cumsum(share[order], axis=-1)
+    cut = int(0.25 * count) / count
+    kept = np.clip(upper, cut, 1.0 - cut) - np.clip(upper - share[order], cut, 1.0 - cut)
+    return (np.take_along_axis(values, order, axis=-1) * kept).sum(-1) / kept.sum(-1)
 
 
 def interval(samples: Sequence[Floats], statistic: Callable[..., Any] = pooled_iqm) -> tuple[float, float]:

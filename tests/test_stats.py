@@ -36,7 +36,28 @@ def test_pooled_interquartile_mean_is_over_all_runs_together() -> None:
     # Of 0, 0, 0, 0, 8, 8, 8, 100 the middle half is 0, 0, 8, 8; the mean of the two samples' own would be 4 too, but
     # not of these: 0, 0, 8, 8 and 0, 0, 8, 100.
     assert stats.pooled_iqm(np.array([0.0, 0, 0, 0]), np.array([8.0, 8, 8, 100])) == 4.0
-    assert stats.pooled_iqm(np.array([0.0, 1, 2, 3, 4, 5]), np.array([100.0, 200])) == (2 + 3 + 4 + 5) / 4
+
+
+def test_every_sample_counts_alike_in_the_pooled_interquartile_mean() -> None:
+    # Values of the first sample weigh 1/12, those of the second 1/4. A quarter of the weight is cut at each end:
+    # 0, 1, 2 and 200. The order of the samples does not matter.
+    uneven = (np.array([5.0, 1, 4, 3, 2, 0]), np.array([200.0, 100]))
+    assert stats.pooled_iqm(*uneven) == pytest.approx(((3 + 4 + 5) / 12 + 100 / 4) / (2 / 4))
+    assert stats.pooled_iqm(*uneven[::-1]) == pytest.approx(stats.pooled_iqm(*uneven))
+    # The same mixture with three copies of the second sample's values.
+    assert stats.pooled_iqm(uneven[0], np.repeat(uneven[1], 3)) == pytest.approx(stats.pooled_iqm(*uneven))
+    # Of seven values one would be cut at each end: a seventh of the weight, here the 70 and a bit of the 7s.
+    assert stats.pooled_iqm(np.array([0.0, 0, 3]), np.array([7.0, 7, 7, 70])) == pytest.approx(
+        (3 * 1 / 6 + 7 * 5 / 14) / (5 / 7)
+    )
+
+
+def test_pooled_interquartile_mean_of_many_resamples_is_taken_along_its_axis() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(5, 6)), rng.normal(size=(5, 3))
+    single = [stats.pooled_iqm(first[k], second[k]) for k in range(5)]
+    np.testing.assert_allclose(stats.pooled_iqm(first, second), single)
+    np.testing.assert_allclose(stats.pooled_iqm(first.T, second.T, axis=0), single)
 
 
 # ---- intervals -----------------------------------------------------------------------------------------
