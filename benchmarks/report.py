@@ -30,7 +30,7 @@ from .data_cards import Described, described
 from .drift import ESS, VALUE
 from .sheet import Sheet
 from .styles import html
-from .tables import estimate, number
+from .tables import decimals, estimate, number, plus_minus
 
 POINTS = 60  # of a curve
 DIGITS = 5  # significant ones of a number in a chart
@@ -186,7 +186,7 @@ def _provenance(results: Results) -> str:
     for line in rows[columns].drop_duplicates([DATASET, "data_hash"]).itertuples(index=False, name=None):
         name, task, source, quality, size, mean, digest = line
         count = "–" if math.isnan(size) else f"{size:.0f}"
-        data.body.append([name, task, source, quality, count, number(mean), digest[:12]])
+        data.body.append([name, task, source, quality, count, number(mean, decimals([mean])), digest[:12]])
     return "\n".join([*parts, html(data), *([html(settings)] if settings.body else [])])
 
 
@@ -253,13 +253,14 @@ def _cards(data: Sequence[Described]) -> Sheet:
     sheet = Sheet("Dataset cards", header, [])
     for each in data:
         card = each.card
+        digits = decimals([card.mean_return])
         sheet.body.append(
             [
                 each.name,
                 " ".join(filter(None, (card.source, card.quality))),
                 f"{card.transitions}",
                 f"{card.episodes}",
-                f"{number(card.mean_return)} ± {number(card.std_return)}",
+                plus_minus(card.mean_return, card.std_return, digits),
                 number(card.mean_length),
                 card.license or "not stated",
                 json.dumps(card.recipe, sort_keys=True) if card.recipe else "not stated",

@@ -7,7 +7,7 @@ decentralized ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -70,8 +70,9 @@ def comparison(
     for dataset in datasets:
         group = cells[cells["dataset"] == dataset].set_index("learner")
         found = {name: group.loc[name] for name in learners if name in group.index}
-        texts = [cell(found[name]) if name in found else "not run" for name in learners]
-        sheet.body.append([dataset, number(group["behavior"].iloc[0]), *texts])
+        digits = decimals([*group["mean"], *group["behavior"]])
+        texts = [cell(found[name], digits) if name in found else "not run" for name in learners]
+        sheet.body.append([dataset, number(group["behavior"].iloc[0], digits), *texts])
         marked = top(
             {name: runs.returns[name][dataset] for name in found if dataset in runs.returns.get(name, {})}
         )
@@ -175,19 +176,21 @@ def details(cells: pd.DataFrame) -> Sheet:
     header = ["dataset, learner", "seeds", "updates", "mean ± std", "IQM [95 % interval]", "score", "wins"]
     header += ([BEST] if several else []) + ([CHOSEN] if estimated else [])
     sheet = Sheet("Details", header, [], long=True)
+    places = {name: decimals([*part["mean"], *part["behavior"]]) for name, part in cells.groupby("dataset")}
     for line in cells.to_dict("records"):
+        digits = places[line["dataset"]]
         between = "" if line["updates"] == line["updates_max"] else f"–{line['updates_max']}"
         sheet.body.append(
             [
                 f"{line['dataset']}, {line['learner']}",
                 str(line["seeds"]),
                 f"{line['updates']}{between}",
-                cell(pd.Series(line)),
-                estimate((line["iqm"], line["iqm_low"], line["iqm_high"]), 1),
+                cell(pd.Series(line), digits),
+                estimate((line["iqm"], line["iqm_low"], line["iqm_high"]), digits),
                 number(line["score"]),
                 "–" if math.isnan(line["win_rate"]) else f"{100 * line['win_rate']:.0f} %",
-                *([f"{number(line['best'])} of {line['evaluations']}"] if several else []),
-                *([f"{number(line['chosen'])} of {line['estimates']}"] if estimated else []),
+                *([f"{number(line['best'], digits)} of {line['evaluations']}"] if several else []),
+                *([f"{number(line['chosen'], digits)} of {line['estimates']}"] if estimated else []),
             ]
         )
     if several:
@@ -231,14 +234,20 @@ def write(
     return made
 
 
-def number(value: float) -> str:
-    """A number with one decimal; a dash for one that is not finite."""
-    return f"{round(value, 1) + 0.0:.1f}" if math.isfinite(value) else "–"  # + 0.0: not -0.0
+def decimals(returns: Iterable[float]) -> int:
+    """Decimal places for the returns of one dataset: two where all are below 10 (a battle of SMAX is worth 2)."""
+    return 1 if any(abs(value) >= 10 for value in returns if math.isfinite(value)) else 2
 
 
-def plus_minus(mean: float, std: float) -> str:
+def number(value: float, digits: int = 1) -> str:
+    """A number with so many decimals; a dash for one that is not finite."""
+    return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "–"  # + 0.0: not -0.0
+
+
+def plus_minus(mean: float, std: float, digits: int = 1) -> str:
     """A mean and its spread."""
-    return number(mean) + (f" ± {std:.1f}" if math.isfinite(std) and math.isfinite(mean) else "")
+    spread = f" ± {std:.{digits}f}" if math.isfinite(std) and math.isfinite(mean) else ""
+    return number(mean, digits) + spread
 
 
 def estimate(value: Estimate, digits: int) -> str:
@@ -250,9 +259,9 @@ def estimate(value: Estimate, digits: int) -> str:
     return f"{middle:.{digits}f}{spread}"
 
 
-def cell(line: pd.Series) -> str:
+def cell(line: pd.Series, digits: int = 1) -> str:
     """Mean and spread, with the number of replicas that diverged, failed or have not finished."""
-    text = plus_minus(line["mean"], line["std"])
+    text = plus_minus(line["mean"], line["std"], digits)
     if line["diverged"]:
         text += f" d{line['diverged']}/{line['seeds']}"
     runs = line["seeds"] + line["failed"] + line["unfinished"]

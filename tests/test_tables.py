@@ -178,6 +178,24 @@ def test_a_dataset_without_a_run_says_so() -> None:
     assert first(rows).body == [["medium", "723.5", "1.0", "not run"], ["expert", "723.5", "not run", "2.0"]]
 
 
+def test_small_returns_have_two_decimals_those_of_other_datasets_one() -> None:
+    rows = cell("a", [0.444, 0.466, 0.444], task="smax/3m", behavior_return=0.614)
+    rows += cell("b", [math.nan, 0.5, 0.5], task="smax/3m", behavior_return=0.614)
+    rows += cell("a", [-20.04, -20.0, -20.0], task="mpe/spread", behavior_return=5.0)
+    early = [replace(row, updates=500, mean_return=0.777) for row in rows[:3]]
+    made = tables.sheets(frame([*early, *rows]), "title")
+    assert made[0].body == [
+        ["smax/3m medium", "0.61", "0.45 ± 0.01", "–"],
+        ["mpe/spread medium", "5.0", "-20.0 ± 0.0", "not run"],
+    ]
+    assert [line[3:5] for line in made[-1].body] == [
+        ["0.45 ± 0.01", "0.45 [0.44, 0.47]"],
+        ["–", "–"],
+        ["-20.0 ± 0.0", "-20.0 [-20.0, -20.0]"],
+    ]
+    assert made[-1].body[0][-1] == "0.78 of 2"
+
+
 # ---- execution classes ---------------------------------------------------------------------------------
 
 
