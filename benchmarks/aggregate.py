@@ -77,7 +77,8 @@ def runs_of(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
 
 def score(runs: Runs, learner: str) -> Estimate:
     """Interquartile mean of all runs' normalized scores, every dataset counting alike, resampled within each."""
-    samples = list(runs.scores[learner].values())
+    found = runs.scores[learner]
+    samples = [found[name] for name in sorted(found)]  # so that the same draws stand in every table
     if not samples or not all(np.isfinite(sample).all() for sample in samples):
         return UNKNOWN
     return (float(pooled_iqm(*samples)), *interval(samples))

@@ -493,6 +493,13 @@ def test_aggregates_by_hand() -> None:
         tables.sheets(frame(rows), "title", reference="hgh")
 
 
+def test_the_interval_of_a_score_does_not_depend_on_the_order_of_datasets() -> None:
+    rng = np.random.default_rng(0)
+    parts = {name: cell("one", list(rng.normal(size=9)), quality=name, data_hash=name) for name in "abc"}
+    forth, back = over(parts["a"] + parts["b"] + parts["c"]), over(parts["c"] + parts["a"] + parts["b"])
+    assert aggregate.score(forth, "one") == aggregate.score(back, "one")
+
+
 def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
     rows = grid({"low": [1.0] * 3, "high": [2.0] * 3}, ["a", "b"]) + cell(
         "part", [9.0] * 3, quality="a", data_hash="a"
