@@ -119,6 +119,27 @@ class Results:
         """The last checkpoints of all runs, by what policies need when they act; only these are comparable."""
         return {kind: aggregate.runs_of(self._rows, cells) for kind, cells in tables.classes(self._cells)}
 
+    def scopes(self) -> dict[tuple[str, str], aggregate.Runs]:
+        """Which runs are ranked beside each other: those of one suite and one class of execution.
+
+        Returns:
+            By suite and class; the suite's name is empty where all rows are of one. Over ``"all suites"`` only where
+            two learners at least ran on all datasets of a class.
+        """
+        suites = list(dict.fromkeys(self._cells["suite"]))
+        if len(suites) == 1:
+            return {("", kind): runs for kind, runs in self.classes().items()}
+        found = {}
+        for kind, runs in self.classes().items():
+            cells = self._cells[self._cells["execution"] == kind]
+            if len(runs.complete()) > 1:
+                found["all suites", kind] = runs
+            for suite in suites:
+                datasets = list(dict.fromkeys(cells.loc[cells["suite"] == suite, DATASET]))
+                if datasets:
+                    found[suite, kind] = runs.over(datasets)
+        return found
+
     def curves(self, column: str = "mean_return") -> pd.DataFrame:
         """Learning curves: the mean of a result column over seeds at every checkpoint.
 
@@ -162,27 +183,27 @@ class Results:
         """Performance profiles: the share of each learner's runs that reach each normalized score.
 
         Returns:
-            Columns ``execution``, ``learner``, ``score``, ``share``, ``low`` and ``high``; learners that did not run
-            on all datasets, and tasks without a reference, have none.
+            Columns ``suite``, ``execution``, ``learner``, ``score``, ``share``, ``low`` and ``high``, for each of
+            :meth:`scopes`; learners that did not run on all its datasets, and tasks without a reference, have none.
         """
         frames = [
-            aggregate.profiles(runs, thresholds).assign(execution=kind)
-            for kind, runs in self.classes().items()
+            aggregate.profiles(runs, thresholds).assign(suite=suite, execution=kind)
+            for (suite, kind), runs in self.scopes().items()
         ]
         return pd.concat(frames, ignore_index=True)
 
     def ranks(self) -> pd.DataFrame:
-        """Mean rank of every learner that ran on all datasets of its class; 1 is the best.
+        """Mean rank of every learner that ran on all datasets of one of :meth:`scopes`; 1 is the best.
 
         Returns:
-            Columns ``execution``, ``learner``, ``rank``, ``low`` and ``high``.
+            Columns ``suite``, ``execution``, ``learner``, ``rank``, ``low`` and ``high``, the best of a scope first.
         """
         lines = [
-            (kind, learner, *place)
-            for kind, runs in self.classes().items()
-            for learner, place in aggregate.ranks(runs).items()
+            (*scope, learner, *place)
+            for scope, runs in self.scopes().items()
+            for learner, place in sorted(aggregate.ranks(runs).items(), key=lambda item: item[1][0])
         ]
-        return pd.DataFrame(lines, columns=["execution", LEARNER, "rank", "low", "high"])
+        return pd.DataFrame(lines, columns=["suite", "execution", LEARNER, "rank", "low", "high"])
 
     def write(self, folder: str | os.PathLike[str], title: str = "", reference: str = "") -> None:
         """Write the tables into a folder; see :func:`marlzoo.benchmarks.tables.write`."""
@@ -197,6 +218,11 @@ class Results:
         for folder in self.folders:
             # A run that was trained again in a group of another size has two files; the newer one comes last.
             yield from sorted((folder / "metrics").glob("*.csv"), key=lambda file: file.stat().st_mtime)
+
+
+def scope_name(suite: str, execution: str) -> str:
+    """What stands above a comparison of one of :meth:`Results.scopes`."""
+    return f"{suite}: {execution}" if suite else execution
 
 
 def table(*paths: str | os.PathLike[str]) -> pd.DataFrame:

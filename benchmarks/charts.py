@@ -42,10 +42,10 @@ def line_with_band(x: str, y: str, learners: list[str], level: str = "") -> dict
 
 
 def points_with_interval(x: str, learners: list[str]) -> dict[str, Any]:
-    """A point with its interval for every learner: columns ``mean``, ``low``, ``high`` and ``learner``."""
+    """A point with its interval for every learner, in the rows' order: ``mean``, ``low``, ``high``, ``learner``."""
     alt = altair()
     base = alt.Chart(alt.NamedData(ROWS)).encode(
-        y=alt.Y("learner:N", title=None, sort=learners), color=_color(learners)
+        y=alt.Y("learner:N", title=None, sort=None), color=_color(learners)
     )
     scale = alt.Scale(zero=False)
     chart = _finished(

@@ -13,7 +13,7 @@ import numpy as np
 from marlzoo.errors import ConfigError, DataError, MissingExtraError
 from marlzoo.system.files import atomic_write
 
-from .analysis import DATASET, LEARNER, Results
+from .analysis import DATASET, LEARNER, Results, scope_name
 from .stats import bands
 
 if TYPE_CHECKING:
@@ -98,14 +98,16 @@ def _profile(results: Results, columns: int) -> Figure:
             "show returns without one",
         )
 
-    def draw(axis: Any, kind: str) -> None:
-        for learner, part in found[found["execution"] == kind].groupby(LEARNER, sort=False):
+    parts = {scope_name(*scope): part for scope, part in found.groupby(["suite", "execution"], sort=False)}
+
+    def draw(axis: Any, name: str) -> None:
+        for learner, part in parts[name].groupby(LEARNER, sort=False):
             color, style = look(results.learners.index(str(learner)))
             axis.plot(part["score"], part["share"], color=color, linestyle=style, label=learner)
             axis.fill_between(part["score"], part["low"], part["high"], color=color, alpha=0.2, linewidth=0)
         axis.set(xlabel="normalized score", ylabel="share of runs that reach it", ylim=(-0.02, 1.02))
 
-    return panels(list(dict.fromkeys(found["execution"])), 1, draw)
+    return panels(list(parts), 1, draw)
 
 
 def _bars(results: Results, columns: int) -> Figure:

@@ -97,7 +97,7 @@ def _datasets(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     family = cells["task"].map(lambda task: TaskName.parse(task).family)
     notes: list[str] = []
     parts: list[Any] = []
-    if cells["suite"].nunique() > 1:
+    if cells.groupby(["task", "source", "quality"])["suite"].nunique().max() > 1:
         parts.append(cells["suite"])
     if cells["task"].nunique() == 1:
         notes.append(f"Task: {cells['task'].iloc[0]}.")

@@ -24,7 +24,7 @@ from marlzoo.system.files import write_text_atomic
 from marlzoo.version import __version__
 
 from . import aggregate, charts
-from .analysis import DATASET, LEARNER, Results, records
+from .analysis import DATASET, LEARNER, Results, records, scope_name
 from .commands import read_commands
 from .data_cards import Described, described
 from .drift import ESS, VALUE
@@ -94,10 +94,10 @@ def _page(results: Results, title: str, reference: str, command: str, scripts: s
 
 
 def leaderboard(results: Results) -> list[Sheet]:
-    """For each execution class the learners, the best mean rank first."""
+    """For each suite and execution class the learners, the best mean rank first."""
     made = []
     cells = results.table()
-    for kind, runs in results.classes().items():
+    for (suite, kind), runs in results.scopes().items():
         shown = [(each, each.of(runs, "")) for each in (aggregate.RANK, aggregate.SCORE)]
         places = shown[0][1]
         header = [
@@ -109,9 +109,11 @@ def leaderboard(results: Results) -> list[Sheet]:
             "failed",
             "unfinished",
         ]
-        sheet = Sheet(f"Leaderboard: {kind} execution", header, [])
+        sheet = Sheet(f"{scope_name(suite, kind)} execution", header, [])
         for name in sorted(runs.learners, key=lambda name: places[name][0] if name in places else math.inf):
-            mine = cells[(cells[LEARNER] == name) & (cells["execution"] == kind)]
+            mine = cells[
+                (cells[LEARNER] == name) & (cells["execution"] == kind) & cells[DATASET].isin(runs.datasets)
+            ]
             sheet.body.append(
                 [
                     name,
@@ -123,11 +125,12 @@ def leaderboard(results: Results) -> list[Sheet]:
                     f"{mine['unfinished'].sum()}",
                 ]
             )
-        sheet.notes = [
-            f"{'; '.join(each.caption() for each, _ in shown)}. In brackets 95 % bootstrap intervals over seeds. "
-            "–: not run on all of these datasets, or no reference."
-        ]
         made.append(sheet)
+    meanings = "; ".join(each.caption() for each in (aggregate.RANK, aggregate.SCORE))
+    made[-1].notes = [
+        f"{meanings}. In brackets 95 % bootstrap intervals over seeds. –: not run on all of these datasets, or no "
+        "reference."
+    ]
     return made
 
 
@@ -197,8 +200,8 @@ def _listing(title: str, lines: Sequence[str]) -> str:
 
 def _data(results: Results) -> dict[str, Any]:
     """Rows of the charts."""
-    profiles = results.profiles().rename(columns={"score": "x", "share": "mean"})
-    ranks = results.ranks().rename(columns={"rank": "mean"})
+    profiles = _scoped(results.profiles().rename(columns={"score": "x", "share": "mean"}))
+    ranks = _scoped(results.ranks().rename(columns={"rank": "mean"}))
     return {
         "learners": results.learners,
         "datasets": results.datasets,
@@ -209,6 +212,12 @@ def _data(results: Results) -> dict[str, Any]:
         "profiles": records(profiles, DIGITS),
         "ranks": records(ranks, DIGITS),
     }
+
+
+def _scoped(found: pd.DataFrame) -> pd.DataFrame:
+    """With one name in place of suite and class."""
+    names = [scope_name(*scope) for scope in zip(found["suite"], found["execution"], strict=True)]
+    return found.drop(columns=["suite", "execution"]).assign(scope=names)
 
 
 def _curve(found: pd.DataFrame) -> list[dict[str, Any]]:

@@ -136,6 +136,40 @@ data = [{ task = "games/xor", quality = "D1" }]
 """
 
 
+def test_runs_are_ranked_beside_those_of_their_suite(tmp_path: Path) -> None:
+    both = {"task": "mpe/spread", "suite": "one", "data_hash": "1"}
+    rows = rows_of("first", [1.0, 2.0, 3.0], **both) + rows_of("second", [4.0, 5.0, 6.0], **both)
+    other = {"task": "mpe/tag-substitute-prey", "suite": "two", "data_hash": "2"}
+    rows += rows_of("first", [9.0, 9.0, 9.0], **other) + rows_of("third", [7.0, 8.0, 7.0], **other)
+    found = marlzoo.Results(written(tmp_path / "a", rows))
+    assert list(found.scopes()) == [
+        ("one", "decentralized"),
+        ("two", "decentralized"),
+    ]  # one learner ran on all
+    assert found.datasets == ["spread medium", "tag-substitute-prey medium"]  # no dataset is in two suites
+    columns = ["suite", "learner", "rank"]
+    assert found.ranks()[columns].to_numpy().tolist() == [
+        ["one", "second", 1.0],
+        ["one", "first", 2.0],
+        ["two", "first", 1.0],
+        ["two", "third", 2.0],
+    ]
+    assert set(found.profiles()["suite"]) == {"one", "two"}
+
+    found = marlzoo.Results(written(tmp_path / "b", rows + rows_of("second", [10.0, 11.0, 12.0], **other)))
+    assert next(iter(found.scopes())) == ("all suites", "decentralized")
+    assert [line for line in found.ranks()[columns].to_numpy().tolist() if line[0] == "all suites"] == [
+        ["all suites", "second", 1.0],
+        ["all suites", "first", 2.0],
+    ]
+
+    same = [
+        replace(row, suite="two") if row.suite == "two" else row for row in rows_of("third", [1.0], **both)
+    ]
+    found = marlzoo.Results(written(tmp_path / "c", rows + [replace(row, suite="two") for row in same]))
+    assert found.datasets == ["one spread medium", "two tag-substitute-prey medium", "two spread medium"]
+
+
 def test_bench_returns_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.toml").write_text(SUITE)
     results = marlzoo.bench(tmp_path / "mine.toml", out=tmp_path, seeds=[3], methods=["bc"], quiet=True)

@@ -46,7 +46,7 @@ function visible(row) {
 async function draw(place) {
   const kind = place.dataset.chart;
   const rows = data[kind].filter(visible);
-  const by = rows.length && "dataset" in rows[0] ? "dataset" : "execution";
+  const by = rows.length && "dataset" in rows[0] ? "dataset" : "scope";
   const order = by === "dataset" ? data.datasets : rows.map((row) => row[by]);
   const names = [...new Set(order)].filter((name) => rows.some((row) => row[by] === name));
   const made = [];
@@ -60,6 +60,7 @@ async function draw(place) {
     view.className = "view";
     const spec = structuredClone(specs[kind]);
     spec.datasets = { rows: rows.filter((row) => row[by] === name) };
+    if (kind === "ranks") spec.height *= spec.datasets.rows.length / data.learners.length; // as high as it has lines
     if (kind === "curves") {
       spec.datasets.behavior = data.behavior.filter((row) => row.dataset === name && row.behavior !== null);
     }
