@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset, read_card
 from marlzoo.data.mix import mix
 from marlzoo.data.names import DatasetName
@@ -55,8 +56,14 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Dataset:
-        """The dataset."""
-        return load_dataset(self.path, **self.options)
+        """The dataset; one that names no task is read as one of this task."""
+        dataset = load_dataset(self.path, **self.options)
+        if dataset.card.task:
+            return dataset
+        try:
+            return fitted(dataset, task_spec(self.task, **self.entry.env))
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marlzoo.cli import main
+from marlzoo.data.fitting import SIZES_ASSUMED, fitted
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.formats.npz import read_npz, sniff, write_npz
 from marlzoo.data.load import convert, find_reader, load_dataset
 from marlzoo.errors import DataError, OutputError
+from marlzoo.registry import task_spec
 from marlzoo.system.zipped import read_member
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
@@ -288,7 +292,7 @@ def test_flags_at_the_limit(tmp_path: Path) -> None:
         ({"state": np.zeros((12, 2, 3))}, "state must have two dimensions"),
         (
             {"action": np.zeros((12, 2), int), "action_mask": np.ones((12, 2))},
-            "legal must have three dimensions",
+            "action_mask must have three dimensions",
         ),
         ({"action": np.full((12, 2, 2), np.nan)}, "action holds NaN, first at row 0"),
     ],
@@ -364,3 +368,74 @@ def test_members_that_claim_more_than_they_store(tmp_path: Path) -> None:
         archive.getinfo("x.npy").file_size = 10**9
         with pytest.raises(DataError, match="claims to unpack to more than it can hold"):
             read_member(archive, "x", 1000)
+
+
+PARTIAL = "mamujoco/hopper-3x1-obsk1"  # its agents see three, four and three numbers
+
+
+def _without_header(path: Path, **changes: Any) -> dict[str, Any]:
+    """Ten episodes of twenty steps with zeros behind the smaller agents' observations."""
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(200, 3, 4))
+    obs[:, [0, 2], 3] = 0.0
+    state = rng.normal(size=(200, 11))
+    arrays = {
+        "obs": obs,
+        "next_obs": np.roll(obs, -1, 0),
+        "state": state,
+        "next_state": np.roll(state, -1, 0),
+        "action": rng.uniform(-1, 1, (200, 3, 1)),
+        "reward": rng.normal(size=200),
+        "terminal": np.zeros(200, bool),
+        "truncated": np.arange(200) % 20 == 19,
+    } | changes
+    np.savez(path, **arrays)
+    return arrays
+
+
+def test_a_task_gives_a_file_without_header_its_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    arrays = _without_header(path)
+    assert load_dataset(path).spec.obs_sizes == (4, 4, 4)
+    data = load_dataset(path, task=PARTIAL)
+    assert data.spec == task_spec(PARTIAL)
+    assert (data.spec.obs_sizes, data.spec.horizon, data.card.task) == ((3, 4, 3), 1000, PARTIAL)
+    assert SIZES_ASSUMED not in data.card.notes
+    assert "sizes and time limit are those of the task" in data.card.notes[-1]
+    assert data.content_hash != load_dataset(path).content_hash
+    kept = load_dataset(path, task="mamujoco/hopper-3x1")  # its agents see more
+    assert (kept.spec.obs_sizes, kept.card.task, kept.spec.task) == ((4, 4, 4), *["mamujoco/hopper-3x1"] * 2)
+    assert load_dataset(path, task="lab/own").card.task == "lab/own"
+    assert load_dataset(path, task=PARTIAL, horizon=50).spec.horizon == 50
+    arrays["obs"][3, 0, 3] = 1.0
+    _without_header(path, obs=arrays["obs"])
+    with pytest.raises(DataError, match=r"own\.npz: obs of agent 0 has numbers behind its 3 entries .*zeros"):
+        load_dataset(path, task=PARTIAL)
+    _without_header(path, truncated=np.zeros(200, bool), next_obs=np.zeros((200, 3, 4)))
+    assert load_dataset(path, task=PARTIAL).episodes == 200
+
+
+def test_a_known_task_says_how_many_discrete_actions_there_are() -> None:
+    data = sample(spec=DISCRETE)
+    task = replace(
+        DISCRETE, action_size=DISCRETE.action_size + 2, action_sizes=(), horizon=90, task="lab/more"
+    )
+    plain = replace(data, action_mask=None, card=replace(data.card, task=""))
+    assert fitted(plain, task).spec == task
+    unfitting = replace(data, card=replace(data.card, task=""))  # its masks are those of fewer actions
+    assert fitted(unfitting, task).spec == DISCRETE
+    named = replace(data, card=replace(data.card, task="lab/other"))
+    assert fitted(named, task) is named
+    with pytest.raises(DataError, match="more than the horizon 1"):
+        fitted(plain, replace(task, horizon=1))
+
+
+@pytest.mark.parametrize("episodes", [0, 1])
+def test_a_file_without_header_is_trained_on_with_task(
+    episodes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _without_header(tmp_path / "own.npz")
+    command = f"train bc --data own.npz --task {PARTIAL} --updates 2 --no-check-data --horizon 3 --hidden 8"
+    assert main([*command.split(), "--batch-size", "4", "--episodes", str(episodes)]) == 0
+    assert "failed" not in capsys.readouterr().out

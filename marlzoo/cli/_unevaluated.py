@@ -14,6 +14,7 @@ from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.cli._options import Offline
+    from marlzoo.data.dataset import Dataset
 
 
 def train_unevaluated(
@@ -33,7 +34,6 @@ def train_unevaluated(
         MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
     """
     from marlzoo.console import visible
-    from marlzoo.data.load import load_dataset
     from marlzoo.registry import make
     from marlzoo.system.files import require_folder_name
     from marlzoo.training.more_loggers import LogTarget, make_loggers
@@ -46,7 +46,7 @@ def train_unevaluated(
             f"{replicas} replicas are not between 1 and --max-replicas {options.max_replicas}; without evaluation "
             "all are trained in one group"
         )
-    datasets = [data for name in options.data for data in [load_dataset(name)] * len(options.seeds)]
+    datasets = [data for data in _datasets(options, task, env) for _ in options.seeds]
     learner = make(
         method,
         replace(datasets[0].spec, task=task),
@@ -78,3 +78,15 @@ def train_unevaluated(
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
     done = f"Trained for {learner.updates} updates, not evaluated,"
     closing(done, started, f"marlzoo eval {checkpoint}")
+
+
+def _datasets(options: Offline, task: str, env: dict[str, Any]) -> list[Dataset]:
+    """The datasets; one that names no task is read as one of the given task, where that is installed."""
+    from marlzoo.data.fitting import fitted
+    from marlzoo.data.load import load_dataset
+    from marlzoo.registry import Task, task_spec
+
+    found = [load_dataset(name) for name in options.data]
+    if not Task.parse(task).exists:
+        return found
+    return [fitted(data, task_spec(task, **env)) for data in found]

@@ -142,6 +142,7 @@ def data_check(
         DataError: the dataset is missing or broken, or names no task.
     """
     from marlzoo.data.check import check
+    from marlzoo.data.fitting import fitted
     from marlzoo.registry import make_env
 
     data = _loaded(dataset, option)
@@ -153,7 +154,7 @@ def data_check(
     chosen = {"action_mapping": action_mapping} if action_mapping else {}
     simulator = make_env(task, 1, **(env or {}), **chosen)
     try:
-        return check(data, simulator, sample=sample)
+        return check(fitted(data, replace(simulator.spec, task=task)), simulator, sample=sample)
     finally:
         simulator.close()
 

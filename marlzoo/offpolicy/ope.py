@@ -14,6 +14,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.offpolicy.acting import policy_actions
@@ -99,7 +100,7 @@ def ope(
         DataError: there are no such data, or their episodes' bounds are not known.
     """
     learner = run if isinstance(run, Algorithm) else load_learner(find_checkpoint(run))
-    logged = data if isinstance(data, Dataset) else load_dataset(data)
+    logged = data if isinstance(data, Dataset) else fitted(load_dataset(data), learner.spec)
     wanted = _estimators(learner, logged, estimators)
     settings = settings or FQESettings()
     _require(bootstrap=(bootstrap, 1), members=(settings.members, 0), updates=(settings.updates, 1))

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ConfigError, DataError, MarlzooError
 from marlzoo.registry import make_env
+from marlzoo.spec import Spec
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
 from marlzoo.training.compilation import freed_memory_kept
 from marlzoo.training.evaluation import Evaluation
@@ -171,7 +173,7 @@ def finetune(
         "episodes": episodes or meta.get("episodes") or 10,
         "horizon": horizon or meta.get("horizon"),
     }
-    datasets = _datasets(data, meta, learner.replicas) if settings.uses_data else []
+    datasets = _datasets(data, meta, learner.spec, learner.replicas) if settings.uses_data else []
     make = env or (lambda num_envs: make_env(task, num_envs, **options))
     per_round = settings.steps_per_round
     total = -(-env_steps // per_round)
@@ -246,8 +248,10 @@ def _with(offline: Algorithm, overrides: Mapping[str, Any]) -> Algorithm:
     return learner
 
 
-def _datasets(data: Data | Sequence[Data], meta: Mapping[str, Any], replicas: int) -> list[Dataset]:
-    """The offline data, one for all replicas or one per replica."""
+def _datasets(
+    data: Data | Sequence[Data], meta: Mapping[str, Any], spec: Spec, replicas: int
+) -> list[Dataset]:
+    """The offline data of a task with this spec, one for all replicas or one per replica."""
     given = [data] if isinstance(data, str | Path | Dataset) else list(data)
     names = meta.get("sources") or []
     hashes = meta.get("data") or []
@@ -255,7 +259,9 @@ def _datasets(data: Data | Sequence[Data], meta: Mapping[str, Any], replicas: in
     if not given and not names:
         raise DataError(f"the checkpoint does not name its offline data; {remedy}")
     try:
-        found = [item if isinstance(item, Dataset) else load_dataset(item) for item in given or names]
+        found = [
+            item if isinstance(item, Dataset) else fitted(load_dataset(item), spec) for item in given or names
+        ]
     except MarlzooError as error:
         if given:
             raise

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.episodes import Episodes
+from marlzoo.data.fitting import LIMIT_ASSUMED, SIZES_ASSUMED, fitted
 from marlzoo.data.formats._plain import PLAIN, find_bounds
 from marlzoo.data.formats._steps import (
     as_flags,
@@ -47,6 +48,7 @@ from marlzoo.data.formats._steps import (
 )
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
+from marlzoo.registry import Task, task_spec
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, unsealed
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
@@ -86,7 +88,7 @@ def read_npz(
 
     Args:
         path: the file.
-        task: full task name; default: the header's.
+        task: full task name; default: the header's. A file without a header takes sizes and time limit from it.
         horizon: time limit in steps; default: the header's, or the longest episode.
         timeout_is_terminal: count time-limit ends as terminal.
         limit_is_terminal: believe terminal flags at exactly the time limit; false reads them as time limits.
@@ -106,13 +108,12 @@ def read_npz(
         arrays, notes = _members(path)
         members = set(arrays)
         header = arrays.pop("header", None)
-        for name in _FLAGS:
-            if name in arrays:
-                arrays[name] = as_flags(_flat(arrays[name], name), name)
+        arrays |= {name: as_flags(_flat(arrays[name], name), name) for name in _FLAGS if name in arrays}
         bounds_known = find_bounds(arrays, header is not None, notes)
         spec, card = _guess(arrays, horizon, actions) if header is None else _header(header)
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
         require(task is None or card.task in ("", task), f"it is of the task {card.task}, not of {task}")
+        fitting = header is None and horizon is None and Task.parse(task or "").exists
         if action_mask and spec.discrete:
             require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
@@ -120,17 +121,15 @@ def read_npz(
             card = replace(card, content_hash="")
         card = replace(
             card,
-            task=task or card.task,
+            task="" if fitting else task or card.task,
             notes=(*card.notes, *notes),
             bounds_known=card.bounds_known and bounds_known,
         )
-        plain = "next_obs" in members
-        with places(
-            lambda row: (
-                step_place(Episodes(arrays["starts"], len(arrays["obs"])), row) if plain else f"row {row}"
-            )
-        ):
+        spans = Episodes(arrays["starts"], len(arrays["obs"])) if "next_obs" in members else None
+        with places(lambda row: f"row {row}" if spans is None else step_place(spans, row)):
             dataset = Dataset.create(spec, **arrays, card=card, action_clip=action_clip, verify=verify)
+        if fitting:
+            dataset = fitted(dataset, task_spec(str(task)))
     return read_ends(dataset, timeout_is_terminal=timeout_is_terminal, limit_is_terminal=limit_is_terminal)
 
 
@@ -215,7 +214,7 @@ def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None, actions: int | 
         arrays["reward"] = reward = reward[:, 0]  # of the team
     action_mask = arrays.get("action_mask")
     state = arrays.get("state")
-    require(action_mask is None or action_mask.ndim == 3, "legal must have three dimensions")
+    require(action_mask is None or action_mask.ndim == 3, "action_mask must have three dimensions")
     require(state is None or state.ndim == 2, "state must have two dimensions")
     starts = arrays["starts"]
     require(starts.ndim == 1 and len(starts) > 0, "starts must be a list of row numbers")
@@ -229,9 +228,9 @@ def _guess(arrays: dict[str, NDArray[Any]], horizon: int | None, actions: int | 
         horizon=horizon or max(1, longest),
         reward_per_agent=reward.ndim == 2,
     )
-    notes = ["the file has no header: sizes are as the arrays show them"]
+    notes = [SIZES_ASSUMED]
     if horizon is None:
-        notes.append("the time limit is the longest episode")
+        notes.append(LIMIT_ASSUMED)
     if discrete and action_mask is None and actions is None:
         notes.append(f"{spec.action_size} actions, as many as the largest one that was taken shows")
     return spec, Card(notes=tuple(notes))
