@@ -26,18 +26,15 @@ from marlzoo.training.evaluation import evaluate
 
 from .plan import (
     Run,
-    Source,
     config_hash,
-    obtain,
     pending,
-    recipe_file,
     runs_of,
     settings,
     takes_part,
-    task_of,
 )
 from .results import ResultsFile
 from .sheet import Sheet
+from .sources import Source, is_missing, obtain, recipe_file, task_of
 from .split import cores, torch_threads
 from .suites import Data, Learner, Suite
 
@@ -120,12 +117,12 @@ def costs(
     rates = {} if rates is None else rates
     found = []
     for data in suite.data:
-        file = recipe_file(data, out / "data")
+        regenerated = recipe_file(data, out / "data") is not None
         task = task_of(data)
-        there = file is None or file.exists()
+        there = not is_missing(data, out / "data")
         source = obtain(data, out / "data", lambda done, total: None) if there else _unmade(data)
         spec = task_spec(task, **data.env)
-        cost = Cost(data, there, 0 if file is None else data.transitions * row_bytes(spec))
+        cost = Cost(data, there, data.transitions * row_bytes(spec) if regenerated else 0)
         waiting = pending(suite, [source], results)
         runs = [r for r in runs_of(suite, [source]) if r.learner.method in rerun or r in waiting]
         for learner in suite.learners:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .plan import Source, expanded, runs_of
+from .plan import expanded, runs_of
+from .sources import Source
 from .suites import Data, Learner, Suite
 
 if TYPE_CHECKING:

@@ -1,69 +1,31 @@
-"""From a suite to lockstep groups: which data, which settings, which runs are still to be done."""
+"""From a suite to lockstep groups: which settings, which runs are still to be done, which train together."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
-from marlzoo.data.dataset import Dataset
-from marlzoo.data.fitting import fitted
-from marlzoo.data.load import load_dataset, read_card
-from marlzoo.data.mix import mix
-from marlzoo.data.names import DatasetName
-from marlzoo.errors import DataError, SpecError, UnknownNameError
-from marlzoo.recording.recipes import collect
+from marlzoo.errors import SpecError, UnknownNameError
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
-from marlzoo.teachers.offers import collectable_qualities
 
 from .results import RUN, ResultsFile, Row
 from .row import run_name
+from .sources import Source, kind_of, parts_of, recipe_file, task_of
 from .suites import EVERY, REGENERATED, Data, Learner, Suite
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
 
 
-ProgressReporter = Callable[[int, int], None]
-"""Called while data are made: transitions so far, transitions in all."""
-
-
 _DONE = (*RUN, "episodes", "updates")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset that is there: where, under which names its rows go, and what identifies it.
-
-    ``options`` are those of data that are computed.
-    """
-
-    entry: Data
-    path: str
-    task: str
-    source: str
-    quality: str
-    hash: str
-    behavior: float
-    transitions: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def load(self) -> Dataset:
-        """The dataset; one that names no task is read as one of this task."""
-        dataset = load_dataset(self.path, **self.options)
-        if dataset.card.task:
-            return dataset
-        try:
-            return fitted(dataset, task_spec(self.task, **self.entry.env))
-        except DataError as error:
-            raise DataError(f"{self.path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -265,103 +227,10 @@ def _method(suite: Suite, learner: Learner) -> type[Algorithm]:
     return cls
 
 
-def task_of(data: Data) -> str:
-    """The task of a dataset: as the suite says, or else as the card of its file does; may be empty.
-
-    Raises:
-        DataError: a dataset that is no recipe's is missing or broken.
-    """
-    if recipe_file(data, Path()) is not None:
-        return data.task
-    return data.task or read_card(_name(data), **computed_options(data)).task
-
-
-def kind_of(task: str, data: Data) -> str:
-    """Kind of a task's actions."""
-    return task_spec(task, **data.env).action_kind
-
-
 def takes_part(learner: Learner, source: Source) -> bool:
     """Whether a learner is run on a dataset."""
     kind = kind_of(source.task, source.entry)
     return not learner.where_possible or kind in find_method(learner.method).actions
-
-
-def recipe_file(data: Data, folder: Path) -> Path | None:
-    """Where a regenerated dataset goes; None for one that is not regenerated, or computed when it is loaded."""
-    if data.file or data.source != REGENERATED or computed_qualities(data.task):
-        return None
-    return folder / data.task / data.source / f"{data.quality}-n{data.transitions}-s{data.seed}.hdf5"
-
-
-def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
-    """Find a dataset, or make it by its recipe under ``folder``.
-
-    Raises:
-        DataError: it is missing (the text says how to get it), broken, or of another task.
-        OutputError: the regenerated file cannot be written.
-    """
-    file = recipe_file(data, folder)
-    path = _name(data) if file is None else str(file)
-    if file is not None and not file.exists():
-        _make(data, file, folder, report)
-    options = computed_options(data)
-    card = read_card(path, **options)
-    task = data.task or card.task
-    if not task or card.task not in ("", task):
-        raise DataError(
-            f"{path}: the task asked for is {data.task or '?'}, the dataset's card says {card.task or '?'}; "
-            "give the dataset's own task, or another dataset"
-        )
-    return Source(
-        entry=data,
-        path=path,
-        task=task,
-        source=(card.source or "file") if data.file else data.source,
-        quality=data.quality or card.quality or Path(path).stem,
-        hash=card.content_hash or load_dataset(path, **options).content_hash,
-        behavior=card.mean_return,
-        transitions=card.transitions,
-        options=options,
-    )
-
-
-def parts_of(data: Data) -> tuple[str, ...]:
-    """The qualities that a regenerated dataset mixes in equal shares (``good-poor``); empty for one with a recipe.
-
-    Raises:
-        UnknownNameError: there is no recipe for the quality, nor for its parts.
-    """
-    known = collectable_qualities(data.task)
-    if data.quality in known:
-        return ()
-    for first in known:
-        second = data.quality.removeprefix(f"{first}-")
-        if second != data.quality and second in known:
-            return first, second
-    raise UnknownNameError(f"quality of {data.task}", data.quality, known)
-
-
-def _make(data: Data, file: Path, folder: Path, report: ProgressReporter) -> None:
-    """Make a dataset by its recipe, or mix it of two that have one."""
-    parts = [obtain(replace(data, quality=part), folder, report) for part in parts_of(data)]
-    if parts:
-        shares = [(part.path, 1 / len(parts)) for part in parts]
-        mix(shares, file, transitions=data.transitions, seed=data.seed)
-    else:
-        collect(data.task, data.quality, data.transitions, data.seed, file, report)
-
-
-def _name(data: Data) -> str:
-    """Under what a dataset that is no recipe's is looked up."""
-    return data.file or str(DatasetName(data.task, data.source, data.quality))
-
-
-def computed_options(data: Data) -> dict[str, Any]:
-    """Options with which a dataset is computed: those of its task's environment, and its seed."""
-    if data.file or data.source != REGENERATED or not computed_qualities(data.task):
-        return {}
-    return {**data.env, **({"seed": data.seed} if data.seed else {})}
 
 
 def runs_of(suite: Suite, sources: Sequence[Source]) -> list[Run]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from marlzoo.errors import UnknownNameError
 from marlzoo.registry import code_hash, find_method
 
-from .plan import Group, Run, Source, finished, groups, runs_of
+from .plan import Group, Run, finished, groups, runs_of
 from .results import ResultsFile, Row
+from .sources import Source
 from .storage import Storage
 from .suites import Suite
 

@@ -21,9 +21,10 @@ from . import reuse, tables
 from .commands import note_command
 from .launchers import Place, make_launcher
 from .membership import rows_of
-from .plan import Group, Source, expanded, groups, obtain, recipe_file, runs_of, validate
+from .plan import Group, expanded, groups, runs_of, validate
 from .progress import Display, Stage, last_lines
 from .results import ResultsFile
+from .sources import Source, is_missing, obtain
 from .split import Split, cluster_split, default_split, group_size
 from .storage import Storage
 from .styles import terminal
@@ -171,8 +172,7 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
     """Every dataset of the suite, made where it is missing, and what was made."""
     stages = {}
     for k, data in enumerate(suite.data):
-        file = recipe_file(data, folder)
-        if file is not None and not file.exists():
+        if is_missing(data, folder):
             stages[k] = Stage(f"data/{data.task}", f"data: {data.task} {data.quality}", data.transitions)
     display.plan(list(stages.values()))
     sources: dict[int, Source] = {}

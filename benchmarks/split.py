@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from marlzoo.errors import ConfigError
 from marlzoo.registry import make
 
-from .plan import Group, Run, Source, groups
+from .plan import Group, Run, groups
+from .sources import Source
 from .suites import Suite
 
 WORTH_SPLITTING = 100_000  # seed-updates; fewer are over before further processes have started

@@ -25,8 +25,8 @@ from marlzoo.system.files import atomic_write, write_text_atomic
 from marlzoo.task import TaskName
 from marlzoo.training.trainer import train
 
-from .plan import Source, obtain
 from .sheet import Sheet
+from .sources import Source, obtain
 from .stats import Floats, interval
 from .styles import markdown, terminal
 from .suites import Data

@@ -15,11 +15,12 @@ from marlzoo.training.evaluation import evaluate
 
 from .choice import estimates, require_starts
 from .live import Returns, mean_and_range
-from .plan import Group, Source
+from .plan import Group
 from .progress import ProgressReporter
 from .recorder import Recorder, RowSink, brief, record_failure
 from .results import ResultsFile
 from .reuse import files
+from .sources import Source
 from .storage import Storage
 from .suites import Suite
 

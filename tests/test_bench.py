@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import choice, estimate, membership, plan, runner, trainer
+from marlzoo.benchmarks import choice, estimate, membership, plan, runner, sources, trainer
 from marlzoo.benchmarks.bench import bench
 from marlzoo.benchmarks.progress import Clock, Stage
 from marlzoo.benchmarks.results import ResultsFile, Row
@@ -261,9 +261,9 @@ def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
     def collected(task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any) -> None:
         uniform_recording(target, quality, seed=int(quality == "random"), transitions=transitions)
 
-    monkeypatch.setattr(plan, "collect", collected)
+    monkeypatch.setattr(sources, "collect", collected)
     data = Data(HOPPER, "expert-random", transitions=40)
-    made = plan.obtain(data, tmp_path, lambda done, total: None)
+    made = sources.obtain(data, tmp_path, lambda done, total: None)
     assert (made.quality, made.load().card.quality) == ("expert-random", "expert-random")
     names = {file.name for file in tmp_path.rglob("*.hdf5")}
     assert names == {f"{quality}-n40-s0.hdf5" for quality in ("expert", "random", "expert-random")}
@@ -437,8 +437,8 @@ def test_wrong_names_end_the_run_before_any_work(
 
 def test_seeds_and_datasets_of_one_task_train_together(files: tuple[Path, Path], tmp_path: Path) -> None:
     suite = suite_of(*files, learners=(Learner("bc", SMALL), Learner("bc", SMALL | {"lr": 1e-3})))
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in suite.data]
-    todo = plan.pending(suite, sources, ResultsFile(tmp_path / "rows.csv"))
+    found = [sources.obtain(data, tmp_path, lambda done, total: None) for data in suite.data]
+    todo = plan.pending(suite, found, ResultsFile(tmp_path / "rows.csv"))
     assert len(todo) == 2 * 2 * 2
     together = plan.groups(suite, todo, 20)
     assert [len(group.runs) for group in together] == [4, 4]
@@ -565,10 +565,10 @@ def test_computed_data_need_no_file(tmp_path: Path) -> None:
         ("games/xor", "marlzoo", "D1"),
         ("games/bridge", "marlzoo", "optimal"),
     }
-    sources = [plan.obtain(entry, tmp_path, lambda done, total: None) for entry in data]
-    assert len({source.hash for source in sources}) == len(data)
-    assert [source.load().content_hash for source in sources] == [source.hash for source in sources]
-    assert {r.data_hash for r in rows} == {source.hash for source in sources}
+    found = [sources.obtain(entry, tmp_path, lambda done, total: None) for entry in data]
+    assert len({source.hash for source in found}) == len(data)
+    assert [source.load().content_hash for source in found] == [source.hash for source in found]
+    assert {r.data_hash for r in rows} == {source.hash for source in found}
     with pytest.raises(UnknownNameError, match="quality of games/xor 'D9'"):
         run(suite_of(data=(Data("games/xor", "D9"),)), tmp_path)
 

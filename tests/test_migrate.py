@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from marlzoo.benchmarks import plan
 from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
 from marlzoo.cli import main
@@ -87,7 +88,7 @@ def test_the_migrated_rows_are_found_done(tmp_path: Path) -> None:
     main(["results", "migrate", str(tmp_path)])
     learner = Learner("b3c", {"hidden": 64})
     suite = Suite("unit", (Data(TASK, "medium"),), (learner,), seeds=(0, 1), updates=500, episodes=5)
-    source = plan.Source(suite.data[0], "", TASK, "marlzoo", "medium", "0011", 723.5)
+    source = Source(suite.data[0], "", TASK, "marlzoo", "medium", "0011", 723.5)
     assert [run.seed for run in plan.pending(suite, [source], ResultsFile(path))] == [0]
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import plan
-from marlzoo.benchmarks.plan import Group, Run, Source
+from marlzoo.benchmarks import plan, sources
+from marlzoo.benchmarks.plan import Group, Run
 from marlzoo.benchmarks.results import Row
 from marlzoo.benchmarks.row import RUN
+from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 
+import marlzoo
 from marlzoo.errors import SpecError, UnknownNameError
+from marlzoo.recording import recipes
 from marlzoo.registry import find_method, list_methods
 from tests.test_results import ROW
 
@@ -203,21 +207,44 @@ def test_wrong_methods_and_qualities_are_found_before_any_work() -> None:
         plan.validate(suite_of(data=(Data(XOR, "D9"),)))
     with pytest.raises(UnknownNameError, match=r"quality of mamujoco/hopper-3x1.*'expert-medim'"):
         plan.validate(suite_of(data=(Data(HOPPER, "expert-medim"),)))
-    assert plan.parts_of(Data(HOPPER, "expert-medium")) == ("expert", "medium")
-    assert plan.parts_of(Data(HOPPER, "medium-expert")) == ()  # has a recipe of its own
+    assert sources.parts_of(Data(HOPPER, "expert-medium")) == ("expert", "medium")
+    assert sources.parts_of(Data(HOPPER, "medium-expert")) == ()  # has a recipe of its own
 
 
 def test_where_data_come_from() -> None:
     made = Data(HOPPER, "medium", transitions=40, seed=3)
-    assert plan.recipe_file(made, Path("x")) == Path("x", HOPPER, "marlzoo", "medium-n40-s3.hdf5")
+    assert sources.recipe_file(made, Path("x")) == Path("x", HOPPER, "marlzoo", "medium-n40-s3.hdf5")
     for other in (Data(HOPPER, "medium", source="omiga"), Data(HOPPER, file="a.hdf5"), Data(XOR, "D1")):
-        assert plan.recipe_file(other, Path("x")) is None
-    assert plan.computed_options(Data("games/bridge", "mix", env={"horizon": 9}, seed=2)) == {
+        assert sources.recipe_file(other, Path("x")) is None
+    assert sources.computed_options(Data("games/bridge", "mix", env={"horizon": 9}, seed=2)) == {
         "horizon": 9,
         "seed": 2,
     }
-    assert plan.computed_options(Data(XOR, "D1")) == plan.computed_options(made) == {}
-    found = plan.obtain(Data(XOR, "D3", seed=1), Path("unused"), lambda done, total: None)
+    assert sources.computed_options(Data(XOR, "D1")) == sources.computed_options(made) == {}
+    found = sources.obtain(Data(XOR, "D3", seed=1), Path("unused"), lambda done, total: None)
     assert (found.task, found.source, found.quality, found.transitions) == (XOR, "marlzoo", "D3", 5000)
     assert found.hash == found.load().content_hash != source(Data(XOR, "D3")).hash
     assert found.behavior == found.load().card.mean_return
+
+
+def test_what_data_collect_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    entry = Data(HOPPER, "random", transitions=40, seed=3)
+    folder = tmp_path / "results" / "data"
+    assert sources.is_missing(entry, folder)
+    collected = marlzoo.data_collect(HOPPER, "random", transitions=40, seed=3)
+    assert not sources.is_missing(entry, folder)
+    monkeypatch.setattr(sources, "collect", lambda *arguments: pytest.fail("it is there"))
+    found = sources.obtain(entry, folder, lambda done, total: None)
+    assert found.path == str(collected)
+    assert found.hash == found.load().content_hash
+    assert not folder.exists()
+    for other in (replace(entry, seed=4), replace(entry, transitions=41)):
+        assert sources.is_missing(other, folder)
+    # Another policy's data, and another seed's, may lie in this place.
+    monkeypatch.setattr(recipes, "load_behavior_policy", lambda task: SimpleNamespace(sha256="another"))
+    assert sources.is_missing(entry, folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    collected.rename(collected.with_name("random-n40-s5.hdf5"))
+    assert sources.is_missing(replace(entry, seed=5), folder)

@@ -207,9 +207,10 @@ def test_a_ray_that_does_not_start_is_one_clear_error(
 
 def test_a_group_that_ends_every_process_fails_and_not_the_suite(tmp_path: Path) -> None:
     from marlzoo.benchmarks import plan
+    from marlzoo.benchmarks.sources import obtain
 
     suite = suite_of(data=GAMES[:1])
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in suite.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in suite.data]
     (group,) = plan.groups(suite, plan.runs_of(suite, sources), 20)
     display = Display(Console(quiet=True), "unit")
     mine = Trainer(suite, tmp_path / "unit", "cpu", True)

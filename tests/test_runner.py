@@ -12,6 +12,7 @@ from marlzoo.benchmarks import runner
 from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.reuse import Found
 from marlzoo.benchmarks.row import Row
+from marlzoo.benchmarks.sources import recipe_file
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 from rich.console import Console
@@ -201,7 +202,7 @@ def test_data_that_are_missing_are_told_before_any_are_made(
     assert asked == ["games/xor", "games/modes-4", "mpe/spread"]
     assert [source.task for source in found] == ["games/xor", "games/xor", "games/modes-4"]
     assert [(stage.kind, stage.amount) for stage in made] == [("data/mpe/spread", 200)]
-    file = runner.recipe_file(data[0], tmp_path)
+    file = recipe_file(data[0], tmp_path)
     assert file is not None
     file.parent.mkdir(parents=True)
     file.touch()

@@ -16,6 +16,7 @@ import torch
 from marlzoo.benchmarks import plan, split
 from marlzoo.benchmarks.launchers import local
 from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.sources import obtain
 from marlzoo.benchmarks.split import Split, default_split, group_size, replicas_in_cache, split_of
 from marlzoo.benchmarks.suites import Data, Learner
 
@@ -132,7 +133,7 @@ def test_interrupted_and_killed_it_goes_on_and_leaves_no_process(tmp_path: Path)
 def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> None:
     """Two learners times four runs each; what is finished does not change the groups of the rest."""
     mine = suite()
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, asked, 20) == size
     made = plan.groups(mine, plan.pending(mine, sources, ResultsFile(tmp_path / "rows.csv")), size)
     assert len(made) >= min(asked.processes, 8)
@@ -140,14 +141,14 @@ def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> 
 
 def test_five_seeds_of_one_learner_are_shared_evenly(tmp_path: Path) -> None:
     mine = suite_of(data=GAMES[:1], seeds=(0, 1, 2, 3, 4))
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, TWO, 20) == 3
 
 
 def test_large_suites_get_a_process_per_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "cores", lambda: 3)
     large, small = suite(updates=10**6), suite()
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in large.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in large.data]
     missing = plan.pending(large, sources, ResultsFile(tmp_path / "rows.csv"))
     assert default_split(large, missing, 20) == Split(3, 1, 20)
     assert default_split(small, missing, 20) == Split(replicas=20)
@@ -188,7 +189,7 @@ def test_groups_on_a_cluster_follow_from_the_whole_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = suite_of(data=(*GAMES, Data("games/modes-16", "modes")), learners=(Learner("iql", SMALL),))
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     runs = plan.runs_of(mine, sources)
     small, large = sorted(plan.groups(mine, runs, 20), key=lambda group: group.spec.n_agents)
     learner = marlzoo.make("iql", small.spec, seeds=[0], **SMALL)

@@ -15,6 +15,7 @@ import pytest
 from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure, sweeps
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.runner import Finished
+from marlzoo.benchmarks.sources import obtain
 from marlzoo.benchmarks.space import grid_points, parse_values, random_points
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, find_suite
@@ -91,7 +92,7 @@ def test_float_settings_are_replicas_of_one_run(suite: Path, tmp_path: Path) -> 
         Learner("omiga", {"alpha": a, "z_clip": z}) for a in (1.0, 3.0) for z in ("hard", "linear")
     )
     swept = plan.replace(base, learners=learners, stack_settings=True)
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in swept.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in swept.data]
     made = plan.groups(swept, plan.pending(swept, sources, ResultsFile(tmp_path / "rows.csv")), 20)
     assert [group.settings["z_clip"] for group in made] == ["hard", "linear"]
     assert all(group.settings["alpha"] == [1.0, 1.0, 3.0, 3.0] for group in made)

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import tyro
 from marlzoo.benchmarks import study
-from marlzoo.benchmarks.plan import Source
+from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.walks import Training, distance, learn
 from numpy.typing import NDArray
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from marlzoo.benchmarks import study
-from marlzoo.benchmarks.plan import Source
+from marlzoo.benchmarks.sources import Source
 
 from marlzoo.data.dataset import Dataset
 

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from marlzoo.benchmarks import study
-from marlzoo.benchmarks.plan import Source, obtain
+from marlzoo.benchmarks.sources import Source, obtain
 from marlzoo.benchmarks.stats import Floats
 from marlzoo.benchmarks.suites import Data
 

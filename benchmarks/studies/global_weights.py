@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from marlzoo.benchmarks import study
-from marlzoo.benchmarks.plan import Source
+from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.walks import Training, Walks, distance, learn
 
 from marlzoo.data.dataset import Dataset

@@ -18,6 +18,7 @@ import torch
 
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
+from marlzoo.data.load import read_card
 from marlzoo.data.names import SUFFIX, dataset_path
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
@@ -45,6 +46,22 @@ def recipe_path(
         transitions=None if transitions == TRANSITIONS else transitions,
         seed=None if seed == SEED else seed,
     )
+
+
+def is_of_recipe(path: Path, task: str, quality: str, transitions: int, seed: int) -> bool:
+    """Whether a file is there and was collected with these arguments by the behavior policy of today.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.exists():
+        return False
+    recipe = read_card(path).recipe or {}
+    arguments = {"task": task, "quality": quality, "transitions": transitions, "seed": seed}
+    if any(recipe.get(name) != value for name, value in arguments.items()):
+        return False
+    taught = recipe.get("teacher")
+    return taught is None or taught == load_behavior_policy(task).sha256
 
 
 @dataclass(frozen=True)
