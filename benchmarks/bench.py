@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from marlzoo.config import Precision
+from marlzoo.console import console as plain_console
 from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
@@ -96,7 +95,7 @@ def bench(
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision))
     base = found if isinstance(suite, Suite) else find_suite(os.fspath(suite))
-    console = Console(quiet=quiet)
+    console = plain_console(quiet=quiet)
     if hours:
         again = {learner.method for learner in chosen.learners} if force else rerun
         chosen, _ = within(chosen, costs(_valid(chosen), Path(out), console.print, rerun=again), hours)

@@ -20,12 +20,23 @@ SHOWN = 8  # methods with their latest returns, so that the display stays below 
 
 @dataclass(frozen=True)
 class Returns:
-    """A group's latest evaluation: mean returns, one per replica."""
+    """A group's latest evaluation.
+
+    Args:
+        method: its name.
+        data: the task and the qualities of its data.
+        updates: that are done.
+        means: mean returns, one per replica.
+        line: all of it in words.
+        last: whether the group is complete with it.
+    """
 
     method: str
     data: str
     updates: int
     means: Sequence[float]
+    line: str = ""
+    last: bool = False
 
 
 class Status:

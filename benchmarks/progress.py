@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ def shortened(text: str, width: int) -> str:
         return text
     end = width // 2
     return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
+def fitting(note: str, width: int) -> str:
+    """As much of ``done of all updates, name value, ...`` as fits; no number is cut."""
+    if len(note) > width:
+        note = note.replace(" updates", "", 1)  # what else the bar could count
+    while len(note) > width and ", " in note:
+        note = note.rpartition(", ")[0]
+    return note
 
 
 @dataclass
@@ -110,7 +120,8 @@ class Display:
 
     Below them stand groups, seed-updates per second and the latest returns of each method.
 
-    On a terminal they move; elsewhere every message is a line of its own, and progress one line a minute.
+    On a terminal they move. Elsewhere every message is a line with date and time, and progress and evaluations take
+    one line a minute each; a group's last evaluation is always printed.
 
     Args:
         console: where to write.
@@ -122,12 +133,13 @@ class Display:
         self.title = title
         self.clock = Clock([])
         self._told = time.monotonic()
+        self._evaluated = -math.inf  # when an evaluation was last printed where there are no bars
         self.status = Status()
         self.progress = _Bars(
             _Half(console, lambda task: shortened(task.description, _Half.width(console))),
             BarColumn(bar_width=BAR),
             TextColumn("{task.percentage:>3.0f} %", markup=False),
-            _Half(console, lambda task: task.fields["note"]),
+            _Half(console, lambda task: fitting(task.fields["note"], _Half.width(console))),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -145,8 +157,18 @@ class Display:
         self.progress.stop()
 
     def log(self, text: str) -> None:
-        """Print a line above the bars."""
-        self.progress.console.print(visible(text), highlight=False, soft_wrap=True, markup=False)
+        """Print a line above the bars, or with date and time where there are none."""
+        stamp = "" if self.console.is_terminal else time.strftime("%Y-%m-%d %H:%M:%S ")
+        self.progress.console.print(f"{stamp}{visible(text)}", highlight=False, soft_wrap=True, markup=False)
+
+    def evaluated(self, found: Returns) -> None:
+        """Show an evaluation among the latest ones, and print it."""
+        self.status.evaluated(found)
+        now = time.monotonic()
+        if found.line and (self.console.is_terminal or found.last or now - self._evaluated >= PERIOD):
+            self._evaluated = now
+            self.log(found.line)
+        self.refresh()
 
     def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""
@@ -176,8 +198,7 @@ class Display:
         if what and not self.console.is_terminal and time.monotonic() - self._told >= PERIOD:
             self._told = time.monotonic()
             groups = f"{self.status.line()}; " if self.status.groups else ""
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            self.log(f"{stamp} {self.title}: {share:.0%} done, {text}; {groups}{what}")
+            self.log(f"{self.title}: {share:.0%} done, {text}; {groups}{what}")
 
 
 class _Half(ProgressColumn):
@@ -242,8 +263,7 @@ class Part:
 
     def evaluated(self, found: Returns) -> None:
         """Show an evaluation among the latest ones."""
-        self._display.status.evaluated(found)
-        self._display.refresh()
+        self._display.evaluated(found)
 
     def finish(self, failed: bool = False) -> None:
         """It is complete, or it failed."""
@@ -272,12 +292,13 @@ def last_lines(folder: Path, trained: int, there: int, failures: Sequence[str], 
     """
     took = timedelta(seconds=round(seconds))
     found = f"; {there} had results already" if there else ""
-    lines = [f"{_counted(trained, 'run')} trained in {took}{found}. Rows, metrics and tables: {folder}"]
+    lines = [f"{counted(trained, 'run')} trained in {took}{found}. Rows, metrics and tables: {folder}"]
     if not failures:
         return [*lines, f"Next: marlzoo table {folder} --format markdown"]
-    lines.append(f"{_counted(len(failures), 'group')} failed; the same command tries again:")
+    lines.append(f"{counted(len(failures), 'group')} failed; the same command tries again:")
     return [*lines, *(f"  {failure}" for failure in failures)]
 
 
-def _counted(count: int, name: str) -> str:
+def counted(count: int, name: str) -> str:
+    """``1 run``, ``2 runs``."""
     return f"{count} {name}" if count == 1 else f"{count} {name}s"

@@ -93,7 +93,8 @@ def summary(found: Found) -> str:
     total = len(found.done) + len(found.missing)
     left = f"{len(found.missing)} to train" if found.missing else "nothing trained"
     if not found.done:
-        return f"No existing results for these {total} runs; {left}."
+        these = "this run" if total == 1 else f"these {total} runs"
+        return f"No existing results for {these}; {left}."
     return f"{len(found.done)} of {total} runs already have results{_when([row for _, row in found.done])}; {left}."
 
 

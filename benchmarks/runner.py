@@ -22,6 +22,7 @@ from .commands import note_command
 from .launchers import Place, make_launcher
 from .membership import rows_of
 from .plan import Group, expanded, groups, runs_of, validate
+from .plan import finished as finished_runs
 from .progress import Display, Stage, last_lines
 from .results import ResultsFile
 from .sources import Source, is_missing, obtain
@@ -126,6 +127,8 @@ def run_suite(
     note_command(folder, command)
     _show(results, folder, expanded(whole or suite), sources, command, console)
     trained = len(found.missing)
+    if failures:  # what other processes did not finish has no row of a last update
+        trained = len(finished_runs(suite, found.missing, results.rows()))
     there = len(found.done)
     seconds = time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):

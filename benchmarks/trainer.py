@@ -82,6 +82,8 @@ class Trainer:
         self._learner = None
         try:
             self.train(group, report)
+        except BrokenPipeError:  # nobody reads what is printed any more: no fault of the group
+            raise
         except (Exception, SystemExit) as error:
             if self.leaving or (isinstance(error, MarlzooError) and not isinstance(error, SpecError)):
                 raise
@@ -227,19 +229,25 @@ class _Listener:
         if found.updates == self._group.updates and self._suite.final_episodes:
             return  # the last checkpoint's row has more episodes
         self._recorder.record(found)
-        self._show(found)
-        self._report.log(f"{self._group.label}: {found.updates} updates, {_means(self._group, found)}")
+        self._show(found, f"{found.updates} updates")
 
     def last(self, found: Evaluation) -> None:
         """The last checkpoint was evaluated with more episodes."""
         self._recorder.record(found)
-        self._show(found)
-        self._report.log(f"{self._group.label}: last checkpoint, {_means(self._group, found)}")
+        self._show(found, "last checkpoint")
 
-    def _show(self, found: Evaluation) -> None:
-        means = found.episodes.returns.mean(axis=1).tolist()
-        method = self._group.learner.method
-        self._report.evaluated(Returns(method, self._group.data_label, found.updates, means))
+    def _show(self, found: Evaluation, when: str) -> None:
+        group = self._group
+        self._report.evaluated(
+            Returns(
+                method=group.learner.method,
+                data=group.data_label,
+                updates=found.updates,
+                means=found.episodes.returns.mean(axis=1).tolist(),
+                line=f"{group.label}: {when}, {_means(group, found)}",
+                last=found.updates == group.updates,
+            )
+        )
 
 
 def _require_at_end(updates: int, group: Group, checkpoint: Path) -> None:
@@ -252,9 +260,33 @@ def _require_at_end(updates: int, group: Group, checkpoint: Path) -> None:
 
 def _means(group: Group, found: Evaluation) -> str:
     """Mean return on each dataset of the group, with its range over the runs on it."""
+    names = _names([run.source for run in group.runs])
     means: dict[str, list[float]] = {}
-    for run, value in zip(group.runs, found.episodes.returns.mean(axis=1).tolist(), strict=True):
-        means.setdefault(run.source.quality, []).append(value)
+    for name, value in zip(names, found.episodes.returns.mean(axis=1).tolist(), strict=True):
+        means.setdefault(name, []).append(value)
     if len(means) == 1:
         return f"mean return {mean_and_range(*means.values())}"
     return "mean return " + ", ".join(f"{quality} {mean_and_range(each)}" for quality, each in means.items())
+
+
+def _names(sources: Sequence[Source]) -> list[str]:
+    """Each dataset's quality, with what tells it from others of this quality: source, size, then its hash."""
+    names = [source.quality for source in sources]
+    for column in (
+        [source.source for source in sources],
+        [f"n{source.transitions}" for source in sources],
+        [source.hash[:6] for source in sources],
+    ):
+        values: dict[str, set[str]] = {}
+        for name, value in zip(names, column, strict=True):
+            values.setdefault(name, set()).add(value)
+        names = [
+            f"{name} {value}" if len(values[name]) > 1 and _is_shared(name, names, sources) else name
+            for name, value in zip(names, column, strict=True)
+        ]
+    return names
+
+
+def _is_shared(name: str, names: Sequence[str], sources: Sequence[Source]) -> bool:
+    """Whether several datasets have a name."""
+    return len({source.hash for each, source in zip(names, sources, strict=True) if each == name}) > 1

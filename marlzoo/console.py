@@ -47,10 +47,17 @@ def markdown_cell(text: object) -> str:
 
 
 def console(**options: Any) -> Console:
-    """A console of rich that takes ``[brackets]`` and ``:colons:`` for what they are; options as rich's."""
+    """A console of rich that takes ``[brackets]`` and ``:colons:`` for what they are; options as rich's.
+
+    Where nobody reads what it writes, it raises BrokenPipeError, as ``print`` does; rich's would end the process.
+    """
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, **options)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Plain(markup=False, emoji=False, **options)
 
 
 def described(text: object) -> str:

@@ -24,6 +24,7 @@ from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
 from rich.console import Console
 
 from marlzoo.cli import main
+from marlzoo.console import console as plain_console
 from marlzoo.data.card import Card
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 from marlzoo.registry import task_spec
@@ -513,6 +514,33 @@ def test_an_evaluation_prints_mean_and_range_of_each_dataset(
         low, high = sorted(row.mean_return for row in rows if row.quality == quality)
         assert f"{quality} {(low + high) / 2:.2f} ({low:.2f} to {high:.2f})" in line
     assert len(rows) == 4
+
+
+def test_datasets_of_one_quality_are_told_apart_by_what_differs() -> None:
+    def source(quality: str, by: str, transitions: int, content: str) -> sources.Source:
+        return sources.Source(
+            Data("games/xor", quality), "", "games/xor", by, quality, content, 0.0, transitions
+        )
+
+    medium = source("medium", "marlzoo", 50, "aa")
+    found = [medium, medium, source("medium", "omiga", 50, "bb"), source("expert", "omiga", 50, "cc")]
+    assert trainer._names(found) == ["medium marlzoo", "medium marlzoo", "medium omiga", "expert"]
+    larger = source("medium", "marlzoo", 90, "dd")
+    assert trainer._names([medium, larger]) == ["medium n50", "medium n90"]
+    other = source("medium", "marlzoo", 50, "ee")
+    assert trainer._names([medium, other]) == ["medium aa", "medium ee"]
+
+
+def test_a_reader_that_is_gone_fails_no_run(files: tuple[Path, Path], tmp_path: Path) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if "mean return" in text:
+                raise BrokenPipeError
+            return super().write(text)
+
+    with pytest.raises(BrokenPipeError):
+        runner.run_suite(suite_of(*files), out=tmp_path, console=plain_console(file=Gone(), width=80))
+    assert not [row for row in ResultsFile(tmp_path / "unit" / "rows.csv").rows() if row.error]
 
 
 def test_only_what_is_missing_is_trained(files: tuple[Path, Path], tmp_path: Path) -> None:

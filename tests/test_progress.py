@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from marlzoo.benchmarks.live import Returns
-from marlzoo.benchmarks.progress import Display, Stage, last_lines, shortened
+from marlzoo.benchmarks.progress import Display, Stage, fitting, last_lines, shortened
 from rich.console import Console
 
 import marlzoo
@@ -46,6 +46,19 @@ def test_bars_fit_the_terminal(width: int) -> None:
     assert all(len(line) <= width and " 50 %" in line for line in (whole, *bars))
     assert re.match(r"omiga .*….*replay ", bars[0])
     assert "100000 of 2" in bars[0]
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"),
+    [
+        ("20 of 2000 updates, value 0.178", "20 of 2000 updates, value 0.178"),
+        ("1740 of 2000 updates, value -0.178", "1740 of 2000, value -0.178"),
+        ("100000 of 200000 updates, value 123, ess 0.512", "100000 of 200000, value 123"),
+        ("1 of 2 updates, value 1.23e+123456789012345", "1 of 2"),
+    ],
+)
+def test_a_number_is_shown_whole_or_not(note: str, expected: str) -> None:
+    assert fitting(note, 31) == expected  # half of 80 columns, beside bar and percentage
 
 
 def test_a_terminal_shows_groups_speed_and_the_latest_returns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +122,23 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(lines) == 3
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d suite unit: 15% done, 0:05:40 left; omiga", lines[0])
     assert lines[0].endswith("medium-replay: 60 updates")
+
+
+def test_a_log_file_gets_an_evaluation_a_minute_and_each_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    printed = {}
+    for terminal in (False, True):
+        text = io.StringIO()
+        with Display(Console(file=text, width=200, force_terminal=terminal), "suite unit") as display:
+            part = display.begin(Stage("train", LABEL, 400.0))
+            for now in (0.0, 20.0, 40.0, 70.0, 80.0):
+                last = now == 80.0
+                part.evaluated(Returns("bc", "hopper", int(now), [1.0], f"mean return at {now:.0f}", last))
+        printed[terminal] = re.findall(r"(?m)^(.*?)mean return at (\d+)", text.getvalue())
+    assert [at for _, at in printed[False]] == ["0", "70", "80"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", stamp) for stamp, _ in printed[False])
+    assert {at for _, at in printed[True]} == {"0", "20", "40", "70", "80"}
 
 
 def test_the_last_lines_say_what_was_done_and_what_comes_next() -> None:

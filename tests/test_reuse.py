@@ -249,7 +249,7 @@ def test_the_command_ends_with_status_1(
     assert main(command) == 0
     assert "1 of 1 runs already have results" in capsys.readouterr().out
     assert main([*command, "--force"]) == 0
-    assert "No existing results for these 1 runs" in capsys.readouterr().out
+    assert "No existing results for this run; 1 to train." in capsys.readouterr().out
 
 
 def test_bench_takes_rerun_and_leaves_it_out_of_the_tables_command(

@@ -87,7 +87,7 @@ class _Printed:
         print(text, flush=True)
 
     def evaluated(self, found: Returns) -> None:
-        """Nothing: its log line tells it."""
+        print(found.line, flush=True)
 
 
 @dataclass

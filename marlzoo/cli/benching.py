@@ -111,14 +111,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _train(found: Suite, suite: Suite, options: Options, place: Place, command: str) -> int:
     """Train what is missing of a suite that was ``found`` and cut to what the options ask for."""
-    from rich.console import Console
-
     from marlzoo.benchmarks.analysis import records, table
     from marlzoo.benchmarks.bench import select
     from marlzoo.benchmarks.membership import whole
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import split_on
     from marlzoo.benchmarks.suites import find_suite
+    from marlzoo.console import console as plain_console
 
     full = whole(
         find_suite(options.suite),
@@ -136,7 +135,7 @@ def _train(found: Suite, suite: Suite, options: Options, place: Place, command: 
         force=options.force,
         log=options.log,
         command=command,
-        console=Console(stderr=options.json),
+        console=plain_console(stderr=options.json),
         whole=full,
     )
     if options.json:
@@ -154,9 +153,9 @@ def _status(suite: Suite, options: Options) -> int:
     if options.json:
         print(json.dumps([asdict(group) for group in found], indent=2))
         return 0
-    from rich.console import Console
+    from marlzoo.console import console as plain_console
 
-    Console().print(terminal(sheet(suite.name, found)), soft_wrap=True)
+    plain_console().print(terminal(sheet(suite.name, found)), soft_wrap=True)
     return 0
 
 
@@ -173,16 +172,15 @@ def _settled(arguments: Sequence[str]) -> list[str]:
 
 def _planned(suite: Suite, options: Options) -> Suite:
     """Print what a suite still costs; the part of it that fits in the hours that were given."""
-    from rich.console import Console
-
     from marlzoo.benchmarks import estimate
     from marlzoo.benchmarks.plan import validate
     from marlzoo.benchmarks.styles import terminal
+    from marlzoo.console import console as plain_console
 
     validate(suite)
-    console = Console(stderr=options.json and not options.dry_run)
+    console = plain_console(stderr=options.json and not options.dry_run)
     again = {learner.method for learner in suite.learners} if options.force else set(options.rerun)
-    found = estimate.costs(suite, options.out, Console(stderr=True, highlight=False).print, rerun=again)
+    found = estimate.costs(suite, options.out, plain_console(stderr=True, highlight=False).print, rerun=again)
     for sheet in estimate.sheets(suite, found):
         console.print(terminal(sheet))
     if not options.hours:

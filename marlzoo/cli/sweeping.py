@@ -58,10 +58,9 @@ def run(arguments: Sequence[str]) -> int:
         if not name or not sign:
             raise ConfigError(f"--over {text!r}: write it as NAME=VALUES")
         over[name] = values
-    from rich.console import Console
-
     from marlzoo.benchmarks.analysis import records
     from marlzoo.benchmarks.sweeps import sweep
+    from marlzoo.console import console as plain_console
 
     found = sweep(
         options.suite,
@@ -78,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         processes=options.processes,
         check_data=options.check_data,
         command=shlex.join(["marlzoo", "sweep", *arguments]),
-        console=Console(stderr=True),
+        console=plain_console(stderr=True),
     )
     if options.json:
         print(json.dumps(records(found.table()), indent=2))
