@@ -59,10 +59,10 @@ class OMSDConfig(Config):
 
     model_updates: Count = 20_000  # first updates, of critics and behavior only
     warm_start: Natural = 1000  # first updates of the policies, that follow the score alone
-    score_weight: NonNegative = 1.0  # of the score, beside the value over its mean size
+    score_weight: NonNegative = 1.0  # weight of the score, beside the value over its mean size
     conditional: bool = True  # scores given the agents before (False: marginal scores, an ablation)
     in_turn: bool = True  # policies step one after another (False: all at once)
-    expectile: Fraction = 0.7  # of the value network
+    expectile: Fraction = 0.7  # expectile of the value network
     diffusion_steps: Count = 50  # levels of noise
     score_levels: Count = 15  # lowest levels, of which the score is taken
     level_weight: Literal["variance", "constant"] = "variance"  # w_k: sigma_k^2, or 1

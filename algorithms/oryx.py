@@ -82,7 +82,7 @@ class OryxConfig(Config):
     tau: Fraction = 0.005  # rate at which the target follows
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how the policy is evaluated
     hidden: Count = 128  # features of a token
-    heads: Count = 4  # of the retention
+    heads: Count = 4  # heads of the retention
     lr: Positive = 3e-4  # step size of Adam
     grad_clip: Positive = 10.0  # bound on the gradient norm
     batch_size: Count = 64  # sequences (of all agents) per update and replica

@@ -68,8 +68,8 @@ class MADiffConfig(Config):
     reward_mode: Literal["reward", "rtg"] = "rtg"  # must be rtg: the planner reads the return-to-go
     tau: Fraction = 0.005  # rate at which the acting parameters follow
     hidden: Count = 128  # width of planner and inverse dynamics
-    layers: Count = 3  # of the planner
-    heads: Count = 4  # of the attention over agents
+    layers: Count = 3  # layers of the planner
+    heads: Count = 4  # heads of the attention over agents
     lr: Positive = 2e-4  # step size of Adam
     batch_size: Count = 32  # windows (of all agents) per update and replica
     sequence_length: Count = 8  # steps that are planned ahead

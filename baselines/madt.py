@@ -67,7 +67,7 @@ class MADTConfig(Config):
     target: Target = "max"  # return to ask for: the data's; above: a fifth better
     eval_mode: Literal["greedy", "sample"] = "greedy"  # how the policy is evaluated
     hidden: Count = 64  # features of a token
-    heads: Count = 4  # of the attention
+    heads: Count = 4  # heads of the attention
     layers: Count = 2  # blocks
     reward_mode: Literal["reward", "rtg"] = "rtg"  # must be rtg: the model reads the return-to-go
     lr: Positive = 3e-4  # step size of Adam

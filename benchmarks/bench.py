@@ -64,7 +64,7 @@ def bench(
         updates: instead of the suite's.
         device: where to train.
         precision: of matrix products while training, instead of the suite's.
-        max_replicas: most replicas in one lockstep group.
+        max_replicas: largest number of replicas that train together.
         processes: number of training processes; 0: one per core for large suites. More than one needs a program
             whose main module may be imported (``if __name__ == "__main__":``).
         threads: of torch in each process; 0: cores / processes, or for one process as torch is set.

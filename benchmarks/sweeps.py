@@ -111,7 +111,7 @@ def sweep(
         methods: only these of the suite's methods.
         updates: instead of the suite's.
         device: where to train.
-        max_replicas: most replicas in one lockstep group.
+        max_replicas: largest number of replicas that train together.
         processes: number of training processes; see :func:`marlzoo.bench`.
         check_data: compare data and simulator before training.
         command: named as what made the tables.

@@ -289,7 +289,12 @@ def test_help_of_train_shows_run_options_apart_from_settings(capsys: pytest.Capt
 
 
 def _every_help() -> list[list[str]]:
-    nested = {"data": ACTIONS, "results": ("migrate", "compress"), "train": ("omiga", "mappo", "iql --dyna")}
+    nested = {
+        "data": ACTIONS,
+        "list": ("methods",),
+        "results": ("migrate", "compress"),
+        "train": ("omiga", "mappo", "comadice", "iql --dyna"),
+    }
     words = [[name] for name in COMMANDS]
     words += [[name, *action.split()] for name, actions in nested.items() for action in actions]
     return [[], *words]
@@ -307,8 +312,10 @@ def test_help_is_narrow_says_what_is_meant_and_imports_little() -> None:
     lines = done.stdout.splitlines()
     assert sum(line.startswith("usage: ") for line in lines) == len(_every_help())
     assert [line for line in lines if len(line) > 80] == []
-    unclear = re.compile(r"\b(STR|INT|FLOAT|TEXT)\b(?!\S)|\{None\}|default: \)")
+    unclear = re.compile(r"\b(STR|INT|FLOAT|TEXT)\b(?!\S)|\{None\}|default: \)|<class")
     assert [line for line in lines if unclear.search(line)] == []
+    options = re.sub(r"\n {28}", " ", done.stdout)  # with the text behind its option
+    assert re.findall(r"\n  --.*?  of .*|default: [a-z]+\(.*", options) == []  # half a sentence, or Python
 
 
 @pytest.mark.parametrize("name", method_names())

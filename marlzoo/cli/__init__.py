@@ -13,7 +13,7 @@ from marlzoo.console import visible
 from marlzoo.errors import MarlzooError, UnknownNameError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "list": ("listing", "methods, tasks, datasets or suites that are there (--json)"),
+    "list": ("listing", "methods, tasks, datasets, formats or suites that are there (--json)"),
     "data": ("data", "collect, inspect, check or convert datasets"),
     "train": ("training", "train one method; its settings are flags"),
     "eval": ("evaluating", "evaluate a checkpoint in the simulator, or teams in cross-play"),

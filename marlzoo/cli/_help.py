@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from marlzoo import config
 from marlzoo.commands.methods import Setting, Source, settings_in
@@ -24,7 +24,7 @@ METAVARS = {
     "action_mapping": "MAPPING", "address": "HOST:PORT", "agent": "INDEX", "checkpoint": "RUN",
     "data": "DATASET", "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE",
     "folder": "FOLDER",
-    "format": "FORMAT", "from_": "FILE", "hours": "HOURS", "html": "FILE", "license": "LICENSE",
+    "format": "FORMAT", "from_": "FILE", "hours": "HOURS", "html": "FILE", "kind": "KIND", "license": "LICENSE",
     "log": "LOGGER", "medium_return": "RETURN", "message": "MESSAGE", "method": "METHOD",
     "methods": "METHOD", "name": "NAME", "option": "NAME=VALUE", "others": "RUN", "out": "FILE",
     "over": "NAME=VALUES", "package": "FOLDER", "partition": "NAME", "paths": "RESULTS", "plot": "FILE",
@@ -119,7 +119,8 @@ def options_of(shape: type, values: object = None) -> list[Setting]:
             inner = _named(shape, item.name, nested[1])
             found += options_of(inner, None if value is MISSING else value)
             continue
-        choice = get_args(_named(shape, item.name, written))  # of a type with a name
+        named = _named(shape, item.name, written)
+        choice = get_args(named) if get_origin(named) is Literal else ()  # of a type with a name
         kind = f"Literal[{', '.join(map(repr, choice))}]" if choice else written
         default = "" if value is MISSING else repr(value)
         found.append(Setting(item.name, kind, default, texts.get(item.name, "")))
@@ -243,6 +244,8 @@ def _plain(default: str) -> str:
     """A value as it is written on the command line."""
     if default in ("()", "''", '""'):
         return ""
+    if default in ("float('inf')", 'float("inf")'):
+        return "inf"
     path = re.search(r"Path\('(.*)'\)$", default)
     several = re.fullmatch(r"\((.*?),?\)", default)
     if several:

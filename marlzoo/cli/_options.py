@@ -22,7 +22,7 @@ class Where:
     gpus: float | None = None
     """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda)"""
     array: int = 0
-    """on a cluster: most groups at a time (default: as many as it has room for)"""
+    """on a cluster: largest number of groups at a time (default: as many as it has room for)"""
     partition: str = ""
     """with --on slurm: its partition (default: SLURM's)"""
     time: str = ""
@@ -54,17 +54,17 @@ class Offline:
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     precision: Precision = "float32"
-    """of matrix products: tf32 on GPUs and bf16 are faster and less accurate"""
+    """precision of matrix products: tf32 (on GPUs) and bf16 are faster and less accurate"""
     out: Path = Path("results")
     """results go to OUT/NAME: rows.csv, tables and checkpoints"""
     name: str = ""
-    """of the run (default: train-METHOD-TASK)"""
+    """name of the run (default: train-METHOD-TASK)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     max_replicas: int = 20
-    """most replicas in one lockstep group"""
+    """largest number of replicas that train together"""
     threads: int = 0
-    """of torch (default: as torch is set); with --on: CPUs of each group (default: one)"""
+    """threads of torch (default: as torch is set); with --on: CPUs of each group (default: one)"""
     where: Annotated[Where, tyro.conf.arg(name="")] = Where()
     """where groups are trained"""
     check_data: bool = True
@@ -88,7 +88,7 @@ class Online:
     out: Path = Path("results")
     """results go to OUT/NAME: curve.csv, metrics.csv and checkpoint.npz"""
     name: str = ""
-    """of the run (default: train-METHOD-TASK)"""
+    """name of the run (default: train-METHOD-TASK)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     log_every: int = 10

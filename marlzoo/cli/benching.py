@@ -37,13 +37,13 @@ class Options:
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     precision: Precision | Literal[""] = ""
-    """of matrix products while training (default: the suite's)"""
+    """precision of matrix products while training (default: the suite's)"""
     max_replicas: int = 20
-    """most replicas in one lockstep group"""
+    """largest number of replicas that train together"""
     processes: int = 0
     """number of training processes (default: one, or one per core for large suites)"""
     threads: int = 0
-    """of torch in each process (default: cores / processes)"""
+    """threads of torch in each process (default: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()

@@ -39,12 +39,12 @@ class Collect:
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """for instance mamujoco/hopper-3x1"""
     quality: str
-    """random (any task), medium, medium-replay, medium-expert or expert; of SMAX poor, medium or good; with --policy
-    a name of your choice"""
+    """random, medium, medium-replay, medium-expert or expert (SMAX: poor, medium or good); with --policy a name of
+    your choice"""
     transitions: int = TRANSITIONS
     """number of steps"""
     seed: int = SEED
-    """of starts and exploration"""
+    """random seed of starts and exploration"""
     policy: Path | None = None
     """checkpoint whose policy acts; the dataset's name is then TASK/own/QUALITY"""
     replica: int = 0
@@ -96,7 +96,7 @@ class Inspect:
     sample: int = 20_000
     """transitions that coverage, dependence and modes look at"""
     seed: int = 0
-    """of the sample"""
+    """random seed of the sample"""
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -210,7 +210,7 @@ class Mix:
     transitions: int | None = None
     """number of steps, about (default: as many as the datasets allow)"""
     seed: int = 0
-    """of the draw"""
+    """random seed of the draw"""
 
 
 def mix(arguments: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ class Options:
     cross_play: bool = False
     """compose teams of members of different teams: returns, and the gap to the teams themselves"""
     compositions: int = 10
-    """of --cross-play with more than two agents: compositions sampled per team"""
+    """with --cross-play and more than two agents: compositions sampled per team"""
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Options:
     horizon: int = 0
     """step limit of an episode (0: that of the training's evaluations, or the task's)"""
     seed: int = -1
-    """of the starts (-1: those of the training's own evaluation, whose row it repeats)"""
+    """random seed of the starts (-1: those of the training's own evaluation, whose row it repeats)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     json: bool = False

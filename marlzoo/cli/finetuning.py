@@ -51,7 +51,7 @@ class Options:
     out: Path = Path("results")
     """results go to OUT/NAME: curve.csv, summary.json, metrics.csv and checkpoint.npz"""
     name: str = ""
-    """of the run (default: finetune-STRATEGY-METHOD-TASK)"""
+    """name of the run (default: finetune-STRATEGY-METHOD-TASK)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     json: bool = False

@@ -42,7 +42,7 @@ class Options:
     bootstrap: int = 200
     """resamples of the episodes, for the others' intervals"""
     random_seed: int = 0
-    """of the estimation"""
+    """random seed of the estimation"""
     json: bool = False
     """print JSON"""
 

@@ -28,7 +28,7 @@ class Options:
     kind: Annotated[str, tyro.conf.Positional]
     """methods, tasks, datasets, formats or suites"""
     name: Annotated[str, tyro.conf.Positional] = ""
-    """of a method, whose settings and presets are shown"""
+    """a method, whose settings and presets are shown"""
     json: bool = False
     """print JSON instead of a table"""
 

@@ -33,7 +33,7 @@ class Model:
     steps: int = 10
     """steps ahead, at most, that errors are measured for"""
     seed: int = 0
-    """of initial values and batches"""
+    """random seed of initial values and batches"""
     state: bool = False
     """predict the global state, too"""
     json: bool = False

@@ -17,7 +17,7 @@ class Options:
     """Write a small method that works, to be rewritten: one file in the checkout, or a package of its own."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """of the method and of its file: lower-case letters, digits and single underscores"""
+    """name of the method and of its file: lower-case letters, digits and single underscores"""
     baseline: bool = False
     """in the checkout: into baselines/ instead of algorithms/"""
     package: Path | None = None

@@ -21,13 +21,13 @@ class Options:
     repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
     """USER/NAME; made if it is missing"""
     name: str = ""
-    """of the file there (default: made of method and task, or of the dataset's name)"""
+    """name of the file there (default: made of method and task, or of the dataset's name)"""
     license: str = ""
     """as the hub calls it, for instance apache-2.0 (default: the one in a dataset's card)"""
     private: bool = False
     """let a repository that is made be seen by its owners alone"""
     message: str = ""
-    """of the commit"""
+    """message of the commit"""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ class Options(TeamOptions):
     size: tuple[int, int] = (480, 360)
     """width and height of a frame, in pixels"""
     episode_seed: int = 0
-    """of the starts"""
+    """random seed of the starts"""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """file to write, ending in .html"""
     title: str = ""
-    """of the page (default: the paths)"""
+    """title of the page (default: the paths)"""
     reference: str = ""
     """method that the others' probability of improvement is over (default: the first)"""
 

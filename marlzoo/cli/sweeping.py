@@ -27,7 +27,7 @@ class Options:
     optuna: int = 0
     """let Optuna propose so many settings per method instead, from what earlier ones reached (extra optuna)"""
     random_seed: int = 0
-    """of the draw or the proposals"""
+    """random seed of the draw or the proposals"""
     out: Path = Path("results")
     """results go to OUT/SUITE-sweep: rows.csv, sweep.csv, sweep.png and best.toml"""
     seeds: tuple[int, ...] = ()
@@ -39,7 +39,7 @@ class Options:
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     max_replicas: int = 20
-    """most replicas in one lockstep group"""
+    """largest number of replicas that train together"""
     processes: int = 1
     """number of training processes (0: one per core for large suites)"""
     check_data: bool = True

@@ -25,7 +25,7 @@ class Options:
     format: Literal["terminal", "markdown", "latex", "csv"] = "terminal"
     """how to print it"""
     title: str = ""
-    """of the table (default: the paths)"""
+    """title of the table (default: the paths)"""
     reference: str = ""
     """method that the others' probability of improvement is over (default: the first)"""
     details: bool = False

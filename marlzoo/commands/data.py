@@ -41,7 +41,7 @@ def data_collect(
         task: full task name, for instance ``mamujoco/hopper-3x1``.
         quality: ``random``, ``medium``, ... as the task has them; with ``policy`` a name of your choice.
         transitions: number of steps.
-        seed: of starts and exploration.
+        seed: random seed of starts and exploration.
         policy: checkpoint whose policy acts; the dataset's name is then ``TASK/own/QUALITY``.
         replica: which of the checkpoint's replicas.
         env: options of the task's environment, with ``policy``.

@@ -6,8 +6,10 @@ Importing a method imports torch, which takes longer than a person waits for a l
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.machinery
 import importlib.util
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -131,11 +133,20 @@ class Source:
             yield Setting(setting.name, setting.kind, default, setting.about)
 
     def _constant(self, name: str) -> str:
-        """The value of a constant of this module, as it is written; its name where it is none."""
+        """The value of a constant of this module; its name where it is none, its text where it is no number."""
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                return ast.unparse(node.value)
+                return self._number(node.value)
         return name
+
+    def _number(self, node: ast.expr) -> str:
+        """What an expression comes to where it is ``math.exp`` or the like of a number, else its text."""
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("math.") and len(node.args) == 1:
+            argument = ast.unparse(node.args[0])
+            given = self._constant(argument) if argument.isidentifier() else argument
+            with contextlib.suppress(ValueError):
+                return f"{getattr(math, ast.unparse(node.func).removeprefix('math.'))(float(given)):g}"
+        return ast.unparse(node)
 
     def _attribute(self, name: str) -> ast.expr | None:
         """The value of a class attribute of the module's (last) class that has it."""

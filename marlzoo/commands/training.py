@@ -61,7 +61,7 @@ def train_method(
         out: results go to ``out/name``.
         name: of the run; default: ``train-METHOD-TASK``.
         log: further loggers beside the CSV files.
-        max_replicas: most replicas in one lockstep group.
+        max_replicas: largest number of replicas that train together.
         threads: of torch; 0: as torch is set.
         place: where groups are trained, for instance on a cluster; see
             :class:`marlzoo.benchmarks.launchers.Place`.

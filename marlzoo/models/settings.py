@@ -12,7 +12,7 @@ class WorldModelConfig(Config):
     """Settings of methods with a world model; defaults of MOMA-PPO's release."""
 
     model_updates: Count = 10_000  # first updates, which fit the world model only
-    members: Count = 7  # of the ensemble
+    members: Count = 7  # size of the ensemble
     elites: Count = 5  # members that make rollouts: the best on held-out episodes
     model_hidden: Count = 1024  # width of the members' hidden layers
     model_layers: Count = 4  # hidden layers of dynamics and reward

@@ -125,7 +125,7 @@ def collect(
         task: full task name.
         quality: one of :func:`qualities`.
         transitions: number of steps.
-        seed: of starts and exploration.
+        seed: random seed of starts and exploration.
         path: file to write, ending in ``.hdf5`` or ``.h5``; default: :func:`recipe_path`.
         progress: called with steps recorded and steps in all.
         folder: of the behavior policies; None: the user's own, then the shipped ones.

@@ -20,7 +20,7 @@ class Options:
     settings: tuple[str, ...] = ()  # settings to change, NAME=VALUE each (VALUE in JSON)
     steps: int = 4_000_000  # team steps of training
     until: int | None = None  # stop after so many, the step size falling as if it went on (default: never)
-    seed: int = 0  # of everything
+    seed: int = 0  # random seed of everything
     medium_return: float | None = None  # wanted of the medium policy (default: halfway from start to end)
     poor_return: float | None = (
         None  # wanted of the poor one: makes poor, medium, good in place of the five others
