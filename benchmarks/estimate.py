@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.console import counted
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError
 from marlzoo.registry import make, make_env, task_spec
@@ -275,8 +276,9 @@ def sheets(suite: Suite, found: list[Cost]) -> list[Sheet]:
         state = "there" if cost.there else f"to make, {cost.bytes / MEGABYTE:.0f} MB"
         body.append([cost.label, state, f"{sum(cost.missing.values())} of {cost.runs}", f"{cost.hours:.2f}"])
     disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
+    runs = counted(sum(cost.runs for cost in found), "run")
     notes = [
-        f"{sum(cost.runs for cost in found)} runs, {sum(sum(c.missing.values()) for c in found)} missing: about "
+        f"{runs}, {sum(sum(c.missing.values()) for c in found)} missing: about "
         f"{sum(cost.hours for cost in found):.2f} hours on this machine's {cores()} cores and {disk:.0f} MB of disk.",
         "Measured now on one core, uncompiled, episodes at full length: rather too much than too little.",
     ]

@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from marlzoo.console import visible
+from marlzoo.console import counted, visible
 
 from .live import Returns, Status
 
@@ -297,8 +297,3 @@ def last_lines(folder: Path, trained: int, there: int, failures: Sequence[str], 
         return [*lines, f"Next: marlzoo table {folder} --format markdown"]
     lines.append(f"{counted(len(failures), 'group')} failed; the same command tries again:")
     return [*lines, *(f"  {failure}" for failure in failures)]
-
-
-def counted(count: int, name: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"

@@ -41,6 +41,11 @@ def inform(text: str) -> None:
     logger.info("%s", text)
 
 
+def counted(count: int, name: str) -> str:
+    """``1 run``, ``1,200 runs``."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
+
+
 def markdown_cell(text: object) -> str:
     """A value's text for a cell of a Markdown table: what would be markup or HTML there stands for itself."""
     return re.sub(r"[\\|`<]|\](?=[(\[])", r"\\\g<0>", " ".join(visible(text).splitlines()))

@@ -55,7 +55,7 @@ def test_steps_without_next_observations_lose_what_nothing_is_known_of() -> None
     assert data.terminal.sum() == 2
     assert data.truncated.sum() == 1
     np.testing.assert_array_equal(data.obs[data.ends[2]], steps["obs"][-1].astype(np.float32))
-    assert "1 episodes that did not end" in data.card.notes[0]
+    assert data.card.notes[0].startswith("1 episode without a terminal end lost the last step")
 
 
 def test_without_next_observations_final_rows_repeat_terminal_ones() -> None:
@@ -72,6 +72,8 @@ def test_without_next_observations_final_rows_repeat_terminal_ones() -> None:
     cut = Dataset.from_steps(**steps)
     assert not cut.truncated.any()
     assert cut.lengths.tolist() == [3, 1, 3]
+    endless = Dataset.from_steps(**steps | {"terminal": np.zeros(8, bool)})
+    assert endless.card.notes[0] == "no step ends an episode: all 8 steps are read as one"
     steps["timeout"] = np.arange(8) >= 6  # the last step is an episode of its own
     with pytest.raises(DataError, match=r"episode 3 \(step 7\) has a single step and no next observation"):
         Dataset.from_steps(**steps)
@@ -213,6 +215,16 @@ def test_episodes_of_another_form() -> None:
 def test_repr_is_short() -> None:
     assert repr(toy_dataset("continuous")).startswith("Dataset(")
     assert len(repr(toy_dataset("continuous"))) < 160
+    steps = flat()
+    data = Dataset.from_steps(**steps)
+    assert repr(data).startswith("Dataset(3 episodes, 8 transitions, 2 agents, continuous actions, return ")
+    assert repr(Dataset.from_steps(**steps, task="lab/x", source="")).startswith(
+        "Dataset(lab/x: 3 episodes, "
+    )
+    first, second, third = data
+    assert repr(first) == f"Episode(3 steps, return {steps['reward'][:3].sum():.1f}, terminal)"
+    assert repr(second).startswith("Episode(1 step, ")
+    assert repr(third).endswith(", time limit)")
 
 
 def test_spec_from_an_environment() -> None:

@@ -14,7 +14,7 @@ from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import first_argument, named_values, parse, text_values
 from marlzoo.cli._progress import closing, progress, reference
 from marlzoo.commands.data import planned_options
-from marlzoo.console import visible
+from marlzoo.console import counted, visible
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError
 from marlzoo.recording.teach_options import Options as TeachOptions
@@ -230,7 +230,7 @@ def mix(arguments: Sequence[str]) -> int:
 
 def _print_dataset(path: Path, card: Card) -> None:
     print(
-        f"{visible(path)}: {card.transitions} transitions in {card.episodes} episodes, "
+        f"{visible(path)}: {card.transitions} transitions in {counted(card.episodes, 'episode')}, "
         f"return {card.mean_return:.1f} ± {card.std_return:.1f}, content hash {card.content_hash}"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from marlzoo.console import counted
 from marlzoo.data.episodes import Episodes
 from marlzoo.errors import DataError
 from marlzoo.spec import ActionKind, Spec
@@ -116,9 +117,11 @@ def _without_next(
     arrays["terminal"] = episodes.at_last_step(ended)
     arrays["truncated"] = episodes.at_last_step(~ended & late[lasts])
     notes = []
+    if not (over | late).any():
+        notes.append(f"no step ends an episode: all {len(over)} steps are read as one")
     if (~ended).any():
         notes.append(
-            f"{int((~ended).sum())} episodes that did not end in a terminal step lost their last step: without "
+            f"{counted(int((~ended).sum()), 'episode')} without a terminal end lost the last step: without "
             "next_obs its successor is not known"
         )
     if ended.any():

@@ -82,8 +82,10 @@ class Card:
 
     @property
     def title(self) -> str:
-        """For messages: the name, where the task at least is known."""
-        return self.name if self.task else "the dataset"
+        """For messages: what is known of the name, if that is the task at least."""
+        if not self.task:
+            return "the dataset"
+        return "/".join(filter(None, (self.task, self.source, self.quality)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

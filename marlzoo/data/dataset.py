@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from marlzoo.console import counted
 from marlzoo.data import validation
 from marlzoo.data.arrays import feed, mapping, same_numbers
 from marlzoo.data.assemble import Rows, guess_spec, rows_of_episodes, rows_of_steps
@@ -244,9 +245,10 @@ class Dataset:
 
     def __repr__(self) -> str:
         returns = f"return {self.card.mean_return:.1f} ± {self.card.std_return:.1f}"
-        shape = f"{self.spec.n_agents} agents, {self.spec.action_kind} actions"
-        size = f"{self.episodes} episodes, {self.transitions} transitions"
-        return f"Dataset({self.card.name}: {size}, {shape}, {returns})"
+        shape = f"{counted(self.spec.n_agents, 'agent')}, {self.spec.action_kind} actions"
+        size = f"{counted(self.episodes, 'episode')}, {counted(self.transitions, 'transition')}"
+        name = f"{self.card.title}: " if self.card.task else ""
+        return f"Dataset({name}{size}, {shape}, {returns})"
 
     def _clear_final_rows(self) -> Dataset:
         """Zeros in place of the action and reward of rows without a step: what a source put there is void."""
@@ -390,7 +392,7 @@ class Dataset:
         chosen = np.asarray(episodes, dtype=np.int64)
         if chosen.ndim != 1 or not len(chosen) or chosen.min() < 0 or chosen.max() >= self.episodes:
             raise DataError(
-                f"{self.card.name}: episodes must be a non-empty list of numbers in 0..{self.episodes - 1}"
+                f"{self.card.title}: episodes must be a non-empty list of numbers in 0..{self.episodes - 1}"
             )
         rows = np.concatenate([np.arange(self.starts[e], self.ends[e] + 1) for e in chosen])
         arrays: dict[str, Any] = {name: array[rows] for name, array in self.own_arrays.items()}

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.console import counted
 from marlzoo.errors import DataError
 
 Bools = NDArray[np.bool_]
@@ -90,7 +91,7 @@ class Episodes:
         return episode, row - int(self.starts[episode])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Episode:
     """One episode of L steps; views of a dataset's arrays.
 
@@ -115,3 +116,10 @@ class Episode:
     def __len__(self) -> int:
         """Number of steps L."""
         return len(self.action)
+
+    def __repr__(self) -> str:
+        end = "time limit" if self.truncated else "cut"
+        if self.terminal:
+            end = "terminal"
+        team = self.reward.mean(axis=1) if self.reward.ndim == 2 else self.reward
+        return f"Episode({counted(len(self), 'step')}, return {float(team.sum()):.1f}, {end})"

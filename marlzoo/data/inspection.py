@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.console import console, visible
+from marlzoo.console import console, counted, visible
 from marlzoo.data import diagnostics as measures
 from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
@@ -125,7 +125,7 @@ def inspect(dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0) -
     observation = _ranges(dataset, dataset.obs)
     terminal, truncated = (int(flag.sum()) for flag in (dataset.terminal, dataset.truncated))
     return Inspection(
-        name=dataset.card.name,
+        name=dataset.card.title,
         rows=dataset.rows,
         transitions=dataset.transitions,
         episodes=dataset.episodes,
@@ -157,7 +157,7 @@ def render(found: Inspection) -> RenderableType:
     head = Table(title=visible(found.name), show_header=False)
     card = found.card
     lines: dict[str, Any] = {
-        "transitions": f"{found.transitions:,} in {found.episodes:,} episodes ({found.rows:,} rows)",
+        "transitions": f"{found.transitions:,} in {counted(found.episodes, 'episode')} ({found.rows:,} rows)",
         "return": f"{card['mean_return']:.2f} ± {card['std_return']:.2f}",
         "ends": f"{found.terminal:,} terminal, {found.truncated:,} time limit, {found.cut:,} cut",
         "state": "equals the observations" if found.state_is_obs else "separate",
@@ -272,7 +272,7 @@ def _figure(dataset: Dataset) -> Any:
     figure = Figure(figsize=(10, 7), layout="constrained")
     (returns, lengths), (actions, observations) = figure.subplots(2, 2)
     figure.suptitle(
-        visible(f"{dataset.card.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes"),
+        visible(f"{dataset.card.title}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes"),
         parse_math=False,
     )
     bins = min(50, 5 + dataset.episodes // 4)

@@ -97,7 +97,7 @@ def _require_empty_padding(dataset: Dataset) -> None:
         for agent, size in enumerate(sizes):
             if any(piece[:, agent, size:].any() for _, piece in pieces(array)):
                 raise DataError(
-                    f"{dataset.card.name}: {name} of agent {agent} holds numbers behind its {size} entries, for "
+                    f"{dataset.card.title}: {name} of agent {agent} holds numbers behind its {size} entries, for "
                     "which Minari's space of that agent has no room; set them to zero, or write hdf5 or npz"
                 )
 

@@ -210,7 +210,7 @@ def write_authors(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     wrong = [what for what, found in faults.items() if found]
     if wrong:
         raise DataError(
-            f"{dataset.card.name}: OMIGA's HDF5 layout cannot carry {' nor '.join(wrong)}; write a native file with "
+            f"{dataset.card.title}: OMIGA's HDF5 layout cannot carry {' nor '.join(wrong)}; write a native file with "
             "--format native, which only marlzoo reads"
         )
     return write_omiga(dataset, path)
