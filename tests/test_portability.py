@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -178,3 +179,29 @@ def test_commands_where_open_files_stay_and_names_are_fewer(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert not [*tmp_path.rglob("*.journal")], "those of finished writers are merged and removed"
     assert not [*tmp_path.rglob(".*.tmp*")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for Windows reads /proc")
+def test_a_killed_writers_file_is_removed_on_windows(tmp_path: Path) -> None:
+    """A process that is over leaves its temporary file to the next writer, also while somebody still holds it."""
+    over = subprocess.Popen([sys.executable, "-c", ""])
+    over.wait()
+    unread = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert unread.stdout is not None
+    unread.stdout.read()
+    os.waitid(os.P_PID, unread.pid, os.WEXITED | os.WNOWAIT)  # ended, and not taken away
+    writers = {"over": over.pid, "ended": unread.pid, "alive": os.getpid(), "another's": 1}
+    for name, writer in writers.items():
+        (tmp_path / f".{name}.{platform.node()}-{writer}-abc.tmp.txt").touch()
+    code = (
+        "import sys; from pathlib import Path; from tests import windows; windows.pretend()\n"
+        "from marlzoo.system.files import write_text_atomic\n"
+        "for name in sys.argv[2:]: write_text_atomic(Path(sys.argv[1], name + '.txt'), 'new')\n"
+        "import ctypes; sys.exit(len(ctypes.WinDLL().open))"
+    )
+    try:
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), *writers], check=True)
+    finally:
+        unread.wait()
+    left = {path.name.split(".")[1] for path in tmp_path.glob(".*.tmp.txt")}
+    assert left == {"alive", "another's"}

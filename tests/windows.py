@@ -6,6 +6,7 @@ what Python opens, renames and removes, and cannot be taken back: hence the proc
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import re
@@ -80,6 +81,34 @@ def hook(event: str, details: tuple[Any, ...]) -> None:
         raise NotImplementedError(f"{event} asks for rights, or is not there")
 
 
+class Kernel32:
+    """What of the library of this name asks for processes; a process of somebody else is number 1."""
+
+    DENIED, MISSING = 5, 87
+
+    def __init__(self, name: str = "kernel32", use_last_error: bool = True) -> None:
+        self.error = 0
+        self.open: list[int] = []
+        self.OpenProcess = lambda access, inherit, process: self._handle(access, process)
+        self.GetExitCodeProcess = lambda handle, code: self._tell(handle, code)
+        self.CloseHandle = lambda handle: self.open.remove(handle)
+
+    def _handle(self, access: int, process: int) -> int | None:
+        assert access == 0x1000, "more than may be asked of others"
+        there = os.path.exists(f"/proc/{process}")
+        self.error = self.DENIED if there else self.MISSING
+        if process == 1 or not there:
+            return None
+        self.open.append(process)
+        return process
+
+    def _tell(self, handle: int, code: Any) -> bool:
+        with open(f"/proc/{handle}/stat", encoding="utf-8") as file:
+            ended = file.read().rpartition(") ")[2].startswith("Z")
+        code._obj.value = 0 if ended else 259
+        return True
+
+
 def pretend() -> None:
     """Make this process as much like one on Windows as Python allows."""
     for name in THIRD_PARTY:
@@ -94,6 +123,9 @@ def pretend() -> None:
         if hasattr(signal, name):
             delattr(signal, name)
     os.environ.setdefault("USERNAME", "somebody")
+    kernel = Kernel32()
+    ctypes.WinDLL = lambda *_, **__: kernel  # type: ignore[attr-defined]
+    ctypes.get_last_error = lambda: kernel.error  # type: ignore[attr-defined]
     sys.platform = "win32"
     sys.addaudithook(hook)
 

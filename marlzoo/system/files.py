@@ -20,6 +20,7 @@ from typing import IO, Any
 import filelock
 
 from marlzoo.errors import ConfigError, DataError, MarlzooError, OutputError
+from marlzoo.system.processes import alive
 
 if sys.platform != "win32":
     import fcntl
@@ -190,20 +191,8 @@ def sweep(target: Path) -> None:
     node = platform.node()
     for left in target.parent.glob(f".{glob.escape(target.stem)}.{glob.escape(node)}-*.tmp{target.suffix}"):
         writer = left.name.removeprefix(f".{target.stem}.{node}-").partition("-")[0]
-        if writer.isdigit() and not _alive(int(writer)):
+        if writer.isdigit() and not alive(int(writer)):
             _discard(left)
-
-
-def _alive(process: int) -> bool:
-    if os.name != "posix":
-        return True  # signal 0 asks nothing elsewhere
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it is there and belongs to somebody else
-    return True
 
 
 def _discard(path: Path) -> None:
