@@ -22,12 +22,6 @@ BIN := $(VENV)/bin
 # Python compiles a module when it is first imported; compiling everything beforehand takes half of the installation.
 PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
 
-# Python started in the folder above a clone named marlzoo would take that folder for an empty package, because the
-# finder of an editable install is asked last. This start-up file lets it be asked first.
-EDITABLE_FIRST := import pathlib, site; \
-	pathlib.Path(site.getsitepackages()[0], "zz_marlzoo_editable_first.pth").write_text( \
-	"import sys; sys.meta_path.sort(key=lambda finder: getattr(finder, \"__name__\", \"\") != \"_EditableFinder\")\n")
-
 .PHONY: install install-dev demo test test-cluster mutants campaigns coverage lint types format docs dist readme results clean
 .DELETE_ON_ERROR:
 
@@ -42,7 +36,6 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --no-deps --retries 1 --timeout 30 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(PIP) -e .
-	$(BIN)/python -c '$(EDITABLE_FIRST)'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,8 +1,8 @@
 """MAPPO: proximal policy optimization for teams, with a centralized critic (online).
 
-Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games". Agents share one policy
-π(a_i | o_i, i), told apart by a one-hot number; the critic V(s) sees the state. From a rollout of E copies and
-T steps:
+Yu et al., "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games", NeurIPS 2022, arXiv 2103.01955.
+Agents share one policy π(a_i | o_i, i), told apart by a one-hot number; the critic V(s) sees the state. From a
+rollout of E copies and T steps:
 
     δ_t  = r_t + γ m_t V(s'_t) - V(s_t)            m_t = 0 where the task ended, 1 where the time limit did
     A_t  = δ_t + γ λ (1 - e_t) A_{t+1}             e_t = 1 where the episode was over for any reason

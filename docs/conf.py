@@ -42,6 +42,7 @@ copybutton_prompt_is_regexp = True
 nb_execution_mode = os.environ.get("MARLZOO_DOCS_NOTEBOOKS", "cache")
 nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
 nb_execution_timeout = 300
+nb_execution_in_temp = True  # what they write does not belong into the checkout
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 

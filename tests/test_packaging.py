@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 
 import marlzoo
 
@@ -79,15 +80,20 @@ def test_root_folders_are_not_imported_by_their_bare_names(folder: str) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy so that the checkout stays clean."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    source = copied(folder)
     pip(sys.executable, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(source))
     (built,) = folder.glob("*.whl")
     return built
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the checkout, in a folder of the package's name."""
+    source = folder / "marlzoo"
+    for name in (*FOLDERS, ".ci"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    return source
 
 
 def pip(python: str, *arguments: str) -> None:
@@ -160,8 +166,18 @@ def test_a_benchmark_runs_from_the_wheel(installed: Path, tmp_path: Path) -> Non
 
 
 def test_python_started_above_the_clone_imports_the_package(tmp_path: Path) -> None:
-    """A clone's folder has the package's name, and is no package itself."""
-    (tmp_path / "marlzoo" / "marlzoo").mkdir(parents=True)
-    code = "import marlzoo; print(marlzoo.__version__)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert found.stdout.strip() == marlzoo.__version__, found.stderr
+    """A clone's folder has the package's name, and is no package itself; pip alone installs it."""
+    source = copied(tmp_path)
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "builder.pth").write_text(
+        str(Path(setuptools.__file__).parents[1])
+    )  # .pth files there are not followed
+    python = str(environment / "bin" / "python")
+    pip(python, "install", "--no-build-isolation", "--no-deps", "--no-index", "--editable", str(source))
+    code = "import marlzoo; print(marlzoo.__file__)"
+    for folder in (tmp_path, source, Path("/")):
+        assert run(environment, folder, "python", "-c", code).strip() == str(
+            source / "marlzoo" / "__init__.py"
+        )
