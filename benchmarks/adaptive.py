@@ -33,7 +33,7 @@ def search(
 
     The trials of a batch train side by side, as replicas where they differ in floats only; the sampler (TPE) takes
     those of its own batch for bad ones meanwhile. It is seeded and told results in a fixed order, so the same call
-    proposes the same settings again, and goes on where it was interrupted.
+    proposes the same settings again, and resumes where it was interrupted.
 
     Args:
         learners: to tune.

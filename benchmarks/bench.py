@@ -71,8 +71,8 @@ def bench(
         check_data: compare data and simulator before training.
         set: other fields of the suite, for instance ``{"config.hidden": 32}``.
         hours: train only the datasets, cheapest first, that are estimated to fit in so many hours; 0: all.
-        rerun: train these methods anew.
-        force: train all methods anew.
+        rerun: train these methods again.
+        force: train all methods again.
         log: further loggers beside the CSV files, see :mod:`marlzoo.training.more_loggers`.
         quiet: print nothing.
         on: ``local``, ``ray`` or ``slurm``; this and what follows as in :class:`marlzoo.benchmarks.launchers.Place`.

@@ -115,5 +115,5 @@ class Storage:
             first = (str(error).strip().splitlines() or [""])[0]
             raise OutputError(
                 f"--storage {self.url}: {type(error).__name__}: {first}; check the address, the network and your "
-                "permissions; the same command goes on from what is saved"
+                "permissions; the same command resumes from what is saved"
             ) from error

@@ -241,7 +241,7 @@ def raising(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes"),
         (OSError(errno.ENOSPC, "No space left on device", "x.hdf5"), 2, "No space left on device: 'x.hdf5'"),
         (ModuleNotFoundError("no pandas", name="pandas"), 2, "the package 'pandas' is not installed"),
     ],

@@ -203,7 +203,7 @@ def test_broken_downloads_are_refused_and_gone_on_from(
     count, whole = (arrived, size) if arrived else (size, size + 1000)
     refused(
         rf"could not be fetched .*; {count} of {whole} bytes have arrived\). It needs the network \(599 MB\); the "
-        "same command goes on where this one stopped.*--from FILE"
+        "same command resumes where this one stopped.*--from FILE"
     )
     hub.mood = ""
     hub.release.set()

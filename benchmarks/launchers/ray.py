@@ -214,7 +214,7 @@ class _Driver:
             raise ConfigError(
                 f"a group needs {self._cpus} CPUs and {self._gpus:g} GPUs, which no node of the Ray cluster has "
                 f"(nodes that are alive: {there or 'none'}); start a node with 'ray start --address=...', or ask for "
-                "less with --threads and --gpus; the same command goes on from what is saved"
+                "less with --threads and --gpus; the same command resumes from what is saved"
             )
         return 0
 

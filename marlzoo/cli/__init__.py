@@ -13,11 +13,11 @@ from marlzoo.console import visible
 from marlzoo.errors import MarlzooError, UnknownNameError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "list": ("listing", "methods, tasks, datasets, formats or suites that are there (--json)"),
+    "list": ("listing", "list methods, tasks, datasets, formats or suites (--json)"),
     "data": ("data", "collect, inspect, check or convert datasets"),
     "train": ("training", "train one method; its settings are flags"),
     "eval": ("evaluating", "evaluate a checkpoint in the simulator, or teams in cross-play"),
-    "finetune": ("finetuning", "let an offline run's team go on learning in the simulator"),
+    "finetune": ("finetuning", "continue the training of an offline run in the simulator"),
     "ope": ("judging", "estimate a run's return from logged data, without a simulator"),
     "export": ("exporting", "write a trained team or agent as ONNX or as a PyTorch program"),
     "render": ("rendering", "play episodes with a trained team and write a video or stills"),
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given)
     except KeyboardInterrupt:
-        print("marlzoo: interrupted; the same command goes on from what is saved", file=sys.stderr)
+        print("marlzoo: interrupted; the same command resumes from what is saved", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

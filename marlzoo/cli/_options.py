@@ -33,7 +33,7 @@ class Where:
 
 @dataclass
 class Offline:
-    """Train on datasets and evaluate in the simulator; the same command goes on after an interruption."""
+    """Train on datasets and evaluate in the simulator; the same command resumes after an interruption."""
 
     data: tuple[str, ...]
     """names or files of datasets of one task; every seed is trained on each of them, all in lockstep"""
@@ -70,12 +70,12 @@ class Offline:
     check_data: bool = True
     """compare data and simulator before training"""
     force: bool = False
-    """train anew what is there; the old rows go to replaced.csv"""
+    """train everything again; the old rows go to replaced.csv"""
 
 
 @dataclass
 class Online:
-    """Train by acting in the simulator; the same command goes on after an interruption."""
+    """Train by acting in the simulator; the same command resumes after an interruption."""
 
     task: str
     """full task name, for instance mamujoco/hopper-3x1"""

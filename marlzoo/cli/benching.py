@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """Run a suite: make its data, train, evaluate, write OUT/SUITE. The same command goes on where it stopped."""
+    """Run a suite: make its data, train, evaluate, write OUT/SUITE. The same command resumes where it stopped."""
 
     suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
     """name of a built-in suite (marlzoo list suites) or a file ending in .toml"""
@@ -55,9 +55,9 @@ class Options:
     hours: float = 0.0
     """train only the datasets, cheapest first, that are estimated to fit in so many hours (default: all)"""
     rerun: tuple[str, ...] = ()
-    """train these methods anew; their rows go to replaced.csv"""
+    """train these methods again; their rows go to replaced.csv"""
     force: bool = False
-    """train all methods anew"""
+    """train all methods again"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     where: Annotated[Where, tyro.conf.arg(name="")] = Where()  # noqa: RUF009

@@ -279,7 +279,7 @@ def download(arguments: Sequence[str]) -> int:
 
 @dataclass
 class Teach:
-    """Train the behavior policies of a task, as its plan says; the same command goes on after a stop."""
+    """Train the behavior policies of a task, as its plan says; the same command resumes after a stop."""
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """full task name, for instance mamujoco/hopper-3x1"""

@@ -1,4 +1,4 @@
-"""``marlzoo finetune``: a run's team goes on learning in the simulator."""
+"""``marlzoo finetune``: a run's team continues learning in the simulator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """Fine-tune all replicas of an offline run in the simulator; the same command goes on after an interruption."""
+    """Fine-tune all replicas of an offline run in the simulator; the same command resumes after an interruption."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """checkpoint ending in .npz, or the folder of a run that has one"""

@@ -1,4 +1,4 @@
-"""``marlzoo list``: what is there, without importing a method or a simulator."""
+"""``marlzoo list``: methods, tasks, datasets, formats and suites, without importing a method or a simulator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from marlzoo.errors import ConfigError
 
 @dataclass
 class Options:
-    """List what is there."""
+    """List methods, tasks, datasets, formats or suites."""
 
     kind: Annotated[str, tyro.conf.Positional]
     """methods, tasks, datasets, formats or suites"""

@@ -285,7 +285,7 @@ def data_card(dataset: Name) -> dict[str, Any]:
 
 
 def data_teach(task: str, options: Options | None = None, **changes: Any) -> Path:
-    """Train the behavior policies of a task; the same call goes on after a stop.
+    """Train the behavior policies of a task; the same call resumes after a stop.
 
     Args:
         task: full task name.

@@ -43,7 +43,7 @@ def train_method(
 ) -> Results:
     """Train an offline method on datasets and evaluate it in the simulator, as ``marlzoo train METHOD`` does.
 
-    The same call goes on after an interruption. :func:`marlzoo.train` trains a learner that you made yourself, also
+    The same call resumes after an interruption. :func:`marlzoo.train` trains a learner that you made yourself, also
     without a simulator.
 
     Args:
@@ -66,7 +66,7 @@ def train_method(
         place: where groups are trained, for instance on a cluster; see
             :class:`marlzoo.benchmarks.launchers.Place`.
         check_data: compare data and simulator before training.
-        force: train anew what is there.
+        force: train everything again.
         settings: of the method, where they are not those of the task's preset.
 
     Raises:

@@ -39,7 +39,7 @@ def download(
 ) -> Path:
     """Fetch a published dataset, verify it, write it as a native file under its name, and check that file.
 
-    Fetching needs ``huggingface-hub`` (extra ``hub``) and goes on where an interrupted one stopped. The file's
+    Fetching needs ``huggingface-hub`` (extra ``hub``) and resumes where an interrupted one stopped. The file's
     checksum is compared with the published one, with the one that the hub states, and with that of an earlier
     download; a first one is recorded once the file could be converted. ``from_file`` names a file or folder in
     any known format instead, fetched by hand; files are recorded and compared in the same way.
@@ -138,7 +138,7 @@ def _fetch(entry: Entry, progress: Progress | None) -> tuple[Path, str]:
     except DataError as error:
         raise DataError(
             f"{entry.name} could not be fetched ({error}). It needs the network ({entry.size or 'size unknown'}); "
-            f"the same command goes on where this one stopped. Or fetch {entry.where()} by hand and run: "
+            f"the same command resumes where this one stopped. Or fetch {entry.where()} by hand and run: "
             f"marlzoo data download {entry.name} --from FILE"
         ) from error
     return target, etag if _SHA256.fullmatch(etag) else ""

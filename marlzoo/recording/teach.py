@@ -5,7 +5,7 @@
 takes the options that the task's plan says (:mod:`marlzoo.teachers.plans`), which flags change; with ``--no-plan``
 it takes the defaults. ``python -m marlzoo.recording.teach TASK ...`` is the same command with ``--no-plan``.
 
-It may be interrupted: called again it goes on where it stopped. The same command, versions and kind of
+It may be interrupted: called again it resumes where it stopped. The same command, versions and kind of
 processor give the same policies (the training uses one thread of torch; the simulator's number of threads does not
 matter).
 """
