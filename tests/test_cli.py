@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from marlzoo.benchmarks.results import ResultsFile
 
-from marlzoo.cli import COMMANDS, main
+from marlzoo.cli import COMMANDS, listing, main
 from marlzoo.cli._options import Offline, Online, Where
 from marlzoo.cli.data import ACTIONS
 from marlzoo.commands import diagnosis as doctor
@@ -78,6 +78,14 @@ def test_lists_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.startswith("omiga") for line in out.splitlines())
     reconstructed = {line.split()[0] for line in out.splitlines() if "reconstruction" in line}
     assert reconstructed == {"inspo", "mabcq"}
+
+
+def test_no_path_in_a_list_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("a" * 30, "installed", "p"), ("b", "recipe", "q " * 60)]
+    listing._print([dict(zip(("name", "state", "place"), row, strict=True)) for row in rows])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
+        " ".join(row).split() for row in rows
+    ]
 
 
 def test_installed_datasets_and_recipes_are_listed(

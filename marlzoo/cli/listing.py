@@ -83,13 +83,16 @@ def _print(entries: Entries) -> None:
     shown = [name for name in entries[0] if name not in HIDDEN or "learns" not in entries[0]]
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for name in shown:
-        table.add_column(name, overflow="fold", no_wrap=name in ("name", "setting"))
+        table.add_column(name, overflow="fold", no_wrap=name in ("name", "setting", "place"))
     for entry in entries:
         table.add_row(*(_text(entry[name]) for name in shown))
     screen = console()
-    if not screen.is_terminal:
-        screen = console(width=max(80, *(sum(len(_text(entry[n])) + 2 for n in shown) for entry in entries)))
-    screen.print(table, highlight=False)
+    if (
+        not screen.is_terminal or "place" in shown
+    ):  # paths and commands are copied: only the terminal may break them
+        longest = [max(len(name), *(len(_text(entry[name])) for entry in entries)) for name in shown]
+        screen = console(width=max(80, sum(longest) + 2 * len(shown)))
+    screen.print(table, highlight=False, soft_wrap="place" in shown)
 
 
 def _text(value: Any) -> str:

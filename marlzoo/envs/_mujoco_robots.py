@@ -2,7 +2,7 @@
 
 Those of Gymnasium's ``-v5`` tasks are described in the same terms, in :mod:`marlzoo.envs._mujoco_v5`.
 
-Every function is vectorised over copies: it takes the engine's fields as ``[n, ...]`` float64 arrays.
+Every function is vectorized over copies: it takes the engine's fields as ``[n, ...]`` float64 arrays.
 ``qpos`` and ``qvel`` are the state; all other fields are read as the stepping call left them, which with
 the RK4 integrator is one stage behind the state, as in the original tasks.
 """
@@ -124,7 +124,7 @@ def _torso_x(fields: Fields, masses: Array) -> Array:
     return fields["xpos"][:, 1, 0]
 
 
-def _centre_of_mass_x(fields: Fields, masses: Array) -> Array:
+def _center_of_mass_x(fields: Fields, masses: Array) -> Array:
     x: Array = fields["xipos"][:, :, 0] @ masses / masses.sum()
     return x
 
@@ -287,7 +287,7 @@ ROBOTS: dict[str, Robot] = {
         obs_size=376,
         observe=_observe_humanoid,
         hidden=2,
-        measure=_centre_of_mass_x,
+        measure=_center_of_mass_x,
         alive=_humanoid_alive,
         action_cost=0.1,
         forward=1.25,
