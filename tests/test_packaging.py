@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -15,7 +16,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import setuptools
 
 import marlzoo
 
@@ -171,8 +171,11 @@ def test_python_started_above_the_clone_imports_the_package(tmp_path: Path) -> N
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
     (site,) = environment.glob("lib/python*/site-packages")
+    builder = importlib.util.find_spec("setuptools")
+    assert builder is not None
+    assert builder.origin is not None
     (site / "builder.pth").write_text(
-        str(Path(setuptools.__file__).parents[1])
+        str(Path(builder.origin).parents[1])
     )  # .pth files there are not followed
     python = str(environment / "bin" / "python")
     pip(python, "install", "--no-build-isolation", "--no-deps", "--no-index", "--editable", str(source))

@@ -29,11 +29,12 @@ from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.system.files import atomic_write
 
 from ..live import Returns
-from ..plan import Group, Source
+from ..plan import Group
 from ..progress import Display, Part, Stage
 from ..recorder import record_failure
 from ..results import Estimated, Row, RowEpisodes
 from ..reuse import files
+from ..sources import Source
 from ..split import Split, cores, torch_threads
 from ..status import list_groups
 from ..suites import Suite
