@@ -96,7 +96,7 @@ class CQLMAConfig(Config):
     cql_samples: Count = 10  # actions of each of the three classes (continuous)
     cql_policy: Improvement = "advantage_weighted_bc"  # cloning weighted by advantage or Q, or Q's gradient
     entropy: NonNegative = 0.0  # weight of the policy's entropy ("sac" only)
-    policy_bc_warmup: Natural = 0  # first updates of weighted cloning that only clone the data
+    policy_bc_warmup: Natural = 0  # first updates, in which the policy only clones the data
     cql_importance: bool = False  # subtract the samples' log densities (continuous)
     cql_bias_in_lse: bool = False  # count the mixer's bias once per agent, as the released code does
     td_next: Literal["policy", "argmax"] = "policy"  # next action (discrete)
@@ -265,7 +265,8 @@ class CQLMA(Algorithm):
             entropy = -tanh_gaussian_log_prob(mean_now, log_std_now, action, used)
             assert isinstance(self.q, Ensemble)
             policy = -w.detach() * self.q.first(now, action).squeeze(-1)
-            return Terms(q_data, lse, q_next, policy - self.hyperparameter("entropy", 4) * entropy, metrics)
+            policy = policy - self.hyperparameter("entropy", 4) * entropy
+            return Terms(q_data, lse, q_next, self._after_cloning(policy, log_prob), metrics)
         own = q_sampled[:, 0, c.cql_samples : 2 * c.cql_samples].mean(1)  # of the policy's samples at o_i
         weight = self._weight(q_data[:, 0], own)
         metrics |= effective_sample_size(weight)
@@ -290,7 +291,7 @@ class CQLMA(Algorithm):
         lse = masked_logsumexp(w.unsqueeze(-1) * now, action_mask[:, :, :-1])
         if c.cql_policy == "sac":
             value = w.detach().unsqueeze(-1) * now.detach() - self.hyperparameter("entropy", 5) * log_pi_now
-            policy = -(log_pi_now.exp() * value).sum(-1)
+            policy = self._after_cloning(-(log_pi_now.exp() * value).sum(-1), log_prob)
         else:
             weight = self._weight(q_data, (log_pi_now.exp() * now).sum(-1))
             metrics |= effective_sample_size(weight, batch.filled)
@@ -306,5 +307,12 @@ class CQLMA(Algorithm):
         """
         relative = self.config.cql_policy == "advantage_weighted_bc"
         weight = (q - expected).clamp(min=0.0) if relative else q
-        warm = self._optimizers["policy"].count < self.config.policy_bc_warmup
-        return torch.where(warm, torch.full_like(q, 1.0 / self.spec.n_agents), weight.detach())
+        return torch.where(self._clones(), torch.full_like(q, 1.0 / self.spec.n_agents), weight.detach())
+
+    def _after_cloning(self, policy: Tensor, log_prob: Tensor) -> Tensor:
+        """The terms of the policy's loss; in the first updates those of cloning, the agents' mean."""
+        return torch.where(self._clones(), -log_prob / self.spec.n_agents, policy)
+
+    def _clones(self) -> Tensor:
+        """Whether this is one of the first updates, which only clone the data."""
+        return self._optimizers["policy"].count < self.config.policy_bc_warmup

@@ -29,8 +29,11 @@ def test_the_ends_of_long_names_are_kept(text: str, width: int, expected: str) -
     assert shortened(text, width) == expected
 
 
+@pytest.mark.parametrize("seconds", [1e-5, 1.0, 1e3, 1e7])  # of a busy machine, and of an idle one
 @pytest.mark.parametrize("width", [60, 80])
-def test_bars_fit_the_terminal(width: int) -> None:
+def test_bars_fit_the_terminal(width: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     stage = Stage("train", LABEL, 200_000.0)
     display = Display(
@@ -38,6 +41,7 @@ def test_bars_fit_the_terminal(width: int) -> None:
     )  # not started: nothing moves
     display.plan([stage])
     part = display.begin(stage)
+    now = seconds
     part.advance(100_000.0, "100000 of 200000 updates, value 123.4, effective sample size 0.51")
     with console.capture() as capture:
         console.print(display.progress.get_renderable())

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import typing
-from types import ModuleType
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from marlzoo.config import Config
+from marlzoo.errors import ConfigError
 from marlzoo.registry import find_method, method_names
+from marlzoo.spec import ActionKind
 from tests import reference
-from tests.reference.harness import SETTINGS, Case, compare
+from tests.reference.harness import (
+    SEEDS,
+    SETTINGS,
+    UPDATES,
+    Case,
+    compare,
+    logged_batches,
+    make_learner,
+    random_data,
+)
 
 # What a batch holds is the sampler's doing and the same for both sides; widths change no formula.
 VARIED = {"gamma", "lr", "grad_clip", "memory_relu"}
@@ -53,20 +67,84 @@ def test_there_is_a_reference(method: str) -> None:
 def test_every_setting_is_varied(method: str) -> None:
     """Each choice of a setting occurs in a case, and each number in more than one value."""
     module = FOUND[method]
-    exempt = getattr(module, "NEVER_VARIED", {})
     lacking = []
-    settings = choices(find_method(method).config_class)
-    if "history" not in settings:
-        del settings["memory_relu"]
-    for setting, wanted in settings.items():
-        if setting in exempt or setting in SHARED or setting in WIDTHS:
-            continue
-        used = values_of(module, method, setting)
+    for setting, wanted in varied_settings(method).items():
+        used = values_of(module.CASES, method, setting)
         lacking += [f"{setting} = {value!r}" for value in wanted if value not in used]
         if not wanted and len(used) < 2:
             lacking.append(f"a second value of {setting}")
     assert not lacking, f"tests/reference/{method}.py has no case with {'; '.join(lacking)}"
+    exempt = getattr(module, "NEVER_VARIED", {})
     assert set(exempt) <= {setting.name for setting in dataclasses.fields(find_method(method).config_class)}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [(name, kind) for name in FOUND for kind in find_method(name).actions]
+)
+def test_what_a_kind_of_actions_never_varies_changes_nothing_there(method: str, kind: ActionKind) -> None:
+    """Settings that only the other kind's cases vary: all changed at the same time, no number moves."""
+    mine = [case for case in FOUND[method].CASES if case.kind == kind]
+    unused: list[dict[str, Any]] = [{}]
+    for setting, wanted in varied_settings(method).items():
+        used = values_of(mine, method, setting)
+        default = getattr(find_method(method).config_class(), setting)
+        others = [value for value in wanted if value not in used] if wanted else []
+        if not wanted and used == {default}:
+            others = [another(default)]
+        others = [value for value in others if not refused(method, mine[0], setting, value)]
+        unused += [{} for _ in range(len(others) - len(unused))]
+        for changes, value in zip(unused, others, strict=False):
+            changes[setting] = value
+    by_history = {case.settings.get("history"): case for case in mine}  # the last of each
+    for case in by_history.values():
+        whole = numbers_of(method, case) if unused[0] else {}
+        for changes in filter(None, unused):
+            changed = numbers_of(method, dataclasses.replace(case, settings={**case.settings, **changes}))
+            moved = [name for name in whole if not torch.equal(whole[name], changed[name])]
+            assert not moved, (
+                f"tests/reference/{method}.py: of {changes}, no {kind} case has what moves {moved}"
+            )
+
+
+def varied_settings(method: str) -> dict[str, tuple[Any, ...]]:
+    """The settings that a method's cases have to vary; see :func:`choices`."""
+    settings = choices(find_method(method).config_class)
+    if "history" not in settings:
+        del settings["memory_relu"]
+    left_out = SHARED | WIDTHS | set(getattr(FOUND[method], "NEVER_VARIED", {}))
+    return {setting: wanted for setting, wanted in settings.items() if setting not in left_out}
+
+
+def another(value: float | None) -> float:
+    """A number that a setting might have in place of its default."""
+    if value is None or value == math.inf:
+        return 2
+    return value + 1 if isinstance(value, int) else 0.6 * value or 0.3
+
+
+def refused(method: str, case: Case, setting: str, value: Any) -> bool:
+    """Whether a method does not take a value with this kind of actions."""
+    try:
+        make_learner(method, dataclasses.replace(case, settings={**case.settings, setting: value}))
+    except ConfigError:
+        return True
+    return False
+
+
+def numbers_of(method: str, case: Case) -> dict[str, Tensor]:
+    """Metrics of three updates and all parameters after them."""
+    learner = make_learner(method, case)
+    data = [random_data(learner.spec, seed, all_terminal=case.all_terminal) for seed in SEEDS]
+    batches = logged_batches(learner, data)
+    if hasattr(FOUND[method], "make_batches"):
+        batches = iter(FOUND[method].make_batches(learner, UPDATES))
+    learner.prepare(data, logged_batches(learner, data))
+    found = {}
+    for update in range(3):
+        metrics = learner.update(next(batches))
+        learner.updates += 1
+        found |= {f"{name} {update}": value.detach().clone() for name, value in metrics.items()}
+    return found | {name: value.detach().clone() for name, value in learner.state_dict().items()}
 
 
 def choices(config: type[Config]) -> dict[str, tuple[Any, ...]]:
@@ -81,11 +159,11 @@ def choices(config: type[Config]) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def values_of(module: ModuleType, method: str, setting: str) -> set[Any]:
-    """All values that a setting has in the cases of a reference."""
+def values_of(cases: Iterable[Case], method: str, setting: str) -> set[Any]:
+    """All values that a setting has in cases of a reference."""
     default = getattr(find_method(method).config_class(), setting)
     used: set[Any] = set()
-    for case in module.CASES:
+    for case in cases:
         value = case.settings.get(setting, SETTINGS.get(setting, default))
         used |= set(value) if isinstance(value, list) else {value}
     return used

@@ -27,11 +27,16 @@ CASES = [
     Case(
         "continuous", {**ALPHA, "divergence": "chi2", "bound_margin": [0.1, 0.0]}, shift={"nu": 0.4}
     ),  # x below -1
-    Case("continuous", {"alpha": [10.0, 2.0], "divergence": "kl"}),
+    Case("continuous", {"alpha": [10.0, 2.0], "divergence": "kl", "omega_cap": [1.2, math.inf]}),
     Case("discrete", {**ALPHA, "omega_cap": [2.0, 1.1]}),
     Case("discrete", {**ALPHA, "divergence": "chi2", "omega_cap": [0.9, math.inf]}),
     Case("continuous", {**ALPHA, "history": "rnn", "sequence_length": 3}),
     Case("discrete", {**ALPHA, "history": "rnn", "memory_relu": True}),
+    Case("discrete", {"alpha": [10.0, 2.0], "divergence": "kl"}),
+    Case(
+        "continuous",
+        {**ALPHA, "history": "rnn", "memory_relu": True, "sequence_length": 2, "batch_size": 3},
+    ),
 ]
 
 

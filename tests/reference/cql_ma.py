@@ -37,9 +37,13 @@ CASES = [
         ALPHA | FEW | RELEASED | {"cql_samples": 3, "cql_importance": True, "bound_margin": [0.1, 0.0]},
         WIDE,
     ),
-    Case("continuous", ALPHA | FEW | SAC | {"n_critics": 2, "cql_bias_in_lse": True}, WIDE),
+    Case(
+        "continuous",
+        ALPHA | FEW | SAC | {"n_critics": 2, "cql_bias_in_lse": True, "policy_bc_warmup": 2},
+        WIDE,
+    ),
     Case("discrete", ALPHA | RELEASED | {"td_next": "argmax"}, WIDE),
-    Case("discrete", ALPHA | SAC, WIDE),
+    Case("discrete", ALPHA | SAC | {"policy_bc_warmup": 2}, WIDE),
     Case("discrete", ALPHA | RNN | {"sequence_length": 3}, WIDE),
     Case("discrete", ALPHA | RNN | SAC | {"memory_relu": True, "td_next": "argmax", "batch_size": 3}, WIDE),
 ]

@@ -15,6 +15,7 @@ from tests.reference.ivr import WIDE, act, prepare
 __all__ = ["CASES", "act", "prepare", "update"]
 
 ALPHA: dict[str, Any] = {"alpha": [2.0, 0.2], "weight_cap": [100.0, 1.5], "reward_scaling": "none"}
+RELU = {"history": "rnn", "memory_relu": True, "sequence_length": 2, "batch_size": 3}
 
 CASES = [
     Case(kind, ALPHA | settings, WIDE)
@@ -30,6 +31,7 @@ CASES = [
     Case("continuous", ALPHA | {"reward_scaling": "range", "alpha": [300.0, 2e3]}, WIDE),
     Case("continuous", ALPHA | {"history": "rnn", "sequence_length": 3, "mixing": "linear"}, WIDE),
     Case("discrete", ALPHA | {"history": "rnn", "memory_relu": True, "reward_scaling": "range"}, WIDE),
+    Case("continuous", ALPHA | RELU, WIDE),
     Case("discrete", ALPHA, {"nets.target_q": 0.1, "nets.v": 0.1}),  # all x small: m is the floor
     Case("discrete", ALPHA | {"alpha": [2.0, 0.1]}, WIDE | {"nets.v": -8.0}),
 ]

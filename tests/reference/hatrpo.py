@@ -31,6 +31,8 @@ CASES = [
         ROLLOUT | {"damping": [0.1, 0.6], "std_x": [1.0, 2.0], "std_y": [0.5, 0.9]},
         agent_rewards=False,
     ),
+    Case("continuous", ROLLOUT | {"epochs": 1, "lr_decay": True, "cg_steps": 2}, agent_rewards=False),
+    Case("discrete", ROLLOUT | {"epochs": 1, "damping": [0.1, 0.6]}, agent_rewards=False),
     Case(
         "discrete",
         ROLLOUT | {"epochs": 1, "lr_decay": True, "cg_steps": 2, "line_search": 3},

@@ -48,9 +48,12 @@ CASES = [
     Case("continuous", {**TWINS, "bound_margin": [0.1, 0.0]}),
     Case("continuous", {**RNN, "mixer_bias": True, "policy_weight": "k_inside", "sequence_length": 3}),
     Case("discrete", {**BASE, "epsilon": [0.3, 0.0], "policy_weight": "k_inside"}),
-    Case("discrete", {**RNN, "memory_relu": True, "last_action": False, "n_critics": 2}),
+    Case("discrete", {**RNN, "memory_relu": True, "last_action": False, "n_critics": 2, "mixer_bias": True}),
     # Some time steps have a target in no sequence, and the targets' period is no multiple of an update's steps.
     Case("discrete", {**TIME, "target_period": 7, "batch_size": 4}),
+    Case("discrete", {**TWINS, "batch_size": 4}),
+    Case("continuous", {**TIME, "memory_relu": True, "sequence_length": 3, "batch_size": 3}),
+    Case("continuous", {**BASE, "mask_softmax": False}),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 
@@ -67,7 +70,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     length = filled.shape[1]
     known = [(b, t) for b, t in seq.steps if followed[b, t] or not seq.mask[b, t]]
 
-    if not c.mask_softmax:
+    if hasattr(seq, "filled") and not c.mask_softmax:
         clear_padding(seq, action, filled)
     policy_loss, largest = policy_loss_of(own, seq, filled)
     first = values(own, "critic.0", seq, seq.action)[0][0]
@@ -109,8 +112,9 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 def clear_padding(seq: Any, action: Tensor, filled: Tensor) -> None:
     """Zeros for what follows an episode's final row, and for actions from that row on; no action is legal there."""
     for b, length in enumerate(filled.sum(1).long().tolist()):
-        for rows in (seq.obs, seq.state, seq.action_mask):
-            rows[b, length + 1 :] = 0
+        for name in ("obs", "state", "action_mask"):
+            if hasattr(seq, name):  # continuous actions have no mask
+                getattr(seq, name)[b, length + 1 :] = 0
         for rows in (seq.action, action):
             rows[b, length:] = 0
 

@@ -14,6 +14,7 @@ CASES = [
     Case("continuous", RNN | PENALTY, WIDE),
     Case("continuous", ALPHA | LATE, WIDE),
     Case("continuous", {"history": "mlp", "bc_reduce": "sum"}, WIDE),
+    Case("continuous", RNN | {"memory_relu": False, "sequence_length": 2, "batch_size": 3}, WIDE),
     Case("discrete", RNN | {"alpha": [2.5, 0.6], "memory_relu": False}, WIDE),
     Case("discrete", LATE, WIDE),
 ]

@@ -12,6 +12,7 @@ from tests.reference.in_sample import Team, expectile_loss, steps_within
 
 SETTINGS: dict[str, Any] = {"expectile": [0.7, 0.9], "beta": [3.0, 1.5], "weight_cap": [100.0, 2.0]}
 WIDE = {"actor": 2.0, "target_q": 2.0}
+RELU = {"history": "rnn", "memory_relu": True, "sequence_length": 2, "batch_size": 3}
 
 CASES = [
     Case(kind, SETTINGS | settings, WIDE)
@@ -21,6 +22,7 @@ CASES = [
     Case("continuous", SETTINGS | {"bound_margin": [0.1, 0.0], "action_margin": [0.0, 0.2]}, WIDE),
     Case("continuous", SETTINGS | {"history": "rnn", "sequence_length": 3}, WIDE),
     Case("discrete", SETTINGS | {"history": "rnn", "memory_relu": True}, WIDE),
+    Case("continuous", SETTINGS | RELU, WIDE),
 ]
 
 

@@ -27,6 +27,7 @@ CASES = [
     Case("discrete", {**SMALL, **RNN}, WIDE),
     Case("continuous", {**SMALL, **RNN, "noise": "zero"}, WIDE),
     Case("discrete", {**SMALL, **FLOW, "noise": "shared", "normalize_q": True}, WIDE),
+    Case("discrete", {**SMALL, "noise": "per_episode", "batch_size": 3}, WIDE),
 ]
 PAIRED = "closed forms of the pairing of noise and actions are in tests/test_coupling.py"
 NEVER_VARIED = dict.fromkeys(("coupling", "contexts", "modes"), PAIRED)

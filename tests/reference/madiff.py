@@ -28,7 +28,9 @@ ALONE: dict[str, Any] = {"mode": "decentralized", "sequence_length": 3}
 CASES = [
     Case("continuous", SMALL),
     Case("continuous", {**SMALL, **ALONE, "target": "p90"}),
+    Case("continuous", {**SMALL, "target": "above", "batch_size": 2}),
     Case("discrete", {**SMALL, "layers": 1, "heads": 4, "diffusion_steps": 9, "eval_steps": 1}),
+    Case("discrete", {**SMALL, "target": "p90", "batch_size": 2}),
     Case("discrete", {**SMALL, **ALONE, "target": "above"}),
 ]
 

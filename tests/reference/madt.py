@@ -28,9 +28,10 @@ JOINT: dict[str, Any] = {"joint": True, "hidden": 16, "heads": 4, "sequence_leng
 CASES = [
     Case("continuous", SMALL),
     Case("continuous", {**SMALL, **JOINT, "tokens": "action", "target": "p90"}),
+    Case("continuous", {**SMALL, "tokens": "obs", "target": "above", "sequence_length": 2}),
     Case("discrete", {**SMALL, "sequence_length": 0, "target": "above"}),
-    Case("discrete", {**SMALL, **JOINT}),
-    Case("discrete", {**SMALL, "layers": 2, "tokens": "obs", "sequence_length": 2}),
+    Case("discrete", {**SMALL, **JOINT, "tokens": "action"}),
+    Case("discrete", {**SMALL, "layers": 2, "tokens": "obs", "target": "p90", "sequence_length": 2}),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 COUNT = {"return": 3, "action": 2, "obs": 1}

@@ -18,6 +18,7 @@ NEVER_VARIED = ppo.NEVER_VARIED
 CASES = [
     Case("continuous", ppo.SETTINGS, agent_rewards=False),
     Case("discrete", ppo.SETTINGS, agent_rewards=False),
+    Case("discrete", {**ppo.SETTINGS, "epochs": 1, "lr_decay": False}),
     Case(
         "continuous",
         {**ppo.SETTINGS, "epochs": 1, "lr_decay": False, "std_x": [1.0, 2.0], "std_y": [0.5, 0.9]},

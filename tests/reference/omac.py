@@ -26,6 +26,7 @@ CASES = [
     Case("discrete", OPTIONS, {"q": 1.5, "target_q": 1.5}),
     Case("continuous", {"history": "rnn", "sequence_length": 3}),
     Case("discrete", {"history": "rnn", "memory_relu": True}),
+    Case("continuous", {"history": "rnn", "memory_relu": True, "sequence_length": 2, "batch_size": 3}),
 ]
 
 

@@ -14,6 +14,7 @@ from tests.reference.harness import Case, Replica, Seen
 
 ALPHA = {"alpha": [10.0, 0.7]}
 WIDE = {"q": 3.0, "target_q": 3.0, "target_mixer": 1.5, "actor": 1.5}  # z meets its bounds
+RELU = {"history": "rnn", "memory_relu": True, "sequence_length": 2, "batch_size": 3}
 
 CASES = [
     Case("continuous", ALPHA, WIDE),
@@ -26,6 +27,9 @@ CASES = [
     Case("discrete", {**ALPHA, "smac_done": "state_equal", "v_from_target": False}, shift={"v": 0.6}),
     Case("continuous", {**ALPHA, "history": "rnn", "sequence_length": 3}, WIDE),
     Case("discrete", {**ALPHA, "history": "rnn", "memory_relu": True}, WIDE),
+    Case("continuous", {**ALPHA, **RELU, "stabilize_v": False}, WIDE),
+    Case("continuous", {**ALPHA, "smac_done": "state_equal"}, WIDE),
+    Case("discrete", {**ALPHA, "global_weights": False, "z_clip": "none", "weight_cap": [1.1, 2.0]}, WIDE),
 ]
 
 

@@ -22,11 +22,24 @@ SMALL: dict[str, Any] = {
     "td_weight": [1.0, 0.4],
     "decay_scaling": [0.5, 0.5],
 }
+WHOLE = {"sequence_length": 0, "decay_scaling": 0.8}
+
 CASES = [
     Case("continuous", SMALL),
     Case("continuous", {**SMALL, "own_action": True, "decay_scaling": 0.8}),
+    Case("continuous", {**SMALL, "autoregressive": False}),
     Case("discrete", SMALL),
-    Case("discrete", {**SMALL, "autoregressive": False, "batch_size": 2, "heads": 4, "sequence_length": 0}),
+    Case(
+        "discrete",
+        {
+            **SMALL,
+            "autoregressive": False,
+            "batch_size": 2,
+            "heads": 4,
+            "sequence_length": 0,
+            "decay_scaling": 0.8,
+        },
+    ),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 

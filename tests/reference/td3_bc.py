@@ -33,6 +33,7 @@ CASES = [
     Case("discrete", ALPHA | OWN | EARLY, WIDE),
     Case("discrete", ALPHA | JOINT | {"policy_q": "min", "policy_delay": 1}, WIDE),
     Case("discrete", ALPHA | RNN | JOINT | EARLY | {"memory_relu": True}, WIDE),
+    Case("continuous", ALPHA | RNN | {"memory_relu": True, "sequence_length": 2, "batch_size": 3}, WIDE),
 ]
 
 
