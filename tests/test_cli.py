@@ -335,6 +335,20 @@ def test_settings_read_from_source_are_those_of_the_class(name: str) -> None:
     assert all(setting.about for setting in found.values())
     assert source.actions == tuple(cls.actions)
     assert source.online == (cls.sampling == "online")
+    presets = {preset: {k: repr(v) for k, v in values.items()} for preset, values in cls.presets.items()}
+    assert source.presets == presets
+
+
+def test_help_shows_what_each_preset_has_in_place_of_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    status, told, _ = call(capsys, "train", "icq", "--help")
+    assert status == 0
+    shown = " ".join(told.split())
+    assert "presets: smac, smac-recurrent, smac-authors, mamujoco, mpe" in shown
+    assert "alpha_pi (default: 0.1; mamujoco, mpe: 100.0)" in shown
+    assert "(default: 256; smac-recurrent, smac-authors: 64)" in shown
+    _, told, _ = call(capsys, "train", "eql", "--help")  # its presets are written in another module
+    assert "presets: mamujoco, mpe, smac, smac-recurrent" in " ".join(told.split())
+    assert "presets: none" in " ".join(call(capsys, "train", "mappo", "--help")[1].split())
 
 
 def test_no_setting_of_a_method_has_the_name_of_a_run_option() -> None:

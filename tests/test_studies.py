@@ -251,6 +251,9 @@ def test_predictions_of_the_coordination_games() -> None:
     assert predicted("additive, in-sample", "equilibria", "imbalanced") == 20.0
     assert predicted("independent", "equilibria", "imbalanced") == 20.0  # the mean reward of rare actions
     assert predicted("additive, in-sample", "equilibria", "imbalanced", threshold=0.4) == 5.0
+    assert (
+        predicted("additive, in-sample", "equilibria", "balanced", threshold=0.9) == 20.0
+    )  # all are as likely
 
 
 def test_best_answers_end_in_an_equilibrium() -> None:
@@ -290,6 +293,19 @@ def test_bounded_weights_of_the_team_cannot_tell_better_from_best() -> None:
     assert value("equilibria", "balanced", 0.1) == pytest.approx(expected, rel=5e-3)
 
 
+def test_weights_of_the_team_are_those_of_values_around_the_exact_one() -> None:
+    reward = np.array([0.0, 1.0, 4.0])
+    form = game_theory.Form(
+        "maiql", "team weights", settings={"beta": 0.5, "expectile": 0.7, "weight_cap": 1e9}
+    )
+    values = reward - np.log(game_theory.team_weights(form, reward)) / 0.5  # one for each error and reward
+    exact = values[2]
+    np.testing.assert_allclose(exact, exact[0], atol=1e-9)
+    above = np.maximum(reward - exact[0], 0.0).sum()
+    assert 0.7 * above == pytest.approx(0.3 * np.maximum(exact[0] - reward, 0.0).sum())
+    np.testing.assert_allclose(values[:, 0] - exact[0], 0.04 * np.linspace(-1, 1, 5), atol=1e-9)
+
+
 def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
     data = game_data.dataset("xor-two-state", "random", episodes=20_000)
     found = game_theory.two_state(game_theory.Form("bc", "cloning"), data)
@@ -299,6 +315,21 @@ def test_cloning_of_the_two_state_game_is_predicted_exactly() -> None:
             game_theory.Form("bc", "cloning"), game_data.dataset("xor-two-state", "optimal")
         )
     ).all()
+
+
+def test_cloning_of_the_two_state_game_is_of_each_state_apart() -> None:
+    best = game_data.dataset("xor-two-state", "optimal", episodes=20)
+    data = game_data.dataset("xor-two-state", "random", episodes=200)
+    data.action[data.state.argmax(-1) == 1] = best.action[best.sources][0]
+    assert best.returns.mean() == 10.0
+    assert game_theory.two_state(game_theory.Form("bc", "cloning"), data) == pytest.approx((10.0, 10.0))
+
+
+def test_the_first_agents_action_is_the_row_of_the_payoffs() -> None:
+    table, policy = games.payoffs("xor-four"), np.array([[0.1, 0.2, 0.3, 0.4], [0.6, 0.1, 0.1, 0.2]])
+    value = sum(policy[0, i] * policy[1, j] * table[i][j] for i in range(4) for j in range(4))
+    assert game_theory.product("xor-four", policy) == pytest.approx(value)
+    assert value != pytest.approx(game_theory.product("xor-four", policy[::-1]))
 
 
 def test_predictions_that_are_stated() -> None:

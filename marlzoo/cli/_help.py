@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -81,16 +81,16 @@ def train_help(method: str, source: Source, shape: type, more: Sequence[Setting]
         more: settings that its form adds.
     """
     required = "--task TASK" if source.online else "--data DATASET ..."
-    presets = ", ".join(source.presets) or "none"
+    presets = source.presets
     about = (
-        f"The task's preset goes before these defaults (presets: {presets}). "
-        f"Their values: marlzoo list methods {method.partition(' ')[0]}"
+        f"The task's preset goes before these defaults (presets: {', '.join(presets) or 'none'}); what it changes "
+        f"stands behind its name. As a table: marlzoo list methods {method.partition(' ')[0]}"
     )
     own = {setting.name: setting for setting in (*more, *source.settings())}
     settings = [
         *textwrap.wrap(f"settings of {method} ({source.summary.rstrip('.')})", WIDTH),
         *textwrap.wrap(about, WIDTH, break_on_hyphens=False),
-        *(line for setting in own.values() for line in _entry(setting, of_method=True)),
+        *(line for setting in own.values() for line in _entry(setting, presets)),
     ]
     return "\n\n".join(
         [
@@ -167,7 +167,9 @@ def _paragraphs(shape: type) -> str:
     return "\n\n".join("\n".join(textwrap.wrap(text, WIDTH, break_on_hyphens=False)) for text in texts)
 
 
-def _entry(option: Setting, of_method: bool = False) -> list[str]:
+def _entry(option: Setting, presets: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
+    """The lines of an option, or of a setting of a method with ``presets``."""
+    of_method = presets is not None
     metavar = _metavar(option)
     flags = _flags(option)
     if "Positional" in option.kind:
@@ -177,21 +179,30 @@ def _entry(option: Setting, of_method: bool = False) -> list[str]:
     else:  # a run option that is off is switched on; a preset may have switched on a method's
         both = of_method or option.default == "True"
         left = f"  {flags[0]}, --no-{flags[0][2:]}" if both else f"  {flags[0]}"
-    body = textwrap.wrap(option.about + _value(option, of_method), WIDTH - COLUMN, break_on_hyphens=False)
+    body = textwrap.wrap(option.about + _value(option, presets), WIDTH - COLUMN, break_on_hyphens=False)
     lines = [] if len(left) < COLUMN else [left]
     first = left.ljust(COLUMN) if len(left) < COLUMN else " " * COLUMN
     return [*lines, first + body[0], *(" " * COLUMN + line for line in body[1:])]
 
 
-def _value(option: Setting, of_method: bool) -> str:
-    """The default, where the text does not say it and there is one."""
+def _value(option: Setting, presets: Mapping[str, Mapping[str, str]] | None) -> str:
+    """The default, where the text does not say it and there is one, and what presets have in its place."""
+    of_method = presets is not None
     if "default" in option.about and not (of_method or option.default in ("False", "True")):
         return ""
     if _required(option):
         return " (required)"
     plain = _plain(option.default)
-    switched_off = option.default == "False" and not of_method
-    return "" if switched_off or plain in ("", "None") else f" (default: {plain})"
+    if not of_method and plain in ("", "None", "False"):
+        return ""
+    parts = [] if plain in ("", "None") else [f"default: {plain}"]
+    names: dict[str, list[str]] = {}
+    for name, settings in (presets or {}).items():
+        value = _plain(settings.get(option.name, option.default))
+        if value != plain:
+            names.setdefault(value, []).append(name)
+    parts += [f"{', '.join(those)}: {value}" for value, those in names.items()]
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _required(option: Setting) -> bool:

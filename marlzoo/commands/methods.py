@@ -84,13 +84,14 @@ class Source:
         return str(value.value) if isinstance(value, ast.Constant) else "decentralized"
 
     @property
-    def presets(self) -> tuple[str, ...]:
-        """Names of the presets that the class lists itself."""
-        value = self._attribute("presets")
-        keys = value.keys if isinstance(value, ast.Dict) else []
-        return tuple(
-            key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
-        )
+    def presets(self) -> dict[str, dict[str, str]]:
+        """Settings of each preset that the class lists itself, as they are written."""
+        return {
+            name: {
+                setting: place._written(value) for setting, (place, value) in source._entries(node).items()
+            }
+            for name, (source, node) in self._entries(self._attribute("presets")).items()
+        }
 
     def settings(self) -> list[Setting]:
         """The settings of the method's configuration, its own ones first."""
@@ -129,21 +130,43 @@ class Source:
 
     def _own(self, node: ast.ClassDef) -> Iterator[Setting]:
         for setting in settings_in(node, self.text.splitlines()):
-            default = self._constant(setting.default) if setting.default.isidentifier() else setting.default
+            default = setting.default
+            if default.isidentifier():
+                default = self._written(ast.Name(default))
             yield Setting(setting.name, setting.kind, default, setting.about)
 
-    def _constant(self, name: str) -> str:
-        """The value of a constant of this module; its name where it is none, its text where it is no number."""
+    def _entries(self, node: ast.expr | None) -> dict[str, tuple[Source, ast.expr]]:
+        """A dictionary's values, each with the source that it is written in; parts of it may have names."""
+        if not isinstance(node, ast.Dict):
+            source, name = self._place(node)
+            value = source._assigned(name) if source else None
+            return source._entries(value) if source and value is not None else {}
+        found: dict[str, tuple[Source, ast.expr]] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:  # **part
+                found |= self._entries(value)
+            elif isinstance(key, ast.Constant) and isinstance(key.value, str):
+                found[key.value] = self, value
+        return found
+
+    def _written(self, value: ast.expr) -> str:
+        """A value as it is written; that of a constant of this module where it is a name."""
+        named = self._assigned(value.id) if isinstance(value, ast.Name) else None
+        return self._number(named or value)
+
+    def _assigned(self, name: str) -> ast.expr | None:
+        """The value of a constant of this module, or of its class; None where there is none."""
         for node in self.tree.body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                return self._number(node.value)
-        return name
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if isinstance(target, ast.Name) and target.id == name:
+                assert isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
+                return node.value
+        return self._attribute(name)
 
     def _number(self, node: ast.expr) -> str:
         """What an expression comes to where it is ``math.exp`` or the like of a number, else its text."""
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("math.") and len(node.args) == 1:
-            argument = ast.unparse(node.args[0])
-            given = self._constant(argument) if argument.isidentifier() else argument
+            given = self._written(node.args[0])
             with contextlib.suppress(ValueError):
                 return f"{getattr(math, ast.unparse(node.func).removeprefix('math.'))(float(given)):g}"
         return ast.unparse(node)
