@@ -134,6 +134,20 @@ def test_coinciding_centres_stay_finite() -> None:
     assert np.isfinite(world.reward()).all()
 
 
+def test_copies_that_are_taken_out_go_back_to_their_places() -> None:
+    world = World(TAG, 4)
+    world.start(np.random.default_rng(0).random((2 * (TAG.agents + TAG.landmarks), 4)))
+    before, ids = world.rows.copy(), np.array([3, 1])
+    part = world.take(ids)
+    np.testing.assert_array_equal(part.rows, before[:, ids])
+    part.step(np.random.default_rng(1).uniform(-1, 1, (TAG.agents, 2, 2)))
+    np.testing.assert_array_equal(world.rows, before)
+    world.put(ids, part)
+    np.testing.assert_array_equal(world.rows[:, [0, 2]], before[:, [0, 2]])
+    np.testing.assert_array_equal(world.rows[:, ids], part.rows)
+    assert (part.rows != before[:, ids]).any(0).all()
+
+
 def test_covering_all_landmarks_pays_thirty() -> None:
     marks = ((-0.5, 0.0), (0.5, 0.0), (0.0, 0.7))
     near = tuple((x + 0.05, y - 0.05) for x, y in marks)
