@@ -24,6 +24,7 @@ WORTH_SPLITTING = 100_000  # seed-updates; fewer are over before further process
 # Larger groups lose to the cache: of OMIGA's networks this admits about 5 replicas at width 256, 20 at width 64
 # (results/speed/ratios.md).
 CACHE_BYTES = 16 << 20
+MOST_THREADS = 256  # of a process, unless it has more cores
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Split:
     def __post_init__(self) -> None:
         if self.processes < 1 or self.threads < 0 or self.replicas < 0:
             raise ConfigError(f"{self}: there must be a process, and no number may be negative")
+        if self.threads > max(
+            MOST_THREADS, os.cpu_count() or 1
+        ):  # OpenMP ends the process for want of memory
+            raise ConfigError(
+                f"threads is {self.threads}; it must be at most {MOST_THREADS}, or the number of cores"
+            )
 
 
 def cores() -> int:

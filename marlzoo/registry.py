@@ -299,9 +299,15 @@ def family_tasks(family: str) -> list[str]:
     return [str(TaskName(family, task)) for task in found]
 
 
-def task_spec(task: str, **options: Any) -> Spec:
-    """A task's shape, without its simulator."""
+def task_spec(task: str, /, **options: Any) -> Spec:
+    """A task's shape, without its simulator.
+
+    Raises:
+        UnknownNameError: no such task; lists the nearest ones.
+        ConfigError: an option that no environment can have.
+    """
     found = find_task(task)
+    _require_options(task, options)
     spec: Spec = found.module.spec(found.name, **options)
     return replace(spec, task=task)
 
@@ -318,7 +324,14 @@ def fitting_options(task: str, shape: Spec) -> dict[str, Any]:
     return {}
 
 
-def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
+def _require_options(task: str, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for options with the names of what every environment is told anyway."""
+    reserved = {"task", "name", "num_envs"}.intersection(options)
+    if reserved:
+        raise ConfigError(f"{task}: {min(reserved)} is no option of an environment")
+
+
+def make_env(task: str, /, num_envs: int = 1, **options: Any) -> BatchedEnv:
     """``num_envs`` copies of a task, stepped together.
 
     Raises:
@@ -327,9 +340,7 @@ def make_env(task: str, num_envs: int = 1, **options: Any) -> BatchedEnv:
         PluginError: the environment ended the process.
     """
     found = find_task(task)
-    reserved = {"name", "num_envs"}.intersection(options)
-    if reserved:
-        raise ConfigError(f"{task}: {min(reserved)} is no option of an environment")
+    _require_options(task, options)
     try:
         env: BatchedEnv = found.module.make(found.name, num_envs, **options)
     except SystemExit as error:  # a simulator must not end the run without a word

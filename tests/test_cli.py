@@ -269,6 +269,45 @@ def test_interruptions_and_system_errors(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--env", "name=x"), "name is no option of an environment"),
+        (("--env", "task=x"), "task is no option of an environment"),
+        (("--env", "num_envs=3"), "num_envs is no option of an environment"),
+        (("--device", "meta"), "device 'meta' cannot be used by torch"),
+        (("--threads", 5000), "threads is 5000; it must be at most"),
+        (("--threads", 10**6), "threads is 1000000; it must be at most"),
+    ],
+)
+def test_values_beyond_the_edge_are_one_line(
+    options: tuple[str, Any], text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = ("--data", "games/xor/marlzoo/D1", "--updates", 2, "--out", tmp_path)
+    status, out, told = call(capsys, "train", "bc", *data, *options)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(f"marlzoo: error: .*{re.escape(text)}.*\n", told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.45 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marlzoo.cli.listing.run", lambda rest: (_ for _ in ()).throw(error))
+    status, _, told = call(capsys, "list", "tasks")
+    assert (status, told.count("\n")) == (2, 1)
+    assert told.startswith(f"marlzoo: error: not enough memory ({error}); take a smaller --hidden")
+    with pytest.raises(type(error)):
+        main(["list", "tasks", "--debug"])
+
+
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marlzoo.cli.listing.run", raising(ZeroDivisionError("a fault")))
     with pytest.raises(ZeroDivisionError):

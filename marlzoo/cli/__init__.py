@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
 }
 HELP = ("-h", "--help", "help")
+SMALLER = "take a smaller --hidden, --batch-size, --rollout or --num-envs, or fewer replicas at a time (--max-replicas)"
+NO_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)  # in torch's errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
+        reason = " ".join(str(error).split()) or "nothing says how much"
+        return _fail(f"not enough memory ({reason}); {SMALLER}")
 
 
 def _open_streams() -> None:

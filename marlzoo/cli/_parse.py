@@ -174,7 +174,7 @@ def usable_device(name: str) -> str:
     import torch
 
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()  # which the device "meta", without numbers, cannot tell
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
