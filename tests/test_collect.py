@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,24 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
         DataError, match=r"are: none\); train one with: marlzoo data teach .* \(3,000,000 team steps\)"
     ):
         collect(TASK, "expert", folder=tmp_path)
+
+
+def test_more_than_the_disk_can_hold_is_refused_before_it_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = task_spec("mpe/spread")
+    row = 4 * spec.n_agents * (spec.obs_size + spec.action_size) + 4 * (
+        spec.n_agents if spec.reward_per_agent else 1
+    )
+    with pytest.raises(
+        ConfigError, match=r"^1,000,000,000,000 transitions take at least [\d,.]+ GB, and the disk of"
+    ):
+        collect("mpe/spread", "random", 10**12, path=tmp_path / "new" / "a.hdf5")
+    usage = shutil.disk_usage(tmp_path)
+    for free, refused in ((30 * (row + 2), False), (30 * (row + 2) - 1, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, free=free: usage._replace(free=free))
+        with pytest.raises(ConfigError) if refused else contextlib.nullcontext():
+            collect("mpe/spread", "random", 30, path=tmp_path / f"{free}.hdf5")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
 }
 HELP = ("-h", "--help", "help")
-SMALLER = "take a smaller --hidden, --batch-size, --rollout or --num-envs, or fewer replicas at a time (--max-replicas)"
+SMALLER = "take a smaller --hidden, --batch-size, --rollout or --num-envs, or fewer replicas (--max-replicas)"
 NO_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)  # in torch's errors
 
 

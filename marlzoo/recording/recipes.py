@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def collect(
         UnknownNameError: the behavior policy does not have this quality.
         CheckpointError: the checkpoint is missing or broken.
         ConfigError: a wrong number of transitions, a negative seed, a file name that is not HDF5's, a replica that
-            the checkpoint does not have, or a policy of another task.
+            the checkpoint does not have, a policy of another task, or more than the disk has room for.
         OutputError: the file cannot be written; nothing is left behind.
     """
     recipe = (
@@ -154,6 +155,7 @@ def collect(
     target = usual if path is None else Path(path).expanduser()
     if target.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
+    _require_room(recipe.spec, transitions, target)
     shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
     episodes: list[RecordedEpisode] = []
     metadata: dict[str, Any] = {}
@@ -173,6 +175,18 @@ def collect(
     card = _card(recipe, transitions, seed, shares, metadata)
     write_omiga(dataset_of(recipe.spec, episodes, card), target)
     return target
+
+
+def _require_room(spec: Spec, transitions: int, target: Path) -> None:
+    """Raise ConfigError where the disk cannot hold so many steps; states may be those of the observations."""
+    row = sum(array.new(1).nbytes for name, array in spec.layout().items() if name != "state")
+    place = next(folder for folder in target.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if row * transitions > free:
+        raise ConfigError(
+            f"{transitions:,} transitions take at least {row * transitions / 1e9:,.1f} GB, and the disk of {place} "
+            f"has {free / 1e9:,.1f} GB left; take fewer (--transitions), or another place (--out)"
+        )
 
 
 def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
