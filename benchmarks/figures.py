@@ -98,7 +98,8 @@ def _profile(results: Results, columns: int) -> Figure:
             "show returns without one",
         )
 
-    parts = {scope_name(*scope): part for scope, part in found.groupby(["suite", "execution"], sort=False)}
+    names = [scope_name(*scope) for scope in zip(found["suite"], found["execution"], strict=True)]
+    parts = {str(name): part for name, part in found.groupby(names, sort=False)}
 
     def draw(axis: Any, name: str) -> None:
         for learner, part in parts[name].groupby(LEARNER, sort=False):
