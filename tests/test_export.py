@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -330,3 +331,10 @@ def test_the_team_that_was_asked_for_is_exported(tmp_path: Path, monkeypatch: py
     with pytest.raises(SpecError, match="no agent can act alone"):
         exporting.make_step(shared, 0)
     assert exporting.make_step(shared).outputs[0].shape == (None, 3, 2)
+
+
+@pytest.mark.parametrize("execution", ["shared_randomness", "sequential", "centralized"])
+def test_agents_that_need_the_others_do_not_act_alone(execution: str) -> None:
+    team = SimpleNamespace(method="m", execution=execution, spec=SimpleNamespace(n_agents=2))
+    with pytest.raises(SpecError, match=f"m: its execution is {execution}, so no agent can act alone"):
+        exporting.make_step(team, 0)
