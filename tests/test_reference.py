@@ -139,7 +139,7 @@ def numbers_of(method: str, case: Case) -> dict[str, Tensor]:
     if hasattr(FOUND[method], "make_batches"):
         batches = iter(FOUND[method].make_batches(learner, UPDATES))
     learner.prepare(data, logged_batches(learner, data))
-    found = {}
+    found: dict[str, Tensor] = {}
     for update in range(3):
         metrics = learner.update(next(batches))
         learner.updates += 1
