@@ -203,7 +203,7 @@ def test_a_wrong_setting_is_named_with_the_nearest(
         ),
         (
             ["data", "collect"],
-            r"marlzoo data collect: give TASK \(for instance .*\) and --quality QUALITY \(random .*\); see",
+            r"marlzoo data collect: give TASK \(for instance .*\) and --quality QUALITY \(random.*\); see",
         ),
         (
             ["data", "collect", "games/xor", "--quality", "x", "--transitions", "y"],
