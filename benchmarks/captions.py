@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -116,9 +119,30 @@ def _origins(cells: pd.DataFrame) -> list[str]:
             notes.append(f"Warning: rows of {learner} were made by {len(codes)} versions of its code.")
     records = cells.loc[cells["tuning"] != "", ["learner", "tuning"]].drop_duplicates()
     if len(records):
-        tuned = [f"{line['learner']}: {line['tuning']}" for line in records.to_dict("records")]
+        tuned = [f"{line['learner']} by {_search(line['tuning'])}" for line in records.to_dict("records")]
         notes.append(f"Settings were tuned: {'; '.join(tuned)}. The others are presets.")
     return notes
+
+
+def _search(record: str) -> str:
+    """How settings were found, in words, from the record of a sweep; another record as it is."""
+    try:
+        about = json.loads(record)
+        over = ", ".join(f"{name} {_values(values)}" for name, values in about["over"].items())
+        seeds = ", ".join(map(str, about["seeds"]))
+        return (
+            f"{about['search']} search over {over} ({about['trials']} trials of {about['updates']} updates with "
+            f"seeds {seeds} on {', '.join(about['data'])})"
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):  # a suite's file may say it in any words
+        return record
+
+
+def _values(values: list[Any] | Mapping[str, Any]) -> str:
+    """Those that a search tried, or the range that it drew from."""
+    if isinstance(values, list):
+        return ", ".join(map(str, values))
+    return f"{values['low']} to {values['high']}{' on a logarithmic scale' if values['log'] else ''}"
 
 
 def _seeds(cells: pd.DataFrame) -> str:

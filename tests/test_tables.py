@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -360,8 +361,26 @@ def test_rows_of_several_versions_of_the_code_are_told() -> None:
 
 
 def test_how_settings_were_found_is_told() -> None:
-    rows = cell("first", [1.0], tuning='{"trials": 5}') + cell("second", [1.0])
-    assert 'Settings were tuned: first: {"trials": 5}. The others are presets.' in first(rows).notes
+    def told(record: str) -> str:
+        rows = cell("first", [1.0], tuning=record) + cell("second", [1.0])
+        return next(note for note in first(rows).notes if note.startswith("Settings were tuned"))
+
+    about = {
+        "search": "grid",
+        "trials": 4,
+        "seeds": [0, 1],
+        "updates": 300,
+        "data": ["games/xor D1", "games/xor D3"],
+    }
+    values = {"alpha": [0.1, 1], "lr": {"low": 1e-4, "high": 1e-2, "log": True, "count": 2}}
+    assert told(json.dumps(about | {"over": values})) == (
+        "Settings were tuned: first by grid search over alpha 0.1, 1, lr 0.0001 to 0.01 on a logarithmic scale "
+        "(4 trials of 300 updates with seeds 0, 1 on games/xor D1, games/xor D3). The others are presets."
+    )
+    values["lr"]["log"] = False
+    assert "lr 0.0001 to 0.01 (4 trials" in told(json.dumps(about | {"over": values}))
+    for other in ("hand", '{"trials": 5}', "5", '{"over": []}'):
+        assert told(other) == f"Settings were tuned: first by {other}. The others are presets."
 
 
 # ---- published scores and references -------------------------------------------------------------------
