@@ -76,15 +76,38 @@ class Clock:
 
     def left(self) -> float | None:
         """Seconds left; None while too little is known."""
-        costs = {kind: seconds / units for kind, (units, seconds) in self._spent.items() if units > 0}
         total = 0.0
-        for stage in self.stages:
-            family = stage.kind.partition("/")[0]
-            akin = [cost for kind, cost in costs.items() if kind.partition("/")[0] == family]
-            if stage.done < stage.amount and not akin:
-                return None
-            total += (stage.amount - stage.done) * costs.get(stage.kind, max(akin, default=0.0))
+        for stage, cost in zip(self.stages, self._costs(), strict=True):
+            if stage.done < stage.amount:
+                if cost is None:
+                    return None
+                total += (stage.amount - stage.done) * cost
         return total / self.side_by_side
+
+    def share(self) -> float:
+        """Share of the whole work that is done, by its estimated time.
+
+        While nothing of a family is measured its pieces count alike, and those that are measured do not count: making
+        data takes seconds where training takes hours.
+        """
+        times = [
+            None if cost is None else stage.amount * cost
+            for stage, cost in zip(self.stages, self._costs(), strict=True)
+        ]
+        weights = [float(t is None) for t in times] if None in times else [t or 0.0 for t in times]
+        done = sum(
+            weight * stage.done / stage.amount for stage, weight in zip(self.stages, weights, strict=True)
+        )
+        return done / (sum(weights) or 1.0)
+
+    def _costs(self) -> list[float | None]:
+        """Seconds per unit of every piece of work; None where nothing of its family is measured."""
+        costs = {kind: seconds / units for kind, (units, seconds) in self._spent.items() if units > 0}
+        slowest: dict[str, float] = {}
+        for kind, cost in costs.items():
+            family = kind.partition("/")[0]
+            slowest[family] = max(cost, slowest.get(family, 0.0))
+        return [costs.get(stage.kind, slowest.get(stage.kind.partition("/")[0])) for stage in self.stages]
 
 
 class ProgressReporter(Protocol):
@@ -191,8 +214,7 @@ class Display:
             what: is done at present, for a line where there are no bars.
         """
         left = self.clock.left()
-        stages = self.clock.stages
-        share = sum(stage.done / stage.amount for stage in stages) / max(len(stages), 1)
+        share = self.clock.share()
         text = "estimating the time left" if left is None else f"{timedelta(seconds=round(left))} left"
         self.progress.update(self._whole, completed=share, note=text)
         if what and not self.console.is_terminal and time.monotonic() - self._told >= PERIOD:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from marlzoo.benchmarks.live import Returns
-from marlzoo.benchmarks.progress import Display, Stage, fitting, last_lines, shortened
+from marlzoo.benchmarks.progress import Clock, Display, Stage, fitting, last_lines, shortened
 from rich.console import Console
 
 import marlzoo
@@ -50,6 +50,27 @@ def test_bars_fit_the_terminal(width: int, seconds: float, monkeypatch: pytest.M
     assert all(len(line) <= width and " 50 %" in line for line in (whole, *bars))
     assert re.match(r"omiga .*….*replay ", bars[0])
     assert "100000 of 2" in bars[0]
+
+
+def test_the_share_that_is_done_goes_by_time() -> None:
+    data = [Stage("data/a", "", 100.0), Stage("data/b", "", 100.0)]
+    runs = [Stage("train/x", "", 1000.0, unit=1.0), Stage("train/y", "", 1000.0, unit=1.0)]
+    clock = Clock([*data, *runs])
+    data[0].done = 100.0
+    assert clock.share() == 0.25  # nothing is measured
+    clock.account("data/a", 100.0, 1.0)
+    assert clock.share() == 0.0  # made data say nothing about the training
+    data[1].done, runs[0].done = 50.0, 100.0
+    clock.account("train/x", 100.0, 10.0)
+    # Seconds: 1 of 1, 0.5 of 1 at a's pace, 10 of 100, and 0 of 100 at x's pace.
+    assert clock.share() == pytest.approx(11.5 / 202)
+    clock.account("train/y", 100.0, 40.0)
+    runs[1].done = 1000.0
+    assert clock.share() == pytest.approx((1.5 + 10 + 400) / (2 + 100 + 400))
+    for stage in clock.stages:
+        stage.done = stage.amount
+    assert clock.share() == 1.0
+    assert Clock([]).share() == 0.0
 
 
 @pytest.mark.parametrize(
