@@ -113,10 +113,15 @@ def _moving(cells: pd.DataFrame) -> list[str]:
 def _origins(cells: pd.DataFrame) -> list[str]:
     """Where rows of one column were made by several versions of the code, and how settings were found."""
     notes = []
+    several = []
     for learner, part in cells.groupby("learner", sort=False):
         codes = dict.fromkeys(code for text in part["codes"] for code in text.split(", ") if code)
         if len(codes) > 1:
-            notes.append(f"Warning: rows of {learner} were made by {len(codes)} versions of its code.")
+            several.append(f"{learner} {len(codes)}")
+    if several:
+        notes.append(
+            f"Warning: rows of a method were made by several versions of its code: {', '.join(several)}."
+        )
     records = cells.loc[cells["tuning"] != "", ["learner", "tuning"]].drop_duplicates()
     if len(records):
         tuned = [f"{line['learner']} by {_search(line['tuning'])}" for line in records.to_dict("records")]

@@ -354,10 +354,13 @@ def test_values_that_still_moved_are_told() -> None:
 
 
 def test_rows_of_several_versions_of_the_code_are_told() -> None:
-    rows = cell("first", [1.0, 2.0, 3.0]) + cell("second", [1.0, 2.0, 3.0])
+    rows = cell("first", [1.0, 2.0, 3.0]) + cell("second", [1.0, 2.0, 3.0]) + cell("third", [1.0, 2.0, 3.0])
     rows[0] = replace(rows[0], code="0ld")
+    rows[3:5] = [replace(rows[3], code="0ld"), replace(rows[4], code="older")]
     warnings = [note for note in first(rows).notes if note.startswith("Warning")]
-    assert warnings == ["Warning: rows of first were made by 2 versions of its code."]
+    assert warnings == [
+        "Warning: rows of a method were made by several versions of its code: first 2, second 3."
+    ]
 
 
 def test_how_settings_were_found_is_told() -> None:
