@@ -186,10 +186,10 @@ def test_a_method_may_say_itself_whether_it_can(monkeypatch: pytest.MonkeyPatch)
 def test_offline_data_are_those_of_the_training_in_its_order(tmp_path: Path) -> None:
     one, other = toy_dataset(seed=1), toy_dataset(seed=2)
     meta = {"data": [other.content_hash, one.content_hash]}
-    assert [data.content_hash for data in _datasets([one, other], meta, 2)] == meta["data"]
+    assert [data.content_hash for data in _datasets([one, other], meta, one.spec, 2)] == meta["data"]
     with pytest.raises(
         DataError, match="the checkpoint does not name its offline data; name them with --data"
     ):
-        _datasets((), {}, 2)
+        _datasets((), {}, one.spec, 2)
     with pytest.raises(DataError, match=r"^(?!the offline data)"):  # the error of the file that was named
-        _datasets(str(tmp_path / "nothing.hdf5"), {"sources": ["a"]}, 2)
+        _datasets(str(tmp_path / "nothing.hdf5"), {"sources": ["a"]}, one.spec, 2)

@@ -200,7 +200,7 @@ def test_a_card_is_one_line_of_json() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(card, mean_return=math.nan).to_json()
     assert (card.name, card.title) == ("a/b/us/good", "a/b/us/good")
-    assert (Card("a/b").name, Card("a/b").title, Card().title) == ("a/b/?/?", "a/b/?/?", "the dataset")
+    assert (Card("a/b").name, Card("a/b").title, Card().title) == ("a/b/?/?", "a/b", "the dataset")
 
 
 def test_statistics_may_differ_by_rounding() -> None:

@@ -154,7 +154,7 @@ def test_large_suites_get_a_process_per_core(tmp_path: Path, monkeypatch: pytest
     assert default_split(small, missing, 20) == Split(replicas=20)
     assert default_split(large, [], 20) == Split()
     short = replace(large, data=tuple(replace(data, updates=2) for data in large.data))
-    sources = [plan.obtain(data, tmp_path, lambda done, total: None) for data in short.data]
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in short.data]
     missing_of_short = plan.pending(short, sources, ResultsFile(tmp_path / "rows.csv"))
     assert default_split(short, missing_of_short, 20) == Split(replicas=20)
     monkeypatch.setattr(split, "cores", lambda: 1)
