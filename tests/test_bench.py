@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import choice, estimate, membership, plan, runner, sources, trainer
 from marlzoo.benchmarks.bench import bench
-from marlzoo.benchmarks.progress import Clock, Stage
 from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.split import cores
 from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
@@ -667,20 +666,6 @@ def test_killed_at_any_moment_and_called_again_gives_the_same_rows(
 
 
 # ---- progress ------------------------------------------------------------------------------------------
-
-
-def test_time_left_is_estimated_from_what_was_measured() -> None:
-    stages = [Stage("train/a", "a", 100), Stage("train/b", "b", 100), Stage("data/x", "x", 10)]
-    clock = Clock(stages)
-    assert clock.left() is None
-    clock.account("data/x", 10, 5.0)
-    stages[2].done = 10
-    assert clock.left() is None  # nothing is known of training
-    clock.account("train/a", 10, 2.0)
-    stages[0].done = 10
-    assert clock.left() == pytest.approx(90 * 0.2 + 100 * 0.2)  # b counts like a
-    clock.account("train/b", 10, 20.0)
-    assert clock.left() == pytest.approx(90 * 0.2 + 100 * 2.0)
 
 
 def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> None:

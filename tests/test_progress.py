@@ -52,6 +52,26 @@ def test_bars_fit_the_terminal(width: int, seconds: float, monkeypatch: pytest.M
     assert "100000 of 2" in bars[0]
 
 
+def test_time_left_is_estimated_from_what_was_measured() -> None:
+    stages = [Stage("train/a", "a", 100), Stage("train/b", "b", 100), Stage("data/x", "x", 10)]
+    clock = Clock(stages)
+    assert clock.left() is None
+    clock.account("data/x", 10, 5.0)
+    stages[2].done = 10
+    assert clock.left() is None  # nothing is known of training
+    clock.account("train/a", 10, 2.0)
+    stages[0].done = 10
+    assert clock.left() == pytest.approx(90 * 0.2 + 100 * 0.2)  # b counts like a
+    clock.account("train/b", 10, 20.0)
+    assert clock.left() == pytest.approx(90 * 0.2 + 100 * 2.0)
+    clock.account("train/a", 30, 2.0)
+    clock.side_by_side = 2
+    assert clock.left() == pytest.approx((90 * 0.1 + 100 * 2.0) / 2)
+    clock.account("train/d", 10, 1.0)
+    clock.stages.append(Stage("train/c", "c", 10))
+    assert clock.left() == pytest.approx((90 * 0.1 + 100 * 2.0 + 10 * 2.0) / 2)  # c counts like the slowest
+
+
 def test_the_share_that_is_done_goes_by_time() -> None:
     data = [Stage("data/a", "", 100.0), Stage("data/b", "", 100.0)]
     runs = [Stage("train/x", "", 1000.0, unit=1.0), Stage("train/y", "", 1000.0, unit=1.0)]
