@@ -131,7 +131,7 @@ def _aggregates(cells: pd.DataFrame, runs: Runs, reference: str) -> Iterator[She
 def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> Sheet:
     mine = cells[cells["dataset"].isin(runs.datasets)]
     labels = dict(zip(mine["method"], mine["learner"], strict=True))
-    than = labels.get(reference, reference)
+    than = reference if reference in runs.learners else labels.get(reference, "")
     than = than if than in runs.learners else runs.learners[0]
     shown = [(each, each.of(runs, than)) for each in aggregate.STATISTICS]
     sheet = Sheet(

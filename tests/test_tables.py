@@ -511,6 +511,13 @@ def test_aggregates_by_hand() -> None:
     ]
     assert "16.3 to 2452 (published OMIGA expert data)" in sheet.notes[1]
     assert titled(rows, "Over all datasets (3)", reference="high").header[3] == "P(> high)"
+    tuned = [replace(row, variant="alpha=0.1", config_hash="tuned") for row in rows if row.method == "high"]
+    both = rows + tuned
+    assert titled(both, "Over all datasets (3)", reference="high").header[3] == "P(> high)"
+    assert (
+        titled(both, "Over all datasets (3)", reference="high (alpha=0.1)").header[3]
+        == "P(> high (alpha=0.1))"
+    )
     with pytest.raises(UnknownNameError, match=r"method of the rows 'hgh'.*high"):
         tables.sheets(frame(rows), "title", reference="hgh")
 
