@@ -42,13 +42,12 @@ FOUND = {
 
 
 def cases() -> list[Any]:
-    """Every reference's cases, those that are known to be wrong marked."""
-    found = []
-    for name, module in FOUND.items():
-        for case in module.CASES:
-            marks = [pytest.mark.xfail(strict=True, reason=case.wrong)] if case.wrong else []
-            found.append(pytest.param(name, case, id=f"{name}-{case}", marks=marks))
-    return found
+    """Every reference's cases."""
+    return [
+        pytest.param(name, case, id=f"{name}-{case}")
+        for name, module in FOUND.items()
+        for case in module.CASES
+    ]
 
 
 @pytest.mark.parametrize(("method", "case"), cases())

@@ -25,6 +25,5 @@ A reference module holds:
 
 Write a reference from the specification and the class's docstring, never from the method's code, and plainly: loops
 over samples and agents, one formula per line. ``omiga.py`` is the example to follow. Where method and reference
-differ, find out from the paper which is right; where the method is wrong, say so in ``Case.wrong``, which marks that
-case as expected to fail.
+differ, find out from the paper which is right, and mend the other.
 """

@@ -51,7 +51,6 @@ class Case:
         shift: what is added to them, after that.
         agent_rewards: every agent has a reward of its own; the team's is their mean.
         all_terminal: no episode of the data is cut or ends at the time limit.
-        wrong: how the method differs from its specification; the case is then expected to fail.
     """
 
     kind: ActionKind
@@ -60,7 +59,6 @@ class Case:
     shift: Mapping[str, float] = field(default_factory=dict)
     agent_rewards: bool = True
     all_terminal: bool = False
-    wrong: str = ""
 
     def __str__(self) -> str:
         return "-".join((self.kind, *(f"{name}={value}" for name, value in self.settings.items())))
