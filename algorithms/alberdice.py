@@ -216,10 +216,10 @@ class AlberDICE(Algorithm):
         norms = self.step(data=data_loss)
         started = done >= self.config.pretrain
         norms |= self.step_if(started, nu=nu_loss, e=e_loss, policy=policy_loss)
-        losses = {"nu_loss": nu_loss, "e_loss": e_loss, "policy_loss": policy_loss, "data_loss": data_loss}
+        losses = {"nu/loss": nu_loss, "e/loss": e_loss, "policy/loss": policy_loss, "data/loss": data_loss}
         filled = None if real is None else real.squeeze(1)
         common = self._metrics(ratios, nu, weight, chosen(log_pi, action), filled)
-        return detached(losses) | {"alpha": alpha} | common | norms
+        return detached(losses) | {"policy/alpha": alpha} | common | norms
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
@@ -248,7 +248,7 @@ class AlberDICE(Algorithm):
         self, ratios: Ratios, nu: Tensor, weight: Tensor, log_prob: Tensor, filled: Tensor | None
     ) -> dict[str, Tensor]:
         """Batch means ``[R]`` of tensors whose agents stand before their steps, ``[R, N, B]``."""
-        parts = {"rho": ratios.log_rho.exp(), "kappa": ratios.kappa}
+        parts = {"policy/rho": ratios.log_rho.exp(), "policy/kappa": ratios.kappa}
         means = {name: mean_over(value.movedim(1, 2), filled) for name, value in parts.items()}
         # Every agent's nu estimates the team's value, so they are averaged, not added up.
         means |= data_value(nu.movedim(1, 2), filled)

@@ -234,9 +234,9 @@ class CFCQL(Algorithm):
             losses["behavior"] = clone_loss
         norms = self.step(**losses)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
-        losses = {"td_loss": td_loss, "penalty": penalty, "behavior_loss": clone_loss}
+        losses = {"q/loss": td_loss, "q/penalty": penalty, "behavior/loss": clone_loss}
         value = data_value(q_tot, batch.filled)
-        return {**losses, "q_total": mean_over(q_tot, batch.filled), **value, **norms}
+        return {**losses, "q/total": mean_over(q_tot, batch.filled), **value, **norms}
 
     def _clone_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss [R] of the behavior policy, and its log probabilities without gradient, [R, B, L, N, A]."""
@@ -282,9 +282,9 @@ class CFCQL(Algorithm):
         tau = self.hyperparameter("tau") * (due if c.target_steps == "policy" else 1.0)
         self.hard_update(self.target_q, self.q, c.target_period, tau, "q")
         self.hard_update(self.target_actor, self.actor, c.target_period, tau, "q")
-        found = {"td_loss": td_loss, "penalty": penalty, "policy_loss": policy_loss}
+        found = {"q/loss": td_loss, "q/penalty": penalty, "policy/loss": policy_loss}
         common = data_value(q[:, 0]) | saturation(action, used)
-        return {**found, "q_total": q[:, 0].mean(1), "target_q_total": y.mean(1), **common, **norms}
+        return {**found, "q/total": q[:, 0].mean(1), "q/target_total": y.mean(1), **common, **norms}
 
     def _act(self, actor: PerAgent, obs: Tensor) -> Tensor:
         action: Tensor = actor(obs, batch=True)

@@ -166,8 +166,8 @@ class ComaDICE(Algorithm):
         self.soft_update(self.target_q, self.q, tau)
         self.soft_update(self.target_nu, self.nu, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
-        losses = {"q_loss": q_loss.detach(), "nu_loss": nu_loss.detach(), "policy_loss": policy_loss.detach()}
-        means = {"q_total": mean_over(q_total.detach(), real), "omega": mean_over(omega, real)}
+        losses = {"q/loss": q_loss.detach(), "nu/loss": nu_loss.detach(), "policy/loss": policy_loss.detach()}
+        means = {"q/total": mean_over(q_total.detach(), real), "weight/omega": mean_over(omega, real)}
         common = data_value(q_total, real) | effective_sample_size(team, real)
         return {**losses, **means, **common, **data_likelihood(log_prob, real), **norms}
 

@@ -202,10 +202,10 @@ class ICQ(Algorithm):
         self.hard_update(
             self.target, self.critic, c.target_period, self.hyperparameter("tau"), "critic", made
         )
-        found = {"q_loss": critic_loss.detach(), "policy_loss": policy_loss.detach()}
+        found = {"critic/loss": critic_loss.detach(), "policy/loss": policy_loss.detach()}
         means = {
-            "q_total": mean_over(q_tot.detach()[:, 0], batch.filled),
-            "target_q_total": mean_over(y, known),
+            "critic/total": mean_over(q_tot.detach()[:, 0], batch.filled),
+            "critic/target_total": mean_over(y, known),
         }
         value = data_value(q_tot[:, 0], batch.filled)
         return found | means | metrics | value | norms
@@ -272,7 +272,7 @@ class ICQ(Algorithm):
         score = k * advantage if inside else advantage
         share = softmax_weights(score, self.hyperparameter("policy_temperature", 4), valid=valid)
         weight = share if inside else k * share
-        metrics = {"weight_max": weight.flatten(1).amax(1)}
+        metrics = {"weight/max": weight.flatten(1).amax(1)}
         metrics |= effective_sample_size(share, batch.filled)
         metrics |= data_likelihood(log_prob, batch.filled)
         return -mean_over(weight * log_prob, batch.filled), metrics

@@ -75,6 +75,7 @@ from marlzoo.objectives import (
     detached,
     effective_sample_size,
     mean_over,
+    means_over,
 )
 from marlzoo.replicas import Kind, per_replica
 from marlzoo.spec import Spec
@@ -204,9 +205,9 @@ class InSPO(Algorithm):
         norms |= self.step_if(done >= self.config.pretrain, q=q_loss)
         norms |= self.step_if(active, policy=(policy_losses * active).sum(-1))
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
-        losses = {"behavior_loss": behavior_loss, "q_loss": q_loss, "policy_loss": policy_losses.mean(-1)}
-        means = {"kappa": mean_over(kappa, real), "weight": mean_over(answer, real), "v": mean_over(v, real)}
-        means |= {"alpha": alpha.flatten(), "beta": beta.flatten()}
+        losses = {"behavior/loss": behavior_loss, "q/loss": q_loss, "policy/loss": policy_losses.mean(-1)}
+        means = means_over({"policy/kappa": kappa, "weight/mean": answer, "q/soft_value": v}, real)
+        means |= {"policy/alpha": alpha.flatten(), "policy/beta": beta.flatten()}
         seen = data_value(q, real) | effective_sample_size(weight, real) | data_likelihood(log_prob, real)
         return detached(losses | means) | seen | norms
 

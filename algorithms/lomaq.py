@@ -178,8 +178,8 @@ class LOMAQ(Algorithm):
         tau = self.hyperparameter("tau")
         self.hard_update(self.target_agents, self.agents, c.target_period, tau, "q")
         self.hard_update(self.target_mixers, self.mixers, c.target_period, tau, "q")
-        means = {"q": mean_over(q, filled), "target_q": mean_over(y, filled)}
-        found = {"td_loss": td_loss, "penalty": penalty, **means}
+        means = {"q/mean": mean_over(q, filled), "q/target": mean_over(y, filled)}
+        found = {"q/loss": td_loss, "q/penalty": penalty, **means}
         return detached(found) | data_value(q, filled) | norms
 
     def data_values(self, batch: Batch) -> Tensor:

@@ -224,8 +224,8 @@ class MACFlow(Algorithm):
 
         norms = self.step(flow=flow_loss, critic=critic_loss, student=student_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
-        losses = {"flow_loss": flow_loss, "critic_loss": critic_loss, "student_loss": student_loss}
-        means = {"distillation_loss": mean_over(distance, real), "target_q_total": mean_over(y, real)}
+        losses = {"flow/loss": flow_loss, "critic/loss": critic_loss, "student/loss": student_loss}
+        means = {"student/distillation": mean_over(distance, real), "critic/target_total": mean_over(y, real)}
         common = data_value(q_tot[:, 0], real)
         if not self.spec.discrete:
             common |= saturation(now.clamp(-1.0, 1.0), self.action_dimensions, real)

@@ -183,7 +183,7 @@ class MOMAPPO(Algorithm):
                 change = self.hyperparameter("entropy_step") * gap
                 self.alpha.copy_((self.alpha + change).clamp_min(0.0))
         metrics |= {name: loss.detach() for name, loss in losses.items()}
-        metrics |= {"entropy": entropy.detach(), "alpha": self.alpha.clone()}
+        metrics |= {"policy/entropy": entropy.detach(), "policy/alpha": self.alpha.clone()}
         return metrics | norms
 
     def rollouts(self, batch: Batch) -> Imagined:
@@ -220,7 +220,7 @@ class MOMAPPO(Algorithm):
             "target": value + gae(*known, torch.ones_like(self.hyperparameter("gamma", 2))),
             "log_prob": self.actor.log_prob(obs, found.action)[0],
         }
-        means = {"reward": reward, "penalty": penalty, "rollout_ends": found.ends}
+        means = {"world/reward": reward, "world/penalty": penalty, "world/rollout_ends": found.ends}
         metrics = {name: value.flatten(1).mean(1) for name, value in means.items()}
         return {name: value.flatten(1, 2) for name, value in experience.items()}, metrics
 
@@ -253,7 +253,11 @@ class MOMAPPO(Algorithm):
         outside = (mean.abs() - 1.0).clamp_min(0.0) * self.action_dimensions
         bound_loss = (both * outside.square().sum((-2, -1))).mean(-1).amax(0)
         entropy = -(both * log_prob).mean(-1).amax(0)
-        return {"policy_loss": policy_loss, "value_loss": value_loss, "bound_loss": bound_loss}, entropy
+        return {
+            "policy/loss": policy_loss,
+            "critic/loss": value_loss,
+            "policy/bound_loss": bound_loss,
+        }, entropy
 
     def value(self, frame: Tensor) -> Tensor:
         """V of joint observations, ``[R, ..., D] -> [R, ...]``."""

@@ -138,11 +138,11 @@ class OMAC(Algorithm):
         self.soft_update(self.target_q, self.q, tau)
         self.soft_update(self.target_v, self.v, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
-        losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        means = {"q_total": mean_over(q_total.detach(), real), "target_q_total": mean_over(y, real)}
+        losses = {"q/loss": q_loss.detach(), "v/loss": v_loss.detach(), "policy/loss": policy_loss.detach()}
+        means = {"q/total": mean_over(q_total.detach(), real), "q/target_total": mean_over(y, real)}
         common = data_value(q_total, real) | effective_sample_size(weight, real)
         common |= data_likelihood(log_prob, real)
-        return {**losses, **means, "weight": mean_over(weight, real), **common, **norms}
+        return {**losses, **means, "weight/mean": mean_over(weight, real), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

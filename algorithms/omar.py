@@ -260,8 +260,8 @@ class OMAR(Algorithm):
         policy_loss = mean_over(pull + self.hyperparameter("action_penalty", 3) * size)
         norms |= self.step(policy=policy_loss)
         self._update_targets()
-        losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
-        means = {"q": mean_over(fitted[:, 0]), "target_q": mean_over(y)}
+        losses = {"critic/loss": td, "critic/penalty": penalty, "policy/loss": policy_loss}
+        means = {"critic/mean": mean_over(fitted[:, 0]), "critic/target": mean_over(y)}
         common = data_value(fitted[:, 0]) | saturation(action, used)
         return detached(losses | means) | common | norms
 
@@ -333,8 +333,8 @@ class OMAR(Algorithm):
         policy_loss = mean_over(coe * pull - (1.0 - coe) * gain, filled)
         norms |= self.step(policy=policy_loss)
         self.hard_update(self.target_team, self.team, c.target_period, self.hyperparameter("tau"), "critic")
-        losses = {"td_loss": td, "penalty": penalty, "policy_loss": policy_loss}
-        means = {"q": mean_over(q.total, filled), "target_q": mean_over(q.target, filled)}
+        losses = {"critic/loss": td, "critic/penalty": penalty, "policy/loss": policy_loss}
+        means = {"critic/mean": mean_over(q.total, filled), "critic/target": mean_over(q.target, filled)}
         common = data_value(q.total, filled)
         common |= data_likelihood(chosen(log_pi, batch.action), filled)
         return detached(losses | means) | common | norms

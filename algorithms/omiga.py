@@ -199,11 +199,11 @@ class OMIGA(Algorithm):
 
         norms = self.step(policy=policy_loss, q=q_loss, v=v_loss)
         self._update_targets()
-        losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
-        means = {"q_total": mean_over(q_tot.detach(), real), "target_q_total": mean_over(y, real)}
+        losses = {"q/loss": q_loss.detach(), "v/loss": v_loss.detach(), "policy/loss": policy_loss.detach()}
+        means = {"q/total": mean_over(q_tot.detach(), real), "q/target_total": mean_over(y, real)}
         common = data_value(q_tot, real) | effective_sample_size(weight, real)
         common |= exponent_quantiles(raw, real) | data_likelihood(log_prob, real)
-        return {**losses, **means, "z_max": largest(raw.detach(), real), **common, **norms}
+        return {**losses, **means, "weight/exponent_max": largest(raw.detach(), real), **common, **norms}
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""

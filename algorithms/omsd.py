@@ -158,8 +158,8 @@ class OMSD(Algorithm):
 
         norms = self.step(v=v_loss, critic=critic_loss, behavior=behavior_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
-        losses = {"v_loss": v_loss, "critic_loss": critic_loss, "behavior_loss": behavior_loss}
-        return detached(losses | {"target_q_total": mean_over(y)}) | data_value(q[:, 0]) | norms
+        losses = {"v/loss": v_loss, "critic/loss": critic_loss, "behavior/loss": behavior_loss}
+        return detached(losses | {"critic/target_total": mean_over(y)}) | data_value(q[:, 0]) | norms
 
     # Stage 2 ---------------------------------------------------------------------------------------------
 
@@ -185,8 +185,8 @@ class OMSD(Algorithm):
 
         moving = mine.any(0).squeeze(-1).expand(self.replicas, -1)
         norms = self.step_if(moving, policy=policy_loss)
-        metrics = {"policy_loss": policy_loss, "pull": mean_over(pull.square().sum(-1).sqrt())}
-        metrics |= {"q_total": mean_over(q)}
+        metrics = {"policy/loss": policy_loss, "policy/pull": mean_over(pull.square().sum(-1).sqrt())}
+        metrics |= {"critic/total": mean_over(q)}
         return detached(metrics) | saturation(action, used) | norms
 
     @torch.no_grad()

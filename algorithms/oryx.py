@@ -244,7 +244,7 @@ class Oryx(Algorithm):
 
         norms = self.step(net=self.hyperparameter("td_weight") * td_loss + policy_loss)
         self.soft_update(self.target, self.net, self.hyperparameter("tau"))
-        found = {"td_loss": td_loss, "policy_loss": policy_loss, "target_q": mean_over(y, known)}
+        found = {"critic/loss": td_loss, "policy/loss": policy_loss, "critic/target": mean_over(y, known)}
         common = data_value(q, batch.filled)
         common |= effective_sample_size(weight, batch.filled)
         common |= data_likelihood(log_prob, batch.filled)

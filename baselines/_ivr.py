@@ -173,11 +173,11 @@ def update(
     method.soft_update(nets.target_q, nets.q, method.hyperparameter("tau"))
     if nets.mixer is not None and nets.target_mixer is not None:
         method.soft_update(nets.target_mixer, nets.mixer, method.hyperparameter("tau"))
-    losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
+    losses = {"q/loss": q_loss.detach(), "v/loss": v_loss.detach(), "policy/loss": policy_loss.detach()}
     in_data_scale = q[:, 0] / per_replica(nets.reward_scale, q.ndim - 1)
     common = data_value(in_data_scale, real) | effective_sample_size(omega, real)
     common |= data_likelihood(log_prob, real)
-    means = {"target_q": mean_over(y, real), "weight": mean_over(omega, real)}
+    means = {"q/target": mean_over(y, real), "weight/mean": mean_over(omega, real)}
     return {**losses, **means, **common, **norms}
 
 

@@ -155,7 +155,7 @@ def experience(
     flat = {name: tensor.flatten(1, 2) for name, tensor in known.items()}
     flat["log_prob"], _ = nets.actor.log_prob(flat["obs"], flat["action"], flat.get("action_mask"))
     explained = 1.0 - advantage.var(dim=(1, 2)) / target.var(dim=(1, 2)).clamp_min(1e-8)
-    return flat, {"explained_variance": explained, "std": nets.actor.mean_std()}
+    return flat, {"critic/explained_variance": explained, "policy/std": nets.actor.mean_std()}
 
 
 def policy_loss(

@@ -137,9 +137,13 @@ class B3C(Algorithm):
         norms = self.step(policy=policy_loss, q=q_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
         self.soft_update(self.target_mixer, self.mixer, self.hyperparameter("tau"))
-        losses = {"q_loss": q_loss.detach(), "policy_loss": policy_loss.detach(), "bc_loss": cloning.detach()}
-        means = {"q_total": mean_over(q_total.detach()), "target_q_total": mean_over(y)}
-        clipped = {"clipped": mean_over((q_next == cap).to(self.dtype))}  # share of targets at the cap
+        losses = {
+            "q/loss": q_loss.detach(),
+            "policy/loss": policy_loss.detach(),
+            "policy/bc_loss": cloning.detach(),
+        }
+        means = {"q/total": mean_over(q_total.detach()), "q/target_total": mean_over(y)}
+        clipped = {"q/clipped": mean_over((q_next == cap).to(self.dtype))}  # share of targets at the cap
         bounds = saturation(sampled, self.action_dimensions)
         return losses | means | clipped | data_value(q_total) | bounds | norms
 

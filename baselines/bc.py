@@ -103,9 +103,9 @@ class BC(Algorithm):
         obs = batch.obs[:, :, :-1] if sequence else batch.obs  # the final observation has no action
         per_step = self._loss(with_agent_id(obs), batch)
         loss = mean_over(per_step, batch.filled if sequence else None)
-        metrics = {"policy_loss": loss.detach()}
+        metrics = {"policy/loss": loss.detach()}
         if self.spec.discrete or self.config.loss == "nll":
-            metrics |= {"policy/data_log_prob": -metrics["policy_loss"]}
+            metrics |= {"policy/data_log_prob": -metrics["policy/loss"]}
         return metrics | self.step(policy=loss)
 
     def policy(self) -> Policy:

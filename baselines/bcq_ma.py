@@ -232,8 +232,8 @@ class BCQMA(Algorithm):
         self.soft_update(self.target_q, self.q, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
         self.soft_update(self.target_perturb, self.perturb, tau)
-        losses = {"vae_loss": vae_loss, "kl": kl_loss, "q_loss": q_loss, "policy_loss": policy_loss}
-        means = {"q_total": mean_over(q_tot[:, 0]), "target_q_total": mean_over(y)}
+        losses = {"vae/loss": vae_loss, "vae/kl": kl_loss, "q/loss": q_loss, "policy/loss": policy_loss}
+        means = {"q/total": mean_over(q_tot[:, 0]), "q/target_total": mean_over(y)}
         common = data_value(q_tot[:, 0]) | saturation(perturbed, used)
         return detached(losses | means) | common | norms
 
@@ -256,8 +256,8 @@ class BCQMA(Algorithm):
         norms = self.step(q=q_loss, clone=clone_loss)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
         means = {
-            "q_total": mean_over(q.total.detach(), filled),
-            "target_q_total": mean_over(q.target, filled),
+            "q/total": mean_over(q.total.detach(), filled),
+            "q/target_total": mean_over(q.target, filled),
         }
         value = data_value(q.total, filled)
-        return {"q_loss": q_loss.detach(), "clone_loss": clone_loss.detach(), **means, **value, **norms}
+        return {"q/loss": q_loss.detach(), "clone/loss": clone_loss.detach(), **means, **value, **norms}

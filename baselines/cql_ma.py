@@ -213,8 +213,8 @@ class CQLMA(Algorithm):
         tau = self.hyperparameter("tau")
         self.soft_update(self.target_q, self.q, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
-        losses = {"q_loss": td_loss, "cql_loss": cql_loss, "policy_loss": policy_loss}
-        means = {"q_total": mean_over(q_tot[:, 0], filled), "target_q_total": mean_over(y, filled)}
+        losses = {"q/loss": td_loss, "q/penalty": cql_loss, "policy/loss": policy_loss}
+        means = {"q/total": mean_over(q_tot[:, 0], filled), "q/target_total": mean_over(y, filled)}
         value = data_value(q_tot[:, 0], filled)
         return detached(losses | means | terms.metrics) | value | norms
 

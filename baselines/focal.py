@@ -153,7 +153,7 @@ class FOCAL(IQL):
         # 3. Learner
         metrics = super().update(Batch.of(batch.noise, **informed))
         norms = self.step(encoder=encoder_loss)
-        losses = {"encoder_loss": encoder_loss, "pull": pulled, "push": pushed}
+        losses = {"encoder/loss": encoder_loss, "encoder/pull": pulled, "encoder/push": pushed}
         return metrics | {name: loss.detach() for name, loss in losses.items()} | norms
 
     def policy(self) -> Policy:

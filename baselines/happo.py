@@ -76,8 +76,8 @@ class HAPPO(Algorithm):
         for rows in _ppo.passes(rollout, self.config):
             value_loss = _ppo.value_loss(self, self.nets, _ppo.rows_of(experience, rows))
             norms |= self.step(critic=value_loss)
-        losses = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
-        return metrics | losses | {"compound_ratio": compound.mean(1)} | norms
+        losses = {"policy/loss": policy_loss.detach(), "critic/loss": value_loss.detach()}
+        return metrics | losses | {"policy/compound_ratio": compound.mean(1)} | norms
 
     def own_experience(
         self, experience: dict[str, Tensor], agent: Tensor, compound: Tensor

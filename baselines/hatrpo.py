@@ -104,7 +104,7 @@ class HATRPO(Algorithm):
             value_loss = _ppo.value_loss(self, self.nets, _ppo.rows_of(experience, rows))
             norms = self.step(critic=value_loss)
         metrics |= {name: torch.stack([step[name] for step in steps]).sum(0) / n for name in steps[0]}
-        metrics |= {"value_loss": value_loss.detach(), "compound_ratio": compound.mean(1)}
+        metrics |= {"critic/loss": value_loss.detach(), "policy/compound_ratio": compound.mean(1)}
         return metrics | norms
 
     def agent_step(
@@ -155,10 +155,10 @@ class HATRPO(Algorithm):
         mine.write([chosen_step(x, p) for x, p in zip(tried, old, strict=True)])
         zero = torch.zeros_like(expected)
         metrics = {
-            "kl": chosen_step(kl, zero),
-            "accepted": taken.to(kl.dtype),
-            "step_scale": chosen_step(shrink, zero),
-            "gain": chosen_step(gain, zero),
+            "policy/kl": chosen_step(kl, zero),
+            "policy/accepted": taken.to(kl.dtype),
+            "policy/step_scale": chosen_step(shrink, zero),
+            "policy/gain": chosen_step(gain, zero),
         }
         return chosen_step(ratio, torch.ones_like(weight)), metrics
 

@@ -148,10 +148,10 @@ class IQL(Algorithm):
 
         norms |= self.step(policy=policy_loss, q=q_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
-        losses = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "policy_loss": policy_loss.detach()}
+        losses = {"q/loss": q_loss.detach(), "v/loss": v_loss.detach(), "policy/loss": policy_loss.detach()}
         common = data_value(q[:, 0], real) | effective_sample_size(weight, real)
         common |= data_likelihood(log_prob, real)
-        means = {"target_q": mean_over(y, real), "weight": mean_over(weight, real)}
+        means = {"q/target": mean_over(y, real), "weight/mean": mean_over(weight, real)}
         return {**losses, **means, **common, **norms}
 
     def policy(self) -> Policy:

@@ -103,9 +103,9 @@ class IQLCQL(Algorithm):
         # 4. The step
         norms = self.step(q=td + self.hyperparameter("cql_weight") * penalty)
         self.hard_update(self.target, self.team, c.target_period, self.hyperparameter("tau"), "q")
-        losses = {"td_loss": td.detach(), "penalty": penalty.detach()}
+        losses = {"q/loss": td.detach(), "q/penalty": penalty.detach()}
         value = data_value(q, batch.filled)
-        return {**losses, "q": mean_over(q.detach(), batch.filled), **value, **norms}
+        return {**losses, "q/mean": mean_over(q.detach(), batch.filled), **value, **norms}
 
     def policy(self) -> Policy:
         """The best legal action."""

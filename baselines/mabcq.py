@@ -207,8 +207,8 @@ class MABCQ(Algorithm):
 
         norms = self.step(**losses)
         self._update_targets(self.hyperparameter("tau"))
-        metrics = {f"{name}_loss": loss for name, loss in losses.items()}
-        metrics |= {"next_value": mean_over(v_next), "deviation": mean_over(size)}
+        metrics = {f"{name}/loss": loss for name, loss in losses.items()}
+        metrics |= {"mean/next_value": mean_over(v_next), "mean/deviation": mean_over(size)}
         return detached(metrics) | data_value(taken[:, 0]) | effective_sample_size(weight) | norms
 
     def policy(self) -> Policy:

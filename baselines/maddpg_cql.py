@@ -224,8 +224,8 @@ class MADDPGCQL(Algorithm):
         norms |= self.step(**losses)
         self.soft_update(self.target_actor, self.actor, self.hyperparameter("tau"))
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
-        metrics = {"td_loss": td, "penalty": penalty, "policy_loss": losses["policy"]}
-        means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, usable)}
+        metrics = {"critic/loss": td, "critic/penalty": penalty, "policy/loss": losses["policy"]}
+        means = {"critic/mean": mean_over(q[:, 0], filled), "critic/target": mean_over(y, usable)}
         common = data_value(q[:, 0], filled)
         common |= saturation(policy[:, :, :-1], used, filled)
         return detached(metrics | means) | common | nearness | norms
@@ -251,7 +251,7 @@ class MADDPGCQL(Algorithm):
         rows = draw_rows(weight, batch.noise["row"])
         chosen = {name: take_rows(value, rows) for name, value in batch.tensors().items()}
         spread = effective_sample_size(weight.unsqueeze(-1))["weight/ess"]
-        metrics = {"action_distance": take_rows(distance, rows).mean(1), "priority_ess": spread}
+        metrics = {"critic/action_distance": take_rows(distance, rows).mean(1), "critic/priority_ess": spread}
         return Batch.of(batch.noise, **chosen), metrics
 
     @torch.no_grad()

@@ -248,7 +248,7 @@ class MADiff(Algorithm):
         inverse_loss = mean_over(error, batch.filled)
         norms = self.step(model=0.5 * (diffusion_loss + inverse_loss))
         self.soft_update(self.slow, self.model, self.hyperparameter("tau"))
-        return detached({"diffusion_loss": diffusion_loss, "inverse_loss": inverse_loss}) | norms
+        return detached({"model/diffusion_loss": diffusion_loss, "model/inverse_loss": inverse_loss}) | norms
 
     def policy(self) -> Policy:
         """Acts on a plan."""

@@ -195,7 +195,7 @@ class MADT(Algorithm):
         log_prob = self.data_log_prob(out, batch)  # [R, B, L, N]
         loss = -mean_over(log_prob, batch.filled)
         norms = self.step(policy=loss)
-        return detached({"policy_loss": loss, "policy/data_log_prob": -loss}) | norms
+        return detached({"policy/loss": loss, "policy/data_log_prob": -loss}) | norms
 
     def policy(self) -> Policy:
         """Acts with the best legal action or the mode, or by sampling."""

@@ -68,7 +68,7 @@ class MAPPO(Algorithm):
             policy_loss = _ppo.policy_loss(self, self.nets, x)
             value_loss = _ppo.value_loss(self, self.nets, x)
             norms = self.step(policy=policy_loss, critic=value_loss)
-        return metrics | {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()} | norms
+        return metrics | {"policy/loss": policy_loss.detach(), "critic/loss": value_loss.detach()} | norms
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """The order of the rollout's steps."""

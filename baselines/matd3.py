@@ -136,8 +136,8 @@ class MATD3(Algorithm):
         tau = self.hyperparameter("tau") * due
         self.soft_update(self.target_actor, self.actor, tau)
         self.soft_update(self.target_q, self.q, tau)
-        metrics = {"critic_loss": critic_loss, "policy_loss": policy_loss}
-        means = {"q": q[:, 0].mean(1), "target_q": y.mean(1)}
+        metrics = {"critic/loss": critic_loss, "policy/loss": policy_loss}
+        means = {"critic/mean": q[:, 0].mean(1), "critic/target": y.mean(1)}
         return detached(metrics | means) | norms
 
     def returns(self, batch: Batch) -> Tensor:

@@ -126,9 +126,9 @@ class OM2P(Algorithm):
 
         norms = self.step(policy=policy_loss, critic=critic_loss)
         self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
-        losses = {"flow_loss": flow_loss, "policy_loss": policy_loss, "critic_loss": critic_loss}
+        losses = {"flow/loss": flow_loss, "policy/loss": policy_loss, "critic/loss": critic_loss}
         common = data_value(q[:, 0]) | saturation(action, used)
-        return detached(losses | {"target_q": mean_over(y)}) | common | norms
+        return detached(losses | {"critic/target": mean_over(y)}) | common | norms
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""

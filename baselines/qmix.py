@@ -121,7 +121,7 @@ class QMIX(Algorithm):
         loss = mean_over((found.total - found.target).square(), batch.filled)
         norms = self.step(q=loss)
         self.hard_update(self.target, self.team, self.config.target_period, self.hyperparameter("tau"), "q")
-        return {"td_loss": loss.detach(), "q_total": mean_over(found.total.detach(), batch.filled), **norms}
+        return {"q/loss": loss.detach(), "q/total": mean_over(found.total.detach(), batch.filled), **norms}
 
     def policy(self) -> Policy:
         """The best legal action; exploring with the last epsilon."""

@@ -173,8 +173,8 @@ class TD3BC(Algorithm):
         tau = self.hyperparameter("tau") * due
         self.soft_update(self.target_actor, self.actor, tau)
         self.soft_update(self.target_q, self.q, tau)
-        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss}
-        means = {"q": mean_over(q[:, 0], filled), "target_q": mean_over(y, filled)}
+        losses = {"critic/loss": critic_loss, "policy/loss": policy_loss}
+        means = {"critic/mean": mean_over(q[:, 0], filled), "critic/target": mean_over(y, filled)}
         value = data_value(q[:, 0], filled)
         return detached(losses | means | metrics) | value | norms
 
@@ -229,7 +229,7 @@ class TD3BC(Algorithm):
         loss = cloning - scale[:, None, None] * q
         if not self.spec.discrete:
             loss = loss + self.hyperparameter("action_penalty", 4) * action_size(action, used)
-        metrics = {"bc_loss": mean_over(cloning, filled), "lambda": scale.mean(-1)}
+        metrics = {"policy/bc_loss": mean_over(cloning, filled), "policy/lambda": scale.mean(-1)}
         if self.spec.discrete:
             metrics |= data_likelihood(-cloning, filled)
         else:

@@ -42,6 +42,11 @@ def mean_over(x: Tensor, filled: Tensor | None = None) -> Tensor:
     return kept.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
 
 
+def means_over(parts: Mapping[str, Tensor], filled: Tensor | None = None) -> dict[str, Tensor]:
+    """:func:`mean_over` of several, each under its name, without gradient, as metrics are."""
+    return {name: mean_over(part.detach(), filled) for name, part in parts.items()}
+
+
 def detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without gradient, as metrics are."""
     return {name: value.detach() for name, value in values.items()}

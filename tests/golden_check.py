@@ -47,12 +47,12 @@ TOLERANCES = {
     "f32": {"loss": (2e-5, 0.0), "parameter": (1e-4, 1e-5)},
 }
 METRICS = {
-    "loss.q_loss": "q_loss",
-    "loss.v_loss": "v_loss",
-    "loss.policy_loss": "policy_loss",
-    "diag.q_total_mean": "q_total",
-    "diag.expected_q_total_mean": "target_q_total",
-    "diag.z_max": "z_max",
+    "loss.q_loss": "q/loss",
+    "loss.v_loss": "v/loss",
+    "loss.policy_loss": "policy/loss",
+    "diag.q_total_mean": "q/total",
+    "diag.expected_q_total_mean": "q/target_total",
+    "diag.z_max": "weight/exponent_max",
     "diag.grad_norm_policy": "grad_norm/policy",
     "diag.grad_norm_q": "grad_norm/q",
     "diag.grad_norm_v": "grad_norm/v",

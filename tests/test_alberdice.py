@@ -135,12 +135,12 @@ def test_who_sees_whose_action() -> None:
 def test_alpha_anneals_geometrically_and_pretraining_moves_data_policies_only() -> None:
     algorithm = learner(2, alpha=4.0, alpha_end=1.0, anneal=2, pretrain=2)
     before = {name: value.clone() for name, value in algorithm.state_dict().items()}
-    alphas = [algorithm.update(batch(2, seed=k))["alpha"].item() for k in range(2)]
+    alphas = [algorithm.update(batch(2, seed=k))["policy/alpha"].item() for k in range(2)]
     assert alphas == pytest.approx([4.0, 2.0])
     for name, value in algorithm.state_dict().items():
         moved = not torch.equal(value, before[name])
         assert moved == name.startswith("data"), name
-    assert algorithm.update(batch(2))["alpha"].item() == pytest.approx(1.0)
+    assert algorithm.update(batch(2))["policy/alpha"].item() == pytest.approx(1.0)
     assert not torch.equal(algorithm.e.layers[0].weight, before["e.layers.0.weight"])
 
 
@@ -257,5 +257,5 @@ def test_a_large_team_of_sure_policies_stays_finite(floor: float) -> None:
         metrics = algorithm.update(single)
     assert algorithm.finite().all()
     assert all(torch.isfinite(value).all() for value in metrics.values())
-    assert float(metrics["rho"]) == 0.0  # nothing is left outside log space
+    assert float(metrics["policy/rho"]) == 0.0  # nothing is left outside log space
     assert float(metrics["weight/ess"]) > 0.1

@@ -40,7 +40,7 @@ def test_clipped_target(c_clip: float, expected: float) -> None:
     algorithm = learner(c_clip=c_clip)
     algorithm.best.fill_(50.0)
     set_table(algorithm.target_q.networks.members, [[60.0], [40.0]], first_id=2)
-    found = algorithm.update(batch())["target_q_total"]
+    found = algorithm.update(batch())["q/target_total"]
     torch.testing.assert_close(found, torch.tensor([expected]).double())
 
 
@@ -96,7 +96,7 @@ def test_each_replica_has_the_cap_of_its_data_and_discount() -> None:
     assert undiscounted.best.item() == pytest.approx(first.returns.max())
     sampler = make_sampler(algorithm, [first, second, second])
     drawn = sampler.next()
-    found = algorithm.update(drawn)["target_q_total"]
+    found = algorithm.update(drawn)["q/target_total"]
     bound = (drawn.reward + torch.tensor([[0.9], [0.9], [0.5]]) * drawn.mask * algorithm.best[:, None]).mean(
         1
     )
@@ -111,13 +111,13 @@ def test_policy_loss_does_not_see_the_scale_of_q(normalizer: str) -> None:
         with torch.no_grad():
             for parameter in algorithm.q.networks.members.layers[-1].parameters():
                 parameter.mul_(factor)
-        losses.append(algorithm.update(batch())["policy_loss"])
+        losses.append(algorithm.update(batch())["policy/loss"])
     torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_no_weight_of_the_critic_is_cloning() -> None:
     found = learner(w=0.0, w_bc=2.0).update(batch())
-    torch.testing.assert_close(found["policy_loss"], 2.0 * found["bc_loss"])
+    torch.testing.assert_close(found["policy/loss"], 2.0 * found["policy/bc_loss"])
 
 
 @pytest.mark.parametrize("monotone", [True, False])

@@ -37,7 +37,7 @@ def fit(kind: str, size: int, action: Tensor, updates: int, **config: Any) -> tu
     loss = math.nan
     for step in range(updates):
         algorithm._optimizers["policy"].lr.fill_(1e-2 * (1 - step / updates))
-        loss = algorithm.update(batch)["policy_loss"].item()
+        loss = algorithm.update(batch)["policy/loss"].item()
     return algorithm, loss
 
 
@@ -57,7 +57,7 @@ def sequence_loss(per_step: list[list[float]], filled: list[list[float]]) -> flo
     algorithm.step = lambda **losses: {}  # type: ignore[method-assign]
     steps = values.shape[2]
     batch = Batch.of(obs=torch.zeros(1, 2, steps + 1, 1, 1), filled=torch.tensor(filled)[None])
-    return algorithm.update(batch)["policy_loss"].item()
+    return algorithm.update(batch)["policy/loss"].item()
 
 
 def test_padding_does_not_count() -> None:
@@ -78,7 +78,7 @@ def test_padded_and_unpadded_batches_agree() -> None:
         action = torch.zeros(1, 4, 3 + padding, 3, dtype=torch.int64)
         action_mask = torch.ones(1, 4, 4 + padding, 3, 4, dtype=torch.bool)
         metrics = algorithm.update(Batch.of(obs=obs, filled=filled, action=action, action_mask=action_mask))
-        losses.append(metrics["policy_loss"].item())
+        losses.append(metrics["policy/loss"].item())
         grads.append([g.clone() for g in algorithm._optimizers["policy"].first])
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
     for one, other in zip(*grads, strict=True):
@@ -132,7 +132,7 @@ def test_every_parameter_moves_and_the_loss_falls(kind: Any) -> None:
     algorithm = marlzoo.make("bc", toy_spec(kind), hidden=32, lr=3e-3)
     before = [p.detach().clone() for p in algorithm.parameters()]
     batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
-    losses = [algorithm.update(batch)["policy_loss"].item() for _ in range(100)]
+    losses = [algorithm.update(batch)["policy/loss"].item() for _ in range(100)]
     assert losses[-1] < losses[0] - 0.05
     for old, new in zip(before, algorithm.parameters(), strict=True):
         assert (old != new).any()
@@ -153,7 +153,7 @@ def test_order_of_agents_does_not_matter() -> None:
             batch.obs, batch.action, batch.action_mask = (
                 x[:, :, order] for x in (batch.obs, batch.action, batch.action_mask)
             )
-        losses.append(algorithm.update(batch)["policy_loss"].item())
+        losses.append(algorithm.update(batch)["policy/loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
@@ -190,4 +190,4 @@ def test_it_reports_how_likely_the_data_are(kind: ActionKind, settings: dict[str
     data = toy_dataset(kind)
     algorithm = marlzoo.make("bc", data.spec, hidden=8, dtype=DOUBLE, **settings)
     metrics = algorithm.update(make_sampler(algorithm, [data]).next())
-    torch.testing.assert_close(metrics["policy/data_log_prob"], -metrics["policy_loss"])
+    torch.testing.assert_close(metrics["policy/data_log_prob"], -metrics["policy/loss"])

@@ -107,7 +107,7 @@ def test_divergence(form: str, expected: float) -> None:
         ):
             head.weight.zero_()
             head.bias.copy_(values.expand_as(head.bias))
-    assert float(algorithm.update(noisy(algorithm, torch.zeros(2, 2, 2)))["kl"]) == pytest.approx(
+    assert float(algorithm.update(noisy(algorithm, torch.zeros(2, 2, 2)))["vae/kl"]) == pytest.approx(
         expected, abs=1e-5
     )
 
@@ -123,19 +123,19 @@ def test_target_takes_the_soft_minimum_and_mixes(mask: float, samples: int) -> N
     set_mixer(algorithm.target_mixer, (0.5, 2.0), 0.25)
     batch = noisy(algorithm, torch.zeros(2, 2, 2), reward=torch.ones(2), mask=torch.full((2,), mask))
     expected = 1 + mask * 0.99 * (2.5 * 2.75 + 0.25)
-    assert float(algorithm.update(batch)["target_q_total"]) == pytest.approx(expected, abs=1e-9)
+    assert float(algorithm.update(batch)["q/target_total"]) == pytest.approx(expected, abs=1e-9)
 
 
 def test_target_is_the_best_of_the_samples() -> None:
     one, ten = continuous(target_samples=1, size=64), continuous(target_samples=10, size=64)
     batch = noisy(ten, torch.zeros(64, 2, 2))
-    best = ten.update(batch)["target_q_total"]
+    best = ten.update(batch)["q/target_total"]
     singles = []
     for k in range(10):
         fresh = continuous(target_samples=1, size=64)
         noise = {**batch.noise, "target": batch.noise["target"][:, k : k + 1]}
         fields = {name: getattr(batch, name) for name in one.fields}
-        singles.append(fresh.update(Batch.of(noise, **fields))["target_q_total"])
+        singles.append(fresh.update(Batch.of(noise, **fields))["q/target_total"])
     assert float(best) > float(torch.stack(singles).max())
 
 
@@ -147,7 +147,7 @@ def test_no_perturbation_and_a_constant_decoder_evaluate_a_constant_policy() -> 
     batch = noisy(algorithm, torch.zeros(2, 2, 2))
     action = torch.tanh(f64(0.3, -0.6)).expand(1, 2, 2, 2)
     value = algorithm.target_q(with_agent_id(batch.next_obs), action).squeeze(-1).amin(1).sum(-1).mean()
-    assert float(algorithm.update(batch)["target_q_total"]) == pytest.approx(0.99 * float(value), abs=1e-9)
+    assert float(algorithm.update(batch)["q/target_total"]) == pytest.approx(0.99 * float(value), abs=1e-9)
 
 
 def test_the_policys_loss_moves_the_perturbation_only() -> None:
@@ -157,7 +157,7 @@ def test_the_policys_loss_moves_the_perturbation_only() -> None:
     decoded = algorithm.vae.decode(obs, batch.noise["policy"].clamp(-LATENT_BOUND, LATENT_BOUND)).detach()
     q = algorithm.q(obs, algorithm.perturb(obs, decoded))[:, 0]
     metrics = algorithm.update(batch)
-    assert float(metrics["policy_loss"]) == pytest.approx(-float(q.detach().mean()), abs=1e-9)
+    assert float(metrics["policy/loss"]) == pytest.approx(-float(q.detach().mean()), abs=1e-9)
 
 
 class Peak(Ensemble):
@@ -224,7 +224,7 @@ def test_an_arm_that_the_data_lacks_is_kept_out(threshold: float, best: float) -
         table(team.agents.network, ((1.0, 100.0),))
     table(algorithm.clone.network, ((5.0, -5.0),))
     batch = transitions([[0], [0]], actions=2)
-    assert float(algorithm.update(batch)["target_q_total"]) == pytest.approx(best)
+    assert float(algorithm.update(batch)["q/target_total"]) == pytest.approx(best)
     obs = torch.zeros(1, 1, 1, OBS, dtype=torch.float64)
     action_mask = torch.ones(1, 1, 1, 2, dtype=torch.bool)
     assert int(algorithm.policy().act(obs, action_mask)) == int(threshold == 0.0)
@@ -248,7 +248,7 @@ def test_mixed_and_independent_targets() -> None:
             table(team.agents.network, q)
         rewards = torch.tensor([[4.0, 6.0], [4.0, 6.0]])
         batch = transitions([[0, 0], [1, 1]], actions=2, reward=torch.ones(2), agent_reward=rewards)
-        assert float(algorithm.update(batch)["target_q_total"]) == pytest.approx(expected)
+        assert float(algorithm.update(batch)["q/target_total"]) == pytest.approx(expected)
 
 
 def test_target_is_copied_every_period() -> None:

@@ -153,7 +153,7 @@ def test_update_reports_the_penalty_of_its_networks() -> None:
         excess = torch.stack(lse).mean(0) - algorithm.team.total(q, state)
         filled = batch.filled > 0
         expected = torch.stack([excess[r][filled[r]].mean() for r in range(2)])
-    torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
+    torch.testing.assert_close(algorithm.update(batch)["q/penalty"], expected)
 
 
 def test_behavior_is_cloned_before_or_beside() -> None:
@@ -214,7 +214,7 @@ def test_continuous_penalty_of_equal_values(policy_samples: bool) -> None:
         density = -0.5 * z.square() - math.log(0.2) - 0.5 * math.log(2.0 * math.pi)
         inverse = inverse + torch.exp(-(density * used).sum(-1)).sum((1, 2))
     expected = 2.0 * inverse.log().mean((1, 2))
-    torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
+    torch.testing.assert_close(algorithm.update(batch)["q/penalty"], expected)
 
 
 def test_each_policy_is_improved_beside_the_others_logged_actions() -> None:

@@ -67,8 +67,8 @@ def test_constant_values_give_weight_one_each() -> None:
     with torch.no_grad():
         cloning = -algorithm.data_log_prob(algorithm.actor.network(obs), batch).mean((1, 2))
     found = algorithm.update(batch)
-    torch.testing.assert_close(found["omega"], table(1.0))
-    torch.testing.assert_close(found["policy_loss"], 2 * cloning)
+    torch.testing.assert_close(found["weight/omega"], table(1.0))
+    torch.testing.assert_close(found["policy/loss"], 2 * cloning)
 
 
 def test_only_first_steps_enter_the_initial_term() -> None:
@@ -81,7 +81,7 @@ def test_only_first_steps_enter_the_initial_term() -> None:
         obs = torch.cat((batch.obs, torch.eye(2).double().expand(1, 2, 2, 2)), -1)
         with torch.no_grad():
             nu = algorithm.nu(obs).mean(-1)[0]
-        losses.append(algorithm.update(batch)["nu_loss"])
+        losses.append(algorithm.update(batch)["nu/loss"])
     torch.testing.assert_close(losses[0] - losses[2], 0.01 * nu[:1])
     torch.testing.assert_close(losses[1] - losses[2], 0.01 * nu[1:])
 
@@ -94,4 +94,4 @@ def test_omega_cap() -> None:
     obs = torch.cat((batch.obs, torch.eye(2).double().expand(1, 1, 2, 2)), -1)
     with torch.no_grad():
         cloning = -algorithm.data_log_prob(algorithm.actor.network(obs), batch).mean((1, 2))
-    torch.testing.assert_close(algorithm.update(batch)["policy_loss"], 4 * cloning)
+    torch.testing.assert_close(algorithm.update(batch)["policy/loss"], 4 * cloning)

@@ -65,14 +65,14 @@ def test_penalty_is_the_joint_one(in_lse: bool, expected: float) -> None:
     tables(algorithm, Q, W, BIAS)
     joint = [W[0] * a + W[1] * b + BIAS for a in Q[0] for b in Q[1]]
     close(torch.logsumexp(torch.tensor(joint), 0), 8.383080, 1e-5)
-    close(algorithm.update(transitions([[1, 2]], actions=3))["cql_loss"], expected)
+    close(algorithm.update(transitions([[1, 2]], actions=3))["q/penalty"], expected)
 
 
 @pytest.mark.parametrize("in_lse", [False, True])
 def test_penalty_of_constant_values_counts_samples(in_lse: bool) -> None:
     algorithm = learner("continuous", n=3, actions=2, cql_bias_in_lse=in_lse)
     tables(algorithm, (0.0, 0.0, 0.0), (0.5, 2.0, 1.0), BIAS)
-    loss = algorithm.update(continuous_batch(algorithm, torch.zeros(1, 3, 2)))["cql_loss"]
+    loss = algorithm.update(continuous_batch(algorithm, torch.zeros(1, 3, 2)))["q/penalty"]
     close(loss, 3 * math.log(30) + (2 * BIAS if in_lse else 0.0))
 
 
@@ -86,7 +86,7 @@ def test_importance_correction_subtracts_log_densities() -> None:
         mean, log_std = (x[0, 0, 0].detach() for x in algorithm.actor(with_agent_id(obs[k])))
         action = torch.tanh(mean + log_std.exp() * batch.noise["policy"][0, k, :, 0, 0, 0])
         terms.append(-tanh_gaussian_log_prob(mean, log_std, action, used[0]))
-    close(algorithm.update(batch)["cql_loss"], float(torch.logsumexp(torch.cat(terms), 0)))
+    close(algorithm.update(batch)["q/penalty"], float(torch.logsumexp(torch.cat(terms), 0)))
 
 
 def test_td_target() -> None:
@@ -99,8 +99,8 @@ def test_td_target() -> None:
                 metrics = algorithm.update(transitions([[0, 1], [2, 2]], actions=3, **fields))
             else:
                 metrics = algorithm.update(continuous_batch(algorithm, torch.zeros(2, 2, 3), **fields))
-            close(metrics["target_q_total"], expected)
-            close(metrics["q_loss"], (0.25 - expected) ** 2)
+            close(metrics["q/target_total"], expected)
+            close(metrics["q/loss"], (0.25 - expected) ** 2)
 
 
 def test_next_value_follows_the_policy_or_the_best_legal_action() -> None:
@@ -112,7 +112,7 @@ def test_next_value_follows_the_policy_or_the_best_legal_action() -> None:
         assert isinstance(algorithm.actor.network, MLP)
         set_table(algorithm.actor.network, ((0.0, 0.0, 9.0),))
         batch = transitions([[0]], actions=3, next_action_mask=action_mask)
-        close(algorithm.update(batch)["target_q_total"], expected)
+        close(algorithm.update(batch)["q/target_total"], expected)
 
 
 def test_an_illegal_action_changes_nothing() -> None:
@@ -124,7 +124,7 @@ def test_an_illegal_action_changes_nothing() -> None:
         metrics = algorithm.update(
             transitions([[1]], actions=3, action_mask=action_mask, next_action_mask=action_mask)
         )
-        found.append([float(metrics[name]) for name in ("cql_loss", "q_loss", "policy_loss")])
+        found.append([float(metrics[name]) for name in ("q/penalty", "q/loss", "policy/loss")])
     assert found[0] == pytest.approx(found[1], abs=1e-12)
     assert found[0][0] == pytest.approx(math.log(math.e + math.e**2) - 2, abs=1e-6)
 
@@ -133,7 +133,7 @@ def test_an_agent_without_weight_contributes_a_constant() -> None:
     algorithm = learner(n=2)
     tables(algorithm, Q, (0.0, 1.0), 0.0)
     expected = math.log(3) + math.log(1 + math.exp(-1) + math.exp(3)) - 3
-    close(algorithm.update(transitions([[1, 2]], actions=3))["cql_loss"], expected)
+    close(algorithm.update(transitions([[1, 2]], actions=3))["q/penalty"], expected)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.0, -1.0])
@@ -150,7 +150,7 @@ def test_policy_loss_is_weighted_by_q(value: float) -> None:
 
     before = log_prob()
     metrics = algorithm.update(batch)
-    close(metrics["policy_loss"], -value * float(before))
+    close(metrics["policy/loss"], -value * float(before))
     change = float(log_prob() - before)
     assert (change == 0.0) if value == 0 else (change * value > 0)
 
@@ -166,7 +166,7 @@ def test_the_level_of_q_changes_no_weight(level: float) -> None:
     set_table(algorithm.actor.network, ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
     metrics = algorithm.update(transitions([[2, 1]], actions=3))
     # Agent 0: 5 over a mean of 2; agent 1: -1 under a mean of 2/3.
-    close(metrics["policy_loss"], 3.0 * math.log(3), 1e-4)
+    close(metrics["policy/loss"], 3.0 * math.log(3), 1e-4)
     close(metrics["value/data_mean"], 0.5 * 5.0 + 2.0 * -1.0 + BIAS, 1e-4)
 
 
@@ -175,7 +175,7 @@ def test_continuous_advantage_is_over_the_samples_at_the_observation() -> None:
     algorithm = learner("continuous", n=2, actions=2, size=4)
     tables(algorithm, (-7.0, -7.0), (1.0, 1.0), 0.0)
     metrics = algorithm.update(continuous_batch(algorithm, torch.zeros(4, 2, 2)))
-    close(metrics["policy_loss"], 0.0)
+    close(metrics["policy/loss"], 0.0)
     close(metrics["weight/ess"], 0.0)
 
 
@@ -213,8 +213,8 @@ def test_warm_up_clones_the_data() -> None:
     assert isinstance(algorithm.actor.network, MLP)
     set_table(algorithm.actor.network, ((0.0, 0.0, 0.0),))
     batch = transitions([[1]], actions=3)
-    close(algorithm.update(batch)["policy_loss"], math.log(3))
-    assert float(algorithm.update(batch)["policy_loss"]) > 4.0
+    close(algorithm.update(batch)["policy/loss"], math.log(3))
+    assert float(algorithm.update(batch)["policy/loss"]) > 4.0
 
 
 def test_twins_with_discrete_actions_are_an_error() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -54,6 +56,7 @@ def test_methods_report_them(name: str) -> None:
     """Every offline method but cloning says its values' scale, every weighted one its effective sample size."""
     for kind in find_method(name).actions:
         metrics = _metrics(name, kind)
+        assert [metric for metric in metrics if not re.fullmatch(r"[a-z_]+/[a-z0-9_]+", metric)] == []
         assert ("value/data_mean" in metrics) == (
             name not in CLONING | {"moma_ppo"}
         )  # which first learns a model

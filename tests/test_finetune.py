@@ -114,7 +114,7 @@ def test_the_memory_keeps_values_up_and_never_changes(monkeypatch: pytest.Monkey
     assert kept[2] == memorized(0.8)[2]
     monkeypatch.setattr(torch, "maximum", torch.minimum)
     wrong = memorized(0.8, reward=-1.0, steps=20)
-    low, middle, high = (found[1]["q_total"] for found in (wrong, plain, kept))
+    low, middle, high = (found[1]["q/total"] for found in (wrong, plain, kept))
     assert (low < middle).all()
     assert (middle < high).all()
 
@@ -167,9 +167,9 @@ def test_targets_below_all_that_is_remembered_become_the_values_of_logged_action
     logged = metrics["value/data_mean"]
     (targets,) = shown
     found = targets.flatten(1).mean(1)
-    for name in {"target_q", "target_q_total"} & metrics.keys():  # what is learned
+    for name in {"target_q", "q/target_total"} & metrics.keys():  # what is learned
         torch.testing.assert_close(metrics[name], found)
-    assert (metrics.get("q_loss", torch.zeros(2)) < 100.0).all()  # the rewards' are about 100 squared
+    assert (metrics.get("q/loss", torch.zeros(2)) < 100.0).all()  # the rewards' are about 100 squared
     if twins:
         assert (found <= logged + 1e-6).all()
         assert (found < logged - 1e-4).any()  # one of two may be the lower one everywhere

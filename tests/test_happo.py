@@ -94,7 +94,7 @@ def test_compound_ratio(kind: ActionKind, monkeypatch: pytest.MonkeyPatch) -> No
     for agent, compound in seen:
         torch.testing.assert_close(compound, expected)
         expected = expected * ratio[torch.arange(2), :, agent]
-    torch.testing.assert_close(metrics["compound_ratio"], expected.mean(1))
+    torch.testing.assert_close(metrics["policy/compound_ratio"], expected.mean(1))
     assert (expected - 1).abs().max() > 1e-3
 
 

@@ -114,7 +114,7 @@ def test_a_rejected_step_changes_nothing(kind: ActionKind) -> None:
     none = torch.zeros_like(x["advantage"])
     outcomes.append(learner.agent_step(x | {"advantage": none}, agent, torch.ones_like(none)))
     for ratio, told in outcomes:
-        assert told["accepted"].tolist() == [0.0, 0.0]
+        assert told["policy/accepted"].tolist() == [0.0, 0.0]
         assert (ratio == 1.0).all()
         assert all(torch.equal(p, before[name]) for name, p in learner.named_parameters())
 
@@ -154,8 +154,8 @@ def test_one_agent_is_trpo(kind: ActionKind) -> None:
                 break
         torch.testing.assert_close(found[r], tried[r], rtol=0, atol=3e-5)  # conjugate gradients stop at 1e-5
         assert float((tried[r] - old[r]).abs().max()) > 1e-2
-        assert float(metrics["kl"][r]) == pytest.approx(kl, abs=1e-5)
-        assert float(metrics["gain"][r]) == pytest.approx(gain, abs=1e-5)
+        assert float(metrics["policy/kl"][r]) == pytest.approx(kl, abs=1e-5)
+        assert float(metrics["policy/gain"][r]) == pytest.approx(gain, abs=1e-5)
         assert gain > 0.0
 
 
@@ -187,9 +187,9 @@ def test_steps_make_the_paying_action_likelier() -> None:
             progress=torch.tensor(0.0).double(),
         )
         metrics = learner.update(batch)
-        assert (metrics["accepted"] == 1.0).all()
-        assert (metrics["kl"] < 0.005).all()
-        assert (metrics["compound_ratio"] - 1.0).abs().max() < 3 * 0.2 / 128**0.5
+        assert (metrics["policy/accepted"] == 1.0).all()
+        assert (metrics["policy/kl"] < 0.005).all()
+        assert (metrics["policy/compound_ratio"] - 1.0).abs().max() < 3 * 0.2 / 128**0.5
     for earlier, later in pairwise(shares):
         assert (later > earlier).all()
 
@@ -203,9 +203,9 @@ def test_the_compound_ratio_is_the_product_of_all_ratios(kind: ActionKind) -> No
     mask = data.action_mask.flatten(1, 2) if kind == "discrete" else None
     with torch.no_grad():
         new, old = (each.nets.actor.log_prob(*flat, mask)[0] for each in (learner, before))
-    torch.testing.assert_close(metrics["compound_ratio"], torch.exp(new - old).prod(-1).mean(1))
-    assert (metrics["accepted"] > 0).all()
-    assert (metrics["kl"] < 0.02).all()
+    torch.testing.assert_close(metrics["policy/compound_ratio"], torch.exp(new - old).prod(-1).mean(1))
+    assert (metrics["policy/accepted"] > 0).all()
+    assert (metrics["policy/kl"] < 0.02).all()
 
 
 def test_agrees_on_xor() -> None:

@@ -203,7 +203,7 @@ def test_the_policy_sees_the_critic_after_its_step(kind: ActionKind) -> None:
         batch = batch_for(algorithm)
         loss = losses_of(algorithm, batch)["policy"]
         moved = learner(kind, critic_lr=0.1, policy_after_critic=after)
-        found[after] = moved.update(batch)["policy_loss"]
+        found[after] = moved.update(batch)["policy/loss"]
         assert torch.equal(found[after], loss.detach()) != after
     assert not torch.equal(found[True], found[False])
 

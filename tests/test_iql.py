@@ -62,7 +62,7 @@ def test_maiql_of_one_agent_is_iql(kind: Any) -> None:
             action, actions=3 if kind == "discrete" else 0, reward=reward, agent_reward=reward[:, None]
         )
         first, second = one.update(batch), team.update(batch)
-        for key in ("q_loss", "v_loss", "policy_loss"):
+        for key in ("q/loss", "v/loss", "policy/loss"):
             assert torch.equal(first[key], second[key]), key
     for part in ("actor", "q", "v", "target_q"):
         mine, theirs = getattr(one, part).state_dict(), getattr(team, part).state_dict()
@@ -78,10 +78,10 @@ def test_no_temperature_is_cloning_and_weights_are_bounded(name: str, more: dict
     with torch.no_grad():
         log_prob = cloning.data_log_prob(cloning.actor.network(obs), batch)
     found = cloning.update(batch)
-    assert found["weight"] == 1.0
+    assert found["weight/mean"] == 1.0
     agents = log_prob.sum(-1) if name == "maiql" else log_prob
-    torch.testing.assert_close(found["policy_loss"], -agents.flatten(1).mean(1))
-    assert greedy.update(batch)["weight"] <= 100.0
+    torch.testing.assert_close(found["policy/loss"], -agents.flatten(1).mean(1))
+    assert greedy.update(batch)["weight/mean"] <= 100.0
 
 
 def test_equal_values_have_no_loss_of_v() -> None:
@@ -90,7 +90,7 @@ def test_equal_values_have_no_loss_of_v() -> None:
     set_table(algorithm.target_q.networks.members, [[3.0, 3.0], [-1.0, -1.0]])
     set_table(algorithm.v.network, [[3.0], [-1.0]])
     found = algorithm.update(transitions([[0, 1], [1, 0]], actions=2))
-    assert found["v_loss"].abs() < 1e-20
+    assert found["v/loss"].abs() < 1e-20
 
 
 def test_target_takes_the_smaller_twin_of_each_agent_before_mixing() -> None:
@@ -103,7 +103,7 @@ def test_target_takes_the_smaller_twin_of_each_agent_before_mixing() -> None:
         members.layers[-1].weight[:, 1, :2, 0] = torch.tensor([4.0, 2.0])
     set_table(algorithm.v.network, [[0.0], [0.0]])
     found = algorithm.update(transitions([[0, 0]], actions=1))
-    torch.testing.assert_close(found["v_loss"], torch.tensor([0.5 * 9.0]).double())  # 1 + 2, not min(6, 6)
+    torch.testing.assert_close(found["v/loss"], torch.tensor([0.5 * 9.0]).double())  # 1 + 2, not min(6, 6)
 
 
 @pytest.mark.parametrize(("name", "settings"), METHODS)
@@ -116,6 +116,6 @@ def test_actions_are_clipped_to_the_authors_margin(name: str, settings: dict[str
         moved = {**data.tensors(), "action": data.action.clamp(-action, action)}
         both = Batch.of(data.noise, **{key: v.expand(2, *v.shape[1:]) for key, v in moved.items()})
         found.append(algorithm.update(both))
-    for key in ("policy_loss", "q_loss"):
+    for key in ("policy/loss", "q/loss"):
         torch.testing.assert_close(found[0][key][1], found[1][key][1], rtol=0, atol=1e-12)
         assert abs(float(found[0][key][0] - found[0][key][1])) > 1e-9

@@ -37,7 +37,7 @@ def test_penalty_of_equal_values_is_the_log_of_the_legal_actions() -> None:
         expected = (counts * batch.filled).flatten(1).sum(1) / batch.filled.flatten(1).sum(1)
         if per_step is not None:
             expected = torch.full_like(expected, per_step)
-        torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
+        torch.testing.assert_close(algorithm.update(batch)["q/penalty"], expected)
 
 
 def test_td_of_zero_values_is_half_the_mean_squared_reward() -> None:
@@ -48,7 +48,7 @@ def test_td_of_zero_values_is_half_the_mean_squared_reward() -> None:
         batch = make_sampler(algorithm, [data]).next()
         square = (batch.agent_reward.square().mean(-1) * batch.filled).flatten(1).sum(1)
         expected = square / batch.filled.flatten(1).sum(1) * (0.5 if half else 1.0)
-        torch.testing.assert_close(algorithm.update(batch)["td_loss"], expected)
+        torch.testing.assert_close(algorithm.update(batch)["q/loss"], expected)
 
 
 def test_double_q_takes_the_online_best_legal_action() -> None:

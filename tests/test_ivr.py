@@ -109,9 +109,9 @@ def test_mixed_target_and_critic_by_hand() -> None:
         algorithm._optimizers["v"].lr.zero_()
     found = algorithm.update(transitions([[0, 0]], actions=2, reward=[1.0]))
     y, q_total = 1.0 + 0.99 * 0.25, 0.25
-    torch.testing.assert_close(found["target_q"], torch.tensor([y]).double())
-    torch.testing.assert_close(found["q_loss"], torch.tensor([2 * (y - q_total) ** 2]).double())
-    assert found["weight"] == 1.0  # u = V
+    torch.testing.assert_close(found["q/target"], torch.tensor([y]).double())
+    torch.testing.assert_close(found["q/loss"], torch.tensor([2 * (y - q_total) ** 2]).double())
+    assert found["weight/mean"] == 1.0  # u = V
 
 
 @pytest.mark.parametrize("mixing", ["none", "linear"])
@@ -130,8 +130,8 @@ def test_rewards_are_scaled_to_the_range_of_the_datas_returns(name: str, mixing:
         found.append(algorithm.update(make_sampler(algorithm, [narrow, wide]).next()))
         factor = algorithm.nets.reward_scale
     assert torch.equal(factor, torch.ones(2, dtype=torch.float64))
-    torch.testing.assert_close(found[0]["target_q"][0], found[0]["target_q"][1])
-    assert abs(float(found[1]["target_q"][0] - found[1]["target_q"][1])) > 0.1
+    torch.testing.assert_close(found[0]["q/target"][0], found[0]["q/target"][1])
+    assert abs(float(found[1]["q/target"][0] - found[1]["q/target"][1])) > 0.1
     torch.testing.assert_close(10.0 * found[0]["value/data_mean"][0], found[0]["value/data_mean"][1])
     spread = narrow.returns.max() - narrow.returns.min()
     algorithm = marlzoo.make(name, toy_spec(), **small)

@@ -153,7 +153,7 @@ def older(text: str) -> str:
         (lambda text: older(text).replace("\n2,3,", "\n2,4,"), "line 4 is of another replica"),
         (lambda text: older(text).replace("\n2,3,", "\n2,3,x"), "line 4: could not convert"),
         (lambda text: text.replace("\n2,3,", "\n2,4,"), "line 4: damaged"),
-        (lambda text: text.replace("policy_loss", "policy_lost"), "line 1: damaged"),
+        (lambda text: text.replace("policy/loss", "policy_lost"), "line 1: damaged"),
         (lambda text: text.replace("checksum", "checksul"), "line 1: damaged"),
     ],
 )

@@ -41,7 +41,7 @@ def penalty(algorithm: MADDPGCQL, values: Callable[[Tensor], tuple[Any, Any]], b
     algorithm.q = FixedCritics(values)  # type: ignore[assignment]
     algorithm.step = lambda **_: {}  # type: ignore[method-assign]
     algorithm.soft_update = lambda *_: None  # type: ignore[method-assign]
-    return float(algorithm.update(batch)["penalty"])
+    return float(algorithm.update(batch)["critic/penalty"])
 
 
 @pytest.mark.parametrize("sigma", [0.2, 0.3])
@@ -97,7 +97,7 @@ def test_target(variant: str, mask: float, expected: float) -> None:
     batch = batch_for(
         algorithm, torch.zeros(2, 2, 2), agent_reward=torch.ones(2, 2), mask=torch.full((2,), mask)
     )
-    assert float(algorithm.update(batch)["target_q"]) == pytest.approx(expected)
+    assert float(algorithm.update(batch)["critic/target"]) == pytest.approx(expected)
 
 
 def test_agents_without_number_learn_the_rewards_mean() -> None:
@@ -182,7 +182,7 @@ def test_rows_are_chosen_near_the_target_policies() -> None:
     batch = batch_for(algorithm, near)
     batch.obs, batch.next_obs = torch.zeros_like(batch.obs), torch.zeros_like(batch.next_obs)
     chosen, metrics = algorithm._nearest(as_sequences(batch))
-    assert float(metrics["action_distance"]) == pytest.approx(0.0, abs=1e-12)
-    assert float(metrics["priority_ess"]) == pytest.approx(0.5, abs=1e-3)
+    assert float(metrics["critic/action_distance"]) == pytest.approx(0.0, abs=1e-12)
+    assert float(metrics["critic/priority_ess"]) == pytest.approx(0.5, abs=1e-3)
     assert len(chosen.action[0]) == 4
     torch.testing.assert_close(chosen.action, near[1].expand_as(chosen.action))

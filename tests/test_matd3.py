@@ -66,7 +66,7 @@ def test_target_takes_the_smaller_critic_at_a_noisy_action() -> None:
     noisy = (action + (10 * x.noise["target"]).clamp(-0.5, 0.5)).clamp(-1, 1) * learner.action_dimensions
     twins = learner.target_q(final, x.state[:, :, -1], noisy)[..., 0]
     y = learner.returns(x) + learner.discount(x) * torch.minimum(twins[:, 0], twins[:, 1])
-    torch.testing.assert_close(learner.update(x)["target_q"], y.mean(1).detach())
+    torch.testing.assert_close(learner.update(x)["critic/target"], y.mean(1).detach())
     assert (twins[:, 0] > twins[:, 1]).any()
     assert (twins[:, 0] < twins[:, 1]).any()
 

@@ -58,8 +58,8 @@ def test_a_run_that_stops_between_its_stages_goes_on_exactly(tmp_path: Path) -> 
     whole = marlzoo.make("moma_ppo", toy_spec(), **SMALL)
     names: list[set[str]] = []
     train(whole, data, updates=5, log_every=1, on_progress=lambda _, metrics: names.append(set(metrics)))
-    assert ["model_loss" in found for found in names] == [True] * 3 + [False] * 2
-    assert ["policy_loss" in found for found in names] == [False] * 3 + [True] * 2
+    assert ["world/loss" in found for found in names] == [True] * 3 + [False] * 2
+    assert ["policy/loss" in found for found in names] == [False] * 3 + [True] * 2
 
     def stop(done: int, _: Any) -> None:
         if done == 4:

@@ -25,9 +25,9 @@ def fixed(shared: float) -> Any:
 def test_the_shared_value_reaches_only_the_critic() -> None:
     batch = transitions([[0, 1], [2, 0], [1, 1]], actions=3, reward=[1.0, 0.0, 2.0])
     low, high = fixed(0.0).update(batch), fixed(5.0).update(batch)
-    for key in ("v_loss", "policy_loss", "weight"):
+    for key in ("v/loss", "policy/loss", "weight/mean"):
         torch.testing.assert_close(low[key], high[key], rtol=0, atol=0)
-    torch.testing.assert_close(high["q_total"] - low["q_total"], torch.tensor([5.0]).double())
+    torch.testing.assert_close(high["q/total"] - low["q/total"], torch.tensor([5.0]).double())
 
 
 def test_losses_by_hand() -> None:
@@ -39,11 +39,11 @@ def test_losses_by_hand() -> None:
     found = algorithm.update(transitions([[0, 0]], actions=3, reward=[1.0]))
     y = 1.0 + 0.99 * (0.5 * 2.0 - 2.0 * 0.5 + 0.25)
     q_total = 0.5 * 3.0 - 2.0 * 1.0 + 0.25
-    torch.testing.assert_close(found["q_loss"], torch.tensor([(q_total - y) ** 2]).double())
+    torch.testing.assert_close(found["q/loss"], torch.tensor([(q_total - y) ** 2]).double())
     v_loss = (0.8 * 1.0 + 0.2 * 0.25) / 2  # u = 1 and -0.5
-    torch.testing.assert_close(found["v_loss"], torch.tensor([v_loss]).double())
+    torch.testing.assert_close(found["v/loss"], torch.tensor([v_loss]).double())
     weight = (torch.tensor(2.0 * 0.5).exp() + torch.tensor(-2.0 * 2.0 * 0.5).exp()) / 2
-    torch.testing.assert_close(found["weight"], weight.double().view(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["weight/mean"], weight.double().view(1), rtol=1e-6, atol=0)
 
 
 def test_v_goes_from_the_mean_to_the_in_sample_maximum() -> None:
@@ -77,6 +77,6 @@ def test_one_agent_of_weight_one_learns_as_iql_does() -> None:
     reward = torch.tensor([1.0, 0.0, -2.0])
     batch = transitions([[0], [1], [2]], actions=3, reward=reward, agent_reward=reward[:, None])
     first, second = iql.update(batch), omac.update(batch)
-    for key in ("v_loss", "policy_loss", "weight"):
+    for key in ("v/loss", "policy/loss", "weight/mean"):
         torch.testing.assert_close(first[key], second[key])
-    torch.testing.assert_close(first["q_loss"], 2 * second["q_loss"])
+    torch.testing.assert_close(first["q/loss"], 2 * second["q/loss"])

@@ -99,7 +99,7 @@ def test_target(mask: float, mixed: bool, expected: float) -> None:
         "mask": torch.full((4,), float(mask)),
     }
     metrics = algorithm.update(batch_for(algorithm, torch.zeros(4, 2, 2), **fields))
-    assert float(metrics["target_q"]) == pytest.approx(expected)
+    assert float(metrics["critic/target"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -109,7 +109,7 @@ def test_penalty_of_constant_values(mixed: bool) -> None:
     inert(algorithm)
     algorithm.q = Known(lambda a: 5.0, lambda a: -2.0)  # type: ignore[assignment]
     metrics = algorithm.update(batch_for(algorithm, torch.zeros(4, 2, 2)))
-    assert float(metrics["penalty"]) == pytest.approx(4 * 3.688879, abs=1e-5)
+    assert float(metrics["critic/penalty"]) == pytest.approx(4 * 3.688879, abs=1e-5)
 
 
 def always_found(action: float, *shape: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -234,8 +234,8 @@ def test_discrete_policy_loss_leaves_illegal_actions_out(settings: dict[str, Any
     losses = inert(algorithm)
     metrics = algorithm.update(transitions([[0]], actions=3, action_mask=LEGAL, next_action_mask=LEGAL))
     assert float(losses["policy"].detach()) == pytest.approx(expected)
-    assert float(metrics["target_q"]) == pytest.approx(0.99 * 20)
-    assert float(metrics["penalty"]) == pytest.approx(math.log(math.e + math.e**2) - 1)
+    assert float(metrics["critic/target"]) == pytest.approx(0.99 * 20)
+    assert float(metrics["critic/penalty"]) == pytest.approx(math.log(math.e + math.e**2) - 1)
 
 
 def test_more_elites_than_samples_is_an_error() -> None:

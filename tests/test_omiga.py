@@ -86,7 +86,7 @@ def tabular(
 
 def v_gradient(algorithm: Algorithm, batch: Batch) -> tuple[float, Tensor]:
     """V's loss, and its gradient with respect to V, read off the first moment of Adam's first step."""
-    loss = algorithm.update(batch)["v_loss"].item()
+    loss = algorithm.update(batch)["v/loss"].item()
     return loss, algorithm._optimizers["v"].first[0].flatten() / 0.1
 
 
@@ -141,7 +141,7 @@ def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float)
 def test_alpha_limits() -> None:
     """Large alpha: weights 1, the policy's loss is BC's (check 3)."""
     algorithm, batch = tabular([[0.5, -2.0]], [[0.2, 0.1]], [[1.0, 1.0]], alpha=1e9)
-    assert algorithm.update(batch)["policy_loss"].item() == pytest.approx(0.0, abs=1e-7)  # one action: log 1
+    assert algorithm.update(batch)["policy/loss"].item() == pytest.approx(0.0, abs=1e-7)  # one action: log 1
     algorithm, batch = tabular([[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 1.0]], alpha=1e9)
     loss, gradient = v_gradient(algorithm, batch)
     assert loss == pytest.approx(1.0, abs=1e-6)
@@ -188,7 +188,7 @@ def test_product_of_local_weights_is_the_global_weight() -> None:
     algorithm, batch = tabular([q], [v], [w], b=b, alpha=alpha)
     algorithm.data_log_prob = lambda output, batch: torch.tensor([[[1.0, 0.0]]], dtype=DOUBLE)  # type: ignore[method-assign]
     algorithm.step = lambda **losses: {}  # type: ignore[method-assign]
-    assert algorithm.update(batch)["policy_loss"].item() == pytest.approx(-local[0] / 2)
+    assert algorithm.update(batch)["policy/loss"].item() == pytest.approx(-local[0] / 2)
 
 
 def test_tanh_log_density() -> None:
@@ -232,14 +232,14 @@ def test_mixer() -> None:
     mixer(q, state).sum().backward()
     torch.testing.assert_close(q.grad, w)
     algorithm, batch = tabular([[3.0, -1.0]], [[0.0, 0.0]], [[0.5, 2.0]], b=0.25)
-    assert algorithm.update(batch)["q_total"].item() == pytest.approx(-0.25)
+    assert algorithm.update(batch)["q/total"].item() == pytest.approx(-0.25)
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(1.0, 1.2475), (0.0, 1.0)])
 def test_td_target(mask: float, expected: float) -> None:
     """Check 11."""
     algorithm, batch = tabular([[0.0, 0.0]], [[2.0, -0.5]], [[0.5, 2.0]], b=0.25, reward=1.0, mask=mask)
-    assert algorithm.update(batch)["target_q_total"].item() == pytest.approx(expected)
+    assert algorithm.update(batch)["q/target_total"].item() == pytest.approx(expected)
 
 
 def omiga_rows(d: list[int]) -> Dataset:
@@ -337,7 +337,7 @@ def test_weight_cap() -> None:
     algorithm, batch = tabular([[3.0]], [[0.0]], [[1.0]], weight_cap=2.0)
     algorithm.data_log_prob = lambda output, batch: torch.ones(1, 1, 1, dtype=DOUBLE)  # type: ignore[method-assign]
     algorithm.step = lambda **losses: {}  # type: ignore[method-assign]
-    assert algorithm.update(batch)["policy_loss"].item() == pytest.approx(-2.0)
+    assert algorithm.update(batch)["policy/loss"].item() == pytest.approx(-2.0)
 
 
 @pytest.mark.parametrize("file", sorted(GOLDEN.glob("omiga_*.npz")), ids=lambda f: f.stem)

@@ -41,7 +41,7 @@ def test_its_loss_is_that_of_the_offline_method_without_penalty() -> None:
     sampler, online = make_sampler(offline, [toy_dataset("discrete")]), make()
     for _ in range(3):
         batch = sampler.next()
-        torch.testing.assert_close(online.update(batch)["td_loss"], offline.update(batch)["td_loss"])
+        torch.testing.assert_close(online.update(batch)["q/loss"], offline.update(batch)["q/loss"])
     for one, other in zip(online.team.parameters(), offline.team.parameters(), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -34,7 +34,7 @@ def constant_values(algorithm: Any) -> None:
 def test_joint_penalty_of_equal_values(data_action: bool, expected: float) -> None:
     algorithm = learner(data_action=data_action)
     constant_values(algorithm)
-    penalty = algorithm.update(make_sampler(algorithm, [toy_dataset("discrete")]).next())["penalty"]
+    penalty = algorithm.update(make_sampler(algorithm, [toy_dataset("discrete")]).next())["q/penalty"]
     torch.testing.assert_close(penalty, torch.full((2,), expected).double())
 
 
@@ -43,7 +43,7 @@ def test_individual_penalty_of_equal_values() -> None:
     constant_values(algorithm)
     batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
     expected = mean_over(batch.action_mask[:, :, :-1].sum(-1).double().log(), batch.filled)
-    torch.testing.assert_close(algorithm.update(batch)["penalty"], expected)
+    torch.testing.assert_close(algorithm.update(batch)["q/penalty"], expected)
 
 
 def test_vdn_one_step_loss_by_hand() -> None:
@@ -60,7 +60,7 @@ def test_vdn_one_step_loss_by_hand() -> None:
         best = net(after).masked_fill(~batch.next_action_mask, -torch.inf).argmax(-1)
         y = batch.reward + 0.9 * batch.mask * chosen(target(after), best).sum(-1)
     expected = 0.5 * (q - y).square().mean(1)
-    torch.testing.assert_close(algorithm.update(batch)["td_loss"], expected)
+    torch.testing.assert_close(algorithm.update(batch)["q/loss"], expected)
 
 
 def test_targets_get_no_gradient_and_stay_between_copies() -> None:

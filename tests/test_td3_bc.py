@@ -54,7 +54,7 @@ def policy_parts(algorithm: TD3BC, batch: Batch) -> tuple[Tensor, Tensor, Tensor
     rows = as_sequences(batch)
     data = algorithm._data_actions(rows)
     loss, metrics = algorithm._policy_loss(rows, rows.obs[:, :, :-1], rows.state[:, :, :-1], data)
-    return loss, metrics["bc_loss"], metrics["lambda"]
+    return loss, metrics["policy/bc_loss"], metrics["policy/lambda"]
 
 
 @pytest.mark.parametrize("values", [(1.0, 2.0, 3.0), (1.0, -3.0, 2.0)])
@@ -118,7 +118,7 @@ def test_target_takes_the_minimum(variant: str, mask: float, expected: float) ->
     batch = batch_for(
         algorithm, torch.zeros(2, 2, 1), agent_reward=torch.ones(2, 2), mask=torch.full((2,), mask)
     )
-    assert float(algorithm.update(batch)["target_q"]) == pytest.approx(expected)
+    assert float(algorithm.update(batch)["critic/target"]) == pytest.approx(expected)
 
 
 def test_targets_see_smoothed_actions() -> None:

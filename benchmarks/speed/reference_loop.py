@@ -210,7 +210,7 @@ class Reference:
         ):
             for old, new in zip(target.parameters(), online.parameters(), strict=True):
                 old.data.copy_(self.tau * new.data + (1.0 - self.tau) * old.data)
-        return {"policy_loss": policy_loss, "q_loss": q_loss, "v_loss": v_loss}
+        return {"policy/loss": policy_loss, "q/loss": q_loss, "v/loss": v_loss}
 
     def act(self, obs: NDArray[Any]) -> NDArray[Any]:
         """All agents' actions in one environment, ``[n, O] -> [n, A]``."""

@@ -60,7 +60,7 @@ TAIL = 10  # last steps of an episode, whose mean reward is taken to go on beyon
 NEAR = 0.1  # of the data's return: what a doubling of the updates may change in values that have converged
 SHARED = {"history": "mlp", "timeout_is_terminal": False}
 # What learners call the mean value of the data's team actions.
-VALUES = ("q_total", "q", "target_q")
+VALUES = tuple(f"{critics}/{value}" for value in ("total", "mean", "target") for critics in ("q", "critic"))
 KEYS = ["task", "quality", "method", "seed", "updates"]
 COLUMNS = [*KEYS, "metric", "value"]
 

@@ -78,7 +78,7 @@ class ${cls}(Algorithm):
         else:
             error = action_error(torch.tanh(out), batch.action, self.action_dimensions)
         loss = mean_over(error) + self.hyperparameter("penalty") * mean_over(out.square())  # [R]
-        return {"policy_loss": loss.detach(), **self.step(policy=loss)}
+        return {"policy/loss": loss.detach(), **self.step(policy=loss)}
 
     def policy(self) -> Policy:
         """Continuous: the squashed output. Discrete: the best legal action."""

@@ -196,7 +196,7 @@ class Dyna(Algorithm):
         age = torch.where(begins, torch.zeros_like(self.age), self.age) + 1
         self.age.copy_(torch.where(mask == 0, torch.full_like(age, c.dyna_horizon), age))
         self.chain.copy_(after)
-        return {"model_reward": paid.mean(1), "model_penalty": penalty.mean(1)}
+        return {"world/reward": paid.mean(1), "world/penalty": penalty.mean(1)}
 
     def _act(self, frame: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """What the present policies do, with noise where they have any."""

@@ -286,7 +286,7 @@ class WorldModel(nn.Module):
             )
             self._account(distance, held_out)
         error = self._scores().mean(1)
-        return loss.sum(1), {"model_loss": loss.detach().mean(1), "held_out_error": error}
+        return loss.sum(1), {"world/loss": loss.detach().mean(1), "world/held_out_error": error}
 
     def _known(self, batch: Batch) -> tuple[Tensor, ...]:
         frame = self.frame(batch.obs, batch.state if self.state else None)

@@ -100,13 +100,13 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     norms = own.step(moves=done >= c.pretrain, **losses)
     norms |= own.step(data=(data_loss, "data", "data_others"))
     return {
-        "nu_loss": nu_loss,
-        "e_loss": e_loss,
-        "policy_loss": policy_loss,
-        "data_loss": data_loss,
-        "rho": sum(rhos) / len(rhos),
-        "kappa": sum(kappas) / len(kappas),
-        "alpha": alpha,
+        "nu/loss": nu_loss,
+        "e/loss": e_loss,
+        "policy/loss": policy_loss,
+        "data/loss": data_loss,
+        "policy/rho": sum(rhos) / len(rhos),
+        "policy/kappa": sum(kappas) / len(kappas),
+        "policy/alpha": alpha,
         **norms,
     }
 

@@ -99,12 +99,12 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in critics:
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "q_loss": q_loss,
-        "policy_loss": policy_loss,
-        "bc_loss": bc_loss,
-        "q_total": mean(totals),
-        "target_q_total": mean(targets),
-        "clipped": sum(float(value >= highest) for value in capped) / len(capped),
+        "q/loss": q_loss,
+        "policy/loss": policy_loss,
+        "policy/bc_loss": bc_loss,
+        "q/total": mean(totals),
+        "q/target_total": mean(targets),
+        "q/clipped": sum(float(value >= highest) for value in capped) / len(capped),
         **norms,
     }
 

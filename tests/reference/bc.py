@@ -69,7 +69,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
                 density = tanh_gaussian_log_density(here, log_std[b, t, i], action, size, c.bound_margin)
                 terms.append(-density)
     loss = mean(terms)
-    return {"policy_loss": loss, **own.step(policy=(loss, "actor"))}
+    return {"policy/loss": loss, **own.step(policy=(loss, "actor"))}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

@@ -113,12 +113,12 @@ def update_continuous(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("q", "mixer", "perturb"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "vae_loss": vae_loss,
-        "kl": kl,
-        "q_loss": q_loss,
-        "policy_loss": policy_loss,
-        "q_total": mean(totals[0]),
-        "target_q_total": mean(targets),
+        "vae/loss": vae_loss,
+        "vae/kl": kl,
+        "q/loss": q_loss,
+        "policy/loss": policy_loss,
+        "q/total": mean(totals[0]),
+        "q/target_total": mean(targets),
         **norms,
     }
 
@@ -184,10 +184,10 @@ def update_discrete(own: Replica, batch: Any) -> dict[str, Any]:
     elif updates % c.target_period == 0:
         own.hard_update("target", "team")
     return {
-        "q_loss": q_loss,
-        "clone_loss": clone_loss,
-        "q_total": mean(totals),
-        "target_q_total": mean(targets),
+        "q/loss": q_loss,
+        "clone/loss": clone_loss,
+        "q/total": mean(totals),
+        "q/target_total": mean(targets),
         **norms,
     }
 

@@ -102,7 +102,7 @@ def discrete(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]]:
     if c.behavior_updates == 0:
         losses["behavior"] = (cloning, "behavior")
     norms = own.step(**losses)
-    metrics = {"td_loss": td, "penalty": penalty, "behavior_loss": cloning, "q_total": mean(totals), **norms}
+    metrics = {"q/loss": td, "q/penalty": penalty, "behavior/loss": cloning, "q/total": mean(totals), **norms}
     return metrics, {"target": "team"}
 
 
@@ -181,11 +181,11 @@ def continuous(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]
     policy_loss = -value.mean() + c.action_penalty * sum(sizes)
     norms |= own.step(moves=policy_moves(own), policy=(policy_loss, "actor"))
     metrics = {
-        "td_loss": td,
-        "penalty": penalty,
-        "policy_loss": policy_loss,
-        "q_total": q[0].mean(),
-        "target_q_total": mean(y),
+        "q/loss": td,
+        "q/penalty": penalty,
+        "policy/loss": policy_loss,
+        "q/total": q[0].mean(),
+        "q/target_total": mean(y),
         **norms,
     }
     return metrics, {"target_q": "q", "target_actor": "actor"}

@@ -112,11 +112,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("q", "nu", "mixer"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "q_loss": q_loss,
-        "nu_loss": nu_loss,
-        "policy_loss": policy_loss,
-        "q_total": mean(totals),
-        "omega": omega.mean(),
+        "q/loss": q_loss,
+        "nu/loss": nu_loss,
+        "policy/loss": policy_loss,
+        "q/total": mean(totals),
+        "weight/omega": omega.mean(),
         **norms,
     }
 

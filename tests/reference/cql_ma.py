@@ -221,11 +221,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("q", "mixer"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "q_loss": td_loss,
-        "cql_loss": cql_loss,
-        "policy_loss": policy_loss,
-        "q_total": mean(totals),
-        "target_q_total": mean(targets),
+        "q/loss": td_loss,
+        "q/penalty": cql_loss,
+        "policy/loss": policy_loss,
+        "q/total": mean(totals),
+        "q/target_total": mean(targets),
         **norms,
     }
 

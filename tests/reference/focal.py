@@ -115,7 +115,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     del steps.places  # the policy reads single steps
     metrics = iql.update(own, steps)
     norms = own.step(encoder=(loss, "encoder"))
-    return {**metrics, "encoder_loss": loss, "pull": pull, "push": push, **norms}
+    return {**metrics, "encoder/loss": loss, "encoder/pull": pull, "encoder/push": push, **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

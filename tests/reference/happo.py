@@ -64,11 +64,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         value_loss = ppo.value_loss(own, rows)
         critic = own.step({"critic": lr}, ppo.ADAM_EPS, critic=(value_loss, "nets.critic"))
     return {
-        "explained_variance": explained,
-        "std": deviation,
-        "policy_loss": loss,
-        "value_loss": value_loss,
-        "compound_ratio": x.compound.mean(),
+        "critic/explained_variance": explained,
+        "policy/std": deviation,
+        "policy/loss": loss,
+        "critic/loss": value_loss,
+        "policy/compound_ratio": x.compound.mean(),
         "grad_norm/policy": norm,
         **critic,
     }

@@ -25,10 +25,17 @@ from marlzoo.training.trainer import make_sampler
 
 UPDATES = 5
 SEEDS = (3, 4)
+# What marlzoo.objectives reports of every learner; it has tests of its own.
+DIAGNOSTICS = (
+    "value/data_mean",
+    "weight/ess",
+    "weight/exponent_q",
+    "policy/data_log_prob",
+    "policy/saturation",
+)
 RELATIVE = 1e-9
 # Of metrics, and of parameters: Adam divides by the gradient's size, so where a gradient is nearly zero its rounding
 # (1e-17) moves the parameter by lr 1e-17 / 1e-8.
-DIAGNOSTICS = ("value/", "weight/", "policy/")  # names of marlzoo.objectives
 ABSOLUTE, ABSOLUTE_STEP = 1e-11, 1e-9
 DOUBLE = torch.float64
 

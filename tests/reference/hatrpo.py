@@ -154,16 +154,26 @@ def agent_step(own: Replica, x: SimpleNamespace, i: int) -> tuple[dict[str, floa
             kl = divergence(own, before, distributions(own, x, i))
         gain = float(value - old_value.detach())
         if kl < c.kl_threshold and gain / (scale * expected) > c.accept and gain > 0.0:
-            return {"kl": kl, "accepted": 1.0, "step_scale": scale, "gain": gain}, ratio
+            return {
+                "policy/kl": kl,
+                "policy/accepted": 1.0,
+                "policy/step_scale": scale,
+                "policy/gain": gain,
+            }, ratio
     move(own, i, start, 0.0 * full)
-    return dict.fromkeys(("kl", "accepted", "step_scale", "gain"), 0.0), torch.ones_like(x.advantage)
+    return dict.fromkeys(
+        ("policy/kl", "policy/accepted", "policy/step_scale", "policy/gain"), 0.0
+    ), torch.ones_like(x.advantage)
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """One update from one rollout: the agents one after another, and the critic."""
     x, explained = ppo.experience(own, batch)
     lr, deviation, turns = ppo.step_size(own, batch), ppo.average_deviation(own), batch.noise["turns"]
-    n, told = own.spec.n_agents, dict.fromkeys(("kl", "accepted", "step_scale", "gain"), 0.0)
+    n, told = (
+        own.spec.n_agents,
+        dict.fromkeys(("policy/kl", "policy/accepted", "policy/step_scale", "policy/gain"), 0.0),
+    )
     for i in sorted(range(n), key=lambda agent: float(turns[agent])):
         metrics, ratio = agent_step(own, x, i)
         x.compound = x.compound * ratio
@@ -172,11 +182,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         value_loss = ppo.value_loss(own, rows)
         critic = own.step({"critic": lr}, ppo.ADAM_EPS, critic=(value_loss, "nets.critic"))
     return {
-        "explained_variance": explained,
-        "std": deviation,
+        "critic/explained_variance": explained,
+        "policy/std": deviation,
         **told,
-        "value_loss": value_loss,
-        "compound_ratio": x.compound.mean(),
+        "critic/loss": value_loss,
+        "policy/compound_ratio": x.compound.mean(),
         **critic,
     }
 

@@ -100,11 +100,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         own.hard_update("target", "critic")
     own.memory["critic steps"] = steps_made
     return {
-        "q_loss": q_loss,
-        "policy_loss": policy_loss,
-        "q_total": q_total,
-        "target_q_total": mean(returns[step] for step in known),
-        "weight_max": largest,
+        "critic/loss": q_loss,
+        "policy/loss": policy_loss,
+        "critic/total": q_total,
+        "critic/target_total": mean(returns[step] for step in known),
+        "weight/max": largest,
         **norms,
     }
 

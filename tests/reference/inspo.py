@@ -160,11 +160,15 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         return sum(values) / len(values)
 
     return {
-        "behavior_loss": behavior_loss,
-        "q_loss": sum(part.q_loss for part in parts) / len(parts),
-        "policy_loss": sum(part.policy_loss for part in parts) / len(parts),
-        **{"kappa": average("kappas"), "weight": average("answers"), "v": average("values")},
-        **{"alpha": alpha, "beta": beta, "grad_norm/policy": policy},
+        "behavior/loss": behavior_loss,
+        "q/loss": sum(part.q_loss for part in parts) / len(parts),
+        "policy/loss": sum(part.policy_loss for part in parts) / len(parts),
+        **{
+            "policy/kappa": average("kappas"),
+            "weight/mean": average("answers"),
+            "q/soft_value": average("values"),
+        },
+        **{"policy/alpha": alpha, "policy/beta": beta, "grad_norm/policy": policy},
         **norms,
     }
 

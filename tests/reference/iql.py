@@ -55,11 +55,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
     own.soft_update("target_q", "q", c.tau)
     return {
-        "v_loss": v_loss,
-        "policy_loss": policy_loss,
-        "q_loss": q_loss,
-        "target_q": mean(targets.values()),
-        "weight": sum(weights.values()) / len(weights),
+        "v/loss": v_loss,
+        "policy/loss": policy_loss,
+        "q/loss": q_loss,
+        "q/target": mean(targets.values()),
+        "weight/mean": sum(weights.values()) / len(weights),
         **norms,
     }
 

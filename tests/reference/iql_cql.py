@@ -65,7 +65,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     penalty = mean(penalties)
     norms = own.step(q=(td_loss + c.cql_weight * penalty, "team"))
     update_target(own, own.optimizers["q"].count)
-    return {"td_loss": td_loss, "penalty": penalty, "q": mean(values), **norms}
+    return {"q/loss": td_loss, "q/penalty": penalty, "q/mean": mean(values), **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:

@@ -68,11 +68,11 @@ def update(own: Replica, batch: Any, value_loss: ValueLoss, weight: Weight) -> d
     if mixed:
         own.soft_update("nets.target_mixer", "nets.mixer", c.tau)
     return {
-        "v_loss": v_loss,
-        "policy_loss": policy_loss,
-        "q_loss": q_loss,
-        "target_q": target,
-        "weight": sum(weights.values()) / len(weights),
+        "v/loss": v_loss,
+        "policy/loss": policy_loss,
+        "q/loss": q_loss,
+        "q/target": target,
+        "weight/mean": sum(weights.values()) / len(weights),
         **norms,
     }
 

@@ -77,8 +77,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
             own.soft_update(f"target_{name}", name, c.tau)
         elif own.optimizers["q"].count % c.target_period == 0:
             own.hard_update(f"target_{name}", name)
-    means = {"q": mean(values), "target_q": mean(targets)}
-    return {"td_loss": td_loss, "penalty": penalty, **means, **norms}
+    means = {"q/mean": mean(values), "q/target": mean(targets)}
+    return {"q/loss": td_loss, "q/penalty": penalty, **means, **norms}
 
 
 def total(terms: Any) -> Tensor:

@@ -215,8 +215,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     norms = own.step(**groups)
     for name in ("action_q",) if own.spec.discrete else ("q", "perturb"):
         own.soft_update(f"target_{name}", name, c.tau)
-    told = {f"{name}_loss": loss for name, loss in losses.items()}
-    return {**told, "next_value": mean(following), "deviation": sum(sizes) / n, **norms}
+    told = {f"{name}/loss": loss for name, loss in losses.items()}
+    return {**told, "mean/next_value": mean(following), "mean/deviation": sum(sizes) / n, **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

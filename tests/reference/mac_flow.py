@@ -139,17 +139,17 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         apart.append(distance(own, out[b, t], teacher, masks[0]))
     size = mean(value.detach().abs() for value in raised) if c.normalize_q else 1.0
     parts = {
-        "flow_loss": mean(flow),
-        "critic_loss": mean(critic),
-        "student_loss": c.alpha * mean(apart) - mean(raised) / size,
+        "flow/loss": mean(flow),
+        "critic/loss": mean(critic),
+        "student/loss": c.alpha * mean(apart) - mean(raised) / size,
     }
     norms = own.step(
-        flow=(parts["flow_loss"], "flow"),
-        critic=(parts["critic_loss"], "q"),
-        student=(parts["student_loss"], "student"),
+        flow=(parts["flow/loss"], "flow"),
+        critic=(parts["critic/loss"], "q"),
+        student=(parts["student/loss"], "student"),
     )
     own.soft_update("target_q", "q", c.tau)
-    return {**parts, "distillation_loss": mean(apart), "target_q_total": mean(targets), **norms}
+    return {**parts, "student/distillation": mean(apart), "critic/target_total": mean(targets), **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

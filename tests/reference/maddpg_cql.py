@@ -103,8 +103,8 @@ def nearest(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
     ]
     fields = {name: value[drawn] for name, value in vars(batch).items() if name != "noise"}
     told = {
-        "action_distance": sum(distances[b] for b in drawn) / len(drawn),
-        "priority_ess": sum(weights) ** 2 / sum(w**2 for w in weights) / len(weights),
+        "critic/action_distance": sum(distances[b] for b in drawn) / len(drawn),
+        "critic/priority_ess": sum(weights) ** 2 / sum(w**2 for w in weights) / len(weights),
     }
     return SimpleNamespace(**fields, noise=batch.noise), told
 
@@ -162,11 +162,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("actor", "q"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "td_loss": 0.5 * sum(td),
-        "penalty": 0.5 * sum(penalty),
-        "policy_loss": improvement,
-        "q": taken[0],
-        "target_q": mean(targets[entry] for entry in usable),
+        "critic/loss": 0.5 * sum(td),
+        "critic/penalty": 0.5 * sum(penalty),
+        "policy/loss": improvement,
+        "critic/mean": taken[0],
+        "critic/target": mean(targets[entry] for entry in usable),
         **near,
         **norms,
     }

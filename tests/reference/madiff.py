@@ -161,8 +161,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
                 else:
                     size = own.spec.action_sizes[i]
                     errors.append(((out[:size] - batch.action[b, t, i, :size]) ** 2).mean())
-    losses = {"diffusion_loss": squares / count, "inverse_loss": mean(errors)}
-    norms = own.step(model=((losses["diffusion_loss"] + losses["inverse_loss"]) / 2, "model"))
+    losses = {"model/diffusion_loss": squares / count, "model/inverse_loss": mean(errors)}
+    norms = own.step(model=((losses["model/diffusion_loss"] + losses["model/inverse_loss"]) / 2, "model"))
     own.soft_update("slow", "model", c.tau)
     return {**losses, **norms}
 

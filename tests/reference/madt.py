@@ -158,7 +158,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
                 density = tanh_gaussian_log_density(mu, log_std.clamp(-5.0, 2.0), batch.action[b, t, i], size)
                 likelihoods.append(density)
     loss = -mean(likelihoods)
-    return {"policy_loss": loss, **own.step(policy=(loss, "model"))}
+    return {"policy/loss": loss, **own.step(policy=(loss, "model"))}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

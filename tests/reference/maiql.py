@@ -98,11 +98,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("q", "q_mixer"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "v_loss": v_loss,
-        "policy_loss": policy_loss,
-        "q_loss": q_loss,
-        "target_q_total": mean(targets),
-        "weight": sum(map(sum, weights)) / (len(rows) * len(agents)),
+        "v/loss": v_loss,
+        "policy/loss": policy_loss,
+        "q/loss": q_loss,
+        "q/target_total": mean(targets),
+        "weight/mean": sum(map(sum, weights)) / (len(rows) * len(agents)),
         **norms,
     }
 

@@ -48,8 +48,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
             policy=(policy_loss, "nets.actor"),
             critic=(value_loss, "nets.critic"),
         )
-        last = {"policy_loss": policy_loss, "value_loss": value_loss, **norms}
-    return {"explained_variance": explained, "std": deviation, **last}
+        last = {"policy/loss": policy_loss, "critic/loss": value_loss, **norms}
+    return {"critic/explained_variance": explained, "policy/std": deviation, **last}
 
 
 act = ppo.act

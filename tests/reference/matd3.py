@@ -110,10 +110,10 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     else:
         _, norms["grad_norm/policy"] = clipped(own.gradients(policy_loss, "actor"), c.grad_clip)
     return {
-        "critic_loss": critic_loss,
-        "policy_loss": policy_loss,
-        "q": mean(q[0]),
-        "target_q": mean(y),
+        "critic/loss": critic_loss,
+        "policy/loss": policy_loss,
+        "critic/mean": mean(q[0]),
+        "critic/target": mean(y),
         **norms,
     }
 

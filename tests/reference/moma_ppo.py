@@ -126,7 +126,7 @@ def update_model(own: Replica, batch: Any) -> dict[str, Any]:
         kept = own.values["world.errors"][k]
         kept.copy_(0.98 * kept + torch.tensor([error, held], dtype=DOUBLE))
     norms = own.step({"world": c.model_lr}, world=(sum(losses), "world"))
-    return {"model_loss": mean(losses), "held_out_error": float(np.mean(scores(own))), **norms}
+    return {"world/loss": mean(losses), "world/held_out_error": float(np.mean(scores(own))), **norms}
 
 
 def scores(own: Replica) -> list[float]:
@@ -271,17 +271,17 @@ def update_policy(own: Replica, batch: Any) -> dict[str, Any]:
         for first in range(0, len(steps) // c.batch_size * c.batch_size, c.batch_size):
             rows = [steps[int(row)] for row in order[first : first + c.batch_size]]
             told = losses(own, rows)
-            alpha, entropy = own.values["alpha"], told["entropy"]
-            loss = told["policy_loss"] + told["value_loss"] + told["bound_loss"] - alpha * entropy
+            alpha, entropy = own.values["alpha"], told["policy/entropy"]
+            loss = told["policy/loss"] + told["critic/loss"] + told["policy/bound_loss"] - alpha * entropy
             norms = own.step(team=(loss, "actor", "values", "mixer"))
             change = c.entropy_step * (c.entropy_target - float(entropy.detach()))
             alpha.fill_(max(0.0, float(alpha) + change))
     means = {
-        "reward": np.mean([step.reward for step in steps]),
-        "penalty": np.mean([step.reward - step.paid for step in steps]),
-        "rollout_ends": np.mean([float(step.ends) for step in steps]),
+        "world/reward": np.mean([step.reward for step in steps]),
+        "world/penalty": np.mean([step.reward - step.paid for step in steps]),
+        "world/rollout_ends": np.mean([float(step.ends) for step in steps]),
     }
-    return {**means, **told, "alpha": float(own.values["alpha"]), **norms}
+    return {**means, **told, "policy/alpha": float(own.values["alpha"]), **norms}
 
 
 def losses(own: Replica, rows: Sequence[SimpleNamespace]) -> dict[str, Tensor]:
@@ -301,10 +301,10 @@ def losses(own: Replica, rows: Sequence[SimpleNamespace]) -> dict[str, Tensor]:
         free.append(ratio * outside)
         bound.append(near * outside)
     return {
-        "policy_loss": -mean(gains),
-        "value_loss": 0.5 * torch.maximum(mean(plain), mean(cautious)),
-        "bound_loss": torch.maximum(mean(free), mean(bound)),
-        "entropy": torch.minimum(-mean(a for a, _ in densities), -mean(b for _, b in densities)),
+        "policy/loss": -mean(gains),
+        "critic/loss": 0.5 * torch.maximum(mean(plain), mean(cautious)),
+        "policy/bound_loss": torch.maximum(mean(free), mean(bound)),
+        "policy/entropy": torch.minimum(-mean(a for a, _ in densities), -mean(b for _, b in densities)),
     }
 
 

@@ -83,13 +83,13 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         size = mean(q.detach().abs() for q in found) if c.normalize_q else 1.0
         raised += [q / size for q in found]
     parts = {
-        "flow_loss": mean(flow),
-        "policy_loss": mean(flow) - c.q_weight * mean(raised),
-        "critic_loss": mean(critic),
+        "flow/loss": mean(flow),
+        "policy/loss": mean(flow) - c.q_weight * mean(raised),
+        "critic/loss": mean(critic),
     }
-    norms = own.step(policy=(parts["policy_loss"], "actor"), critic=(parts["critic_loss"], "q"))
+    norms = own.step(policy=(parts["policy/loss"], "actor"), critic=(parts["critic/loss"], "q"))
     own.soft_update("target_q", "q", c.tau)
-    return {**parts, "target_q": mean(targets), **norms}
+    return {**parts, "critic/target": mean(targets), **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:

@@ -67,12 +67,12 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("q", "v", "mixer"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "q_loss": q_loss,
-        "v_loss": v_loss,
-        "policy_loss": policy_loss,
-        "q_total": mean(totals),
-        "target_q_total": sum(targets) / len(targets),
-        "weight": sum(weights) / len(weights),
+        "q/loss": q_loss,
+        "v/loss": v_loss,
+        "policy/loss": policy_loss,
+        "q/total": mean(totals),
+        "q/target_total": sum(targets) / len(targets),
+        "weight/mean": sum(weights) / len(weights),
         **norms,
     }
 

@@ -62,11 +62,11 @@ def continuous(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("actor", *trained):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "td_loss": td,
-        "penalty": push,
-        "policy_loss": policy_loss,
-        "q": mean(values),
-        "target_q": mean(y for row in targets for y in row),
+        "critic/loss": td,
+        "critic/penalty": push,
+        "policy/loss": policy_loss,
+        "critic/mean": mean(values),
+        "critic/target": mean(y for row in targets for y in row),
         **norms,
     }
 
@@ -281,11 +281,11 @@ def discrete(own: Replica, batch: Any) -> dict[str, Any]:
     elif own.memory["steps"] % c.target_period == 0:
         own.hard_update("target_team", "team")
     return {
-        "td_loss": td,
-        "penalty": push,
-        "policy_loss": policy_loss,
-        "q": mean(values),
-        "target_q": mean(targets),
+        "critic/loss": td,
+        "critic/penalty": push,
+        "policy/loss": policy_loss,
+        "critic/mean": mean(values),
+        "critic/target": mean(targets),
         **norms,
     }
 

@@ -81,12 +81,12 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("q", "v", "mixer"):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "q_loss": q_loss,
-        "v_loss": v_loss,
-        "policy_loss": policy_loss,
-        "q_total": mean(totals),
-        "target_q_total": mean(targets),
-        "z_max": max(x.item() for x in z.values()),
+        "q/loss": q_loss,
+        "v/loss": v_loss,
+        "policy/loss": policy_loss,
+        "q/total": mean(totals),
+        "q/target_total": mean(targets),
+        "weight/exponent_max": max(x.item() for x in z.values()),
         **norms,
     }
 

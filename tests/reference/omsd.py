@@ -85,14 +85,14 @@ def update_model(own: Replica, batch: Any) -> dict[str, Any]:
             level, eps = int(noise["level"][b, i] * c.diffusion_steps), noise["noise"][b, i]
             gap = predicted(own, state, team, i, level, eps) - eps
             behavior.append(mean(gap[d] ** 2 for d in range(own.spec.action_sizes[i])))
-    losses = {"v_loss": mean(v_loss), "critic_loss": mean(critic_loss), "behavior_loss": mean(behavior)}
+    losses = {"v/loss": mean(v_loss), "critic/loss": mean(critic_loss), "behavior/loss": mean(behavior)}
     norms = own.step(
-        v=(losses["v_loss"], "v"),
-        critic=(losses["critic_loss"], "q"),
-        behavior=(losses["behavior_loss"], "behavior"),
+        v=(losses["v/loss"], "v"),
+        critic=(losses["critic/loss"], "q"),
+        behavior=(losses["behavior/loss"], "behavior"),
     )
     own.soft_update("target_q", "q", c.tau)
-    return {**losses, "target_q_total": mean(targets), **norms}
+    return {**losses, "critic/target_total": mean(targets), **norms}
 
 
 def policy(own: Replica, obs: Tensor, i: int) -> Tensor:
@@ -132,8 +132,8 @@ def update_policies(own: Replica, batch: Any) -> dict[str, Any]:
     for towards, _, values in parts:
         loss = loss + c.score_weight * mean(towards) - (0.0 if warm else mean(values) / size)
     norm = step_rows(own, loss, agents)
-    told = {"pull": mean(x for _, sizes, _ in parts for x in sizes), "q_total": mean(every)}
-    return {"policy_loss": loss, "grad_norm/policy": norm, **told}
+    told = {"policy/pull": mean(x for _, sizes, _ in parts for x in sizes), "critic/total": mean(every)}
+    return {"policy/loss": loss, "grad_norm/policy": norm, **told}
 
 
 def step_rows(own: Replica, loss: Tensor, agents: list[int]) -> float:

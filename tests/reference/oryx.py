@@ -232,7 +232,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     td_loss, policy_loss = mean(errors), -mean(likelihood)
     norms = own.step(net=(c.td_weight * td_loss + policy_loss, "net"))
     own.soft_update("target", "net", c.tau)
-    return {"td_loss": td_loss, "policy_loss": policy_loss, "target_q": mean(targets), **norms}
+    return {"critic/loss": td_loss, "policy/loss": policy_loss, "critic/target": mean(targets), **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:

@@ -69,7 +69,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     td_loss = mean(errors)
     norms = own.step(q=(td_loss, "team"))
     update_target(own, own.optimizers["q"].count)
-    return {"td_loss": td_loss, "q_total": mean(totals), **norms}
+    return {"q/loss": td_loss, "q/total": mean(totals), **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:

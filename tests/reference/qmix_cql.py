@@ -72,7 +72,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     penalty = mean(penalties)
     norms = own.step(q=(td_loss + c.cql_weight * penalty, "team"))
     update_target(own, own.optimizers["q"].count)
-    return {"td_loss": td_loss, "penalty": penalty, "q_total": mean(totals), **norms}
+    return {"q/loss": td_loss, "q/penalty": penalty, "q/total": mean(totals), **norms}
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:

@@ -153,11 +153,11 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         for name in ("actor", "q"):
             own.soft_update(f"target_{name}", name, c.tau)
     return {
-        "critic_loss": critic_loss,
-        "policy_loss": policy.loss,
-        "bc_loss": policy.bc_loss,
-        "lambda": policy.factor,
-        "q": mean(q[0][entry] for entry in step.entries),
-        "target_q": mean(targets.values()),
+        "critic/loss": critic_loss,
+        "policy/loss": policy.loss,
+        "policy/bc_loss": policy.bc_loss,
+        "policy/lambda": policy.factor,
+        "critic/mean": mean(q[0][entry] for entry in step.entries),
+        "critic/target": mean(targets.values()),
         **norms,
     }
