@@ -114,11 +114,23 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
         ]
     text += [note for note in done.notes if note.partition(":")[0] in done.learners]
     text += _left_out(results, done)
-    files = [root / "results" / name / f"{kind}.png" for kind in PICTURES]
-    text += [f"![{path.stem}]({name}/{path.name})" for path in files if path.exists()]
+    drawn = [root / "results" / name / f"{kind}.png" for kind in PICTURES]
+    text += [f"![{path.stem}]({name}/{path.name})" for path in drawn if path.exists()]
     packed = (root / "results" / name / "rows.csv.gz").exists()
-    text.append(f"[All tables]({name}/table.md), [rows]({name}/rows.csv{'.gz' if packed else ''}).")
+    files = [f"[All tables]({name}/table.md)", f"[rows]({name}/rows.csv{'.gz' if packed else ''})"]
+    if (root / "results" / name / "commands.txt").exists():
+        files.append(f"[commands]({name}/commands.txt)")
+    text.append(f"{', '.join(files)}. {made_with(_finished(suite, results.frame()))}")
     return "\n\n".join(text)
+
+
+def made_with(done: pd.DataFrame) -> str:
+    """When, with which versions and on which machines finished runs were made."""
+    days = sorted(set(done["date"].str[:10]))
+    period = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    versions = dict.fromkeys(done["versions"].str.partition("; products")[0].str.replace("; ", ", "))
+    devices = dict.fromkeys(done["machine"] + " (" + done["device"] + ")")
+    return f"Made {period} with {' or '.join(versions)}, on {' or '.join(devices)}."
 
 
 def overall(root: Path) -> str:
