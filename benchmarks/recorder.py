@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from marlzoo.errors import lack_of_memory
 from marlzoo.registry import find_method
 from marlzoo.system.files import write_text_atomic
 from marlzoo.system.provenance import commit_of, machine, now
@@ -173,7 +174,9 @@ def record_failure(
 
 
 def one_line(error: BaseException) -> str:
-    """An error's kind and the first line of its text."""
+    """An error's kind and the first line of its text; of memory that does not suffice what can be done."""
+    if told := lack_of_memory(error):
+        return told
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

@@ -49,6 +49,9 @@ def pip_install(*packages: str) -> str:
 
 CLOSE = 0.6  # similarity from which a known name may be what was meant; below it, 'path' resembles 'updates'
 
+SMALLER = "take a smaller --hidden, --batch-size, --rollout or --num-envs, or fewer replicas (--max-replicas)"
+_NO_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)  # in torch's errors
+
 
 class MarlzooError(Exception):
     """Base of all errors whose text is meant for the user: cause, place and remedy."""
@@ -122,3 +125,13 @@ class OutputError(MarlzooError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """One line with a remedy where an error of Python or torch says that the memory does not suffice, else None."""
+    if not (
+        isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)))
+    ):
+        return None
+    reason = " ".join(str(error).split()) or "nothing says how much"
+    return f"not enough memory ({reason}); {SMALLER}"

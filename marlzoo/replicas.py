@@ -6,6 +6,7 @@ A replica's numbers come from its own seed alone and never depend on its neighbo
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal
@@ -15,7 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from marlzoo.errors import SMALLER, ConfigError
+
 Kind = Literal["normal", "uniform"]
+LARGEST = 2**40  # bytes
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -181,13 +185,31 @@ class Init:
         self.dtype = dtype
         self._sources = generators(seeds, "init")
 
+    def require_memory(self, numbers: int) -> None:
+        """Refuse networks that fit no machine before the first number is drawn, which may take minutes.
+
+        Args:
+            numbers: parameters of one replica.
+
+        Raises:
+            ConfigError: parameters, gradients and Adam's two averages take more than ``LARGEST`` bytes.
+        """
+        needed = 4 * numbers * self.replicas * self.dtype.itemsize
+        if needed > LARGEST:
+            raise ConfigError(
+                f"networks of {numbers:.3g} parameters take {needed / 2**40:,.1f} TiB with gradients and Adam's "
+                f"averages; {SMALLER}"
+            )
+
     def uniform(self, bound: float, *shape: int) -> nn.Parameter:
         """``[R, *shape]`` uniform on (-bound, bound)."""
+        self.require_memory(math.prod(shape))
         drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._sources]
         return self._parameter((2 * torch.stack(drawn) - 1) * bound)
 
     def orthogonal(self, gain: float, *shape: int) -> nn.Parameter:
         """``[R, ..., n_in, n_out]``, each matrix with orthonormal rows or columns times ``gain``."""
+        self.require_memory(math.prod(shape))
         n_in, n_out = shape[-2:]
         tall = (*shape[:-2], max(n_in, n_out), min(n_in, n_out))
         matrices = []

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marlzoo.benchmarks.recorder import one_line
 from marlzoo.benchmarks.results import ResultsFile
 
 from marlzoo.cli import COMMANDS, listing, main
@@ -289,6 +290,17 @@ def test_values_beyond_the_edge_are_one_line(
     assert re.fullmatch(f"marlzoo: error: .*{re.escape(text)}.*\n", told)
 
 
+def test_networks_that_fit_no_machine_are_refused_before_they_are_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.rand", None)
+    rest = ("--data", "games/xor/marlzoo/D3", "--hidden", "100000000", "--out", str(tmp_path))
+    status, _, told = call(capsys, "train", "bc", *rest)
+    assert status == 2
+    assert "marlzoo: error: networks of 1e+16 parameters take 145,519.2 TiB" in told
+    assert "take a smaller --hidden" in told
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -304,6 +316,7 @@ def test_memory_that_does_not_suffice_is_one_line(
     status, _, told = call(capsys, "list", "tasks")
     assert (status, told.count("\n")) == (2, 1)
     assert told.startswith(f"marlzoo: error: not enough memory ({error}); take a smaller --hidden")
+    assert one_line(error) == told.removeprefix("marlzoo: error: ").strip()  # as a benchmark says of a group
     with pytest.raises(type(error)):
         main(["list", "tasks", "--debug"])
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from marlzoo.console import visible
-from marlzoo.errors import MarlzooError, UnknownNameError
+from marlzoo.errors import MarlzooError, UnknownNameError, lack_of_memory
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("listing", "list methods, tasks, datasets, formats or suites (--json)"),
@@ -35,8 +34,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
 }
 HELP = ("-h", "--help", "help")
-SMALLER = "take a smaller --hidden, --batch-size, --rollout or --num-envs, or fewer replicas (--max-replicas)"
-NO_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)  # in torch's errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error))
     except (MemoryError, RuntimeError) as error:
-        if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+        told = lack_of_memory(error)
+        if debug or told is None:
             raise
-        reason = " ".join(str(error).split()) or "nothing says how much"
-        return _fail(f"not enough memory ({reason}); {SMALLER}")
+        return _fail(told)
 
 
 def _open_streams() -> None:

@@ -145,6 +145,7 @@ class MLP(nn.Module):
         self, init: Init, sizes: Sequence[int], stack: Sequence[int] = (), last_bound: float | None = None
     ) -> None:
         super().__init__()
+        init.require_memory(math.prod(stack) * sum(a * b for a, b in pairwise(sizes)))
         self.layers = nn.ModuleList(Linear(init, a, b, stack=stack) for a, b in pairwise(sizes))
         if last_bound is not None:
             last = self.layers[-1]
