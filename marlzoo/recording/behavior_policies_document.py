@@ -41,7 +41,9 @@ Made by `python -m marlzoo.recording.behavior_policies_document docs/behavior_po
 COMMANDS = """
 ## Commands
 
-Each runs on one core, resumes where it was interrupted, and gives the same policies again with the same versions.
+Each runs on one core, resumes where it was interrupted, and gives the same policies again with the same versions on
+the same kind of processor. Elsewhere sums differ in their last digits, and training turns them into other policies of
+the same level.
 Times are those of the training that made the policies, on one core of a machine of two that had other work too.
 
 | task | trained steps | minutes | steps/s | command |
