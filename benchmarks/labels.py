@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -30,9 +30,14 @@ class Labels:
     notes: list[str]
 
 
-def labels_of(cells: pd.DataFrame) -> Labels:
-    """Name the learners and datasets of a summary."""
-    learners, settings = _learners(cells)
+def labels_of(cells: pd.DataFrame, only: pd.Series | None = None) -> Labels:
+    """Name the learners and datasets of a summary.
+
+    Args:
+        cells: the summary.
+        only: lines that the notes are about, True each; default: all. Names do not depend on it.
+    """
+    learners, settings = _learners(cells, pd.Series(True, cells.index) if only is None else only)
     datasets, common = _datasets(cells)
     return Labels(learners, datasets, [*settings, *common])
 
@@ -43,7 +48,7 @@ def settings_of(variant: str) -> dict[str, str]:
     return {name: value for name, _, value in parts}
 
 
-def _learners(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+def _learners(cells: pd.DataFrame, only: pd.Series) -> tuple[pd.Series, list[str]]:
     """A method's name, with the settings in which its learners differ; and the settings that are left out."""
     variants: dict[tuple[str, str], dict[str, str]] = {
         (method, variant): settings_of(variant)
@@ -65,30 +70,46 @@ def _learners(cells: pd.DataFrame) -> tuple[pd.Series, list[str]]:
             letter = chr(ord("a") + sum(other.startswith(f"{method} ") for other in lettered))
             lettered[f"{method} {letter}"] = name
             names[method, variant] = f"{method} {letter}"
-    notes = [f"Settings: {', '.join(shared.values())}."] if shared else []
-    notes += [f"{short}: {name.partition(' ')[2].strip('()')}." for short, name in lettered.items()]
     keys = zip(cells["method"], cells["variant"], strict=True)
     found = pd.Series([names[key] for key in keys], index=cells.index)
+    told = [text for setting in shared.values() if (text := setting.text(_unique(cells["method"][only])))]
+    notes = [f"Settings: {', '.join(told)}."] if told else []
+    shown = set(found[only])
+    notes += [
+        f"{short}: {name.partition(' ')[2].strip('()')}."
+        for short, name in lettered.items()
+        if short in shown
+    ]
     within = [cells[name] for name in ("suite", "task", "source", "quality", "data_hash")]
     return _told_apart(found, within, cells["config_hash"]), notes
 
 
-def _shared(variants: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, str]:
-    """Settings that tell no two learners apart, as text: one value, and all of a method's learners or none.
+class _Shared(NamedTuple):
+    """A setting that tells no two learners apart, and the methods that have it."""
 
-    A setting that only some methods have is followed by their names.
-    """
+    name: str
+    value: str
+    methods: list[str]
+
+    def text(self, methods: Sequence[str]) -> str:
+        """For a table of these methods: followed by those that have it, unless all do; empty if none does."""
+        having = [method for method in methods if method in self.methods]
+        where = "" if len(having) == len(methods) else f" ({', '.join(having)})"
+        return f"{self.name}={self.value}{where}" if having else ""
+
+
+def _shared(variants: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, _Shared]:
+    """Settings that tell no two learners apart: one value, and all of a method's learners or none."""
     methods: dict[str, list[Mapping[str, str]]] = {}
     for (method, _), settings in variants.items():
         methods.setdefault(method, []).append(settings)
-    shared = {}
+    shared: dict[str, _Shared] = {}
     for name in _unique(name for settings in variants.values() for name in settings):
         values = {settings[name] for settings in variants.values() if name in settings}
         having = [m for m, learners in methods.items() if any(name in settings for settings in learners)]
         complete = all(all(name in settings for settings in methods[method]) for method in having)
         if len(values) == 1 and complete:
-            where = "" if len(having) == len(methods) else f" ({', '.join(having)})"
-            shared[name] = f"{name}={values.pop()}{where}"
+            shared[name] = _Shared(name, values.pop(), having)
     return shared
 
 

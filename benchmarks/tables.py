@@ -19,6 +19,7 @@ from marlzoo.task import TaskName
 from . import aggregate
 from .aggregate import Estimate, Runs
 from .captions import captions, references_note
+from .labels import labels_of
 from .sheet import Sheet
 from .stats import LEAST, top
 from .styles import latex, markdown
@@ -45,13 +46,14 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
     Raises:
         UnknownNameError: no such method among the rows.
     """
-    found, notes = aggregate.named(summary(rows))
+    found, _ = aggregate.named(summary(rows))
     if reference and reference not in {*found["method"], *found["learner"]}:
         raise UnknownNameError("method of the rows", reference, set(found["method"]))
     made = []
     for kind, cells in classes(found):
         runs = aggregate.runs_of(rows, cells)
-        name = title if found["execution"].nunique() == 1 else f"{title}: {kind} execution"
+        name = title if found["execution"].nunique() == 1 else f"{title}: {kind.replace('_', ' ')} execution"
+        notes = labels_of(found, found["execution"] == kind).notes
         made += [comparison(cells, runs, name, notes, command), *_published(cells)]
         made += _aggregates(cells, runs, reference)
     return [*made, details(found)]

@@ -227,6 +227,21 @@ def test_settings_that_all_share_are_in_the_caption() -> None:
     assert settings_of("") == {}
 
 
+def test_a_caption_tells_the_settings_of_its_own_execution_class() -> None:
+    long = [f"hidden=64, first_setting={k}.0, one_setting_more={k}" for k in (1, 2)]
+    rows = cell("first", [1.0], variant=long[0], config_hash="a")
+    rows += cell("first", [1.0], variant=long[1], config_hash="b", execution="shared_randomness")
+    rows += cell("second", [1.0], variant="hidden=64, beta=2.0", config_hash="c")
+    both, alone = (made for made in tables.sheets(frame(rows), "T") if made.title.startswith("T: "))
+    assert (both.title, alone.title) == ("T: decentralized execution", "T: shared randomness execution")
+    data = f"Task: {HOPPER}. Data: marlzoo."
+    assert (
+        f"Settings: hidden=64, beta=2.0 (second). first a: first_setting=1.0, one_setting_more=1. {data}"
+        in both.notes
+    )
+    assert f"Settings: hidden=64. first b: first_setting=2.0, one_setting_more=2. {data}" in alone.notes
+
+
 def test_a_setting_with_several_values_tells_learners_apart() -> None:
     rows = [row for k in (1, 2) for row in cell("first", [1.0], variant=f"alpha={k}.0", config_hash=str(k))]
     rows += cell("first", [1.0], variant="alpha=1.0, variant=rnn", config_hash="v")
