@@ -131,7 +131,7 @@ def kind(name: str) -> str:
         UnknownNameError: an unknown task.
     """
     games.spec(name)
-    if name.startswith(("modes-", "signs-", "differential-", "goals", "cells")):
+    if name.startswith(("modes-", "signs-", "line-", "differential-", "goals", "cells")):
         return name.partition("-")[0]
     if name.startswith("bridge"):
         return "bridge"
@@ -379,4 +379,5 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...] | Apart]] = {
     },
     "modes": {"modes": (_modes,), "random": (_random,)},
     "signs": {"modes": (_signs,), "random": (_random,)},
+    "line": {"uniform": (_random,)},
 }

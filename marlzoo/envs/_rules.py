@@ -23,7 +23,7 @@ class Rules(Protocol):
         obs_size: entries O of an agent's observation.
         state_size: entries S of the global state.
         can_win: whether an episode that ends by the rules (not by the time limit) is won.
-        reward_per_agent: whether the reward is told to each agent (all get the same), not to the team.
+        reward_per_agent: whether the reward is told to each agent, not to the team.
     """
 
     n_agents: int
@@ -55,7 +55,8 @@ class Rules(Protocol):
             last: ``[E]``, whether the time limit ends the episode with this step.
 
         Returns:
-            Next states ``[E, D]``, rewards ``[E]``, and whether the episode ended ``[E]``.
+            Next states ``[E, D]``, rewards ``[E]`` (``[E, N]`` where agents have different ones), and whether the
+            episode ended ``[E]``.
         """
 
 

@@ -4,7 +4,7 @@ All are cooperative and take seconds. Payoffs and rules: AlberDICE's release (XO
 recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407.01343 (sign agreement), I2Q's release
 (differential games), MOMA-PPO (iterated coordination, whose rules are ours), FOCAL (goals, whose rules are ours); the
 game in two steps, that with several equilibria, the two unequal peaks, the additive game, the combinatorial modes,
-the signs and the cells are our own. Rewards of the one-step games are rewards per step. Their data come from
+the signs, the cells and the line (on which LOMAQ's study shows locality) are our own. Rewards of the one-step games are rewards per step. Their data come from
 :func:`dataset`, not from files.
 """
 
@@ -20,6 +20,7 @@ from marlzoo.envs._bridge import STARTS, Bridge
 from marlzoo.envs._differential import PEAK_WIDTH, Differential, TwoSteps
 from marlzoo.envs._goals import Cells, Goals
 from marlzoo.envs._iterated import Iterated
+from marlzoo.envs._line import Line
 from marlzoo.envs._rules import OneStep, Rules, TwoState
 from marlzoo.envs._streams import uniform
 from marlzoo.envs._tmaze import POSITIONS, TMaze
@@ -43,6 +44,7 @@ MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
     "equilibria": ((5, -20, -20), (-20, 10, -20), (-20, -20, 20)),
 }
 MODES = (2, 4, 8, 16, 32, 64)
+LINES = (2, 10, 20, 40)
 SIGNS = (2, 4, 8)  # the same game with continuous actions: all signs must agree
 SURFACES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "sign-agreement": lambda a: a[:, 0] * a[:, 1],
@@ -81,6 +83,7 @@ TASKS: tuple[str, ...] = (
     *(f"differential-{n}" for n in PEAK_WIDTH),
     *(f"modes-{n}" for n in MODES),
     *(f"signs-{n}" for n in SIGNS),
+    *(f"line-{n}" for n in LINES),
 )
 
 
@@ -92,10 +95,12 @@ def spec(name: str, **options: Any) -> Spec:
 def known_returns(name: str) -> tuple[float, float] | None:
     """Mean return of uniformly random actions, and the best return, of a one-step game ``name`` (without family).
 
-    Matrix games exactly; games of continuous actions on a grid with steps of 0.01. None for longer games and where
-    there are too many joint actions to list.
+    Matrix games and the line exactly; games of continuous actions on a grid with steps of 0.01. None for longer games
+    and where there are too many joint actions to list.
     """
     rules, _ = _rules(name, {})
+    if isinstance(rules, Line):
+        return 0.5, 1.0
     if not isinstance(rules, OneStep):
         return None
     each = np.arange(rules.actions) if rules.actions else np.linspace(-1.0, 1.0, 201)
@@ -133,7 +138,6 @@ class Game(BatchedEnv):
     seed and k alone.
     """
 
-    state_replayable = True
     may_hang = False
 
     def __init__(
@@ -146,6 +150,7 @@ class Game(BatchedEnv):
         version = VERSIONS.get(name, VERSION)
         self.metadata = {"engine": "marlzoo games", "rules_version": version, **(settings or {})}
         self.can_win = rules.can_win
+        self.state_replayable = not isinstance(rules, Line)  # whose noise no state shows
         self.seed(range(num_envs))
         self._state = rules.start(np.zeros(num_envs))
         self._time = np.zeros(num_envs, np.int64)
@@ -172,12 +177,12 @@ class Game(BatchedEnv):
         self._time[rows] += 1
         last = self._time[rows] >= self.spec.horizon
         self._state[rows], earned, ended = self.rules.step(self._state[rows], taken, last)
-        reward = np.zeros(self.num_envs, np.float32)
+        reward = np.zeros((self.num_envs, *earned.shape[1:]), np.float32)
         terminal, truncated = np.zeros((2, self.num_envs), np.bool_)
         reward[rows] = earned
         terminal[rows] = ended
         truncated[rows] = last & ~ended
-        if self.spec.reward_per_agent:
+        if self.spec.reward_per_agent and reward.ndim == 1:
             reward = np.repeat(reward[:, None], self.spec.n_agents, axis=1)
         info = {"win": terminal.copy()} if self.can_win else {}
         return Step(*self._shown(), reward=reward, terminal=terminal, truncated=truncated, info=info)
@@ -267,6 +272,8 @@ def _rules(name: str, options: dict[str, Any]) -> tuple[Rules, int]:
     if name.startswith("signs-"):
         n = int(name.removeprefix("signs-"))
         return OneStep(n, 0, lambda a: (a * a[:, :1] > 0).all(1)), 1
+    if name.startswith("line-"):
+        return Line(int(name.removeprefix("line-"))), 1
     table = np.array(payoffs(name, s.get("win", 1.0)), np.float64)
     return OneStep(2, len(table), lambda a: table[a[:, 0], a[:, 1]]), 1
 
