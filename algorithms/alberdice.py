@@ -135,6 +135,7 @@ class AlberDICE(Algorithm):
     config_class = AlberDICEConfig
     no_memory = "its critics learn advantages and a dual, not values that follow targets"
     actions = ("discrete",)
+    acting = ("eval_mode",)
     presets: ClassVar = {
         "games": {
             **{"alpha": 0.2, "alpha_end": 0.05, "anneal": 3500, "pretrain": 500},

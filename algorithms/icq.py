@@ -120,6 +120,7 @@ class ICQ(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = ICQConfig
     actions = ("continuous", "discrete")
+    acting = ("eval_mode",)
     presets: ClassVar = {
         "smac": MLP_TRANSITIONS,
         "smac-recurrent": RECURRENT_SEQUENCES,

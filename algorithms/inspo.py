@@ -113,6 +113,7 @@ class InSPO(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = InSPOConfig
     actions = ("discrete",)
+    acting = ("eval_mode",)
     presets: ClassVar = {
         "games": {
             **{"alpha": 1.0, "alpha_end": 0.1, "beta": 0.1, "anneal": 3000, "pretrain": 500},

@@ -126,6 +126,7 @@ class MACFlow(Algorithm):
     config: MACFlowConfig
     config_class = MACFlowConfig
     actions = ("continuous", "discrete")
+    acting = ("eval_steps",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},

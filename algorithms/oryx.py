@@ -191,6 +191,7 @@ class Oryx(Algorithm):
     config: OryxConfig
     config_class = OryxConfig
     actions = ("continuous", "discrete")
+    acting = ("eval_mode",)
     sampling = "sequence"
     presets: ClassVar = {
         "mamujoco": CONTINUOUS,

@@ -68,6 +68,7 @@ class BC(Algorithm):
     config: BCConfig
     config_class = BCConfig
     actions = ("continuous", "discrete")
+    acting = ("eval_mode",)
     fields: tuple[str, ...] = ("obs", "action")
     variants: ClassVar = {
         "continuous": ({"loss": "mse"}, {"history": "rnn"}),

@@ -181,6 +181,7 @@ class MADiff(Algorithm):
     config: MADiffConfig
     config_class = MADiffConfig
     actions = ("continuous", "discrete")
+    acting = ("eval_steps", "guidance")
     sampling = "sequence"
     presets: ClassVar = {
         "mamujoco": {},

@@ -138,6 +138,7 @@ class MADT(Algorithm):
     config: MADTConfig
     config_class = MADTConfig
     actions = ("continuous", "discrete")
+    acting = ("eval_mode",)
     sampling = "sequence"
     presets: ClassVar = {
         "mamujoco": {"sequence_length": 20},

@@ -68,6 +68,7 @@ class OM2P(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OM2PConfig
     actions = ("continuous",)
+    acting = ("eval_steps",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {"lr": 1e-3},

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import DataError, UnknownNameError
 
-from .row import COLUMNS, RUN, SCHEMA, Row, explain, frame, from_line, merge, to_line
+from .row import COLUMNS, LATER, RUN, SCHEMA, Row, explain, frame, from_line, merge, to_line
 from .store import PACKED, Format, Line, Store
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class ResultsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.fspath(path).removesuffix(PACKED))
-        self._rows = Store(self.path, Format(SCHEMA, ("run", *COLUMNS), merge, REMEDY, explain))
+        form = Format(SCHEMA, ("run", *COLUMNS), merge, REMEDY, explain, LATER)
+        self._rows = Store(self.path, form)
         self._episodes = Store(
             self.path.with_name("episodes.csv"),
             Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _newest, REMEDY),
@@ -79,9 +80,7 @@ class ResultsFile:
             self.path.with_name("estimates.csv"),
             Format(SCHEMA, ("run", "updates", "value"), _newest, REMEDY),
         )
-        self._replaced = Store(
-            self.path.with_name(REPLACED), Format(SCHEMA, ("run", *COLUMNS), list, REMEDY, explain)
-        )
+        self._replaced = Store(self.path.with_name(REPLACED), replace(form, merge=list))
 
     def exists(self) -> bool:
         """Whether there is a file, or a journal of one."""

@@ -70,6 +70,8 @@ class Row:
         data_transitions: size of the dataset.
         seconds_per_run: ``seconds`` divided by the runs of the group.
         date: when the evaluation ended, UTC, ``2026-01-31T12:00:00Z``.
+        action_us: microseconds that the policy took per action of one agent, averaged over the evaluation's lockstep
+            episodes; None in rows that older versions wrote.
     """
 
     suite: str
@@ -107,6 +109,7 @@ class Row:
     data_transitions: int | None = None
     seconds_per_run: float | None = None
     date: str = ""
+    action_us: float | None = None
 
     @property
     def run(self) -> str:
@@ -115,6 +118,8 @@ class Row:
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
+LATER = 1
+"""So many of the last columns came later; files without them are read, and have them empty."""
 RUN: tuple[str, ...] = (
     "suite", "task", "source", "quality", "method", "variant", "seed", "config_hash", "data_hash",
 )  # fmt: skip

@@ -51,6 +51,7 @@ class Format:
         merge: lines in the order in which they were appended, without those that later ones replace.
         remedy: what to do about a file that cannot be read.
         explain: for the header of a file with other columns, what it is and what to do; None: not known.
+        later: how many of the last columns older files lack; there they are read as empty.
     """
 
     schema: int
@@ -58,11 +59,19 @@ class Format:
     merge: Callable[[Iterable[Line]], list[Line]]
     remedy: str
     explain: Callable[[Path, Sequence[str]], str | None] = _unknown
+    later: int = 0
 
     @property
     def header(self) -> Line:
         """The first line of a file."""
         return ("schema", *self.columns, CHECKSUM)
+
+    def lacking(self, header: Sequence[str]) -> int | None:
+        """How many of the last columns a file with this header lacks; None: it has others."""
+        for lacking in range(self.later + 1):
+            if tuple(header) == ("schema", *self.columns[: len(self.columns) - lacking], CHECKSUM):
+                return lacking
+        return None
 
 
 class Store:
@@ -112,9 +121,9 @@ class Store:
         found: list[str] = []
         for path in (None, *self._journals()):
             try:
-                for place, cells in self._records(path):
+                for place, cells, lacking in self._records(path):
                     try:
-                        self._checked(place, cells)
+                        self._checked(place, cells, lacking)
                     except DataError as error:
                         found.append(str(error))
             except DataError as error:  # what follows cannot be told apart
@@ -219,10 +228,10 @@ class Store:
 
     def _parse(self, journal: Path | None = None) -> list[Line]:
         """Lines of a journal, or of the file; none where there is no such file."""
-        return [self._checked(place, cells) for place, cells in self._records(journal)]
+        return [self._checked(*record) for record in self._records(journal)]
 
-    def _records(self, journal: Path | None) -> Iterator[tuple[str, list[str]]]:
-        """The place and the cells of every line, which are not compared with its checksum yet."""
+    def _records(self, journal: Path | None) -> Iterator[tuple[str, list[str], int]]:
+        """Place and cells of every line, not compared with its checksum yet, and how many of the last it lacks."""
         path, text = self._found() if journal is None else (journal, _read(journal, self._form.remedy))
         if text is not None and journal:  # what a kill cut off was never said to be written
             text = text[: text.rfind("\n") + 1] or None
@@ -232,16 +241,18 @@ class Store:
             raise DataError(f"{path}: the last line is not complete, the file was cut; {self._form.remedy}")
         reader = csv.reader(io.StringIO(text), strict=True)
         try:
-            self._require_header(path, next(reader))
+            lacking = self._require_header(path, next(reader))
             for cells in reader:
-                yield f"{path}, line {reader.line_num}", cells
+                yield f"{path}, line {reader.line_num}", cells, lacking
         except csv.Error as error:
             place = f"{path}, line {reader.line_num}"
             raise DataError(f"{place}: not valid CSV ({error}); {self._form.remedy}") from error
 
-    def _require_header(self, path: Path, header: Sequence[str]) -> None:
-        if tuple(header) == self._form.header:
-            return
+    def _require_header(self, path: Path, header: Sequence[str]) -> int:
+        """How many of the last columns the file lacks."""
+        lacking = self._form.lacking(header)
+        if lacking is not None:
+            return lacking
         known = self._form.explain(path, header)
         if known is None:
             missing = [name for name in self._form.header if name not in header]
@@ -249,9 +260,9 @@ class Store:
             known = f"it is no file of this kind: {wrong}; {self._form.remedy}"
         raise DataError(f"{path}: {known}")
 
-    def _checked(self, place: str, cells: Sequence[str]) -> Line:
-        if len(cells) != len(self._form.header):
-            expected = len(self._form.header)
+    def _checked(self, place: str, cells: Sequence[str], lacking: int) -> Line:
+        expected = len(self._form.header) - lacking
+        if len(cells) != expected:
             raise DataError(f"{place}: {len(cells)} cells instead of {expected}; {self._form.remedy}")
         if cells[-1] != checksum(cells[:-1]):
             raise DataError(f"{place}: damaged, its checksum is not that of its cells; {self._form.remedy}")
@@ -259,7 +270,7 @@ class Store:
             raise DataError(
                 f"{place}: schema {cells[0]}, this version reads {self._form.schema}; update marlzoo"
             )
-        return tuple(cells[1:-1])
+        return (*cells[1:-1], *[""] * lacking)
 
 
 class _Journal:

@@ -59,6 +59,7 @@ class Algorithm(nn.Module):
             the base where actions are continuous.
         presets: settings by family (the first part of a task's name) or by named protocol of a family
             (``smac-recurrent``), from the method's paper; see :func:`marlzoo.registry.preset_of`.
+        acting: settings that only its policy reads when it acts, which an evaluation may change.
         variants: settings, by action kind, of the method's other forms; the test battery runs each.
 
     Args:
@@ -78,6 +79,7 @@ class Algorithm(nn.Module):
     sampling: Sampling = "transition"
     fields: tuple[str, ...]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    acting: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
     config: Config
     preset: str = "defaults"  # the name of the preset that the configuration started from; set by ``make``

@@ -19,7 +19,9 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo.errors import CheckpointError, OutputError, UnknownNameError
+from marlzoo.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
+from marlzoo.registry import find_method, make_env, task_spec
+from marlzoo.replicas import derive
 from marlzoo.system.files import sealed, unsealed
 from marlzoo.training.checkpoint import (
     build_replica,
@@ -33,7 +35,7 @@ from marlzoo.training.checkpoint import (
     task_of,
     unpack_evaluations,
 )
-from marlzoo.training.evaluation import EpisodeResults, Evaluation
+from marlzoo.training.evaluation import EpisodeResults, Evaluation, evaluate
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
 
@@ -360,3 +362,46 @@ def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
     assert task_of({"task": "a/b"}) == "a/b"
     assert task_of({"online": {"task": "c/d"}}) == "c/d"
     assert task_of({}) == ""
+
+
+# ---- acting otherwise than in training -----------------------------------------------------------------
+
+
+def test_the_steps_of_a_flow_are_chosen_when_it_is_evaluated(tmp_path: Path) -> None:
+    """The same numbers as those of a learner that was made with them; the training's where nothing is asked for."""
+    made = {
+        steps: marlzoo.make("om2p", task_spec("games/sign-agreement"), seeds=(3,), hidden=8, eval_steps=steps)
+        for steps in (1, 4)
+    }
+    save(tmp_path / "run.npz", made[1], meta={"task": "games/sign-agreement", "episodes": 20})
+
+    def reached(**acting: Any) -> float:
+        (score,) = marlzoo.evaluate_run(tmp_path / "run.npz", acting=acting)
+        return score.mean_return
+
+    def expected(steps: int) -> float:
+        made[steps].load_state_tensors(made[1].state_tensors())
+        env = make_env("games/sign-agreement", 20)
+        seeds = [derive(3, "evaluate", 0)]
+        return float(evaluate(made[steps].policy(), env, seeds=seeds).returns.mean())
+
+    assert reached() == expected(1)
+    assert reached(eval_steps=4) == expected(4) != expected(1)
+    with pytest.raises(ConfigError, match="'eval_steps' of OM2PConfig is 0"):
+        reached(eval_steps=0)
+    with pytest.raises(UnknownNameError, match="'hidden'.*eval_steps"):
+        reached(hidden=4)
+
+
+def test_more_steps_than_levels_are_no_fault_of_the_file(tmp_path: Path) -> None:
+    learner = marlzoo.make("madiff", task_spec("games/sign-agreement"), hidden=8, heads=1)
+    save(tmp_path / "run.npz", learner, meta={"task": "games/sign-agreement"})
+    with pytest.raises(ConfigError, match="eval_steps is 60, but there are 50 levels"):
+        marlzoo.evaluate_run(tmp_path / "run.npz", acting={"eval_steps": 60})
+
+
+@pytest.mark.parametrize("method", sorted(marlzoo.method_names()))
+def test_settings_of_how_a_policy_acts_are_settings(method: str) -> None:
+    cls = find_method(method)
+    assert set(cls.acting) <= set(vars(cls.config_class()))
+    assert set(cls.acting) == {"eval_steps", "eval_mode", "guidance"} & set(vars(cls.config_class()))

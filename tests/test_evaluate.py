@@ -143,6 +143,22 @@ def test_returns_are_undiscounted_sums_of_each_copys_own_episode(per_agent: bool
     assert policy.seen[0][1, :, 0, 0].tolist() == [3, 4, 5]  # copy r * E + e is episode e of replica r
 
 
+def test_what_an_action_costs_is_the_policys_time_shared_by_all_agents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that only the policy moves, by 3 seconds an act."""
+    now = [0.0]
+
+    class Slow(Constant):
+        def act(self, *args: Any) -> Tensor:
+            now[0] += 3.0
+            return super().act(*args)
+
+    monkeypatch.setattr("marlzoo.training.evaluation.time.perf_counter", lambda: now[0])
+    found = evaluate(Slow(), Script(6), seeds=[0, 1])
+    assert found.seconds_per_action == 3.0 / (6 * AGENTS)
+
+
 def test_the_horizon_is_the_tasks_or_the_one_given() -> None:
     env = Script(12)
     assert evaluate(Constant(), env, seeds=[0]).lengths.max() == HORIZON

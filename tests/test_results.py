@@ -57,8 +57,29 @@ ROW = Row(
     data_transitions=1000,
     seconds_per_run=0.75,
     date="2026-01-02T03:04:05Z",
+    action_us=12.5,
 )
 CELLS = len(COLUMNS) + 3  # schema, run and checksum
+
+
+def test_files_that_lack_a_later_column_are_read_and_go_on(tmp_path: Path) -> None:
+    """A file and a journal of a version without the last column: empty there, and rewritten with it."""
+    old = ResultsFile(tmp_path / "rows.csv")
+    form = replace(old._rows._form, columns=("run", *COLUMNS[:-1]), later=0)
+    before = store.Store(old.path, form)
+    before.append([to_line(ROW)[:-1]])
+    before.publish()
+    before.append([to_line(replace(ROW, seed=1))[:-1]])
+    before.close()
+    unknown = [replace(ROW, seed=seed, action_us=None) for seed in (0, 1)]
+    assert old.rows() == unknown
+    old.append([replace(ROW, seed=2)])
+    old.publish()
+    assert old.rows() == [*unknown, replace(ROW, seed=2)]
+    assert old.path.read_text().startswith(",".join(("schema", "run", *COLUMNS)))
+    with pytest.raises(DataError, match="it lacks 'date', 'action_us'"):
+        old.path.write_text(old.path.read_text().replace(",date,action_us,", ",", 1))
+        old.rows()
 
 
 @pytest.mark.parametrize("published", [False, True])

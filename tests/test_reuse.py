@@ -53,6 +53,8 @@ def test_rows_carry_what_identifies_a_run(tmp_path: Path) -> None:
         assert (config["hidden"], config["gamma"]) == (8, cls.config_class().gamma)
         assert row.data_transitions == 5000
         assert row.mean_length == 1.0
+        assert row.action_us is not None
+        assert 0.0 < row.action_us < 1e6 * row.seconds
         assert row.seconds_per_run == pytest.approx(row.seconds / 2, abs=1e-3)
         assert row.date.startswith("20")
         assert row.date.endswith("Z")
@@ -153,7 +155,7 @@ def test_rerun_begins_at_nothing_and_an_interruption_does_not_end_it(
     assert not list((tmp_path / "unit" / "checkpoints").glob("*.npz"))
     assert not list((tmp_path / "unit" / "metrics").glob("*.csv"))
     assert "No existing results for these 2 runs" in run(suite(learners=BOTH[:1]), tmp_path)
-    same = {"date": "", "seconds": 0.0, "seconds_per_run": 0.0}
+    same = {"date": "", "seconds": 0.0, "seconds_per_run": 0.0, "action_us": 0.0}
     assert [replace(r, **same) for r in rows(tmp_path)] == [replace(r, **same) for r in before]
 
 

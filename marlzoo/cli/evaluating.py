@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -44,6 +45,8 @@ class Options:
     """step limit of an episode (0: that of the training's evaluations, or the task's)"""
     seed: int = -1
     """random seed of the starts (-1: those of the training's own evaluation, whose row it repeats)"""
+    acting: tuple[str, ...] = ()
+    """how the policy acts, in place of the training's settings, for instance eval_steps=5"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     json: bool = False
@@ -68,6 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         horizon=options.horizon,
         seed=options.seed,
         device=options.device,
+        acting=_settings(options.acting),
     )
     if options.json:
         print(json.dumps([without_nan(asdict(score)) for score in scores], indent=2))
@@ -82,12 +86,21 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    """The values of ``--acting``; numbers with a fraction, too."""
+    found = named_values(texts, "--acting")
+    for name, value in found.items():
+        with contextlib.suppress(TypeError, ValueError):
+            found[name] = float(value) if isinstance(value, str) else value
+    return found
+
+
 def _text(score: Score) -> str:
     wins = "" if score.win_rate is None else f", won {100 * score.win_rate:.0f} %"
     return (
         f"{score.method} on {score.task}, seed {score.seed}, {score.updates} updates: return "
         f"{score.mean_return:.1f} ± {score.std_return:.1f} over {score.episodes} episodes of "
-        f"{score.mean_length:.0f} steps{wins}"
+        f"{score.mean_length:.0f} steps{wins}, {float(f'{score.action_us:.3g}'):g} us per action"
     )
 
 
@@ -95,6 +108,8 @@ def _require(options: Options) -> None:
     for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
         if value < 0:
             raise ConfigError(f"--{flag} is {value}; it must not be negative")
+    if options.acting and options.cross_play:
+        raise ConfigError("--acting is for one run; teams of --cross-play act as in their training")
     if options.others and not options.cross_play:
         raise ConfigError(
             f"{1 + len(options.others)} runs are named; give one, or --cross-play for their members to play together"

@@ -25,6 +25,7 @@ class Score:
         std_return: over the episodes (n, not n - 1).
         mean_length: in steps.
         win_rate: share of episodes that were won; None where the task has no winners.
+        action_us: microseconds that the policy took per action of one agent, all episodes in lockstep.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Score:
     std_return: float
     mean_length: float
     win_rate: float | None
+    action_us: float
 
 
 def evaluate_run(
@@ -47,6 +49,7 @@ def evaluate_run(
     horizon: int = 0,
     seed: int = -1,
     device: str = "cpu",
+    acting: Mapping[str, Any] | None = None,
 ) -> list[Score]:
     """Play episodes with every replica of a checkpoint, deterministically as the method defines it.
 
@@ -58,6 +61,7 @@ def evaluate_run(
         horizon: step limit of an episode; 0: that of the training's evaluations, or the task's.
         seed: of the starts; -1: those of the training's own evaluation, whose row it repeats.
         device: of the policy.
+        acting: settings of how the policy acts, in place of the training's, for instance ``{"eval_steps": 5}``.
 
     Returns:
         A score for each replica, in the checkpoint's order.
@@ -65,6 +69,7 @@ def evaluate_run(
     Raises:
         CheckpointError: it is missing or broken.
         ConfigError: it names no task, was trained for another one, or a number is negative.
+        UnknownNameError: the method has no such setting of how it acts.
     """
     from marlzoo.registry import make_env
     from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
@@ -79,7 +84,7 @@ def evaluate_run(
     if not task:
         raise ConfigError(f"{file}: does not name its task; give it with --task (task=... in Python)")
     same = task == meta.get("task")
-    learner = load_learner(file, device)
+    learner = load_learner(file, device, acting=acting)
     episodes = episodes or meta.get("episodes") or 10
     options = env or (meta.get("env") or {} if same else {})
     simulator = make_env(task, learner.replicas * episodes, **options)
@@ -111,6 +116,7 @@ def evaluate_run(
             std_return=float(found.returns[k].std()),
             mean_length=float(found.lengths[k].mean()),
             win_rate=None if found.wins is None else float(found.wins[k].mean()),
+            action_us=1e6 * (found.seconds_per_action or 0.0),
         )
         for k, of_training in enumerate(learner.seeds)
     ]

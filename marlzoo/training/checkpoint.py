@@ -20,6 +20,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
 from marlzoo.errors import (
     CheckpointError,
+    ConfigError,
     DataError,
     MarlzooError,
     PluginError,
@@ -184,7 +185,10 @@ class Saved:
 
 
 def load_learner(
-    path: str | Path, device: torch.device | str = "cpu", replicas: Sequence[int] | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    replicas: Sequence[int] | None = None,
+    acting: Mapping[str, Any] | None = None,
 ) -> Algorithm:
     """Rebuild a learner from its checkpoint.
 
@@ -192,13 +196,23 @@ def load_learner(
         path: of the checkpoint.
         device: of the learner.
         replicas: indices of those that it has; default: all.
+        acting: settings of how its policy acts, which need not be those of its training; see
+            :attr:`marlzoo.algorithm.Algorithm.acting`.
 
     Raises:
         CheckpointError: it is missing or broken.
-        UnknownNameError: its method is not installed.
+        ConfigError: a value of ``acting`` is out of range.
+        UnknownNameError: its method is not installed, or has no such setting of how it acts.
     """
     saved = load_saved(path)
-    return _build(path, saved, range(len(saved.seeds)) if replicas is None else replicas, device)
+    if acting:
+        saved = _acting(saved, acting)
+    try:
+        return _build(path, saved, range(len(saved.seeds)) if replicas is None else replicas, device)
+    except CheckpointError as error:
+        if acting and isinstance(error.__cause__, ConfigError):  # no fault of the file
+            raise error.__cause__ from None
+        raise
 
 
 def load_saved(path: str | Path) -> Saved:
@@ -214,6 +228,18 @@ def load_saved(path: str | Path) -> Saved:
         what = f"{', '.join(missing)} is missing" if missing else "its seeds are none"
         raise CheckpointError(f"{path}: not a learner's checkpoint ({what})")
     return Saved(arrays, meta)
+
+
+def _acting(saved: Saved, settings: Mapping[str, Any]) -> Saved:
+    """A checkpoint whose policy acts with other settings than those of its training."""
+    cls = find_method(saved.meta["method"])
+    for name in settings:
+        if name not in cls.acting:
+            raise UnknownNameError(f"setting of how a policy of {saved.meta['method']} acts", name, cls.acting)
+    configs = [{**config, **settings} for config in saved.meta["configs"]]
+    for config in configs:  # here, where a value out of range is no fault of the file
+        replica_configs(cls.config_class, 1, config)
+    return Saved(saved.arrays, {**saved.meta, "configs": configs})
 
 
 def build_replica(
@@ -248,6 +274,7 @@ def pack_evaluations(
         if found.wins is not None:
             arrays[f"eval/{k}/wins"] = found.wins
         told = {name: getattr(evaluation, name) for name in ("updates", "seconds", *_TOLD)}
+        told["seconds_per_action"] = found.seconds_per_action
         records.append(told)
     return arrays, records
 
@@ -259,7 +286,10 @@ def unpack_evaluations(
     evaluations = []
     for k, record in enumerate(records):
         found = EpisodeResults(
-            arrays[f"eval/{k}/returns"], arrays[f"eval/{k}/lengths"], arrays.get(f"eval/{k}/wins")
+            arrays[f"eval/{k}/returns"],
+            arrays[f"eval/{k}/lengths"],
+            arrays.get(f"eval/{k}/wins"),
+            record.get("seconds_per_action"),
         )
         about = {name: record.get(name, "") for name in _TOLD}
         diverged = arrays[f"eval/{k}/diverged"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +30,14 @@ class EpisodeResults:
             NaN where the replica's actions were not finite.
         lengths: ``[R, E]`` steps.
         wins: ``[R, E]`` bool, or None where the task cannot be won.
+        seconds_per_action: time that the policies took per action of one agent, all episodes in lockstep; None where
+            it was not measured.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     wins: NDArray[np.bool_] | None
+    seconds_per_action: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,14 @@ def evaluate(
     random = PrefetchedRandom(seeds, "act", device, dtype) if policy.stochastic else None
     play = Play(env)
     policy.reset(episodes)
+    seconds = 0.0
+    acts = 0
     for _ in range(horizon or env.spec.horizon):
-        action = policy.act(*_inputs(play.seen, replicas, device, dtype), random).cpu().numpy()
+        inputs = _inputs(play.seen, replicas, device, dtype)
+        started = time.perf_counter()
+        action = policy.act(*inputs, random).cpu().numpy()
+        seconds += time.perf_counter() - started
+        acts += 1
         action = action.reshape(env.num_envs, *action.shape[2:])
         if not env.spec.discrete:
             action, broken = _finite(action)
@@ -110,6 +120,7 @@ def evaluate(
         play.returns.reshape(shape),
         play.lengths.reshape(shape),
         play.won.reshape(shape) if env.can_win else None,
+        seconds / (acts * env.num_envs * env.spec.n_agents),
     )
 
 
