@@ -37,13 +37,16 @@ Departures from the authors' code, and the option that restores it:
 * The densities of the two policy classes belong to their own samples; theirs (HalfCheetah) are swapped. Not offered.
 * No batch normalization: its statistics would differ between logged and sampled actions. ``batch_norm = True``.
 * Rewards are the team's, theirs agent 0's; ``gamma`` is what it says (their HalfCheetah runs use 0.95).
+* Options off by default (continuous): ``backup = "partial"`` keeps the data's next actions in the target but for those
+  of ``replaced`` random agents (partial action replacement, arXiv 2511.07629), ``backup = "soft"`` mixes the targets
+  of 0 to N of them with weights exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL).
 * Their alternative with joint actions (MACQL) is ``qmix_cql`` with ``td_lambda``; its illegal actions count nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -52,6 +55,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_sequences, team_fields
 from marlzoo.config import (
+    ASSIGNED_LATER,
     MLP_TRANSITIONS,
     RECURRENT_SEQUENCES,
     Config,
@@ -61,6 +65,7 @@ from marlzoo.config import (
     NonNegative,
     Positive,
 )
+from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import Ensemble, counterfactual_actions
 from marlzoo.modules.layers import PerAgent, one_hot, with_agent_id
 from marlzoo.modules.policies import (
@@ -74,13 +79,16 @@ from marlzoo.modules.policies import (
 from marlzoo.modules.teams import AgentNet, DeterministicActor, QNetworkConfig, QTeam
 from marlzoo.objectives import (
     action_size,
+    all_replacements,
     data_value,
     detached,
     masked_logsumexp,
     mean_over,
+    partial_replacement,
     penalty_samples,
     sampled_logsumexp,
     saturation,
+    soft_backup,
     team_targets,
 )
 from marlzoo.replicas import Kind
@@ -116,6 +124,10 @@ class CFCQLConfig(Config):
         "policy"  # at whose steps the targets follow by tau (continuous)
     )
     action_penalty: NonNegative = 1e-3  # weight of the policy's squared actions (continuous)
+    backup: Literal["policy", "partial", "soft"] = field(
+        default="policy", metadata=ASSIGNED_LATER
+    )  # next actions in the target: the policies', or the data's but for some agents (continuous)
+    replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
     batch_norm: bool = False  # normalize the inputs of policies and critics by batch statistics (continuous)
     hidden: Count = 64  # width of the agents' hidden layers and of their memory
     tau: Fraction = 0.005  # rate at which the targets follow, where they are not copied
@@ -140,7 +152,8 @@ class CFCQL(Algorithm):
     variants: ClassVar = {
         "continuous": [
             {"batch_norm": True, "target_period": 0, "target_steps": "critic"},
-            {"other_actions": "next"},
+            {"other_actions": "next", "backup": "partial"},
+            {"backup": "soft"},
         ],
         "discrete": [
             {"history": "mlp", "agent_weights": "argmax"},
@@ -164,7 +177,12 @@ class CFCQL(Algorithm):
             self.add_optimizer(q=self.team, behavior=self.behavior)
             return
         self.fields = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-        if c.other_actions == "next":
+        if c.replaced > spec.n_agents:
+            raise ConfigError(
+                f"{self.name}: replaced is {c.replaced}, but the task has {spec.n_agents} agents; "
+                "set it to at most that number"
+            )
+        if c.other_actions == "next" or c.backup != "policy":
             self.fields = (*self.fields, "next_action")
         n = spec.n_agents
         a = spec.action_size
@@ -183,6 +201,8 @@ class CFCQL(Algorithm):
         one = (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
         around: dict[str, tuple[Kind, tuple[int, ...]]] = {"policy": ("normal", (2, k, *one))}
         wanted = around if self.config.policy_samples else {}
+        if self.config.backup != "policy":
+            wanted = {**wanted, "subset": ("uniform", one[:-1])}
         return {"target": ("normal", one), "uniform": ("uniform", (k, *one)), **wanted}
 
     def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
@@ -254,10 +274,7 @@ class CFCQL(Algorithm):
 
         # 1. TD
         with torch.no_grad():
-            noise = batch.noise["target"]
-            std = self.hyperparameter("target_noise", 4)
-            after = smoothed_action(self._act(self.target_actor, next_obs), noise, std) * used
-            value = self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
+            value = self._next_value(batch, next_obs)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * value
         q = self.q(batch.state, batch.action.flatten(-2)).squeeze(-1)
         td_loss = (q - y.unsqueeze(1)).square().mean(2).sum(1)
@@ -285,6 +302,19 @@ class CFCQL(Algorithm):
         found = {"q/loss": td_loss, "q/penalty": penalty, "policy/loss": policy_loss}
         common = data_value(q[:, 0]) | saturation(action, used)
         return {**found, "q/total": q[:, 0].mean(1), "q/target_total": y.mean(1), **common, **norms}
+
+    def _next_value(self, batch: Batch, next_obs: Tensor) -> Tensor:
+        """Value of the next step, [R, B]."""
+        c = self.config
+        noise = batch.noise["target"]
+        std = self.hyperparameter("target_noise", 4)
+        after = smoothed_action(self._act(self.target_actor, next_obs), noise, std) * self.action_dimensions
+        if c.backup == "soft":
+            team = all_replacements(after, batch.next_action, batch.noise["subset"])
+            return soft_backup(self.target_q(batch.next_state.unsqueeze(1), team.flatten(-2)).squeeze(-1))
+        if c.backup == "partial":
+            after = partial_replacement(after, batch.next_action, batch.noise["subset"], c.replaced)
+        return self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
 
     def _act(self, actor: PerAgent, obs: Tensor) -> Tensor:
         action: Tensor = actor(obs, batch=True)

@@ -30,8 +30,9 @@ Options off by default: ``cql_logprob_scope = "joint"`` takes l_k over all agent
 rewards' mean); ``history = "mlp"`` learns from transitions. ``backup = "partial"`` keeps the data's next actions in
 the target but for those of ``replaced`` random agents, which the target policy chooses (partial action replacement,
 arXiv 2511.07629): where behavior factorizes, the distance from the data grows linearly with that number. Steps whose
-next action is cut off have no target then. The paper's mixture over all numbers, weighted by the spread of ten
-critics, is not offered.
+next action is cut off have no target then. ``backup = "soft"`` mixes the targets of 0 to N replaced agents with
+weights exp(-u_k / mean_k u_k), u_k the critics' deviation (SPaCQL's idea with our weights and twins for its ten
+critics).
 
 ``prioritize = "joint_action"`` (PJAP, "Coordination Failure in Cooperative Offline MARL", arXiv 2407.01343) learns
 from rows whose joint action lies near the present policies', because step 5 takes the others' actions from the data:
@@ -71,13 +72,16 @@ from marlzoo.modules.teams import TeamActor
 from marlzoo.objectives import (
     TargetMemory,
     action_size,
+    all_replacements,
     data_value,
     detached,
     effective_sample_size,
     mean_over,
+    partial_replacement,
     penalty_samples,
     sampled_logsumexp,
     saturation,
+    soft_backup,
 )
 from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
@@ -104,9 +108,9 @@ class MADDPGCQLConfig(Config):
     lr: Positive = 1e-3  # step size of Adam
     batch_size: Count = 32  # sequences (or transitions) per update and replica
     sequence_length: Natural = 20  # steps per sequence
-    backup: Literal["policy", "partial"] = field(
+    backup: Literal["policy", "partial", "soft"] = field(
         default="policy", metadata=ASSIGNED_LATER
-    )  # next actions in the target: the policy's, or the data's but for some agents
+    )  # next actions in the target: the policy's, or the data's but for some agents, or for all numbers of these
     replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
     prioritize: Literal["uniform", "joint_action"] = field(
         default="uniform", metadata=ASSIGNED_LATER
@@ -129,6 +133,7 @@ class MADDPGCQL(Algorithm):
         "continuous": (
             {"history": "mlp", "critic_agent_id": True, "cql_logprob_scope": "joint", "backup": "partial"},
             {"variant": "iddpg_cql", "history": "mlp", "policy_after_critic": True, "policy_q": "q1"},
+            {"history": "mlp", "backup": "soft"},
             {"sequence_length": 4, "prioritize": "joint_action", "candidates": 2},
         )
     }
@@ -144,7 +149,7 @@ class MADDPGCQL(Algorithm):
                 f"{self.name}: replaced is {c.replaced}, but the task has {spec.n_agents} agents; "
                 "set it to at most that number"
             )
-        following = ("next_action",) if c.backup == "partial" and not recurrent else ()
+        following = ("next_action",) if c.backup != "policy" and not recurrent else ()
         self.fields = (*row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask"), *following)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, relu=c.memory_relu)
         self.q = TeamCritics(
@@ -166,7 +171,7 @@ class MADDPGCQL(Algorithm):
             "uniform": ("uniform", (c.cql_samples, *one)),
             "normal": ("normal", (2, c.cql_samples, *one)),
         }
-        if c.backup == "partial":
+        if c.backup != "policy":
             found["subset"] = ("uniform", one[:-1])
         if c.prioritize == "joint_action":
             found["row"] = ("uniform", (c.batch_size,))
@@ -193,12 +198,7 @@ class MADDPGCQL(Algorithm):
 
         # 1. Target
         with torch.no_grad():
-            after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * used
-            usable = filled
-            if c.backup == "partial":
-                known, usable = known_actions(batch)
-                after = partial_replacement(after, known[:, :, 1:], batch.noise["subset"], c.replaced)
-            q_after = self.target_q(batch.obs[:, :, 1:], batch.state[:, :, 1:], after).amin(1)
+            q_after, usable = self._next_values(batch)
             y = batch.agent_reward + (self.hyperparameter("gamma", 3) * batch.mask).unsqueeze(-1) * q_after
             if self.memory is not None:
                 y = self.memory.lift(y, batch)
@@ -229,6 +229,23 @@ class MADDPGCQL(Algorithm):
         common = data_value(q[:, 0], filled)
         common |= saturation(policy[:, :, :-1], used, filled)
         return detached(metrics | means) | common | nearness | norms
+
+    def _next_values(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Values of the next step ``[R, B, L, N]``, and 1 for steps that have one ``[R, B, L]``."""
+        c = self.config
+        obs = batch.obs[:, :, 1:]
+        state = batch.state[:, :, 1:]
+        after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * self.action_dimensions
+        usable = batch.filled
+        if c.backup != "policy":
+            known, usable = known_actions(batch)
+            logged = known[:, :, 1:]
+            subset = batch.noise["subset"]
+            if c.backup == "soft":
+                team = all_replacements(after, logged, subset)
+                return soft_backup(self.target_q(obs.unsqueeze(1), state.unsqueeze(1), team)), usable
+            after = partial_replacement(after, logged, subset, c.replaced)
+        return self.target_q(obs, state, after).amin(1), usable
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""
@@ -274,16 +291,3 @@ class MADDPGCQL(Algorithm):
         q = self.q(*joint).amin(1) if self.config.policy_q == "min" else self.q.first(*joint)
         size = action_size(action, self.action_dimensions)
         return mean_over(self.hyperparameter("action_penalty", 4) * size - q, batch.filled)
-
-
-def partial_replacement(policy: Tensor, data: Tensor, uniform: Tensor, replaced: int) -> Tensor:
-    """The data's team actions with those of a random subset of agents taken from the policy.
-
-    Args:
-        policy: ``[..., N, A]``.
-        data: likewise.
-        uniform: ``[..., N]`` on [0, 1); the agents with the smallest numbers are replaced.
-        replaced: size of the subset; 0 leaves the data's actions, N gives the policy's.
-    """
-    mine = uniform.argsort(-1).argsort(-1) < replaced
-    return torch.where(mine.unsqueeze(-1), policy, data)

@@ -78,6 +78,43 @@ def value_scale(value: Tensor, filled: Tensor | None = None) -> Tensor:
     return mean_over((value - center).abs(), filled) + 1e-6
 
 
+def partial_replacement(policy: Tensor, data: Tensor, uniform: Tensor, replaced: int) -> Tensor:
+    """The data's team actions with those of a random subset of agents taken from the policy.
+
+    Args:
+        policy: ``[..., N, A]``.
+        data: likewise.
+        uniform: ``[..., N]`` on [0, 1); the agents with the smallest numbers are replaced.
+        replaced: size of the subset; 0 leaves the data's actions, N gives the policy's.
+    """
+    mine = uniform.argsort(-1).argsort(-1) < replaced
+    return torch.where(mine.unsqueeze(-1), policy, data)
+
+
+def all_replacements(policy: Tensor, data: Tensor, uniform: Tensor) -> Tensor:
+    """:func:`partial_replacement` of 0 to N agents, ``[R, ..., N, A] -> [R, N + 1, ..., N, A]``."""
+    rank = uniform.argsort(-1).argsort(-1).unsqueeze(1)
+    number = torch.arange(rank.shape[-1] + 1, device=rank.device).view(-1, *(1,) * (rank.ndim - 2))
+    return torch.where((rank < number).unsqueeze(-1), policy.unsqueeze(1), data.unsqueeze(1))
+
+
+def soft_backup(values: Tensor) -> Tensor:
+    """The mean over numbers k of replaced agents of the critics' least value, the less weight the more they disagree.
+
+    The weights are proportional to ``exp(-u_k / mean_k u_k)``, u_k the critics' standard deviation.
+
+    Args:
+        values: of C critics ``[R, C, K, ...]``.
+
+    Returns:
+        ``[R, ...]``.
+    """
+    spread = values.std(1)
+    scale = spread.mean(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    weight = torch.softmax(-spread / scale, dim=1)
+    return (weight * values.amin(1)).sum(1)
+
+
 def expectile(error: Tensor, tau: Tensor | float) -> Tensor:
     """Asymmetric squared error ``|tau - 1(error < 0)| error^2`` (IQL, Kostrikov et al. 2022, equation 5)."""
     weight = torch.where(error < 0, 1.0 - tau, tau)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 import torch
 from marlzoo.algorithms.omar import cross_entropy_search, softmax_moments, softmax_search
-from marlzoo.baselines.maddpg_cql import partial_replacement
 from torch import Tensor
 
 from marlzoo.batch import Batch
 from marlzoo.modules.critics import best_of
 from marlzoo.modules.policies import smoothed_action
 from marlzoo.objectives import (
+    all_replacements,
     double_q,
     expectile,
     exponential_weights,
@@ -22,8 +23,10 @@ from marlzoo.objectives import (
     mean_over,
     normal_log_density,
     normalized,
+    partial_replacement,
     penalty_samples,
     sampled_logsumexp,
+    soft_backup,
     soft_minimum,
     softmax_weights,
     team_targets,
@@ -225,6 +228,32 @@ def test_partial_replacement_takes_the_agents_with_the_smallest_numbers() -> Non
     for replaced, values in ((0, [1.0, 1.0]), (1, [3.0, 2.0]), (2, [4.0, 4.0])):
         first, second = partial_replacement(policy, data, uniform, replaced).long().squeeze(-1).unbind(-1)
         assert q[first, second].tolist() == values
+
+
+def test_all_numbers_of_replaced_agents_and_their_weights() -> None:
+    """Equal disagreement: the plain mean. u = (1, 1, 2): weights exp(-.75), exp(-.75), exp(-1.5)."""
+    policy, data = torch.ones(1, 4, 2, 1), torch.zeros(1, 4, 2, 1)
+    uniform = torch.rand(1, 4, 2, generator=torch.Generator().manual_seed(0))
+    every = all_replacements(policy, data, uniform)
+    assert every.shape == (1, 3, 4, 2, 1)
+    for replaced in range(3):
+        assert torch.equal(every[:, replaced], partial_replacement(policy, data, uniform, replaced))
+    low = torch.tensor([[1.0, 2.5, 4.0]], dtype=torch.float64)
+    for apart, weights in (
+        ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        ((1.0, 1.0, 2.0), (math.exp(-0.75), math.exp(-0.75), math.exp(-1.5))),
+    ):
+        twins = torch.stack((low, low + torch.tensor([apart], dtype=torch.float64)), dim=1)
+        expected = sum(w * float(v) for w, v in zip(weights, low[0], strict=True)) / sum(weights)
+        assert soft_backup(twins).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_replaced_agent_of_three_joint_actions_lands_on_the_data() -> None:
+    """XOR with (A, A), (A, B), (B, A): from the data's (A, B) the second agent's greedy B gives (A, B), not (B, B)."""
+    data, policy = torch.tensor([[0.0], [1.0]]), torch.ones(2, 1)
+    found = partial_replacement(policy, data, torch.tensor([0.9, 0.1]), 1)
+    assert found.squeeze(-1).tolist() == [0.0, 1.0]
 
 
 def test_every_agent_is_replaced_equally_often() -> None:

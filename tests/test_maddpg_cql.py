@@ -14,7 +14,10 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch, as_sequences, draw_rows, priorities
 from marlzoo.errors import ConfigError
+from marlzoo.registry import find_method
+from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import FixedCritics, spec_of, transitions
+from tests.toys import toy_dataset, toy_spec
 
 
 def learner(n: int = 2, actions: int = 2, size: int = 2, **more: Any) -> MADDPGCQL:
@@ -186,3 +189,45 @@ def test_rows_are_chosen_near_the_target_policies() -> None:
     assert float(metrics["critic/priority_ess"]) == pytest.approx(0.5, abs=1e-3)
     assert len(chosen.action[0]) == 4
     torch.testing.assert_close(chosen.action, near[1].expand_as(chosen.action))
+
+
+def stepped(method: str, **settings: Any) -> dict[str, Tensor]:
+    """State after two updates on the same batches, whatever the backup; ``mark`` moves the target policies first."""
+    mark = settings.pop("mark", 0.0)
+    sizes: dict[str, Any] = {"hidden": 8, "batch_size": 8, "history": "mlp", "tau": 0.0}
+    known = vars(find_method(method).config_class())
+    data = toy_dataset()
+    made = [
+        marlzoo.make(
+            method, data.spec, dtype=torch.float64, **{k: v for k, v in sizes.items() if k in known}, **more
+        )
+        for more in ({"backup": "partial"}, settings)
+    ]
+    sampler = make_sampler(made[0], [data])
+    learner = made[1]
+    with torch.no_grad():
+        for parameter in learner.target_actor.parameters():
+            parameter += mark
+    for _ in range(2):
+        learner.update(sampler.next())
+    return learner.state_tensors()
+
+
+@pytest.mark.parametrize("method", ["maddpg_cql", "cfcql"])
+def test_replacing_all_agents_is_the_plain_target_and_none_needs_no_policy(method: str) -> None:
+    def critics(**settings: Any) -> Tensor:
+        return torch.cat([v.flatten() for k, v in stepped(method, **settings).items() if k.startswith("q.")])
+
+    plain = critics(backup="policy")
+    assert torch.equal(critics(backup="partial", replaced=toy_spec().n_agents), plain)
+    assert not torch.equal(critics(backup="partial", replaced=1), plain)
+    none = critics(backup="partial", replaced=0)
+    assert torch.equal(critics(backup="partial", replaced=0, mark=0.3), none)
+    assert not torch.equal(critics(backup="partial", replaced=1, mark=0.3), critics(backup="partial"))
+    assert not torch.equal(critics(backup="soft"), critics(backup="soft", mark=0.3))
+
+
+@pytest.mark.parametrize("method", ["maddpg_cql", "cfcql"])
+def test_more_replaced_agents_than_there_are(method: str) -> None:
+    with pytest.raises(ConfigError, match="replaced is 9, but the task has"):
+        stepped(method, backup="partial", replaced=9)

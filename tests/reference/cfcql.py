@@ -33,6 +33,8 @@ CASES = [
             **{"target_period": 0, "target_steps": "critic"},
         },
     ),
+    Case("continuous", {**WEIGHT, **SAMPLES, "policy_period": 2, "backup": "partial", "replaced": 2}),
+    Case("continuous", {**WEIGHT, **SAMPLES, "policy_period": 2, "backup": "soft"}),
     Case("discrete", {**DISCRETE, "batch_size": 4}),
     Case("discrete", {**DISCRETE, "history": "mlp", "agent_weights": "argmax", "target_period": 0}),
     Case("discrete", {**DISCRETE, "last_action": False, "agent_weights": "uniform", "sequence_length": 3}),
@@ -155,7 +157,7 @@ def continuous(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]
     # 1. TD
     after = policies(own, "target_actor", batch.next_obs) + c.target_noise * batch.noise["target"]
     after = after.clamp(-1.0, 1.0) * used(own)
-    following = critics(own, "target_q", batch.next_state, after).min(0).values.detach()
+    following = next_values(own, batch, after).detach()
     y = [batch.reward[b] + c.gamma * batch.mask[b] * following[b] for b in rows]
     q = critics(own, "q", batch.state, batch.action)
     td = sum(mean((q[k, b] - y[b]) ** 2 for b in rows) for k in (0, 1))
@@ -208,6 +210,27 @@ def policies(own: Replica, module: str, obs: Tensor) -> Tensor:
     for i in range(own.spec.n_agents):
         rows.append(mlp(own.layers(module, i), normalized(own, f"{module}.network.norm", x[:, i], i)))
     return torch.tanh(torch.stack(rows, dim=1)) * used(own)
+
+
+def next_values(own: Replica, batch: Any, policy: Tensor) -> Tensor:
+    """Values ``[B]`` of the next step, where some agents may keep the data's next action."""
+    c, agents = own.config, own.spec.n_agents
+
+    def twins(count: int) -> Tensor:
+        team = batch.next_action.clone()
+        for b, order in enumerate(batch.noise["subset"].argsort(-1).tolist()):
+            for i in order[:count]:
+                team[b, i] = policy[b, i]
+        return critics(own, "target_q", batch.next_state, team)
+
+    if c.backup == "policy":
+        return critics(own, "target_q", batch.next_state, policy).min(0).values
+    if c.backup == "partial":
+        return twins(c.replaced).min(0).values
+    every = [twins(count) for count in range(agents + 1)]
+    spread = [(q[0] - q[1]).abs() / math.sqrt(2.0) for q in every]
+    weights = [torch.exp(-u * len(spread) / sum(spread)) for u in spread]
+    return sum(w * q.min(0).values for w, q in zip(weights, every, strict=True)) / sum(weights)
 
 
 def critics(own: Replica, module: str, state: Tensor, action: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ PENALTY |= {"action_penalty": [0.1, 0.001]}
 SHORT: dict[str, Any] = {"sequence_length": 3, "batch_size": 4}
 MLP: dict[str, Any] = {"history": "mlp"}
 PARTIAL: dict[str, Any] = {"backup": "partial"}
+SOFT: dict[str, Any] = {"backup": "soft"}
 NEAR: dict[str, Any] = {"prioritize": "joint_action", "steepness": [4.0, 0.9]}
 WIDE = {"actor": 1.5, "q": 1.5, "target_q": 2.0}
 
@@ -30,6 +31,8 @@ CASES = [
     Case("continuous", PENALTY | MLP | {"cql_logprob_scope": "joint", "policy_q": "q1"}, WIDE),
     Case("continuous", PENALTY | MLP | PARTIAL, WIDE),
     Case("continuous", PENALTY | SHORT | PARTIAL | {"replaced": 2}, WIDE),
+    Case("continuous", PENALTY | MLP | SOFT, WIDE),
+    Case("continuous", PENALTY | SHORT | SOFT, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_logprob_scope": "joint"}, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_samples": 1}, WIDE),
     Case("continuous", PENALTY | SHORT | NEAR | {"candidates": 3}, WIDE),
@@ -69,17 +72,30 @@ def known(batch: Any, rows: Any, b: int, t: int) -> bool:
     return hasattr(batch, "next_action") or (b, t + 1) in rows.steps or not rows.mask[b, t]
 
 
-def replace_some(own: Replica, batch: Any, rows: Any, following: Tensor) -> Tensor:
-    """The data's next actions, but for ``replaced`` agents with the smallest random numbers."""
+def replace_some(own: Replica, batch: Any, rows: Any, following: Tensor, count: int) -> Tensor:
+    """The data's next actions, but for ``count`` agents with the smallest random numbers."""
     found = following.clone()
     for b, t in rows.steps:
         order = batch.noise["subset"][b, t].argsort().tolist()
-        for i in order[own.config.replaced :]:
+        for i in order[count:]:
             if hasattr(batch, "next_action"):
                 found[b, t, i] = batch.next_action[b, i]
             elif (b, t + 1) in rows.steps:
                 found[b, t, i] = rows.action[b, t + 1, i]
     return found
+
+
+def mixed_over_numbers(own: Replica, batch: Any, rows: Any, following: Tensor) -> Tensor:
+    """SPaCQL's mixture of targets with 0 to N replaced agents, by the twins' disagreement."""
+    after, least, spread = (rows.obs[:, 1:], rows.state[:, 1:]), [], []
+    for count in range(own.spec.n_agents + 1):
+        team = replace_some(own, batch, rows, following, count)
+        first, second = (values(own, "target_q", j, after, team) for j in (0, 1))
+        least.append(torch.minimum(first, second))
+        spread.append((first - second).abs() / math.sqrt(2.0))
+    scale = sum(spread) / len(spread)
+    weights = [torch.exp(-u / scale) for u in spread]
+    return sum(w * v for w, v in zip(weights, least, strict=True)) / sum(weights)
 
 
 def nearest(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -119,9 +135,12 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     now, after = (rows.obs[:, :-1], rows.state[:, :-1]), (rows.obs[:, 1:], rows.state[:, 1:])
 
     following = torch.tanh(actor_outputs(own, "target_actor", rows.obs)[:, 1:]) * present
-    if c.backup == "partial":
-        following = replace_some(own, batch, rows, following)
-    least = torch.minimum(*(values(own, "target_q", j, after, following) for j in (0, 1)))
+    if c.backup == "soft":
+        least = mixed_over_numbers(own, batch, rows, following)
+    else:
+        if c.backup == "partial":
+            following = replace_some(own, batch, rows, following, c.replaced)
+        least = torch.minimum(*(values(own, "target_q", j, after, following) for j in (0, 1)))
     targets = {
         (b, t, i): (rows.agent_reward[b, t, i] + c.gamma * rows.mask[b, t] * least[b, t, i]).detach()
         for b, t, i in entries
