@@ -85,6 +85,21 @@ def test_recorded_episode(name: str) -> None:
     env.close()
 
 
+def test_random_play_of_the_cheetah_until_the_time_limit() -> None:
+    """The specification's return, -228 of five episodes, within 30 %; the limit is no end of the task."""
+    env, rng = gmamujoco.make("2halfcheetah", 20, threads=1), np.random.default_rng(0)
+    env.seed(range(20))
+    env.reset()
+    total = np.zeros(20)
+    for step in range(1000):
+        seen = env.step(rng.uniform(-1, 1, (20, 2, 3)).astype(np.float32))
+        total += seen.reward
+        assert not seen.terminal.any()
+        assert seen.truncated.all() == (step == 999)
+    assert total.mean() == pytest.approx(-228, rel=0.3)
+    env.close()
+
+
 def test_bad_options() -> None:
     with pytest.raises(UnknownNameError, match="2halfcheetah"):
         gmamujoco.spec("halfcheetah")

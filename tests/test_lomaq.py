@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from marlzoo.algorithms.lomaq import LocalMixers, neighborhoods
+from torch import Tensor
 
 import marlzoo
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
+from marlzoo.training.trainer import make_sampler
 from tests.test_studies import script
 
 FOUR = Spec(4, 2, 3, "discrete", 2, 5)
@@ -65,3 +67,48 @@ def test_the_line_game_of_the_study() -> None:
     assert noise.std() == pytest.approx(1.0, abs=0.1)
     assert right.mean() == pytest.approx(0.5, abs=0.05)
     assert data.spec.reward_per_agent
+
+
+@pytest.mark.parametrize("graph", ["line", "ring", "complete"])
+@pytest.mark.parametrize("distance", range(4))
+def test_sharing_out_keeps_the_sum(graph: str, distance: int) -> None:
+    reward = torch.randn(50, 4, dtype=torch.float64)
+    local = reward @ learner(graph=graph, reward_reach=distance).shares.mT
+    torch.testing.assert_close(local.sum(-1), reward.sum(-1))
+
+
+def test_each_agents_best_action_is_the_teams() -> None:
+    """Of all 3^4 joint actions none has a larger sum of values than the agents' own best ones."""
+    mixers = LocalMixers(Init((0,), dtype=torch.float64), FOUR, neighborhoods("line", 4, 1), 8, 8)
+    every = torch.randn(1, 20, 4, 3, dtype=torch.float64)
+    state = torch.randn(1, 20, 3, dtype=torch.float64)
+    joint = torch.cartesian_prod(*[torch.arange(3)] * 4)  # [81, N]
+    utilities = torch.stack([every[:, :, i, joint[:, i]] for i in range(4)], dim=-1)  # [1, 20, 81, N]
+    total = mixers(utilities, state.unsqueeze(2).expand(1, 20, 81, 3)).sum(-1)
+    own = mixers(every.amax(-1), state).sum(-1)
+    torch.testing.assert_close(total.amax(-1), own)
+
+
+def test_who_earned_what_changes_the_targets_but_not_their_sum() -> None:
+    """Targets of an update are the reward's alone where the episode ends; rewards change places between agents."""
+    found = []
+    for order in ((0, 1, 2, 3), (3, 0, 2, 1)):
+        data = script("lomaq").line_game(n_agents=4, transitions=20, seed=0)
+        algorithm: Any = marlzoo.make("lomaq", data.spec, hidden=8, batch_size=16, dtype=torch.float64)
+        batch = make_sampler(algorithm, [data]).next()
+        batch.agent_reward = batch.agent_reward[..., list(order)]
+        seen: dict[str, Tensor] = {}
+        algorithm.step = lambda seen=seen, **losses: seen.update(losses) or {}
+        metrics = algorithm.update(batch)
+        found.append((float(metrics["target_q"]), float(metrics["td_loss"])))
+    (mean, loss), (other_mean, other_loss) = found
+    assert other_mean == pytest.approx(mean, abs=1e-12)
+    assert abs(other_loss - loss) > 1e-3
+
+
+def test_on_the_line_local_errors_teach_forty_agents() -> None:
+    """300 uniform transitions: at least 98 % of the greedy actions are right."""
+    module = script("lomaq")
+    numbers = module.lines(module.Options(agents=(40,), seeds=(0,), updates=60))
+    right = numbers.groupby("loss")["right"].mean()
+    assert right["local"] >= 0.98 > right["global"]

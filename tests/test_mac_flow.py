@@ -107,3 +107,35 @@ def test_only_shared_noise_reaches_the_others(noise: Any, execution: str) -> Non
 
 def test_the_acting_flow_is_centralized() -> None:
     assert learner(deploy="flow").policy().execution == "centralized"
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_students_move_neither_flow_nor_critics(kind: Any) -> None:
+    """Whatever weighs the distillation; with a large weight their loss is the distance from the flow alone."""
+    made = {}
+    for alpha in (0.0, 1e6):
+        algorithm: Any = marlzoo.make("mac_flow", toy_spec(kind), hidden=8, layers=2, batch_size=4, alpha=alpha)
+        metrics = algorithm.update(make_sampler(algorithm, [toy_dataset(kind)]).next())
+        made[alpha] = (algorithm.state_tensors(), metrics)
+    (free, _), (bound, metrics) = made[0.0], made[1e6]
+    for name, value in free.items():
+        if name.startswith(("flow.", "q.", "target_q.")):
+            assert torch.equal(value, bound[name]), name
+    assert any(not torch.equal(v, bound[name]) for name, v in free.items() if name.startswith("student."))
+    share = metrics["student_loss"] / (1e6 * metrics["distillation_loss"])
+    assert float(share) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_agents_share_of_the_value_depends_on_itself_alone() -> None:
+    """The slope of Q_tot by agent 0's action does not change with the others' actions and observations."""
+    algorithm = learner()
+    slopes = []
+    for shift in (0.0, 0.7):
+        obs, action = torch.ones(1, 6, 3, 5), torch.full((1, 6, 3, 2), 0.2)
+        obs[:, :, 1:] += shift
+        action[:, :, 1:] -= shift
+        action.requires_grad_()
+        total = algorithm._value(algorithm.q, obs, action, None)
+        slopes.append(torch.autograd.grad(total.sum(), action)[0][:, :, 0])
+    assert slopes[0].abs().max() > 0
+    torch.testing.assert_close(*slopes)

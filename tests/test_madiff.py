@@ -123,3 +123,18 @@ def test_settings_that_do_not_fit(settings: Any, message: str) -> None:
 def test_a_plan_beyond_the_longest_episode() -> None:
     with pytest.raises(ConfigError, match="sequence_length is 40, but the longest episode"):
         prepare(learner(sequence_length=40), [toy_dataset("continuous")])
+
+
+def test_before_training_no_agent_reads_another() -> None:
+    """The attention's weight starts at 0, with a gradient that moves it."""
+    algorithm = learner()
+    planner, source = algorithm.model.planner, torch.Generator().manual_seed(0)
+    shape = (1, 4, 3, algorithm.config.sequence_length + 1, 5)
+    x = torch.randn(shape, dtype=DOUBLE, generator=source, requires_grad=True)
+    ones, told = torch.ones(1, 4, 3, dtype=DOUBLE), torch.ones(1, 4, dtype=DOUBLE)
+    noise = planner(x, ones, told, told, told)
+    (slope,) = torch.autograd.grad(noise[:, :, 0].sum(), x, retain_graph=True)
+    assert slope[:, :, 0].abs().max() > 0
+    assert slope[:, :, 1:].abs().max() == 0
+    (weight,) = torch.autograd.grad(noise.square().sum(), [planner.attention[0].weight])
+    assert weight.abs().max() > 0

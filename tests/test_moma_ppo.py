@@ -15,7 +15,7 @@ from marlzoo.envs import games
 from marlzoo.errors import ConfigError
 from marlzoo.models.simulator import Simulator
 from marlzoo.registry import task_spec
-from marlzoo.training.trainer import train
+from marlzoo.training.trainer import make_sampler, prepare, train
 from tests.toys import toy_dataset, toy_spec
 
 GAME = "games/iterated-coordination"
@@ -127,3 +127,71 @@ def test_a_perfect_model_needs_a_simulator_that_can_be_set() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, learner.world.parameters(), strict=True))
     with pytest.raises(ConfigError, match="names no task"):
         train(marlzoo.make("moma_ppo", toy_spec(), model="perfect", **SMALL), toy_dataset(), updates=1)
+
+
+def test_the_first_step_of_an_epoch_sees_no_change() -> None:
+    """Ratio 1: the policy's loss is minus the mean advantage; without advantages it has no gradient."""
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), dtype=torch.float64, **SMALL)
+    batch = ready(learner)
+    whole, _ = learner.experience(learner.rollouts(batch))
+    experience = {name: value[:, :5] for name, value in whole.items()}  # the mean of all advantages is 0
+    losses, _ = learner.losses(experience)
+    torch.testing.assert_close(losses["policy_loss"], -experience["advantage"].mean(1))
+    (slope,) = torch.autograd.grad(losses["policy_loss"].sum(), learner.actor.net.network.layers[-1].bias)
+    assert slope.abs().max() > 0
+    none = experience | {"advantage": torch.zeros_like(experience["advantage"])}
+    slopes = torch.autograd.grad(learner.losses(none)[0]["policy_loss"].sum(), list(learner.actor.parameters()))
+    assert all((slope == 0).all() for slope in slopes)
+
+
+def test_means_outside_the_box_cost_their_squared_excess() -> None:
+    """(1.2, -0.5): 0.04; inside: nothing. The toy's second agent has one dimension, whose padding costs nothing."""
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), dtype=torch.float64, **SMALL)
+    experience, _ = learner.experience(learner.rollouts(ready(learner)))
+    for mean, cost in (((1.2, -0.5), 0.04), ((0.9, -1.0), 0.0), ((0.5, -1.3), 0.09)):
+        shown = torch.tensor(mean, dtype=torch.float64).expand_as(experience["action"])
+        learner.actor.log_prob = lambda obs, action, shown=shown: (experience["log_prob"], shown)
+        full = sum(size == 2 for size in toy_spec().action_sizes)
+        agents = toy_spec().n_agents if abs(mean[0]) > 1 else full  # whose excess is in the first entry, or the second
+        assert learner.losses(experience)[0]["bound_loss"].tolist() == pytest.approx([agents * cost] * 2)
+
+
+def test_the_entropys_weight_follows_its_target() -> None:
+    """H below the target raises alpha, H above it lowers alpha, and never below 0."""
+    for target, change in ((100.0, 1.0), (-100.0, -1.0)):
+        learner: Any = marlzoo.make("moma_ppo", toy_spec(), entropy=0.05, entropy_target=target, **SMALL)
+        learner.update_policy(ready(learner, torch.float32))
+        assert ((learner.alpha - 0.05) * change > 0).all()
+        assert (learner.alpha >= 0).all()
+
+
+def test_with_threshold_0_every_rollout_has_one_step_and_bootstraps() -> None:
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), dtype=torch.float64, threshold=0.0, **SMALL)
+    found = learner.rollouts(ready(learner))
+    assert (found.ensemble > 0).all()
+    assert (found.ends == 1).all()
+    assert found.mask.any()  # which the value after the step has a part in
+
+
+def test_equal_members_cost_their_own_uncertainty_only_and_more_weight_costs_more() -> None:
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), dtype=torch.float64, **SMALL)
+    batch = ready(learner)
+    costs = []
+    for weight in (0.1, 0.4):
+        learner._settings["penalty_ensemble"] = torch.full((2,), weight, dtype=torch.float64)
+        costs.append(learner.penalty(learner.rollouts(batch)))
+    assert (costs[1] >= costs[0]).all()
+    assert (costs[1] > costs[0]).any()
+    with torch.no_grad():
+        for parameter in learner.world.parameters():
+            parameter.copy_(parameter[:, :1].expand_as(parameter))
+    found = learner.rollouts(batch)
+    assert found.ensemble.abs().max() < 1e-12
+    assert found.reward_variance.abs().max() < 1e-12
+    torch.testing.assert_close(learner.penalty(found), 0.1 * found.aleatoric.clamp(max=2.0))
+
+
+def ready(learner: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """A batch of a learner that has looked at its data."""
+    prepare(learner, [toy_dataset()])
+    return make_sampler(learner, [toy_dataset()]).next()

@@ -108,3 +108,46 @@ def test_settings_that_do_not_fit() -> None:
         learner(hidden=10, heads=4)
     with pytest.raises(ConfigError, match="sequence_length is 40, but the longest episode"):
         prepare(learner(sequence_length=40), [toy_dataset("continuous")])
+
+
+def test_weights_are_one_on_average_and_one_each_where_all_values_are_equal() -> None:
+    algorithm = learner("discrete", value_temperature=0.5)
+    batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+    batch.filled[:] = 1.0
+    values = torch.randn(batch.agent_reward.shape, dtype=DOUBLE)
+    weight = algorithm._weights(batch, values, "value_temperature")
+    torch.testing.assert_close(weight.mean(1), torch.ones_like(weight[:, 0]))
+    assert (weight.argmax(1) == values.argmax(1)).all()
+    same = algorithm._weights(batch, values[:, :1].expand_as(values), "value_temperature")
+    torch.testing.assert_close(same, torch.ones_like(same))
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_without_temperature_it_is_behavior_cloning(kind: Any) -> None:
+    algorithm = learner(kind, policy_temperature=1e12)
+    found = algorithm.update(make_sampler(algorithm, [toy_dataset(kind)]).next())
+    torch.testing.assert_close(found["policy_loss"], -found["policy/data_log_prob"], rtol=1e-6, atol=1e-9)
+    sharp = learner(kind, policy_temperature=1e-3)
+    sampler = make_sampler(sharp, [toy_dataset(kind)])
+    for _ in range(3):  # the target is a copy at first, and the advantage of continuous actions 0
+        found = sharp.update(sampler.next())
+    assert (found["policy_loss"] + found["policy/data_log_prob"]).abs().min() > 1e-3
+
+
+def test_a_sure_policy_has_no_advantage_at_its_own_actions() -> None:
+    algorithm = learner("discrete")
+    batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+    batch.action_mask[:] = True
+    values = torch.randn(*batch.action.shape, algorithm.spec.action_size, dtype=DOUBLE)
+    own = 1e4 * torch.nn.functional.one_hot(batch.action, algorithm.spec.action_size).double()
+    baseline = algorithm._baseline(batch, values, own, values, values[..., 0])
+    torch.testing.assert_close(baseline, values.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1))
+
+
+def test_what_lies_k_steps_back_has_the_decay_to_the_power_k() -> None:
+    retention = Retention(Init((0,), dtype=DOUBLE), 8, 4, 0.5, causal=False)
+    weight = retention._weights(4, 2)  # [H, T N, T N]
+    for back in range(4):
+        torch.testing.assert_close(weight[:, 7, 7 - 2 * back], retention.decay**back)
+    assert (weight[:, 4, 5] == 1.0).all()  # of the same step, whatever the agent
+    assert (weight[:, 3, 4:] == 0.0).all()

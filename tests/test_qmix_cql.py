@@ -71,3 +71,22 @@ def test_targets_get_no_gradient_and_stay_between_copies() -> None:
         algorithm.update(sampler.next())
     assert all(torch.equal(a, b) for a, b in zip(before, algorithm.target.parameters(), strict=True))
     assert not any(p.requires_grad for p in algorithm.target.parameters())
+
+
+def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
+    """Rewards and all values 1000 times as large: the same loss; without normalization a million times the loss."""
+    found = {}
+    for scale in (1.0, 1000.0):
+        for normalized in (True, False):
+            algorithm = learner(
+                mixer="vdn", history="mlp", cql_weight=0.0, value_normalization=normalized
+            )
+            with torch.no_grad():
+                for team in (algorithm.team, algorithm.target):
+                    for parameter in team.agents.network.layers[-1].parameters():
+                        parameter *= scale
+            batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+            batch.reward *= scale
+            found[normalized, scale] = float(algorithm.update(batch)["td_loss"][0])
+    assert found[True, 1000.0] == pytest.approx(found[True, 1.0], rel=1e-4)
+    assert found[False, 1000.0] == pytest.approx(1e6 * found[False, 1.0], rel=1e-6)
