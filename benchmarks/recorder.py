@@ -128,7 +128,9 @@ class Recorder:
             data_transitions=run.source.transitions or None,
             seconds_per_run=round(found.seconds / len(group.runs), 3),
             date=found.date,
-            action_us=None if played.seconds_per_action is None else round(1e6 * played.seconds_per_action, 3),
+            action_us=None
+            if played.seconds_per_action is None
+            else round(1e6 * played.seconds_per_action, 3),
         )
 
     def _episodes(self, run: Run, found: Evaluation, replica: int) -> RowEpisodes:

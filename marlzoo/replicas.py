@@ -314,22 +314,34 @@ class StackedAdam:
 
 
 class RecordedDraws:
-    """Stands in for :class:`ReplicaRandom`: takes down which numbers are asked for, and gives one value for all."""
+    """Stands in for :class:`ReplicaRandom`: takes down which numbers are asked for, and gives one value for all.
 
-    def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    Args:
+        device: of the numbers.
+        dtype: of the numbers.
+        replicas: R, length of their first axis.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        replicas: int = 1,
+    ) -> None:
+        self._replicas = replicas
         self.draws: list[tuple[Kind, tuple[int, ...]]] = []
         self._device = device
         self._dtype = dtype
 
     def normal(self, *shape: int) -> Tensor:
-        """Zeros ``[1, *shape]``."""
+        """Zeros ``[R, *shape]``."""
         self.draws.append(("normal", shape))
-        return torch.zeros(1, *shape, device=self._device, dtype=self._dtype)
+        return torch.zeros(self._replicas, *shape, device=self._device, dtype=self._dtype)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Halves ``[1, *shape]``."""
+        """Halves ``[R, *shape]``."""
         self.draws.append(("uniform", shape))
-        return torch.full((1, *shape), 0.5, device=self._device, dtype=self._dtype)
+        return torch.full((self._replicas, *shape), 0.5, device=self._device, dtype=self._dtype)
 
 
 class GivenRandom:

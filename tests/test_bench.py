@@ -85,7 +85,9 @@ def test_the_text_of_a_suite_has_what_the_command_changes(capsys: pytest.Capture
 def scores(out: Path, name: str = "unit") -> dict[tuple[Any, ...], Row]:
     rows = ResultsFile(out / name / "rows.csv").rows()
     return {
-        (r.method, r.quality, r.seed, r.updates): replace(r, seconds=0.0, seconds_per_run=0.0, date="", action_us=0.0)
+        (r.method, r.quality, r.seed, r.updates): replace(
+            r, seconds=0.0, seconds_per_run=0.0, date="", action_us=0.0
+        )
         for r in rows
     }
 

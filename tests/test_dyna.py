@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import marlzoo
 from marlzoo.batch import Batch
+from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import find_method
 from marlzoo.testing import battery
@@ -69,7 +72,7 @@ def test_chains_follow_the_model_and_the_buffer_keeps_the_last_steps() -> None:
     algorithm, sampler = ready(dyna_penalty=2.0)
     first, second, third = (sampler.next() for _ in range(3))
     starts = slice(algorithm.config.batch_size, algorithm.config.batch_size + 4)
-    world = algorithm.world
+    world = algorithm.dyna_world
     algorithm._extend(first)
     frame, action = algorithm.kept_frame[:, :4], algorithm.kept_action[:, :4]
     assert torch.equal(frame, world.frame(first.obs, first.state)[:, starts])
@@ -95,15 +98,15 @@ def test_the_model_is_scaled_by_the_data_and_fitted_first() -> None:
     algorithm, data = learner(), toy_dataset()
     assert algorithm.name == FORM
     prepare(algorithm, [data])
-    other = learner().world
-    assert not torch.equal(algorithm.world.center, other.center)
+    other = learner().dyna_world
+    assert not torch.equal(algorithm.dyna_world.center, other.center)
     other.observe([data, data])
-    assert torch.equal(algorithm.world.center, other.center)
+    assert torch.equal(algorithm.dyna_world.center, other.center)
     before = {name: value.clone() for name, value in algorithm.state_tensors().items()}
     algorithm.update_model(make_sampler(algorithm, [data]).next())
     moved = {name for name, now in algorithm.named_parameters() if not torch.equal(now, before[name])}
     assert moved
-    assert all(name.startswith("world.") for name in moved)
+    assert all(name.startswith("dyna_world.") for name in moved)
 
 
 def test_rows_of_the_mixture() -> None:
@@ -124,7 +127,51 @@ def test_rows_of_the_mixture() -> None:
             assert mixed.mask[r, b] == algorithm.kept_mask[r, place]
 
 
+def transition_learners() -> list[tuple[str, Any]]:
+    """Methods that learn from single logged steps in one stage, with a kind of actions each handles."""
+    found = []
+    for method in marlzoo.method_names():
+        with contextlib.suppress(ConfigError):
+            cls = find_method(f"dyna_{method}")
+            kind = cls.actions[0]
+            known = vars(cls.config_class())
+            settings = {name: value for name, value in SIZES.items() if name in known}
+            settings |= {"history": "mlp"} if "history" in known else {}
+            made = marlzoo.make(
+                f"dyna_{method}", toy_spec(kind), seeds=(0, 1), dtype=torch.float64, **settings
+            )
+            found.append((method, made))
+    return found
+
+
+def test_every_transition_learner_has_a_dyna_form() -> None:
+    """Also those whose own parts have names of their own; two replicas, the model's stage and the mixture."""
+    found = transition_learners()
+    assert {"cfcql", "mabcq", "mac_flow", "omiga", "td3_bc"} <= {method for method, _ in found}
+    for method, algorithm in found:
+        kind = algorithm.spec.action_kind
+        data = toy_dataset(kind) if kind == "continuous" else always_legal()
+        prepare(algorithm, [data])
+        sampler = make_sampler(algorithm, [data])
+        for _ in range(4):
+            algorithm.update(sampler.next())
+            algorithm.updates += 1
+        assert (algorithm.pushed > 0).all(), method
+        assert algorithm.finite().all(), method
+
+
+def always_legal() -> Any:
+    """The discrete toy data with every action that an agent has legal."""
+    data = toy_dataset("discrete")
+    has = np.arange(data.spec.action_size) < np.array(data.spec.action_sizes)[:, None]
+    arrays: dict[str, Any] = {**data.arrays, "starts": data.starts}
+    arrays["action_mask"] = np.repeat(has[None], data.rows, axis=0)
+    return Dataset.create(data.spec, **arrays, card=data.card)
+
+
 def test_what_has_no_dyna_form() -> None:
+    with pytest.raises(ConfigError, match="more than transitions have; leave --dyna out"):
+        marlzoo.make("dyna_madt", toy_spec(), sequence_length=4)
     with pytest.raises(ConfigError, match="mappo has no Dyna form"):
         find_method("dyna_mappo")
     with pytest.raises(ConfigError, match="moma_ppo has no Dyna form"):

@@ -114,7 +114,9 @@ def test_students_move_neither_flow_nor_critics(kind: Any) -> None:
     """Whatever weighs the distillation; with a large weight their loss is the distance from the flow alone."""
     made = {}
     for alpha in (0.0, 1e6):
-        algorithm: Any = marlzoo.make("mac_flow", toy_spec(kind), hidden=8, layers=2, batch_size=4, alpha=alpha)
+        algorithm: Any = marlzoo.make(
+            "mac_flow", toy_spec(kind), hidden=8, layers=2, batch_size=4, alpha=alpha
+        )
         metrics = algorithm.update(make_sampler(algorithm, [toy_dataset(kind)]).next())
         made[alpha] = (algorithm.state_tensors(), metrics)
     (free, _), (bound, metrics) = made[0.0], made[1e6]

@@ -140,7 +140,9 @@ def test_the_first_step_of_an_epoch_sees_no_change() -> None:
     (slope,) = torch.autograd.grad(losses["policy_loss"].sum(), learner.actor.net.network.layers[-1].bias)
     assert slope.abs().max() > 0
     none = experience | {"advantage": torch.zeros_like(experience["advantage"])}
-    slopes = torch.autograd.grad(learner.losses(none)[0]["policy_loss"].sum(), list(learner.actor.parameters()))
+    slopes = torch.autograd.grad(
+        learner.losses(none)[0]["policy_loss"].sum(), list(learner.actor.parameters())
+    )
     assert all((slope == 0).all() for slope in slopes)
 
 
@@ -152,7 +154,9 @@ def test_means_outside_the_box_cost_their_squared_excess() -> None:
         shown = torch.tensor(mean, dtype=torch.float64).expand_as(experience["action"])
         learner.actor.log_prob = lambda obs, action, shown=shown: (experience["log_prob"], shown)
         full = sum(size == 2 for size in toy_spec().action_sizes)
-        agents = toy_spec().n_agents if abs(mean[0]) > 1 else full  # whose excess is in the first entry, or the second
+        agents = (
+            toy_spec().n_agents if abs(mean[0]) > 1 else full
+        )  # whose excess is in the first entry, or the second
         assert learner.losses(experience)[0]["bound_loss"].tolist() == pytest.approx([agents * cost] * 2)
 
 

@@ -78,9 +78,7 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
     found = {}
     for scale in (1.0, 1000.0):
         for normalized in (True, False):
-            algorithm = learner(
-                mixer="vdn", history="mlp", cql_weight=0.0, value_normalization=normalized
-            )
+            algorithm = learner(mixer="vdn", history="mlp", cql_weight=0.0, value_normalization=normalized)
             with torch.no_grad():
                 for team in (algorithm.team, algorithm.target):
                     for parameter in team.agents.network.layers[-1].parameters():

@@ -67,7 +67,8 @@ def model(arguments: Sequence[str]) -> int:
         )
     _show(made.errors, options.json)
     print(f"World model: {visible(options.out)}")
-    closing("Trained", started, f"marlzoo train moma_ppo --data {options.dataset}")
+    learner = "iql --dyna" if made.model.spec.discrete else "moma_ppo"
+    closing("Trained", started, f"marlzoo train {learner} --data {options.dataset}")
     return 0
 
 

@@ -32,9 +32,11 @@ class Line:
     def start(self, chance: Floats) -> Any:
         """Bits and noise ``[E, 2 N]``; the noise by the method of Box and Muller."""
         key = (chance * 2.0**53).astype(np.uint64)
-        bit, size, angle = uniforms(key, np.zeros_like(key), 3 * self.n_agents).T.reshape(
-            len(chance), 3, self.n_agents
-        ).transpose(1, 0, 2)
+        bit, size, angle = (
+            uniforms(key, np.zeros_like(key), 3 * self.n_agents)
+            .T.reshape(len(chance), 3, self.n_agents)
+            .transpose(1, 0, 2)
+        )
         noise = np.sqrt(-2.0 * np.log1p(-size)) * np.cos(2.0 * np.pi * angle)
         return np.concatenate((np.floor(2.0 * bit), noise), axis=1)
 

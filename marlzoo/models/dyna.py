@@ -81,17 +81,17 @@ class Dyna(Algorithm):
         super().build(spec)  # type: ignore[safe-super] # the method's own
         c = self.config
         self._require(c)
-        self.world = WorldModel(self.init, spec, c, state="state" in self.fields)
-        self.add_optimizer(lr={"world": "model_lr"}, world=self.world)
+        self.dyna_world = WorldModel(self.init, spec, c, state="state" in self.fields)
+        self.add_optimizer(lr={"dyna_world": "model_lr"}, dyna_world=self.dyna_world)
         self._own_fields = self.fields
-        self.fields = tuple(dict.fromkeys((*self.fields, *self.world.fields)))
+        self.fields = tuple(dict.fromkeys((*self.fields, *self.dyna_world.fields)))
         self._shapes: dict[str, tuple[int, ...]] = {
-            "frame": (self.world.size,),
-            "next_frame": (self.world.size,),
+            "frame": (self.dyna_world.size,),
+            "next_frame": (self.dyna_world.size,),
             "action": spec.layout()["action"].shape,
         }
         self._shapes |= {"agent_reward": (spec.n_agents,), "mask": ()}
-        self.register_buffer("chain", self.init.constant(0.0, c.dyna_starts, self.world.size).data)
+        self.register_buffer("chain", self.init.constant(0.0, c.dyna_starts, self.dyna_world.size).data)
         self.register_buffer("age", self.init.constant(c.dyna_horizon, c.dyna_starts).data.long())
         self.register_buffer("pushed", self.init.constant(0.0).data.long())
         for name, shape in self._shapes.items():
@@ -99,10 +99,11 @@ class Dyna(Algorithm):
             self.register_buffer(f"kept_{name}", kept.long() if name == "action" and spec.discrete else kept)
 
     def _require(self, c: Any) -> None:
+        remedy = "take history=mlp, or leave --dyna out" if hasattr(c, "history") else "leave --dyna out"
         if self.sampling != "transition" or not {f.removeprefix("next_") for f in self.fields} <= KNOWN:
             raise ConfigError(
                 f"{self.name}: this form of the method learns from sequences, or from more than transitions have; "
-                "take history=mlp, or leave --dyna out"
+                f"{remedy}"
             )
         if "next_action" in self.fields:
             raise ConfigError(
@@ -128,7 +129,7 @@ class Dyna(Algorithm):
                     f"{dataset.card.title}: not every action is always legal, and the world model does not predict "
                     "which are; train without --dyna"
                 )
-        self.world.observe(data)
+        self.dyna_world.observe(data)
         super().prepare(data, batches)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -141,7 +142,7 @@ class Dyna(Algorithm):
     @property
     def batch_rows(self) -> int:
         """Steps for the world model's members, or for the method and the chains' starts."""
-        rows: int = max(self.world.rows, self.config.batch_size + self.config.dyna_starts)
+        rows: int = max(self.dyna_world.rows, self.config.batch_size + self.config.dyna_starts)
         return rows
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
@@ -162,8 +163,8 @@ class Dyna(Algorithm):
 
     def update_model(self, batch: Batch) -> dict[str, Tensor]:
         """One step of every member of the world model."""
-        loss, metrics = self.world.loss(batch)
-        return metrics | self.step(world=loss)
+        loss, metrics = self.dyna_world.loss(batch)
+        return metrics | self.step(dyna_world=loss)
 
     def update_on_data(self, batch: Batch) -> dict[str, Tensor]:
         """The method's own update."""
@@ -181,12 +182,12 @@ class Dyna(Algorithm):
         """One step of every chain into the buffer; metrics ``[R]``."""
         c = self.config
         noise = batch.noise
-        state = batch.state if self.world.state else None
-        starts = self.world.frame(batch.obs, state)[:, c.batch_size : c.batch_size + c.dyna_starts]
+        state = batch.state if self.dyna_world.state else None
+        starts = self.dyna_world.frame(batch.obs, state)[:, c.batch_size : c.batch_size + c.dyna_starts]
         begins = self.age >= c.dyna_horizon
         frame = torch.where(begins.unsqueeze(-1), starts, self.chain)
-        action = self._act(frame, noise)
-        prediction = self.world.predict(frame, action)
+        action = self._dyna_act(frame, noise)
+        prediction = self.dyna_world.predict(frame, action)
         after, reward, mask = prediction.drawn(noise["dyna_member"])
         unsure = prediction.uncertainty()
         penalty = self.hyperparameter("dyna_penalty", 2) * (unsure.reward + unsure.aleatoric)
@@ -198,9 +199,9 @@ class Dyna(Algorithm):
         self.chain.copy_(after)
         return {"world/reward": paid.mean(1), "world/penalty": penalty.mean(1)}
 
-    def _act(self, frame: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def _dyna_act(self, frame: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """What the present policies do, with noise where they have any."""
-        obs, _ = self.world.split(frame)
+        obs, _ = self.dyna_world.split(frame)
         drawn = [noise[name] for name in noise if name.startswith("dyna_act_")]
         return self.policy().act(obs, self._action_mask(obs), cast(Any, GivenRandom(drawn)))
 
@@ -208,7 +209,7 @@ class Dyna(Algorithm):
     def _draws(self) -> list[tuple[Kind, tuple[int, ...]]]:
         """Random numbers that the policies ask for."""
         spec = self.spec
-        random = RecordedDraws(self.device, self.dtype)
+        random = RecordedDraws(self.device, self.dtype, self.replicas)
         obs = self.chain.new_zeros(self.replicas, self.config.dyna_starts, spec.n_agents, spec.obs_size)
         self.policy().act(obs, self._action_mask(obs), cast(Any, random))
         return random.draws
@@ -253,7 +254,9 @@ class Dyna(Algorithm):
 
     def _as_fields(self, drawn: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rows of the buffer under the names of a batch."""
-        (obs, state), (next_obs, next_state) = (self.world.split(drawn[k]) for k in ("frame", "next_frame"))
+        (obs, state), (next_obs, next_state) = (
+            self.dyna_world.split(drawn[k]) for k in ("frame", "next_frame")
+        )
         found = {"obs": obs, "next_obs": next_obs, "state": state, "next_state": next_state}
         mask = self._action_mask(obs)
         found |= {

@@ -235,7 +235,9 @@ def _acting(saved: Saved, settings: Mapping[str, Any]) -> Saved:
     cls = find_method(saved.meta["method"])
     for name in settings:
         if name not in cls.acting:
-            raise UnknownNameError(f"setting of how a policy of {saved.meta['method']} acts", name, cls.acting)
+            raise UnknownNameError(
+                f"setting of how a policy of {saved.meta['method']} acts", name, cls.acting
+            )
     configs = [{**config, **settings} for config in saved.meta["configs"]]
     for config in configs:  # here, where a value out of range is no fault of the file
         replica_configs(cls.config_class, 1, config)
