@@ -37,10 +37,11 @@ Departures from the authors' code, and the option that restores it:
 * The densities of the two policy classes belong to their own samples; theirs (HalfCheetah) are swapped. Not offered.
 * No batch normalization: its statistics would differ between logged and sampled actions. ``batch_norm = True``.
 * Rewards are the team's, theirs agent 0's; ``gamma`` is what it says (their HalfCheetah runs use 0.95).
-* Options off by default (continuous): ``backup = "partial"`` keeps the data's next actions in the target but for those
-  of ``replaced`` random agents (partial action replacement, arXiv 2511.07629), ``backup = "soft"`` mixes the targets
-  of 0 to N of them with weights exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL).
 * Their alternative with joint actions (MACQL) is ``qmix_cql`` with ``td_lambda``; its illegal actions count nothing.
+
+Options off by default (continuous): ``backup = "partial"`` keeps the data's next actions in the target but for those
+of ``replaced`` random agents (partial action replacement, arXiv 2511.07629), ``backup = "soft"`` mixes the targets of
+0 to N replaced agents with weights exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL).
 """
 
 from __future__ import annotations
@@ -314,7 +315,8 @@ class CFCQL(Algorithm):
             return soft_backup(self.target_q(batch.next_state.unsqueeze(1), team.flatten(-2)).squeeze(-1))
         if c.backup == "partial":
             after = partial_replacement(after, batch.next_action, batch.noise["subset"], c.replaced)
-        return self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
+        value: Tensor = self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
+        return value
 
     def _act(self, actor: PerAgent, obs: Tensor) -> Tensor:
         action: Tensor = actor(obs, batch=True)

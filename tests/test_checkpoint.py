@@ -389,7 +389,7 @@ def test_the_steps_of_a_flow_are_chosen_when_it_is_evaluated(tmp_path: Path) -> 
     assert reached(eval_steps=4) == expected(4) != expected(1)
     with pytest.raises(ConfigError, match="'eval_steps' of OM2PConfig is 0"):
         reached(eval_steps=0)
-    with pytest.raises(UnknownNameError, match="'hidden'.*eval_steps"):
+    with pytest.raises(UnknownNameError, match=r"'hidden'.*eval_steps"):
         reached(hidden=4)
 
 

@@ -250,7 +250,7 @@ def test_all_numbers_of_replaced_agents_and_their_weights() -> None:
 
 
 def test_one_replaced_agent_of_three_joint_actions_lands_on_the_data() -> None:
-    """XOR with (A, A), (A, B), (B, A): from the data's (A, B) the second agent's greedy B gives (A, B), not (B, B)."""
+    """XOR with (A, A), (A, B), (B, A): from (A, B) the second agent's greedy B gives (A, B), not (B, B)."""
     data, policy = torch.tensor([[0.0], [1.0]]), torch.ones(2, 1)
     found = partial_replacement(policy, data, torch.tensor([0.9, 0.1]), 1)
     assert found.squeeze(-1).tolist() == [0.0, 1.0]

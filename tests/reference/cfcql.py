@@ -229,8 +229,9 @@ def next_values(own: Replica, batch: Any, policy: Tensor) -> Tensor:
         return twins(c.replaced).min(0).values
     every = [twins(count) for count in range(agents + 1)]
     spread = [(q[0] - q[1]).abs() / math.sqrt(2.0) for q in every]
-    weights = [torch.exp(-u * len(spread) / sum(spread)) for u in spread]
-    return sum(w * q.min(0).values for w, q in zip(weights, every, strict=True)) / sum(weights)
+    scale = torch.stack(spread).mean(0)
+    weight = torch.stack([torch.exp(-u / scale) for u in spread])
+    return (weight * torch.stack([q.min(0).values for q in every])).sum(0) / weight.sum(0)
 
 
 def critics(own: Replica, module: str, state: Tensor, action: Tensor) -> Tensor:

@@ -93,9 +93,9 @@ def mixed_over_numbers(own: Replica, batch: Any, rows: Any, following: Tensor) -
         first, second = (values(own, "target_q", j, after, team) for j in (0, 1))
         least.append(torch.minimum(first, second))
         spread.append((first - second).abs() / math.sqrt(2.0))
-    scale = sum(spread) / len(spread)
-    weights = [torch.exp(-u / scale) for u in spread]
-    return sum(w * v for w, v in zip(weights, least, strict=True)) / sum(weights)
+    scale = torch.stack(spread).mean(0)
+    weight = torch.stack([torch.exp(-u / scale) for u in spread])
+    return (weight * torch.stack(least)).sum(0) / weight.sum(0)
 
 
 def nearest(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
