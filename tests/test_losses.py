@@ -256,6 +256,11 @@ def test_one_replaced_agent_of_three_joint_actions_lands_on_the_data() -> None:
     assert found.squeeze(-1).tolist() == [0.0, 1.0]
 
 
+def test_of_three_agents_that_with_the_smallest_number_is_replaced() -> None:
+    found = partial_replacement(torch.ones(3, 1), torch.zeros(3, 1), torch.tensor([0.5, 0.9, 0.1]), 1)
+    assert found.squeeze(-1).tolist() == [0.0, 0.0, 1.0]
+
+
 def test_every_agent_is_replaced_equally_often() -> None:
     uniform = torch.rand(4000, 5, generator=torch.Generator().manual_seed(0))
     share = partial_replacement(torch.ones(4000, 5, 1), torch.zeros(4000, 5, 1), uniform, 2).mean((0, 2))
