@@ -22,6 +22,7 @@ COLUMN = 28
 # What an option takes, by its name; other options take what their type says.
 METAVARS = {
     "action_mapping": "MAPPING", "address": "HOST:PORT", "agent": "INDEX", "checkpoint": "RUN",
+    "acting": "NAME=VALUE",
     "data": "DATASET", "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE",
     "folder": "FOLDER",
     "format": "FORMAT", "from_": "FILE", "hours": "HOURS", "html": "FILE", "kind": "KIND", "license": "LICENSE",
