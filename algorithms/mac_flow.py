@@ -312,17 +312,24 @@ class StudentPolicy(Policy):
         self.execution: Execution = "shared_randomness" if noise == "shared" else "decentralized"
         self.register_buffer("used", used, persistent=False)
         self._kept: Tensor | None = None  # the episodes' noise [R, E, N, A]
-        self._fresh: Tensor | None = None  # copies [R, E] whose episode begins; None: all
+        self._begun: Tensor | None = None  # [R, E, N, 1], 0 where an episode begins and draws its noise
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
         """Let the copies ``ids`` draw new noise for their episode (None: all)."""
-        if ids is None or self._kept is None:
-            self._kept = self._fresh = None
+        if ids is None or self._begun is None:
+            self._kept = self._begun = None
             return
-        fresh = torch.zeros(self._kept.shape[:2], dtype=torch.bool, device=self._kept.device)
-        where = ids if ids.dtype == torch.bool else (slice(None), ids)
-        fresh[where] = True
-        self._fresh = fresh if self._fresh is None else self._fresh | fresh
+        begun = self._begun.clone()
+        begun[ids if ids.dtype == torch.bool else (slice(None), ids)] = 0.0
+        self._begun = begun
+
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        if self._kept is None or self._begun is None:
+            return {}
+        return {"episode_noise": self._kept, "begun": self._begun}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
+        self._kept, self._begun = state.get("episode_noise"), state.get("begun")
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         z = self._drawn(obs, random)
@@ -339,13 +346,10 @@ class StudentPolicy(Policy):
         drawn = random.normal(*shape)
         if self.noise != "per_episode":
             return drawn
-        # An episode keeps the noise that it began with.
-        if self._kept is not None and self._fresh is None:
-            drawn = self._kept
-        elif self._kept is not None and self._fresh is not None:
-            drawn = torch.where(self._fresh[..., None, None], drawn, self._kept)
+        if self._kept is not None and self._begun is not None:  # an episode keeps the noise that it began with
+            drawn = torch.where(self._begun > 0.0, self._kept, drawn)
         self._kept = drawn
-        self._fresh = None
+        self._begun = torch.ones_like(drawn[..., :1])
         return drawn
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from marlzoo.algorithms.mac_flow import StudentPolicy
+from marlzoo.deployment.step import Step, example_inputs, next_inputs
 from torch import Tensor
 
 import marlzoo
@@ -86,6 +87,19 @@ def test_an_episode_keeps_its_noise(ids: Tensor) -> None:
     assert not (fresh[0] == fresh[1]).flatten(2).all(-1).any()
     still = actions(learner(noise="zero").policy(), 2)
     assert torch.equal(still[0], still[1])
+
+
+def test_an_exported_step_gives_its_noise_on_through_the_episode() -> None:
+    """The noise of the first step stands in the state, and what is drawn later is not used."""
+    algorithm = learner(noise="per_episode")
+    step, generator = Step(algorithm.policy(), algorithm.spec), torch.Generator().manual_seed(0)
+    first = example_inputs(step, 4, generator)
+    then = step(first)
+    later = next_inputs(step, then, generator) | {"obs": first["obs"]}
+    assert not torch.equal(later["noise_0"], first["noise_0"])
+    assert torch.equal(step(later)["action"], then["action"])
+    anew = later | {name: torch.zeros_like(later[name]) for name in ("episode_noise", "begun")}
+    assert not torch.equal(step(anew)["action"], then["action"])
 
 
 @pytest.mark.parametrize(
