@@ -367,7 +367,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ("cfcql", "discrete", {}, "whole dataset before the first update"),
         ("mappo", "continuous", {}, "learns online from the start"),
         ("comadice", "continuous", {}, "needs first of logged data"),
-        ("omiga", "discrete", {"reward_mode": "rtg"}, "returns-to-go"),
+        ("omiga", "discrete", {"reward_mode": "rtg"}, "returns-to-go.*; train it with reward_mode = reward$"),
+        ("madt", "discrete", {}, "it reads returns-to-go, which are not known before an episode's end$"),
+        ("madiff", "continuous", {}, "it reads returns-to-go, which are not known before an episode's end$"),
     ],
 )
 def test_methods_without_an_online_form(

@@ -216,6 +216,8 @@ def _without_online_form(learner: Algorithm) -> str:
     fields = learner.fields
     if learner.sampling == "online":
         return f"it learns online from the start; see marlzoo train {learner.name} --help"
+    if method.config_class().reward_mode != "reward":  # the method takes nothing else
+        return "it reads returns-to-go, which are not known before an episode's end"
     if learner.config.reward_mode != "reward":
         return "returns-to-go (reward_mode) are not known before an episode's end; train it with reward_mode = reward"
     declared: bool | None = getattr(method, "finetunable", None)
