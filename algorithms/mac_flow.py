@@ -346,7 +346,7 @@ class StudentPolicy(Policy):
         drawn = random.normal(*shape)
         if self.noise != "per_episode":
             return drawn
-        if self._kept is not None and self._begun is not None:  # an episode keeps the noise that it began with
+        if self._kept is not None and self._begun is not None:  # of the episode
             drawn = torch.where(self._begun > 0.0, self._kept, drawn)
         self._kept = drawn
         self._begun = torch.ones_like(drawn[..., :1])

@@ -22,6 +22,7 @@ from marlzoo.training.collector import Collector
 from marlzoo.training.exploration import TeamExplorer, deviating
 from marlzoo.training.finetune import Finetuned, finetune, require_online_form
 from marlzoo.training.finetune_settings import FinetuneSettings
+from marlzoo.training.loggers import MetricsFile
 from marlzoo.training.mixed_replay import MixedReplay
 from marlzoo.training.trainer import make_sampler, train
 from marlzoo.training.value_memory import RemembersValues, ValueMemory
@@ -295,20 +296,23 @@ def test_it_starts_with_the_offline_score_and_resumes_exactly(
 ) -> None:
     file, evaluations = offline(tmp_path, method, kind, **settings)
     how = FinetuneSettings(**{**vars(TINY), "strategy": strategy})
-    whole = tuned(file, kind, settings=how, eval_every=8)
+    metrics, resumed_metrics = tmp_path / "whole.csv", tmp_path / "resumed.csv"
+    whole = tuned(file, kind, settings=how, eval_every=8, loggers=[MetricsFile(metrics)])
     assert whole.steps == (0, 8, 16, 24, 32)
     np.testing.assert_array_equal(whole.evaluations[0].episodes.returns, evaluations[-1].episodes.returns)
     place = {"checkpoint": tmp_path / "tuned.npz", "settings": how, "eval_every": 8}
-    part = tuned(file, kind, until=10, **place)
+    part = tuned(file, kind, until=10, loggers=[MetricsFile(resumed_metrics)], **place)
     assert part.steps == (0, 8, 16)
-    resumed = tuned(file, kind, **place)
+    resumed = tuned(file, kind, loggers=[MetricsFile(resumed_metrics)], **place)
     np.testing.assert_array_equal(whole.returns, resumed.returns)
     mine, theirs = whole.learner.state_tensors(), resumed.learner.state_tensors()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert resumed.learner.updates == 3 + 4 * 2
     assert marlzoo.load(tmp_path / "tuned.npz", best=True).updates == resumed.learner.updates
     with pytest.raises(CheckpointError, match="another fine-tuning; rounds differ"):
-        tuned(file, kind, env_steps=40, **place)
+        tuned(file, kind, env_steps=40, loggers=[MetricsFile(resumed_metrics)], **place)
+    assert len(metrics.read_text().splitlines()) > 4
+    assert resumed_metrics.read_text() == metrics.read_text()
 
 
 def test_summary_by_hand() -> None:

@@ -134,7 +134,7 @@ def test_a_checkpoint_brings_back_rounds_and_trust(tmp_path: Path) -> None:
     assert checkpoint.load_saved(file).meta["round"] == 2
     trusted = first.explorer.trusted.tolist()
     again = loop()
-    again._resume(file)
+    again.resume(file)
     assert (again.round, again.steps) == (2, [0])
     assert again.explorer.trusted.tolist() == trusted
     assert trusted[0]

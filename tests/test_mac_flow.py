@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from marlzoo.algorithms.mac_flow import StudentPolicy
-from marlzoo.deployment.step import Step, example_inputs, next_inputs
 from torch import Tensor
 
 import marlzoo
+from marlzoo.deployment.step import Step, example_inputs, next_inputs
 from marlzoo.modules.flow import integrate
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.trainer import make_sampler

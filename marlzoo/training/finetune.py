@@ -183,8 +183,11 @@ def finetune(
     try:
         tuning = Finetuning(learner, offline, collecting, arena, datasets, settings, about, total, rounds)
         updates = learner.updates + total * settings.learn_steps
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and path.exists():
+            tuning.resume(path)
         with Loggers(loggers, learner, updates) as tuning.logging:
-            tuning.go(until, None if checkpoint is None else Path(checkpoint), on_evaluation, on_round)
+            tuning.go(until, path, on_evaluation, on_round)
     finally:
         collecting.close()
         arena.close()

@@ -97,6 +97,28 @@ class Finetuning:
             "eval_rounds": eval_rounds,
         }
 
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint; loggers start afterwards, since they drop what lies beyond the learner's updates.
+
+        Raises:
+            CheckpointError: it is broken, or belongs to another fine-tuning.
+        """
+        extra, meta = checkpoints.restore(path, self.learner)
+        theirs = meta.get("finetune")
+        mine = json.loads(json.dumps(self._identity))
+        if theirs != mine:
+            different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
+            raise CheckpointError(
+                f"{path}: belongs to another fine-tuning; {', '.join(different)} differ. "
+                "Delete it or give another place for this one's checkpoint"
+            )
+        self.replay.restore(extra)
+        self.explorer.trusted.copy_(torch.from_numpy(extra["trusted"]))
+        self.evaluations = checkpoints.unpack_evaluations(extra, meta["evaluations"])
+        self.steps = list(meta["steps"])
+        self.round = int(meta["round"])
+        self._before = float(meta["seconds"])
+
     def go(
         self,
         until: int | None,
@@ -104,13 +126,14 @@ class Finetuning:
         on_evaluation: OnEvaluation | None,
         on_round: OnRound | None,
     ) -> None:
-        """Fine-tune to the end, or to the first restart of the copies after ``until`` environment steps."""
+        """Fine-tune to the end, or to the first restart of the copies after ``until`` environment steps.
+
+        ``path`` is the checkpoint to write; :meth:`resume` comes before.
+        """
         s = self.settings
         last = self.total
         if until is not None:
             last = min(last, -(-until // (s.steps_per_round * s.restart)) * s.restart)
-        if path is not None and path.exists():
-            self._resume(path)
         for steps, evaluation in zip(self.steps, self.evaluations, strict=True):
             self._report(steps, evaluation, on_evaluation)
         if not self.evaluations:
@@ -203,23 +226,6 @@ class Finetuning:
             "seconds": self._seconds(),
         }
         checkpoints.save(path, self.learner, extra, meta)
-
-    def _resume(self, path: Path) -> None:
-        extra, meta = checkpoints.restore(path, self.learner)
-        theirs = meta.get("finetune")
-        mine = json.loads(json.dumps(self._identity))
-        if theirs != mine:
-            different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
-            raise CheckpointError(
-                f"{path}: belongs to another fine-tuning; {', '.join(different)} differ. "
-                "Delete it or give another place for this one's checkpoint"
-            )
-        self.replay.restore(extra)
-        self.explorer.trusted.copy_(torch.from_numpy(extra["trusted"]))
-        self.evaluations = checkpoints.unpack_evaluations(extra, meta["evaluations"])
-        self.steps = list(meta["steps"])
-        self.round = int(meta["round"])
-        self._before = float(meta["seconds"])
 
 
 def _fingerprint(learner: Algorithm) -> str:
