@@ -340,6 +340,20 @@ def test_noise_of_rounding_is_not_printed() -> None:
     assert _text(small).endswith(": 0.0000 [0.0000, 0.0000] (gamma 0.99; the data's own 0.0123)")
 
 
+def test_no_interval_where_the_fitted_values_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No episode agrees with the team: resampling episodes changes nothing, which is no certainty."""
+    data = uniform_data()
+    team = teams(data, [(1, 1)], monkeypatch)
+    never = np.full_like(uniform_log_prob(data), np.inf)  # weights of 0
+    monkeypatch.setattr("marlzoo.offpolicy.ope.uniform_log_prob", lambda _: never)
+    fqe, pdwis, dr = ope(team, data, behavior="uniform", settings=QUICK)
+    assert dr.effective_episodes == 0.0
+    assert np.isfinite(dr.value)
+    assert np.isnan([pdwis.value, dr.low, dr.high]).all()
+    assert _text(dr).partition(": ")[2].partition(" (")[0].endswith(", no interval")
+    assert _text(replace(fqe, low=float("nan"), high=float("nan"))).count("nan") == 0
+
+
 def test_bad_input() -> None:
     continuous, discrete = toy_dataset(), toy_dataset("discrete")
     learner = marlzoo.make("bc", toy_spec(), hidden=8)
@@ -352,6 +366,8 @@ def test_bad_input() -> None:
     other: Any = ("magic",)
     with pytest.raises(ConfigError, match="estimator 'magic' is unknown; choose from fqe, pdwis, dr"):
         ope(learner, continuous, estimators=other)
+    with pytest.raises(ConfigError, match="hidden is 0; it must be an integer of at least 1"):
+        ope(learner, continuous, settings=FQESettings(hidden=0))
     with pytest.raises(ConfigError, match=r"gamma is 1.5; it must lie in \[0, 1\]"):
         ope(learner, continuous, gamma=1.5)
     team = marlzoo.make("bc", discrete.spec, hidden=8)

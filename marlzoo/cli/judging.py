@@ -82,7 +82,8 @@ def _text(line: Estimate) -> str:
         return f"{start}none, because no logged episode agrees with the team"
     weights = "" if line.effective_episodes is None else f", {line.effective_episodes:.1f} effective episodes"
     value, low, high, behavior = _alike(line.value, line.low, line.high, line.behavior)
-    return f"{start}{value} [{low}, {high}] (gamma {line.gamma:g}; the data's own {behavior}{weights})"
+    interval = ", no interval" if math.isnan(line.low) else f" [{low}, {high}]"
+    return f"{start}{value}{interval} (gamma {line.gamma:g}; the data's own {behavior}{weights})"
 
 
 def _alike(*values: float) -> list[str]:

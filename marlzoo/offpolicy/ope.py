@@ -48,7 +48,7 @@ class Estimate:
         seed: of the replica.
         estimator: ``fqe``, ``pdwis`` or ``dr``.
         value: the estimate; NaN where the data say nothing about the team.
-        low: lower end of the 95 % bootstrap interval over episodes.
+        low: lower end of the 95 % bootstrap interval over episodes; NaN where there is none.
         high: upper end.
         gamma: discount.
         effective_episodes: how many equally weighted episodes the weights are worth; None for ``fqe``.
@@ -103,7 +103,12 @@ def ope(
     logged = data if isinstance(data, Dataset) else fitted(load_dataset(data), learner.spec)
     wanted = _estimators(learner, logged, estimators)
     settings = settings or FQESettings()
-    _require(bootstrap=(bootstrap, 1), members=(settings.members, 0), updates=(settings.updates, 1))
+    _require(
+        bootstrap=(bootstrap, 1),
+        members=(settings.members, 0),
+        updates=(settings.updates, 1),
+        hidden=(settings.hidden, 1),
+    )
     if gamma is not None and not 0.0 <= gamma <= 1.0:
         raise ConfigError(f"gamma is {gamma!r}; it must lie in [0, 1]")
     discount = np.array([config.gamma if gamma is None else gamma for config in learner.configs])
@@ -124,7 +129,9 @@ def ope(
         if "pdwis" in wanted:
             found["pdwis"] = _percentiles(weighted_importance(episodes, discount, times))
         if "dr" in wanted:
-            found["dr"] = _percentiles(doubly_robust(episodes, discount, times))
+            value, low, high = _percentiles(doubly_robust(episodes, discount, times))
+            # Without weights the fitted values stand alone, whose error resampled episodes do not show.
+            found["dr"] = value, *(np.where(effective > 0.0, bound, np.nan) for bound in (low, high))
     return [
         Estimate(
             replica,
