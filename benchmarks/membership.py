@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from marlzoo.console import counted
+
 from .plan import expanded, runs_of
 from .sources import Source
 from .suites import Data, Learner, Suite
@@ -56,6 +58,29 @@ def rows_of(rows: pd.DataFrame, suite: Suite, sources: Sequence[Source]) -> pd.D
         if place is not None:
             found.append((place, row))
     return rows.iloc[[row for _, row in sorted(found)]].reset_index(drop=True)
+
+
+def left_out(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """Why rows of a folder do not belong to a suite, counted; empty where all do.
+
+    Args:
+        rows: of a folder of results.
+        kept: those of the suite, as :func:`rows_of` gives them.
+    """
+    pairs = set(zip(kept["data_hash"], kept["config_hash"], strict=True))
+    data = {hashed for hashed, _ in pairs}
+    why = {
+        "of runs that failed": 0,
+        "of other settings": 0,
+        "of other data (regenerated on another processor, or by another version)": 0,
+    }
+    failed, settings, other = why
+    lines = zip(rows["data_hash"], rows["config_hash"], rows["error"], strict=True)
+    for hashed, config, error in lines:
+        if (hashed, config) not in pairs:
+            failure = isinstance(error, str) and error
+            why[failed if failure else settings if hashed in data else other] += 1
+    return ", ".join(f"{counted(number, 'row')} {reason}" for reason, number in why.items() if number)
 
 
 def _source(entry: Data, sources: Sequence[Source]) -> Source | None:

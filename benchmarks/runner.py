@@ -20,7 +20,7 @@ from marlzoo.errors import ConfigError
 from . import reuse, tables
 from .commands import note_command
 from .launchers import Place, make_launcher
-from .membership import rows_of
+from .membership import left_out, rows_of
 from .plan import Group, expanded, groups, runs_of, validate
 from .plan import finished as finished_runs
 from .progress import Display, Stage, last_lines
@@ -159,12 +159,8 @@ def _show(
         return
     everything = results.read()
     rows = rows_of(everything, suite, sources)
-    if len(rows) < len(everything):
-        console.print(
-            f"{len(everything) - len(rows)} rows are of other data (regenerated on another processor, or by another "
-            f"version) or of other settings and left out here; marlzoo table {folder} shows all",
-            highlight=False,
-        )
+    if left := left_out(everything, rows):
+        console.print(f"Left out here: {left}; marlzoo table {folder} shows all", highlight=False)
     if not rows.empty:
         for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
             if not sheet.long:  # table.md has them all

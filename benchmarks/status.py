@@ -9,8 +9,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from marlzoo.errors import DataError
+from marlzoo.system.checksums import CHECKSUM, checksum
 from marlzoo.system.files import locked, write_text_atomic
 
 from .plan import Group
@@ -81,11 +83,29 @@ def listed(folder: Path) -> list[Listed]:
     path = folder / GROUPS
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return [Listed(**{**entry, "runs": tuple(entry["runs"])}) for entry in entries]
+        if not isinstance(entries, list):
+            raise ValueError("it is not a list")
+        return [_checked(entry) for entry in entries]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: no list of groups ({error}); delete it, the next run writes it") from error
+
+
+def _checked(entry: dict[str, Any]) -> Listed:
+    """A group as it was read; files of older versions have no checksums.
+
+    Raises:
+        ValueError: its checksum is not that of the rest.
+    """
+    given = entry.pop(CHECKSUM, None)
+    if given is not None and given != _checksum(entry):
+        raise ValueError(f"damaged, the checksum of {entry.get('label')!r} is not that of the rest")
+    return Listed(**{**entry, "runs": tuple(entry["runs"])})
+
+
+def _checksum(entry: Mapping[str, Any]) -> str:
+    return checksum([json.dumps(entry, sort_keys=True)])
 
 
 JobStates = Callable[[Path, Sequence[Listed]], Mapping[str, str]]
@@ -128,7 +148,8 @@ def entry(group: Group, folder: Path, suite: Suite) -> Listed:
 
 
 def _write(folder: Path, groups: Iterable[Listed]) -> None:
-    text = ",\n".join(json.dumps(asdict(group)) for group in groups)
+    lines = [asdict(group) for group in groups]
+    text = ",\n".join(json.dumps({**line, CHECKSUM: _checksum(line)}) for line in lines)
     write_text_atomic(folder / GROUPS, f"[\n{text}\n]\n")
 
 

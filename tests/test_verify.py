@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marlzoo.benchmarks import status
 from marlzoo.benchmarks.results import ResultsFile, RowEpisodes
 
 from marlzoo.cli import main
@@ -16,6 +17,7 @@ from marlzoo.data import download, games
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
+from marlzoo.errors import DataError
 from marlzoo.system.checksums import checksum, faults, line_checksum
 from marlzoo.system.files import sha256_file, write_text_atomic
 from marlzoo.teachers import store
@@ -38,6 +40,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     running = ResultsFile(tmp_path / "results" / "running" / "rows.csv")
     running.append([ROW])  # in a journal, as while a run goes on
     running.close()
+    status._write(
+        tmp_path / "results" / "mine", [status.Listed("bc", "bc on games/xor D3", ("c0ffee",), 20, "7_0")]
+    )
     for file in ("mine/metrics/bc.csv", "alone/metrics.csv"):
         cells = ["1", "0", "0.25"]
         text = f"updates,seed,loss,checksum\n{','.join(cells)},{line_checksum(['updates', 'seed', 'loss'], cells)}\n"
@@ -59,6 +64,7 @@ DAMAGED = (
     "results/mine/rows.csv",
     "results/mine/episodes.csv",
     "results/running/rows.journal/*.csv",
+    "results/mine/groups.json",
     "results/mine/metrics/bc.csv",
     "results/alone/metrics.csv",
     "results/mine/checkpoints/bc.npz",
@@ -85,7 +91,7 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
     assert main(["doctor", "--verify"]) == 0
     told = capsys.readouterr().out
     assert (
-        "results 2, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, behavior policies 1; "
+        "results 2, groups 1, metrics 2, checkpoints 1, datasets 1, notes 1, downloads 2, behavior policies 1; "
         "nothing is damaged" in told
     )
     for pattern in DAMAGED:
@@ -100,6 +106,21 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
         path.write_bytes(sound)
     assert main(["doctor", "--verify", "--json"]) == 0
     assert all(checked["fault"] == "" for checked in json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '[{"name": "bc"}]', "nothing"])
+def test_a_list_of_groups_that_is_none_is_named(text: str, place: Path) -> None:
+    (place / "results/mine/groups.json").write_text(text)
+    with pytest.raises(DataError, match="no list of groups"):
+        status.listed(place / "results" / "mine")
+
+
+def test_lists_of_groups_of_older_versions_have_no_checksums(place: Path) -> None:
+    path = place / "results/mine/groups.json"
+    known = status.listed(path.parent)
+    entries = [{k: v for k, v in entry.items() if k != "checksum"} for entry in json.loads(path.read_text())]
+    path.write_text(json.dumps(entries))
+    assert status.listed(path.parent) == known
 
 
 def test_every_damaged_line_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

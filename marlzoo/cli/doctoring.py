@@ -18,11 +18,12 @@ What is installed, what is missing, how to fix it.
 
 options:
   --verify [FOLDER ...]     compare everything that carries a checksum with it
-                            instead: result rows and their journals,
-                            checkpoints and datasets in the folders (default:
-                            results), and the datasets, downloads and behavior
-                            policies in marlzoo's home; names each damaged
-                            thing, and ends with status 1 if there is one
+                            instead: result rows and their journals, lists
+                            of groups, checkpoints and datasets in the folders
+                            (default: results), and the datasets, downloads and
+                            behavior policies in marlzoo's home; names each
+                            damaged thing, and ends with status 1 if there is
+                            one
   --json                    print JSON"""
 
 

@@ -15,8 +15,8 @@ class Checked:
     """One thing that was compared with its checksum.
 
     Attributes:
-        kind: what it is, ``results``, ``metrics``, ``checkpoints``, ``datasets``, ``notes``, ``downloads`` or
-            ``behavior policies``.
+        kind: what it is, ``results``, ``groups``, ``metrics``, ``checkpoints``, ``datasets``, ``notes``,
+            ``downloads`` or ``behavior policies``.
         place: its path.
         fault: what is wrong, with the remedy; empty where nothing is.
     """
@@ -53,6 +53,7 @@ def summary(found: Sequence[Checked]) -> str:
 def _results(folder: Path) -> Iterator[Checked]:
     """Rows, episodes, metrics, checkpoints and datasets, at any depth."""
     from marlzoo.benchmarks.results import ResultsFile
+    from marlzoo.benchmarks.status import GROUPS, listed
     from marlzoo.system import checksums
     from marlzoo.training.checkpoint import load_arrays
 
@@ -62,6 +63,8 @@ def _results(folder: Path) -> Iterator[Checked]:
     for place in sorted(places):
         faults = ResultsFile(place / "rows.csv").faults() or [""]
         yield from (Checked("results", str(place), fault) for fault in faults)
+    for path in sorted(folder.rglob(GROUPS)):
+        yield _tried("groups", path, partial(listed, path.parent))
     for path in sorted([*folder.rglob("metrics/*.csv"), *folder.rglob("metrics.csv")]):
         if checksums.has_checksums(path):
             yield from (Checked("metrics", str(path), fault) for fault in checksums.faults(path) or [""])
