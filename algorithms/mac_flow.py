@@ -329,7 +329,8 @@ class StudentPolicy(Policy):
         return {"episode_noise": self._kept, "begun": self._begun}
 
     def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
-        self._kept, self._begun = state.get("episode_noise"), state.get("begun")
+        self._kept = state.get("episode_noise")
+        self._begun = state.get("begun")
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         z = self._drawn(obs, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -69,18 +70,19 @@ def left_out(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
     """
     pairs = set(zip(kept["data_hash"], kept["config_hash"], strict=True))
     data = {hashed for hashed, _ in pairs}
-    why = {
-        "of runs that failed": 0,
-        "of other settings": 0,
-        "of other data (regenerated on another processor, or by another version)": 0,
-    }
-    failed, settings, other = why
-    lines = zip(rows["data_hash"], rows["config_hash"], rows["error"], strict=True)
-    for hashed, config, error in lines:
-        if (hashed, config) not in pairs:
-            failure = isinstance(error, str) and error
-            why[failed if failure else settings if hashed in data else other] += 1
-    return ", ".join(f"{counted(number, 'row')} {reason}" for reason, number in why.items() if number)
+    reasons = []
+    for hashed, config, error in zip(rows["data_hash"], rows["config_hash"], rows["error"], strict=True):
+        if (hashed, config) in pairs:
+            continue
+        if isinstance(error, str) and error:
+            reasons.append("of runs that failed")
+        elif hashed in data:
+            reasons.append("of other settings")
+        else:
+            reasons.append("of other data (regenerated on another processor, or by another version)")
+    return ", ".join(
+        f"{counted(number, 'row')} {reason}" for reason, number in sorted(Counter(reasons).items())
+    )
 
 
 def _source(entry: Data, sources: Sequence[Source]) -> Source | None:

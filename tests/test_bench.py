@@ -685,8 +685,8 @@ def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> Non
     ResultsFile(file).append([replace(rows[0], config_hash="f" * 12, error="ValueError: no")])
     said = " ".join(run(mine, tmp_path).split())
     assert (
-        f"Left out here: 1 row of runs that failed, {len(rows)} rows of other settings, {len(rows)} rows of other "
-        "data (regenerated on another processor, or by another version); marlzoo table"
+        f"Left out here: {len(rows)} rows of other data (regenerated on another processor, or by another version), "
+        f"{len(rows)} rows of other settings, 1 row of runs that failed; marlzoo table"
     ) in said
     assert "-99" not in said
     assert table.read_text() == before

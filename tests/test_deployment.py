@@ -183,6 +183,59 @@ def test_wrong_inputs_are_named(tmp_path: Path) -> None:
         policy.reset(ids=[2])
 
 
+def recurrent(folder: Path) -> Path:
+    made(folder, "icq", "discrete", {"history": "rnn"}, seeds=(0,))
+    return folder / "team.npz"
+
+
+def test_a_mask_says_which_environments_start_anew(tmp_path: Path) -> None:
+    """As Gymnasium's vector environments tell it; True and False are not the indices 1 and 0."""
+    masked, indexed = (marlzoo.load(recurrent(tmp_path)) for _ in range(2))
+    obs = np.random.default_rng(0).normal(size=(3, 3, 5)).astype(np.float32)
+    for policy, ids in ((masked, [False, False, True]), (indexed, [2])):
+        policy.act(obs)
+        policy.reset(ids=ids)
+        policy.act(obs)
+    assert torch.equal(masked.policy.state()["hidden_state"], indexed.policy.state()["hidden_state"])
+    with pytest.raises(SpecError, match="reset: the mask is of 2 environments, not of 3"):
+        masked.reset(ids=[True, False])
+    with pytest.raises(SpecError, match=r"reset: ids are no integers"):
+        masked.reset(ids=[0.5])
+
+
+def test_what_is_no_array_of_numbers_is_named(tmp_path: Path) -> None:
+    policy = marlzoo.load(recurrent(tmp_path))
+    for obs in ([["a"] * 5] * 3, [[1.0, 2.0], [1.0]], {"agent": 1}):
+        with pytest.raises(SpecError, match="obs: not an array of numbers"):
+            policy.act(obs)  # type: ignore[arg-type]
+    for agent in ("walker", 1.5, True):
+        with pytest.raises(SpecError, match=r"agent .*: the team has agents 0 to 2"):
+            policy.act(np.zeros(5), agent=agent)  # type: ignore[arg-type]
+
+
+def test_a_continuous_task_has_no_masks(tmp_path: Path) -> None:
+    marlzoo.save(tmp_path / "c.npz", marlzoo.make("bc", toy_spec("continuous"), hidden=8))
+    policy = marlzoo.load(tmp_path / "c.npz")
+    for agent, shape in ((None, (3, 5)), (0, (5,))):
+        with pytest.raises(SpecError, match="action_mask: the task has continuous actions"):
+            policy.act(np.zeros(shape), np.ones(2, bool), agent=agent)
+
+
+def test_a_device_that_is_not_there_is_not_the_file_s_fault(tmp_path: Path) -> None:
+    file = recurrent(tmp_path)
+    for device in ("gpu", "cuda:77"):
+        with pytest.raises(ConfigError, match=f"device '{device}' cannot be used by torch"):
+            marlzoo.load(file, device=device)
+        with pytest.raises(ConfigError, match=f"device '{device}' cannot be used by torch"):
+            marlzoo.load_learner(file, device=device)
+
+
+def test_another_file_than_a_checkpoint_is_not_to_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / "data.hdf5").write_bytes(b"measured for months")
+    with pytest.raises(CheckpointError, match=r"data.hdf5: not .* checkpoint .*; name .* ending in .npz$"):
+        marlzoo.load(tmp_path / "data.hdf5")
+
+
 def test_loading_imports_no_data_or_simulator(tmp_path: Path) -> None:
     made(tmp_path, "omiga", "continuous", {"mixer_hidden": 4}, seeds=(0,))
     code = (

@@ -163,21 +163,3 @@ def toml_values(texts: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[name] = value
     return found
-
-
-def usable_device(name: str) -> str:
-    """The device's name, if torch can use it.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    import torch
-
-    try:
-        torch.zeros(1, device=name).item()  # which the device "meta", without numbers, cannot tell
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {name!r} cannot be used by torch {torch.__version__} ({reason}); use cpu, or see marlzoo doctor"
-        ) from error
-    return name

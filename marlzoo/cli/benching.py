@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Where
-from marlzoo.cli._parse import parse, toml_values, usable_device
+from marlzoo.cli._parse import parse, toml_values
 from marlzoo.config import Precision
 from marlzoo.errors import ConfigError
+from marlzoo.system.machine import usable_device
 
 if TYPE_CHECKING:
     from marlzoo.benchmarks.launchers import Place

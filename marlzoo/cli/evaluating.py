@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from marlzoo.cli._lazy import tyro
-from marlzoo.cli._parse import named_values, parse, usable_device
+from marlzoo.cli._parse import named_values, parse
 from marlzoo.cli._progress import closing, without_nan
 from marlzoo.errors import ConfigError
+from marlzoo.system.machine import usable_device
 
 if TYPE_CHECKING:
     from marlzoo.commands.scoring import Score

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from marlzoo.cli._lazy import tyro
-from marlzoo.cli._parse import named_values, parse, toml_values, usable_device
+from marlzoo.cli._parse import named_values, parse, toml_values
 from marlzoo.cli._progress import closing, progress, without_nan
+from marlzoo.system.machine import usable_device
 from marlzoo.task import TaskName
 from marlzoo.training.finetune_settings import FinetuneSettings
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 from marlzoo.cli._lazy import tyro
-from marlzoo.cli._parse import parse, usable_device
+from marlzoo.cli._parse import parse
 from marlzoo.errors import ConfigError
+from marlzoo.system.machine import usable_device
 
 
 @dataclass

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from marlzoo.cli._help import WIDTH, train_help
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Offline, Online
-from marlzoo.cli._parse import first_argument, named_values, parse, peek, usable_device
+from marlzoo.cli._parse import first_argument, named_values, parse, peek
 from marlzoo.cli._progress import closing, progress
 from marlzoo.commands.methods import Source
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError
+from marlzoo.system.machine import usable_device
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:

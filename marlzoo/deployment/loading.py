@@ -33,7 +33,7 @@ def load(
 
     Raises:
         CheckpointError: there is no checkpoint, or it is broken, or has no evaluations to choose the best by.
-        ConfigError: the choice of the replica is missing, ambiguous or wrong.
+        ConfigError: the choice of the replica is missing, ambiguous or wrong, or torch cannot use the device.
         UnknownNameError: the method is not installed.
     """
     file = find_checkpoint(path)

@@ -76,12 +76,13 @@ class TeamPolicy:
         """Start new episodes.
 
         Args:
-            ids: indices of the environments that start anew, as in the last call of :meth:`act`; None: all, whose
-                number may then change.
+            ids: indices of the environments that start anew, as in the last call of :meth:`act`, or a mask of all
+                of them; None: all, whose number may then change.
             seed: restart the noise of a sampled policy from it, so that a run can be repeated; needs ``ids=None``.
 
         Raises:
-            SpecError: an index beyond the environments of the last call, or a seed for some of them only.
+            SpecError: an index beyond the environments of the last call, a mask of another number of them, or a seed
+                for some of them only.
         """
         if ids is None:
             self._noise_seed = self._noise_seed if seed is None else seed
@@ -93,7 +94,9 @@ class TeamPolicy:
             return
         if seed is not None:
             raise SpecError("reset: a seed restarts the noise of all environments; leave out ids")
-        chosen = np.asarray(ids, dtype=np.int64).reshape(-1)
+        chosen = np.asarray(ids).reshape(-1)
+        if chosen.size and chosen.dtype.kind not in "iub":
+            raise SpecError("reset: ids are no integers, and no mask of True and False")
         for actor in (self._team, *self._agents.values()):
             actor.reset(chosen)
 
@@ -117,7 +120,11 @@ class TeamPolicy:
             SpecError: wrong shapes, observations that are not finite, no legal action, another number of
                 environments without a reset between, or one agent of a policy that is not decentralized.
         """
-        values = np.asarray(obs, dtype=np.float32)
+        values = _numbers("obs", obs)
+        if action_mask is not None and not self.spec.discrete:
+            raise SpecError(
+                "action_mask: the task has continuous actions, all of which are legal; leave it out"
+            )
         if agent is None:
             return self._act_team(values, action_mask)
         return self._act_alone(values, action_mask, agent)
@@ -128,7 +135,7 @@ class TeamPolicy:
         Raises:
             SpecError: as many rewards as the environments of the last step are expected.
         """
-        values = np.asarray(reward, dtype=np.float32).reshape(-1)
+        values = _numbers("reward", reward).reshape(-1)
         for actor in (self._team, *self._agents.values()):
             actor.receive(torch.from_numpy(values).to(self._device, self._dtype))
 
@@ -144,8 +151,9 @@ class TeamPolicy:
         spec = self.spec
         if self.execution != "decentralized":
             raise SpecError(f"{self.method}: its execution is {self.execution}, so no agent can act alone")
-        if not 0 <= agent < spec.n_agents:
-            raise SpecError(f"agent {agent}: the team has agents 0 to {spec.n_agents - 1}")
+        whole = isinstance(agent, int | np.integer) and not isinstance(agent, bool)
+        if not whole or not 0 <= agent < spec.n_agents:
+            raise SpecError(f"agent {agent!r}: the team has agents 0 to {spec.n_agents - 1}")
         own_obs = spec.obs_sizes[agent]
         own_actions = spec.action_sizes[agent]
         size = spec.obs_size if obs.shape[-1:] == (spec.obs_size,) else own_obs
@@ -218,11 +226,16 @@ class _Actor:
         self.random = random
         self._num_envs: int | None = None
 
-    def reset(self, ids: NDArray[np.int64] | None) -> None:
+    def reset(self, ids: NDArray[Any] | None) -> None:
         if ids is None:
             self._num_envs = None
             self._policy.reset(1)
         elif self._num_envs is not None:
+            if ids.dtype == np.bool_:
+                if len(ids) != self._num_envs:
+                    raise SpecError(f"reset: the mask is of {len(ids)} environments, not of {self._num_envs}")
+                ids = np.flatnonzero(ids)
+            ids = ids.astype(np.int64)
             if len(ids) and not (ids.min() >= 0 and ids.max() < self._num_envs):
                 raise SpecError(
                     f"reset: ids {ids.tolist()} are not all among the {self._num_envs} environments"
@@ -248,6 +261,13 @@ class _Actor:
         self._num_envs = num_envs
         found: NDArray[Any] = self._policy.act(obs, action_mask, self.random)[0].cpu().numpy()
         return found if found.dtype == np.int64 else found.astype(np.float32)
+
+
+def _numbers(name: str, given: ArrayLike) -> NDArray[np.float32]:
+    try:
+        return np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{name}: not an array of numbers ({error})") from error
 
 
 def _require_shape(name: str, array: NDArray[Any], tail: tuple[int, ...], ndims: tuple[int, ...]) -> None:

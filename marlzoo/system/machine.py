@@ -8,8 +8,12 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from marlzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def home() -> Path:
@@ -73,3 +77,22 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def usable_device(name: torch.device | str) -> torch.device | str:
+    """The device's name, if torch can use it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()  # which the device "meta", without numbers, cannot tell
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {str(name)!r} cannot be used by torch {torch.__version__} ({reason}); use cpu, or see "
+            "marlzoo doctor"
+        ) from error
+    return name

@@ -29,6 +29,7 @@ from marlzoo.errors import (
 from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.machine import usable_device
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
 from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.version import __version__
@@ -69,8 +70,10 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
         meta = json.loads(arrays.pop("meta").tobytes())
         meta = unsealed(meta, "its description") if isinstance(meta, dict) else None
     except (DataError, *ZIP_FAULTS) as error:
+        # Another file, such as a dataset, must not be deleted.
+        remedy = "delete it or give another" if path.suffix == ".npz" else "name a file ending in .npz"
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error or type(error).__name__}); delete it or give another"
+            f"{path}: not a readable checkpoint ({error or type(error).__name__}); {remedy}"
         ) from error
     told = meta.get("arrays") if meta else None
     if told is not None and told != sorted(arrays):
@@ -201,7 +204,7 @@ def load_learner(
 
     Raises:
         CheckpointError: it is missing or broken.
-        ConfigError: a value of ``acting`` is out of range.
+        ConfigError: a value of ``acting`` is out of range, or torch cannot use the device.
         UnknownNameError: its method is not installed, or has no such setting of how it acts.
     """
     saved = load_saved(path)
@@ -301,6 +304,7 @@ def unpack_evaluations(
 
 def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torch.device | str) -> Algorithm:
     """A learner of some replicas of a checkpoint."""
+    usable_device(device)
     meta = saved.meta
     try:
         cls = find_method(meta["method"])
