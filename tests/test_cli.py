@@ -158,6 +158,22 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list
     assert err.count("\n") == 1
 
 
+def test_what_bench_would_do_is_json_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else is on standard output, as for the table."""
+    monkeypatch.chdir(tmp_path)
+    some = ("--methods", "bc", "--seeds", "0", "--updates", "2", "--set", "eval_every=1")
+    _, out, _ = call(capsys, "bench", "xor", *some, "--show", "--json")
+    shown = json.loads(out)
+    assert (shown["name"], shown["seeds"], shown["updates"]) == ("xor", [0], 2)
+    _, out, err = call(capsys, "bench", "xor", *some, "--dry-run", "--json", "--hours", "1")
+    found = json.loads(out)
+    assert {line["dataset"] for line in found} == {"games/xor D1", "games/xor D3"}
+    assert [(line["runs"], line["missing"], line["left_out"]) for line in found] == [(1, 1, False)] * 2
+    assert "By learner" in err
+
+
 def test_debug_shows_the_traceback() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "marlzoo", "table", "missing", "--debug"], capture_output=True, text=True

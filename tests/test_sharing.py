@@ -19,6 +19,7 @@ import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
+from marlzoo.sharing.cards import repository_card
 from marlzoo.sharing.hub import answers, client, require_repository
 from marlzoo.sharing.manifest import FORMAT, Manifest, SharedFile
 from marlzoo.system.files import sealed
@@ -57,6 +58,26 @@ def newest(hub: Hub, place: str) -> dict[str, bytes]:
 
 def parts_of(folder: Path) -> set[str]:
     return {file.name for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("Apache-2.0", ['license: "apache-2.0"']),
+        ("", []),
+        ("Apache-2.0 and none stated", ['license: "other"', 'license_name: "Apache-2.0 and none stated"']),
+    ],
+)
+def test_licenses_have_the_hub_s_names(name: str, lines: list[str]) -> None:
+    """It refuses a card with a license that it does not know."""
+    shared = SharedFile("a.hdf5", 1, "0" * 64, {"name": "toy/walk/own/a"})
+    card = repository_card("someone/data", Manifest("dataset").having(shared), name).splitlines()
+    assert [line for line in card if line.startswith("license")] == lines
+
+
+def test_data_that_are_computed_are_written_first(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", "games/xor/marlzoo/D1", REPOSITORY]) == 2
+    assert "marlzoo data convert games/xor/marlzoo/D1 FILE.hdf5" in capsys.readouterr().err
 
 
 def test_a_policy_comes_back_as_it_was(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Where
@@ -17,6 +18,7 @@ from marlzoo.errors import ConfigError
 from marlzoo.system.machine import usable_device
 
 if TYPE_CHECKING:
+    from marlzoo.benchmarks.estimate import Cost
     from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.suites import Suite
 
@@ -66,7 +68,7 @@ class Options:
     status: bool = False
     """print which groups of the suite are queued, running, done or failed, and train nothing"""
     json: bool = False
-    """print the table as JSON, and everything else on stderr"""
+    """print the table as JSON, or what --show, --dry-run and --status print, and everything else on stderr"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,7 +94,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.show:
         from marlzoo.benchmarks.suite_toml import suite_toml
 
-        print(suite_toml(suite), end="")
+        text = suite_toml(suite)
+        print(json.dumps(tomllib.loads(text), indent=2) if options.json else text.rstrip("\n"))
         return 0
     if options.status:
         return _status(suite, options)
@@ -171,6 +174,19 @@ def _settled(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
+def _record(cost: Cost, left_out: bool) -> dict[str, Any]:
+    """What a dataset of a suite still costs, for programs; ``left_out`` says that the hours given do not suffice."""
+    missing = sum(cost.missing.values())
+    about = {
+        "dataset": cost.label,
+        "there": cost.there,
+        "bytes": cost.bytes,
+        "runs": cost.runs,
+        "missing": missing,
+    }
+    return {**about, "checkpoint_bytes": cost.checkpoints, "hours": cost.hours, "left_out": left_out}
+
+
 def _planned(suite: Suite, options: Options) -> Suite:
     """Print what a suite still costs; the part of it that fits in the hours that were given."""
     from marlzoo.benchmarks import estimate
@@ -179,14 +195,16 @@ def _planned(suite: Suite, options: Options) -> Suite:
     from marlzoo.console import console as plain_console
 
     validate(suite)
-    console = plain_console(stderr=options.json and not options.dry_run)
+    console = plain_console(stderr=options.json)
     again = {learner.method for learner in suite.learners} if options.force else set(options.rerun)
     found = estimate.costs(suite, options.out, plain_console(stderr=True, highlight=False).print, rerun=again)
     for sheet in estimate.sheets(suite, found):
         console.print(terminal(sheet))
-    if not options.hours:
-        return suite
-    suite, left = estimate.within(suite, found, options.hours)
+    left = []
+    if options.hours:
+        suite, left = estimate.within(suite, found, options.hours)
+    if options.json and options.dry_run:
+        print(json.dumps([_record(cost, cost in left) for cost in found], indent=2))
     for cost in left:
         console.print(f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False)
     return suite

@@ -116,6 +116,10 @@ def remedy(name: str) -> str:
     task, source, quality = DatasetName.parse(name)
     computed = computed_qualities(task)
     if computed:
+        if source == "marlzoo" and quality in computed:
+            return (
+                f"Its data are computed when loaded; write a file with: marlzoo data convert {name} FILE.hdf5"
+            )
         names = ", ".join(f"{task}/marlzoo/{each}" for each in computed)
         return f"Data of this task are computed, not stored; their names: {names}"
     mixed = _as_mix(name)

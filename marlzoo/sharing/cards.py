@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -101,11 +102,21 @@ def _front_matter(kind: Kind, files: Sequence[SharedFile], license_name: str) ->
     """YAML of plain texts; a JSON string is one of YAML, too."""
     tags = ["marlzoo", "multi-agent", "offline-reinforcement-learning"]
     tags += [str(f.about[key]) for f in files for key in ("method", "task") if f.about.get(key)]
-    lines = ["---", *([f"license: {json.dumps(license_name)}"] if license_name else [])]
+    lines = ["---", *_license(license_name)]
     if kind == "model":
         lines += ["library_name: marlzoo", "pipeline_tag: reinforcement-learning"]
     lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in dict.fromkeys(tags)), "---"]
     return "\n".join(lines)
+
+
+def _license(name: str) -> list[str]:
+    """As the hub calls it, which refuses a card with another name: SPDX names in small letters, or ``other``."""
+    known = name.lower()
+    if not name:
+        return []
+    if re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", known):
+        return [f"license: {json.dumps(known)}"]
+    return ['license: "other"', f"license_name: {json.dumps(name)}"]
 
 
 def _summary(kind: Kind) -> str:
