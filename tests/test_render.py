@@ -46,6 +46,14 @@ def test_a_strip_of_bridge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert imageio.imread(tmp_path / "s.png").shape[:2] == (80, 300)
 
 
+def test_odd_sizes_of_a_video_are_made_even(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the encoder's advice on the terminal, which is about a setting that no option has."""
+    pytest.importorskip("imageio_ffmpeg", reason="the extra 'render' is not installed")
+    made = marlzoo.render(team("games/bridge"), tmp_path / "v.mp4", episodes=1, every=10, size=(101, 81))
+    assert imageio.mimread(made)[0].shape == (82, 102, 3)
+    assert "macro_block_size" not in caplog.text
+
+
 def test_a_video(tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="the extra 'render' is not installed")
     file = marlzoo.render(team("games/bridge"), tmp_path / "v.mp4", episodes=1, every=25, size=(64, 48))
@@ -165,6 +173,8 @@ def test_what_cannot_be_rendered(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="games/xor: this environment cannot be drawn"):
         marlzoo.render(team("games/xor"), tmp_path / "v.gif")
     for options, text in (
+        ({"out": "v.gif", "size": (100_000, 10)}, "at most 4096 pixels wide and high"),
+        ({"out": "v.png", "strip": 1000}, "250 stills"),
         ({"out": "v.avi"}, r"a video in \.mp4 or \.gif"),
         ({"out": "v.gif", "strip": 2}, r"a strip in \.png"),
         ({"out": "v.gif", "episodes": 0}, "episodes is 0"),

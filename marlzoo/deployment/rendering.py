@@ -24,6 +24,7 @@ Frame = NDArray[np.uint8]
 VIDEOS = (".mp4", ".gif")
 STILLS = (".png",)
 FRAMES = 250  # of an episode, unless told otherwise
+LARGEST = 4096  # pixels of a frame's side
 
 
 def render(
@@ -48,12 +49,12 @@ def render(
         path: a checkpoint, the folder of a run that has one, or a loaded team.
         out: the file: .mp4 or .gif, with ``strip`` .png.
         episodes: to play.
-        strip: number of stills of one episode, side by side, instead of a video.
+        strip: number of stills of one episode, at most 250, side by side, instead of a video.
         task: full task name; default: that of the training.
         env: options of the task's environment; default: those of the training.
         every: show every so many steps; 0: as many as keep an episode within 250 frames.
         fps: frames per second.
-        size: width and height of a frame, in pixels.
+        size: width and height of a frame, in pixels, at most 4096; of an .mp4 they are rounded up to even ones.
         episode_seed: of the starts.
         seed: see :func:`marlzoo.load`.
         replica: see :func:`marlzoo.load`.
@@ -77,7 +78,11 @@ def render(
     if target.suffix not in endings:
         what = "a strip" if strip else "a video"
         raise ConfigError(f"{target}: end the name of {what} in {' or '.join(endings)}")
+    if max(size) > LARGEST or strip > FRAMES:
+        raise ConfigError(f"{target}: at most {LARGEST} pixels wide and high, and {FRAMES} stills")
     writer = _imageio(target.suffix)
+    if target.suffix == ".mp4":  # whose encoder takes even sizes only
+        size = size[0] + size[0] % 2, size[1] + size[1] % 2
     team = path if isinstance(path, TeamPolicy) else load(path, seed=seed, replica=replica, best=best)
     arena = _arena(team, task, env)
     step = every or -(-arena.spec.horizon // FRAMES)

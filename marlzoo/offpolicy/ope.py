@@ -131,7 +131,8 @@ def ope(
         if "dr" in wanted:
             value, low, high = _percentiles(doubly_robust(episodes, discount, times))
             # Without weights the fitted values stand alone, whose error resampled episodes do not show.
-            found["dr"] = value, *(np.where(effective > 0.0, bound, np.nan) for bound in (low, high))
+            weighs = effective > 0.0
+            found["dr"] = value, np.where(weighs, low, np.nan), np.where(weighs, high, np.nan)
     return [
         Estimate(
             replica,
