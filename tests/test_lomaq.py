@@ -100,7 +100,7 @@ def test_who_earned_what_changes_the_targets_but_not_their_sum() -> None:
         seen: dict[str, Tensor] = {}
         algorithm.step = lambda seen=seen, **losses: seen.update(losses) or {}
         metrics = algorithm.update(batch)
-        found.append((float(metrics["target_q"]), float(metrics["td_loss"])))
+        found.append((float(metrics["q/target"]), float(metrics["q/loss"])))
     (mean, loss), (other_mean, other_loss) = found
     assert other_mean == pytest.approx(mean, abs=1e-12)
     assert abs(other_loss - loss) > 1e-3

@@ -138,7 +138,7 @@ def test_students_move_neither_flow_nor_critics(kind: Any) -> None:
         if name.startswith(("flow.", "q.", "target_q.")):
             assert torch.equal(value, bound[name]), name
     assert any(not torch.equal(v, bound[name]) for name, v in free.items() if name.startswith("student."))
-    share = metrics["student_loss"] / (1e6 * metrics["distillation_loss"])
+    share = metrics["student/loss"] / (1e6 * metrics["student/distillation"])
     assert float(share) == pytest.approx(1.0, abs=1e-3)
 
 

@@ -136,12 +136,12 @@ def test_the_first_step_of_an_epoch_sees_no_change() -> None:
     whole, _ = learner.experience(learner.rollouts(batch))
     experience = {name: value[:, :5] for name, value in whole.items()}  # the mean of all advantages is 0
     losses, _ = learner.losses(experience)
-    torch.testing.assert_close(losses["policy_loss"], -experience["advantage"].mean(1))
-    (slope,) = torch.autograd.grad(losses["policy_loss"].sum(), learner.actor.net.network.layers[-1].bias)
+    torch.testing.assert_close(losses["policy/loss"], -experience["advantage"].mean(1))
+    (slope,) = torch.autograd.grad(losses["policy/loss"].sum(), learner.actor.net.network.layers[-1].bias)
     assert slope.abs().max() > 0
     none = experience | {"advantage": torch.zeros_like(experience["advantage"])}
     slopes = torch.autograd.grad(
-        learner.losses(none)[0]["policy_loss"].sum(), list(learner.actor.parameters())
+        learner.losses(none)[0]["policy/loss"].sum(), list(learner.actor.parameters())
     )
     assert all((slope == 0).all() for slope in slopes)
 
@@ -157,7 +157,9 @@ def test_means_outside_the_box_cost_their_squared_excess() -> None:
         agents = (
             toy_spec().n_agents if abs(mean[0]) > 1 else full
         )  # whose excess is in the first entry, or the second
-        assert learner.losses(experience)[0]["bound_loss"].tolist() == pytest.approx([agents * cost] * 2)
+        assert learner.losses(experience)[0]["policy/bound_loss"].tolist() == pytest.approx(
+            [agents * cost] * 2
+        )
 
 
 def test_the_entropys_weight_follows_its_target() -> None:

@@ -126,12 +126,12 @@ def test_weights_are_one_on_average_and_one_each_where_all_values_are_equal() ->
 def test_without_temperature_it_is_behavior_cloning(kind: Any) -> None:
     algorithm = learner(kind, policy_temperature=1e12)
     found = algorithm.update(make_sampler(algorithm, [toy_dataset(kind)]).next())
-    torch.testing.assert_close(found["policy_loss"], -found["policy/data_log_prob"], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found["policy/loss"], -found["policy/data_log_prob"], rtol=1e-6, atol=1e-9)
     sharp = learner(kind, policy_temperature=1e-3)
     sampler = make_sampler(sharp, [toy_dataset(kind)])
     for _ in range(3):  # the target is a copy at first, and the advantage of continuous actions 0
         found = sharp.update(sampler.next())
-    assert (found["policy_loss"] + found["policy/data_log_prob"]).abs().min() > 1e-3
+    assert (found["policy/loss"] + found["policy/data_log_prob"]).abs().min() > 1e-3
 
 
 def test_a_sure_policy_has_no_advantage_at_its_own_actions() -> None:

@@ -85,6 +85,6 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
                         parameter *= scale
             batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
             batch.reward *= scale
-            found[normalized, scale] = float(algorithm.update(batch)["td_loss"][0])
+            found[normalized, scale] = float(algorithm.update(batch)["q/loss"][0])
     assert found[True, 1000.0] == pytest.approx(found[True, 1.0], rel=1e-4)
     assert found[False, 1000.0] == pytest.approx(1e6 * found[False, 1.0], rel=1e-6)
