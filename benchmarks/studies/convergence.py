@@ -240,6 +240,16 @@ def halving(value: pd.DataFrame, data_return: pd.DataFrame) -> float | None:
     return float(-np.log(2.0) / slope) if slope < 0 else None
 
 
+def plain(value: float) -> str:
+    """A value with a decimal; one that has left every scale by its order of magnitude."""
+    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.0e}"
+
+
+def share(change: float) -> str:
+    """A change in percent; one beyond a thousand of them by its order of magnitude."""
+    return f"{change:+.0%}" if abs(change) < 10 else f"{change:+.0e} times"
+
+
 def body(numbers: pd.DataFrame) -> list[list[str]]:
     """One line per run: the last look, and where the values converged."""
     found = []
@@ -253,9 +263,9 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
                 f"{TaskName.parse(task).name} {method}",
                 f"{metrics['value'].index[-1]:,}",
                 f"{metrics['data_return'].iloc[-1].mean():.1f}",
-                f"{metrics['value'].iloc[-1].mean():.1f}",
+                plain(metrics["value"].iloc[-1].mean()),
                 "—" if settled is None else f"{settled:,}",
-                f"{change.iloc[-1]:+.0%}" if len(change) else "—",
+                share(change.iloc[-1]) if len(change) else "—",
                 "—" if half is None else f"{half:,.0f}",
                 end.get("weight/ess", "—"),
                 end.get("weight/exponent_q99", "—"),
