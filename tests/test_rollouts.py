@@ -66,7 +66,11 @@ def test_what_a_strategy_means() -> None:
     assert [each.remembers for each in (plain, ovm, ovmse)] == [False, True, True]
     assert [each.deviation for each in (plain, ovm, ovmse)] == ["joint", "joint", "sequential"]
     assert FinetuneSettings(strategy="ovmse", single=True).deviation == "single"
-    assert FinetuneSettings(strategy="ovm", single=True).deviation == "joint"
+    assert FinetuneSettings(strategy="ovm").deviation == "joint"
+    with pytest.raises(
+        ConfigError, match="single is set, but with strategy 'ovm' all agents explore at once; set"
+    ):
+        FinetuneSettings(strategy="ovm", single=True)
     assert plain.uses_data
     assert FinetuneSettings(data_share=0.0).uses_data
     assert not FinetuneSettings(data_share=0.0, data_share_end=0.0).uses_data

@@ -65,6 +65,11 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"strategy is {self.strategy!r}; choose one of {', '.join(STRATEGIES)}")
+        if self.single and not self.sequential:
+            raise ConfigError(
+                f"single is set, but with strategy {self.strategy!r} all agents explore at once; set strategy to "
+                "'ovmse', or leave single out"
+            )
         for name in FRACTIONS:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must lie in [0, 1]")
