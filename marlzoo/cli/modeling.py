@@ -67,8 +67,7 @@ def model(arguments: Sequence[str]) -> int:
         )
     _show(made.errors, options.json)
     print(f"World model: {visible(options.out)}")
-    learner = "iql --dyna" if made.model.spec.discrete else "moma_ppo"
-    closing("Trained", started, f"marlzoo train {learner} --data {options.dataset}")
+    closing("Trained", started, f"marlzoo train METHOD --dyna --data {options.dataset}")
     return 0
 
 
