@@ -167,7 +167,9 @@ def profiles(runs: Runs, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFra
             continue
         for threshold in thresholds:
             lines.append((learner, threshold, *profile(samples, threshold)))
-    return pd.DataFrame(lines, columns=["learner", "score", "share", "low", "high"])
+    numbers = ["score", "share", "low", "high"]
+    # An empty table, joined to one with lines, would make objects of its numbers.
+    return pd.DataFrame(lines, columns=["learner", *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 def named(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

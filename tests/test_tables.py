@@ -581,6 +581,7 @@ def test_performance_profiles_and_the_matrix_of_improvement() -> None:
     ]
     unknown = [replace(row, task="mamujoco/swimmer-2x1") for row in rows]
     assert aggregate.profiles(over(unknown)).empty
+    assert aggregate.profiles(over(unknown))["share"].dtype == float  # as joined to others'
     assert titled(unknown, "Over all").body[0][1] == "–"
     assert "no reference" in titled(unknown, "Over all").notes[1]
 
