@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from marlzoo.benchmarks import stats
+from marlzoo.benchmarks.analysis import records
 from marlzoo.benchmarks.results import ResultsFile, Row
 
 import marlzoo
@@ -66,6 +70,7 @@ def test_metrics_are_read_beside_the_rows(run: Path) -> None:
     (run / "metrics" / "a.csv").write_text("\n".join(lines) + "\n")
     found = marlzoo.Results(run).metrics("value/data_mean", points=50)
     assert found["updates"].tolist() == [*range(1, 251, 5), 250]
+    assert found["updates"].dtype.kind == "i"
     assert found["mean"].tolist() == [updates + 1.0 for updates in found["updates"]]
     assert marlzoo.Results(run).metrics("weight/ess").empty
     (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean\na,2,high\n")
@@ -76,11 +81,53 @@ def test_metrics_are_read_beside_the_rows(run: Path) -> None:
         marlzoo.Results(run).metrics("value/data_mean")
 
 
+def test_of_a_run_in_two_files_the_newer_one_counts(run: Path) -> None:
+    """A run without the metric at a point, and one that has no row, are left out there."""
+    first, second, _ = marlzoo.Results(run).frame().query("method == 'first'")["run"].unique()
+    (run / "metrics").mkdir()
+    for name, age, value in (("a", 2, "5.0"), ("b", 1, "1.0")):
+        lines = [
+            "updates,run,quality,seed,value/data_mean",
+            f"1,{first},medium,0,{value}",
+            f"1,{second},medium,1,",
+        ]
+        (run / "metrics" / f"{name}.csv").write_text("\n".join([*lines, "1,stranger,medium,2,9.0"]) + "\n")
+        os.utime(run / "metrics" / f"{name}.csv", (age, age))
+    found = marlzoo.Results(run).metrics("value/data_mean")
+    assert found[["learner", "seeds", "mean"]].to_numpy().tolist() == [["first", 1, 5.0]]
+
+
+def test_of_rows_in_two_folders_the_later_folder_counts(tmp_path: Path) -> None:
+    older = written(tmp_path / "older", rows_of("first", [1.0]))
+    newer = written(tmp_path / "newer", rows_of("first", [2.0], date="2031-01-01T00:00:00Z"))
+    assert marlzoo.Results(older, newer).curves()["mean"].tolist() == [2.0]
+
+
+def test_a_part_holds_the_named_runs(run: Path) -> None:
+    whole = marlzoo.Results(run)
+    chosen = whole.frame()["run"].unique()[1:4]
+    assert set(whole.only(chosen).frame()["run"]) == set(chosen)
+
+
+def test_ranks_lie_within_their_intervals(tmp_path: Path) -> None:
+    rows = rows_of("first", [1.0, 4.0, 6.0]) + rows_of("second", [2.0, 3.0, 5.0])
+    found = marlzoo.Results(written(tmp_path, rows)).ranks()
+    assert (found["low"] <= found["rank"]).all()
+    assert (found["rank"] <= found["high"]).all()
+    assert (found["low"] < found["high"]).any()
+
+
+def test_numbers_for_json_keep_significant_digits() -> None:
+    frame = pd.DataFrame({"small": [0.00123456], "large": [123456.0], "none": [math.nan]})
+    assert records(frame, 3) == [{"small": 0.00123, "large": 123000.0, "none": None}]
+
+
 def test_failed_runs_have_no_curve(tmp_path: Path) -> None:
     rows = rows_of("first", [1.0, 2.0, 3.0]) + rows_of("second", [1.0], error="SimError: broken")
     results = marlzoo.Results(written(tmp_path, rows))
     assert results.curves()["learner"].unique().tolist() == ["first"]
     assert results.table()["failed"].tolist() == [0, 1]
+    assert results.failures()["method"].tolist() == ["second"]
 
 
 def test_wrong_names_are_named(run: Path) -> None:
