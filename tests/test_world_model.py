@@ -20,6 +20,7 @@ from marlzoo.models.settings import WorldModelConfig
 from marlzoo.models.world_model import (
     Uncertainty,
     WorldModel,
+    _over,
     aleatoric,
     disagreement,
     reward_variance,
@@ -133,6 +134,11 @@ def test_the_best_members_are_kept() -> None:
     assert torch.equal(drawn[1, 1], everyone.mean[1, 2, 1])
 
 
+def test_what_does_not_vary_has_no_share() -> None:
+    found = _over(torch.tensor([3.0, 3.0]), torch.tensor([0.0, 2.0]))
+    assert found.tolist() == [0.0, 1.5]
+
+
 def test_predictions_stay_in_the_box_and_constants_constant() -> None:
     model = toy_model()
     far = 100.0 * torch.randn(2, 6, model.size, dtype=torch.float64)
@@ -140,6 +146,8 @@ def test_predictions_stay_in_the_box_and_constants_constant() -> None:
     assert (inside <= model.high.unsqueeze(1)).all()
     assert (inside >= model.low.unsqueeze(1)).all()
     assert (paid <= model.reward_high.unsqueeze(1)).all()
+    assert (paid >= model.reward_low.unsqueeze(1)).all()
+    assert (paid == model.reward_low.unsqueeze(1)).any()
 
     data = linear_system(0.0)
     data.obs[..., 1] = 7.0
