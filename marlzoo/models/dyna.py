@@ -102,8 +102,7 @@ class Dyna(Algorithm):
         remedy = "take history=mlp, or leave --dyna out" if hasattr(c, "history") else "leave --dyna out"
         if self.sampling != "transition" or not {f.removeprefix("next_") for f in self.fields} <= KNOWN:
             raise ConfigError(
-                f"{self.name}: this form of the method learns from sequences, or from more than transitions have; "
-                f"{remedy}"
+                f"{self.name}: this form learns from sequences, or from more than transitions have; {remedy}"
             )
         if "next_action" in self.fields:
             raise ConfigError(
