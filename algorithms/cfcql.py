@@ -39,9 +39,12 @@ Departures from the authors' code, and the option that restores it:
 * Rewards are the team's, theirs agent 0's; ``gamma`` is what it says (their HalfCheetah runs use 0.95).
 * Their alternative with joint actions (MACQL) is ``qmix_cql`` with ``td_lambda``; its illegal actions count nothing.
 
-Options off by default (continuous): ``backup = "partial"`` keeps the data's next actions in the target but for those
-of ``replaced`` random agents (partial action replacement, arXiv 2511.07629), ``backup = "soft"`` mixes the targets of
-0 to N replaced agents with weights exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL).
+Options off by default: ``backup = "partial"`` keeps the data's next actions in the target but for those of
+``replaced`` random agents (partial action replacement, arXiv 2511.07629; discrete: steps whose next action is cut off
+have no target then), ``backup = "soft"`` (continuous) mixes the targets of 0 to N replaced agents with weights
+exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL). ``value_normalization`` (discrete) divides TD
+errors by sg mean |Q_tot - mean Q_tot| of the batch, so that values that a mixer amplifies do not grow the steps
+(arXiv 2603.08399).
 """
 
 from __future__ import annotations
@@ -87,10 +90,13 @@ from marlzoo.objectives import (
     mean_over,
     partial_replacement,
     penalty_samples,
+    random_agents,
+    require_agents,
     sampled_logsumexp,
     saturation,
     soft_backup,
     team_targets,
+    value_scale,
 )
 from marlzoo.replicas import Kind
 from marlzoo.spec import Spec
@@ -127,8 +133,10 @@ class CFCQLConfig(Config):
     action_penalty: NonNegative = 1e-3  # weight of the policy's squared actions (continuous)
     backup: Literal["policy", "partial", "soft"] = field(
         default="policy", metadata=ASSIGNED_LATER
-    )  # next actions in the target: the policies', or the data's but for some agents (continuous)
+    )  # next actions in the target: the policies', or the data's but for some agents
     replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
+    # Divide TD errors by the spread of the team's values in the batch (SVN, discrete).
+    value_normalization: bool = field(default=False, metadata=ASSIGNED_LATER)
     batch_norm: bool = False  # normalize the inputs of policies and critics by batch statistics (continuous)
     hidden: Count = 64  # width of the agents' hidden layers and of their memory
     tau: Fraction = 0.005  # rate at which the targets follow, where they are not copied
@@ -165,12 +173,20 @@ class CFCQL(Algorithm):
     def build(self, spec: Spec) -> None:
         """Discrete: agents' values, mixer and behavior policy. Continuous: twin critic and policies."""
         c = self.config
+        require_agents(self.name, c.replaced, spec)
         h = c.hidden
         if spec.discrete:
             recurrent = c.history == "rnn"
             self.fields = team_fields(recurrent, mixed=True)
             if recurrent:
                 self.sampling = "sequence"
+            if c.backup == "soft":
+                raise ConfigError(
+                    'cfcql: backup is "soft", but the form for discrete actions has no twins that could disagree; '
+                    'take "partial" or "policy"'
+                )
+            if c.backup == "partial" and not recurrent:
+                self.fields = (*self.fields, "next_action")
             shape = QNetworkConfig(h, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu)
             self.team = QTeam(self.init, spec, shape, "qmix")
             self.behavior = AgentNet(self.init, spec, shape)
@@ -178,11 +194,6 @@ class CFCQL(Algorithm):
             self.add_optimizer(q=self.team, behavior=self.behavior)
             return
         self.fields = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-        if c.replaced > spec.n_agents:
-            raise ConfigError(
-                f"{self.name}: replaced is {c.replaced}, but the task has {spec.n_agents} agents; "
-                "set it to at most that number"
-            )
         if c.other_actions == "next" or c.backup != "policy":
             self.fields = (*self.fields, "next_action")
         n = spec.n_agents
@@ -195,9 +206,11 @@ class CFCQL(Algorithm):
         self.add_optimizer(q=self.q, policy=self.actor)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
-        """Continuous: of the target's actions and of the penalty's samples."""
+        """Of the agents whose next action is replaced; continuous: of the target's actions and the penalty's."""
         if self.spec.discrete:
-            return {}
+            if self.config.backup == "policy":
+                return {}
+            return {"subset": ("uniform", (self.config.batch_size, 1, self.spec.n_agents))}
         k = self.config.samples
         one = (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
         around: dict[str, tuple[Kind, tuple[int, ...]]] = {"policy": ("normal", (2, k, *one))}
@@ -233,9 +246,12 @@ class CFCQL(Algorithm):
         trace = self.hyperparameter("td_lambda", 3)
 
         # 1. TD
-        found = team_targets(self.team, self.target, batch, gamma, trace)
+        replaced = random_agents(batch.noise["subset"], c.replaced) if c.backup == "partial" else None
+        found = team_targets(self.team, self.target, batch, gamma, trace, replaced=replaced)
         q_tot = found.total
-        td_loss = 0.5 * mean_over((q_tot - found.target).square(), batch.filled)
+        td_loss = 0.5 * mean_over((q_tot - found.target).square(), found.counted)
+        if c.value_normalization:
+            td_loss = td_loss / value_scale(q_tot, found.counted).square()
 
         # 2. Counterfactual values
         team = counterfactual_values(found.every[:, :, :-1], found.taken)

@@ -33,20 +33,23 @@ together are the released form):
 Options off by default: ``cql_importance`` subtracts each sample's log density; ``n_critics = 2`` (continuous) takes
 the minimum of twins in the target; ``policy_bc_warmup`` first clones for so many updates with the mean of
 -log pi_i(a_i | o_i) over batch and agents; ``td_next = "argmax"`` (discrete) is double Q-learning instead of the
-policy's expectation; ``history = "rnn"`` (discrete) reads the episode so far.
+policy's expectation; ``history = "rnn"`` (discrete) reads the episode so far; ``backup = "partial"`` keeps the data's
+next actions in y but for those of ``replaced`` random agents of each sample (partial action replacement, arXiv
+2511.07629), where steps whose next action is cut off have no target.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch, as_sequences, row_fields
+from marlzoo.batch import Batch, as_sequences, known_actions, row_fields
 from marlzoo.config import (
+    ASSIGNED_LATER,
     MLP_TRANSITIONS,
     RECURRENT_SEQUENCES,
     Config,
@@ -78,6 +81,9 @@ from marlzoo.objectives import (
     effective_sample_size,
     masked_logsumexp,
     mean_over,
+    partial_replacement,
+    random_agents,
+    require_agents,
     sampled_logsumexp,
     saturation,
     uniform_log_density,
@@ -106,6 +112,9 @@ class CQLMAConfig(Config):
     mixer_hidden: Count = 64  # width of the mixer's hidden layer
     grad_clip: Positive = 1.0  # bound on the gradient norm of policy, and of Q with mixer
     history: Literal["mlp", "rnn"] = "mlp"  # act on the observation, or on the episode so far (discrete)
+    # Next actions in the target: the policy's, or the data's but for some agents.
+    backup: Literal["policy", "partial"] = field(default="policy", metadata=ASSIGNED_LATER)
+    replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
 
 
 class Terms(NamedTuple):
@@ -152,6 +161,9 @@ class CQLMA(Algorithm):
         if recurrent:
             self.sampling = "sequence"
         self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "action_mask")
+        require_agents(self.name, c.replaced, spec)
+        if c.backup == "partial" and not recurrent:
+            self.fields = (*self.fields, "next_action")
         self.actor: TanhGaussianActor | AgentNet
         self.q: Ensemble | AgentNet
         if spec.discrete:
@@ -167,16 +179,20 @@ class CQLMA(Algorithm):
         self.add_optimizer(policy=self.actor, q=(self.q, self.mixer))
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
-        """Continuous: of the policy's samples and of the uniform ones."""
-        if self.spec.discrete:
-            return {}
+        """Of the agents whose next action is replaced; continuous: of the policy's samples and the uniform ones."""
         c = self.config
+        subset: dict[str, tuple[Kind, tuple[int, ...]]] = {}
+        if c.backup == "partial":
+            subset["subset"] = ("uniform", (c.batch_size, 1, self.spec.n_agents))
+        if self.spec.discrete:
+            return subset
         one = (c.batch_size, 1, self.spec.n_agents, self.spec.action_size)
         return {
             "next": ("normal", one),
             "improve": ("normal", one),
             "uniform": ("uniform", (c.cql_samples, *one)),
             "policy": ("normal", (2, c.cql_samples, *one)),
+            **subset,
         }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -194,6 +210,7 @@ class CQLMA(Algorithm):
             y = batch.reward + gamma * batch.mask * total_next
             if self.memory is not None:
                 y = self.memory.lift(y, batch)
+        counted = known_actions(batch)[1] if c.backup == "partial" else filled
         w = w.unsqueeze(1)  # an axis for the critics
         b = b.unsqueeze(1)
         q_tot = (w * terms.q_data).sum(-1) + b
@@ -204,7 +221,7 @@ class CQLMA(Algorithm):
         if c.cql_bias_in_lse:
             penalty = penalty + (self.spec.n_agents - 1) * b
         cql_loss = mean_over(penalty.sum(1), filled)
-        td_loss = mean_over(td, filled)
+        td_loss = mean_over(td, counted)
 
         # 3. Policy
         policy_loss = mean_over(terms.policy.sum(-1), filled)
@@ -214,7 +231,7 @@ class CQLMA(Algorithm):
         self.soft_update(self.target_q, self.q, tau)
         self.soft_update(self.target_mixer, self.mixer, tau)
         losses = {"q/loss": td_loss, "q/penalty": cql_loss, "policy/loss": policy_loss}
-        means = {"q/total": mean_over(q_tot[:, 0], filled), "q/target_total": mean_over(y, filled)}
+        means = {"q/total": mean_over(q_tot[:, 0], filled), "q/target_total": mean_over(y, counted)}
         value = data_value(q_tot[:, 0], filled)
         return detached(losses | means | terms.metrics) | value | norms
 
@@ -254,6 +271,7 @@ class CQLMA(Algorithm):
                 flat = uniform_log_density(used).expand(uniform.shape[:-1])
                 log_density = torch.cat((flat, density.flatten(1, 2)), dim=1).unsqueeze(1)
             after = tanh_gaussian_sample(mean[:, :, 1:], log_std[:, :, 1:], noise["next"], used)
+            after = self._replaced(batch, after)
             q_next = self.target_q(obs[:, :, 1:], after).squeeze(-1).amin(1)
         q_sampled = self.q(now.unsqueeze(1), candidates).squeeze(-1)  # [R, critics, 3 K, B, 1, N]
         lse = sampled_logsumexp(w[:, None, None] * q_sampled, log_density, dim=2)
@@ -272,6 +290,15 @@ class CQLMA(Algorithm):
         metrics |= effective_sample_size(weight)
         return Terms(q_data, lse, q_next, -log_prob * weight, metrics)
 
+    def _replaced(self, batch: Batch, after: Tensor) -> Tensor:
+        """The next actions ``[R, B, 1, N, A]`` of the target: those of ``after``, or of some agents of it."""
+        c = self.config
+        if c.backup == "policy":
+            return after
+        return partial_replacement(
+            after, known_actions(batch)[0][:, :, 1:], batch.noise["subset"], c.replaced
+        )
+
     def _discrete(self, batch: Batch, w: Tensor) -> Terms:
         c = self.config
         action_mask = batch.action_mask
@@ -280,11 +307,15 @@ class CQLMA(Algorithm):
         now = values[:, :, :-1]
         log_pi_now = log_pi[:, :, :-1]
         with torch.no_grad():
-            target = self.target_q(batch)[:, :, 1:]
+            every = self.target_q(batch)
+            target = every[:, :, 1:]
             if c.td_next == "argmax":
                 q_next = double_q(values[:, :, 1:], target, action_mask[:, :, 1:])
             else:
                 q_next = (log_pi[:, :, 1:].exp() * target).sum(-1)
+            if c.backup == "partial":
+                logged = chosen(every, known_actions(batch)[0])[:, :, 1:]
+                q_next = torch.where(random_agents(batch.noise["subset"], c.replaced), q_next, logged)
         q_data = chosen(now, batch.action)
         log_prob = chosen(log_pi_now, batch.action)
         metrics = data_likelihood(log_prob, batch.filled)

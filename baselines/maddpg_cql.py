@@ -65,7 +65,6 @@ from marlzoo.batch import (
     take_rows,
 )
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive
-from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import TeamCritics
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import TeamActor
@@ -79,6 +78,7 @@ from marlzoo.objectives import (
     mean_over,
     partial_replacement,
     penalty_samples,
+    require_agents,
     sampled_logsumexp,
     saturation,
     soft_backup,
@@ -144,11 +144,7 @@ class MADDPGCQL(Algorithm):
         recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
-        if c.replaced > spec.n_agents:
-            raise ConfigError(
-                f"{self.name}: replaced is {c.replaced}, but the task has {spec.n_agents} agents; "
-                "set it to at most that number"
-            )
+        require_agents(self.name, c.replaced, spec)
         following = ("next_action",) if c.backup != "policy" and not recurrent else ()
         self.fields = (*row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask"), *following)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, relu=c.memory_relu)

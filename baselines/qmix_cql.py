@@ -31,7 +31,9 @@ Departures from published code, and the option that restores it:
 Options off by default: ``history = "mlp"`` learns from transitions, without memory. With ``value_normalization`` TD
 errors are divided by d = sg mean |Q_tot - mean Q_tot| of the batch, the scale-invariant normalization of arXiv
 2603.08399: bootstrapping through a mixer that is not linear amplifies the values' scale until policies degrade;
-divided by d, TD and its gradient do not depend on that scale, and the fixed point stays.
+divided by d, TD and its gradient do not depend on that scale, and the fixed point stays. ``backup = "partial"`` keeps
+the data's next actions in the target but for those of ``replaced`` random agents of each sample, which are a*_i
+(partial action replacement, arXiv 2511.07629); steps whose next action is cut off have no target then.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_sequences, team_fields
-from marlzoo.config import ASSIGNED_LATER, MLP_TRANSITIONS, RECURRENT_SEQUENCES, Count
+from marlzoo.config import ASSIGNED_LATER, MLP_TRANSITIONS, RECURRENT_SEQUENCES, Count, Natural
 from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import QNetworkConfig, QTeam
 from marlzoo.objectives import (
@@ -53,6 +55,8 @@ from marlzoo.objectives import (
     logged_value,
     masked_logsumexp,
     mean_over,
+    random_agents,
+    require_agents,
     team_targets,
     value_scale,
 )
@@ -76,6 +80,9 @@ class QMIXCQLConfig(_q_cql.ConservativeQConfig):
     mixer_embed: Count = 32  # hidden units of the mixer
     # Divide TD errors by the spread of the team's values in the batch (SVN).
     value_normalization: bool = field(default=False, metadata=ASSIGNED_LATER)
+    # Next actions in the target: the best ones, or the data's but for some agents.
+    backup: Literal["policy", "partial"] = field(default="policy", metadata=ASSIGNED_LATER)
+    replaced: Natural = field(default=1, metadata=ASSIGNED_LATER)  # how many agents' (partial)
 
 
 class QMIXCQL(Algorithm):
@@ -104,6 +111,9 @@ class QMIXCQL(Algorithm):
         self.fields = team_fields(recurrent, mixed=True)
         if recurrent:
             self.sampling = "sequence"
+        require_agents(self.name, c.replaced, spec)
+        if c.backup == "partial" and not recurrent:
+            self.fields = (*self.fields, "next_action")
         shape = QNetworkConfig(
             c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu
         )
@@ -112,11 +122,15 @@ class QMIXCQL(Algorithm):
         self.add_optimizer(q=self.team)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
-        """What random team actions are made of."""
+        """What random team actions, and the agents whose next action is replaced, are made of."""
         c = self.config
-        if c.penalty == "individual":
-            return {}
-        return {"actions": ("uniform", (c.batch_size, c.samples, self.spec.n_agents))}
+        n = self.spec.n_agents
+        wanted: dict[str, tuple[Kind, tuple[int, ...]]] = {}
+        if c.penalty == "joint":
+            wanted["actions"] = ("uniform", (c.batch_size, c.samples, n))
+        if c.backup == "partial":
+            wanted["subset"] = ("uniform", (c.batch_size, 1, n))
+        return wanted
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and the gradient norm, each [R]."""
@@ -126,15 +140,18 @@ class QMIXCQL(Algorithm):
         # 1. Targets
         gamma = self.hyperparameter("gamma", 3)
         trace = self.hyperparameter("td_lambda", 3)
-        found = team_targets(self.team, self.target, batch, gamma, trace, memory=self.memory)
+        replaced = random_agents(batch.noise["subset"], c.replaced) if c.backup == "partial" else None
+        found = team_targets(
+            self.team, self.target, batch, gamma, trace, memory=self.memory, replaced=replaced
+        )
         q_all = found.every
         q = found.taken
         q_tot = found.total
 
         # 2. TD
-        td = mean_over((q_tot - found.target).square(), batch.filled) * (0.5 if c.half_td else 1.0)
+        td = mean_over((q_tot - found.target).square(), found.counted) * (0.5 if c.half_td else 1.0)
         if c.value_normalization:
-            td = td / value_scale(q_tot, batch.filled).square()
+            td = td / value_scale(q_tot, found.counted).square()
 
         # 3. The penalty
         if c.penalty == "joint":

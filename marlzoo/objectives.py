@@ -20,9 +20,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from marlzoo.batch import Batch
+from marlzoo.batch import Batch, known_actions
+from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import chosen, one_hot
 from marlzoo.modules.policies import ILLEGAL, mask_logits, smoothed_action
+from marlzoo.spec import Spec
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -87,8 +89,24 @@ def partial_replacement(policy: Tensor, data: Tensor, uniform: Tensor, replaced:
         uniform: ``[..., N]`` on [0, 1); the agents with the smallest numbers are replaced.
         replaced: size of the subset; 0 leaves the data's actions, N gives the policy's.
     """
-    mine = uniform.argsort(-1).argsort(-1) < replaced
-    return torch.where(mine.unsqueeze(-1), policy, data)
+    return torch.where(random_agents(uniform, replaced).unsqueeze(-1), policy, data)
+
+
+def require_agents(name: str, replaced: int, spec: Spec) -> None:
+    """Refuse to replace the actions of more agents than the task has.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    if replaced > spec.n_agents:
+        raise ConfigError(
+            f"{name}: replaced is {replaced}, but the task has {spec.n_agents} agents; set it to at most that number"
+        )
+
+
+def random_agents(uniform: Tensor, count: int) -> Tensor:
+    """``count`` random agents: those with the smallest of the numbers ``uniform [..., N]``, ``-> [..., N]`` bool."""
+    return uniform.argsort(-1).argsort(-1) < count
 
 
 def all_replacements(policy: Tensor, data: Tensor, uniform: Tensor) -> Tensor:
@@ -325,12 +343,14 @@ class TeamTargets:
         taken: those of the batch's actions, ``[R, B, L, N]``.
         total: the team's, ``[R, B, L]`` (agents' own without a mixer).
         target: TD(lambda) target of ``total`` by double Q-learning, without gradient.
+        counted: ``[R, B, L]``, 1 for steps that have a target.
     """
 
     every: Tensor
     taken: Tensor
     total: Tensor
     target: Tensor
+    counted: Tensor
 
 
 def team_targets(
@@ -341,6 +361,7 @@ def team_targets(
     trace: Tensor | None = None,
     allowed: Tensor | None = None,
     memory: TargetMemory | None = None,
+    replaced: Tensor | None = None,
 ) -> TeamTargets:
     """The team's values, and targets from the best actions valued by the target team.
 
@@ -354,23 +375,30 @@ def team_targets(
         trace: lambda of the target ``[R, 1, 1]``; None: one step.
         allowed: actions to choose the best from, ``[R, B, L + 1, N, A]`` bool; None: the legal ones.
         memory: lifts the targets; None: nothing does.
+        replaced: agents whose next action is their best one, ``[R, B, 1, N]`` bool, while the others' is the data's
+            (partial action replacement); steps whose next action is not known have no target then. None: all.
     """
     every = team(batch)
+    counted = batch.filled
     mixed = team.mixer is not None
     reward, state = (batch.reward, batch.state) if mixed else (batch.agent_reward, None)
     now, later = (None, None) if state is None else (state[:, :, :-1], state[:, :, 1:])
     taken = chosen(every[:, :, :-1], batch.action)
     total = team.total(taken, now)
     with torch.no_grad():
-        best = double_q(every, target(batch), batch.action_mask if allowed is None else allowed)
+        target_values = target(batch)
+        best = double_q(every, target_values, batch.action_mask if allowed is None else allowed)
+        if replaced is not None:
+            known, counted = known_actions(batch)
+            best = torch.where(replaced, best, chosen(target_values, known))
         if trace is None:
             carry = gamma * batch.mask if mixed else (gamma * batch.mask).unsqueeze(-1)
             y = reward + carry * target.total(best[:, :, 1:], later)
         else:
-            y = td_lambda(reward, target.total(best, state), batch.mask, batch.filled, gamma, trace)
+            y = td_lambda(reward, target.total(best, state), batch.mask, counted, gamma, trace)
         if memory is not None:
             y = memory.lift(y, batch)
-    return TeamTargets(every, taken, total, y)
+    return TeamTargets(every, taken, total, y, counted)
 
 
 def logged_value(team: ValueTeam, batch: Batch) -> Tensor:

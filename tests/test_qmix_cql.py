@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import marlzoo
+from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import chosen
 from marlzoo.objectives import mean_over
 from marlzoo.training.trainer import make_sampler
@@ -88,3 +89,16 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
             found[normalized, scale] = float(algorithm.update(batch)["q/loss"][0])
     assert found[True, 1000.0] == pytest.approx(found[True, 1.0], rel=1e-4)
     assert found[False, 1000.0] == pytest.approx(1e6 * found[False, 1.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["qmix_cql", "cfcql", "cql_ma"])
+def test_more_replaced_agents_than_there_are(method: str) -> None:
+    spec = toy_spec("discrete")
+    marlzoo.make(method, spec, backup="partial", replaced=spec.n_agents)
+    with pytest.raises(ConfigError, match=rf"{method}: replaced is 9, but the task has {spec.n_agents} agents"):
+        marlzoo.make(method, spec, backup="partial", replaced=9)
+
+
+def test_a_mixture_of_backups_needs_twins() -> None:
+    with pytest.raises(ConfigError, match='backup is "soft", but .* discrete actions has no twins'):
+        marlzoo.make("cfcql", toy_spec("discrete"), backup="soft")

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from tests.reference.blocks import best_legal, log_softmax, mean, mlp
-from tests.reference.decomposition import Episode, episodes, lambda_returns, outputs
+from tests.reference.decomposition import (
+    Episode,
+    episodes,
+    lambda_returns,
+    next_actions,
+    outputs,
+    partly,
+    with_target,
+)
 from tests.reference.deterministic import used
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
 from tests.reference.networks import Qmix, batch_norm, batch_norm_deployed, numbers
@@ -39,6 +47,9 @@ CASES = [
     Case("discrete", {**DISCRETE, "history": "mlp", "agent_weights": "argmax", "target_period": 0}),
     Case("discrete", {**DISCRETE, "last_action": False, "agent_weights": "uniform", "sequence_length": 3}),
     Case("discrete", {**DISCRETE, "behavior_updates": 2, "memory_relu": True, "sequence_length": 3}),
+    Case("discrete", {**DISCRETE, "history": "mlp", "backup": "partial"}),
+    Case("discrete", {**DISCRETE, "backup": "partial", "replaced": 2, "batch_size": 4}),
+    Case("discrete", {**DISCRETE, "backup": "partial", "value_normalization": True, "sequence_length": 3}),
 ]
 
 
@@ -85,21 +96,26 @@ def clone_loss(own: Replica, team: Sequence[Episode]) -> Tensor:
 def discrete(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """QMIX with one counterfactual penalty per agent."""
     c, team = own.config, episodes(batch)
-    errors, penalties, totals = [], [], []
-    for episode in team:
+    errors, penalties, totals, fitted = [], [], [], []
+    for b, episode in enumerate(team):
         values = outputs(own, own.layers("team.agents"), episode.obs, episode.action)
-        returns = returns_of(own, episode, values)
+        returns = returns_of(own, episode, values, *replacement(batch, b, c.backup))
         likely = [row.exp().detach() for row in behavior(own, episode)]
         for t in episode.steps:
             taken = torch.stack([values[t][i, a] for i, a in enumerate(episode.action[t])])
             mixer = Qmix(own, "team.mixer", episode.state[t])
             total = mixer(taken)
-            errors.append(0.5 * (total - returns[t]) ** 2)
+            if t < len(returns):
+                errors.append(0.5 * (total - returns[t]) ** 2)
+                fitted.append(float(total.detach()))
             push, divergence = counterfactuals(mixer, values[t], taken, episode.action_mask[t], likely[t])
             weights = agent_weights(own, divergence)
             penalties.append(sum(w * x for w, x in zip(weights, push, strict=True)) - total)
             totals.append(total)
     td, penalty, cloning = mean(errors), mean(penalties), clone_loss(own, team)
+    if c.value_normalization:
+        center = sum(fitted) / len(fitted)
+        td = td / (sum(abs(total - center) for total in fitted) / len(fitted) + 1e-6) ** 2
     losses = {"q": (td + c.cql_weight * penalty, "team")}
     if c.behavior_updates == 0:
         losses["behavior"] = (cloning, "behavior")
@@ -108,15 +124,28 @@ def discrete(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return metrics, {"target": "team"}
 
 
-def returns_of(own: Replica, episode: Episode, values: Sequence[Tensor]) -> list[Tensor]:
-    """TD(lambda) of the target team's value of the actions that are best by the online values."""
+def replacement(batch: Any, b: int, backup: str) -> tuple[Any, Any]:
+    """The data's next actions of sample b and the agents' random numbers, where some keep the data's action."""
+    return (next_actions(batch)[b], batch.noise["subset"][b, 0]) if backup == "partial" else (None, None)
+
+
+def returns_of(
+    own: Replica, episode: Episode, values: Sequence[Tensor], following_actions: Any, uniform: Any
+) -> list[Tensor]:
+    """TD(lambda) of the target team's value of the actions that are best by the online values, or some of them."""
     target = outputs(own, own.layers("target.agents"), episode.obs, episode.action)
     following = []
     for t in range(1, len(episode.obs)):
         best = [best_legal(values[t][i], episode.action_mask[t][i]) for i in range(own.spec.n_agents)]
-        chosen = torch.stack([target[t][i, a] for i, a in enumerate(best)])
-        following.append(Qmix(own, "target.mixer", episode.state[t])(chosen).detach())
-    return lambda_returns(episode.reward, episode.goes_on, following, own.config.gamma, own.config.td_lambda)
+        chosen = [target[t][i, a] for i, a in enumerate(best)]
+        if following_actions and following_actions[t - 1] is not None:
+            chosen = partly(chosen, target[t], following_actions[t - 1], uniform, own.config.replaced)
+        following.append(Qmix(own, "target.mixer", episode.state[t])(torch.stack(chosen)).detach())
+    count = with_target(episode, following_actions) if following_actions else len(episode.action)
+    if count == 0:
+        return []
+    parts = episode.reward[:count], episode.goes_on[:count], following[:count]
+    return lambda_returns(*parts, own.config.gamma, own.config.td_lambda)
 
 
 def counterfactuals(

@@ -27,6 +27,7 @@ RELEASED: dict[str, Any] = {"cql_policy": "q_weighted_bc", "cql_bias_in_lse": Tr
 FEW: dict[str, Any] = {"batch_size": 4}
 SAC: dict[str, Any] = {"cql_policy": "sac", "entropy": [0.0, 0.2]}
 RNN: dict[str, Any] = {"history": "rnn"}
+PARTIAL: dict[str, Any] = {"backup": "partial"}
 LARGEST = math.atanh(1.0 - 1e-7)  # of a sample before it is squashed
 WIDE = {"q": 2.0, "target_q": 2.0}
 
@@ -45,6 +46,9 @@ CASES = [
     Case("discrete", ALPHA | RELEASED | {"td_next": "argmax"}, WIDE),
     Case("discrete", ALPHA | SAC | {"policy_bc_warmup": 2}, WIDE),
     Case("discrete", ALPHA | RNN | {"sequence_length": 3}, WIDE),
+    Case("discrete", ALPHA | RNN | PARTIAL | {"replaced": 2, "batch_size": 4}, WIDE),
+    Case("discrete", ALPHA | PARTIAL | {"td_next": "argmax"}, WIDE),
+    Case("continuous", ALPHA | FEW | PARTIAL | {"n_critics": 2, "replaced": 2}, WIDE),
     Case("discrete", ALPHA | RNN | SAC | {"memory_relu": True, "td_next": "argmax", "batch_size": 3}, WIDE),
 ]
 
@@ -89,9 +93,9 @@ class Continuous:
         """Value of the data's action."""
         return self.q("q", member, b, t, i, self.rows.action[b, t, i])
 
-    def following(self, b: int, t: int, i: int) -> Tensor:
-        """Least target value of an action of the online policy in the next row."""
-        action = self.sample(b, t + 1, i, self.noise["next"][b, t, i])
+    def following(self, b: int, t: int, i: int, logged: Tensor | None) -> Tensor:
+        """Least target value of an action of the online policy in the next row, or of the ``logged`` one."""
+        action = self.sample(b, t + 1, i, self.noise["next"][b, t, i]) if logged is None else logged
         return min(self.q("target_q", member, b, t + 1, i, action) for member in self.members)
 
     @torch.no_grad()
@@ -148,9 +152,13 @@ class Discrete:
         del member
         return self.q[b, t, i, self.rows.action[b, t, i]]
 
-    def following(self, b: int, t: int, i: int) -> Tensor:
-        """Target value in the next row: the policy's expectation, or that of the best action by the online net."""
+    def following(self, b: int, t: int, i: int, logged: Tensor | None) -> Tensor:
+        """Target value in the next row: the policy's expectation, that of the best action by the online net, or of
+        the ``logged`` one.
+        """
         values = self.target_q[b, t + 1, i]
+        if logged is not None:
+            return values[int(logged)]
         if self.own.config.td_next == "argmax":
             return values[best_legal(self.q[b, t + 1, i], self.rows.action_mask[b, t + 1, i])]
         log_policy, action_mask = self.log_policy(b, t + 1, i)
@@ -192,15 +200,19 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     errors, penalties, policy_terms, totals, targets = [], [], [], [], []
     for b, t in rows.steps:
         w, bias = (x[b, t + 1] for x in target_mixer)
-        after = sum(w[i] * team.following(b, t, i) for i in agents) + bias
-        targets.append((rows.reward[b, t] + c.gamma * rows.mask[b, t] * after).detach())
+        known, kept = next_team(own, batch, rows, b, t)
+        after = sum(w[i] * team.following(b, t, i, kept[i]) for i in agents) + bias
+        y = (rows.reward[b, t] + c.gamma * rows.mask[b, t] * after).detach()
+        if known:
+            targets.append(y)
 
         w, bias = (x[b, t] for x in mixer)
         offset = bias if c.cql_bias_in_lse else torch.zeros((), dtype=DOUBLE)
         candidates = [team.candidates(b, t, i) for i in agents]
         for member in team.members:
             weighted = sum(w[i] * team.taken(member, b, t, i) for i in agents)
-            errors.append((weighted + bias - targets[-1]) ** 2)
+            if known:
+                errors.append((weighted + bias - y) ** 2)
             if member == 0:
                 totals.append(weighted + bias)
             pushed = []
@@ -228,6 +240,22 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         "q/target_total": mean(targets),
         **norms,
     }
+
+
+def next_team(own: Replica, batch: Any, rows: SimpleNamespace, b: int, t: int) -> tuple[bool, list[Any]]:
+    """Whether the step has a target, and the data's next action of the agents that keep theirs, None of others."""
+    c, n = own.config, own.spec.n_agents
+    nothing: list[Any] = [None] * n
+    if c.backup == "policy":
+        return True, nothing
+    if hasattr(batch, "next_action"):
+        logged = batch.next_action[b]
+    elif (b, t + 1) in rows.steps:
+        logged = rows.action[b, t + 1]
+    else:
+        return float(rows.mask[b, t]) == 0.0, nothing
+    order = batch.noise["subset"][b, 0].argsort().tolist()
+    return True, [None if i in order[: c.replaced] else logged[i] for i in range(n)]
 
 
 def policy_term(own: Replica, team: Any, place: tuple[int, int, int], w: float, candidates: Tensor) -> Tensor:

@@ -61,6 +61,31 @@ def episodes(batch: Any) -> list[Episode]:
     return found
 
 
+def next_actions(batch: Any) -> list[list[Tensor | None]]:
+    """The data's action ``[N]`` after every step of every sample; None where a sample is cut before it."""
+    found: list[list[Tensor | None]] = []
+    for b, episode in enumerate(episodes(batch)):
+        if hasattr(batch, "next_action"):
+            found.append([batch.next_action[b]])
+        else:
+            found.append([*episode.action[1:], None])
+    return found
+
+
+def partly(
+    best: Sequence[Tensor], values: Tensor, logged: Tensor, uniform: Tensor, count: int
+) -> list[Tensor]:
+    """``best`` of the ``count`` agents with the smallest numbers, the others' value ``[N, A]`` of what is logged."""
+    chosen = sorted(range(len(best)), key=lambda i: float(uniform[i]))[:count]
+    return [best[i] if i in chosen else values[i][int(logged[i])] for i in range(len(best))]
+
+
+def with_target(episode: Episode, logged: Sequence[Tensor | None]) -> int:
+    """How many steps have a target made of the data's next actions: all but the one before a cut."""
+    cut = logged[-1] is None and episode.goes_on[-1] > 0
+    return len(episode.action) - int(cut)
+
+
 # ---- networks --------------------------------------------------------------------------------------------
 
 
