@@ -95,10 +95,12 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
 def test_more_replaced_agents_than_there_are(method: str) -> None:
     spec = toy_spec("discrete")
     marlzoo.make(method, spec, backup="partial", replaced=spec.n_agents)
-    with pytest.raises(ConfigError, match=rf"{method}: replaced is 9, but the task has {spec.n_agents} agents"):
+    with pytest.raises(
+        ConfigError, match=rf"{method}: replaced is 9, but the task has {spec.n_agents} agents"
+    ):
         marlzoo.make(method, spec, backup="partial", replaced=9)
 
 
 def test_a_mixture_of_backups_needs_twins() -> None:
-    with pytest.raises(ConfigError, match='backup is "soft", but .* discrete actions has no twins'):
+    with pytest.raises(ConfigError, match=r'backup is "soft", but .* discrete actions has no twins'):
         marlzoo.make("cfcql", toy_spec("discrete"), backup="soft")
