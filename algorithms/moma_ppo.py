@@ -50,7 +50,7 @@ from marlzoo.batch import Batch, gae, take_rows
 from marlzoo.config import Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.models.rollouts import Dynamics, Imagined, Learned, imagine
-from marlzoo.models.settings import WorldModelConfig
+from marlzoo.models.settings import WorldModelConfig, world_model_ignores
 from marlzoo.models.world_model import WorldModel
 from marlzoo.modules.layers import MLP, PerAgent
 from marlzoo.modules.policies import Policy
@@ -134,7 +134,12 @@ class MOMAPPO(Algorithm):
         """The world model, then the policies; with a perfect model the policies only."""
         if self.config.model == "perfect":
             return (Stage("policy", self.update_policy, traceable=False),)
-        model = Stage("world model", self.update_model, self.config.model_updates)
+        model = Stage(
+            "world model",
+            self.update_model,
+            self.config.model_updates,
+            ignores=world_model_ignores(self.config),
+        )
         return model, Stage("policy", self.update_policy)
 
     @property

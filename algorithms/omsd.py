@@ -121,7 +121,9 @@ class OMSD(Algorithm):
 
     def stages(self) -> tuple[Stage, ...]:
         """Critics and behavior, then the policies."""
-        model = Stage("critics and behavior", self.update_model, self.config.model_updates)
+        model = Stage(
+            "critics and behavior", self.update_model, self.config.model_updates, ignores=("score_weight",)
+        )
         return model, Stage("policies", self.update_policies)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

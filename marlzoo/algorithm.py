@@ -37,12 +37,15 @@ class Stage:
         update: one learning step of every replica in this stage, like :meth:`Algorithm.update`.
         updates: how many; 0: all that are left, as in the last stage.
         traceable: whether an update may be compiled or recorded as a graph.
+        ignores: ``float`` settings that neither its updates nor what they change depend on; replicas that differ in
+            no other setting go through the stage once (:mod:`marlzoo.training.shared_stage`).
     """
 
     name: str
     update: Callable[[Batch], dict[str, Tensor]]
     updates: int = 0
     traceable: bool = True
+    ignores: tuple[str, ...] = ()
 
 
 class Algorithm(nn.Module):

@@ -31,7 +31,7 @@ from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, take_rows
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError, DataError
-from marlzoo.models.settings import DynaConfig
+from marlzoo.models.settings import DynaConfig, world_model_ignores
 from marlzoo.models.world_model import WorldModel
 from marlzoo.registry import DYNA
 from marlzoo.replicas import GivenRandom, Kind, RecordedDraws
@@ -135,7 +135,7 @@ class Dyna(Algorithm):
         """The world model; the data alone, if asked for; the mixture."""
         c = self.config
         offline = (Stage("data alone", self.update_on_data, c.dyna_start),) if c.dyna_start else ()
-        model = Stage("world model", self.update_model, c.model_updates)
+        model = Stage("world model", self.update_model, c.model_updates, ignores=world_model_ignores(c))
         return model, *offline, Stage("data and model", self.update_on_mixture)
 
     @property

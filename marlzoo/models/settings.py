@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive, is_numeric
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,9 @@ class DynaConfig(WorldModelConfig):
     dyna_buffer: Count = 1000  # model steps that batches are drawn from: the last ones
     dyna_penalty: NonNegative = 1.0  # weight of the uncertainty in the reward
     dyna_start: Natural = 0  # updates on the data alone before the mixture
+
+
+def world_model_ignores(config: WorldModelConfig) -> tuple[str, ...]:
+    """The ``float`` settings that a world model's stage does not depend on: all but its optimizer's."""
+    numeric = (setting.name for setting in fields(config) if is_numeric(type(config), setting.name))
+    return tuple(name for name in numeric if name not in ("model_lr", "grad_clip"))

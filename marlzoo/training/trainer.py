@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from marlzoo.registry import code_hash, fitting_options
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
-from marlzoo.training.compilation import Compile, freed_memory_kept, make_step
+from marlzoo.training.compilation import Compile, freed_memory_kept
 from marlzoo.training.evaluation import Evaluation, Metrics
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.progress import ProgressBar
+from marlzoo.training.steps import Steps
 
 
 @dataclass
@@ -140,7 +141,7 @@ def train(
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
-            for metrics in _steps(algorithm, sampler, compile, updates, log):
+            for metrics in run.steps(datasets, compile, updates):
                 done = algorithm.updates
                 last = done == updates
                 evaluates = evaluator is not None and (done % eval_every == 0 or last)
@@ -178,24 +179,6 @@ def _about(
         "horizon": horizon,
         "episodes": episodes,
     }
-
-
-def _steps(
-    algorithm: Algorithm,
-    sampler: Sampler,
-    compile: Compile,  # noqa: A002
-    updates: int,
-    log: Callable[[str], None],
-) -> Iterator[dict[str, Tensor]]:
-    """Train to the last update; yields the metrics of each, when it has been counted."""
-    stage = ""
-    while algorithm.updates < updates:
-        if algorithm.stage.name != stage:
-            stage = algorithm.stage.name
-            step = make_step(algorithm, sampler, compile, updates, log)
-        metrics = step()
-        algorithm.updates += 1
-        yield metrics
 
 
 class _Clock:
@@ -250,6 +233,20 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
     )
 
 
+def _part(
+    algorithm: Algorithm, datasets: Sequence[Dataset], replicas: Sequence[int]
+) -> tuple[Algorithm, Sampler]:
+    """A new learner of some of the replicas, and its sampler."""
+    part = type(algorithm)(
+        algorithm.spec,
+        [algorithm.seeds[k] for k in replicas],
+        [algorithm.configs[k] for k in replicas],
+        algorithm.device,
+        algorithm.dtype,
+    )
+    return part, make_sampler(part, [datasets[k % len(datasets)] for k in replicas])
+
+
 def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
     """Let a new learner look at its data; replica r has dataset ``r modulo their number``."""
 
@@ -284,6 +281,7 @@ class _Run:
         self._about = about
         self._pending: Callable[[], Evaluation] | None = None
         self._told = 0
+        self._steps: Steps | None = None
         self.loggers = Loggers((), algorithm, 0)
         self.owes = False  # an interruption cut off the evaluation that belongs to the checkpoint
         if self.path and self.path.exists():
@@ -294,6 +292,17 @@ class _Run:
         chosen = choose_arithmetic(self.algorithm, self.precision, self.progress.arithmetic)
         self.progress.arithmetic = chosen.to_dict()
         return chosen
+
+    def steps(
+        self,
+        datasets: Sequence[Dataset],
+        compile: Compile,  # noqa: A002
+        updates: int,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Train to the last update; gives the metrics of each, when it has been counted."""
+        make = partial(_part, self.algorithm, datasets)
+        self._steps = Steps(self.algorithm, self.sampler, datasets, make, compile, updates, self._log)
+        return iter(self._steps)
 
     def begin(self, evaluator: Evaluator, metrics: Metrics, arithmetic: str, wait: bool) -> None:
         """Start an evaluation of the current policy; ``metrics`` are those of the last update.
@@ -313,7 +322,9 @@ class _Run:
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the evaluation that was begun, if any, and keep it."""
+        """Wait for the evaluation that was begun, if any, and keep it; the learner then is what was trained."""
+        if self._steps:
+            self._steps.spread()
         if self._pending:
             evaluation = self._pending()
             self.progress.evaluations.append(evaluation)
