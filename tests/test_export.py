@@ -311,6 +311,36 @@ def test_a_file_says_where_it_is_from(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {each.dtype for each in step.parameters()} == {torch.float32}
 
 
+def test_an_onnx_file_carries_the_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = team("deterministic")
+    properties: dict[str, str] = {}
+    model = SimpleNamespace(metadata_props=properties)
+    saved: list[Any] = []
+
+    def save_model(path: str, external_data: bool) -> None:
+        saved.append((path, external_data, dict(properties)))
+
+    made = SimpleNamespace(model=model, save=save_model)
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **options: made)
+    about = exporting.describe(policy, exporting.make_step(policy))
+    program: Any = None
+    exporting._write_onnx(program, exporting.make_step(policy), tmp_path / "p.onnx", about)
+    assert saved == [(str(tmp_path / "p.onnx"), False, {"marlzoo": json.dumps(about)})]
+
+
+def test_the_number_of_environments_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is not the first axis, as of the noise of several samples."""
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.export, "export", lambda *given, **options: asked.append(options))
+    policy = team("best-of-samples")
+    exporting._program(policy, exporting.make_step(policy))
+    (open_axes,) = asked[0]["dynamic_shapes"]
+    assert {name: list(axes) for name, axes in open_axes.items()} == {
+        port.name: [port.shape.index(None)] for port in exporting.make_step(policy).inputs
+    }
+    assert [1] in [list(axes) for axes in open_axes.values()]
+
+
 def test_the_team_that_was_asked_for_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
