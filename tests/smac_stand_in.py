@@ -45,6 +45,7 @@ class StarCraft2Env:
     ) -> None:
         assert not unknown
         self.map = MAPS[map_name]
+        self.seed, self.difficulty = seed, difficulty
         self.n_agents, self.n_enemies, self.episode_limit = self.map.allies, self.map.enemies, 30
         self.n_actions = 6 + self.n_enemies
         self.map_type, self.map_x, self.map_y = MAP_TYPES.get(map_name, "plain"), 32, 24
@@ -85,8 +86,6 @@ class StarCraft2Env:
         assert all(type(action) is int for action in actions)
         action_mask = self.get_avail_actions()
         assert all(action_mask[i][action] for i, action in enumerate(actions))
-        if getattr(self, "broken", False):
-            return 0, True, {}
         self.last_action = np.eye(self.n_actions)[actions]
         self.time, reward = self.time + 1, 0.0
         for i, action in enumerate(actions):

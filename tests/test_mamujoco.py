@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from marlzoo.envs import mamujoco
+from marlzoo.envs._local import within
 from marlzoo.envs._partitions import PARTITIONS, TASK_TABLE
 from marlzoo.envs.mamujoco import MAMuJoCo
 from marlzoo.errors import ConfigError, UnknownNameError
@@ -201,6 +202,47 @@ def test_local_observation_of_the_hopper_and_humanoid() -> None:
     np.testing.assert_allclose(humanoid._obs[0, 0, :3], wanted_x, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("robot", "own", "rings"),
+    [
+        ("halfcheetah", "bfoot", ["bshin", "bthigh", "fthigh", "fshin", "ffoot"]),
+        ("walker2d", "foot", ["leg", "thigh", "thigh_left", "leg_left", "foot_left"]),
+        ("hopper", "foot", ["leg", "thigh"]),
+        ("ant", "ankle2", ["hip2", "hip1 hip3 hip4", "ankle1 ankle3 ankle4"]),
+        ("humanoid", "left_knee", ["left_hip_x left_hip_y left_hip_z", "abdomen_x abdomen_y abdomen_z"]),
+        ("humanoid", "right_elbow", ["right_shoulder1 right_shoulder2", "abdomen_x abdomen_y abdomen_z"]),
+    ],
+)
+def test_joints_by_their_distance(robot: str, own: str, rings: list[str]) -> None:
+    assert within(robot, (own,), len(rings)) == [[own], *(ring.split() for ring in rings)]
+
+
+def test_humanoids_own_joints_are_the_models() -> None:
+    env = mamujoco.make("humanoid-9-8-obsk0", 1)
+    env.reset()
+    obs = env.step(actions(env)).obs[0]
+    fields = {name: field[0] for name, field in env._sim.fields().items()}
+    owners = TASK_TABLE["humanoid-9-8-obsk0"].partition.scatter
+    assert owners is not None
+    for seen, owned in zip(obs, owners, strict=True):
+        names = sorted(env._sim.model.joint(env._sim.model.actuator(a).trnid[0]).name for a in owned)
+        joints = [env._sim.model.joint(name) for name in names]
+        wanted = [
+            (fields["qpos"][j.qposadr[0]], fields["qvel"][j.dofadr[0]], fields["qfrc_actuator"][j.dofadr[0]])
+            for j in joints
+        ]
+        np.testing.assert_allclose(seen[: 3 * len(names)], np.ravel(wanted), rtol=1e-6)
+
+
+def test_walkers_joints_show_velocities_beyond_the_bound_of_the_state() -> None:
+    env = mamujoco.make("walker2d-2x3-obsk0", 1)
+    speeds = np.array([[0, 0, 0, 20.0, -30.0, 3.0, 11.0, -12.0, 1.0]])
+    env._sim.set_state(np.arange(1), env._sim.init_qpos, speeds)
+    env._observe(None)
+    np.testing.assert_allclose(env._obs[0, :, 1::2], [[3, -30, 20], [1, -12, 11]])  # foot, leg, thigh
+    np.testing.assert_allclose(env._state[0, -6:], np.clip(speeds[0, 3:], -10, 10))
+
+
 def episode(seeds: list[int], copy: int, threads: int) -> list[np.ndarray[Any, Any]]:
     """What one copy sees and earns from its reset on, all copies acting alike."""
     env = mamujoco.make("hopper-3x1", len(seeds), threads=threads)
@@ -229,6 +271,13 @@ def test_random_streams_go_on_from_reset_to_reset() -> None:
     env.seed([3, 4])
     np.testing.assert_array_equal(env.reset().obs, first)
     np.testing.assert_array_equal(env.reset(np.array([1])).obs, second)
+
+
+def test_a_copy_that_is_reset_alone_draws_from_its_own_stream() -> None:
+    env, alone = mamujoco.make("hopper-3x1", 2), mamujoco.make("hopper-3x1", 1)
+    env.seed([3, 4])
+    alone.seed([4])
+    np.testing.assert_array_equal(env.reset(np.array([1])).obs[1], alone.reset().obs[0])
 
 
 def test_resetting_some_copies_leaves_the_others() -> None:
@@ -283,6 +332,23 @@ def test_time_limit_is_not_terminal() -> None:
     assert flags == [(never, never), ([True, False], never), ([True, True], never)]
 
 
+def test_only_stepped_copies_age() -> None:
+    env = mamujoco.make("swimmer-2x1", 2, horizon=3)
+    env.reset()
+    env.step(actions(env), np.array([1]))
+    env.step(actions(env), np.array([1]))
+    assert env.step(actions(env)).truncated.tolist() == [False, True]
+
+
+def test_actions_beyond_the_box_are_paid_for_in_full() -> None:
+    env = mamujoco.make("halfcheetah-6x1", 1)
+    env.reset()
+    before = env._sim.measure()
+    step = env.step(np.full((1, 6, 1), 3.0, np.float32))
+    moved = (env._sim.measure() - before)[0] / env.robot.dt
+    assert step.reward[0] == pytest.approx(moved - 0.1 * 6 * 9.0, rel=1e-5)
+
+
 def test_terminal_step_pays_the_survive_bonus_and_is_no_time_limit() -> None:
     env = mamujoco.make("hopper-3x1", 1, horizon=1)
     env.reset()
@@ -293,6 +359,7 @@ def test_terminal_step_pays_the_survive_bonus_and_is_no_time_limit() -> None:
     step = env.step(np.zeros((1, 3, 1), np.float32))
     assert step.terminal[0]
     assert not step.truncated[0]
+    assert not step.info["unstable"][0]  # it fell, the engine did not give it up
     moved = (env._sim.measure() - before)[0] / env.robot.dt
     assert step.reward[0] == pytest.approx(moved + 1.0, abs=1e-6)
 
@@ -311,6 +378,7 @@ def test_a_copy_that_blows_up_ends_and_leaves_its_neighbors(tmp_path: Any, monke
     assert np.isfinite(step.obs).all()
     np.testing.assert_array_equal(step.obs[[0, 2]], quiet.obs[[0, 2]])
     assert not quiet.info["unstable"].any()
+    assert not env.step(actions(env)).info["unstable"].any()  # the engine has put it back
     env.reset(np.array([1]))
     assert not env.step(actions(env)).info["unstable"].any()
 
@@ -322,6 +390,8 @@ def test_bad_actions_and_copies() -> None:
     action[2, 1] = np.inf
     with pytest.raises(ValueError, match="copies 2 are not finite"):
         env.step(action)
+    with pytest.raises(ValueError, match="copies 2 are not finite"):
+        env.step(action, np.array([0, 2]))
     with pytest.raises(ValueError, match=r"shape \(3, 3, 1\)"):
         env.step(actions(env)[:2])
     mask: Any = np.array([True, False, True])
@@ -348,3 +418,38 @@ def test_bad_names_and_options() -> None:
             mamujoco.make("hopper-3x1", 1, **options)
     with pytest.raises(ConfigError, match="num_envs"):
         mamujoco.make("hopper-3x1", 0)
+
+
+class Picture:
+    """In place of a camera: shows the state that it is given."""
+
+    def __init__(self, model: Any, width: int, height: int) -> None:
+        self.closed = False
+
+    def take(self, qpos: Any) -> Any:
+        return qpos.copy()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_picture_is_of_the_copy_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mamujoco, "Camera", Picture)
+    env = mamujoco.make("hopper-3x1", 3)
+    env.reset()
+    np.testing.assert_array_equal(env.render(2, 4, 3), env._sim.fields()["qpos"][2])
+
+
+def test_closing_frees_simulations_and_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mamujoco, "Camera", Picture)
+    env = mamujoco.make("halfcheetah-2x3", 1)
+    seen = env.reset()
+    env.replay(seen.obs, actions(env))
+    env.render(0, 4, 3)
+    camera: Any = env._camera
+    env.close()
+    assert camera.closed
+    assert env._replayer is not None
+    for sim in (env._sim, env._replayer):
+        assert sim._batch is None
+        assert not sim.fields()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from marlzoo.envs._mujoco_legacy import legacy_model, require_mujoco
 from marlzoo.envs._mujoco_robots import ROBOTS, Array, start_state
 from marlzoo.envs._mujoco_sim import RobotSim
+from marlzoo.envs._mujoco_v5 import ROBOTS_V5
 from marlzoo.errors import MarlzooError
 
 GOLDEN = Path(__file__).parent / "golden" / "mujoco_v2"
@@ -101,6 +104,71 @@ def test_reachers_reward_is_taken_before_the_step() -> None:
     assert reward == pytest.approx(-np.hypot(0.11, 0.1) - 0.25 - 4.0, abs=1e-9)
 
 
+def test_the_last_step_of_a_modern_robot_pays_no_bonus() -> None:
+    x, rest, goes_on = np.zeros(2), np.zeros((2, 3)), np.array([True, False])
+    hopper = ROBOTS["hopper"]
+    assert hopper.reward(x, x, rest, goes_on).tolist() == [1.0, 1.0]
+    assert replace(hopper, modern=True).reward(x, x, rest, goes_on).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("key", ROBOTS)
+def test_each_copy_sees_its_own_state(key: str) -> None:
+    robot = ROBOTS[key]
+    pair, rng = RobotSim(robot, 2), np.random.default_rng(0)
+    states = [start_state(robot, pair.init_qpos, rng) for _ in range(2)]
+    pair.set_state(np.arange(2), np.stack([q for q, _ in states]), np.stack([v for _, v in states]))
+    control = rng.uniform(-robot.control, robot.control, (2, robot.nu))
+    pair.step(control)
+    for k, (qpos, qvel) in enumerate(states):
+        alone = RobotSim(robot, 1)
+        alone.set_state(np.arange(1), qpos[None], qvel[None])
+        alone.step(control[k : k + 1])
+        np.testing.assert_array_equal(pair.observe()[k], alone.observe()[0])
+
+
+def test_a_state_that_is_set_leaves_nothing_of_what_was_before() -> None:
+    robot = ROBOTS["hopper"]
+    used, fresh = RobotSim(robot, 1), RobotSim(robot, 1)
+    control = np.full((1, 3), 0.7)
+    for _ in range(20):
+        used.step(control)
+    for sim in (used, fresh):
+        sim.set_state(np.arange(1), sim.init_qpos, np.zeros(robot.nv))
+    for _ in range(10):
+        np.testing.assert_array_equal(used.step(control).reward, fresh.step(control).reward)
+    warm = np.arange(1.0, 1 + robot.nv)
+    used.set_state(np.arange(1), used.init_qpos, np.zeros(robot.nv), warm[None])
+    np.testing.assert_array_equal(used._warm[0], warm)
+
+
+def test_contacts_belong_to_the_copies_that_were_stepped() -> None:
+    robot = ROBOTS_V5["ant"]
+    sim, control = RobotSim(robot, 3), np.zeros((3, robot.nu))
+    ids = np.arange(3)
+    sim.set_state(ids, sim.init_qpos, np.zeros(robot.nv))
+    for _ in range(20):  # until the feet touch the ground
+        sim.step(control)
+    before = sim.fields()["cfrc_ext"].copy()
+    assert before.any(axis=(1, 2)).all()
+    sim.step(control[:1] + 0.02, np.array([1]))
+    after = sim.fields()["cfrc_ext"].copy()
+    assert (after != before).any(axis=(1, 2)).tolist() == [False, True, False]
+    sim.set_state(np.array([2]), sim.init_qpos, np.zeros(robot.nv))
+    assert sim.fields()["cfrc_ext"].any(axis=(1, 2)).tolist() == [True, True, False]
+    np.testing.assert_array_equal(sim.fields()["cfrc_ext"][:2], after[:2])
+
+
+def test_there_are_no_more_threads_than_copies() -> None:
+    assert RobotSim(ROBOTS["hopper"], 2, threads=8).threads == 2
+    assert RobotSim(ROBOTS["hopper"], 3, threads=2).threads == 2
+
+
+@pytest.mark.parametrize("changes", [{"timestep": 0.003}, {"nq": 7}, {"nu": 4}, {"control": 0.5}])
+def test_another_model_than_the_robots_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(MarlzooError, match=r"hopper\.xml is not the Hopper-v2 robot"):
+        RobotSim(replace(ROBOTS["hopper"], **changes), 1)
+
+
 def alive(key: str, qpos: list[float], qvel: float = 0.0) -> bool:
     robot = ROBOTS[key]
     assert robot.alive is not None
@@ -140,6 +208,7 @@ def test_starts_are_noise_of_the_right_kind_around_the_model(key: str) -> None:
     qpos, qvel = np.stack([q for q, _ in states]) - init, np.stack([v for _, v in states])
     moved = slice(0, 2) if key == "reacher" else slice(0, 3) if robot.nq > robot.nv else slice(None)
     assert 0.97 * robot.qpos_noise < np.abs(qpos[:, moved]).max() <= robot.qpos_noise
+    assert qpos[:, moved].min() < -0.97 * robot.qpos_noise
     if robot.normal_qvel:
         assert qvel.std() == pytest.approx(0.1, rel=0.05)
         assert np.abs(qvel).max() > 0.25

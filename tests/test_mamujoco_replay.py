@@ -125,6 +125,7 @@ def test_replay_refuses_local_observations_and_wrong_shapes() -> None:
     assert not env.replayable
     with pytest.raises(SpecError, match="do not determine"):
         env.replay(np.zeros((1, 3, 2), np.float32), np.zeros((1, 3, 1), np.float32))
+    assert not env.state_replayable  # published states are of other kinds
     full = mamujoco.make("hopper-3x1", 1)
     with pytest.raises(SpecError, match=r"\[B, 3, 14\]"):
         full.replay(np.zeros((1, 3, 13), np.float32), np.zeros((1, 3, 1), np.float32))

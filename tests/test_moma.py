@@ -16,6 +16,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import moma
+from marlzoo.envs._moma_teams import make_team, team_names
 from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
 
 
@@ -74,6 +75,48 @@ def test_what_the_reacher_shows(team: str) -> None:
     for agent, columns in enumerate(REACHER[team]):
         np.testing.assert_array_equal(seen.obs[:, agent, : len(columns)], state[:, list(columns)])
         assert not seen.obs[:, agent, len(columns) :].any()
+
+
+def joint(robot: str, k: int) -> tuple[int, int]:
+    """Columns of angle and velocity of the k-th joint."""
+    angle, velocity = {"hopper": (2, 8), "halfcheetah": (2, 11), "walker2d": (2, 11), "ant": (5, 19)}[robot]
+    return angle + k, velocity + k
+
+
+TORSO = (0, 1, 2, 3, 4, 16, 17, 18)
+# Joints of each agent, and what all see besides.
+TEAMS: dict[str, tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]] = {
+    "halfcheetah-2x3_0": (((0, 1, 2), (3, 4, 5)), ()),
+    "walker2d-2x3_0": (((0, 1, 2), (3, 4, 5)), ()),
+    "walker2d-6x1_0": (((0,), (1,), (2,), (3,), (4,), (5,)), ()),
+    "hopper-3x1_0": (((0,), (1,), (2,)), ()),
+    "ant-4x2_0t": (((0, 1), (2, 3), (4, 5), (6, 7)), (*TORSO, 13, 14, 15)),
+    "ant-2x4_0tnv": (((0, 1, 2, 3), (4, 5, 6, 7)), TORSO),
+    "ant-2x4d_0tv": (((0, 1, 6, 7), (4, 5, 2, 3)), (13, 14, 15)),
+    "ant-4x2_0txv": (((0, 1), (2, 3), (4, 5), (6, 7)), (13,)),
+    "ant-4x2_0tyv": (((0, 1), (2, 3), (4, 5), (6, 7)), (14,)),
+    "ant-2x4_0txyv": (((0, 1, 2, 3), (4, 5, 6, 7)), (13, 14)),
+}
+
+
+@pytest.mark.parametrize("name", TEAMS)
+def test_columns_and_actuators_of_each_agent(name: str) -> None:
+    robot, team = name.split("-")
+    joints, besides = TEAMS[name]
+    found = make_team(robot, team)
+    assert found.moves == joints  # actuators stand in the order of the observed joints
+    assert found.sees == tuple(
+        (*(column for k in own for column in joint(robot, k)), *besides) for own in joints
+    )
+
+
+def test_one_agent_may_have_the_whole_robot() -> None:
+    alone = make_team("ant", "sa_full")
+    assert (alone.sees, alone.moves) == ((tuple(range(27)),), (tuple(range(8)),))
+    found = make_team("ant", "t4x2_0")
+    assert found.moves == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert [columns[0] for columns in found.sees] == [5, 7, 9, 11]
+    assert team_names("hopper") == ["sa_full", "3x1_full", "3x1_0"]
 
 
 def test_agents_drive_their_joints_and_are_clipped() -> None:
@@ -151,7 +194,9 @@ def recording(name: str) -> Dataset:
 
 @pytest.mark.parametrize("name", ["reacher-2x1_0", "reacher-2x1first_0", "hopper-3x1_full", "ant-2x4_full"])
 def test_recorded_transitions_are_reproduced(name: str) -> None:
-    report = check(recording(name), moma.make(name, 1, horizon=10))
+    env = moma.make(name, 1, horizon=10)
+    assert env.replayable
+    report = check(recording(name), env)
     assert report.agrees, report.summary()
     assert report.compared > 150
     assert report.observation is not None
@@ -189,8 +234,9 @@ def test_agents_that_see_different_things_are_noticed() -> None:
     env = moma.make("reacher-2x1_0", 2)
     obs = env.reset().obs.copy()
     obs[1, 1, 3] += 0.05  # the target's x
+    obs = np.concatenate([obs, obs[1:]])
     with pytest.raises(MismatchError, match="in row 1, agent 1 sees another value than others in column 4"):
-        env.replay(obs, actions(env))
+        env.replay(obs, np.zeros((3, 2, 1), np.float32))
 
 
 def test_bad_names_and_options() -> None:

@@ -17,6 +17,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.envs import particle
 from marlzoo.envs._particle_world import SPREAD, TAG, WORLD, Scenario, World
 from marlzoo.envs._prey import FORCE, SubstitutePrey, read_prey
+from marlzoo.envs._streams import uniforms
 from marlzoo.envs.particle import ParticleWorld
 from marlzoo.errors import ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 
@@ -272,6 +273,66 @@ def test_starts() -> None:
     assert (env.world.position != first).all()
 
 
+def test_the_kth_episode_is_decided_by_seed_and_k() -> None:
+    env, world = particle.make("spread", 2), World(SPREAD, 2)
+    env.seed([7, 8])
+    for episode in range(2):
+        env.reset()
+        world.start(uniforms(np.array([7, 8], np.uint64), np.full(2, episode, np.uint64), 12))
+        np.testing.assert_array_equal(env.world.position, world.position)
+    env.reset(np.array([1]))
+    env.reset()
+    world.start(uniforms(np.array([7, 8], np.uint64), np.array([2, 3], np.uint64), 12))
+    np.testing.assert_array_equal(env.world.position, world.position)
+
+
+def test_each_action_moves_its_own_agent() -> None:
+    env = particle.make("spread", 1)
+    env.reset()
+    env.world.position[:] = 5.0 * np.arange(6)[:, None, None]  # far apart
+    action = np.zeros((1, 3, 2), np.float32)
+    action[0, 2] = (0.5, -0.25)
+    env.step(action)
+    moved = env.world.velocity[:, :, 0]
+    assert not moved[:2].any()
+    assert moved[2, 0] == -2 * moved[2, 1] > 0
+
+
+def test_stepping_some_copies_leaves_the_others(prey_file: Path) -> None:
+    env, whole = (particle.make("tag", 4, prey=prey_file) for _ in range(2))
+    rng = np.random.default_rng(0)
+    ids = np.array([3, 1])
+    for each in (env, whole):
+        each.reset()
+    before = env._obs.copy()
+    for _ in range(3):
+        action = rng.uniform(-1, 1, (4, 3, 2)).astype(np.float32)
+        part, full = env.step(action, ids), whole.step(action)
+        np.testing.assert_array_equal(part.obs[[1, 3]], full.obs[[1, 3]])
+        np.testing.assert_array_equal(part.reward[[1, 3]], full.reward[[1, 3]])
+        np.testing.assert_array_equal(part.info["prey_reward"][[1, 3]], full.info["prey_reward"][[1, 3]])
+    np.testing.assert_array_equal(part.obs[[0, 2]], before[[0, 2]])
+    assert not part.reward[[0, 2]].any()
+
+
+def test_only_copies_that_are_stepped_age_and_the_limit_is_exact() -> None:
+    env = particle.make("spread", 2, horizon=3)
+    env.reset()
+    rest = np.zeros((2, 3, 2), np.float32)
+    env.step(rest, np.array([1]))
+    assert [env.step(rest).truncated.tolist() for _ in range(2)] == [[False, False], [False, True]]
+    env.reset(np.array([1]))
+    assert env.step(rest).truncated.tolist() == [True, False]
+
+
+def test_what_the_prey_earns_is_told(prey_file: Path) -> None:
+    env = particle.make("tag", 2, prey=prey_file)
+    env.reset()
+    step = env.step(np.zeros((2, 3, 2), np.float32))
+    assert step.info["prey_reward"].all()
+    np.testing.assert_allclose(step.info["prey_reward"], env.world.prey_reward(), rtol=1e-6)
+
+
 # The prey ----------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +382,12 @@ def test_where_the_prey_is_looked_for(
     assert len(found.metadata["prey"]) == 16
 
 
+def test_the_preys_force_is_rounded_as_the_networks(prey_file: Path) -> None:
+    seen = np.random.default_rng(0).normal(size=(14, 9))
+    force = read_prey(prey_file, 14).act(World(TAG, 9), seen)
+    np.testing.assert_array_equal(force, force.astype(np.float32))
+
+
 def test_substitute_is_another_task() -> None:
     env = particle.make("tag-substitute-prey", 1)
     assert env.metadata["prey"] == "substitute-2"
@@ -339,9 +406,45 @@ def test_the_substitute_flees() -> None:
     assert SubstitutePrey().act(world, np.zeros((14, 1)))[0, 0] == -FORCE  # back into view
 
 
+def slow_flight(scenario: Scenario, position: Any) -> Any:
+    """The substitute's force in one copy, term by term."""
+    place, force = position[3], np.zeros(2)
+    for hunter in position[:3]:
+        away = place - hunter
+        distance = np.linalg.norm(away)
+        force += away / distance / max(distance, 0.05) ** 2
+    for mark, radius, solid in zip(position[4:], scenario.landmark_radius, scenario.solid, strict=True):
+        if solid:
+            away = place - mark
+            distance = np.linalg.norm(away)
+            force += 0.5 * away / distance / max(distance - radius - scenario.radius[3], 0.05) ** 2
+    for axis in range(2):
+        beyond = abs(place[axis]) - 0.7
+        force[axis] -= 30.0 * beyond * np.sign(place[axis]) if beyond > 0 else 0.0
+    return 0.1 * force / np.abs(force).max()
+
+
+@pytest.mark.parametrize("scenario", [TAG, WORLD], ids=lambda s: s.name)
+def test_the_substitutes_force_is_the_written_rule(scenario: Scenario) -> None:
+    world = World(scenario, 200)
+    world.start(np.random.default_rng(0).random((2 * len(world.position), 200)))
+    world.position[:, :, ::2] *= 0.4  # crowded: obstacles that are touched
+    force = SubstitutePrey().act(world, np.zeros((14, 200)))
+    for k in range(200):
+        np.testing.assert_allclose(force[:, k], slow_flight(scenario, world.position[..., k]), atol=1e-12)
+
+
+def test_nothing_in_a_preys_file_is_executed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "prey.npz", **prey_arrays(14), more=np.array([tmp_path], dtype=object))
+    with pytest.raises(DataError, match="not an npz of plain arrays"):
+        read_prey(tmp_path / "prey.npz", 14)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ({"fc3.bias": np.array([0, np.nan], np.float32)}, "fc3.bias is missing or not finite"),
+        ({"fc3.bias": np.zeros(2, np.int64)}, "fc3.bias is missing or not finite"),
         ({"fc1.weight": np.zeros((64, 16), np.float32)}, "fc1.weight has shape"),
         ({"fc3.bias": np.full(2, np.nan, np.float32)}, "fc3.bias is missing or not finite"),
         ({"in_fn.bias": None}, "in_fn.bias is missing"),
@@ -442,6 +545,9 @@ def test_bad_input() -> None:
     action[1, 2, 0] = np.nan
     with pytest.raises(SpecError, match="copies 1 are not finite"):
         env.step(action)
+    with pytest.raises(SpecError, match="copies 1 are not finite"):
+        env.step(action, np.array([1, 2]))
+    assert env.replay(env._obs, action).valid.tolist() == [True, False, True]
     with pytest.raises(SpecError, match=r"shape \(3, 3, 2\)"):
         env.step(action[:2])
     with pytest.raises(SpecError, match="indices"):
@@ -452,6 +558,8 @@ def test_bad_input() -> None:
         particle.make("spreat", 1)
     with pytest.raises(UnknownNameError, match="horizon"):
         particle.spec("spread", horizn=1)
+    with pytest.raises(UnknownNameError, match="prey"):
+        particle.spec("spread", prey="x.npz")
     with pytest.raises(ConfigError, match="horizon"):
         particle.spec("spread", horizon=0)
     with pytest.raises(ConfigError, match="num_envs"):

@@ -32,6 +32,7 @@ def test_the_committed_tables_are_what_the_script_makes(
     monkeypatch.setattr(sys, "argv", ["derive.py", "--check"])
     assert derive.main() == 1
     assert "is not what is made from" in capsys.readouterr().out
+    assert "2046.32" in changed.read_text()  # nothing is written
     monkeypatch.setattr(sys, "argv", ["derive.py"])
     assert derive.main() == 0
     assert changed.read_bytes() == (FOLDER / "published.csv").read_bytes()

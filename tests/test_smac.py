@@ -6,12 +6,14 @@ import importlib
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from marlzoo.envs import smac
 from marlzoo.envs._smac_maps import MAPS
+from marlzoo.envs._smac_units import Scene, Units, observations
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError, UnknownNameError
 from marlzoo.testing import Check, env_battery, random_actions
 from tests import smac_stand_in
@@ -166,6 +168,22 @@ def test_a_scene_by_hand() -> None:
     np.testing.assert_allclose(state[34:42], [1, 4 / 9, 4 / 9, 0, 1, 1, -2 / 30, 0], atol=1e-6)
 
 
+def test_who_sees_far_sees_who_does_not() -> None:
+    """An own sight range of each ally; a unit just at it is out of sight."""
+    side = {name: np.ones(2) for name in ("health", "shield", "cooldown")}
+    rest = {"alive": np.ones(2, bool), "kind": np.zeros((2, 0)), "centered": np.zeros((2, 2))}
+    allies = Units(np.array([[0.0, 0.0], [5.0, 0.0]]), **side, **rest)
+    enemies = Units(np.array([[3.0, 0.0], [0.0, 2.0]]), **side, **rest)
+    mask, last = np.ones((2, 8), bool), np.zeros((2, 8))
+    scene = Scene(allies, enemies, np.array([3.0, 9.0]), mask, last, (0, 0))
+    near, far = observations(scene)
+    assert not near[:13].any()  # the other ally
+    np.testing.assert_allclose(far[:5], [1, 5 / 9, -5 / 9, 0, 1], rtol=1e-6)
+    assert not near[13:18].any()  # an enemy at the sight range
+    np.testing.assert_allclose(near[18:23], [1, 2 / 3, 0, 2 / 3, 1], rtol=1e-6)
+    np.testing.assert_allclose(far[13:18], [1, 2 / 9, -2 / 9, 0, 1], rtol=1e-6)
+
+
 # The adapter -------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +241,8 @@ def test_wins_losses_and_limits() -> None:
 def test_a_lost_connection_ends_the_episode_and_is_marked() -> None:
     env = smac.make("3m", 2)
     env.reset()
-    env.games[1].broken = True
+    env.games[1].step = lambda actions: (0, True, {})
+    env.games[1].get_avail_actions = lambda: pytest.fail("asked a game that is gone")
     step = env.step(env._masks.argmax(-1))
     assert step.info["broken"].tolist() == [False, True]
     assert step.truncated.tolist() == [False, True]
@@ -246,8 +265,53 @@ def test_games_start_late_and_are_kept() -> None:
     env.save_replay(1)
     assert env.games[1].saved
     last = env.games[1]
+    assert [game.seed for game in env.games] == [0, 6]
+    env.reset()
+    assert [game.seed for game in env.games] == [5, 6]
+    started = StarCraft2Env.started
     env.close()
     assert last.closed
+    env.reset()
+    assert StarCraft2Env.started == started + 2
+
+
+@pytest.mark.usefixtures("package")
+def test_every_reset_begins_one_episode_of_the_named_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    resets: list[int] = []
+    begin = StarCraft2Env.reset
+
+    def counted(game: StarCraft2Env) -> Any:
+        resets.append(game.seed)
+        return begin(game)
+
+    monkeypatch.setattr(StarCraft2Env, "reset", counted)
+    env = smac.make("3m", 2, difficulty=3)
+    first = env.reset(np.array([0]))
+    assert first.action_mask is not None
+    np.testing.assert_array_equal(first.action_mask[1], [[True] + [False] * 8] * 3)  # not begun
+    assert env.games[0].difficulty == "3"
+    games: list[Any] = env.games
+    assert games[1] is None
+    env.reset(np.array([1]))
+    step = env.step(env._masks.argmax(-1))
+    seen = step.obs.copy()
+    env.reset(np.array([1, 1]))
+    assert resets == [0, 1, 1]
+    assert [game.time for game in games] == [1, 0]
+    np.testing.assert_array_equal(step.obs, seen)  # what was returned stays as it is
+    env.games[0].step = lambda actions: (0.5, False, {})
+    step = env.step(env._masks.argmax(-1))
+    assert not step.info["broken"].any()
+    assert not step.truncated.any()
+
+
+@pytest.mark.usefixtures("package")
+def test_an_illegal_action_is_named_by_its_own_copy() -> None:
+    env = smac.make("3m", 2)
+    env.reset()
+    env._masks[1, 2] = np.eye(9, dtype=bool)[4]
+    with pytest.raises(SpecError, match=r"agent 2 of copy 1 took the action 1, .* legal are \[4\]"):
+        env.step(np.ones((2, 3), int), np.array([1]))
 
 
 @pytest.mark.usefixtures("package")
@@ -336,3 +400,7 @@ def test_another_version_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(StarCraft2Env, "overrides", {"episode_limit": 61})
     with pytest.raises(SpecError, match="episode_limit: 61 != 60"):
         smac.make("3m", 1).reset()
+    monkeypatch.setattr(StarCraft2Env, "overrides", {"obs_shape": 31})
+    smac.make("3m", 1).reset()  # its vectors are not the package's
+    with pytest.raises(SpecError, match="obs_shape: 31 != 30"):
+        smac.make("3m", 1, flavour="original").reset()
