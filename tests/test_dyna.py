@@ -184,6 +184,7 @@ def test_what_has_no_dyna_form() -> None:
         learner(dyna_buffer=3)
     with pytest.raises(ConfigError, match="reward_mode"):
         learner(reward_mode="rtg")
-    discrete = marlzoo.make("dyna_iql", toy_spec("discrete"), **{k: SIZES[k] for k in ("members", "elites")})
+    small = {name: SIZES[name] for name in ("members", "elites", "model_updates", "hidden", "batch_size")}
+    discrete = marlzoo.make("dyna_iql", toy_spec("discrete"), **small)
     with pytest.raises(DataError, match="not every action is always legal"):
-        train(discrete, toy_dataset("discrete"), updates=10_001)
+        train(discrete, toy_dataset("discrete"), updates=SIZES["model_updates"] + 1)
