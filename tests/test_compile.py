@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.registry import find_method, method_names
 from marlzoo.replicas import StackedAdam
 from marlzoo.testing.battery import Case, cases
+from marlzoo.training import compilation
 from marlzoo.training.compilation import compiled, make_update
 from marlzoo.training.trainer import make_sampler, prepare
 
@@ -141,6 +144,77 @@ def test_what_compiling_for_a_gpu_needs(
     update = make_update(algorithm, "auto", 10**6, said.append)
     assert update == (algorithm.update if missing else "compiled")
     assert [missing in line for line in said] == [True] * bool(missing)
+
+
+class Fitted:
+    """A stage and a device, as far as it is decided how a step is made."""
+
+    def __init__(self, device: str, traceable: bool = True) -> None:
+        self.device = torch.device(device)
+        self.stage = SimpleNamespace(update=lambda batch: f"updated by {batch}", traceable=traceable)
+
+
+@pytest.mark.parametrize(
+    ("device", "mode", "updates", "traceable", "wanted"),
+    [
+        ("cpu", "auto", 49_999, True, "plain"),
+        ("cpu", "auto", 50_000, True, "compiled"),
+        ("cpu", "on", 1, True, "compiled"),
+        ("cpu", "off", 10**6, True, "plain"),
+        ("cpu", "on", 10**6, False, "plain"),
+        ("cuda", "on", 1, True, "compiled"),
+    ],
+)
+def test_what_is_compiled(
+    device: str, mode: Any, updates: int, traceable: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "c++" else None)
+    monkeypatch.setattr(compilation, "compiled", lambda algorithm: "compiled")
+    learner: Any = Fitted(device, traceable)
+    said: list[str] = []
+    made = make_update(learner, mode, updates, said.append)
+    assert made == ("compiled" if wanted == "compiled" else learner.stage.update)
+    assert not said
+
+
+def test_a_c_compiler_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setenv("CC", "my-cc")
+    assert compilation._missing(torch.device("cuda")) == ""
+    assert compilation._missing(torch.device("cpu")) == "C++ compiler"
+
+
+@pytest.mark.parametrize(
+    ("device", "store", "mode", "traceable", "recorded"),
+    [
+        ("cuda", "cuda", "auto", True, True),
+        ("cuda", "cpu", "auto", True, False),
+        ("cuda", "cuda", "off", True, False),
+        ("cuda", "cuda", "auto", False, False),
+        ("cpu", "cpu", "auto", True, False),
+    ],
+)
+def test_a_step_of_training(
+    device: str, store: str, mode: Any, traceable: bool, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "CapturedStep", lambda *given: "recorded")
+    batches = iter(range(9))
+    sampler: Any = SimpleNamespace(
+        store=SimpleNamespace(device=torch.device(store)), next=lambda: next(batches)
+    )
+    learner: Any = Fitted(device, traceable)
+    said: list[str] = []
+    step: Any = compilation.make_step(learner, sampler, mode, 1, said.append)
+    assert (step == "recorded") == recorded
+    assert bool(said) == (device == "cuda" and store == "cpu")
+    if not recorded:
+        assert [step(), step()] == ["updated by 0", "updated by 1"]
+
+
+def test_loops_are_reordered_by_no_other_backend() -> None:
+    assert not compilation._may_reorder(torch.device("cpu"), "inductor")
+    assert not compilation._may_reorder(torch.device("cuda"), "eager")
 
 
 # In a process of its own, whose heap holds nothing else: pages handed out while 80 MB are filled and freed again, in
