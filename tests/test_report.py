@@ -17,6 +17,7 @@ from marlzoo.benchmarks import report as report_module
 
 import marlzoo
 from marlzoo.cli import main
+from marlzoo.data.card import Card
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.full_disk import full_disk
 from tests.test_analysis import rows_of, written
@@ -189,3 +190,122 @@ def test_what_cannot_be_reported(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["report", str(run), str(tmp_path), "-o", str(tmp_path / "r.html")]) == 2
     assert "marlzoo results migrate" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+# Sheets and lines by hand -------------------------------------------------------------------------------------
+
+
+def two_datasets(folder: Path) -> marlzoo.Results:
+    """Two learners on two datasets; one run of the second failed, one diverged."""
+    timed = {"seconds_per_run": 1800.0}
+    rows = rows_of("first", [1.0, 2.0, 6.0], 500, **timed) + rows_of("first", [4.0, 5.0, 9.0], **timed)
+    rows += rows_of("second", [10.0, 11.0, 12.0], seconds_per_run=None, device="cuda")
+    rows += rows_of("first", [1.0, 2.0, 3.0], quality="expert", **timed)
+    rows += rows_of("second", [0.0, 1.0], quality="expert", seconds_per_run=None)
+    rows[-1] = replace(rows[-1], diverged=True)
+    rows += [replace(row, seed=2, error="broken") for row in rows_of("second", [0.0], quality="expert")]
+    return marlzoo.Results(written(folder, rows))
+
+
+def test_the_leaderboard_has_the_best_first(tmp_path: Path) -> None:
+    results = two_datasets(tmp_path)
+    (sheet,) = report_module.leaderboard(results)
+    assert sheet.header[0] == "learner"
+    assert sheet.header[-5:] == ["datasets", "runs", "diverged", "failed", "unfinished"]
+    places = {line[0]: line for line in sheet.body}
+    assert set(places) == {"first", "second"}
+    assert places["first"][-5:] == ["2", "6", "0", "0", "0"]
+    assert places["second"][-5:] == ["2", "5", "1", "1", "0"]
+
+
+def test_the_leaderboard_of_one_winner(tmp_path: Path) -> None:
+    rows = rows_of("worse", [1.0, 2.0, 3.0]) + rows_of("better", [7.0, 8.0, 9.0])
+    rows += rows_of("central", [1.0], execution="centralized", quality="expert")
+    boards = report_module.leaderboard(marlzoo.Results(written(tmp_path, rows)))
+    assert [line[0] for board in boards for line in board.body] == ["better", "worse", "central"]
+    assert [line[-4] for board in boards for line in board.body] == ["3", "3", "1"]
+
+
+def test_compute_counts_the_last_row_of_each_run(tmp_path: Path) -> None:
+    sheet = report_module.compute(two_datasets(tmp_path))
+    assert sheet.body[0] == ["first", "6", "6000", "3.00", "1800.0", "cpu"]
+    assert sheet.body[1] == ["second", "6", "6000", "–", "–", "cuda, cpu"]
+    # Written out of order, by one who resumed from a copy.
+    rows = rows_of("first", [1.0], 1000, seconds_per_run=20.0) + rows_of(
+        "first", [1.0], 500, seconds_per_run=10.0
+    )
+    rows += [replace(rows[0], seed=1, seconds_per_run=40.0)]
+    sheet = report_module.compute(marlzoo.Results(written(tmp_path / "b", rows)))
+    assert sheet.body == [["first", "2", "2000", f"{60 / 3600:.2f}", "30.0", "cpu"]]
+
+
+def test_provenance_lists_data_by_their_hash_and_settings(tmp_path: Path) -> None:
+    rows = rows_of("first", [1.0, 2.0], preset="")
+    rows += rows_of("first", [1.0], data_hash="abcdef0123456789", data_transitions=None, config="")
+    text = report_module._provenance(marlzoo.Results(written(tmp_path, rows)))
+    assert text.count("<td>00012345</td>") == 1
+    assert "<td>abcdef012345</td>" in text
+    assert "abcdef0123456789" not in text
+    assert "<td>defaults</td>" in text
+    assert text.count("&quot;alpha&quot;") == 1
+    assert "<td>1000</td>" in text
+    assert "<td>–</td>" in text
+
+
+def test_the_summary_counts_runs_and_rows(tmp_path: Path) -> None:
+    text = report_module._summary(two_datasets(tmp_path), "a <b>")
+    assert "12 runs of 2 learners on 2 datasets, 15 rows." in text
+    assert "<code>a &lt;b&gt;</code>" in text
+
+
+def test_curves_keep_their_last_point_and_thin_the_rest() -> None:
+    def curve(length: int) -> pd.DataFrame:
+        number = np.arange(1.0, length + 1)
+        return pd.DataFrame(
+            {"dataset": "d", "learner": "l", "updates": number, "mean": number, "low": 0.0, "high": np.nan}
+        )
+
+    (line,) = report_module._curve(curve(3))
+    assert line == {"dataset": "d", "learner": "l", "x": [1, 2, 3], "mean": [1, 2, 3], "low": [0, 0, 0]}
+    (line,) = report_module._curve(curve(250))
+    assert line["x"] == list(range(2, 251, 4))
+    (line,) = report_module._curve(curve(119))
+    assert len(line["x"]) == 119
+
+
+def test_numbers_of_the_charts(tmp_path: Path) -> None:
+    results = two_datasets(tmp_path)
+    data = report_module._data(results)
+    ranks = {line["learner"]: line for line in data["ranks"]}
+    assert [line["mean"] for line in ranks.values()] == [1.5, 1.5]
+    assert len({line["scope"] for line in data["ranks"] + data["profiles"]}) == 1
+    profile = pd.DataFrame(data["profiles"])
+    for _, part in profile.groupby("learner"):
+        assert part.sort_values("x")["mean"].is_monotonic_decreasing
+        assert part["mean"].between(0, 1).all()
+    assert {line["behavior"] for line in data["behavior"]} == {723.5}
+
+
+def test_what_cards_say(tmp_path: Path) -> None:
+    card = Card(
+        task="games/xor", source="me", quality="good", transitions=70, episodes=5, mean_return=2.0, std_return=0.5,
+        mean_length=14.0, notes=("one", "two"),
+    )  # fmt: skip
+    lines = [{"x": 1.0, "x2": 2.0, "count": 3}]
+    found = data_cards.Described("d", card, lines, [{"x": 9.0, "x2": 10.0, "count": 5}])
+    sheet = report_module._cards([found])
+    ((name, by, transitions, episodes, value, length, licensed, made),) = sheet.body
+    assert (name, by, transitions, episodes) == ("d", "me good", "70", "5")
+    assert (value.split(" ± ")[0], length) == (f"{2.0:.2f}"[: len(value.split(" ± ")[0])], "14.0")
+    assert (licensed, made) == ("not stated", "not stated")
+    assert sheet.notes == ["d: one", "d: two"]
+    histograms = report_module._histograms([found])
+    assert [line["x"] for line in histograms["returns"]] == [1.0]
+    assert [line["x"] for line in histograms["lengths"]] == [9.0]
+    assert histograms["lengths"][0]["dataset"] == "d"
+
+
+def test_marks_in_scripts_stay_inside_them() -> None:
+    assert report_module._json("</script>") == '"\\u003c/script>"'
+    with pytest.raises(ValueError, match="JSON"):
+        report_module._json(float("nan"))
