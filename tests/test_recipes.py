@@ -168,8 +168,9 @@ def test_counts_and_room(played: Played, tmp_path: Path, monkeypatch: pytest.Mon
     for transitions, least in ((2, 3), (True, 3)):
         with pytest.raises(ConfigError, match=f"must be an integer of at least {least}"):
             collect(TASK, "all", transitions, 0, tmp_path / "a.h5")
-    with pytest.raises(ConfigError, match="seed is -1; it must be an integer of at least 0"):
-        collect(TASK, "last", 4, -1, tmp_path / "a.h5")
+    for seed in (-1, True):
+        with pytest.raises(ConfigError, match=f"seed is {seed}; it must be an integer of at least 0"):
+            collect(TASK, "last", 4, seed, tmp_path / "a.h5")
     with pytest.raises(ConfigError, match=r"end the name in \.hdf5"):
         collect(TASK, "last", 4, 0, tmp_path / "a.npz")
     arrays = played.spec.layout()

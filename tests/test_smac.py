@@ -29,16 +29,30 @@ MAPPO = {
     "2s3z": (5, 5, 11, 120, 144, 173),
     "MMM2": (10, 12, 18, 180, 370, 435),
 }
-# Observation and state of the package.
+# Observation and state of the package, and the time limit, of all maps.
 ORIGINAL = {
-    "3m": (30, 48),
-    "5m_vs_6m": (55, 98),
-    "6h_vs_8z": (78, 140),
-    "corridor": (156, 282),
-    "2c_vs_64zg": (332, 342),
-    "3s5z_vs_3s6z": (136, 230),
-    "8m": (80, 168),
-    "2s3z": (80, 120),
+    "3m": (30, 48, 60),
+    "8m": (80, 168, 120),
+    "25m": (250, 950, 150),
+    "5m_vs_6m": (55, 98, 70),
+    "8m_vs_9m": (85, 179, 120),
+    "10m_vs_11m": (105, 243, 150),
+    "27m_vs_30m": (285, 1170, 180),
+    "MMM": (160, 290, 150),
+    "MMM2": (176, 322, 180),
+    "2s3z": (80, 120, 120),
+    "3s5z": (128, 216, 150),
+    "3s5z_vs_3s6z": (136, 230, 170),
+    "3s_vs_3z": (36, 54, 150),
+    "3s_vs_4z": (42, 61, 200),
+    "3s_vs_5z": (48, 68, 250),
+    "2m_vs_1z": (16, 26, 150),
+    "corridor": (156, 282, 400),
+    "6h_vs_8z": (78, 140, 150),
+    "2s_vs_1sc": (17, 27, 300),
+    "so_many_baneling": (202, 397, 100),
+    "bane_vs_bane": (336, 984, 200),
+    "2c_vs_64zg": (332, 342, 400),
 }
 
 
@@ -73,7 +87,11 @@ def test_sizes_of_the_mappo_flavour(name: str) -> None:
 @pytest.mark.parametrize("name", ORIGINAL)
 def test_sizes_of_the_original_flavour(name: str) -> None:
     spec = smac.spec(name, flavour="original")
-    assert (spec.obs_size, spec.state_size) == ORIGINAL[name]
+    assert (spec.obs_size, spec.state_size, spec.horizon) == ORIGINAL[name]
+
+
+def test_sizes_are_listed_of_every_map() -> None:
+    assert list(ORIGINAL) == list(smac.TASKS)
 
 
 # The MAPPO flavour's vectors: composed a second time, entry by entry ------------------------------------------

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from marlzoo.benchmarks import status as module
@@ -88,6 +90,17 @@ def test_new_groups_take_the_place_of_those_with_their_runs(
     ]
 
 
+def test_a_group_is_listed_with_all_its_runs(tmp_path: Path) -> None:
+    def checkpoint(folder: Path, suite: object) -> Path:
+        assert folder == tmp_path / "checkpoints"
+        return folder / "some.npz"
+
+    runs = tuple(SimpleNamespace(name=lambda suite, k=k: f"{suite} {k}") for k in range(2))
+    found: Any = SimpleNamespace(runs=runs, label="for people", updates=9, checkpoint=checkpoint)
+    suite: Any = "unit"
+    assert module.entry(found, tmp_path, suite) == Listed("some", "for people", ("unit 0", "unit 1"), 9)
+
+
 def test_states_of_groups(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no groups are listed there"):
         stands(tmp_path)
@@ -98,6 +111,7 @@ def test_states_of_groups(tmp_path: Path) -> None:
     results = ResultsFile(tmp_path / "rows.csv")
     results.append([row(0, 5), row(0, 10), row(1, 10)])
     results.append([row(2, 10), row(3, 5), row(4, 5), row(5, 5), row(5, 6, "first"), row(4, 9, "last")])
+    results.append([row(10, 5, "mended")])
     results.append([row(6, 5), row(7, 4), row(7, 9, "lost"), row(10, 10), row(11, 10)])
     results.publish()
     found = stands(tmp_path, {"7": "running"})

@@ -87,6 +87,8 @@ def test_the_untrained_and_the_last_one_are_never_the_medium_one() -> None:
     assert teach._nearest(tried, 0, 2, 0.0) == 0
     tried = [replace(each, mean_return=each.mean_return + 10) for each in tried]
     assert teach._nearest(tried, 1, 3, None) == 1  # 14.5
+    steep = [replace(tried[0], mean_return=value) for value in (10.0, 11.0, 14.0, 19.0)]
+    assert teach._nearest(steep, 1, 3, None) == 2  # 14.5
     assert teach._nearest(tried, 1, 3, 0.0) == 1
 
 
