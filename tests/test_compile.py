@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import importlib.util
 import os
@@ -215,6 +217,38 @@ def test_a_step_of_training(
 def test_loops_are_reordered_by_no_other_backend() -> None:
     assert not compilation._may_reorder(torch.device("cpu"), "inductor")
     assert not compilation._may_reorder(torch.device("cuda"), "eager")
+
+
+class Libc:
+    """Keeps glibc's settings by the numbers of malloc.h."""
+
+    def __init__(self) -> None:
+        self.settings: dict[int, int] = {}
+        self.trimmed = 0
+
+    def mallopt(self, name: int, value: int) -> None:
+        self.settings[name] = value
+
+    def malloc_trim(self, left: int) -> None:
+        assert left == 0
+        self.trimmed += 1
+
+
+def test_large_buffers_lie_on_a_heap_that_shrinks_afterwards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    libc = Libc()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    trim_threshold, mmap_max = -1, -4
+    for error in (None, KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), compilation.freed_memory_kept():
+            assert (libc.settings[mmap_max], libc.settings[trim_threshold]) == (0, -1)
+            if error is not None:
+                raise error
+        assert libc.settings[mmap_max] == 65536  # glibc's own
+        assert libc.settings[trim_threshold] > 0
+    assert libc.trimmed == 2
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    with compilation.freed_memory_kept():
+        pass  # another C library
 
 
 # In a process of its own, whose heap holds nothing else: pages handed out while 80 MB are filled and freed again, in
