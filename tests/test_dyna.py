@@ -103,7 +103,8 @@ def test_the_model_is_scaled_by_the_data_and_fitted_first() -> None:
     other.observe([data, data])
     assert torch.equal(algorithm.dyna_world.center, other.center)
     before = {name: value.clone() for name, value in algorithm.state_tensors().items()}
-    algorithm.update_model(make_sampler(algorithm, [data]).next())
+    metrics = algorithm.update_model(make_sampler(algorithm, [data]).next())
+    assert set(metrics) == {"world/loss", "world/held_out_error", "grad_norm/world"}  # one part, one name
     moved = {name for name, now in algorithm.named_parameters() if not torch.equal(now, before[name])}
     assert moved
     assert all(name.startswith("dyna_world.") for name in moved)

@@ -163,7 +163,8 @@ class Dyna(Algorithm):
     def update_model(self, batch: Batch) -> dict[str, Tensor]:
         """One step of every member of the world model."""
         loss, metrics = self.dyna_world.loss(batch)
-        return metrics | self.step(dyna_world=loss)
+        norms = self.step(dyna_world=loss)
+        return {**metrics, "grad_norm/world": norms["grad_norm/dyna_world"]}  # beside world/loss
 
     def update_on_data(self, batch: Batch) -> dict[str, Tensor]:
         """The method's own update."""
