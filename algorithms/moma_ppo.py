@@ -54,7 +54,7 @@ from marlzoo.models.settings import WorldModelConfig, world_model_ignores
 from marlzoo.models.world_model import WorldModel
 from marlzoo.modules.layers import MLP, PerAgent
 from marlzoo.modules.policies import Policy
-from marlzoo.objectives import normal_log_density, normalized
+from marlzoo.objectives import normal_log_density, normalized_advantage
 from marlzoo.replicas import Init, Kind, ReplicaRandom
 from marlzoo.spec import ActionKind, Spec
 
@@ -220,7 +220,7 @@ class MOMAPPO(Algorithm):
             "obs": obs,
             "frame": found.frame,
             "action": found.action,
-            "advantage": normalized(advantage, 1e-3),
+            "advantage": normalized_advantage(advantage, 1e-3),
             "value": value,
             "target": value + gae(*known, torch.ones_like(self.hyperparameter("gamma", 2))),
             "log_prob": self.actor.log_prob(obs, found.action)[0],

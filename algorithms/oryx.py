@@ -117,7 +117,7 @@ class Head(nn.Module):
         return out
 
 
-class Model(nn.Module):
+class OryxNet(nn.Module):
     """Encoder, decoder and both heads.
 
     Args:
@@ -207,7 +207,7 @@ class Oryx(Algorithm):
     def build(self, spec: Spec) -> None:
         """The network and its target."""
         self.fields = ("obs", "action", "action_mask", "agent_reward", "mask")
-        self.net = Model(self.init, spec, self.config)
+        self.net = OryxNet(self.init, spec, self.config)
         self.target = self.make_target(self.net)
         self.add_optimizer(net=self.net)
 
@@ -294,7 +294,7 @@ class OryxPolicy(Policy):
     execution: Execution = "sequential"
     used: Tensor
 
-    def __init__(self, net: Model, used: Tensor, sample: bool) -> None:
+    def __init__(self, net: OryxNet, used: Tensor, sample: bool) -> None:
         super().__init__()
         self.net = net
         self.stochastic = sample

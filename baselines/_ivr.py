@@ -88,7 +88,7 @@ class IVRConfig(Config):
     lr: Positive = 3e-4  # step size of Adam
 
 
-class Networks(nn.Module):
+class IVRNetworks(nn.Module):
     """Policy, twin Q, V, and (``mixing = "linear"``) the mixer; targets of Q and mixer."""
 
     reward_scale: Tensor  # [R], what rewards are multiplied by
@@ -115,19 +115,19 @@ class Networks(nn.Module):
         return (self.q,) if self.mixer is None else (self.q, self.mixer)
 
 
-def build(method: Algorithm, config: IVRConfig, spec: Spec) -> Networks:
+def build(method: Algorithm, config: IVRConfig, spec: Spec) -> IVRNetworks:
     """Declare what a batch must hold, make the networks and give each group its optimizer."""
     own = ("agent_reward",) if config.mixing == "none" else ("reward", "state")
     recurrent = config.history == "rnn"
     if recurrent:
         method.sampling = "sequence"
     method.fields = step_fields(recurrent, "obs", "action", "mask", "action_mask", *own)
-    nets = Networks(method, config, spec)
+    nets = IVRNetworks(method, config, spec)
     method.add_optimizer(policy=nets.actor, q=nets.critic, v=nets.v)
     return nets
 
 
-def prepare(nets: Networks, config: IVRConfig, data: Sequence[Any]) -> None:
+def fit_reward_scale(nets: IVRNetworks, config: IVRConfig, data: Sequence[Any]) -> None:
     """Find each replica's factor of the rewards in its data."""
     if config.reward_scaling == "range":
         for replica, dataset in enumerate(data):
@@ -136,7 +136,12 @@ def prepare(nets: Networks, config: IVRConfig, data: Sequence[Any]) -> None:
 
 
 def update(
-    method: Algorithm, nets: Networks, config: IVRConfig, batch: Batch, value_loss: ValueLoss, weight: Weight
+    method: Algorithm,
+    nets: IVRNetworks,
+    config: IVRConfig,
+    batch: Batch,
+    value_loss: ValueLoss,
+    weight: Weight,
 ) -> dict[str, Tensor]:
     """One step: V, then policy with the new V, and Q, then the targets; metrics ``[R]``."""
     sequences = batch  # which a memory reads
@@ -182,7 +187,7 @@ def update(
 
 
 @torch.no_grad()
-def _targets(method: Algorithm, nets: Networks, batch: Batch) -> Tensor:
+def _targets(method: Algorithm, nets: IVRNetworks, batch: Batch) -> Tensor:
     """y of step 3: the team's ``[R, B]``, or, where every agent learns for itself, ``[R, B, N]``."""
     w_next, b_next = _mixing(nets.target_mixer, batch, "next_state")
     v_next = w_next * nets.v(with_agent_id(batch.next_obs))

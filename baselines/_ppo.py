@@ -32,7 +32,7 @@ from marlzoo.errors import ConfigError
 from marlzoo.modules.policies import CategoricalPolicy, Policy
 from marlzoo.replicas import Kind, ReplicaRandom
 
-from ._ppo_networks import GaussianPolicy, PPOActor, PPONet
+from ._ppo_networks import PPOActor, PPOGaussianPolicy, PPONet
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class PPOConfig(RolloutConfig):
     entropy: NonNegative = 0.0  # c_H, weight of the entropy bonus
 
 
-class Networks(nn.Module):
+class PPONetworks(nn.Module):
     """Policy π(a_i | o_i), state value, and the running normalization of returns.
 
     Args:
@@ -96,12 +96,12 @@ class Networks(nn.Module):
 
     def policy(self) -> Policy:
         """Decentralized: each agent needs its own observation only."""
-        return CategoricalPolicy(self.actor.net) if self.actor.discrete else GaussianPolicy(self.actor)
+        return CategoricalPolicy(self.actor.net) if self.actor.discrete else PPOGaussianPolicy(self.actor)
 
     def explore(self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom) -> Tensor:
         """Actions for the collector, a sample of π: ``[R, E, N, A]`` (may leave the box) or ``[R, E, N]``."""
         policy = self.policy()
-        if isinstance(policy, GaussianPolicy):
+        if isinstance(policy, PPOGaussianPolicy):
             return policy.sample(obs, random)  # acting would clip it, and its density is that of the sample
         return policy.act(obs, action_mask, random)
 
@@ -117,14 +117,14 @@ def passes(rollout: Rollout, config: RolloutConfig) -> Iterator[Tensor]:
         yield from torch.split(order, config.batch_size, dim=1)
 
 
-def rows_of(experience: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+def take_experience(experience: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """Each replica's ``rows [R, B]`` of all fields ``[R, M, ...]``."""
     return {name: take_rows(value, rows) for name, value in experience.items()}
 
 
 @torch.no_grad()
 def experience(
-    method: Algorithm, nets: Networks, rollout: Rollout
+    method: Algorithm, nets: PPONetworks, rollout: Rollout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the losses need, each ``[R, M, ...]``, under the parameters that made the rollout; and metrics."""
     norm = nets.value_norm
@@ -159,7 +159,7 @@ def experience(
 
 
 def policy_loss(
-    method: Algorithm, nets: Networks, x: dict[str, Tensor], agent: Tensor | None = None
+    method: Algorithm, nets: PPONetworks, x: dict[str, Tensor], agent: Tensor | None = None
 ) -> Tensor:
     """L_π = -mean min(ρ A, clip(ρ, 1 ± ε) A) - c_H H, ``[R]``; with ``agent [R]`` that agent's alone."""
     log_prob, entropy = nets.actor.log_prob(x["obs"], x["action"], x.get("action_mask"), agent)
@@ -171,7 +171,7 @@ def policy_loss(
     return -gain.flatten(1).mean(1)
 
 
-def value_loss(method: Algorithm, nets: Networks, x: dict[str, Tensor]) -> Tensor:
+def value_loss(method: Algorithm, nets: PPONetworks, x: dict[str, Tensor]) -> Tensor:
     """Mean of the larger Huber loss of the plain and of the clipped value, normalized scale, ``[R]``."""
     value = nets.value(x["state"])
     eps = method.hyperparameter("clip", 2)

@@ -131,7 +131,7 @@ class PPOActor(nn.Module):
         return self.outputs(self.network_of(agent), obs, agent)
 
 
-class GaussianPolicy(Policy):
+class PPOGaussianPolicy(Policy):
     """Acts with the mean clipped to [-1, 1]; with noise, with the clipped sample."""
 
     def __init__(self, actor: PPOActor) -> None:

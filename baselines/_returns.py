@@ -15,7 +15,7 @@ Target = Literal["max", "p90", "above"]
 """The return to ask for: the largest of the data, their 90th percentile, or a fifth above the largest."""
 
 
-class Returns(nn.Module):
+class TargetReturn(nn.Module):
     """What the data say about returns, ``[R]`` each: the size of the largest, and the one to ask for."""
 
     scale: Tensor

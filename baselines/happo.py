@@ -52,7 +52,7 @@ class HAPPO(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """One actor per agent, a critic, running normalization of returns."""
-        self.nets = _ppo.Networks(self, self.config, own=True)
+        self.nets = _ppo.PPONetworks(self, self.config, own=True)
         # Agents step in turn, so each has its own count of steps.
         self.add_optimizer(
             policy=self.nets.actor, critic=self.nets.critic, eps=1e-5, rows={"policy": (spec.n_agents,)}
@@ -70,11 +70,11 @@ class HAPPO(Algorithm):
             mine = self.own_experience(experience, agent, compound)
             turn = one_hot(agent, n).bool()
             for rows in _ppo.passes(rollout, self.config):
-                policy_loss = _ppo.policy_loss(self, self.nets, _ppo.rows_of(mine, rows), agent)
+                policy_loss = _ppo.policy_loss(self, self.nets, _ppo.take_experience(mine, rows), agent)
                 norms = self.step_if(turn, policy=policy_loss)
             compound = compound * self.ratio(mine, agent)
         for rows in _ppo.passes(rollout, self.config):
-            value_loss = _ppo.value_loss(self, self.nets, _ppo.rows_of(experience, rows))
+            value_loss = _ppo.value_loss(self, self.nets, _ppo.take_experience(experience, rows))
             norms |= self.step(critic=value_loss)
         losses = {"policy/loss": policy_loss.detach(), "critic/loss": value_loss.detach()}
         return metrics | losses | {"policy/compound_ratio": compound.mean(1)} | norms

@@ -84,7 +84,7 @@ class HATRPO(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """One actor per agent, a critic, running normalization of returns."""
-        self.nets = _ppo.Networks(self, self.config, own=True)
+        self.nets = _ppo.PPONetworks(self, self.config, own=True)
         self.add_optimizer(critic=self.nets.critic, eps=1e-5)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class HATRPO(Algorithm):
             compound = compound * ratio
             steps.append(step)
         for rows in _ppo.passes(rollout, self.config):
-            value_loss = _ppo.value_loss(self, self.nets, _ppo.rows_of(experience, rows))
+            value_loss = _ppo.value_loss(self, self.nets, _ppo.take_experience(experience, rows))
             norms = self.step(critic=value_loss)
         metrics |= {name: torch.stack([step[name] for step in steps]).sum(0) / n for name in steps[0]}
         metrics |= {"critic/loss": value_loss.detach(), "policy/compound_ratio": compound.mean(1)}

@@ -52,7 +52,7 @@ from marlzoo.objectives import action_error, detached, mean_over
 from marlzoo.replicas import Init, Kind
 from marlzoo.spec import Spec
 
-from ._returns import Returns, Target
+from ._returns import Target, TargetReturn
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Planner(nn.Module):
         return noise.view_as(x)
 
 
-class Model(nn.Module):
+class MADiffNet(nn.Module):
     """Planner and inverse dynamics."""
 
     def __init__(self, init: Init, spec: Spec, config: MADiffConfig) -> None:
@@ -209,8 +209,8 @@ class MADiff(Algorithm):
         self.fields = ("obs", "action", "reward", "action_mask")
         self.schedule = Schedule(self.init, c.diffusion_steps)
         self.scaling = Scaling(self.init, spec)
-        self.returns = Returns(self.init)
-        self.model = Model(self.init, spec, c)
+        self.returns = TargetReturn(self.init)
+        self.model = MADiffNet(self.init, spec, c)
         self.slow = self.make_target(self.model)
         sizes = torch.tensor(spec.obs_sizes).unsqueeze(-1)
         real = torch.arange(spec.obs_size).unsqueeze(0) < sizes

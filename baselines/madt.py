@@ -51,7 +51,7 @@ from marlzoo.objectives import detached, mean_over
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
-from ._returns import Returns, Target
+from ._returns import Target, TargetReturn
 
 Tokens = Literal["return", "action", "obs"]
 COUNT = {"return": 3, "action": 2, "obs": 1}  # tokens of a step
@@ -76,7 +76,7 @@ class MADTConfig(Config):
     sequence_length: Natural = 0  # steps of a window, and of the context (0: whole episodes)
 
 
-class Model(nn.Module):
+class MADTNet(nn.Module):
     """Embeddings, transformer and head.
 
     Args:
@@ -165,8 +165,8 @@ class MADT(Algorithm):
                 "set tokens to 'action' or 'return'"
             )
         self.fields = ("obs", "action", "reward", "action_mask")
-        self.model = Model(self.init, spec, c)
-        self.returns = Returns(self.init)
+        self.model = MADTNet(self.init, spec, c)
+        self.returns = TargetReturn(self.init)
         self.add_optimizer(policy=self.model)
 
     def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
@@ -226,7 +226,7 @@ class SequencePolicy(Policy):
     used: Tensor
 
     def __init__(
-        self, model: Model, returns: Returns, used: Tensor, context: int, joint: bool, sample: bool
+        self, model: MADTNet, returns: TargetReturn, used: Tensor, context: int, joint: bool, sample: bool
     ) -> None:
         super().__init__()
         self.model = model

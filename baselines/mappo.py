@@ -54,7 +54,7 @@ class MAPPO(Algorithm):
 
     def build(self, spec: Spec) -> None:
         """Actor, critic, running normalization of returns."""
-        self.nets = _ppo.Networks(self, self.config)
+        self.nets = _ppo.PPONetworks(self, self.config)
         self.add_optimizer(policy=self.nets.actor, critic=self.nets.critic, eps=1e-5)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class MAPPO(Algorithm):
             self.scale_learning_rates(1.0 - rollout.progress)
         experience, metrics = _ppo.experience(self, self.nets, rollout)
         for rows in _ppo.passes(rollout, self.config):
-            x = _ppo.rows_of(experience, rows)
+            x = _ppo.take_experience(experience, rows)
             policy_loss = _ppo.policy_loss(self, self.nets, x)
             value_loss = _ppo.value_loss(self, self.nets, x)
             norms = self.step(policy=policy_loss, critic=value_loss)

@@ -47,7 +47,7 @@ class SQL(Algorithm):
 
     def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
         """Find the rewards' factor in the data."""
-        _ivr.prepare(self.nets, self.config, data)
+        _ivr.fit_reward_scale(self.nets, self.config, data)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all three losses; metrics are the losses, batch means and gradient norms, each [R]."""

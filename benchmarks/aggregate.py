@@ -51,7 +51,7 @@ class Runs:
         return Runs(learners, tuple(kept), *parts)
 
 
-def runs_of(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
+def select_runs(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
     """The runs behind some lines of a summary, under the names that these have.
 
     Args:
@@ -75,7 +75,7 @@ def runs_of(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
     return Runs(learners, tuple(dict.fromkeys(cells["dataset"])), returns, scores)
 
 
-def score(runs: Runs, learner: str) -> Estimate:
+def interquartile_score(runs: Runs, learner: str) -> Estimate:
     """Interquartile mean of all runs' normalized scores, every dataset counting alike, resampled within each."""
     found = runs.scores[learner]
     samples = [found[name] for name in sorted(found)]  # so that the same draws stand in every table
@@ -132,7 +132,7 @@ class Statistic:
 SCORE = Statistic(
     "score",
     "interquartile mean of the runs' normalized scores, every dataset counting alike",
-    lambda runs, than: {name: score(runs, name) for name in runs.complete()},
+    lambda runs, than: {name: interquartile_score(runs, name) for name in runs.complete()},
     digits=1,
     suffix=" (IQM)",
 )

@@ -117,7 +117,7 @@ class Results:
 
     def classes(self) -> dict[str, aggregate.Runs]:
         """The last checkpoints of all runs, by what policies need when they act; only these are comparable."""
-        return {kind: aggregate.runs_of(self._rows, cells) for kind, cells in tables.classes(self._cells)}
+        return {kind: aggregate.select_runs(self._rows, cells) for kind, cells in tables.classes(self._cells)}
 
     def scopes(self) -> dict[tuple[str, str], aggregate.Runs]:
         """Which runs are ranked beside each other: those of one suite and one class of execution.

@@ -13,7 +13,7 @@ from marlzoo.console import console as plain_console
 from marlzoo.errors import DataError, UnknownNameError
 
 from .analysis import Results
-from .estimate import Cost, costs, within
+from .estimate import Cost, costs, suite_within
 from .launchers import Place, job_states
 from .membership import whole
 from .plan import expanded, validate
@@ -98,7 +98,7 @@ def bench(
     console = plain_console(quiet=quiet)
     if hours:
         again = {learner.method for learner in chosen.learners} if force else rerun
-        chosen, _ = within(chosen, costs(_valid(chosen), Path(out), console.print, rerun=again), hours)
+        chosen, _ = suite_within(chosen, costs(_valid(chosen), Path(out), console.print, rerun=again), hours)
     finished = run_suite(
         chosen,
         out=Path(out),

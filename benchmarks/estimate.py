@@ -246,7 +246,7 @@ def rehearsal(spec: Spec) -> Dataset:
     )
 
 
-def within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, list[Cost]]:
+def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, list[Cost]]:
     """The suite's cheapest datasets, with all learners and seeds, that fit in some hours, and what is left out.
 
     Raises:

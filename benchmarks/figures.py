@@ -57,7 +57,7 @@ def plot(
         raise ConfigError(f"{path}: end the file's name in {', '.join(FORMATS)}")
     figure = draw(Results(*paths), kind, columns)
     if path is not None:
-        save(figure, path)
+        save_figure(figure, path)
     return figure
 
 
@@ -168,7 +168,7 @@ def look(place: int) -> tuple[str, str]:
     return COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure; the same rows give the same bytes with the same matplotlib."""
     from matplotlib import rc_context
 

@@ -42,7 +42,7 @@ def labels_of(cells: pd.DataFrame, only: pd.Series | None = None) -> Labels:
     return Labels(learners, datasets, [*settings, *common])
 
 
-def settings_of(variant: str) -> dict[str, str]:
+def variant_settings(variant: str) -> dict[str, str]:
     """The settings in a row's ``variant`` by name."""
     parts = [part.partition("=") for part in _APART.split(variant) if part]
     return {name: value for name, _, value in parts}
@@ -51,7 +51,7 @@ def settings_of(variant: str) -> dict[str, str]:
 def _learners(cells: pd.DataFrame, only: pd.Series) -> tuple[pd.Series, list[str]]:
     """A method's name, with the settings in which its learners differ; and the settings that are left out."""
     variants: dict[tuple[str, str], dict[str, str]] = {
-        (method, variant): settings_of(variant)
+        (method, variant): variant_settings(variant)
         for method, variant in zip(cells["method"], cells["variant"], strict=True)
     }
     shared = _shared(variants)

@@ -19,7 +19,7 @@ SHOWN = 8  # methods with their latest returns, so that the display stays below 
 
 
 @dataclass(frozen=True)
-class Returns:
+class LatestEvaluation:
     """A group's latest evaluation.
 
     Args:
@@ -49,7 +49,7 @@ class Status:
         self.running = self.done = self.failed = self.groups = 0
         self._counted: deque[tuple[float, float]] = deque()  # (time, seed-updates since the beginning)
         self._total = 0.0
-        self._latest: dict[str, Returns] = {}
+        self._latest: dict[str, LatestEvaluation] = {}
 
     def count(self, seed_updates: float) -> None:
         """Note seed-updates that were made since the last call."""
@@ -67,7 +67,7 @@ class Status:
         end, last = self._counted[-1]
         return (last - first) / (end - begin)
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         """Note an evaluation."""
         self._latest.pop(found.method, None)  # the newest one comes last
         self._latest[found.method] = found

@@ -15,23 +15,15 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from marlzoo.console import counted, visible
+from marlzoo.console import counted, shortened, visible
 
-from .live import Returns, Status
+from .live import LatestEvaluation, Status
 
 # Columns of a line of progress beside names and notes.
 BAR = 10
 PERCENT = 5
 GAPS = 3
 PERIOD = 60.0  # seconds between two lines of progress where they are kept, in a log file for instance
-
-
-def shortened(text: str, width: int) -> str:
-    """``text`` in at most ``width`` columns, shortened in the middle, because names differ at their ends."""
-    if len(text) <= width:
-        return text
-    end = width // 2
-    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 def fitting(note: str, width: int) -> str:
@@ -44,7 +36,7 @@ def fitting(note: str, width: int) -> str:
 
 
 @dataclass
-class Stage:
+class WorkItem:
     """One piece of work: ``amount`` units of the kind ``kind`` (pieces of a kind cost the same per unit).
 
     ``unit`` is how many units a seed-update has; 0 for work that has none.
@@ -64,7 +56,7 @@ class Clock:
     the estimate rather falls than grows; while nothing of a family is measured, nothing is estimated.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[WorkItem]) -> None:
         self.stages = list(stages)
         self.side_by_side = 1
         self._spent: dict[str, tuple[float, float]] = {}  # kind -> (units, seconds)
@@ -122,7 +114,7 @@ class ProgressReporter(Protocol):
     def log(self, text: str) -> None:
         """A line for people."""
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         """An evaluation, for a display that shows the latest ones."""
 
 
@@ -184,7 +176,7 @@ class Display:
         stamp = "" if self.console.is_terminal else time.strftime("%Y-%m-%d %H:%M:%S ")
         self.progress.console.print(f"{stamp}{visible(text)}", highlight=False, soft_wrap=True, markup=False)
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         """Show an evaluation among the latest ones, and print it."""
         self.status.evaluated(found)
         now = time.monotonic()
@@ -193,19 +185,19 @@ class Display:
             self.log(found.line)
         self.refresh()
 
-    def plan(self, stages: Sequence[Stage], side_by_side: int = 1) -> None:
+    def plan(self, stages: Sequence[WorkItem], side_by_side: int = 1) -> None:
         """Set all pieces of work, those that are done included, and how many are done at a time."""
         self.clock.stages = list(stages)
         self.clock.side_by_side = side_by_side
         self.status.groups = sum(1 for stage in stages if stage.unit)
         self.refresh()
 
-    def begin(self, stage: Stage) -> Part:
+    def begin(self, stage: WorkItem) -> WorkBar:
         """Start (or go on with) a piece of work; ``stage.done`` units of it are there already."""
         if not self.console.is_terminal:
             self.log(stage.label)
         self.status.running += bool(stage.unit)
-        return Part(self, stage)
+        return WorkBar(self, stage)
 
     def refresh(self, what: str = "") -> None:
         """Show where everything stands.
@@ -243,10 +235,10 @@ class _Half(ProgressColumn):
         return text
 
 
-class Part:
+class WorkBar:
     """A piece of work on a display (a :class:`ProgressReporter`)."""
 
-    def __init__(self, display: Display, stage: Stage) -> None:
+    def __init__(self, display: Display, stage: WorkItem) -> None:
         self._display = display
         self.stage = stage
         self._last = stage.done
@@ -283,7 +275,7 @@ class Part:
         """Print a line above the bars."""
         self._display.log(text)
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         """Show an evaluation among the latest ones."""
         self._display.evaluated(found)
 

@@ -20,7 +20,7 @@ from marlzoo.system.provenance import commit_of, machine, now
 
 from .drift import ESS, VALUE, value_drift
 from .plan import Group, Run
-from .references import normalized
+from .references import normalized_score
 from .results import Estimated, Row, RowEpisodes
 from .suites import Suite
 
@@ -47,7 +47,7 @@ class RowSink(Protocol):
         """There is nothing more to append for now."""
 
 
-class Recorder:
+class RowRecorder:
     """Writes the rows of one group.
 
     Args:
@@ -111,7 +111,7 @@ class Recorder:
             episodes=played.returns.shape[1],
             mean_return=mean,
             std_return=float(played.returns[replica].std()),
-            normalized_score=normalized(run.source.task, mean),
+            normalized_score=normalized_score(run.source.task, mean),
             win_rate=None if played.wins is None else float(played.wins[replica].mean()),
             diverged=bool(found.diverged[replica]) or not np.isfinite(mean),
             execution=self._algorithm.policy().execution,

@@ -51,7 +51,7 @@ def ends(task: str) -> Ends | None:
     return _returns().get(task) or _known(task) or _taught(task)
 
 
-def normalized(task: str, value: float) -> float | None:
+def normalized_score(task: str, value: float) -> float | None:
     """Score with 0 for random actions and 100 for the expert reference of :func:`ends`; None without one."""
     found = ends(task)
     return None if found is None else 100.0 * (value - found.random) / (found.expert - found.random)

@@ -29,7 +29,9 @@ class Found:
     missing: tuple[Run, ...]
 
 
-def find(suite: Suite, sources: Sequence[Source], results: ResultsFile, rerun: Collection[str] = ()) -> Found:
+def find_done(
+    suite: Suite, sources: Sequence[Source], results: ResultsFile, rerun: Collection[str] = ()
+) -> Found:
     """Look for the runs of a suite among the rows.
 
     Args:
@@ -88,7 +90,7 @@ def files(group: Group, folder: Path, suite: Suite) -> tuple[Path, Path]:
     return checkpoint, folder / "metrics" / f"{checkpoint.stem}.csv"
 
 
-def summary(found: Found) -> str:
+def reuse_line(found: Found) -> str:
     """One line: how many runs were there, and since when."""
     total = len(found.done) + len(found.missing)
     left = f"{len(found.missing)} to train" if found.missing else "nothing trained"

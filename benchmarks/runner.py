@@ -23,7 +23,7 @@ from .launchers import Place, make_launcher
 from .membership import left_out, rows_of
 from .plan import Group, expanded, groups, runs_of, validate
 from .plan import finished as finished_runs
-from .progress import Display, Stage, last_lines
+from .progress import Display, WorkItem, last_lines
 from .results import ResultsFile
 from .sources import Source, is_missing, obtain
 from .split import Split, cluster_split, default_split, group_size
@@ -109,7 +109,7 @@ def run_suite(
     again = {learner.method for learner in suite.learners} if force else set(rerun)
     with reading_once(), Display(console, f"suite {suite.name}") as display:
         sources, made = _obtain_all(suite, out / "data", display)
-        found = reuse.find(suite, sources, results, again)
+        found = reuse.find_done(suite, sources, results, again)
         if place.on != "local":
             split = cluster_split(suite, runs_of(suite, sources), max_replicas, device, split)
         elif split is None:
@@ -117,7 +117,7 @@ def run_suite(
         size = group_size(suite, sources, split, max_replicas)
         reuse.forget(suite, found, results, again, folder, size, storage)
         todo = groups(suite, found.missing, size)
-        for line in (reuse.summary(found), *reuse.warnings(found)):
+        for line in (reuse.reuse_line(found), *reuse.warnings(found)):
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))
@@ -167,12 +167,12 @@ def _show(
                 console.print(terminal(sheet), soft_wrap=True)
 
 
-def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[Stage]]:
+def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[WorkItem]]:
     """Every dataset of the suite, made where it is missing, and what was made."""
     stages = {}
     for k, data in enumerate(suite.data):
         if is_missing(data, folder):
-            stages[k] = Stage(f"data/{data.task}", f"data: {data.task} {data.quality}", data.transitions)
+            stages[k] = WorkItem(f"data/{data.task}", f"data: {data.task} {data.quality}", data.transitions)
     display.plan(list(stages.values()))
     sources: dict[int, Source] = {}
     # Those that are there, or have to be, come first: one that is missing is told before any is made.
@@ -185,8 +185,8 @@ def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Sour
     return [sources[k] for k in range(len(suite.data))], list(stages.values())
 
 
-def _stage(group: Group) -> Stage:
+def _stage(group: Group) -> WorkItem:
     # In units of updates of one agent's networks, so that tasks of different size cost about the same each.
     unit = float(group.spec.n_agents)
     amount = group.updates * len(group.runs) * unit
-    return Stage(f"train/{group.learner.method}/{group.task}", group.label, amount, unit=unit)
+    return WorkItem(f"train/{group.learner.method}/{group.task}", group.label, amount, unit=unit)

@@ -132,7 +132,7 @@ class Study:
     size: tuple[float, float] = (7.0, 4.5)
 
 
-def write(study: Study, out: Path, console: Console | None = None) -> Path:
+def write_study(study: Study, out: Path, console: Console | None = None) -> Path:
     """Write ``table.csv``, ``table.md`` and, where matplotlib is installed, ``plot.png``; print the table.
 
     Returns:
@@ -180,7 +180,9 @@ def bounds(values: Floats) -> tuple[float, float]:
     return interval([values], _mean)
 
 
-def table(title: str, header: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> Sheet:
+def plain_sheet(
+    title: str, header: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]
+) -> Sheet:
     """A table without bold entries."""
     return Sheet(title, list(header), [list(line) for line in body], notes=list(notes))
 
@@ -201,7 +203,7 @@ def place(name: str, source: Source) -> str:
     return f"{name}/{TaskName.parse(source.task).slug()}-{source.quality}"
 
 
-def points(groups: Sequence[tuple[str, Floats]]) -> Callable[[Any], None]:
+def seed_marks(groups: Sequence[tuple[str, Floats]]) -> Callable[[Any], None]:
     """Draws a mark per seed above the label of each group.
 
     Args:

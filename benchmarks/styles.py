@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from marlzoo.console import markdown_cell, visible
+from marlzoo.console import markdown_cell, shortened, visible
 
 from .sheet import column_width
 
@@ -124,14 +124,6 @@ def blocks(sheet: Sheet, width: int) -> Iterator[list[Text]]:
         widths[0] = min(widths[0], max(SHORTEST, width - GAP - max(widths[1:])))
     for chosen in _split(widths, width):
         yield _block(sheet, body, chosen, widths)
-
-
-def shortened(text: str, width: int) -> str:
-    """A text of at most ``width`` characters, cut in the middle, where names differ least."""
-    if len(text) <= width:
-        return text
-    end = (width - 1) // 2
-    return text[: width - 1 - end] + "…" + text[len(text) - end :]
 
 
 def _split(widths: list[int], width: int) -> Iterator[list[int]]:

@@ -18,7 +18,7 @@ import pandas as pd
 from marlzoo.errors import DataError
 
 from .drift import moving
-from .references import normalized, published_result
+from .references import normalized_score, published_result
 from .results import RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
@@ -227,7 +227,7 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
 def scores_of(rows: pd.DataFrame) -> Floats:
     """Normalized scores of rows, all by today's reference of their task; NaN without one."""
     pairs = zip(rows["task"], rows["mean_return"], strict=True)
-    found = [normalized(task, value) for task, value in pairs]
+    found = [normalized_score(task, value) for task, value in pairs]
     return np.array([math.nan if score is None else score for score in found], dtype=np.float64)
 
 

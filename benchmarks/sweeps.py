@@ -21,7 +21,7 @@ from marlzoo.system.files import write_text_atomic
 from .adaptive import batch_size, search
 from .analysis import DATASET, Results
 from .bench import select
-from .figures import save
+from .figures import save_figure
 from .plan import expanded, setting_names
 from .runner import run_suite
 from .space import Values, grid_points, parse_values, random_points
@@ -168,7 +168,7 @@ def _draw(found: Sweep, path: Path, console: Console | None) -> None:
     if shown.empty:
         return
     try:
-        save(draw(shown), path)
+        save_figure(draw(shown), path)
     except MissingExtraError as error:
         if console is not None:
             console.print(f"No plot: {error}", markup=False, highlight=False)

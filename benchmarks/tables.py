@@ -51,7 +51,7 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
         raise UnknownNameError("method of the rows", reference, set(found["method"]))
     made = []
     for kind, cells in classes(found):
-        runs = aggregate.runs_of(rows, cells)
+        runs = aggregate.select_runs(rows, cells)
         name = title if found["execution"].nunique() == 1 else f"{title}: {kind.replace('_', ' ')} execution"
         notes = labels_of(found, found["execution"] == kind).notes
         made += [comparison(cells, runs, name, notes, command), *_published(cells)]
@@ -225,7 +225,7 @@ def write(
     made = sheets(rows, title, command, reference)
     found, _ = aggregate.named(summary(rows))
     _write_csv(folder / "table.csv", found)
-    parts = [(kind, aggregate.runs_of(rows, cells)) for kind, cells in classes(found)]
+    parts = [(kind, aggregate.select_runs(rows, cells)) for kind, cells in classes(found)]
     for name, numbers in (("improvement", aggregate.improvements), ("profile", aggregate.profiles)):
         frames = [numbers(runs).assign(execution=kind) for kind, runs in parts]
         filled = [frame for frame in frames if not frame.empty]

@@ -14,10 +14,10 @@ from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 
 from .choice import estimates, require_starts
-from .live import Returns, mean_and_range
+from .live import LatestEvaluation, mean_and_range
 from .plan import Group
 from .progress import ProgressReporter
-from .recorder import Recorder, RowSink, brief, record_failure
+from .recorder import RowRecorder, RowSink, brief, record_failure
 from .results import ResultsFile
 from .reuse import files
 from .sources import Source
@@ -118,7 +118,7 @@ class Trainer:
         names = [{"run": r.name(suite), "quality": r.source.quality, "seed": r.seed} for r in group.runs]
         logger = MetricsFile(kept, names)
         target = LogTarget(self.folder, suite.name, names, {"task": group.task})
-        recorder = Recorder(self.sink, suite, group, algorithm, logger, self.device)
+        recorder = RowRecorder(self.sink, suite, group, algorithm, logger, self.device)
         datasets = self._load(group)
         listener = _Listener(suite, group, algorithm, datasets, recorder, report)
         evaluations = train(
@@ -199,7 +199,7 @@ class _Listener:
         group: Group,
         algorithm: Algorithm,
         datasets: Sequence[Dataset],
-        recorder: Recorder,
+        recorder: RowRecorder,
         report: ProgressReporter,
     ) -> None:
         self._suite = suite
@@ -239,7 +239,7 @@ class _Listener:
     def _show(self, found: Evaluation, when: str) -> None:
         group = self._group
         self._report.evaluated(
-            Returns(
+            LatestEvaluation(
                 method=group.learner.method,
                 data=group.data_label,
                 updates=found.updates,

@@ -10,13 +10,13 @@ sys.path.insert(0, str(DOCS))
 
 from _generate import published, readme  # noqa: E402 - found through the path set above
 from marlzoo.benchmarks.analysis import Results  # noqa: E402
-from marlzoo.benchmarks.figures import draw, save  # noqa: E402
+from marlzoo.benchmarks.figures import draw, save_figure  # noqa: E402
 
 
 def main() -> None:
     """Rewrite the pages and their figures in place."""
     root = DOCS.parent
-    save(draw(Results.of(readme.rows(root))), DOCS / "_static" / "curves.svg")
+    save_figure(draw(Results.of(readme.rows(root))), DOCS / "_static" / "curves.svg")
     for path in published.pictures(root):
         print(path)
     for page, parts in (("README.md", readme.parts(root)), ("results/README.md", published.parts(root))):

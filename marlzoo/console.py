@@ -46,6 +46,14 @@ def counted(count: int, name: str) -> str:
     return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
 
 
+def shortened(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns, shortened in the middle, because names differ at their ends."""
+    if len(text) <= width:
+        return text
+    end = width // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
 def markdown_cell(text: object) -> str:
     """A value's text for a cell of a Markdown table: what would be markup or HTML there stands for itself."""
     return re.sub(r"[\\|`<]|\](?=[(\[])", r"\\\g<0>", " ".join(visible(text).splitlines()))
@@ -65,7 +73,7 @@ def console(**options: Any) -> Console:
     return Plain(markup=False, emoji=False, **options)
 
 
-def described(text: object) -> str:
+def escaped(text: object) -> str:
     """A description for rich's progress bars, which read markup whatever the console says."""
     from rich.markup import escape
 

@@ -171,7 +171,7 @@ def softmax_weights(
     return weight * taking_part.sum(dim, keepdim=True)
 
 
-def normalized(advantage: Tensor, eps: float = 1e-8) -> Tensor:
+def normalized_advantage(advantage: Tensor, eps: float = 1e-8) -> Tensor:
     """Shifted and scaled to mean 0 and standard deviation 1 within each replica ``[R, ...]``."""
     flat = advantage.flatten(1)
     shifted = (flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + eps)

@@ -43,7 +43,7 @@ class Listing:
     broken: dict[str, str]
 
 
-def list_methods() -> Listing:
+def find_methods() -> Listing:
     """Find methods without importing them. A plugin that cannot be found lands in ``broken``."""
     modules: dict[str, list[str]] = {}
     broken: dict[str, str] = {}
@@ -75,7 +75,7 @@ def code_hash(cls: type[Algorithm]) -> str:
 
 def method_names() -> list[str]:
     """Names of all methods, sorted."""
-    return list(list_methods().modules)
+    return list(find_methods().modules)
 
 
 def find_method(name: str) -> type[Algorithm]:
@@ -87,7 +87,7 @@ def find_method(name: str) -> type[Algorithm]:
     """
     from marlzoo.algorithm import Algorithm
 
-    listing = list_methods()
+    listing = find_methods()
     modules = listing.modules.get(name)
     plain = name.removeprefix(DYNA)
     if modules is None and plain in listing.modules:

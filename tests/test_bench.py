@@ -377,10 +377,10 @@ def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert hopper.bytes == 50 * (4 * (3 * (14 + 1) + 42 + 1) + 2)
     text = str([[*sheet.body, sheet.notes] for sheet in estimate.sheets(suite, [one, three, hopper])])
     assert "6 runs, 5 missing" in text
-    part, left = estimate.within(suite, [one, three, hopper], (one.hours + hopper.hours) * 1.01)
+    part, left = estimate.suite_within(suite, [one, three, hopper], (one.hours + hopper.hours) * 1.01)
     assert (part.data, [cost.data for cost in left]) == ((data[0], data[2]), [data[1]])
     with pytest.raises(ConfigError, match="games/xor D1, needs about"):
-        estimate.within(suite, [one, three, hopper], one.hours / 2)
+        estimate.suite_within(suite, [one, three, hopper], one.hours / 2)
     run(replace(suite, data=data[:1]), tmp_path)
     monkeypatch.setattr(estimate, "measure", lambda *_: pytest.fail("measured although nothing is missing"))
     (one,) = estimate.costs(replace(suite, data=data[:1]), tmp_path)

@@ -24,12 +24,12 @@ from marlzoo.cli import COMMANDS, listing, main
 from marlzoo.cli._options import Offline, Online, Where
 from marlzoo.cli.data import ACTIONS
 from marlzoo.commands import diagnosis as doctor
-from marlzoo.commands.methods import Source
+from marlzoo.commands.methods import MethodFile
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import convert, load_dataset
 from marlzoo.errors import pip_install
-from marlzoo.registry import find_method, list_methods, method_names, task_spec
+from marlzoo.registry import find_method, find_methods, method_names, task_spec
 from marlzoo.training.checkpoint import load_arrays
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
@@ -396,8 +396,8 @@ def test_help_is_narrow_says_what_is_meant_and_imports_little() -> None:
 
 @pytest.mark.parametrize("name", method_names())
 def test_settings_read_from_source_are_those_of_the_class(name: str) -> None:
-    (module,) = list_methods().modules[name]
-    source, cls = Source(module), find_method(name)
+    (module,) = find_methods().modules[name]
+    source, cls = MethodFile(module), find_method(name)
     found = {setting.name: setting for setting in source.settings()}
     assert found.keys() == {field.name for field in dataclasses.fields(cls.config_class)}
     assert all(setting.about for setting in found.values())
@@ -665,7 +665,7 @@ def test_doctor_names_the_command_that_fixes(monkeypatch: pytest.MonkeyPatch) ->
     assert sys.executable in found["mujoco"].remedy
     assert "1.0, but >=" in found["numpy"].found
     assert "methods" not in found, "without its packages every method would be reported as broken"
-    assert "2 missing" in doctor.report([found["mujoco"], found["numpy"]])
+    assert "2 missing" in doctor.findings_text([found["mujoco"], found["numpy"]])
 
 
 @pytest.mark.parametrize(

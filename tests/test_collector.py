@@ -18,7 +18,7 @@ from marlzoo.envs.base import Ids, Observation, Step
 from marlzoo.errors import ConfigError
 from marlzoo.replicas import ReplicaRandom, derive
 from marlzoo.training import online
-from marlzoo.training.collector import Collector, settings_of
+from marlzoo.training.collector import Collector, online_settings
 from marlzoo.training.online import CurvePoint, OnlineTrainer, train_online
 from tests.test_evaluate import AGENTS, HORIZON, Script
 
@@ -137,7 +137,7 @@ def test_each_restart_has_streams_of_its_own() -> None:
         other.restart(0)
         assert other.collect(0.0).noise == {}, "a replay draws for each batch"
     with pytest.raises(ConfigError, match="learns from a dataset, not online"):
-        settings_of(learner(env, sampling="transition"))
+        online_settings(learner(env, sampling="transition"))
 
 
 class Changing(Script):

@@ -11,6 +11,7 @@ import pytest
 
 from marlzoo.cli import COMMANDS, main
 from marlzoo.cli.completing import SHELLS
+from marlzoo.cli.data import ACTIONS
 
 # Prints what bash offers for each line of words, the last of which is incomplete.
 ASK = """
@@ -41,7 +42,8 @@ def test_bash_completes_commands_methods_options_and_values(tmp_path: Path) -> N
         "marlzoo train mappo --roll": {"--rollout"},
         "marlzoo train mappo --step": {"--steps"},
         "marlzoo bench smoke --no-ch": {"--no-check-data"},
-        "marlzoo data in": {"inspect"},
+        "marlzoo data ": set(ACTIONS),
+        "marlzoo data model --model-u": {"--model-updates"},
         "marlzoo data mix --tr": {"--transitions"},
         "marlzoo table results/x --format la": {"latex"},
         "marlzoo doctor --ver": {"--verify"},

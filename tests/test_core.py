@@ -17,15 +17,15 @@ import marlzoo
 from marlzoo.config import Config, Count, Fraction, replica_configs
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.sampler import Sampler, pieces
+from marlzoo.data.sampler import Sampler, sequence_pieces
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
 from marlzoo.modules.layers import GRU, MLP, Linear
 from marlzoo.registry import (
     Preset,
     Task,
     find_method,
+    find_methods,
     find_task,
-    list_methods,
     make_env,
     preset_of,
     task_names,
@@ -223,7 +223,7 @@ class TestSampler:
         """Episodes of 1 to 12 steps: all steps are in equally many pieces, none in a piece twice."""
         lengths = np.array([1, 12, 3, 5, 2, 12])
         starts = np.concatenate(([0], np.cumsum(lengths + 1)[:-1]))
-        first, last = pieces(starts, lengths, length)
+        first, last = sequence_pieces(starts, lengths, length)
         seen = np.zeros(int((lengths + 1).sum()), int)
         for low, high in zip(first, last, strict=True):
             assert 1 <= high - low <= length
@@ -300,7 +300,7 @@ class TestRegistry:
             assert "marlzoo.baselines" not in text, file
             # Published data, their environments, and mixers are named after the papers that they came with.
             for name in (
-                list_methods().modules if place not in ("data", "envs") and file.name != "teams.py" else ()
+                find_methods().modules if place not in ("data", "envs") and file.name != "teams.py" else ()
             ):
                 assert f'"{name}"' not in text, (file, name)
 
@@ -319,7 +319,7 @@ class TestRegistry:
         entries = "[marlzoo.plugins]\nzoo = zoo_plugin\ngone = no_such_package\n"
         (info / "entry_points.txt").write_text(entries)
         monkeypatch.syspath_prepend(str(tmp_path))
-        listing = list_methods()
+        listing = find_methods()
         assert {"bad", "empty", "omiga", "bc"} <= listing.modules.keys()
         assert "gone (no_such_package)" in listing.broken
         with pytest.raises(PluginError, match="broken inside"):
@@ -416,7 +416,7 @@ def test_a_spec_lays_out_the_arrays_of_its_data() -> None:
 
 def test_offline_methods_have_presets_for_the_domains_of_their_actions() -> None:
     domains = {"continuous": {"mamujoco", "mpe"}, "discrete": {"smac"}}
-    for name in list_methods().modules:
+    for name in find_methods().modules:
         method = find_method(name)
         if method.sampling != "online":
             wanted = set().union(*(domains[kind] for kind in method.actions))

@@ -12,7 +12,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
-from marlzoo.modules.coupling import ModeCoupling, groups, potentials, without_small
+from marlzoo.modules.coupling import ModeCoupling, group_rows, potentials, without_small
 from marlzoo.replicas import Init
 
 QUANTILES = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
@@ -86,8 +86,8 @@ def test_contexts_have_modes_of_their_own() -> None:
 def test_small_groups_join_the_nearest() -> None:
     rng = np.random.default_rng(0)
     rows = np.repeat([[0.0], [1.0], [1.2]], (50, 49, 1), axis=0)
-    centers, labels = groups(rows, 3, rng)
+    centers, labels = group_rows(rows, 3, rng)
     kept, joined = without_small(centers, labels)
     assert kept.ravel().tolist() == [0.0, 1.0]
     assert joined.tolist() == [0] * 50 + [1] * 50
-    assert len(groups(rng.normal(size=(200, 2)), 3, rng)[0]) == 3
+    assert len(group_rows(rng.normal(size=(200, 2)), 3, rng)[0]) == 3

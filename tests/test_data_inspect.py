@@ -15,7 +15,7 @@ from marlzoo.cli import main
 from marlzoo.data import arrays
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.inspection import Ranges, _range_table, inspect, plot, render
+from marlzoo.data.inspection import Ranges, _range_table, inspect, inspection_tables, plot_dataset
 from marlzoo.errors import ConfigError, MissingExtraError, OutputError
 from tests.data_samples import DISCRETE, parts, sample
 
@@ -30,7 +30,7 @@ def test_counts_and_quantiles_by_hand() -> None:
     uneven = inspect(sample((2, 3, 4, 2)))
     assert (uneven.terminal, uneven.truncated, uneven.cut) == (2, 1, 1)
     console = Console(file=io.StringIO(), width=120)
-    console.print(render(uneven))
+    console.print(inspection_tables(uneven))
     assert "2 terminal, 1 time limit, 1 cut" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -81,7 +81,7 @@ def test_text_and_json(discrete: bool) -> None:
     found = inspect(sample(spec=DISCRETE) if discrete else sample())
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["episodes"] == 3
     console = Console(file=io.StringIO(), width=120)
-    console.print(render(found))
+    console.print(inspection_tables(found))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "toy/point/tests/random" in text
     assert "1 terminal, 1 time limit, 1 cut" in text
@@ -92,22 +92,22 @@ def test_text_and_json(discrete: bool) -> None:
 def test_the_plot_is_a_png_and_repeats(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     dataset = sample()
-    plot(dataset, tmp_path / "a.png")
-    plot(dataset, tmp_path / "b.png")
-    plot(sample(spec=DISCRETE), tmp_path / "c.png")
+    plot_dataset(dataset, tmp_path / "a.png")
+    plot_dataset(dataset, tmp_path / "b.png")
+    plot_dataset(sample(spec=DISCRETE), tmp_path / "c.png")
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
     with pytest.raises(OutputError, match="name a file, not a folder"):
-        plot(dataset, tmp_path)
+        plot_dataset(dataset, tmp_path)
     with pytest.raises(ConfigError, match=r"end its name in \.png"):
-        plot(dataset, tmp_path / "a.xyz")
+        plot_dataset(dataset, tmp_path / "a.xyz")
 
 
 def test_a_missing_plotting_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r'-m pip install "matplotlib[<>]'):
-        plot(sample(), tmp_path / "a.png")
+        plot_dataset(sample(), tmp_path / "a.png")
 
 
 HOSTILE = (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from marlzoo.objectives import effective_sample_size, exponent_quantiles, saturation
-from marlzoo.registry import find_method, list_methods
+from marlzoo.registry import find_method, find_methods
 from marlzoo.spec import ActionKind
 from marlzoo.testing.battery import Case
 
@@ -17,7 +17,7 @@ WEIGHTED = {
     "oryx", "sql",
 }  # fmt: skip
 CLONING = {"bc", "madiff", "madt"}  # have no values
-OFFLINE = sorted(name for name in list_methods().modules if find_method(name).sampling != "online")
+OFFLINE = sorted(name for name in find_methods().modules if find_method(name).sampling != "online")
 
 
 def test_effective_sample_size_by_hand() -> None:

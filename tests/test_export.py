@@ -67,7 +67,7 @@ def test_a_pytorch_program(name: str, tmp_path: Path) -> None:
     made = exporting.export(policy, tmp_path / "team.pt2", format="torch")
     program = torch.export.load(made).module()
     obs, mask = inputs(FORMS[name][1], 4)[0]
-    given = example_inputs(exporting.make_step(policy), 4, torch.Generator())
+    given = example_inputs(exporting.make_policy_step(policy), 4, torch.Generator())
     given["obs"] = torch.from_numpy(obs)
     if mask is not None:
         given["action_mask"] = torch.from_numpy(mask)
@@ -94,7 +94,7 @@ def test_the_exported_team_goes_on_acting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_one_agent_of_a_step_is_that_of_its_team(name: str) -> None:
     policy = team(name)
-    whole, alone = exporting.make_step(policy), exporting.make_step(policy, agent=1)
+    whole, alone = exporting.make_policy_step(policy), exporting.make_policy_step(policy, agent=1)
     size = None if policy.spec.discrete else policy.spec.action_sizes[1]
     given = example_inputs(whole, 4, torch.Generator().manual_seed(0))
     axis = {port.name: port.shape.index(None) + 1 for port in alone.inputs}
@@ -195,7 +195,7 @@ def test_wrong_requests_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", FORMS)
 def test_a_step_is_what_the_policy_does(name: str) -> None:
     """Two steps of four environments: masks, memory and noise all go in where they belong."""
-    step, policy = exporting.make_step(team(name)), team(name).policy
+    step, policy = exporting.make_policy_step(team(name)), team(name).policy
     source = torch.Generator().manual_seed(0)
     given = example_inputs(step, 4, source)
     policy.reset(4)
@@ -220,7 +220,7 @@ def test_ports_of_a_team_and_of_one_agent_of_another_size() -> None:
     spec = replace(toy_spec("discrete"), obs_sizes=(5, 3, 4), action_sizes=(4, 2, 3))
     learner = marlzoo.make("bc", spec, hidden=8, history="rnn", eval_mode="sample")
     policy = TeamPolicy(learner.policy(), spec, method="bc")
-    whole, alone = exporting.make_step(policy), exporting.make_step(policy, agent=1)
+    whole, alone = exporting.make_policy_step(policy), exporting.make_policy_step(policy, agent=1)
     shapes = [{port.name: port.shape for port in (*step.inputs, *step.outputs)} for step in (whole, alone)]
     assert shapes[0] == {
         "obs": (None, 3, 5), "action_mask": (None, 3, 4), "hidden_state": (None, 3, 8), "noise_0": (None, 3, 4),
@@ -240,12 +240,12 @@ def test_ports_of_a_team_and_of_one_agent_of_another_size() -> None:
     torch.testing.assert_close(own["next_hidden_state"], team_step["next_hidden_state"][:, 1])
     box = replace(toy_spec(), action_sizes=(2, 1, 2))
     fixed = TeamPolicy(marlzoo.make("td3_bc", box, hidden=8).policy(), box, method="td3_bc")
-    assert exporting.make_step(fixed, agent=1).outputs[0].shape == (None, 1)
+    assert exporting.make_policy_step(fixed, agent=1).outputs[0].shape == (None, 1)
 
 
 def test_parity_is_demanded_of_every_output_at_every_step() -> None:
     policy = team("recurrent-sampled")
-    step = exporting.make_step(policy)
+    step = exporting.make_policy_step(policy)
     sizes: list[int] = []
     memory: list[torch.Tensor] = []
 
@@ -305,7 +305,7 @@ def test_a_file_says_where_it_is_from(tmp_path: Path, monkeypatch: pytest.Monkey
     assert about["execution"] == "decentralized"
     assert [port["name"] for port in about["inputs"]] == ["obs"]
     assert [port["name"] for port in about["outputs"]] == ["action"]
-    step = exporting.make_step(policy)
+    step = exporting.make_policy_step(policy)
     assert not step.training
     assert not any(each.requires_grad for each in step.parameters())
     assert {each.dtype for each in step.parameters()} == {torch.float32}
@@ -352,20 +352,22 @@ def test_the_team_that_was_asked_for_is_exported(tmp_path: Path, monkeypatch: py
     which: dict[str, Any] = {"seed": 4, "replica": 2, "best": True}
     made = exporting.export("a/run", tmp_path / "p.pt2", format="torch", agent=1, **which)
     assert asked == [("a/run", which)]
-    given = example_inputs(exporting.make_step(team("gaussian"), 1), 4, torch.Generator().manual_seed(0))
+    given = example_inputs(
+        exporting.make_policy_step(team("gaussian"), 1), 4, torch.Generator().manual_seed(0)
+    )
     assert torch.export.load(made).module()(given)["action"].shape == (4, 1)
     for agent in (-1, 3):
         with pytest.raises(SpecError, match="agents 0 to 2"):
-            exporting.make_step(team("gaussian"), agent)
+            exporting.make_policy_step(team("gaussian"), agent)
     shared = team("gaussian")
     shared.policy.execution = "centralized"
     with pytest.raises(SpecError, match="no agent can act alone"):
-        exporting.make_step(shared, 0)
-    assert exporting.make_step(shared).outputs[0].shape == (None, 3, 2)
+        exporting.make_policy_step(shared, 0)
+    assert exporting.make_policy_step(shared).outputs[0].shape == (None, 3, 2)
 
 
 @pytest.mark.parametrize("execution", ["shared_randomness", "sequential", "centralized"])
 def test_agents_that_need_the_others_do_not_act_alone(execution: str) -> None:
     team = SimpleNamespace(method="m", execution=execution, spec=SimpleNamespace(n_agents=2))
     with pytest.raises(SpecError, match=f"m: its execution is {execution}, so no agent can act alone"):
-        exporting.make_step(team, 0)
+        exporting.make_policy_step(team, 0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from marlzoo.data import hdf5
 from marlzoo.data.formats.d4rl import read_d4rl, sniff
 from marlzoo.data.load import convert, find_reader, load_dataset, typed_options
-from marlzoo.envs._moma_teams import make_team, team_names
+from marlzoo.envs._moma_teams import robot_team, team_names
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.data_samples import write_h5
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
@@ -48,19 +48,19 @@ def test_errors_name_the_files_own_row(tmp_path: Path, following: bool) -> None:
 
 
 def test_the_teams_of_the_specification() -> None:
-    ant = make_team("ant", "4x2_0t")
+    ant = robot_team("ant", "4x2_0t")
     assert ant.sees[0] == (5, 19, 6, 20, 0, 1, 2, 3, 4, 16, 17, 18, 13, 14, 15)
     assert ant.moves == ((0, 1), (2, 3), (4, 5), (6, 7))  # of other legs than are seen, as in the release
-    assert make_team("ant", "t4x2_0tv").sees[:2] == ((5, 19, 6, 20, 13, 14, 15), (7, 21, 8, 22))
-    assert make_team("ant", "2x4d_0").moves == ((0, 1, 6, 7), (4, 5, 2, 3))
-    assert make_team("halfcheetah", "2x3_0").sees[1] == (5, 14, 6, 15, 7, 16)
-    assert make_team("reacher", "2x1first_0").sees == ((0, 2, 6, 1, 3, 7, 4, 5), (0, 2, 6, 1, 3, 7))
+    assert robot_team("ant", "t4x2_0tv").sees[:2] == ((5, 19, 6, 20, 13, 14, 15), (7, 21, 8, 22))
+    assert robot_team("ant", "2x4d_0").moves == ((0, 1, 6, 7), (4, 5, 2, 3))
+    assert robot_team("halfcheetah", "2x3_0").sees[1] == (5, 14, 6, 15, 7, 16)
+    assert robot_team("reacher", "2x1first_0").sees == ((0, 2, 6, 1, 3, 7, 4, 5), (0, 2, 6, 1, 3, 7))
     for robot, (_, actuators) in SIZES.items():
         for name in team_names(robot):
-            moved = [k for own in make_team(robot, name).moves for k in own]
+            moved = [k for own in robot_team(robot, name).moves for k in own]
             assert sorted(moved) == list(range(actuators)), (robot, name)
     with pytest.raises(UnknownNameError, match="team of the halfcheetah '2x3_0t'"):
-        make_team("halfcheetah", "2x3_0t")
+        robot_team("halfcheetah", "2x3_0t")
 
 
 def test_episodes_ends_and_slices(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from marlzoo.envs.games import make as make_game
 from marlzoo.errors import DataError
 from marlzoo.system.checksums import faults, has_checksums
 from marlzoo.training.evaluation import Evaluation, Metrics
-from marlzoo.training.loggers import Loggers, MetricsFile, interval
+from marlzoo.training.loggers import Loggers, MetricsFile, logging_interval
 from marlzoo.training.online import train_online
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
@@ -60,7 +60,7 @@ class Listening:
 
 
 def test_a_long_run_has_two_hundred_points() -> None:
-    assert [interval(total) for total in (1, 199, 200, 201, 1_000_000)] == [1, 1, 1, 2, 5000]
+    assert [logging_interval(total) for total in (1, 199, 200, 201, 1_000_000)] == [1, 1, 1, 2, 5000]
 
 
 def test_the_first_every_nth_each_evaluated_and_the_last_update_are_logged() -> None:

@@ -22,7 +22,7 @@ from marlzoo.objectives import (
     masked_logsumexp,
     mean_over,
     normal_log_density,
-    normalized,
+    normalized_advantage,
     partial_replacement,
     penalty_samples,
     sampled_logsumexp,
@@ -59,7 +59,7 @@ def test_weights() -> None:
         close(exponential_weights(f64(0, 2, 5000), 2.0, cap), f64(1, math.e, 100))
     close(softmax_weights(f64(0.1, 0, 0, 0).unsqueeze(0), 0.1), f64(1.9015, 0.6995, 0.6995, 0.6995), 1e-4)
     assert not exponential_weights(f64(1).requires_grad_(), 1.0, 9.0).requires_grad
-    scaled = normalized(torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64))
+    scaled = normalized_advantage(torch.tensor([[1.0, 2, 3], [10, 20, 30]], dtype=torch.float64))
     close(scaled, torch.tensor([[-1.0, 0, 1], [-1, 0, 1]]))
 
 

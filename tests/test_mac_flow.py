@@ -10,7 +10,7 @@ from marlzoo.algorithms.mac_flow import StudentPolicy
 from torch import Tensor
 
 import marlzoo
-from marlzoo.deployment.step import Step, example_inputs, next_inputs
+from marlzoo.deployment.step import PolicyStep, example_inputs, next_inputs
 from marlzoo.modules.flow import integrate
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.trainer import make_sampler
@@ -92,7 +92,7 @@ def test_an_episode_keeps_its_noise(ids: Tensor) -> None:
 def test_an_exported_step_gives_its_noise_on_through_the_episode() -> None:
     """The noise of the first step stands in the state, and what is drawn later is not used."""
     algorithm = learner(noise="per_episode")
-    step, generator = Step(algorithm.policy(), algorithm.spec), torch.Generator().manual_seed(0)
+    step, generator = PolicyStep(algorithm.policy(), algorithm.spec), torch.Generator().manual_seed(0)
     first = example_inputs(step, 4, generator)
     then = step(first)
     later = next_inputs(step, then, generator) | {"obs": first["obs"]}

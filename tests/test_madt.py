@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from marlzoo.baselines._returns import Returns
+from marlzoo.baselines._returns import TargetReturn
 from marlzoo.baselines.madt import shifted
 from torch import Tensor
 
@@ -180,7 +180,7 @@ def test_a_recording_whose_episodes_do_not_end() -> None:
 
 
 def test_the_return_to_ask_for_is_the_mean_over_agents() -> None:
-    found = Returns(Init([0], dtype=DOUBLE))
+    found = TargetReturn(Init([0], dtype=DOUBLE))
     found.read([SimpleNamespace(returns=np.array([[1.0, 3.0], [2.0, 6.0]]))], "max")
     assert (float(found.target), float(found.scale)) == (4.0, 4.0)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marlzoo.benchmarks.references import normalized
+from marlzoo.benchmarks.references import normalized_score
 
 from marlzoo.data.card import Card
 from marlzoo.data.check import check
@@ -165,7 +165,7 @@ def test_scores() -> None:
 
 def test_tables_use_the_same_scores() -> None:
     for name in moma.TASKS:
-        assert normalized(f"moma/{name}", -7.5) == pytest.approx(100 * moma.score(name, -7.5)), name
+        assert normalized_score(f"moma/{name}", -7.5) == pytest.approx(100 * moma.score(name, -7.5)), name
     text = files("marlzoo.benchmarks").joinpath("reference", "returns.csv").read_text()
     rows = [row for row in csv.DictReader(text.splitlines()) if row["task"].startswith("moma/")]
     assert len(rows) == len(moma.TASKS)

@@ -24,7 +24,7 @@ from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
-from marlzoo.offpolicy.fqe import FQESettings, Values, _chances, fit
+from marlzoo.offpolicy.fqe import FittedValues, FQESettings, _chances, fit_values
 from marlzoo.offpolicy.importance import (
     LoggedEpisodes,
     doubly_robust,
@@ -109,9 +109,11 @@ def test_each_team_is_fitted_with_its_discount_by_networks_of_their_own(
     for actions, gamma in (both, one):
         learner = teams(data, actions, monkeypatch)
         taken = policy_actions(learner, data)
-        found.append(fit(learner, data, taken, torch.tensor(gamma), np.ones((2, data.episodes)), settings).v)
+        found.append(
+            fit_values(learner, data, taken, torch.tensor(gamma), np.ones((2, data.episodes)), settings).v
+        )
     np.testing.assert_allclose(found[0][:1], found[1], rtol=1e-5)
-    start = fit(
+    start = fit_values(
         learner, data, taken, torch.tensor(gamma), np.ones((2, data.episodes)), replace(settings, updates=0)
     )
     assert np.abs(start.v[0, 0] - start.v[0, 1]).max() > 1e-3
@@ -156,7 +158,7 @@ def test_intervals_have_their_ends_in_order_and_leave_the_estimate_out() -> None
     data = two_steps([((0, 0), (1, 0)), ((0, 1), (1, 0))])
     v = np.zeros((1, 4, data.rows))
     v[0, :, data.starts] = np.array([[5.0, 7.0], [1.0, 1.0], [2.0, 2.0], [6.0, 6.0]]).T
-    value, low, high = _of_starts(Values(v, v[:, 0]), data, np.ones((4, 2)))
+    value, low, high = _of_starts(FittedValues(v, v[:, 0]), data, np.ones((4, 2)))
     spread = 1.96 * np.std([1.0, 2.0, 6.0], ddof=1)
     assert (value[0], low[0], high[0]) == pytest.approx((6.0, 6.0 - spread, 6.0 + spread), rel=1e-3)
 

@@ -18,7 +18,7 @@ from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 import marlzoo
 from marlzoo.errors import SpecError, UnknownNameError
 from marlzoo.recording import recipes
-from marlzoo.registry import find_method, list_methods
+from marlzoo.registry import find_method, find_methods
 from tests.test_results import ROW
 
 HOPPER, XOR = "mamujoco/hopper-3x1", "games/xor"
@@ -188,7 +188,7 @@ def test_a_state_belongs_to_all_that_decides_a_course() -> None:
 def test_every_method_that_fits_some_of_the_data() -> None:
     suite = suite_of(learners=(Learner(EVERY, {"expectile": 0.6, "hidden": 8}), Learner("bc")))
     found = {learner.method: learner for learner in plan.expanded(suite).learners[:-1]}
-    methods = {name: find_method(name) for name in list_methods().modules}
+    methods = {name: find_method(name) for name in find_methods().modules}
     assert set(found) == {
         name for name, cls in methods.items() if cls.sampling != "online" and "discrete" in cls.actions
     }

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from marlzoo.benchmarks.live import Returns
-from marlzoo.benchmarks.progress import Clock, Display, Stage, fitting, last_lines, shortened
+from marlzoo.benchmarks.live import LatestEvaluation
+from marlzoo.benchmarks.progress import Clock, Display, WorkItem, fitting, last_lines
 from rich.console import Console
 
 import marlzoo
-from marlzoo.console import inform
+from marlzoo.console import inform, shortened
 from marlzoo.training import progress
 
 LABEL = "omiga (alpha=0.1, hidden=256) on mamujoco/halfcheetah-6x1, medium-replay"
@@ -35,7 +35,7 @@ def test_bars_fit_the_terminal(width: int, seconds: float, monkeypatch: pytest.M
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    stage = Stage("train", LABEL, 200_000.0)
+    stage = WorkItem("train", LABEL, 200_000.0)
     display = Display(
         console, "suite with-a-rather-long-name-of-its-own-that-goes-on"
     )  # not started: nothing moves
@@ -53,7 +53,7 @@ def test_bars_fit_the_terminal(width: int, seconds: float, monkeypatch: pytest.M
 
 
 def test_time_left_is_estimated_from_what_was_measured() -> None:
-    stages = [Stage("train/a", "a", 100), Stage("train/b", "b", 100), Stage("data/x", "x", 10)]
+    stages = [WorkItem("train/a", "a", 100), WorkItem("train/b", "b", 100), WorkItem("data/x", "x", 10)]
     clock = Clock(stages)
     assert clock.left() is None
     clock.account("data/x", 10, 5.0)
@@ -68,13 +68,13 @@ def test_time_left_is_estimated_from_what_was_measured() -> None:
     clock.side_by_side = 2
     assert clock.left() == pytest.approx((90 * 0.1 + 100 * 2.0) / 2)
     clock.account("train/d", 10, 1.0)
-    clock.stages.append(Stage("train/c", "c", 10))
+    clock.stages.append(WorkItem("train/c", "c", 10))
     assert clock.left() == pytest.approx((90 * 0.1 + 100 * 2.0 + 10 * 2.0) / 2)  # c counts like the slowest
 
 
 def test_the_share_that_is_done_goes_by_time() -> None:
-    data = [Stage("data/a", "", 100.0), Stage("data/b", "", 100.0)]
-    runs = [Stage("train/x", "", 1000.0, unit=1.0), Stage("train/y", "", 1000.0, unit=1.0)]
+    data = [WorkItem("data/a", "", 100.0), WorkItem("data/b", "", 100.0)]
+    runs = [WorkItem("train/x", "", 1000.0, unit=1.0), WorkItem("train/y", "", 1000.0, unit=1.0)]
     clock = Clock([*data, *runs])
     data[0].done = 100.0
     assert clock.share() == 0.25  # nothing is measured
@@ -111,8 +111,8 @@ def test_a_terminal_shows_groups_speed_and_the_latest_returns(monkeypatch: pytes
     monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     display = Display(console, "suite unit")  # not started: nothing moves
-    stages = [Stage("train/a", f"{LABEL} {k}", 3000.0, unit=3.0) for k in range(4)]
-    display.plan([Stage("data/x", "data", 10.0, done=10.0), *stages])
+    stages = [WorkItem("train/a", f"{LABEL} {k}", 3000.0, unit=3.0) for k in range(4)]
+    display.plan([WorkItem("data/x", "data", 10.0, done=10.0), *stages])
     first, second, third, before = (display.begin(stage) for stage in stages)
     before.finish()
     first.resumed(900.0)
@@ -121,9 +121,13 @@ def test_a_terminal_shows_groups_speed_and_the_latest_returns(monkeypatch: pytes
         first.advance(900.0 + 3.0 * now)
         if now > 100:  # faster of late: one seed-update a second in the first half, three in the second
             second.advance(6.0 * (now - 100))
-    first.evaluated(Returns("omiga", "mamujoco/hopper-3x1 medium-replay, expert", 1000, [10.0, 30.0]))
-    second.evaluated(Returns("bc", "mamujoco/hopper-3x1 medium", 500, [5.0]))
-    first.evaluated(Returns("omiga", "mamujoco/hopper-3x1 medium-replay, expert", 2000, [20.0, 40.0]))
+    first.evaluated(
+        LatestEvaluation("omiga", "mamujoco/hopper-3x1 medium-replay, expert", 1000, [10.0, 30.0])
+    )
+    second.evaluated(LatestEvaluation("bc", "mamujoco/hopper-3x1 medium", 500, [5.0]))
+    first.evaluated(
+        LatestEvaluation("omiga", "mamujoco/hopper-3x1 medium-replay, expert", 2000, [20.0, 40.0])
+    )
     third.finish(failed=True)
     with console.capture() as capture:
         console.print(display.progress.get_renderable())
@@ -139,7 +143,7 @@ def test_the_first_report_gives_no_rate_while_its_piece_is_at_work(monkeypatch: 
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     display = Display(Console(file=io.StringIO(), width=80), "suite unit")
-    display.plan([Stage("train/a", LABEL, 1000.0), Stage("train/a", LABEL, 1000.0)])
+    display.plan([WorkItem("train/a", LABEL, 1000.0), WorkItem("train/a", LABEL, 1000.0)])
     part = display.begin(display.clock.stages[0])
     now = 100.0  # most of it compiles
     part.advance(20.0)
@@ -156,7 +160,7 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> Non
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     text = io.StringIO()
-    stage = Stage("train", LABEL, 400.0)
+    stage = WorkItem("train", LABEL, 400.0)
     with Display(Console(file=text, width=200), "suite unit") as display:
         display.plan([stage])
         part = display.begin(stage)
@@ -176,10 +180,12 @@ def test_a_log_file_gets_an_evaluation_a_minute_and_each_last_one(monkeypatch: p
     for terminal in (False, True):
         text = io.StringIO()
         with Display(Console(file=text, width=200, force_terminal=terminal), "suite unit") as display:
-            part = display.begin(Stage("train", LABEL, 400.0))
+            part = display.begin(WorkItem("train", LABEL, 400.0))
             for now in (0.0, 20.0, 40.0, 70.0, 80.0):
                 last = now == 80.0
-                part.evaluated(Returns("bc", "hopper", int(now), [1.0], f"mean return at {now:.0f}", last))
+                part.evaluated(
+                    LatestEvaluation("bc", "hopper", int(now), [1.0], f"mean return at {now:.0f}", last)
+                )
         printed[terminal] = re.findall(r"(?m)^(.*?)mean return at (\d+)", text.getvalue())
     assert [at for _, at in printed[False]] == ["0", "70", "80"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", stamp) for stamp, _ in printed[False])

@@ -12,20 +12,20 @@ import marlzoo
 from marlzoo.batch import Batch, as_transitions
 from marlzoo.config import MLP_TRANSITIONS, RECURRENT_SEQUENCES
 from marlzoo.errors import UnknownNameError
-from marlzoo.registry import find_method, list_methods, preset_of
+from marlzoo.registry import find_method, find_methods, preset_of
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
 
 WITHOUT_MEMORY = {"mabcq"}  # whose agents look at single steps only
 DISCRETE = sorted(
     name
-    for name in list_methods().modules
+    for name in find_methods().modules
     if "discrete" in find_method(name).actions
     and find_method(name).sampling == "transition"
     and name not in WITHOUT_MEMORY
 )
 SAMPLED = sorted(
-    name for name in list_methods().modules if hasattr(find_method(name).config_class, "eval_mode")
+    name for name in find_methods().modules if hasattr(find_method(name).config_class, "eval_mode")
 )
 LATE = (
     "alberdice",

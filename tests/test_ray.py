@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from marlzoo.benchmarks import trainer
 from marlzoo.benchmarks.launchers import Place
-from marlzoo.benchmarks.progress import Display, Stage
+from marlzoo.benchmarks.progress import Display, WorkItem
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner
@@ -214,7 +214,7 @@ def test_a_group_that_ends_every_process_fails_and_not_the_suite(tmp_path: Path)
     (group,) = plan.groups(suite, plan.runs_of(suite, sources), 20)
     display = Display(Console(quiet=True), "unit")
     mine = Trainer(suite, tmp_path / "unit", "cpu", True)
-    driver = launcher._Driver(mine, [(group, Stage("a", "a", 1.0))], 1, 0, 0, display)
+    driver = launcher._Driver(mine, [(group, WorkItem("a", "a", 1.0))], 1, 0, 0, display)
     for _ in range(launcher.MOST_LOSSES):
         assert driver.failures == []
         task = driver._left.pop()

@@ -105,7 +105,7 @@ def test_the_figure_is_that_of_the_committed_rows(generated: Any, tmp_path: Path
     pinned = dict(line.split("==") for line in lines if "==" in line)
     if version("matplotlib") != pinned["matplotlib"]:
         pytest.skip("another matplotlib draws other bytes")
-    figures.save(figures.draw(Results.of(generated.rows(ROOT))), tmp_path / "curves.svg")
+    figures.save_figure(figures.draw(Results.of(generated.rows(ROOT))), tmp_path / "curves.svg")
     drawn = (ROOT / "docs" / "_static" / "curves.svg").read_bytes()
     assert (tmp_path / "curves.svg").read_bytes() == drawn, "run: make results"
 

@@ -285,4 +285,4 @@ def test_progress_shows_value_scale_and_effective_samples() -> None:
 
 
 def test_the_words_of_the_summary() -> None:
-    assert reuse.summary(reuse.Found((), ())) == "No existing results for these 0 runs; nothing trained."
+    assert reuse.reuse_line(reuse.Found((), ())) == "No existing results for these 0 runs; nothing trained."

@@ -39,9 +39,17 @@ HELD = {
     ("data_model", "settings"): WorldModelConfig,
     ("train_method", "place"): Place,
 }
-SHAPES = {"collect": data.Collect, "inspect": data.Inspect, "check": data.Check, "convert": data.Convert,
-          "download": data.Download, "mix": data.Mix, "card": data.ShowCard, "teach": data.Teach,
-          "model": modeling.Model}  # fmt: skip
+SHAPES = {
+    "collect": data.CollectCommand,
+    "inspect": data.InspectCommand,
+    "check": data.CheckCommand,
+    "convert": data.ConvertCommand,
+    "download": data.DownloadCommand,
+    "mix": data.MixCommand,
+    "card": data.CardCommand,
+    "teach": data.TeachCommand,
+    "model": modeling.ModelCommand,
+}
 
 
 def commands() -> dict[str, set[str]]:

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from marlzoo.benchmarks import aggregate, references, tables
-from marlzoo.benchmarks.labels import labels_of, settings_of
+from marlzoo.benchmarks.labels import labels_of, variant_settings
 from marlzoo.benchmarks.results import ResultsFile, Row, frame
 from marlzoo.benchmarks.sheet import Sheet
-from marlzoo.benchmarks.styles import latex, markdown, shortened, terminal
+from marlzoo.benchmarks.styles import latex, markdown, terminal
 from numpy.typing import NDArray
 from rich.console import Console
 
+from marlzoo.console import shortened
 from marlzoo.envs import games
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import DataError, UnknownNameError
@@ -110,7 +111,7 @@ def test_numbers_of_a_summary_by_hand() -> None:
     )  # three of four draws are 1000 in 5 % of cases
     assert (line["win_rate"], line["behavior"], line["weight_ess"], line["value"]) == (0.375, 5.0, 0.5, 2.0)
     assert (line["seeds"], line["failed"], line["seconds"], line["seconds_per_run"]) == (4, 0, 9.0, 0.75)
-    low, high = references.normalized(HOPPER, 0.0), references.normalized(HOPPER, 1000.0)
+    low, high = references.normalized_score(HOPPER, 0.0), references.normalized_score(HOPPER, 1000.0)
     assert low is not None
     assert high is not None
     assert line["score"] == pytest.approx((3 * low + high) / 4)
@@ -125,9 +126,9 @@ def test_runs_with_fewer_updates_than_others_on_the_same_data_are_left_out_and_t
     assert found["seeds"].tolist() == [2, 0, 3]
     assert found["unfinished"].tolist() == [1, 3, 0]
     assert found["mean"].fillna(-1.0).tolist() == [1.5, -1.0, 8.0]
-    assert set(aggregate.runs_of(frame(rows), aggregate.named(found.reset_index())[0]).returns["short"]) == {
-        "expert"
-    }
+    assert set(
+        aggregate.select_runs(frame(rows), aggregate.named(found.reset_index())[0]).returns["short"]
+    ) == {"expert"}
     sheet = first(rows)
     assert [line[2:] for line in sheet.body] == [["1.5 ± 0.7 u1/3", "– u3/3"], ["not run", "8.0 ± 1.0"]]
     assert sheet.best == [{2}, {3}]
@@ -154,7 +155,7 @@ def test_diverged_replicas_are_shown() -> None:
     assert sheet.best[1:] == [set(), {1}]  # what has no mean is not the best
     assert any(note.startswith("d1/3: one replica of three diverged") for note in sheet.notes)
     # A replica without a return loses against every other: P = (0 + 1 + 0 + 1) / 4.
-    runs = aggregate.runs_of(frame(rows), aggregate.named(tables.summary(frame(rows)))[0])
+    runs = aggregate.select_runs(frame(rows), aggregate.named(tables.summary(frame(rows)))[0])
     assert aggregate.improvements(runs)["probability"].tolist() == [0.5, 0.5]
 
 
@@ -223,8 +224,8 @@ def test_settings_that_all_share_are_in_the_caption() -> None:
     found = labels_of(tables.summary(frame(rows)))
     assert found.learners.tolist() == ["first", "first (alpha=1.0)", "second"]
     assert found.notes[0] == "Settings: hidden=64, sizes=(1, 2) (first), beta=2.0 (second)."
-    assert settings_of("alpha=1.0, sizes=(1, 2)") == {"alpha": "1.0", "sizes": "(1, 2)"}
-    assert settings_of("") == {}
+    assert variant_settings("alpha=1.0, sizes=(1, 2)") == {"alpha": "1.0", "sizes": "(1, 2)"}
+    assert variant_settings("") == {}
 
 
 def test_a_caption_tells_the_settings_of_its_own_execution_class() -> None:
@@ -426,9 +427,9 @@ def test_published_scores_stand_in_a_table_of_their_own() -> None:
 
 
 def test_normalized_score_ends() -> None:
-    assert references.normalized(HOPPER, 2452.0) == pytest.approx(100)
-    assert references.normalized("mamujoco/halfcheetah-6x1", -280.6) == pytest.approx(0)
-    assert references.normalized("mamujoco/swimmer-2x1", 5.0) is None
+    assert references.normalized_score(HOPPER, 2452.0) == pytest.approx(100)
+    assert references.normalized_score("mamujoco/halfcheetah-6x1", -280.6) == pytest.approx(0)
+    assert references.normalized_score("mamujoco/swimmer-2x1", 5.0) is None
 
 
 def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_policy() -> None:
@@ -439,7 +440,7 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_polic
     found = references.ends("mpe/spread")
     assert found is not None
     assert (found.random, found.expert) == (stages["random"], stages["expert"])
-    assert references.normalized("mpe/spread", stages["expert"]) == pytest.approx(100)
+    assert references.normalized_score("mpe/spread", stages["expert"]) == pytest.approx(100)
     found = references.ends("games/equilibria")  # known in advance: three of nine payoffs are not -20
     assert (found.random, found.expert, found.source) == (
         round((5 + 10 + 20 - 6 * 20) / 9, 9),
@@ -464,7 +465,7 @@ def test_a_listed_random_return_serves_where_the_behavior_policy_has_no_random_s
     assert found is not None
     assert found.expert == good
     assert 0.1 < found.random < 0.3  # a win pays 2; random actions remove a tenth of the enemies' health
-    assert references.normalized("smax/3m", found.random) == 0.0
+    assert references.normalized_score("smax/3m", found.random) == 0.0
     assert references.ends("moma/reacher-2x1_0").expert == -4.2370844  # listed with both ends
 
 
@@ -503,7 +504,7 @@ def test_random_actions_are_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def over(rows: list[Row], kind: str = "decentralized") -> aggregate.Runs:
     cells = aggregate.named(tables.summary(frame(rows)))[0]
-    return aggregate.runs_of(frame(rows), cells[cells["execution"] == kind])
+    return aggregate.select_runs(frame(rows), cells[cells["execution"] == kind])
 
 
 def test_aggregates_by_hand() -> None:
@@ -511,11 +512,13 @@ def test_aggregates_by_hand() -> None:
     rows = grid({"low": [scale[0.0]] * 3, "high": [scale[0.5]] * 3}, ["a", "b"])
     rows += grid({"low": [scale[1.0]] * 3, "high": [scale[0.5]] * 3}, ["c"])
     runs = over(rows)
-    assert aggregate.score(runs, "low") == pytest.approx((100 * (0 + 0 + 0 + 0 + 1) / 5, 20.0, 20.0))
+    assert aggregate.interquartile_score(runs, "low") == pytest.approx(
+        (100 * (0 + 0 + 0 + 0 + 1) / 5, 20.0, 20.0)
+    )
     assert aggregate.ranks(runs) == {"low": pytest.approx((5 / 3,) * 3), "high": pytest.approx((4 / 3,) * 3)}
     assert aggregate.better(runs, "high", "low") == pytest.approx((2 / 3,) * 3)
     spread = over(cell("spread", [scale[0.0], scale[0.0], scale[1.0]]))
-    assert aggregate.score(spread, "spread") == pytest.approx(
+    assert aggregate.interquartile_score(spread, "spread") == pytest.approx(
         (100 / 3, 0.0, 100.0)
     )  # as the mean of (0, 0, 1)
     sheet = titled(rows, "Over all datasets (3)")
@@ -546,7 +549,7 @@ def test_the_interval_of_a_score_does_not_depend_on_the_order_of_datasets() -> N
     rng = np.random.default_rng(0)
     parts = {name: cell("one", list(rng.normal(size=9)), quality=name, data_hash=name) for name in "abc"}
     forth, back = over(parts["a"] + parts["b"] + parts["c"]), over(parts["c"] + parts["a"] + parts["b"])
-    assert aggregate.score(forth, "one") == aggregate.score(back, "one")
+    assert aggregate.interquartile_score(forth, "one") == aggregate.interquartile_score(back, "one")
 
 
 def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:

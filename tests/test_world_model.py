@@ -27,7 +27,7 @@ from marlzoo.models.world_model import (
 )
 from marlzoo.replicas import Init
 from marlzoo.training.checkpoint import save_arrays
-from marlzoo.training.world_models import fit, load, save, step_errors
+from marlzoo.training.world_models import fit_world_model, load_world_model, save_world_model, step_errors
 from tests.toys import toy_dataset, toy_spec
 
 SIZES: dict[str, Any] = {"members": 3, "elites": 2, "model_hidden": 16, "model_layers": 1, "model_batch": 32}
@@ -84,7 +84,7 @@ def test_uncertainty_by_hand() -> None:
 
 def test_a_linear_system_is_learned_with_its_noise() -> None:
     data = linear_system(noise=0.1)
-    model = fit(data, SMALL)
+    model = fit_world_model(data, SMALL)
     errors = step_errors(model, data, 3)
     assert 0.09 < errors.frame[0] * data.obs.std() < 0.14  # of 0.1 that is not to be known
     assert (errors.frame < 0.6 * errors.unchanged).all()
@@ -201,9 +201,9 @@ def test_rollouts_stop_where_the_task_ends_or_the_members_disagree() -> None:
 
 def test_a_file_gives_the_same_predictions(tmp_path: Path) -> None:
     data = toy_dataset()
-    model = fit(data, replace(SMALL, model_updates=2), seed=5, state=True)
-    save(tmp_path / "model.npz", model, data, 5)
-    again = load(tmp_path / "model.npz")
+    model = fit_world_model(data, replace(SMALL, model_updates=2), seed=5, state=True)
+    save_world_model(tmp_path / "model.npz", model, data, 5)
+    again = load_world_model(tmp_path / "model.npz")
     frame = torch.randn(1, 4, model.size)
     action = torch.randn(1, 4, 3, 2)
     assert torch.equal(model.predict(frame, action).mean, again.predict(frame, action).mean)
@@ -211,7 +211,7 @@ def test_a_file_gives_the_same_predictions(tmp_path: Path) -> None:
     assert (model.state, again.state) == (True, True)
     np.savez(tmp_path / "other.npz", x=np.zeros(2))
     with pytest.raises(CheckpointError, match="not a"):
-        load(tmp_path / "other.npz")
+        load_world_model(tmp_path / "other.npz")
 
 
 def test_what_no_model_can_be_made_of() -> None:
@@ -220,11 +220,11 @@ def test_what_no_model_can_be_made_of() -> None:
         [{"obs": np.arange(6.0).reshape(3, 1, 2), "action": np.zeros((2, 1, 1)), "reward": [0.0, 1.0]}] * 2
     )
     with pytest.raises(DataError, match="discrete"):
-        fit(whole, SMALL)
+        fit_world_model(whole, SMALL)
     with pytest.raises(DataError, match="one episode only"):
-        fit(linear_system(0.0, episodes=1), SMALL)
+        fit_world_model(linear_system(0.0, episodes=1), SMALL)
     with pytest.raises(ConfigError, match="elites of 3 members"):
-        fit(data, replace(SMALL, elites=4))
+        fit_world_model(data, replace(SMALL, elites=4))
 
 
 class Given:
@@ -296,13 +296,15 @@ def test_errors_of_several_steps_by_hand(per_agent: bool) -> None:
 def test_what_a_training_of_a_model_tells(tmp_path: Path) -> None:
     told: list[tuple[int, bool]] = []
     config = replace(SMALL, model_updates=101)
-    fit(toy_dataset(), config, on_progress=lambda done, metrics: told.append((done, bool(metrics))))
+    fit_world_model(
+        toy_dataset(), config, on_progress=lambda done, metrics: told.append((done, bool(metrics)))
+    )
     assert [done for done, _ in told] == list(range(1, 102))
     assert [done for done, metrics in told if metrics] == [100]
     few = replace(SMALL, model_updates=1)
-    one, other = (fit(toy_dataset(), few, seed=seed).state_dict() for seed in (0, 1))
+    one, other = (fit_world_model(toy_dataset(), few, seed=seed).state_dict() for seed in (0, 1))
     moved = max((value - other[name]).abs().max() for name, value in one.items() if name.endswith("weight"))
     assert moved > 0.05, "each seed has initial values of its own, which one update hardly moves"
     save_arrays(tmp_path / "other.npz", {"x": np.zeros(2)}, {"kind": "something else"})
     with pytest.raises(CheckpointError, match="not a world model; 'marlzoo data model DATASET' writes one"):
-        load(tmp_path / "other.npz")
+        load_world_model(tmp_path / "other.npz")

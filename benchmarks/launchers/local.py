@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from marlzoo import errors
 from marlzoo.errors import MarlzooError
 
-from ..live import Returns
+from ..live import LatestEvaluation
 from ..plan import Group
-from ..progress import Display, Part, Stage
+from ..progress import Display, WorkBar, WorkItem
 from ..split import Split, torch_threads
 from ..status import list_groups
 from .place import Work
@@ -81,7 +81,7 @@ def error_of(name: str, text: str) -> Exception:
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    part: Part | None = None
+    part: WorkBar | None = None
 
 
 class _Pool:
@@ -152,7 +152,7 @@ def _side_by_side(
     return failures
 
 
-def _begin(worker: _Worker, trainer: Trainer, left: list[tuple[Group, Stage]], display: Display) -> bool:
+def _begin(worker: _Worker, trainer: Trainer, left: list[tuple[Group, WorkItem]], display: Display) -> bool:
     if not left:
         return False
     group, stage = left.pop(0)
@@ -176,7 +176,7 @@ class _Remote:
     def log(self, text: str) -> None:
         self._pipe.send(("log", text))
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         self._pipe.send(("evaluated", found))
 
 

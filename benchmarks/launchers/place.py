@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 from marlzoo.errors import ConfigError, UnknownNameError
 
 from ..plan import Group
-from ..progress import Display, Stage
+from ..progress import Display, WorkItem
 from ..split import Split
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
 
 On = Literal["local", "ray", "slurm"]
-Work = Sequence[tuple[Group, Stage]]
+Work = Sequence[tuple[Group, WorkItem]]
 """Groups to train, each with its place on the display."""
 
 _WHERE = {"address": ("ray",), "partition": ("slurm",), "time": ("slurm",)}

@@ -28,9 +28,9 @@ from ray.exceptions import RayError, RayTaskError
 from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.system.files import atomic_write
 
-from ..live import Returns
+from ..live import LatestEvaluation
 from ..plan import Group
-from ..progress import Display, Part, Stage
+from ..progress import Display, WorkBar, WorkItem
 from ..recorder import record_failure
 from ..results import Estimated, Row, RowEpisodes
 from ..reuse import files
@@ -158,11 +158,11 @@ class _Task:
     """A group on its way."""
 
     group: Group
-    stage: Stage
+    stage: WorkItem
     checkpoint: Path
     metrics: Path
     losses: int = 0
-    part: Part | None = None
+    part: WorkBar | None = None
     stream: Any = None  # of messages from the node that trains it
 
 
@@ -441,5 +441,5 @@ class _Report:
     def log(self, text: str) -> None:
         self._box.put(("log", self._text(text)))
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         self._box.put(("evaluated", found))

@@ -23,9 +23,9 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from marlzoo.errors import ConfigError, MarlzooError
 from marlzoo.system.files import locked
 
-from ..live import Returns
+from ..live import LatestEvaluation
 from ..plan import Group
-from ..progress import Display, Part, Stage
+from ..progress import Display, WorkBar, WorkItem
 from ..reuse import files
 from ..split import Split, torch_threads
 from ..status import ENDED, QUEUED, RUNNING, Listed, entry, list_groups, listed, note_jobs
@@ -86,7 +86,7 @@ class _Printed:
     def log(self, text: str) -> None:
         print(text, flush=True)
 
-    def evaluated(self, found: Returns) -> None:
+    def evaluated(self, found: LatestEvaluation) -> None:
         print(found.line, flush=True)
 
 
@@ -95,10 +95,10 @@ class _Followed:
     """A job whose group is waited for."""
 
     group: Group
-    stage: Stage
+    stage: WorkItem
     metrics: Path
     listed: Listed
-    part: Part | None = None
+    part: WorkBar | None = None
 
 
 class Slurm:

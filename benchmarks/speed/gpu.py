@@ -47,7 +47,7 @@ from marlzoo.config import Precision
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.registry import make_env, task_spec
-from marlzoo.training.compilation import freed_memory_kept, make_step
+from marlzoo.training.compilation import freed_memory_kept, make_training_step
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.trainer import make_sampler, prepare
@@ -160,7 +160,7 @@ def ready(algorithm: Algorithm, data: Sequence[Dataset], precision: Precision, c
         with FlopCounterMode(display=False) as counter:
             algorithm.update(sampler.next())
         # No updates in all: "auto" records without compiling.
-        step = make_step(algorithm, sampler, "on" if compiled else "auto", 0, print)
+        step = make_training_step(algorithm, sampler, "on" if compiled else "auto", 0, print)
         for _ in range(3):
             step()
     return Ours(algorithm, arithmetic, step, counter.get_total_flops())

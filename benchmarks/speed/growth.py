@@ -57,7 +57,7 @@ class Options:
     )  # table; the plot beside it
 
 
-class Case:
+class GrowthCase:
     """One size along one axis, and its measurements in seconds per update."""
 
     def __init__(self, axis: str, size: int) -> None:
@@ -139,7 +139,7 @@ def main(options: Options) -> int:
     torch.set_num_threads(1)
     rows = []
     for axis in options.axes:
-        cases = [Case(axis, size) for size in AXES[axis]]
+        cases = [GrowthCase(axis, size) for size in AXES[axis]]
         for _ in range(options.rounds):
             for case in cases:
                 case.measure(options.seconds)

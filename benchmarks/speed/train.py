@@ -70,7 +70,7 @@ class Options:
 
 
 @dataclass
-class Case:
+class TrainCase:
     """One learner with its sampler, and its measurements in seconds per update."""
 
     method: str
@@ -95,7 +95,7 @@ def now() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
+def build(method: str, replicas: int, data: Dataset, options: Options) -> TrainCase:
     """A learner with the settings that the command line gives it on this task, and a warm sampler."""
     algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
     prepare(algorithm, [data])
@@ -107,12 +107,12 @@ def build(method: str, replicas: int, data: Dataset, options: Options) -> Case:
     with arithmetic.applied(algorithm):
         for _ in range(3):
             update(sampler.next())
-    return Case(
+    return TrainCase(
         method, replicas, algorithm, sampler, arithmetic, update, counter.get_total_flops() // replicas
     )
 
 
-def measure(case: Case, seconds: float) -> None:
+def measure(case: TrainCase, seconds: float) -> None:
     """Updates for about ``seconds``; keeps the mean of this round."""
     sampling = updating = 0.0
     updates = 0
@@ -129,7 +129,7 @@ def measure(case: Case, seconds: float) -> None:
     case.updating.append(updating / updates)
 
 
-def evaluation_seconds(case: Case, task: str, steps: int = 100) -> float:
+def evaluation_seconds(case: TrainCase, task: str, steps: int = 100) -> float:
     """Seconds of one evaluation of the protocol, from ``steps`` steps of all its episodes."""
     env = make_env(task, case.replicas * EPISODES)
     policy = case.algorithm.policy()
@@ -147,7 +147,7 @@ def offline_methods(kind: str) -> list[str]:
     return [name for name, cls in found if cls.sampling != "online" and kind in cls.actions]
 
 
-def profiled(case: Case, updates: int = 5) -> list[tuple[str, float, int]]:
+def profiled(case: TrainCase, updates: int = 5) -> list[tuple[str, float, int]]:
     """Operations by their share of an update's processor time, in %, and how often each is called per update."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with case.arithmetic.applied(case.algorithm), torch.profiler.profile(activities=activities) as profile:
@@ -159,7 +159,7 @@ def profiled(case: Case, updates: int = 5) -> list[tuple[str, float, int]]:
     return sorted(parts, key=lambda part: part[1], reverse=True)
 
 
-def lines(cases: Sequence[Case], options: Options, roof: float) -> list[list[str]]:
+def lines(cases: Sequence[TrainCase], options: Options, roof: float) -> list[list[str]]:
     """The table's rows."""
     rows = []
     for case in cases:
@@ -190,7 +190,7 @@ def note(header: Sequence[str], rows: Sequence[Sequence[str]], profiles: Sequenc
     return "\n".join(text)
 
 
-def profile_text(case: Case) -> str:
+def profile_text(case: TrainCase) -> str:
     """What a case spends its time on, as a paragraph."""
     parts = profiled(case)
     calls = sum(count for _, _, count in parts)

@@ -132,7 +132,7 @@ def of_games(options: Options) -> study.Study:
             near.legend(fontsize="small")
             earned.legend(fontsize="small")
 
-    sheet = study.table("From in-sample greedy to cloning", header, body, notes)
+    sheet = study.plain_sheet("From in-sample greedy to cloning", header, body, notes)
     return study.Study("alpha_sweep", sheet, lines, draw, (9, 6))
 
 
@@ -193,7 +193,7 @@ def of_logged_data(options: Options) -> study.Study:
         earned.legend(fontsize="small")
 
     header = ["alpha", "distance to cloning", "return"]
-    sheet = study.table(f"Alpha on {source.task} {source.quality}", header, body, notes)
+    sheet = study.plain_sheet(f"Alpha on {source.task} {source.quality}", header, body, notes)
     return study.Study(study.place("alpha_sweep", source), sheet, lines, draw, (9, 4))
 
 
@@ -201,7 +201,7 @@ def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
     made = of_logged_data(options) if options.logged.given else of_games(options)
-    study.write(made, options.out)
+    study.write_study(made, options.out)
     return 0
 
 

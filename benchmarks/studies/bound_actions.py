@@ -89,7 +89,7 @@ def report(options: Options, source: Source, data: Dataset, lines: pd.DataFrame)
         ax.set(xlabel="margin", ylabel="return")
         ax.legend()
 
-    sheet = study.table("Actions on the bounds", ["method", "loss", "margin", "return"], body, notes)
+    sheet = study.plain_sheet("Actions on the bounds", ["method", "loss", "margin", "return"], body, notes)
     numbers = lines.assign(**{f"on_bound_{k}": share for k, share in enumerate(on_bounds(data))})
     return study.Study("bound_actions", sheet, numbers, draw)
 
@@ -98,7 +98,7 @@ def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
     source, data = options.logged.load(options.out)
-    study.write(report(options, source, data, returns(options, source, data)), options.out)
+    study.write_study(report(options, source, data, returns(options, source, data)), options.out)
     return 0
 
 

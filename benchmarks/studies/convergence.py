@@ -298,7 +298,7 @@ def report(options: Options, numbers: pd.DataFrame) -> study.Study:
         f"Made by `python benchmarks/studies/{NAME}.py`, which goes on where these runs end.",
     ]
     tasks = list(numbers["task"].unique())
-    sheet = study.table("When values have converged", HEADER, body(numbers), notes)
+    sheet = study.plain_sheet("When values have converged", HEADER, body(numbers), notes)
     size = (4.0 * len(tasks), 9.0)
     return study.Study(NAME, sheet, numbers, lambda figure: draw(figure, numbers, tasks), size)
 
@@ -334,7 +334,7 @@ def main(options: Options) -> int:
     for method in options.methods:
         for source, data in zip(sources, loaded, strict=True):
             run(options, method, source, data, folder)
-    study.write(report(options, read(folder / "table.csv")), options.out)
+    study.write_study(report(options, read(folder / "table.csv")), options.out)
     return 0
 
 

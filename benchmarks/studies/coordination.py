@@ -57,7 +57,7 @@ COLUMNS = ["group", "game", "data", "family", "method", "seed", "value", "config
 
 
 @dataclass(frozen=True)
-class Group:
+class Games:
     """Games of one shape, so that all their data train together: ``(game, quality)`` pairs."""
 
     data: tuple[tuple[str, str], ...]
@@ -134,33 +134,33 @@ ON_BRIDGE = Form("alberdice", "sequential", settings={"preset": "games"}, update
 # For games whose rewards are large beside the temperatures. The imbalanced data hold the best action 4 times in 100:
 # a batch without it says nothing about it, and to weights that are normalized over the batch it is then not the best.
 LARGE: dict[str, int] = {"updates": 800, "batch_size": 512}
-GROUPS: dict[str, Group] = {
-    "xor": Group(
+GROUPS: dict[str, Games] = {
+    "xor": Games(
         (
             *(("xor", f"D{k}") for k in range(1, 5)),
             ("additive", "uniform"),
         ),
         DISCRETE,
     ),
-    "matrices": Group(
+    "matrices": Games(
         (("coordination-3x3", "uniform"), ("equilibria", "balanced"), ("equilibria", "imbalanced")),
         DISCRETE,
         **LARGE,
     ),
-    "matrix-2x2": Group((("coordination-2x2", "uniform"),), DISCRETE),
-    "xor-four": Group((("xor-four", "optimal"), ("xor-four", "uniform")), DISCRETE),
-    "two-state": Group(tuple(("xor-two-state", quality) for quality in ("optimal", "mix", "random")), DISCRETE, 600),
+    "matrix-2x2": Games((("coordination-2x2", "uniform"),), DISCRETE),
+    "xor-four": Games((("xor-four", "optimal"), ("xor-four", "uniform")), DISCRETE),
+    "two-state": Games(tuple(("xor-two-state", quality) for quality in ("optimal", "mix", "random")), DISCRETE, 600),
     **{
-        f"modes-{n}": Group(((f"modes-{n}", "modes"),), tuple(f for f in DISCRETE if f.method in ONE_POLICY), 200)
+        f"modes-{n}": Games(((f"modes-{n}", "modes"),), tuple(f for f in DISCRETE if f.method in ONE_POLICY), 200)
         for n in (8, 64)
     },
-    "modes-4": Group((("modes-4", "modes"),), tuple(f for f in DISCRETE if f.method in (*ONE_POLICY, "alberdice"))),
-    "bridge": Group(
+    "modes-4": Games((("modes-4", "modes"),), tuple(f for f in DISCRETE if f.method in (*ONE_POLICY, "alberdice"))),
+    "bridge": Games(
         (("bridge", "optimal"), ("bridge-apart", "optimal")),
         tuple(form for form in DISCRETE if form.method != "alberdice"),
         600,
     ),
-    "t-maze": Group(
+    "t-maze": Games(
         (("t-maze", "expert"),),
         (
             Form("bc", "cloning", "rnn", {**MEMORY, "eval_mode": "sample"}),
@@ -170,14 +170,14 @@ GROUPS: dict[str, Group] = {
         ),
         600,
     ),
-    "continuous": Group(
+    "continuous": Games(
         (
             *(("sign-agreement", quality) for quality in ("uniform", "agree", "opposite")),
             *(("two-peaks", quality) for quality in ("uniform", "peaks")),
         ),
         CONTINUOUS,
     ),
-    "bridge-alberdice": Group(
+    "bridge-alberdice": Games(
         (("bridge", "optimal"), ("bridge-apart", "optimal")),
         (
             ON_BRIDGE,
@@ -271,7 +271,7 @@ def rows(options: Options) -> pd.DataFrame:
     return found.merge(pd.DataFrame(ranges, columns=[*keys, "low", "high"]), on=keys)
 
 
-def complete(lines: pd.DataFrame, options: Options, group: Group, form: Form) -> bool:
+def complete(lines: pd.DataFrame, options: Options, group: Games, form: Form) -> bool:
     """Whether a form's lines are those that its settings, the seeds and the group's data ask for."""
     config = marlzoo.make(form.method, games.spec(group.data[0][0]), **group.settings(form)).config
     wanted = {
@@ -315,7 +315,7 @@ def by_group(options: Options, name: str, lines: pd.DataFrame) -> study.Study:
         f"{EPISODES} episodes per seed.",
         f"Made by `{study.command('coordination')}`.",
     ]
-    sheet = study.table(f"Coordination games: {name}", ["family", "method", *columns], body, notes)
+    sheet = study.plain_sheet(f"Coordination games: {name}", ["family", "method", *columns], body, notes)
     return study.Study(f"coordination/{name}", sheet, lines, lambda figure: scatter(figure, lines))
 
 
@@ -345,7 +345,7 @@ def summary(options: Options, lines: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('coordination')}`.",
     ]
     header = ["family", "methods", "predictions", "agree", "which do not: reached (predicted)"]
-    sheet = study.table("Coordination games: theory and practice", header, body, notes)
+    sheet = study.plain_sheet("Coordination games: theory and practice", header, body, notes)
     return study.Study("coordination", sheet, lines, lambda figure: scatter(figure, lines))
 
 
@@ -366,8 +366,8 @@ def main(options: Options) -> int:
     study.use_threads(options.threads)
     lines = rows(options)
     for name in options.only:
-        study.write(by_group(options, name, lines[lines["group"] == name]), options.out)
-    study.write(summary(options, lines), options.out)
+        study.write_study(by_group(options, name, lines[lines["group"] == name]), options.out)
+    study.write_study(summary(options, lines), options.out)
     return 0
 
 

@@ -60,7 +60,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 
 @dataclass(frozen=True)
-class Offline:
+class OfflineTeam:
     """The team that goes on: its checkpoint, its data, settings that change, and what it is for people."""
 
     checkpoint: Path
@@ -69,13 +69,13 @@ class Offline:
     about: str
 
 
-def offline(options: Options, folder: Path) -> Offline:
+def offline(options: Options, folder: Path) -> OfflineTeam:
     """The team that is given, or trained on logged data."""
     if options.run:
         saved = load_saved(options.run)
         data = marlzoo.load_dataset(options.data)
         about = f"{saved.meta['method']} on {data.card.title}, {saved.meta['updates']} updates offline"
-        return Offline(Path(options.run), data, {}, about)
+        return OfflineTeam(Path(options.run), data, {}, about)
     if options.logged.given:
         _, data = options.logged.load(options.out)
     else:
@@ -86,7 +86,7 @@ def offline(options: Options, folder: Path) -> Offline:
         learner, data, updates=options.updates, checkpoint=file, task=data.card.task, show_progress=False
     )
     about = f"QMIX+CQL on {data.card.task} {data.card.quality}, {options.updates} updates offline"
-    return Offline(file, data, {"cql_weight": 0.0}, about)
+    return OfflineTeam(file, data, {"cql_weight": 0.0}, about)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def turned(strategy: str) -> Iterator[None]:
         yield
 
 
-def tune(options: Options, team: Offline, strategy: str) -> Finetuned:
+def tune(options: Options, team: OfflineTeam, strategy: str) -> Finetuned:
     """Fine-tune all seeds with one strategy."""
     how = {"min": "ovm", "fresh": "plain"}.get(strategy, strategy)
     settings = replace(options.settings, strategy=cast(Strategy, how))
@@ -140,7 +140,7 @@ def report(options: Options, about: str, found: dict[str, Finetuned]) -> study.S
         ax.set(xlabel="environment steps per replica", ylabel="return")
         ax.legend()
 
-    sheet = study.table("Fine-tuning online", ["strategy", *COLUMNS.values()], body, notes)
+    sheet = study.plain_sheet("Fine-tuning online", ["strategy", *COLUMNS.values()], body, notes)
     place = "/".join(filter(None, ("finetune", options.name)))
     return study.Study(place, sheet, pd.DataFrame(lines), draw)
 
@@ -151,7 +151,7 @@ def main(options: Options) -> int:
     with tempfile.TemporaryDirectory() as folder:
         team = offline(options, Path(folder))
         found = {strategy: tune(options, team, strategy) for strategy in options.strategies}
-    study.write(report(options, team.about, found), options.out)
+    study.write_study(report(options, team.about, found), options.out)
     return 0
 
 

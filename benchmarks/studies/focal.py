@@ -145,14 +145,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
         "Mean return on unseen goals over seeds with its 95 % interval.",
         f"Made by `{study.command('focal')}`.",
     ]
-    sheet = study.table("Unseen goals", [*keys, "return", "map"], body, notes)
-    return study.Study("focal", sheet, numbers, study.points(groups))
+    sheet = study.plain_sheet("Unseen goals", [*keys, "return", "map"], body, notes)
+    return study.Study("focal", sheet, numbers, study.seed_marks(groups))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

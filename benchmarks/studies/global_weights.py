@@ -90,7 +90,7 @@ def report(
             ax.set(xscale="log", xlabel="alpha", ylabel=texts[m])
         axes[0].legend()
 
-    sheet = study.table(title, header, body, notes)
+    sheet = study.plain_sheet(title, header, body, notes)
     return study.Study(name, sheet, lines, draw, (4.5 * len(measured), 4))
 
 
@@ -119,7 +119,7 @@ def main(options: Options) -> int:
             "regularized objective (discounted reward minus alpha times the log ratio to the behavior), computed "
             f"exactly ({walks.value(walks.behavior):.2f} for the behavior)."
         )
-    study.write(report(options, lines, f"Global information: {what}", known, note, name), options.out)
+    study.write_study(report(options, lines, f"Global information: {what}", known, note, name), options.out)
     return 0
 
 

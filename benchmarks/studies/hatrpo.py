@@ -107,14 +107,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
         ax.legend()
 
     header = ["", "return at the start", "return at the end", "KL of a step", "steps taken"]
-    sheet = study.table("Trust regions on spread", header, body, notes)
+    sheet = study.plain_sheet("Trust regions on spread", header, body, notes)
     return study.Study("hatrpo", sheet, numbers, draw)
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

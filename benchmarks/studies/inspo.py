@@ -43,7 +43,7 @@ COLUMNS = ["game", "data", "method", "alpha", "beta", "seed", "value", "exact"]
 
 
 @dataclass(frozen=True)
-class Form:
+class MethodForm:
     """One setting of a method on one dataset."""
 
     game: str
@@ -55,12 +55,12 @@ class Form:
 
 
 FORMS = (
-    Form("equilibria", "imbalanced"),
-    Form("equilibria", "imbalanced", beta=(20.0, 0.0)),
-    Form("xor", "D2", alpha=(1.0, 0.1)),
-    Form("xor", "D3", alpha=(1.0, 0.1)),
-    Form("bridge", "optimal", alpha=(1.0, 0.1), beta=(0.1, 0.0), updates=4000),
-    Form("bridge", "optimal", "alberdice", alpha=(0.2, 0.05), updates=4000),
+    MethodForm("equilibria", "imbalanced"),
+    MethodForm("equilibria", "imbalanced", beta=(20.0, 0.0)),
+    MethodForm("xor", "D2", alpha=(1.0, 0.1)),
+    MethodForm("xor", "D3", alpha=(1.0, 0.1)),
+    MethodForm("bridge", "optimal", alpha=(1.0, 0.1), beta=(0.1, 0.0), updates=4000),
+    MethodForm("bridge", "optimal", "alberdice", alpha=(0.2, 0.05), updates=4000),
 )
 
 
@@ -73,7 +73,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     episodes: int = 200  # per replica on Bridge
 
 
-def exact(form: Form, sweeps: int = 200, tie: float = 0.02) -> float:
+def exact(form: MethodForm, sweeps: int = 200, tie: float = 0.02) -> float:
     """Value of the closed form on a one-step game of two agents, in sweeps from the marginals; nan on Bridge.
 
     ``tie`` moves the second policy away from the marginal, which on D2 is a fixed point.
@@ -103,7 +103,7 @@ def softmax(x: Floats) -> Floats:
     return np.asarray(e / e.sum())
 
 
-def settings(form: Form) -> dict[str, Any]:
+def settings(form: MethodForm) -> dict[str, Any]:
     """Of the learner."""
     if form.game == "bridge":
         return {"preset": "games"}
@@ -114,7 +114,7 @@ def settings(form: Form) -> dict[str, Any]:
     }
 
 
-def values(form: Form, options: Options) -> Floats:
+def values(form: MethodForm, options: Options) -> Floats:
     """What the trained policies reach, one value per seed."""
     learner: Any = marlzoo.make(form.method, games.spec(form.game), seeds=options.seeds, **settings(form))
     train(learner, game_data.dataset(form.game, form.quality), updates=form.updates, compile="off")
@@ -154,14 +154,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
     ]
 
     header = [*keys, "value", "exact"]
-    sheet = study.table("InSPO on games with several equilibria", header, body, notes)
-    return study.Study("inspo", sheet, numbers, study.points(groups))
+    sheet = study.plain_sheet("InSPO on games with several equilibria", header, body, notes)
+    return study.Study("inspo", sheet, numbers, study.seed_marks(groups))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

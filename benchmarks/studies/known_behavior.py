@@ -99,7 +99,9 @@ def report(options: Options, walks: Walks, found: NDArray[np.float64], lines: pd
         )
         ax.legend()
 
-    sheet = study.table("The learned policy and the exponentially weighted behavior", header, body, notes)
+    sheet = study.plain_sheet(
+        "The learned policy and the exponentially weighted behavior", header, body, notes
+    )
     return study.Study("known_behavior", sheet, lines, draw, (5.5, 5))
 
 
@@ -108,7 +110,7 @@ def main(options: Options) -> int:
     study.use_threads(options.threads)
     walks = Walks.random()
     found = run(options, walks)
-    study.write(report(options, walks, found, numbers(options, walks, found)), options.out)
+    study.write_study(report(options, walks, found, numbers(options, walks, found)), options.out)
     return 0
 
 

@@ -104,14 +104,14 @@ def report(numbers: pd.DataFrame, options: Options) -> study.Study:
         ax.set_ylabel("share of right actions")
         ax.legend()
 
-    sheet = study.table("LOMAQ on the line game", ["agents", *LOSSES], body, notes)
+    sheet = study.plain_sheet("LOMAQ on the line game", ["agents", *LOSSES], body, notes)
     return study.Study("lomaq", sheet, numbers, draw)
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options), options), options.out)
+    study.write_study(report(lines(options), options), options.out)
     return 0
 
 

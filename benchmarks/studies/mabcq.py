@@ -135,14 +135,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
             ax.set_ylabel("return")
 
     header = ["", "return", "agent 1, second action", "agent 2, second action"]
-    sheet = study.table("Learning alone from data of one's own", header, body, notes)
+    sheet = study.plain_sheet("Learning alone from data of one's own", header, body, notes)
     return study.Study("mabcq", sheet, numbers, draw)
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

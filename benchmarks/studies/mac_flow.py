@@ -107,14 +107,16 @@ def report(numbers: pd.DataFrame, coupling: str) -> study.Study:
         f"Made by `{study.command('mac_flow')}`.",
     ]
 
-    sheet = study.table(f"{method} on data with two conventions", [*keys, "value", "cloning"], body, notes)
-    return study.Study(name, sheet, numbers, study.points(groups))
+    sheet = study.plain_sheet(
+        f"{method} on data with two conventions", [*keys, "value", "cloning"], body, notes
+    )
+    return study.Study(name, sheet, numbers, study.seed_marks(groups))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options), options.coupling), options.out)
+    study.write_study(report(lines(options), options.coupling), options.out)
     return 0
 
 

@@ -101,14 +101,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('madiff')}`.",
     ]
 
-    sheet = study.table("MADiff's modes on XOR D2", [*COLUMNS[:3], "value", "coherent"], body, notes)
-    return study.Study("madiff", sheet, numbers, study.points(groups))
+    sheet = study.plain_sheet("MADiff's modes on XOR D2", [*COLUMNS[:3], "value", "coherent"], body, notes)
+    return study.Study("madiff", sheet, numbers, study.seed_marks(groups))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

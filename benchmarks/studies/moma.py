@@ -126,7 +126,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
         ax.set_ylabel("return")
         ax.legend()
 
-    sheet = study.table(
+    sheet = study.plain_sheet(
         "Iterated coordination, data of two conventions", ["", "self-play", "cross-play"], body, notes
     )
     return study.Study("moma", sheet, numbers, draw)
@@ -135,7 +135,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

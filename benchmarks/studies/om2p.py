@@ -103,13 +103,13 @@ def report(numbers: pd.DataFrame) -> study.Study:
         "sampled actions within 0.25 of a peak; size: their mean size, 0.6 in the data. BC plays its center.",
         f"Made by `{study.command('om2p')}`.",
     ]
-    draw = study.points(
+    draw = study.seed_marks(
         [(f"{form}\ncalls: {calls}", part["value"].to_numpy()) for form, calls, part in groups]
     )
     header = ["", "calls", "value", "near", "size"]
     return study.Study(
         "om2p",
-        study.table("One call of a mean velocity on data of two peaks", header, body, notes),
+        study.plain_sheet("One call of a mean velocity on data of two peaks", header, body, notes),
         numbers,
         draw,
     )
@@ -118,7 +118,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

@@ -74,14 +74,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
         "Mean value over seeds with its 95 % interval.",
         f"Made by `{study.command('omsd')}`.",
     ]
-    sheet = study.table("OMSD on data with two conventions", [*keys, "value", "alone"], body, notes)
-    return study.Study("omsd", sheet, numbers, study.points(groups))
+    sheet = study.plain_sheet("OMSD on data with two conventions", [*keys, "value", "alone"], body, notes)
+    return study.Study("omsd", sheet, numbers, study.seed_marks(groups))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

@@ -255,7 +255,7 @@ def report(options: Options, lines: pd.DataFrame) -> study.Study:
         axes[0].legend()
 
     header = ["data", "estimator", "rank correlation", "regret@1", "teams without an estimate"]
-    sheet = study.table("Estimates without a simulator", header, body, notes)
+    sheet = study.plain_sheet("Estimates without a simulator", header, body, notes)
     width = 4.0 * lines["data"].nunique()
     return study.Study("/".join(filter(None, ("ope", options.name))), sheet, lines, draw, (width, 3.8))
 
@@ -284,7 +284,7 @@ def main(options: Options) -> int:
         made = [of_folder(folder, options) for folder in (*folders, *options.runs)]
     else:
         made = [of_game(game, options) for game in options.games]
-    study.write(report(options, pd.concat(made, ignore_index=True)), options.out)
+    study.write_study(report(options, pd.concat(made, ignore_index=True)), options.out)
     return 0
 
 

@@ -91,14 +91,14 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('oryx')}`.",
     ]
 
-    sheet = study.table("Acting in turn and memory", [*keys, "value", "cloning"], body, notes)
-    return study.Study("oryx", sheet, numbers, study.points(groups), size=(10.0, 4.5))
+    sheet = study.plain_sheet("Acting in turn and memory", [*keys, "value", "cloning"], body, notes)
+    return study.Study("oryx", sheet, numbers, study.seed_marks(groups), size=(10.0, 4.5))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

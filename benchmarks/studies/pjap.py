@@ -86,16 +86,16 @@ def report(numbers: pd.DataFrame) -> study.Study:
         "Payoff at the end, mean over seeds with its 95 % interval; x and y are the policies' means.",
         f"Made by `{study.command('pjap')}`.",
     ]
-    sheet = study.table(
+    sheet = study.plain_sheet(
         "Policy gradients with the others' logged actions", [*keys, "value", "x", "y"], body, notes
     )
-    return study.Study("pjap", sheet, numbers, study.points(groups), (11.0, 4.5))
+    return study.Study("pjap", sheet, numbers, study.seed_marks(groups), (11.0, 4.5))
 
 
 def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
-    study.write(report(lines(options)), options.out)
+    study.write_study(report(lines(options)), options.out)
     return 0
 
 

@@ -85,7 +85,7 @@ def report(options: Options, lines: pd.DataFrame, described: list[str]) -> study
             ax.legend()
 
     header = ["task", "method", "float32", "bf16", "difference", "agrees"]
-    sheet = study.table("Products in bfloat16", header, body, notes)
+    sheet = study.plain_sheet("Products in bfloat16", header, body, notes)
     return study.Study("precision", sheet, lines, draw, (9.0, 4.5))
 
 
@@ -93,7 +93,7 @@ def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
     lines, described = returns(options)
-    study.write(report(options, lines, described), options.out)
+    study.write_study(report(options, lines, described), options.out)
     return 0
 
 

@@ -91,7 +91,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('replication')}`.",
     ]
     header = ["dataset", "learner", "first", "again", "difference"]
-    sheet = study.table("The same runs on two machines", header, body, notes)
+    sheet = study.plain_sheet("The same runs on two machines", header, body, notes)
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
@@ -107,7 +107,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
 
 def main(options: Options) -> int:
     """Run the study."""
-    study.write(report(lines(options.folders)), options.out)
+    study.write_study(report(lines(options.folders)), options.out)
     return 0
 
 

@@ -165,7 +165,7 @@ def report(options: Options, lines: pd.DataFrame, curve: pd.DataFrame) -> study.
         axes[0].set(ylabel="largest |V - V*|")
         axes[0].legend(fontsize="small")
 
-    sheet = study.table("V and its closed form", header, body, notes)
+    sheet = study.plain_sheet("V and its closed form", header, body, notes)
     return study.Study("v_closed_form", sheet, lines, draw, (9, 4.5))
 
 
@@ -174,7 +174,7 @@ def main(options: Options) -> int:
     study.use_threads(options.threads)
     parts = [(clip, *train(options, clip)) for clip in CLIPS]
     lines = pd.concat([numbers(options, clip, found) for clip, found, _ in parts])
-    study.write(report(options, lines, pd.concat([curve for *_, curve in parts])), options.out)
+    study.write_study(report(options, lines, pd.concat([curve for *_, curve in parts])), options.out)
     return 0
 
 

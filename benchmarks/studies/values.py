@@ -95,7 +95,7 @@ def report(numbers: pd.DataFrame, looks: Sequence[int]) -> study.Study:
         f"Made by `{study.command('values')}`.",
     ]
     header = ["dataset", "learner", *(f"{look:,}" for look in looks), "settled", "size"]
-    sheet = study.table("When values settle", header, body, notes)
+    sheet = study.plain_sheet("When values settle", header, body, notes)
 
     def draw(figure: Any) -> None:
         suites = list(dict.fromkeys(numbers["suite"]))
@@ -115,7 +115,7 @@ def report(numbers: pd.DataFrame, looks: Sequence[int]) -> study.Study:
 
 def main(options: Options) -> int:
     """Run the study."""
-    study.write(report(lines(options), options.looks), options.out)
+    study.write_study(report(lines(options), options.looks), options.out)
     return 0
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from marlzoo.commands.methods import Source
+from marlzoo.commands.methods import MethodFile
 from marlzoo.config import Config
-from marlzoo.registry import find_method, list_methods
+from marlzoo.registry import find_method, find_methods
 
 from .metrics import metrics_table
 from .text import code, from_docstring, prose, table
@@ -29,9 +29,9 @@ class Method:
     module: str
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> MethodFile:
         """What its file tells without being imported."""
-        return Source(self.module)
+        return MethodFile(self.module)
 
     @cached_property
     def cls(self) -> Any:
@@ -73,7 +73,7 @@ class Method:
 
 def methods() -> list[Method]:
     """All methods, by name."""
-    return [Method(name, modules[0]) for name, modules in list_methods().modules.items()]
+    return [Method(name, modules[0]) for name, modules in find_methods().modules.items()]
 
 
 def pages() -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from marlzoo.benchmarks import aggregate, tables
 from marlzoo.benchmarks.analysis import Results
-from marlzoo.benchmarks.figures import Kind, draw, save
+from marlzoo.benchmarks.figures import Kind, draw, save_figure
 from marlzoo.benchmarks.reached import PUBLISHED
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.suites import Suite, find_suite
@@ -43,7 +43,7 @@ def pictures(root: Path) -> Iterator[Path]:
                 drawn = results if kind == "curves" else finished(find_suite(name), results)
                 if kind == "curves" or not drawn.profiles().empty:
                     path = root / "results" / name / f"{kind}.png"
-                    save(draw(drawn, kind), path)
+                    save_figure(draw(drawn, kind), path)
                     yield path
 
 
@@ -96,7 +96,7 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
     done = finished(suite, results)
     text = [f"### {name}", suite.about]
     for kind, runs in done.classes().items():
-        scored = {learner: aggregate.score(runs, learner) for learner in runs.learners}
+        scored = {learner: aggregate.interquartile_score(runs, learner) for learner in runs.learners}
         ranks = aggregate.ranks(runs)
         order = sorted(scored, key=lambda name: (-len(runs.returns[name]), -scored[name][0], name))
         lines = [
@@ -145,7 +145,10 @@ def overall(root: Path) -> str:
     ranks = aggregate.ranks(runs)
     parts = {name: list(dict.fromkeys(cells[cells["suite"] == name]["dataset"])) for name in OVERALL}
     scored = {
-        learner: [aggregate.score(part, learner) for part in (runs, *(runs.over(d) for d in parts.values()))]
+        learner: [
+            aggregate.interquartile_score(part, learner)
+            for part in (runs, *(runs.over(d) for d in parts.values()))
+        ]
         for learner in runs.complete()
     }
     lines = [

@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from marlzoo import config
-from marlzoo.commands.methods import Setting, Source, settings_in
+from marlzoo.commands.methods import MethodFile, Setting, settings_in
 
 WIDTH = 80
 COLUMN = 28
@@ -72,7 +72,7 @@ def required_options(shape: type) -> list[tuple[str, str]]:
     return found
 
 
-def train_help(method: str, source: Source, shape: type, more: Sequence[Setting] = ()) -> str:
+def train_help(method: str, source: MethodFile, shape: type, more: Sequence[Setting] = ()) -> str:
     """Run options of ``marlzoo train``, then the settings of a method.
 
     Args:

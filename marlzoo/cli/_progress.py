@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from marlzoo.console import console, visible
 
 if TYPE_CHECKING:
-    from marlzoo.benchmarks.progress import Part
+    from marlzoo.benchmarks.progress import WorkBar
 
 
 class Progress:
@@ -27,12 +27,12 @@ class Progress:
     """
 
     def __init__(self, title: str, label: str, amount: float) -> None:
-        from marlzoo.benchmarks.progress import Display, Stage
+        from marlzoo.benchmarks.progress import Display, WorkItem
 
-        self._stage = Stage("work", label, max(float(amount), 1.0))
+        self._stage = WorkItem("work", label, max(float(amount), 1.0))
         self._display = Display(console(stderr=True), title)
         self._display.plan([self._stage])
-        self._part: Part | None = None
+        self._part: WorkBar | None = None
 
     def advance(self, done: float, note: str = "") -> None:
         """Units that are done."""

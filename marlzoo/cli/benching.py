@@ -202,7 +202,7 @@ def _planned(suite: Suite, options: Options) -> Suite:
         console.print(terminal(sheet))
     left = []
     if options.hours:
-        suite, left = estimate.within(suite, found, options.hours)
+        suite, left = estimate.suite_within(suite, found, options.hours)
     if options.json and options.dry_run:
         print(json.dumps([_record(cost, cost in left) for cost in found], indent=2))
     for cost in left:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument
-from marlzoo.commands.methods import Source
+from marlzoo.commands.methods import MethodFile
 
 SHELLS = {
     "bash": "marlzoo completion bash > ~/.local/share/bash-completion/completions/marlzoo",
@@ -47,20 +47,26 @@ def script(shell: str) -> str:
 
 def _commands() -> dict[str, Any]:
     """The arguments of every command."""
-    from marlzoo.cli import COMMANDS
-    from marlzoo.cli.data import Check, Collect, Convert, Download, Inspect, Mix, ShowCard
+    from marlzoo.cli import COMMANDS, data, modeling
     from marlzoo.cli.doctoring import FLAGS
     from marlzoo.cli.resulting import Compress, Migrate
 
     nested: dict[str, dict[str, Any]] = {
         "train": _methods(),
         "data": {
-            "collect": Collect, "inspect": Inspect, "check": Check, "convert": Convert,
-            "download": Download, "mix": Mix, "card": ShowCard, "teach": make_dataclass("Teach", [("task", str)]),
+            "collect": data.CollectCommand,
+            "inspect": data.InspectCommand,
+            "check": data.CheckCommand,
+            "convert": data.ConvertCommand,
+            "download": data.DownloadCommand,
+            "mix": data.MixCommand,
+            "card": data.CardCommand,
+            "model": modeling.ModelCommand,
+            "teach": make_dataclass("Teach", [("task", str)]),
         },
         "results": {"migrate": Migrate, "compress": Compress, "help": _flags("Help", ())},
         "completion": {shell: _flags(shell, ()) for shell in SHELLS},
-    }  # fmt: skip
+    }
     found: dict[str, Any] = {}
     for name, (module, _) in COMMANDS.items():
         if name in nested:
@@ -74,11 +80,11 @@ def _commands() -> dict[str, Any]:
 
 def _methods() -> dict[str, Any]:
     """Run options and settings of every method."""
-    from marlzoo.registry import list_methods
+    from marlzoo.registry import find_methods
 
     made = {}
-    for name, modules in list_methods().modules.items():
-        source = Source(modules[0])
+    for name, modules in find_methods().modules.items():
+        source = MethodFile(modules[0])
         shape = Online if source.online else Offline
         settings = [
             (

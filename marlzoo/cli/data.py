@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @dataclass
-class Collect:
+class CollectCommand:
     """Record a dataset with the behavior policies of a task, or with a checkpoint's; same arguments, same bytes."""
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
@@ -58,7 +58,7 @@ class Collect:
 def collect(arguments: Sequence[str]) -> int:
     """record a dataset with a task's behavior policies, or a checkpoint's"""
     started = time.monotonic()
-    options = parse(Collect, "data collect", arguments)
+    options = parse(CollectCommand, "data collect", arguments)
     from marlzoo.commands.data import data_collect
     from marlzoo.data.load import read_card
 
@@ -80,7 +80,7 @@ def collect(arguments: Sequence[str]) -> int:
 
 
 @dataclass
-class Inspect:
+class InspectCommand:
     """Returns, lengths, ends, ranges; coverage, dependence between agents, modes and hints, from a seeded sample."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
@@ -101,10 +101,10 @@ class Inspect:
 
 def inspect(arguments: Sequence[str]) -> int:
     """show what a dataset holds"""
-    options = parse(Inspect, "data inspect", arguments)
+    options = parse(InspectCommand, "data inspect", arguments)
     from marlzoo.commands.data import data_inspect
     from marlzoo.console import console
-    from marlzoo.data.inspection import render
+    from marlzoo.data.inspection import inspection_tables
 
     found = data_inspect(
         options.dataset,
@@ -117,12 +117,12 @@ def inspect(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        console().print(render(found))
+        console().print(inspection_tables(found))
     return 0
 
 
 @dataclass
-class Check:
+class CheckCommand:
     """Do a dataset and a simulator agree? Replays recorded transitions; exit status 1 if they do not."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
@@ -143,7 +143,7 @@ class Check:
 
 def check(arguments: Sequence[str]) -> int:
     """compare a dataset with the simulator"""
-    options = parse(Check, "data check", arguments)
+    options = parse(CheckCommand, "data check", arguments)
     from marlzoo.commands.data import data_check
 
     report = data_check(
@@ -162,7 +162,7 @@ def check(arguments: Sequence[str]) -> int:
 
 
 @dataclass
-class Convert:
+class ConvertCommand:
     """Read a dataset of any known format, which is found out, and write it in another; numbers unchanged."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -182,7 +182,7 @@ class Convert:
 def convert(arguments: Sequence[str]) -> int:
     """write a dataset of any known format in another"""
     started = time.monotonic()
-    options = parse(Convert, "data convert", arguments)
+    options = parse(ConvertCommand, "data convert", arguments)
     from marlzoo.commands.data import data_convert
 
     path = data_convert(
@@ -199,7 +199,7 @@ def convert(arguments: Sequence[str]) -> int:
 
 
 @dataclass
-class Mix:
+class MixCommand:
     """Draw whole episodes of several datasets in given shares of the transitions; same arguments, same bytes."""
 
     parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET:SHARE ...")]
@@ -216,7 +216,7 @@ class Mix:
 def mix(arguments: Sequence[str]) -> int:
     """mix datasets in given shares"""
     started = time.monotonic()
-    options = parse(Mix, "data mix", arguments)
+    options = parse(MixCommand, "data mix", arguments)
     from marlzoo.commands.data import data_mix
     from marlzoo.data.load import read_card
 
@@ -236,7 +236,7 @@ def _print_dataset(path: Path, card: Card) -> None:
 
 
 @dataclass
-class Download:
+class DownloadCommand:
     """Fetch a published dataset (needs the extra hub), verify it, convert it and put it where its name is found."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")] = ""
@@ -250,7 +250,7 @@ class Download:
 def download(arguments: Sequence[str]) -> int:
     """fetch a published dataset"""
     started = time.monotonic()
-    options = parse(Download, "data download", arguments)
+    options = parse(DownloadCommand, "data download", arguments)
     from marlzoo.commands.data import data_download, data_published
 
     if options.list:
@@ -261,12 +261,12 @@ def download(arguments: Sequence[str]) -> int:
         raise ConfigError("marlzoo data download: name a dataset, or list all with --list")
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    from marlzoo.console import console, described
+    from marlzoo.console import console, escaped
 
     screen = console(stderr=True)
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        bar = progress.add_task(described(options.dataset), total=None)
+        bar = progress.add_task(escaped(options.dataset), total=None)
         path = data_download(
             options.dataset,
             from_=options.from_,
@@ -278,7 +278,7 @@ def download(arguments: Sequence[str]) -> int:
 
 
 @dataclass
-class Teach:
+class TeachCommand:
     """Train the behavior policies of a task, as its plan says; the same command resumes after a stop."""
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
@@ -293,7 +293,7 @@ def teach(arguments: Sequence[str]) -> int:
     """train the behavior policies that a task's data are recorded with"""
     started = time.monotonic()
     named = [word for word in arguments[:1] if not word.startswith("-") and "--no-plan" not in arguments]
-    parsed = parse(_planned(named[0]) if named else Teach, "data teach", arguments)
+    parsed = parse(_planned(named[0]) if named else TeachCommand, "data teach", arguments)
     from marlzoo.commands.data import data_teach
 
     print(data_teach(parsed.task, parsed.options))
@@ -301,17 +301,19 @@ def teach(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _planned(task: str) -> type[Teach]:
+def _planned(task: str) -> type[TeachCommand]:
     """The command's options with the defaults of a task's plan, if it has one."""
     base: Any = field(default=planned_options(task))
-    made = make_dataclass("Planned", [("options", Teach.__annotations__["options"], base)], bases=(Teach,))
+    made = make_dataclass(
+        "Planned", [("options", TeachCommand.__annotations__["options"], base)], bases=(TeachCommand,)
+    )
     made.__module__ = __name__  # where annotations are looked up
-    made.__doc__ = Teach.__doc__
+    made.__doc__ = TeachCommand.__doc__
     return made
 
 
 @dataclass
-class ShowCard:
+class CardCommand:
     """What is known about a dataset: origin, addresses, checksum, license, statistics, published scores."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
@@ -322,7 +324,7 @@ class ShowCard:
 
 def card(arguments: Sequence[str]) -> int:
     """show a dataset's card, with addresses and published scores"""
-    options = parse(ShowCard, "data card", arguments)
+    options = parse(CardCommand, "data card", arguments)
     from marlzoo.commands.data import data_card
 
     shown = data_card(options.dataset)

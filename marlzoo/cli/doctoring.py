@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from marlzoo.commands.diagnosis import report
+from marlzoo.commands.diagnosis import findings_text
 from marlzoo.commands.health import doctor, doctor_verify
 from marlzoo.errors import ConfigError, UnknownNameError
 
@@ -42,14 +42,18 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"marlzoo doctor: {folders[0]} is no option; folders are looked at with --verify")
     found = doctor()
     text = json.dumps([asdict(finding) for finding in found], indent=2)
-    print(text if "--json" in arguments else report(found))
+    print(text if "--json" in arguments else findings_text(found))
     return int(any(finding.state == "missing" for finding in found))
 
 
 def _verify(folders: Sequence[Path], as_json: bool) -> int:
-    from marlzoo.commands.verification import summary
+    from marlzoo.commands.verification import verification_text
     from marlzoo.console import visible
 
     checked = doctor_verify(folders)
-    print(json.dumps([asdict(one) for one in checked], indent=2) if as_json else visible(summary(checked)))
+    print(
+        json.dumps([asdict(one) for one in checked], indent=2)
+        if as_json
+        else visible(verification_text(checked))
+    )
     return int(any(one.fault for one in checked))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Model:
+class ModelCommand:
     """Train a world model of a dataset; its errors are those on the tenth of the episodes that is held out."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
@@ -44,7 +44,7 @@ class Model:
 def model(arguments: Sequence[str]) -> int:
     """train a world model of a dataset and measure it"""
     started = time.monotonic()
-    options = parse(Model, "data model", arguments)
+    options = parse(ModelCommand, "data model", arguments)
     from marlzoo.commands.data import data_model
     from marlzoo.console import visible
 

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     """Write the files and say what to do next."""
     options = parse(Options, "new-method", arguments)
     from marlzoo.commands.new_method import new_method
-    from marlzoo.registry import list_methods
+    from marlzoo.registry import find_methods
 
     name = options.name
     print(new_method(name, baseline=options.baseline, package=options.package))
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
             f"Next: {sys.executable} -m pip install --no-build-isolation -e {options.package}; "
             f"then pytest {options.package}; marlzoo train {name} --help"
         )
-    elif name in list_methods().modules:
+    elif name in find_methods().modules:
         print(f"It works as it is: pytest tests/test_battery.py -k {name}; marlzoo train {name} --help")
     else:
         print(

@@ -14,7 +14,7 @@ from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Offline, Online
 from marlzoo.cli._parse import first_argument, named_values, parse, peek
 from marlzoo.cli._progress import closing, progress
-from marlzoo.commands.methods import Source
+from marlzoo.commands.methods import MethodFile
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError
 from marlzoo.system.machine import usable_device
@@ -37,9 +37,9 @@ DYNA_FLAG = "--dyna"  # the method's form that also learns from a world model
 
 def run(arguments: Sequence[str]) -> int:
     """Look the method up, then parse the flags that it has."""
-    from marlzoo.registry import DYNA, list_methods
+    from marlzoo.registry import DYNA, find_methods
 
-    methods = list_methods().modules
+    methods = find_methods().modules
     about = (
         f"{textwrap.fill('Methods: ' + ', '.join(methods), WIDTH)}\n\n"
         "marlzoo train METHOD --help        run options and settings of one\n"
@@ -52,9 +52,9 @@ def run(arguments: Sequence[str]) -> int:
     method = DYNA + method if DYNA_FLAG in arguments else method
     plain = method.removeprefix(DYNA)
     if {"-h", "--help"} & set(rest) and len(methods.get(plain, ())) == 1:
-        source = Source(methods[plain][0])
+        source = MethodFile(methods[plain][0])
         form = f" {DYNA_FLAG}" if method != plain else ""
-        more = Source("marlzoo.models.settings").settings_of("DynaConfig") if form else []
+        more = MethodFile("marlzoo.models.settings").settings_of("DynaConfig") if form else []
         print(train_help(plain + form, source, Online if source.online else Offline, more))
         return 0
     from marlzoo.data.once import reading_once  # here: help should not wait for numpy
@@ -149,7 +149,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     from marlzoo.system.files import require_folder_name, write_text_atomic
     from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.more_loggers import LogTarget, make_loggers
-    from marlzoo.training.online import curve_csv, settings_of, train_online
+    from marlzoo.training.online import curve_csv, online_settings, train_online
 
     started = time.monotonic()
     name = options.name or f"train-{method}-{TaskName.parse(options.task).slug()}"
@@ -157,7 +157,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))
     learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
-    env = make_env(options.task, len(options.seeds) * settings_of(learner).num_envs)
+    env = make_env(options.task, len(options.seeds) * online_settings(learner).num_envs)
     try:
         with progress(name, f"{method} on {options.task}", options.steps) as shown:
 

@@ -110,7 +110,7 @@ def data_inspect(
     data = _loaded(dataset, option)
     found = inspection.inspect(data, sample=sample, seed=seed)
     if plot is not None:
-        inspection.plot(data, Path(plot))
+        inspection.plot_dataset(data, Path(plot))
     if html is not None:
         inspection.write_html(data, found, Path(html))
     return found
@@ -261,7 +261,7 @@ def data_card(dataset: Name) -> dict[str, Any]:
     """
     from marlzoo.data.catalog import published, scores
     from marlzoo.data.download import recorded_checksum
-    from marlzoo.data.load import find, read_card
+    from marlzoo.data.load import find_dataset, read_card
 
     entry = published().get(os.fspath(dataset))
     shown: dict[str, Any] = {}
@@ -275,7 +275,7 @@ def data_card(dataset: Name) -> dict[str, Any]:
             "scores": [asdict(score) for score in scores(entry.name)],
         }
     try:
-        place = find(dataset)
+        place = find_dataset(dataset)
     except DataError:
         if entry is None:  # computed data, or the error that says what to do
             shown["card"] = read_card(dataset).to_dict()
@@ -324,7 +324,7 @@ class TrainedModel:
     """A world model that was trained.
 
     Attributes:
-        file: that holds it, for :func:`marlzoo.training.world_models.load`.
+        file: that holds it, for :func:`marlzoo.training.world_models.load_world_model`.
         model: itself.
         errors: on held-out episodes, for one step ahead and more.
     """
@@ -365,13 +365,13 @@ def data_model(
         OutputError: a file cannot be written.
     """
     from marlzoo.models.settings import WorldModelConfig
-    from marlzoo.training.world_models import fit, save, step_errors
+    from marlzoo.training.world_models import fit_world_model, save_world_model, step_errors
 
     if steps < 1 or seed < 0:
         raise ConfigError("data model: steps must be at least 1 and seed 0 or more")
     data = _loaded(dataset, option)
-    model = fit(data, settings or WorldModelConfig(), seed, state, progress)
-    save(Path(out), model, data, seed)
+    model = fit_world_model(data, settings or WorldModelConfig(), seed, state, progress)
+    save_world_model(Path(out), model, data, seed)
     errors = step_errors(model, data, steps)
     if plot is not None:
         from marlzoo.commands.model_figure import draw

@@ -50,7 +50,7 @@ def diagnose() -> list[Finding]:
     ]
 
 
-def report(findings: list[Finding]) -> str:
+def findings_text(findings: list[Finding]) -> str:
     """Findings as lines of text, remedies below what they remedy."""
     signs = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}
     width = max(len(finding.what) for finding in findings)
@@ -132,7 +132,7 @@ def _plugins() -> Iterator[Finding]:
     except Exception as error:  # reported, whatever it is
         yield Finding("missing", "registry", f"cannot be imported: {_line(error)}", AGAIN)
         return
-    listing = registry.list_methods()
+    listing = registry.find_methods()
     twice = {name: modules for name, modules in listing.modules.items() if len(modules) > 1}
     yield Finding("ok", "methods", ", ".join(listing.modules) or "none")
     for name, modules in twice.items():

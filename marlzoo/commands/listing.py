@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from marlzoo import registry
-from marlzoo.commands.methods import Source
+from marlzoo.commands.methods import MethodFile
 from marlzoo.console import inform, visible
 from marlzoo.errors import MarlzooError
 
@@ -26,7 +26,7 @@ def list_methods(name: str = "") -> Entries:
     """
     if name:
         return _settings(name)
-    found = registry.list_methods()
+    found = registry.find_methods()
     for plugin, why in found.broken.items():
         _warn(f"plugin {plugin} cannot be found: {why}")
     for name, modules in found.modules.items():
@@ -37,7 +37,7 @@ def list_methods(name: str = "") -> Entries:
 
 
 def _entry(name: str, module: str) -> dict[str, Any]:
-    source = Source(module)
+    source = MethodFile(module)
     if source.broken:
         _warn(f"{source.path}: cannot be read ({source.broken})")
     return {
@@ -55,8 +55,8 @@ def _entry(name: str, module: str) -> dict[str, Any]:
 
 def _settings(method: str) -> Entries:
     cls = registry.find_method(method)
-    (module,) = registry.list_methods().modules[method]
-    about = {setting.name: setting.about for setting in Source(module).settings()}
+    (module,) = registry.find_methods().modules[method]
+    about = {setting.name: setting.about for setting in MethodFile(module).settings()}
     defaults = cls.config_class()
     return [
         {

@@ -28,7 +28,7 @@ class Setting:
     about: str
 
 
-class Source:
+class MethodFile:
     """A method's module, by its dotted name.
 
     Attributes:
@@ -118,15 +118,15 @@ class Source:
                 for base in node.bases:
                     yield from source._settings_of(base)
 
-    def _place(self, named: ast.expr | None) -> tuple[Source | None, str]:
+    def _place(self, named: ast.expr | None) -> tuple[MethodFile | None, str]:
         """The source that defines a name (``X``, or ``module.X``), and the name there."""
         if isinstance(named, ast.Attribute) and isinstance(named.value, ast.Name):
             module = self._imported(named.value.id)
-            return (Source(f"{module[0]}.{module[1]}") if module else None), named.attr
+            return (MethodFile(f"{module[0]}.{module[1]}") if module else None), named.attr
         if not isinstance(named, ast.Name):
             return None, ""
         place = self._imported(named.id)
-        return (Source(place[0]), place[1]) if place else (self, named.id)
+        return (MethodFile(place[0]), place[1]) if place else (self, named.id)
 
     def _own(self, node: ast.ClassDef) -> Iterator[Setting]:
         for setting in settings_in(node, self.text.splitlines()):
@@ -135,13 +135,13 @@ class Source:
                 default = self._written(ast.Name(default))
             yield Setting(setting.name, setting.kind, default, setting.about)
 
-    def _entries(self, node: ast.expr | None) -> dict[str, tuple[Source, ast.expr]]:
+    def _entries(self, node: ast.expr | None) -> dict[str, tuple[MethodFile, ast.expr]]:
         """A dictionary's values, each with the source that it is written in; parts of it may have names."""
         if not isinstance(node, ast.Dict):
             source, name = self._place(node)
             value = source._assigned(name) if source else None
             return source._entries(value) if source and value is not None else {}
-        found: dict[str, tuple[Source, ast.expr]] = {}
+        found: dict[str, tuple[MethodFile, ast.expr]] = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if key is None:  # **part
                 found |= self._entries(value)

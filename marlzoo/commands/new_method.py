@@ -14,7 +14,7 @@ from pathlib import Path
 
 from marlzoo.commands.skeleton import method_file, package_files, package_name
 from marlzoo.errors import ConfigError
-from marlzoo.registry import list_methods
+from marlzoo.registry import find_methods
 from marlzoo.system.files import output_error, write_text_atomic
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -54,7 +54,7 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a method's name: it names a Python file, so use lower-case letters, digits and "
             "single underscores, a letter first, and no word of the language"
         )
-    taken = list_methods().modules.get(name)
+    taken = find_methods().modules.get(name)
     if taken:
         raise ConfigError(
             f"the method name {name!r} is in use by {' and '.join(taken)}; choose another (marlzoo list methods)"

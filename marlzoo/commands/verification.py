@@ -41,7 +41,7 @@ def verify(folders: Sequence[Path]) -> Iterator[Checked]:
     yield from _behavior_policies()
 
 
-def summary(found: Sequence[Checked]) -> str:
+def verification_text(found: Sequence[Checked]) -> str:
     """Damaged things, a line each, and how many things of each kind were checked."""
     lines = [f"DAMAGED {checked.fault}" for checked in found if checked.fault]
     kinds = dict.fromkeys(checked.kind for checked in found)

@@ -149,7 +149,7 @@ def inspect(dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0) -
     )
 
 
-def render(found: Inspection) -> RenderableType:
+def inspection_tables(found: Inspection) -> RenderableType:
     """Tables for a terminal."""
     from rich.console import Group
     from rich.table import Table
@@ -232,7 +232,7 @@ def write_html(dataset: Dataset, found: Inspection, path: str | os.PathLike[str]
     image = io.BytesIO()
     _figure(dataset).savefig(image, format="png", dpi=120, metadata={"Software": None})
     screen = console(record=True, file=io.StringIO(), width=120)
-    screen.print(render(found))
+    screen.print(inspection_tables(found))
     picture = base64.b64encode(image.getvalue()).decode()
     name = html.escape(visible(found.name)).replace("{", "{{").replace("}", "}}")
     frame = _PAGE.replace("@picture@", picture).replace("@name@", name)
@@ -248,7 +248,7 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def plot(dataset: Dataset, path: str | os.PathLike[str]) -> None:
+def plot_dataset(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Draw returns, lengths, actions and observation ranges into an image file, whose suffix says the format.
 
     Raises:

@@ -23,7 +23,7 @@ from marlzoo.data.computed import computed_qualities, computes, make_dataset
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import d4rl, minari, npz, omar, pymarl, pymarl_npy, smac_episodes, vault
 from marlzoo.data.formats import native as omiga
-from marlzoo.data.formats._steps import listed
+from marlzoo.data.formats._steps import visible_entries
 from marlzoo.data.hdf5 import is_hdf5, keys, open_hdf5, spill, user_block
 from marlzoo.data.home import data_home as data_home
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, installed, is_name
@@ -86,7 +86,7 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-def find(name_or_path: str | os.PathLike[str]) -> Path:
+def find_dataset(name_or_path: str | os.PathLike[str]) -> Path:
     """The file behind a path or a dataset's name.
 
     Raises:
@@ -177,7 +177,7 @@ def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Datase
         return load_once(
             identity(name_or_path, options, computed=True), lambda: _compute(name_or_path, options)
         )
-    path = find(name_or_path)
+    path = find_dataset(name_or_path)
     dataset = load_once(identity(path, options, computed=False), lambda: _read(path, options))
     return _named(dataset, os.fspath(name_or_path)) if path != Path(name_or_path) else dataset
 
@@ -272,7 +272,7 @@ def _contents(path: Path, most: int = 8) -> str:
             found = keys(file)
     elif path.is_dir():
         kind = "a folder"
-        found = [entry.name for entry in listed(path)]
+        found = [entry.name for entry in visible_entries(path)]
     else:
         kind = "a file"
         found = []
@@ -304,7 +304,7 @@ def read_description(name_or_path: str | os.PathLike[str], **options: Any) -> tu
     if _is_computed(name_or_path):
         key = identity(name_or_path, options, computed=True)
         return describe_once(key, lambda: None, lambda: _compute(name_or_path, options))
-    path = find(name_or_path)
+    path = find_dataset(name_or_path)
 
     def header() -> tuple[Spec, Card] | None:
         native = not options and find_reader(path).read is omiga.read_omiga
@@ -327,7 +327,7 @@ def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[
         raise ConfigError(
             f"{os.fspath(source)}: computed data are not read and have no reading options; leave out --option"
         )
-    reader = find_reader(find(source))
+    reader = find_reader(find_dataset(source))
     known = reader.options
     options: dict[str, Any] = {}
     for text in texts:
@@ -424,8 +424,8 @@ def convert(
         raise ConfigError(
             f"{target_path}: exists already and is left as it is; choose another name, or replace it with --force"
         )
-    if "action_clip" not in options and _present(source):
-        options |= {"action_clip": False} if "action_clip" in find_reader(find(source)).options else {}
+    if _present(source) and "action_clip" in find_reader(find_dataset(source)).options:
+        options.setdefault("action_clip", False)
     folder = target_path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -436,7 +436,7 @@ def convert(
         written = writer.write(_named(dataset, name), target_path)
     if log is not None:
         if _present(source):
-            log(f"read as {find_reader(find(source)).name}")
+            log(f"read as {find_reader(find_dataset(source)).name}")
         for note in written.card.notes:
             log(f"assumed: {note}")
     return target_path
@@ -444,6 +444,6 @@ def convert(
 
 def _present(name_or_path: str | os.PathLike[str]) -> bool:
     try:
-        return find(name_or_path).exists()
+        return find_dataset(name_or_path).exists()
     except DataError:
         return False

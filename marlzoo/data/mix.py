@@ -29,7 +29,7 @@ SUM_TOLERANCE = (
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """What a mixture takes of a dataset: rows ``first[k]..last[k]`` of it, each stretch an episode of the mixture."""
 
     first: NDArray[np.int64]
@@ -168,20 +168,20 @@ def _require_fit(first_name: str, first: Dataset, name: str, other: Dataset) -> 
         raise DataError(f"{first_name} and {name} cannot be mixed, they differ in {'; '.join(found)}")
 
 
-def _draw(data: Dataset, wanted: int, rng: np.random.Generator) -> Part:
+def _draw(data: Dataset, wanted: int, rng: np.random.Generator) -> MixturePart:
     if data.episodes == 1 and data.transitions > wanted:
         begin = rng.integers(0, data.transitions - wanted, endpoint=True, dtype=np.int64)
-        return Part(np.array([begin]), np.array([begin + wanted]))
+        return MixturePart(np.array([begin]), np.array([begin + wanted]))
     order = rng.permutation(data.episodes)
     total = np.cumsum(data.lengths[order])
     count = int(np.searchsorted(total, wanted)) + 1
     if count > 1 and wanted - total[count - 2] <= total[count - 1] - wanted:
         count -= 1  # without the last one it is as near
     chosen = np.sort(order[:count])
-    return Part(data.starts[chosen], data.ends[chosen])
+    return MixturePart(data.starts[chosen], data.ends[chosen])
 
 
-def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Dataset:
+def _join(parents: Sequence[Dataset], taken: Sequence[MixturePart], card: Card) -> Dataset:
     rows = [
         np.concatenate([np.arange(a, b + 1) for a, b in zip(p.first, p.last, strict=True)]) for p in taken
     ]
@@ -208,7 +208,7 @@ def _join(parents: Sequence[Dataset], taken: Sequence[Part], card: Card) -> Data
 def _card(
     parts: Sequence[tuple[str, float]],
     parents: Sequence[Dataset],
-    taken: Sequence[Part],
+    taken: Sequence[MixturePart],
     transitions: int | None,
     seed: int,
     name: str,

@@ -267,7 +267,7 @@ class Sampler:
         candidates = list[Tensor]()
         before = 0
         for k, data in enumerate(datasets):
-            first, last = pieces(data.starts, data.lengths, length)
+            first, last = sequence_pieces(data.starts, data.lengths, length)
             firsts.append(first + self.store_offset(k))
             lasts.append(last + self.store_offset(k))
             candidates.append(torch.arange(before, before + len(first)))
@@ -345,7 +345,7 @@ class Sampler:
             stream.restore(state[f"{name}.generator"], state[f"{name}.cursor"])
 
 
-def pieces(
+def sequence_pieces(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pieces of up to ``length`` steps that sequences may be; drawn uniformly, all steps have equal weight.

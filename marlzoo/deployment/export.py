@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from marlzoo.deployment.loading import load
-from marlzoo.deployment.step import Step, example_inputs, next_inputs
+from marlzoo.deployment.step import PolicyStep, example_inputs, next_inputs
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.errors import ConfigError, ExportError, MissingExtraError, SpecError
 from marlzoo.system.files import atomic_write
@@ -77,24 +77,24 @@ def export(
     if format == "onnx":
         _require_onnx()
     team = path if isinstance(path, TeamPolicy) else load(path, seed=seed, replica=replica, best=best)
-    step = make_step(team, agent)
+    step = make_policy_step(team, agent)
     program = _program(team, step)
     with atomic_write(target) as temporary:
         if format == "torch":
             written = io.BytesIO()  # PyTorch itself does not tell a full disk from its other errors
             torch.export.save(
-                program, written, extra_files={"marlzoo.json": json.dumps(describe(team, step))}
+                program, written, extra_files={"marlzoo.json": json.dumps(file_metadata(team, step))}
             )
             temporary.write_bytes(written.getvalue())
             run = _run_torch(temporary)
         else:
-            _write_onnx(program, step, temporary, describe(team, step))
+            _write_onnx(program, step, temporary, file_metadata(team, step))
             run = _run_onnx(temporary)
         require_parity(step, run, team)
     return target
 
 
-def make_step(team: TeamPolicy, agent: int | None = None) -> Step:
+def make_policy_step(team: TeamPolicy, agent: int | None = None) -> PolicyStep:
     """The step of a loaded team on the CPU, or of one agent.
 
     Raises:
@@ -108,13 +108,13 @@ def make_step(team: TeamPolicy, agent: int | None = None) -> Step:
     # A copy: the caller's team keeps its device, precision and memory.
     policy = copy.deepcopy(team.policy).cpu().float()
     try:
-        step = Step(policy, team.spec, agent)
+        step = PolicyStep(policy, team.spec, agent)
     except ExportError as error:
         raise ExportError(f"{team.method}: {error}") from error
     return step.eval().requires_grad_(False)
 
 
-def describe(team: TeamPolicy, step: Step) -> dict[str, Any]:
+def file_metadata(team: TeamPolicy, step: PolicyStep) -> dict[str, Any]:
     """What stands in the file beside the network: where it comes from, and its inputs and outputs."""
     return {
         "marlzoo": __version__,
@@ -130,7 +130,7 @@ def describe(team: TeamPolicy, step: Step) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def require_parity(step: Step, run: Run, team: TeamPolicy) -> None:
+def require_parity(step: PolicyStep, run: Run, team: TeamPolicy) -> None:
     """Compare an exported step with the policy over a few steps of random episodes.
 
     Raises:
@@ -152,7 +152,7 @@ def require_parity(step: Step, run: Run, team: TeamPolicy) -> None:
             inputs = next_inputs(step, expected, generator)
 
 
-def _program(team: TeamPolicy, step: Step) -> torch.export.ExportedProgram:
+def _program(team: TeamPolicy, step: PolicyStep) -> torch.export.ExportedProgram:
     inputs = example_inputs(step, 2, torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1)
     axes = {port.name: {port.shape.index(None): batch} for port in step.inputs}
@@ -163,7 +163,9 @@ def _program(team: TeamPolicy, step: Step) -> torch.export.ExportedProgram:
         raise ExportError(f"{team.method}: its policy cannot be exported: {_first_line(error)}") from error
 
 
-def _write_onnx(program: torch.export.ExportedProgram, step: Step, path: Path, about: dict[str, Any]) -> None:
+def _write_onnx(
+    program: torch.export.ExportedProgram, step: PolicyStep, path: Path, about: dict[str, Any]
+) -> None:
     try:
         with _quiet():
             made = torch.onnx.export(

@@ -36,7 +36,7 @@ class Port:
     noise: Kind | str = ""
 
 
-class Step(nn.Module):
+class PolicyStep(nn.Module):
     """One step of a team, or of one agent of it, without memory of its own.
 
     ``forward`` takes a dictionary with a tensor for each of :attr:`inputs` and returns one for each of
@@ -161,7 +161,7 @@ def hides_state(policy: Policy) -> bool:
     return kind.reset is not Policy.reset and kind.state is Policy.state
 
 
-def example_inputs(step: Step, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+def example_inputs(step: PolicyStep, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Random inputs of a step at an episode's start: every agent has a legal action, states are zero."""
     made = {}
     for port in step.inputs:
@@ -179,7 +179,9 @@ def example_inputs(step: Step, num_envs: int, generator: torch.Generator) -> dic
     return made
 
 
-def next_inputs(step: Step, outputs: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def next_inputs(
+    step: PolicyStep, outputs: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
     """Random inputs of the step after the one that gave ``outputs``."""
     fresh = example_inputs(step, len(outputs["action"]), generator)
     return fresh | {

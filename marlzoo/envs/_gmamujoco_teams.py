@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marlzoo.envs._local import COORDINATES, JOINTS, within
+from marlzoo.envs._local import COORDINATES, JOINTS, joints_within
 from marlzoo.envs._mujoco_robots import Robot
 from marlzoo.envs._mujoco_v5 import BODIES, ROBOTS_V5
 from marlzoo.envs._partitions import Owners
@@ -20,7 +20,7 @@ Joints = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Team:
+class JointTeam:
     """A robot and the joints of each agent, in the order of its action's entries."""
 
     robot: str
@@ -41,15 +41,15 @@ def _sides(*joints: str) -> Joints:
 
 
 _CHEETAH = JOINTS["halfcheetah"]
-TEAMS: dict[str, Team] = {
-    "2halfcheetah": Team("halfcheetah", (_CHEETAH[:3], _CHEETAH[3:])),
-    "6halfcheetah": Team("halfcheetah", tuple((joint,) for joint in _CHEETAH)),
-    "2ant": Team("ant", (_legs(1, 2), _legs(3, 4))),
-    "4ant": Team("ant", (_legs(1), _legs(2), _legs(3), _legs(4))),
-    "3hopper": Team("hopper", (("thigh",), ("leg",), ("foot",))),
-    "2walker": Team("walker2d", (("foot", "leg", "thigh"), ("foot_left", "leg_left", "thigh_left"))),
-    "2reacher": Team("reacher", (("joint0",), ("joint1",))),
-    "2humanoid": Team(
+TEAMS: dict[str, JointTeam] = {
+    "2halfcheetah": JointTeam("halfcheetah", (_CHEETAH[:3], _CHEETAH[3:])),
+    "6halfcheetah": JointTeam("halfcheetah", tuple((joint,) for joint in _CHEETAH)),
+    "2ant": JointTeam("ant", (_legs(1, 2), _legs(3, 4))),
+    "4ant": JointTeam("ant", (_legs(1), _legs(2), _legs(3), _legs(4))),
+    "3hopper": JointTeam("hopper", (("thigh",), ("leg",), ("foot",))),
+    "2walker": JointTeam("walker2d", (("foot", "leg", "thigh"), ("foot_left", "leg_left", "thigh_left"))),
+    "2reacher": JointTeam("reacher", (("joint0",), ("joint1",))),
+    "2humanoid": JointTeam(
         "humanoid",
         (
             ("abdomen_x", "abdomen_y", "abdomen_z", *_sides("shoulder1", "shoulder2", "elbow")),
@@ -154,12 +154,12 @@ def _blocks(start: int, size: int, bodies: list[int]) -> list[int]:
     return [start + (body - 1) * size + k for body in bodies for k in range(size)]
 
 
-def seen_columns(team: Team, distance: int) -> list[list[int]]:
+def seen_columns(team: JointTeam, distance: int) -> list[list[int]]:
     """Columns of ``[full observation, qvel, 0]`` that each agent sees, unpadded."""
     columns = _Columns(team.robot)
     agents = []
     for own in team.joints:
-        rings = within(team.robot, own, distance)
+        rings = joints_within(team.robot, own, distance)
         far = [column for ring in rings[1:] for joint in ring for column in columns.angle(joint)]
         agents.append([*columns.own(rings[0]), *far, *columns.root()])
     return agents

@@ -67,7 +67,7 @@ ADJACENT: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-def within(robot: str, own: tuple[str, ...], distance: int) -> list[list[str]]:
+def joints_within(robot: str, own: tuple[str, ...], distance: int) -> list[list[str]]:
     """Joints at distance 0, 1, .. ``distance`` of the joints ``own``, sorted by label."""
     rings = [sorted(own)]
     seen = set(own)
@@ -85,7 +85,7 @@ def _ant_bodies(joint: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Pool:
+class _Columns:
     """Columns of ``[full observation, qvel, 0]``, from which every local entry is taken."""
 
     key: str
@@ -130,10 +130,10 @@ def local_columns(task: RobotTask) -> list[list[int]]:
     owners = task.partition.scatter
     assert owners is not None
     assert task.distance is not None
-    pool = _Pool(key, ROBOTS[key])
+    pool = _Columns(key, ROBOTS[key])
     agents = []
     for owned in owners:
-        rings = within(key, tuple(JOINTS[key][a] for a in owned), task.distance)
+        rings = joints_within(key, tuple(JOINTS[key][a] for a in owned), task.distance)
         columns = []
         bodies = set[str]()
         for joint in rings[0]:

@@ -16,7 +16,7 @@ Indices = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Robot:
+class RobotColumns:
     """A single robot's sizes.
 
     Attributes:
@@ -37,10 +37,10 @@ class Robot:
 
 
 @dataclass(frozen=True)
-class Team:
+class RobotTeam:
     """What each agent sees (columns) and moves (actuators), with the robot they share."""
 
-    robot: Robot
+    robot: RobotColumns
     sees: tuple[Indices, ...]
     moves: tuple[Indices, ...]
 
@@ -56,15 +56,15 @@ def _singles(count: int) -> tuple[Indices, ...]:
 _TORSO = (0, 1, 2, 3, 4, 16, 17, 18)
 _VELOCITY = (13, 14, 15)
 _OWN: dict[str, Indices] = {"0": ()}
-ROBOTS: dict[str, Robot] = {
-    "halfcheetah": Robot(
+ROBOTS: dict[str, RobotColumns] = {
+    "halfcheetah": RobotColumns(
         17, 17, _joints(2, 11, tuple(range(6))), {"2x3": ((0, 1, 2), (3, 4, 5)), "6x1": _singles(6)}, _OWN
     ),
-    "hopper": Robot(11, 11, _joints(2, 8, (0, 1, 2)), {"3x1": _singles(3)}, _OWN),
-    "walker2d": Robot(
+    "hopper": RobotColumns(11, 11, _joints(2, 8, (0, 1, 2)), {"3x1": _singles(3)}, _OWN),
+    "walker2d": RobotColumns(
         17, 17, _joints(2, 11, tuple(range(6))), {"2x3": ((0, 1, 2), (3, 4, 5)), "6x1": _singles(6)}, _OWN
     ),
-    "ant": Robot(
+    "ant": RobotColumns(
         27,
         111,
         _joints(5, 19, tuple(range(8))),
@@ -88,7 +88,7 @@ ROBOTS: dict[str, Robot] = {
 _TIP = (8, 9, 10)
 _TARGET = (4, 5)
 _BOTH = (0, 2, 6, 1, 3, 7)
-_REACHER = Robot(11, 11, (), {}, {}, horizon=50)
+_REACHER = RobotColumns(11, 11, (), {}, {}, horizon=50)
 _REACHER_SEES: dict[str, tuple[Indices, Indices]] = {
     "2x1_full": (tuple(range(11)), tuple(range(11))),
     "2x1_0": ((0, 2, 6, *_TARGET, *_TIP), (1, 3, 7, *_TARGET, *_TIP)),
@@ -112,7 +112,7 @@ def team_names(robot: str) -> list[str]:
     return ["sa_full", *(f"{conf}_{obsk}" for conf in found.confs for obsk in ("full", *found.extras))]
 
 
-def make_team(robot: str, name: str) -> Team:
+def robot_team(robot: str, name: str) -> RobotTeam:
     """The team of this name on a robot.
 
     Raises:
@@ -122,18 +122,18 @@ def make_team(robot: str, name: str) -> Team:
     if name not in known:
         raise UnknownNameError(f"team of the {robot}", name, known)
     if robot == "reacher":
-        return Team(_REACHER, _REACHER_SEES[name], ((0,), (1,)))
+        return RobotTeam(_REACHER, _REACHER_SEES[name], ((0,), (1,)))
     body = ROBOTS[robot]
     conf, obsk = name.rsplit("_", 1)
     everything = tuple(range(body.obs_size))
     if conf == "sa":
-        return Team(body, (everything,), (tuple(range(len(body.joints))),))
+        return RobotTeam(body, (everything,), (tuple(range(len(body.joints))),))
     moves = tuple(tuple(body.joints[k][2] for k in own) for own in body.confs[conf])
     if obsk == "full":
-        return Team(body, (everything,) * len(moves), moves)
+        return RobotTeam(body, (everything,) * len(moves), moves)
     sees = []
     for agent, own in enumerate(body.confs[conf]):
         columns = [column for k in own for column in body.joints[k][:2]]
         torso = () if conf == "t4x2" and agent else body.extras[obsk]  # there only the first agent feels it
         sees.append((*columns, *torso))
-    return Team(body, tuple(sees), moves)
+    return RobotTeam(body, tuple(sees), moves)

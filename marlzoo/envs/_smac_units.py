@@ -87,7 +87,7 @@ class Scene:
     shields: tuple[int, int]
 
 
-def observations(scene: Scene) -> NDArray[np.float32]:
+def unit_observations(scene: Scene) -> NDArray[np.float32]:
     """``[n, O]``."""
     return _compose(scene, state=False)
 

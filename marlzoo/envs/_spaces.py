@@ -60,7 +60,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class View:
+class FlatSpace:
     """All parts of what one agent sees, and where its mask of legal actions is, if there is one."""
 
     leaves: tuple[Leaf, ...]
@@ -72,7 +72,7 @@ class View:
         return sum(leaf.size for leaf in self.leaves)
 
 
-def view(space: Mapping[str, Any], name: str) -> View:
+def flat_space(space: Mapping[str, Any], name: str) -> FlatSpace:
     """How what an agent sees becomes a vector.
 
     Args:
@@ -86,7 +86,7 @@ def view(space: Mapping[str, Any], name: str) -> View:
     if not leaves or not all(leaf.size for leaf in leaves):
         raise UnfitSpaceError(f"{name} is empty")
     masked = space["type"] == "Dict" and MASK in space["subspaces"]
-    return View(leaves, (MASK,) if masked else None)
+    return FlatSpace(leaves, (MASK,) if masked else None)
 
 
 def _leaves(space: Mapping[str, Any], path: Path, name: str) -> list[Leaf]:

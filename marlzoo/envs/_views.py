@@ -63,7 +63,7 @@ class Standardized:
         return recover_raw(obs)
 
 
-class Local:
+class LocalView:
     """Joints up to a distance of the agent's own; the state is the whole observation.
 
     Args:

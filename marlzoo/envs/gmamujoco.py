@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from marlzoo.envs._gmamujoco_teams import TEAMS, Team, seen_columns
+from marlzoo.envs._gmamujoco_teams import TEAMS, JointTeam, seen_columns
 from marlzoo.envs._mujoco_v5 import ROBOTS_V5
-from marlzoo.envs._views import Local
+from marlzoo.envs._views import LocalView
 from marlzoo.envs.mamujoco import MAMuJoCo
 from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.spec import Spec
@@ -81,13 +81,13 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         _positive(name, "num_envs", num_envs),
         None if threads is None else _positive(name, "threads", threads),
         owners=team.owners(),
-        view=Local(seen_columns(team, distance), ROBOTS_V5[team.robot], recoverable=True),
+        view=LocalView(seen_columns(team, distance), ROBOTS_V5[team.robot], recoverable=True),
         properties={"flavour": "gymnasium-robotics", "obsk": distance},
         states_elsewhere=STATES_ELSEWHERE.get(team.robot),
     )
 
 
-def _team(name: str) -> Team:
+def _team(name: str) -> JointTeam:
     if name not in TEAMS:
         raise UnknownNameError(f"{FAMILY} task", name, TASKS)
     return TEAMS[name]

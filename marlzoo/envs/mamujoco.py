@@ -25,7 +25,7 @@ from marlzoo.envs._mujoco_sim import RobotSim
 from marlzoo.envs._partitions import TASK_TABLE, ActionMapping, Owners, RobotTask
 from marlzoo.envs._replay import replay_observations
 from marlzoo.envs._standardized import recover_raw
-from marlzoo.envs._views import Local, Standardized, View
+from marlzoo.envs._views import LocalView, Standardized, View
 from marlzoo.envs.base import BatchedEnv, Floats, Ids, Observation, Resimulation, Step
 from marlzoo.errors import ConfigError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
@@ -129,7 +129,7 @@ def make(
 def _view(task: RobotTask, n_agents: int) -> View:
     if task.distance is None:
         return Standardized(n_agents)
-    return Local(local_columns(task), ROBOTS[task.partition.robot])
+    return LocalView(local_columns(task), ROBOTS[task.partition.robot])
 
 
 class MAMuJoCo(BatchedEnv):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marlzoo.envs._moma_teams import Team, make_team, team_names
+from marlzoo.envs._moma_teams import RobotTeam, robot_team, team_names
 from marlzoo.envs._mujoco_robots import ROBOTS
 from marlzoo.envs._views import Selected
 from marlzoo.envs.mamujoco import MAMuJoCo
@@ -106,11 +106,11 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
     )
 
 
-def _robot(name: str) -> tuple[str, Team]:
+def _robot(name: str) -> tuple[str, RobotTeam]:
     if name not in TASKS:
         raise UnknownNameError(f"{FAMILY} task", name, TASKS)
     robot, _, team = name.partition("-")
-    return robot, make_team(robot, team)
+    return robot, robot_team(robot, team)
 
 
 def _positive(name: str, option: str, value: object) -> int:

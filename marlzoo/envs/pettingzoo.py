@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs._parallel import Answer, Parallel
-from marlzoo.envs._spaces import Leaf, UnfitSpaceError, View, plain_space, view
+from marlzoo.envs._spaces import FlatSpace, Leaf, UnfitSpaceError, flat_space, plain_space
 from marlzoo.envs.base import BatchedEnv, Bools, Floats, Ids, Observation, Step
 from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, pip_install
 from marlzoo.spec import READERS, Spec
@@ -298,15 +298,15 @@ class PettingZooEnv(BatchedEnv):
             copy.close()
 
 
-def _view_of(copy: Parallel, agent: Any) -> View:
+def _view_of(copy: Parallel, agent: Any) -> FlatSpace:
     space = copy.space("observation", agent)
     try:
-        return view(plain_space(space), f"the observation space of {agent!r}")
+        return flat_space(plain_space(space), f"the observation space of {agent!r}")
     except UnfitSpaceError as error:
         raise copy.fault(f"cannot be used: {error}; wrap the environment so that it has one") from error
 
 
-def _flat(seen: Any, of: View, copy: Parallel, agent: Any) -> Floats:
+def _flat(seen: Any, of: FlatSpace, copy: Parallel, agent: Any) -> Floats:
     """A vector ``[size]`` of what ``agent`` of a copy sees."""
     return np.concatenate([_part(seen, leaf, copy, agent) for leaf in of.leaves])
 

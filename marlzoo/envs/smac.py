@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.envs._smac_maps import FLAVOURS, MAPS, Flavour, Map
-from marlzoo.envs._smac_units import Scene, observations, read_units, states
+from marlzoo.envs._smac_units import Scene, read_units, states, unit_observations
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError, UnknownNameError, pip_install
 from marlzoo.spec import Spec
@@ -268,7 +268,7 @@ class SMAC(BatchedEnv):
             np.asarray(game.last_action, np.float64),
             self.map.shields,
         )
-        self._obs[copy] = observations(scene)
+        self._obs[copy] = unit_observations(scene)
         self._state[copy] = states(scene).ravel()
 
     def _shown(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:

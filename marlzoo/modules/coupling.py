@@ -99,7 +99,7 @@ class ModeCoupling(nn.Module):
         rows = np.sort(rng.permutation(len(context))[:ROWS])
         spread = context.std(0)
         spread[~(spread > 1e-6)] = 1.0  # what never changes
-        center, labels = groups(context[rows] / spread, self.contexts, rng)
+        center, labels = group_rows(context[rows] / spread, self.contexts, rng)
         mass = np.zeros((len(center), self.modes))
         points = np.zeros((len(center), self.modes, action.shape[1]))
         # Centers beyond those found repeat the first one, which wins every tie.
@@ -109,7 +109,7 @@ class ModeCoupling(nn.Module):
         self._set("spread", replica, spread[None])
         for c in range(len(center)):
             inside = action[rows[labels == c]]
-            found, mode = without_small(*groups(inside, self.modes, rng))
+            found, mode = without_small(*group_rows(inside, self.modes, rng))
             mass[c, : len(found)] = np.bincount(mode, minlength=len(found)) / len(mode)
             for k in range(len(found)):
                 own = inside[mode == k]
@@ -153,7 +153,7 @@ class ModeCoupling(nn.Module):
         buffer[place] = torch.as_tensor(value).to(buffer)
 
 
-def groups(rows: NDArray[Any], most: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
+def group_rows(rows: NDArray[Any], most: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
     """Groups of alike rows, or of equal ones where at most ``most`` differ.
 
     Args:

@@ -45,7 +45,7 @@ class FQESettings:
 
 
 @dataclass(frozen=True)
-class Values:
+class FittedValues:
     """Fitted values in all T rows of the data.
 
     Args:
@@ -57,7 +57,7 @@ class Values:
     q: NDArray[np.float64]
 
 
-def fit(
+def fit_values(
     learner: Algorithm,
     data: Dataset,
     actions: Tensor,
@@ -65,7 +65,7 @@ def fit(
     counts: NDArray[np.float64],
     settings: FQESettings,
     seed: int = 0,
-) -> Values:
+) -> FittedValues:
     """Fit the values of R teams.
 
     Args:
@@ -153,7 +153,7 @@ class _Table:
         return self._input(state, taken).flatten(1, 2)
 
     @torch.no_grad()
-    def values(self, net: MLP, members: int) -> Values:
+    def values(self, net: MLP, members: int) -> FittedValues:
         """Values in all rows, in the rewards' own units."""
         replicas = self.replicas
         samples = self.samples
@@ -164,6 +164,6 @@ class _Table:
             rows = torch.arange(first, min(first + CHUNK, count)).expand(replicas * members, -1)
             v.append(net(self.own(rows)).view(replicas, members, -1, samples).mean(-1))
             q.append(net(self.logged(rows)).view(replicas, members, -1)[:, 0])
-        return Values(
+        return FittedValues(
             torch.cat(v, -1).double().numpy() * self.scale, torch.cat(q, -1).double().numpy() * self.scale
         )

@@ -19,7 +19,7 @@ from marlzoo.data.load import load_dataset
 from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
-from marlzoo.offpolicy.fqe import FQESettings, Values, fit
+from marlzoo.offpolicy.fqe import FittedValues, FQESettings, fit_values
 from marlzoo.offpolicy.importance import (
     LoggedEpisodes,
     doubly_robust,
@@ -116,7 +116,7 @@ def ope(
     values = None
     if {"fqe", "dr"} & set(wanted):
         counts = resamples(logged.episodes, settings.members, seed)
-        values = fit(learner, logged, actions, torch.from_numpy(discount), counts, settings, seed)
+        values = fit_values(learner, logged, actions, torch.from_numpy(discount), counts, settings, seed)
     found: dict[str, tuple[Floats, Floats, Floats]] = {}
     if values is not None and "fqe" in wanted:
         found["fqe"] = _of_starts(values, logged, counts)
@@ -186,7 +186,11 @@ def _log_behavior(data: Dataset, behavior: str | NDArray[np.floating], seed: int
 
 
 def _episodes(
-    data: Dataset, actions: Tensor, log_behavior: Floats, values: Values | None, timeout_is_terminal: bool
+    data: Dataset,
+    actions: Tensor,
+    log_behavior: Floats,
+    values: FittedValues | None,
+    timeout_is_terminal: bool,
 ) -> LoggedEpisodes:
     """The data episode by episode, padded, with the ratios of all teams."""
     logged = torch.from_numpy(np.array(data.action))
@@ -211,7 +215,7 @@ def _episodes(
     return LoggedEpisodes(ratio, reward, q, v)
 
 
-def _of_starts(values: Values, data: Dataset, counts: Floats) -> tuple[Floats, Floats, Floats]:
+def _of_starts(values: FittedValues, data: Dataset, counts: Floats) -> tuple[Floats, Floats, Floats]:
     """Value of the episodes' starts ``[R]``, with a normal interval from the networks of resampled episodes."""
     starts = values.v[:, :, data.starts]  # [R, K, E]
     means = (starts * counts).sum(-1) / counts.sum(-1)

@@ -34,7 +34,7 @@ from marlzoo.teachers.store import (
     save_behavior_policy,
 )
 from marlzoo.training.checkpoint import load_arrays, save_arrays
-from marlzoo.training.online import CurvePoint, curve_csv, settings_of, train_online
+from marlzoo.training.online import CurvePoint, curve_csv, online_settings, train_online
 from marlzoo.version import __version__
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -56,11 +56,13 @@ def make_behavior_policy(task: str, options: Options) -> Path:
     found = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
     done = [k for k in found if k == last or (k < last and k % o.every == 0)]
     policies = [load_arrays(run / f"{k:06d}.npz")[0] for k in done]
-    tried = measure(learner, task, policies, done, o.trial)
+    tried = measure_policies(learner, task, policies, done, o.trial)
     medium = _nearest(tried, 1, len(tried) - 1, o.medium_return)
     poor = None if o.poor_return is None else _nearest(tried, 0, medium, o.poor_return)
     kept = [*(_ladder(medium, o.stages) if poor is None else (poor, medium)), len(done) - 1]
-    snapshots = measure(learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes)
+    snapshots = measure_policies(
+        learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes
+    )
     behavior = BehaviorPolicy(
         task=task,
         method=o.method,
@@ -93,7 +95,7 @@ def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
 
 
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
-    settings = settings_of(learner)
+    settings = online_settings(learner)
     steps = options.steps
     every = options.every
     if every < 1:
@@ -139,11 +141,11 @@ def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[C
         env.close()
 
 
-def measure(
+def measure_policies(
     learner: Algorithm, task: str, policies: list[Arrays], done: list[int], episodes: int
 ) -> list[Snapshot]:
     """Play episodes with each policy, acting with exploration."""
-    settings = settings_of(learner)
+    settings = online_settings(learner)
     policy = learner.policy()
     env = make_env(task, episodes)
     snapshots = []

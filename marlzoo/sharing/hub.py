@@ -23,7 +23,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundManifest:
     """A repository's manifest (None: it has none) and the commit that was read."""
 
     kind: Kind
@@ -71,7 +71,7 @@ def require_repository(name: str) -> None:
         raise ConfigError(f"{name!r}: name a repository as USER/NAME")
 
 
-def read_repository(api: Any, repository: str, kind: Kind, revision: str | None) -> Found | None:
+def read_repository(api: Any, repository: str, kind: Kind, revision: str | None) -> FoundManifest | None:
     """A repository's manifest; None where there is no such repository or revision.
 
     Raises:
@@ -93,7 +93,7 @@ def read_repository(api: Any, repository: str, kind: Kind, revision: str | None)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
         except EntryNotFoundError:
-            return Found(kind, None, "")
+            return FoundManifest(kind, None, "")
         if not about.size or about.size > _LARGEST_MANIFEST:
             raise DataError(
                 f"{repository}: is not a marlzoo repository (its {MANIFEST} has {about.size} bytes)"
@@ -104,6 +104,6 @@ def read_repository(api: Any, repository: str, kind: Kind, revision: str | None)
             )
             text = Path(place).read_bytes()
     try:
-        return Found(kind, Manifest.from_json(text, kind), about.commit_hash)
+        return FoundManifest(kind, Manifest.from_json(text, kind), about.commit_hash)
     except DataError as error:
         raise DataError(f"{repository}: is not a marlzoo repository: {MANIFEST}: {error}") from error

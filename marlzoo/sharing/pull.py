@@ -9,7 +9,7 @@ from typing import Any
 
 from marlzoo.data.formats.native import read_header, sniff
 from marlzoo.errors import ConfigError, DataError, MarlzooError, OutputError
-from marlzoo.sharing.hub import Found, answers, client, read_repository, require_repository
+from marlzoo.sharing.hub import FoundManifest, answers, client, read_repository, require_repository
 from marlzoo.sharing.manifest import ENDINGS, MANIFEST, Kind, SharedFile
 from marlzoo.system.files import flush, output_error, sha256_file
 from marlzoo.system.machine import home
@@ -63,7 +63,7 @@ def pull(
     return target
 
 
-def _find(api: Any, repository: str, revision: str) -> Found:
+def _find(api: Any, repository: str, revision: str) -> FoundManifest:
     """The model or dataset repository of a name that has a manifest."""
     seen = [read_repository(api, repository, kind, revision or None) for kind in ENDINGS]
     for found in seen:
@@ -81,7 +81,7 @@ def _find(api: Any, repository: str, revision: str) -> Found:
     )
 
 
-def _fetch(api: Any, repository: str, found: Found, shared: SharedFile, target: Path) -> None:
+def _fetch(api: Any, repository: str, found: FoundManifest, shared: SharedFile, target: Path) -> None:
     """A file of a repository at ``target``, whole and verified, or not at all."""
     staging = target.with_name(f".{target.name}.{shared.sha256[:16]}.pull")
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from marlzoo.data.formats.native import read_header, sniff
-from marlzoo.data.load import find
+from marlzoo.data.load import find_dataset
 from marlzoo.data.names import is_name
 from marlzoo.errors import DataError
 from marlzoo.sharing.cards import about_dataset, about_policy, repository_card
@@ -85,7 +85,7 @@ def _described(path: str | os.PathLike[str]) -> tuple[Path, Kind, dict[str, Any]
         file = find_checkpoint(text)
         about = about_policy(load_saved(file))
         return file, "model", about, _joined([about["method"], TaskName.parse(about["task"]).slug()], ".npz")
-    file = find(path)
+    file = find_dataset(path)
     header = read_header(file) if sniff(file) else None
     if header is None:
         raise DataError(

@@ -45,7 +45,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target)
+        remove_stale(target)
         temporary.touch(exist_ok=False)  # fails early, and under the user's umask
         yield temporary
         flush(temporary)
@@ -65,7 +65,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def temporary_beside(target: Path) -> Path:
-    """A new name beside ``target`` that tells the machine and process which writes there, for :func:`sweep`."""
+    """A new name beside ``target`` that names the machine and process that write, for :func:`remove_stale`."""
     mark = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
     return target.with_name(f".{target.stem}.{mark}.tmp{target.suffix}")
 
@@ -186,7 +186,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(target: Path) -> None:
+def remove_stale(target: Path) -> None:
     """Remove temporary files and folders of ``target`` whose writer, a process of this machine, was killed."""
     node = platform.node()
     for left in target.parent.glob(f".{glob.escape(target.stem)}.{glob.escape(node)}-*.tmp{target.suffix}"):

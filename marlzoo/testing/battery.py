@@ -23,7 +23,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.deployment.step import Step, example_inputs, hides_state, next_inputs
+from marlzoo.deployment.step import PolicyStep, example_inputs, hides_state, next_inputs
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ExportError, SpecError
 from marlzoo.modules.policies import Policy
@@ -34,7 +34,7 @@ from marlzoo.testing.states import assert_equal_state, assert_same_replica, asse
 from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.training import checkpoint
 from marlzoo.training.evaluation import evaluate
-from marlzoo.training.online import OnlineTrainer, settings_of, train_online
+from marlzoo.training.online import OnlineTrainer, online_settings, train_online
 from marlzoo.training.trainer import make_sampler, prepare, train
 
 SMALL: Mapping[str, Any] = {
@@ -94,7 +94,7 @@ class Case:
 
     def env(self, algorithm: Algorithm) -> BatchedEnv:
         """The copies that an online learner acts in."""
-        return self.toys.env(algorithm.replicas * settings_of(algorithm).num_envs, self.kind)
+        return self.toys.env(algorithm.replicas * online_settings(algorithm).num_envs, self.kind)
 
     def updated(self, algorithm: Algorithm, updates: int) -> dict[str, Tensor]:
         """Some updates (online: rounds) by hand; returns the last metrics."""
@@ -262,7 +262,7 @@ def acts_as_an_exported_step(case: Case, folder: Path) -> None:
     if hides_state(policy):
         _refuses_to_be_a_step(policy, algorithm)
         return
-    step, generator = Step(policy, algorithm.spec), torch.Generator().manual_seed(0)
+    step, generator = PolicyStep(policy, algorithm.spec), torch.Generator().manual_seed(0)
     inputs, episode = example_inputs(step, 3, generator), []
     with torch.no_grad():
         for _ in range(3):
@@ -279,7 +279,7 @@ def acts_as_an_exported_step(case: Case, folder: Path) -> None:
 
 def _refuses_to_be_a_step(policy: Policy, algorithm: Algorithm) -> None:
     try:
-        Step(policy, algorithm.spec)
+        PolicyStep(policy, algorithm.spec)
     except ExportError as error:
         assert "memory" in str(error)  # noqa: PT017 - the package does not need pytest
     else:
@@ -427,7 +427,7 @@ def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: i
 
 def _per_round(algorithm: Algorithm) -> int:
     """Team steps per replica between two rounds of learning."""
-    settings = settings_of(algorithm)
+    settings = online_settings(algorithm)
     return settings.num_envs * settings.rollout
 
 

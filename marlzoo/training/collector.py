@@ -47,7 +47,7 @@ class Explorer(Protocol):
         """
 
 
-def settings_of(algorithm: Algorithm) -> OnlineSettings:
+def online_settings(algorithm: Algorithm) -> OnlineSettings:
     """The online settings of a learner.
 
     Raises:
@@ -84,7 +84,7 @@ class Collector:
         settings: OnlineSettings | None = None,
         explorer: Explorer | None = None,
     ) -> None:
-        settings = settings or settings_of(algorithm)
+        settings = settings or online_settings(algorithm)
         spec = algorithm.spec
         self.algorithm = algorithm
         self.env = env

@@ -60,7 +60,7 @@ def _missing(device: torch.device) -> str:
     return "" if os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang"))) else "C compiler"
 
 
-def make_step(
+def make_training_step(
     algorithm: Algorithm, sampler: Sampler, mode: Compile, updates: int, log: Callable[[str], None]
 ) -> Callable[[], dict[str, Tensor]]:
     """One whole training step, drawing included: recorded and replayed on a GPU, else called.

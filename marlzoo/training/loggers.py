@@ -45,7 +45,7 @@ class Logger(Protocol):
         """The run is over, or was interrupted."""
 
 
-def interval(total: int) -> int:
+def logging_interval(total: int) -> int:
     """Updates between two that are logged in a run of ``total`` updates."""
     return max(1, math.ceil(total / POINTS))
 
@@ -65,7 +65,7 @@ class Loggers:
     def __init__(self, loggers: Sequence[Logger], algorithm: Algorithm, total: int) -> None:
         self._loggers = list(loggers)
         self._total = total
-        self._interval = interval(total)
+        self._interval = logging_interval(total)
         for logger in self._loggers:
             logger.start(algorithm)
 

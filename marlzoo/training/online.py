@@ -26,7 +26,7 @@ from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.collector import Collector as Collector
 from marlzoo.training.collector import Explorer
 from marlzoo.training.collector import OnlineSettings as OnlineSettings
-from marlzoo.training.collector import settings_of as settings_of
+from marlzoo.training.collector import online_settings as online_settings
 from marlzoo.training.compilation import freed_memory_kept
 from marlzoo.training.loggers import Logger, Loggers, to_numpy
 from marlzoo.training.replay_buffer import ReplayBuffer
@@ -80,7 +80,7 @@ class OnlineTrainer:
 
     def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
         self.algorithm = algorithm
-        self.settings = settings_of(algorithm)
+        self.settings = online_settings(algorithm)
         self.collector = Collector(algorithm, env)
         self.replay: ReplayBuffer | None = None
         if isinstance(algorithm.config, ReplayConfig):
@@ -144,7 +144,7 @@ def train_online(
         SpecError: environment and learner do not fit.
         CheckpointError: the file belongs to another training.
     """
-    settings = settings_of(algorithm)
+    settings = online_settings(algorithm)
     lessons = OnlineTrainer(algorithm, env)
     if steps < 1 or log_every < 1 or (until is not None and until < 1):
         raise ConfigError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.console import console, described, visible
+from marlzoo.console import console, escaped, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,7 +36,7 @@ class ProgressBar:
             from rich.progress import Progress
 
             self._bars = Progress(console=console(stderr=True), transient=True)
-            self._bar = self._bars.add_task(described(label), total=total, completed=done)
+            self._bar = self._bars.add_task(escaped(label), total=total, completed=done)
 
     def __enter__(self) -> ProgressBar:
         if self._bars:

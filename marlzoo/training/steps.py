@@ -9,7 +9,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.training.compilation import Compile, make_step
+from marlzoo.training.compilation import Compile, make_training_step
 from marlzoo.training.shared_stage import SharedStage, kinds
 
 
@@ -56,7 +56,7 @@ class Steps:
                 self.spread()
                 self._shared = self._share()
                 trained = self._shared or self
-                step = make_step(trained.learner, trained.sampler, self._compile, self._updates, self._log)
+                step = make_training_step(trained.learner, trained.sampler, self._compile, self._updates, self._log)
             metrics = step()
             learner.updates += 1
             yield self._shared.count(metrics) if self._shared else metrics

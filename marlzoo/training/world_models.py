@@ -25,7 +25,7 @@ STARTS = 4096  # rows, at most, from which errors of several steps are measured
 KIND = "world model"
 
 
-def fit(
+def fit_world_model(
     data: Dataset,
     config: WorldModelConfig,
     seed: int = 0,
@@ -138,7 +138,7 @@ def _rms(model: WorldModel, error: Tensor) -> float:
     return float((error[..., varies] / model.spread[0, varies]).square().mean().sqrt())
 
 
-def save(path: str | Path, model: WorldModel, data: Dataset, seed: int) -> None:
+def save_world_model(path: str | Path, model: WorldModel, data: Dataset, seed: int) -> None:
     """Write a world model of one replica to a file.
 
     Raises:
@@ -150,8 +150,8 @@ def save(path: str | Path, model: WorldModel, data: Dataset, seed: int) -> None:
     checkpoint.save_arrays(path, arrays, {**about, "seed": seed, "data": data.content_hash})
 
 
-def load(path: str | Path) -> WorldModel:
-    """Inverse of :func:`save`.
+def load_world_model(path: str | Path) -> WorldModel:
+    """Inverse of :func:`save_world_model`.
 
     Raises:
         CheckpointError: the file is missing, broken, or holds no world model.

@@ -85,7 +85,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Score:
+class PublishedScore:
     """A method's result on a dataset, as a paper reports it.
 
     Args:
@@ -110,15 +110,15 @@ class Score:
 
 
 @cache
-def _scores() -> dict[str, list[Score]]:
-    by_name: dict[str, list[Score]] = {}
+def _scores() -> dict[str, list[PublishedScore]]:
+    by_name: dict[str, list[PublishedScore]] = {}
     for row in _read("scores.csv"):
-        score = _typed(Score, row)
+        score = _typed(PublishedScore, row)
         by_name.setdefault(score.dataset, []).append(score)
     return by_name
 
 
-def scores(name: str) -> list[Score]:
+def scores(name: str) -> list[PublishedScore]:
     """Published scores on the dataset ``name``, paper by paper; none for a dataset that nobody reported on."""
     return list(_scores().get(name, ()))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data.formats._minari_write import METADATA
 from marlzoo.data.formats._steps import require
-from marlzoo.envs._spaces import UnfitSpaceError, View, natural, parts, view
+from marlzoo.envs._spaces import FlatSpace, UnfitSpaceError, flat_space, natural, parts
 from marlzoo.errors import DataError
 
 _CONTAINERS = ("Dict", "Tuple")
@@ -31,7 +31,7 @@ class Acts:
 
 
 @dataclass(frozen=True)
-class Team:
+class RecordedAgents:
     """The agents in order: names (empty where they have none), keys in the file, what they see and do.
 
     Keys are empty for a dataset of one agent without entries of its own.
@@ -40,7 +40,7 @@ class Team:
     names: tuple[str, ...]
     obs_keys: tuple[str, ...]
     action_keys: tuple[str, ...]
-    obs: tuple[View, ...]
+    obs: tuple[FlatSpace, ...]
     action: tuple[Acts, ...]
     notes: tuple[str, ...]
 
@@ -55,7 +55,7 @@ class Team:
         return self.discrete and any(seen.mask is not None for seen in self.obs)
 
 
-def make_team(metadata: dict[str, Any], order: Sequence[str], usual: Any = ()) -> Team:
+def recorded_agents(metadata: dict[str, Any], order: Sequence[str], usual: Any = ()) -> RecordedAgents:
     """The team that a dataset's metadata describe.
 
     Args:
@@ -92,13 +92,13 @@ def _space(metadata: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _pair(seen: dict[str, Any], done: dict[str, Any], order: Sequence[str], usual: Any) -> Team:
+def _pair(seen: dict[str, Any], done: dict[str, Any], order: Sequence[str], usual: Any) -> RecordedAgents:
     if done["type"] not in _CONTAINERS:
         require(not order, "it has one agent, whose actions are one space; leave the option agents out")
         several = seen["type"] in _CONTAINERS
         note = "the parts of the one agent's observation are put end to end in the order of their keys"
-        whole = (view(seen, "observations"),), (_acts(done, "actions"),)
-        return Team((), (), (), *whole, notes=(note,) if several else ())
+        whole = (flat_space(seen, "observations"),), (_acts(done, "actions"),)
+        return RecordedAgents((), (), (), *whole, notes=(note,) if several else ())
     require(
         seen["type"] in _CONTAINERS,
         f"its actions have the parts {_listed(done)}, its observations are one {seen['type']}; where the parts are "
@@ -123,11 +123,11 @@ def _pair(seen: dict[str, Any], done: dict[str, Any], order: Sequence[str], usua
     places = _places(names, order, len(acts))
     obs_keys = list(obs)
     act_keys = list(acts)
-    return Team(
+    return RecordedAgents(
         tuple(names[k] for k in places) if names else (),
         tuple(in_file(obs_keys[k]) for k in places),
         tuple(in_file(act_keys[k]) for k in places),
-        tuple(view(obs[obs_keys[k]], f"observations/{obs_keys[k]}") for k in places),
+        tuple(flat_space(obs[obs_keys[k]], f"observations/{obs_keys[k]}") for k in places),
         tuple(_acts(acts[act_keys[k]], f"actions/{act_keys[k]}") for k in places),
         notes,
     )

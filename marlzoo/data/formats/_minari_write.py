@@ -19,7 +19,14 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.hdf5 import create_hdf5
 from marlzoo.errors import DataError, OutputError
 from marlzoo.spec import Spec
-from marlzoo.system.files import flush, output_error, sealed, sweep, temporary_beside, write_text_atomic
+from marlzoo.system.files import (
+    flush,
+    output_error,
+    remove_stale,
+    sealed,
+    temporary_beside,
+    write_text_atomic,
+)
 
 DATA = "data"
 FILE = "main_data.hdf5"
@@ -55,7 +62,7 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     temporary = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target)
+        remove_stale(target)
         (temporary / DATA).mkdir(parents=True)
         with create_hdf5(temporary / DATA / FILE) as file:
             for episode in range(dataset.episodes):

@@ -104,7 +104,7 @@ def row_pieces(array: Any) -> Iterator[slice]:
         yield slice(begin, begin + len(piece))
 
 
-def rows_of(array: Any, rows: slice, dtype: type[np.generic]) -> NDArray[Any]:
+def converted_rows(array: Any, rows: slice, dtype: type[np.generic]) -> NDArray[Any]:
     """Some rows of such an array as ``dtype``; numbers too large become infinite, which the checks then name."""
     if not isinstance(array, np.ndarray):
         return read_rows(array, rows, dtype)
@@ -245,7 +245,7 @@ def is_litter(name: str) -> bool:
     return "__MACOSX" in parts or any(part.startswith("._") for part in parts)
 
 
-def listed(path: Path) -> list[Path]:
+def visible_entries(path: Path) -> list[Path]:
     """Entries of a folder that are not hidden and no litter, sorted by name.
 
     Raises:

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-from marlzoo.data.formats._steps import is_litter, listed, require
+from marlzoo.data.formats._steps import is_litter, require, visible_entries
 from marlzoo.errors import DataError
 from marlzoo.system.zipped import ZIP_FAULTS
 
@@ -47,7 +47,7 @@ def unpacked(path: Path, uid: str) -> Iterator[tuple[Path, Path]]:
     require(path.exists(), "no such file or folder; check the path")
     require(path.is_dir() or path.is_file(), "is neither a file nor a folder; copy it into a file")
     if path.is_dir():
-        listed(path)  # names a folder that cannot be read
+        visible_entries(path)  # names a folder that cannot be read
         place = _choose([store.relative_to(path) for store in stores(path)], uid)
         yield path, path / place
         return

@@ -33,6 +33,7 @@ from marlzoo.data.formats._steps import (
     Layout,
     Pieces,
     as_flags,
+    converted_rows,
     make_spec,
     places,
     read_ends,
@@ -40,11 +41,10 @@ from marlzoo.data.formats._steps import (
     require,
     require_horizon,
     row_pieces,
-    rows_of,
     step_place,
 )
 from marlzoo.data.hdf5 import column, is_hdf5, keys, open_hdf5
-from marlzoo.envs._moma_teams import ROBOTS, Indices, Team, make_team, team_names
+from marlzoo.envs._moma_teams import ROBOTS, Indices, RobotTeam, robot_team, team_names
 from marlzoo.errors import DataError
 from marlzoo.system.unpickle import is_torch, load_pickle, load_torch
 
@@ -149,7 +149,7 @@ def read_d4rl(
             "it holds one robot; say how agents share it with the option team, one of "
             + ", ".join(team_names(body)),
         )
-        made = make_team(body, team)
+        made = robot_team(body, team)
         with _open(path) as source:
             plan = _plan(source, horizon or made.robot.horizon, drop_timeouts)
             dataset = _dataset(source, plan, made, horizon or made.robot.horizon, paper_clip, action_clip)
@@ -233,7 +233,9 @@ def _pieces(array: Any) -> Pieces:
 
 
 def _read(array: Any, rows: slice) -> NDArray[Any]:
-    return np.asarray(array[rows]) if isinstance(array, np.ndarray) else rows_of(array, rows, np.float64)
+    return (
+        np.asarray(array[rows]) if isinstance(array, np.ndarray) else converted_rows(array, rows, np.float64)
+    )
 
 
 # ---- episodes --------------------------------------------------------------------------------------------
@@ -292,7 +294,7 @@ def _near(a: NDArray[Any], b: NDArray[Any]) -> Bools:
 
 
 def _dataset(
-    source: _Source, plan: _Plan, team: Team, horizon: int, paper_clip: bool, action_clip: bool
+    source: _Source, plan: _Plan, team: RobotTeam, horizon: int, paper_clip: bool, action_clip: bool
 ) -> Dataset:
     body = team.robot
     layout = plan.layout

@@ -43,7 +43,7 @@ from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.episodes import Episodes
-from marlzoo.data.formats._minari_team import Acts, Team, in_file, make_team
+from marlzoo.data.formats._minari_team import Acts, RecordedAgents, in_file, recorded_agents
 from marlzoo.data.formats._minari_write import DATA, FILE, METADATA, OWN, write_minari
 from marlzoo.data.formats._steps import (
     as_flags,
@@ -60,8 +60,8 @@ from marlzoo.data.formats._steps import (
     require_horizon,
 )
 from marlzoo.data.hdf5 import allocate, column, group, is_hdf5, keys, open_hdf5, read_array
+from marlzoo.envs._spaces import FlatSpace, UnfitSpaceError, natural
 from marlzoo.envs._spaces import Path as Keys
-from marlzoo.envs._spaces import UnfitSpaceError, View, natural
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 from marlzoo.system.files import unsealed
@@ -123,7 +123,7 @@ def read_minari(
         require(form == "hdf5", f"it is stored as {form}; save it as hdf5 with Minari first")
         header = _header(metadata)
         written = header[1].options.get("agents", []) if header else []
-        team = make_team(metadata, agents.split(",") if agents else (), written)
+        team = recorded_agents(metadata, agents.split(",") if agents else (), written)
         with open_hdf5(place / FILE) as file:
             arrays, lengths = _arrays(file, team, (place / FILE).stat().st_size)
         spec, card = header or _guess(metadata, team, arrays, lengths, horizon)
@@ -163,7 +163,7 @@ def _place(path: Path) -> Path | None:
 # ---- arrays ----------------------------------------------------------------------------------------------
 
 
-def _arrays(file: h5py.File, team: Team, size: int) -> tuple[dict[str, Any], NDArray[np.int64]]:
+def _arrays(file: h5py.File, team: RecordedAgents, size: int) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Canonical arrays and the steps of each episode ``[E]``."""
     names = sorted((name for name in keys(file) if _EPISODE.fullmatch(name)), key=natural)
     require(bool(names), "it has no episodes; make or fetch it again")
@@ -213,7 +213,7 @@ def _infos(file: h5py.File, names: list[str]) -> dict[str, h5py.Group]:
 
 
 def _shapes(
-    team: Team, file: h5py.File, names: list[str]
+    team: RecordedAgents, file: h5py.File, names: list[str]
 ) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
     agents = len(team.obs)
     discrete = team.discrete
@@ -235,7 +235,9 @@ def _shapes(
     return shapes
 
 
-def _fill(episode: h5py.Group, team: Team, out: dict[str, NDArray[Any]], length: int, name: str) -> None:
+def _fill(
+    episode: h5py.Group, team: RecordedAgents, out: dict[str, NDArray[Any]], length: int, name: str
+) -> None:
     """One episode's rows ``[L + 1, ...]``."""
     agents = len(team.obs)
     for i, seen in enumerate(team.obs):
@@ -262,7 +264,9 @@ def _fill(episode: h5py.Group, team: Team, out: dict[str, NDArray[Any]], length:
     out["truncated"][:-1] &= ~out["terminal"][:-1]
 
 
-def _fill_obs(episode: h5py.Group, team: Team, seen: View, agent: int, out: NDArray[Any], name: str) -> None:
+def _fill_obs(
+    episode: h5py.Group, team: RecordedAgents, seen: FlatSpace, agent: int, out: NDArray[Any], name: str
+) -> None:
     """One agent's observations ``[L + 1, O]``, its parts end to end."""
     begin = 0
     for leaf in seen.leaves:
@@ -277,7 +281,7 @@ def _fill_obs(episode: h5py.Group, team: Team, seen: View, agent: int, out: NDAr
         begin += leaf.size
 
 
-def _fill_legal(episode: h5py.Group, team: Team, out: NDArray[Any], name: str) -> None:
+def _fill_legal(episode: h5py.Group, team: RecordedAgents, out: NDArray[Any], name: str) -> None:
     """Legal actions ``[L + 1, N, A]``: from the infos, else from masks among the observations."""
     if "infos" in keys(episode) and "legals" in keys(group(episode, "infos")):
         out[:] = as_flags(_info(episode, "legals", out.shape, name), f"infos/legals of {name}")
@@ -352,7 +356,7 @@ def _header(metadata: dict[str, Any]) -> tuple[Spec, Card] | None:
 
 def _guess(
     metadata: dict[str, Any],
-    team: Team,
+    team: RecordedAgents,
     arrays: dict[str, Any],
     lengths: NDArray[np.int64],
     horizon: int | None,

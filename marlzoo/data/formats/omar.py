@@ -28,7 +28,6 @@ from marlzoo.data.episodes import Bools
 from marlzoo.data.formats._steps import (
     Layout,
     as_flags,
-    listed,
     make_spec,
     places,
     read_ends,
@@ -37,6 +36,7 @@ from marlzoo.data.formats._steps import (
     require_horizon,
     step_place,
     team_reward,
+    visible_entries,
 )
 from marlzoo.errors import DataError
 from marlzoo.system.zipped import NPY_FAULTS
@@ -121,7 +121,9 @@ def _folders(folder: Path, seed: int | None) -> list[Path]:
     if (folder / "obs_0.npy").is_file():
         require(seed is None, "is the folder of one seed; leave the option seed out")
         return [folder]
-    seeds = {int(match[1]): place for place in listed(folder) if (match := _SEED.fullmatch(place.name))}
+    seeds = {
+        int(match[1]): place for place in visible_entries(folder) if (match := _SEED.fullmatch(place.name))
+    }
     require(bool(seeds), "holds neither obs_0.npy nor seed_<k>_data folders; give the folder that does")
     require(seed is None or seed in seeds, f"has no seed {seed}; it has {', '.join(map(str, sorted(seeds)))}")
     return [seeds[k] for k in sorted(seeds) if seed in (None, k)]
@@ -140,7 +142,7 @@ class _Seed:
     @classmethod
     def read(cls, folder: Path, environment: str, agents: int | None) -> _Seed:
         """Open a folder's files and compare them with each other."""
-        count = sum(1 for entry in listed(folder) if re.fullmatch(r"obs_\d+\.npy", entry.name))
+        count = sum(1 for entry in visible_entries(folder) if re.fullmatch(r"obs_\d+\.npy", entry.name))
         require(count > 0, f"{folder.name} holds no obs_<i>.npy; fetch it again")
         used, notes = (agents, ()) if agents is not None else _without_prey(folder, environment, count)
         require(

@@ -42,7 +42,7 @@ from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.data.formats._steps import (
     as_flags,
     as_indices,
-    listed,
+    converted_rows,
     make_spec,
     places,
     read_ends,
@@ -50,7 +50,7 @@ from marlzoo.data.formats._steps import (
     require,
     require_horizon,
     row_pieces,
-    rows_of,
+    visible_entries,
 )
 from marlzoo.data.hdf5 import allocate, column, is_hdf5, keys, open_hdf5
 from marlzoo.envs._smac_maps import FLAVOURS, MAPS
@@ -64,7 +64,7 @@ _SMAC = "StarCraft II behind SMAC"
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _RecordedEpisodes:
     """Where episodes lie among canonical rows, how each ended ``[E]``, and whether its final row was recorded."""
 
     spans: Episodes
@@ -73,7 +73,7 @@ class _Recorded:
 
 
 @dataclass(frozen=True)
-class Part:
+class FileEpisodes:
     """Episodes of one file: spec, arrays, steps of each episode ``[E]``, key of the terminal flags, notes."""
 
     spec: Spec
@@ -172,7 +172,7 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     with reading(path):
-        parts = {int(m[1]): place for place in listed(path) if (m := _PART.fullmatch(place.name))}
+        parts = {int(m[1]): place for place in visible_entries(path) if (m := _PART.fullmatch(place.name))}
         require(bool(parts), "holds no part_<k>.h5; give the folder that does")
     return [parts[k] for k in sorted(parts)]
 
@@ -191,7 +191,7 @@ def _read(
         return join_parts(parts, [place.name for place in files], card, scenario)
 
 
-def join_parts(parts: list[Part], names: list[str], card: Card, scenario: str) -> Dataset:
+def join_parts(parts: list[FileEpisodes], names: list[str], card: Card, scenario: str) -> Dataset:
     """The dataset of the parts, in their order.
 
     Args:
@@ -244,7 +244,7 @@ def _is_map(scenario: str, spec: Spec) -> bool:
     }
 
 
-def read_part(columns: dict[str, Any], horizon: int | None, final_filled: bool | None) -> Part:
+def read_part(columns: dict[str, Any], horizon: int | None, final_filled: bool | None) -> FileEpisodes:
     """The episodes of one file.
 
     Args:
@@ -283,7 +283,7 @@ def read_part(columns: dict[str, Any], horizon: int | None, final_filled: bool |
     if not episodes.final_filled:
         notes.append("filled rows do not include the final observation, which is the row below them")
     _open_masks(arrays["action_mask"], spans.ends, notes)
-    return Part(spec, arrays, spans.lengths, flag, tuple(notes))
+    return FileEpisodes(spec, arrays, spans.lengths, flag, tuple(notes))
 
 
 def _open_masks(action_mask: Bools, finals: Ints, notes: list[str]) -> None:
@@ -328,7 +328,7 @@ def check_shapes(columns: dict[str, Any]) -> None:
         require(fits, f"{name} has shape {array.shape}, which does not fit obs {columns['obs'].shape}")
 
 
-def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _Recorded:
+def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _RecordedEpisodes:
     """Lengths from the filled rows ``[E, T]``, which begin with the episode and have no gaps."""
     count = filled.sum(axis=1)
     gap = (filled != (np.arange(filled.shape[1]) < count[:, None])).any(axis=1)
@@ -345,17 +345,17 @@ def _episodes(filled: Bools, terminated: Bools, final_filled: bool | None) -> _R
     wrong = (last >= 0) & (last != lengths - 1)
     require(not wrong.any(), f"terminated is not on the last step of episode {int(np.argmax(wrong))}")
     require(bool((lengths > 0).all()), f"episode {int(np.argmin(lengths))} has no step; leave it out")
-    return _Recorded(Episodes.from_lengths(lengths), last >= 0, final_filled)
+    return _RecordedEpisodes(Episodes.from_lengths(lengths), last >= 0, final_filled)
 
 
 def _whole(array: Any) -> NDArray[Any]:
-    return np.concatenate([rows_of(array, part, np.float64) for part in row_pieces(array)])
+    return np.concatenate([converted_rows(array, part, np.float64) for part in row_pieces(array)])
 
 
 def _rows(
     columns: dict[str, Any],
     name: str,
-    episodes: _Recorded,
+    episodes: _RecordedEpisodes,
     dtype: type[np.generic],
     convert: Callable[[NDArray[Any], str, int], NDArray[Any]] | None = None,
 ) -> NDArray[Any]:
@@ -365,7 +365,7 @@ def _rows(
     place = 0
     rows = np.arange(array.shape[1] + 1)
     for part in row_pieces(array):
-        values = rows_of(array, part, np.float64 if convert else dtype)
+        values = converted_rows(array, part, np.float64 if convert else dtype)
         if not episodes.final_filled:  # an episode may fill the array; its last row stands for the final one
             values = np.concatenate([values, values[:, -1:]], axis=1)
         kept = rows[: values.shape[1]] <= episodes.spans.lengths[part, None]

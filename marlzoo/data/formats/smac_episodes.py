@@ -27,7 +27,6 @@ from marlzoo.data.episodes import Episodes
 from marlzoo.data.formats._steps import (
     as_flags,
     as_indices,
-    listed,
     make_spec,
     places,
     read_ends,
@@ -35,6 +34,7 @@ from marlzoo.data.formats._steps import (
     require,
     require_horizon,
     team_reward,
+    visible_entries,
 )
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError
@@ -129,7 +129,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     require(path.is_dir(), "no such folder; check the path")
-    return [file for file in listed(path) if file.is_file()]
+    return [file for file in visible_entries(path) if file.is_file()]
 
 
 def _episode(loaded: Any, size: int) -> _Episode | None:

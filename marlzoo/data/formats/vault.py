@@ -86,7 +86,7 @@ class _Options:
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _RecordedRows:
     """Recorded row of each canonical row ``[T]``, where episodes lie, their flags ``[T]``, and the time limit."""
 
     index: Ints
@@ -300,7 +300,7 @@ def _state(store: OcdbtArray, index: Ints, notes: list[str]) -> NDArray[Any] | N
 
 def _episodes(
     terminal: Bools, truncated: Bools, options: _Options, continuous: bool, notes: list[str]
-) -> _Recorded:
+) -> _RecordedRows:
     """Rows, episodes and flags from the flags ``[B, T]`` of all streams."""
     flagged = (terminal | truncated).reshape(-1)
     ends = (terminal | truncated).copy()
@@ -339,7 +339,7 @@ def _episodes(
     over = over[keep]
     index = np.repeat(np.arange(flagged.size), times)
     spans = Episodes.from_lengths(steps)
-    return _Recorded(index, spans, spans.at_last_step(real), spans.at_last_step(over), limit)
+    return _RecordedRows(index, spans, spans.at_last_step(real), spans.at_last_step(over), limit)
 
 
 def _last_note(last_step: str) -> str:
