@@ -11,7 +11,9 @@ from typing import Any
 
 METHODS = "marlzoo.plugins"  # an entry names a package; its modules are methods
 ENVIRONMENTS = "marlzoo.environments"  # an entry ``family = "module"``
-FORMATS = "marlzoo.formats"  # an entry ``name = "module"`` with ``sniff`` and ``read``, see marlzoo.data.load
+FORMATS = (
+    "marlzoo.formats"  # an entry ``name = "module"`` with ``sniff`` and ``read``, see marlzoo.data.readers
+)
 LOGGERS = "marlzoo.loggers"  # an entry ``name = "module:factory"``, see marlzoo.training.more_loggers
 
 

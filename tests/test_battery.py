@@ -9,7 +9,7 @@ import pytest
 
 from marlzoo.registry import method_names
 from marlzoo.testing import Check, battery
-from marlzoo.testing.battery import cases
+from marlzoo.testing.cases import cases
 
 # test_reference.py compares every replica's updates with an account of that replica alone, for every option: here the
 # plain form of each action kind is enough, for what comes before and after the updates.

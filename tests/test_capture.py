@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.testing.battery import Case, cases
+from marlzoo.testing.cases import Case, cases
 from marlzoo.training.cuda_graph import WARM_UP, CapturedStep, Metrics, Record, Work, cuda_graph
 from marlzoo.training.trainer import make_sampler, prepare, train
 

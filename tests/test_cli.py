@@ -25,9 +25,10 @@ from marlzoo.cli._options import Offline, Online, Where
 from marlzoo.cli.data import ACTIONS
 from marlzoo.commands import diagnosis as doctor
 from marlzoo.commands.methods import MethodFile
+from marlzoo.data.convert import convert
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.load import convert, load_dataset
+from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, find_methods, method_names, task_spec
 from marlzoo.training.checkpoint import load_arrays

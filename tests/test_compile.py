@@ -23,7 +23,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.registry import find_method, method_names
 from marlzoo.replicas import StackedAdam
-from marlzoo.testing.battery import Case, cases
+from marlzoo.testing.cases import Case, cases
 from marlzoo.training import compilation
 from marlzoo.training.compilation import compiled, make_update
 from marlzoo.training.trainer import make_sampler, prepare

@@ -13,21 +13,14 @@ import numpy as np
 import pytest
 
 import marlzoo
-from marlzoo.data import load
+from marlzoo.data import load, readers
 from marlzoo.data.card import Card
+from marlzoo.data.convert import convert
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.load import (
-    READERS,
-    Reader,
-    convert,
-    data_home,
-    find_reader,
-    load_dataset,
-    read_card,
-    typed_options,
-)
+from marlzoo.data.load import data_home, load_dataset, read_card, typed_options
 from marlzoo.data.names import dataset_path, installed
+from marlzoo.data.readers import READERS, Reader, find_reader
 from marlzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from tests.data_samples import author_arrays, sample, write_h5
 
@@ -160,7 +153,7 @@ def test_options_reach_the_reader_and_unknown_ones_are_named(tmp_path: Path) -> 
 
 def test_a_new_format_is_one_more_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Reader("toy", lambda path: str(path).endswith(".toy"), lambda path: sample())
-    monkeypatch.setattr("marlzoo.data.load.READERS", [*READERS, other])
+    monkeypatch.setattr("marlzoo.data.readers.READERS", [*READERS, other])
     (tmp_path / "a.toy").touch()
     assert find_reader(tmp_path / "a.toy") is other
     assert load_dataset(tmp_path / "a.toy").episodes == 3
@@ -246,7 +239,7 @@ def test_options_of_a_reader_have_its_types(tmp_path: Path, monkeypatch: pytest.
         raise NotImplementedError
 
     (tmp_path / "a.lab").touch()
-    monkeypatch.setattr(load, "READERS", [Reader("lab", lambda path: True, read)])
+    monkeypatch.setattr(readers, "READERS", [Reader("lab", lambda path: True, read)])
     texts = ["flag=TRUE", "count=3", "sizes=4,5", "word=7"]
     assert typed_options(tmp_path / "a.lab", texts) == {
         "flag": True,

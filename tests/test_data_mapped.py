@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 
 import marlzoo
 from marlzoo.data.arrays import mapping
+from marlzoo.data.convert import convert
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import native as omiga
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.hdf5 import allocate, spill
 from marlzoo.data.home import read_verified, write_verified
-from marlzoo.data.load import convert, load_dataset
+from marlzoo.data.load import load_dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError
 from marlzoo.training.trainer import train

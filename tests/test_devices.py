@@ -13,7 +13,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.registry import find_method, method_names
 from marlzoo.replicas import PrefetchedRandom
-from marlzoo.testing.battery import Case, cases
+from marlzoo.testing.cases import Case, cases
 from marlzoo.training.trainer import make_sampler, prepare
 
 CASES = [case for name in method_names() if find_method(name).sampling != "online" for case in cases(name)]

@@ -10,7 +10,7 @@ import torch
 from marlzoo.objectives import effective_sample_size, exponent_quantiles, saturation
 from marlzoo.registry import find_method, find_methods
 from marlzoo.spec import ActionKind
-from marlzoo.testing.battery import Case
+from marlzoo.testing.cases import Case
 
 WEIGHTED = {
     "alberdice", "comadice", "cql_ma", "eql", "focal", "icq", "inspo", "iql", "mabcq", "maiql", "omac", "omiga",

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from sphinx.cmd.build import build_main
 
-from marlzoo.data.load import convert
+from marlzoo.data.convert import convert
 from marlzoo.registry import find_method, method_names
 from tests import snippets
 from tests.recordings import HOPPER, uniform_recording

@@ -16,7 +16,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.registry import find_method
 from marlzoo.testing import battery
-from marlzoo.testing.battery import SMALL
+from marlzoo.testing.cases import SMALL
 from marlzoo.training.trainer import make_sampler, prepare, train
 from tests.toys import toy_dataset, toy_spec
 

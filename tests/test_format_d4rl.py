@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.data import hdf5
+from marlzoo.data.convert import convert
 from marlzoo.data.formats.d4rl import read_d4rl, sniff
-from marlzoo.data.load import convert, find_reader, load_dataset, typed_options
+from marlzoo.data.load import load_dataset, typed_options
+from marlzoo.data.readers import find_reader
 from marlzoo.envs._moma_teams import robot_team, team_names
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.data_samples import write_h5

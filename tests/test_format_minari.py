@@ -15,8 +15,10 @@ from hypothesis import given
 
 from marlzoo.data.card import Card
 from marlzoo.data.check import check
+from marlzoo.data.convert import convert
 from marlzoo.data.formats.minari import read_minari, write_minari
-from marlzoo.data.load import convert, find_reader, load_dataset
+from marlzoo.data.load import load_dataset
+from marlzoo.data.readers import find_reader
 from marlzoo.envs.pettingzoo import from_parallel_env
 from marlzoo.errors import DataError, OutputError
 from marlzoo.spec import Spec

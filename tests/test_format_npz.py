@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlzoo.cli import main
+from marlzoo.data.convert import convert
 from marlzoo.data.fitting import SIZES_ASSUMED, fitted
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.formats.npz import read_npz, sniff, write_npz
-from marlzoo.data.load import convert, find_reader, load_dataset
+from marlzoo.data.load import load_dataset
+from marlzoo.data.readers import find_reader
 from marlzoo.errors import DataError, OutputError
 from marlzoo.registry import task_spec
 from marlzoo.system.zipped import read_member

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from marlzoo.data.formats._steps import Layout
 from marlzoo.data.formats.omar import read_omar, sniff
-from marlzoo.data.load import find_reader
+from marlzoo.data.readers import find_reader
 from marlzoo.errors import DataError
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, write_damaged
 

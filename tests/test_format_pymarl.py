@@ -17,7 +17,8 @@ from marlzoo.data import hdf5
 from marlzoo.data.formats import pymarl
 from marlzoo.data.formats.pymarl import read_cfcql, read_icq, sniff_icq
 from marlzoo.data.formats.pymarl_npy import read_pymarl_npy, sniff
-from marlzoo.data.load import find_reader, load_dataset
+from marlzoo.data.load import load_dataset
+from marlzoo.data.readers import find_reader
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 from tests.data_samples import write_h5

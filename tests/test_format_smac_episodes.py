@@ -14,8 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marlzoo.data.convert import convert
 from marlzoo.data.formats.smac_episodes import MAPS, read_smac_episodes
-from marlzoo.data.load import convert, find_reader, load_dataset
+from marlzoo.data.load import load_dataset
+from marlzoo.data.readers import find_reader
 from marlzoo.envs._smac_maps import MAPS as GAMES_MAPS
 from marlzoo.errors import DataError
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged

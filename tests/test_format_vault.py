@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 
 from marlzoo.data.formats import _ocdbt
 from marlzoo.data.formats.vault import read_vault
-from marlzoo.data.load import find_reader, load_dataset
+from marlzoo.data.load import load_dataset
+from marlzoo.data.readers import find_reader
 from marlzoo.errors import DataError, MissingExtraError
 from tests.format_files import DAMAGE, Damage, contents, equal, outcome, same, write_damaged
 

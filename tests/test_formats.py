@@ -22,11 +22,13 @@ import pytest
 import torch
 
 from marlzoo.cli import main
+from marlzoo.data.convert import WRITERS, find_writer
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import npz
 from marlzoo.data.formats.minari import write_minari
 from marlzoo.data.formats.npz import write_npz
-from marlzoo.data.load import READERS, WRITERS, find_reader, find_writer, load_dataset
+from marlzoo.data.load import load_dataset
+from marlzoo.data.readers import READERS, find_reader
 from marlzoo.errors import DataError, UnknownNameError
 from marlzoo.spec import Spec
 from tests import (

@@ -35,6 +35,7 @@ if sys.platform != "linux":
     pytest.skip("clusters of several nodes on one machine are for Linux", allow_module_level=True)
 
 import ray
+from marlzoo.benchmarks.launchers import _ray_driver, _ray_node
 from marlzoo.benchmarks.launchers import ray as launcher
 from ray.cluster_utils import Cluster
 
@@ -66,7 +67,7 @@ def test_a_lost_node_changes_no_row(
 ) -> None:
     second = patiently(lambda: cluster.add_node(**NODE))
     suite = suite_of(data=GAMES, learners=LEARNERS, updates=300, eval_every=20)
-    take = launcher._Driver._take
+    take = _ray_driver.Driver._take
     node_of: dict[str, str] = {}
     killed: list[str] = []
 
@@ -78,7 +79,7 @@ def test_a_lost_node_changes_no_row(
             cluster.remove_node(second, allow_graceful=False)
             killed.append(task.group.label)
 
-    monkeypatch.setattr(launcher._Driver, "_take", kill)
+    monkeypatch.setattr(_ray_driver.Driver, "_take", kill)
     told = run(suite, tmp_path / "ray", place=Place("ray", address=cluster.address))
     assert f"{killed[0]}: its node or process is gone" in told
     run(suite, tmp_path / "here", split=Split(1, 1))
@@ -129,10 +130,12 @@ def test_a_lost_task_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Without a cluster: what a task sends is all that another one needs to go on from."""
     suite = suite_of(data=GAMES, learners=LEARNERS, updates=60, eval_every=10, final_episodes=3)
     monkeypatch.setattr(launcher, "_connected", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr(launcher, "ray", InProcess(alive=3))
+    stand_in = InProcess(alive=3)
+    monkeypatch.setattr(_ray_driver, "ray", stand_in)
+    monkeypatch.setattr(_ray_node, "ray", stand_in)
     told = run(suite, tmp_path / "ray", place=Place("ray"))
     assert "its node or process is gone (WorkerCrashedError); it goes on from its checkpoint" in told
-    again = launcher.ray.orders[-1]  # type: ignore[attr-defined]
+    again = stand_in.orders[-1]
     assert sorted(again.files) != []
     assert len(again.rows) == 2 * 4  # of two evaluations; those after the last checkpoint are made again
     run(suite, tmp_path / "here", split=Split(1, 1))
@@ -151,7 +154,9 @@ def test_a_failing_group_leaves_its_traceback_with_the_driver(
         raise ValueError("on purpose")
 
     monkeypatch.setattr(launcher, "_connected", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr(launcher, "ray", InProcess(alive=-1))
+    stand_in = InProcess(alive=-1)
+    monkeypatch.setattr(_ray_driver, "ray", stand_in)
+    monkeypatch.setattr(_ray_node, "ray", stand_in)
     monkeypatch.setattr(trainer, "make", broken)
     told = run(suite_of(data=GAMES[:1]), tmp_path, place=Place("ray"))
     (file,) = (tmp_path / "unit" / "failures").iterdir()
@@ -164,8 +169,8 @@ def test_a_failing_group_leaves_its_traceback_with_the_driver(
 
 @pytest.mark.cluster
 def test_what_no_node_can_hold(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "PATIENCE", 0.0)
-    monkeypatch.setattr(launcher, "WAIT", 0.01)
+    monkeypatch.setattr(_ray_driver, "PATIENCE", 0.0)
+    monkeypatch.setattr(_ray_driver, "WAIT", 0.01)
     place = Place("ray", address=cluster.address)
     with pytest.raises(ConfigError, match=r"needs 64 CPUs and 0 GPUs.*alive: 1 CPUs, 0 GPUs.*ray start"):
         run(suite_of(data=GAMES[:1]), tmp_path, place=place, split=Split(1, 64))
@@ -214,8 +219,8 @@ def test_a_group_that_ends_every_process_fails_and_not_the_suite(tmp_path: Path)
     (group,) = plan.groups(suite, plan.runs_of(suite, sources), 20)
     display = Display(Console(quiet=True), "unit")
     mine = Trainer(suite, tmp_path / "unit", "cpu", True)
-    driver = launcher._Driver(mine, [(group, WorkItem("a", "a", 1.0))], 1, 0, 0, display)
-    for _ in range(launcher.MOST_LOSSES):
+    driver = _ray_driver.Driver(mine, [(group, WorkItem("a", "a", 1.0))], 1, 0, 0, display)
+    for _ in range(_ray_driver.MOST_LOSSES):
         assert driver.failures == []
         task = driver._left.pop()
         driver._active.append(task)

@@ -16,7 +16,7 @@ from marlzoo.benchmarks.suites import find_suite
 
 import marlzoo
 from marlzoo.cli import main
-from marlzoo.data.load import convert
+from marlzoo.data.convert import convert
 from marlzoo.testing import cases
 from tests import snippets
 from tests.recordings import HOPPER, uniform_recording

@@ -186,7 +186,7 @@ def data_convert(
         ConfigError: the target's name asks for no known format, or it exists.
         OutputError: the target cannot be written.
     """
-    from marlzoo.data.load import convert
+    from marlzoo.data.convert import convert
 
     return convert(source, target, form=format, force=force, log=log, **_options(source, option))
 

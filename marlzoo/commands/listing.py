@@ -102,7 +102,7 @@ def list_formats() -> Entries:
     """Formats of datasets that are read, the module whose text tells layout, mapping and what is assumed (``python -m
     pydoc MODULE``), and the options that restore a paper's reading (``--option NAME=VALUE``).
     """
-    from marlzoo.data.load import readers
+    from marlzoo.data.readers import readers
 
     return [
         {"name": reader.name, "module": reader.read.__module__, "options": ", ".join(reader.options)}

@@ -132,7 +132,8 @@ def _tried(kind: str, path: Path, read: Callable[[], object]) -> Checked:
 
 def _read(path: Path) -> None:
     """Read a dataset whole; what an earlier reading noted about it does not count."""
-    from marlzoo.data.load import find_reader, load_dataset
+    from marlzoo.data.load import load_dataset
+    from marlzoo.data.readers import find_reader
 
     options = {"verify": True} if "verify" in find_reader(path).options else {}
     load_dataset(path, **options)

@@ -112,20 +112,8 @@ class Dataset:
         dataset = cls(spec=spec, **canonical, starts=np.asarray(starts, dtype=np.int64), card=card or Card())
         validation.check_structure(spec, dataset.arrays, dataset.spans)
         dataset = dataset._clear_final_rows()
-        stated = dataset.card.content_hash
-        if verify and stated and stated != dataset.content_hash:
-            validation.check_finite(dataset.own_arrays)  # a number that is not finite is named with its row
-            raise DataError(
-                "its content is not what its card says (the file was changed or damaged after it was "
-                "written); make or fetch it again"
-            )
-        if verify and stated:
-            wrong = dataset.card.differences(dataset.with_card(dataset.card).card)
-            if wrong:
-                raise DataError(
-                    f"its card states other statistics than its content has ({'; '.join(wrong)}): it was changed or "
-                    "damaged after it was written; make or fetch it again"
-                )
+        if verify and dataset.card.content_hash:
+            dataset._compare_with_card()
         dataset = dataset.validate(action_clip=action_clip)
         return dataset.with_card(dataset.card)
 
@@ -249,6 +237,21 @@ class Dataset:
         size = f"{counted(self.episodes, 'episode')}, {counted(self.transitions, 'transition')}"
         name = f"{self.card.title}: " if self.card.task else ""
         return f"Dataset({name}{size}, {shape}, {returns})"
+
+    def _compare_with_card(self) -> None:
+        """Refuse content whose hash or statistics are not those that the card states."""
+        if self.card.content_hash != self.content_hash:
+            validation.check_finite(self.own_arrays)  # a number that is not finite is named with its row
+            raise DataError(
+                "its content is not what its card says (the file was changed or damaged after it was "
+                "written); make or fetch it again"
+            )
+        wrong = self.card.differences(self.with_card(self.card).card)
+        if wrong:
+            raise DataError(
+                f"its card states other statistics than its content has ({'; '.join(wrong)}): it was changed or "
+                "damaged after it was written; make or fetch it again"
+            )
 
     def _clear_final_rows(self) -> Dataset:
         """Zeros in place of the action and reward of rows without a step: what a source put there is void."""

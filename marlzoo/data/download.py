@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from marlzoo.data.catalog import HUB, Entry, find_entry, published
+from marlzoo.data.convert import convert
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats._vault_folder import plain_uid
-from marlzoo.data.load import Reader, convert, data_home, find_reader
+from marlzoo.data.load import data_home
+from marlzoo.data.readers import Reader, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
 from marlzoo.registry import task_names, task_spec
 from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic

@@ -18,10 +18,15 @@ import sys
 
 if "pytest" in sys.modules:  # so that a failed assertion below shows its values
     sys.modules["pytest"].register_assert_rewrite(
-        "marlzoo.testing.battery", "marlzoo.testing.environments", "marlzoo.testing.toys"
+        "marlzoo.testing.battery",
+        "marlzoo.testing.cases",
+        "marlzoo.testing.environments",
+        "marlzoo.testing.online_checks",
+        "marlzoo.testing.toys",
     )
 
-from marlzoo.testing.battery import SMALL, Case, Check, battery, cases
+from marlzoo.testing.battery import Check, battery
+from marlzoo.testing.cases import SMALL, Case, cases
 from marlzoo.testing.environments import EnvCase, env_battery, random_actions
 from marlzoo.testing.toys import TOYS, Toys
 

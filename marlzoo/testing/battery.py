@@ -8,9 +8,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,89 +20,24 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import is_numeric
-from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.deployment.step import PolicyStep, example_inputs, hides_state, next_inputs
-from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ExportError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
 from marlzoo.replicas import GivenRandom
 from marlzoo.spec import ActionKind
+from marlzoo.testing.cases import SMALL, UPDATES, Case, cases, own_sizes, updated_by_hand
+from marlzoo.testing.online_checks import (
+    online_lockstep_equals_single_runs,
+    online_nan_stays_in_its_replica,
+    online_resumes_exactly,
+)
 from marlzoo.testing.states import assert_equal_state, assert_same_replica, assert_same_rows
 from marlzoo.testing.toys import TOYS, Toys
 from marlzoo.training import checkpoint
 from marlzoo.training.evaluation import evaluate
-from marlzoo.training.online import OnlineTrainer, online_settings, train_online
-from marlzoo.training.trainer import make_sampler, prepare, train
-
-SMALL: Mapping[str, Any] = {
-    **{"hidden": 16, "mixer_hidden": 8, "batch_size": 16, "layers": 2, "flow_steps": 2, "eval_steps": 2},
-    "policy_period": 2,
-    # of methods with a world model, whose second stage begins with the second update
-    **{
-        "model_hidden": 16,
-        "model_layers": 2,
-        "model_batch": 8,
-        "members": 3,
-        "elites": 2,
-        "model_updates": 1,
-    },
-    **{"starts": 6, "rollout_horizon": 4},
-    # of online methods; the replay is full after two rounds
-    **{"num_envs": 6, "rollout": 8, "restart": 2, "epochs": 2, "replay": 96, "warmup": 48, "learn_steps": 2},
-}
-UPDATES = 3  # enough for a second stage, delayed steps, and optimizers that have moved
-
-
-@dataclass(frozen=True)
-class Case:
-    """A method in one of its forms, and what it is tested on.
-
-    Args:
-        method: its name.
-        kind: of the actions.
-        variant: settings of this form, one of the method's ``variants``.
-        toys: task and data.
-        sizes: settings that keep the learner small; those that the method does not have are left out.
-    """
-
-    method: str
-    kind: ActionKind
-    variant: Mapping[str, Any] = field(default_factory=dict)
-    toys: Toys = TOYS
-    sizes: Mapping[str, Any] = field(default_factory=lambda: SMALL)
-
-    def __str__(self) -> str:
-        return "-".join((self.method, self.kind, *(f"{k}={v}" for k, v in self.variant.items())))
-
-    def learner(self, seeds: tuple[int, ...] = (0,), **more: Any) -> Algorithm:
-        """A small learner, in float64 unless ``dtype`` says otherwise."""
-        settings = {**_sizes(self.method, self.sizes), **self.variant, **more}
-        dtype = settings.pop("dtype", torch.float64)
-        return make(self.method, self.toys.spec(self.kind), seeds=seeds, dtype=dtype, **settings)
-
-    def dataset(self, **more: Any) -> Dataset:
-        """The logged data."""
-        return self.toys.dataset(self.kind, **more)
-
-    @property
-    def online(self) -> bool:
-        """Whether the method learns by acting."""
-        return find_method(self.method).sampling == "online"
-
-    def env(self, algorithm: Algorithm) -> BatchedEnv:
-        """The copies that an online learner acts in."""
-        return self.toys.env(algorithm.replicas * online_settings(algorithm).num_envs, self.kind)
-
-    def updated(self, algorithm: Algorithm, updates: int) -> dict[str, Tensor]:
-        """Some updates (online: rounds) by hand; returns the last metrics."""
-        if not self.online:
-            return _updated(algorithm, self.dataset(), updates)
-        lessons, metrics = OnlineTrainer(algorithm, self.env(algorithm)), dict[str, Tensor]()
-        for _ in range(updates):
-            metrics = lessons.next(0.0)
-        return metrics
+from marlzoo.training.trainer import make_sampler, train
 
 
 @dataclass(frozen=True)
@@ -137,16 +71,6 @@ def battery(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) ->
         for case in cases(method, toys, sizes)
     ]
     return [*forms, *whole]
-
-
-def cases(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) -> list[Case]:
-    """The forms of a method, its plain one first."""
-    cls = find_method(method)
-    return [
-        Case(method, kind, variant, toys, sizes)
-        for kind in cls.actions
-        for variant in ({}, *cls.variants.get(kind, ()))
-    ]
 
 
 def learns_acts_and_resumes(case: Case, folder: Path) -> None:
@@ -221,9 +145,9 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
         assert own.keys() == drawn.keys()
         for key, value in own.items():
             assert torch.equal(drawn[key][row], value[0]), key
-    _updated(together, data, UPDATES)
+    updated_by_hand(together, data, UPDATES)
     for row, single in enumerate(alone):
-        _updated(single, data[row], UPDATES)
+        updated_by_hand(single, data[row], UPDATES)
         assert_same_replica(together, row, single, rtol=1e-6)
 
 
@@ -240,8 +164,8 @@ def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     """A replica whose data are NaN is marked as diverged and leaves its neighbors untouched."""
     clean, broken = case.dataset(), case.dataset(nan_row=0)
     mixed, whole = case.learner((0, 1)), case.learner((0, 1))
-    _updated(mixed, [broken, clean], UPDATES)
-    _updated(whole, [clean, clean], UPDATES)
+    updated_by_hand(mixed, [broken, clean], UPDATES)
+    updated_by_hand(whole, [clean, clean], UPDATES)
     assert mixed.finite().tolist() == [False, True]
     assert_same_rows(mixed, whole, [1])
 
@@ -302,7 +226,7 @@ def presets_are_valid(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None
     cls = find_method(method)
     for preset in cls.presets:
         for kind in cls.actions:
-            make(method, toys.spec(kind), preset=preset, **_sizes(method, sizes))
+            make(method, toys.spec(kind), preset=preset, **own_sizes(method, sizes))
 
 
 def _commented(text: str) -> set[str]:
@@ -326,54 +250,6 @@ def documented(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
     for setting in dataclasses.fields(cls.config_class):
         if setting.name in vars(cls.config_class).get("__annotations__", {}):
             assert setting.name in commented, f"setting {setting.name} has no comment"
-
-
-def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
-    """R = 2 equals two runs with R = 1: what they go through and what they learn, in 3 rounds."""
-    seeds, rates = (7, 1), [1e-3, 5e-4]
-    together = case.learner(seeds, lr=rates)
-    case.updated(together, UPDATES)
-    for row, seed in enumerate(seeds):
-        alone = case.learner((seed,), lr=rates[row])
-        case.updated(alone, UPDATES)
-        assert_same_replica(together, row, alone, rtol=1e-6)
-
-
-def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
-    """A replica whose parameters are NaN is marked as diverged and leaves its neighbors untouched."""
-    mixed, whole = case.learner((0, 1, 2)), case.learner((0, 1, 2))
-    with torch.no_grad():
-        for parameter in mixed.policy().parameters():
-            parameter[1] = torch.nan
-    steps = 2 * _per_round(mixed)
-    curve = train_online(mixed, case.env(mixed), steps=steps, log_every=2)
-    train_online(whole, case.env(whole), steps=steps, log_every=2)
-    assert [point.diverged for point in curve] == [False, True, False]
-    assert_same_rows(mixed, whole, [0, 2])
-
-
-def online_resumes_exactly(case: Case, folder: Path) -> None:
-    """Stopped after 5 of 6 rounds, the checkpoint being of round 4: bit for bit what a whole run gives."""
-    whole, file = case.learner((0, 1), dtype=torch.float32), folder / "run.npz"
-    steps = 6 * _per_round(whole)
-    curve = train_online(whole, case.env(whole), steps=steps)
-
-    def stop(done: int, total: int, points: object) -> None:
-        if done == 5:
-            raise InterruptedError
-
-    first = case.learner((0, 1), dtype=torch.float32)
-    with suppress(InterruptedError):
-        train_online(first, case.env(first), steps=steps, checkpoint=file, on_progress=stop)
-    resumed, rounds = case.learner((0, 1), dtype=torch.float32), list[int]()
-    again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
-    assert rounds == [5, 6]
-    loaded = checkpoint.load_learner(file)
-    assert_equal_state(whole, resumed)
-    assert_equal_state(whole, loaded)
-    assert [(p.updates, p.episodes, p.mean_return) for p in curve] == [
-        (p.updates, p.episodes, p.mean_return) for p in again
-    ]
 
 
 CASE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
@@ -406,29 +282,6 @@ def _whole(
     folder: Path,
 ) -> None:
     check(method, toys, sizes)
-
-
-def _sizes(method: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    known = {setting.name for setting in dataclasses.fields(find_method(method).config_class)}
-    return {name: value for name, value in sizes.items() if name in known}
-
-
-def _updated(algorithm: Algorithm, data: Dataset | Sequence[Dataset], updates: int) -> dict[str, Tensor]:
-    """Some updates by hand; returns the last metrics."""
-    datasets = [data] if isinstance(data, Dataset) else list(data)
-    sampler = make_sampler(algorithm, datasets)
-    prepare(algorithm, datasets)
-    metrics: dict[str, Tensor] = {}
-    for _ in range(updates):
-        metrics = algorithm.update(sampler.next())
-        algorithm.updates += 1  # by which stages change
-    return metrics
-
-
-def _per_round(algorithm: Algorithm) -> int:
-    """Team steps per replica between two rounds of learning."""
-    settings = online_settings(algorithm)
-    return settings.num_envs * settings.rollout
 
 
 def _second_batch(sampler: Sampler) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from marlzoo.data.load import READERS
+from marlzoo.data.readers import READERS
 from tests import test_formats
 from tests.format_files import contents, outcome, write_files
 from tests.format_mutations import change
