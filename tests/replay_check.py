@@ -10,7 +10,7 @@ What a reward needs from before the step:
 
 - HalfCheetah, Hopper, Walker2d, Swimmer: the root's x, in the recorded state. All rows count.
 - Reacher: the vector to the target as the previous stepping call left it, in the recorded ``obs``.
-- Ant: the torso's x as the previous call left it, which is ``xposb`` of the row before; Humanoid: the centre
+- Ant: the torso's x as the previous call left it, which is ``xposb`` of the row before; Humanoid: the center
   of mass as the previous call left it, found by stepping the row before. At t = 0 both follow from the
   state. Rows without the row before them in the file have no known reward and are left out (and counted).
 

@@ -448,14 +448,14 @@ def test_data_collect(
 
     def collect(*arguments: Any, **options: Any) -> Path:
         options["policy"] = str(options["policy"])
-        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavour": "original"}}
+        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavor": "original"}}
         *values, progress = arguments
         asked.extend(values)
         progress(1, 2)
         return recording
 
     monkeypatch.setattr("marlzoo.recording.recipes.collect", collect)
-    policy = ("--policy", "team.npz", "--replica", 2, "--env", "flavour=original")
+    policy = ("--policy", "team.npz", "--replica", 2, "--env", "flavor=original")
     status, out, told = call(
         capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3, *policy
     )
@@ -571,8 +571,8 @@ def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
     assert "must not be negative" in call(capsys, "eval", unevaluated, "--episodes", -1)[2]
 
 
-def test_a_flavour_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    shape = task_spec("smac/3m", flavour="original")
+def test_a_flavor_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shape = task_spec("smac/3m", flavor="original")
     rng, rows = np.random.default_rng(0), 20
     data = Dataset.create(
         shape,
@@ -587,7 +587,7 @@ def test_a_flavour_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_pa
     )
     write_omiga(data, tmp_path / "3m.hdf5")
     status, out, _ = call(capsys, "train", "bc", "--data", tmp_path / "3m.hdf5", "--task", "smac/3m", *TINY)
-    assert (status, "With --env flavour=original the task has the dataset's shape" in out) == (1, True)
+    assert (status, "With --env flavor=original the task has the dataset's shape" in out) == (1, True)
 
 
 def test_options_of_the_environment_reach_it(

@@ -107,7 +107,7 @@ def test_the_card_tells_how(folder: Path, tmp_path: Path) -> None:
     )
     assert card.recipe["teacher"] == load_behavior_policy(TASK, folder).sha256
     assert card.engine.startswith("mujoco 3")
-    assert card.options["flavour"] == "omiga"
+    assert card.options["flavor"] == "omiga"
     assert {"marlzoo", "numpy", "torch"} <= card.versions.keys()
     assert len(card.content_hash) == 64
     assert any("clipped" in note for note in card.notes)

@@ -242,6 +242,8 @@ def test_agents_with_fewer_actions_are_held_to_their_own() -> None:
 def test_a_card_survives_json_and_refuses_what_it_is_not() -> None:
     card = replace(CARD, recipe={"command": "collect", "seed": 1}, notes=("a", "b"), mean_return=0.1)
     assert Card.from_json(card.to_json()) == card
+    former = replace(card, options={"flavour": "omiga", "gain": 0.5}).to_json()  # as it was spelled once
+    assert Card.from_json(former).options == {"flavor": "omiga", "gain": 0.5}
     assert card.name == "toy/point/tests/random"
     assert Card().name == "?/?/?"
     for text, cause in {

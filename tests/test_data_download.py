@@ -1,4 +1,4 @@
-"""The catalogue, and downloads from a local hub that stalls, truncates, lies about length, serves a wrong file."""
+"""The catalog, and downloads from a local hub that stalls, truncates, lies about length, serves a wrong file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.format_files import same
 NAME = "toy/point/omiga/expert"
 
 
-def test_the_catalogue() -> None:
+def test_the_catalog() -> None:
     entries = published()
     assert len(entries) > 90
     for name, entry in entries.items():
@@ -54,15 +54,15 @@ def test_the_catalogue() -> None:
         find_entry("mamujoco/hopper-3x1/omiga/experts")
 
 
-def test_catalogued_sizes_are_those_of_a_task() -> None:
-    """With the package's flavour where the MAPPO one does not fit, or a variant of the task's observations."""
+def test_catalogd_sizes_are_those_of_a_task() -> None:
+    """With the package's flavor where the MAPPO one does not fit, or a variant of the task's observations."""
     names, unmatched = set(task_names()), set()
     for name, entry in published().items():
         task = name.rsplit("/", 2)[0]
         variants = [each for each in names if each == task or each.startswith(f"{task}-")]
         specs = [task_spec(each) for each in variants]
         if task.startswith("smac/"):
-            specs += [task_spec(each, flavour="original") for each in variants]
+            specs += [task_spec(each, flavor="original") for each in variants]
         sizes = [(spec.n_agents, spec.obs_size, spec.action_kind) for spec in specs]
         if sizes and (entry.n_agents, entry.obs_size, entry.action_kind) not in sizes:
             unmatched.add(name.rpartition("/")[0])
@@ -79,7 +79,7 @@ def test_cards_carry_published_scores(
     assert found["OMIGA", "episode_return"].seeds == 5
     assert scores("toy/point/omiga/expert") == []
     every = [score for entry in published() for score in scores(entry)]
-    assert len(every) > 1500  # none belongs to a dataset that the catalogue does not have
+    assert len(every) > 1500  # none belongs to a dataset that the catalog does not have
     assert {score.metric for score in every} == {"episode_return", "normalized_score", "win_rate_percent"}
     assert all(score.mean is not None and score.table for score in every)
     assert main(["data", "card", name, "--json"]) == 0

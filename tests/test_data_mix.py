@@ -150,14 +150,14 @@ def test_wrong_shares(texts: list[str], cause: str) -> None:
 def test_datasets_that_do_not_fit(home: Path) -> None:
     good, _ = write(home / "good.hdf5", "good", [10] * 3, 1)
     other_task, _ = write(home / "task.hdf5", "good", [10] * 3, 2, task="toy/line")
-    flavour, _ = write(home / "flavour.hdf5", "good", [10] * 3, 3, options={"gain": 0.6})
+    flavor, _ = write(home / "flavor.hdf5", "good", [10] * 3, 3, options={"gain": 0.6})
     spec = str(home / "spec.hdf5")
     write_omiga(sample([10] * 3, 4, DISCRETE, card=CARD), Path(spec))
     masks = str(home / "masks.hdf5")
     write_omiga(sample([10] * 3, 5, DISCRETE, card=CARD, action_mask=None), Path(masks))
     for pair, cause in (
         ((good, other_task), "task: toy/point != toy/line"),
-        ((good, flavour), "gain: 0.5 != 0.6"),
+        ((good, flavor), "gain: 0.5 != 0.6"),
         ((good, spec), "action_kind"),
         ((spec, masks), "masks of legal actions"),
         ((good, str(home / "none.hdf5")), "no such file"),

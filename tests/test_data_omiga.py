@@ -120,7 +120,7 @@ def test_the_file_name_tells_task_and_quality(tmp_path: Path) -> None:
     arrays |= {"o": rng.random((7, 6, 23)), "s": rng.random((7, 6, 23)), "a": rng.uniform(-1, 1, (7, 6, 1))}
     card = read_omiga(write_h5(tmp_path / "HalfCheetah-v2-6x1-medium-replay.hdf5", arrays)).card
     assert card.name == "mamujoco/halfcheetah-6x1/omiga/medium-replay"
-    assert card.options == {"flavour": "omiga", "action_mapping": "concat"}
+    assert card.options == {"flavor": "omiga", "action_mapping": "concat"}
     for name in ("HalfCheetah-v2-6x1-expert", "Cheetah-v2-6x1-expert"):  # of other sizes, or no task at all
         other = read_omiga(write_h5(tmp_path / f"{name}.hdf5", author_arrays())).card
         assert (other.task, other.engine, other.options) == ("", "", {})

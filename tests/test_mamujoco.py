@@ -106,7 +106,7 @@ def test_metadata_says_what_the_data_must_share() -> None:
     env = mamujoco.make("halfcheetah-2x3", 1, action_mapping="scatter")
     assert env.metadata["robot"] == "HalfCheetah"
     assert env.metadata["partition"] == "2x3"
-    assert env.metadata["flavour"] == "omiga"
+    assert env.metadata["flavor"] == "omiga"
     assert env.metadata["action_mapping"] == "scatter"
     assert env.metadata["physics"] == "v2-legacy"
     assert env.metadata["engine"] == "mujoco"
@@ -314,7 +314,7 @@ def test_stepping_some_copies_leaves_the_others() -> None:
     assert not env.step(action, np.array([], np.intp)).reward.any()
 
 
-def test_state_of_the_standardized_flavour_is_a_view_of_the_observations() -> None:
+def test_state_of_the_standardized_flavor_is_a_view_of_the_observations() -> None:
     env = mamujoco.make("hopper-3x1", 2)
     seen = env.reset()
     assert np.shares_memory(seen.obs, seen.state)

@@ -17,7 +17,7 @@ from marlzoo.errors import DataError, MismatchError, SpecError
 from tests import replay_check
 
 GOLDEN = Path(__file__).parent / "golden" / "mujoco_v2"
-STANDARDISED = [name for name in mamujoco.TASKS if "obsk" not in name]
+STANDARDIZED = [name for name in mamujoco.TASKS if "obsk" not in name]
 
 
 def test_standardization_is_the_plain_formula() -> None:
@@ -76,7 +76,7 @@ def roll(name: str, num_envs: int = 4, steps: int = 15) -> tuple[mamujoco.MAMuJo
     return env, tuple(np.concatenate(part) for part in zip(*rows, strict=True))
 
 
-@pytest.mark.parametrize("name", STANDARDISED)
+@pytest.mark.parametrize("name", STANDARDIZED)
 def test_replay_returns_the_recorded_step(name: str) -> None:
     env, (obs, action, next_obs, reward, terminal) = roll(name)
     result = env.replay(obs, action)

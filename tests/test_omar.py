@@ -148,8 +148,8 @@ def test_search_finds_the_best_action_and_its_value(search: str) -> None:
     batch = batch_for(algorithm, torch.zeros(64, 1, 1))
     obs = with_agent_id(batch.obs)
     for peak in (0.5, -0.9, 0.123456):
-        centre = torch.tensor(peak)
-        algorithm.q = Known(lambda a: -(a[..., 0] - centre).square(), lambda a: 0.0)  # type: ignore # noqa: B023
+        center = torch.tensor(peak)
+        algorithm.q = Known(lambda a: -(a[..., 0] - center).square(), lambda a: 0.0)  # type: ignore # noqa: B023
         found, value = algorithm._search(obs, batch.noise["search"])
         assert float((found - peak).abs().mean()) < 0.15
         torch.testing.assert_close(value, -(found[..., 0] - peak).square())

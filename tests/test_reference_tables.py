@@ -59,7 +59,7 @@ def test_names_selection_and_shares_by_hand(derive: Any) -> None:
     assert derive.dataset_name(line(environment="MPE", scenario="simple_tag")) == "mpe/tag/og-marl/good"
     assert derive.dataset_name(line(environment="average")) == ""
     average = line(environment="SMAC", scenario="average of the table")
-    assert [row["mean"] for row in derive.catalogue_scores([average, line()])] == ["25.5"]
+    assert [row["mean"] for row in derive.catalog_scores([average, line()])] == ["25.5"]
     smac = {"environment": "SMAC", "scenario": "corridor", "dataset_source": "OMIGA"}
     found = derive.compared_scores(
         [line(**smac), line(**smac, table="Table 2"), line(**smac, paper_arxiv="2111.11188"), line()]
@@ -69,7 +69,7 @@ def test_names_selection_and_shares_by_hand(derive: Any) -> None:
     ]
 
 
-def test_nothing_that_belongs_to_a_catalogued_dataset_is_left_out(derive: Any) -> None:
+def test_nothing_that_belongs_to_a_cataloged_dataset_is_left_out(derive: Any) -> None:
     rows = derive.read_literature()
     kept = sum(len(scores(name)) for name in {derive.dataset_name(row) for row in rows})
     left = [row for row in rows if not scores(derive.dataset_name(row))]

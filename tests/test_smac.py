@@ -1,4 +1,4 @@
-"""SMAC without the game: sizes, the MAPPO flavour's vectors, the adapter, and what is said when something lacks."""
+"""SMAC without the game: sizes, the MAPPO flavor's vectors, the adapter, and what is said when something lacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from marlzoo.testing import Check, env_battery, random_actions
 from tests import smac_stand_in
 from tests.smac_stand_in import SHIELD, StarCraft2Env, Unit
 
-# Agents, enemies, actions, limit, observation, per-agent state of the MAPPO flavour.
+# Agents, enemies, actions, limit, observation, per-agent state of the MAPPO flavor.
 MAPPO = {
     "5m_vs_6m": (5, 6, 12, 70, 124, 156),
     "6h_vs_8z": (6, 8, 14, 150, 172, 213),
@@ -77,7 +77,7 @@ def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", MAPPO)
-def test_sizes_of_the_mappo_flavour(name: str) -> None:
+def test_sizes_of_the_mappo_flavor(name: str) -> None:
     n, m, actions, limit, obs, state = MAPPO[name]
     spec = smac.spec(name)
     assert (spec.n_agents, MAPS[name].enemies, spec.action_size, spec.horizon) == (n, m, actions, limit)
@@ -85,8 +85,8 @@ def test_sizes_of_the_mappo_flavour(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ORIGINAL)
-def test_sizes_of_the_original_flavour(name: str) -> None:
-    spec = smac.spec(name, flavour="original")
+def test_sizes_of_the_original_flavor(name: str) -> None:
+    spec = smac.spec(name, flavor="original")
     assert (spec.obs_size, spec.state_size, spec.horizon) == ORIGINAL[name]
 
 
@@ -94,7 +94,7 @@ def test_sizes_are_listed_of_every_map() -> None:
     assert list(ORIGINAL) == list(smac.TASKS)
 
 
-# The MAPPO flavour's vectors: composed a second time, entry by entry ------------------------------------------
+# The MAPPO flavor's vectors: composed a second time, entry by entry ------------------------------------------
 
 
 def row(
@@ -216,14 +216,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("package", "short")
-@pytest.mark.parametrize("flavour", ["mappo", "original"])
+@pytest.mark.parametrize("flavor", ["mappo", "original"])
 @pytest.mark.parametrize("name", ["3m", "2s3z"])
-def test_battery(name: str, flavour: str, tmp_path: Path) -> None:
+def test_battery(name: str, flavor: str, tmp_path: Path) -> None:
     def make(num_envs: int) -> smac.SMAC:
-        return smac.make(name, num_envs, flavour=flavour)
+        return smac.make(name, num_envs, flavor=flavor)
 
     checks: list[Check] = env_battery(
-        f"smac/{name}", make, spec=lambda: smac.spec(name, flavour=flavour), most=400
+        f"smac/{name}", make, spec=lambda: smac.spec(name, flavor=flavor), most=400
     )
     for check in checks:
         check(tmp_path)
@@ -231,7 +231,7 @@ def test_battery(name: str, flavour: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("package")
 def test_original_vectors_are_passed_on() -> None:
-    env = smac.make("3m", 2, flavour="original")
+    env = smac.make("3m", 2, flavor="original")
     seen = env.reset()
     assert seen.obs[1, 2].tolist() == [k + 2 for k in range(30)]
     assert seen.state[0].tolist() == list(range(48))
@@ -344,10 +344,10 @@ def test_bad_input() -> None:
         env.seed([1])
     with pytest.raises(UnknownNameError, match="3m"):
         smac.spec("3mm")
-    with pytest.raises(UnknownNameError, match="flavour"):
+    with pytest.raises(UnknownNameError, match="flavor"):
         smac.spec("3m", flavor="mappo")
     with pytest.raises(ConfigError, match="mappo or original"):
-        smac.spec("3m", flavour="omiga")
+        smac.spec("3m", flavor="omiga")
     for difficulty in ("Z", "", 10, "12"):
         with pytest.raises(ConfigError, match=r"difficulty must be one of 1, 2, .*, A, got"):
             smac.spec("3m", difficulty=difficulty)
@@ -421,4 +421,4 @@ def test_another_version_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(StarCraft2Env, "overrides", {"obs_shape": 31})
     smac.make("3m", 1).reset()  # its vectors are not the package's
     with pytest.raises(SpecError, match="obs_shape: 31 != 30"):
-        smac.make("3m", 1, flavour="original").reset()
+        smac.make("3m", 1, flavor="original").reset()

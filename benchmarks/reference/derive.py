@@ -5,8 +5,8 @@
 ``literature/scores.csv`` has one line per number that a paper prints (or its authors' notebook holds), with the
 papers' own words for benchmark, scenario, source and quality. Made from it:
 
-- ``marlzoo/data/catalog/scores.csv``: the scores on datasets of the catalogue, under their names here, in the
-  catalogue's order. Left out are averages over datasets, and datasets that the catalogue does not have;
+- ``marlzoo/data/catalog/scores.csv``: the scores on datasets of the catalog, under their names here, in the
+  catalog's order. Left out are averages over datasets, and datasets that the catalog does not have;
 - ``published.csv``: what tables set beside our results, of one paper that ran all methods alike: its main results on
   the OMIGA datasets at the last checkpoint, win rates between 0 and 1.
 
@@ -28,7 +28,7 @@ from marlzoo.system.files import write_text_atomic
 
 HERE = Path(__file__).parent
 LITERATURE = HERE / "literature" / "scores.csv"
-CATALOGUE = Path(catalog.__file__).parent / "scores.csv"
+CATALOG = Path(catalog.__file__).parent / "scores.csv"
 COMPARISON = HERE / "published.csv"
 
 FAMILIES = {"SMAC": "smac", "SMACv2": "smacv2", "MPE": "mpe", "RWARE": "rware"}
@@ -61,8 +61,8 @@ def dataset_name(row: Row) -> str:
     return f"{task}/{row['dataset_source'].lower()}/{row['dataset_quality']}"
 
 
-def catalogue_scores(rows: list[Row]) -> list[Row]:
-    """Scores on catalogued datasets, in the catalogue's order and within a dataset in the transcription's."""
+def catalog_scores(rows: list[Row]) -> list[Row]:
+    """Scores on cataloged datasets, in the catalog's order and within a dataset in the transcription's."""
     place = {name: number for number, name in enumerate(published())}
     kept = [row | {"dataset": name} for row in rows if (name := dataset_name(row)) in place]
     return [
@@ -120,7 +120,7 @@ def text(rows: list[Row]) -> str:
 def derived() -> dict[Path, str]:
     """Both tables' files and texts."""
     rows = read_literature()
-    return {CATALOGUE: text(catalogue_scores(rows)), COMPARISON: text(compared_scores(rows))}
+    return {CATALOG: text(catalog_scores(rows)), COMPARISON: text(compared_scores(rows))}
 
 
 def main() -> int:

@@ -187,7 +187,7 @@ def of_logged_data(options: Options) -> study.Study:
         study.curve(near, options.alphas, gaps, "OMIGA")
         study.curve(earned, options.alphas, returns, "OMIGA")
         earned.axhline(reference.mean(), color="k", ls="--", label="cloning")
-        earned.axhline(source.behavior, color="grey", ls=":", label="data")
+        earned.axhline(source.behavior, color="gray", ls=":", label="data")
         near.set(xscale="log", xlabel="alpha", ylabel=f"{what} from cloning")
         earned.set(xscale="log", xlabel="alpha", ylabel="return")
         earned.legend(fontsize="small")

@@ -85,7 +85,7 @@ def report(options: Options, source: Source, data: Dataset, lines: pd.DataFrame)
             ls="--",
             label="squared error",
         )
-        ax.axhline(source.behavior, color="grey", ls=":", label="data")
+        ax.axhline(source.behavior, color="gray", ls=":", label="data")
         ax.set(xlabel="margin", ylabel="return")
         ax.legend()
 

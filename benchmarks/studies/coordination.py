@@ -356,7 +356,7 @@ def scatter(figure: Any, lines: pd.DataFrame) -> None:
     means = exact.groupby(["family", "game", "data", "method"], sort=False)[["value", "low", "high"]].mean()
     for family, part in means.groupby("family", sort=False):
         ax.plot(part[["low", "high"]].mean(axis=1), part["value"], "o", ms=4, alpha=0.6, label=family)
-    ax.axline((0, 0), slope=1, color="grey", linewidth=0.8)
+    ax.axline((0, 0), slope=1, color="gray", linewidth=0.8)
     ax.set(xlabel="predicted", ylabel="reached", xscale="symlog", yscale="symlog")
     ax.legend(fontsize="small")
 

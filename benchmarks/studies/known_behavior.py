@@ -87,7 +87,7 @@ def report(options: Options, walks: Walks, found: NDArray[np.float64], lines: pd
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        ax.axline((0, 0), slope=1, color="grey", linewidth=0.8)
+        ax.axline((0, 0), slope=1, color="gray", linewidth=0.8)
         for alpha in options.alphas:
             part = lines[lines["alpha"] == alpha]
             spread = np.maximum([part["learned"] - part["low"], part["high"] - part["learned"]], 0.0)

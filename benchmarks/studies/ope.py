@@ -251,7 +251,7 @@ def report(options: Options, lines: pd.DataFrame) -> study.Study:
                 ax.plot(part["return"], part[estimator], "o", ms=4, alpha=0.6, label=estimator)
             ax.set(title=name, xlabel="true return", ylabel="estimate")
             if not options.discounted:
-                ax.axline((0, 0), slope=1, color="grey", linewidth=0.8)
+                ax.axline((0, 0), slope=1, color="gray", linewidth=0.8)
         axes[0].legend()
 
     header = ["data", "estimator", "rank correlation", "regret@1", "teams without an estimate"]

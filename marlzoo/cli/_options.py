@@ -42,7 +42,7 @@ class Offline:
     seeds: tuple[int, ...] = (0,)
     """one replica per seed and dataset"""
     env: tuple[str, ...] = ()
-    """options of the task's environment, for instance flavour=original"""
+    """options of the task's environment, for instance flavor=original"""
     updates: int = UPDATES
     """gradient updates"""
     eval_every: int = 5000

@@ -50,7 +50,7 @@ class CollectCommand:
     replica: int = 0
     """which of the checkpoint's replicas, in the order of its datasets and seeds"""
     env: tuple[str, ...] = ()
-    """options of the task's environment with --policy, for instance flavour=original"""
+    """options of the task's environment with --policy, for instance flavor=original"""
     out: Path | None = None
     """file to write, ending in .hdf5 (default: the place where the dataset's name is looked up)"""
 
@@ -136,7 +136,7 @@ class CheckCommand:
     action_mapping: str = ""
     """which actuators an agent owns, concat or scatter (default: the task's)"""
     env: tuple[str, ...] = ()
-    """other options of the task's environment, for instance flavour=original"""
+    """other options of the task's environment, for instance flavor=original"""
     json: bool = False
     """print JSON"""
 

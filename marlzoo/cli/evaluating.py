@@ -39,7 +39,7 @@ class Options:
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
-    """options of the task's environment, for instance flavour=original (default: those of the training)"""
+    """options of the task's environment, for instance flavor=original (default: those of the training)"""
     episodes: int = 0
     """episodes per replica (0: as many as in training, or 10)"""
     horizon: int = 0

@@ -19,6 +19,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "dict[str, Any] | None": (dict, type(None)),
     "tuple[str, ...]": (list, tuple),
 }
+_FORMER = {"flavour": "flavor"}  # names of options in cards of earlier versions
 _STATISTICS = (
     "transitions", "episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length",
 )  # fmt: skip
@@ -37,7 +38,7 @@ class Card:
         quality: ``expert``, ``medium-replay``, ...
         engine: simulator that made it.
         versions: version of each package that took part.
-        options: the environment's properties that the data depend on (its ``metadata``: flavour of the
+        options: the environment's properties that the data depend on (its ``metadata``: flavor of the
             observations, order of actions, ...).
         transitions: number of transitions.
         episodes: number of episodes.
@@ -115,7 +116,8 @@ class Card:
                 raise DataError(f"dataset card: {key} has the wrong type {type(value).__name__}")
         if not all(isinstance(note, str) for note in values.get("notes", ())):
             raise DataError("dataset card: notes must be texts")
-        return cls(**values | {"notes": tuple(values.get("notes", ()))})
+        options = {_FORMER.get(name, name): value for name, value in values.get("options", {}).items()}
+        return cls(**values | {"notes": tuple(values.get("notes", ())), "options": options})
 
     def differences(self, other: Card) -> list[str]:
         """Statistics in which another card differs, ``name: mine != theirs``; rounding is none."""

@@ -20,7 +20,7 @@ Doubles = NDArray[np.float64]
 
 SAMPLE = 20_000  # transitions looked at
 QUERIES = 1000  # of them, compared with all others
-NEIGHBOURS = 50
+NEIGHBORS = 50
 FEATURES = 128  # random features beside the observations themselves
 ROWS_SOFTMAX = 10_000  # rows of the sample that discrete models look at: they are fitted by iteration
 RIDGE = 1e-3  # of the mean squared feature
@@ -153,7 +153,7 @@ def coverage(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Covera
     kept = np.setdiff1d(np.arange(len(rows)), queries)
     if not len(kept):
         return Coverage(distinct, None, None, None, len(rows))
-    near, apart = _nearest(state[queries], state[kept], min(NEIGHBOURS, len(kept)))
+    near, apart = _nearest(state[queries], state[kept], min(NEIGHBORS, len(kept)))
     agents = dataset.spec.n_agents
     pick = np.stack([rng.integers(0, near.shape[1], len(queries)) for _ in range(agents)], axis=1)
     donors = kept[np.take_along_axis(near, pick, axis=1)]  # [Q, N]
@@ -197,7 +197,7 @@ def modes(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Modes:
     rows = sample_transitions(dataset, sample, seed, "modes")
     rng = _stream(seed, "neighborhoods")
     queries = np.sort(rng.permutation(len(rows))[:QUERIES])
-    count = min(NEIGHBOURS, len(rows))
+    count = min(NEIGHBORS, len(rows))
     two = []
     effective = []
     for agent in range(dataset.spec.n_agents):

@@ -96,7 +96,7 @@ def mix(
     Raises:
         ConfigError: see :func:`parse_parts`; a wrong target, size or seed; or no target where the datasets give no
             new name.
-        DataError: a dataset is missing or damaged, smaller than its share, of another task, shape or flavour, or
+        DataError: a dataset is missing or damaged, smaller than its share, of another task, shape or flavor, or
             the same as another.
         OutputError: the file cannot be written.
     """

@@ -257,7 +257,7 @@ class World:
         distance = np.sqrt(square[near, copy])
         gap = distance - self._contact[near, 0]
         push = CONTACT_FORCE * CONTACT_MARGIN * np.logaddexp(0.0, -gap / CONTACT_MARGIN)
-        # Centres that coincide have no direction (the original divides by zero): nothing is pushed.
+        # Centers that coincide have no direction (the original divides by zero): nothing is pushed.
         along = delta[near, :, copy] * (push / np.maximum(distance, 1e-300))[:, None]
         first = i[near]
         second = j[near]

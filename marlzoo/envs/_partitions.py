@@ -105,7 +105,7 @@ class RobotTask:
         return self.partition.name if self.distance is None else f"{self.partition.name}-obsk{self.distance}"
 
     @property
-    def flavour(self) -> str:
+    def flavor(self) -> str:
         """``omiga`` or ``obskK``."""
         return "omiga" if self.distance is None else f"obsk{self.distance}"
 

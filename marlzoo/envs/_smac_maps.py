@@ -1,6 +1,6 @@
 """The maps of SMAC: teams, limits, and the sizes of what is observed, without the game.
 
-Two flavours of observation and state exist in the literature: that of the SMAC package (``original``), and that
+Two flavors of observation and state exist in the literature: that of the SMAC package (``original``), and that
 of the MAPPO code (``mappo``), on which OMIGA's and MADT's data were recorded.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Flavour = Literal["original", "mappo"]
-FLAVOURS: tuple[Flavour, ...] = ("mappo", "original")
+Flavor = Literal["original", "mappo"]
+FLAVORS: tuple[Flavor, ...] = ("mappo", "original")
 NO_ATTACK = 6  # actions before the attacks: no-op, stop, four moves
 MOVES = 4
 
@@ -42,23 +42,23 @@ class Map:
         """Entries for the shield of an ally and of an enemy."""
         return int(self.races[0] == "P"), int(self.races[1] == "P")
 
-    def obs_size(self, flavour: Flavour) -> int:
+    def obs_size(self, flavor: Flavor) -> int:
         """Entries of an agent's observation."""
         ally, enemy = self.shields
         t = self.types
         n = self.allies
         m = self.enemies
-        if flavour == "original":
+        if flavor == "original":
             return MOVES + m * (5 + enemy + t) + (n - 1) * (5 + ally + t) + 1 + ally + t
         return (n - 1) * (5 + ally + t + self.actions) + m * (5 + enemy + t) + MOVES + self._own(5) + n
 
-    def state_size(self, flavour: Flavour) -> int:
+    def state_size(self, flavor: Flavor) -> int:
         """Entries of the state: the global one (``original``) or each agent's own (``mappo``)."""
         ally, enemy = self.shields
         t = self.types
         n = self.allies
         m = self.enemies
-        if flavour == "original":
+        if flavor == "original":
             return n * (4 + ally + t + self.actions) + m * (3 + enemy + t)
         return (n - 1) * (8 + ally + t + self.actions) + m * (8 + enemy + t) + MOVES + self._own(7) + n
 

@@ -77,5 +77,5 @@ def _refuse(bad: NDArray[np.bool_], what: str) -> None:
         row, agent = np.argwhere(bad)[0]
         raise MismatchError(
             f"observation of agent {agent} in row {row} {what}. "
-            "Either the file is broken or these are not observations of OMIGA's flavour"
+            "Either the file is broken or these are not observations of OMIGA's flavor"
         )

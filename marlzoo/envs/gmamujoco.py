@@ -82,7 +82,7 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         None if threads is None else _positive(name, "threads", threads),
         owners=team.owners(),
         view=LocalView(seen_columns(team, distance), ROBOTS_V5[team.robot], recoverable=True),
-        properties={"flavour": "gymnasium-robotics", "obsk": distance},
+        properties={"flavor": "gymnasium-robotics", "obsk": distance},
         states_elsewhere=STATES_ELSEWHERE.get(team.robot),
     )
 

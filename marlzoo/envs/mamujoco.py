@@ -2,7 +2,7 @@
 
 Physics, rewards, ends of episodes and starts are those of Gym 0.17.2's ``-v2`` tasks, on which OMIGA's,
 OMAR's and their relatives' data were made (see :mod:`marlzoo.envs._mujoco_legacy` and
-:mod:`marlzoo.envs._mujoco_robots`). Two flavours of observation:
+:mod:`marlzoo.envs._mujoco_robots`). Two flavors of observation:
 
 - OMIGA's, the plain task names: every agent sees the full observation with its own one-hot appended, and
   this vector standardized over its own entries; the state is all agents' vectors end to end;
@@ -120,7 +120,7 @@ def make(
         view=_view(task, shape.n_agents),
         properties={
             "partition": task.partition.label,
-            "flavour": task.flavour,
+            "flavor": task.flavor,
             "action_mapping": action_mapping,
         },
     )

@@ -101,7 +101,7 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         None if threads is None else _positive(name, "threads", threads),
         owners=team.moves,
         view=Selected(ROBOTS[robot], team.sees, team.robot.obs_size),
-        properties={"team": name.removeprefix(f"{robot}-"), "flavour": "moma"},
+        properties={"team": name.removeprefix(f"{robot}-"), "flavor": "moma"},
         clip=True,
     )
 

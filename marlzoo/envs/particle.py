@@ -1,4 +1,4 @@
-"""Family ``mpe``: the particle world in OMAR's flavour, E copies stepped together.
+"""Family ``mpe``: the particle world in OMAR's flavor, E copies stepped together.
 
 ``spread``: three agents cover three landmarks; ``tag`` and ``world``: three predators hunt a prey that the
 environment moves. Physics, rewards and observations are those of OMAR's code (see
@@ -131,7 +131,7 @@ class ParticleWorld(BatchedEnv):
         self.scenario = scenario
         self.spec = shape
         self.num_envs = num_envs
-        self.metadata = {"engine": "marlzoo particle world", "rules_version": VERSION, "flavour": "omar"}
+        self.metadata = {"engine": "marlzoo particle world", "rules_version": VERSION, "flavor": "omar"}
         if prey is not None:
             self.metadata["prey"] = prey.identity
         self.prey = prey

@@ -4,7 +4,7 @@ Needs the ``smac`` package of its authors (not the package of that name on PyPI)
 :data:`REMEDY` says how to get them. Nothing is imported before an environment is made, and the game starts at the
 first reset. Every copy is a process of the game of its own: make few.
 
-Two flavours, by the option ``flavour``:
+Two flavors, by the option ``flavor``:
 
 - ``mappo`` (default): observations with agent numbers and last actions, and each agent's own state, as in the MAPPO
   code, on which OMIGA's and MADT's data were recorded (see :mod:`marlzoo.envs._smac_units`). The state is the
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.envs._smac_maps import FLAVOURS, MAPS, Flavour, Map
+from marlzoo.envs._smac_maps import FLAVORS, MAPS, Flavor, Map
 from marlzoo.envs._smac_units import Scene, read_units, states, unit_observations
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError, UnknownNameError, pip_install
@@ -34,8 +34,8 @@ from marlzoo.spec import Spec
 
 FAMILY = "smac"
 TASKS: tuple[str, ...] = tuple(MAPS)
-OPTIONS = ("flavour", "difficulty")
-ALTERNATIVES = {"flavour": FLAVOURS}  # options that change the shape
+OPTIONS = ("flavor", "difficulty")
+ALTERNATIVES = {"flavor": FLAVORS}  # options that change the shape
 DIFFICULTIES = "123456789A"  # of the built-in opponent, as the smac package names them
 MODULE = "smac.env.starcraft2.starcraft2"
 PACKAGE = pip_install("git+https://github.com/oxwhirl/smac.git", "protobuf<3.21")
@@ -53,12 +53,12 @@ def spec(name: str, **options: Any) -> Spec:
         UnknownNameError: an unknown map or option.
         ConfigError: an option out of its range.
     """
-    chart, flavour = _chosen(name, options)
-    own = chart.state_size(flavour)
+    chart, flavor = _chosen(name, options)
+    own = chart.state_size(flavor)
     return Spec(
         n_agents=chart.allies,
-        obs_size=chart.obs_size(flavour),
-        state_size=own if flavour == "original" else chart.allies * own,
+        obs_size=chart.obs_size(flavor),
+        state_size=own if flavor == "original" else chart.allies * own,
         action_kind="discrete",
         action_size=chart.actions,
         horizon=chart.limit,
@@ -71,7 +71,7 @@ def make(name: str, num_envs: int, **options: Any) -> SMAC:
     Args:
         name: one of :data:`TASKS`.
         num_envs: number of copies E, each a process of the game.
-        options: ``flavour`` (``mappo`` or ``original``); ``difficulty`` of the built-in opponent, ``1`` to ``A``
+        options: ``flavor`` (``mappo`` or ``original``); ``difficulty`` of the built-in opponent, ``1`` to ``A``
             (``7``, very hard, is what everybody uses).
 
     Raises:
@@ -79,29 +79,29 @@ def make(name: str, num_envs: int, **options: Any) -> SMAC:
         ConfigError: an option out of its range.
         MissingSimulatorError: the package is missing, or another one of the same name is installed.
     """
-    chart, flavour = _chosen(name, options)
+    chart, flavor = _chosen(name, options)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ConfigError(f"{FAMILY}/{name}: num_envs is {num_envs!r}; it must be a positive integer")
     return SMAC(
-        name, chart, flavour, spec(name, **options), int(num_envs), str(options.get("difficulty", "7"))
+        name, chart, flavor, spec(name, **options), int(num_envs), str(options.get("difficulty", "7"))
     )
 
 
-def _chosen(name: str, options: dict[str, Any]) -> tuple[Map, Flavour]:
+def _chosen(name: str, options: dict[str, Any]) -> tuple[Map, Flavor]:
     if name not in MAPS:
         raise UnknownNameError(f"{FAMILY} map", name, MAPS)
     for option in options:
         if option not in OPTIONS:
             raise UnknownNameError(f"option of {FAMILY}/{name}", option, OPTIONS)
-    flavour = options.get("flavour", "mappo")
-    if flavour not in FLAVOURS:
-        raise ConfigError(f"{FAMILY}/{name}: flavour must be {' or '.join(FLAVOURS)}, got {flavour!r}")
+    flavor = options.get("flavor", "mappo")
+    if flavor not in FLAVORS:
+        raise ConfigError(f"{FAMILY}/{name}: flavor must be {' or '.join(FLAVORS)}, got {flavor!r}")
     difficulty = options.get("difficulty", "7")
     if str(difficulty) not in tuple(DIFFICULTIES):
         raise ConfigError(
             f"{FAMILY}/{name}: difficulty must be one of {', '.join(DIFFICULTIES)}, got {difficulty!r}"
         )
-    return MAPS[name], flavour
+    return MAPS[name], flavor
 
 
 def require_smac() -> Any:
@@ -142,16 +142,16 @@ class SMAC(BatchedEnv):
     can_win = True
 
     def __init__(
-        self, name: str, chart: Map, flavour: Flavour, shape: Spec, num_envs: int, difficulty: str
+        self, name: str, chart: Map, flavor: Flavor, shape: Spec, num_envs: int, difficulty: str
     ) -> None:
         self.task = f"{FAMILY}/{name}"
         self.spec = shape
         self.num_envs = num_envs
         self.map = chart
-        self.flavour = flavour
+        self.flavor = flavor
         self._options = {"map_name": name, "difficulty": difficulty, "continuing_episode": True}
         self._class = require_smac()
-        self.metadata = {"engine": "StarCraft II", "flavour": flavour, "difficulty": difficulty}
+        self.metadata = {"engine": "StarCraft II", "flavor": flavor, "difficulty": difficulty}
         self.games: list[Any] = [None] * num_envs
         n = shape.n_agents
         self._obs = np.zeros((num_envs, n, shape.obs_size), np.float32)
@@ -195,7 +195,7 @@ class SMAC(BatchedEnv):
         self._stale[copy] = False
 
     def _require_same_map(self, info: dict[str, Any]) -> None:
-        original = self.flavour == "original"
+        original = self.flavor == "original"
         mine = {
             "n_agents": self.map.allies,
             "n_actions": self.map.actions,
@@ -254,7 +254,7 @@ class SMAC(BatchedEnv):
         """Take what one copy shows."""
         game = self.games[copy]
         action_mask = self._masks[copy] = np.array(game.get_avail_actions(), np.bool_)
-        if self.flavour == "original":
+        if self.flavor == "original":
             self._obs[copy] = game.get_obs()
             self._state[copy] = game.get_state()
             return

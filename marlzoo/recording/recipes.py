@@ -34,7 +34,7 @@ from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities
 from marlzoo.teachers.store import BehaviorPolicy, behavior_policy_names, load_behavior_policy
 from marlzoo.version import __version__
 
-LICENCE = "Apache-2.0"
+LICENSE = "Apache-2.0"
 OWN = "own"  # source of data that a checkpoint's policy made
 
 
@@ -255,7 +255,7 @@ def _card(recipe: _Recipe, transitions: int, seed: int, shares: list[int], metad
         engine=" ".join(str(metadata[k]) for k in ("engine", "engine_version") if k in metadata),
         versions=packages,
         options=metadata,
-        license="" if recipe.source == OWN else LICENCE,
+        license="" if recipe.source == OWN else LICENSE,
         recipe={
             "command": f"marlzoo data collect {recipe.task} --quality {recipe.quality} "
             f"--transitions {transitions} --seed {seed} {recipe.arguments}".rstrip(),

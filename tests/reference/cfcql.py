@@ -291,8 +291,8 @@ def samples_of(own: Replica, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
     if c.other_actions == "next":
         others[2] = batch.next_action.expand_as(uniform)
     for obs, noise in zip((batch.obs, batch.next_obs), batch.noise["policy"], strict=True):
-        centre, eps = policies(own, "actor", obs).detach(), c.sample_std * noise
-        actions.append((centre + eps).clamp(-1.0, 1.0) * here)
+        center, eps = policies(own, "actor", obs).detach(), c.sample_std * noise
+        actions.append((center + eps).clamp(-1.0, 1.0) * here)
         log_normal = -0.5 * (eps / c.sample_std) ** 2 - math.log(c.sample_std) - 0.5 * math.log(2.0 * math.pi)
         densities.append((log_normal * here).sum(-1))
     return torch.cat(actions), torch.cat(densities), torch.cat(others)

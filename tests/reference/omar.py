@@ -170,10 +170,10 @@ def penalty_samples(own: Replica, batch: Any, action: Tensor) -> tuple[list[Tens
     if not c.policy_samples:
         return [uniform], density
     actions, densities = [uniform], [density]
-    centres = [action.detach(), policy(own, "actor", batch.next_obs).detach()]
-    for centre, noise in zip(centres, batch.noise["normal"], strict=True):
+    centers = [action.detach(), policy(own, "actor", batch.next_obs).detach()]
+    for center, noise in zip(centers, batch.noise["normal"], strict=True):
         eps = c.cql_sigma * noise
-        actions.append((centre + eps).clamp(-1.0, 1.0) * here)
+        actions.append((center + eps).clamp(-1.0, 1.0) * here)
         log_normal = -0.5 * (eps / c.cql_sigma) ** 2 - math.log(c.cql_sigma) - 0.5 * math.log(2.0 * math.pi)
         densities.append((log_normal * here).sum(-1))
     return actions, torch.cat(densities)
@@ -191,9 +191,9 @@ def elites(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
             for i in range(scores.shape[2]):
                 order = ranked(candidates[:, b, i], scores[:, b, i])[: c.search_elites]
                 kept[:, b, i], kept_scores[:, b, i] = candidates[order, b, i], scores[order, b, i]
-                centre = kept[:, b, i].mean(0)
-                variance = ((kept[:, b, i] - centre) ** 2).sum(0) / (c.search_elites - 1)
-                fresh[:, b, i] = centre + (variance.sqrt() + MIN_STD) * drawn[:, b, i]
+                center = kept[:, b, i].mean(0)
+                variance = ((kept[:, b, i] - center) ** 2).sum(0) / (c.search_elites - 1)
+                fresh[:, b, i] = center + (variance.sqrt() + MIN_STD) * drawn[:, b, i]
         fresh = fresh.clamp(-1.0, 1.0) * used(own)
         candidates = torch.cat((fresh, kept))
         scores = torch.cat((critics(own, "q", batch.obs, fresh, 1)[0], kept_scores))
@@ -203,13 +203,13 @@ def elites(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
 def softmax_means(own: Replica, batch: Any) -> tuple[Tensor, Tensor]:
     """Means weighted by the softmax of the values: the last round's best action, and its value."""
     c = own.config
-    centre, spread = torch.zeros_like(batch.action), torch.full_like(batch.action, c.search_std)
+    center, spread = torch.zeros_like(batch.action), torch.full_like(batch.action, c.search_std)
     for drawn in batch.noise["search"]:
-        candidates = (centre + spread * drawn).clamp(-1.0, 1.0) * used(own)
+        candidates = (center + spread * drawn).clamp(-1.0, 1.0) * used(own)
         scores = critics(own, "q", batch.obs, candidates, 1)[0]
         weight = torch.softmax(scores, dim=0).unsqueeze(-1)
-        centre = (weight * candidates).sum(0)
-        spread = ((candidates - centre) ** 2).mean(0).sqrt() + MIN_STD
+        center = (weight * candidates).sum(0)
+        spread = ((candidates - center) ** 2).mean(0).sqrt() + MIN_STD
     return best_of(candidates, scores)
 
 

@@ -37,9 +37,9 @@ ADAM_EPS = 1e-5
 def network(own: Replica, module: str, x: Tensor, *member: int) -> Tensor:
     """Layer normalization of the input, two hidden ReLU layers, linear output; ``[M, in] -> [M, out]``."""
     scale, offset = (own.values[f"{module}.norm.{name}"][member] for name in ("scale", "offset"))
-    centred = x - x.mean(-1, keepdim=True)
-    variance = (centred**2).mean(-1, keepdim=True)
-    return mlp(own.layers(module, *member), centred / (variance + 1e-5).sqrt() * scale + offset)
+    centered = x - x.mean(-1, keepdim=True)
+    variance = (centered**2).mean(-1, keepdim=True)
+    return mlp(own.layers(module, *member), centered / (variance + 1e-5).sqrt() * scale + offset)
 
 
 def actor_output(own: Replica, obs: Tensor, i: int) -> Tensor:

@@ -40,7 +40,7 @@ class Entry:
         min_return: lowest episode return.
         max_return: highest episode return.
         engine: simulator that made it.
-        flavour: form of observations and states where an environment has several.
+        flavor: form of observations and states where an environment has several.
         license: license stated by the publisher.
         hub: file in the repository :data:`HUB`, a zip file of a Flashbax Vault with all qualities.
         size: size of that file, as the hub shows it.
@@ -60,7 +60,7 @@ class Entry:
     min_return: float | None
     max_return: float | None
     engine: str
-    flavour: str
+    flavor: str
     license: str
     hub: str
     size: str

@@ -138,8 +138,8 @@ def foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) -
         source="omiga",
         quality=name["quality"],
         engine="MuJoCo 2.0 behind Gym -v2",
-        options={"flavour": "omiga", "action_mapping": "concat"},
-        notes=(*notes, "task, quality, flavour and action mapping are taken from the file's name"),
+        options={"flavor": "omiga", "action_mapping": "concat"},
+        notes=(*notes, "task, quality, flavor and action mapping are taken from the file's name"),
     )
 
 

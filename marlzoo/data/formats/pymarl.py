@@ -53,7 +53,7 @@ from marlzoo.data.formats._steps import (
     visible_entries,
 )
 from marlzoo.data.hdf5 import allocate, column, is_hdf5, keys, open_hdf5
-from marlzoo.envs._smac_maps import FLAVOURS, MAPS
+from marlzoo.envs._smac_maps import FLAVORS, MAPS
 from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
@@ -240,7 +240,7 @@ def _is_map(scenario: str, spec: Spec) -> bool:
     if found is None or (found.allies, found.actions) != (spec.n_agents, spec.action_size):
         return False
     return spec.obs_size in {
-        found.obs_size(flavour) + extra for flavour in FLAVOURS for extra in (0, found.allies)
+        found.obs_size(flavor) + extra for flavor in FLAVORS for extra in (0, found.allies)
     }
 
 

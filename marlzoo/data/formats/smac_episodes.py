@@ -264,7 +264,7 @@ def _gather(episodes: list[_Episode | None], layout: Episodes, reward_mode: str)
 
 def _card(folder: Path, task: str, name: str, limit: int | None, reward_mode: str, skipped: int) -> Card:
     notes = [
-        "observations and states in the MAPPO flavour, agent number included",
+        "observations and states in the MAPPO flavor, agent number included",
         "files in the order of their names",
         "the state is the agents' own states one after another",
         "the observation after an episode's last step was not recorded: it is that of the last step again",
