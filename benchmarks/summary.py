@@ -46,7 +46,7 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def results_at(path: Path) -> ResultsFile:
-    """The results at a path, in the one folder below it that has some, or in ``results`` under that name.
+    """The results at a path, of the one run in it or in its folder ``results``, or in ``results`` under that name.
 
     Raises:
         DataError: there are none, or those of several runs.
@@ -55,16 +55,20 @@ def results_at(path: Path) -> ResultsFile:
     results = ResultsFile(place / "rows.csv" if place.is_dir() else place)
     if results.exists():
         return results
-    below = [ResultsFile(folder / "rows.csv") for folder in sorted(path.iterdir())] if path.is_dir() else []
-    below = [results for results in below if results.exists()]
+    below = _runs_in(path) or _runs_in(path / RESULTS)
     if len(below) == 1:
         return below[0]
     if below:
         names = ", ".join(str(results.path.parent) for results in below)
         raise DataError(f"{path}: holds results of several runs; name one or more of them: {names}")
-    raise DataError(
-        f"no results at {results.path}; run a suite first (marlzoo bench SUITE) or name another path"
-    )
+    raise DataError(f"no results at {path}; run a suite first (marlzoo bench SUITE) or name another path")
+
+
+def _runs_in(folder: Path) -> list[ResultsFile]:
+    """The results in the folders directly below one."""
+    below = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [ResultsFile(run / "rows.csv") for run in below]
+    return [results for results in found if results.exists()]
 
 
 def last(rows: pd.DataFrame) -> pd.DataFrame:

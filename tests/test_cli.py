@@ -564,6 +564,7 @@ def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
     few = ["train", "bc", "--data", tmp_path / "bare.hdf5", "--updates", 4, "--episodes", 0, "--hidden", 8]
     status, out, told = call(capsys, *few)
     assert (status, "Trained for 4 updates, not evaluated, in 0:00:" in told) == (0, True)
+    assert "Next: marlzoo ope " in told  # no simulator is known
     (unevaluated,) = (tmp_path / "results" / "train-bc" / "checkpoints").glob("*.npz")
     assert unevaluated.name in out
     assert "does not name its task; give it with --task" in call(capsys, "eval", unevaluated)[2]

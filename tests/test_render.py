@@ -43,6 +43,7 @@ def test_a_strip_of_bridge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(command) == 2
     assert "does not name its task" in capsys.readouterr().err
     assert main([*command, "--task", "games/bridge", "--size", "100", "80"]) == 0
+    assert "Rendered in 0:00:" in capsys.readouterr().err
     assert imageio.imread(tmp_path / "s.png").shape[:2] == (80, 300)
 
 

@@ -709,17 +709,21 @@ def test_written_files_agree_with_the_rows(tmp_path: Path) -> None:
 def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ResultsFile(tmp_path / "results" / "first" / "rows.csv").append([ROW])
     monkeypatch.chdir(tmp_path)
-    for place in ("results/first", "results", "first"):
+    for place in ("results/first", "results", "first", ".", str(tmp_path)):
         assert len(tables.read([Path(place)])) == 1, place
     ResultsFile(tmp_path / "results" / "second" / "rows.csv").append([ROW])
     with pytest.raises(
         DataError, match="several runs; name one or more of them: results/first, results/second"
     ):
         tables.read([Path("results")])
+    with pytest.raises(
+        DataError, match="several runs; name one or more of them: results/first, results/second"
+    ):
+        tables.read([Path(".")])
 
 
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no results at"):
+    with pytest.raises(DataError, match=f"no results at {tmp_path};"):
         tables.read([tmp_path])
     results = ResultsFile(tmp_path / "rows.csv")
     results.append([ROW])

@@ -54,7 +54,7 @@ def progress(title: str, label: str, amount: float) -> Iterator[Progress]:
 
 
 def closing(done: str, started: float, *following: str) -> None:
-    """Say on stderr what was done, how long it took, and which command comes next.
+    """Say on stderr what was done, how long it took, and which command comes next, if any.
 
     Args:
         done: "3 episodes recorded".
@@ -62,7 +62,8 @@ def closing(done: str, started: float, *following: str) -> None:
         following: commands.
     """
     took = timedelta(seconds=round(time.monotonic() - started))
-    print(visible(f"{done} in {took}. Next: {' or: '.join(following)}"), file=sys.stderr)
+    then = f" Next: {' or: '.join(following)}" if following else ""
+    print(visible(f"{done} in {took}.{then}"), file=sys.stderr)
 
 
 def reference(path: Path) -> str:

@@ -34,7 +34,7 @@ def train_unevaluated(
         MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
     """
     from marlzoo.console import visible
-    from marlzoo.registry import make
+    from marlzoo.registry import Task, make
     from marlzoo.system.files import require_folder_name
     from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.trainer import train
@@ -77,7 +77,9 @@ def train_unevaluated(
         )
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
     done = f"Trained for {learner.updates} updates, not evaluated,"
-    closing(done, started, f"marlzoo eval {checkpoint}")
+    playable = Task.parse(task).exists
+    other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
+    closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
 
 
 def _datasets(options: Offline, task: str, env: dict[str, Any]) -> list[Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
+from marlzoo.cli._progress import closing
 from marlzoo.cli._team import TeamOptions
 
 
@@ -26,6 +28,7 @@ class Options(TeamOptions):
 
 def run(arguments: Sequence[str]) -> int:
     """Export and print the file's name."""
+    started = time.monotonic()
     options = parse(Options, "export", arguments)
     from marlzoo.deployment.export import export
 
@@ -40,4 +43,5 @@ def run(arguments: Sequence[str]) -> int:
             best=options.best,
         )
     )
+    closing("Exported and compared with the policy", started)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse
+from marlzoo.cli._progress import closing
 from marlzoo.cli._team import TeamOptions
 
 
@@ -38,6 +40,7 @@ class Options(TeamOptions):
 
 def run(arguments: Sequence[str]) -> int:
     """Render and print the file's name."""
+    started = time.monotonic()
     options = parse(Options, "render", arguments)
     from marlzoo.deployment.rendering import render
 
@@ -58,4 +61,5 @@ def run(arguments: Sequence[str]) -> int:
             best=options.best,
         )
     )
+    closing("Rendered", started)
     return 0
