@@ -28,7 +28,7 @@ Departures from the authors' code (SMAC), and the option that restores it:
 * One critic step per update, on all time steps; theirs makes one for each time step at which some episode still
   runs. Their targets are copied every 600 critic steps, which with episodes of about 60 steps is every tenth batch:
   here ``target_period = 10``. Theirs: ``critic_steps = "time"`` with ``target_period = 600``; targets are then copied
-  with the 600th, 1200th, ... step, where theirs counts anew from the batch of each copy.
+  with the 600th, 1200th, ... step, where theirs restarts the count at the batch of each copy.
 * Padding is left out of softmax_B. ``mask_softmax = False`` counts it as theirs does: rows of zeros.
 * Their behavior policy's exploration takes part in the training policy: ``epsilon`` (theirs falls from 0.5 to 0.05).
 * Evaluation is greedy: ``eval_mode = "sample"``.

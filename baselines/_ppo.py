@@ -46,7 +46,7 @@ class RolloutConfig(Config):
     hidden: Count = 64  # width of the two hidden layers
     num_envs: Count = 128  # copies of the environment per replica
     rollout: Count = 64  # steps of each copy between two updates
-    restart: Count = 100  # updates after which all copies start anew; checkpoints lie there
+    restart: Count = 100  # updates after which all environments are reset; checkpoints are saved there
     epochs: Count = 8  # passes over a rollout
     gae_lambda: Fraction = 0.95  # λ of the advantage estimate
     clip: Positive = 0.2  # ε, bound on the change of the probability ratio and of the value

@@ -168,7 +168,7 @@ def best_return_to_go(data: Any, gamma: float, beyond_limits: bool = False) -> f
         beyond_limits: let episodes that reached a time limit go on too.
 
     Raises:
-        DataError: an episode goes on, and ``gamma`` is 1.
+        DataError: an episode does not end, and ``gamma`` is 1.
     """
     reward = data.reward.astype(np.float64)
     reward = reward.mean(1) if reward.ndim == 2 else reward

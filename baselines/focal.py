@@ -20,7 +20,7 @@ with marlzoo end with the goal: 2 entries of ``games/goals``, 10 of ``games/cell
 
 When acting, an agent's context is what it has been through in the episode, none at first (z = 0), and the policy
 learns with such contexts. In a share ``shared_context`` of the sequences they also hold all other sequences of the
-same task in the batch, as when the policy is told of earlier transitions (``policy.inform``), which is the paper's
+same task in the batch, as when earlier transitions are given to the policy (``policy.inform``), which is the paper's
 evaluation. With ``read_next`` the encoder also reads the next observation, for families that differ in how they move.
 
 Departures: the learner is IQL instead of the actor-critic with an estimated divergence from the data (whose "gradient

@@ -20,8 +20,8 @@ agents that predict alone cannot: with n agents and two of them they agree with 
 
 The model is trained on windows of ``sequence_length`` steps (0: whole episodes), and acting gives exactly what it
 gives for the window of the last so many steps. Up to that length a cache of keys and values saves reading them again;
-in longer episodes the window is read anew at every step, because cached tokens of several blocks would remember steps
-that have left it, which no token does in training.
+in longer episodes the whole window is read again at every step, because cached tokens of several blocks would
+remember steps that have left it, which no token does in training.
 
 Departures from the authors' code, none of which is offered: positions enter by rotating queries and keys instead of
 by learned embeddings of place and time, so that a window may begin anywhere; illegal actions have no share in the
@@ -289,7 +289,7 @@ class SequencePolicy(Policy):
         return torch.cat(actions, dim=2)
 
     def _read_window(self) -> None:
-        """Fill the cache anew with the steps of the window before the present one.
+        """Refill the cache with the steps of the window before the current one.
 
         What was done before a window's first entry lies outside; training shows zeros in its place.
         """

@@ -16,7 +16,7 @@ clipped, the loss uses the sample. Its standard deviation is sigmoid(raw / x) y,
 dimension, x at the start. All inputs pass a layer normalization; weights start orthogonal.
 
 Departures from the authors' code: ValueNorm takes in each rollout once, not once per gradient step; the agent's
-number joins the observation before the normalization; no recurrence; copies start anew every ``restart``
+number joins the observation before the normalization; no recurrence; environments are reset every ``restart``
 updates, which makes a resumed training exact.
 """
 

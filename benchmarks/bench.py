@@ -159,7 +159,7 @@ def bench_dry_run(
     Args:
         suite: as in :func:`bench`.
         out: folder of the results, whose rows are not trained again.
-        rerun: methods that are trained anew.
+        rerun: methods that are trained again.
         options: of :func:`bench_show`.
 
     Returns:

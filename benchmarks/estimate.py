@@ -109,7 +109,7 @@ def costs(
         out: folder of the results.
         log: called with one line per measurement.
         rates: what other suites were measured with; what is new is added.
-        rerun: methods whose runs are trained anew, though their rows are there.
+        rerun: methods that are trained again although they have results.
 
     Raises:
         MarlzooError: a published dataset is missing, or a simulator is not installed.

@@ -103,7 +103,7 @@ class Clock:
 
 
 class ProgressReporter(Protocol):
-    """Told how a piece of work goes on."""
+    """Receives the progress of a piece of work."""
 
     def resumed(self, done: float) -> None:
         """Units that a checkpoint brought: done, but not measured."""

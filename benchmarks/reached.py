@@ -26,7 +26,7 @@ PUBLISHED = ("mpe", "mujoco-small", "games", "smax", "mirage", "scaling")
 HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
 ABOUT = """# State of the suites
 
-Every folder that a suite's command names can be removed and is then made again. A suite goes on where it stopped:
+Every folder that a suite's command names can be removed and is then made again. A suite resumes where it stopped:
 `marlzoo bench SUITE --hours H` does the cheapest datasets that fit in H hours with all learners and seeds, so that
 tables stay rectangular, and `marlzoo bench SUITE --dry-run` shows what is missing.
 """
@@ -62,7 +62,7 @@ def text(lines: Mapping[str, list[str]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure every published suite and write the file into the results folder, anew after each of them."""
+    """Measure every published suite and write the file into the results folder, after each of them."""
     if len(arguments) != 1:
         print("usage: python -m marlzoo.benchmarks.reached RESULTS", file=sys.stderr)
         return 2

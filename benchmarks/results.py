@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "RUN", "ResultsFile", "Row", "RowEpisodes", "frame"]
 
 REPLACED = "replaced.csv"
-REMEDY = "move it away and run the same command again (runs with a checkpoint are evaluated anew)"
+REMEDY = "move it away and run the same command again (runs with a checkpoint are evaluated again)"
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def warnings(found: Found) -> list[str]:
         now = code_hash(find_method(method))
         changed = [row for row in rows if row.code not in ("", now)]
         unknown = [row for row in rows if not row.code]
-        remedy = f"to train them anew: --rerun {method}"
+        remedy = f"to train them again: --rerun {method}"
         if changed:
             told.append(
                 f"warning: the code of {method} changed after {len(changed)} of its runs{_when(changed)}; {remedy}"

@@ -1,7 +1,7 @@
 """Runs a suite: makes data, trains what is missing in lockstep groups, appends rows, writes the tables.
 
 Everything on the way is kept: rows after each evaluation, checkpoints in between. The same command after an
-interruption, or a kill, goes on; when nothing is missing it prints the table at once.
+interruption, or a kill, resumes; when nothing is missing it prints the table at once.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run_suite(
         split: how groups are spread over processes; None: see
             :func:`marlzoo.benchmarks.split.default_split` (on a GPU: not at all).
         place: where to train; on a cluster only the threads of ``split`` count, as those of each group.
-        rerun: methods whose runs are trained anew, though their rows are there; these go to ``replaced.csv``.
+        rerun: methods that are trained again although they have results; these move to ``replaced.csv``.
         force: all methods are.
         log: names of further loggers.
         command: named below the table as what made it.

@@ -2,7 +2,7 @@
 
 A replica's numbers do not depend on the split (up to float rounding): every run has its own streams and rows. What
 it changes is the time, and into which checkpoints unfinished runs go; the default is a rule, so that the same command
-goes on with the same groups.
+resumes with the same groups.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Split:
             raise ConfigError(f"{self}: there must be a process, and no number may be negative")
         if self.threads > max(
             MOST_THREADS, os.cpu_count() or 1
-        ):  # OpenMP ends the process for want of memory
+        ):  # OpenMP ends the process where memory is short
             raise ConfigError(
                 f"threads is {self.threads}; it must be at most {MOST_THREADS}, or the number of cores"
             )

@@ -2,7 +2,7 @@
 
 A run counts with its last checkpoint, never with the best one seen during training, and only where it has as many
 updates as any run on the same data: runs of different length cannot be compared. Diverged replicas are counted, never
-dropped. A run that failed has no result, nor has one that stopped earlier; how many these are is told.
+dropped. A run that failed has no result, nor has one that stopped earlier; their number is stated.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Trainer:
 
     Attributes:
         sink: where rows go, by default the file of the results.
-        leaving: the process is about to end and the group goes on elsewhere: what is raised now is no failure.
+        leaving: the process is about to end and the group resumes elsewhere: an error now is no failure.
     """
 
     def __init__(

@@ -147,7 +147,7 @@ class Training:
     """How OMIGA is trained on :class:`Walks`, and on other small discrete tasks."""
 
     updates: int = 2000
-    transitions: int = 20_000  # of logged data, drawn anew for every seed
+    transitions: int = 20_000  # of logged data, drawn afresh for every seed
     hidden: int = 32  # width of the networks
     mixer_hidden: int = 16  # width of the mixer
     batch_size: int = 128

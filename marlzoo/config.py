@@ -198,7 +198,7 @@ class ReplayConfig(Config):
 
     num_envs: Count = 20  # copies of the environment per replica
     rollout: Count = 50  # steps of each copy between two rounds of learning
-    restart: Count = 100  # rounds after which all copies start anew; checkpoints lie there
+    restart: Count = 100  # rounds after which all environments are reset; checkpoints are saved there
     replay: Count = 1_000_000  # team steps that the replay holds, per replica
     warmup: Natural = 10_000  # team steps per replica before the first learning
     learn_steps: Count = 50  # updates in a round

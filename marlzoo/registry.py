@@ -325,7 +325,7 @@ def fitting_options(task: str, shape: Spec) -> dict[str, Any]:
 
 
 def _require_options(task: str, options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for options with the names of what every environment is told anyway."""
+    """Raise ConfigError for options with the names of arguments that every environment gets."""
     reserved = {"task", "name", "num_envs"}.intersection(options)
     if reserved:
         raise ConfigError(f"{task}: {min(reserved)} is no option of an environment")

@@ -37,7 +37,7 @@ class BlockStream:
     """Draws ``[block, *shape]`` per replica at once and hands it out one ``[R, *shape]`` at a time.
 
     The loop over replicas runs once per block, outside the hot path. The state is the generators' state at
-    the start of the block and the place in it, so that a resumed stream goes on exactly.
+    the start of the block and the place in it, so that a resumed stream continues exactly.
 
     Args:
         sources: one generator per replica.

@@ -134,7 +134,7 @@ def test_a_lost_task_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_ray_driver, "ray", stand_in)
     monkeypatch.setattr(_ray_node, "ray", stand_in)
     told = run(suite, tmp_path / "ray", place=Place("ray"))
-    assert "its node or process is gone (WorkerCrashedError); it goes on from its checkpoint" in told
+    assert "its node or process is gone (WorkerCrashedError); it resumes from its checkpoint" in told
     again = stand_in.orders[-1]
     assert sorted(again.files) != []
     assert len(again.rows) == 2 * 4  # of two evaluations; those after the last checkpoint are made again

@@ -124,7 +124,7 @@ def test_changed_code_is_told_and_rerun_on_demand(tmp_path: Path) -> None:
     results.publish()
     told = run(suite(), tmp_path)
     assert (
-        "warning: the code of bc changed after 2 of its runs, made on 2026-01-02; to train them anew: --rerun bc"
+        "warning: the code of bc changed after 2 of its runs, made on 2026-01-02; to train them again: --rerun bc"
         in told
     )
     assert told.count("warning") == 1
@@ -164,7 +164,7 @@ def test_rows_of_unknown_code_are_told(tmp_path: Path) -> None:
     dated(tmp_path, "", code="")
     told = run(suite(learners=BOTH[:1]), tmp_path)
     assert "2 of 2 runs already have results, made at an unknown date; nothing trained." in told
-    assert "warning: 2 runs of bc do not say which code made them; to train them anew: --rerun bc" in told
+    assert "warning: 2 runs of bc do not say which code made them; to train them again: --rerun bc" in told
     assert told.count("warning") == 1
 
 

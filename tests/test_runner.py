@@ -162,7 +162,7 @@ def test_runs_that_are_there_are_counted_and_warned_of(
     assert (finished.trained, finished.there, len(finished.runs)) == (2, 10, 12)
     assert sum(len(group.runs) for group, _ in recorder.calls[-1][1]) == 2
     assert "10 of 12 runs already have results" in text.getvalue()
-    assert "to train them anew: --rerun bc" in text.getvalue()
+    assert "to train them again: --rerun bc" in text.getvalue()
 
 
 def test_what_is_wrong_is_told_before_any_work(

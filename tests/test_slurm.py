@@ -90,7 +90,7 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
     assert states == ["running"]
     assert [group["state"] for group in groups(tmp_path / "slurm", capsys)] == ["done"]
     (output,) = (tmp_path / "slurm" / "unit" / "slurm").glob("*_log.out")
-    assert "goes on from its checkpoint" in output.read_text()
+    assert "resumes from its checkpoint" in output.read_text()
 
 
 @pytest.mark.parametrize(

@@ -195,15 +195,15 @@ class Driver:
         task.losses += 1
         if task.losses < MOST_LOSSES:
             self._display.log(
-                f"{label}: its node or process is gone ({cause}); it goes on from its checkpoint"
+                f"{label}: its node or process is gone ({cause}); it resumes from its checkpoint"
             )
             self._active.remove(task)
             self._left.insert(0, task)
             return
         trainer = self._trainer
         lost = MarlzooError(
-            f"its node or process was lost {task.losses} times without a checkpoint in between ({cause}); look for "
-            "want of memory, lower --max-replicas"
+            f"its node or process was lost {task.losses} times without a checkpoint in between ({cause}); it "
+            "may have run out of memory: lower --max-replicas"
         )
         place = trainer.folder / "failures" / f"{task.checkpoint.stem}.txt"
         why = record_failure(trainer.results, trainer.suite, task.group, 0, trainer.device, lost, place)

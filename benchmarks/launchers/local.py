@@ -111,7 +111,7 @@ class _Pool:
             worker.process.join()
             raise MarlzooError(
                 f"a training process ended (exit code {worker.process.exitcode}; -9: the system killed it, mostly "
-                "for want of memory); the same command goes on, with --processes 1 it needs the least memory"
+                "for lack of memory); the same command resumes, and needs the least memory with --processes 1"
             ) from None
         if kind == "failed":
             raise error_of(*rest)

@@ -47,7 +47,7 @@ class Place:
         gpus: for each group, on Ray also a fraction; None: one where the device is a GPU.
         array: most groups at a time on a cluster; 0: as many as it has room for.
         partition: of SLURM; empty: its default.
-        time: limit of a SLURM job, in minutes or as ``D-HH:MM:SS``; a job that reaches it is requeued and goes on.
+        time: limit of a SLURM job, in minutes or as ``D-HH:MM:SS``; a job that reaches it is requeued and resumes.
         storage: folder or URL that checkpoints are copied to, and fetched from where they are missing; empty: none.
 
     Raises:

@@ -96,7 +96,7 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():  # by a program that calls marlzoo.bench; it is that program's
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that it is used
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports no usage statistics
     own = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
     options = {"address": address} if address else own
     try:

@@ -1,6 +1,6 @@
 """Training as SLURM jobs: an array of which every element is a group. Needs submitit and a folder that nodes share.
 
-A job that is preempted, or reaches its time limit, is requeued and goes on from its checkpoint. Rows go to the
+A job that is preempted, or reaches its time limit, is requeued and resumes from its checkpoint. Rows go to the
 job's own journal in the shared folder, as those of a process of this machine do. The command that submits follows
 the jobs; it may be interrupted, and called again to follow them further.
 """
@@ -46,7 +46,7 @@ _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
 
 @dataclass
 class GroupJob:
-    """What a job does; submitit calls it, and asks it for what goes on where the job is requeued."""
+    """What a job does; submitit calls it, and asks it what to submit where the job is requeued."""
 
     suite: Suite
     folder: Path
@@ -78,7 +78,7 @@ class _Printed:
     """Reports to the job's output."""
 
     def resumed(self, done: float) -> None:
-        print("goes on from its checkpoint", flush=True)
+        print("resumes from its checkpoint", flush=True)
 
     def advance(self, done: float, note: str = "") -> None:
         """Nothing: the file of metrics tells it."""

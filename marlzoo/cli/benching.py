@@ -164,7 +164,7 @@ def _status(suite: Suite, options: Options) -> int:
 
 
 def _settled(arguments: Sequence[str]) -> list[str]:
-    """The arguments that make the table again: without those that only say what is trained anew."""
+    """The arguments that make the table again: without those that only say what is trained again."""
     kept: list[str] = []
     skipping = False
     for argument in arguments:

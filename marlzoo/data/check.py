@@ -325,7 +325,7 @@ def _agents(mine: Any, theirs: Any) -> list[str]:
         return []
     text = f"agents: {', '.join(mine)} != {', '.join(theirs)}"
     if sorted(mine) == sorted(theirs):
-        text += f" (another order: read the source anew with the option agents={','.join(theirs)})"
+        text += f" (another order: read the source again with the option agents={','.join(theirs)})"
     return [text]
 
 

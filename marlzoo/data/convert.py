@@ -75,8 +75,8 @@ def convert(
 ) -> Path:
     """Read a dataset of any known format and write it in another; numbers are kept as they are.
 
-    Large arrays lie in nameless files beside the target meanwhile, so that a dataset larger than memory is converted,
-    too (twice its float32 size is needed on the disk).
+    Large arrays are kept in unnamed temporary files beside the target, so that a dataset larger than memory can be
+    converted (this needs twice its float32 size on the disk).
 
     Args:
         source: name, file or folder.
@@ -84,8 +84,8 @@ def convert(
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
         force: replace a target that exists.
-        log: is told which format the source has, and what its reader assumed, a line each.
-        require: is given the dataset before anything is written, and raises what refuses it.
+        log: called with one line for the source's format and one for each assumption of its reader.
+        require: called with the dataset before anything is written; raises an error to refuse it.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
 
     Returns:

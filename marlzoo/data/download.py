@@ -49,7 +49,7 @@ def download(
     Args:
         name: ``family/task/source/quality`` of :mod:`marlzoo.data.catalog`.
         from_file: a file or folder fetched by hand.
-        progress: is told bytes fetched and bytes in all.
+        progress: called with the bytes fetched and the total.
 
     Returns:
         The native file.
@@ -76,7 +76,7 @@ def download(
         _verify(key, file, checksum, (("published", entry.sha256), ("hub's", stated)), from_file is None)
     except DataError:
         if from_file is None:
-            file.unlink(missing_ok=True)  # so that fetching it again begins anew
+            file.unlink(missing_ok=True)  # so that the next download starts from the beginning
         raise
     try:
         options = _reading(entry, find_reader(file))
@@ -88,7 +88,7 @@ def download(
     except DataError:
         vouched = entry.sha256 or stated or _recorded().get(key)
         if from_file is None and not vouched:
-            file.unlink(missing_ok=True)  # perhaps not the right one: next time it is fetched anew
+            file.unlink(missing_ok=True)  # perhaps not the right one: next time it is fetched again
         raise
     if checksum:
         _record(key, checksum)

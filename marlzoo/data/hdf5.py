@@ -147,7 +147,7 @@ def row_slices(array: h5py.Dataset) -> Iterator[slice]:
 
 @contextlib.contextmanager
 def spill(folder: Path) -> Iterator[None]:
-    """Inside the block, large arrays of :func:`allocate` live in nameless files in ``folder`` instead of memory."""
+    """Inside the block, :func:`allocate` keeps large arrays in unnamed files in ``folder``, not in memory."""
     token = _spill_folder.set(folder)
     try:
         yield

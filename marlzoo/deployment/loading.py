@@ -28,7 +28,7 @@ def load(
         seed: take the replica with this seed.
         replica: take the replica with this index.
         best: take the replica with the highest mean return in the last evaluation of the training. The choice biases
-            that return upwards; evaluate the team anew before reporting it.
+            that return upwards; evaluate the team again before reporting it.
         device: where to act.
 
     Raises:

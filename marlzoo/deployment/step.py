@@ -26,7 +26,7 @@ class Port:
         shape: its axes; None is the number of environments.
         dtype: ``float32``, ``int64`` or ``bool``.
         about: what it holds.
-        noise: distribution to draw it from anew at every step, ``normal`` or ``uniform``; empty for other inputs.
+        noise: distribution to draw it from at every step, ``normal`` or ``uniform``; empty for other inputs.
     """
 
     name: str
@@ -110,7 +110,7 @@ class PolicyStep(nn.Module):
                 f"noise_{place}",
                 self._noise_shape(shape),
                 "float32",
-                f"{kind} numbers, anew at every step",
+                f"{kind} numbers, drawn at every step",
                 kind,
             )
             for place, (kind, shape) in enumerate(self._draws)

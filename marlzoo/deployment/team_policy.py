@@ -76,7 +76,7 @@ class TeamPolicy:
         """Start new episodes.
 
         Args:
-            ids: indices of the environments that start anew, as in the last call of :meth:`act`, or a mask of all
+            ids: indices of the environments that are reset, as in the last call of :meth:`act`, or a mask of all
                 of them; None: all, whose number may then change.
             seed: restart the noise of a sampled policy from it, so that a run can be repeated; needs ``ids=None``.
 

@@ -36,7 +36,7 @@ class Robot:
         measure: the quantity ``[n]`` that the reward uses before and after a step: the position in metres
             whose rate is rewarded (Reacher: the fingertip's distance to the target). Second argument: the
             bodies' masses in kg, ``[bodies]``.
-        alive: whether the episode goes on ``[n]``; None: it never ends but by time.
+        alive: whether the episode continues ``[n]``; None: it never ends but by time.
         control: controls lie in ``[-control, control]``.
         action_cost: factor of the squared norm of the control.
         forward, survive: factor of the speed; bonus per step, the last one included.
@@ -99,7 +99,7 @@ class Robot:
         Args:
             before, after: the quantity measured before and after the step, ``[n]``.
             control: as given, ``[n, nu]``.
-            alive: whether the episode goes on, ``[n]``.
+            alive: whether the episode continues, ``[n]``.
         """
         if self.clip_cost:
             control = np.clip(control, -self.control, self.control)

@@ -23,7 +23,7 @@ class Rules(Protocol):
         obs_size: entries O of an agent's observation.
         state_size: entries S of the global state.
         can_win: whether an episode that ends by the rules (not by the time limit) is won.
-        reward_per_agent: whether the reward is told to each agent, not to the team.
+        reward_per_agent: whether each agent has a reward of its own, instead of the team.
     """
 
     n_agents: int

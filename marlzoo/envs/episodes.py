@@ -1,4 +1,4 @@
-"""The loop over an environment's copies: what goes on, what each has earned, and what is recorded of it."""
+"""The loop over vectorized environments: which episodes still run, their returns, and what is recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Play:
 
     Attributes:
         seen: what the copies show.
-        live: copies whose episode goes on, ascending.
+        live: copies whose episode still runs, ascending.
         stepped: copies that took part in the last step.
         time: number of steps made.
         reward: ``[E]`` the last step's team rewards (mean over agents where each has its own).

@@ -76,7 +76,7 @@ def from_parallel_env(
         num_envs: number of copies E.
         task: full task name, ``family/name``.
         horizon: time limit in steps; give the environment's own, which is not part of the API. An episode that
-            goes on longer is cut there.
+            is longer is cut there.
         reward: ``per_agent``: each agent its own; ``mean`` or ``sum`` over agents: one team reward.
         win_key: entry of any agent's last info that says whether the episode was won; None: there is no winning.
         metadata: further properties that data and environment must share (plain values).

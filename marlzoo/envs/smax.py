@@ -52,7 +52,7 @@ MAPS: dict[str, tuple[int, int]] = {
     "3s_vs_5z": (3, 5),
     "6h_vs_8z": (6, 8),
     "corridor": (6, 24),
-    # As in SMACv2, types and places of the units are drawn anew for every episode.
+    # As in SMACv2, types and places of the units are drawn for every episode.
     "smacv2_5_units": (5, 5),
     "smacv2_10_units": (10, 10),
     "smacv2_20_units": (20, 20),

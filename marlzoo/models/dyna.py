@@ -4,7 +4,7 @@ As in MOMA-PPO's release (Barde et al. 2024, arXiv 2305.17198): the losses stay,
 world model's stage, and ``dyna_start`` updates on the data alone, every update
 
 1. takes one model step in each of ``dyna_starts`` chains, with the present policies' (noisy) actions. A chain begins
-   in a state of the data and begins anew where the model says that the episode ends, or after ``dyna_horizon`` steps.
+   in a state of the data and restarts where the model says that the episode ends, or after ``dyna_horizon`` steps.
    All members are used, and none is clipped to the data: the next frame is that of one drawn at random, the team
    reward is the least of all members', less ``dyna_penalty`` (u_rew + u_alea);
 2. puts these steps into a buffer of the last ``dyna_buffer`` ones;

@@ -1,4 +1,4 @@
-"""An ensemble that predicts the next observations, the rewards and whether the episode goes on.
+"""An ensemble that predicts the next observations, the rewards and whether the episode continues.
 
 Part of MOMA-PPO (Barde et al., "A Model-Based Solution to the Offline Multi-Agent Reinforcement Learning
 Coordination Problem", AAMAS 2024, arXiv 2305.17198), usable by any method. With the frame x, which is all agents'
@@ -105,7 +105,7 @@ class Prediction:
         mean: of the next frame, ``[R, K, B, D]``.
         std: its standard deviation, likewise.
         reward: mean of every agent's reward, ``[R, K, B, N]``.
-        alive: probability that the episode goes on, likewise.
+        alive: probability that the episode continues, likewise.
     """
 
     mean: Tensor

@@ -78,7 +78,7 @@ def _changed(method: str, configs: Sequence[Mapping[str, Any]]) -> dict[str, Any
     """Settings that differ from the method's defaults, a list of values where replicas differ."""
     try:
         usual = {f.name: f.default for f in fields(find_method(method).config_class)}
-    except UnknownNameError:  # a method of somebody else, who is told when the policy is loaded
+    except UnknownNameError:  # another package's method; loading the policy reports what is missing
         usual = {}
     found = {}
     for name in configs[0]:

@@ -27,7 +27,7 @@ def pull(
     """Fetch a policy or a dataset that :func:`push` published, and compare it with its checksum.
 
     No account is needed, except for private repositories. What was fetched before is not fetched again; an
-    interrupted fetch goes on, and the file is there whole or not at all. Nothing in it is executed.
+    interrupted download resumes, and the file appears whole or not at all. Nothing in it is executed.
 
     Args:
         repository: ``USER/NAME``.

@@ -31,7 +31,7 @@ def fetch(url: str, target: Path, size: int, version: str, progress: Progress | 
         target: the file; an older one is replaced in one step.
         size: bytes that the file has.
         version: distinguishes contents, so that a changed file is not glued to an older part.
-        progress: is told bytes done and bytes in all.
+        progress: called with the bytes fetched and the total.
 
     Raises:
         DataError: the server does not send that many bytes within :data:`ATTEMPTS` attempts without progress.
@@ -75,7 +75,7 @@ def _attempt(url: str, part: Path, size: int, progress: Progress | None) -> str:
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            again = done > 0 and answer.status != 206  # the server does not go on, but begins anew
+            again = done > 0 and answer.status != 206  # the server starts from the beginning
             return _append(answer, part, "wb" if again else "ab", size, progress)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"

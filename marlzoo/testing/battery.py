@@ -74,7 +74,7 @@ def battery(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) ->
 
 
 def learns_acts_and_resumes(case: Case, folder: Path) -> None:
-    """Three updates move everything and stay finite; the policy acts legally; a stopped run goes on bit for bit."""
+    """Three updates move everything and stay finite; the policy acts legally; a stopped run resumes bit for bit."""
     whole = _learned(case)
     returns = _returns(case, whole)
     data, file = case.dataset(), folder / f"{case}.npz"

@@ -32,7 +32,7 @@ class OnlineSettings(Protocol):
 
     @property
     def restart(self) -> int:
-        """Updates after which all copies start anew."""
+        """Updates after which all environments are reset."""
 
 
 class Explorer(Protocol):
@@ -61,7 +61,7 @@ def online_settings(algorithm: Algorithm) -> OnlineSettings:
 class Collector:
     """Steps R * E copies with R learners and keeps account of their episodes.
 
-    All copies start anew every ``restart`` updates, from random streams named after the number of that
+    All environments are reset every ``restart`` updates, from random streams named after the number of that
     restart: nothing of the simulator has to be saved for an exact resume from there. In the first episode
     after a restart, copy e is cut after about ``(e + 1) / E`` of the horizon, so that rollouts hold all
     phases of long episodes; such a cut counts as a time limit, and its return is left out of the curve.
@@ -124,7 +124,7 @@ class Collector:
         return {name: array.new(total, self.length) for name, array in arrays.items()}
 
     def restart(self, number: int) -> None:
-        """Start all copies anew, for the ``number``-th time (from 0)."""
+        """Reset all environments, for the ``number``-th time (from 0)."""
         seeds = self.algorithm.seeds
         self.env.seed([derive(s, "online", number, e) for s in seeds for e in range(self.num_envs)])
         self._play = Play(self.env)

@@ -45,7 +45,7 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable
     if mode == "off" or not stage.traceable or (mode == "auto" and updates < WORTH_COMPILING):
         return stage.update
     if mode == "auto" and (missing := _missing(algorithm.device)):
-        log(f"no {missing} found: training goes on uncompiled, at about half the speed")
+        log(f"no {missing} found: training continues uncompiled, at about half the speed")
         return stage.update
     return compiled(algorithm)
 

@@ -1,4 +1,4 @@
-"""``marlzoo.finetune``: a team that was trained offline goes on learning in the simulator.
+"""``marlzoo.finetune``: continues the training of an offline team in the simulator.
 
 Memory and sequential exploration are those of OVMSE (AAMAS 2025, arXiv 2410.19450).
 """
@@ -140,7 +140,7 @@ def finetune(
         horizon: limit of an evaluation episode; default: the run's.
         eval_every: environment steps between evaluations, rounded to whole rounds; default: a twentieth of all.
         until: stop after so many steps, rounded up to a restart of the copies; called again without it, the
-            fine-tuning goes on to its end.
+            fine-tuning continues to its end.
         checkpoint: file to write at every restart of the copies and at the end, and to resume from.
         device: where to train.
         on_evaluation: called with environment steps and each evaluation, on resuming also with those already done.

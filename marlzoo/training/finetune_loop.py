@@ -39,7 +39,7 @@ class Finetuning:
     """A learner that is fine-tuned, and all that belongs to it.
 
     Args:
-        learner: goes on learning.
+        learner: whose training continues.
         offline: the same learner as it was, which stays so.
         env: with ``R * num_envs`` copies, to collect in.
         arena: with ``R * E`` copies, to evaluate in.

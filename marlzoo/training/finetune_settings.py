@@ -19,7 +19,7 @@ FRACTIONS = ("data_share", "data_share_end", "epsilon", "epsilon_end", "memory",
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How a team goes on in the simulator; pairs with ``_end`` fall linearly over the first ``anneal`` of the steps.
+    """Settings of fine-tuning; pairs with ``_end`` fall linearly over the first ``anneal`` of the steps.
 
     Args:
         strategy: ``plain``; ``ovm``, with a memory of the offline values; or ``ovmse``, which also explores about one
@@ -39,7 +39,7 @@ class FinetuneSettings:
         learn_steps: updates in a round.
         warmup: environment steps before the first update.
         replay: environment steps that the replay holds.
-        restart: rounds after which all copies start anew; checkpoints lie there.
+        restart: rounds after which all environments are reset; checkpoints are saved there.
 
     Raises:
         ConfigError: a value out of its range.

@@ -105,7 +105,7 @@ class MetricsFile:
     """A logger that writes ``metrics.csv``: one line per logged update and replica.
 
     The first columns are ``updates`` and what tells the replicas apart; each metric has a column of its own, with six
-    digits; the last is a checksum of the line. A run that is interrupted goes on in the same file.
+    digits; the last is a checksum of the line. A resumed run continues the same file.
 
     Args:
         path: of the file.
@@ -249,5 +249,5 @@ def _read(path: Path, replicas: Sequence[Mapping[str, str]]) -> dict[int, dict[s
 
 def _foreign(path: Path, what: str) -> DataError:
     return DataError(
-        f"{path}: not the metrics of this run ({what}); move it away, the run goes on in a new file"
+        f"{path}: not the metrics of this run ({what}); move it away; the run then continues in a new file"
     )

@@ -128,7 +128,7 @@ def train_online(
         env: with ``R * config.num_envs`` copies of its task.
         steps: team steps per replica, all its copies together; rounded up to whole rollouts.
         until: stop after so many of them, rounded up to a restart of the copies; called again without it, the
-            training goes on to its end.
+            training continues to its end.
         checkpoint: file to write and to resume from.
         log_every: updates between two points of the learning curve.
         on_update: called with the number of updates done, after each update and before the first (0); again

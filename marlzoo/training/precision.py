@@ -78,7 +78,7 @@ def choose_arithmetic(
     Args:
         algorithm: the learner.
         precision: what was asked for.
-        kept: what the run's checkpoint holds (of the same precision), where it goes on from one.
+        kept: what the run's checkpoint holds (of the same precision), where it resumes from one.
 
     Raises:
         ConfigError: the precision is unknown, or not available on the learner's device or for its type; or

@@ -106,7 +106,7 @@ class ReplayBuffer:
         self._index()
 
     def cut(self) -> None:
-        """The copies start anew: what they do next does not follow on what they did."""
+        """The environments are reset: their next transitions do not continue the last ones."""
         self._age.zero_()
         if self.count:
             self._data["ends"][:, :, self.head - 1] = 1.0

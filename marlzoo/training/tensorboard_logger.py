@@ -19,7 +19,7 @@ except ImportError as import_error:
 class TensorBoardLogger:
     """Writes metrics and evaluations as scalars, and the settings as text.
 
-    A run that goes on from a checkpoint purges what was logged beyond it.
+    A run that resumes from a checkpoint purges what was logged beyond it.
 
     Raises:
         OutputError: from ``start``: the folder cannot be written.

@@ -91,7 +91,7 @@ def train(
         compile: see :func:`marlzoo.training.compilation.make_update`.
         precision: of matrix products while training, see :mod:`marlzoo.training.precision`; evaluation with ``bf16``
             is in float32.
-        background_eval: evaluate in a thread while training goes on, which changes no number; evaluations are then
+        background_eval: evaluate in a thread while training continues, which changes no number; evaluations are then
             reported with the next one, and one that an interruption cuts off is made again. Default: on a GPU.
         task: full name of the task, which the checkpoint keeps; default: as the data or the environment say.
         env_options: options of the task's environment, which the checkpoint keeps.
@@ -381,8 +381,8 @@ class _Run:
         before = str(meta.get("code", "")) or "unknown"
         if before.split("+")[-1] != self._code:
             self._log(
-                f"{path}: the code of {self.algorithm.name} changed since this run was interrupted; it goes on, and "
-                "its results name both versions; delete the file to start anew"
+                f"{path}: the code of {self.algorithm.name} changed since this run was interrupted; it resumes, and "
+                "its results name both versions; delete the file to start from scratch"
             )
             self._code = f"{before}+{self._code}"
         else:

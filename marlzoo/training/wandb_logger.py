@@ -24,7 +24,7 @@ except ImportError as import_error:
 class WandbLogger:
     """Logs metrics and evaluations over ``updates``, and the settings as the run's configuration.
 
-    The runs of a training that goes on keep their identity. Points logged beyond its checkpoint stay, and the same
+    Resumed runs keep their identity. Points logged beyond its checkpoint stay, and the same
     points follow again.
     """
 

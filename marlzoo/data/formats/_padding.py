@@ -16,7 +16,7 @@ def unpadded(obs: NDArray[Any], notes: list[str]) -> tuple[NDArray[Any], tuple[i
 
     Args:
         obs: ``[T, N, O]``, changed in place.
-        notes: is told what became of the padding.
+        notes: list to which a note on the padding is added.
 
     Raises:
         DataError: an agent's observations are padding alone.
@@ -39,7 +39,7 @@ def cut(obs: NDArray[Any], sizes: tuple[int, ...], notes: list[str]) -> tuple[ND
     Args:
         obs: ``[T, N, O]``, changed in place.
         sizes: entries of each agent's observation.
-        notes: is told what became of the padding.
+        notes: list to which a note on the padding is added.
 
     Raises:
         DataError: the sizes do not fit, or what stands behind them is no constant.

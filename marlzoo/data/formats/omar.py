@@ -3,7 +3,7 @@
 Agent i has ``obs_i.npy [N, O]``, ``acs_i.npy [N, A]``, ``rews_i.npy [N]``, ``next_obs_i.npy [N, O]`` and
 ``dones_i.npy [N]``; HalfCheetah also ``states_i.npy`` and ``next_states_i.npy [N, S]``.
 
-Assumed: rows are in the order of recording, so that an episode goes on as long as every agent's next
+Assumed: rows are in the order of recording, so that an episode continues as long as every agent's next
 observation is the observation of the row below (a recorder that interleaves episodes yields episodes of one
 step, which are right but short); every end after exactly ``horizon`` steps is the time limit, which is the longest
 episode where the path names no known environment; ``done`` on an earlier row is terminal; any other break is a
@@ -331,7 +331,7 @@ def _card(
     environment: str, task: str, named: tuple[str, ...], horizon: int, parts: list[dict[str, Any]]
 ) -> Card:
     notes = [
-        "rows are taken to be in the order of recording: an episode goes on where each agent's next "
+        "rows are taken to be in the order of recording: an episode continues where each agent's next "
         f"observation is that of the row below; ends after exactly {horizon} steps are time limits, earlier "
         "ones with done are terminal, all others are cut recordings"
     ]
