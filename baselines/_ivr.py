@@ -1,4 +1,4 @@
-"""What SQL and EQL share: networks, step 3 and order of an update of implicit value regularization (IVR).
+"""Shared by SQL and EQL: networks, step 3 and order of an update of implicit value regularization (IVR).
 
 The two methods differ in the loss of V and in the policy's weight, which they hand in. Theirs is a method for one
 agent; the versions for teams are ours: every agent for itself with the team's reward (``mixing = "none"``), or

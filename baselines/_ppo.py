@@ -1,4 +1,4 @@
-"""What MAPPO, HAPPO and HATRPO share: settings, networks, advantages and clipped losses.
+"""Shared by MAPPO, HAPPO and HATRPO: settings, networks, advantages and clipped losses.
 
 Sources of the defaults: from the official code of both papers (MAPPO's, and HAPPO's in HARL) come the clipping by
 0.2, the Huber loss's 10, lambda 0.95, ValueNorm's decay 0.99999, Adam's 1e-5, gradient norms of 10, layers of 64, the

@@ -1,4 +1,4 @@
-"""What on-policy methods share: networks, plain Gaussian policies, return normalization, advantages.
+"""Shared by on-policy methods: networks, Gaussian policies, return normalization, advantages.
 
 ``noise``, ``policy`` and ``explore`` stay in each method's file, so that it is read from top to bottom without a base
 class.

@@ -1,4 +1,4 @@
-"""What methods that ask for a return know of the data's returns."""
+"""Target returns for return-conditioned methods, from the returns of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Target = Literal["max", "p90", "above"]
 
 
 class TargetReturn(nn.Module):
-    """What the data say about returns, ``[R]`` each: the size of the largest, and the one to ask for."""
+    """Scale and target of returns in the data, ``[R]`` each."""
 
     scale: Tensor
     target: Tensor

@@ -1,4 +1,4 @@
-"""What the learners of one execution class reach over several datasets: scores, ranks, profiles, improvement."""
+"""Statistics over several datasets for the learners of one execution class: scores, ranks, profiles, improvement."""
 
 from __future__ import annotations
 

@@ -116,11 +116,11 @@ class Results:
         return self._rows[self._rows["error"] != ""].copy()
 
     def classes(self) -> dict[str, aggregate.Runs]:
-        """The last checkpoints of all runs, by what policies need when they act; only these are comparable."""
+        """The last checkpoints of all runs by execution class; only runs of one class are comparable."""
         return {kind: aggregate.select_runs(self._rows, cells) for kind, cells in tables.classes(self._cells)}
 
     def scopes(self) -> dict[tuple[str, str], aggregate.Runs]:
-        """Which runs are ranked beside each other: those of one suite and one class of execution.
+        """Groups of runs that are ranked together: one suite and one execution class each.
 
         Returns:
             By suite and class; the suite's name is empty where all rows are of one. Over ``"all suites"`` only where
@@ -221,7 +221,7 @@ class Results:
 
 
 def scope_name(suite: str, execution: str) -> str:
-    """What stands above a comparison of one of :meth:`Results.scopes`."""
+    """Title of a comparison of one of :meth:`Results.scopes`."""
     return f"{suite}: {execution}" if suite else execution
 
 

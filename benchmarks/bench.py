@@ -51,7 +51,7 @@ def bench(
     time: str = "",
     storage: str = "",
 ) -> Results:
-    """Run a suite, or what is missing of it; the options are those of ``marlzoo bench``.
+    """Run a suite, or its missing part; the options are those of ``marlzoo bench``.
 
     The options of the command that train nothing are functions: :func:`bench_show`, :func:`bench_dry_run` and
     :func:`bench_status`.
@@ -127,7 +127,7 @@ def bench_show(
     precision: Precision | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
 ) -> Suite:
-    """A suite with all that its bases and these options say; nothing is trained.
+    """A suite with its bases and these options resolved; nothing is trained.
 
     Args:
         suite: as in :func:`bench`, and so the options.
@@ -199,7 +199,7 @@ def select(
     updates: int = 0,
     precision: Precision | None = None,
 ) -> Suite:
-    """A suite with what is given in place of its own; see :func:`bench`.
+    """A suite with the given fields replaced; see :func:`bench`.
 
     Raises:
         UnknownNameError: a method that the suite does not have.

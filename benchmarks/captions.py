@@ -1,4 +1,4 @@
-"""What stands below a comparison: how its numbers were made, and what a reader must know before believing them."""
+"""Captions and notes of comparisons: how the numbers were made, and their caveats."""
 
 from __future__ import annotations
 

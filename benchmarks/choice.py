@@ -21,7 +21,7 @@ ESTIMATOR: Literal["fqe"] = "fqe"  # it alone fits both kinds of actions
 
 
 def require_starts(data: Dataset) -> None:
-    """Refuse data that do not tell where episodes begin, before any training.
+    """Raise an error for data with unknown episode starts, before any training.
 
     Raises:
         DataError: they do not.

@@ -1,4 +1,4 @@
-"""The datasets behind result rows, as far as they are on this machine: their cards, and what a plot of them shows."""
+"""Datasets behind result rows, if they are on this machine: cards, and data for plots."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _files(results: Results, task: str, source: str) -> Iterator[str]:
 
 
 def _found(places: list[str], digest: str) -> Dataset | None:
-    """The dataset of that content among names and files; None where it is not here."""
+    """The dataset with this content hash among names and files; None if it is not here."""
     for place in places:
         try:
             known = read_card(place).content_hash

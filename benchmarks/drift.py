@@ -1,4 +1,4 @@
-"""Whether a method's values had stopped moving when its run ended: the test that tables warn by.
+"""Convergence test of a method's values at the end of a run, on which the tables' warnings are based.
 
 A comparison of runs whose values still move measures how far each has come, not what it reaches. Learners report
 the mean value of the data's actions, ``value/data_mean``, at about 200 updates of a run (see

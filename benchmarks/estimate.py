@@ -1,4 +1,4 @@
-"""What a suite still costs on this machine, from a measurement of a few seconds: runs, data, disk and hours.
+"""Remaining cost of a suite on this machine (runs, data, disk, hours), from a short measurement.
 
 Every learner makes a few updates on random numbers of each task's shape, and plays a few steps in its simulator.
 What counts is the time that a core spends on them, so that other work on the machine does not matter; hours are those

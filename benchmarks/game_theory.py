@@ -1,4 +1,4 @@
-"""What theory says each family of methods reaches on the coordination games; ``studies/coordination.py`` compares.
+"""Theoretical returns of each family of methods on the coordination games, for ``studies/coordination.py``.
 
 The families and their predicted values are described in the study's own text.
 """
@@ -69,7 +69,7 @@ def product(game: str, policy: Floats) -> float:
 
 
 def local_values(family: str, data: Dataset) -> Floats | None:
-    """What each agent prefers an action by, ``[N, A]``; None where a family has no such values."""
+    """Each agent's values of its actions, ``[N, A]``; None for a family without any."""
     joint = data.action[data.sources]
     reward = data.reward[data.sources].astype(np.float64)
     chosen = np.eye(data.spec.action_size)[joint]  # [T, N, A]
@@ -199,6 +199,6 @@ def prediction(form: Form, game: str, data: Dataset) -> Range:
 
 
 def agrees(game: str, value: float, low: float, high: float) -> bool:
-    """Whether a mean lies where it should."""
+    """Whether a mean agrees with the theory."""
     slack = TOLERANCE * (SPAN[game] if game in SPAN else float(np.ptp(games.payoffs(game))))
     return bool(low - slack <= value <= high + slack)

@@ -1,4 +1,4 @@
-"""Short names for the learners and datasets of a table, and what is left out of them for its caption."""
+"""Short names of a table's learners and datasets, and the omitted parts for its caption."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _Shared(NamedTuple):
     methods: list[str]
 
     def text(self, methods: Sequence[str]) -> str:
-        """For a table of these methods: followed by those that have it, unless all do; empty if none does."""
+        """The setting's text for a table, with the methods that have it unless all do; empty if none has it."""
         having = [method for method in methods if method in self.methods]
         where = "" if len(having) == len(methods) else f" ({', '.join(having)})"
         return f"{self.name}={self.value}{where}" if having else ""

@@ -1,4 +1,4 @@
-"""What a benchmark shows of itself on a terminal while it runs: groups, speed, and the latest returns."""
+"""Live display of a benchmark on a terminal: groups, speed, and the latest returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of a folder belong to a suite, also to the parts of it that are not run now."""
+"""Rows of a folder that belong to a suite, including parts of it that are not run now."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def left_out(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
 
 
 def _source(entry: Data, sources: Sequence[Source]) -> Source | None:
-    """A dataset that is there, or what is known of one that is not; None where that is nothing."""
+    """A dataset that exists, or the known facts of a missing one; None if nothing is known."""
     for source in sources:
         if source.entry == entry:
             return source

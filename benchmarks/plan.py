@@ -90,7 +90,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """For people: what is trained on what."""
+        """Readable name: learner and datasets."""
         settings = f" ({self.learner.variant})" if self.learner.variant else ""
         return f"{self.learner.method}{settings} on {self.data_label}"
 
@@ -108,7 +108,7 @@ class Group:
 
 
 def settings(suite: Suite, learner: Learner, entry: Data) -> dict[str, Any]:
-    """A learner's settings on a dataset: the suite's, replaced by the data's, and those by its own.
+    """A learner's settings on a dataset: the suite's, overridden by the dataset's, then by its own.
 
     Raises:
         UnknownNameError: no such method, or a setting of its own that it does not have.
@@ -195,7 +195,7 @@ def validate(suite: Suite) -> None:
 
 
 def _check_settings(suite: Suite, methods: Sequence[type[Algorithm]]) -> None:
-    """Refuse settings that a learner lacks of its own, or that no method has of those for all."""
+    """Raise an error for a learner's unknown settings, or for common settings that no method has."""
     for learner, cls in zip(suite.learners, methods, strict=True):
         replica_configs(cls.config_class, 1, learner.config)
     for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:

@@ -200,7 +200,7 @@ class Display:
         return WorkBar(self, stage)
 
     def refresh(self, what: str = "") -> None:
-        """Show where everything stands.
+        """Update the display.
 
         Args:
             what: is done at present, for a line where there are no bars.
@@ -295,7 +295,7 @@ class WorkBar:
 
 
 def last_lines(folder: Path, trained: int, there: int, failures: Sequence[str], seconds: float) -> list[str]:
-    """What a benchmark says at its end: what was done, how long it took, where things are, what comes next.
+    """Closing lines of a benchmark: what was done, the time, the place of the results, the next command.
 
     Args:
         folder: of the results.

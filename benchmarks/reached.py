@@ -33,7 +33,7 @@ tables stay rectangular, and `marlzoo bench SUITE --dry-run` shows what is missi
 
 
 def line(suite: Suite, found: Sequence[Cost]) -> list[str]:
-    """What is there and what is missing of one suite."""
+    """Finished and missing runs of one suite, as a line."""
     updates = sorted({suite.updates_on(data) for data in suite.data})
     disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
     return [

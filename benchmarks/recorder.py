@@ -1,4 +1,4 @@
-"""What a lockstep group leaves behind: rows with all that identifies them, episodes, and why it failed if it did."""
+"""Records of a lockstep group: identified rows, episodes, and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGES = ("marlzoo", "torch", "numpy", "mujoco", "gymnasium")
 
 
 class RowSink(Protocol):
-    """Where rows go: a :class:`marlzoo.benchmarks.results.ResultsFile`, or what brings them to one elsewhere."""
+    """Destination of rows: a :class:`marlzoo.benchmarks.results.ResultsFile`, or a sender to one elsewhere."""
 
     def append(
         self, rows: Iterable[Row], episodes: Iterable[RowEpisodes] = (), estimates: Iterable[Estimated] = ()
@@ -77,7 +77,7 @@ class RowRecorder:
         self._same["preset"] = getattr(algorithm, "preset", "")
 
     def record(self, found: Evaluation) -> None:
-        """Add the rows of an evaluation; those of one that comes from a checkpoint only where they are missing."""
+        """Add the rows of an evaluation; one restored from a checkpoint adds only missing rows."""
         known = set() if found.metrics else self._known
         rows = []
         episodes = []

@@ -1,4 +1,4 @@
-"""Numbers that tables set beside ours: published scores, and the returns that normalize a score.
+"""Reference numbers for tables: published scores, and the returns that normalize a score.
 
 ``reference/published.csv``: scores on the published OMIGA datasets as the paper named in each line reports
 them (last checkpoint, population standard deviation), made by ``reference/derive.py``.
@@ -47,7 +47,7 @@ class Ends:
 
 @cache
 def ends(task: str) -> Ends | None:
-    """What normalizes a task's returns: listed, known, or those of its behavior policies; None where nothing is."""
+    """Returns that normalize a task's scores: listed, known, or of its behavior policies; None if there are none."""
     return _returns().get(task) or _known(task) or _taught(task)
 
 

@@ -257,7 +257,7 @@ def _histograms(data: Sequence[Described]) -> dict[str, Any]:
 
 
 def _cards(data: Sequence[Described]) -> Sheet:
-    """What the cards of the datasets say."""
+    """The cards of the datasets."""
     header = ["dataset", "recorded by", "transitions", "episodes", "return", "length", "license", "made by"]
     sheet = Sheet("Dataset cards", header, [])
     for each in data:

@@ -153,7 +153,7 @@ class ResultsFile:
         return any(all(getattr(row, k) == v for k, v in values.items()) for row in self.rows())
 
     def faults(self) -> list[str]:
-        """Every damaged line of rows and of the files beside them, a text each; empty where all are sound."""
+        """A message for every damaged line of the rows and the files beside them; empty if there is none."""
         return [fault for store in self._stores() for fault in store.faults()]
 
     def overwrite(self, rows: Iterable[Row]) -> None:

@@ -1,4 +1,4 @@
-"""What a suite finds done: which runs are not trained again, since when, and whether their code has changed."""
+"""Existing results of a suite: the runs that are reused, their dates, and whether their code has changed."""
 
 from __future__ import annotations
 

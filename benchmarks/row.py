@@ -199,7 +199,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def explain(path: Path, header: Sequence[str]) -> str | None:
-    """What a header is that is not this version's, and what to do; None where it is no results file at all."""
+    """Explains a header of another version, with the remedy; None if it is no results file."""
     if "schema" not in header and {"suite", "method", "updates", "mean_return"} <= set(header):
         return f"written by an older version of marlzoo; run: marlzoo results migrate {path.parent}"
     if tuple(header[:2]) == ("schema", "run"):

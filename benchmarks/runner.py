@@ -168,7 +168,7 @@ def _show(
 
 
 def _obtain_all(suite: Suite, folder: Path, display: Display) -> tuple[list[Source], list[WorkItem]]:
-    """Every dataset of the suite, made where it is missing, and what was made."""
+    """All datasets of the suite; missing ones are made and listed."""
     stages = {}
     for k, data in enumerate(suite.data):
         if is_missing(data, folder):

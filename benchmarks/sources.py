@@ -26,7 +26,7 @@ ProgressReporter = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that is there: where, under which names its rows go, and what identifies it.
+    """An existing dataset: its location, the names in its rows, and its identity.
 
     ``options`` are those of data that are computed.
     """
@@ -76,7 +76,7 @@ def computed_options(data: Data) -> dict[str, Any]:
 
 
 def recipe_file(data: Data, folder: Path) -> Path | None:
-    """Where a regenerated dataset goes; None for one that is not regenerated, or computed when it is loaded."""
+    """File of a regenerated dataset; None for one that is not regenerated, or is computed when loaded."""
     if data.file or data.source != REGENERATED or computed_qualities(data.task):
         return None
     return folder / data.task / data.source / f"{data.quality}-n{data.transitions}-s{data.seed}.hdf5"

@@ -58,7 +58,7 @@ def cores() -> int:
 
 
 def split_of(processes: int, threads: int) -> Split | None:
-    """The split that was asked for; None where it is to be found (no processes given).
+    """The requested split; None if no processes are given, so that it has to be chosen.
 
     Raises:
         ConfigError: a negative number, or threads without processes.
@@ -153,7 +153,7 @@ def cluster_split(
 
 
 def _largest_in_cache(suite: Suite, runs: Sequence[Run], max_replicas: int) -> int:
-    """Replicas whose parameters fit into a cache, in the group whose networks are the largest."""
+    """Number of replicas whose parameters fit into the cache, for the group with the largest networks."""
     made = groups(suite, runs, max_replicas)
     largest = max(made, key=lambda group: len(group.runs) * group.spec.n_agents)
     return replicas_in_cache(_parameter_bytes(largest), max_replicas)

@@ -1,4 +1,4 @@
-"""What tables say about several seeds: interquartile mean, bootstrap intervals, ties, ranks, performance profiles.
+"""Statistics over seeds: interquartile mean, bootstrap intervals, ties, ranks, performance profiles.
 
 Definitions follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (NeurIPS 2021); the resampling is scipy's. Every interval uses a fixed random state, so it repeats exactly, and is

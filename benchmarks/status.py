@@ -113,7 +113,7 @@ JobStates = Callable[[Path, Sequence[Listed]], Mapping[str, str]]
 
 
 def list_groups(folder: Path, suite: Suite, groups: Iterable[Group]) -> None:
-    """Add groups to the list; earlier ones with some of their runs go, their own jobs stay.
+    """Add groups to the list, replacing earlier ones that share runs; a group listed before keeps its jobs.
 
     Raises:
         DataError: the list is broken.

@@ -213,7 +213,7 @@ class Store:
             yield (*cells, checksum(cells))
 
     def _found(self) -> tuple[Path, str | None]:
-        """The file in the form in which it is there, and its text; None where there is none."""
+        """The existing file, plain or compressed, and its text; None if there is none."""
         for path in (self.path, self.packed, self.path):  # twice: it may be changing its form just now
             text = _read(path, self._form.remedy)
             if text is not None:
@@ -227,7 +227,7 @@ class Store:
         return path, text
 
     def _parse(self, journal: Path | None = None) -> list[Line]:
-        """Lines of a journal, or of the file; none where there is no such file."""
+        """Lines of a journal or of the file; empty if it does not exist."""
         return [self._checked(*record) for record in self._records(journal)]
 
     def _records(self, journal: Path | None) -> Iterator[tuple[str, list[str], int]]:
@@ -352,7 +352,7 @@ def _size(paths: Sequence[Path]) -> int:
 
 @contextlib.contextmanager
 def _finished(journals: Sequence[Path]) -> Iterator[list[Path]]:
-    """Those of the journals whose writers are gone; nobody else merges them until the block ends."""
+    """Journals whose writers have ended, locked for merging until the block ends."""
     with contextlib.ExitStack() as stack:
         found = []
         for path in journals:

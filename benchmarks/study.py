@@ -1,4 +1,4 @@
-"""What the scripts in ``benchmarks/studies`` share: where results go, and how they are written and drawn."""
+"""Options, files and plots shared by the scripts in ``benchmarks/studies``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Logged:
         return bool(self.task or self.file)
 
     def load(self, out: Path) -> tuple[Source, Dataset]:
-        """The dataset, made in the folder ``data`` beside ``out`` (that of the suites) where it is missing.
+        """The dataset; a missing one is made in the folder ``data`` beside ``out``, which the suites share.
 
         Raises:
             MarlzooError: no such task, quality or file.

@@ -1,4 +1,4 @@
-"""A suite as the text of a TOML file, with everything that its bases say: ``marlzoo bench SUITE --show``."""
+"""A suite as a TOML file with its bases resolved: ``marlzoo bench SUITE --show``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def learners_toml(learners: tuple[Learner, ...]) -> str:
 
 
 def _given(entry: Data | Learner) -> dict[str, Any]:
-    """The fields that say something: all but those with their default."""
+    """The fields that differ from their defaults."""
     return {
         place.name: value
         for place in fields(entry)

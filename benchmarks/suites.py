@@ -1,4 +1,4 @@
-"""What is compared: a suite names datasets, learners, seeds and the protocol. Suites are TOML files.
+"""Suites: datasets, learners, seeds and protocol of a comparison, as TOML files.
 
 Those of ``benchmarks/suites`` are known by their name; one of your own is a path that ends in ``.toml``. A file
 holds only what differs from the defaults of :class:`Suite`, or from the suite that it names as its ``base``::
@@ -218,7 +218,7 @@ def _path(name: str, named_in: Path | None) -> Path:
 
 
 def _values(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
-    """What a file and its bases say; ``before`` are the files that name this one as their base."""
+    """Fields of a file and its bases; ``before`` are the files that name this one as their base."""
     if path.resolve() in before:
         chain = " -> ".join(file.name for file in (*before, path))
         raise ConfigError(f"{before[0]}: its bases lead in a circle, {chain}; take one 'base' out")

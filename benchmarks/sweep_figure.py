@@ -100,7 +100,7 @@ def _differing(learners: Sequence[Learner]) -> list[str]:
 
 
 def _places(axis: Any, values: Sequence[Any]) -> list[float]:
-    """Where values stand on the axis: numbers at their size, others side by side with their names."""
+    """Positions on the axis: numbers at their value, others evenly spaced with their names."""
     if all(type(value) in (int, float) and math.isfinite(value) for value in values):
         if min(values) > 0 and max(values) >= WIDE * min(values):
             axis.set_xscale("log")

@@ -271,7 +271,7 @@ def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _typed(value: Any, numeric: bool) -> Any:
-    """A float where each replica may have its own, and an integer where a range ended in one."""
+    """A float for settings that may differ between replicas, otherwise an integer for a whole number."""
     if numeric:
         return float(value) if type(value) is int else value
     return int(value) if type(value) is float and value.is_integer() else value

@@ -1,4 +1,4 @@
-"""Tables from result rows, and from nothing else: what is compared, and what is said about it.
+"""Tables from result rows, and from nothing else.
 
 Policies that need more than their own observation when they act have tables of their own, and are not ranked beside
 decentralized ones.
@@ -112,7 +112,7 @@ def _published(cells: pd.DataFrame) -> list[Sheet]:
 
 
 def _aggregates(cells: pd.DataFrame, runs: Runs, reference: str) -> Iterator[Sheet]:
-    """What holds over several datasets: overall, and for each family where there are several."""
+    """Aggregates over several datasets: overall, and per family if there are several."""
     if len(runs.learners) < 2 or len(runs.datasets) < 2:
         return
     families = cells["task"].map(lambda task: TaskName.parse(task).family)

@@ -178,7 +178,7 @@ class Trainer:
         return replace(before, episodes=found, seconds=before.seconds + time.perf_counter() - started)
 
     def _load(self, group: Group) -> list[Dataset]:
-        """One dataset per replica; those of the last task are kept, as the next learner needs them too."""
+        """One dataset per replica; those of the last task are cached for the next learner."""
         if group.task != self._task:
             self._task = group.task
             self._datasets.clear()
@@ -191,7 +191,7 @@ class Trainer:
 
 
 class _Listener:
-    """Hands what the trainer tells of a group on to its rows and to the display."""
+    """Forwards a group's progress from the trainer to its rows and the display."""
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ def _means(group: Group, found: Evaluation) -> str:
 
 
 def _names(sources: Sequence[Source]) -> list[str]:
-    """Each dataset's quality, with what tells it from others of this quality: source, size, then its hash."""
+    """Each dataset's quality, made unique by source, size, or hash."""
     names = [source.quality for source in sources]
     for column in (
         [source.source for source in sources],

@@ -1,4 +1,4 @@
-"""Batches: what a learner's update receives, as transitions or as sequences, and how the two are laid out alike."""
+"""Batches of transitions or sequences, the input of a learner's update, and the common layout of both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marlzoo.errors import ConfigError, DataError
 
 @dataclass(slots=True)
 class Batch:
-    """What ``update`` sees, each replica's own draw.
+    """Input of ``update``: every replica's own sample of the data.
 
     Transitions: ``obs [R, B, N, O]``, ``state [R, B, S]``, ``action [R, B, N, A]`` or ``[R, B, N]`` int64,
     ``action_mask [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
@@ -236,7 +236,7 @@ def team_fields(recurrent: bool, mixed: bool) -> tuple[str, ...]:
 
 
 def require_context(name: str, length: int, data: Sequence[Any]) -> None:
-    """Refuse windows that no episode fills, and recordings that do not say where their episodes end.
+    """Require at least one full window, and recordings whose episodes have known ends.
 
     Args:
         name: of the method.

@@ -1,4 +1,4 @@
-"""Typed configurations: each setting said once, with its range and its comment, beside its method."""
+"""Typed configurations: each setting is declared once, with its range and comment, in its method's file."""
 
 from __future__ import annotations
 

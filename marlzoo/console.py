@@ -1,4 +1,4 @@
-"""Text of others on a terminal or in Markdown: as it stands, without markup, emoji codes or control characters."""
+"""Safe printing of foreign text on a terminal or in Markdown: no markup, emoji codes or control characters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def visible(text: object) -> str:
 
 
 class _Stderr(logging.Handler):
-    """Writes lines to stderr, as it is at the moment, where the program has not configured logging itself."""
+    """Writes to the current stderr, unless the program has configured logging itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
@@ -55,7 +55,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def markdown_cell(text: object) -> str:
-    """A value's text for a cell of a Markdown table: what would be markup or HTML there stands for itself."""
+    """A value's text for a cell of a Markdown table, with markup and HTML escaped."""
     return re.sub(r"[\\|`<]|\](?=[(\[])", r"\\\g<0>", " ".join(visible(text).splitlines()))
 
 

@@ -30,7 +30,7 @@ class Requirement(NamedTuple):
 
 
 def requirements() -> list[Requirement]:
-    """What marlzoo's metadata require, its extras included; nothing where it is imported without being installed."""
+    """Requirements in marlzoo's metadata, extras included; empty if marlzoo is not installed."""
     try:
         declared = metadata.requires("marlzoo") or []
     except metadata.PackageNotFoundError:
@@ -81,7 +81,7 @@ class ConfigError(MarlzooError, ValueError):
 
 
 class SpecError(MarlzooError, ValueError):
-    """A task whose shape does not suit what is asked of it."""
+    """The shape of a task does not fit a method, a dataset or a checkpoint."""
 
 
 class DataError(MarlzooError, ValueError):
@@ -128,7 +128,7 @@ class OutputError(MarlzooError, OSError):
 
 
 def lack_of_memory(error: BaseException) -> str | None:
-    """One line with a remedy where an error of Python or torch says that the memory does not suffice, else None."""
+    """One line with a remedy if an error of Python or torch means that memory ran out, otherwise None."""
     if not (
         isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)))
     ):

@@ -63,7 +63,7 @@ def find_methods() -> Listing:
 
 
 def code_hash(cls: type[Algorithm]) -> str:
-    """Identifies the code of a method: its module, what that imports, and what samples data and evaluates.
+    """Hash of a method's code: its module, the modules it imports, the sampler and the evaluation.
 
     Comments and docstrings do not count, see :func:`marlzoo.system.provenance.source_hash`.
     """
@@ -219,7 +219,7 @@ def _preset_family(cls: type[Algorithm], spec: Spec) -> str:
 
 
 class Task(TaskName):
-    """A task by its name, and what the environment family that has it tells of it."""
+    """A task by its name, with spec and preset from its environment family."""
 
     __slots__ = ()
 
@@ -245,7 +245,7 @@ class Task(TaskName):
 
     @property
     def preset(self) -> str:
-        """The family whose presets serve this one's tasks, where it names one."""
+        """The family whose presets also apply to this family's tasks, if it names one."""
         named: str = getattr(self.module, "PRESET", "") if self.family in task_families() else ""
         return named
 

@@ -89,7 +89,7 @@ class BlockStream:
         return {"generator": start.numpy(), "cursor": np.int64(self._cursor).reshape(1)}
 
     def restore(self, generator: NDArray[np.uint8], cursor: NDArray[np.int64]) -> None:
-        """Go on where :meth:`state` was taken."""
+        """Continue from a :meth:`state`."""
         for source, state in zip(self._sources, generator, strict=True):
             source.set_state(torch.from_numpy(state.copy()))
         self._items = None

@@ -43,7 +43,7 @@ class _Task:
 
 
 class Driver:
-    """Sends groups, hears how they go on, and keeps what they send."""
+    """Sends groups to nodes, receives their progress, and stores their results."""
 
     def __init__(
         self, trainer: Trainer, work: Work, cpus: int, gpus: float, most: int, display: Display

@@ -34,7 +34,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Local:
-    """Trains groups here, or side by side in processes, each of which takes the next group when it is done.
+    """Trains groups in this process, or in several, each of which takes the next group when it is idle.
 
     Args:
         device: that groups train on; with ``cuda`` the processes take turns at the cards of the machine.
@@ -118,7 +118,7 @@ class _Pool:
         return (kind, *rest)
 
     def end(self) -> None:
-        """End them at once: what they were doing stands in their checkpoints."""
+        """Kill the workers; their checkpoints hold the progress so far."""
         for worker in self.workers:
             worker.process.terminate()
         for worker in self.workers:
@@ -194,7 +194,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, threads: int, card: str) -> None:
-    """A process of the team: does what it is sent, until the first process ends it or is gone."""
+    """Loop of a worker process: trains the groups it receives until the main process ends."""
     if sys.platform == "win32":  # where it is not inherited
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if card:  # before the first use of a GPU, which is when it is read

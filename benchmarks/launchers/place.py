@@ -1,4 +1,4 @@
-"""Where groups are trained, as asked for on the command line, and what a launcher of that place does."""
+"""The place of training that the command line asks for, and the interface of launchers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where groups are trained, and what each of them needs there.
+    """Where groups are trained, and the resources of each.
 
     Args:
         on: ``local`` for processes of this machine, ``ray`` or ``slurm``.

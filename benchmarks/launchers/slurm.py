@@ -259,7 +259,7 @@ def _job(folder: Path, name: str) -> Any:
 
 
 def _logs(folder: Path) -> Path:
-    """Where submitit keeps what it submits, and the output of jobs."""
+    """Folder of submitit's files and of the jobs' output."""
     return folder / "slurm"
 
 
@@ -286,7 +286,7 @@ def _follow(folder: Path, jobs: list[_Followed], display: Display) -> list[str]:
 
 
 def _advance(followed: _Followed) -> None:
-    """Tell the display the updates that stand last in the file of metrics."""
+    """Show the last number of updates in the metrics file."""
     with contextlib.suppress(OSError, ValueError):
         with open(followed.metrics, "rb") as file:
             file.seek(-min(4096, followed.metrics.stat().st_size), os.SEEK_END)
@@ -300,7 +300,7 @@ def _advance(followed: _Followed) -> None:
 
 
 def _outcome(folder: Path, followed: _Followed) -> str:
-    """Why a group failed whose job is over; empty where it did not."""
+    """Why a finished job's group failed; empty if it did not."""
     job = _job(folder, followed.listed.job)
     label = followed.group.label
     if not job.paths.result_pickle.exists():

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Let nothing fail because of where it is printed: to a closed stream, or one that does not know a letter."""
+    """Keep prints from failing on a closed stream, or on one whose encoding lacks a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or stream.closed:

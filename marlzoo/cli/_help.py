@@ -129,7 +129,7 @@ def options_of(shape: type, values: object = None) -> list[Setting]:
 
 
 def _named(shape: type, field: str, name: str) -> Any:
-    """What a name means where a class annotates a field with it; None where it is no name there."""
+    """The object that a name in a field's annotation refers to; None if it is not defined there."""
     owner = next(cls for cls in shape.__mro__ if field in vars(cls).get("__annotations__", {}))
     return vars(sys.modules[owner.__module__]).get(name)
 
@@ -139,7 +139,7 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _texts(cls: type) -> dict[str, str]:
-    """What stands at the fields of a class, or in its docstring, read from its source; nothing where it has none."""
+    """Comments of a class's fields, or its docstring's ``Args``, read from its source; may be empty."""
     try:
         text = textwrap.dedent(inspect.getsource(cls))
         (node,) = ast.parse(text).body
@@ -187,7 +187,7 @@ def _entry(option: Setting, presets: Mapping[str, Mapping[str, str]] | None = No
 
 
 def _value(option: Setting, presets: Mapping[str, Mapping[str, str]] | None) -> str:
-    """The default, where the text does not say it and there is one, and what presets have in its place."""
+    """The default, unless the text mentions it, and the values of presets."""
     of_method = presets is not None
     if "default" in option.about and not (of_method or option.default in ("False", "True")):
         return ""

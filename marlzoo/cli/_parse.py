@@ -1,4 +1,4 @@
-"""What the commands share: typed arguments, and the device they ask for."""
+"""Parsing of typed arguments and of the device, shared by the commands."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def parse(shape: type[T], command: str, arguments: Sequence[str]) -> T:
 
 
 def _plain(fault: str, command: str, shape: type) -> str:
-    """What tyro says, with the options' own words in place of types and of Python's errors."""
+    """An error of tyro in the words of the options instead of Python's types and exceptions."""
     if fault.startswith("Missing from"):
         required = required_options(shape)
         # tyro's line names what is missing by flag or, for arguments, by a word of its own and the text.
@@ -81,7 +81,7 @@ def _refuse_repeated(command: str, arguments: Sequence[str]) -> None:
 
 
 def _first_part(box: str) -> str:
-    """What stands below the title of tyro's box, up to the next rule, as one line."""
+    """The first section of tyro's error box as one line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # without colors
     lines = [line.strip(" │|") for line in plain.splitlines()]
     rules = [k for k, line in enumerate(lines) if re.fullmatch(r"[─\-╭╮╰╯\s]{8,}", line)]

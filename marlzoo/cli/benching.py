@@ -1,4 +1,4 @@
-"""``marlzoo bench``: run a suite, or what is missing of it, and print its table."""
+"""``marlzoo bench``: run a suite, or its missing part, and print its table."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _train(found: Suite, suite: Suite, options: Options, place: Place, command: str) -> int:
-    """Train what is missing of a suite that was ``found`` and cut to what the options ask for."""
+    """Train the missing runs of a suite, limited to what the options select."""
     from marlzoo.benchmarks.analysis import records, table
     from marlzoo.benchmarks.bench import select
     from marlzoo.benchmarks.membership import whole
@@ -175,7 +175,7 @@ def _settled(arguments: Sequence[str]) -> list[str]:
 
 
 def _record(cost: Cost, left_out: bool) -> dict[str, Any]:
-    """What a dataset of a suite still costs, for programs; ``left_out`` says that the hours given do not suffice."""
+    """Remaining cost of a dataset of a suite as plain values; ``left_out``: it does not fit in the given hours."""
     missing = sum(cost.missing.values())
     about = {
         "dataset": cost.label,

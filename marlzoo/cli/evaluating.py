@@ -118,7 +118,7 @@ def _require(options: Options) -> None:
 
 
 def _cross_play(options: Options, started: float) -> int:
-    """Print the matrix or the returns of the compositions, and what they say."""
+    """Print the matrix or the returns of the compositions, and their summary."""
     from marlzoo.benchmarks.cross_play import cross_play
 
     runs = [options.checkpoint, *options.others]

@@ -25,7 +25,7 @@ class Options:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the files and say what to do next."""
+    """Write the files and print the next commands."""
     options = parse(Options, "new-method", arguments)
     from marlzoo.commands.new_method import new_method
     from marlzoo.registry import find_methods

@@ -1,4 +1,4 @@
-"""``marlzoo list`` from Python: what is there, without importing a method or a simulator."""
+"""``marlzoo list`` from Python: methods, tasks, datasets, formats and suites, none of which is imported."""
 
 from __future__ import annotations
 

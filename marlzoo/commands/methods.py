@@ -1,4 +1,4 @@
-"""What a method's source file tells: settings, action kinds, paper. It is read as text; nothing is imported.
+"""Settings, action kinds and paper of a method, parsed from its source file without importing it.
 
 Importing a method imports torch, which takes longer than a person waits for a list or for ``--help``.
 """
@@ -79,7 +79,7 @@ class MethodFile:
 
     @property
     def execution(self) -> str:
-        """Who must see what when the team acts: ``decentralized`` unless the class says otherwise."""
+        """Execution class of the policy: ``decentralized`` unless the class states another."""
         value = self._attribute("execution")
         return str(value.value) if isinstance(value, ast.Constant) else "decentralized"
 
@@ -150,7 +150,7 @@ class MethodFile:
         return found
 
     def _written(self, value: ast.expr) -> str:
-        """A value as it is written; that of a constant of this module where it is a name."""
+        """A value as written in the source; a name of a constant is resolved."""
         named = self._assigned(value.id) if isinstance(value, ast.Name) else None
         return self._number(named or value)
 
@@ -164,7 +164,7 @@ class MethodFile:
         return self._attribute(name)
 
     def _number(self, node: ast.expr) -> str:
-        """What an expression comes to where it is ``math.exp`` or the like of a number, else its text."""
+        """The value of an expression such as ``math.exp(10)``, otherwise its text."""
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("math.") and len(node.args) == 1:
             given = self._written(node.args[0])
             with contextlib.suppress(ValueError):

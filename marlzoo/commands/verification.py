@@ -76,7 +76,7 @@ def _results(folder: Path) -> Iterator[Checked]:
 
 
 def _has_checksums(path: Path) -> bool:
-    """Whether a file's header is that of lines with checksums, also where a bit of it is wrong.
+    """Whether a file's header is that of lines with checksums; a damaged bit does not matter.
 
     Journals and compressed files have it.
     """

@@ -26,7 +26,7 @@ def pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
 
 
 def mapping(array: NDArray[Any]) -> mmap.mmap | None:
-    """The file mapping that an array lies in, if it is mapped."""
+    """The memory map behind an array, if there is one."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

@@ -1,4 +1,4 @@
-"""Formats of datasets that are written, and the conversion of one format into another."""
+"""Writers of dataset formats, and the conversion of one format into another."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class Dataset:
         return f"Dataset({name}{size}, {shape}, {returns})"
 
     def _compare_with_card(self) -> None:
-        """Refuse content whose hash or statistics are not those that the card states."""
+        """Raise DataError if hash or statistics differ from those of the card."""
         if self.card.content_hash != self.content_hash:
             validation.check_finite(self.own_arrays)  # a number that is not finite is named with its row
             raise DataError(
@@ -284,7 +284,7 @@ class Dataset:
 
     @cached_property
     def spans(self) -> Episodes:
-        """Where the episodes lie."""
+        """First and last rows of the episodes."""
         return Episodes(self.starts, self.rows)
 
     @property
@@ -325,7 +325,7 @@ class Dataset:
 
     @property
     def own_arrays(self) -> dict[str, NDArray[Any]]:
-        """Those that hold numbers of their own: all, or all but a state that is a view of the observations."""
+        """The arrays that own their memory: all, except a state that is a view of the observations."""
         return {k: v for k, v in self.arrays.items() if not (k == "state" and self.state_is_obs)}
 
     @property

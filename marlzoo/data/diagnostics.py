@@ -1,4 +1,4 @@
-"""What tells how hard a dataset is for which method: coverage, dependence between agents, modes, scales.
+"""Diagnostics of a dataset's difficulty: coverage, dependence between agents, modes, scales.
 
 The shares of distinct pairs and the hints look at all transitions; everything else looks at a seeded sample of them,
 so that it stays fast on millions of rows, and says how many it looked at.

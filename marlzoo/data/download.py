@@ -27,7 +27,7 @@ _RETURN_TOLERANCE = 0.02  # of the spread of episode returns
 
 
 def downloads_home() -> Path:
-    """Where fetched files are kept: the folder ``downloads`` beside the datasets."""
+    """The folder of downloaded files, ``downloads`` beside the datasets."""
     return data_home().parent / "downloads"
 
 
@@ -96,7 +96,7 @@ def download(
 
 
 def _reading(entry: Entry, reader: Reader) -> dict[str, Any]:
-    """What a reader must be told to read this one of the datasets that a file can be read as."""
+    """Options with which a file's reader yields this dataset, where the file holds several."""
     options: dict[str, Any] = {}
     if "uid" in reader.options:  # a zip file of all qualities
         options["uid"] = entry.parts.quality

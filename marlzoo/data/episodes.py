@@ -1,4 +1,4 @@
-"""Where episodes lie among the rows of a dataset, and one of them by itself."""
+"""Episode boundaries among the rows of a dataset, and single episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that say too little about themselves, read as data of the task that they are of."""
+"""Completion of data without a header by the task that the user names."""
 
 from __future__ import annotations
 

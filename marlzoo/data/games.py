@@ -35,7 +35,7 @@ Recipe = Callable[[games.Game, Random], Act]
 
 @dataclass(frozen=True)
 class Apart:
-    """Every agent records episodes of its own, and all that is kept of them is its part.
+    """Every agent records its own episodes, of which only its part is kept.
 
     Attributes:
         of: the recipe of an agent's episodes.

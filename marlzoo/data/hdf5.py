@@ -1,4 +1,4 @@
-"""HDF5 without surprises: a fault of a file becomes one :class:`DataError`, a full disk an error at all."""
+"""HDF5 access in which every fault of a file is one :class:`DataError`, and a full disk an error."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def row_reader(array: h5py.Dataset) -> Callable[[slice], NDArray[Any]]:
 
 
 def _offset(array: h5py.Dataset) -> int | None:
-    """Where an array begins in its file, if it lies there in one piece as numpy would hold it."""
+    """An array's offset in its file, if it is stored contiguously in numpy's layout."""
     with _guarded():
         plain = array.id.get_type().equal(h5py.h5t.py_create(array.dtype, logical=True))
         return (

@@ -1,4 +1,4 @@
-"""Where datasets live, and which native files have been verified there."""
+"""The folder of datasets, and a record of the native files verified there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data_home() -> Path:
 
 
 def _stamp(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Where a file's record is kept, and what tells this very content from a later one."""
+    """Path of a file's verification record, and a stamp that changes when the file does."""
     place = path.resolve()
     status = path.stat()
     name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
@@ -69,7 +69,7 @@ def _read_note(record: Path) -> dict[str, Any]:
 
 
 def write_verified(path: Path, **notes: Any) -> None:
-    """Note that a file's content was read and is what its card says."""
+    """Record that a file's content was read and matches its card."""
     record, facts = _stamp(path)
     try:
         write_text_atomic(record, json.dumps(sealed(facts | notes), sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""What a dataset holds: returns, lengths, ends, ranges, coverage, dependence, modes; as text, JSON, plot and page."""
+"""Statistics of a dataset (returns, lengths, ends, ranges, coverage, modes) as text, JSON, plot and HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets by name or by file: where they live, how they are loaded, what to do when one is missing.
+"""Loading of datasets by name or file, and the remedy when one is missing.
 
 A dataset's name is ``family/task/source/quality``, ``mamujoco/hopper-3x1/omiga/medium-replay``. Its file is
 ``<family>/<task>/<source>/<quality>.hdf5`` under :func:`data_home`; a regenerated one may carry its size and

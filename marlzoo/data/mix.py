@@ -133,7 +133,7 @@ def mix(
 
 
 def _new_place(card: Card, parents: Sequence[Dataset]) -> Path:
-    """Where a mixture's own name is looked up, if the name is whole and nobody has it."""
+    """The file of a mixture's name, if the name is complete and unused."""
     told = all(parent.card.source == card.source and parent.card.quality for parent in parents)
     if not told or not is_name(card.name):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Dataset names, their parts, and the files they stand for."""
+"""Dataset names, their parts, and their files."""
 
 from __future__ import annotations
 

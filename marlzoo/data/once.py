@@ -1,4 +1,4 @@
-"""Within a command, a dataset is read once: what was read for its description serves whoever loads it next."""
+"""Cache for one command: a dataset read for its description is not read again when it is loaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reading_once() -> Iterator[None]:
 
 
 def identity(source: str | os.PathLike[str], options: Mapping[str, Any], computed: bool) -> Identity:
-    """What tells this very content, read with these options, from another."""
+    """Cache key of a file's present content, read with these options."""
     settings = repr(sorted(options.items()))
     if computed:
         return os.fspath(source), settings

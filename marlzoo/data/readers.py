@@ -1,4 +1,4 @@
-"""Formats of datasets that are read: which there are, and which one takes a file."""
+"""Readers of dataset formats, and the choice of the one that fits a file."""
 
 from __future__ import annotations
 

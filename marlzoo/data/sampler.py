@@ -104,7 +104,7 @@ class DeviceArrays:
         self.truncated = self._joined("truncated", torch.bool)
 
     def _large(self, name: str, dtype: torch.dtype) -> Tensor | _Parts:
-        """A column that is not joined where it is mapped."""
+        """A column of several datasets that are not concatenated if memory-mapped."""
         if self.mapped and len(self._datasets) > 1:
             return _Parts([_tensor(getattr(data, name)) for data in self._datasets])
         return self._joined(name, dtype)
@@ -334,12 +334,12 @@ class Sampler:
         return taken
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Where every stream stands, for an exact resume."""
+        """Positions of all random streams, for an exact resume."""
         streams = {"rows": self._rows, **{f"noise.{name}": s for name, s in self._noise.items()}}
         return {f"{name}.{k}": v for name, stream in streams.items() for k, v in stream.state().items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on where :meth:`state` was taken."""
+        """Continue from a :meth:`state`."""
         streams = {"rows": self._rows, **{f"noise.{name}": s for name, s in self._noise.items()}}
         for name, stream in streams.items():
             stream.restore(state[f"{name}.generator"], state[f"{name}.cursor"])

@@ -115,7 +115,7 @@ def make_policy_step(team: TeamPolicy, agent: int | None = None) -> PolicyStep:
 
 
 def file_metadata(team: TeamPolicy, step: PolicyStep) -> dict[str, Any]:
-    """What stands in the file beside the network: where it comes from, and its inputs and outputs."""
+    """Metadata of an exported file: its origin, inputs and outputs."""
     return {
         "marlzoo": __version__,
         "method": team.method,

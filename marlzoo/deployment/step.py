@@ -1,4 +1,4 @@
-"""A policy's step as a function of tensors: what it remembers and its noise are inputs and outputs."""
+"""A policy's step as a pure function of tensors: hidden state and noise are inputs and outputs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PolicyStep(nn.Module):
 
     @torch.no_grad()
     def _traced(self) -> tuple[list[tuple[Kind, tuple[int, ...]]], dict[str, tuple[int, ...]]]:
-        """What the policy draws in a step of one environment, and the sizes of what it remembers, ``[N, ...]``."""
+        """Random draws of the policy in one step, and the shapes of its hidden state, ``[N, ...]``."""
         spec = self._spec
         random = RecordedDraws()
         obs = next(self.policy.parameters()).new_zeros(1, 1, spec.n_agents, spec.obs_size)

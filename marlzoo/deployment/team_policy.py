@@ -59,7 +59,7 @@ class TeamPolicy:
 
     @property
     def execution(self) -> Execution:
-        """Who must see what when the team acts; see :class:`marlzoo.Policy`."""
+        """Execution class: decentralized, sequential or centralized; see :class:`marlzoo.Policy`."""
         return self.policy.execution
 
     @property
@@ -130,7 +130,7 @@ class TeamPolicy:
         return self._act_alone(values, action_mask, agent)
 
     def receive(self, reward: ArrayLike) -> None:
-        """Tell what the last step earned, a number or ``[E]``; only policies that ask for a return use it.
+        """Pass the reward of the last step, a number or ``[E]``; only return-conditioned policies use it.
 
         Raises:
             SpecError: as many rewards as the environments of the last step are expected.

@@ -92,7 +92,7 @@ class Bridge:
 
 
 def _wanted(here: State, action: NDArray[Any]) -> State:
-    """Where each agent ``[E, 2, 2]`` would go alone: walls and borders stop it."""
+    """Next cell of each agent ``[E, 2, 2]``, ignoring the other: walls and borders stop it."""
     target = here + MOVES[action]
     inside = np.clip(target, 0, np.array(FREE.shape) - 1)
     possible = _same(inside, target) & FREE[inside[..., 0], inside[..., 1]]

@@ -1,4 +1,4 @@
-"""Who moves and sees what in gymnasium-robotics' multi-agent MuJoCo (``mamujoco_v1``).
+"""Joints and observations of each agent in gymnasium-robotics' multi-agent MuJoCo (``mamujoco_v1``).
 
 An agent sees, in this order: of each own joint, sorted by label, its angle and velocity (Ant and Humanoid also what
 is known of the bodies it joins, each body once; the Reacher sine and cosine instead of the angle, and for the second

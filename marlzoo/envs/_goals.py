@@ -55,7 +55,7 @@ class Goals:
         return np.concatenate((single(2.0 * drawn[:4].T - 1.0), goal), axis=1)
 
     def observe(self, state: NDArray[Any]) -> tuple[Floats, Floats]:
-        """Own place, the other's and, where it is shown, the goal; both places and the goal."""
+        """Observations (own position, the other's, the goal if shown) and states (both positions, the goal)."""
         places = state[:, :4].reshape(-1, 2, 2)
         seen = [places, places[:, ::-1]]
         if self.shown:

@@ -1,4 +1,4 @@
-"""The line game of LOMAQ's study: every agent has a reward of its own, so who earned what is known."""
+"""The line game of LOMAQ's study, in which every agent has its own reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sees and moves what in MOMA-PPO's partitions of the D4RL robots and of the two-agent Reacher.
+"""Observations and actuators of each agent in MOMA-PPO's partitions of the D4RL robots and of Reacher.
 
 A team is written ``<conf>_<obsk>``, for instance ``4x2_0t``; indices are columns of the robot's observation and
 numbers of its actuators. The release takes the Ant's joints in observed order (front left leg first) and its

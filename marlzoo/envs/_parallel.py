@@ -1,4 +1,4 @@
-"""One environment with PettingZoo's parallel API, whose answers are checked before anything is made of them.
+"""One environment with PettingZoo's parallel API, with checks of everything it returns.
 
 The API is a convention that nothing enforces. Whatever an environment returns instead becomes one
 :class:`~marlzoo.errors.SpecError` that names the task, the environment's class, copy and step, what came and what the
@@ -56,7 +56,7 @@ class Parallel:
             raise self.fault("lists no agent in possible_agents", "the names of all agents there")
 
     def fault(self, what: str, wanted: str = "") -> SpecError:
-        """An error: where the environment stands, what is wrong there, and what the API wants."""
+        """An error that states where the environment deviates from the API, and what the API requires."""
         time = ""
         if self._time is not None:
             time = f", step {self._time}" if self._time else ", reset"

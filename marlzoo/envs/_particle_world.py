@@ -223,7 +223,7 @@ class World:
         self.mark_forests()
 
     def mark_forests(self) -> None:
-        """Bring the flags up to date: +1 where an agent is in a forest, -1 where not."""
+        """Update the forest flags: +1 for an agent in a forest, otherwise -1."""
         s = self.scenario
         if s.forest:
             trees = [s.agents + k for k in s.forest]

@@ -1,4 +1,4 @@
-"""What moves the prey of the particle world: OMAR's trained network, read from the user's file, or a rule."""
+"""Policies of the particle world's prey: OMAR's trained network, read from the user's file, or a rule."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Moved = tuple[State, Floats, Bools]
 
 
 class Rules(Protocol):
-    """What a game is; its copies are rows, and nothing is kept between calls.
+    """Rules of a game as stateless functions; copies of the game are rows of the state arrays.
 
     Attributes:
         n_agents: number of agents N.

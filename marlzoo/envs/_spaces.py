@@ -1,4 +1,4 @@
-"""What an agent sees, as a vector: the same reading of a space for environments and for recorded data.
+"""Flattening of observation spaces into vectors, the same for environments and recorded data.
 
 Spaces are given as Minari writes them into its metadata (``{"type": "Box", "shape": [3], ...}``); :func:`plain_space`
 makes that of a gymnasium space. Boxes of any shape and ``MultiBinary`` are flattened, a ``Discrete`` becomes one-hot,
@@ -61,7 +61,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class FlatSpace:
-    """All parts of what one agent sees, and where its mask of legal actions is, if there is one."""
+    """Layout of one agent's flattened observation, and the place of its action mask, if any."""
 
     leaves: tuple[Leaf, ...]
     mask: Path | None = None

@@ -1,4 +1,4 @@
-"""A limit on the time of one call into a simulator, which may wait for something that never comes."""
+"""A time limit for calls into a simulator, which may hang."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLL = 0.5  # seconds between two looks of the watchdog
 
 
 class OverdueError(BaseException):
-    """The call did not return. No ``Exception``, which the simulator's own code may catch and go on."""
+    """The call did not return. Not an ``Exception``, which the simulator's own code could catch."""
 
 
 def call_seconds() -> float:
@@ -43,7 +43,7 @@ def call_seconds() -> float:
 
 
 def overdue(what: str, seconds: float) -> str:
-    """What is said of a call that did not return."""
+    """Error message for a call that did not return."""
     return f"did not return from {what} within {seconds:g} seconds; mend it, or set {SETTING} (0: no limit)"
 
 

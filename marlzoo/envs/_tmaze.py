@@ -52,7 +52,7 @@ class TMaze:
         self._foot = np.array([(length, arm), (length, arm + 1)])
 
     def free(self) -> Bools:
-        """Where one may stand, ``[rows, columns]``."""
+        """Free cells, ``[rows, columns]``."""
         return self._free[1:-1, 1:-1]
 
     def goals(self, state: State) -> State | None:
@@ -83,7 +83,7 @@ class TMaze:
         )
 
     def recover(self, shown: Floats) -> tuple[State, Bools]:
-        """The global state itself, where both agents stand on free cells."""
+        """The global state itself, if both agents are on free cells."""
         whole = np.nan_to_num(shown).astype(np.int64)
         here = whole[:, POSITIONS].reshape(-1, 2, 2)
         inside = np.clip(here, 0, np.array(self._free.shape) - 3)

@@ -1,4 +1,4 @@
-"""What a team sees of its robot: three ways to make the agents' observations from the full one."""
+"""Observations of a team's agents: three ways to derive them from the robot's full observation."""
 
 from __future__ import annotations
 

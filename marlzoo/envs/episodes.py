@@ -75,7 +75,7 @@ class Play:
         self.live = np.union1d(self.live, ids)
 
     def give_up(self, ids: Ids) -> None:
-        """Go no further with the copies ``ids``; returns of those whose episode went on become NaN."""
+        """Stop the copies ``ids``; returns of unfinished episodes become NaN."""
         if len(ids):
             self.returns[np.intersect1d(self.live, ids)] = np.nan
             self.live = np.setdiff1d(self.live, ids)

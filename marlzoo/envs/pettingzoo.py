@@ -365,7 +365,7 @@ class _Act:
         return (2.0 * (np.asarray(action, np.float64) - low) / (high - low) - 1.0).ravel()
 
     def table(self, mask: Any, width: int, copy: Parallel, agent: Any) -> Bools:
-        """Legal actions ``[width]``: all for None, the first alone for 0 or where none is, else those of the mask."""
+        """Legal actions ``[width]``: all if None, only the first if 0 or an empty mask, otherwise the mask's."""
         action_mask = np.zeros(width, np.bool_)
         if mask is None:
             action_mask[: self.size] = True

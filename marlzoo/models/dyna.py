@@ -64,7 +64,7 @@ def with_dyna(cls: type[Algorithm]) -> type[Algorithm]:
 
 
 class Dyna(Algorithm):
-    """What the Dyna form adds to a method; see the module's text and :func:`with_dyna`."""
+    """World model, chains and buffer that the Dyna form adds to a method; see the module and :func:`with_dyna`."""
 
     config: Any
     chain: Tensor
@@ -200,7 +200,7 @@ class Dyna(Algorithm):
         return {"world/reward": paid.mean(1), "world/penalty": penalty.mean(1)}
 
     def _dyna_act(self, frame: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """What the present policies do, with noise where they have any."""
+        """Actions of the current policies, with their exploration noise if any."""
         obs, _ = self.dyna_world.split(frame)
         drawn = [noise[name] for name in noise if name.startswith("dyna_act_")]
         return self.policy().act(obs, self._action_mask(obs), cast(Any, GivenRandom(drawn)))

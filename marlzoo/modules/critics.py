@@ -182,7 +182,7 @@ class ActionValues(nn.Module):
 
 
 def joint_action(action: Tensor, spec: Spec, dtype: torch.dtype) -> Tensor:
-    """All agents' actions beside each other, one-hot where discrete: ``[R, ..., N(, A)] -> [R, ..., N A]``."""
+    """Concatenated actions of all agents, one-hot if discrete: ``[R, ..., N(, A)] -> [R, ..., N A]``."""
     one = one_hot(action, spec.action_size) if spec.discrete else action
     return one.flatten(-2).to(dtype)
 

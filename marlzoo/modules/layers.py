@@ -167,7 +167,7 @@ class PerAgent(nn.Module):
         self.network = network
 
     def forward(self, *parts: Tensor, **options: bool) -> Any:
-        """``[R, ..., N, in_k]`` parts ``-> [R, ..., N, out]``, or several such where the network has several."""
+        """Inputs ``[R, ..., N, in_k] -> [R, ..., N, out]``; a tuple if the network has several outputs."""
         out = self.network(*(part.movedim(-2, 1) for part in parts), **options)
         return out.movedim(1, -2) if isinstance(out, Tensor) else tuple(x.movedim(1, -2) for x in out)
 

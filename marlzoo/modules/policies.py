@@ -54,7 +54,7 @@ class Policy(nn.Module):
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Continue from a :meth:`state`."""
 
     @abstractmethod
     def act(
@@ -213,7 +213,7 @@ class UniformPolicy(Policy):
 
 
 class SquashedPolicy(Policy):
-    """A deterministic network's output, kept inside the box; with noise, plus normal noise where there is any.
+    """A deterministic policy: network output bounded to the box, with Gaussian exploration noise if there is any.
 
     Args:
         network: ``[R, E, N, O + N] -> [R, E, N, A]``.

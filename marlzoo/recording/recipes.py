@@ -41,7 +41,7 @@ OWN = "own"  # source of data that a checkpoint's policy made
 def recipe_path(
     task: str, quality: str, transitions: int = TRANSITIONS, seed: int = SEED, source: str = SOURCE
 ) -> Path:
-    """Where a collected dataset goes: size and seed are part of its name where they are not the usual ones."""
+    """File of a collected dataset; size and seed are part of its name unless they are the defaults."""
     return dataset_path(
         f"{task}/{source}/{quality}",
         transitions=None if transitions == TRANSITIONS else transitions,
@@ -76,7 +76,7 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Who makes a quality of a task's data: the stages, and what the card tells of their origin."""
+    """How a quality of a task's data is recorded: stages, and their origin for the card."""
 
     task: str
     quality: str
@@ -178,7 +178,7 @@ def collect(
 
 
 def _require_room(spec: Spec, transitions: int, target: Path) -> None:
-    """Raise ConfigError where the disk cannot hold so many steps; states may be those of the observations."""
+    """Raise ConfigError if the disk cannot hold so many steps."""
     row = sum(array.new(1).nbytes for name, array in spec.layout().items() if name != "state")
     place = next(folder for folder in target.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(place).free
@@ -190,7 +190,7 @@ def _require_room(spec: Spec, transitions: int, target: Path) -> None:
 
 
 def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
-    """Who makes a quality; raises as :func:`collect` says."""
+    """The recipe of a quality; raises the errors of :func:`collect`."""
     needed = quality != RANDOM or task in behavior_policy_names(folder)
     behavior = load_behavior_policy(task, folder) if needed else None
     if behavior is None or (quality == RANDOM and RANDOM not in behavior.qualities):

@@ -86,7 +86,7 @@ def learner_of(task: str, options: Options) -> Algorithm:
 
 
 def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
-    """Where the unfinished training lies: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
+    """Folder of the unfinished training: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
     o = options
     return (
         o.work

@@ -29,7 +29,7 @@ _REDUNDANT = {"task", "source", "quality", "notes"}  # in a dataset's name, or t
 
 
 def about_policy(saved: Saved) -> dict[str, Any]:
-    """What a checkpoint says about itself: method, task, shape, settings, versions, last evaluation."""
+    """Description of a checkpoint: method, task, shape, settings, versions, last evaluation."""
     meta = saved.meta
     about = {
         "method": str(meta["method"]),
@@ -45,12 +45,12 @@ def about_policy(saved: Saved) -> dict[str, Any]:
 
 
 def about_dataset(spec: Spec, card: Card) -> dict[str, Any]:
-    """What a dataset says about itself: its name, shape and card."""
+    """Description of a dataset: name, shape and card."""
     return {"name": card.name, "spec": spec.to_dict(), **card.to_dict()}
 
 
 def repository_card(repository: str, manifest: Manifest, license_name: str) -> str:
-    """The text of ``README.md``: what the files are, how to use one, and where they come from.
+    """Text of ``README.md``: the files, how to use them, and their origin.
 
     Args:
         repository: ``USER/NAME``.

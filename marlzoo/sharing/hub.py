@@ -72,7 +72,7 @@ def require_repository(name: str) -> None:
 
 
 def read_repository(api: Any, repository: str, kind: Kind, revision: str | None) -> FoundManifest | None:
-    """A repository's manifest; None where there is no such repository or revision.
+    """A repository's manifest; None if there is no such repository or revision.
 
     Raises:
         DataError: the hub does not answer, or the manifest is damaged.

@@ -112,7 +112,7 @@ def _fetch(api: Any, repository: str, found: FoundManifest, shared: SharedFile, 
 
 
 def _verify(file: Path, repository: str, kind: Kind, shared: SharedFile) -> None:
-    """Compare a fetched file with its checksum, and see that it is what it is said to be."""
+    """Verify checksum and kind of a downloaded file."""
     checksum = sha256_file(file)
     if checksum != shared.sha256:
         raise DataError(

@@ -79,7 +79,7 @@ def push(
 
 
 def _described(path: str | os.PathLike[str]) -> tuple[Path, Kind, dict[str, Any], str]:
-    """The file behind a path or name, its kind, what it says about itself, and its usual name on a hub."""
+    """The file behind a path or name, its kind, its description, and its usual name on a hub."""
     text = os.fspath(path)
     if not (is_name(text) and not Path(text).exists()) and (Path(text).is_dir() or text.endswith(".npz")):
         file = find_checkpoint(text)

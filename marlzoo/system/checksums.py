@@ -41,7 +41,7 @@ def faults(path: Path) -> list[str]:
 
 
 def has_checksums(path: Path) -> bool:
-    """Whether a file's lines have checksums, also where a bit of it is wrong; True where it cannot be read."""
+    """Whether a file's lines have checksums; a damaged bit does not matter. True if it cannot be read."""
     try:
         header, lines = _split(path)
     except DataError:

@@ -124,7 +124,7 @@ def _seal(values: Mapping[str, Any]) -> str:
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Take the lock of an open file, which ends when it is closed; False where another holds it."""
+    """Lock an open file until it is closed; False if another process holds the lock."""
     if sys.platform == "win32":  # no such lock there
         return True
     try:

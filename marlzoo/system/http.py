@@ -70,7 +70,7 @@ def fetch(url: str, target: Path, size: int, version: str, progress: Progress | 
 
 
 def _attempt(url: str, part: Path, size: int, progress: Progress | None) -> str:
-    """Append what comes; returns what went wrong, if anything."""
+    """Append the response to the file; returns the error, if any."""
     done = part.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:

@@ -15,7 +15,7 @@ INVALID_PARAMETER = 87  # there is no such process
 
 
 def alive(process: int) -> bool:
-    """Whether a process of this machine, given by its number, is alive; True where that cannot be told."""
+    """Whether the process with this id is alive; True if that cannot be determined."""
     if sys.platform == "win32":
         return alive_on_windows(
             process, ctypes.WinDLL("kernel32", use_last_error=True), ctypes.get_last_error

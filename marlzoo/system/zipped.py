@@ -38,7 +38,7 @@ def read_member(
     any_order: bool = False,
     allocate: Allocate = np.empty,
 ) -> NDArray[Any]:
-    """One array of an npz file; what it declares is compared with what it stores before memory is taken.
+    """One array of an npz file; declared and stored sizes are compared before memory is allocated.
 
     Args:
         archive: the opened file.

@@ -41,7 +41,7 @@ def plans() -> dict[str, Plan]:
 
 
 def default_method() -> str:
-    """The online method that trains where a task has no plan of its own."""
+    """The online method for tasks without a plan."""
     method: str = _read()["default"]["method"]
     return method
 

@@ -111,7 +111,7 @@ class BehaviorPolicy:
 
 
 def behavior_policy_path(task: str, folder: Path | None = None) -> Path:
-    """The behavior policy's description; arrays and learning curve lie beside it.
+    """File of a behavior policy's description; arrays and learning curve are next to it.
 
     Args:
         task: full task name.

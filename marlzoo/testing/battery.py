@@ -1,4 +1,4 @@
-"""What every method passes by existing; see :func:`battery`.
+"""Checks that every registered method passes; see :func:`battery`.
 
 A failed check raises ``AssertionError`` (or what the method itself raised).
 """
@@ -179,7 +179,7 @@ def evaluation_does_not_depend_on_neighbors(case: Case, folder: Path) -> None:
 
 
 def acts_as_an_exported_step(case: Case, folder: Path) -> None:
-    """The policy as a function, with what it remembers and its noise as inputs (what ``marlzoo export`` writes)."""
+    """The policy as a pure function with hidden state and noise as inputs, as ``marlzoo export`` writes it."""
     algorithm = case.learner((0,), dtype=torch.float32)
     case.updated(algorithm, 1)
     policy = algorithm.policy()

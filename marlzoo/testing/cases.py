@@ -1,4 +1,4 @@
-"""What a method's checks are made of: its forms, and small learners, data and environments for each."""
+"""Test cases of a method: its variants, with small learners, data and environments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UPDATES = 3  # enough for a second stage, delayed steps, and optimizers that hav
 
 @dataclass(frozen=True)
 class Case:
-    """A method in one of its forms, and what it is tested on.
+    """A variant of a method, with the task and data of its tests.
 
     Args:
         method: its name.

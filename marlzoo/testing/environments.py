@@ -1,4 +1,4 @@
-"""What every environment passes by existing; see :func:`env_battery`.
+"""Checks that every registered environment passes; see :func:`env_battery`.
 
 A failed check raises ``AssertionError`` (or what the environment itself raised).
 """
@@ -152,7 +152,7 @@ def legal_actions(case: EnvCase, folder: Path) -> None:
 
 
 def single_copies_are_reset(case: EnvCase, folder: Path) -> None:
-    """Resetting some copies leaves what the others show, and how they go on, as it was."""
+    """Resetting some copies changes neither the observations nor the course of the others."""
     some, others = np.array([1, 3]), [0, 2]
     with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as plain:
         for e in (env, plain):
@@ -173,7 +173,7 @@ def single_copies_are_reset(case: EnvCase, folder: Path) -> None:
 
 
 def copies_that_are_not_stepped_stay(case: EnvCase, folder: Path) -> None:
-    """Copies outside ``ids`` keep what they show, earn nothing and do not end; their clocks stand still."""
+    """Copies outside ``ids`` keep their observations and clocks, have no reward and do not end."""
     with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as whole:
         for e in (env, whole):
             e.seed([5, 6, 7, 8])

@@ -1,4 +1,4 @@
-"""What every method that learns by acting passes; see :func:`marlzoo.testing.battery.battery`."""
+"""Checks that every online method passes; see :func:`marlzoo.testing.battery.battery`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marlzoo.training.online import online_settings, train_online
 
 
 def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
-    """R = 2 equals two runs with R = 1: what they go through and what they learn, in 3 rounds."""
+    """R = 2 equals two runs with R = 1, in experience and parameters, after 3 rounds."""
     seeds, rates = (7, 1), [1e-3, 5e-4]
     together = case.learner(seeds, lr=rates)
     case.updated(together, UPDATES)

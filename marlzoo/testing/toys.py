@@ -128,7 +128,7 @@ class ToyEnv(BatchedEnv):
 
 @dataclass(frozen=True)
 class Toys:
-    """What methods are tested on; replace it where a method needs other data.
+    """Task and data for the tests of methods; replace it for a method that needs others.
 
     Attributes:
         spec: ``spec(kind)``, the task's shape.

@@ -1,4 +1,4 @@
-"""Teams put together of members of several teams, all compositions in lockstep."""
+"""Ad hoc teams: members of several teams play together, all compositions in lockstep."""
 
 from __future__ import annotations
 

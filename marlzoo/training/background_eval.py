@@ -1,4 +1,4 @@
-"""Evaluating a learner while it trains: at once, or in a thread beside the training.
+"""Evaluation of a learner during training, in the foreground or in a background thread.
 
 Beside it a copy of the policy acts, on a GPU on a stream of its own, so that the updates are not held up. The numbers
 are those of an evaluation at once.

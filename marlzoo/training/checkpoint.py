@@ -165,7 +165,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def task_of(meta: Mapping[str, Any]) -> str:
-    """The task that a checkpoint was trained for; empty where it does not say."""
+    """The task that a checkpoint was trained for; empty if unknown."""
     return str(meta.get("task") or meta.get("online", {}).get("task", ""))
 
 

@@ -36,7 +36,7 @@ class OnlineSettings(Protocol):
 
 
 class Explorer(Protocol):
-    """What an online method has beside ``update`` and ``policy``."""
+    """Methods that an online learner provides besides ``update`` and ``policy``."""
 
     def explore(
         self, obs: Tensor, action_mask: Tensor | None, random: ReplicaRandom, fresh: Tensor

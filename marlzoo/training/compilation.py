@@ -121,7 +121,7 @@ def _may_reorder(device: torch.device, backend: str) -> bool:
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Inside, glibc keeps the memory of freed buffers; at the end what is free goes back to the system.
+    """Inside the block glibc keeps freed memory; at its end free memory is returned to the system.
 
     Each update allocates and frees the same buffers. glibc returns large ones to the system at once and then gets
     them anew, page by page and filled with zeros: half of the time of methods whose buffers exceed 32 MB. Outside,

@@ -1,4 +1,4 @@
-"""How a team that was trained offline explores while it is fine-tuned: all agents at once, or about one of them."""
+"""Exploration during fine-tuning: by all agents at once, or by about one at a time."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Finetuning:
         }
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint; loggers start afterwards, since they drop what lies beyond the learner's updates.
+        """Resume from a checkpoint; loggers start afterwards, since they drop entries beyond the learner's updates.
 
         Raises:
             CheckpointError: it is broken, or belongs to another fine-tuning.
@@ -183,7 +183,7 @@ class Finetuning:
         return metrics
 
     def _evaluate(self, on_evaluation: OnEvaluation | None) -> None:
-        """Play with the seeds that the training's own evaluation has after so many updates."""
+        """Evaluate with the seeds of the training's own evaluation after so many updates."""
         learner = self.learner
         found = evaluate(
             learner.policy(),

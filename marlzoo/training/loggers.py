@@ -1,4 +1,4 @@
-"""Loggers: where the metrics and evaluations of a run go while it trains."""
+"""Loggers: destinations of a run's metrics and evaluations during training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Logger(Protocol):
     """Receives what a run measures. Methods are called in the order ``start``, any of the others, ``close``."""
 
     def start(self, algorithm: Algorithm) -> None:
-        """Begin, or go on after ``algorithm.updates`` updates: what was logged beyond them is void."""
+        """Start, or resume after ``algorithm.updates`` updates: entries beyond them are void."""
 
     def log_metrics(self, updates: int, metrics: Metrics) -> None:
         """Metrics of the update number ``updates``, each ``[R]``; see :class:`Loggers` for which updates."""
@@ -126,7 +126,7 @@ class MetricsFile:
         self._file: IO[str] | None = None
 
     def start(self, algorithm: Algorithm) -> None:
-        """Read what is there, and drop what lies beyond the learner's updates."""
+        """Read the existing file, and drop entries beyond the learner's updates."""
         if self._replicas is None:
             self._replicas = [{"seed": str(seed)} for seed in algorithm.seeds]
         points = _read(self.path, self._replicas) if algorithm.updates else {}
@@ -165,7 +165,7 @@ class MetricsFile:
         return dict(self._points.get(updates, {}))
 
     def curve(self, name: str, last: int) -> tuple[Floats, Floats]:
-        """A metric up to the update ``last``: updates ``[K]`` and values ``[K, R]``; K is 0 where it is unknown."""
+        """A metric up to the update ``last``: updates ``[K]`` and values ``[K, R]``; K is 0 if it is unknown."""
         found = [(u, p[name]) for u, p in sorted(self._points.items()) if u <= last and name in p]
         values = np.array([value for _, value in found]).reshape(len(found), len(self._keys()))
         return np.array([updates for updates, _ in found], np.float64), values

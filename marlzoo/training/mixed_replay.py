@@ -1,4 +1,4 @@
-"""Batches of which a stated share is offline data and the rest was collected since."""
+"""Batches that mix offline data and collected experience in a given share."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class MixedReplay:
         }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on where :meth:`state` was taken."""
+        """Continue from a :meth:`state`."""
         if self.sampler:
             self.sampler.restore(_part(arrays, SAMPLER))
         self.replay.restore(_part(arrays, REPLAY))

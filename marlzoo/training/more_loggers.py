@@ -28,7 +28,7 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class LogTarget:
-    """Where a lockstep group logs, and what its replicas are.
+    """Destination of a lockstep group's logs, and a description of its replicas.
 
     Args:
         folder: of the run; a logger writes below ``folder/NAME_OF_THE_LOGGER``.

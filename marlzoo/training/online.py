@@ -223,7 +223,7 @@ def _points(algorithm: Algorithm, collector: Collector, steps: int, seconds: flo
 
 
 def _identity(env: BatchedEnv, total: int, log_every: int) -> dict[str, Any]:
-    """What a resumed training must share beside the learner's own description."""
+    """Identity of a training besides the learner's, compared on resume."""
     return {"task": env.task, "engine": env.metadata, "total_updates": total, "log_every": log_every}
 
 

@@ -1,4 +1,4 @@
-"""Progress of a training that Python code starts; commands have bars of their own."""
+"""Progress bars of trainings started from Python; commands have their own."""
 
 from __future__ import annotations
 

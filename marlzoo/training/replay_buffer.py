@@ -159,13 +159,13 @@ class ReplayBuffer:
         return Batch.of(noise, **fields)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What :meth:`restore` needs: the full slots, and where the next step goes."""
+        """State for :meth:`restore`: the filled slots and the position of the next step."""
         kept = {**self._data, "start": self._start}
         arrays = {f"slots.{name}": value[:, :, : self.count].cpu().numpy() for name, value in kept.items()}
         return {**arrays, "age": self._age.cpu().numpy(), "head": np.int64(self.head).reshape(1)}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on where :meth:`state` was taken."""
+        """Continue from a :meth:`state`."""
         self._age.copy_(torch.from_numpy(arrays["age"]))
         self.head = int(arrays["head"][0])
         self.count = arrays["slots.start"].shape[2]

@@ -38,7 +38,7 @@ from marlzoo.training.steps import Steps
 
 @dataclass
 class _Progress:
-    """What a run has done, beside its learner and sampler; saved with every checkpoint."""
+    """Progress of a run besides its learner and sampler; saved with every checkpoint."""
 
     evaluations: list[Evaluation]
     seconds: float
@@ -339,7 +339,7 @@ class _Run:
             to(evaluation)  # type: ignore[misc]
 
     def save(self, seconds: float, saved: Callable[[Path], None] | None) -> None:
-        """Write the checkpoint of a run that has taken so many seconds; ``saved`` is then told of it."""
+        """Write the checkpoint of a run that has taken so many seconds, then call ``saved`` with it."""
         self.progress.seconds = seconds
         self.loggers.flush()  # first, so that a resume finds all that lies before the checkpoint
         if self.path is None:

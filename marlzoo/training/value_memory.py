@@ -1,4 +1,4 @@
-"""A memory of what a team's values were before it is fine-tuned."""
+"""Memory of a team's values before fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marlzoo.objectives import TargetMemory
 
 @runtime_checkable
 class RemembersValues(Protocol):
-    """What a method has whose targets a memory can lift; ``memory`` is None but while it is fine-tuned."""
+    """Protocol of methods whose targets a value memory can raise; ``memory`` is None unless fine-tuning."""
 
     memory: TargetMemory | None
 
@@ -22,7 +22,7 @@ class RemembersValues(Protocol):
 
 
 class ValueMemory:
-    """What a team's values were before it is fine-tuned: targets are lifted towards them (OVMSE, arXiv 2410.19450).
+    """A team's values before fine-tuning, to which targets are raised (OVMSE, arXiv 2410.19450).
 
     With Q_off the remembered value of the batch's actions, a target y becomes
     ``(1 - weight) y + weight max(Q_off, y)``; the regression on it has the gradient of the paper's sum of two losses.

@@ -1,4 +1,4 @@
-"""Training a world model by itself, measuring it on held-out episodes, and keeping it in a file."""
+"""Training, held-out evaluation, saving and loading of world models."""
 
 from __future__ import annotations
 

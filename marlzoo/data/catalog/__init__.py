@@ -26,7 +26,7 @@ HUB = "InstaDeepAI/og-marl"  # all hub files are of this dataset repository
 
 @dataclass(frozen=True)
 class Entry:
-    """One published dataset; empty texts and None stand for what is not known.
+    """One published dataset; unknown entries are empty strings or None.
 
     Args:
         name: the dataset's name, ``family/task/source/quality``.
@@ -79,7 +79,7 @@ class Entry:
         return f"https://huggingface.co/datasets/{HUB}/blob/main/{self.hub}" if self.hub else ""
 
     def where(self) -> str:
-        """One line that says where a user can fetch the data."""
+        """Where the data can be downloaded, as one line."""
         places = [place for place in (self.address, self.authors) if place]
         return " or ".join(places) if places else "no public address is known; ask its authors"
 

@@ -1,4 +1,4 @@
-"""Which agents a Minari dataset's spaces show, what each sees and does; see :mod:`marlzoo.data.formats.minari`."""
+"""Agents of a Minari dataset, with their observations and actions; see :mod:`marlzoo.data.formats.minari`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the arrays of an HDF5 file in OMIGA's layout are: header, columns, and what the file's name says."""
+"""Header and columns of an HDF5 file in OMIGA's layout, and the task that its name states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the episodes of an npz file's arrays begin, and plain transitions laid out as rows."""
+"""Episode starts of the arrays in an npz file, and plain transitions as canonical rows."""
 
 from __future__ import annotations
 

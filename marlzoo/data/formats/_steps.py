@@ -1,4 +1,4 @@
-"""Recorded steps laid out as canonical rows, and what the readers share."""
+"""Recorded steps as canonical rows, and helpers shared by the readers."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def team_reward(reward: NDArray[Any]) -> tuple[NDArray[Any], bool]:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a path is what macOS puts beside the files of an archive."""
+    """Whether a path is one of the metadata files that macOS adds to archives."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or any(part.startswith("._") for part in parts)
 

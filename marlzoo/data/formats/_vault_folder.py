@@ -1,4 +1,4 @@
-"""Where a vault lies: in a folder, in one of the folders above it, or in a zip file of such."""
+"""Locates a vault: a folder, one of its parents, or a zip file of it."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class _Seed:
 
 
 def _without_prey(folder: Path, environment: str, count: int) -> tuple[int, tuple[str, ...]]:
-    """How many agents are controlled, and what is to be said about the others."""
+    """Number of controlled agents, and a note on the others."""
     predators = _WITH_PREY.get(environment)
     if predators is None or count == 1:
         return count, ()

@@ -65,7 +65,7 @@ _SMAC = "StarCraft II behind SMAC"
 
 @dataclass(frozen=True)
 class _RecordedEpisodes:
-    """Where episodes lie among canonical rows, how each ended ``[E]``, and whether its final row was recorded."""
+    """Episode boundaries among canonical rows, terminal flags ``[E]``, and whether final rows were recorded."""
 
     spans: Episodes
     terminal: Bools

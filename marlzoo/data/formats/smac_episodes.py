@@ -243,7 +243,7 @@ def _join(
 
 
 def _gather(episodes: list[_Episode | None], layout: Episodes, reward_mode: str) -> dict[str, NDArray[Any]]:
-    """Canonical rows of all episodes, each of which is let go once it is copied."""
+    """Canonical rows of all episodes; each episode is freed once it is copied."""
     example = next(episode for episode in episodes if episode)
     out = {
         name: allocate((layout.rows, *array.shape[1:]), array.dtype.type)

@@ -87,7 +87,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _RecordedRows:
-    """Recorded row of each canonical row ``[T]``, where episodes lie, their flags ``[T]``, and the time limit."""
+    """Recorded row of each canonical row ``[T]``, episode boundaries, flags ``[T]``, and the time limit."""
 
     index: Ints
     spans: Episodes
