@@ -257,7 +257,7 @@ class Store:
         if known is None:
             missing = [name for name in self._form.header if name not in header]
             wrong = f"column {missing[0]!r} is missing" if missing else "it has other columns"
-            known = f"it is no file of this kind: {wrong}; {self._form.remedy}"
+            known = f"it is not a file of this kind: {wrong}; {self._form.remedy}"
         raise DataError(f"{path}: {known}")
 
     def _checked(self, place: str, cells: Sequence[str], lacking: int) -> Line:

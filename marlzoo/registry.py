@@ -328,7 +328,7 @@ def _require_options(task: str, options: Mapping[str, Any]) -> None:
     """Raise ConfigError for options with the names of arguments that every environment gets."""
     reserved = {"task", "name", "num_envs"}.intersection(options)
     if reserved:
-        raise ConfigError(f"{task}: {min(reserved)} is no option of an environment")
+        raise ConfigError(f"{task}: {min(reserved)} is not an option of an environment")
 
 
 def make_env(task: str, /, num_envs: int = 1, **options: Any) -> BatchedEnv:

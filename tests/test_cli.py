@@ -290,9 +290,9 @@ def test_interruptions_and_system_errors(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--env", "name=x"), "name is no option of an environment"),
-        (("--env", "task=x"), "task is no option of an environment"),
-        (("--env", "num_envs=3"), "num_envs is no option of an environment"),
+        (("--env", "name=x"), "name is not an option of an environment"),
+        (("--env", "task=x"), "task is not an option of an environment"),
+        (("--env", "num_envs=3"), "num_envs is not an option of an environment"),
         (("--device", "meta"), "device 'meta' cannot be used by torch"),
         (("--threads", 5000), "threads is 5000; it must be at most"),
         (("--threads", 10**6), "threads is 1000000; it must be at most"),

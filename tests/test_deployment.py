@@ -199,7 +199,7 @@ def test_a_mask_says_which_environments_start_anew(tmp_path: Path) -> None:
     assert torch.equal(masked.policy.state()["hidden_state"], indexed.policy.state()["hidden_state"])
     with pytest.raises(SpecError, match="reset: the mask is of 2 environments, not of 3"):
         masked.reset(ids=[True, False])
-    with pytest.raises(SpecError, match=r"reset: ids are no integers"):
+    with pytest.raises(SpecError, match=r"reset: ids are neither integers"):
         masked.reset(ids=[0.5])
 
 

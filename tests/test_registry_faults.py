@@ -95,7 +95,7 @@ def test_an_environment_that_ends_the_process(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "leaving")
     with pytest.raises(PluginError, match="leaving/x: making the environment ended the process"):
         marlzoo.make_env("leaving/x")
-    with pytest.raises(ConfigError, match="games/xor: name is no option"):
+    with pytest.raises(ConfigError, match="games/xor: name is not an option"):
         marlzoo.make_env("games/xor", **{"name": "x"})  # type: ignore[arg-type]
 
 

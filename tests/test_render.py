@@ -179,7 +179,7 @@ def test_what_cannot_be_rendered(tmp_path: Path) -> None:
         ({"out": "v.avi"}, r"a video in \.mp4 or \.gif"),
         ({"out": "v.gif", "strip": 2}, r"a strip in \.png"),
         ({"out": "v.gif", "episodes": 0}, "episodes is 0"),
-        ({"out": "v.gif", "task": "mpe/spread"}, "another shape than mpe/spread"),
+        ({"out": "v.gif", "task": "mpe/spread"}, "the team does not fit mpe/spread: "),
     ):
         out = tmp_path / str(options.pop("out"))  # type: ignore[attr-defined]
         with pytest.raises(ConfigError, match=text):

@@ -137,7 +137,7 @@ def test_what_is_trained_anew(
 
         return call
 
-    for name in ("find", "forget"):
+    for name in ("find_done", "forget"):
         monkeypatch.setattr(runner.reuse, name, noted(getattr(runner.reuse, name)))
     runner.run_suite(suite(), out=tmp_path, console=Console(quiet=True), **options)
     (_, _, _, first), (_, _, _, second, folder, size, _) = asked
@@ -148,13 +148,13 @@ def test_what_is_trained_anew(
 def test_runs_that_are_there_are_counted_and_warned_of(
     recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = runner.reuse.find
+    plain = runner.reuse.find_done
 
     def find(*given: Any) -> Found:
         missing = plain(*given).missing
         return Found(tuple((run, ROW) for run in missing[2:]), missing[:2])
 
-    monkeypatch.setattr(runner.reuse, "find", find)
+    monkeypatch.setattr(runner.reuse, "find_done", find)
     recorder.rows = [ROW]
     text = io.StringIO()
     finished = runner.run_suite(suite(), out=tmp_path, console=Console(file=text, width=200))
@@ -177,7 +177,7 @@ def test_what_is_wrong_is_told_before_any_work(
     monkeypatch.setattr(runner, "obtain", lambda *_: pytest.fail("made data"))
     (tmp_path / "unit").mkdir()
     (tmp_path / "unit" / "rows.csv").write_text("something else\n")
-    with pytest.raises(DataError, match="no file of this kind"):
+    with pytest.raises(DataError, match="not a file of this kind"):
         runner.run_suite(suite(), out=tmp_path, console=Console(quiet=True))
 
 

@@ -207,7 +207,7 @@ def test_what_is_not_marlzoos_is_one_clear_error(hub: Hub, checkpoint: Path, tmp
     ("change", "match"),
     [
         ({"kind": "dataset"}, "it lists no files of a model repository"),
-        ({"files": [3]}, "an entry of its files is no JSON object"),
+        ({"files": [3]}, "an entry of its files is not a JSON object"),
         ({"name": "a.hdf5"}, "files of a model repository have names of"),
         ({"size": 0}, "'a.npz' has no size or no checksum"),
         ({"size": True}, "'a.npz' has no size or no checksum"),
@@ -220,7 +220,7 @@ def test_a_manifest_says_all_or_nothing(change: dict[str, Any], match: str) -> N
     whole = {"format": FORMAT, "kind": "model", "files": [entry]} | change
     with pytest.raises(DataError, match=match):
         Manifest.from_json(json.dumps(sealed(whole)), "model")
-    with pytest.raises(DataError, match="it is no JSON object"):
+    with pytest.raises(DataError, match="it is not a JSON object"):
         Manifest.from_json("[1]", "model")
 
 

@@ -39,7 +39,9 @@ def run(arguments: Sequence[str]) -> int:
     if "--verify" in arguments:
         return _verify(folders, "--json" in arguments)
     if folders:
-        raise ConfigError(f"marlzoo doctor: {folders[0]} is no option; folders are looked at with --verify")
+        raise ConfigError(
+            f"marlzoo doctor: unexpected argument {folders[0]}; folders are checked with --verify"
+        )
     found = doctor()
     text = json.dumps([asdict(finding) for finding in found], indent=2)
     print(text if "--json" in arguments else findings_text(found))

@@ -161,13 +161,16 @@ def _stills(frames: Sequence[Frame], count: int) -> list[Frame]:
 def _arena(team: TeamPolicy, task: str, options: Mapping[str, Any] | None) -> BatchedEnv:
     name = task or team.task
     if not name:
-        raise ConfigError("the checkpoint does not name its task; give it as task")
+        raise ConfigError("the checkpoint does not name its task; give it with --task (task=... in Python)")
     trained = team.env_options if name == team.task else {}
     env = make_env(name, 1, **(trained if options is None else options))
     differences = team.spec.differences(env.spec)
     if differences:
         env.close()
-        raise ConfigError(f"the team was trained for another shape than {name} has: {differences[0]}")
+        raise ConfigError(
+            f"the team does not fit {name}: {differences[0]} (left: the team's, right: the task's); give the task "
+            "that it was trained for, or leave task out"
+        )
     return env
 
 

@@ -96,7 +96,7 @@ class TeamPolicy:
             raise SpecError("reset: a seed restarts the noise of all environments; leave out ids")
         chosen = np.asarray(ids).reshape(-1)
         if chosen.size and chosen.dtype.kind not in "iub":
-            raise SpecError("reset: ids are no integers, and no mask of True and False")
+            raise SpecError("reset: ids are neither integers nor a mask of booleans")
         for actor in (self._team, *self._agents.values()):
             actor.reset(chosen)
 

@@ -147,7 +147,9 @@ def _from_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: holds no agent_params with a policy; take OMAR's pretrained_adv_model.pt"
         ) from error
     if not isinstance(policy, dict):
-        raise DataError(f"{path}: its policy is no table of arrays; take OMAR's pretrained_adv_model.pt")
+        raise DataError(
+            f"{path}: its policy is not a dictionary of arrays; take OMAR's pretrained_adv_model.pt"
+        )
     return policy
 
 

@@ -22,20 +22,20 @@ class Simulator:
     observations, or from the state where that is the observations.
 
     Raises:
-        ConfigError: the task is not named, or its simulator cannot go on from a recorded frame.
+        ConfigError: the task is not named, or its simulator cannot start from a recorded frame.
     """
 
     def __init__(self, spec: Spec) -> None:
         if not spec.task:
             raise ConfigError(
-                "the simulator stands in for the world model, but the learner's spec names no task"
+                "model=perfect: the learner's spec names no task; give it with --task, or use model=learned"
             )
         self._spec = spec
         self._env = make_env(spec.task, 1)
-        if not _goes_on(self._env):
+        if not _replayable(self._env):
             raise ConfigError(
-                f"{spec.task}: its simulator cannot go on from recorded observations, so it cannot stand in for the "
-                "world model; use model=learned"
+                f"{spec.task}: its simulator cannot start from recorded observations, as a world model must; use "
+                "model=learned"
             )
 
     def step(self, frame: Tensor, action: Tensor, uniform: Tensor) -> Outcome:
@@ -61,7 +61,7 @@ class Simulator:
         return self._env.replay(seen.reshape(-1, *shape), action)
 
 
-def _goes_on(env: BatchedEnv) -> bool:
+def _replayable(env: BatchedEnv) -> bool:
     """Whether a simulator can be set to the observations of all agents."""
     spec = env.spec
     return env.replayable or (env.state_replayable and spec.state_size == spec.n_agents * spec.obs_size)

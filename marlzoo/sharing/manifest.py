@@ -83,7 +83,7 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise DataError(f"it is not JSON ({type(error).__name__})") from error
         if not isinstance(values, dict):
-            raise DataError("it is no JSON object")
+            raise DataError("it is not a JSON object")
         values = unsealed(values, "it")
         if values.get("format") != FORMAT:
             raise DataError(f"its format is {values.get('format')!r}, this version's is {FORMAT!r}")
@@ -109,7 +109,7 @@ def require_name(name: str, kind: Kind) -> str:
 
 def _file(entry: Any, kind: Kind) -> SharedFile:
     if not isinstance(entry, Mapping):
-        raise DataError("an entry of its files is no JSON object")
+        raise DataError("an entry of its files is not a JSON object")
     name, size, sha256, about = (entry.get(key) for key in ("name", "size", "sha256", "about"))
     whole = isinstance(size, int) and not isinstance(size, bool) and size > 0
     if not whole or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
