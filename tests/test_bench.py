@@ -625,7 +625,7 @@ def test_data_that_the_simulator_does_not_reproduce_are_refused(tmp_path: Path) 
 def test_a_broken_rows_file_is_found_before_any_work(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "unit").mkdir()
     (tmp_path / "unit" / "rows.csv").write_text("something else\n")
-    with pytest.raises(DataError, match="no file of this kind"):
+    with pytest.raises(DataError, match="not a file of this kind"):
         run(suite_of(files[0]), tmp_path)
     assert not (tmp_path / "unit" / "checkpoints").exists()
 

@@ -18,6 +18,7 @@ from sphinx.cmd.build import build_main
 
 from marlzoo.data.convert import convert
 from marlzoo.registry import find_method, method_names
+from marlzoo.testing import SMALL, Case
 from tests import snippets
 from tests.recordings import HOPPER, uniform_recording
 
@@ -103,6 +104,23 @@ def test_every_explained_metric_exists(generate: Any) -> None:
     for pattern in MEANINGS:
         owner, _, name = pattern.rpartition(":")
         assert any(owner in ("", method) and fnmatch(metric, name) for method, metric in logged), pattern
+
+
+def test_the_metrics_of_every_stage_are_explained(generate: Any) -> None:
+    from _generate.metrics import meaning, metrics_of
+
+    for method, metrics in {
+        "moma_ppo": {"world/loss", "policy/entropy"},
+        "omsd": {"v/loss", "policy/pull"},
+    }.items():
+        assert metrics <= set(metrics_of(method))
+    text = (DOCS / "world_models.md").read_text()
+    case = Case("dyna_td3_bc", "continuous", sizes=SMALL | {"dyna_starts": 4, "dyna_buffer": 8})
+    plain = set(case.updated(Case("td3_bc", "continuous").learner(), 1))
+    for stage in (1, 2):
+        for metric in set(case.updated(case.learner(), stage)) - plain:
+            assert f"| `{metric}` |" in text, metric
+    assert meaning("moma_ppo", "policy/alpha") != meaning("alberdice", "policy/alpha")
 
 
 def test_the_extras_of_the_install_page_are_those_of_the_project() -> None:

@@ -201,7 +201,7 @@ def test_has_compares_all_given_columns(tmp_path: Path) -> None:
         (lambda text: text[: len(text) - 40], "not complete"),
         (lambda text: text[:-1], "not complete"),
         (lambda text: text[: len(text) - 12] + "\n", f"line 2: {CELLS - 1} cells instead of {CELLS}"),
-        (lambda text: "a,b\n1,2\n", "no file of this kind.*column 'schema' is missing"),
+        (lambda text: "a,b\n1,2\n", "not a file of this kind.*column 'schema' is missing"),
         (lambda text: "", "not complete"),
         (lambda text: text.replace(",1000,", ",1001,"), "line 2: damaged"),
         (

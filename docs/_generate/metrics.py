@@ -1,4 +1,4 @@
-"""What the logged metrics of every method mean. Names are found by letting each method make one update."""
+"""Meanings of every method's metrics; their names are found by an update of each of its stages."""
 
 from __future__ import annotations
 
@@ -58,10 +58,18 @@ MEANINGS = {
     "madiff:model/diffusion_loss": "Squared error of the predicted noise where the plan is not known.",
     "madiff:model/inverse_loss": "Error of the actions that are inferred from consecutive observations.",
     "moma_ppo:world/loss": "Negative log likelihood of the world model's predictions (first stage).",
-    "moma_ppo:world/held_out_error": "Squared error of the world model's predictions on held-out episodes.",
+    "moma_ppo:world/held_out_error": "Squared error of the model's predictions on held-out episodes (first stage).",
+    "moma_ppo:world/reward": "Mean reward that the world model predicts in rollouts.",
+    "moma_ppo:world/penalty": "Mean penalty of uncertain steps, which is subtracted from these rewards.",
+    "moma_ppo:world/rollout_ends": "Share of steps at which a rollout ends.",
+    "moma_ppo:policy/bound_loss": "Squared distance of the policy's means beyond the bounds of the box.",
+    "moma_ppo:policy/entropy": "Entropy of the team's policy, estimated from the rollouts' actions.",
+    "moma_ppo:policy/alpha": "Weight of the entropy, which is adapted to its target.",
     "omiga:weight/exponent_max": "Largest exponent of the policy's weights, before it is bounded.",
     "om2p:flow/loss": "Squared distance of the mean velocity from what makes it consistent.",
     "omsd:behavior/loss": "Squared error of the noise that is predicted in the data's actions (first stage).",
+    "omsd:policy/pull": "Mean size of the pull towards the data by their score (second stage).",
+    "omsd:critic/total": "Mean value of the policies' team actions (second stage).",
     "iddpg_bc:policy/lambda": "Scale of the value term beside the cloning term.",
     "td3_bc:policy/lambda": "Scale of the value term beside the cloning term.",
     "policy/bc_loss": "Squared distance of the policy's actions from the data's.",
@@ -86,7 +94,8 @@ def metrics_of(method: str) -> tuple[str, ...]:
     """Names of the metrics that a method logs in any of its forms, sorted."""
     found: set[str] = set()
     for case in cases(method):
-        found |= set(case.updated(case.learner(), 1))
+        for stage, _ in enumerate(case.learner().stages()):  # of the small learners each lasts one update
+            found |= set(case.updated(case.learner(), stage + 1))
     return tuple(sorted(found))
 
 
