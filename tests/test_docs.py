@@ -6,7 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from marlzoo.benchmarks import tables
+from marlzoo.benchmarks.results import ResultsFile, Row
 from sphinx.cmd.build import build_main
 
 from marlzoo.data.convert import convert
@@ -21,6 +23,7 @@ from marlzoo.registry import find_method, method_names
 from marlzoo.testing import SMALL, Case
 from tests import snippets
 from tests.recordings import HOPPER, uniform_recording
+from tests.test_results import ROW
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -121,6 +124,20 @@ def test_the_metrics_of_every_stage_are_explained(generate: Any) -> None:
         for metric in set(case.updated(case.learner(), stage)) - plain:
             assert f"| `{metric}` |" in text, metric
     assert meaning("moma_ppo", "policy/alpha") != meaning("alberdice", "policy/alpha")
+
+
+def test_all_columns_are_explained(tmp_path: Path) -> None:
+    """Those of the rows by their generated table, all others by name."""
+    row = replace(ROW, suite="unit", error="")
+    results = ResultsFile(tmp_path / "rows.csv")
+    results.append([replace(row, method=method) for method in ("bc", "iql")])
+    tables.write(results.read(), tmp_path, "unit")
+    text = (DOCS / "results.md").read_text()
+    own = {field.name for field in fields(Row)}
+    for name in ("table", "improvement", "profile"):
+        header, _, _ = (tmp_path / f"{name}.csv").read_text().partition("\n")
+        for column in set(header.split(",")) - own:
+            assert f"`{column}`" in text, (name, column)
 
 
 def test_the_extras_of_the_install_page_are_those_of_the_project() -> None:
