@@ -207,7 +207,7 @@ def test_a_step_of_training(
     )
     learner: Any = Fitted(device, traceable)
     said: list[str] = []
-    step: Any = compilation.make_step(learner, sampler, mode, 1, said.append)
+    step: Any = compilation.make_training_step(learner, sampler, mode, 1, said.append)
     assert (step == "recorded") == recorded
     assert bool(said) == (device == "cuda" and store == "cpu")
     if not recorded:

@@ -322,9 +322,9 @@ def test_an_onnx_file_carries_the_description(tmp_path: Path, monkeypatch: pytes
 
     made = SimpleNamespace(model=model, save=save_model)
     monkeypatch.setattr(torch.onnx, "export", lambda *given, **options: made)
-    about = exporting.describe(policy, exporting.make_step(policy))
+    about = exporting.file_metadata(policy, exporting.make_policy_step(policy))
     program: Any = None
-    exporting._write_onnx(program, exporting.make_step(policy), tmp_path / "p.onnx", about)
+    exporting._write_onnx(program, exporting.make_policy_step(policy), tmp_path / "p.onnx", about)
     assert saved == [(str(tmp_path / "p.onnx"), False, {"marlzoo": json.dumps(about)})]
 
 
@@ -333,10 +333,10 @@ def test_the_number_of_environments_stays_open(monkeypatch: pytest.MonkeyPatch) 
     asked: list[Any] = []
     monkeypatch.setattr(torch.export, "export", lambda *given, **options: asked.append(options))
     policy = team("best-of-samples")
-    exporting._program(policy, exporting.make_step(policy))
+    exporting._program(policy, exporting.make_policy_step(policy))
     (open_axes,) = asked[0]["dynamic_shapes"]
     assert {name: list(axes) for name, axes in open_axes.items()} == {
-        port.name: [port.shape.index(None)] for port in exporting.make_step(policy).inputs
+        port.name: [port.shape.index(None)] for port in exporting.make_policy_step(policy).inputs
     }
     assert [1] in [list(axes) for axes in open_axes.values()]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from marlzoo.envs import mamujoco
-from marlzoo.envs._local import within
+from marlzoo.envs._local import joints_within
 from marlzoo.envs._partitions import PARTITIONS, TASK_TABLE
 from marlzoo.envs.mamujoco import MAMuJoCo
 from marlzoo.errors import ConfigError, UnknownNameError
@@ -214,7 +214,7 @@ def test_local_observation_of_the_hopper_and_humanoid() -> None:
     ],
 )
 def test_joints_by_their_distance(robot: str, own: str, rings: list[str]) -> None:
-    assert within(robot, (own,), len(rings)) == [[own], *(ring.split() for ring in rings)]
+    assert joints_within(robot, (own,), len(rings)) == [[own], *(ring.split() for ring in rings)]
 
 
 def test_humanoids_own_joints_are_the_models() -> None:

@@ -16,7 +16,7 @@ from marlzoo.data.card import Card
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import moma
-from marlzoo.envs._moma_teams import make_team, team_names
+from marlzoo.envs._moma_teams import robot_team, team_names
 from marlzoo.errors import ConfigError, MismatchError, SpecError, UnknownNameError
 
 
@@ -103,7 +103,7 @@ TEAMS: dict[str, tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]] = {
 def test_columns_and_actuators_of_each_agent(name: str) -> None:
     robot, team = name.split("-")
     joints, besides = TEAMS[name]
-    found = make_team(robot, team)
+    found = robot_team(robot, team)
     assert found.moves == joints  # actuators stand in the order of the observed joints
     assert found.sees == tuple(
         (*(column for k in own for column in joint(robot, k)), *besides) for own in joints
@@ -111,9 +111,9 @@ def test_columns_and_actuators_of_each_agent(name: str) -> None:
 
 
 def test_one_agent_may_have_the_whole_robot() -> None:
-    alone = make_team("ant", "sa_full")
+    alone = robot_team("ant", "sa_full")
     assert (alone.sees, alone.moves) == ((tuple(range(27)),), (tuple(range(8)),))
-    found = make_team("ant", "t4x2_0")
+    found = robot_team("ant", "t4x2_0")
     assert found.moves == ((0, 1), (2, 3), (4, 5), (6, 7))
     assert [columns[0] for columns in found.sees] == [5, 7, 9, 11]
     assert team_names("hopper") == ["sa_full", "3x1_full", "3x1_0"]

@@ -13,7 +13,7 @@ import pytest
 
 from marlzoo.envs import smac
 from marlzoo.envs._smac_maps import MAPS
-from marlzoo.envs._smac_units import Scene, Units, observations
+from marlzoo.envs._smac_units import Scene, Units, unit_observations
 from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError, UnknownNameError
 from marlzoo.testing import Check, env_battery, random_actions
 from tests import smac_stand_in
@@ -194,7 +194,7 @@ def test_who_sees_far_sees_who_does_not() -> None:
     enemies = Units(np.array([[3.0, 0.0], [0.0, 2.0]]), **side, **rest)
     mask, last = np.ones((2, 8), bool), np.zeros((2, 8))
     scene = Scene(allies, enemies, np.array([3.0, 9.0]), mask, last, (0, 0))
-    near, far = observations(scene)
+    near, far = unit_observations(scene)
     assert not near[:13].any()  # the other ally
     np.testing.assert_allclose(far[:5], [1, 5 / 9, -5 / 9, 0, 1], rtol=1e-6)
     assert not near[13:18].any()  # an enemy at the sight range
@@ -345,7 +345,7 @@ def test_bad_input() -> None:
     with pytest.raises(UnknownNameError, match="3m"):
         smac.spec("3mm")
     with pytest.raises(UnknownNameError, match="flavor"):
-        smac.spec("3m", flavor="mappo")
+        smac.spec("3m", flaver="mappo")
     with pytest.raises(ConfigError, match="mappo or original"):
         smac.spec("3m", flavor="omiga")
     for difficulty in ("Z", "", 10, "12"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from marlzoo.envs._spaces import Leaf, UnfitSpaceError, natural, parts, plain_space, view
+from marlzoo.envs._spaces import Leaf, UnfitSpaceError, flat_space, natural, parts, plain_space
 
 BOX = {"type": "Box", "shape": [2, 3]}
 CHOICE = {"type": "Discrete", "n": 3, "start": 5}
@@ -16,7 +16,7 @@ CHOICE = {"type": "Discrete", "n": 3, "start": 5}
 
 def test_sizes_and_paths_of_parts() -> None:
     inner = {"type": "Tuple", "subspaces": [CHOICE, {"type": "MultiBinary", "n": [2, 2]}]}
-    found = view({"type": "Dict", "subspaces": {"b": inner, "a": BOX}}, "it")
+    found = flat_space({"type": "Dict", "subspaces": {"b": inner, "a": BOX}}, "it")
     assert [(leaf.path, leaf.shape, leaf.size, leaf.first) for leaf in found.leaves] == [
         (("a",), (2, 3), 6, None),
         (("b", 0), (), 3, 5),
@@ -24,12 +24,12 @@ def test_sizes_and_paths_of_parts() -> None:
     ]
     assert found.size == 13
     assert found.mask is None
-    assert view({"type": "MultiBinary", "n": 4}, "it").size == 4
-    assert view({"type": "Discrete", "n": 4}, "it").leaves[0].first == 0
+    assert flat_space({"type": "MultiBinary", "n": 4}, "it").size == 4
+    assert flat_space({"type": "Discrete", "n": 4}, "it").leaves[0].first == 0
 
 
 def test_masks_are_not_seen() -> None:
-    found = view({"type": "Dict", "subspaces": {"action_mask": BOX, "seen": CHOICE}}, "it")
+    found = flat_space({"type": "Dict", "subspaces": {"action_mask": BOX, "seen": CHOICE}}, "it")
     assert [leaf.path for leaf in found.leaves] == [("seen",)]
     assert found.mask == ("action_mask",)
 
@@ -55,7 +55,7 @@ def test_choices_are_one_hot_from_the_first_one_on() -> None:
 )
 def test_what_shows_nothing_is_refused(space: dict[str, Any]) -> None:
     with pytest.raises(UnfitSpaceError, match="it is empty"):
-        view(space, "it")
+        flat_space(space, "it")
 
 
 def test_other_spaces_are_named_with_their_place() -> None:
@@ -64,7 +64,7 @@ def test_other_spaces_are_named_with_their_place() -> None:
         "subspaces": {"a": {"type": "Tuple", "subspaces": [{"type": "Text", "shape": [9]}]}},
     }
     with pytest.raises(UnfitSpaceError, match=r"it/a/0 is of type Text of shape \[9\]"):
-        view(space, "it")
+        flat_space(space, "it")
 
 
 def test_natural_order() -> None:

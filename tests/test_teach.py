@@ -13,7 +13,7 @@ import torch
 
 from marlzoo.errors import ConfigError
 from marlzoo.recording import teach
-from marlzoo.recording.teach import Options, learner_of, make_behavior_policy, measure, run_folder
+from marlzoo.recording.teach import Options, learner_of, make_behavior_policy, measure_policies, run_folder
 from marlzoo.replicas import derive
 from marlzoo.teachers.store import BehaviorPolicy, Snapshot
 
@@ -57,7 +57,7 @@ def taught(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(teach, "_train", train)
     monkeypatch.setattr(teach, "load_arrays", load)
-    monkeypatch.setattr(teach, "measure", measured)
+    monkeypatch.setattr(teach, "measure_policies", measured)
     monkeypatch.setattr(teach, "save_behavior_policy", save)
     return found
 
@@ -180,7 +180,7 @@ def test_policies_are_measured_by_their_own_episodes(
     monkeypatch.setattr(teach, "make_env", lambda task, num_envs: env)
     monkeypatch.setattr(teach, "play", play)
     policies = [{**state, name: np.full_like(state[name], value)} for value in (2.0, 5.0)]
-    first, second = measure(learner, TASK, policies, [6, 8], 2)
+    first, second = measure_policies(learner, TASK, policies, [6, 8], 2)
     assert played == [(2.0, derive(3, "measure", 6)), (5.0, derive(3, "measure", 8)), "closed"]
     assert (first.updates, first.steps, second.steps) == (6, 6 * UPDATE, 8 * UPDATE)
     assert (first.episodes, first.mean_return, first.std_return, first.mean_length) == (2, 2.5, 1.5, 6.0)

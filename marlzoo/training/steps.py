@@ -56,7 +56,9 @@ class Steps:
                 self.spread()
                 self._shared = self._share()
                 trained = self._shared or self
-                step = make_training_step(trained.learner, trained.sampler, self._compile, self._updates, self._log)
+                step = make_training_step(
+                    trained.learner, trained.sampler, self._compile, self._updates, self._log
+                )
             metrics = step()
             learner.updates += 1
             yield self._shared.count(metrics) if self._shared else metrics
