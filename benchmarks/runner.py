@@ -30,7 +30,7 @@ from .split import Split, cluster_split, default_split, group_size
 from .storage import Storage
 from .styles import terminal
 from .suites import Suite
-from .trainer import Trainer
+from .trainer import Trainer, require_trainable
 
 IN_THIS_PROCESS = Split()
 HERE = Place()
@@ -115,8 +115,9 @@ def run_suite(
         elif split is None:
             split = default_split(suite, found.missing, max_replicas) if device == "cpu" else Split()
         size = group_size(suite, sources, split, max_replicas)
-        reuse.forget(suite, found, results, again, folder, size, storage)
         todo = groups(suite, found.missing, size)
+        require_trainable(suite, todo)
+        reuse.forget(suite, found, results, again, folder, size, storage)
         for line in (reuse.reuse_line(found), *reuse.warnings(found)):
             display.log(line)
         stages = [_stage(group) for group in todo]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.errors import CheckpointError, MarlzooError, SpecError
+from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, SpecError
 from marlzoo.registry import make, make_env
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
@@ -188,6 +189,31 @@ class Trainer:
                 if self.suite.select:
                     require_starts(data)
         return [self._datasets[run.source.hash] for run in group.runs]
+
+
+def require_trainable(suite: Suite, groups: Sequence[Group]) -> None:
+    """Build a learner of every kind, so that settings which do not go together are found before any is trained.
+
+    Raises:
+        ConfigError: a method refuses its settings, or its stages take all updates.
+        SpecError: a method refuses the task.
+    """
+    if len(groups) < 2:  # a single group finds it at once
+        return
+    from marlzoo.training.trainer import require_all_stages
+
+    kinds = set()
+    for group in groups:
+        settings = group.settings_of(0)
+        kind = json.dumps([group.learner.method, settings, group.spec.to_dict()], sort_keys=True, default=str)
+        if kind in kinds:
+            continue
+        kinds.add(kind)
+        try:
+            learner = make(group.learner.method, group.spec, **settings)
+            require_all_stages(learner, group.updates)
+        except (ConfigError, SpecError) as error:
+            raise type(error)(f"suite {suite.name!r}, {group.label}: {error}") from error
 
 
 class _Listener:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -243,6 +244,29 @@ def test_methods_that_do_not_fit_are_refused_or_left_out_where_that_is_said(tmp_
     suite = replace(suite, learners=(suite.learners[0], replace(suite.learners[1], where_possible=True)))
     run(suite, tmp_path)
     assert {key[:2] for key in scores(tmp_path)} == {("bc", "D1"), ("bc", "peaks"), ("iql_cql", "D1")}
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        ('{ method = "madt", config = { reward_mode = "reward" } }', "madt .*reward_mode is 'reward'"),
+        (
+            '{ method = "moma_ppo", config = { model_updates = 9 } }',
+            "moma_ppo .*: 5 updates end before the stage",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_found_before_any_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], learner: str, message: str
+) -> None:
+    (tmp_path / "own.toml").write_text(
+        f'updates = 5\nseeds = [0]\nlearners = ["bc", {learner}]\n'
+        '[[data]]\ntask = "games/iterated-coordination"\nquality = "mix"\n'
+    )
+    assert main(["bench", str(tmp_path / "own.toml"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert re.search(f"suite 'own', {message}", said), said
+    assert not list(tmp_path.glob("out/**/rows.csv")) and not list(tmp_path.glob("out/**/*.npz"))
 
 
 def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def train(
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
-    _require_all_stages(algorithm, updates)
+    require_all_stages(algorithm, updates)
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
@@ -400,7 +400,12 @@ def _require(**counts: int) -> None:
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
 
 
-def _require_all_stages(algorithm: Algorithm, updates: int) -> None:
+def require_all_stages(algorithm: Algorithm, updates: int) -> None:
+    """Refuse a training that ends before its last stage begins.
+
+    Raises:
+        ConfigError: it does.
+    """
     stages = algorithm.stages()
     needed = sum(stage.updates for stage in stages[:-1])
     if updates <= needed:
