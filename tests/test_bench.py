@@ -266,7 +266,8 @@ def test_settings_that_do_not_go_together_are_found_before_any_run(
     assert main(["bench", str(tmp_path / "own.toml"), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert re.search(f"suite 'own', {message}", said), said
-    assert not list(tmp_path.glob("out/**/rows.csv")) and not list(tmp_path.glob("out/**/*.npz"))
+    assert not list(tmp_path.glob("out/**/rows.csv"))
+    assert not list(tmp_path.glob("out/**/*.npz"))
 
 
 def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -> None:
