@@ -48,7 +48,8 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 def fit(data: Dataset) -> tuple[Floats, Floats]:
     """Of a one-step game's data: the behavior mu ``[N, A]`` and the additive fit f ``[N, A]`` of the reward."""
-    joint, reward = data.action[data.sources], data.reward[data.sources].astype(np.float64)
+    joint = data.action[data.sources]
+    reward = data.reward[data.sources].astype(np.float64)
     chosen = np.eye(data.spec.action_size)[joint]
     f = np.linalg.lstsq(chosen.reshape(len(joint), -1), reward)[0]
     return chosen.mean(0), f.reshape(data.spec.n_agents, -1)
@@ -78,7 +79,8 @@ def expected(game: str, policy: Floats) -> Floats:
 def on_game(options: Options, game: str, quality: str) -> pd.DataFrame:
     """One line per alpha and seed."""
     data = marlzoo.load_dataset(f"games/{game}/marlzoo/{quality}")
-    every, (mu, f) = study.replicas(options.seeds, alpha=options.alphas), fit(data)
+    every = study.replicas(options.seeds, alpha=options.alphas)
+    (mu, f) = fit(data)
     found = learn(data.spec, [data], options.training, z_clip=options.z_clip, **every)[:, :, 0]
     lines = []
     for alpha, seed, policy in zip(every["alpha"], every["seeds"], found, strict=True):
@@ -148,7 +150,8 @@ def actions(
 
 def on_logged_data(options: Options, source: Source, data: Dataset) -> tuple[pd.DataFrame, Floats]:
     """One line per alpha and seed; the returns of behavior cloning ``[seeds]``."""
-    every, seeds = study.replicas(options.seeds, alpha=options.alphas), len(options.seeds)
+    every = study.replicas(options.seeds, alpha=options.alphas)
+    seeds = len(options.seeds)
     cloned, reference = options.logged.train("bc", source, data, seeds=options.seeds)
     learner, returns = options.logged.train("omiga", source, data, z_clip=options.z_clip, **every)
     rows = data.sources[np.linspace(0, len(data.sources) - 1, ROWS).astype(int)]

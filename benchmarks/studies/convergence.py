@@ -81,7 +81,8 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 def looks(updates: int) -> list[int]:
     """After how many updates a run is looked at: about evenly in the logarithm, the last update included."""
-    found, decade = {updates}, FIRST
+    found = {updates}
+    decade = FIRST
     while decade <= updates:
         found |= {decade * k for k in PER_DECADE if decade * k <= updates}
         decade *= 10
@@ -214,7 +215,8 @@ def changes(value: pd.DataFrame, data_return: pd.DataFrame) -> pd.Series:
 
     One entry for every look that another one with at least twice its updates follows.
     """
-    mean, scale = value.mean(axis=1), abs(float(data_return.to_numpy().mean()))
+    mean = value.mean(axis=1)
+    scale = abs(float(data_return.to_numpy().mean()))
     later = {look: min((u for u in mean.index if u >= 2 * look), default=None) for look in mean.index}
     found = {look: (mean[u] - mean[look]) / scale for look, u in later.items() if u is not None}
     return pd.Series(found, dtype=np.float64)
@@ -256,7 +258,8 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
     for task, method in numbers[["task", "method"]].drop_duplicates().itertuples(index=False):
         metrics = curves(numbers, task, method)
         change = changes(metrics["value"], metrics["data_return"])
-        settled, half = converged(change), halving(metrics["value"], metrics["data_return"])
+        settled = converged(change)
+        half = halving(metrics["value"], metrics["data_return"])
         end = {name: f"{table.iloc[-1].mean():.2f}" for name, table in metrics.items()}
         found.append(
             [

@@ -201,7 +201,8 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 def scored(algorithm: Any, form: Form, task: str, seeds: Sequence[int]) -> Floats:
     """Mean value of every replica in a game, ``[R]``; exact where one step decides."""
     policy: Policy = algorithm.policy()
-    replicas, spec = algorithm.replicas, algorithm.spec
+    replicas = algorithm.replicas
+    spec = algorithm.spec
     if form.sampled and isinstance(policy, CategoricalPolicy):
         policy.stochastic = True
     if spec.horizon > 1:
@@ -222,10 +223,12 @@ def scored(algorithm: Any, form: Form, task: str, seeds: Sequence[int]) -> Float
 
 def trained(options: Options, name: str, form: Form) -> pd.DataFrame:
     """One line per data and seed of a form in a group."""
-    group, seeds = GROUPS[name], list(options.seeds)
+    group = GROUPS[name]
+    seeds = list(options.seeds)
     data = {key: game_data.dataset(*key) for key in group.data}
     every = [key for key in group.data for _ in seeds]
-    updates, first = form.updates or group.updates, data[group.data[0]]
+    updates = form.updates or group.updates
+    first = data[group.data[0]]
     algorithm = marlzoo.make(form.method, first.spec, seeds=seeds * len(group.data), **group.settings(form))
     train(algorithm, [data[key] for key in every], updates=updates)
     values = {
@@ -305,7 +308,8 @@ def by_group(options: Options, name: str, lines: pd.DataFrame) -> study.Study:
         cells = []
         for game, quality in GROUPS[name].data:
             part = mine[(mine["game"] == game) & (mine["data"] == quality)]
-            value, range_ = part["value"].to_numpy(), tuple(part[["low", "high"]].iloc[0])
+            value = part["value"].to_numpy()
+            range_ = tuple(part[["low", "high"]].iloc[0])
             mark = "" if np.isnan(range_[0]) or agrees(game, value.mean(), *range_) else " **no**"
             cells.append(f"{study.over_seeds(value, 2)} ({expected(*range_)}){mark}")
         body.append([form.family, form.name, *cells])
@@ -326,7 +330,8 @@ def summary(options: Options, lines: pd.DataFrame) -> study.Study:
     means = means[means["low"].notna()]
     kept = [agrees(*pair) for pair in means[["game", "value", "low", "high"]].itertuples(index=False)]
     means = means.assign(agrees=kept)
-    body, shown = [], ["method", "game", "data", "value", "low", "high"]
+    body = []
+    shown = ["method", "game", "data", "value", "low", "high"]
     for family, part in means.groupby("family", sort=False):
         wrong = [
             f"{method} on {game} {quality}: {value:.2f} ({expected(low, high)})"

@@ -117,7 +117,8 @@ def tune(options: Options, team: OfflineTeam, strategy: str) -> Finetuned:
 
 def report(options: Options, about: str, found: dict[str, Finetuned]) -> study.Study:
     """A line per strategy, and the learning curves."""
-    lines, body = [], []
+    lines = []
+    body = []
     for strategy, outcome in found.items():
         lines += [{"strategy": strategy, **line} for line in outcome.records()]
         body.append([strategy])

@@ -61,7 +61,8 @@ class Told(Policy):
 
     def __init__(self, policy: ContextPolicy, context: tuple[Tensor, ...]) -> None:
         super().__init__()
-        self.policy, self.context = policy, context
+        self.policy = policy
+        self.context = context
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:  # noqa: D102
         self.policy.reset(num_envs, ids)
@@ -96,7 +97,8 @@ def told(policy: ContextPolicy, seeds: tuple[int, ...], options: Options) -> Tol
 @torch.no_grad()
 def explained(learner: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Share of the variance of unseen goals that a linear map of the code explains, ``[replicas]``."""
-    codes, goals = [], []
+    codes = []
+    goals = []
     for name in ("goals", UNSEEN):
         data = game_data.dataset(name, "noisy", episodes=400, seed=2)
         each = learner.encoder(*(x.unsqueeze(0) for x in steps_of(data, np.arange(400), 20)))
@@ -135,9 +137,12 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the returns as plot."""
-    keys, body, groups = COLUMNS[:2], [], []
+    keys = COLUMNS[:2]
+    body = []
+    groups = []
     for key, part in numbers.groupby(keys, sort=False):
-        reached, shares = part["return"].to_numpy(), part["map"].to_numpy()
+        reached = part["return"].to_numpy()
+        shares = part["map"].to_numpy()
         known = "" if np.isnan(shares).any() else study.over_seeds(shares, 2)
         body.append([*map(str, key), study.over_seeds(reached, 1), known])
         groups.append((f"{key[0]}\n{key[1]}".replace(", ", "\n"), reached))

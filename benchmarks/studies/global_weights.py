@@ -104,11 +104,14 @@ def main(options: Options) -> int:
     """Run the study."""
     study.use_threads(options.threads)
     known: dict[str, list[str]] = {}
-    name, what = "global_weights", "walks with a known optimum"
+    name = "global_weights"
+    what = "walks with a known optimum"
     if options.logged.given:
         source, data = options.logged.load(options.out)
-        name, what = study.place(name, source), f"{source.task} {source.quality}"
-        lines, note = on_logged_data(options, source, data), options.logged.describe(source, data)
+        name = study.place(name, source)
+        what = f"{source.task} {source.quality}"
+        lines = on_logged_data(options, source, data)
+        note = options.logged.describe(source, data)
     else:
         walks = Walks.random()
         lines = on_walks(options, walks)

@@ -62,7 +62,8 @@ def curve(method: str, options: Options) -> list[tuple[Any, ...]]:
     learner = marlzoo.make(method, task_spec(TASK), seeds=options.seeds, hidden=options.hidden, **sizes)
     env = make_env(TASK, len(options.seeds) * options.num_envs)
     arena = make_env(TASK, len(options.seeds) * options.episodes)
-    trainer, updates = OnlineTrainer(learner, env), options.steps // per_update
+    trainer = OnlineTrainer(learner, env)
+    updates = options.steps // per_update
     known: dict[str, list[Any]] = {"kl": [], "accepted": []}
     found: list[tuple[Any, ...]] = []
     for update in range(updates + 1):
@@ -82,7 +83,8 @@ def curve(method: str, options: Options) -> list[tuple[Any, ...]]:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """Returns at the start and at the end as table, the curves as plot."""
-    first, last = numbers["steps"].min(), numbers["steps"].max()
+    first = numbers["steps"].min()
+    last = numbers["steps"].max()
     body = []
     for method, part in numbers.groupby("method", sort=False):
         end = part[part["steps"] == last]

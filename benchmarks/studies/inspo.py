@@ -84,7 +84,8 @@ def exact(form: MethodForm, sweeps: int = 200, tie: float = 0.02) -> float:
     data = game_data.dataset(form.game, form.quality)
     pairs = np.zeros_like(table)
     np.add.at(pairs, tuple(data.action[data.sources].T), 1.0 / len(data.sources))
-    gain, log_mu = np.where(pairs > 0, table, 0.0), np.log(np.maximum(pairs, SUPPORT))
+    gain = np.where(pairs > 0, table, 0.0)
+    log_mu = np.log(np.maximum(pairs, SUPPORT))
     policies = [pairs.sum(1), pairs.sum(0)]
     policies[1] = policies[1] * np.exp([tie, *[0.0] * (len(table) - 1)])  # ties break
     for k in range(sweeps):
@@ -142,7 +143,9 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the values as plot."""
-    keys, body, groups = COLUMNS[:5], [], []
+    keys = COLUMNS[:5]
+    body = []
+    groups = []
     for key, part in numbers.groupby(keys, sort=False):
         reached = part["value"].to_numpy()
         known = part["exact"].iloc[0]

@@ -45,8 +45,10 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 def line_game(n_agents: int, transitions: int, seed: int) -> Dataset:
     """Uniform data of the line game."""
-    rng, shape = np.random.default_rng(seed), (2 * transitions, n_agents)
-    bit, action = rng.integers(2, size=shape), rng.integers(2, size=shape)
+    rng = np.random.default_rng(seed)
+    shape = (2 * transitions, n_agents)
+    bit = rng.integers(2, size=shape)
+    action = rng.integers(2, size=shape)
     reward = (bit == action) + rng.normal(size=shape)
     last = np.arange(2 * transitions) % 2 == 1  # the final row of every episode of one step
     spec = marlzoo.Spec(n_agents, 1, n_agents, "discrete", 2, 1, reward_per_agent=True)

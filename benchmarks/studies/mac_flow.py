@@ -96,7 +96,9 @@ def lines(options: Options) -> pd.DataFrame:
 def report(numbers: pd.DataFrame, coupling: str) -> study.Study:
     """The table over seeds, the values as plot."""
     name, method = NAMES[coupling]
-    keys, body, groups = COLUMNS[:6], [], []
+    keys = COLUMNS[:6]
+    body = []
+    groups = []
     for key, part in numbers.groupby(keys, sort=False):
         body.append(
             [*map(str, key), study.over_seeds(part["value"].to_numpy()), f"{part['cloning'].iloc[0]:.3f}"]

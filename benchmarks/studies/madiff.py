@@ -67,11 +67,9 @@ def xor_with_traces(transitions: int) -> Dataset:
 
 def lines(options: Options) -> pd.DataFrame:
     """One line per mode and seed."""
-    data, table, found = (
-        xor_with_traces(options.transitions),
-        np.array(payoffs("xor")),
-        list[tuple[Any, ...]](),
-    )
+    data = xor_with_traces(options.transitions)
+    table = np.array(payoffs("xor"))
+    found = list[tuple[Any, ...]]()
     for mode in MODES:
         learner: Any = marlzoo.make("madiff", data.spec, seeds=options.seeds, mode=mode, **LEARNER)
         train(learner, data, updates=options.updates, compile="off")
@@ -91,7 +89,8 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table by mode, the values as plot."""
-    body, groups = [], []
+    body = []
+    groups = []
     for key, part in numbers.groupby(COLUMNS[:3], sort=False):
         shown = [study.over_seeds(part[name].to_numpy()) for name in ("value", "coherent")]
         body.append([*map(str, key), *shown])

@@ -32,7 +32,8 @@ from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
 
-GAME, QUALITY = "iterated-coordination", "mix"
+GAME = "iterated-coordination"
+QUALITY = "mix"
 SMALL: dict[str, Any] = {"hidden": 64, "lr": 1e-3, "batch_size": 128}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "BC": ("bc", SMALL),
@@ -61,7 +62,8 @@ class Crossed(Policy):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.policy, self.stochastic = policy, policy.stochastic
+        self.policy = policy
+        self.stochastic = policy.stochastic
 
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
@@ -98,7 +100,8 @@ def lines(options: Options) -> pd.DataFrame:
     found: list[tuple[Any, ...]] = []
     for form in options.forms:
         policy = trained(form, options)
-        own, crossed = returns(policy, options), returns(Crossed(policy), options)
+        own = returns(policy, options)
+        crossed = returns(Crossed(policy), options)
         found += [(form, *values, data) for values in zip(options.seeds, own, crossed, strict=True)]
     return pd.DataFrame(found, columns=COLUMNS)
 

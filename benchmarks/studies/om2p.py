@@ -32,7 +32,10 @@ from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
 
-GAME, QUALITY, PEAK, NEAR = "two-peaks", "peaks", 0.6, 0.25
+GAME = "two-peaks"
+QUALITY = "peaks"
+PEAK = 0.6
+NEAR = 0.25
 SMALL: dict[str, Any] = {"hidden": 64, "lr": 1e-3, "batch_size": 256}
 FLOW = {**SMALL, "layers": 3}
 # Label: method, settings, and calls of a network per action that are tried.

@@ -48,7 +48,8 @@ def lines(options: Options) -> pd.DataFrame:
     """One line per game, learner and seed."""
     found: list[tuple[Any, ...]] = []
     for game in options.games:
-        quality, spec = DATA[game], games.spec(game)
+        quality = DATA[game]
+        spec = games.spec(game)
         alone = 2.0 ** (1 - spec.n_agents) if game.startswith("signs") else 0.0
         for label, (method, settings) in METHODS.items():
             learner: Any = marlzoo.make(method, spec, seeds=options.seeds, **{**FAST, **settings})
@@ -64,7 +65,9 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the values as plot."""
-    keys, body, groups = COLUMNS[:3], [], []
+    keys = COLUMNS[:3]
+    body = []
+    groups = []
     for key, part in numbers.groupby(keys, sort=False):
         body.append(
             [*map(str, key), study.over_seeds(part["value"].to_numpy()), f"{part['alone'].iloc[0]:.3f}"]

@@ -80,10 +80,12 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the values as plot."""
-    keys, body = COLUMNS[:4], []
+    keys = COLUMNS[:4]
+    body = []
     groups: list[tuple[str, NDArray[np.float64]]] = []
     for key, part in numbers.groupby(keys, sort=False):
-        values, cloning = part["value"].to_numpy(), part["cloning"].iloc[0]
+        values = part["value"].to_numpy()
+        cloning = part["cloning"].iloc[0]
         body.append([*map(str, key), study.over_seeds(values), "" if np.isnan(cloning) else f"{cloning:.3f}"])
         groups.append((f"{key[0]}\n{key[1]}\n{key[2]}", values))
     notes = [

@@ -51,7 +51,8 @@ def drawn(name: str, rows: int, source: torch.Generator) -> Tensor:
 
 def followed(name: str, start: tuple[float, float], gradient: str, seed: int, options: Options) -> Tensor:
     """Where the two policies end."""
-    source, team = torch.Generator().manual_seed(seed), torch.tensor(start)
+    source = torch.Generator().manual_seed(seed)
+    team = torch.tensor(start)
     for _ in range(options.updates):
         others = team.flip(0)
         if gradient != "own":
@@ -77,7 +78,9 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the values as plot."""
-    keys, body, groups = COLUMNS[:3], [], []
+    keys = COLUMNS[:3]
+    body = []
+    groups = []
     for key, part in numbers.groupby(keys, sort=False):
         ends = [f"{part[axis].mean():.2f}" for axis in ("x", "y")]
         body.append([*key, study.over_seeds(part["value"].to_numpy()), *ends])

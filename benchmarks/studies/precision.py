@@ -36,7 +36,8 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 def returns(options: Options) -> tuple[pd.DataFrame, list[str]]:
     """One line per task, method and seed with the returns of both precisions; what the data were."""
-    lines, described = list[tuple[Any, ...]](), list[str]()
+    lines = list[tuple[Any, ...]]()
+    described = list[str]()
     for task in (options.logged.task, *options.also):
         logged = replace(options.logged, task=task)
         source, data = logged.load(options.out)
@@ -52,9 +53,11 @@ def returns(options: Options) -> tuple[pd.DataFrame, list[str]]:
 
 def report(options: Options, lines: pd.DataFrame, described: list[str]) -> study.Study:
     """The table by task and method; both precisions beside each other as plot."""
-    body, parts = [], list(lines.groupby(["task", "method"], sort=False))
+    body = []
+    parts = list(lines.groupby(["task", "method"], sort=False))
     for (task, method), part in parts:
-        usual, rounded = part["float32"].to_numpy(), part["bf16"].to_numpy()
+        usual = part["float32"].to_numpy()
+        rounded = part["bf16"].to_numpy()
         low, high = study.bounds(usual)
         body.append(
             [

@@ -66,10 +66,13 @@ def lines(folders: Sequence[Path]) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """A line for every method on every dataset, the differences as plot."""
-    body, drawn, apart = [], [], 0
+    body = []
+    drawn = []
+    apart = 0
     for key, part in numbers.groupby(ABOUT, sort=False):
         returns = {trained: rows["mean_return"].to_numpy() for trained, rows in part.groupby("trained")}
-        first, again = returns["first"], returns["again"]
+        first = returns["first"]
+        again = returns["again"]
         low, high = difference(again, first)
         gap = again.mean() - first.mean()
         apart += not low <= 0 <= high

@@ -33,7 +33,8 @@ from marlzoo.modules.layers import with_agent_id
 WEIGHTS = np.array([[0.5, 2.0], [1.0, 1.0], [2.0, 0.5]])
 VALUES = np.array([[2.0, 3.0, 9.0], [2.2, 1.5, 3.0]])
 COUNTS = np.array([[4, 4, 0], [5, 2, 1]])
-STATES, AGENTS, ACTIONS = len(WEIGHTS), *VALUES.shape
+STATES = len(WEIGHTS)
+AGENTS, ACTIONS = VALUES.shape
 CLIPS = ("hard", "linear")
 
 
@@ -104,8 +105,10 @@ def learned(algorithm: Any, alphas: int) -> NDArray[np.float64]:
 
 def train(options: Options, clip: str) -> tuple[NDArray[np.float64], pd.DataFrame]:
     """V at the end ``[K, seeds, S, N]``, and the largest error on the way."""
-    algorithm, exact = learner(options, clip), closed_form(options.alphas)
-    batch, curve = whole_batch(algorithm.replicas), []
+    algorithm = learner(options, clip)
+    exact = closed_form(options.alphas)
+    batch = whole_batch(algorithm.replicas)
+    curve = []
     marks = np.unique(np.geomspace(1, options.updates, options.points).astype(int)).tolist()
     for update in range(1, options.updates + 1):
         algorithm.update(batch)
@@ -118,7 +121,8 @@ def train(options: Options, clip: str) -> tuple[NDArray[np.float64], pd.DataFram
 
 def numbers(options: Options, clip: str, found: NDArray[np.float64]) -> pd.DataFrame:
     """One line per alpha, state and agent."""
-    exact, mu = closed_form(options.alphas), COUNTS / COUNTS.sum(-1, keepdims=True)
+    exact = closed_form(options.alphas)
+    mu = COUNTS / COUNTS.sum(-1, keepdims=True)
     lines = []
     for k, alpha in enumerate(options.alphas):
         for (s, i), w in np.ndenumerate(WEIGHTS):
@@ -138,7 +142,8 @@ def report(options: Options, lines: pd.DataFrame, curve: pd.DataFrame) -> study.
         row = [f"{alpha:g}"]
         for clip in CLIPS:
             part = lines[(lines["alpha"] == alpha) & (lines["z_clip"] == clip)]
-            low, high = part["mean_weight"].min(), part["mean_weight"].max()
+            low = part["mean_weight"].min()
+            high = part["mean_weight"].max()
             row += [f"{part['max_error'].max():.1e}", f"{low:.3g} to {high:.3g}"]
         body.append(row)
     header = [

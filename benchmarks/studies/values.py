@@ -74,7 +74,9 @@ def lines(options: Options) -> pd.DataFrame:
 
 
 def _short(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.0f}" if 10 <= abs(value) < 1e5 else f"{value:.2g}"
+    if np.isnan(value):
+        return "–"
+    return f"{value:.0f}" if 10 <= abs(value) < 1e5 else f"{value:.2g}"
 
 
 def report(numbers: pd.DataFrame, looks: Sequence[int]) -> study.Study:

@@ -77,7 +77,8 @@ def learns_acts_and_resumes(case: Case, folder: Path) -> None:
     """Three updates move everything and stay finite; the policy acts legally; a stopped run resumes bit for bit."""
     whole = _learned(case)
     returns = _returns(case, whole)
-    data, file = case.dataset(), folder / f"{case}.npz"
+    data = case.dataset()
+    file = folder / f"{case}.npz"
     train(case.learner((3, 4), dtype=torch.float32), data, updates=UPDATES - 1, checkpoint=file)
     resumed = case.learner((3, 4), dtype=torch.float32)
     train(resumed, data, updates=UPDATES, checkpoint=file)
@@ -130,7 +131,9 @@ def _check_policy_parameters(case: Case, algorithm: Algorithm, returns: np.ndarr
 
 def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
     """Two replicas that differ in seed, settings and data equal two runs: start, sampled rows, noise, 3 updates."""
-    data, seeds, settings = [case.dataset(seed=1), case.dataset(seed=2, episodes=20)], (7, 1), _rates(case)
+    data = [case.dataset(seed=1), case.dataset(seed=2, episodes=20)]
+    seeds = (7, 1)
+    settings = _rates(case)
     together = case.learner(seeds, **settings)
     alone = [
         case.learner((seed,), **{k: v[row] for k, v in settings.items()}) for row, seed in enumerate(seeds)
@@ -162,8 +165,10 @@ def _rates(case: Case) -> dict[str, list[float]]:
 
 def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     """A replica whose data are NaN is marked as diverged and leaves its neighbors untouched."""
-    clean, broken = case.dataset(), case.dataset(nan_row=0)
-    mixed, whole = case.learner((0, 1)), case.learner((0, 1))
+    clean = case.dataset()
+    broken = case.dataset(nan_row=0)
+    mixed = case.learner((0, 1))
+    whole = case.learner((0, 1))
     updated_by_hand(mixed, [broken, clean], UPDATES)
     updated_by_hand(whole, [clean, clean], UPDATES)
     assert mixed.finite().tolist() == [False, True]
@@ -172,7 +177,8 @@ def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
 
 def evaluation_does_not_depend_on_neighbors(case: Case, folder: Path) -> None:
     """A replica's returns are those that it has when evaluated alone."""
-    together, alone = case.learner((4, 8)), case.learner((8,))
+    together = case.learner((4, 8))
+    alone = case.learner((8,))
     both = evaluate(together.policy(), case.toys.env(6, case.kind), seeds=[4, 8], dtype=torch.float64)
     one = evaluate(alone.policy(), case.toys.env(3, case.kind), seeds=[8], dtype=torch.float64)
     np.testing.assert_allclose(both.returns[1], one.returns[0], rtol=1e-6)
@@ -186,8 +192,10 @@ def acts_as_an_exported_step(case: Case, folder: Path) -> None:
     if hides_state(policy):
         _refuses_to_be_a_step(policy, algorithm)
         return
-    step, generator = PolicyStep(policy, algorithm.spec), torch.Generator().manual_seed(0)
-    inputs, episode = example_inputs(step, 3, generator), []
+    step = PolicyStep(policy, algorithm.spec)
+    generator = torch.Generator().manual_seed(0)
+    inputs = example_inputs(step, 3, generator)
+    episode = []
     with torch.no_grad():
         for _ in range(3):
             outputs = step(inputs)
@@ -231,7 +239,8 @@ def presets_are_valid(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None
 
 def _commented(text: str) -> set[str]:
     """Settings with a comment in their statement, or on the line above it."""
-    lines, found = text.splitlines(), set()
+    lines = text.splitlines()
+    found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             own = lines[node.lineno - 1 : node.end_lineno]

@@ -82,9 +82,10 @@ class Case:
         """Some updates (online: rounds) by hand; returns the last metrics."""
         if not self.online:
             return updated_by_hand(algorithm, self.dataset(), updates)
-        lessons, metrics = OnlineTrainer(algorithm, self.env(algorithm)), dict[str, Tensor]()
+        trainer = OnlineTrainer(algorithm, self.env(algorithm))
+        metrics = dict[str, Tensor]()
         for _ in range(updates):
-            metrics = lessons.next(0.0)
+            metrics = trainer.next(0.0)
         return metrics
 
 

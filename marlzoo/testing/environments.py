@@ -66,7 +66,8 @@ def env_battery(
         options: of the task, where it is made by name.
     """
     if make is None:
-        make, listed = partial(make_env, task, **options), partial(task_spec, task, **options)
+        make = partial(make_env, task, **options)
+        listed = partial(task_spec, task, **options)
     else:
         listed = partial(_shape_of, make)
     case = EnvCase(task, make, spec or listed, steps, most)
@@ -86,7 +87,8 @@ def spec_is_the_listed_one(case: EnvCase, folder: Path) -> None:
 def shapes_and_types(case: EnvCase, folder: Path) -> None:
     """Every array has its shape and type, after a reset and after a step; padding is zero."""
     with _made(case, 3) as env:
-        spec, rng = env.spec, np.random.default_rng(0)
+        spec = env.spec
+        rng = np.random.default_rng(0)
         seen = env.reset()
         for _ in range(3):
             _check_observation(seen, spec, 3)
@@ -116,13 +118,16 @@ def copies_do_not_depend_on_each_other(case: EnvCase, folder: Path) -> None:
     with _made(case, NUM_ENVS) as env, _made(case, 1) as alone:
         env.seed([8, 3, 7, 5])
         alone.seed([7])
-        many, one = env.reset(), alone.reset()
+        many = env.reset()
+        one = alone.reset()
         for _ in range(case.steps):
             _assert_equal(_arrays(many, [2]), _arrays(one, [0]))
             action = random_actions(env, many, rng)
-            many, one = env.step(action), alone.step(action[[2]])
+            many = env.step(action)
+            one = alone.step(action[[2]])
             if _over(one)[0]:
-                many, one = env.reset(np.flatnonzero(_over(many))), alone.reset()
+                many = env.reset(np.flatnonzero(_over(many)))
+                one = alone.reset()
             elif _over(many).any():
                 many = env.reset(np.flatnonzero(_over(many)))
 
@@ -130,14 +135,16 @@ def copies_do_not_depend_on_each_other(case: EnvCase, folder: Path) -> None:
 def legal_actions(case: EnvCase, folder: Path) -> None:
     """Discrete tasks always offer an action, refuse illegal ones by name and leave the state as it was."""
     with _made(case, 2) as env:
-        seen, rng = env.reset(), np.random.default_rng(0)
+        seen = env.reset()
+        rng = np.random.default_rng(0)
         if not env.spec.discrete:
             assert seen.action_mask is None
             return
         for _ in range(case.steps):
             assert seen.action_mask is not None
             assert seen.action_mask.any(-1).all(), "an agent has no legal action"
-            fine, before = random_actions(env, seen, rng), _arrays(seen)
+            fine = random_actions(env, seen, rng)
+            before = _arrays(seen)
             for bad in _illegal(fine, seen.action_mask):
                 try:
                     env.step(bad)
@@ -153,14 +160,17 @@ def legal_actions(case: EnvCase, folder: Path) -> None:
 
 def single_copies_are_reset(case: EnvCase, folder: Path) -> None:
     """Resetting some copies changes neither the observations nor the course of the others."""
-    some, others = np.array([1, 3]), [0, 2]
+    some = np.array([1, 3])
+    others = [0, 2]
     with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as plain:
         for e in (env, plain):
             e.seed([1, 2, 3, 4])
-        seen, rng = env.reset(), np.random.default_rng(2)
+        seen = env.reset()
+        rng = np.random.default_rng(2)
         plain.reset()
         action = random_actions(env, seen, rng)
-        seen, untouched = env.step(action), plain.step(action)
+        seen = env.step(action)
+        untouched = plain.step(action)
         before = _arrays(seen, others)
         seen = env.reset(some)
         _assert_equal(_arrays(seen, others), before)
@@ -177,9 +187,11 @@ def copies_that_are_not_stepped_stay(case: EnvCase, folder: Path) -> None:
     with _made(case, NUM_ENVS) as env, _made(case, NUM_ENVS) as whole:
         for e in (env, whole):
             e.seed([5, 6, 7, 8])
-        seen, rng = env.reset(), np.random.default_rng(3)
+        seen = env.reset()
+        rng = np.random.default_rng(3)
         whole.reset()
-        before, action = _arrays(seen), random_actions(env, seen, rng)
+        before = _arrays(seen)
+        action = random_actions(env, seen, rng)
         part = env.step(_spoiled(action, [0, 2], env), np.array([1, 3]))
         _assert_equal(_arrays(part, [0, 2]), {name: before[name][[0, 2]] for name in before})
         assert not part.reward[[0, 2]].any()
@@ -197,7 +209,9 @@ def copies_that_are_not_stepped_stay(case: EnvCase, folder: Path) -> None:
 def time_limit_is_not_terminal(case: EnvCase, folder: Path) -> None:
     """No step is both kinds of end; the time limit comes at the horizon, not before and not after."""
     with _made(case, NUM_ENVS) as env:
-        time, rng, seen = np.zeros(NUM_ENVS, int), np.random.default_rng(4), env.reset()
+        time = np.zeros(NUM_ENVS, int)
+        rng = np.random.default_rng(4)
+        seen = env.reset()
         for turn in range(min(case.most, 2 * env.spec.horizon + 2)):
             ids = np.arange(NUM_ENVS) if turn % 3 else np.arange(1, NUM_ENVS)  # clocks run apart
             step = env.step(random_actions(env, seen, rng), ids)
@@ -205,15 +219,19 @@ def time_limit_is_not_terminal(case: EnvCase, folder: Path) -> None:
             assert not (step.terminal & step.truncated).any()
             assert (time[step.truncated] == env.spec.horizon).all(), "cut before the time limit"
             assert _over(step)[time == env.spec.horizon].all(), "went on beyond the time limit"
-            seen, over = step, np.flatnonzero(_over(step))
+            seen = step
+            over = np.flatnonzero(_over(step))
             if len(over):
-                seen, time[over] = env.reset(over), 0
+                seen = env.reset(over)
+                time[over] = 0
 
 
 def random_play_is_finite(case: EnvCase, folder: Path) -> None:
     """A random team plays many episodes: everything stays finite, and they all end."""
     with _made(case, NUM_ENVS) as env:
-        ended, rng, seen = 0, np.random.default_rng(5), env.reset()
+        ended = 0
+        rng = np.random.default_rng(5)
+        seen = env.reset()
         for _ in range(case.most):
             step = env.step(random_actions(env, seen, rng))
             for name, values in _step_arrays(step).items():
@@ -241,7 +259,8 @@ CHECKS = (
 
 def random_actions(env: BatchedEnv, seen: Observation, rng: np.random.Generator) -> NDArray[Any]:
     """Uniform actions of all copies: ``[E, N, A]`` in the box, or ``[E, N]`` among the legal ones."""
-    spec, shape = env.spec, (env.num_envs, env.spec.n_agents, env.spec.action_size)
+    spec = env.spec
+    shape = (env.num_envs, env.spec.n_agents, env.spec.action_size)
     if not spec.discrete:
         return rng.uniform(-1, 1, shape).astype(np.float32)
     assert seen.action_mask is not None, "a discrete task shows the legal actions"
@@ -297,7 +316,8 @@ def _step_arrays(step: Step, num_envs: list[int] | Ids | None = None) -> Arrays:
 def _play(env: BatchedEnv, steps: int) -> Arrays:
     """What random play from fixed seeds shows and earns."""
     env.seed([11, 12, 13, 14])
-    rng, shown = np.random.default_rng(6), Arrays()
+    rng = np.random.default_rng(6)
+    shown = Arrays()
     seen = env.reset()
     for t in range(steps):
         step = env.step(random_actions(env, seen, rng))

@@ -16,7 +16,8 @@ from marlzoo.training.online import online_settings, train_online
 
 def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
     """R = 2 equals two runs with R = 1, in experience and parameters, after 3 rounds."""
-    seeds, rates = (7, 1), [1e-3, 5e-4]
+    seeds = (7, 1)
+    rates = [1e-3, 5e-4]
     together = case.learner(seeds, lr=rates)
     case.updated(together, UPDATES)
     for row, seed in enumerate(seeds):
@@ -27,7 +28,8 @@ def online_lockstep_equals_single_runs(case: Case, folder: Path) -> None:
 
 def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
     """A replica whose parameters are NaN is marked as diverged and leaves its neighbors untouched."""
-    mixed, whole = case.learner((0, 1, 2)), case.learner((0, 1, 2))
+    mixed = case.learner((0, 1, 2))
+    whole = case.learner((0, 1, 2))
     with torch.no_grad():
         for parameter in mixed.policy().parameters():
             parameter[1] = torch.nan
@@ -40,7 +42,8 @@ def online_nan_stays_in_its_replica(case: Case, folder: Path) -> None:
 
 def online_resumes_exactly(case: Case, folder: Path) -> None:
     """Stopped after 5 of 6 rounds, the checkpoint being of round 4: bit for bit what a whole run gives."""
-    whole, file = case.learner((0, 1), dtype=torch.float32), folder / "run.npz"
+    whole = case.learner((0, 1), dtype=torch.float32)
+    file = folder / "run.npz"
     steps = 6 * _per_round(whole)
     curve = train_online(whole, case.env(whole), steps=steps)
 
@@ -51,7 +54,8 @@ def online_resumes_exactly(case: Case, folder: Path) -> None:
     first = case.learner((0, 1), dtype=torch.float32)
     with suppress(InterruptedError):
         train_online(first, case.env(first), steps=steps, checkpoint=file, on_progress=stop)
-    resumed, rounds = case.learner((0, 1), dtype=torch.float32), list[int]()
+    resumed = case.learner((0, 1), dtype=torch.float32)
+    rounds = list[int]()
     again = train_online(resumed, case.env(resumed), steps=steps, checkpoint=file, on_update=rounds.append)
     assert rounds == [5, 6]
     loaded = checkpoint.load_learner(file)

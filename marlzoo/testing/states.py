@@ -12,7 +12,8 @@ from marlzoo.algorithm import Algorithm
 
 def assert_same_replica(together: Algorithm, row: int, alone: Algorithm, rtol: float) -> None:
     """Row ``row`` of a lockstep learner equals a single one."""
-    rows, single = together.state_tensors(), alone.state_tensors()
+    rows = together.state_tensors()
+    single = alone.state_tensors()
     _assert_close(
         {key: rows[key][row] if value.ndim else rows[key] for key, value in single.items()},
         {key: value[0] if value.ndim else value for key, value in single.items()},

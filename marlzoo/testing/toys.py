@@ -34,11 +34,13 @@ def toy_dataset(
         seed: of everything.
         nan_row: observations from this row on are NaN.
     """
-    rng, spec = np.random.default_rng(seed), toy_spec(kind)
+    rng = np.random.default_rng(seed)
+    spec = toy_spec(kind)
     lengths = rng.integers(4, HORIZON + 1, episodes)
     starts = np.concatenate(([0], np.cumsum(lengths + 1)[:-1]))
     rows = int((lengths + 1).sum())
-    terminal, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
+    terminal = np.zeros(rows, bool)
+    truncated = np.zeros(rows, bool)
     for k, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         if k:  # the first episode is cut: neither flag
             (truncated if length == HORIZON else terminal)[start + length - 1] = True
@@ -74,7 +76,10 @@ class ToyEnv(BatchedEnv):
     """
 
     def __init__(self, num_envs: int, kind: ActionKind = "continuous") -> None:
-        self.task, self.spec, self.num_envs, self.metadata = "toy/walk", toy_spec(kind), num_envs, {}
+        self.task = "toy/walk"
+        self.spec = toy_spec(kind)
+        self.num_envs = num_envs
+        self.metadata = {}
         self.can_win = kind == "discrete"
         self.seed(range(num_envs))
         self._obs = np.zeros((num_envs, 3, 5), np.float32)
