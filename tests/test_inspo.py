@@ -77,7 +77,7 @@ def test_policies_start_as_the_behavior_of_the_data() -> None:
 def test_the_closed_form_reaches_the_known_values(alpha: float, value: float) -> None:
     """Sweeps on XOR's data D3 (specification of InSPO, its table of checks)."""
     module = script("inspo")
-    assert module.exact(module.Form("xor", "D3", alpha=(alpha, alpha)), tie=0.0) == pytest.approx(
+    assert module.exact(module.MethodForm("xor", "D3", alpha=(alpha, alpha)), tie=0.0) == pytest.approx(
         value, abs=3e-4
     )
 
@@ -85,7 +85,7 @@ def test_the_closed_form_reaches_the_known_values(alpha: float, value: float) ->
 def test_the_closed_form_leaves_the_favorite_of_the_data_only_with_entropy() -> None:
     module = script("inspo")
     without, annealed = (
-        module.exact(module.Form("equilibria", "imbalanced", beta=(b, 0.0))) for b in (0.0, 20.0)
+        module.exact(module.MethodForm("equilibria", "imbalanced", beta=(b, 0.0))) for b in (0.0, 20.0)
     )
     assert (without, annealed) == pytest.approx((5.0, 20.0), abs=1e-3)
 

@@ -390,7 +390,7 @@ def test_coordination_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         module.Form("bc", "cloning", settings=module.SMALL),
         module.Form("iql", "independent", "x", module.SMALL),
     )
-    group = module.Group((("xor", "D1"), ("xor", "D2")), forms, updates=3)
+    group = module.Games((("xor", "D1"), ("xor", "D2")), forms, updates=3)
     monkeypatch.setattr(module, "GROUPS", {"small": group})
     options = module.Options(out=tmp_path, seeds=(0, 1), only=("small",))
     assert module.main(options) == 0

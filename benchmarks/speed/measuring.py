@@ -85,7 +85,7 @@ def rate_of(work: Callable[[], object], seconds: float, device: torch.device = C
     done = 0
     start = time.perf_counter()
     busy = time.process_time()
-    while time.perf_counter() - start < seconds:
+    while not done or time.perf_counter() - start < seconds:
         work()
         done += 1
     wait_for(device)
