@@ -80,7 +80,7 @@ class Online:
     task: str
     """full task name, for instance mamujoco/hopper-3x1"""
     steps: int = 1_000_000
-    """team steps per seed, all copies together"""
+    """team steps per seed, summed over all environments"""
     seeds: tuple[int, ...] = (0,)
     """one replica per seed"""
     device: str = "cpu"

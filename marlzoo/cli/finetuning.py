@@ -30,7 +30,7 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """checkpoint ending in .npz, or the folder of a run that has one"""
     env_steps: int
-    """team steps per replica, all copies together"""
+    """team steps per replica, summed over all environments"""
     data: tuple[str, ...] = ()
     """names or files of the offline data (default: those that the checkpoint names)"""
     settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = FinetuneSettings()  # noqa: RUF009
