@@ -11,7 +11,6 @@ import numpy as np
 import tyro
 
 import marlzoo
-from marlzoo.data.formats.native import write_omiga
 
 N_AGENTS, OBS_SIZE, ACTION_SIZE, LENGTH, EPISODES = 2, 4, 1, 20, 10
 
@@ -42,7 +41,7 @@ def main(updates: int = 500, out: Path = Path("mine.hdf5")) -> marlzoo.Dataset:
         source="mine",
         quality="random",
     )
-    write_omiga(made, out)
+    marlzoo.save_dataset(made, out, force=True)
     data = marlzoo.load_dataset(out)
     print(data)
 

@@ -19,6 +19,7 @@ _PLACES = {
     "load_learner": "marlzoo.training.checkpoint",
     "save": "marlzoo.training.checkpoint",
     "load_dataset": "marlzoo.data.load",
+    "save_dataset": "marlzoo.data.convert",
     "train": "marlzoo.training.trainer",
     "evaluate": "marlzoo.training.evaluation",
     "cross_play": "marlzoo.benchmarks.cross_play",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from marlzoo.commands.scoring import evaluate_run as evaluate_run
     from marlzoo.commands.training import train_method as train_method
     from marlzoo.config import Config as Config
+    from marlzoo.data.convert import save_dataset as save_dataset
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
     from marlzoo.deployment.loading import load as load

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 import marlzoo
+from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.errors import DataError, SpecError
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
 from marlzoo.spec import Spec
 from tests.test_pettingzoo import Countdown
 from tests.toys import toy_dataset
@@ -272,3 +275,26 @@ def allowed(env: Any, agent: str) -> Any:
     """An action that the environment's own mask admits."""
     space = env.action_space(agent)
     return space.start if hasattr(space, "start") else space.high
+
+
+def test_a_dataset_is_saved_in_the_format_that_its_name_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path))
+    data = toy_dataset("discrete")
+    file = tmp_path / "mine.npz"
+    for target in (file, tmp_path / "mine.hdf5", "lab/walk/own/mine"):
+        wanted = data if target != "lab/walk/own/mine" else replace(data, card=Card())
+        path = marlzoo.save_dataset(wanted, target)
+        assert path.exists()
+        assert marlzoo.load_dataset(target).transitions == data.transitions
+    assert marlzoo.load_dataset(path).card.name == "lab/walk/own/mine"  # stated in the file itself
+    before = file.read_bytes()
+    with pytest.raises(ConfigError, match=r"mine\.npz: exists already.*force=True"):
+        marlzoo.save_dataset(data, file)
+    assert file.read_bytes() == before
+    assert marlzoo.save_dataset(data, file, force=True) == file
+    with pytest.raises(ConfigError, match="end the file's name"):
+        marlzoo.save_dataset(data, tmp_path / "mine.csv")
+    with pytest.raises(UnknownNameError, match="format to write"):
+        marlzoo.save_dataset(data, tmp_path / "mine.npz", format="numpy")

@@ -63,6 +63,48 @@ def find_writer(target: str, form: str = "") -> Writer:
     )
 
 
+def save_dataset(
+    dataset: Dataset,
+    target: str | os.PathLike[str],
+    *,
+    format: str = "",  # noqa: A002 - the option's name
+    force: bool = False,
+) -> Path:
+    """Write a dataset, in the format that the target's name asks for.
+
+    Args:
+        dataset: to write.
+        target: a file ending in .hdf5 or .npz, a Minari folder ending in ``-v0``, or a dataset's name
+            (``family/task/source/quality``), by which every command then finds it.
+        format: ``native``, ``omiga``, ``npz`` or ``minari``; default: as the target's name says.
+        force: replace a target that exists.
+
+    Returns:
+        The file or folder written.
+
+    Raises:
+        ConfigError: the target's name asks for no known format, or it exists.
+        DataError: the format cannot hold such data, or the name is of another task.
+        OutputError: the target cannot be written.
+    """
+    path, writer = _target(target, format, force)
+    writer.write(named(dataset, os.fspath(target)), path)
+    return path
+
+
+def _target(target: str | os.PathLike[str], form: str, force: bool) -> tuple[Path, Writer]:
+    """Where and by what a dataset is written."""
+    name = os.fspath(target)
+    path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
+    writer = find_writer(path.name, form)
+    if path.exists() and not force:
+        raise ConfigError(
+            f"{path}: exists already and is left as it is; choose another name, or replace it with --force "
+            "(force=True in Python)"
+        )
+    return path, writer
+
+
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -96,13 +138,7 @@ def convert(
         ConfigError: the target's name asks for no known format, or it exists.
         OutputError: the target cannot be written.
     """
-    name = os.fspath(target)
-    target_path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
-    writer = find_writer(target_path.name, form)
-    if target_path.exists() and not force:
-        raise ConfigError(
-            f"{target_path}: exists already and is left as it is; choose another name, or replace it with --force"
-        )
+    target_path, writer = _target(target, form, force)
     if _present(source) and "action_clip" in find_reader(find_dataset(source)).options:
         options.setdefault("action_clip", False)
     folder = target_path.parent
@@ -112,7 +148,7 @@ def convert(
         dataset = load_dataset(source, **options)
         if require is not None:
             require(dataset)
-        written = writer.write(named(dataset, name), target_path)
+        written = writer.write(named(dataset, os.fspath(target)), target_path)
     if log is not None:
         if _present(source):
             log(f"read as {find_reader(find_dataset(source)).name}")
