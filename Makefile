@@ -70,7 +70,7 @@ lint: install-dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 types: install-dev
-	$(BIN)/mypy marlzoo algorithms baselines benchmarks tests
+	$(BIN)/mypy marlzoo algorithms baselines benchmarks tests examples
 
 format: install-dev
 	$(BIN)/ruff check --fix .

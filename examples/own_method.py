@@ -7,6 +7,7 @@ every helper.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import tyro
@@ -27,7 +28,7 @@ class WeightedBCConfig(marlzoo.Config):
 
     hidden: Count = 64  # width of both hidden layers
     temperature: Positive = 1.0  # return-to-go that multiplies a sample's weight by e
-    reward_mode: str = "rtg"  # batches hold the return-to-go in place of the reward
+    reward_mode: Literal["reward", "rtg"] = "rtg"  # batches hold the return-to-go in place of the reward
 
 
 class WeightedBC(marlzoo.Algorithm):
