@@ -162,7 +162,7 @@ def _begin(worker: _Worker, trainer: Trainer, left: list[tuple[Group, WorkItem]]
 
 
 class _Remote:
-    """Passes on to the first process what a group reports (a :class:`marlzoo.benchmarks.progress.Report`)."""
+    """Forwards a group's progress to the main process (a :class:`marlzoo.benchmarks.progress.ProgressReporter`)."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe

@@ -5,7 +5,7 @@ recipe repository of offline MARL (pure coordination), Oryx (T-Maze), arXiv 2407
 (differential games), MOMA-PPO (iterated coordination, whose rules are ours), FOCAL (goals, whose rules are ours); the
 game in two steps, that with several equilibria, the two unequal peaks, the additive game, the combinatorial modes,
 the signs, the cells and the line (on which LOMAQ's study shows locality) are our own. Rewards of the one-step games
-are rewards per step. Their data come from :func:`dataset`, not from files.
+are rewards per step. Their data come from :func:`marlzoo.data.games.dataset`, not from files.
 """
 
 from __future__ import annotations

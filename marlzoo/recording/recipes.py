@@ -124,7 +124,7 @@ def collect(
 
     Args:
         task: full task name.
-        quality: one of :func:`qualities`.
+        quality: one of :func:`marlzoo.teachers.offers.collectable_qualities`.
         transitions: number of steps.
         seed: random seed of starts and exploration.
         path: file to write, ending in ``.hdf5`` or ``.h5``; default: :func:`recipe_path`.

@@ -36,7 +36,7 @@ def final_rows(column_d: h5py.Dataset) -> Bools:
 
 
 def foreign_episodes(done: Bools, horizon: int) -> Recorded:
-    """Episodes from the flag alone; see :func:`read_omiga` for what is assumed."""
+    """Episodes from the flag alone; see :func:`marlzoo.data.formats.native.read_omiga` for what is assumed."""
     if done.all():
         raise DataError(
             "d is 1 in every row, so that no transition is left; it marks final observations only"
