@@ -29,7 +29,7 @@ Departures from the authors' code, and the option that restores it:
   takes both for terminal: ``timeout_is_terminal = True``.
 * Actions beyond the box [-1, 1] are clipped to it when data are read (in some published files nearly a third of all
   action entries); theirs are clipped in the likelihood only, so that their Q sees the larger ones.
-* Nothing of their SMAC code's unused V mixer and target actor.
+* Their SMAC code's unused V mixer and target actor are left out.
 
 ``history = "rnn"`` (ours) lets the policy read the episode so far and learns from sequences; Q, V and mixer stay as
 they are.

@@ -22,7 +22,7 @@ Discrete, with a cloned policy mu (softmax over legal actions) and ``mixer`` qmi
 Acting: the best allowed action.
 
 Where the decoder can tell the action from the observation alone, the latent carries nothing: on Hopper's data the
-divergence (metric ``kl``) falls below 1e-3 nats, and the method is cloning by squared error with a choice among
+divergence (metric ``vae/kl``) falls below 1e-3 nats, and the method is cloning by squared error with a choice among
 nearly equal actions. There it leads because the methods beside it fit likelihoods to actions on the box's bounds
 (results/studies/bound_actions), not because it constrains Q; a table of such data has to say so.
 

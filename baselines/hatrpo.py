@@ -20,10 +20,6 @@ that its published thresholds mean another thing); ratios of an action's dimensi
 critic learns once per rollout, not once per agent. Those of MAPPO here also hold. Sizes of a rollout are those of
 HAPPO here; the threshold, the line search and the critic's step size and passes are the maintained code's (HARL).
 
-Metrics: ``kl`` (mean over agents, of the step taken), ``accepted`` (share of agents whose step was taken),
-``step_scale`` (mean c^k, 0 where rejected), ``gain`` (mean L - L_old), ``compound_ratio``, ``value_loss``,
-``explained_variance``, ``std``.
-
 Shapes: see :mod:`marlzoo.baselines._ppo`. P parameters of one agent's policy are a list of tensors ``[R, ...]``.
 """
 

@@ -28,9 +28,6 @@ centralized training only by this text. Gradients are not clipped by default: a 
 
 Departures where the paper is silent: M is learned by regression where it could be taken from Q; λ_vd is clipped at 0;
 weights are normalized per batch and clipped, which leaves the fixed point of an (o, a) as it is but for the clipping.
-
-Metrics: ``q_loss``, ``behavior_loss`` (1.), ``mean_loss`` (M), ``density_loss`` (3.; 0 for counts), ``policy_loss``
-(6.), ``next_value`` (mean V), ``deviation`` (mean size of (V - M) / |M|), ``weight/ess`` of w.
 """
 
 from __future__ import annotations

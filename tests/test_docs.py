@@ -126,6 +126,18 @@ def test_the_metrics_of_every_stage_are_explained(generate: Any) -> None:
     assert meaning("moma_ppo", "policy/alpha") != meaning("alberdice", "policy/alpha")
 
 
+def test_texts_of_methods_name_metrics_that_exist(generate: Any) -> None:
+    from _generate.metrics import metrics_of
+
+    told = 0
+    for name in method_names():
+        text = sys.modules[find_method(name).__module__].__doc__ or ""
+        for metric in re.findall(r"[Mm]etrics?:? ``([^`]+)``", text):
+            told += 1
+            assert metric in metrics_of(name), (name, metric)
+    assert told
+
+
 def test_all_columns_are_explained(tmp_path: Path) -> None:
     """Those of the rows by their generated table, all others by name."""
     row = replace(ROW, suite="unit", error="")
