@@ -160,7 +160,7 @@ def test_plain_transitions_with_state_masks_and_starts(tmp_path: Path) -> None:
         ({"state": np.zeros((60, 2))}, "needs next_state"),
         ({"starts": np.arange(10) * 6 + 1}, "begin with 0"),
         ({"starts": np.sort([0, *np.arange(10) * 6])}, "increasing row numbers"),
-        ({"starts": np.array([0])}, "row 5 is flagged as an end, but starts goes on"),
+        ({"starts": np.array([0])}, "row 5 is flagged as an end, but starts says that the episode continues"),
         (
             {"next_obs": None, "timeouts": None, "next_state": np.zeros((60, 2))},
             "has next_state but no next_obs",

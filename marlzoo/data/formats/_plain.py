@@ -95,8 +95,8 @@ def _mark_starts(starts: NDArray[Any], flagged: NDArray[Any], ends: NDArray[Any]
     inner = inner[~np.isin(inner + 1, [*starts, len(ends)])]
     require(
         not len(inner),
-        f"row {inner[0] if len(inner) else 0} is flagged as an end, but by starts the episode continues; a file with "
-        "next_obs has no rows of final observations",
+        f"row {inner[0] if len(inner) else 0} is flagged as an end, but starts says that the episode "
+        "continues; a file with next_obs has no rows of final observations",
     )
     ends[starts[1:] - 1] = True
 
