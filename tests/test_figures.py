@@ -21,7 +21,7 @@ LEARNERS = ["first", "second"]
 
 
 def results(**changes: Any) -> Any:
-    """Two learners on two datasets; the second dataset's behavior has no return."""
+    """Two learners on two datasets."""
     index = pd.MultiIndex.from_product([("a_$x$", "b"), LEARNERS], names=["dataset", "learner"]).to_frame(
         index=False
     )
@@ -49,7 +49,8 @@ def results(**changes: Any) -> Any:
         "datasets": ["a_$x$", "b"],
         "curves": lambda: curves,
         "profiles": lambda: profiles,
-        "table": lambda: index.assign(behavior=[7.0, 7.0, np.nan, np.nan]),
+        "table": lambda: index.assign(behavior=[7.0, 7.0, 3.0, 3.0]),
+        "index": index,
         "classes": lambda: {"x": SimpleNamespace(learners=LEARNERS, returns=returns)},
     }
     return SimpleNamespace(**found | changes)
@@ -83,7 +84,7 @@ def test_curves() -> None:
         "(data)": ([0, 1], [7.0, 7.0]),
     }
     assert bands(first) == [[3.0, 6.0], [4.0, 7.0]]
-    assert list(lines(second)) == ["first", "second"]  # no behavior there
+    assert lines(second)["(data)"] == ([0, 1], [3.0, 3.0])
     assert legend(figure) == ["first", "second", "(data)"]
     assert figure.get_size_inches().tolist() == [5.5, 5.6]  # one above the other
 
@@ -107,7 +108,15 @@ def test_bars() -> None:
     assert lines(first)["(data)"] == ([0, 1], [7.0, 7.0])
     assert [bar.get_height() for bar in second.patches] == [3.0]
     assert not second.collections  # of two seeds there is no interval
-    assert not second.get_lines()
+    assert [line.get_ydata()[0] for line in second.get_lines()] == [3.0]
+
+
+@pytest.mark.parametrize("kind", ["curves", "bars"])
+def test_data_without_a_return_have_no_line(kind: Any) -> None:
+    unknown = results().index.assign(behavior=[np.nan, np.nan, 3.0, 3.0])
+    first, second = draw(results(table=lambda: unknown), kind).axes
+    assert "(data)" not in lines(first)
+    assert "(data)" in lines(second)
 
 
 def test_looks_repeat_after_all_pairs_of_color_and_style() -> None:

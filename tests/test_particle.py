@@ -538,6 +538,15 @@ def test_observations_of_no_state_are_refused() -> None:
 # Bad input ---------------------------------------------------------------------------------------------------
 
 
+def test_the_edge_of_a_forest_may_lie_within_the_rounding() -> None:
+    env = particle.make("world-substitute-prey", 50)
+    obs = env.reset().obs.copy()
+    action = np.zeros((50, 3, 2), np.float32)
+    flipped = obs.copy()
+    flipped[..., -2:] *= -1  # as if everybody stood on the other side
+    assert env.replay(flipped, action).valid.all()
+
+
 def test_bad_input() -> None:
     env = particle.make("spread", 3)
     env.reset()
