@@ -282,6 +282,7 @@ def test_what_is_admitted_is_read() -> None:
     assert read(call("_codecs\nencode", text("\xe4"), text("latin1"))) == b"\xe4"
     assert read(call("collections\nOrderedDict", plain([["b", 1], ["a", 2]]))) == {"b": 1, "a": 2}
     assert read(b"\x8a\x02\xfe\xff") == -2
+    assert load_pickle(pickle.dumps(b"", 2, fix_imports=False)) == b""
     assert read(b"I01\n") is True
     assert read(b"I00\n") is False
     assert read(b"K\x01(K\x02K\x031") == 1  # what stood after the mark is gone
