@@ -24,10 +24,11 @@ RNG = np.random.default_rng(0)
 def test_points_move_and_are_paid_for_where_they_are_then(shown: bool) -> None:
     game = Goals(shown=shown)
     state = np.array([[0.95, -0.5, 0.0, 0.25, 0.5, -0.25]])
-    action = np.array([[[3.0, -0.5], [-1.0, 0.1]]])
+    action = np.array([[[-3.0, -0.5], [-1.0, 0.1]]])
     after, earned, over = game.step(state, action, NEVER)
-    np.testing.assert_allclose(after, [[1.0, -0.55, -0.1, 0.26, 0.5, -0.25]], atol=1e-7)
-    wanted = -(np.hypot(0.5, 0.3) + np.hypot(0.6, 0.51)) / 2
+    np.testing.assert_allclose(after, [[0.85, -0.55, -0.1, 0.26, 0.5, -0.25]], atol=1e-7)
+    wanted = -(np.hypot(0.35, 0.3) + np.hypot(0.6, 0.51)) / 2
+    assert game.step(state, -action, NEVER)[0][0, 0] == 1.0  # the square's side
     assert earned[0] == pytest.approx(wanted, abs=1e-6)
     assert not over.any()
     seen, whole = game.observe(state)
@@ -46,7 +47,9 @@ def test_goals_for_training_and_others_are_apart_and_all_are_drawn() -> None:
     assert {tuple(goal) for goal in starts[:, 4:]} == {tuple(goal) for goal in train.goals}
     assert np.abs(starts[:, :4]).max() > 0.99
     assert abs(starts[:, :4].mean()) < 0.03
-    assert np.abs(np.corrcoef(starts[:, :4].T) - np.eye(4)).max() < 0.06
+    numbers = [np.flatnonzero((train.goals == goal).all(1))[0] for goal in starts[:, 4:]]
+    drawn = np.column_stack([starts[:, :4], numbers])
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(5)).max() < 0.06
 
 
 def test_cells_pay_the_share_of_right_actions() -> None:
@@ -246,3 +249,13 @@ def test_the_bridge_pays_agents_that_had_not_finished() -> None:
     _, earned, over = game.step(state, np.array([[0, 0]]), np.ones(1, bool))
     assert (over[0], earned[0]) == (False, 0.0)  # the last step before the time limit
     assert FREE.sum() == 14
+
+
+def test_the_bridge_lets_agents_into_the_cell_of_one_that_has_finished() -> None:
+    game = Bridge(STARTS["bridge"])
+    after, _, _ = game.step(np.array([[0, 1, 0, 0]]), np.array([[4, 0]]), NEVER)
+    assert after.tolist() == [[0, 0, 0, 0]]
+    after, _, _ = game.step(np.array([[2, 5, 2, 4]]), np.array([[0, 3]]), NEVER)
+    assert after.tolist() == [[2, 5, 2, 5]]
+    after, _, _ = game.step(np.array([[1, 1, 1, 0]]), np.array([[4, 0]]), NEVER)
+    assert after.tolist() == [[1, 1, 1, 0]]  # one that merely stays is in the way

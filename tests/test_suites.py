@@ -37,7 +37,7 @@ def test_numbers_have_a_least_value(name: str, least: int) -> None:
 
 def test_every_seed_is_checked_and_counts_once() -> None:
     for seeds in ((0, -1), (0, 2**63), (0, True)):
-        with pytest.raises(ConfigError, match="integers from 0 to|twice"):
+        with pytest.raises(ConfigError, match=r"integers from 0 to|twice"):
             suite(seeds=seeds)
     for seeds in ((0, 1, 0), (0, 1, 1)):
         with pytest.raises(ConfigError, match="seeds lists something twice"):

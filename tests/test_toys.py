@@ -87,7 +87,13 @@ def test_discrete_rewards_masks_and_wins() -> None:
     action = wanted.argmax(-1)
     step = env.step(action)
     np.testing.assert_allclose(step.reward, -np.abs(action - 1.0).mean(-1), rtol=1e-6)
-    assert not step.info["win"].any()  # no episode is over
+    assert not step.info["win"].any()
+    other = ToyEnv(2, "discrete")
+    other.reset()
+    other._obs[:] = 0
+    paid = other.step(np.ones((2, 3), int))
+    assert paid.reward.tolist() == [0, 0]
+    assert not paid.info["win"].any()  # no episode is over
     for _ in range(HORIZON - 1):
         assert step.action_mask is not None
         step = env.step(step.action_mask.argmax(-1))
