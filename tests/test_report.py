@@ -305,7 +305,10 @@ def test_what_cards_say(tmp_path: Path) -> None:
     assert histograms["lengths"][0]["dataset"] == "d"
 
 
-def test_marks_in_scripts_stay_inside_them() -> None:
+def test_marks_in_scripts_stay_inside_them(tmp_path: Path) -> None:
+    results = marlzoo.Results(written(tmp_path, rows_of("first", [1.0])))
+    page = report_module._page(results, "title", "", "", "a</script>b")
+    assert "a<\\/script>b" in page
     assert report_module._json("</script>") == '"\\u003c/script>"'
     with pytest.raises(ValueError, match="JSON"):
         report_module._json(float("nan"))
