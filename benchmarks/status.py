@@ -176,8 +176,9 @@ def _status(group: Listed, rows: Sequence[Sequence[Row]], job: str) -> GroupStat
     """How one group stands, given the rows of each of its runs and the state of its job."""
     reached = min(max((row.updates for row in mine if not row.error), default=0) for mine in rows)
     errors = [row.error for mine in rows for row in mine if row.error]
-    short = job or (FAILED if errors else UNFINISHED)
-    state = DONE if reached >= group.updates else short
+    state = job or (FAILED if errors else UNFINISHED)
+    if reached >= group.updates:
+        state = DONE
     why = errors[-1] if errors and state == FAILED else ""
     return GroupStatus(group.label, len(group.runs), state, reached, group.updates, group.job, why)
 

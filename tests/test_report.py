@@ -202,7 +202,7 @@ def two_datasets(folder: Path) -> marlzoo.Results:
     rows += rows_of("second", [10.0, 11.0, 12.0], seconds_per_run=None, device="cuda")
     rows += rows_of("first", [1.0, 2.0, 3.0], quality="expert", **timed)
     rows += rows_of("second", [0.0, 1.0], quality="expert", seconds_per_run=None)
-    rows[-1] = replace(rows[-1], diverged=True)
+    rows[-2:] = [replace(row, diverged=True) for row in rows[-2:]]
     rows += [replace(row, seed=2, error="broken") for row in rows_of("second", [0.0], quality="expert")]
     return marlzoo.Results(written(folder, rows))
 
@@ -215,7 +215,7 @@ def test_the_leaderboard_has_the_best_first(tmp_path: Path) -> None:
     places = {line[0]: line for line in sheet.body}
     assert set(places) == {"first", "second"}
     assert places["first"][-5:] == ["2", "6", "0", "0", "0"]
-    assert places["second"][-5:] == ["2", "5", "1", "1", "0"]
+    assert places["second"][-5:] == ["2", "5", "2", "1", "0"]
 
 
 def test_the_leaderboard_of_one_winner(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_the_leaderboard_of_one_winner(tmp_path: Path) -> None:
     rows += rows_of("central", [1.0], execution="centralized", quality="expert")
     boards = report_module.leaderboard(marlzoo.Results(written(tmp_path, rows)))
     assert [line[0] for board in boards for line in board.body] == ["better", "worse", "central"]
-    assert [line[-4] for board in boards for line in board.body] == ["3", "3", "1"]
+    assert [line[-5:-3] for board in boards for line in board.body] == [["1", "3"], ["1", "3"], ["1", "1"]]
 
 
 def test_compute_counts_the_last_row_of_each_run(tmp_path: Path) -> None:
