@@ -289,6 +289,7 @@ def test_what_is_admitted_is_read() -> None:
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
+    "bytes that are not there": (b"C\x05ab", "cut off: 5 bytes are announced at byte 4"),
     "more bytes than the shape": (array((2,)), r"an array of shape \(2,\), type float64 and 24 bytes"),
     "fewer bytes than the shape": (array((4,)), r"an array of shape \(4,\), type float64 and 24 bytes"),
     "a negative shape": (array((-1, -3)), r"an array of shape \(-1, -3\)"),
