@@ -80,11 +80,11 @@ def test_the_cheapest_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     hours = (3.0, 1.0, 2.0)
     pairs = zip(suite.data, hours, strict=True)
     costs = [Cost(data, True, 0, seconds={"bc": 3600 * each}) for data, each in pairs]
-    part, left = estimate.within(suite, costs, 3.5)
+    part, left = estimate.suite_within(suite, costs, 3.5)
     assert (part.data, [cost.data for cost in left]) == ((OTHER, third), [ONE])
-    assert estimate.within(suite, costs, 6.0) == (suite, [])
+    assert estimate.suite_within(suite, costs, 6.0) == (suite, [])
     with pytest.raises(ConfigError, match="the cheapest dataset, games/xor D3, needs about 1 hours"):
-        estimate.within(suite, costs, 0.5)
+        estimate.suite_within(suite, costs, 0.5)
 
 
 def test_the_plan_as_tables(monkeypatch: pytest.MonkeyPatch) -> None:

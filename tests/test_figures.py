@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
 from marlzoo.benchmarks import figures
-from marlzoo.benchmarks.figures import COLORS, STYLES, draw, look, panels, save
+from marlzoo.benchmarks.figures import COLORS, STYLES, draw, look, panels, save_figure
 from matplotlib.colors import to_hex
 
 from marlzoo.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ def test_panels_fill_rows_and_unused_ones_are_blank() -> None:
 def test_the_same_figure_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
-        save(draw(results(), "curves"), tmp_path / f"{name}{suffix}")
+        save_figure(draw(results(), "curves"), tmp_path / f"{name}{suffix}")
         written.append((tmp_path / f"{name}{suffix}").read_bytes())
     assert written[0] == written[1]
     assert b"Software" not in written[0]

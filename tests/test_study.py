@@ -82,7 +82,7 @@ def test_files_of_a_study(drawn: bool, tmp_path: Path, monkeypatch: pytest.Monke
         (3.0, 2.0),
     )
     console = Console(record=True)
-    folder = study.write(made, tmp_path, console)
+    folder = study.write_study(made, tmp_path, console)
     assert folder == tmp_path / "one"
     assert (folder / "table.csv").read_text() == "a,b\n1.23457,x\n"
     assert ("![plot](plot.png)" in (folder / "table.md").read_text()) == drawn
@@ -128,7 +128,7 @@ def test_the_folder_on_logged_data_names_task_and_quality() -> None:
 def test_marks_of_every_seed() -> None:
     figure_module = pytest.importorskip("matplotlib.figure")
     figure = figure_module.Figure()
-    study.points([("a", VALUES), ("b", VALUES[:2])])(figure)
+    study.seed_marks([("a", VALUES), ("b", VALUES[:2])])(figure)
     lines = figure.axes[0].get_lines()
     assert [line.get_xdata().tolist() for line in lines] == [[0] * 4, [1] * 2]
     assert [list(line.get_ydata()) for line in lines] == [VALUES.tolist(), VALUES[:2].tolist()]
