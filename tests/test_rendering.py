@@ -156,7 +156,7 @@ def test_the_arena_is_the_trainings_unless_another_is_named(stage: Stage) -> Non
     assert stage.asked == ("a/b", 1, {"level": 3})
     assert stage.closed == 0
     stage.differences.append("n_agents")
-    with pytest.raises(ConfigError, match="another shape than a/b has: n_agents"):
+    with pytest.raises(ConfigError, match="the team does not fit a/b: n_agents"):
         rendering._arena(team, "", None)
     assert stage.closed == 1
     with pytest.raises(ConfigError, match="does not name its task"):
