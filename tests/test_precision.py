@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from marlzoo.benchmarks.suites import SUITES, Learner
 import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.errors import CheckpointError, ConfigError
+from marlzoo.modules.layers import Linear
 from marlzoo.training import precision
 from marlzoo.training.evaluation import evaluate as real_evaluate
-from marlzoo.training.precision import choose_arithmetic
+from marlzoo.training.precision import Arithmetic, choose_arithmetic
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset
 
@@ -133,3 +135,33 @@ def test_rows_of_another_precision_are_other_runs() -> None:
         == config_hash(suite, learner, "mamujoco/hopper-3x1", suite.data[0])
         != hashes["bf16"]
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting", "products"),
+    [("float32", "medium", None), ("tf32", "high", None), ("bf16", "highest", torch.bfloat16)],
+)
+def test_arithmetic_is_applied_and_taken_back(asked: Any, setting: str, products: Any) -> None:
+    made = learner()
+    layers = [module for module in made.modules() if isinstance(module, Linear)]
+    before = torch.get_float32_matmul_precision()
+    with Arithmetic(asked, setting).applied(made):
+        assert torch.get_float32_matmul_precision() == setting
+        assert {layer.products for layer in layers} == {products}
+    assert torch.get_float32_matmul_precision() == before
+    assert {layer.products for layer in layers} == {None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting"), [("float32", "highest"), ("tf32", "high"), ("bf16", "highest")]
+)
+def test_a_gpu_rounds_products_only_where_that_was_asked_for(
+    asked: Any, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARLZOO_MATMUL", "medium")  # of processors
+    made: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    assert choose_arithmetic(made, asked) == Arithmetic(asked, setting)
+    made.dtype = torch.float64
+    if asked != "float32":
+        with pytest.raises(ConfigError, match=f"precision {asked} is for float32 learners"):
+            choose_arithmetic(made, asked)
