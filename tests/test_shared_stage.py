@@ -155,6 +155,28 @@ def test_the_smaller_learner_counts_its_updates() -> None:
     assert shared.learner.updates == 3
 
 
+def test_what_gets_its_first_value_back_is_handed_out() -> None:
+    """As the numbers of the members that make rollouts may, between two checkpoints."""
+    data = toy_dataset()
+    learner = made("omsd", data)
+    sampler = trainer.make_sampler(learner, [data])
+
+    def small(rows: Sequence[int]) -> Any:
+        seeds = [SEEDS[k] for k in rows]
+        one = marlzoo.make("omsd", data.spec, seeds=seeds, dtype=torch.float64, **SMALL["omsd"])
+        return one, trainer.make_sampler(one, [data])
+
+    shared = SharedStage(learner, sampler, small, kinds(learner, [data]))
+    parameter = next(shared.learner.v.parameters())
+    start = parameter.clone()
+    whole = next(learner.v.parameters()).clone()
+    for value, expected in ((torch.zeros_like(start), torch.zeros_like(whole)), (start, whole)):
+        with torch.no_grad():
+            parameter.copy_(value)
+        shared.spread()
+        assert torch.equal(next(learner.v.parameters()), expected)
+
+
 @pytest.mark.parametrize("method", SMALL)
 def test_what_is_ignored_exists_and_may_differ(method: str) -> None:
     learner = made(method, toy_dataset())

@@ -19,8 +19,6 @@ from marlzoo.config import is_numeric
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 
-Step = Callable[[], dict[str, Tensor]]
-
 
 def kinds(algorithm: Algorithm, datasets: Sequence[Dataset]) -> list[int]:
     """For every replica the first one that goes through the present stage as it does.
@@ -28,6 +26,9 @@ def kinds(algorithm: Algorithm, datasets: Sequence[Dataset]) -> list[int]:
     Args:
         algorithm: R replicas.
         datasets: one for all, or one per replica.
+
+    Returns:
+        R indices of replicas; a replica that shares with none before it has its own.
     """
     if not algorithm.stage.ignores:
         return list(range(algorithm.replicas))
@@ -84,6 +85,7 @@ class SharedStage:
         )
         # What the stage does not touch may depend on settings that it ignores, and stays every replica's own.
         self._before = {name: value.clone() for name, value in mine.items()}
+        self._touched: set[str] = set()
 
     def count(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         """An update is done; the smaller learner's metrics as those of all replicas."""
@@ -95,7 +97,9 @@ class SharedStage:
         """Give every replica the state that the stage has reached for its kind, and its sampler the same place."""
         whole = self._whole.state_tensors()
         for name, value in self.learner.state_tensors().items():
-            if not torch.equal(value, self._before[name]):
+            # What was handed out once is handed out again, also where it has its first value back.
+            if name in self._touched or not torch.equal(value, self._before[name]):
+                self._touched.add(name)
                 whole[name].copy_(value.index_select(0, self._place) if self._stacked[name] else value)
         place = self._place.cpu().numpy()
         self._sampler.restore(
