@@ -14,7 +14,11 @@ where u_ens is the members' disagreement, u_alea their own uncertainty and u_rew
 (:mod:`marlzoo.models.world_model`). A rollout stops where the model says that the episode ends (m = 0), or, with
 bootstrap, at the horizon and as soon as u_ens exceeds the threshold (e = 1 in all three). Every agent has a policy
 π_i = N(μ_i(o_i), σ_i(o_i)), not squashed, and a value V_i(o_i); V = sum_i w_i(x) V_i(o_i) + b(x) with the joint
-observation x and weights of any sign.
+observation x and weights of any sign. With ``memory`` M > 0 policies and values read (o_i, f_i(h_i)) in the place of
+o_i, where h_i are the agent's last M observations and actions, zeros before the episode, and f_i its encoder:
+
+    z_m = W_z h_m + position_m,   y = LayerNorm(z + softmax(q z^T / sqrt(H)) v)   with q, v linear in z
+    f   = sum_m softmax_m(u·tanh(W_y y_m)) y_m
 
     δ_t  = r~_t + γ m_t V(x'_t) - V(x_t)
     A_t  = δ_t + γ λ (1 - e_t) A_{t+1},   R_t = V_t + the same sum with λ = 1,   Â = (A - mean A) / (std A + 1e-3)
@@ -28,11 +32,12 @@ observation x and weights of any sign.
 ``model = "perfect"`` steps in the task's simulator instead, from the same start states: what a perfect world model
 would give (one stage only).
 
-Departures from the authors' code: no encoder of the last ten steps, agents act on their observation; the release
-clamps u_ens before comparing it, so that its rollouts never stop early, here the raw value counts; a rollout that
-stops early is followed by another in the steps that are left.
+Departures from the authors' code: ``memory`` is off unless asked for, as in their experiments with full
+observations; the release clamps u_ens before comparing it, so that its rollouts never stop early, here the raw value
+counts; a rollout that stops early is followed by another in the steps that are left; keys have no map of their own,
+which with one head is part of the queries'.
 
-Shapes: R replicas, S rollouts, T steps, M = S T, N agents, D entries of the joint observation.
+Shapes: R replicas, S rollouts, T steps, N agents, D entries of the joint observation.
 """
 
 from __future__ import annotations
@@ -43,16 +48,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, gae, take_rows
-from marlzoo.config import Count, Fraction, NonNegative, Positive
+from marlzoo.config import Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.errors import ConfigError
-from marlzoo.models.rollouts import Dynamics, Imagined, Learned, imagine
+from marlzoo.models.rollouts import Dynamics, Imagined, Learned, Memory, imagine
 from marlzoo.models.settings import WorldModelConfig, world_model_ignores
-from marlzoo.models.world_model import WorldModel
-from marlzoo.modules.layers import MLP, PerAgent
+from marlzoo.models.world_model import ACTION_MARGIN, WorldModel
+from marlzoo.modules.layers import MLP, LayerNorm, Linear, PerAgent
 from marlzoo.modules.policies import Policy
 from marlzoo.objectives import normal_log_density, normalized_advantage
 from marlzoo.replicas import Init, Kind, ReplicaRandom
@@ -74,6 +80,8 @@ class MOMAPPOConfig(WorldModelConfig):
     penalty_aleatoric: NonNegative = 0.1  # λ_e, weight of the members' own uncertainty
     penalty_reward: NonNegative = 0.05  # λ_r, weight of the variance of the team reward
     hidden: Count = 256  # width of the two hidden layers of policies, values and mixer
+    memory: Natural = 0  # M, steps before the present that policies and values read (0: none)
+    memory_size: Count = 128  # numbers by which they are told of these
     epochs: Count = 5  # passes over the rollouts
     batch_size: Count = 64  # steps of one gradient step on policies and values
     gae_lambda: Fraction = 0.98  # λ of the advantage estimate
@@ -100,7 +108,12 @@ class MOMAPPO(Algorithm):
             **{"batch_size": 320, "entropy_target": -1.0},
         },
     }
-    variants: ClassVar = {"continuous": ({"threshold": 0.5, "penalty_ensemble": 0.3, "residual": False},)}
+    variants: ClassVar = {
+        "continuous": (
+            {"threshold": 0.5, "penalty_ensemble": 0.3, "residual": False},
+            {"memory": 3, "memory_size": 8},
+        )
+    }
     alpha: Tensor
 
     def build(self, spec: Spec) -> None:
@@ -115,13 +128,19 @@ class MOMAPPO(Algorithm):
             )
         self.world = WorldModel(self.init, spec, c)
         self.fields = self.world.fields
-        self.actor = GaussianActor(self.init, spec, c.hidden, self.action_dimensions)
-        self.values = PerAgent(MLP(self.init, (spec.obs_size, c.hidden, c.hidden, 1), stack=(n,)))
+        seen = spec.obs_size + (c.memory_size if c.memory else 0)
+        self.actor = GaussianActor(self.init, spec, seen, c.hidden, self.action_dimensions)
+        self.values = PerAgent(MLP(self.init, (seen, c.hidden, c.hidden, 1), stack=(n,)))
         self.mixer = MLP(self.init, (joint, c.hidden, c.hidden, n + 1))
+        self.encoder = None
+        team: tuple[nn.Module, ...] = (self.actor, self.values, self.mixer)
+        if c.memory:
+            self.encoder = MemoryEncoder(self.init, spec, c.memory, c.memory_size)
+            self.fields += ("past_obs", "past_action")
+            self.past_steps = c.memory
+            team += (self.encoder,)
         self.register_buffer("alpha", self.hyperparameter("entropy").clone())
-        self.add_optimizer(
-            lr={"world": "model_lr"}, world=self.world, team=(self.actor, self.values, self.mixer)
-        )
+        self.add_optimizer(lr={"world": "model_lr"}, world=self.world, team=team)
         self._simulator: Dynamics | None = None
 
     def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
@@ -162,8 +181,8 @@ class MOMAPPO(Algorithm):
         return self.stage.update(batch)
 
     def policy(self) -> Policy:
-        """Decentralized: each agent acts on its own observation."""
-        return GaussianPolicy(self.actor)
+        """Decentralized: each agent acts on its own observation, and on its own past with ``memory``."""
+        return GaussianPolicy(self.actor, self.encoder)
 
     # Stage 1 ---------------------------------------------------------------------------------------------
 
@@ -194,37 +213,51 @@ class MOMAPPO(Algorithm):
     def rollouts(self, batch: Batch) -> Imagined:
         """What the present policies go through in the model."""
         c = self.config
-        frame = self.world.frame(batch.obs)[:, : c.starts * c.rollout_horizon]
-        starts = frame.reshape(len(frame), c.starts, c.rollout_horizon, -1)
         noise = batch.noise["action"]
 
-        def act(frame: Tensor, t: int) -> Tensor:
-            mean, log_std = self.actor(self.world.split(frame)[0])
+        def starts(rows: Tensor) -> Tensor:  # [R, B, ...] -> [R, S, T, ...]
+            return rows[:, : c.starts * c.rollout_horizon].unflatten(1, (c.starts, c.rollout_horizon))
+
+        def act(frame: Tensor, t: int, past: Tensor | None) -> Tensor:
+            mean, log_std = self.actor(self.seen(frame, past))
             action: Tensor = (mean + log_std.exp() * noise[:, :, t]) * self.action_dimensions
             return action
 
+        def entry(frame: Tensor, action: Tensor) -> Tensor:
+            return remembered(self.world.split(frame)[0], action)
+
+        memory = None
+        if c.memory:
+            memory = Memory(starts(remembered(batch.past_obs, batch.past_action)), entry)
         threshold = self.hyperparameter("threshold", 2)
-        return imagine(self._dynamics(), act, starts, batch.noise["member"], threshold)
+        frames = starts(self.world.frame(batch.obs))
+        return imagine(self._dynamics(), act, frames, batch.noise["member"], threshold, memory)
+
+    def seen(self, frame: Tensor, past: Tensor | None) -> Tensor:
+        """What policies and values read, ``[R, ..., N, O + H]``, of frames and of ``past [R, ..., M, N, O + A]``."""
+        obs, _ = self.world.split(frame)
+        return obs if self.encoder is None or past is None else torch.cat((obs, self.encoder(past)), dim=-1)
 
     @torch.no_grad()
     def experience(self, found: Imagined) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the losses need, ``[R, M, ...]``, and metrics ``[R]``."""
-        obs, _ = self.world.split(found.frame)
+        """What the losses need, ``[R, S T, ...]``, and metrics ``[R]``."""
+        seen = self.seen(found.frame, found.past)
         reward = found.reward.mean(-1)
         penalty = self.penalty(found)
-        value = self.value(found.frame)
-        next_value = self.value(found.next_frame)
+        value = self.value(found.frame, seen)
+        next_value = self.value(found.next_frame, self.seen(found.next_frame, found.next_past))
         known = (reward - penalty, value, next_value, found.mask, found.ends, self.hyperparameter("gamma", 2))
         advantage = gae(*known, self.hyperparameter("gae_lambda", 2))
         experience = {
-            "obs": obs,
             "frame": found.frame,
             "action": found.action,
             "advantage": normalized_advantage(advantage, 1e-3),
             "value": value,
             "target": value + gae(*known, torch.ones_like(self.hyperparameter("gamma", 2))),
-            "log_prob": self.actor.log_prob(obs, found.action)[0],
+            "log_prob": self.actor.log_prob(seen, found.action)[0],
         }
+        if found.past is not None:
+            experience["past"] = found.past
         means = {"world/reward": reward, "world/penalty": penalty, "world/rollout_ends": found.ends}
         metrics = {name: value.flatten(1).mean(1) for name, value in means.items()}
         return {name: value.flatten(1, 2) for name, value in experience.items()}, metrics
@@ -244,13 +277,14 @@ class MOMAPPO(Algorithm):
 
     def losses(self, x: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """The terms of L without the entropy's, and H; all ``[R]``."""
-        log_prob, mean = self.actor.log_prob(x["obs"], x["action"])
+        seen = self.seen(x["frame"], x.get("past"))
+        log_prob, mean = self.actor.log_prob(seen, x["action"])
         ratio = torch.exp((log_prob - x["log_prob"]).clamp(max=LARGEST_LOG_RATIO))
         eps = self.hyperparameter("clip", 2)
         both = torch.stack((ratio, torch.minimum(torch.maximum(ratio, 1.0 - eps), 1.0 + eps)))  # [2, R, B]
         policy_loss = -(both * x["advantage"]).amin(0).mean(1)
 
-        value = self.value(x["frame"])
+        value = self.value(x["frame"], seen)
         change = torch.minimum(torch.maximum(value - x["value"], -eps), eps)
         errors = torch.stack((value - x["target"], x["value"] + change - x["target"]))
         value_loss = 0.5 * errors.square().mean(-1).amax(0)
@@ -264,11 +298,10 @@ class MOMAPPO(Algorithm):
             "policy/bound_loss": bound_loss,
         }, entropy
 
-    def value(self, frame: Tensor) -> Tensor:
-        """V of joint observations, ``[R, ..., D] -> [R, ...]``."""
-        obs, _ = self.world.split(frame)
+    def value(self, frame: Tensor, seen: Tensor) -> Tensor:
+        """V of joint observations ``[R, ..., D]`` and of what agents see of them, ``[R, ...]``."""
         weights, bias = self.mixer(frame).split((self.spec.n_agents, 1), dim=-1)
-        values = self.values(obs).squeeze(-1)
+        values = self.values(seen).squeeze(-1)
         total: Tensor = (weights * values).sum(-1) + bias.squeeze(-1)
         return total
 
@@ -282,41 +315,109 @@ class MOMAPPO(Algorithm):
         return self._simulator
 
 
+def remembered(obs: Tensor, action: Tensor) -> Tensor:
+    """What is kept of steps, ``[..., N, O]`` and ``[..., N, A]`` as ``[..., N, O + A]``."""
+    return torch.cat((obs, action.clamp(ACTION_MARGIN - 1.0, 1.0 - ACTION_MARGIN)), dim=-1)
+
+
+class MemoryEncoder(nn.Module):
+    """Every agent's reading of its own last steps: self-attention with one head, then pooling by attention.
+
+    Args:
+        init: draws the initial values.
+        spec: the task's shape.
+        steps: M.
+        size: numbers H that it gives.
+    """
+
+    position: Tensor
+
+    def __init__(self, init: Init, spec: Spec, steps: int, size: int) -> None:
+        super().__init__()
+        stack = (spec.n_agents,)
+        self.entry = (steps, spec.n_agents, spec.obs_size + spec.action_size)  # shape of a copy's memory
+        self.embed = Linear(init, self.entry[-1], size, stack=stack)
+        self.query, self.value, self.score = (Linear(init, size, size, stack=stack) for _ in range(3))
+        self.norm = LayerNorm(init, size, stack)
+        self.wanted = init.uniform(size**-0.5, *stack, size)
+        self.register_buffer("position", sinusoids(steps, size).to(self.wanted), persistent=False)
+
+    def forward(self, past: Tensor) -> Tensor:
+        """``[R, ..., M, N, O + A] -> [R, ..., N, H]``."""
+        x = self.embed(past.movedim(-2, 1)) + self.position  # [R, N, ..., M, H]
+        attended = F.scaled_dot_product_attention(self.query(x), x, self.value(x))
+        y = self.norm(x + attended)
+        wanted = self.wanted.view(*self.wanted.shape[:2], *(1,) * (y.ndim - 3), -1)
+        weight = (torch.tanh(self.score(y)) * wanted).sum(-1, keepdim=True).softmax(-2)
+        return (weight * y).sum(-2).movedim(1, -2)
+
+
+def sinusoids(steps: int, size: int) -> Tensor:
+    """Positions 0 to M - 1 as sines and cosines of falling frequency (Vaswani et al. 2017), ``[M, H]``."""
+    place, entry = (torch.arange(n, dtype=torch.float64) for n in (steps, size))
+    angle = place.unsqueeze(1) * 10_000.0 ** ((entry % 2 - entry) / size)
+    return torch.where(entry % 2 == 0, angle.sin(), angle.cos())
+
+
 class GaussianActor(nn.Module):
     """Every agent's mean and log standard deviation; starts near mean 0 and standard deviation 1."""
 
-    def __init__(self, init: Init, spec: Spec, hidden: int, used: Tensor) -> None:
+    def __init__(self, init: Init, spec: Spec, n_in: int, hidden: int, used: Tensor) -> None:
         super().__init__()
-        sizes = (spec.obs_size, hidden, hidden, 2 * spec.action_size)
+        sizes = (n_in, hidden, hidden, 2 * spec.action_size)
         network = MLP(init, sizes, stack=(spec.n_agents,), last_bound=0.1 * hidden**-0.5)
         nn.init.zeros_(cast(Tensor, network.layers[-1].bias))
         self.net = PerAgent(network)
         self.used = used
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """``[R, ..., N, O] -> [R, ..., N, A]`` twice."""
-        mean, log_std = self.net(obs).chunk(2, dim=-1)
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """``[R, ..., N, in] -> [R, ..., N, A]`` twice."""
+        mean, log_std = self.net(seen).chunk(2, dim=-1)
         return mean, log_std.clamp(*LOG_STD_BOUNDS)
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def log_prob(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log density of the joint action ``[R, ...]``, and the means ``[R, ..., N, A]``."""
-        mean, log_std = self(obs)
+        mean, log_std = self(seen)
         return normal_log_density(action - mean, log_std.exp(), self.used).sum(-1), mean
 
 
 class GaussianPolicy(Policy):
     """Acts with the mean clipped to [-1, 1]; with noise, with the clipped sample."""
 
-    def __init__(self, actor: GaussianActor) -> None:
+    def __init__(self, actor: GaussianActor, encoder: MemoryEncoder | None = None) -> None:
         super().__init__()
         self.actor = actor
+        self.encoder = encoder
+        self._past: Tensor | None = None  # [R, E, M, N, O + A]
+
+    def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
+        """See :meth:`marlzoo.modules.policies.Policy.reset`."""
+        if ids is None or self._past is None:
+            self._past = None
+        else:
+            self._past[ids if ids.dtype == torch.bool else (slice(None), ids)] = 0.0
+
+    def state(self) -> dict[str, Tensor]:
+        """See :meth:`marlzoo.modules.policies.Policy.state`."""
+        return {} if self._past is None else {"past": self._past}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """See :meth:`marlzoo.modules.policies.Policy.load_state`."""
+        self._past = state.get("past")
 
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:
         """See :meth:`marlzoo.modules.policies.Policy.act`."""
-        mean, log_std = self.actor(obs)
+        seen = obs
+        if self.encoder is not None:
+            if self._past is None:
+                self._past = obs.new_zeros(*obs.shape[:2], *self.encoder.entry)
+            seen = torch.cat((obs, self.encoder(self._past)), dim=-1)
+        mean, log_std = self.actor(seen)
         if random is not None:
             mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
         action: Tensor = (mean * self.actor.used).clamp(-1.0, 1.0)
+        if self._past is not None:
+            self._past = torch.cat((self._past[:, :, 1:], remembered(obs, action).unsqueeze(2)), dim=2)
         return action

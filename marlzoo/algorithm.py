@@ -60,6 +60,7 @@ class Algorithm(nn.Module):
         sampling: ``transition`` (independent rows), ``sequence`` (steps in order) or ``online`` (rollouts).
         fields: what its batches hold; see :class:`marlzoo.batch.Batch`. Legal actions are left out by
             the base where actions are continuous.
+        past_steps: M, the steps before a transition that fields named ``past_...`` hold; may be set by ``build``.
         presets: settings by family (the first part of a task's name) or by named protocol of a family
             (``smac-recurrent``), from the method's paper; see :func:`marlzoo.registry.preset_of`.
         acting: settings that only its policy reads when it acts, which an evaluation may change.
@@ -81,6 +82,7 @@ class Algorithm(nn.Module):
     actions: ClassVar[tuple[ActionKind, ...]]
     sampling: Sampling = "transition"
     fields: tuple[str, ...]
+    past_steps: int = 0
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     acting: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}

@@ -32,7 +32,7 @@ def test_rollouts_by_loops() -> None:
     rng = torch.Generator().manual_seed(0)
     starts = torch.randint(1, 10, (2, 6, 5, 1), generator=rng).float()
     uniform, bound, dynamics = torch.rand(2, 6, 5, generator=rng), torch.tensor([[7.0], [12.0]]), Counting()
-    found = imagine(dynamics, lambda frame, t: frame[..., 0] * 0 + t + 1, starts, uniform, bound)
+    found = imagine(dynamics, lambda frame, t, _: frame[..., 0] * 0 + t + 1, starts, uniform, bound)
     stopped = set()
     for r in range(2):
         for s in range(6):

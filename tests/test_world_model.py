@@ -174,7 +174,7 @@ class Counting:
 def walk(dynamics: Counting, threshold: float) -> Any:
     """Two rollouts of three steps from 10 s, with spares 10 s + 1 and 10 s + 2 tenths."""
     starts = torch.tensor([[[[0.0], [0.1], [0.2]], [[10.0], [10.1], [10.2]]]])
-    act = lambda frame, t: torch.full((1, 2, 2), float(t))  # noqa: E731 - the number of the step
+    act = lambda frame, t, _: torch.full((1, 2, 2), float(t))  # noqa: E731 - the number of the step
     return imagine(dynamics, act, starts, torch.zeros(1, 2, 3), torch.full((1, 1), threshold))
 
 

@@ -18,6 +18,7 @@ from marlzoo.errors import DataError
 from marlzoo.replicas import BlockStream, Kind, generators
 
 NEXT = "next_"
+PAST = "past_"
 HELD_OUT = 10  # one episode in so many is held out
 BLOCK_BYTES = 4 << 20
 
@@ -120,10 +121,27 @@ class DeviceArrays:
         flags = np.concatenate([_held_out(data) for data in self._datasets])
         return torch.from_numpy(flags).to(self.device, self.dtype)
 
+    @cached_property
+    def place(self) -> Tensor:
+        """``[T]`` int64: steps of the episode before each row."""
+        places = [np.concatenate([np.arange(n + 1) for n in data.lengths]) for data in self._datasets]
+        return torch.from_numpy(np.concatenate(places)).to(self.device)
+
     def mask(self, timeout_is_terminal: bool) -> Tensor:
         """``[T]``: 1 where the value of the next row counts."""
         ends = self.terminal | self.truncated if timeout_is_terminal else self.terminal
         return 1.0 - ends.to(self.dtype)
+
+
+def _require_bounds(data: Dataset) -> None:
+    """Refuse data whose episodes' bounds are not known."""
+    if not data.card.bounds_known:
+        raise DataError(
+            f"{data.card.title}: its source does not tell where episodes begin, so that all {data.transitions} steps "
+            "are read as one and the episodes' bounds are not known; a method that reads sequences needs them; give "
+            "the rows where episodes start (starts) and end (terminal, truncated), or take a method or form that "
+            "learns from single transitions"
+        )
 
 
 def held_out_episodes(data: Dataset) -> NDArray[np.bool_]:
@@ -164,6 +182,7 @@ class Sampler:
         fields: the batch fields to gather.
         noise: random numbers per update, ``name -> (kind, shape)``.
         sequence: None for transitions; else the steps L of a sequence (0: the longest episode).
+        past_steps: M, the steps before a transition that fields named ``past_...`` hold.
         timeout_is_terminal: whether a time limit cuts the bootstrap.
         reward_mode: see :class:`DeviceArrays`.
         device: of the batches.
@@ -179,6 +198,7 @@ class Sampler:
         fields: Sequence[str],
         noise: Mapping[str, tuple[Kind, tuple[int, ...]]] | None = None,
         sequence: int | None = None,
+        past_steps: int = 0,
         timeout_is_terminal: bool = False,
         reward_mode: str = "reward",
         device: torch.device | str = "cpu",
@@ -196,6 +216,7 @@ class Sampler:
         self.replicas = len(seeds)
         self.batch_size = batch_size
         self.fields = tuple(fields)
+        self.past_steps = past_steps
         for data in unique:
             self._require_fields(data)
         self._length = self._sequence_length(unique, sequence)
@@ -225,13 +246,7 @@ class Sampler:
         if sequence is None:
             return None
         for data in datasets:
-            if not data.card.bounds_known:
-                raise DataError(
-                    f"{data.card.title}: its source does not tell where episodes begin, so that all "
-                    f"{data.transitions} steps are read as one and the episodes' bounds are not known; a method that "
-                    "reads sequences needs them; give the rows where episodes start (starts) and end (terminal, "
-                    "truncated), or take a method or form that learns from single transitions"
-                )
+            _require_bounds(data)
         return sequence or int(max(data.lengths.max() for data in datasets))
 
     def _require_fields(self, data: Dataset) -> None:
@@ -241,6 +256,8 @@ class Sampler:
                 f"{data.card.title}: the method validates a model on episodes that it is not trained on, and the "
                 "data have one episode only; give data of at least two, or their bounds (starts)"
             )
+        if any(name.startswith(PAST) for name in self.fields):
+            _require_bounds(data)
         for name in self.fields:
             if name.removeprefix(NEXT) == "action_mask" and data.action_mask is None:
                 raise DataError(
@@ -307,7 +324,16 @@ class Sampler:
         if name.startswith(NEXT):
             name = name.removeprefix(NEXT)  # the next observation is the row below
             rows = rows + 1
+        if name.startswith(PAST):
+            return self._past(name.removeprefix(PAST), rows)
         return self._take(name, rows)
+
+    def _past(self, name: str, rows: Tensor) -> Tensor:
+        """What the steps before held, ``[R, B, M, ...]``."""
+        back = torch.arange(self.past_steps, 0, -1, device=rows.device)
+        there = back <= self.store.place.index_select(0, rows.flatten()).view(*rows.shape, 1)
+        found = self._take(name, torch.where(there, rows.unsqueeze(-1) - back, 0))
+        return found * there.view(*there.shape, *(1,) * (found.ndim - there.ndim))
 
     def _sequences(self, drawn: Tensor) -> dict[str, Tensor]:
         assert self._pieces is not None

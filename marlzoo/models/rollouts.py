@@ -51,6 +51,23 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What agents remember of the steps before, M of them, the oldest first.
+
+    Attributes:
+        starts: of the start states, ``[R, S, T, M, N, C]``.
+        entry: ``entry(frame [R, S, D], action)`` gives what is remembered of a step, ``[R, S, N, C]``.
+    """
+
+    starts: Tensor
+    entry: Callable[[Tensor, Tensor], Tensor]
+
+    def after(self, past: Tensor, frame: Tensor, action: Tensor) -> Tensor:
+        """What is remembered after a step: its own entry in the place of the oldest."""
+        return torch.cat((past[:, :, 1:], self.entry(frame, action).unsqueeze(2)), dim=2)
+
+
+@dataclass(frozen=True)
 class Imagined:
     """T steps of S rollouts, ``[R, S, T, ...]``.
 
@@ -64,6 +81,8 @@ class Imagined:
         ensemble: u_ens of every step.
         aleatoric: u_alea.
         reward_variance: u_rew.
+        past: what agents remembered, ``[R, S, T, M, N, C]``; None without memory.
+        next_past: what they remember after the step, also where the rollout ended.
     """
 
     frame: Tensor
@@ -75,15 +94,18 @@ class Imagined:
     ensemble: Tensor
     aleatoric: Tensor
     reward_variance: Tensor
+    past: Tensor | None = None
+    next_past: Tensor | None = None
 
 
 @torch.no_grad()
 def imagine(
     dynamics: Dynamics,
-    act: Callable[[Tensor, int], Tensor],
+    act: Callable[[Tensor, int, Tensor | None], Tensor],
     starts: Tensor,
     uniform: Tensor,
     threshold: Tensor,
+    memory: Memory | None = None,
 ) -> Imagined:
     """Rollouts of at most T steps.
 
@@ -92,22 +114,32 @@ def imagine(
 
     Args:
         dynamics: what is stepped in.
-        act: ``act(frame [R, S, D], t)`` gives actions ``[R, S, N, ...]``.
+        act: ``act(frame [R, S, D], t, past [R, S, M, N, C])`` gives actions ``[R, S, N, ...]``; ``past`` is None
+            without memory.
         starts: frames of the data, ``[R, S, T, D]``; those of step 0, and spares for each later step.
         uniform: ``[R, S, T]`` on [0, 1), by which members are drawn.
         threshold: ``[R, 1]``.
+        memory: what agents remember; None: nothing.
     """
     steps: list[tuple[Tensor, ...]] = []
     frame = starts[:, :, 0]
+    past = None if memory is None else memory.starts[:, :, 0]
     length = starts.shape[2]
     for t in range(length):
-        action = act(frame, t)
+        action = act(frame, t, past)
         out = dynamics.step(frame, action, uniform[:, :, t])
         sure = out.uncertainty
         over = (out.mask == 0) | (sure.ensemble > threshold)
         ends = torch.ones_like(out.mask) if t == length - 1 else over.to(out.mask.dtype)
         measured = (sure.ensemble, sure.aleatoric, sure.reward)
-        steps.append((frame, action, out.frame, out.reward, out.mask, ends, *measured))  # Imagined's order
+        step = [frame, action, out.frame, out.reward, out.mask, ends, *measured]  # Imagined's order
+        if memory is not None and past is not None:
+            later = memory.after(past, frame, action)
+            step += [past, later]
+            past = torch.where(
+                over[..., None, None, None], memory.starts[:, :, min(t + 1, length - 1)], later
+            )
+        steps.append(tuple(step))
         if t < length - 1:
             frame = torch.where(over.unsqueeze(-1), starts[:, :, t + 1], out.frame)
     return Imagined(*(torch.stack(values, dim=2) for values in zip(*steps, strict=True)))

@@ -226,6 +226,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
         fields=algorithm.fields,
         noise=algorithm.noise(),
         sequence=config.sequence_length if algorithm.sampling == "sequence" else None,
+        past_steps=algorithm.past_steps,
         timeout_is_terminal=config.timeout_is_terminal,
         reward_mode=config.reward_mode,
         device=algorithm.device,

@@ -42,6 +42,19 @@ CASES = [
         agent_rewards=False,
     ),
     Case("continuous", {**SIZES, **ROLLOUTS, **FLOATS, "model_updates": 9, "elites": 3, "residual": False}),
+    Case(
+        "continuous",
+        {
+            **SIZES,
+            **ROLLOUTS,
+            **FLOATS,
+            "model_updates": 1,
+            "threshold": [2.5, 4.0],
+            "memory": 3,
+            "memory_size": 4,
+        },
+        {"actor": 4.0},
+    ),
 ]
 NEVER_VARIED = {"model": "the simulator, which these data do not have; see tests/test_moma_ppo.py"}
 LOG_STD = (-6.0, 2.0)
@@ -181,29 +194,64 @@ class World:
 # ---- the policies ------------------------------------------------------------------------------------------
 
 
-def heads(own: Replica, i: int, obs: Tensor) -> tuple[Tensor, Tensor]:
+def remembered(obs: Tensor, action: Tensor) -> Tensor:
+    """What one agent keeps of a step."""
+    return torch.cat((obs, action.clamp(1e-5 - 1.0, 1.0 - 1e-5)))
+
+
+def affine(own: Replica, module: str, i: int, x: Tensor) -> Tensor:
+    """Agent i's linear map."""
+    ((weight, bias),) = own.layers(f"encoder.{module}", i)
+    return x @ weight + bias
+
+
+def seen(own: Replica, i: int, obs: Tensor, past: Sequence[Tensor]) -> Tensor:
+    """What agent i's policy and value read; ``past`` holds its last steps, the oldest first."""
+    if not own.config.memory:
+        return obs
+    size, tokens, read = own.config.memory_size, [], []
+    for m, step in enumerate(past):
+        token = affine(own, "embed", i, step).clone()
+        for d in range(size):
+            angle = m / 10_000.0 ** ((d - d % 2) / size)
+            token = token + math.sin(angle + (math.pi / 2.0) * (d % 2)) * torch.eye(size, dtype=DOUBLE)[d]
+        tokens.append(token)
+    for token in tokens:
+        query = affine(own, "query", i, token)
+        weights = [torch.exp(query @ other / math.sqrt(size)) for other in tokens]
+        found = sum(w * affine(own, "value", i, other) for w, other in zip(weights, tokens, strict=True))
+        y = token + found / sum(weights)
+        y = (y - y.mean()) / torch.sqrt(((y - y.mean()) ** 2).mean() + 1e-5)
+        read.append(own.values["encoder.norm.scale"][i] * y + own.values["encoder.norm.offset"][i])
+    scores = [own.values["encoder.wanted"][i] @ torch.tanh(affine(own, "score", i, y)) for y in read]
+    shares = [torch.exp(score) for score in scores]
+    pooled = sum(share * y for share, y in zip(shares, read, strict=True)) / sum(shares)
+    return torch.cat((obs, pooled))
+
+
+def heads(own: Replica, i: int, obs: Tensor, past: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and log standard deviation of agent i, over the dimensions that it has."""
-    mu, log_std = mlp(own.layers("actor.net.network", i), obs).chunk(2)
+    mu, log_std = mlp(own.layers("actor.net.network", i), seen(own, i, obs, past)).chunk(2)
     size = own.spec.action_sizes[i]
     return mu[:size], log_std.clamp(-6.0, 0.0)[:size]
 
 
-def log_density(own: Replica, frame: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+def log_density(own: Replica, frame: Tensor, action: Tensor, past: Any) -> tuple[Tensor, Tensor]:
     """Of the joint action, and how far the means leave the box."""
     total, outside = torch.zeros((), dtype=DOUBLE), torch.zeros((), dtype=DOUBLE)
     for i, obs in enumerate(frame.reshape(own.spec.n_agents, -1)):
-        mu, log_std = heads(own, i, obs)
+        mu, log_std = heads(own, i, obs, past[i])
         deviation = (action[i, : len(mu)] - mu) / log_std.exp()
         total = total + (-0.5 * deviation**2 - log_std - 0.5 * math.log(2.0 * math.pi)).sum()
         outside = outside + sum((1.0 - abs(m)) ** 2 for m in mu if abs(float(m.detach())) > 1.0)
     return total, outside
 
 
-def value(own: Replica, frame: Tensor) -> Tensor:
+def value(own: Replica, frame: Tensor, past: Any) -> Tensor:
     """V of a joint observation."""
     mixer = mlp(own.layers("mixer"), frame)
     each = [
-        mlp(own.layers("values.network", i), obs)[0]
+        mlp(own.layers("values.network", i), seen(own, i, obs, past[i]))[0]
         for i, obs in enumerate(frame.reshape(own.spec.n_agents, -1))
     ]
     return sum((w * v for w, v in zip(mixer, each, strict=False)), mixer[-1])
@@ -214,12 +262,21 @@ def rollouts(own: Replica, batch: Any) -> list[list[SimpleNamespace]]:
     """One list of steps for each start."""
     c, world, spec = own.config, World(own), own.spec
     found = []
+
+    def known(row: int) -> list[list[Tensor]]:  # by agent, the steps before a step of the data
+        if not c.memory:
+            return [[] for _ in range(spec.n_agents)]
+        past = zip(batch.past_obs[row], batch.past_action[row], strict=True)
+        steps = [(obs, action) for obs, action in past]
+        return [[remembered(obs[i], action[i]) for obs, action in steps] for i in range(spec.n_agents)]
+
     for s in range(c.starts):
         steps, frame = [], batch.obs[s * c.rollout_horizon].flatten()
+        past = known(s * c.rollout_horizon)
         for t in range(c.rollout_horizon):
             action = torch.zeros(spec.n_agents, spec.action_size, dtype=DOUBLE)
             for i, obs in enumerate(frame.reshape(spec.n_agents, -1)):
-                mu, log_std = heads(own, i, obs)
+                mu, log_std = heads(own, i, obs, past[i])
                 action[i, : len(mu)] = mu + log_std.exp() * batch.noise["action"][s, t, i, : len(mu)]
             out = world.step(frame, action, float(batch.noise["member"][s, t]))
             over = out.mask == 0.0 or out.ensemble > c.threshold
@@ -231,18 +288,20 @@ def rollouts(own: Replica, batch: Any) -> list[list[SimpleNamespace]]:
                     (c.penalty_reward, out.variance),
                 )
             )
+            each = enumerate(zip(frame.reshape(spec.n_agents, -1), action, strict=True))
+            later = [[*past[i], remembered(obs, a)][1:] if c.memory else [] for i, (obs, a) in each]
             steps.append(
                 SimpleNamespace(
-                    frame=frame, action=action, reward=out.reward, paid=paid, mask=out.mask,
-                    ends=over or t == c.rollout_horizon - 1, value=value(own, frame), after=value(own, out.frame),
-                    log_prob=log_density(own, frame, action)[0],
+                    frame=frame, action=action, reward=out.reward, paid=paid, mask=out.mask, past=past,
+                    ends=over or t == c.rollout_horizon - 1, value=value(own, frame, past),
+                    after=value(own, out.frame, later), log_prob=log_density(own, frame, action, past)[0],
                 )
             )  # fmt: skip
-            frame = (
-                batch.obs[s * c.rollout_horizon + t + 1].flatten()
-                if over and t < c.rollout_horizon - 1
-                else out.frame
-            )
+            frame, past = out.frame, later
+            if over and t < c.rollout_horizon - 1:
+                frame, past = (
+                    of(s * c.rollout_horizon + t + 1) for of in (lambda k: batch.obs[k].flatten(), known)
+                )
         found.append(steps)
     return found
 
@@ -273,7 +332,8 @@ def update_policy(own: Replica, batch: Any) -> dict[str, Any]:
             told = losses(own, rows)
             alpha, entropy = own.values["alpha"], told["policy/entropy"]
             loss = told["policy/loss"] + told["critic/loss"] + told["policy/bound_loss"] - alpha * entropy
-            norms = own.step(team=(loss, "actor", "values", "mixer"))
+            modules = ("actor", "values", "mixer", *(["encoder"] if c.memory else []))
+            norms = own.step(team=(loss, *modules))
             change = c.entropy_step * (c.entropy_target - float(entropy.detach()))
             alpha.fill_(max(0.0, float(alpha) + change))
     means = {
@@ -290,11 +350,11 @@ def losses(own: Replica, rows: Sequence[SimpleNamespace]) -> dict[str, Tensor]:
     gains, plain, cautious, free, bound = [], [], [], [], []
     densities: list[tuple[Tensor, Tensor]] = []
     for row in rows:
-        log_prob, outside = log_density(own, row.frame, row.action)
+        log_prob, outside = log_density(own, row.frame, row.action, row.past)
         ratio = torch.exp((log_prob - row.log_prob).clamp(max=10.0))
         near = ratio.clamp(1.0 - c.clip, 1.0 + c.clip)
         gains.append(torch.minimum(ratio * row.advantage, near * row.advantage))
-        v = value(own, row.frame)
+        v = value(own, row.frame, row.past)
         plain.append((v - row.target) ** 2)
         cautious.append((row.value + (v - row.value).clamp(-c.clip, c.clip) - row.target) ** 2)
         densities.append((ratio * log_prob, near * log_prob))
@@ -317,9 +377,12 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Tensor]:
     """Means, clipped to the box; zero for what an agent does not have."""
-    found = []
+    found, memory = [], own.config.memory
     for i in range(own.spec.n_agents):
-        mu, _ = heads(own, i, past[-1].obs[i])
+        nothing = torch.zeros(own.spec.obs_size + own.spec.action_size, dtype=DOUBLE)
+        steps = [remembered(step.obs[i], step.action[i]) for step in past[:-1] if step.action is not None]
+        steps = [*[nothing] * memory, *steps][len(steps) :] if memory else []
+        mu, _ = heads(own, i, past[-1].obs[i], steps)
         padding = torch.zeros(own.spec.action_size - len(mu), dtype=DOUBLE)
         found.append(torch.cat((mu.clamp(-1.0, 1.0), padding)))
     return found
