@@ -216,7 +216,8 @@ class MOMAPPO(Algorithm):
         noise = batch.noise["action"]
 
         def starts(rows: Tensor) -> Tensor:  # [R, B, ...] -> [R, S, T, ...]
-            return rows[:, : c.starts * c.rollout_horizon].unflatten(1, (c.starts, c.rollout_horizon))
+            rows = rows[:, : c.starts * c.rollout_horizon]
+            return rows.reshape(len(rows), c.starts, c.rollout_horizon, *rows.shape[2:])
 
         def act(frame: Tensor, t: int, past: Tensor | None) -> Tensor:
             mean, log_std = self.actor(self.seen(frame, past))
@@ -349,7 +350,8 @@ class MemoryEncoder(nn.Module):
         y = self.norm(x + attended)
         wanted = self.wanted.view(*self.wanted.shape[:2], *(1,) * (y.ndim - 3), -1)
         weight = (torch.tanh(self.score(y)) * wanted).sum(-1, keepdim=True).softmax(-2)
-        return (weight * y).sum(-2).movedim(1, -2)
+        pooled: Tensor = (weight * y).sum(-2)
+        return pooled.movedim(1, -2)
 
 
 def sinusoids(steps: int, size: int) -> Tensor:

@@ -32,7 +32,7 @@ from marlzoo.registry import (
     task_spec,
 )
 from marlzoo.replicas import BlockStream, Init, ReplicaRandom, StackedAdam, derive, generators
-from marlzoo.spec import Spec
+from marlzoo.spec import ActionKind, Spec
 from marlzoo.task import TaskName
 from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
@@ -246,6 +246,28 @@ class TestSampler:
         ):
             assert found == pytest.approx(share, abs=5 * np.sqrt(share / real))
 
+    @pytest.mark.parametrize("kind", ["continuous", "discrete"])
+    def test_the_past_is_the_rows_above_and_zero_before_the_episode(self, kind: ActionKind) -> None:
+        """Two datasets of one learner, so that rows of the second lie behind those of the first."""
+        both = [toy_dataset(kind, seed=0), toy_dataset(kind, seed=1)]
+        fields = ("obs", "past_obs", "past_action")
+        batch = Sampler(both, [0, 1], batch_size=256, fields=fields, past_steps=4).next()
+        assert batch.past_obs.shape == (2, 256, 4, 3, 5)
+        starting = 0
+        for r, data in enumerate(both):
+            index = {data.obs[row].tobytes(): row for row in range(data.rows)}
+            for b in range(256):
+                row = index[batch.obs[r, b].numpy().tobytes()]
+                start = max(first for first in data.starts if first <= row)
+                for k, back in enumerate((4, 3, 2, 1)):  # the oldest first
+                    there = row - back >= start
+                    for found, known in ((batch.past_obs, data.obs), (batch.past_action, data.action)):
+                        assert np.array_equal(found[r, b, k], known[row - back] * there)
+                if row == start:  # the specification's check: all zero
+                    starting += 1
+                    assert not batch.past_obs[r, b].any()
+        assert starting
+
     def test_rewards_per_agent(self) -> None:
         data = toy_dataset()
         shared = Sampler(data, [0], batch_size=8, fields=("reward", "agent_reward")).next()
@@ -270,6 +292,8 @@ class TestSampler:
         Sampler(unmarked, [0], batch_size=4, fields=("obs",), sequence=3).next()  # one recording that was cut
         with pytest.raises(DataError, match="the episodes' bounds are not known"):
             Sampler(unknown, [0], batch_size=4, fields=("obs",), sequence=3)
+        with pytest.raises(DataError, match="the episodes' bounds are not known"):
+            Sampler(unknown, [0], batch_size=4, fields=("past_obs",), past_steps=3)
 
     def test_memory_is_shared(self) -> None:
         data = toy_dataset()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from marlzoo.errors import ConfigError
-from marlzoo.models.rollouts import Outcome, imagine
+from marlzoo.models.rollouts import Memory, Outcome, imagine
 from marlzoo.models.world_model import Uncertainty
 from marlzoo.training.finetune_settings import FinetuneSettings
 
@@ -50,6 +50,36 @@ def test_rollouts_by_loops() -> None:
                 frame = starts[r, s, min(t + 1, 4)] if ended or unsure else after
     assert stopped >= {(False, False), (True, False), (False, True)}
     assert torch.equal(torch.stack(dynamics.uniform, -1), uniform)
+
+
+def test_memory_by_loops() -> None:
+    """Agents remember their last two steps; a rollout that begins anew begins with the past of its start."""
+    rng = torch.Generator().manual_seed(1)
+    starts = torch.randint(1, 10, (2, 6, 5, 1), generator=rng).float()
+    pasts = torch.rand(2, 6, 5, 2, 1, 2, generator=rng)
+    memory = Memory(pasts, lambda frame, action: torch.cat((frame, action.unsqueeze(-1)), -1).unsqueeze(2))
+    told: list[Tensor] = []
+
+    def act(frame: Tensor, t: int, past: Tensor | None) -> Tensor:
+        assert past is not None
+        told.append(past)
+        return frame[..., 0] * 0 + t + 1
+
+    bound = torch.tensor([[7.0], [12.0]])
+    found = imagine(Counting(), act, starts, torch.rand(2, 6, 5, generator=rng), bound, memory)
+    assert found.past is not None
+    assert found.next_past is not None
+    assert torch.equal(torch.stack(told, 2), found.past)
+    for r in range(2):
+        for s in range(6):
+            known = pasts[r, s, 0]
+            for t in range(5):
+                entry = torch.cat((found.frame[r, s, t], found.action[r, s, t].view(1))).view(1, 1, 2)
+                later = torch.cat((known[1:], entry))
+                assert torch.equal(found.past[r, s, t], known)
+                assert torch.equal(found.next_past[r, s, t], later)
+                known = pasts[r, s, min(t + 1, 4)] if found.ends[r, s, t] else later
+    assert 0 < found.ends[:, :, :4].sum() < 48
 
 
 def test_settings_fall_over_the_first_part() -> None:

@@ -136,9 +136,8 @@ def imagine(
         if memory is not None and past is not None:
             later = memory.after(past, frame, action)
             step += [past, later]
-            past = torch.where(
-                over[..., None, None, None], memory.starts[:, :, min(t + 1, length - 1)], later
-            )
+            spare = memory.starts[:, :, min(t + 1, length - 1)]
+            past = torch.where(over[..., None, None, None], spare, later)
         steps.append(tuple(step))
         if t < length - 1:
             frame = torch.where(over.unsqueeze(-1), starts[:, :, t + 1], out.frame)

@@ -25,7 +25,7 @@ from marlzoo.deployment.step import PolicyStep, example_inputs, hides_state, nex
 from marlzoo.errors import ExportError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
-from marlzoo.replicas import GivenRandom
+from marlzoo.replicas import GivenRandom, Kind, ReplicaRandom
 from marlzoo.spec import ActionKind
 from marlzoo.testing.cases import SMALL, UPDATES, Case, cases, own_sizes, updated_by_hand
 from marlzoo.testing.online_checks import (
@@ -209,6 +209,49 @@ def acts_as_an_exported_step(case: Case, folder: Path) -> None:
             torch.testing.assert_close(acted[0], action)
 
 
+def new_episodes_forget_the_last(case: Case, folder: Path) -> None:
+    """A copy whose episode begins anew acts as in its first step, the others as if nothing had happened."""
+    algorithm = case.learner((0, 1))
+    case.updated(algorithm, 1)
+    spec = algorithm.spec
+    obs = torch.randn(3, 2, 4, spec.n_agents, spec.obs_size, generator=torch.Generator().manual_seed(0))
+    obs[2] = obs[0]  # so that the third step is a first step again
+    every = torch.ones(2, 4, spec.n_agents, spec.action_size, dtype=torch.bool) if spec.discrete else None
+
+    def acted(begun: Tensor | None) -> tuple[Tensor, Tensor]:
+        policy = algorithm.policy()
+        policy.reset(4)
+        found = []
+        for t in range(3):
+            if t == 2 and begun is not None:
+                policy.reset(4, begun)
+            found.append(policy.act(obs[t].double(), every, _Even() if policy.stochastic else None))
+            policy.receive(torch.full((2, 4), 0.5, dtype=torch.float64))
+        return found[0], found[2]
+
+    with torch.no_grad():
+        first, later = acted(None)
+        mask = torch.tensor([[False, True, False, False], [True, False, True, False]])
+        for begun in (torch.tensor([1, 3]), mask):
+            chosen = torch.zeros(2, 4, dtype=torch.bool)
+            chosen[begun if begun.dtype == torch.bool else (slice(None), begun)] = True
+            _, found = acted(begun)
+            torch.testing.assert_close(found[chosen], first[chosen])
+            torch.testing.assert_close(found[~chosen], later[~chosen])
+
+
+class _Even(ReplicaRandom):
+    """The same numbers at every call and for every copy."""
+
+    def __init__(self) -> None:
+        super().__init__((0, 1), "even", dtype=torch.float64)
+
+    def draw(self, kind: Kind, *shape: int) -> Tensor:
+        """Numbers that differ along the last axis only."""
+        size = shape[-1]
+        return ((torch.arange(size, dtype=torch.float64) + 0.5) / size).expand(self.replicas, *shape).clone()
+
+
 def _refuses_to_be_a_step(policy: Policy, algorithm: Algorithm) -> None:
     try:
         PolicyStep(policy, algorithm.spec)
@@ -264,6 +307,7 @@ def documented(method: str, toys: Toys, sizes: Mapping[str, Any]) -> None:
 CASE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     evaluation_does_not_depend_on_neighbors,
     acts_as_an_exported_step,
+    new_episodes_forget_the_last,
 )
 OFFLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     lockstep_equals_single_runs,
