@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -88,6 +89,28 @@ def test_the_closed_form_leaves_the_favorite_of_the_data_only_with_entropy() -> 
         module.exact(module.MethodForm("equilibria", "imbalanced", beta=(b, 0.0))) for b in (0.0, 20.0)
     )
     assert (without, annealed) == pytest.approx((5.0, 20.0), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("start", "values"), [(0.49, (-0.124, 0.947, 0.9997)), (0.51, (0.204, 0.982, 0.9997))]
+)
+def test_the_first_sweeps_have_the_values_of_the_specification(
+    start: float, values: tuple[float, ...]
+) -> None:
+    """D2 from a second policy that takes A with this probability."""
+    form = script("inspo").MethodForm("xor", "D2", alpha=(1.0, 1.0))
+    found = list(script("inspo").closed_form(form, 3, tie=math.log(start / (1.0 - start))))
+    assert [value for value, _ in found] == pytest.approx(values, abs=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.0, 5.0])
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+@pytest.mark.parametrize("data", [("xor", "D2"), ("xor", "D3"), ("xor", "D4"), ("equilibria", "imbalanced")])
+def test_no_sweep_lowers_the_objective(data: tuple[str, str], alpha: float, beta: float) -> None:
+    form = script("inspo").MethodForm(*data, alpha=(alpha, alpha), beta=(beta, beta))
+    found = [objective for _, objective in script("inspo").closed_form(form, 50, tie=0.04)]
+    assert all(after >= before - 1e-9 for before, after in itertools.pairwise(found))
+    assert len(set(found)) > 1 or data[0] == "equilibria"  # where it begins at the end
 
 
 def test_it_agrees_on_one_convention() -> None:

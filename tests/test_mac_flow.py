@@ -10,10 +10,12 @@ from marlzoo.algorithms.mac_flow import StudentPolicy
 from torch import Tensor
 
 import marlzoo
+from marlzoo.data import games as game_data
 from marlzoo.deployment.step import PolicyStep, example_inputs, next_inputs
+from marlzoo.envs import games
 from marlzoo.modules.flow import integrate
 from marlzoo.replicas import ReplicaRandom
-from marlzoo.training.trainer import make_sampler
+from marlzoo.training.trainer import make_sampler, train
 from tests.toys import toy_dataset, toy_spec
 
 COPIES = 4
@@ -155,3 +157,21 @@ def test_an_agents_share_of_the_value_depends_on_itself_alone() -> None:
         slopes.append(torch.autograd.grad(total.sum(), action)[0][:, :, 0])
     assert slopes[0].abs().max() > 0
     torch.testing.assert_close(*slopes)
+
+
+def test_the_teacher_takes_no_joint_action_that_the_data_lack() -> None:
+    """MoSDOT on (A, B) and (B, A): at most a hundredth of its teacher's actions are others, and both are there."""
+    settings: dict[str, Any] = {
+        **{"coupling": "mosdot", "deploy": "flow", "hidden": 64, "layers": 2, "lr": 3e-3, "batch_size": 256},
+        "eval_steps": 10,
+    }
+    learner: Any = marlzoo.make("mac_flow", games.spec("xor"), seeds=(0,), **settings)
+    train(learner, game_data.dataset("xor", "D2"), updates=400, compile="off")
+    with torch.no_grad():
+        seen = torch.ones(1, 1000, 2, 1)
+        action = learner.policy().act(
+            seen, torch.ones(1, 1000, 2, 2, dtype=torch.bool), ReplicaRandom((0,), "act")
+        )
+    first, second = ((action == torch.tensor(pair)).all(-1).float().mean() for pair in ((0, 1), (1, 0)))
+    assert first + second >= 0.99
+    assert 0.4 < first < 0.6

@@ -18,6 +18,7 @@ return is -1.2355, the data's is -1.262. Replicas are seeds and settings of one 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,12 +75,17 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 
 
 def exact(form: MethodForm, sweeps: int = 200, tie: float = 0.02) -> float:
-    """Value of the closed form on a one-step game of two agents, in sweeps from the marginals; nan on Bridge.
+    """Value of the closed form after so many sweeps on a one-step game of two agents; nan on Bridge."""
+    if form.game == "bridge":
+        return float("nan")
+    return [value for value, _ in closed_form(form, sweeps, tie)][-1]
+
+
+def closed_form(form: MethodForm, sweeps: int, tie: float) -> Iterator[tuple[float, float]]:
+    """Value and J of the present weights after each sweep, which begin at the marginals.
 
     ``tie`` moves the second policy away from the marginal, which on D2 is a fixed point.
     """
-    if form.game == "bridge":
-        return float("nan")
     table = np.array(games.payoffs(form.game), np.float64)
     data = game_data.dataset(form.game, form.quality)
     pairs = np.zeros_like(table)
@@ -95,7 +101,9 @@ def exact(form: MethodForm, sweeps: int = 200, tie: float = 0.02) -> float:
         joint = (gain + alpha * log_mu) / (alpha + beta)
         policies[0] = softmax(joint @ (policies[1] / policies[1].sum()))
         policies[1] = softmax(policies[0] @ joint)
-    return float(policies[0] @ table @ policies[1])
+        entropy = -sum(float(p @ np.log(np.maximum(p, np.finfo(np.float64).tiny))) for p in policies)
+        objective = (alpha + beta) * (float(policies[0] @ joint @ policies[1]) + entropy)
+        yield float(policies[0] @ table @ policies[1]), objective
 
 
 def softmax(x: Floats) -> Floats:
