@@ -537,6 +537,52 @@ def test_replication_compares_last_rows_of_runs_that_both_have(tmp_path: Path) -
     assert "2 of 3 intervals do not contain 0." in text
 
 
+# ---- coverage -----------------------------------------------------------------------------------------
+
+
+def test_ranks_of_gain_and_coverage() -> None:
+    """A rising relation, a falling one, and one of too few datasets; what is not known is left out."""
+    module, x = script("coverage"), np.arange(8.0)
+    assert module.correlation(x, np.exp(x)) == pytest.approx((1.0, 1.0, 1.0))
+    value, low, high = module.correlation(np.append(x, np.nan), np.append(-(x**3), 99.0))
+    assert (value, low, high) == pytest.approx((-1.0, -1.0, -1.0))
+    noisy = np.array([0.0, 3.0, 1.0, 2.0, 6.0, 4.0, 7.0, 5.0])
+    value, low, high = module.correlation(x, noisy)
+    assert low < value < high
+    assert value == pytest.approx(1.0 - 6.0 * np.square(noisy - x).sum() / (8 * 63))
+    assert np.isnan(module.correlation(x[:4], x[:4])).all()
+
+
+def test_gains_are_over_cloning_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("coverage")
+    seen: list[tuple[str, str, int]] = []
+
+    def measured(data: Any, folder: Path) -> dict[str, float]:
+        seen.append((data.task, data.quality, data.transitions))
+        return dict.fromkeys(module.MEASURES, float(len(data.quality)))
+
+    monkeypatch.setattr(module, "measured", measured)
+    found = module.lines(module.Options(folders=(Path("results/mujoco-small"),)))
+    assert len(seen) == len(set(seen)) == found.groupby(["task", "quality"]).ngroups
+    assert {amount for *_, amount in seen} == {100_000}
+    assert (found.loc[found["learner"] == "bc", "gain"] == 0).all()
+    assert (found["spread"] == found["quality"].str.len()).all()
+    rows = ResultsFile(Path("results/mujoco-small/rows.csv")).read()
+    last = (
+        rows[rows["updates"] == 100_000]
+        .groupby(["task", "quality", "method", "variant"])["normalized_score"]
+        .mean()
+    )
+    for line in found.itertuples():
+        method, _, variant = line.learner.partition(" (")
+        if variant:
+            variant = {"iddpg_bc)": "variant=iddpg_bc", "independent)": "variant=independent"}.get(
+                variant, variant[:-1]
+            )
+        gain = last[line.task, line.quality, method, variant] - last[line.task, line.quality, "bc", ""]
+        assert line.gain == pytest.approx(gain, rel=1e-6, abs=1e-6)
+
+
 # ---- values -------------------------------------------------------------------------------------------
 
 
