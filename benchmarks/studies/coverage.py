@@ -84,7 +84,8 @@ def lines(options: Options) -> pd.DataFrame:
         }
         for line in amounts.itertuples()
     ]
-    return scores.merge(pd.DataFrame(parts), on=["task", "quality"])
+    found: pd.DataFrame = scores.merge(pd.DataFrame(parts), on=["task", "quality"])
+    return found
 
 
 def correlation(measure: Floats, gain: Floats) -> tuple[float, float, float]:
