@@ -100,21 +100,26 @@ def reuse_line(found: Found) -> str:
     return f"{len(found.done)} of {total} runs already have results{_when([row for _, row in found.done])}; {left}."
 
 
-def warnings(found: Found) -> list[str]:
-    """A line for every method whose runs were made by other code than there is now, or by unknown code."""
+def warnings(found: Found, remedy: str = "--rerun {method}") -> list[str]:
+    """A line for every method whose runs were made by other code than there is now, or by unknown code.
+
+    Args:
+        found: what there is.
+        remedy: the option that trains a ``{method}`` again.
+    """
     told = []
     for method in dict.fromkeys(run.learner.method for run, _ in found.done):
         rows = [row for run, row in found.done if run.learner.method == method]
         now = code_hash(find_method(method))
         changed = [row for row in rows if row.code not in ("", now)]
         unknown = [row for row in rows if not row.code]
-        remedy = f"to train them again: --rerun {method}"
+        again = f"to train them again: {remedy.format(method=method)}"
         if changed:
             told.append(
-                f"warning: the code of {method} changed after {len(changed)} of its runs{_when(changed)}; {remedy}"
+                f"warning: the code of {method} changed after {len(changed)} of its runs{_when(changed)}; {again}"
             )
         if unknown:
-            told.append(f"warning: {len(unknown)} runs of {method} do not say which code made them; {remedy}")
+            told.append(f"warning: {len(unknown)} runs of {method} do not say which code made them; {again}")
     return told
 
 

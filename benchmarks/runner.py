@@ -68,6 +68,7 @@ def run_suite(
     force: bool = False,
     log: Sequence[str] = (),
     command: str = "",
+    remedy: str = "--rerun {method}",
     console: Console | None = None,
     whole: Suite | None = None,
 ) -> Finished:
@@ -86,6 +87,7 @@ def run_suite(
         force: all methods are.
         log: names of further loggers.
         command: named below the table as what made it.
+        remedy: the option with which this command trains a ``{method}`` again, told where its code has changed.
         console: where to print.
         whole: the suite that ``suite`` is a part of: the tables hold its rows too, as far as they are there.
 
@@ -118,7 +120,7 @@ def run_suite(
         todo = groups(suite, found.missing, size)
         require_trainable(suite, todo)
         reuse.forget(suite, found, results, again, folder, size, storage)
-        for line in (reuse.reuse_line(found), *reuse.warnings(found)):
+        for line in (reuse.reuse_line(found), *reuse.warnings(found, remedy)):
             display.log(line)
         stages = [_stage(group) for group in todo]
         display.plan([*made, *stages], min(split.processes, max(len(todo), 1)))

@@ -250,6 +250,13 @@ def test_the_command_ends_with_status_1(
     capsys.readouterr()
     assert main(command) == 0
     assert "1 of 1 runs already have results" in capsys.readouterr().out
+    results = ResultsFile(next(tmp_path.glob("*/rows.csv")))
+    results.append([replace(row, code="0ld") for row in results.rows()])
+    results.publish()
+    assert main(command) == 0
+    assert re.search(
+        r"changed after 1 of its runs.*; to train them again: --force$", capsys.readouterr().out, re.M
+    )
     assert main([*command, "--force"]) == 0
     assert "No existing results for this run; 1 to train." in capsys.readouterr().out
 

@@ -157,12 +157,14 @@ def test_runs_that_are_there_are_counted_and_warned_of(
     monkeypatch.setattr(runner.reuse, "find_done", find)
     recorder.rows = [ROW]
     text = io.StringIO()
-    finished = runner.run_suite(suite(), out=tmp_path, console=Console(file=text, width=200))
+    finished = runner.run_suite(
+        suite(), out=tmp_path, remedy="--again={method}", console=Console(file=text, width=200)
+    )
     assert ROW.run in (tmp_path / "unit" / "rows.csv").read_text()  # out of the journal
     assert (finished.trained, finished.there, len(finished.runs)) == (2, 10, 12)
     assert sum(len(group.runs) for group, _ in recorder.calls[-1][1]) == 2
     assert "10 of 12 runs already have results" in text.getvalue()
-    assert "to train them again: --rerun bc" in text.getvalue()
+    assert "to train them again: --again=bc" in text.getvalue()
 
 
 def test_what_is_wrong_is_told_before_any_work(

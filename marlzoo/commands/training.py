@@ -160,7 +160,8 @@ def run_method(
         seeds=seeds,
         **training,
     )
-    return run_suite(suite, split=Split(threads=threads), place=place or Place(), **running)
+    split = Split(threads=threads)
+    return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
 
 
 def one_task(data: Sequence[str], task: str) -> str:
