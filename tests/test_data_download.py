@@ -8,7 +8,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,13 +22,21 @@ import marlzoo.data.download as module
 from marlzoo.cli import main
 from marlzoo.data.card import Card
 from marlzoo.data.catalog import HUB, Entry, find_entry, published, scores
-from marlzoo.data.download import checksums_path, download, downloads_home
+from marlzoo.data.download import (
+    checksums_path,
+    download,
+    downloads_home,
+    recorded_checksum,
+    verify_downloads,
+)
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path, is_name
+from marlzoo.data.readers import Reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
 from marlzoo.registry import task_names, task_spec
 from marlzoo.system import http as _fetch
+from marlzoo.system.files import sealed
 from tests import test_format_d4rl
 from tests.data_samples import author_arrays, sample, write_h5
 from tests.format_files import same
@@ -388,3 +397,137 @@ def test_damaged_records_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     checksums_path().write_text('{"older": "' + "1" * 64 + '"}')  # as written before there was a hash
     module._record("file", "0" * 64)
     assert module._recorded() == {"older": "1" * 64, "file": "0" * 64}
+
+
+def recorded() -> dict[str, str]:
+    found: dict[str, str] = json.loads(checksums_path().read_text())["checksums"]
+    return found
+
+
+def test_downloads_stand_beside_the_datasets(entry: Entry, tmp_path: Path) -> None:
+    assert downloads_home() == tmp_path / "home" / "downloads"
+    assert dataset_path(NAME).is_relative_to(tmp_path / "home" / "datasets")
+
+
+def test_a_file_of_another_name_has_a_record_of_its_own(entry: Entry, data: Path) -> None:
+    checksum = hashlib.sha256(data.read_bytes()).hexdigest()
+    other = data.rename(data.with_name("renamed.hdf5"))
+    download(NAME, from_file=other)
+    assert recorded() == {f"{NAME}:renamed.hdf5": checksum}
+    assert recorded_checksum(entry) == ""
+    download(NAME, from_file=other.rename(data))
+    assert recorded() == {f"{NAME}:renamed.hdf5": checksum, "toy/expert.hdf5": checksum}
+    assert recorded_checksum(entry) == checksum
+    assert recorded_checksum(replace(entry, hub="")) == ""
+
+
+def test_a_folder_has_no_checksum(entry: Entry, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="folder"):
+        download(NAME, from_file=tmp_path / "folder")
+
+
+def test_the_published_checksum_is_that_of_the_hubs_file(
+    hub: Hub, entry: Entry, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, sha256="0" * 64))
+    refused(
+        f"its SHA-256 is .*, the published one is {'0' * 64}; it is damaged or another file; fetch it again"
+    )
+    download(NAME, from_file=data)  # by hand it may come in another form
+
+
+def test_a_file_that_a_checksum_vouches_for_is_kept(
+    hub: Hub, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, right = downloads_home() / "toy" / "expert.hdf5", hub.data
+    hub.data = b"<html>please log in</html>"
+    refused("is not an HDF5 file")  # the hub's checksum says that it is what the hub has
+    assert fetched.read_bytes() == hub.data
+    hub.data, hub.checksum = right, False
+    download(NAME)
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, n_agents=3))
+    with pytest.raises(DataError, match="agents 2 instead of 3"):
+        download(NAME)
+    assert fetched.read_bytes() == right  # as the first download's checksum says
+
+
+def test_what_a_reader_is_told_about_a_file_of_several_datasets() -> None:
+    def told(name: str, read: Callable[..., Any]) -> dict[str, Any]:
+        entry = replace(find_entry("mamujoco/hopper-3x1/omiga/expert"), name=name)
+        return module._reading(entry, Reader("any", lambda path: True, read))
+
+    def uid(path: str, uid: str) -> None: ...
+    def sizes(path: str, obs_sizes: str, horizon: int) -> None: ...
+    def team(path: str, robot: str, team: str) -> None: ...
+
+    assert told("moma/ant-t4x2_0t/d4rl/medium", lambda path: None) == {}
+    assert told("moma/ant-t4x2_0t/d4rl/medium", uid) == {"uid": "medium"}
+    assert told("moma/ant-t4x2_0t/d4rl/medium", sizes) == {"obs_sizes": (15, 4, 4, 4), "horizon": 1000}
+    assert told("mamujoco/hopper-3x1/omiga/expert", sizes) == {}  # agents of one size
+    assert told("toy/point/omiga/expert", sizes) == {}
+    assert told("moma/hopper-3x1_0/d4rl/medium", team) == {"robot": "hopper", "team": "3x1_0"}
+
+
+def test_a_hub_without_a_size_and_a_file_of_another_size(hub: Hub, data: Path) -> None:
+    right, hub.data = hub.data, b""
+    refused("the hub does not say how large it is")
+    hub.data = right
+    left = downloads_home() / "toy" / "expert.hdf5"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(right[:-10])
+    download(NAME)
+    assert left.read_bytes() == right
+
+
+def test_downloads_are_verified_against_their_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path))
+    assert list(verify_downloads()) == []
+    downloads_home().mkdir()
+    for name in ("fine", "damaged", "gone"):
+        (downloads_home() / name).write_text(name)
+        module._record(name, hashlib.sha256(name.encode()).hexdigest())
+    (downloads_home() / "damaged").write_text("damagec")
+    (downloads_home() / "gone").unlink()
+    found = {path.name: fault for path, fault in verify_downloads()}
+    assert list(found) == ["checksums.json", "damaged", "fine"]
+    assert (found["checksums.json"], found["fine"]) == ("", "")
+    assert "that of the download" in found["damaged"]
+    assert found["damaged"].endswith("delete it and fetch it again")
+    checksums_path().write_text(json.dumps(sealed({"checksums": {}, "more": {}})))
+    ((path, fault),) = verify_downloads()
+    assert path == checksums_path()
+    assert fault.endswith("is not a JSON object of texts; repair or remove it")
+
+
+def test_each_part_of_the_name_and_of_the_shape_is_compared(
+    entry: Entry, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "find_entry", lambda name: replace(entry, obs_size=4))
+    with pytest.raises(DataError, match="observation entries 3 instead of 4; fetch"):
+        download(NAME, from_file=data)
+    monkeypatch.setattr(module, "find_entry", lambda name: entry)
+    own = tmp_path / "own.hdf5"
+    write_omiga(sample(card=Card("toy/line", "omiga", "expert")), own)
+    with pytest.raises(DataError, match="it is not toy/point/omiga/expert, but toy/line/omiga/expert"):
+        download(NAME, from_file=own)
+
+
+def test_published_returns_agree_within_two_percent_of_their_spread(
+    entry: Entry, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = float(read_omiga(data).returns.mean())
+    spread = 100 * max(abs(mean), 1.0)
+    near = replace(entry, mean_return=mean + 0.019 * spread, std_return=spread)
+    monkeypatch.setattr(module, "find_entry", lambda name: near)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        download(NAME, from_file=data)
+    far = replace(entry, mean_return=mean + 0.021 * spread, std_return=spread)
+    elsewhere = replace(entry, name="toy/line/omiga/medium", mean_return=mean, std_return=None)
+    monkeypatch.setattr(module, "find_entry", lambda name: far)
+    monkeypatch.setattr(module, "published", lambda: {elsewhere.name: elsewhere})
+    with pytest.warns(UserWarning, match="published for toy/point/omiga/expert is"):
+        download(NAME, from_file=data)  # another task's equal return says nothing

@@ -119,6 +119,15 @@ def test_one_agent_may_have_the_whole_robot() -> None:
     assert team_names("hopper") == ["sa_full", "3x1_full", "3x1_0"]
 
 
+def test_an_environment_names_its_robot_team_and_flavor() -> None:
+    metadata = moma.make("ant-2x4_0t", 1).metadata
+    assert {name: metadata[name] for name in ("robot", "team", "flavor")} == {
+        "robot": "Ant",
+        "team": "2x4_0t",
+        "flavor": "moma",
+    }
+
+
 def test_agents_drive_their_joints_and_are_clipped() -> None:
     env = moma.make("reacher-2x1first_0", 1)
     env.reset()

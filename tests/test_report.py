@@ -247,9 +247,12 @@ def test_provenance_lists_data_by_their_hash_and_settings(tmp_path: Path) -> Non
     assert "<td>abcdef012345</td>" in text
     assert "abcdef0123456789" not in text
     assert "<td>defaults</td>" in text
-    assert text.count("&quot;alpha&quot;") == 1
     assert "<td>1000</td>" in text
     assert "<td>–</td>" in text
+    assert text.count("&quot;alpha&quot;") == 1
+    rows += rows_of("first", [1.0], data_hash="0001234567")  # which begins as another's does
+    text = report_module._provenance(marlzoo.Results(written(tmp_path / "more", rows)))
+    assert [text.count(f"<td>{digest}</td>") for digest in ("00012345", "0001234567")] == [1, 1]
 
 
 def test_the_summary_counts_runs_and_rows(tmp_path: Path) -> None:
@@ -284,6 +287,13 @@ def test_numbers_of_the_charts(tmp_path: Path) -> None:
         assert part.sort_values("x")["mean"].is_monotonic_decreasing
         assert part["mean"].between(0, 1).all()
     assert {line["behavior"] for line in data["behavior"]} == {723.5}
+    (folder,) = results.folders
+    (folder / "metrics").mkdir()
+    run = results.named_rows()["run"].iloc[0]
+    lines = ["run,updates,value/data_mean,weight/ess", f"{run},1,7.0,0.25"]
+    (folder / "metrics" / "a.csv").write_text("\n".join(lines) + "\n")
+    data = report_module._data(marlzoo.Results(folder))
+    assert [line["mean"] for name in ("values", "weights") for line in data[name]] == [[7.0], [0.25]]
 
 
 def test_what_cards_say(tmp_path: Path) -> None:
