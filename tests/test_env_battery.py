@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,231 @@ class Wider(Game):
         return seen
 
 
+class OtherName(Game):
+    """Has another name than it was asked for by."""
+
+    def __init__(self, name: str, *given: Any) -> None:
+        super().__init__(name, *given)
+        self.task = "games/other"
+
+
+class OtherNumber(Game):
+    """Makes one copy too many."""
+
+    def __init__(self, name: str, rules: Any, shape: Any, num_envs: int) -> None:
+        super().__init__(name, rules, shape, num_envs + 1)
+
+
+class OtherShape(Game):
+    """Has another time limit than is listed."""
+
+    def __init__(self, name: str, rules: Any, shape: Any, num_envs: int) -> None:
+        super().__init__(name, rules, replace(shape, horizon=shape.horizon + num_envs), num_envs)
+
+
+class Unstated(Game):
+    """Has properties that no card can state."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.metadata = {"rules": np.zeros(3)}
+
+
+class Precise(Game):
+    """Pays in another type."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        return replace(step, reward=step.reward.astype(np.float64))
+
+
+class Counting(Game):
+    """Flags ends by numbers."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        return replace(step, truncated=step.truncated.astype(np.int8))
+
+
+class PerAgent(Game):
+    """Pays every agent where its spec says that the team is paid."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        return replace(step, reward=np.repeat(step.reward[:, None], 2, 1))
+
+
+class Telling(Game):
+    """Tells more values than there are copies."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        return replace(step, info={**step.info, "more": np.zeros(self.num_envs + 1)})
+
+
+class Padded(Game):
+    """Shows something where an agent has nothing to see."""
+
+    def __init__(self, name: str, rules: Any, shape: Any, num_envs: int) -> None:
+        super().__init__(name, rules, replace(shape, obs_sizes=(11, 10)), num_envs)
+
+    def reset(self, ids: Any = None) -> Observation:
+        seen = super().reset(ids)
+        seen.obs[:, 1, 10] = 1
+        return seen
+
+
+class Beyond(Game):
+    """Offers an action that an agent does not have."""
+
+    def __init__(self, name: str, rules: Any, shape: Any, num_envs: int) -> None:
+        super().__init__(name, rules, replace(shape, action_sizes=(7, 6)), num_envs)
+
+    def reset(self, ids: Any = None) -> Observation:
+        seen = super().reset(ids)
+        assert seen.action_mask is not None
+        seen.action_mask[:, 1, 6] = True
+        return seen
+
+
+class SeesNaN(Game):
+    """Shows a number that is none after a reset."""
+
+    def reset(self, ids: Any = None) -> Observation:
+        seen = super().reset(ids)
+        seen.state[-1, 0] = np.nan
+        return seen
+
+
+class GoesOn(Game):
+    """Seeding again does not begin again."""
+
+    def seed(self, seeds: Any) -> None:
+        before = getattr(self, "_episode", None)
+        super().seed(seeds)
+        if before is not None:
+            self._episode = before
+
+
+class ByPlace(Game):
+    """A copy's start depends on its index."""
+
+    def seed(self, seeds: Any) -> None:
+        super().seed([seed + 5 * place for place, seed in enumerate(seeds)])
+
+
+class Stuck(Game):
+    """Offers an agent nothing."""
+
+    def _shown(self) -> Any:
+        obs, state, mask = super()._shown()
+        assert mask is not None
+        mask[0, 1] = False
+        return obs, state, mask
+
+
+class Hurried(Game):
+    """A step of no copies moves one."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        none = ids is not None and len(ids) == 0
+        step = super().step(action, ids)
+        if none:
+            step.obs[0, 0, 0] += 1
+        return step
+
+
+class Generous(Game):
+    """Pays copies that are not stepped."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        step.reward += 1
+        return step
+
+
+class EndsAll(Game):
+    """Ends copies that are not stepped."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        if ids is not None:
+            step.terminal[:] = True
+        return step
+
+
+class Ticking(Game):
+    """Clocks run where nothing is stepped."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        self._time += 0 if ids is None else 1
+        if ids is not None:
+            self._time[ids] -= 1
+        return super().step(action, ids)
+
+
+class EndsEarly(Game):
+    """The time limit comes a step early."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._early = self.spec.horizon - 1
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        step.truncated |= (self._time == self._early) & ~step.terminal
+        return step
+
+
+class NeverEnds(Game):
+    """Neither a goal nor the time limit ends it."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        step.truncated[:] = step.terminal[:] = False
+        return step
+
+
+class ResetsOthers(Game):
+    """Where some are reset, the others begin anew with their next step."""
+
+    def reset(self, ids: Any = None) -> Observation:
+        seen = super().reset(ids)
+        if ids is not None and len(ids):
+            others = np.setdiff1d(np.arange(self.num_envs), ids)
+            self._state[others] = self.rules.start(np.full(len(others), 0.9))
+        return seen
+
+
 FAULTS = {
     StepsAll: "copies_that_are_not_stepped_stay",
+    Generous: "copies_that_are_not_stepped_stay",
+    EndsAll: "copies_that_are_not_stepped_stay",
     ResetsAll: "single_copies_are_reset",
+    ResetsOthers: "single_copies_are_reset",
     OneStream: "copies_do_not_depend_on_each_other",
+    ByPlace: "copies_do_not_depend_on_each_other",
     Unseeded: "same_seed_same_episode",
+    GoesOn: "same_seed_same_episode",
     BothEnds: "time_limit_is_not_terminal",
+    EndsEarly: "time_limit_is_not_terminal",
+    NeverEnds: "time_limit_is_not_terminal",
+    Ticking: "time_limit_is_not_terminal",
     TakesAll: "legal_actions",
+    Stuck: "legal_actions",
+    Hurried: "legal_actions",
     Infinite: "random_play_is_finite",
     Wider: "shapes_and_types",
+    Precise: "shapes_and_types",
+    Counting: "shapes_and_types",
+    PerAgent: "shapes_and_types",
+    Telling: "shapes_and_types",
+    Padded: "shapes_and_types",
+    Beyond: "shapes_and_types",
+    SeesNaN: "shapes_and_types",
+    OtherName: "spec_is_the_listed_one",
+    OtherNumber: "spec_is_the_listed_one",
+    OtherShape: "spec_is_the_listed_one",
 }
 
 
@@ -133,8 +350,31 @@ def test_the_battery_finds_faults(broken: type[Game], tmp_path: Path) -> None:
 
     checks = env_battery("games/t-maze", make)
     (check,) = [check for check in checks if check.name == f"{FAULTS[broken]}-games/t-maze"]
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, SpecError)):
         check(tmp_path)
+
+
+def test_metadata_are_plain_values(tmp_path: Path) -> None:
+    sound = games.make("t-maze", 1)
+    checks = env_battery("games/t-maze", lambda copies: Unstated("t-maze", sound.rules, sound.spec, copies))
+    with pytest.raises(TypeError, match="JSON"):
+        checks[0](tmp_path)
+
+
+def test_random_play_must_end(tmp_path: Path) -> None:
+    """Where the time limit leaves room for the episodes that are asked for."""
+    sound = games.make("t-maze", 1)
+
+    def played(broken: type[Game], most: int) -> None:
+        checks = env_battery(
+            "games/t-maze", lambda copies: broken("t-maze", sound.rules, sound.spec, copies), most=most
+        )
+        checks[-1](tmp_path)
+
+    played(Game, 1200)
+    played(NeverEnds, 12 * 4 - 1)  # twelve episodes of twelve steps in four copies, and the rest of one
+    with pytest.raises(AssertionError, match="0 episodes ended within 48 steps"):
+        played(NeverEnds, 12 * 4)
 
 
 class Plain(BatchedEnv):

@@ -30,6 +30,7 @@ from types import CodeType
 
 LISTS = Path(__file__).parent
 ROOT = LISTS.parents[1]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,12 @@ def part(source: str, start: int, stop: int) -> CodeType:
 
 @functools.lru_cache(maxsize=64)
 def code(source: str) -> CodeType:
-    """Compiled without docstrings and comments; equal where the behavior is."""
-    return compile(source, "fault", "exec", dont_inherit=True, optimize=2)
+    """Compiled without docstrings and comments; equal where the behavior is. A battery's checks are assertions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
+            node.body[0] = ast.copy_location(ast.Expr(ast.Constant("")), node.body[0])
+    return compile(ast.fix_missing_locations(tree), "fault", "exec", dont_inherit=True, optimize=0)
 
 
 def errors(faults: Sequence[Fault], root: Path = ROOT) -> list[str]:
