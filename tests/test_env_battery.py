@@ -226,13 +226,44 @@ class ByPlace(Game):
 
 
 class Stuck(Game):
-    """Offers an agent nothing."""
+    """Offers an agent nothing, and takes what it then does."""
 
     def _shown(self) -> Any:
         obs, state, mask = super()._shown()
         assert mask is not None
         mask[0, 1] = False
         return obs, state, mask
+
+    def _checked(self, action: Any, rows: Any) -> Any:
+        mask = self.rules.action_mask(self._state[rows])
+        assert mask is not None
+        action = np.asarray(action).copy()
+        action[:, 1] = np.where(action[:, 1] == 0, mask[:, 1].argmax(-1), action[:, 1])
+        return super()._checked(action, rows)
+
+
+class Ignores(Game):
+    """Does nothing where an action is illegal."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        try:
+            return super().step(action, ids)
+        except SpecError:
+            return super().step(action, np.array([], np.intp))
+
+
+class PerObject(Game):
+    """Every object has streams of its own."""
+
+    made = 0
+
+    def __init__(self, *given: Any) -> None:
+        type(self).made += 1
+        self.number = self.made
+        super().__init__(*given)
+
+    def seed(self, seeds: Any) -> None:
+        super().seed([seed + 5 * self.number for seed in seeds])
 
 
 class Hurried(Game):
@@ -252,6 +283,16 @@ class Generous(Game):
     def step(self, action: Any, ids: Any = None) -> Step:
         step = super().step(action, ids)
         step.reward += 1
+        return step
+
+
+class ShowsUnstepped(Game):
+    """Copies that are not stepped are shown otherwise, and stay as they were."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        if ids is not None and len(ids):
+            step.obs[np.setdiff1d(np.arange(self.num_envs), ids)] += 1
         return step
 
 
@@ -297,6 +338,16 @@ class NeverEnds(Game):
         return step
 
 
+class ShowsOthers(Game):
+    """Where some are reset, the others are shown otherwise, and go on as they were."""
+
+    def reset(self, ids: Any = None) -> Observation:
+        seen = super().reset(ids)
+        if ids is not None and len(ids):
+            seen.obs[np.setdiff1d(np.arange(self.num_envs), ids)] += 1
+        return seen
+
+
 class ResetsOthers(Game):
     """Where some are reset, the others begin anew with their next step."""
 
@@ -311,12 +362,15 @@ class ResetsOthers(Game):
 FAULTS = {
     StepsAll: "copies_that_are_not_stepped_stay",
     Generous: "copies_that_are_not_stepped_stay",
+    ShowsUnstepped: "copies_that_are_not_stepped_stay",
     EndsAll: "copies_that_are_not_stepped_stay",
     ResetsAll: "single_copies_are_reset",
+    ShowsOthers: "single_copies_are_reset",
     ResetsOthers: "single_copies_are_reset",
     OneStream: "copies_do_not_depend_on_each_other",
     ByPlace: "copies_do_not_depend_on_each_other",
     Unseeded: "same_seed_same_episode",
+    PerObject: "same_seed_same_episode",
     GoesOn: "same_seed_same_episode",
     BothEnds: "time_limit_is_not_terminal",
     EndsEarly: "time_limit_is_not_terminal",
@@ -324,6 +378,7 @@ FAULTS = {
     Ticking: "time_limit_is_not_terminal",
     TakesAll: "legal_actions",
     Stuck: "legal_actions",
+    Ignores: "legal_actions",
     Hurried: "legal_actions",
     Infinite: "random_play_is_finite",
     Wider: "shapes_and_types",

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from marlzoo.commands.scoring import _starts
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.models.settings import WorldModelConfig
 from marlzoo.offpolicy.fqe import FQESettings
+from marlzoo.offpolicy.ope import Estimate
 from marlzoo.recording.teach_options import Options as TeachOptions
 from marlzoo.replicas import derive
 from marlzoo.testing.toys import toy_dataset
@@ -38,7 +40,7 @@ class Arrived(BaseException):
 def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes ``module:function`` say what it was called with instead of doing it."""
 
-    def replace(place: str) -> None:
+    def stand_in(place: str) -> None:
         module, _, name = place.partition(":")
         owner = importlib.import_module(f"marlzoo.{module}")
         signature = inspect.signature(getattr(owner, name))
@@ -50,7 +52,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
         monkeypatch.setattr(owner, name, say)
 
-    return replace
+    return stand_in
 
 
 def asked(call: Callable[[], object]) -> dict[str, Any]:
@@ -496,3 +498,31 @@ def test_arguments_of_training_arrive(watch: Callable[[str], None], tmp_path: Pa
         Split(threads=2),
         place,
     )
+
+
+def test_estimates_without_an_interval(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan = float("nan")
+    lines = [
+        Estimate(3, "fqe", 2.0, nan, nan, 0.5, None, 1.0),
+        Estimate(4, "dr", nan, nan, nan, 0.5, 1.0, 1.0),
+    ]
+    monkeypatch.setattr("marlzoo.offpolicy.ope.ope", lambda *given, **named: lines)
+    assert main(["ope", "run", "--data", "d", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(line["value"], line["low"]) for line in found] == [(2.0, None), (None, None)]
+    assert main(["ope", "run", "--data", "d"]) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first == "seed 3, fitted Q evaluation: 2.00, no interval (gamma 0.5; the data's own 1.00)"
+    assert second.endswith("none, because no logged episode agrees with the team")
+
+
+def test_a_published_checksum_goes_before_a_recorded_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = importlib.import_module("marlzoo.data.catalog")
+    entry = replace(catalog.find_entry("mamujoco/hopper-3x1/omiga/expert"), sha256="published")
+    monkeypatch.setattr(catalog, "published", lambda: {entry.name: entry})
+    monkeypatch.setattr("marlzoo.data.download.recorded_checksum", lambda entry: "recorded")
+    assert marlzoo.data_card(entry.name)["published"]["sha256"] == "published"
+    monkeypatch.setattr(catalog, "published", lambda: {entry.name: replace(entry, sha256="")})
+    assert marlzoo.data_card(entry.name)["published"]["sha256"] == "recorded"
