@@ -122,6 +122,19 @@ FAULTS = {
     "NaN that is hidden": (
         "nan_stays_in_its_replica", "with_agent_id(batch.obs)", "with_agent_id(batch.obs.nan_to_num())"
     ),
+    "a memory that a new episode keeps": (
+        "new_episodes_forget_the_last", CONTINUOUS,
+        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    past = 0.0\n{ACT}"
+        "self.past = self.past + obs.mean((-2, -1), keepdim=True)\n"
+        "        return super().act(obs + self.past, action_mask, random)\n",
+    ),
+    "a memory that any new episode clears": (
+        "new_episodes_forget_the_last", CONTINUOUS,
+        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    past = 0.0\n{ACT}"
+        "self.past = self.past + obs.mean((-2, -1), keepdim=True)\n"
+        "        return super().act(obs + self.past, action_mask, random)\n\n"
+        "    def reset(self, num_envs, ids=None):\n        self.past = 0.0\n",
+    ),
     "a policy that sees its neighbors": (
         "evaluation_does_not_depend_on_neighbors", CONTINUOUS,
         f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):{ACT}"
@@ -211,6 +224,20 @@ def test_without_a_fault_all_checks_pass(written: Written, tmp_path: Path, text:
         "faulty-discrete",
     ]
     run(mine, tmp_path)
+
+
+def test_a_sound_memory_passes(written: Written, tmp_path: Path) -> None:
+    """What a copy saw is added up, until its episode begins anew."""
+    memory = (
+        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    past = torch.zeros(())\n{ACT}"
+        "self.past = self.past + obs.mean((-2, -1), keepdim=True)\n"
+        "        return super().act(obs + self.past, action_mask, random)\n\n"
+        "    def reset(self, num_envs, ids=None):\n"
+        "        if ids is None:\n            self.past = torch.zeros(())\n"
+        "        else:\n            self.past[ids if ids.dtype == torch.bool else (slice(None), ids)] = 0.0\n"
+    )
+    written(broken(OFFLINE, CONTINUOUS, memory))
+    run(checks("new_episodes_forget_the_last"), tmp_path)
 
 
 def test_a_sound_online_method_passes(written: Written, tmp_path: Path) -> None:
