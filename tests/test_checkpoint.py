@@ -265,6 +265,21 @@ def three(tmp_path: Path) -> tuple[Any, Path]:
     return learner, path
 
 
+def test_a_checkpoint_names_the_preset_that_its_learner_started_from(tmp_path: Path) -> None:
+    learner = marlzoo.make("bc", task_spec("mpe/spread"), seeds=[3, 4], hidden=8)
+    file = tmp_path / "run.npz"
+    save(file, learner)
+    assert load_saved(file).meta["preset"] == learner.preset == "mpe"
+    assert marlzoo.load_learner(file).preset == "mpe"
+    assert build_replica(file, load_saved(file), 1).preset == "mpe"
+    arrays, meta = load_arrays(file)
+    del meta["preset"]  # as earlier versions wrote it
+    save_arrays(
+        file, arrays, {name: value for name, value in meta.items() if name not in ("arrays", "format")}
+    )
+    assert marlzoo.load_learner(file).preset == "defaults"
+
+
 def test_replicas_are_rebuilt_alone(three: tuple[Any, Path]) -> None:
     whole, path = three
     obs = torch.randn(3, 4, 3, 5)

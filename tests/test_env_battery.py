@@ -47,6 +47,12 @@ def test_battery(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         pytest.skip(str(error))
 
 
+def unstepped(env: Game, ids: Any) -> Any:
+    """The copies beside some; none where all or none are named."""
+    some = np.arange(env.num_envs) if ids is None or len(ids) == 0 else ids
+    return np.setdiff1d(np.arange(env.num_envs), some)
+
+
 class StepsAll(Game):
     """Steps every copy, whatever is asked for."""
 
@@ -95,11 +101,12 @@ class TakesAll(Game):
 
 
 class Infinite(Game):
-    """Pays infinity in the end."""
+    """Pays one copy infinity in the end."""
 
     def step(self, action: Any, ids: Any = None) -> Step:
         step = super().step(action, ids)
-        step.reward[step.truncated] = np.inf
+        if step.truncated[0]:
+            step.reward[0] = np.inf
         return step
 
 
@@ -282,7 +289,16 @@ class Generous(Game):
 
     def step(self, action: Any, ids: Any = None) -> Step:
         step = super().step(action, ids)
-        step.reward += 1
+        step.reward[unstepped(self, ids)] += 1
+        return step
+
+
+class PaysNone(Game):
+    """Pays where no copy is stepped."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        step.reward += float(ids is not None and len(ids) == 0)
         return step
 
 
@@ -291,8 +307,7 @@ class ShowsUnstepped(Game):
 
     def step(self, action: Any, ids: Any = None) -> Step:
         step = super().step(action, ids)
-        if ids is not None and len(ids):
-            step.obs[np.setdiff1d(np.arange(self.num_envs), ids)] += 1
+        step.obs[unstepped(self, ids)] += 1
         return step
 
 
@@ -301,8 +316,16 @@ class EndsAll(Game):
 
     def step(self, action: Any, ids: Any = None) -> Step:
         step = super().step(action, ids)
-        if ids is not None:
-            step.terminal[:] = True
+        step.terminal[unstepped(self, ids)] = True
+        return step
+
+
+class EndsNone(Game):
+    """Ends copies where none is stepped."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        step.truncated |= ids is not None and len(ids) == 0
         return step
 
 
@@ -329,6 +352,35 @@ class EndsEarly(Game):
         return step
 
 
+class EndsLate(Game):
+    """The time limit comes a step late."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        stated = self.spec
+        self.spec = replace(stated, horizon=stated.horizon + 1)
+        try:
+            return super().step(action, ids)
+        finally:
+            self.spec = stated
+
+
+class PaysSome(Game):
+    """Pays more where not all copies are stepped, the second among them."""
+
+    place = 1
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        step.reward[self.place] += len(unstepped(self, ids)) > 0 and self.place in ids
+        return step
+
+
+class PaysFirst(PaysSome):
+    """Pays more where not all copies are stepped, the first among them."""
+
+    place = 0
+
+
 class NeverEnds(Game):
     """Neither a goal nor the time limit ends it."""
 
@@ -343,8 +395,7 @@ class ShowsOthers(Game):
 
     def reset(self, ids: Any = None) -> Observation:
         seen = super().reset(ids)
-        if ids is not None and len(ids):
-            seen.obs[np.setdiff1d(np.arange(self.num_envs), ids)] += 1
+        seen.obs[unstepped(self, ids)] += 1
         return seen
 
 
@@ -353,8 +404,8 @@ class ResetsOthers(Game):
 
     def reset(self, ids: Any = None) -> Observation:
         seen = super().reset(ids)
-        if ids is not None and len(ids):
-            others = np.setdiff1d(np.arange(self.num_envs), ids)
+        others = unstepped(self, ids)
+        if len(others):
             self._state[others] = self.rules.start(np.full(len(others), 0.9))
         return seen
 
@@ -362,6 +413,10 @@ class ResetsOthers(Game):
 FAULTS = {
     StepsAll: "copies_that_are_not_stepped_stay",
     Generous: "copies_that_are_not_stepped_stay",
+    PaysSome: "copies_that_are_not_stepped_stay",
+    PaysFirst: "copies_that_are_not_stepped_stay",
+    PaysNone: "copies_that_are_not_stepped_stay",
+    EndsNone: "copies_that_are_not_stepped_stay",
     ShowsUnstepped: "copies_that_are_not_stepped_stay",
     EndsAll: "copies_that_are_not_stepped_stay",
     ResetsAll: "single_copies_are_reset",
@@ -374,6 +429,7 @@ FAULTS = {
     GoesOn: "same_seed_same_episode",
     BothEnds: "time_limit_is_not_terminal",
     EndsEarly: "time_limit_is_not_terminal",
+    EndsLate: "time_limit_is_not_terminal",
     NeverEnds: "time_limit_is_not_terminal",
     Ticking: "time_limit_is_not_terminal",
     TakesAll: "legal_actions",

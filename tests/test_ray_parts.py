@@ -212,6 +212,10 @@ def test_data_are_stored_once_and_dropped(rays: Rays, tmp_path: Path) -> None:
         stored = driver._stored(task.group)
         assert stored == {run.source.hash: f"stored {run.source.hash[:4]}"}
     assert [said[1] for said in rays.said] == [one[:4], other[:4]]
+    for left, active in (([mine[0]], []), ([], [mine[0]])):  # waiting, or sent again if its node is lost
+        driver._left, driver._active = left, active
+        driver._stored(theirs[1].group)
+        assert list(driver._data) == [one, other]
     driver._left, driver._active = [], [theirs[0]]
     driver._stored(theirs[1].group)
     assert list(driver._data) == [other]

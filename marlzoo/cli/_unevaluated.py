@@ -62,7 +62,13 @@ def train_unevaluated(
     target = LogTarget(options.out / place, place, named, {"task": task})
     checkpoint = options.out / place / "checkpoints" / f"{method}-{name}.npz"
     label = f"{method} on {task or datasets[0].card.title}"
+    reached: list[int] = []
     with progress(place, label, options.updates) as shown:
+
+        def report(done: int, _: object) -> None:
+            reached.append(done)
+            shown.advance(done, f"{done} of {options.updates} updates")
+
         train(
             learner,
             datasets,
@@ -73,10 +79,11 @@ def train_unevaluated(
             env_options=env,
             log=shown.log,
             loggers=make_loggers(options.log, target),
-            on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
+            on_progress=report,
         )
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
-    done = f"Trained for {learner.updates} updates, not evaluated,"
+    nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
+    done = f"Trained for {learner.updates} updates, not evaluated," if reached else nothing
     playable = Task.parse(task).exists
     other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
     closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)

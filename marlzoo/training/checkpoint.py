@@ -122,7 +122,8 @@ def save(
     tensors = {f"{LEARNER}{k}": v.detach().cpu().numpy() for k, v in algorithm.state_tensors().items()}
     others = {f"{EXTRA}{k}": v for k, v in (extra or {}).items()}
     versions = {"marlzoo": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    described = {**describe(algorithm), "updates": algorithm.updates, "versions": versions}
+    described = {**describe(algorithm), "preset": algorithm.preset}  # what it started from identifies no run
+    described |= {"updates": algorithm.updates, "versions": versions}
     save_arrays(path, {**tensors, **others}, {**described, **(meta or {})})
 
 
@@ -312,6 +313,7 @@ def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torc
         configs = [replica_configs(cls.config_class, 1, meta["configs"][k])[0] for k in replicas]
         dtype = {"float32": torch.float32, "float64": torch.float64}[meta["dtype"]]
         algorithm = cls(spec, [saved.seeds[k] for k in replicas], configs, device, dtype)
+        algorithm.preset = str(meta.get("preset", algorithm.preset))
         whole = list(replicas) == list(range(len(saved.seeds)))
         _fill(algorithm, saved.arrays if whole else _of_replicas(algorithm, saved.arrays, replicas), meta)
     except (CheckpointError, PluginError, UnknownNameError):
