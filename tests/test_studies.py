@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from marlzoo.benchmarks import game_theory, study
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.row import Row
-from marlzoo.benchmarks.suites import Data
+from marlzoo.benchmarks.suites import Data, Learner, Suite
 from marlzoo.benchmarks.walks import Training, Walks, distance
 
 import marlzoo
@@ -133,6 +134,16 @@ def test_predictions_for_xor() -> None:
         assert module.expected("xor", module.predicted(mu, f, alpha)) == pytest.approx(value, abs=2e-4)
     assert module.expected("xor", module.greedy(mu, f)) == -2.0
     assert module.expected("xor", mu) == pytest.approx(2 / 9, abs=1e-3)
+
+
+def test_greedy_takes_what_the_data_hold_and_payoffs_have_rows_for_the_first_agent() -> None:
+    module = script("alpha_sweep")
+    mu, f = np.array([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]]), np.array([[1.0, 2.0, 3.0], [5.0, 2.0, 1.0]])
+    assert module.greedy(mu, f).tolist() == [[0, 1, 0], [0, 1, 0]]  # a best value that no action has is none
+    payoffs = np.array(games.payoffs("coordination-2x2"))
+    assert payoffs[0, 1] != payoffs[1, 0]
+    for one, other in ((0, 1), (1, 0), (1, 1)):
+        assert module.expected("coordination-2x2", np.eye(2)[[one, other]]) == payoffs[one, other]
 
 
 def test_alpha_moves_from_greedy_to_cloning(tmp_path: Path) -> None:
@@ -609,3 +620,207 @@ def test_values_of_committed_runs(tmp_path: Path) -> None:
     assert set(lines["learner"]) == {"omiga", "iql"}
     assert (lines["value_1000"] != 0).all()
     assert "value_9999999" not in lines
+
+
+# ---- numbers by hand ----------------------------------------------------------------------------------
+
+
+def test_tails_and_rewards_of_agents_of_discounted_returns() -> None:
+    """The last ten steps' mean goes on for ever; where agents have rewards of their own, their mean counts."""
+    module = script("convergence")
+    reward = np.arange(13.0)[:, None] * np.array([0.0, 2.0])  # their mean is 0, 1, 2, ...
+    data = SimpleNamespace(reward=reward, rows=13, starts=[0], lengths=[12], terminal=np.zeros(13, bool))
+    found = module.discounted_returns(data, 0.5)
+    assert found[11] == pytest.approx(11 + 0.5 * np.arange(2, 12).mean() / 0.5)
+    short = SimpleNamespace(
+        reward=np.array([9.0, 9.0, 1.0, 3.0, 0.0]),
+        rows=5,
+        starts=[0, 2],
+        lengths=[1, 2],
+        terminal=np.zeros(5, bool),
+    )
+    assert module.discounted_returns(short, 0.5)[2] == pytest.approx(1 + 0.5 * (3 + 0.5 * 2 / 0.5))
+
+
+def test_numbers_of_convergence(tmp_path: Path) -> None:
+    module = script("convergence")
+    assert module.SHARED == {"history": "mlp", "timeout_is_terminal": False}
+    assert module.looks(250_000)[-4:] == [50_000, 100_000, 200_000, 250_000]
+    assert [module.plain(value) for value in (12.34, -99_999.0, -2e7)] == ["12.3", "-99999.0", "-2e+07"]
+    assert [module.share(value) for value in (0.25, -0.5, -20.0)] == ["+25%", "-50%", "-2e+01 times"]
+    looks = [1, 2, 4, 8, 16]
+    level = pd.DataFrame([[-100.0]])
+    falling = pd.DataFrame({0: [0.0, 40, 35, 65, 66]}, index=looks)
+    change = module.changes(falling, level)
+    np.testing.assert_allclose(change, [0.4, -0.05, 0.3, 0.01])  # of the size of a negative return
+    assert module.converged(change) == 8  # small before a large one does not count
+    assert module.converged(-change) == 8  # nor does a fall
+    source = SimpleNamespace(task="a/b", quality="q")
+    first = module.lines(source, "m", (3, 4), 10, {"value": np.array([1.0, 2.0])})
+    assert first["value"].tolist() == [1.0, 2.0]
+    module.record(tmp_path / "t.csv", first)
+    again = module.lines(source, "m", (4,), 10, {"value": np.array([5.0])})
+    module.record(tmp_path / "t.csv", again)
+    kept = module.read(tmp_path / "t.csv").set_index("seed")["value"]
+    assert kept.to_dict() == {3: 1.0, 4: 5.0}
+    # The gap halves by half; it reaches the return, and opens again, which does not count.
+    gap = np.array([1.2, 0.8, 0.4, 0.2, 0.05, 0.9])
+    value = pd.DataFrame({0: 100 * (1 - gap)}, index=[0, 1, 2, 3, 4, 5])
+    assert module.halving(value, pd.DataFrame([[100.0]])) == pytest.approx(1.0)
+    assert module.halving(value.iloc[:3], pd.DataFrame([[100.0]])) is None  # two points are no line
+    assert (
+        module.halving(value.iloc[[3, 2, 1]].set_index(pd.Index([1, 2, 3])), pd.DataFrame([[100.0]])) is None
+    )
+    rows = pd.concat(
+        module.lines(
+            source, "m", (3, 4), look, {"value": np.array([look, look]), "data_return": np.full(2, 20.0),
+                                        "return": np.array([look + 1.0, look + 1.0])},
+        )
+        for look in (1, 2, 4)
+    )  # fmt: skip
+    (line,) = module.body(rows)
+    assert line[:4] == ["b m", "4", "20.0", "4.0"]
+    assert line[5] == "+10%"
+    assert line[-1].startswith("5.0")
+
+
+def test_probes_read_the_learners_values_of_the_data() -> None:
+    module, data = script("convergence"), toy_dataset("continuous")
+    options = module.Options(seeds=(0, 1), hidden=8)
+    mine, twin = (module.learner(options, "omiga", data, "toy/walk", size) for size in (8, 64))
+    assert (mine.config.hidden, mine.config.timeout_is_terminal) == (8, False)
+    probe = module.Probe(twin, data)
+    first = probe.look(mine)
+    assert (
+        {name for name in first if "/" in name}
+        == {name for name in first if name.startswith("weight/")}
+        != set()
+    )
+    assert first["data_return"].shape == (2,)
+    assert first["data_return"][0] != first["data_return"][1]  # of each replica's own rows
+    again = probe.look(mine)
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, again[name])  # the twin starts from the learner each time
+
+
+def test_which_teams_are_judged_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("ope")
+    some = module.Options(tasks=("a",), qualities=("x",))
+    assert [some.takes(*names) for names in (("a", "x"), ("a", "y"), ("b", "x"))] == [True, False, False]
+    assert module.Options().takes("a", "x")
+    asked: list[dict[str, Any]] = []
+
+    def ope(learner: Any, data: Any, **given: Any) -> list[Any]:
+        asked.append(given)
+        return [
+            SimpleNamespace(estimator=name, value=10 * k + v)
+            for k in range(learner.replicas)
+            for v, name in enumerate(("fqe", "pdwis", "dr"))
+        ]
+
+    monkeypatch.setattr(marlzoo, "ope", ope)
+    monkeypatch.setattr(
+        marlzoo, "make_env", lambda task, copies: SimpleNamespace(close=lambda: None, copies=copies)
+    )
+    returns = np.array([[1.0, 3.0], [5.0, 9.0]])
+    monkeypatch.setattr(marlzoo, "evaluate", lambda policy, env, seeds: SimpleNamespace(returns=returns))
+    learner = SimpleNamespace(replicas=2, seeds=[3, 4], policy=lambda: None)
+    behavior = np.full(4, 0.25)
+    found = module.judged(learner, toy_dataset(), behavior, module.Options())
+    assert found == [
+        {"seed": 3, "return": 2.0, "fqe": 0, "pdwis": 1, "dr": 2},
+        {"seed": 4, "return": 7.0, "fqe": 10, "pdwis": 11, "dr": 12},
+    ]
+    ((given),) = asked
+    assert (given["gamma"], given["settings"], given["bootstrap"]) == (1.0, module.FIT, 1)
+    assert given["behavior"] is behavior
+
+
+def test_teams_of_a_game_are_judged_on_episodes_that_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("ope")
+    over = SimpleNamespace(spec="spec")
+    monkeypatch.setattr(
+        marlzoo, "load_dataset", lambda name: SimpleNamespace(timeouts_as_terminals=lambda: over)
+    )
+    monkeypatch.setattr(module, "fitted_log_prob", lambda data, updates: np.log([0.25, 0.5]))
+    monkeypatch.setattr(
+        marlzoo, "make", lambda method, spec, **given: SimpleNamespace(method=method, given=given)
+    )
+    seen: list[Any] = []
+
+    def train(learner: Any, data: Any, updates: int, on_progress: Any, **_: Any) -> None:
+        assert data is over
+        for done in range(1, updates + 1):
+            on_progress(done, None)
+
+    def judged(learner: Any, data: Any, behavior: Any, options: Any) -> list[dict[str, Any]]:
+        seen.append((learner.method, data is over, behavior.round(6).tolist()))
+        return [{"seed": 0}]
+
+    monkeypatch.setattr(marlzoo, "train", train)
+    monkeypatch.setattr(module, "judged", judged)
+    found = module.of_game("xor/D3", module.Options(looks=(2, 3), methods=("bc", "iql_cql")))
+    assert found[["data", "learner", "updates"]].to_numpy().tolist() == [
+        ["xor/D3", method, look] for method in ("bc", "iql_cql") for look in (2, 3)
+    ]
+    assert seen == [(method, True, [0.25, 0.5]) for method in ("bc", "bc", "iql_cql", "iql_cql")]
+
+
+def test_suites_are_trained_once_for_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("ope")
+    made: list[Any] = []
+    monkeypatch.setattr(marlzoo, "bench", lambda suite, out: made.append((suite, out)))
+    data = (Data("games/xor", "D1", updates=7), Data("games/xor", "D3"))
+    suite = Suite(name="s", data=data, learners=(Learner("bc"), Learner("iql")))
+    options = module.Options(looks=(2, 9), qualities=("D1",), folder=Path("f"), methods=("iql",), seeds=(5,))
+    assert module.trained(suite, options) == [Path("f/s-2"), Path("f/s-9")]
+    for (part, out), look in zip(made, (2, 9), strict=True):
+        assert (part.name, part.updates, part.eval_every, part.seeds, out) == (
+            f"s-{look}",
+            look,
+            look,
+            (5,),
+            Path("f"),
+        )
+        assert part.data == (replace(data[0], updates=0),)
+        assert [learner.method for learner in part.learners] == ["iql"]
+
+
+def test_correlation_and_regret_by_hand() -> None:
+    module = script("ope")
+    true = np.array([0.0, 1.0, 2.0, 4.0])
+    assert module.correlation(true, -true) == pytest.approx(-1.0)
+    assert module.correlation(true, np.array([0.0, 2.0, 1.0, 3.0])) == pytest.approx(0.8)
+    assert module.correlation(true, np.ones(4)) == 0.0
+    assert np.isnan(module.correlation(np.ones(4), true))
+    both = module.correlation(np.stack([true, true]), np.stack([true, -true]))
+    assert both == pytest.approx([1.0, -1.0])
+    assert module.regret(true, np.array([0.0, 5.0, 5.0, 1.0])) == pytest.approx(
+        (4 - 1.5) / 4
+    )  # of two equal ones
+    assert module.regret(np.ones(4), true) == 0.0
+    assert module._cell(0.5, (0.25, 0.75)) == "0.50 [0.25, 0.75]"
+    assert module._cell(0.5, (np.nan, 0.75)) == "0.50"
+    lines = pd.DataFrame({"return": true, "fqe": [-3.0, -2.0, -1.0, np.nan]})
+    lines = lines.assign(data="d", learner="bc", updates=1, seed=range(4))
+    sheet = module.report(module.Options(), lines).sheet
+    assert [line[1] for line in sheet.body] == ["fqe", "behavior"]
+    assert [line[-1] for line in sheet.body] == ["1 of 4", "0 of 4"]
+    assert module.score(lines, "fqe")[1][0] == pytest.approx(
+        0.5
+    )  # the best team has no estimate: the worst of them
+    assert module._about(pd.Series(
+        {"task": "t", "quality": "q", "method": "m", "variant": "", "updates": 3, "seed": 4, "mean_return": 5.0,
+         "std_return": 6.0}
+    ))["return"] == 5.0  # fmt: skip
+
+
+def test_predictions_as_text_and_settings_of_a_group() -> None:
+    module = script("coordination")
+    assert module.expected(np.nan, np.nan) == "?"
+    assert module.expected(-np.inf, 2.0) == "below 2.00"
+    assert module.expected(1.0, 1.001) == "1.00"
+    assert module.expected(-0.001, 1.0) == "0.00 to 1.00"
+    form = module.DISCRETE[0]
+    assert module.Games((), (), batch_size=9).settings(form) == {**form.settings, "batch_size": 9}
+    assert module.Games((), ()).settings(form) == form.settings
