@@ -273,6 +273,36 @@ class PerObject(Game):
         super().seed([seed + 5 * self.number for seed in seeds])
 
 
+class Wraps(Game):
+    """Counts actions from the other end where they are negative."""
+
+    def _checked(self, action: Any, rows: Any) -> Any:
+        return super()._checked(
+            np.where(np.asarray(action) < 0, action % self.spec.action_size, action), rows
+        )
+
+
+class LooksAtAll(Game):
+    """Looks at the actions of copies that are not stepped."""
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        if (np.asarray(action) < 0).any() and ids is not None:
+            raise AssertionError("an action of a copy that is not stepped was looked at")
+        return super().step(action, ids)
+
+
+class TellsMore(PerObject):
+    """Every second object tells more than the others."""
+
+    def seed(self, seeds: Any) -> None:
+        Game.seed(self, seeds)
+
+    def step(self, action: Any, ids: Any = None) -> Step:
+        step = super().step(action, ids)
+        more = {"more": np.zeros(self.num_envs)} if self.number % 2 == 0 else {}
+        return replace(step, info={**step.info, **more})
+
+
 class Hurried(Game):
     """A step of no copies moves one."""
 
@@ -415,6 +445,7 @@ FAULTS = {
     Generous: "copies_that_are_not_stepped_stay",
     PaysSome: "copies_that_are_not_stepped_stay",
     PaysFirst: "copies_that_are_not_stepped_stay",
+    LooksAtAll: "copies_that_are_not_stepped_stay",
     PaysNone: "copies_that_are_not_stepped_stay",
     EndsNone: "copies_that_are_not_stepped_stay",
     ShowsUnstepped: "copies_that_are_not_stepped_stay",
@@ -426,6 +457,7 @@ FAULTS = {
     ByPlace: "copies_do_not_depend_on_each_other",
     Unseeded: "same_seed_same_episode",
     PerObject: "same_seed_same_episode",
+    TellsMore: "same_seed_same_episode",
     GoesOn: "same_seed_same_episode",
     BothEnds: "time_limit_is_not_terminal",
     EndsEarly: "time_limit_is_not_terminal",
@@ -435,6 +467,7 @@ FAULTS = {
     TakesAll: "legal_actions",
     Stuck: "legal_actions",
     Ignores: "legal_actions",
+    Wraps: "legal_actions",
     Hurried: "legal_actions",
     Infinite: "random_play_is_finite",
     Wider: "shapes_and_types",
@@ -463,6 +496,29 @@ def test_the_battery_finds_faults(broken: type[Game], tmp_path: Path) -> None:
     (check,) = [check for check in checks if check.name == f"{FAULTS[broken]}-games/t-maze"]
     with pytest.raises((AssertionError, SpecError)):
         check(tmp_path)
+
+
+class Unequal(Game):
+    """Sound, with a second agent that sees and can do less."""
+
+    def __init__(self, name: str, rules: Any, shape: Any, num_envs: int) -> None:
+        super().__init__(name, rules, replace(shape, obs_sizes=(11, 10), action_sizes=(7, 6)), num_envs)
+
+    def _shown(self) -> Any:
+        obs, state, mask = super()._shown()
+        assert mask is not None
+        obs[:, 1, 10], mask[:, 1, 6] = 0, False
+        obs[:, 0, 10], mask[:, 1, 0] = 1, True
+        return obs, state, mask
+
+    def _checked(self, action: Any, rows: Any) -> Any:
+        return np.zeros_like(action) + 5
+
+
+def test_agents_may_differ_in_size(tmp_path: Path) -> None:
+    sound = games.make("t-maze", 1)
+    checks = env_battery("games/t-maze", lambda copies: Unequal("t-maze", sound.rules, sound.spec, copies))
+    checks[1](tmp_path)
 
 
 def test_metadata_are_plain_values(tmp_path: Path) -> None:

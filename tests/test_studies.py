@@ -824,3 +824,35 @@ def test_predictions_as_text_and_settings_of_a_group() -> None:
     form = module.DISCRETE[0]
     assert module.Games((), (), batch_size=9).settings(form) == {**form.settings, "batch_size": 9}
     assert module.Games((), ()).settings(form) == form.settings
+
+
+def test_values_at_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("values")
+    updates = np.arange(10.0, 1001.0, 10.0)
+
+    def metrics(name: str, points: int) -> pd.DataFrame:
+        rows = (
+            {"iql": updates / 2, "omiga": np.where(updates > 500, 2.0, 1.0)}
+            if name == module.VALUE
+            else {"iql": 1 / updates}
+        )
+        return pd.concat(
+            pd.DataFrame({"dataset": "d", "learner": name, "updates": updates, "mean": mean})
+            for name, mean in rows.items()
+        )
+
+    monkeypatch.setattr(module, "Results", lambda folder: SimpleNamespace(metrics=metrics))
+    found = module.lines(module.Options(folders=(Path("a/s"),), looks=(104, 1000, 1001)))
+    assert found["suite"].tolist() == ["s", "s"]
+    assert found["value_104"].tolist() == [50.0, 1.0]
+    assert found["value_1000"].tolist() == [500.0, 2.0]
+    assert "value_1001" not in found
+    assert found["ess"].iloc[0] == 0.001
+    assert np.isnan(found["ess"].iloc[1])
+    assert np.isnan(found["settled"].iloc[0])
+    assert found["settled"].iloc[1] == 1000.0
+    sheet = module.report(found, (104, 1000, 1001)).sheet
+    assert sheet.body[0] == ["s d", "iql", "50", "500", "–", "moving", "0.00"]
+    assert sheet.body[1][2:] == ["1", "2", "–", "1,000", "–"]
+    assert "1 of 2 had settled." in sheet.notes
+    assert [module._short(value) for value in (-50.0, 0.123, -2e5)] == ["-50", "0.12", "-2e+05"]
