@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from marlzoo.errors import ConfigError, DataError, MissingExtraError
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import write_figure
 
 from .analysis import DATASET, LEARNER, Results, scope_name
 from .stats import bands
@@ -174,8 +174,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     stamp = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)
     metadata: dict[str, Any] = {stamp: None} if stamp else {"Software": None}
-    with rc_context({"svg.hashsalt": "marlzoo"}), atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+    with rc_context({"svg.hashsalt": "marlzoo"}):
+        write_figure(path, figure, dpi=150, metadata=metadata)
 
 
 def _figure() -> type[Figure]:

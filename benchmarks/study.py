@@ -21,7 +21,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import make, make_env
-from marlzoo.system.files import atomic_write, write_text_atomic
+from marlzoo.system.files import write_figure, write_text_atomic
 from marlzoo.task import TaskName
 from marlzoo.training.trainer import train
 
@@ -241,6 +241,5 @@ def _draw(study: Study, path: Path) -> bool:
         return False
     figure = Figure(figsize=study.size, layout="constrained")
     study.draw(figure)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    write_figure(path, figure, dpi=120, metadata={"Software": None})
     return True

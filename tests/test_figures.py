@@ -16,6 +16,7 @@ from marlzoo.benchmarks.figures import COLORS, STYLES, draw, look, panels, save_
 from matplotlib.colors import to_hex
 
 from marlzoo.errors import ConfigError, DataError
+from tests.full_disk import full_disk
 
 LEARNERS = ["first", "second"]
 
@@ -165,6 +166,12 @@ def test_a_figure_is_written_where_it_shall_be(tmp_path: Path, monkeypatch: pyte
     for name in ("f.gif", "f.txt", "f"):
         with pytest.raises(ConfigError, match=r"end the file's name in \.pdf, \.png, \.svg"):
             figures.plot("rows.csv", out=tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".png", ".svg"])
+def test_a_full_disk_leaves_what_was_there(suffix: str, tmp_path: Path) -> None:
+    with full_disk(tmp_path / f"f{suffix}"):
+        save_figure(draw(results(), "curves"), tmp_path / f"f{suffix}")
 
 
 def test_what_cannot_be_drawn() -> None:

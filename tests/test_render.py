@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from marlzoo.cli import main
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.envs import _camera, _mujoco_legacy
 from marlzoo.envs._drawing import battle
-from marlzoo.errors import ConfigError, MissingSimulatorError, SpecError
+from marlzoo.errors import ConfigError, MissingSimulatorError, OutputError, SpecError
 from marlzoo.registry import task_spec
 from marlzoo.training.checkpoint import save
 from tests.full_disk import full_disk
@@ -66,6 +67,20 @@ def test_a_full_disk_leaves_what_was_there(name: str, tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="the extra 'render' is not installed")
     with full_disk(tmp_path / name):
         marlzoo.render(team("games/bridge"), tmp_path / name, episodes=1, every=25, size=(64, 48))
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer of a strip does not try again when it is collected."""
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    with full_disk(tmp_path / "s.png"):
+        try:
+            marlzoo.render(team("games/bridge"), tmp_path / "s.png", strip=3, every=25, size=(64, 48))
+        except OutputError as error:
+            first = OutputError(str(error))  # without the frames that hold the writer
+        gc.collect()
+        raise first
+    assert told == []
 
 
 def test_pictures_follow_the_state() -> None:

@@ -86,9 +86,9 @@ class Stage:
         frame[:] = len(self.captions)
         return frame
 
-    def imwrite(self, path: Any, image: Any) -> None:
-        self.written["strip"] = image
-        Path(path).write_bytes(b"x")
+    def imwrite(self, place: str, image: Any, **options: Any) -> bytes:
+        self.written.update(options, strip=image)
+        return b"x"
 
     def mimwrite(self, place: str, frames: Any, **options: Any) -> bytes:
         self.written.update(options, frames=len(frames))
@@ -136,6 +136,7 @@ def test_a_strip_is_of_evenly_spread_frames(stage: Stage, tmp_path: Path) -> Non
     render(stage.team(), tmp_path / "s.png", size=SMALL, strip=3)
     image = stage.written["strip"]
     assert image.shape == (6, 24, 3)
+    assert stage.written["format"] == ".png"
     assert image[0, ::8, 0].tolist() == [1, 3, 6]  # of six frames; 2.5 is rounded to the even one
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import MissingExtraError
-from marlzoo.system.files import atomic_write
+from marlzoo.system.files import write_figure
 
 if TYPE_CHECKING:
     from marlzoo.training.world_models import StepErrors
@@ -31,5 +31,4 @@ def draw(errors: StepErrors, title: str, path: Path) -> None:
     ax.set(xlabel="steps ahead", ylabel="error, in deviations of the data", yscale="log")
     ax.set_title(title, fontsize=9, parse_math=False)
     ax.legend()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
+    write_figure(path, figure)

@@ -19,7 +19,7 @@ from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.diagnostics import Coverage, Dependence, Modes
 from marlzoo.errors import ConfigError, MissingExtraError
-from marlzoo.system.files import atomic_write, write_text_atomic
+from marlzoo.system.files import write_figure, write_text_atomic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -260,8 +260,7 @@ def plot_dataset(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if Path(path).suffix.removeprefix(".").lower() not in formats and not Path(path).is_dir():
         raise ConfigError(f"{os.fspath(path)}: not an image file; end its name in .png, .pdf or .svg")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, metadata={"Software": None} if temporary.suffix == ".png" else None)
+    write_figure(path, figure, metadata={"Software": None} if Path(path).suffix == ".png" else None)
 
 
 def _figure(dataset: Dataset) -> Any:

@@ -89,15 +89,17 @@ def render(
     try:
         played = range(1 if strip else episodes)
         shown = (list(_episode(team, arena, derive(episode_seed, "render", k), step, size)) for k in played)
+        # Pictures in memory first: a writer that meets a full disk tries again when it is collected.
         with atomic_write(target) as temporary:
             if strip:
-                writer.imwrite(temporary, np.concatenate(_stills(next(shown), strip), axis=1))
+                still = np.concatenate(_stills(next(shown), strip), axis=1)
+                temporary.write_bytes(writer.imwrite("<bytes>", still, format=target.suffix))
             else:
                 frames = [frame for episode in shown for frame in episode]
                 timing = _timing(target.suffix, fps)
                 if target.suffix == ".mp4":
                     _encode(temporary, frames, **timing)
-                else:  # in memory first: a writer that meets a full disk tries again when it is collected
+                else:
                     temporary.write_bytes(writer.mimwrite("<bytes>", frames, format=target.suffix, **timing))
     finally:
         arena.close()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import io
 import json
 import os
 import platform
@@ -78,6 +79,24 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
+
+
+def write_figure(path: str | os.PathLike[str], figure: Any, **options: Any) -> None:
+    """Write a matplotlib figure to ``path`` as one step, in the format of its suffix.
+
+    Args:
+        path: file to write.
+        figure: has matplotlib's ``savefig``.
+        options: for ``savefig``.
+
+    Raises:
+        OutputError: the file cannot be written; an older file of that name is left as it was.
+    """
+    with atomic_write(path) as temporary:
+        # In memory first: the writer of PDF that meets a full disk ends with an error that is not of the disk.
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=temporary.suffix[1:], **options)
+        temporary.write_bytes(drawn.getvalue())
 
 
 @contextlib.contextmanager
