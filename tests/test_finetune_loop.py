@@ -127,6 +127,16 @@ def test_a_team_is_trusted_once_it_is_better_than_it_was(monkeypatch: pytest.Mon
     assert asked == [7, 7, 7]
 
 
+def test_every_team_acts_by_itself_after_the_annealing() -> None:
+    """A team that never does cannot learn what its own actions earn, and would stay below the offline return."""
+    tuning = loop(total=4, anneal=0.5, warmup=1000)
+    trusted = []
+    for _ in range(4):
+        tuning._next()
+        trusted.append(tuning.explorer.trusted.any().item())
+    assert trusted == [False, False, True, True]
+
+
 def test_a_checkpoint_brings_back_rounds_and_trust(tmp_path: Path) -> None:
     file, first = tmp_path / "tuned.npz", loop()
     first.explorer.trusted[0] = True

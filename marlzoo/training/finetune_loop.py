@@ -157,6 +157,8 @@ class Finetuning:
         if self.round % s.restart == 0:
             self.collector.restart(self.round // s.restart)
             self.replay.replay.cut()
+        if progress >= s.anneal:  # a team that never acts is never taught what its own actions earn
+            self.explorer.trusted.fill_(True)
         self.explorer.epsilon = s.epsilon_at(progress) if learner.spec.discrete else 1.0
         self.explorer.sigma = s.sigma
         if self.memory is not None:

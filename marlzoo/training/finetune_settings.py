@@ -23,7 +23,8 @@ class FinetuneSettings:
 
     Args:
         strategy: ``plain``; ``ovm``, with a memory of the offline values; or ``ovmse``, which also explores about one
-            agent at a time, beside partners that act offline until the team's return exceeds the offline one.
+            agent at a time, beside partners that act offline until the team's return exceeds the offline one or
+            ``anneal`` of the steps are done.
         data_share: share of offline data in a batch.
         data_share_end: the same at the end.
         epsilon: probability that an agent takes any legal action (discrete tasks; ``ovmse``: divided by the number
