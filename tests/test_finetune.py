@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +402,9 @@ def test_bad_input(tmp_path: Path) -> None:
         tuned(file, "continuous", overrides={"hidden": 16})
     with pytest.raises(ConfigError, match="env_steps is 0"):
         tuned(file, "continuous", env_steps=0)
+    with pytest.raises(ConfigError, match="warmup is 33, but all environment steps are 32: nothing would be learned"):
+        tuned(file, "continuous", settings=replace(TINY, warmup=33))
     with pytest.raises(DataError, match="3 datasets for 2 replicas"):
         tuned(file, "continuous", data=[toy_dataset(seed=k) for k in (1, 2, 3)])
     with pytest.raises(ConfigError, match="replay of 8 steps has no room"):
-        tuned(file, "continuous", settings=FinetuneSettings(num_envs=4, rollout=4, replay=8))
+        tuned(file, "continuous", settings=FinetuneSettings(num_envs=4, rollout=4, replay=8, warmup=8))

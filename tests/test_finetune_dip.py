@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 import marlzoo
+from marlzoo.cli.finetuning import _text
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.spec import Spec
+from marlzoo.training.finetune import FinetuneSummary
 from marlzoo.training.finetune_settings import FinetuneSettings
 
 SPEC = Spec(2, 1, 1, "discrete", 2, 1)
@@ -31,7 +34,7 @@ class Lottery(BatchedEnv):
     def seed(self, seeds: Sequence[int]) -> None:
         """Nothing is drawn."""
 
-    def _seen(self) -> tuple[Any, ...]:
+    def _seen(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         return (
             np.ones((self.num_envs, 2, 1), np.float32),
             np.ones((self.num_envs, 1), np.float32),
@@ -69,6 +72,15 @@ def logged(episodes: int = 400) -> Dataset:
         starts=np.arange(0, rows, 2),
         action_mask=np.ones((rows, 2, 2), bool),
     )
+
+
+@pytest.mark.parametrize(("warmup", "said"), [(19, False), (20, True), (500, True)])
+def test_a_dip_that_cannot_be_seen_is_said(warmup: int, said: bool) -> None:
+    line = FinetuneSummary(seed=3, start=1.0, dip=0.0, area=1.0, final=1.0)
+    found: Any = SimpleNamespace(learner=SimpleNamespace(name="iql"), summaries=[line], steps=(0, 100))
+    text = _text(found, FinetuneSettings(warmup=warmup))
+    assert text.startswith("iql, seed 3: return 1.00 before, 1.00 after 100 steps; dip 0.00")
+    assert ("The dip says nothing: the first fifth of the steps is warm-up" in text) == said
 
 
 def test_a_memory_with_its_sign_turned_has_a_dip_that_plain_fine_tuning_has_not(

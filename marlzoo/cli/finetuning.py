@@ -103,17 +103,25 @@ def run(arguments: Sequence[str]) -> int:
     summary = json.dumps([without_nan(asdict(line)) for line in found.summaries], indent=2)
     write_text_atomic(folder / "curve.csv", _csv(found))
     write_text_atomic(folder / "summary.json", summary + "\n")
-    print(summary if options.json else _text(found))
+    print(summary if options.json else _text(found, options.settings))
     closing("Fine-tuned", started, f"marlzoo eval {folder}")
     return 0
 
 
-def _text(found: Finetuned) -> str:
-    return "\n".join(
+def _text(found: Finetuned, settings: FinetuneSettings) -> str:
+    from marlzoo.training.finetune import EARLY
+
+    lines = [
         f"{found.learner.name}, seed {line.seed}: return {line.start:.2f} before, {line.final:.2f} after "
         f"{found.steps[-1]} steps; dip {line.dip:.2f}, mean over the steps {line.area:.2f}"
         for line in found.summaries
-    )
+    ]
+    if settings.warmup >= EARLY * found.steps[-1]:
+        lines.append(
+            f"The dip says nothing: the first fifth of the steps is warm-up (--warmup {settings.warmup}); take more "
+            "--env-steps, or less warm-up"
+        )
+    return "\n".join(lines)
 
 
 def _csv(found: Finetuned) -> str:

@@ -177,6 +177,11 @@ def finetune(
     make = env or (lambda num_envs: make_env(task, num_envs, **options))
     per_round = settings.steps_per_round
     total = -(-env_steps // per_round)
+    if settings.warmup > total * per_round:
+        raise ConfigError(
+            f"warmup is {settings.warmup}, but all environment steps are {total * per_round}: nothing would be "
+            "learned; take more env_steps, or less warmup"
+        )
     rounds = max(1, round((eval_every or total * per_round / 20) / per_round))
     sizes = settings.num_envs, about["episodes"]
     collecting, arena = (make(learner.replicas * size) for size in sizes)
