@@ -14,7 +14,7 @@ from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
 from marlzoo.models.simulator import Simulator
-from marlzoo.registry import task_spec
+from marlzoo.registry import make_env, task_spec
 from marlzoo.training.trainer import make_sampler, prepare, train
 from tests.toys import toy_dataset, toy_spec
 
@@ -117,6 +117,20 @@ def test_the_simulator_steps_as_the_game_does() -> None:
     assert found.reward[..., 1].flatten().numpy() == pytest.approx(step.reward, abs=1e-6)
     assert found.mask.min() == 1.0
     assert found.uncertainty.ensemble.abs().max() == 0.0
+
+
+@pytest.mark.parametrize("team", ["2x1_full", "2x1first_0", "2x1notip_0"])
+def test_the_simulator_steps_as_the_robot_does(team: str) -> None:
+    """Also where agents see columns of the state that end to end are not the state, which can be replayed, too."""
+    task = f"moma/reacher-{team}"
+    env = make_env(task, 6)
+    env.seed(range(6))
+    frame = torch.from_numpy(env.reset().obs.copy()).double().flatten(1).view(2, 3, -1)
+    action = torch.rand(2, 3, 2, 1, dtype=torch.float64)
+    found = Simulator(task_spec(task)).step(frame, action, torch.zeros(2, 3).double())
+    step = env.step(action.flatten(0, 1).numpy())
+    assert found.frame.flatten(0, 1).numpy() == pytest.approx(step.obs.reshape(6, -1), abs=1e-4)
+    assert found.reward[..., 0].flatten().numpy() == pytest.approx(step.reward, abs=1e-5)
 
 
 def test_a_perfect_model_needs_a_simulator_that_can_be_set() -> None:

@@ -56,12 +56,17 @@ class Simulator:
         return Outcome(after, per_agent, 1.0 - tensor(found.terminal), Uncertainty(zero, zero, zero))
 
     def _simulated(self, seen: Any, action: Any, shape: tuple[int, int]) -> Resimulation:
-        if self._env.state_replayable:
+        if _from_states(self._env):
             return self._env.replay_states(seen, action)
         return self._env.replay(seen.reshape(-1, *shape), action)
 
 
 def _replayable(env: BatchedEnv) -> bool:
     """Whether a simulator can be set to the observations of all agents."""
+    return env.replayable or _from_states(env)
+
+
+def _from_states(env: BatchedEnv) -> bool:
+    """Whether its states can be replayed and are the observations end to end, as frames are."""
     spec = env.spec
-    return env.replayable or (env.state_replayable and spec.state_size == spec.n_agents * spec.obs_size)
+    return env.state_replayable and spec.state_size == spec.n_agents * spec.obs_size
