@@ -35,7 +35,8 @@ would give (one stage only).
 Departures from the authors' code: ``memory`` is off unless asked for, as in their experiments with full
 observations; the release clamps u_ens before comparing it, so that its rollouts never stop early, here the raw value
 counts; a rollout that stops early is followed by another in the steps that are left; keys have no map of their own,
-which with one head is part of the queries'.
+which with one head is part of the queries'. Two settings are ours: ``start_std``, for data whose actions are small,
+and ``scale_inputs``, without which the values of states outside the data may grow without bound.
 
 Shapes: R replicas, S rollouts, T steps, N agents, D entries of the joint observation.
 """
@@ -44,8 +45,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
@@ -53,7 +54,7 @@ from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, gae, take_rows
-from marlzoo.config import Count, Fraction, Natural, NonNegative, Positive
+from marlzoo.config import ASSIGNED_LATER, Count, Fraction, Natural, NonNegative, Positive, Range
 from marlzoo.errors import ConfigError
 from marlzoo.models.rollouts import Dynamics, Imagined, Learned, Memory, imagine
 from marlzoo.models.settings import WorldModelConfig, world_model_ignores
@@ -66,6 +67,7 @@ from marlzoo.spec import ActionKind, Spec
 
 LOG_STD_BOUNDS = (-6.0, 0.0)
 LARGEST_LOG_RATIO = 10.0
+LARGEST_INPUT = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class MOMAPPOConfig(WorldModelConfig):
     entropy: NonNegative = 0.0  # α_H at the start
     entropy_step: NonNegative = 1e-3  # by which α_H follows the gap to the target
     entropy_target: float = -2.0  # of H, whatever the number of agents
+    # standard deviation of actions before the first update
+    start_std: Annotated[float, Range(0.01, 1.0)] = field(default=1.0, metadata=ASSIGNED_LATER)
+    # policies, values and mixer see standardized observations, within 5 deviations
+    scale_inputs: bool = field(default=False, metadata=ASSIGNED_LATER)
     lr: Positive = 5e-5  # step size of Adam for policies, values and mixer
     grad_clip: Positive = 1.0  # bound on the gradient norm, of these together and of the world model
 
@@ -112,6 +118,7 @@ class MOMAPPO(Algorithm):
         "continuous": (
             {"threshold": 0.5, "penalty_ensemble": 0.3, "residual": False},
             {"memory": 3, "memory_size": 8},
+            {"memory": 3, "memory_size": 8, "scale_inputs": True, "standardize_actions": True},
         )
     }
     alpha: Tensor
@@ -129,7 +136,9 @@ class MOMAPPO(Algorithm):
         self.world = WorldModel(self.init, spec, c)
         self.fields = self.world.fields
         seen = spec.obs_size + (c.memory_size if c.memory else 0)
+        self.scale = Scale(self.init, spec, c.scale_inputs)
         self.actor = GaussianActor(self.init, spec, seen, c.hidden, self.action_dimensions)
+        self.actor.start(self.hyperparameter("start_std"))
         self.values = PerAgent(MLP(self.init, (seen, c.hidden, c.hidden, 1), stack=(n,)))
         self.mixer = MLP(self.init, (joint, c.hidden, c.hidden, n + 1))
         self.encoder = None
@@ -147,6 +156,7 @@ class MOMAPPO(Algorithm):
         """Scale and bounds of the data; a simulator that cannot stand in is found out here."""
         del batches
         self.world.observe(data)
+        self.scale.observe(self.world.center, self.world.spread)
         self._dynamics()
 
     def stages(self) -> tuple[Stage, ...]:
@@ -182,7 +192,7 @@ class MOMAPPO(Algorithm):
 
     def policy(self) -> Policy:
         """Decentralized: each agent acts on its own observation, and on its own past with ``memory``."""
-        return GaussianPolicy(self.actor, self.encoder)
+        return GaussianPolicy(self.actor, self.scale, self.encoder)
 
     # Stage 1 ---------------------------------------------------------------------------------------------
 
@@ -236,8 +246,7 @@ class MOMAPPO(Algorithm):
 
     def seen(self, frame: Tensor, past: Tensor | None) -> Tensor:
         """What policies and values read, ``[R, ..., N, O + H]``, of frames and of ``past [R, ..., M, N, O + A]``."""
-        obs, _ = self.world.split(frame)
-        return obs if self.encoder is None or past is None else torch.cat((obs, self.encoder(past)), dim=-1)
+        return read(self.world.split(frame)[0], past, self.scale, self.encoder)
 
     @torch.no_grad()
     def experience(self, found: Imagined) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -301,7 +310,8 @@ class MOMAPPO(Algorithm):
 
     def value(self, frame: Tensor, seen: Tensor) -> Tensor:
         """V of joint observations ``[R, ..., D]`` and of what agents see of them, ``[R, ...]``."""
-        weights, bias = self.mixer(frame).split((self.spec.n_agents, 1), dim=-1)
+        joint = self.scale(self.world.split(frame)[0]).flatten(-2)
+        weights, bias = self.mixer(joint).split((self.spec.n_agents, 1), dim=-1)
         values = self.values(seen).squeeze(-1)
         total: Tensor = (weights * values).sum(-1) + bias.squeeze(-1)
         return total
@@ -314,6 +324,50 @@ class MOMAPPO(Algorithm):
             simulator: Dynamics = importlib.import_module("marlzoo.models.simulator").Simulator(self.spec)
             self._simulator = simulator
         return self._simulator
+
+
+class Scale(nn.Module):
+    """Observations as networks see them: standardized by the data's mean and deviation, if that is asked for."""
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, init: Init, spec: Spec, active: bool) -> None:
+        super().__init__()
+        self.active = active
+        for moment, value in (("center", 0.0), ("spread", 1.0)) if active else ():
+            self.register_buffer(moment, init.constant(value, spec.n_agents, spec.obs_size).data)
+
+    @torch.no_grad()
+    def observe(self, center: Tensor, spread: Tensor) -> None:
+        """Take mean and deviation of the joint observation, ``[R, D]`` each; entries that do not vary become 0."""
+        if self.active:
+            self.center.copy_(center.view_as(self.center))
+            self.spread.copy_(torch.where(spread > 0, spread, 1.0).view_as(self.spread))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """``[R, ..., N, O]``, like what it gives."""
+        return self._over(obs - self._like(self.center, obs)) if self.active else obs
+
+    def past(self, entries: Tensor) -> Tensor:
+        """Entries of a memory, ``[R, ..., N, O + A]``: not centered, so that zeros stay zeros."""
+        if not self.active:
+            return entries
+        size = self.center.shape[-1]
+        return torch.cat((self._over(entries[..., :size]), entries[..., size:]), dim=-1)
+
+    def _over(self, x: Tensor) -> Tensor:
+        return (x / self._like(self.spread, x)).clamp(-LARGEST_INPUT, LARGEST_INPUT)
+
+    @staticmethod
+    def _like(moment: Tensor, x: Tensor) -> Tensor:
+        return moment.view(len(moment), *(1,) * (x.ndim - 3), *moment.shape[1:])
+
+
+def read(obs: Tensor, past: Tensor | None, scale: Scale, encoder: MemoryEncoder | None) -> Tensor:
+    """What policies and values read, ``[R, ..., N, O + H]``, of ``obs [R, ..., N, O]`` and a memory."""
+    seen: Tensor = scale(obs)
+    return seen if encoder is None or past is None else torch.cat((seen, encoder(scale.past(past))), dim=-1)
 
 
 def remembered(obs: Tensor, action: Tensor) -> Tensor:
@@ -362,7 +416,7 @@ def sinusoids(steps: int, size: int) -> Tensor:
 
 
 class GaussianActor(nn.Module):
-    """Every agent's mean and log standard deviation; starts near mean 0 and standard deviation 1."""
+    """Every agent's mean and log standard deviation; starts near mean 0 and the deviation ``start_std``."""
 
     def __init__(self, init: Init, spec: Spec, n_in: int, hidden: int, used: Tensor) -> None:
         super().__init__()
@@ -371,6 +425,13 @@ class GaussianActor(nn.Module):
         nn.init.zeros_(cast(Tensor, network.layers[-1].bias))
         self.net = PerAgent(network)
         self.used = used
+
+    @torch.no_grad()
+    def start(self, std: Tensor) -> None:
+        """Begin at standard deviations ``[R]``."""
+        bias = cast(Tensor, cast(MLP, self.net.network).layers[-1].bias)  # [R, ..., 2 A]
+        log_std = bias.chunk(2, dim=-1)[1]
+        log_std.copy_(std.log().view(-1, *(1,) * (log_std.ndim - 1)).expand_as(log_std))
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """``[R, ..., N, in] -> [R, ..., N, A]`` twice."""
@@ -386,9 +447,10 @@ class GaussianActor(nn.Module):
 class GaussianPolicy(Policy):
     """Acts with the mean clipped to [-1, 1]; with noise, with the clipped sample."""
 
-    def __init__(self, actor: GaussianActor, encoder: MemoryEncoder | None = None) -> None:
+    def __init__(self, actor: GaussianActor, scale: Scale, encoder: MemoryEncoder | None = None) -> None:
         super().__init__()
         self.actor = actor
+        self.scale = scale
         self.encoder = encoder
         self._past: Tensor | None = None  # [R, E, M, N, O + A]
 
@@ -411,12 +473,9 @@ class GaussianPolicy(Policy):
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:
         """See :meth:`marlzoo.modules.policies.Policy.act`."""
-        seen = obs
-        if self.encoder is not None:
-            if self._past is None:
-                self._past = obs.new_zeros(*obs.shape[:2], *self.encoder.entry)
-            seen = torch.cat((obs, self.encoder(self._past)), dim=-1)
-        mean, log_std = self.actor(seen)
+        if self.encoder is not None and self._past is None:
+            self._past = obs.new_zeros(*obs.shape[:2], *self.encoder.entry)
+        mean, log_std = self.actor(read(obs, self._past, self.scale, self.encoder))
         if random is not None:
             mean = mean + log_std.exp() * random.normal(*mean.shape[1:])
         action: Tensor = (mean * self.actor.used).clamp(-1.0, 1.0)

@@ -133,6 +133,46 @@ def test_the_simulator_steps_as_the_robot_does(team: str) -> None:
     assert found.reward[..., 0].flatten().numpy() == pytest.approx(step.reward, abs=1e-5)
 
 
+def test_policies_start_at_the_deviation_that_is_asked_for() -> None:
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), dtype=torch.float64, start_std=[0.1, 0.5], **SMALL)
+    batch = ready(learner)
+    with torch.no_grad():
+        learner.actor.net.network.layers[-1].weight.zero_()
+        mean, log_std = learner.actor(batch.obs)
+    assert mean.abs().max() == 0.0
+    for std, found in zip((0.1, 0.5), log_std, strict=True):
+        torch.testing.assert_close(found.exp(), torch.full_like(found, std))
+    with pytest.raises(ConfigError, match=r"start_std.*\[0.01, 1\]"):
+        marlzoo.make("moma_ppo", toy_spec(), start_std=1.5, **SMALL)
+
+
+def test_scaled_inputs_are_standardized_and_bounded() -> None:
+    settings = SMALL | {"memory": 2, "memory_size": 8}
+    learner: Any = marlzoo.make("moma_ppo", toy_spec(), dtype=torch.float64, scale_inputs=True, **settings)
+    batch = ready(learner)
+    obs = torch.from_numpy(toy_dataset().obs).double().expand(2, -1, -1, -1)
+    varies = obs[0].std(0) > 0
+    scaled = learner.scale(obs)
+    inside = (scaled.abs() < 5).all()
+    assert inside
+    torch.testing.assert_close(scaled[0].mean(0), torch.zeros_like(obs[0, 0]), atol=1e-5, rtol=0)
+    assert scaled[0].std(0, correction=0)[varies].numpy() == pytest.approx(1.0, abs=1e-5)
+    assert learner.scale(1e9 * obs).abs().max() == 5.0
+
+    past = torch.zeros(2, 4, 2, toy_spec().n_agents, toy_spec().obs_size + toy_spec().action_size).double()
+    assert learner.scale.past(past).abs().max() == 0.0
+    assert learner.scale.past(past + 1e9)[..., : toy_spec().obs_size].max() == 5.0
+
+    # values and acting read what is scaled
+    frame = batch.obs.flatten(-2)[:, :4]
+    with torch.no_grad():
+        far = [learner.value(x, learner.seen(x, past)) for x in (1e6 * frame.sign(), 1e9 * frame.sign())]
+        torch.testing.assert_close(*far)
+        acted = learner.policy().act(batch.obs[:, :4])
+        shown = learner.actor(learner.seen(frame, past))[0]
+    torch.testing.assert_close(acted, (shown * learner.action_dimensions).clamp(-1.0, 1.0))
+
+
 def test_a_perfect_model_needs_a_simulator_that_can_be_set() -> None:
     data = game_data.dataset("iterated-coordination", "mix", episodes=20)
     learner: Any = marlzoo.make("moma_ppo", task_spec(GAME), model="perfect", **SMALL)

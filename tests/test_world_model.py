@@ -71,6 +71,25 @@ def batch_of(model: WorldModel, **fields: Tensor) -> Batch:
     return Batch.of(**(drawn.tensors() | fields))
 
 
+def test_actions_are_standardized_where_that_is_asked_for() -> None:
+    """By the moments of each replica's data; an entry that pads the smaller agent stays 0."""
+    model = toy_model(standardize_actions=True)
+    for replica, data in enumerate((toy_dataset(), toy_dataset(seed=1))):
+        action = torch.from_numpy(data.action[data.sources]).double()
+        seen = model._action(action.expand(2, *action.shape))[replica].numpy()
+        varies = action.flatten(1).std(0).numpy() > 0
+        assert varies.any()
+        assert not varies.all()
+        assert seen.mean(0) == pytest.approx(np.zeros(len(varies)), abs=1e-4)
+        assert seen.std(0) == pytest.approx(varies.astype(float), abs=1e-4)
+    same = toy_model()
+    torch.testing.assert_close(
+        same._action(action.expand(2, *action.shape))[0], action.flatten(1), atol=1e-4, rtol=0
+    )
+    with pytest.raises(ConfigError, match="standardize_actions is for continuous actions"):
+        WorldModel(Init([0]), toy_spec("discrete"), replace(SMALL, standardize_actions=True))
+
+
 def test_uncertainty_by_hand() -> None:
     """The specification's values: members expect (1, 0), (2, 0) and (3, 3) of (next frame, team reward)."""
     mean = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1).expand(2, 3, 4, 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
-from marlzoo.config import Config, Count, Fraction, Natural, NonNegative, Positive, is_numeric
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive, is_numeric
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class WorldModelConfig(Config):
     model_lr: Positive = 3e-5  # step size of the world model's Adam
     standardize: bool = True  # inputs and targets by the data's mean and deviation
     residual: bool = True  # predict the change of the frame
+    # continuous actions by their mean and deviation: where these are small, predictions depend on them too little
+    standardize_actions: bool = field(default=False, metadata=ASSIGNED_LATER)
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,8 @@ class WorldModel(nn.Module):
     reward_spread: Tensor
     reward_low: Tensor
     reward_high: Tensor
+    action_center: Tensor
+    action_spread: Tensor
     errors: Tensor
 
     def __init__(self, init: Init, spec: Spec, config: WorldModelConfig, state: bool = False) -> None:
@@ -174,6 +176,8 @@ class WorldModel(nn.Module):
                 f"world model: {config.elites} elites of {config.members} members; there must be at least two "
                 "members and no more elites than members"
             )
+        if config.standardize_actions and spec.discrete:
+            raise ConfigError("world model: standardize_actions is for continuous actions; leave it out")
         self.spec = spec
         self.config = config
         self.state = state
@@ -184,7 +188,11 @@ class WorldModel(nn.Module):
         self.dynamics = MLP(init, (n_in, *hidden, 2 * self.size), stack)
         self.reward = MLP(init, (n_in, *hidden, 2 * spec.n_agents), stack)
         self.alive = MLP(init, (n_in, *hidden[:1] * 2, spec.n_agents), stack)
-        for name, width in (("", self.size), ("reward_", spec.n_agents)):
+        widths = {"": self.size, "reward_": spec.n_agents}
+        if config.standardize_actions:
+            widths["action_"] = spec.n_agents * spec.action_size
+        self._moments_of = tuple(widths)
+        for name, width in widths.items():
             for moment, value in (("center", 0.0), ("spread", 1.0), ("low", -torch.inf), ("high", torch.inf)):
                 self.register_buffer(name + moment, init.constant(value, width).data)
         # Decayed sums of the members' errors, and of the held-out steps that they were measured on.
@@ -226,14 +234,14 @@ class WorldModel(nn.Module):
         for replica, dataset in enumerate(data):
             if id(dataset) not in known:
                 known[id(dataset)] = self._statistics(dataset)
-            for k, name in enumerate(("", "reward_")):
+            for k, name in enumerate(self._moments_of):
                 for moment, values in zip(
                     ("center", "spread", "low", "high"), known[id(dataset)][k], strict=True
                 ):
                     getattr(self, name + moment)[replica] = torch.from_numpy(values)
 
     def _statistics(self, data: Any) -> list[NDArray[np.float64]]:
-        """Center, spread, least and largest value of a dataset's frames ``[4, D]`` and rewards ``[4, N]``."""
+        """Center, spread, least and largest value of frames ``[4, D]``, rewards ``[4, N]`` and perhaps actions."""
         parts = [data.obs.reshape(len(data.obs), -1), *([data.state] if self.state else [])]
         rewards = data.reward[data.sources]
         team = rewards if rewards.ndim == 2 else np.repeat(rewards[:, None], self.spec.n_agents, axis=1)
@@ -243,7 +251,10 @@ class WorldModel(nn.Module):
                 f"{data.card.title}: all observations are whole numbers, so they are discrete, and the world model "
                 "predicts continuous ones; take a method without a world model"
             )
-        return [np.concatenate(moments, axis=1), self._moments(team)]
+        found = [np.concatenate(moments, axis=1), self._moments(team)]
+        if self.config.standardize_actions:
+            found.append(self._moments(data.action[data.sources].reshape(len(data.sources), -1)))
+        return found
 
     def _moments(self, x: NDArray[Any]) -> NDArray[np.float64]:
         low = x.min(0).astype(np.float64)
@@ -348,7 +359,11 @@ class WorldModel(nn.Module):
         """The joint action as numbers, ``[R, ..., N * A]``."""
         if self.spec.discrete:
             return one_hot(action, self.spec.action_size, self.center.dtype).flatten(-2)
-        return action.clamp(ACTION_MARGIN - 1.0, 1.0 - ACTION_MARGIN).flatten(-2)
+        flat = action.clamp(ACTION_MARGIN - 1.0, 1.0 - ACTION_MARGIN).flatten(-2)
+        if not self.config.standardize_actions:
+            return flat
+        ndim = flat.ndim
+        return _over(flat - _per_row(self.action_center, ndim), _per_row(self.action_spread, ndim))
 
 
 def _heads(output: Tensor) -> tuple[Tensor, Tensor]:
