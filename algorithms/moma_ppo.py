@@ -82,8 +82,10 @@ class MOMAPPOConfig(WorldModelConfig):
     penalty_aleatoric: NonNegative = 0.1  # λ_e, weight of the members' own uncertainty
     penalty_reward: NonNegative = 0.05  # λ_r, weight of the variance of the team reward
     hidden: Count = 256  # width of the two hidden layers of policies, values and mixer
-    memory: Natural = 0  # M, steps before the present that policies and values read (0: none)
-    memory_size: Count = 128  # numbers by which they are told of these
+    # M, steps before the present that policies and values read (0: none)
+    memory: Natural = field(default=0, metadata=ASSIGNED_LATER)
+    # numbers by which they are told of these
+    memory_size: Count = field(default=128, metadata=ASSIGNED_LATER)
     epochs: Count = 5  # passes over the rollouts
     batch_size: Count = 64  # steps of one gradient step on policies and values
     gae_lambda: Fraction = 0.98  # λ of the advantage estimate

@@ -402,7 +402,9 @@ def test_bad_input(tmp_path: Path) -> None:
         tuned(file, "continuous", overrides={"hidden": 16})
     with pytest.raises(ConfigError, match="env_steps is 0"):
         tuned(file, "continuous", env_steps=0)
-    with pytest.raises(ConfigError, match="warmup is 33, but all environment steps are 32: nothing would be learned"):
+    with pytest.raises(
+        ConfigError, match="warmup is 33, but all environment steps are 32: nothing would be learned"
+    ):
         tuned(file, "continuous", settings=replace(TINY, warmup=33))
     with pytest.raises(DataError, match="3 datasets for 2 replicas"):
         tuned(file, "continuous", data=[toy_dataset(seed=k) for k in (1, 2, 3)])

@@ -55,6 +55,16 @@ CASES = [
         },
         {"actor": 4.0},
     ),
+    Case(
+        "continuous",
+        {
+            **SIZES,
+            **ROLLOUTS,
+            **FLOATS,
+            **{"model_updates": 1, "threshold": [2.5, 4.0], "memory": 2, "memory_size": 6},
+            **{"scale_inputs": True, "standardize_actions": True, "start_std": [0.3, 0.05]},
+        },
+    ),
 ]
 NEVER_VARIED = {"model": "the simulator, which these data do not have; see tests/test_moma_ppo.py"}
 LOG_STD = (-6.0, 2.0)
@@ -68,7 +78,10 @@ def prepare(own: Replica, data: Any, drawn: Any) -> None:
     frames = data.obs.reshape(len(data.obs), -1).astype(np.float64)
     steps = [row for row in range(len(data.obs)) if row not in set(data.ends)]
     rewards = np.stack([np.broadcast_to(data.reward[row], own.spec.n_agents) for row in steps])
-    for prefix, table in (("", frames), ("reward_", rewards.astype(np.float64))):
+    tables = [("", frames), ("reward_", rewards.astype(np.float64))]
+    if own.config.standardize_actions:
+        tables.append(("action_", data.action[steps].reshape(len(steps), -1).astype(np.float64)))
+    for prefix, table in tables:
         for column, values in enumerate(table.T):
             low, high = min(values), max(values)
             center, spread = (0.0, 1.0) if not own.config.standardize else (values.mean(), values.std())
@@ -76,6 +89,21 @@ def prepare(own: Replica, data: Any, drawn: Any) -> None:
                 center, spread = low, 0.0
             for name, value in (("center", center), ("spread", spread), ("low", low), ("high", high)):
                 own.values[f"world.{prefix}{name}"][column] = value
+    if own.config.scale_inputs:
+        center, spread = own.values["scale.center"], own.values["scale.spread"]
+        center.copy_(own.values["world.center"].view_as(center))
+        spread.copy_(torch.tensor([s if s > 0 else 1.0 for s in own.values["world.spread"]]).view_as(spread))
+
+
+def scaled(own: Replica, i: int, obs: Tensor, centered: bool = True) -> Tensor:
+    """Agent i's observation as its networks see it: standardized if that is asked for, within 5 deviations."""
+    if not own.config.scale_inputs:
+        return obs
+    found = []
+    for k, x in enumerate(obs, start=i * len(obs)):
+        center, spread = (own.values[f"world.{name}"][k] for name in ("center", "spread"))
+        found.append(((x - center if centered else x) / (spread if spread > 0 else 1.0)).clamp(-5.0, 5.0))
+    return torch.stack(found)
 
 
 def standardized(own: Replica, values: Tensor, prefix: str = "") -> Tensor:
@@ -88,7 +116,10 @@ def standardized(own: Replica, values: Tensor, prefix: str = "") -> Tensor:
 
 def outputs(own: Replica, k: int, frame: Tensor, action: Tensor) -> SimpleNamespace:
     """Member k at one frame ``[D]`` and joint action ``[N, A]``, in units of the spread."""
-    inputs = torch.cat((standardized(own, frame), action.clamp(1e-5 - 1.0, 1.0 - 1e-5).flatten()))
+    done = action.clamp(1e-5 - 1.0, 1.0 - 1e-5).flatten()
+    if own.config.standardize_actions:
+        done = standardized(own, done, "action_")
+    inputs = torch.cat((standardized(own, frame), done))
     change, log_std = mlp(own.layers("world.dynamics", k), inputs).chunk(2)
     gain, gain_log_std = mlp(own.layers("world.reward", k), inputs).chunk(2)
     logits = mlp(own.layers("world.alive", k), inputs)
@@ -207,8 +238,10 @@ def affine(own: Replica, module: str, i: int, x: Tensor) -> Tensor:
 
 def seen(own: Replica, i: int, obs: Tensor, past: Sequence[Tensor]) -> Tensor:
     """What agent i's policy and value read; ``past`` holds its last steps, the oldest first."""
+    size_of_obs, obs = len(obs), scaled(own, i, obs)
     if not own.config.memory:
         return obs
+    past = [torch.cat((scaled(own, i, p[:size_of_obs], False), p[size_of_obs:])) for p in past]
     size, tokens, read = own.config.memory_size, [], []
     for m, step in enumerate(past):
         token = affine(own, "embed", i, step).clone()
@@ -249,7 +282,8 @@ def log_density(own: Replica, frame: Tensor, action: Tensor, past: Any) -> tuple
 
 def value(own: Replica, frame: Tensor, past: Any) -> Tensor:
     """V of a joint observation."""
-    mixer = mlp(own.layers("mixer"), frame)
+    parts = frame.reshape(own.spec.n_agents, -1)
+    mixer = mlp(own.layers("mixer"), torch.cat([scaled(own, i, obs) for i, obs in enumerate(parts)]))
     each = [
         mlp(own.layers("values.network", i), seen(own, i, obs, past[i]))[0]
         for i, obs in enumerate(frame.reshape(own.spec.n_agents, -1))
