@@ -73,13 +73,17 @@ def test_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The writer of a strip does not try again when it is collected."""
     told: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    with full_disk(tmp_path / "s.png"):
+
+    def fail() -> None:
         try:
             marlzoo.render(team("games/bridge"), tmp_path / "s.png", strip=3, every=25, size=(64, 48))
         except OutputError as error:
             first = OutputError(str(error))  # without the frames that hold the writer
         gc.collect()
         raise first
+
+    with full_disk(tmp_path / "s.png"):
+        fail()
     assert told == []
 
 

@@ -93,7 +93,8 @@ def correlation(measure: Floats, gain: Floats) -> tuple[float, float, float]:
     known = np.isfinite(measure) & np.isfinite(gain)
     if known.sum() < FEWEST:
         return np.nan, np.nan, np.nan
-    x, y = measure[known], gain[known]
+    x = measure[known]
+    y = gain[known]
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample may hold one dataset only

@@ -13,6 +13,8 @@ from marlzoo.errors import ConfigError
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from marlzoo.cli._options import Offline
     from marlzoo.data.dataset import Dataset
 
@@ -34,7 +36,7 @@ def train_unevaluated(
         MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
     """
     from marlzoo.console import visible
-    from marlzoo.registry import Task, make
+    from marlzoo.registry import make
     from marlzoo.system.files import require_folder_name
     from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.trainer import train
@@ -84,9 +86,15 @@ def train_unevaluated(
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
     nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
     done = f"Trained for {learner.updates} updates, not evaluated," if reached else nothing
-    playable = Task.parse(task).exists
-    other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
-    closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
+    closing(done, started, _next_command(checkpoint, task, options))
+
+
+def _next_command(checkpoint: Path, task: str, options: Offline) -> str:
+    from marlzoo.registry import Task
+
+    if Task.parse(task).exists:
+        return f"marlzoo eval {checkpoint}"
+    return f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
 
 
 def _datasets(options: Offline, task: str, env: dict[str, Any]) -> list[Dataset]:
