@@ -84,9 +84,13 @@ def train_unevaluated(
             on_progress=report,
         )
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
-    nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
-    done = f"Trained for {learner.updates} updates, not evaluated," if reached else nothing
-    closing(done, started, _next_command(checkpoint, task, options))
+    closing(_what_was_done(learner.updates, bool(reached)), started, _next_command(checkpoint, task, options))
+
+
+def _what_was_done(updates: int, trained: bool) -> str:
+    if trained:
+        return f"Trained for {updates} updates, not evaluated,"
+    return f"Nothing trained, the checkpoint has {updates} updates already,"
 
 
 def _next_command(checkpoint: Path, task: str, options: Offline) -> str:
