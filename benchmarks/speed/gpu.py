@@ -117,6 +117,9 @@ class Plain:
             theirs.close()  # so that a process that fails ends the wait for it
             self.pipes.append(mine)
             self.started.append(process)
+
+    def wait(self) -> None:
+        """Until all have their data; they make them while the learners are recorded."""
         for pipe in self.pipes:
             pipe.recv()
 
@@ -193,10 +196,33 @@ class Measured:
 
 def measure(options: Options) -> Measured:
     """Measure, and write the table after every round, so that an interruption keeps what was measured."""
+    plain = Plain(options)
+    try:
+        learners = recorded(options)
+        plain.wait()
+        found = Measured(
+            defaultdict(list),
+            defaultdict(list),
+            defaultdict(list),
+            {k: o.operations for k, o in learners.items()},
+        )
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", flush=True)
+            for count in options.processes:
+                found.shared[count].append(plain.rate(count, options.seconds))
+            for precision in options.precisions:
+                found.card[precision].append(card_rate(precision, options))
+            for kind, ours in learners.items():
+                found.rates[kind].append(ours.rate(options.seconds))
+            write(options, found)
+    finally:
+        plain.close()
+    return found
+
+
+def recorded(options: Options) -> dict[Kind, Ours]:
+    """A learner of every kind, whose step is recorded."""
     data = [random_dataset(task_spec(options.task), options.rows) for _ in range(options.qualities)]
-    shared: dict[int, list[float]] = defaultdict(list)
-    card: dict[Precision, list[float]] = defaultdict(list)
-    rates: dict[Kind, list[float]] = defaultdict(list)
     learners: dict[Kind, Ours] = {}
     for precision in options.precisions:
         for compiled in options.compiled:
@@ -211,21 +237,7 @@ def measure(options: Options) -> Measured:
                     batch_size=options.batch_size,
                 )
                 learners[precision, compiled, replicas] = ready(algorithm, data, precision, compiled)
-    plain = Plain(options)
-    found = Measured(shared, card, rates, {kind: ours.operations for kind, ours in learners.items()})
-    try:
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", flush=True)
-            for count in options.processes:
-                shared[count].append(plain.rate(count, options.seconds))
-            for precision in options.precisions:
-                card[precision].append(card_rate(precision, options))
-            for kind, ours in learners.items():
-                rates[kind].append(ours.rate(options.seconds))
-            write(options, found)
-    finally:
-        plain.close()
-    return found
+    return learners
 
 
 def ratio(rates: Sequence[float], others: Sequence[float]) -> str:
