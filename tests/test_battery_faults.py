@@ -173,6 +173,15 @@ ONLINE_FAULTS = {
         "online_nan_stays_in_its_replica", STEP,
         f"critic_loss = critic_loss * (1.0 + 0.0 * critic_loss.detach().sum())\n        {STEP}"
     ),
+    "a neighbor's NaN that counts": (
+        "online_nan_stays_in_its_replica", STEP,
+        f"critic_loss = critic_loss * (1.0 + critic_loss.detach()[1].nan_to_num())\n        {STEP}",
+    ),
+    "NaN that marks a neighbor": (
+        "online_nan_stays_in_its_replica", "    def policy(self)",
+        "    def finite(self):\n        found = super().finite()\n        found[0] &= found.all()\n"
+        "        return found\n\n    def policy(self)",
+    ),
     "NaN that is hidden": (
         "online_nan_stays_in_its_replica", "    def policy(self)",
         "    def finite(self):\n        return torch.ones(self.replicas, dtype=torch.bool)\n\n    def policy(self)",

@@ -233,19 +233,20 @@ class ByPlace(Game):
 
 
 class Stuck(Game):
-    """Offers an agent nothing, and takes what it then does."""
+    """Offers the last agent nothing, and takes what it then does."""
 
     def _shown(self) -> Any:
         obs, state, mask = super()._shown()
         assert mask is not None
-        mask[0, 1] = False
+        mask[-1, 1] = False
         return obs, state, mask
 
     def _checked(self, action: Any, rows: Any) -> Any:
         mask = self.rules.action_mask(self._state[rows])
         assert mask is not None
         action = np.asarray(action).copy()
-        action[:, 1] = np.where(action[:, 1] == 0, mask[:, 1].argmax(-1), action[:, 1])
+        last = (np.asarray(rows) == self.num_envs - 1) & (action[:, 1] == 0)
+        action[:, 1] = np.where(last, mask[:, 1].argmax(-1), action[:, 1])
         return super()._checked(action, rows)
 
 
