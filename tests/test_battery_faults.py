@@ -17,6 +17,7 @@ from marlzoo.errors import MarlzooError
 from marlzoo.registry import Listing
 from marlzoo.testing import Case, Check, battery
 from marlzoo.testing.cases import updated_by_hand
+from marlzoo.testing.states import assert_equal_state, assert_same_replica, assert_same_rows
 
 NAME = "faulty"
 OFFLINE = method_file(NAME)
@@ -288,3 +289,22 @@ def test_updates_by_hand_are_prepared_and_counted() -> None:
     assert learner.updates == 2
     spread = case.dataset().returns.max() - case.dataset().returns.min()
     assert float(learner.nets.reward_scale) == pytest.approx(1000 / float(spread))
+
+
+def test_states_that_differ_are_not_equal() -> None:
+    case = Case("bc", "discrete")
+    one, same, other = (case.learner(seeds) for seeds in ((0, 1), (0, 1), (0, 2)))
+    assert_equal_state(one, same)
+    assert_same_rows(one, other, [0])
+    assert_same_replica(one, 1, case.learner((1,)), rtol=0)
+    for wrong in (
+        lambda: assert_equal_state(one, other),
+        lambda: assert_same_rows(one, other, [1]),
+        lambda: assert_same_replica(one, 1, case.learner((2,)), rtol=1e-6),
+    ):
+        with pytest.raises(AssertionError):
+            wrong()
+    with torch.no_grad():  # a thousandth, of the last parameter alone
+        list(same.parameters())[-1].add_(1e-3)
+    with pytest.raises(AssertionError):
+        assert_same_rows(one, same, [0, 1])

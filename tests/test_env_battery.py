@@ -384,15 +384,16 @@ class EndsEarly(Game):
 
 
 class EndsLate(Game):
-    """The time limit comes a step late."""
+    """Goes on beyond the time limit for a step, which then ends the task."""
 
     def step(self, action: Any, ids: Any = None) -> Step:
         stated = self.spec
         self.spec = replace(stated, horizon=stated.horizon + 1)
         try:
-            return super().step(action, ids)
+            step = super().step(action, ids)
         finally:
             self.spec = stated
+        return replace(step, terminal=step.terminal | step.truncated, truncated=np.zeros_like(step.truncated))
 
 
 class PaysSome(Game):

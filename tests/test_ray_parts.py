@@ -356,15 +356,17 @@ def test_what_a_node_does_with_an_order(tmp_path: Path, monkeypatch: pytest.Monk
             (self.folder / log / "deep").mkdir(parents=True)
             (self.folder / log / "deep" / "events").write_text(log)
         report.log(f"in {self.folder}")
+        self.sink.append([1], [2], [3])
         if isinstance(outcome[0], Exception):
             raise type(outcome[0])(f"{outcome[0]}: {self.folder}")
         return f"{outcome[0]}{self.folder}"
 
     monkeypatch.setattr(Trainer, "attempt", attempt)
     box: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-    _ray_node._work(order_of(group, ("jsonl",)), {"h": "data"}, box)  # type: ignore[dict-item]
+    _ray_node._work(order_of(group, ("jsonl",)), {"i": "other", "h": "data"}, box)  # type: ignore[dict-item]
     assert messages(box) == [
         ("log", "in /driver"),
+        ("rows", [1], [2], [3]),
         ("file", "jsonl/deep/events", b"jsonl"),
         ("done", "/driver"),
     ]
@@ -372,10 +374,10 @@ def test_what_a_node_does_with_an_order(tmp_path: Path, monkeypatch: pytest.Monk
     assert rest == [group, "cpu", False, ("jsonl",), "data"]
     assert not folder.exists()
     outcome[0] = OutputError("full")
-    _ray_node._work(order_of(group), {"h": "data"}, box)  # type: ignore[dict-item]
+    _ray_node._work(order_of(group), {"i": "other", "h": "data"}, box)  # type: ignore[dict-item]
     assert messages(box)[-1] == ("failed", "OutputError", "full: /driver")
     outcome[0] = ValueError("on purpose")
-    _ray_node._work(order_of(group), {"h": "data"}, box)  # type: ignore[dict-item]
+    _ray_node._work(order_of(group), {"i": "other", "h": "data"}, box)  # type: ignore[dict-item]
     kind, name, text = messages(box)[-1]
     assert (kind, name) == ("failed", "")
     assert text.startswith("training on a node failed:\nTraceback")

@@ -467,6 +467,37 @@ def test_estimates_meet_the_returns_of_their_rows(tmp_path: Path, monkeypatch: p
         module.of_folder(tmp_path / "small-2", options)
 
 
+def test_estimates_meet_last_rows_of_their_own_method_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two methods of the same settings on two datasets, each with an earlier row."""
+    module = script("ope")
+    suite = tmp_path / "small.toml"
+    suite.write_text(
+        'learners = ["iql", "maiql"]\nepisodes = 2\nseeds = [3, 4]\nupdates = 4\neval_every = 2\n'
+        "[config]\nhidden = 8\nbatch_size = 8\n"
+        '[[data]]\ntask = "mpe/spread"\nquality = ["medium", "random"]\ntransitions = 200\n'
+    )
+    marlzoo.bench(str(suite), out=tmp_path)
+    asked: list[Any] = []
+
+    def estimated(learner: Any, data: Any, **given: Any) -> list[dict[str, float]]:
+        asked.append((learner.seeds, data.card.quality, given["gamma"], given["settings"].updates))
+        return [{"fqe": seed} for seed in learner.seeds]
+
+    monkeypatch.setattr(module, "estimated", estimated)
+    found = module.of_folder(tmp_path / "small", module.Options(gamma=0.5, updates=7))
+    assert sorted(asked) == sorted(2 * [([3, 4], quality, 0.5, 7) for quality in ("medium", "random")])
+    rows = marlzoo.Results(tmp_path / "small").frame()
+    last = rows[rows["updates"] == 4]
+    wanted = {
+        (f"mpe/spread {row.quality}", row.method, row.seed): row.mean_return for row in last.itertuples()
+    }
+    assert len(wanted) == len(found) == 8
+    assert {(row.data, row.learner, row.seed): row[5] for row in found.itertuples()} == wanted
+    assert (found["fqe"] == found["seed"]).all()
+
+
 # ---- Convergence ---------------------------------------------------------------------------------------
 
 
