@@ -496,6 +496,10 @@ def test_estimates_meet_last_rows_of_their_own_method_and_data(
     assert len(wanted) == len(found) == 8
     assert {(row.data, row.learner, row.seed): row[5] for row in found.itertuples()} == wanted
     assert (found["fqe"] == found["seed"]).all()
+    (file,) = (tmp_path / "data").rglob("random*.hdf5")
+    file.unlink()
+    with pytest.raises(DataError, match="copy them there"):
+        module.of_folder(tmp_path / "small", module.Options())
 
 
 # ---- Convergence ---------------------------------------------------------------------------------------
