@@ -30,7 +30,6 @@ from types import CodeType
 
 LISTS = Path(__file__).parent
 ROOT = LISTS.parents[1]
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def planted(fault: Fault, root: Path = ROOT) -> str:
     text = source.replace(fault.old, fault.new)
     if not changes(source, text, source.index(fault.old), len(fault.old)):
         try:
-            changed = code(text) != code(source)
+            changed = code(text) != code(source) or assertions(text) != assertions(source)
         except SyntaxError as error:
             raise ValueError(f"{fault}: the new text is no Python: {error}") from None
         if not changed:
@@ -126,12 +125,13 @@ def part(source: str, start: int, stop: int) -> CodeType:
 
 @functools.lru_cache(maxsize=64)
 def code(source: str) -> CodeType:
-    """Compiled without docstrings and comments; equal where the behavior is. A battery's checks are assertions."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
-            node.body[0] = ast.copy_location(ast.Expr(ast.Constant("")), node.body[0])
-    return compile(ast.fix_missing_locations(tree), "fault", "exec", dont_inherit=True, optimize=0)
+    """Compiled without docstrings, comments and assertions; equal where the behavior is."""
+    return compile(source, "fault", "exec", dont_inherit=True, optimize=2)
+
+
+def assertions(source: str) -> list[str]:
+    """Those of a file: the checks of a battery are assertions."""
+    return [ast.dump(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
 
 
 def errors(faults: Sequence[Fault], root: Path = ROOT) -> list[str]:
