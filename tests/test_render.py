@@ -160,6 +160,25 @@ def test_a_robot(tmp_path: Path) -> None:
     assert done.stdout == "(120, 160, 3) True True\n", done.stderr
 
 
+@pytest.mark.parametrize("task", ["moma/reacher-2x1_full", "gmamujoco/2reacher"])
+def test_an_arm_on_a_table_is_seen(task: str) -> None:
+    """A turn of the shoulder moves a good part of the picture, which is not of the space around the table."""
+    if not drawable():
+        pytest.skip("neither EGL nor OSMesa works here (Debian's package libosmesa6)")
+    code = (
+        "import sys, numpy as np, marlzoo\n"
+        "env = marlzoo.make_env(sys.argv[1], 1)\n"
+        "env.reset()\n"
+        "first = env.render(0, 160, 120).astype(int)\n"
+        "for _ in range(10): env.step(np.ones((1, 2, 1), np.float32))\n"
+        "moved = np.abs(env.render(0, 160, 120) - first).max(-1) > 20\n"
+        "print(moved.mean() > 0.01, (first.max(-1) == 0).mean() < 0.1)\n"
+        "env.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, task], capture_output=True, text=True)
+    assert done.stdout == "True True\n", done.stdout + done.stderr
+
+
 def test_a_machine_that_cannot_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         return subprocess.CompletedProcess((), 1)

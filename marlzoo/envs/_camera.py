@@ -19,24 +19,26 @@ BACKENDS = ("egl", "osmesa")
 AZIMUTH = 90.0  # degrees
 ELEVATION = -15.0  # degrees
 DISTANCE = 4.0  # meters from the followed body
+ABOVE = 0.85  # meters above a table
 MAX_GEOMS = 1000
 BUILT_IN = (640, 480)  # largest picture of a model that does not say otherwise
 
 
 class Camera:
-    """Follows a robot's first body from the side.
+    """Follows a robot's first body from the side, or looks down on a table.
 
     Args:
         model: MuJoCo's.
         width: of a picture, in pixels.
         height: of a picture.
+        table: whether the robot is an arm that stays on a table around the origin.
 
     Raises:
         ConfigError: a picture larger than the model allows, or an unknown ``MUJOCO_GL``.
         MissingSimulatorError: neither EGL nor OSMesa works here.
     """
 
-    def __init__(self, model: Any, width: int, height: int) -> None:
+    def __init__(self, model: Any, width: int, height: int, table: bool = False) -> None:
         if width > BUILT_IN[0] or height > BUILT_IN[1]:
             raise ConfigError(
                 f"size {width}x{height}: pictures of MuJoCo are at most {BUILT_IN[0]}x{BUILT_IN[1]}"
@@ -55,6 +57,11 @@ class Camera:
         self._view.distance = DISTANCE
         self._view.azimuth = AZIMUTH
         self._view.elevation = ELEVATION
+        if table:
+            self._view.type = self._mujoco.mjtCamera.mjCAMERA_FREE
+            self._view.lookat[:] = 0.0
+            self._view.distance = ABOVE
+            self._view.elevation = -90.0
         self._renderer = self._mujoco.MjrContext(model, self._mujoco.mjtFontScale.mjFONTSCALE_150)
         self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
 

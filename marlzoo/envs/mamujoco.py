@@ -323,14 +323,14 @@ class MAMuJoCo(BatchedEnv):
         return Resimulation(next_obs, reward, result.terminal, result.valid & finite)
 
     def render(self, index: int, width: int, height: int) -> NDArray[np.uint8]:
-        """A picture of the robot of the copy ``index``, seen from the side; needs EGL or OSMesa.
+        """A picture of the robot of the copy ``index``, from the side, of Reacher from above; needs EGL or OSMesa.
 
         Raises:
             ConfigError: a picture larger than 640 x 480.
             MissingSimulatorError: neither EGL nor OSMesa works here.
         """
         if self._camera is None:
-            self._camera = Camera(self._sim.model, width, height)
+            self._camera = Camera(self._sim.model, width, height, table=self.robot.reaches)
         return self._camera.take(self._sim.fields()["qpos"][index])
 
     def close(self) -> None:
