@@ -1,6 +1,6 @@
 """Fine-tuning online, plain, with a memory of the offline values, and with sequential exploration beside it.
 
-    python benchmarks/studies/finetune.py [--game xor --quality D3] [--seeds 0 1 2 3 4] [--env-steps 10000] [--eval-every 200]
+    python benchmarks/studies/finetune.py [--game xor --quality D3] [--env-steps 10000] [--eval-every 200]
     python benchmarks/studies/finetune.py --name smax-3m --logged.task smax/3m --logged.quality medium --updates 2000
     python benchmarks/studies/finetune.py --name hopper --run CHECKPOINT --data FILE --strategies plain ovm ovmse
 
@@ -55,7 +55,9 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     name: str = ""  # results go to OUT/finetune/NAME
     updates: int = 500  # of the offline training
     env_steps: int = 10_000  # of the fine-tuning
-    eval_every: int = 0  # environment steps; with few evaluations a short dip is missed (0: a twentieth of all)
+    eval_every: int = (
+        0  # environment steps; with few evaluations a short dip is missed (0: a twentieth of all)
+    )
     episodes: int = 20  # of an evaluation
     settings: marlzoo.FinetuneSettings = marlzoo.FinetuneSettings(learn_steps=25, data_share=0.25)  # noqa: RUF009
 
