@@ -162,7 +162,7 @@ data check mixed.hdf5
 train td3_bc --data a.hdf5 --updates 4 --eval-every 2 --episodes 1 --out out
 train td3_bc --data a.hdf5 --updates 6 --eval-every 2 --episodes 1 --out out
 ope CHECKPOINT --data b.hdf5 --updates 4
-finetune CHECKPOINT --data a.hdf5 --env-steps 20 --out tuned
+finetune CHECKPOINT --data a.hdf5 --env-steps 20 --warmup 0 --learn-steps 1 --out tuned
 new-method mine --package mine
 """
 
