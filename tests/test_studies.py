@@ -657,6 +657,7 @@ def test_values_of_committed_runs(tmp_path: Path) -> None:
     assert "value_9999999" not in lines
 
 
+<<<<<<< HEAD
 # ---- numbers by hand ----------------------------------------------------------------------------------
 
 
@@ -891,3 +892,34 @@ def test_values_at_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sheet.body[1][2:] == ["1", "2", "–", "1,000", "–"]
     assert "1 of 2 had settled." in sheet.notes
     assert [module._short(value) for value in (-50.0, 0.123, -2e5)] == ["-50", "0.12", "-2e+05"]
+=======
+# ---- the Reacher ---------------------------------------------------------------------------------------
+
+
+def test_sides_of_the_elbow() -> None:
+    module = script("reacher")
+    elbow = np.array([[1.0, 2.0, 0.5, -1.0], [-1.0, -2.0, -0.1, -0.2], [1.0, -1.0, 1.0, -1.0]])
+    assert module.one_way(elbow).tolist() == [0.75, 1.0, 0.5]
+    assert module.score(-4.2370844) == pytest.approx(1.0)
+
+
+def test_the_reacher_with_data_of_two_conventions(tmp_path: Path) -> None:
+    """With small settings; the data's teams keep to a side each, and only leader-only has forms with a memory."""
+    module = script("reacher")
+    options = module.Options(
+        out=tmp_path, seeds=(0, 1), data_episodes=4, updates=3, model_updates=3, policy_updates=1, episodes=4
+    )
+    assert module.main(options) == 0
+    lines = written(tmp_path / "reacher")
+    data = lines[lines["seed"] < 0].set_index(["task", "form"])
+    for team in ("2x1_full", "2x1first_0"):
+        assert data.loc[(team, "expert-c"), "elbow"] > 0.5 > -0.5 > data.loc[(team, "expert-d"), "elbow"]
+        assert data.loc[team, "one_way"].tolist() == [1.0, 1.0, 0.5]
+    forms = {team: set(part["form"]) for team, part in lines[lines["seed"] >= 0].groupby("task")}
+    assert forms["2x1first_0"] == set(module.FORMS)
+    assert forms["2x1_full"] == {form for form in module.FORMS if "memory" not in form}
+    trained = lines[lines["seed"] >= 0]
+    np.testing.assert_allclose(trained["score"], module.score(trained["self_play"]), atol=1e-4)
+    assert trained["cross_score"].notna().all()
+    assert trained["one_way"].between(0.5, 1.0).all()
+>>>>>>> b45a52f (A study of the Reacher with data of two conventions: who settles on one)
