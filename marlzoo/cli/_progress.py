@@ -34,6 +34,11 @@ class Progress:
         self._display.plan([self._stage])
         self._part: WorkBar | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was reported."""
+        return self._part is not None
+
     def advance(self, done: float, note: str = "") -> None:
         """Units that are done."""
         if self._part is None:

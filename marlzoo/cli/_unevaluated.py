@@ -56,21 +56,15 @@ def train_unevaluated(
         device=options.device,
         **settings,
     )
-    parts = [[data.content_hash for data in datasets], list(options.seeds), settings]
-    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     place = options.name or "-".join(filter(None, ["train", method, TaskName.parse(task).slug()]))
     require_folder_name(place)
     named = [{"data": data, "seed": seed} for data in map(str, options.data) for seed in options.seeds]
     target = LogTarget(options.out / place, place, named, {"task": task})
-    checkpoint = options.out / place / "checkpoints" / f"{method}-{name}.npz"
+    checkpoint = (
+        options.out / place / "checkpoints" / f"{method}-{_identity(datasets, options, settings)}.npz"
+    )
     label = f"{method} on {task or datasets[0].card.title}"
-    reached: list[int] = []
     with progress(place, label, options.updates) as shown:
-
-        def report(done: int, _: object) -> None:
-            reached.append(done)
-            shown.advance(done, f"{done} of {options.updates} updates")
-
         train(
             learner,
             datasets,
@@ -81,9 +75,10 @@ def train_unevaluated(
             env_options=env,
             log=shown.log,
             loggers=make_loggers(options.log, target),
-            on_progress=report,
+            on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
         )
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
+<<<<<<< HEAD
     closing(_what_was_done(learner.updates, bool(reached)), started, _next_command(checkpoint, task, options))
 
 
@@ -99,6 +94,19 @@ def _next_command(checkpoint: Path, task: str, options: Offline) -> str:
     if Task.parse(task).exists:
         return f"marlzoo eval {checkpoint}"
     return f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
+=======
+    nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
+    done = f"Trained for {learner.updates} updates, not evaluated," if shown.begun else nothing
+    playable = Task.parse(task).exists
+    other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
+    closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
+>>>>>>> c514896 (Training without a simulator: what identifies it in a function of its own; results of planted faults)
+
+
+def _identity(datasets: list[Dataset], options: Offline, settings: dict[str, Any]) -> str:
+    """Of what is trained: the data, the seeds and the settings that were changed."""
+    parts = [[data.content_hash for data in datasets], list(options.seeds), settings]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _datasets(options: Offline, task: str, env: dict[str, Any]) -> list[Dataset]:
