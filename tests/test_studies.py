@@ -22,6 +22,7 @@ import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import DataError
+from marlzoo.replicas import derive
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
 from tests.test_results import ROW
@@ -546,14 +547,23 @@ def test_convergence_goes_on_and_looking_changes_nothing(
     monkeypatch.setattr(module, "SAMPLE", 16)
     monkeypatch.setattr(module, "train", lambda *a, **k: marlzoo.train(*a, **k | {"compile": "off"}))
     monkeypatch.setattr(module, "TASKS", (Data("games/two-peaks", "peaks"),))
+    started: list[list[int]] = []
+    evaluate = module.evaluate
+
+    def evaluated(*given: Any, seeds: list[int], **more: Any) -> Any:
+        started.append(seeds)
+        return evaluate(*given, seeds=seeds, **more)
+
+    monkeypatch.setattr(module, "evaluate", evaluated)
     small = {"tasks": ("games/two-peaks",), "methods": ("omiga", "td3_bc"), "episodes": 1, "seeds": (0, 1)}
     small |= {"hidden": 8, "batch_size": 8}
-    for folder, steps in (("whole", (6,)), ("parts", (3, 6))):
+    for folder, steps in (("whole", (12,)), ("parts", (3, 12))):
         for updates in steps:
             module.main(module.Options(out=tmp_path / folder, updates=updates, **small))
     whole, parts = (written(tmp_path / folder / "convergence") for folder in ("whole", "parts"))
     assert {"value", "data_return", "return"} <= set(whole["metric"])
-    assert set(whole["updates"]) == {2, 4, 6}
+    assert set(whole["updates"]) == {2, 4, 6, 10, 12}
+    assert started[:2] == [[derive(seed, "evaluate", done) for seed in (0, 1)] for done in (2, 4)]
     columns = list(whole.columns)
     shared = parts[parts["updates"] != 3].sort_values(columns[:-1]).reset_index(drop=True)
     pd.testing.assert_frame_equal(shared, whole.sort_values(columns[:-1]).reset_index(drop=True))
@@ -571,8 +581,15 @@ def test_replication_compares_last_rows_of_runs_that_both_have(tmp_path: Path) -
         return [replace(ROW, **{"seed": k, "mean_return": gap + k / 10, **made}) for k in range(seeds)]
 
     earlier = rows(-999.0, "low", 3, updates=10)
-    first = [*rows(100.0, "low", 3), *rows(0.0, "far", 3), *rows(50.0, "high", 3), *earlier]
-    again = [*rows(90.0, "low", 3), *rows(9.0, "far", 3), *rows(50.0, "high", 3), *rows(7.0, "other", 3)]
+    fewer = rows(1.0, "few", 3, episodes=ROW.episodes - 1)  # not of a last checkpoint
+    first = [*rows(100.0, "low", 3), *rows(0.0, "far", 3), *rows(50.0, "high", 3), *earlier, *fewer]
+    again = [
+        *rows(90.0, "low", 3),
+        *rows(9.0, "far", 3),
+        *rows(50.0, "high", 3),
+        *rows(7.0, "other", 3),
+        *fewer,
+    ]
     ResultsFile(tmp_path / "suite" / "replaced.csv").overwrite(first)
     ResultsFile(tmp_path / "suite" / "rows.csv").overwrite(again)
     assert module.main(module.Options(out=tmp_path, folders=(tmp_path / "suite",))) == 0
@@ -891,6 +908,7 @@ def test_values_at_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sheet.body[0] == ["s d", "iql", "50", "500", "–", "moving", "0.00"]
     assert sheet.body[1][2:] == ["1", "2", "–", "1,000", "–"]
     assert "1 of 2 had settled." in sheet.notes
+<<<<<<< HEAD
     assert [module._short(value) for value in (-50.0, 0.123, -2e5)] == ["-50", "0.12", "-2e+05"]
 =======
 # ---- the Reacher ---------------------------------------------------------------------------------------
@@ -923,3 +941,25 @@ def test_the_reacher_with_data_of_two_conventions(tmp_path: Path) -> None:
     assert trained["cross_score"].notna().all()
     assert trained["one_way"].between(0.5, 1.0).all()
 >>>>>>> b45a52f (A study of the Reacher with data of two conventions: who settles on one)
+=======
+    assert [module._short(value) for value in (-1234.0, 0.123, -2e5)] == ["-1234", "0.12", "-2e+05"]
+    sheet = module.report(pd.concat([found, found.iloc[:1]]), (104,)).sheet
+    assert "1 of 3 had settled." in sheet.notes
+    assert module.settled(updates[:3], np.ones(3)) == 30.0  # before it there are too few points to say
+    assert np.isnan(module.settled(updates, np.where(updates == 1000, np.inf, 1.0)))  # the last one counts
+
+
+def test_replication_tells_variants_spreads_and_missing_rows(tmp_path: Path) -> None:
+    module = script("replication")
+    about = {"task": "mpe/spread", "quality": "q", "method": "m", "variant": "variant=x", "device": "cpu"}
+    numbers = pd.DataFrame(
+        {**about, "machine": "here", "seed": seed, "mean_return": value, "trained": trained}
+        for trained, values in (("first", (1.0, 3.0)), ("again", (2.0, 6.0)))
+        for seed, value in enumerate(values)
+    )
+    (line,) = module.report(numbers).sheet.body
+    assert line[:4] == ["mpe/spread q", "m (x)", "2.0 ± 1.4", "4.0 ± 2.8"]
+    ResultsFile(tmp_path / "rows.csv").overwrite([])
+    with pytest.raises(DataError, match="no rows; give folders of results"):
+        module.finished(tmp_path / "rows.csv")
+>>>>>>> 081076d (Replication and values of studies: spreads, variants, fewer episodes, too few points)
