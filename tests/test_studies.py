@@ -475,7 +475,8 @@ def test_estimates_meet_last_rows_of_their_own_method_and_data(
     module = script("ope")
     suite = tmp_path / "small.toml"
     suite.write_text(
-        'learners = ["iql", "maiql"]\nepisodes = 2\nseeds = [3, 4]\nupdates = 4\neval_every = 2\n'
+        'learners = ["iql", "maiql", { method = "iql", config = { hidden = 12 } }]\n'
+        "episodes = 2\nseeds = [3, 4]\nupdates = 4\neval_every = 2\n"
         "[config]\nhidden = 8\nbatch_size = 8\n"
         '[[data]]\ntask = "mpe/spread"\nquality = ["medium", "random"]\ntransitions = 200\n'
     )
@@ -488,13 +489,14 @@ def test_estimates_meet_last_rows_of_their_own_method_and_data(
 
     monkeypatch.setattr(module, "estimated", estimated)
     found = module.of_folder(tmp_path / "small", module.Options(gamma=0.5, updates=7))
-    assert sorted(asked) == sorted(2 * [([3, 4], quality, 0.5, 7) for quality in ("medium", "random")])
+    assert sorted(asked) == sorted(3 * [([3, 4], quality, 0.5, 7) for quality in ("medium", "random")])
     rows = marlzoo.Results(tmp_path / "small").frame()
     last = rows[rows["updates"] == 4]
     wanted = {
-        (f"mpe/spread {row.quality}", row.method, row.seed): row.mean_return for row in last.itertuples()
+        (f"mpe/spread {row.quality}", f"{row.method} {row.variant}".strip(), row.seed): row.mean_return
+        for row in last.itertuples()
     }
-    assert len(wanted) == len(found) == 8
+    assert len(wanted) == len(found) == 12
     assert {(row.data, row.learner, row.seed): row[5] for row in found.itertuples()} == wanted
     assert (found["fqe"] == found["seed"]).all()
     (file,) = (tmp_path / "data").rglob("random*.hdf5")
@@ -727,13 +729,14 @@ def test_numbers_of_convergence(tmp_path: Path) -> None:
     rows = pd.concat(
         module.lines(
             source, "m", (3, 4), look, {"value": np.array([look, look]), "data_return": np.full(2, 20.0),
+                "weight/ess": np.full(2, look / 10),
                                         "return": np.array([look + 1.0, look + 1.0])},
         )
         for look in (1, 2, 4)
     )  # fmt: skip
     (line,) = module.body(rows)
     assert line[:4] == ["b m", "4", "20.0", "4.0"]
-    assert line[5] == "+10%"
+    assert (line[5], line[7]) == ("+10%", "0.40")
     assert line[-1].startswith("5.0")
 
 
