@@ -676,7 +676,6 @@ def test_values_of_committed_runs(tmp_path: Path) -> None:
     assert "value_9999999" not in lines
 
 
-<<<<<<< HEAD
 # ---- numbers by hand ----------------------------------------------------------------------------------
 
 
@@ -911,9 +910,28 @@ def test_values_at_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sheet.body[0] == ["s d", "iql", "50", "500", "–", "moving", "0.00"]
     assert sheet.body[1][2:] == ["1", "2", "–", "1,000", "–"]
     assert "1 of 2 had settled." in sheet.notes
-<<<<<<< HEAD
-    assert [module._short(value) for value in (-50.0, 0.123, -2e5)] == ["-50", "0.12", "-2e+05"]
-=======
+    assert [module._short(value) for value in (-1234.0, 0.123, -2e5)] == ["-1234", "0.12", "-2e+05"]
+    sheet = module.report(pd.concat([found, found.iloc[:1]]), (104,)).sheet
+    assert "1 of 3 had settled." in sheet.notes
+    assert module.settled(updates[:3], np.ones(3)) == 30.0  # before it there are too few points to say
+    assert np.isnan(module.settled(updates, np.where(updates == 1000, np.inf, 1.0)))  # the last one counts
+
+
+def test_replication_tells_variants_spreads_and_missing_rows(tmp_path: Path) -> None:
+    module = script("replication")
+    about = {"task": "mpe/spread", "quality": "q", "method": "m", "variant": "variant=x", "device": "cpu"}
+    numbers = pd.DataFrame(
+        {**about, "machine": "here", "seed": seed, "mean_return": value, "trained": trained}
+        for trained, values in (("first", (1.0, 3.0)), ("again", (2.0, 6.0)))
+        for seed, value in enumerate(values)
+    )
+    (line,) = module.report(numbers).sheet.body
+    assert line[:4] == ["mpe/spread q", "m (x)", "2.0 ± 1.4", "4.0 ± 2.8"]
+    ResultsFile(tmp_path / "rows.csv").overwrite([])
+    with pytest.raises(DataError, match="no rows; give folders of results"):
+        module.finished(tmp_path / "rows.csv")
+
+
 # ---- the Reacher ---------------------------------------------------------------------------------------
 
 
@@ -943,26 +961,3 @@ def test_the_reacher_with_data_of_two_conventions(tmp_path: Path) -> None:
     np.testing.assert_allclose(trained["score"], module.score(trained["self_play"]), atol=1e-4)
     assert trained["cross_score"].notna().all()
     assert trained["one_way"].between(0.5, 1.0).all()
->>>>>>> b45a52f (A study of the Reacher with data of two conventions: who settles on one)
-=======
-    assert [module._short(value) for value in (-1234.0, 0.123, -2e5)] == ["-1234", "0.12", "-2e+05"]
-    sheet = module.report(pd.concat([found, found.iloc[:1]]), (104,)).sheet
-    assert "1 of 3 had settled." in sheet.notes
-    assert module.settled(updates[:3], np.ones(3)) == 30.0  # before it there are too few points to say
-    assert np.isnan(module.settled(updates, np.where(updates == 1000, np.inf, 1.0)))  # the last one counts
-
-
-def test_replication_tells_variants_spreads_and_missing_rows(tmp_path: Path) -> None:
-    module = script("replication")
-    about = {"task": "mpe/spread", "quality": "q", "method": "m", "variant": "variant=x", "device": "cpu"}
-    numbers = pd.DataFrame(
-        {**about, "machine": "here", "seed": seed, "mean_return": value, "trained": trained}
-        for trained, values in (("first", (1.0, 3.0)), ("again", (2.0, 6.0)))
-        for seed, value in enumerate(values)
-    )
-    (line,) = module.report(numbers).sheet.body
-    assert line[:4] == ["mpe/spread q", "m (x)", "2.0 ± 1.4", "4.0 ± 2.8"]
-    ResultsFile(tmp_path / "rows.csv").overwrite([])
-    with pytest.raises(DataError, match="no rows; give folders of results"):
-        module.finished(tmp_path / "rows.csv")
->>>>>>> 081076d (Replication and values of studies: spreads, variants, fewer episodes, too few points)

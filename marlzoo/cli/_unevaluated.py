@@ -13,8 +13,6 @@ from marlzoo.errors import ConfigError
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from marlzoo.cli._options import Offline
     from marlzoo.data.dataset import Dataset
 
@@ -36,7 +34,7 @@ def train_unevaluated(
         MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
     """
     from marlzoo.console import visible
-    from marlzoo.registry import make
+    from marlzoo.registry import Task, make
     from marlzoo.system.files import require_folder_name
     from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.trainer import train
@@ -78,29 +76,11 @@ def train_unevaluated(
             on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
         )
     print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
-<<<<<<< HEAD
-    closing(_what_was_done(learner.updates, bool(reached)), started, _next_command(checkpoint, task, options))
-
-
-def _what_was_done(updates: int, trained: bool) -> str:
-    if trained:
-        return f"Trained for {updates} updates, not evaluated,"
-    return f"Nothing trained, the checkpoint has {updates} updates already,"
-
-
-def _next_command(checkpoint: Path, task: str, options: Offline) -> str:
-    from marlzoo.registry import Task
-
-    if Task.parse(task).exists:
-        return f"marlzoo eval {checkpoint}"
-    return f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
-=======
     nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
     done = f"Trained for {learner.updates} updates, not evaluated," if shown.begun else nothing
     playable = Task.parse(task).exists
     other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
     closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
->>>>>>> c514896 (Training without a simulator: what identifies it in a function of its own; results of planted faults)
 
 
 def _identity(datasets: list[Dataset], options: Offline, settings: dict[str, Any]) -> str:
