@@ -932,7 +932,14 @@ def test_replication_tells_variants_spreads_and_missing_rows(tmp_path: Path) -> 
         module.finished(tmp_path / "rows.csv")
 
 
-<<<<<<< HEAD
+def test_a_small_alpha_has_a_small_step() -> None:
+    module = script("v_closed_form")
+    options = module.Options(seeds=(0,), alphas=(0.01, 0.5, 5.0), lr=1e-2)
+    found = module.learner(options, "hard").configs
+    assert [config.lr for config in found] == pytest.approx([1e-3, 5e-3, 1e-2])
+    assert {config.z_clip for config in found} == {"hard"}
+
+
 # ---- the Reacher ---------------------------------------------------------------------------------------
 
 
@@ -962,11 +969,3 @@ def test_the_reacher_with_data_of_two_conventions(tmp_path: Path) -> None:
     np.testing.assert_allclose(trained["score"], module.score(trained["self_play"]), atol=1e-4)
     assert trained["cross_score"].notna().all()
     assert trained["one_way"].between(0.5, 1.0).all()
-=======
-def test_a_small_alpha_has_a_small_step() -> None:
-    module = script("v_closed_form")
-    options = module.Options(seeds=(0,), alphas=(0.01, 0.5, 5.0), lr=1e-2)
-    found = module.learner(options, "hard").configs
-    assert [config.lr for config in found] == pytest.approx([1e-3, 5e-3, 1e-2])
-    assert {config.z_clip for config in found} == {"hard"}
->>>>>>> 65ef778 (A small alpha has a small step in the study of V)
