@@ -140,6 +140,7 @@ def sweep(
             check_data=check_data,
             split=Split(1) if processes == 1 else split_of(processes, 0),
             command=command,
+            remedy="another --out",
             console=console or Console(quiet=True),
         )
         # The folder may hold rows of other sweeps, with other data or settings.

@@ -179,6 +179,7 @@ def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: 
     assert all(type(learner.config["hidden"]) is int for learner in swept.learners)
     assert {**found, **options} == found
     assert found["split"].processes == 2
+    assert found["remedy"] == "another --out"  # where code has changed; it has no --rerun
     swept, found = tried({"alpha": [1, 3, True]}, methods=["omiga"])
     assert [learner.config["alpha"] for learner in swept.learners] == [1.0, 3.0]
     assert type(swept.learners[0].config["alpha"]) is float
