@@ -272,7 +272,7 @@ def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
     return made
 
 
-def _full_config(suite: Suite, run: Run) -> dict[str, Any]:
+def full_config(suite: Suite, run: Run) -> dict[str, Any]:
     """All settings of a run, those of its preset and the defaults included."""
     cls = find_method(run.learner.method)
     entry = run.source.entry
@@ -283,7 +283,7 @@ def _full_config(suite: Suite, run: Run) -> dict[str, Any]:
 def _shared_settings(suite: Suite, run: Run) -> dict[str, Any]:
     """The settings of a run that all replicas of a learner share."""
     cls = find_method(run.learner.method).config_class
-    return {name: v for name, v in _full_config(suite, run).items() if not is_numeric(cls, name)}
+    return {name: v for name, v in full_config(suite, run).items() if not is_numeric(cls, name)}
 
 
 def _group(suite: Suite, runs: tuple[Run, ...]) -> Group:
@@ -308,6 +308,6 @@ def _group(suite: Suite, runs: tuple[Run, ...]) -> Group:
 
 def _stacked(suite: Suite, runs: Sequence[Run]) -> dict[str, list[float]]:
     """The settings in which runs of one group differ, one value per replica."""
-    configs = [_full_config(suite, run) for run in runs]
+    configs = [full_config(suite, run) for run in runs]
     columns = {name: [config[name] for config in configs] for name in configs[0]}
     return {name: column for name, column in columns.items() if any(value != column[0] for value in column)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from marlzoo.benchmarks.plan import groups, runs_of
 from marlzoo.benchmarks.progress import WorkItem
 from marlzoo.benchmarks.sources import obtain
+from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner
 from marlzoo.benchmarks.trainer import Trainer
 from rich.console import Console
@@ -24,7 +27,9 @@ if sys.platform != "linux":
     pytest.skip("clusters of several nodes on one machine are for Linux", allow_module_level=True)
 
 from marlzoo.benchmarks.launchers import _ray_driver, _ray_node
+from marlzoo.benchmarks.launchers import ray as ray_launcher
 from marlzoo.benchmarks.launchers._ray_driver import Driver
+from marlzoo.benchmarks.launchers.place import Place
 from marlzoo.benchmarks.progress import Display
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
@@ -117,6 +122,39 @@ def test_groups_that_a_cluster_holds(rays: Rays, tmp_path: Path, monkeypatch: py
     rays.alive = []
     with pytest.raises(ConfigError, match=r"alive: none\)"):
         driver._room()
+
+
+def test_small_groups_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless somebody says how many each has; one wide group takes a whole one for all."""
+    needs: list[float] = []
+
+    class Noted:
+        def __init__(self, trainer: Any, work: Any, cpus: int, gpus: float, *rest: Any) -> None:
+            needs.append(gpus)
+
+        def run(self) -> list[str]:
+            return []
+
+    monkeypatch.setattr(ray_launcher, "Driver", Noted)
+    monkeypatch.setattr(ray_launcher, "_connected", lambda address: contextlib.nullcontext())
+    sources = [obtain(data, tmp_path, lambda done, total: None) for data in SUITE.data]
+
+    def asked(device: str, place: Place, *configs: dict[str, Any]) -> float:
+        learners = tuple(Learner("omiga", config) for config in configs)
+        suite = replace(SUITE, learners=learners, config={})
+        each = groups(suite, runs_of(suite, sources), 5)
+        trainer = Trainer(suite, tmp_path / "unit", device, False, ())
+        work = [(group, WorkItem(group.label, group.label, 1.0)) for group in each]
+        ray_launcher.Ray(place, device).run(trainer, work, Split(1), Display(Console(quiet=True), "unit"))
+        return needs[-1]
+
+    small, wide = {"hidden": 64, "mixer_hidden": 32}, {"hidden": 65}
+    assert asked("cuda", Place("ray"), small) == 0.25
+    assert asked("cuda", Place("ray"), small, wide) == 1.0
+    assert asked("cuda", Place("ray"), {"hidden": 64, "mixer_hidden": 128}) == 1.0
+    assert asked("cuda", Place("ray", gpus=0.5), small) == 0.5
+    assert asked("cuda", Place("ray", gpus=2), small) == 2
+    assert asked("cpu", Place("ray"), small) == 0.0
 
 
 @pytest.mark.parametrize(("most", "side_by_side"), [(0, 3), (1, 1), (2, 2)])

@@ -79,6 +79,20 @@ def test_v_reaches_it(tmp_path: Path) -> None:
     assert lines.loc[("hard", 0.1), "max_error"].max() > 1.0  # every action lies above the bound
 
 
+def test_the_curve_holds_the_largest_error_and_the_table_both_ends_of_the_weights() -> None:
+    module = script("v_closed_form")
+    options = module.Options(seeds=(0,), alphas=(0.5, 2.0), updates=1, hidden=16)
+    found, curve = module.train(options, "linear")
+    error = np.abs(found - module.closed_form(options.alphas)[:, None])
+    assert curve["max_error"].tolist() == pytest.approx([of_alpha.max() for of_alpha in error])
+    assert curve["max_error"].tolist() != pytest.approx([of_alpha.min() for of_alpha in error])
+    lines = pd.concat([module.numbers(options, clip, found) for clip in module.CLIPS])
+    lines["mean_weight"] = np.linspace(0.25, 4.0, len(lines))
+    row = module.report(options, lines, curve).sheet.body[0]
+    first = lines[(lines["alpha"] == 0.5) & (lines["z_clip"] == module.CLIPS[0])]["mean_weight"]
+    assert f"{first.min():.3g} to {first.max():.3g}" in row
+
+
 # ---- known behavior -----------------------------------------------------------------------------------
 
 

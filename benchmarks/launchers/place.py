@@ -44,7 +44,8 @@ class Place:
     Args:
         on: ``local`` for processes of this machine, ``ray`` or ``slurm``.
         address: ``HOST:PORT`` of a Ray cluster's head, or ``auto``; empty: a Ray of its own on this machine.
-        gpus: for each group, on Ray also a fraction; None: one where the device is a GPU.
+        gpus: for each group, on Ray also a fraction; None: one where the device is a GPU, on Ray a fourth where
+            no group has layers of more than 64 units.
         array: most groups at a time on a cluster; 0: as many as it has room for.
         partition: of SLURM; empty: its default.
         time: limit of a SLURM job, in minutes or as ``D-HH:MM:SS``; a job that reaches it is requeued and resumes.

@@ -12,18 +12,23 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import ray
 
 from marlzoo.errors import ConfigError
 
+from ..plan import Group, full_config
 from ..progress import Display
 from ..split import Split, cores
 from ..status import list_groups
+from ..suites import Suite
 from ..trainer import Trainer
 from ._ray_driver import Driver
 from .place import Place, Work
+
+SMALL_WIDTH = 64  # units of a hidden layer up to which a group leaves most of a card unused
+SMALL_NEED = 0.25  # GPUs of such a group
 
 
 class Ray:
@@ -48,9 +53,23 @@ class Ray:
         list_groups(trainer.folder, trainer.suite, [group for group, _ in work])
         if not work:
             return []
-        driver = Driver(trainer, work, max(split.threads, 1), self._gpus, self._place.array, display)
+        gpus = self._gpus
+        if gpus and self._place.gpus is None:
+            gpus = gpu_need(trainer.suite, (group for group, _ in work))
+        driver = Driver(trainer, work, max(split.threads, 1), gpus, self._place.array, display)
         with _connected(self._place.address):
             return driver.run()
+
+
+def gpu_need(suite: Suite, groups: Iterable[Group]) -> float:
+    """GPUs of each group where nobody says: a part of one where the networks of all are small."""
+    widths = [
+        value
+        for group in groups
+        for name, value in full_config(suite, group.runs[0]).items()
+        if name.endswith("hidden")
+    ]
+    return SMALL_NEED if widths and max(widths) <= SMALL_WIDTH else 1.0
 
 
 def _require_answer(address: str) -> None:

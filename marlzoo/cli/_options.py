@@ -20,7 +20,8 @@ class Where:
     address: str = ""
     """with --on ray: HOST:PORT of the cluster's head, or auto (default: a Ray of its own on this machine)"""
     gpus: float | None = None
-    """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda)"""
+    """on a cluster: GPUs of each group, with Ray also a fraction (default: one with --device cuda; with Ray
+    a fourth where no layer has more than 64 units)"""
     array: int = 0
     """on a cluster: largest number of groups at a time (default: as many as it has room for)"""
     partition: str = ""
