@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from marlzoo.benchmarks import game_theory, study
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.row import Row
@@ -172,6 +173,47 @@ def test_alpha_moves_from_greedy_to_cloning(tmp_path: Path) -> None:
     small, large = (lines[lines["alpha"] == alpha] for alpha in (0.3, 30.0))
     assert (small["to_greedy"] < small["to_behavior"]).all()
     assert (large["to_behavior"] < large["to_greedy"]).all()
+
+
+def test_alpha_moves_lines_are_of_what_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own return and the predicted policy's; the bound of the exponent that was asked for."""
+    module, told = script("alpha_sweep"), []
+    policy = np.array([[0.9, 0.1], [0.3, 0.7]])
+
+    def learn(spec: Any, data: Any, training: Any, **settings: Any) -> Any:
+        told.append(settings)
+        return np.broadcast_to(policy[:, None], (2, 2, 1, 2))
+
+    monkeypatch.setattr(module, "learn", learn)
+    found = module.on_game(module.Options(seeds=(4,), alphas=(0.5, 2.0), z_clip="hard"), "xor", "D3")
+    assert told[0]["z_clip"] == "hard"
+    assert found["return"].tolist() == pytest.approx([module.expected("xor", policy)] * 2)
+    mu, f = module.fit(game_data.dataset("xor", "D3"))
+    exact = [module.expected("xor", module.predicted(mu, f, alpha)) for alpha in (0.5, 2.0)]
+    assert found["predicted"].tolist() == pytest.approx(exact, rel=1e-3)
+
+
+def test_alpha_moves_distances_are_from_cloning_with_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step in either direction counts alike."""
+    module, asked = script("alpha_sweep"), []
+
+    class Given:
+        def train(self, method: str, source: Any, data: Any, **settings: Any) -> Any:
+            asked.append((method, list(settings["seeds"])))
+            learner = SimpleNamespace(replicas=len(settings["seeds"]), policy=lambda: method)
+            return learner, np.arange(float(learner.replicas))
+
+    def actions(policy: Any, obs: Any, action_mask: Any, replicas: int) -> Any:
+        values = [0.5, -0.5] if policy == "bc" else [0.1, -0.1, 0.9, -0.9]
+        return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 3, 3, 2)
+
+    monkeypatch.setattr(module, "actions", actions)
+    options = replace(module.Options(seeds=(3, 5), alphas=(0.5, 2.0)), logged=Given())
+    found, reference = module.on_logged_data(options, None, toy_dataset())
+    assert asked == [("bc", [3, 5]), ("omiga", [3, 5, 3, 5])]
+    assert found["to_cloning"].tolist() == pytest.approx([0.4] * 4)
+    assert found["return"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert reference.tolist() == [0.0, 1.0]
 
 
 # ---- logged data, global weights -----------------------------------------------------------------------
