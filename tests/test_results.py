@@ -312,7 +312,11 @@ def test_journals_are_merged_when_they_are_worth_it(tmp_path: Path) -> None:
     results.append([replace(ROW, seed=seed) for seed in range(41, 60)])
     results.publish(lazy=True)
     assert not (tmp_path / "rows.journal").exists()
-    assert [row.seed for row in results.rows()] == list(range(60))
+    results.append([replace(ROW, seed=60)])
+    results.close()
+    results.publish()  # worth it or not
+    assert not (tmp_path / "rows.journal").exists()
+    assert [row.seed for row in results.rows()] == list(range(61))
 
 
 def test_another_writers_journal_stays_while_it_writes(tmp_path: Path) -> None:
