@@ -423,7 +423,8 @@ def test_bad_names_and_options() -> None:
 class Picture:
     """In place of a camera: shows the state that it is given."""
 
-    def __init__(self, model: Any, width: int, height: int) -> None:
+    def __init__(self, model: Any, width: int, height: int, table: bool) -> None:
+        self.table = table
         self.closed = False
 
     def take(self, qpos: Any) -> Any:
@@ -447,6 +448,7 @@ def test_closing_frees_simulations_and_camera(monkeypatch: pytest.MonkeyPatch) -
     env.replay(seen.obs, actions(env))
     env.render(0, 4, 3)
     camera: Any = env._camera
+    assert not camera.table  # it is seen from the side
     env.close()
     assert camera.closed
     assert env._replayer is not None

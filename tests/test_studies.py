@@ -23,6 +23,7 @@ import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import DataError
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.replicas import derive
 from marlzoo.testing.toys import toy_dataset
 from tests.recordings import uniform_recording
@@ -469,6 +470,116 @@ def test_coordination_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "trained", lambda *arguments: pytest.fail("trained again"))
     assert module.main(options) == 0
     assert (tmp_path / "coordination" / "rows.csv").read_text() == rows
+
+
+def test_coordination_values_are_of_sampled_or_greedy_actions() -> None:
+    """Exact where one step decides: of the softmax of each agent's scores, or of the best actions."""
+    module = script("coordination")
+    algorithm: Any = marlzoo.make("bc", games.spec("xor"), seeds=(0, 1), hidden=8)
+    policy = algorithm.policy()
+    obs = torch.ones(2, 1, 2, algorithm.spec.obs_size)
+    with torch.no_grad():
+        scores = policy.scores(with_agent_id(obs))[:, 0].double().numpy() * 1.0
+        best = policy.act(obs)[:, 0].numpy()
+    chances = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    for sampled, pi in ((True, chances), (False, np.eye(2)[best])):
+        form = game_theory.Form("bc", "cloning", sampled=sampled)
+        found = module.scored(algorithm, form, "xor", [0, 1])
+        assert found.tolist() == pytest.approx([game_theory.product("xor", one) for one in pi])
+
+
+@pytest.mark.parametrize(("task", "horizon"), [("bridge", 20), ("t-maze", games.spec("t-maze").horizon)])
+def test_coordination_plays_games_of_several_steps(
+    task: str, horizon: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes of every replica, by policies that sample if the form does."""
+    module = script("coordination")
+    algorithm: Any = marlzoo.make("bc", games.spec(task), seeds=(0, 1), hidden=8)
+    seen: list[tuple[bool, int, int, list[int]]] = []
+
+    def evaluate(policy: Any, env: Any, seeds: Any) -> Any:
+        seen.append((policy.stochastic, env.spec.horizon, env.num_envs, list(seeds)))
+        return SimpleNamespace(returns=np.array([[1.0, 2.0, 6.0], [4.0, 5.0, 0.0]]))
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    for sampled in (True, False):
+        form = game_theory.Form("bc", "cloning", sampled=sampled)
+        assert module.scored(algorithm, form, task, [7, 8]).tolist() == [3.0, 3.0]
+    copies = 2 * module.EPISODES
+    assert seen == [(True, horizon, copies, [7, 8]), (False, horizon, copies, [7, 8])]
+
+
+def test_coordination_trains_every_seed_on_every_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replica by replica; a form's own number of updates counts before the group's."""
+    module = script("coordination")
+    told: list[Any] = []
+    monkeypatch.setattr(
+        module, "train", lambda algorithm, data, updates: told.append((algorithm, data, updates))
+    )
+    values = {"xor": np.arange(6.0), "additive": 10.0 + np.arange(6.0)}
+    monkeypatch.setattr(module, "scored", lambda algorithm, form, game, seeds: values[game])
+    pairs = (("xor", "D1"), ("additive", "uniform"))
+    group = module.Games(pairs, (), updates=3, batch_size=17)
+    monkeypatch.setattr(module, "GROUPS", {"small": group})
+    options = module.Options(seeds=(4, 9, 5))
+    for own, expected in ((7, 7), (0, 3)):
+        form = game_theory.Form("bc", "cloning", settings=module.SMALL, updates=own)
+        found = module.trained(options, "small", form)
+        algorithm, data, updates = told[-1]
+        assert updates == expected
+        assert set(found["updates"]) == {expected}
+        assert algorithm.config.batch_size == 17
+        assert algorithm.seeds == found["seed"].tolist() == [4, 9, 5, 4, 9, 5]
+        hashes = [game_data.dataset(*pair).content_hash for pair in pairs]
+        assert [one.content_hash for one in data] == [hashes[0]] * 3 + [hashes[1]] * 3
+        assert found["game"].tolist() == ["xor"] * 3 + ["additive"] * 3
+        assert found["value"].tolist() == [0.0, 1.0, 2.0, 13.0, 14.0, 15.0]
+
+
+def test_coordination_keeps_what_is_complete_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forms of one name count by their family; those that a group has no more go; other seeds are no match."""
+    module = script("coordination")
+    monkeypatch.setattr(module, "train", lambda *_, **__: None)
+    first, second, third = (
+        game_theory.Form("bc", family, settings=module.SMALL, updates=own)
+        for family, own in (("cloning", 5), ("critic", 0), ("sequential", 0))
+    )
+
+    def main(*forms: Any, seeds: tuple[int, ...] = (0, 1)) -> tuple[int, list[str]]:
+        calls: list[str] = []
+        whole = module.trained
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "GROUPS", {"small": module.Games((("xor", "D1"),), forms, updates=3)})
+            patch.setattr(
+                module, "trained", lambda o, n, form: (calls.append(form.family), whole(o, n, form))[1]
+            )
+            assert module.main(module.Options(out=tmp_path, seeds=seeds, only=("small",))) == 0
+        return len(pd.read_csv(tmp_path / "coordination" / "rows.csv")), calls
+
+    assert main(first, second) == (4, ["cloning", "critic"])
+    assert main(first, second) == (4, [])
+    assert main(first, third) == (4, ["sequential"])
+    assert main(first, third, seeds=(0,)) == (2, ["cloning", "sequential"])
+
+
+def test_coordination_compares_means_with_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed beside the prediction does no harm where the mean agrees."""
+    module = script("coordination")
+    form = game_theory.Form("bc", "cloning", settings=module.SMALL)
+    monkeypatch.setattr(module, "GROUPS", {"small": module.Games((("xor", "D1"),), (form,))})
+    lines = pd.DataFrame(
+        [
+            ("small", "xor", "D1", "cloning", "bc", seed, value, "c", 3, 0.0, 0.0)
+            for seed, value in ((0, 0.5), (1, -0.5))
+        ],
+        columns=[*module.COLUMNS, "low", "high"],
+    )
+    options = module.Options(seeds=(0, 1), only=("small",))
+    assert "**no**" not in module.by_group(options, "small", lines).sheet.body[0][-1]
+    lines["value"] += 0.5
+    assert "**no**" in module.by_group(options, "small", lines).sheet.body[0][-1]
 
 
 # ---- Fine-tuning, and estimates without a simulator ----------------------------------------------------
