@@ -550,11 +550,14 @@ def test_coordination_keeps_what_is_complete_and_nothing_else(
     def main(*forms: Any, seeds: tuple[int, ...] = (0, 1)) -> tuple[int, list[str]]:
         calls: list[str] = []
         whole = module.trained
+
+        def trained(options: Any, name: str, form: Any) -> Any:
+            calls.append(form.family)
+            return whole(options, name, form)
+
         with monkeypatch.context() as patch:
             patch.setattr(module, "GROUPS", {"small": module.Games((("xor", "D1"),), forms, updates=3)})
-            patch.setattr(
-                module, "trained", lambda o, n, form: (calls.append(form.family), whole(o, n, form))[1]
-            )
+            patch.setattr(module, "trained", trained)
             assert module.main(module.Options(out=tmp_path, seeds=seeds, only=("small",))) == 0
         return len(pd.read_csv(tmp_path / "coordination" / "rows.csv")), calls
 
