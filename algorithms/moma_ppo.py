@@ -402,7 +402,8 @@ class MemoryEncoder(nn.Module):
     def forward(self, past: Tensor) -> Tensor:
         """``[R, ..., M, N, O + A] -> [R, ..., N, H]``."""
         x = self.embed(past.movedim(-2, 1)) + self.position  # [R, N, ..., M, H]
-        attended = F.scaled_dot_product_attention(self.query(x), x, self.value(x))
+        parts = (part.flatten(0, 1).flatten(1, -3) for part in (self.query(x), x, self.value(x)))
+        attended = F.scaled_dot_product_attention(*parts).view_as(x)  # four axes are all that ONNX has it for
         y = self.norm(x + attended)
         wanted = self.wanted.view(*self.wanted.shape[:2], *(1,) * (y.ndim - 3), -1)
         weight = (torch.tanh(self.score(y)) * wanted).sum(-1, keepdim=True).softmax(-2)

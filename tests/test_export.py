@@ -37,6 +37,11 @@ FORMS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "filtered": ("bcq_ma", "discrete", {"history": "rnn", "mixer_hidden": 4}),
     "deterministic": ("td3_bc", "continuous", {}),
     "gaussian": ("happo", "continuous", {}),
+    "attention": (
+        "moma_ppo",
+        "continuous",
+        {"memory": 3, "memory_size": 8, "model_hidden": 8, "batch_size": 8},
+    ),
 }
 
 
@@ -46,7 +51,7 @@ def team(name: str) -> TeamPolicy:
     return TeamPolicy(learner.policy(), learner.spec, method=method)
 
 
-ONNX = ("recurrent-sampled", "best-of-samples")  # the exporter takes seconds
+ONNX = ("recurrent-sampled", "best-of-samples", "attention")  # the exporter takes seconds
 
 
 @pytest.mark.parametrize("name", ONNX)
