@@ -176,6 +176,25 @@ def test_what_cannot_be_repeated_is_refused(policy: Policy, text: str, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_onnx_lacks_is_named_with_a_way_out(tmp_path: Path) -> None:
+    """Its exporter knows attention over four axes only, and says so below a page of advice."""
+    pytest.importorskip("onnxscript")
+
+    class Attending(Branching):
+        def act(self, obs: Any, action_mask: Any = None, random: Any = None) -> Any:
+            x = obs.unsqueeze(1)
+            found = torch.nn.functional.scaled_dot_product_attention(x, x, x)
+            return (found.squeeze(1)[..., :2] * self.weight).tanh()
+
+    team = TeamPolicy(Attending(), toy_spec(), method="odd")
+    with pytest.raises(
+        ExportError, match=r"^odd: ONNX cannot .*: AssertionError: only 4D .*--format torch"
+    ) as found:
+        exporting.export(team, tmp_path / "p.onnx")
+    assert "\x1b" not in str(found.value)
+    assert exporting.export(team, tmp_path / "p.pt2", format="torch").exists()
+
+
 def test_a_hidden_memory_is_refused(tmp_path: Path) -> None:
     class Counting(Branching):
         def reset(self, num_envs: int, ids: Any = None) -> None:

@@ -178,7 +178,8 @@ def _write_onnx(
             )
     except Exception as error:
         raise ExportError(
-            f"{about['method']}: ONNX cannot express its policy: {_first_line(error)}"
+            f"{about['method']}: ONNX cannot express its policy: {_first_line(_innermost(error))}; "
+            "export it with --format torch, or use it in Python: marlzoo.load(RUN)"
         ) from error
     assert made is not None
     made.model.metadata_props["marlzoo"] = json.dumps(about)
@@ -228,6 +229,13 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What an error was raised for in the first place; the exporter wraps it in advice for its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: BaseException) -> str:
