@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
-from marlzoo.data.episodes import Episodes
-from marlzoo.envs.episodes import Play, Recording
+from marlzoo.envs.base import BatchedEnv, Observation
 from marlzoo.errors import UnknownNameError
 from marlzoo.registry import make_env
 from marlzoo.replicas import derive
-from marlzoo.version import __version__
+
+from . import scripted
 
 Floats = NDArray[np.float64]
 UPPER = 0.1  # length of the link at the shoulder
@@ -78,37 +77,18 @@ def dataset(task: str, quality: str, *, episodes: int = 100, seed: int = 0) -> D
         raise UnknownNameError(f"quality of {task}", quality, PARTS)
     env = make_env(task, episodes)
     parts = [_record(env, sense, seed) for sense in PARTS[quality]]
-    arrays: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    starts = Episodes.from_lengths(arrays.pop("lengths")).starts
-    card = Card(
-        task=task,
-        source="marlzoo",
-        quality=quality,
-        engine=str(env.metadata["engine"]),
-        versions={"marlzoo": __version__, "numpy": np.__version__},
-        options=dict(env.metadata),
-        license="Apache-2.0",
-        recipe={
-            "command": f"marlzoo.benchmarks.reacher.dataset({task!r}, {quality!r}, {episodes=}, {seed=})",
-            "seed": seed,
-            "episodes": episodes,
-        },
-    )
-    made = Dataset.create(env.spec, **arrays, starts=starts, card=card)
+    command = f"marlzoo.benchmarks.reacher.dataset({task!r}, {quality!r}, {episodes=}, {seed=})"
+    made = scripted.joined(env, parts, quality, command, seed=seed, episodes=episodes)
     env.close()
     return made
 
 
-def _record(env: Any, sense: int, seed: int) -> dict[str, NDArray[Any]]:
-    """One episode of every copy, end to end, each with its final observation."""
-    env.seed([derive(seed, "start", copy) for copy in range(env.num_envs)])
+def _record(env: BatchedEnv, sense: int, seed: int) -> scripted.Recorded:
+    """One episode of every copy."""
     noise = np.random.default_rng(derive(seed, "noise", sense))
-    play = Play(env)
-    recording = Recording(play)
-    while play.live.size:
-        exact = action(play.seen.state, sense)
-        noisy = np.clip(exact + NOISE * noise.normal(size=exact.shape), -1.0, 1.0)
-        acted = noisy[..., None].astype(np.float32)
-        recording.add(acted, play.step(acted))
-    kept = np.arange(env.spec.horizon + 1) <= play.lengths[:, None]
-    return {**{name: rows[kept] for name, rows in recording.arrays.items()}, "lengths": play.lengths}
+
+    def rule(seen: Observation) -> NDArray[Any]:
+        exact = action(seen.state, sense)
+        return np.clip(exact + NOISE * noise.normal(size=exact.shape), -1.0, 1.0)[..., None]
+
+    return scripted.record(env, rule, [derive(seed, "start", copy) for copy in range(env.num_envs)])

@@ -1,0 +1,186 @@
+"""Teams whose agents act together by a coin that nobody shows: what learners of factored policies keep of it.
+
+    python benchmarks/studies/correlated.py [--forms OMIGA BC --updates 20000]
+
+Three scripted teams on spread (:mod:`marlzoo.benchmarks.spread`): ``one`` sends every agent to its own landmark, in
+``agreed`` a coin of the team decides between two such assignments, in ``split`` every agent tosses its own. Policies
+that factor over agents and imitate cannot tell ``agreed`` from ``split`` at the start of an episode: what an agent
+does alone is the same. ``agreed`` breaks what the factorization of OMIGA and its kin assumes, ``one`` and ``split`` do
+not. What could help is a value of the team's action, which tells agreement from disagreement, a common source of
+noise, or acting in turn.
+
+For every learner: its return, and the share of episodes at whose end every landmark has an agent. The lines of the
+data show both of the scripted teams.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tyro
+from marlzoo.benchmarks import spread, study
+from marlzoo.benchmarks.stats import Floats
+from torch import Tensor
+
+import marlzoo
+from marlzoo.modules.policies import Policy
+from marlzoo.registry import make_env
+from marlzoo.replicas import ReplicaRandom
+from marlzoo.spec import Spec
+from marlzoo.training.evaluation import evaluate
+from marlzoo.training.trainer import train
+
+NAME = "correlated"
+SIZES: dict[str, Any] = {
+    "hidden": 64,
+    "critic_hidden": 64,
+    "vae_hidden": 64,
+    "batch_size": 128,
+    "history": "mlp",
+}
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BC": ("bc", {}),
+    "OMIGA": ("omiga", {}),
+    "IQL": ("iql", {}),
+    "MAIQL": ("maiql", {}),
+    "ComaDICE": ("comadice", {}),
+    "TD3+BC": ("td3_bc", {"variant": "independent"}),
+    "MADDPG+BC": ("td3_bc", {"variant": "maddpg_bc"}),
+    "MAC-Flow, own noise": ("mac_flow", {"layers": 2, "noise": "per_episode"}),
+    "MAC-Flow, shared noise": ("mac_flow", {"layers": 2, "noise": "shared"}),
+    "Oryx": ("oryx", {}),
+}
+COLUMNS = ["data", "form", "execution", "seed", "return", "covered"]
+
+
+@dataclass(frozen=True)
+class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in the checkout
+    """What to run."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)  # one replica each
+    qualities: tuple[str, ...] = spread.QUALITIES  # of the data
+    forms: tuple[str, ...] = tuple(FORMS)  # which
+    data_episodes: int = 800
+    updates: int = 10_000  # of every method
+    episodes: int = 100  # of the evaluation, per replica
+
+
+class Watched(Policy):
+    """A policy whose last observations are kept.
+
+    Attributes:
+        seen: ``[R, E, N, O]``.
+    """
+
+    seen: Tensor
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.stochastic = policy.stochastic
+
+    def reset(self, num_envs: int, ids: Tensor | None = None) -> None:  # noqa: D102
+        self.policy.reset(num_envs, ids)
+
+    def receive(self, reward: Tensor) -> None:  # noqa: D102
+        self.policy.receive(reward)
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
+        """Acts as the policy does."""
+        self.seen = obs
+        action: Tensor = self.policy.act(obs, action_mask, random)
+        return action
+
+
+def measured(policy: Policy, options: Options) -> list[tuple[float, float]]:
+    """Return, and share of episodes in which all landmarks are covered at the last action; a pair per seed."""
+    watched = Watched(policy)
+    env = make_env(spread.TASK, len(options.seeds) * options.episodes)
+    played = evaluate(watched, env, seeds=list(options.seeds))
+    env.close()
+    covered = spread.covered(watched.seen.cpu().numpy()).mean(-1)
+    return list(zip(played.returns.mean(1).tolist(), covered.tolist(), strict=True))
+
+
+def learner(form: str, spec: Spec, options: Options) -> Any:
+    """One replica per seed, with the study's sizes as far as the method has them."""
+    method, settings = FORMS[form]
+    known = marlzoo.registry.find_method(method).config_class.__dataclass_fields__
+    sizes = {name: value for name, value in SIZES.items() if name in known}
+    return marlzoo.make(method, spec, seeds=options.seeds, **{**sizes, **settings})
+
+
+def lines(options: Options) -> pd.DataFrame:
+    """One line per dataset, learner and seed; those of the data have seed -1."""
+    found: list[tuple[Any, ...]] = []
+    for quality in options.qualities:
+        data = spread.dataset(quality, episodes=options.data_episodes)
+        last = spread.covered(data.obs[data.starts + data.spec.horizon - 1])
+        found.append((quality, "data", "", -1, float(data.returns.mean()), float(last.mean())))
+        for form in options.forms:
+            team = learner(form, data.spec, options)
+            train(team, data, updates=options.updates, compile="off")
+            policy = team.policy()
+            for seed, values in zip(options.seeds, measured(policy, options), strict=True):
+                found.append((quality, form, policy.execution, seed, *values))
+            print(*map(str, found[-len(options.seeds) :]), sep="\n", flush=True)
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def report(numbers: pd.DataFrame, options: Options) -> study.Study:
+    """A table with a line per learner, and the share of covered episodes as plot."""
+    qualities = list(numbers["data"].unique())
+    forms = [(form, part) for form, part in numbers.groupby("form", sort=False)]
+    body = [
+        [
+            str(form),
+            max(part["execution"]),
+            *(study.over_seeds(_of(part, quality, "return"), 0) for quality in qualities),
+            *(study.over_seeds(_of(part, quality, "covered"), 2) for quality in qualities),
+        ]
+        for form, part in forms
+    ]
+    notes = [
+        "Return, and the share of episodes at whose last action every landmark has an agent, on data of each team: "
+        f"means over seeds with 95 % intervals, {options.episodes} episodes each.",
+        f"Made by `{study.command(NAME)}`.",
+    ]
+    header = ["", "execution", *(f"return, {q}" for q in qualities), *(f"covered, {q}" for q in qualities)]
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        for k, (_, part) in enumerate(forms):
+            for shift, quality in enumerate(qualities):
+                values = _of(part, quality, "covered")
+                label = quality if k == 0 else None
+                ax.plot([k + 0.2 * (shift - 1)] * len(values), values, f"oC{shift}", label=label)
+        ax.set_xticks(
+            range(len(forms)), [str(form).replace(", ", "\n") for form, _ in forms], fontsize=6, rotation=45
+        )
+        ax.set_ylabel("episodes with all landmarks covered")
+        ax.legend()
+
+    sheet = study.plain_sheet("A team that tosses a coin nobody shows", header, body, notes)
+    return study.Study(NAME, sheet, numbers, draw, size=(8.0, 4.5))
+
+
+def _of(part: pd.DataFrame, quality: str, column: str) -> Floats:
+    """Values of one dataset ``[seeds]``."""
+    return np.asarray(part.loc[part["data"] == quality, column], np.float64)
+
+
+def main(options: Options) -> int:
+    """Run the study."""
+    study.use_threads(options.threads)
+    study.write_study(report(lines(options), options), options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))
