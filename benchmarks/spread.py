@@ -24,6 +24,8 @@ from . import scripted
 
 TASK = "mpe/spread"
 AGENTS = 3
+# Soft bound of the actions: of those on the box's own bounds, policies with densities learn badly.
+LARGEST = 0.8
 STIFFNESS = 8.0  # action per unit of distance that is missing
 DAMPING = 1.5  # action per unit of speed
 NOISE = 0.1  # standard deviation, on the actions
@@ -59,7 +61,8 @@ def action(obs: NDArray[Any], coin: NDArray[Any]) -> NDArray[Any]:
     """
     goal = (np.arange(AGENTS) + coin) % AGENTS
     missing = np.take_along_axis(landmarks(obs), goal[..., None, None], axis=2)[:, :, 0]
-    return np.asarray(STIFFNESS * missing - DAMPING * obs[..., :2])
+    wanted = STIFFNESS * missing - DAMPING * obs[..., :2]
+    return np.asarray(LARGEST * np.tanh(wanted / LARGEST))
 
 
 def covered(obs: NDArray[Any]) -> NDArray[np.bool_]:

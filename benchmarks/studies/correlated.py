@@ -5,8 +5,8 @@
 Three scripted teams on spread (:mod:`marlzoo.benchmarks.spread`): ``one`` sends every agent to its own landmark, in
 ``agreed`` a coin of the team decides between two such assignments, in ``split`` every agent tosses its own. Policies
 that factor over agents and imitate cannot tell ``agreed`` from ``split`` at the start of an episode: what an agent
-does alone is the same. ``agreed`` breaks what the factorization of OMIGA and its kin assumes, ``one`` and ``split`` do
-not. What could help is a value of the team's action, which tells agreement from disagreement, a common source of
+does alone is the same. ``agreed`` breaks what the factorization of OMIGA and its kin assumes; ``one`` and ``split``
+do not. What could help is a value of the team's action, which tells agreement from disagreement, a common source of
 noise, or acting in turn.
 
 For every learner: its return, and the share of episodes at whose end every landmark has an agent. The lines of the
