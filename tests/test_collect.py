@@ -27,7 +27,7 @@ from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import collectable_qualities
+from marlzoo.teachers.offers import collectable_qualities, versioned_quality
 from marlzoo.teachers.plans import how_to_train, plans
 from marlzoo.teachers.store import (
     FOLDER,
@@ -37,6 +37,7 @@ from marlzoo.teachers.store import (
     behavior_policy_path,
     load_behavior_policy,
     save_behavior_policy,
+    task_and_version,
 )
 from marlzoo.training.checkpoint import save, save_arrays
 
@@ -439,13 +440,13 @@ def test_every_planned_task_exists_and_tells_how_to_train_its_behavior_policy() 
     wanted = {f"smax/{name}" for name in ("3m", "2s3z", "5m_vs_6m", "6h_vs_8z")}
     wanted |= {"mamujoco/ant-2x4", "moma/reacher-2x1first_0", "mpe/spread", "mpe/tag-substitute-prey"}
     assert wanted < plans().keys()
-    for task, plan in plans().items():
+    for name, plan in plans().items():
         options = Options(**plan.options)
-        make(options.method, task_spec(task), **options.changed())
+        make(options.method, task_spec(task_and_version(name)[0]), **options.changed())
         assert not plan.published or f"{plan.published}/medium" in published()
         assert not plan.like or published()[plan.like].mean_return is not None
         assert (
-            how_to_train(task) == f"train one with: marlzoo data teach {task} ({options.steps:,} team steps)"
+            how_to_train(name) == f"train one with: marlzoo data teach {name} ({options.steps:,} team steps)"
         )
 
 
@@ -472,9 +473,10 @@ def test_wrong_options(tmp_path: Path) -> None:
         make_behavior_policy(TASK, Options(method="bc", work=tmp_path, out=tmp_path))
 
 
-@pytest.mark.parametrize("task", behavior_policy_names())
-def test_shipped_behavior_policies(task: str, tmp_path: Path) -> None:
-    behavior = load_behavior_policy(task)
+@pytest.mark.parametrize("name", behavior_policy_names())
+def test_shipped_behavior_policies(name: str, tmp_path: Path) -> None:
+    behavior = load_behavior_policy(name)
+    task = behavior.task
     mean = [snapshot.mean_return for snapshot in behavior.snapshots]
     levels = {name: float(np.mean([mean[k] for k in rows])) for name, rows in behavior.qualities.items()}
     if task.startswith("smax/"):
@@ -483,15 +485,16 @@ def test_shipped_behavior_policies(task: str, tmp_path: Path) -> None:
         assert behavior.qualities.keys() == EXPECTED
         assert levels["random"] < levels["medium-replay"] < levels["medium"] < levels["expert"]
         assert behavior.qualities["medium-replay"][0] == 0, "a replay holds the random phase"
-    assert behavior.command == Options(**plans()[task].options).command(task), "what data teach would run"
-    assert behavior_policy_path(task).with_suffix(".npz").stat().st_size < 700_000
-    with open(behavior_policy_path(task).with_suffix(".csv"), encoding="utf-8") as file:
+    assert behavior.command == Options(**plans()[name].options).command(name), "what data teach would run"
+    assert behavior_policy_path(name).with_suffix(".npz").stat().st_size < 700_000
+    with open(behavior_policy_path(name).with_suffix(".csv"), encoding="utf-8") as file:
         curve = list(csv.DictReader(file))
     assert int(curve[-1]["updates"]) == behavior.snapshots[-1].updates
     if task.startswith("smax/"):
         assert behavior.snapshots[-1].win_rate is not None
         pytest.importorskip("jaxmarl", reason="needs the extra smax")
-    data = load_dataset(collect(task, "medium", 200, path=tmp_path / "a.hdf5"))
+    quality = versioned_quality("medium", behavior.version)
+    data = load_dataset(collect(task, quality, 200, path=tmp_path / "a.hdf5"))
     assert data.transitions == 200
 
 

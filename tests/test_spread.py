@@ -58,7 +58,9 @@ def test_the_same_arguments_give_the_same_data() -> None:
     one, same, other = (spread.dataset("split", episodes=4, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.action, same.action)
     starts = [data.obs[data.starts, 0, 2:4] for data in (one, other)]  # where the first agent begins
-    assert len(np.unique(np.concatenate(starts), axis=0)) == 8  # elsewhere in every episode, and for every seed
+    assert (
+        len(np.unique(np.concatenate(starts), axis=0)) == 8
+    )  # elsewhere in every episode, and for every seed
     assert not np.array_equal(one.action, other.action)
     np.testing.assert_array_equal(one.starts, 26 * np.arange(4))
     assert np.abs(one.action).max() <= 1.0

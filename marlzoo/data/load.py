@@ -89,7 +89,7 @@ def _as_mix(name: str) -> str:
     """The command that mixes ``name`` in equal shares (good-poor: good and poor), if both parts are known."""
     task, source, quality = DatasetName.parse(name)
     known = set(published()) | set(installed())
-    if name in known or quality in _RECIPES or "-" not in quality:
+    if name in known or re.sub(r"-v\d+$", "", quality) in _RECIPES or "-" not in quality:
         return ""
     if source == "marlzoo":
         from marlzoo.teachers.offers import collectable_qualities  # here: it needs this module, and torch

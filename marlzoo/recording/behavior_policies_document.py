@@ -13,6 +13,7 @@ import numpy as np
 
 from marlzoo.data.catalog import published
 from marlzoo.system.files import write_text_atomic
+from marlzoo.teachers.offers import versioned_quality
 from marlzoo.teachers.plans import plans
 from marlzoo.teachers.store import (
     FOLDER,
@@ -20,6 +21,7 @@ from marlzoo.teachers.store import (
     behavior_policy_names,
     behavior_policy_stem,
     load_behavior_policy,
+    versioned_name,
 )
 
 HEAD = """# Behavior policies
@@ -31,7 +33,8 @@ quality `random` is there for every task: where none below makes it, a policy do
 Returns are means ± standard deviations over {episodes} episodes of each snapshot, acting with exploration as when
 data are recorded; a quality of several snapshots counts each by the number of its episodes in equal shares of steps.
 The published mean is that of the dataset that the quality stands for; ours were made by other learners, so only the
-level is meant to agree. Learning curves: `marlzoo/teachers/*.csv`.
+level is meant to agree. Learning curves: `marlzoo/teachers/*.csv`. Qualities that end in `-v2` are of a task's
+second behavior policy, which was made later and leaves the first one's data as they were.
 
 Made by `python -m marlzoo.recording.behavior_policies_document docs/behavior_policies.md`.
 
@@ -87,7 +90,7 @@ def document(folder: Path = FOLDER) -> str:
 
 def _levels(behavior: BehaviorPolicy) -> Iterator[str]:
     """One line per quality."""
-    plan = plans().get(behavior.task)
+    plan = plans().get(behavior.name)
     source = plan.published if plan else ""
     for quality in behavior.qualities:
         mean, std = level(behavior, quality)
@@ -96,7 +99,7 @@ def _levels(behavior: BehaviorPolicy) -> Iterator[str]:
         known = entry is not None and entry.mean_return is not None
         theirs = f"{entry.mean_return:.1f} | {entry.name}" if entry is not None and known else "— | —"
         ours = f"{_number(mean)} ± {_number(std)} | {_wins([s.win_rate for s in found])}"
-        yield f"| {behavior.task} | {quality} | {ours} | {theirs} |\n"
+        yield f"| {behavior.task} | {versioned_quality(quality, behavior.version)} | {ours} | {theirs} |\n"
 
 
 def _wins(rates: list[float | None]) -> str:
@@ -112,21 +115,23 @@ def _number(value: float) -> str:
 
 def _speed(behavior: BehaviorPolicy, folder: Path) -> tuple[int, float]:
     """Steps trained, and seconds that they took."""
-    curve = (folder / f"{behavior_policy_stem(behavior.task)}.csv").read_text(encoding="utf-8").splitlines()
+    curve = (folder / f"{behavior_policy_stem(behavior.name)}.csv").read_text(encoding="utf-8").splitlines()
     seconds = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
     return behavior.snapshots[-1].steps, seconds
 
 
 def _command(behavior: BehaviorPolicy, folder: Path) -> str:
     steps, seconds = _speed(behavior, folder)
-    return f"| {behavior.task} | {steps:,} | {seconds / 60:.0f} | {steps / seconds:.0f} | `{behavior.command}` |\n"
+    return f"| {behavior.name} | {steps:,} | {seconds / 60:.0f} | {steps / seconds:.0f} | `{behavior.command}` |\n"
 
 
 def _below(behavior: BehaviorPolicy, folder: Path) -> Iterator[str]:
-    """One line where the last quality does not reach its goal."""
-    plan = plans().get(behavior.task)
+    """One line where the last quality does not reach its goal, and no later behavior policy is there."""
+    plan = plans().get(behavior.name)
     best = list(behavior.qualities)[-1]
     if plan is None or not (plan.like or plan.published):
+        return
+    if versioned_name(behavior.task, behavior.version + 1) in behavior_policy_names(folder):
         return
     entry = published()[plan.like or f"{plan.published}/{best}"]
     mean, _ = level(behavior, best)
@@ -134,11 +139,11 @@ def _below(behavior: BehaviorPolicy, folder: Path) -> Iterator[str]:
         return
     steps, seconds = _speed(behavior, folder)
     more = max(LONG, LONGER * plan.options["steps"])
-    command = f"marlzoo data teach {behavior.task} --steps {more}"
+    command = f"marlzoo data teach {behavior.name} --steps {more}"
     goal = plan.scale * entry.mean_return
     hours = more / steps * seconds / 3600
     yield (
-        f"| {behavior.task} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {more:,} "
+        f"| {behavior.name} | {steps:,} | {_number(mean)} | {_number(goal)} | {entry.name} | {more:,} "
         f"| {hours:.1f} | `{command}` |\n"
     )
 

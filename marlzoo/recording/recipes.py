@@ -30,8 +30,13 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities
-from marlzoo.teachers.store import BehaviorPolicy, behavior_policy_names, load_behavior_policy
+from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities, quality_and_version
+from marlzoo.teachers.store import (
+    BehaviorPolicy,
+    behavior_policy_names,
+    load_behavior_policy,
+    versioned_name,
+)
 from marlzoo.version import __version__
 
 LICENSE = "Apache-2.0"
@@ -62,7 +67,12 @@ def is_of_recipe(path: Path, task: str, quality: str, transitions: int, seed: in
     if any(recipe.get(name) != value for name, value in arguments.items()):
         return False
     taught = recipe.get("teacher")
-    return taught is None or taught == load_behavior_policy(task).sha256
+    return taught is None or taught == load_behavior_policy(_behavior_policy_name(task, quality)).sha256
+
+
+def _behavior_policy_name(task: str, quality: str) -> str:
+    """The behavior policy that makes a quality of a task's data."""
+    return versioned_name(task, quality_and_version(quality)[1])
 
 
 @dataclass(frozen=True)
@@ -191,21 +201,25 @@ def _require_room(spec: Spec, transitions: int, target: Path) -> None:
 
 def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
     """The recipe of a quality; raises the errors of :func:`collect`."""
-    needed = quality != RANDOM or task in behavior_policy_names(folder)
-    behavior = load_behavior_policy(task, folder) if needed else None
+    own, _ = quality_and_version(quality)
+    name = _behavior_policy_name(task, quality)
+    names = behavior_policy_names(folder)
+    if name != task and name not in names:
+        raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
+    behavior = load_behavior_policy(name, folder) if quality != RANDOM or task in names else None
     if behavior is None or (quality == RANDOM and RANDOM not in behavior.qualities):
         spec = task_spec(task)
         stage = _Stage(lambda: UniformPolicy(spec), 0, "uniform")
         where = "the legal actions" if spec.discrete else "the box [-1, 1]"
         note = f"actions were drawn uniformly from {where}"
         return _Recipe(task, quality, spec, (stage,), {"policy": "uniform"}, note)
-    if quality not in behavior.qualities:
+    if own not in behavior.qualities:
         raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
     return _Recipe(
         task,
         quality,
         behavior.spec,
-        tuple(_stage(behavior, k) for k in behavior.qualities[quality]),
+        tuple(_stage(behavior, k) for k in behavior.qualities[own]),
         {"teacher": behavior.sha256, "teacher_command": behavior.command},
         "actions explore as the behavior policy's method does, among the legal ones"
         if behavior.spec.discrete

@@ -32,6 +32,7 @@ from marlzoo.teachers.store import (
     Snapshot,
     behavior_policy_stem,
     save_behavior_policy,
+    task_and_version,
 )
 from marlzoo.training.checkpoint import load_arrays, save_arrays
 from marlzoo.training.online import CurvePoint, curve_csv, online_settings, train_online
@@ -40,8 +41,12 @@ from marlzoo.version import __version__
 Arrays = dict[str, NDArray[np.float32]]
 
 
-def make_behavior_policy(task: str, options: Options) -> Path:
+def make_behavior_policy(name: str, options: Options) -> Path:
     """Train a task's behavior policy and write its snapshots; returns the description's path.
+
+    Args:
+        name: full task name; ``mpe/spread@2`` makes the task's second behavior policy, beside the first.
+        options: how it is made.
 
     Raises:
         UnknownNameError: unknown task or method.
@@ -49,8 +54,9 @@ def make_behavior_policy(task: str, options: Options) -> Path:
         OutputError: a file cannot be written.
     """
     o = options
+    task, version = task_and_version(name)
     learner = learner_of(task, o)
-    run = run_folder(learner, task, o)
+    run = run_folder(learner, name, o)
     curve = _train(learner, task, o, run)
     last = learner.updates  # a training that once stopped elsewhere has left other files
     found = sorted(int(path.stem) for path in run.glob("[0-9]*.npz"))
@@ -71,10 +77,11 @@ def make_behavior_policy(task: str, options: Options) -> Path:
         spec=learner.spec,
         snapshots=tuple(snapshots),
         qualities=_qualities(len(kept) - 1) if poor is None else {"poor": (0,), "medium": (1,), "good": (2,)},
-        command=o.command(task),
+        command=o.command(name),
+        version=version,
         versions=_versions(task),
         sha256="",
-        arrays={name: np.stack([policies[k][name] for k in kept]) for name in policies[0]},
+        arrays={key: np.stack([policies[k][key] for k in kept]) for key in policies[0]},
     )
     return save_behavior_policy(behavior, curve_csv(curve), o.out)
 
@@ -85,12 +92,12 @@ def learner_of(task: str, options: Options) -> Algorithm:
     return make(options.method, spec, seeds=[options.seed], **options.changed())
 
 
-def run_folder(learner: Algorithm, task: str, options: Options) -> Path:
+def run_folder(learner: Algorithm, name: str, options: Options) -> Path:
     """Folder of the unfinished training: ``training.npz``, and a snapshot ``NNNNNN.npz`` every few updates."""
     o = options
     return (
         o.work
-        / f"{behavior_policy_stem(task)}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
+        / f"{behavior_policy_stem(name)}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
     )
 
 

@@ -7,21 +7,40 @@ from pathlib import Path
 
 from marlzoo.registry import task_names
 from marlzoo.teachers.plans import how_to_train
-from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy
+from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy, task_and_version
 
 SOURCE = "marlzoo"
 RANDOM = "random"  # the quality that every task has
 _SIZED = re.compile(
     r"(?P<quality>.+?)(-n(?P<transitions>\d+))?(-s(?P<seed>\d+))?"
 )  # as recipe_path names files
+_VERSIONED = re.compile(r"(?P<quality>.+)-v(?P<version>[2-9]|[1-9]\d+)")
 
 
 def collectable_qualities(task: str, folder: Path | None = None) -> list[str]:
-    """Qualities of a task's data: those of its behavior policy, if it has one, and ``random``."""
-    taught = (
-        list(load_behavior_policy(task, folder).qualities) if task in behavior_policy_names(folder) else []
-    )
+    """Qualities of a task's data: those of its behavior policies, if it has some, and ``random``.
+
+    The second behavior policy's are ``medium-v2``, ``expert-v2``, and so on.
+    """
+    taught = [
+        versioned_quality(quality, behavior.version)
+        for name in behavior_policy_names(folder)
+        if task_and_version(name)[0] == task
+        for behavior in (load_behavior_policy(name, folder),)
+        for quality in behavior.qualities
+    ]
     return taught if RANDOM in taught else [RANDOM, *taught]
+
+
+def versioned_quality(quality: str, version: int) -> str:
+    """Name of a quality of data: ``expert`` of a task's first behavior policy, ``expert-v2`` of its second."""
+    return quality if version == 1 else f"{quality}-v{version}"
+
+
+def quality_and_version(quality: str) -> tuple[str, int]:
+    """A behavior policy's own name of a quality, and its version; the reverse of :func:`versioned_quality`."""
+    found = _VERSIONED.fullmatch(quality)
+    return (found["quality"], int(found["version"])) if found else (quality, 1)
 
 
 def how_to_collect(task: str, quality: str) -> str:

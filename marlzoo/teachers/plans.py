@@ -36,7 +36,7 @@ def own_folder() -> Path:
 
 @cache
 def plans() -> dict[str, Plan]:
-    """All plans by task."""
+    """All plans by name of the behavior policy: the task, with the version of a later one (``mpe/spread@2``)."""
     return {task: Plan(**_tuples(values)) for task, values in _read().items() if "/" in task}
 
 
@@ -52,12 +52,12 @@ def _read() -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def how_to_train(task: str) -> str:
-    """One sentence: the command that trains the behavior policy of a task, and for how many steps."""
-    plan = plans().get(task)
+def how_to_train(name: str) -> str:
+    """One sentence: the command that trains a behavior policy, and for how many steps."""
+    plan = plans().get(name)
     if plan is None:
-        return f"train one with: marlzoo data teach {task}"
-    return f"train one with: marlzoo data teach {task} ({plan.options['steps']:,} team steps)"
+        return f"train one with: marlzoo data teach {name}"
+    return f"train one with: marlzoo data teach {name} ({plan.options['steps']:,} team steps)"
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Behavior policies: snapshots of one training of a team, which datasets are regenerated from.
 
-A task's policies are three files named after it: ``.npz`` holds the tensors of K snapshots stacked along the first
-axis, ``.json`` says what made them and which snapshots make which quality, ``.csv`` is the learning curve. The
-description holds the hashes of the other two and one of itself. The shipped ones lie beside this module, those that a
-user trains in :func:`own_folder`. Nothing is unpickled.
+A task may have several, of which later ones do not change what earlier ones make: the second one of ``mpe/spread`` is
+``mpe/spread@2``, and its data are of qualities like ``expert-v2``. A behavior policy is three files named after it:
+``.npz`` holds the tensors of K snapshots stacked along the first axis, ``.json`` says what made them and which
+snapshots make which quality, ``.csv`` is the learning curve. The description holds the hashes of the other two and
+one of itself. The shipped ones lie beside this module, those that a user trains in :func:`own_folder`. Nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from marlzoo.errors import DataError
+from marlzoo.errors import DataError, UnknownNameError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import make, task_spec
 from marlzoo.spec import Spec
@@ -63,6 +65,7 @@ class BehaviorPolicy:
 
     Args:
         task: full task name.
+        version: which of the task's behavior policies it is.
         method: that trained it.
         config: the method's settings.
         seed: of the training.
@@ -86,6 +89,12 @@ class BehaviorPolicy:
     versions: dict[str, str]
     sha256: str
     arrays: Mapping[str, NDArray[np.float32]]
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        """The task's, with the version of a later one: ``mpe/spread@2``."""
+        return versioned_name(self.task, self.version)
 
     def policy(self, snapshot: int) -> Policy:
         """The policy of one snapshot (one replica).
@@ -110,45 +119,67 @@ class BehaviorPolicy:
         return make(self.method, self.spec, seeds=[self.seed], **self.config).policy()
 
 
-def behavior_policy_path(task: str, folder: Path | None = None) -> Path:
+def versioned_name(task: str, version: int) -> str:
+    """Name of a task's behavior policy: ``mpe/spread`` of the first, ``mpe/spread@2`` of the second."""
+    return task if version == 1 else f"{task}@{version}"
+
+
+def task_and_version(name: str) -> tuple[str, int]:
+    """The task of a behavior policy and its version; the reverse of :func:`versioned_name`.
+
+    Raises:
+        UnknownNameError: what follows the last ``@`` is no version of a later one.
+    """
+    task, at, version = name.partition("@")
+    if not at:
+        return task, 1
+    if not version.isdecimal() or int(version) < 2:
+        raise UnknownNameError(
+            f"version of the behavior policy of {task}", version, ["2 and more, as in TASK@2"]
+        )
+    return task, int(version)
+
+
+def behavior_policy_path(name: str, folder: Path | None = None) -> Path:
     """File of a behavior policy's description; arrays and learning curve are next to it.
 
     Args:
-        task: full task name.
+        name: full task name, with the version of a later one (``mpe/spread@2``).
         folder: where it lies; None: the user's own where there is one, else the shipped one.
     """
-    name = f"{behavior_policy_stem(task)}.json"
+    file = f"{behavior_policy_stem(name)}.json"
     if folder is not None:
-        return folder / name
-    own = own_folder() / name
-    return own if own.is_file() else FOLDER / name
+        return folder / file
+    own = own_folder() / file
+    return own if own.is_file() else FOLDER / file
 
 
-def behavior_policy_stem(task: str) -> str:
-    """What the files of a task's behavior policy are called, without their endings."""
-    return TaskName.parse(task).slug("--")
+def behavior_policy_stem(name: str) -> str:
+    """What the files of a behavior policy are called, without their endings."""
+    return TaskName.parse(name).slug("--")
 
 
 def behavior_policy_names(folder: Path | None = None) -> list[str]:
-    """Tasks that have a behavior policy in ``folder``; None: shipped ones and the user's own."""
+    """Behavior policies in ``folder`` by name, that of the task; None: shipped ones and the user's own."""
     folders = (FOLDER, own_folder()) if folder is None else (folder,)
     return sorted({path.stem.replace("--", "/") for place in folders for path in place.glob("*--*.json")})
 
 
-def load_behavior_policy(task: str, folder: Path | None = None) -> BehaviorPolicy:
-    """Load the behavior policy of a task; see :func:`behavior_policy_path` for ``folder``.
+def load_behavior_policy(name: str, folder: Path | None = None) -> BehaviorPolicy:
+    """Load a behavior policy; arguments as of :func:`behavior_policy_path`.
 
     Raises:
         UnknownNameError: there is no such task.
         DataError: there is no behavior policy (the text says which tasks have one and how to train one), or its files
             are damaged.
     """
-    path = behavior_policy_path(task, folder)
+    path = behavior_policy_path(name, folder)
+    task, _ = task_and_version(name)
     if not path.is_file():
         task_spec(task)  # a misspelt task is named as such
         known = ", ".join(behavior_policy_names(folder)) or "none"
         raise DataError(
-            f"there is no behavior policy for {task} (there are: {known}); {how_to_train(task)}; data of the quality "
+            f"there is no behavior policy for {name} (there are: {known}); {how_to_train(name)}; data of the quality "
             "random need none"
         )
     weights = path.with_suffix(".npz")
@@ -159,38 +190,38 @@ def load_behavior_policy(task: str, folder: Path | None = None) -> BehaviorPolic
         described["snapshots"] = tuple(Snapshot(**snapshot) for snapshot in described["snapshots"])
         described["qualities"] = {name: tuple(rows) for name, rows in described["qualities"].items()}
         if sha256_file(weights) != described["sha256"]:
-            raise _damaged(task, weights, "its content is not what the description says")
+            raise _damaged(name, weights, "its content is not what the description says")
         with zipfile.ZipFile(weights) as stored:
-            names = [name.removesuffix(".npy") for name in stored.namelist()]
-            arrays = {name: read_member(stored, name, weights.stat().st_size) for name in names}
+            members = [member.removesuffix(".npy") for member in stored.namelist()]
+            arrays = {member: read_member(stored, member, weights.stat().st_size) for member in members}
         behavior = BehaviorPolicy(**described, arrays=arrays)
     except DataError as error:
         if str(error).startswith("the behavior policy"):
             raise
-        raise _damaged(task, path, str(error)) from error
+        raise _damaged(name, path, str(error)) from error
     except ZIP_FAULTS as error:
-        raise _damaged(task, path, f"{type(error).__name__}: {error}") from error
+        raise _damaged(name, path, f"{type(error).__name__}: {error}") from error
     count = len(behavior.snapshots)
     if any(len(array) != count for array in arrays.values()):
-        raise _damaged(task, weights, f"it does not hold {count} snapshots")
+        raise _damaged(name, weights, f"it does not hold {count} snapshots")
     return behavior
 
 
-def verify_behavior_policy(task: str, folder: Path) -> None:
+def verify_behavior_policy(name: str, folder: Path) -> None:
     """Compare a behavior policy's three files with their hashes.
 
     Raises:
         DataError: one of them was changed or damaged after it was written.
     """
-    load_behavior_policy(task, folder)
-    path = behavior_policy_path(task, folder)
+    load_behavior_policy(name, folder)
+    path = behavior_policy_path(name, folder)
     curve = path.with_suffix(".csv")
     try:
         stated = json.loads(path.read_text(encoding="utf-8")).get(CURVE)
         if stated is not None and stated != _curve_hash(curve):
-            raise _damaged(task, curve, "its content is not what the description says")
+            raise _damaged(name, curve, "its content is not what the description says")
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(task, curve, str(error)) from error
+        raise _damaged(name, curve, str(error)) from error
 
 
 def _curve_hash(path: Path) -> str:
@@ -206,7 +237,7 @@ def save_behavior_policy(behavior: BehaviorPolicy, curve: str, folder: Path) -> 
     Raises:
         OutputError: a file cannot be written.
     """
-    path = behavior_policy_path(behavior.task, folder)
+    path = behavior_policy_path(behavior.name, folder)
     weights = path.with_suffix(".npz")
     with atomic_write(weights) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **dict(behavior.arrays))
@@ -222,8 +253,8 @@ def save_behavior_policy(behavior: BehaviorPolicy, curve: str, folder: Path) -> 
     return path
 
 
-def _damaged(task: str, path: Path, cause: str) -> DataError:
+def _damaged(name: str, path: Path, cause: str) -> DataError:
     return DataError(
-        f"the behavior policy of {task} is damaged: {path.name}: {cause}; install marlzoo again, or train it "
-        f"again with: marlzoo data teach {task}"
+        f"the behavior policy of {name} is damaged: {path.name}: {cause}; install marlzoo again, or train it "
+        f"again with: marlzoo data teach {name}"
     )
