@@ -36,6 +36,10 @@ def rows(scores: dict[str, tuple[float, ...]], **changed: Any) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def together(*frames: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat(frames)
+
+
 def test_gains_over_the_parts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("mixtures")
     monkeypatch.setattr(module, "normalized_score", lambda task, value: value / 100)
@@ -60,15 +64,14 @@ def test_seeds_of_the_parts_are_drawn_like_those_of_the_mixture(monkeypatch: pyt
 def test_mixtures_count_alike_whatever_their_seeds() -> None:
     module = script("mixtures")
     more = {"good": (50.0,) * 5, "poor": (10.0,) * 5, "good-poor": (70.0,) * 5}
-    both = pd.concat([rows(SCORES), rows(more, task="smax/3m")])
-    numbers = module.lines(both)
+    numbers = module.lines(together(rows(SCORES), rows(more, task="smax/3m")))
     assert module.gain(numbers, "over the mean")[0] == pytest.approx((15 + 40) / 2)
 
 
 def test_only_who_has_the_mixture_and_both_parts_is_compared() -> None:
     module = script("mixtures")
     lacking = rows({"expert": (1.0, 2.0, 3.0), "medium-expert": (1.0, 2.0, 3.0)}, learner="y")
-    assert set(module.lines(pd.concat([rows(SCORES), lacking]))["learner"]) == {"x"}
+    assert set(module.lines(together(rows(SCORES), lacking))["learner"]) == {"x"}
     with pytest.raises(DataError, match="both of its parts"):
         module.lines(lacking)
 

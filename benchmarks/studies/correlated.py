@@ -10,7 +10,8 @@ do not. What could help is a value of the team's action, which tells agreement f
 noise, or acting in turn.
 
 For every learner: its return, and the share of episodes at whose end every landmark has an agent. The lines of the
-data show both of the scripted teams.
+data show both of the scripted teams. Rows are written learner by learner, and the same command goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from marlzoo.benchmarks.stats import Floats
 from torch import Tensor
 
 import marlzoo
+from marlzoo.data.dataset import Dataset
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import make_env
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.spec import Spec
+from marlzoo.system.files import write_text_atomic
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
 
@@ -54,7 +57,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "MAC-Flow, shared noise": ("mac_flow", {"layers": 2, "noise": "shared"}),
     "Oryx": ("oryx", {}),
 }
-COLUMNS = ["data", "form", "execution", "seed", "return", "covered"]
+COLUMNS = ["data", "form", "execution", "updates", "seed", "return", "covered"]
 
 
 @dataclass(frozen=True)
@@ -116,21 +119,36 @@ def learner(form: str, spec: Spec, options: Options) -> Any:
     return marlzoo.make(method, spec, seeds=options.seeds, **{**sizes, **settings})
 
 
+def of_data(quality: str, data: Dataset) -> list[tuple[Any, ...]]:
+    """The line of a dataset, with seed -1."""
+    last = spread.covered(data.obs[data.starts + data.spec.horizon - 1])
+    return [(quality, "data", "", 0, -1, float(data.returns.mean()), float(last.mean()))]
+
+
+def of_learner(quality: str, form: str, data: Dataset, options: Options) -> list[tuple[Any, ...]]:
+    """A line per seed of one learner."""
+    team = learner(form, data.spec, options)
+    train(team, data, updates=options.updates, compile="off")
+    policy = team.policy()
+    found = zip(options.seeds, measured(policy, options), strict=True)
+    return [(quality, form, policy.execution, options.updates, seed, *values) for seed, values in found]
+
+
 def lines(options: Options) -> pd.DataFrame:
-    """One line per dataset, learner and seed; those of the data have seed -1."""
-    found: list[tuple[Any, ...]] = []
+    """One line per dataset, learner and seed; what an earlier run of the command has written is kept."""
+    path = options.out / NAME / "table.csv"
+    found = pd.read_csv(path).fillna({"execution": ""}) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    found = found[found["updates"].isin((0, options.updates))]
     for quality in options.qualities:
         data = spread.dataset(quality, episodes=options.data_episodes)
-        last = spread.covered(data.obs[data.starts + data.spec.horizon - 1])
-        found.append((quality, "data", "", -1, float(data.returns.mean()), float(last.mean())))
-        for form in options.forms:
-            team = learner(form, data.spec, options)
-            train(team, data, updates=options.updates, compile="off")
-            policy = team.policy()
-            for seed, values in zip(options.seeds, measured(policy, options), strict=True):
-                found.append((quality, form, policy.execution, seed, *values))
-            print(*map(str, found[-len(options.seeds) :]), sep="\n", flush=True)
-    return pd.DataFrame(found, columns=COLUMNS)
+        for form in ("data", *options.forms):
+            if len(found[(found["data"] == quality) & (found["form"] == form)]):
+                continue
+            new = of_data(quality, data) if form == "data" else of_learner(quality, form, data, options)
+            print(*map(str, new), sep="\n", flush=True)
+            found = pd.DataFrame([*found.itertuples(index=False, name=None), *new], columns=COLUMNS)
+            write_text_atomic(path, found.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    return found
 
 
 def report(numbers: pd.DataFrame, options: Options) -> study.Study:
@@ -140,7 +158,7 @@ def report(numbers: pd.DataFrame, options: Options) -> study.Study:
     body = [
         [
             str(form),
-            max(part["execution"]),
+            max(part["execution"].astype(str)),
             *(study.over_seeds(_of(part, quality, "return"), 0) for quality in qualities),
             *(study.over_seeds(_of(part, quality, "covered"), 2) for quality in qualities),
         ]

@@ -97,9 +97,9 @@ def samples(numbers: pd.DataFrame, kind: str) -> tuple[list[Floats], Floats]:
     scores: list[Floats] = []
     weights: list[float] = []
     cells = numbers.groupby(["task", "quality"], sort=False)
-    for (_, mixed), cell in cells:
+    for (_, quality), cell in cells:
         of = {part: group["score"].to_numpy(np.float64) for part, group in cell.groupby("part")}
-        first, second = (of[part] for part in PARTS[mixed])
+        first, second = (of[part] for part in PARTS[str(quality)])
         better = max(first, second, key=np.mean)
         less: list[tuple[Floats, float]] = {
             "over the mean": [(first, -0.5), (second, -0.5)],
