@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from marlzoo.benchmarks import spread
@@ -21,9 +22,12 @@ from tests.test_studies import script, written
 class Teacher(Policy):
     """The scripted team itself: its first replica by one convention, its second all to the first landmark."""
 
+    seen: np.ndarray
+
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:
+        self.seen = obs.numpy().copy()
         agreed, crowd = (
             np.zeros((obs.shape[1], 3), np.int64),
             -np.arange(3) + np.zeros((obs.shape[1], 1), np.int64),
@@ -35,7 +39,10 @@ class Teacher(Policy):
 def test_what_is_measured_of_a_policy() -> None:
     module = script("correlated")
     options = module.Options(seeds=(0, 1), episodes=20)
-    (agreed, covered), (crowded, uncovered) = module.measured(Teacher(), options)
+    teacher = Teacher()
+    (agreed, covered), (crowded, uncovered) = module.measured(teacher, options)
+    # before the last action, as the data's are
+    assert covered == spread.covered(teacher.seen[0]).mean()
     assert agreed > crowded + 100
     assert covered > 0.9
     assert uncovered == 0.0
@@ -66,6 +73,25 @@ def test_what_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.
     assert trained[4:] == [("one", "BC", 20), ("split", "BC", 20)]
     text = (tmp_path / "correlated" / "table.md").read_text()
     assert re.search(r"\| BC \| decentralized \| 101\s\[100,\s102\]", text)
+
+
+def test_what_was_done_before_an_interruption_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("correlated")
+
+    def stopped(quality: str, form: str, data: Any, options: Any) -> list[tuple[Any, ...]]:
+        if form == "OMIGA":
+            raise KeyboardInterrupt
+        return [(quality, form, "decentralized", options.updates, seed, 100.0, 0.5) for seed in options.seeds]
+
+    monkeypatch.setattr(module, "of_learner", stopped)
+    options = module.Options(
+        out=tmp_path, qualities=("one",), data_episodes=20, forms=("BC", "OMIGA"), updates=10
+    )
+    with pytest.raises(KeyboardInterrupt):
+        module.main(options)
+    assert pd.read_csv(tmp_path / "correlated" / "table.csv")["form"].tolist() == ["data", "BC", "BC", "BC"]
 
 
 def data_of(quality: str) -> Any:
