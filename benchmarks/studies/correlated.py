@@ -96,7 +96,7 @@ class Watched(Policy):
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:
         """Acts as the policy does."""
-        self.seen = obs
+        self.seen = obs.clone()  # the environment writes the next ones into the same memory
         action: Tensor = self.policy.act(obs, action_mask, random)
         return action
 
