@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from marlzoo.cli import main
 from marlzoo.data import load
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import DataError, UnknownNameError
@@ -176,3 +178,15 @@ def test_a_second_one_is_trained_beside_the_first(tmp_path: Path) -> None:
     assert (second.task, second.version) == (TASK, 2)
     assert second.command == options.command(SECOND)
     assert len(list((tmp_path / "w").iterdir())) == 2  # trainings of their own
+
+
+def test_the_command_names_the_data_that_a_second_one_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["hidden=8", "num_envs=2", "rollout=25", "batch_size=50"]
+    sizes = ["--steps", "400", "--every", "1", "--trial", "2", "--episodes", "2"]
+    for name, quality in ((TASK, "QUALITY"), (SECOND, "QUALITY-v2")):
+        words = ["data", "teach", name, "--no-plan", "--settings", *settings, *sizes]
+        assert main([*words, "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 0
+        told = capsys.readouterr().err
+        assert re.search(rf"marlzoo data collect mpe/spread --quality {quality}$", told.strip()), told

@@ -282,7 +282,7 @@ class TeachCommand:
     """Train the behavior policies of a task, as its plan says; the same command resumes after a stop."""
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    """full task name, for instance mamujoco/hopper-3x1"""
+    """full task name, for instance mamujoco/hopper-3x1; TASK@2 is a second one beside the first"""
     plan: bool = True
     """take the options that are not given from the task's plan, where it has one"""
     options: Annotated[TeachOptions, tyro.conf.arg(name="")] = field(default_factory=TeachOptions)
@@ -297,7 +297,13 @@ def teach(arguments: Sequence[str]) -> int:
     from marlzoo.commands.data import data_teach
 
     print(data_teach(parsed.task, parsed.options))
-    closing("Trained", started, f"marlzoo data collect {parsed.task} --quality QUALITY")
+    from marlzoo.teachers.offers import versioned_quality
+    from marlzoo.teachers.store import task_and_version
+
+    task, version = task_and_version(parsed.task)
+    closing(
+        "Trained", started, f"marlzoo data collect {task} --quality {versioned_quality('QUALITY', version)}"
+    )
     return 0
 
 
