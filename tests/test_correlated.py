@@ -40,7 +40,12 @@ def test_what_is_measured_of_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("correlated")
     judged: list[Any] = []
     covered = spread.covered
-    monkeypatch.setattr(spread, "covered", lambda obs: judged.append(obs) or covered(obs))
+
+    def watched(obs: Any) -> Any:
+        judged.append(obs)
+        return covered(obs)
+
+    monkeypatch.setattr(spread, "covered", watched)
     teacher = Teacher()
     found = module.measured(teacher, module.Options(seeds=(0, 1), episodes=20))
     np.testing.assert_array_equal(judged[0], teacher.seen)  # before the last action, as the data's are
