@@ -16,7 +16,7 @@ from torch import Tensor
 
 from marlzoo.modules.policies import Policy
 from marlzoo.replicas import ReplicaRandom
-from tests.test_studies import script, written
+from tests.study_scripts import script, written
 
 
 class Teacher(Policy):

@@ -13,8 +13,8 @@ import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.training.trainer import make_sampler
+from tests.study_scripts import script
 from tests.test_learning import greedy
-from tests.test_studies import script
 from tests.toys import toy_dataset, toy_spec
 
 

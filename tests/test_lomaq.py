@@ -13,7 +13,7 @@ import marlzoo
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 from marlzoo.training.trainer import make_sampler
-from tests.test_studies import script
+from tests.study_scripts import script
 
 FOUR = Spec(4, 2, 3, "discrete", 2, 5)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from marlzoo.errors import DataError
-from tests.test_studies import script, written
+from tests.study_scripts import script, written
 
 TASK = "mamujoco/hopper-3x1"
 SCORES = {"medium": (10.0, 20.0, 30.0), "expert": (60.0, 70.0, 80.0), "medium-expert": (50.0, 50.0, 80.0)}
