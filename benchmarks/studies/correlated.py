@@ -68,7 +68,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     qualities: tuple[str, ...] = spread.QUALITIES  # of the data
     forms: tuple[str, ...] = tuple(FORMS)  # which
     data_episodes: int = 800
-    updates: int = 10_000  # of every method
+    updates: int = 4000  # of every method
     episodes: int = 100  # of the evaluation, per replica
 
 
