@@ -6,7 +6,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -216,7 +216,9 @@ def _one(metrics: dict[str, Any], name: str, replica: int) -> float | None:
     return float(metrics[name][replica]) if name in metrics else None
 
 
+@cache
 def _versions() -> str:
+    """Versions of this process's packages; finding them reads files, which a row must not."""
     return "; ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))
 
 
