@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 
+from marlzoo.modules import layers as layers_module
 from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.layers import MLP, BatchNorm, Linear, PerAgent
 from marlzoo.modules.teams import DeterministicActor
@@ -29,6 +33,22 @@ def by_hand(mlp: MLP, place: tuple[int, ...], x: torch.Tensor) -> torch.Tensor:
         x = x @ layer.weight[place] + layer.bias[place]
         x = x if k == len(layers) - 1 else F.relu(x)
     return x
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("stack", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("n_out", [1, 3, 20])
+def test_every_way_of_multiplying_gives_each_members_outputs(
+    monkeypatch: pytest.MonkeyPatch, plain: bool, stack: tuple[int, ...], n_out: int
+) -> None:
+    monkeypatch.setattr(layers_module, "PLAIN_ON_CPU", plain)  # both ways, whatever this machine's processor
+    mlp = MLP(init(), (5, 7, 6, n_out), stack=stack)
+    for rows in ((B,), (B, N), (B, N, 2)):
+        x = randn(R, *stack, *rows, 5)
+        out = mlp(x)
+        assert out.shape == (*x.shape[:-1], n_out)
+        for place in itertools.product(range(R), *map(range, stack)):
+            assert torch.allclose(out[place], by_hand(mlp, place, x[place]), rtol=1e-12, atol=1e-12)
 
 
 def test_ensemble_members_are_independent_networks_on_one_input() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,17 @@ from marlzoo.replicas import Init
 
 _plain = False  # see plain_products
 NARROW = 16  # outputs below which a product is faster with its factors transposed and exchanged
+
+
+def _is_intel() -> bool:
+    """Whether MKL multiplies with kernels of its own: it, too, asks for the processor's vendor."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "GenuineIntel" in platform.processor()  # as Windows writes it
+
+
+PLAIN_ON_CPU = _is_intel()  # narrow products, which transposed take up to five times as long there
 
 
 class Linear(nn.Module):
@@ -110,25 +123,30 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtyp
     stack = weight.shape[:-2]
     depth = weight.ndim - 2
     n_out = weight.shape[-1]
+    flat = depth == 1 and x.ndim == 3  # a view less in each layer of a network counts in small ones
     if x.shape[:depth] != stack:
         x = x.expand(*stack, *x.shape[depth:])
-    rows = x.reshape(stack.numel(), -1, x.shape[-1])
+    rows = x if flat else x.reshape(stack.numel(), -1, x.shape[-1])
     weight = weight.flatten(0, depth - 1)
     offset = None if bias is None else bias.flatten(0, depth - 1)
     if _plain:
         out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
         return out.view(*x.shape[:-1], n_out)
-    if n_out == 1:  # libraries multiply many rows by one column up to eight times slower
+    narrow = n_out < NARROW
+    exchanged = narrow and not (PLAIN_ON_CPU and rows.device.type == "cpu")
+    if exchanged and n_out == 1:  # libraries multiply many rows by one column up to eight times slower
         out = (rows * weight.mT).sum(-1, keepdim=True)
-    elif n_out < NARROW:
+    elif exchanged:
         out = torch.bmm(weight.mT, rows.mT).mT
-    elif products is not None:
+    elif products is not None and not narrow:
         out = torch.bmm(rows.to(products), weight.to(products)).to(x.dtype)
     elif offset is not None:
-        return torch.baddbmm(offset, rows, weight).view(*x.shape[:-1], n_out)
+        out = torch.baddbmm(offset, rows, weight)
+        return out if flat else out.view(*x.shape[:-1], n_out)
     else:
         out = torch.bmm(rows, weight)
-    return (out if offset is None else out + offset).reshape(*x.shape[:-1], n_out)
+    out = out if offset is None else out + offset
+    return out if flat else out.reshape(*x.shape[:-1], n_out)
 
 
 class MLP(nn.Module):
@@ -147,6 +165,7 @@ class MLP(nn.Module):
         super().__init__()
         init.require_memory(math.prod(stack) * sum(a * b for a, b in pairwise(sizes)))
         self.layers = nn.ModuleList(Linear(init, a, b, stack=stack) for a, b in pairwise(sizes))
+        self._axes = 1 + len(stack)
         if last_bound is not None:
             last = self.layers[-1]
             last.weight = init.uniform(last_bound, *stack, *sizes[-2:])
@@ -154,9 +173,11 @@ class MLP(nn.Module):
     def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
         """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``; see :class:`Linear`."""
         x: Tensor = self.layers[0](*parts, first=first)
+        lead = x.shape[:-1]
+        x = x.flatten(self._axes, -2) if x.ndim > self._axes + 2 else x
         for layer in self.layers[1:]:
             x = layer(F.relu(x), first=first)
-        return x
+        return x.view(*lead, x.shape[-1])
 
 
 class PerAgent(nn.Module):
