@@ -264,11 +264,17 @@ class StackedAdam:
         self.clip = clip
         self.betas = betas
         self.eps = eps
-        self.first = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.second = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         shape = () if rows is None else (len(lr), *rows)
         self.count = torch.zeros(shape, dtype=torch.float64, device=lr.device)
         self._clips = not bool(torch.isinf(clip).all())
+        # All parameters of a row lie side by side: a step costs a few operations however many there are.
+        axes = max(1, len(shape))
+        self._lead = self.parameters[0].shape[:axes]
+        self._sizes = [math.prod(p.shape[axes:]) for p in self.parameters]
+        self._first, self._second = (
+            torch.zeros(*self._lead, sum(self._sizes), dtype=p.dtype, device=p.device)
+            for p in self.parameters[:1] * 2
+        )
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], active: Tensor | None = None) -> Tensor:
@@ -276,35 +282,44 @@ class StackedAdam:
 
         ``active`` is a scalar bool, or ``[R, *rows]``. The norm is that before clipping.
         """
-        moving = [*self.parameters, *self.first, *self.second]
-        before = [] if active is None else [tensor.clone() for tensor in moving]
-        norms = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads])
-        norm: Tensor = torch.linalg.vector_norm(norms, dim=0)
+        grad = torch.cat([g.reshape(*self._lead, -1) for g in grads], dim=-1)
+        before = (self._first.clone(), self._second.clone()) if active is not None else ()
+        norm: Tensor = torch.linalg.vector_norm(grad.flatten(1), dim=1)
         if self._clips:
             factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)
-            grads = torch._foreach_mul(list(grads), [per_replica(factor, g.ndim) for g in grads])
+            grad = grad * per_replica(factor, grad.ndim)
         beta1, beta2 = self.betas
         # "+=" on the name: a compiled update loses other ways of writing to a tensor without axes.
         self.count += 1.0 if active is None else active
         correction1 = 1.0 - beta1**self.count
-        correction2 = (1.0 - beta2**self.count).sqrt()
-        torch._foreach_lerp_(self.first, list(grads), 1.0 - beta1)
-        torch._foreach_mul_(self.second, beta2)
-        torch._foreach_addcmul_(self.second, list(grads), list(grads), 1.0 - beta2)
-        root = list(torch._foreach_sqrt(self.second))
-        correction2 = correction2.to(self.lr.dtype)
-        torch._foreach_div_(
-            root, [per_replica(correction2, p.ndim) for p in root] if correction2.ndim else correction2
-        )
-        torch._foreach_add_(root, self.eps)
-        step = list(torch._foreach_div(self.first, list(root)))
+        correction2 = (1.0 - beta2**self.count).sqrt().to(self.lr.dtype)
+        self._first.lerp_(grad, 1.0 - beta1)
+        self._second.mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
+        root = self._second.sqrt().div_(per_replica(correction2, grad.ndim)).add_(self.eps)
         scale = (per_replica(self.lr, max(1, correction1.ndim)) / correction1).to(self.lr.dtype)
-        torch._foreach_mul_(step, [per_replica(scale, p.ndim) for p in self.parameters])
-        torch._foreach_sub_(self.parameters, step)
+        step = (self._first / root).mul_(per_replica(scale, grad.ndim))
         if active is not None:
-            for tensor, old in zip(moving, before, strict=True):
-                tensor.copy_(torch.where(per_replica(active, tensor.ndim), tensor, old))
+            moves = per_replica(active, grad.ndim)
+            step = torch.where(moves, step, 0.0)
+            for moment, old in zip((self._first, self._second), before, strict=True):
+                moment.copy_(torch.where(moves, moment, old))
+        torch._foreach_sub_(self.parameters, self._split(step))
         return norm
+
+    @property
+    def first(self) -> list[Tensor]:
+        """Running means of the gradients, each like its parameter."""
+        return self._split(self._first)
+
+    @property
+    def second(self) -> list[Tensor]:
+        """Running means of the squared gradients, each like its parameter."""
+        return self._split(self._second)
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """Each parameter's part of ``[R, *rows, all]``."""
+        parts = torch.split_with_sizes(flat, self._sizes, dim=-1)
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything a resume needs, by name."""
