@@ -118,6 +118,7 @@ class Algorithm(nn.Module):
         censored = any(config.bound_margin for config in configs)
         self._margin = self._settings["bound_margin"] if censored else None
         self._optimizers: dict[str, StackedAdam] = {}
+        self._walked: dict[nn.Module, list[Tensor]] = {}
         self._learning_rates: dict[str, str] = {}  # name of the setting that holds each group's step size
         self.init = Init(seeds, self.device, dtype)
         sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
@@ -236,8 +237,8 @@ class Algorithm(nn.Module):
     def soft_update(self, target: nn.Module, online: nn.Module, tau: Tensor | float) -> None:
         """Move ``target`` by ``tau`` (``[R]``, or one number for all replicas) towards ``online``."""
         with torch.no_grad():
-            old: list[Tensor] = list(target.parameters())
-            new: list[Tensor] = list(online.parameters())
+            old = self._parameters_of(target)
+            new = self._parameters_of(online)
             if not new:  # a sum in a mixer's place
                 return
             gap = list(torch._foreach_sub(new, old))
@@ -246,6 +247,14 @@ class Algorithm(nn.Module):
             else:
                 torch._foreach_mul_(gap, tau)
             torch._foreach_add_(old, gap)
+
+    def _parameters_of(self, module: nn.Module) -> list[Tensor]:
+        """A module's parameters; walking through small networks takes longer than moving their parameters."""
+        if torch.compiler.is_compiling():
+            return list(module.parameters())
+        if module not in self._walked:
+            self._walked[module] = list(module.parameters())
+        return self._walked[module]
 
     def hard_update(
         self,
