@@ -29,8 +29,9 @@ o_i, where h_i are the agent's last M observations and actions, zeros before the
     L_B  = max(mean(ρ b), mean(clip(ρ, 1 ± ε) b)),   b = sum (|μ| - 1)² over entries with |μ| > 1
     L    = L_π + L_V - α_H H + L_B,   α_H <- max(0, α_H + ``entropy_step`` (``entropy_target`` - H))
 
-``model = "perfect"`` steps in the task's simulator instead, from the same start states: what a perfect world model
-would give (one stage only).
+With ``world_model = FILE`` stage 1 is left out: all replicas start from the model that ``marlzoo data model`` wrote
+there, and take scale and bounds from it. ``model = "perfect"`` steps in the task's simulator instead, from the same
+start states: what a perfect world model would give (one stage only).
 
 Departures from the authors' code: ``memory`` is off unless asked for, as in their experiments with full
 observations; the release clamps u_ens before comparing it, so that its rollouts never stop early, here the raw value
@@ -57,7 +58,7 @@ from marlzoo.batch import Batch, gae, take_rows
 from marlzoo.config import ASSIGNED_LATER, Count, Fraction, Natural, NonNegative, Positive, Range
 from marlzoo.errors import ConfigError
 from marlzoo.models.rollouts import Dynamics, Imagined, Learned, Memory, imagine
-from marlzoo.models.settings import WorldModelConfig, world_model_ignores
+from marlzoo.models.settings import SavedModelConfig, WorldModelConfig, world_model_ignores
 from marlzoo.models.world_model import ACTION_MARGIN, WorldModel
 from marlzoo.modules.layers import MLP, LayerNorm, Linear, PerAgent
 from marlzoo.modules.policies import Policy
@@ -71,7 +72,7 @@ LARGEST_INPUT = 5.0
 
 
 @dataclass(frozen=True)
-class MOMAPPOConfig(WorldModelConfig):
+class MOMAPPOConfig(SavedModelConfig, WorldModelConfig):
     """Settings of MOMA-PPO; defaults of the authors' release."""
 
     model: Literal["learned", "perfect"] = "learned"  # what is practiced in; perfect: the task's simulator
@@ -135,6 +136,8 @@ class MOMAPPO(Algorithm):
                 f"{self.name}: batch_size {c.batch_size} must be at most "
                 f"starts * rollout_horizon = {c.starts * c.rollout_horizon}"
             )
+        if c.world_model and c.model == "perfect":
+            raise ConfigError(f"{self.name}: model=perfect has no use for world_model; leave one of them out")
         self.world = WorldModel(self.init, spec, c)
         self.fields = self.world.fields
         seen = spec.obs_size + (c.memory_size if c.memory else 0)
@@ -155,16 +158,21 @@ class MOMAPPO(Algorithm):
         self._simulator: Dynamics | None = None
 
     def prepare(self, data: Sequence[Any], batches: Iterator[Batch]) -> None:
-        """Scale and bounds of the data; a simulator that cannot stand in is found out here."""
+        """Scale and bounds of the data, or the saved model; a simulator that cannot stand in is found out here."""
         del batches
-        self.world.observe(data)
+        if self.config.world_model:
+            self.world.load(self.config.world_model)
+        else:
+            self.world.observe(data)
         self.scale.observe(self.world.center, self.world.spread)
         self._dynamics()
 
     def stages(self) -> tuple[Stage, ...]:
-        """The world model, then the policies; with a perfect model the policies only."""
+        """The world model, then the policies; with a saved or a perfect model the policies only."""
         if self.config.model == "perfect":
             return (Stage("policy", self.update_policy, traceable=False),)
+        if self.config.world_model:
+            return (Stage("policy", self.update_policy),)
         model = Stage(
             "world model",
             self.update_model,
@@ -176,7 +184,8 @@ class MOMAPPO(Algorithm):
     @property
     def batch_rows(self) -> int:
         """Steps for the world model's members, or start states of the rollouts."""
-        return max(self.world.rows, self.config.starts * self.config.rollout_horizon)
+        of_model = 0 if self.config.world_model else self.world.rows
+        return max(of_model, self.config.starts * self.config.rollout_horizon)
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """For actions, members and the order of the steps in each epoch."""

@@ -22,16 +22,15 @@ import marlzoo
 from marlzoo.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from marlzoo.registry import find_method, make_env, task_spec
 from marlzoo.replicas import derive
+from marlzoo.system.array_files import load_arrays, save_arrays
 from marlzoo.system.files import sealed, unsealed
 from marlzoo.training.checkpoint import (
     build_replica,
     find_checkpoint,
-    load_arrays,
     load_saved,
     pack_evaluations,
     restore,
     save,
-    save_arrays,
     task_of,
     unpack_evaluations,
 )

@@ -31,7 +31,7 @@ from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.registry import find_method, find_methods, method_names, task_spec
-from marlzoo.training.checkpoint import load_arrays
+from marlzoo.system.array_files import load_arrays
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
 

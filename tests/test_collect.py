@@ -26,6 +26,7 @@ from marlzoo.recording.teach import Options, make_behavior_policy
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
+from marlzoo.system.array_files import save_arrays
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers.offers import collectable_qualities, versioned_quality
 from marlzoo.teachers.plans import how_to_train, plans
@@ -39,7 +40,7 @@ from marlzoo.teachers.store import (
     save_behavior_policy,
     task_and_version,
 )
-from marlzoo.training.checkpoint import save, save_arrays
+from marlzoo.training.checkpoint import save
 
 TASK = "mamujoco/hopper-3x1"
 EXPECTED = {"random", "medium", "medium-replay", "medium-expert", "expert"}

@@ -22,8 +22,8 @@ from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.modules.layers import Linear
 from marlzoo.modules.policies import Policy, SquashedPolicy
 from marlzoo.spec import Spec
+from marlzoo.system.array_files import load_arrays
 from marlzoo.training import trainer
-from marlzoo.training.checkpoint import load_arrays
 from marlzoo.training.evaluation import Evaluation
 from marlzoo.training.trainer import make_sampler, train
 from tests.toys import ToyEnv, toy_dataset, toy_spec

@@ -18,10 +18,10 @@ from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
 from marlzoo.errors import DataError
+from marlzoo.system.array_files import save_arrays
 from marlzoo.system.checksums import checksum, faults, line_checksum
 from marlzoo.system.files import sha256_file, write_text_atomic
 from marlzoo.teachers import store
-from marlzoo.training.checkpoint import save_arrays
 from tests.test_results import ROW
 
 

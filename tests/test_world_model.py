@@ -26,7 +26,7 @@ from marlzoo.models.world_model import (
     reward_variance,
 )
 from marlzoo.replicas import Init
-from marlzoo.training.checkpoint import save_arrays
+from marlzoo.system.array_files import save_arrays
 from marlzoo.training.world_models import fit_world_model, load_world_model, save_world_model, step_errors
 from tests.toys import toy_dataset, toy_spec
 

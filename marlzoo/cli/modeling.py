@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse, text_values
 from marlzoo.cli._progress import closing, progress
-from marlzoo.models.settings import WorldModelConfig
+from marlzoo.models.settings import OF_NETWORKS, WorldModelConfig, flags
 
 if TYPE_CHECKING:
     from marlzoo.training.world_models import StepErrors
@@ -67,8 +68,18 @@ def model(arguments: Sequence[str]) -> int:
         )
     _show(made.errors, options.json)
     print(f"World model: {visible(options.out)}")
-    closing("Trained", started, f"marlzoo train METHOD --dyna --data {options.dataset}")
+    closing("Trained", started, _next(options))
     return 0
+
+
+def _next(options: ModelCommand) -> str:
+    """The command that trains with the model that was written."""
+    usual = WorldModelConfig()
+    names = [*OF_NETWORKS, *(["elites"] if options.settings.members < usual.elites else [])]
+    given = {name: getattr(options.settings, name) for name in names}
+    other = flags({name: value for name, value in given.items() if value != getattr(usual, name)})
+    files = shlex.join(["--data", options.dataset, "--world-model", str(options.out)])
+    return f"marlzoo train METHOD --dyna {files} {other}".rstrip()
 
 
 def _show(errors: StepErrors, as_json: bool) -> None:

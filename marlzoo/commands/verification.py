@@ -55,7 +55,7 @@ def _results(folder: Path) -> Iterator[Checked]:
     from marlzoo.benchmarks.results import ResultsFile
     from marlzoo.benchmarks.status import GROUPS, listed
     from marlzoo.system import checksums
-    from marlzoo.training.checkpoint import load_arrays
+    from marlzoo.system.array_files import load_arrays
 
     kinds = ("csv", "csv.gz", "journal")
     files = [f"{name}.{kind}" for name in ("rows", "episodes", "estimates", "replaced") for kind in kinds]

@@ -11,6 +11,9 @@ world model's stage, and ``dyna_start`` updates on the data alone, every update
 3. lets the method learn from a batch each of whose rows is of the data with probability ``dyna_share`` and else of
    the buffer. Until the buffer is full all rows are of the data.
 
+With ``world_model = FILE`` the first stage is left out: all replicas start from the model that ``marlzoo data model``
+wrote there.
+
 Departures from the release: there 256 chains make all their ten steps at every tenth update, which gives as many
 steps per update, with policies up to nine updates older; the share is constant, also after ``dyna_start``.
 
@@ -121,6 +124,7 @@ class Dyna(Algorithm):
 
         Raises:
             DataError: actions are not always legal, and no model predicts which are.
+            CheckpointError, ConfigError: the setting ``world_model`` names no model that fits.
         """
         for dataset in data:
             if dataset.action_mask is not None and not _all_legal(dataset):
@@ -128,20 +132,27 @@ class Dyna(Algorithm):
                     f"{dataset.card.title}: not every action is always legal, and the world model does not predict "
                     "which are; train without --dyna"
                 )
-        self.dyna_world.observe(data)
+        if self.config.world_model:
+            self.dyna_world.load(self.config.world_model)
+        else:
+            self.dyna_world.observe(data)
         super().prepare(data, batches)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The world model; the data alone, if asked for; the mixture."""
+        """The world model, unless it was saved; the data alone, if asked for; the mixture."""
         c = self.config
         offline = (Stage("data alone", self.update_on_data, c.dyna_start),) if c.dyna_start else ()
+        learning = (*offline, Stage("data and model", self.update_on_mixture))
+        if c.world_model:
+            return learning
         model = Stage("world model", self.update_model, c.model_updates, ignores=world_model_ignores(c))
-        return model, *offline, Stage("data and model", self.update_on_mixture)
+        return (model, *learning)
 
     @property
     def batch_rows(self) -> int:
         """Steps for the world model's members, or for the method and the chains' starts."""
-        rows: int = max(self.dyna_world.rows, self.config.batch_size + self.config.dyna_starts)
+        of_model = 0 if self.config.world_model else self.dyna_world.rows
+        rows: int = max(of_model, self.config.batch_size + self.config.dyna_starts)
         return rows
 
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive, is_numeric
+from marlzoo.errors import ConfigError
+
+# Settings on which the networks' shapes, or the meaning of what they give, depend.
+OF_NETWORKS = ("members", "model_hidden", "model_layers", "standardize", "residual", "standardize_actions")
+_HASH = re.compile(r"(.*)@([0-9a-f]{12})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,69 @@ class WorldModelConfig(Config):
 
 
 @dataclass(frozen=True)
-class DynaConfig(WorldModelConfig):
+class SavedModelConfig(Config):
+    """Where a method's world model comes from; its hash becomes part of the setting, and so identifies a run.
+
+    Raises:
+        ConfigError: a file that is named without its hash is not there.
+    """
+
+    # start from the world model in this file, which 'marlzoo data model' wrote, in place of training one
+    world_model: str = field(default="", metadata=ASSIGNED_LATER)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        path, known = model_file(self.world_model)
+        if path and not known:
+            object.__setattr__(self, "world_model", f"{path}@{file_hash(path)}")
+
+
+def model_file(named: str) -> tuple[str, str]:
+    """Path and hash of the setting ``world_model``; the hash is empty where it is not known yet."""
+    found = _HASH.fullmatch(named)
+    return (found[1], found[2]) if found else (named, "")
+
+
+def file_hash(path: str) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of a world model's file.
+
+    Raises:
+        ConfigError: it is missing or cannot be read.
+    """
+    place = Path(path)
+    try:
+        if not place.is_file():
+            raise ConfigError(
+                f"world_model={path}: no such file; 'marlzoo data model DATASET --out {path}' writes one"
+            )
+        known = place.stat()
+        return _file_hash(os.fspath(place.absolute()), known.st_size, known.st_mtime_ns)
+    except OSError as error:
+        raise ConfigError(f"world_model={path}: it cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=16)  # every replica's settings name it
+def _file_hash(path: str, size: int, modified: int) -> str:
+    """Of a file as it was when it had this size and time."""
+    del size, modified
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def flags(settings: Mapping[str, Any]) -> str:
+    """Settings as flags of a command."""
+    parts = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            parts.append(f"--{flag} {value}")
+    return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class DynaConfig(SavedModelConfig, WorldModelConfig):
     """Settings that the Dyna form adds to a method's; defaults of MOMA-PPO's release."""
 
     dyna_share: Fraction = 0.05  # probability that a row of a batch is of the data

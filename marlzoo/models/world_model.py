@@ -23,6 +23,7 @@ Shapes: R replicas, K members, B steps, N agents, D entries of a frame.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -239,6 +240,19 @@ class WorldModel(nn.Module):
                     ("center", "spread", "low", "high"), known[id(dataset)][k], strict=True
                 ):
                     getattr(self, name + moment)[replica] = torch.from_numpy(values)
+
+    def load(self, named: str) -> None:
+        """Take networks, scale, bounds and errors of every member from a file, see :mod:`marlzoo.models.saved`.
+
+        Args:
+            named: the setting ``world_model``.
+
+        Raises:
+            CheckpointError: it is missing or broken, or holds no world model.
+            ConfigError: it holds one of another task, or with other settings.
+        """
+        # By name: how files are read is no part of a method.
+        importlib.import_module("marlzoo.models.saved").fill(self, named)
 
     def _statistics(self, data: Any) -> list[NDArray[np.float64]]:
         """Center, spread, least and largest value of frames ``[4, D]``, rewards ``[4, N]`` and perhaps actions."""

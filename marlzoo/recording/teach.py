@@ -27,6 +27,7 @@ from marlzoo.recording.collect import play, repeatable
 from marlzoo.recording.teach_options import Options as Options
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.replicas import derive
+from marlzoo.system.array_files import load_arrays, save_arrays
 from marlzoo.teachers.store import (
     BehaviorPolicy,
     Snapshot,
@@ -34,7 +35,6 @@ from marlzoo.teachers.store import (
     save_behavior_policy,
     task_and_version,
 )
-from marlzoo.training.checkpoint import load_arrays, save_arrays
 from marlzoo.training.online import CurvePoint, curve_csv, online_settings, train_online
 from marlzoo.version import __version__
 

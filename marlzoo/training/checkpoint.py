@@ -1,12 +1,8 @@
-"""Checkpoints: one ``.npz`` of arrays and a JSON text; written atomically, read without unpickling.
-
-Not safetensors: npz keeps every bit in one file as well, and finds damage by a checksum of every array.
-"""
+"""Checkpoints: a learner and what else a resume needs, in a file of :mod:`marlzoo.system.array_files`."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,77 +14,19 @@ from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
-from marlzoo.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    MarlzooError,
-    PluginError,
-    UnknownNameError,
-)
+from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, PluginError, UnknownNameError
 from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
-from marlzoo.system.files import atomic_write, sealed, unsealed
+from marlzoo.system.array_files import load_arrays, save_arrays
 from marlzoo.system.machine import usable_device
-from marlzoo.system.zipped import ZIP_FAULTS, read_member
+from marlzoo.system.zipped import ZIP_FAULTS
 from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.version import __version__
 
-FORMAT = "marlzoo-checkpoint-3"
 LEARNER = "learner/"
 EXTRA = "extra/"
 _TOLD = ("arithmetic", "code", "date")  # texts of an evaluation
 IDENTITY = ("method", "spec", "seeds", "configs", "dtype")  # what :func:`describe` tells
-
-
-def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-    """Write arrays and plain metadata to ``path``; a kill at any moment leaves the old file or the new one.
-
-    Raises:
-        OutputError: the disk is full or the place cannot be written.
-    """
-    described = sealed({"format": FORMAT, "arrays": sorted(arrays), **meta})
-    text = np.frombuffer(json.dumps(described, sort_keys=True).encode(), dtype=np.uint8)
-    with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **{"meta": text, **arrays})
-
-
-def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Inverse of :func:`save_arrays`.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, or no checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as stored:
-            names = [name.removesuffix(".npy") for name in stored.namelist()]
-            arrays = {name: read_member(stored, name, size, kinds="fiub", any_order=True) for name in names}
-        meta = json.loads(arrays.pop("meta").tobytes())
-        meta = unsealed(meta, "its description") if isinstance(meta, dict) else None
-    except (DataError, *ZIP_FAULTS) as error:
-        # Another file, such as a dataset, must not be deleted.
-        remedy = "delete it or give another" if path.suffix == ".npz" else "name a file ending in .npz"
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error or type(error).__name__}); {remedy}"
-        ) from error
-    told = meta.get("arrays") if meta else None
-    if told is not None and told != sorted(arrays):
-        lacking = sorted({*map(str, told)} ^ set(arrays))[:3] if isinstance(told, list) else []
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint (its description and its arrays differ in {', '.join(lacking)}); "
-            "delete it or give another"
-        )
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format", "none") if isinstance(meta, dict) else "none"
-        raise CheckpointError(
-            f"{path}: its format is {found}, this version's is {FORMAT}; delete it, or go on with the version "
-            "that wrote it"
-        )
-    return arrays, meta
 
 
 def describe(algorithm: Algorithm) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from marlzoo.config import replica_configs
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, DataError, MarlzooError
+from marlzoo.models import saved
 from marlzoo.models.settings import WorldModelConfig
 from marlzoo.models.world_model import WorldModel
 from marlzoo.replicas import Init, StackedAdam
 from marlzoo.spec import Spec
-from marlzoo.training import checkpoint
+from marlzoo.system.array_files import save_arrays
 
 STARTS = 4096  # rows, at most, from which errors of several steps are measured
-KIND = "world model"
 
 
 def fit_world_model(
@@ -146,8 +146,9 @@ def save_world_model(path: str | Path, model: WorldModel, data: Dataset, seed: i
     """
     arrays = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     settings = {name: value for name, value in asdict(model.config).items() if value != np.inf}
-    about = {"kind": KIND, "spec": model.spec.to_dict(), "settings": settings, "state": model.state}
-    checkpoint.save_arrays(path, arrays, {**about, "seed": seed, "data": data.content_hash})
+    about = {"kind": saved.KIND, "spec": model.spec.to_dict(), "settings": settings, "state": model.state}
+    task = model.spec.task or data.card.task
+    save_arrays(path, arrays, {**about, "task": task, "seed": seed, "data": data.content_hash})
 
 
 def load_world_model(path: str | Path) -> WorldModel:
@@ -156,9 +157,7 @@ def load_world_model(path: str | Path) -> WorldModel:
     Raises:
         CheckpointError: the file is missing, broken, or holds no world model.
     """
-    arrays, meta = checkpoint.load_arrays(path)
-    if meta.get("kind") != KIND:
-        raise CheckpointError(f"{path}: not a world model; 'marlzoo data model DATASET' writes one")
+    arrays, meta = saved.read(path)
     try:
         (config,) = replica_configs(WorldModelConfig, 1, meta["settings"])
         model = WorldModel(Init([meta["seed"]]), Spec.from_dict(meta["spec"]), config, meta["state"])

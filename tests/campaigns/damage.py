@@ -17,8 +17,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import read_omiga, write_omiga
 from marlzoo.data.formats.npz import read_npz, write_npz
 from marlzoo.errors import MarlzooError
+from marlzoo.system.array_files import load_arrays, save_arrays
 from marlzoo.teachers import store
-from marlzoo.training.checkpoint import load_arrays, save_arrays
 from tests.test_results import ROW
 
 

@@ -14,7 +14,7 @@ from marlzoo.benchmarks.results import ResultsFile, RowEpisodes
 from marlzoo.data import download, games
 from marlzoo.data.formats.minari import read_minari, write_minari
 from marlzoo.data.formats.native import read_omiga, write_omiga
-from marlzoo.training.checkpoint import load_arrays, save_arrays
+from marlzoo.system.array_files import load_arrays, save_arrays
 from tests.test_results import ROW
 
 Say = Callable[[int], None]
