@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelCommand:
-    """Train a world model of a dataset; its errors are those on the tenth of the episodes that is held out."""
+    """Train a world model of a dataset; its errors are those on the tenth of the episodes that is held out.
+
+    Methods that practice in a world model start from the file with --world-model.
+    """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """a dataset's name, a file or a folder"""
     option: tuple[str, ...] = ()
     """how to read it, for instance uid=Good (marlzoo list formats shows all)"""
     out: Path = Path("world-model.npz")
-    """file to write"""
+    """file to write, for --world-model of marlzoo train"""
     plot: Path | None = None
     """also draw the errors over the steps ahead into this image file (needs the extra plot)"""
     steps: int = 10

@@ -348,6 +348,8 @@ def data_model(
 ) -> TrainedModel:
     """Train a world model of a dataset and measure it on the tenth of the episodes that is held out.
 
+    Methods that practice in a world model start from the file with their setting ``world_model``.
+
     Args:
         dataset: its name, a file, a folder, or the dataset itself.
         option: how to read it, by the names that ``marlzoo list formats`` shows.
