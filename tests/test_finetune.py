@@ -137,6 +137,7 @@ REMEMBERING: list[tuple[str, Any, bool, dict[str, Any]]] = [
     ("bcq_ma", "discrete", False, {"history": "mlp"}),
     ("bcq_ma", "continuous", True, {"vae_hidden": 8}),
     ("lomaq", "discrete", False, {}),
+    ("lomaq", "continuous", False, {}),
     ("om2p", "continuous", True, {"layers": 1}),
     ("maddpg_cql", "continuous", True, {"history": "mlp", "critic_hidden": 8}),
     ("maiql", "continuous", True, {"mixer_hidden": 8}),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from marlzoo.algorithms.lomaq import LocalMixers, neighborhoods
+from marlzoo.algorithms.lomaq import LocalLinearMixers, LocalMixers, neighborhoods
 from torch import Tensor
 
 import marlzoo
+from marlzoo.data.dataset import Dataset
+from marlzoo.modules.teams import LinearMixer
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 from marlzoo.training.trainer import make_sampler
@@ -112,3 +115,84 @@ def test_on_the_line_local_errors_teach_forty_agents() -> None:
     numbers = module.lines(module.Options(agents=(40,), seeds=(0,), updates=60))
     right = numbers.groupby("loss")["right"].mean()
     assert right["local"] >= 0.98 > right["global"]
+
+
+# Continuous actions -----------------------------------------------------------------------------------------
+
+BOX = Spec(4, 2, 8, "continuous", 1, 5)
+
+
+def test_linear_mixers_see_their_neighborhood_only_and_rise_with_it() -> None:
+    """Weights of others are 0, none is negative, and what others observe changes nothing."""
+    near = neighborhoods("line", 4, 1)
+    mixers = LocalLinearMixers(Init((0,), dtype=torch.float64), BOX, near, 8)
+    obs = torch.randn(1, 6, 4, 2, dtype=torch.float64, requires_grad=True)
+    weight, bias = mixers.coefficients(obs)
+    assert (weight >= 0).all()
+    assert ((weight != 0).flatten(0, 1).any(0) == near.bool()).all()
+    for i in range(4):
+        for told in (weight[..., i, :], bias[..., i]):
+            (slope,) = torch.autograd.grad(told.sum(), obs, retain_graph=True)
+            assert ((slope != 0).any(-1).flatten(0, 1).any(0) == near[i].bool()).all()
+    values = torch.randn(1, 6, 4, dtype=torch.float64)
+    whole = torch.stack([(weight[..., i, :] * values).sum(-1) + bias[..., i] for i in range(4)], dim=-1)
+    torch.testing.assert_close(mixers(values, obs), whole)
+
+
+def continuous_line(n_agents: int, transitions: int, agents_earn: bool = True) -> Dataset:
+    """One step; agent i earns 1 less the distance of its action from what it sees, plus noise of its own."""
+    rng = np.random.default_rng(0)
+    obs, action = (rng.uniform(-1, 1, (transitions, n_agents, 1)) for _ in range(2))
+    reward = 1.0 - np.abs(action - obs)[..., 0] + rng.normal(size=(transitions, n_agents))
+    reward = reward if agents_earn else reward.mean(-1)
+    return Dataset.from_episodes(
+        [
+            {"obs": np.stack((o, o)), "action": a[None], "reward": r[None], "terminal": True}
+            for o, a, r in zip(obs, action, reward, strict=True)
+        ]
+    )
+
+
+def test_one_mixer_of_everything_and_the_teams_reward_is_omiga() -> None:
+    """Every agent's mixer is OMIGA's, and its state all observations: the losses of an update are OMIGA's."""
+    data = continuous_line(3, 40, agents_earn=False)
+    given = {"hidden": 8, "mixer_hidden": 5, "batch_size": 16, "alpha": 0.5, "dtype": torch.float64}
+    omiga: Any = marlzoo.make("omiga", data.spec, stabilize_v=False, **given)
+    mine: Any = marlzoo.make("lomaq", data.spec, graph="complete", target_period=0, **given)
+    assert isinstance(omiga.mixer, LinearMixer)
+    with torch.no_grad():
+        for target in ("", "target_"):
+            for part in ("body", "weight", "bias"):
+                theirs = getattr(getattr(omiga, f"{target}mixer"), part)
+                for name, value in getattr(getattr(mine, f"{target}linear_mixers"), part).named_parameters():
+                    value.copy_(theirs.get_parameter(name).unsqueeze(1).expand_as(value))
+        for old, new in zip(omiga.actor.parameters(), mine.actor.parameters(), strict=True):
+            new.copy_(old)
+        for name in ("v", "target_v"):
+            getattr(mine, name).load_state_dict(getattr(omiga, name).state_dict())
+        for name in ("q", "target_q"):  # here the number stands before the action
+            getattr(mine, name).load_state_dict(getattr(omiga, name).state_dict())
+            first = getattr(mine, name).layers[0].weight
+            first.copy_(torch.cat((first[:, :1], first[:, 2:], first[:, 1:2]), dim=1))
+    batches = [make_sampler(each, [data]).next() for each in (omiga, mine)]
+    torch.testing.assert_close(batches[0].obs, batches[1].obs)
+    found, own = (each.update(batch) for each, batch in zip((omiga, mine), batches, strict=True))
+    for name in ("q/loss", "v/loss", "policy/loss"):
+        torch.testing.assert_close(own[name], found[name])
+    torch.testing.assert_close(own["q/mean"], found["q/total"])
+
+
+def test_on_a_continuous_line_local_errors_teach_more_than_the_teams() -> None:
+    """Distance of eight agents' actions from the best ones, learned from 1000 uniform transitions."""
+    data = continuous_line(8, 1000)
+    settings = {"reach": 0, "alpha": 0.01, "hidden": 32, "lr": 5e-3, "tau": 0.1, "target_period": 0}
+    off = {}
+    for loss in ("local", "global"):
+        algorithm: Any = marlzoo.make("lomaq", data.spec, loss=loss, **settings)
+        sampler = make_sampler(algorithm, [data])
+        for _ in range(150):
+            algorithm.update(sampler.next())
+        seen = torch.from_numpy(data.obs[data.sources]).unsqueeze(0)
+        off[loss] = float((algorithm.policy().act(seen) - seen).abs().mean().detach())
+    assert off["local"] < 0.1
+    assert off["global"] > 1.5 * off["local"]
