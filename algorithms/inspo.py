@@ -8,9 +8,9 @@ joint behavior policy mu, the objective is
 
     J = E[sum_t gamma^t (r - alpha log(pi / mu) + beta H(pi))],   pi = prod_i pi_i
 
-Discrete actions; every agent has networks of its own: pi_i(·|o_i), the critic Q_i(o_i, ·), the behavior's marginal
-mu_i(·|o_i) and its conditionals mu_ij(a_j | s, a_i, a_<j) of every other agent. A bar marks a target network. For
-agent i and every transition:
+Every agent has networks of its own: pi_i(·|o_i), the critic Q_i(o_i, ·), the behavior's marginal mu_i(·|o_i) and its
+conditionals mu_ij(a_j | s, a_i, a_<j) of every other agent. A bar marks a target network. For agent i and every
+transition, where actions are discrete:
 
 1. behavior: maximum likelihood; after ``pretrain`` updates pi_i starts as a copy of mu_i
 2. others:   kappa_i = sum_{j≠i} KL(pi_j || mu_ij),   h_i = sum_{j≠i} H(pi_j)
@@ -27,6 +27,20 @@ in turn, one agent per update and every agent once in a random order before the 
 others' newest policies; critics and behavior models step together. With ``in_turn = False`` all policies step at
 once, which may end between two conventions.
 
+Gaussian policies, for continuous actions, are an extension of ours; all reports are on discrete ones. Policies and
+behavior models are tanh-Gaussians, and step 2 is taken with densities: KL(pi_j || mu_ij) in closed form, where mu_ij
+has at least the standard deviation ``least_std`` before squashing in place of a least probability, and H(pi_j) by
+quadrature. The sum over actions in V_i has no closed form. It is the mean over the data's own actions, which a
+network V_i(o_i) learns in-sample, so that no other action is ever evaluated; steps 3 and 4 become
+
+5. Q:      y   = r - alpha kappa_i + beta h_i + gamma mask V_i(o'_i),   L_Q as in 3
+6. V:      z   = (Q̄_i(o_i, a_i) - beta log mu_i(a_i|o_i) - V_i(o_i)) / (alpha + beta)
+           w   = min(exp(z), weight_cap)
+           L_V = mean [(alpha + beta) w (1 + max(z - log weight_cap, 0)) + V_i(o_i)],   dL_V / dV_i = 1 - w
+7. policy: L_π = -sum W_i w log pi_i(a_i|o_i)
+
+and V_i = (alpha + beta) log E_mu_i[exp((Q_i - beta log mu_i) / (alpha + beta))], that of step 3, where mean w = 1.
+
 ``alpha`` goes geometrically to ``alpha_end`` and ``beta`` linearly to ``beta_end`` in ``anneal`` updates. Where the
 data have a favorite equilibrium that is not the best, the entropy's weight has to start high and to fall slowly:
 without it policies stay there (results/studies/inspo).
@@ -36,24 +50,26 @@ others' policies, not averages over resampled data, because no data show the joi
 for the same reason ``ratio_floor`` keeps a little weight on actions that the others no longer answer. W_i weighs
 instead of resampling, which is the same in expectation. A batch of new transitions serves each agent's turn.
 
-``eval_mode = "greedy"`` takes the best action; the default samples. With ``history = "rnn"`` policies and marginal
-behavior read the episode so far, with one network each for all agents, whose policies then step together; critics
-read the observation in both forms.
+``eval_mode = "greedy"`` takes the best action; the default samples (Gaussian policies act with the mode). With
+``history = "rnn"`` policies and marginal behavior read the episode so far, with one network each for all agents,
+whose policies then step together; critics read the observation in both forms.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
-from torch import Tensor
+from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.batch import Batch, as_transitions, row_fields
+from marlzoo.batch import Batch, as_transitions, row_fields, step_fields
 from marlzoo.config import (
+    ASSIGNED_LATER,
     MLP_TRANSITIONS,
     RECURRENT_SEQUENCES,
     Config,
@@ -63,10 +79,19 @@ from marlzoo.config import (
     Natural,
     NonNegative,
     Positive,
+    Range,
 )
 from marlzoo.modules.behavior import OthersBehavior, Ratios
+from marlzoo.modules.critics import joint_action
 from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
-from marlzoo.modules.policies import Policy, log_softmax, mask_logits
+from marlzoo.modules.policies import (
+    MEAN_BOUND,
+    Policy,
+    TanhGaussianActor,
+    log_softmax,
+    mask_logits,
+    tanh_gaussian_log_prob,
+)
 from marlzoo.modules.teams import StochasticActor
 from marlzoo.objectives import (
     TargetMemory,
@@ -77,10 +102,12 @@ from marlzoo.objectives import (
     mean_over,
     means_over,
 )
-from marlzoo.replicas import Kind, per_replica
-from marlzoo.spec import Spec
+from marlzoo.replicas import Init, Kind, per_replica
+from marlzoo.spec import ActionKind, Spec
 
-MARGINAL_FLOOR = 1e-6  # least probability of an action in V and w
+Heads = tuple[Tensor, Tensor]  # mean and log standard deviation before squashing
+MARGINAL_FLOOR = 1e-6  # least probability (density) of an action in V and w
+NODES = 32  # of the quadrature of entropies
 
 
 @dataclass(frozen=True)
@@ -95,7 +122,9 @@ class InSPOConfig(Config):
     pretrain: Natural = 0  # first updates, that fit the behavior models only
     ratio_cap: Positive = 100.0  # bound on rho
     ratio_floor: NonNegative = 0.1  # least rho of a transition
-    support_floor: Positive = 1e-4  # probability that kappa gives to what the data lack
+    support_floor: Positive = 1e-4  # probability that kappa gives to what the data lack (discrete)
+    # least standard deviation of mu_ij (continuous)
+    least_std: Annotated[float, Range(0.001, 1.0)] = field(default=0.1, metadata=ASSIGNED_LATER)
     weight_cap: Positive = 100.0  # bound on the policy's weight w
     in_turn: bool = True  # policies step one after another (False: all at once)
     tau: Fraction = 0.005  # rate at which the targets follow
@@ -107,26 +136,33 @@ class InSPOConfig(Config):
 
 
 class InSPO(Algorithm):
-    """InSPO for discrete actions; see the module's text."""
+    """InSPO, and our extension to continuous actions; see the module's text."""
 
     config: InSPOConfig
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = InSPOConfig
-    actions = ("discrete",)
+    actions: ClassVar[tuple[ActionKind, ...]] = ("continuous", "discrete")
     acting = ("eval_mode",)
     presets: ClassVar = {
         "games": {
             **{"alpha": 1.0, "alpha_end": 0.1, "beta": 0.1, "anneal": 3000, "pretrain": 500},
             **{"hidden": 64, "batch_size": 128, "lr": 3e-3, "tau": 0.02},
         },
+        # not of the paper, and not tuned
+        "mamujoco": {"alpha": 1.0, "alpha_end": 1.0, "beta": 0.0, "pretrain": 5000},
+        "mpe": {"alpha": 1.0, "alpha_end": 1.0, "beta": 0.0, "pretrain": 5000},
         "smac": {**MLP_TRANSITIONS, "pretrain": 5000, "eval_mode": "greedy"},
         "smac-recurrent": {**RECURRENT_SEQUENCES, "pretrain": 5000, "eval_mode": "greedy"},
     }
     variants: ClassVar = {
+        "continuous": (
+            {"anneal": 4, "in_turn": False, "pretrain": 2},
+            {"history": "rnn", "sequence_length": 6},
+        ),
         "discrete": (
             {"anneal": 4, "in_turn": False, "eval_mode": "greedy", "pretrain": 2},
             {"history": "rnn", "sequence_length": 6},
-        )
+        ),
     }
     turns: Tensor
 
@@ -136,16 +172,25 @@ class InSPO(Algorithm):
         n = spec.n_agents
         recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
-        self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask", "state")
         self.actor, self.data = (
             StochasticActor(
                 self.init, spec, c.hidden, per_agent=not recurrent, recurrent=recurrent, relu=c.memory_relu
             )
             for _ in range(2)
         )
-        self.data_others = OthersBehavior(self.init, spec, c.hidden)
-        sizes = (spec.obs_size, c.hidden, c.hidden, spec.action_size)
-        self.q = PerAgent(MLP(self.init, sizes, stack=(n,)))
+        inner = (c.hidden, c.hidden)
+        self.data_others: OthersBehavior | OthersDensity
+        if spec.discrete:
+            self.fields = row_fields(recurrent, "obs", "action_mask", "action", "reward", "mask", "state")
+            self.data_others = OthersBehavior(self.init, spec, c.hidden)
+            self.q = PerAgent(MLP(self.init, (spec.obs_size, *inner, spec.action_size), stack=(n,)))
+        else:
+            self.fields = step_fields(recurrent, "obs", "action", "reward", "mask", "state")
+            self.data_others = OthersDensity(self.init, spec, c.hidden, self.action_dimensions)
+            self.entropy = SquashedEntropy(self.init, self.action_dimensions)
+            self.q = PerAgent(MLP(self.init, (spec.obs_size + spec.action_size, *inner, 1), stack=(n,)))
+            self.v = PerAgent(MLP(self.init, (spec.obs_size, *inner, 1), stack=(n,)))
+            self.add_optimizer(v=self.v)
         self.target_q = self.make_target(self.q)
         self.register_buffer("turns", torch.zeros(self.replicas, n, dtype=torch.int64, device=self.device))
         self.add_optimizer(
@@ -164,7 +209,15 @@ class InSPO(Algorithm):
         done = self._optimizers["behavior"].count.clone()  # updates made
         active = self._turn(done, batch.noise["turns"])
         self._start_at_the_data(done == self.config.pretrain)
-        alpha, beta = self._strengths(done)
+        learn = self._learn_probabilities if self.spec.discrete else self._learn_densities
+        metrics = learn(batch, done, active, *self._strengths(done))
+        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
+        return metrics
+
+    def _learn_probabilities(
+        self, batch: Batch, done: Tensor, active: Tensor, alpha: Tensor, beta: Tensor
+    ) -> dict[str, Tensor]:
+        """Steps 1 to 4, after ``done`` updates; ``active`` says whose policy steps."""
         rows = batch  # which a memory reads
         batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
         log_pi, _ = self._log_probs(self.actor, rows, batch)
@@ -174,25 +227,21 @@ class InSPO(Algorithm):
         policies = log_pi.detach()
         others = self._ratios(batch, policies)
         marginal = chosen(log_mu, batch.action)
-        likelihood = marginal + others.log_likelihood.movedim(1, 2)
-        behavior_loss = -mean_over(likelihood.sum(-1), real)
+        behavior_loss = self._behavior_loss(marginal, others, real)
 
         # 2. Others
-        kappa = others.kappa.movedim(1, 2)
         entropy = -(policies.exp() * policies).sum(-1)  # [R, B, N]
-        h = entropy.sum(-1, keepdim=True) - entropy
+        cost = self._cost(others, entropy, alpha, beta)
         weight = self._weight(others.log_rho.movedim(1, 2), real)
 
         # 3. Q
         with torch.no_grad():
             q_next = self.target_q(batch.next_obs)
             v_next = self._soft_value(q_next, log_mu_next, batch.next_action_mask, alpha, beta)
-            carry = self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
-            y = batch.reward.unsqueeze(-1) - alpha * kappa + beta * h + carry * v_next
-            y = y if self.memory is None else self.memory.lift(y, batch)
+            y = self._target(batch, cost, v_next)
         q_all = self.q(batch.obs)
         q = chosen(q_all, batch.action)
-        q_loss = (weight * (q - y).square()).sum(1).mean(-1)
+        q_loss = weighted(weight, (q - y).square()).mean(-1)
 
         # 4. Policy
         with torch.no_grad():
@@ -200,17 +249,87 @@ class InSPO(Algorithm):
             exponent = (q - beta * self._floored(marginal) - v) / (alpha + beta)
             answer = torch.minimum(exponent, self.hyperparameter("weight_cap", 3).log()).exp()
         log_prob = chosen(log_pi, batch.action)
-        policy_losses = -(weight * answer * log_prob).sum(1)  # [R, N]
+        policy_losses = -weighted(weight, answer * log_prob)  # [R, N]
 
-        norms = self.step(behavior=behavior_loss)
-        norms |= self.step_if(done >= self.config.pretrain, q=q_loss)
-        norms |= self.step_if(active, policy=(policy_losses * active).sum(-1))
-        self.soft_update(self.target_q, self.q, self.hyperparameter("tau"))
+        norms = self._steps(done, active, behavior_loss, policy_losses, q=q_loss)
         losses = {"behavior/loss": behavior_loss, "q/loss": q_loss, "policy/loss": policy_losses.mean(-1)}
-        means = means_over({"policy/kappa": kappa, "weight/mean": answer, "q/soft_value": v}, real)
+        means = means_over(
+            {"policy/kappa": others.kappa.movedim(1, 2), "weight/mean": answer, "q/soft_value": v}, real
+        )
         means |= {"policy/alpha": alpha.flatten(), "policy/beta": beta.flatten()}
         seen = data_value(q, real) | effective_sample_size(weight, real) | data_likelihood(log_prob, real)
         return detached(losses | means) | seen | norms
+
+    def _learn_densities(
+        self, batch: Batch, done: Tensor, active: Tensor, alpha: Tensor, beta: Tensor
+    ) -> dict[str, Tensor]:
+        """Steps 1, 2 and 5 to 7, after ``done`` updates; ``active`` says whose policy steps."""
+        rows = batch  # which a memory reads
+        batch, real = as_transitions(batch)  # real is 0 for padding, None where nothing is padded
+        obs = with_agent_id(batch.obs)
+        policies = cast(Heads, self.actor.of_batch(rows, obs))
+        log_prob = self.data_log_prob(policies, batch)  # [R, B, N]
+
+        # 1. Behavior
+        marginal = self.data_log_prob(self.data.of_batch(rows, obs), batch)
+        others = self._density_ratios(batch, policies, log_prob)
+        behavior_loss = self._behavior_loss(marginal, others, real)
+
+        # 2. Others
+        with torch.no_grad():
+            cost = self._cost(others, self.entropy(policies), alpha, beta)
+        weight = self._weight(others.log_rho.movedim(1, 2), real)
+
+        # 5. Q
+        with torch.no_grad():
+            y = self._target(batch, cost, self.v(batch.next_obs).squeeze(-1))
+            judged = self.target_q(batch.obs, batch.action).squeeze(-1)
+        q = self.q(batch.obs, batch.action).squeeze(-1)
+        q_loss = weighted(weight, (q - y).square()).mean(-1)
+
+        # 6. V
+        v = self.v(batch.obs).squeeze(-1)
+        log_cap = self.hyperparameter("weight_cap", 3).log()
+        z = (judged - beta * self._floored(marginal.detach()) - v) / (alpha + beta)
+        answer = torch.minimum(z, log_cap).exp()
+        v_loss = mean_over((alpha + beta) * answer * (1.0 + (z - log_cap).clamp_min(0.0)) + v, real)
+
+        # 7. Policy
+        policy_losses = -weighted(weight, answer.detach() * log_prob)  # [R, N]
+
+        norms = self._steps(done, active, behavior_loss, policy_losses, q=q_loss, v=v_loss)
+        losses = {"behavior/loss": behavior_loss, "q/loss": q_loss, "v/loss": v_loss}
+        losses |= {"policy/loss": policy_losses.mean(-1)}
+        means = means_over(
+            {"policy/kappa": others.kappa.movedim(1, 2), "weight/mean": answer, "q/soft_value": v}, real
+        )
+        means |= {"policy/alpha": alpha.flatten(), "policy/beta": beta.flatten()}
+        seen = data_value(q, real) | effective_sample_size(weight, real) | data_likelihood(log_prob, real)
+        return detached(losses | means) | seen | norms
+
+    def _behavior_loss(self, marginal: Tensor, others: Ratios, real: Tensor | None) -> Tensor:
+        """Step 1, ``[R]``: of all behavior models, ``marginal [R, B, N]`` that of the agents' own actions."""
+        likelihood = marginal + others.log_likelihood.movedim(1, 2)
+        return -mean_over(likelihood.sum(-1), real)
+
+    def _cost(self, others: Ratios, entropy: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+        """What the others' policies, of ``entropy [R, B, N]``, cost an agent: alpha kappa - beta h, ``[R, B, N]``."""
+        h = entropy.sum(-1, keepdim=True) - entropy
+        return alpha * others.kappa.movedim(1, 2) - beta * h
+
+    def _target(self, batch: Batch, cost: Tensor, v_next: Tensor) -> Tensor:
+        """y of steps 3 and 5, ``[R, B, N]``."""
+        carry = self.hyperparameter("gamma", 3) * batch.mask.unsqueeze(-1)
+        y = batch.reward.unsqueeze(-1) - cost + carry * v_next
+        return y if self.memory is None else self.memory.lift(y, batch)
+
+    def _steps(
+        self, done: Tensor, active: Tensor, behavior: Tensor, policies: Tensor, **critics: Tensor
+    ) -> dict[str, Tensor]:
+        """Behavior, critics after ``pretrain``, and the policies ``[R, N]`` whose turn it is; gradient norms."""
+        norms = self.step(behavior=behavior)
+        norms |= self.step_if(done >= self.config.pretrain, **critics)
+        return norms | self.step_if(active, policy=(policies * active).sum(-1))
 
     def policy(self) -> Policy:
         """Samples, or takes the best legal action."""
@@ -218,7 +337,10 @@ class InSPO(Algorithm):
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""
-        return chosen(self.q(batch.obs), batch.action)
+        if self.spec.discrete:
+            return chosen(self.q(batch.obs), batch.action)
+        values: Tensor = self.q(batch.obs, batch.action).squeeze(-1)
+        return values
 
     def _turn(self, done: Tensor, drawn: Tensor) -> Tensor:
         """Whose policy steps, [R, N] bool (a scalar where all step together); a new order for every round."""
@@ -264,7 +386,15 @@ class InSPO(Algorithm):
         """Compare the others' policies ``log_pi [R, B, N, A]`` with the data's conditional ones."""
         floor = self.hyperparameter("support_floor", 5)
         log_cap = self.hyperparameter("ratio_cap", 3).log()
-        return self.data_others.ratios(batch, log_pi, floor, log_cap)
+        return cast(OthersBehavior, self.data_others).ratios(batch, log_pi, floor, log_cap)
+
+    def _density_ratios(self, batch: Batch, policies: Heads, log_pi: Tensor) -> Ratios:
+        """The same of densities, where ``log_pi [R, B, N]`` are the policies' of the data's actions."""
+        least = self.hyperparameter("least_std", 5)
+        log_cap = self.hyperparameter("ratio_cap", 3).log()
+        margin = None if self._margin is None else per_replica(self._margin, 5)
+        models = cast(OthersDensity, self.data_others)
+        return models.ratios(batch, policies, log_pi, least, log_cap, margin)
 
     def _weight(self, log_rho: Tensor, real: Tensor | None) -> Tensor:
         """The others' ratios ``exp(log_rho) [R, B, N]``, at least the floor, with sum 1 over the real steps."""
@@ -285,3 +415,124 @@ class InSPO(Algorithm):
         scaled = share * self._floored(log_mu) + q / per_replica(strength, 4)
         value: Tensor = strength * torch.logsumexp(mask_logits(scaled, action_mask), dim=-1)
         return value
+
+
+def weighted(weight: Tensor, x: Tensor) -> Tensor:
+    """``sum W_i x_i`` over the batch, ``[R, B, N] -> [R, N]``."""
+    return (weight * x).sum(1)
+
+
+class OthersDensity(nn.Module):
+    """Every agent's autoregressive model ``mu_ij(a_j | s, a_i, a_<j)`` of every other agent, a tanh-Gaussian each.
+
+    Args:
+        init: draws the initial values.
+        spec: the task's shape.
+        hidden: width of both hidden layers.
+        used: ``[N, A]``, 0 marks padding.
+    """
+
+    others: Tensor
+    visible: Tensor
+
+    def __init__(self, init: Init, spec: Spec, hidden: int, used: Tensor) -> None:
+        super().__init__()
+        n = spec.n_agents
+        a = spec.action_size
+        self.spec = spec
+        self.used = used
+        self.network = TanhGaussianActor(init, spec.state_size + n * a + n, hidden, a, stack=(n,))
+        index = torch.arange(n, device=init.device)
+        # visible[i, j, k]: whether agent i's model of agent j sees agent k's action.
+        visible = (index[:, None, None] == index) | (index < index[:, None])
+        self.register_buffer("others", (index[:, None] != index).to(init.dtype), persistent=False)
+        self.register_buffer("visible", visible.repeat_interleave(a, -1).to(init.dtype), persistent=False)
+
+    def forward(self, batch: Batch) -> Heads:
+        """Agent j's action in agent i's model, ``[R, N, B, N, A]`` each, for transitions."""
+        n = self.spec.n_agents
+        dtype = self.visible.dtype
+        joint = joint_action(batch.action, self.spec, dtype)  # [R, B, N A]
+        pairs = (joint.shape[0], n, joint.shape[1], n)  # model of agent i, transition, agent j
+        seen = joint[:, None, :, None] * self.visible[None, :, None]
+        state = batch.state[:, None, :, None].expand(*pairs, -1)
+        number = torch.eye(n, dtype=dtype, device=joint.device).expand(*pairs, n)
+        heads: Heads = self.network(state, seen, number)
+        return heads
+
+    def ratios(
+        self,
+        batch: Batch,
+        policies: Heads,
+        log_pi: Tensor,
+        least_std: Tensor,
+        log_cap: Tensor,
+        margin: Tensor | None = None,
+    ) -> Ratios:
+        """Compare the others' policies with the models.
+
+        Args:
+            batch: transitions with ``state``, ``action``.
+            policies: of all agents, ``[R, B, N, A]`` each; no gradient reaches them.
+            log_pi: log density of the batch's actions under them, ``[R, B, N]``; likewise.
+            least_std: bound on the models' standard deviations, so that no divergence is endless; broadcasts to
+                ``[R, N, B, N, A]``.
+            log_cap: bound on the log ratio, broadcasts to ``[R, N, B]``.
+            margin: of actions that count as censored, see
+                :func:`marlzoo.modules.policies.tanh_gaussian_log_prob`; broadcasts to ``[R, N, B, N, A]``.
+        """
+        mean, log_std = self(batch)
+        log_std = torch.maximum(log_std, least_std.log())
+        others = self.others[None, :, None]
+        action = batch.action.unsqueeze(1)
+        log_data = tanh_gaussian_log_prob(mean, log_std, action, self.used, margin)  # [R, N, B, N]
+        with torch.no_grad():
+            theirs = (policies[0].unsqueeze(1), policies[1].unsqueeze(1))
+            kappa = (gaussian_divergence(theirs, (mean, log_std), self.used) * others).sum(-1)
+            gap = ((log_pi.unsqueeze(1) - log_data) * others).sum(-1)
+            log_rho = torch.minimum(gap, log_cap)
+        return Ratios(kappa, log_rho, (log_data * others).sum(-1))
+
+
+def gaussian_divergence(one: Heads, other: Heads, used: Tensor) -> Tensor:
+    """KL divergence of two tanh-Gaussians, which is that of the Gaussians, summed over dimensions, ``[...]``.
+
+    Args:
+        one: ``[..., A]`` each; means count within [-9, 9], as in densities.
+        other: likewise.
+        used: ``[..., A]``, 0 marks padding.
+    """
+    gap = one[0].clamp(-MEAN_BOUND, MEAN_BOUND) - other[0].clamp(-MEAN_BOUND, MEAN_BOUND)
+    spread = (2.0 * one[1]).exp() + gap.square()
+    terms = other[1] - one[1] + 0.5 * spread * (-2.0 * other[1]).exp() - 0.5
+    return (terms * used).sum(-1)
+
+
+class SquashedEntropy(nn.Module):
+    """Entropy of tanh-Gaussians: the Gaussian's, and the mean of ``log(1 - tanh(u)^2)`` by Gauss-Hermite quadrature.
+
+    Args:
+        init: says where it lives.
+        used: ``[N, A]``, 0 marks padding.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+
+    def __init__(self, init: Init, used: Tensor) -> None:
+        super().__init__()
+        nodes, weights = np.polynomial.hermite.hermgauss(NODES)
+        for name, values in (
+            ("nodes", math.sqrt(2.0) * nodes),
+            ("weights", weights / math.sqrt(math.pi)),
+        ):
+            self.register_buffer(name, torch.from_numpy(values).to(init.device, init.dtype), persistent=False)
+        self.used = used
+
+    def forward(self, heads: Heads) -> Tensor:
+        """``[R, ..., N]`` of ``[R, ..., N, A]`` each."""
+        mean, log_std = heads
+        u = mean.clamp(-MEAN_BOUND, MEAN_BOUND).unsqueeze(-1) + log_std.exp().unsqueeze(-1) * self.nodes
+        slope = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))  # log(1 - tanh(u)^2)
+        terms = log_std + 0.5 * math.log(2.0 * math.pi * math.e) + (slope * self.weights).sum(-1)
+        return (terms * self.used).sum(-1)

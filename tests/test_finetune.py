@@ -144,6 +144,7 @@ REMEMBERING: list[tuple[str, Any, bool, dict[str, Any]]] = [
     ("mabcq", "discrete", False, {"density": "counts"}),
     ("mabcq", "continuous", True, {"density": "counts"}),
     ("inspo", "discrete", False, {}),
+    ("inspo", "continuous", False, {}),
 ]
 
 

@@ -6,12 +6,17 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from marlzoo.algorithms.inspo import OthersDensity, SquashedEntropy, gaussian_divergence
 
 import marlzoo
+from marlzoo.batch import Batch
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
+from marlzoo.modules.policies import tanh_gaussian_log_prob
+from marlzoo.replicas import Init
 from marlzoo.training.trainer import make_sampler
 from tests.study_scripts import script
 from tests.test_learning import greedy
@@ -129,3 +134,94 @@ def test_it_agrees_on_one_convention() -> None:
     for _ in range(100):
         algorithm.update(sampler.next())
     assert all(pair in ([0, 1], [1, 0]) for pair in greedy(algorithm))
+
+
+# Gaussian policies ------------------------------------------------------------------------------------------
+
+ONE = torch.ones(1, 1, dtype=torch.float64)
+
+
+def heads(mean: float, std: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return mean * ONE, math.log(std) * ONE
+
+
+def density(grid: torch.Tensor, policy: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Log density at every point."""
+    return tanh_gaussian_log_prob(policy[0][0], policy[1][0], grid.unsqueeze(-1))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.3), (-1.5, 0.6), (0.4, 0.05)])
+def test_divergence_and_entropy_are_those_of_the_densities(mean: float, std: float) -> None:
+    """Against sums over a fine grid of actions."""
+    grid = torch.tanh(torch.linspace(-8.0, 8.0, 200_001, dtype=torch.float64))
+    cell = torch.from_numpy(np.gradient(grid.numpy()))
+    mine, theirs = heads(mean, std), heads(-0.2, 0.8)
+    log_mine = density(grid, mine)
+    share = log_mine.exp() * cell
+    assert float(share.sum()) == pytest.approx(1.0, abs=1e-5)
+    found = gaussian_divergence(mine, theirs, ONE)
+    assert float(found) == pytest.approx(float((share * (log_mine - density(grid, theirs))).sum()), abs=1e-4)
+    entropy = SquashedEntropy(Init((0,), dtype=torch.float64), ONE)
+    assert float(entropy(mine)) == pytest.approx(float(-(share * log_mine).sum()), abs=1e-4)
+
+
+def test_means_count_within_9() -> None:
+    """As in densities, which a larger mean does not change."""
+    far, bound = heads(20.0, 0.5), heads(9.0, 0.5)
+    assert gaussian_divergence(far, bound, ONE) == 0.0
+    assert gaussian_divergence(heads(-20.0, 0.5), bound, ONE) == gaussian_divergence(
+        heads(-9.0, 0.5), bound, ONE
+    )
+    entropy = SquashedEntropy(Init((0,), dtype=torch.float64), ONE)
+    assert entropy(far) == entropy(bound)
+
+
+def test_padding_has_neither_divergence_nor_entropy() -> None:
+    used = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    twice = tuple(torch.cat((part, part + 1.0), dim=-1) for part in heads(0.3, 0.5))
+    once = heads(0.3, 0.5)
+    other = heads(0.0, 1.0)
+    both = tuple(part.expand(1, 2) for part in other)
+    assert gaussian_divergence(twice, both, used) == gaussian_divergence(once, other, ONE)
+    entropies = (SquashedEntropy(Init((0,), dtype=torch.float64), u) for u in (used, ONE))
+    assert next(entropies)(twice) == next(entropies)(once)
+
+
+def test_models_of_the_others_see_the_actions_before_theirs() -> None:
+    """Agent i's model of j: those of i and of all before j, but not j's own or a later one."""
+    spec = toy_spec()
+    models = OthersDensity(Init((0,), dtype=torch.float64), spec, 8, torch.ones(3, 2, dtype=torch.float64))
+    action = torch.rand(1, 5, 3, 2, dtype=torch.float64, requires_grad=True)
+    mean, _ = models(Batch.of(action=action, state=torch.randn(1, 5, 7, dtype=torch.float64)))
+    for i, j in itertools.permutations(range(3), 2):
+        (slope,) = torch.autograd.grad(mean[:, i, :, j].sum(), action, retain_graph=True)
+        seen = (slope != 0).any(-1).flatten(0, 1).any(0).tolist()
+        assert seen == [k == i or k < j for k in range(3)]
+
+
+@pytest.mark.parametrize("cap", [100.0, 0.5])
+def test_the_value_rests_where_the_mean_weight_is_1(cap: float) -> None:
+    """The slope of V's loss in V is 1 - w, for weights at their bound, too."""
+    settings = {"hidden": 8, "batch_size": 64, "dtype": torch.float64, "weight_cap": cap, "alpha": 0.1}
+    algorithm: Any = marlzoo.make("inspo", toy_spec(), **settings)
+    batch = make_sampler(algorithm, [toy_dataset()]).next()
+    taken: dict[str, torch.Tensor] = {}
+    algorithm.step_if = lambda active, **losses: taken.update(losses) or {}
+    metrics = algorithm.update(batch)
+    bias = algorithm.v.network.layers[-1].bias
+    (slope,) = torch.autograd.grad(taken["v"].sum(), bias)
+    assert float(slope.sum()) == pytest.approx(1.0 - float(metrics["weight/mean"]), rel=1e-9)
+
+
+def test_gaussian_policies_agree_on_the_higher_of_two_peaks() -> None:
+    """Cloning takes the middle, where there is nothing: the data hold both peaks equally often."""
+    settings = {"hidden": 32, "batch_size": 128, "lr": 5e-3, "tau": 0.05, "pretrain": 150, "gamma": 0.0}
+    strength = {"alpha": 0.1, "alpha_end": 0.1, "beta": 0.0}
+    algorithm: Any = marlzoo.make("inspo", games.spec("two-peaks"), seeds=(0, 1, 2), **settings, **strength)
+    sampler = make_sampler(algorithm, [game_data.dataset("two-peaks", "peaks")])
+    seen = torch.ones(3, 1, 2, 1)
+    for k in range(500):
+        algorithm.update(sampler.next())
+        if k == 149:
+            assert algorithm.policy().act(seen).abs().max() < 0.3
+    assert (algorithm.policy().act(seen) - 0.6).abs().max() < 0.2

@@ -7,10 +7,21 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tests.reference.blocks import best_legal, log_softmax, mean, mlp, one_hot, with_id
+from tests.reference import policies
+from tests.reference.blocks import (
+    best_legal,
+    gaussian_actor,
+    log_softmax,
+    mean,
+    mlp,
+    one_hot,
+    tanh_gaussian_log_density,
+    with_id,
+)
 from tests.reference.harness import DOUBLE, Adam, Case, Replica, Seen, clipped
 from tests.reference.networks import over_time, sequences
 
@@ -24,12 +35,17 @@ BOUNDS = {
 }
 RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4, "memory_relu": True}
 SHARP = {"data": 2.0, "data_others": 2.0}
+WIDE = {"data": 1.5, "data_others": 2.0, "actor": 1.5, "q": 2.0, "target_q": 3.0}
 
 CASES = [
     Case("discrete", BOTH, SHARP),
     Case("discrete", {**BOTH, **ANNEALED, "pretrain": 2}, SHARP),
     Case("discrete", {**BOTH, **BOUNDS, "support_floor": [1e-4, 0.1], "in_turn": False}, SHARP),
     Case("discrete", {**BOTH, **ANNEALED, **RNN}, SHARP),
+    Case("continuous", {**BOTH, "least_std": [0.1, 0.9]}, WIDE),
+    Case("continuous", {**BOTH, **ANNEALED, "pretrain": 2, "bound_margin": [0.1, 0.0]}, WIDE),
+    Case("continuous", {**BOTH, **BOUNDS, "in_turn": False}, WIDE),
+    Case("continuous", {**BOTH, **ANNEALED, **RNN}, WIDE),
 ]
 NEVER_VARIED = {"eval_mode": "how the policy is evaluated; without noise both take the best action"}
 
@@ -137,6 +153,100 @@ def strengths(own: Replica, done: int) -> tuple[float, float]:
     return c.alpha * (c.alpha_end / c.alpha) ** share, (1.0 - share) * c.beta + share * c.beta_end
 
 
+class DensityStep:
+    """What one update evaluates where policies are tanh-Gaussians.
+
+    Args:
+        own: the replica.
+        batch: its batch.
+        alpha: present strength of the pull towards the data.
+        beta: present weight of the entropy.
+    """
+
+    def __init__(self, own: Replica, batch: Any, alpha: float, beta: float) -> None:
+        self.own, self.rows, self.alpha, self.beta = own, policies.steps(batch), alpha, beta
+        own_networks = own.config.history != "rnn"
+        self.pi, self.mu = (
+            policies.heads(own, name, self.rows, per_agent=own_networks) for name in ("actor", "data")
+        )
+        self.log_pi, self.log_mu = (
+            policies.data_log_probs(own, heads, self.rows) for heads in (self.pi, self.mu)
+        )
+
+    def model(self, b: int, i: int, j: int) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of j's action, given the state and the actions of i and of those < j."""
+        n, rows = self.own.spec.n_agents, self.rows
+        shown = [rows.action[b, k] * float(k == i or k < j) for k in range(n)]
+        parts = (rows.state[b], *shown, one_hot(j, n))
+        mu, log_std = gaussian_actor(self.own.layers("data_others", i), *parts)
+        return mu, log_std.clamp(min=math.log(self.own.config.least_std))
+
+    def others(self, b: int, i: int) -> tuple[float, float, float, Tensor]:
+        """rho, kappa, entropy of agent i's team mates, and the log likelihood of their actions."""
+        c, log_rho, kappa, entropy = self.own.config, 0.0, 0.0, 0.0
+        likelihood = torch.zeros((), dtype=DOUBLE)
+        for j in range(self.own.spec.n_agents):
+            if j == i:
+                continue
+            size = self.own.spec.action_sizes[j]
+            mu, log_std = self.model(b, i, j)
+            density = tanh_gaussian_log_density(mu, log_std, self.rows.action[b, j], size, c.bound_margin)
+            likelihood = likelihood + density
+            log_rho += float(self.log_pi[b, j].detach()) - float(density.detach())
+            mine, my_log_std = self.pi[b, j].detach().chunk(2)
+            for d in range(size):
+                m, log_s = float(mine[d].clamp(-9.0, 9.0)), float(my_log_std[d].clamp(-5.0, 2.0))
+                q, log_t = float(mu[d].detach().clamp(-9.0, 9.0)), float(log_std[d].detach())
+                kappa += (
+                    log_t - log_s + (math.exp(log_s) ** 2 + (m - q) ** 2) / (2.0 * math.exp(log_t) ** 2) - 0.5
+                )
+                entropy += squashed_entropy(m, math.exp(log_s))
+        rho = math.exp(min(log_rho, math.log(c.ratio_cap)))
+        return max(rho, c.ratio_floor), kappa, entropy, likelihood
+
+    def of_agent(self, i: int) -> SimpleNamespace:
+        """Losses of one agent, and what is reported."""
+        c, rows, own, total = self.own.config, self.rows, self.own, self.alpha + self.beta
+        samples = range(len(rows.mask))
+        found = [self.others(b, i) for b in samples]
+        whole = sum(rho for rho, *_ in found)
+        q_loss, policy_loss, v_loss = (torch.zeros((), dtype=DOUBLE) for _ in range(3))
+        answers, values = [], []
+        for b, (rho, kappa, entropy, _) in zip(samples, found, strict=True):
+            after = (
+                c.gamma
+                * float(rows.mask[b])
+                * float(mlp(own.layers("v", i), rows.next_obs[b, i])[0].detach())
+            )
+            y = float(rows.reward[b]) - self.alpha * kappa + self.beta * entropy + after
+            q = mlp(own.layers("q", i), rows.obs[b, i], rows.action[b, i])[0]
+            q_loss = q_loss + rho / whole * (q - y) ** 2
+            v = mlp(own.layers("v", i), rows.obs[b, i])[0]
+            judged = float(mlp(own.layers("target_q", i), rows.obs[b, i], rows.action[b, i])[0].detach())
+            log_mu = max(float(self.log_mu[b, i].detach()), math.log(1e-6))
+            z = (judged - self.beta * log_mu - v) / total
+            beyond = float(z.detach()) > math.log(c.weight_cap)
+            grown = c.weight_cap * (1.0 + z - math.log(c.weight_cap)) if beyond else z.exp()
+            v_loss = v_loss + (total * grown + v) / len(samples)
+            answer = math.exp(min(float(z.detach()), math.log(c.weight_cap)))
+            policy_loss = policy_loss - rho / whole * answer * self.log_pi[b, i]
+            answers.append(answer)
+            values.append(float(v.detach()))
+        likelihoods = [self.log_mu[b, i] + others[3] for b, others in zip(samples, found, strict=True)]
+        return SimpleNamespace(
+            q_loss=q_loss, v_loss=v_loss, policy_loss=policy_loss, behavior_loss=-mean(likelihoods), answers=answers,
+            values=values, kappas=[kappa for _, kappa, *_ in found],
+        )  # fmt: skip
+
+
+def squashed_entropy(m: float, s: float) -> float:
+    """Entropy of tanh of a Gaussian: that of the Gaussian, plus the mean log slope of tanh, by quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    slopes = [math.log(4.0) - 2.0 * math.log(math.exp(u) + math.exp(-u)) for u in m + s * nodes]
+    mean_slope = sum(w * x for w, x in zip(weights, slopes, strict=True)) / math.sqrt(2.0 * math.pi)
+    return math.log(s) + 0.5 * math.log(2.0 * math.pi * math.e) + mean_slope
+
+
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Behavior and critics of all agents; the policy whose turn it is."""
     c, agents = own.config, range(own.spec.n_agents)
@@ -145,11 +255,14 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     if done == c.pretrain:
         own.hard_update("actor", "data")
     alpha, beta = strengths(own, done)
-    step = Step(own, batch, alpha, beta)
+    step = (Step if own.spec.discrete else DensityStep)(own, batch, alpha, beta)
     parts = [step.of_agent(i) for i in agents]
     active = turn(own, done, batch.noise["turns"])
 
-    norms = own.step(moves=done >= c.pretrain, q=(sum(part.q_loss for part in parts) / len(parts), "q"))
+    losses = {"q": sum(part.q_loss for part in parts) / len(parts)}
+    if not own.spec.discrete:
+        losses["v"] = sum(part.v_loss for part in parts) / len(parts)
+    norms = own.step(moves=done >= c.pretrain, **{name: (loss, name) for name, loss in losses.items()})
     policy = step_policies(own, parts, active, done >= c.pretrain)
     behavior_loss = sum(part.behavior_loss for part in parts)
     norms |= own.step(behavior=(behavior_loss, "data", "data_others"))
@@ -161,7 +274,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
     return {
         "behavior/loss": behavior_loss,
-        "q/loss": sum(part.q_loss for part in parts) / len(parts),
+        **{f"{name}/loss": loss for name, loss in losses.items()},
         "policy/loss": sum(part.policy_loss for part in parts) / len(parts),
         **{
             "policy/kappa": average("kappas"),
@@ -200,7 +313,9 @@ def step_policies(own: Replica, parts: Sequence[SimpleNamespace], active: list[i
 
 
 def act(own: Replica, past: Sequence[Seen]) -> list[Any]:
-    """Every agent's likeliest legal action."""
+    """Every agent's likeliest legal action, or the mode."""
+    if not own.spec.discrete:
+        return policies.act(own, "actor", past, per_agent=own.config.history != "rnn")
     n = own.spec.n_agents
     obs = torch.stack([seen.obs for seen in past]).unsqueeze(0)
     masks = torch.stack([seen.action_mask for seen in past if seen.action_mask is not None]).unsqueeze(0)
