@@ -33,6 +33,7 @@ METAVARS = {
     "reference": "METHOD", "replica": "INDEX", "rerun": "METHOD", "revision": "REVISION", "run": "RUN",
     "seed": "SEED", "seeds": "SEED", "set": "NAME=VALUE", "settings": "NAME=VALUE", "size": "WIDTH HEIGHT",
     "storage": "FOLDER|URL", "task": "TASK", "time": "LIMIT", "title": "TITLE", "work": "FOLDER",
+    "world_model": "FILE",
     "write": "FOLDER",
 }  # fmt: skip
 FOLDERS = ("folder", "results go")  # how the text of an --out begins that is none of a file
