@@ -281,20 +281,38 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def conjugate_gradients(product: Callable[[Vector], Vector], b: Vector, steps: int) -> Vector:
     """Approximate solution x of ``product(x) = b`` in every replica, from 0 (Hestenes and Stiefel).
 
-    A replica whose squared residual is below ``RESIDUAL`` keeps its solution.
+    Residuals are kept orthogonal to all earlier ones, as they are in exact arithmetic: rounding undoes that as soon
+    as one direction is solved, and grows by orders of magnitude in every step from there. A replica whose squared
+    residual is below ``RESIDUAL`` keeps its solution.
     """
     x = [torch.zeros_like(v) for v in b]
     residual = list(b)
     direction = list(b)
     size = dot(residual, residual)
+    earlier: list[Tensor] = []  # residuals of length 1, [R, P] each
     for _ in range(steps):
         moved = product(direction)
         going = size > RESIDUAL
+        earlier.append(_flat(residual) * size.clamp_min(1e-30).rsqrt().unsqueeze(1))
         alpha = torch.where(going, size / dot(direction, moved), torch.zeros_like(size))
         x = [v + per_replica(alpha, v.ndim) * d for v, d in zip(x, direction, strict=True)]
         residual = [v - per_replica(alpha, v.ndim) * m for v, m in zip(residual, moved, strict=True)]
+        residual = _orthogonal(residual, torch.stack(earlier, dim=1))
         after = dot(residual, residual)
         beta = torch.where(going, after / size, torch.zeros_like(size))
         direction = [v + per_replica(beta, v.ndim) * d for v, d in zip(residual, direction, strict=True)]
         size = after
     return x
+
+
+def _flat(vector: Vector) -> Tensor:
+    """All entries of a vector of parameters side by side, ``[R, P]``."""
+    return torch.cat([v.flatten(1) for v in vector], dim=1)
+
+
+def _orthogonal(vector: Vector, others: Tensor) -> Vector:
+    """A vector of parameters less its parts along ``others [R, k, P]``, which are orthogonal and of length 1."""
+    flat = _flat(vector).unsqueeze(1)
+    rest = (flat - (flat @ others.mT) @ others).squeeze(1)
+    parts = rest.split([v[0].numel() for v in vector], dim=1)
+    return [part.reshape(v.shape) for part, v in zip(parts, vector, strict=True)]

@@ -65,6 +65,19 @@ def test_divergence_of_gaussians() -> None:
     )
 
 
+def test_rounding_does_not_grow_in_the_conjugate_gradients() -> None:
+    """A few large eigenvalues are solved at once; the order of a sum must not decide what later steps find."""
+    values = torch.cat((torch.tensor([3e5, 1e4, 2e3]), torch.linspace(0.1, 2.0, 37))).double()
+    basis = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))[0]
+    matrix = (basis * values) @ basis.T
+    b = torch.randn(1, 40, dtype=torch.float64)
+    order = torch.randperm(40)
+    (one,) = conjugate_gradients(lambda v: [v[0] @ matrix], [b], 10)
+    (other,) = conjugate_gradients(lambda v: [v[0][:, order] @ matrix[order]], [b], 10)
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
 def test_conjugate_gradients_solve() -> None:
     """Random positive definite 8 x 8 systems in 8 steps; two logits at (1/2, 1/2) with damping .1."""
     source = torch.Generator().manual_seed(0)

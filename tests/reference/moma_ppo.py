@@ -66,7 +66,10 @@ CASES = [
         },
     ),
 ]
-NEVER_VARIED = {"model": "the simulator, which these data do not have; see tests/test_moma_ppo.py"}
+NEVER_VARIED = {
+    "model": "the simulator, which these data do not have; see tests/test_moma_ppo.py",
+    "world_model": "a file, which takes the place of the first stage; see tests/test_saved_models.py",
+}
 LOG_STD = (-6.0, 2.0)
 
 
