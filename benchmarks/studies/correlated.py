@@ -45,6 +45,7 @@ SIZES: dict[str, Any] = {
     "batch_size": 128,
     "history": "mlp",
 }
+# Values of spread reach hundreds, beside which MAC-Flow's distillation counts for nothing unless they are normalized.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "BC": ("bc", {}),
     "OMIGA": ("omiga", {}),
@@ -53,8 +54,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ComaDICE": ("comadice", {}),
     "TD3+BC": ("td3_bc", {"variant": "independent"}),
     "MADDPG+BC": ("td3_bc", {"variant": "maddpg_bc"}),
-    "MAC-Flow, own noise": ("mac_flow", {"layers": 2, "noise": "per_episode"}),
-    "MAC-Flow, shared noise": ("mac_flow", {"layers": 2, "noise": "shared"}),
+    "MAC-Flow, own noise": ("mac_flow", {"layers": 2, "noise": "per_episode", "normalize_q": True}),
+    "MAC-Flow, shared noise": ("mac_flow", {"layers": 2, "noise": "shared", "normalize_q": True}),
     "Oryx": ("oryx", {}),
 }
 COLUMNS = ["data", "form", "execution", "updates", "seed", "return", "covered"]
