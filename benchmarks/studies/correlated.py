@@ -6,8 +6,8 @@ Three scripted teams on spread (:mod:`marlzoo.benchmarks.spread`): ``one`` sends
 ``agreed`` a coin of the team decides between two such assignments, in ``split`` every agent tosses its own. Policies
 that factor over agents and imitate cannot tell ``agreed`` from ``split`` at the start of an episode: what an agent
 does alone is the same. ``agreed`` breaks what the factorization of OMIGA and its kin assumes; ``one`` and ``split``
-do not. What could help is a value of the team's action, which tells agreement from disagreement, a common source of
-noise, or acting in turn.
+do not. What could help is a value of the team's action, which tells agreement from disagreement, or a common source
+of noise; acting in turn, which helps, too, is left to Oryx's study (``oryx.py``).
 
 For every learner: its return, and the share of episodes at whose end every landmark has an agent. The lines of the
 data show both of the scripted teams. Rows are written learner by learner, and the same command goes on where it
@@ -56,7 +56,6 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "MADDPG+BC": ("td3_bc", {"variant": "maddpg_bc"}),
     "MAC-Flow, own noise": ("mac_flow", {"layers": 2, "noise": "per_episode", "normalize_q": True}),
     "MAC-Flow, shared noise": ("mac_flow", {"layers": 2, "noise": "shared", "normalize_q": True}),
-    "Oryx": ("oryx", {}),
 }
 COLUMNS = ["data", "form", "execution", "updates", "seed", "return", "covered"]
 
