@@ -314,5 +314,5 @@ def _orthogonal(vector: Vector, others: Tensor) -> Vector:
     """A vector of parameters less its parts along ``others [R, k, P]``, which are orthogonal and of length 1."""
     flat = _flat(vector).unsqueeze(1)
     rest = (flat - (flat @ others.mT) @ others).squeeze(1)
-    parts = rest.split([v[0].numel() for v in vector], dim=1)
+    parts = torch.split_with_sizes(rest, [v[0].numel() for v in vector], dim=1)
     return [part.reshape(v.shape) for part, v in zip(parts, vector, strict=True)]
