@@ -25,13 +25,12 @@ import pandas as pd
 import tyro
 from marlzoo.benchmarks import spread, study
 from marlzoo.benchmarks.stats import Floats
-from torch import Tensor
+from marlzoo.benchmarks.watched import Watched
 
 import marlzoo
 from marlzoo.data.dataset import Dataset
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import make_env
-from marlzoo.replicas import ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.system.files import write_text_atomic
 from marlzoo.training.evaluation import evaluate
@@ -70,35 +69,6 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     data_episodes: int = 800
     updates: int = 4000  # of every method
     episodes: int = 100  # of the evaluation, per replica
-
-
-class Watched(Policy):
-    """A policy whose last observations are kept.
-
-    Attributes:
-        seen: ``[R, E, N, O]``.
-    """
-
-    seen: Tensor
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-        self.stochastic = policy.stochastic
-
-    def reset(self, num_envs: int, ids: Tensor | None = None) -> None:  # noqa: D102
-        self.policy.reset(num_envs, ids)
-
-    def receive(self, reward: Tensor) -> None:  # noqa: D102
-        self.policy.receive(reward)
-
-    def act(
-        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
-    ) -> Tensor:
-        """Acts as the policy does."""
-        self.seen = obs.clone()  # the environment writes the next ones into the same memory
-        action: Tensor = self.policy.act(obs, action_mask, random)
-        return action
 
 
 def measured(policy: Policy, options: Options) -> list[tuple[float, float]]:

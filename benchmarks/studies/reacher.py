@@ -24,14 +24,12 @@ import pandas as pd
 import torch
 import tyro
 from marlzoo.benchmarks import reacher, study
+from marlzoo.benchmarks.watched import Watched
 from numpy.typing import NDArray
-from torch import Tensor
 
 import marlzoo
 from marlzoo.envs import moma
-from marlzoo.modules.policies import Policy
 from marlzoo.registry import make_env, task_spec
-from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.ad_hoc import AdHocTeams
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train
@@ -77,35 +75,6 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     model_updates: int = 1000  # of the world model
     policy_updates: int = 100  # of MOMA-PPO's policies
     episodes: int = 50  # of each evaluation, per pair of seeds
-
-
-class Watched(Policy):
-    """A policy whose last observations are kept.
-
-    Attributes:
-        seen: ``[R, E, N, O]``.
-    """
-
-    seen: Tensor
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-        self.stochastic = policy.stochastic
-
-    def reset(self, num_envs: int, ids: Tensor | None = None) -> None:  # noqa: D102
-        self.policy.reset(num_envs, ids)
-
-    def receive(self, reward: Tensor) -> None:  # noqa: D102
-        self.policy.receive(reward)
-
-    def act(
-        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
-    ) -> Tensor:
-        """Acts as the policy does."""
-        self.seen = obs
-        action: Tensor = self.policy.act(obs, action_mask, random)
-        return action
 
 
 def task_name(team: str) -> str:
