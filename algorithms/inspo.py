@@ -82,8 +82,7 @@ from marlzoo.config import (
     Positive,
     Range,
 )
-from marlzoo.modules.behavior import OthersBehavior, Ratios
-from marlzoo.modules.critics import joint_action
+from marlzoo.modules.behavior import OthersBehavior, PairInputs, Ratios
 from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
 from marlzoo.modules.policies import (
     MEAN_BOUND,
@@ -440,32 +439,17 @@ class OthersDensity(nn.Module):
         used: ``[N, A]``, 0 marks padding.
     """
 
-    others: Tensor
-    visible: Tensor
-
     def __init__(self, init: Init, spec: Spec, hidden: int, used: Tensor) -> None:
         super().__init__()
-        n = spec.n_agents
-        a = spec.action_size
-        self.spec = spec
         self.used = used
-        self.network = TanhGaussianActor(init, spec.state_size + n * a + n, hidden, a, stack=(n,))
-        index = torch.arange(n, device=init.device)
-        # visible[i, j, k]: whether agent i's model of agent j sees agent k's action.
-        visible = (index[:, None, None] == index) | (index < index[:, None])
-        self.register_buffer("others", (index[:, None] != index).to(init.dtype), persistent=False)
-        self.register_buffer("visible", visible.repeat_interleave(a, -1).to(init.dtype), persistent=False)
+        self.inputs = PairInputs(init, spec)
+        self.network = TanhGaussianActor(
+            init, self.inputs.size, hidden, spec.action_size, stack=(spec.n_agents,)
+        )
 
     def forward(self, batch: Batch) -> Heads:
         """Agent j's action in agent i's model, ``[R, N, B, N, A]`` each, for transitions."""
-        n = self.spec.n_agents
-        dtype = self.visible.dtype
-        joint = joint_action(batch.action, self.spec, dtype)  # [R, B, N A]
-        pairs = (joint.shape[0], n, joint.shape[1], n)  # model of agent i, transition, agent j
-        seen = joint[:, None, :, None] * self.visible[None, :, None]
-        state = batch.state[:, None, :, None].expand(*pairs, -1)
-        number = torch.eye(n, dtype=dtype, device=joint.device).expand(*pairs, n)
-        heads: Heads = self.network(state, seen, number)
+        heads: Heads = self.network(*self.inputs(batch))
         return heads
 
     def ratios(
@@ -491,7 +475,7 @@ class OthersDensity(nn.Module):
         """
         mean, log_std = self(batch)
         log_std = torch.maximum(log_std, least_std.log())
-        others = self.others[None, :, None]
+        others = self.inputs.others[None, :, None]
         action = batch.action.unsqueeze(1)
         log_data = tanh_gaussian_log_prob(mean, log_std, action, self.used, margin)  # [R, N, B, N]
         with torch.no_grad():

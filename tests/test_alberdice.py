@@ -117,7 +117,7 @@ def test_ratios_by_hand() -> None:
 def test_who_sees_whose_action() -> None:
     """The model of agent j held by i reads the actions of i and of those before j, never that of j."""
     algorithm = learner()
-    seen = algorithm.data_others.visible.view(3, 3, 3, 2)
+    seen = algorithm.data_others.inputs.visible.view(3, 3, 3, 2)
     for i in range(3):
         for j in range(3):
             for k in range(3):
