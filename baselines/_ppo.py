@@ -6,6 +6,9 @@ step size's linear decay and the form of the standard deviation. The sizes of a 
 gradient step's batch, 8 passes, the step size 1e-3 and no entropy bonus are ours, chosen for lockstep copies on few
 cores on this package's tasks.
 
+Nothing of PPO's loss keeps a Gaussian's mean in the box, since beyond it every sample is executed as the bound. The
+cost of means beyond ``mean_bound``, off by default, is ours: data of a policy that has it seldom lie on the bounds.
+
 Agents without a choice, such as dead units, count in the means of loss and entropy; the official code leaves them
 out. Their own part has no gradient (the only legal action keeps probability 1), so that they only make the others'
 part smaller, which Adam undoes but for its epsilon and the bound on the norm. Advantages are the team's, one per
@@ -61,6 +64,8 @@ class PPOConfig(RolloutConfig):
     """Settings that MAPPO and HAPPO share."""
 
     entropy: NonNegative = 0.0  # c_H, weight of the entropy bonus
+    bound_weight: NonNegative = 0.0  # c_b, cost of means of continuous actions beyond mean_bound
+    mean_bound: Positive = 1.0  # b; samples beyond the box, [-1, 1], are executed clipped
 
 
 class PPONetworks(nn.Module):
@@ -161,13 +166,17 @@ def experience(
 def policy_loss(
     method: Algorithm, nets: PPONetworks, x: dict[str, Tensor], agent: Tensor | None = None
 ) -> Tensor:
-    """L_π = -mean min(ρ A, clip(ρ, 1 ± ε) A) - c_H H, ``[R]``; with ``agent [R]`` that agent's alone."""
-    log_prob, entropy = nets.actor.log_prob(x["obs"], x["action"], x.get("action_mask"), agent)
+    """L_π = -mean(min(ρ A, clip(ρ, 1 ± ε) A) + c_H H - c_b max(|μ| - b, 0)²), ``[R]``; with ``agent`` that one's."""
+    out = nets.actor.mean(x["obs"], agent)
+    log_prob, entropy = nets.actor.log_prob_of(out, x["action"], x.get("action_mask"), agent)
     advantage = x["advantage"] if agent is not None else x["advantage"].unsqueeze(-1)
     ratio = torch.exp(log_prob - x["log_prob"])
     eps = method.hyperparameter("clip", log_prob.ndim)
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1.0 - eps, 1.0 + eps) * advantage)
     gain = surrogate + method.hyperparameter("entropy", log_prob.ndim) * entropy
+    if not nets.actor.discrete and any(config.bound_weight for config in method.configs):  # type: ignore[attr-defined]
+        beyond = nets.actor.excess(out, method.hyperparameter("mean_bound", out.ndim), agent)
+        gain = gain - method.hyperparameter("bound_weight", log_prob.ndim) * beyond
     return -gain.flatten(1).mean(1)
 
 

@@ -72,9 +72,14 @@ class PPOActor(nn.Module):
             with torch.no_grad():
                 self.raw_std.mul_(x)
 
-    def mean(self, obs: Tensor) -> Tensor:
-        """Of the Gaussian (or logits), ``[R, B, N, O] -> [R, B, N, A]``."""
-        return cast(Tensor, self.net(with_agent_id(obs)))
+    def mean(self, obs: Tensor, agent: Tensor | None = None) -> Tensor:
+        """Of the Gaussian (or logits), ``[R, B, N, O] -> [R, B, N, A]``.
+
+        With ``agent [R]`` only that agent's, ``[R, B, O] -> [R, B, A]``; then agents must have networks of their own.
+        """
+        if agent is None:
+            return cast(Tensor, self.net(with_agent_id(obs)))
+        return self.outputs(self.network_of(agent), obs, agent)
 
     def std(self) -> Tensor:
         """``[R, N, A]``."""
@@ -94,21 +99,30 @@ class PPOActor(nn.Module):
         With ``agent [R]`` only that agent's, ``[R, B]``, and all arguments are its own, without the axis N. Then
         agents must have networks of their own.
         """
-        out = self.mean(obs) if agent is None else self._mean_of(obs, agent)
+        return self.log_prob_of(self.mean(obs, agent), action, action_mask, agent)
+
+    def log_prob_of(
+        self, out: Tensor, action: Tensor, action_mask: Tensor | None, agent: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`log_prob`, of what :meth:`mean` gave."""
         if self.discrete:
             logits = mask_logits(out, action_mask)
             log_probs = F.log_softmax(logits, dim=-1)
             return categorical_log_prob(logits, action), -(log_probs.exp() * log_probs).sum(-1)
         std = self.std()
-        used = self.used.expand(len(out), *self.used.shape)
         if agent is not None:
-            std, used = (take_rows(x, agent.unsqueeze(1)).squeeze(1) for x in (std, used))
+            std = take_rows(std, agent.unsqueeze(1)).squeeze(1)
         std = std.unsqueeze(1)
-        used = used.unsqueeze(1)
+        used = self._used(len(out), agent)
         standard = (action - out) / std
         normalizer = std.log() + 0.5 * math.log(2.0 * math.pi)
         log_prob = ((-0.5 * standard.square() - normalizer) * used).sum(-1)
         return log_prob, ((normalizer + 0.5) * used).sum(-1).expand_as(log_prob)
+
+    def excess(self, out: Tensor, bound: Tensor, agent: Tensor | None = None) -> Tensor:
+        """Square of how far means lie beyond ±``bound``, summed over the agent's dimensions, as :meth:`log_prob`."""
+        beyond = (out.abs() - bound).clamp_min(0.0)
+        return (beyond.square() * self._used(len(out), agent)).sum(-1)
 
     def network_of(self, agent: Tensor) -> dict[str, Tensor]:
         """The parameters of one agent's own network, ``[R, ...]`` by name."""
@@ -126,9 +140,12 @@ class PPOActor(nn.Module):
         network = cast(PerAgent, self.net).network
         return cast(Tensor, functional_call(network, mine, (inputs,)))
 
-    def _mean_of(self, obs: Tensor, agent: Tensor) -> Tensor:
-        """One agent's outputs, ``[R, B, O] -> [R, B, A]``, by its own network alone."""
-        return self.outputs(self.network_of(agent), obs, agent)
+    def _used(self, replicas: int, agent: Tensor | None) -> Tensor:
+        """``[R, 1, N, A]`` with 0 for padded dimensions; ``[R, 1, A]`` of one agent."""
+        used = self.used.expand(replicas, *self.used.shape)
+        if agent is not None:
+            used = take_rows(used, agent.unsqueeze(1)).squeeze(1)
+        return used.unsqueeze(1)
 
 
 class PPOGaussianPolicy(Policy):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from marlzoo.baselines import _ppo
 from marlzoo.baselines.happo import HAPPO
 from torch import Tensor
 
@@ -54,6 +55,33 @@ def rollout(learner: Algorithm) -> Rollout:
         "turns": torch.rand(2, spec.n_agents, generator=source),
     }
     return cast(Rollout, Rollout.of(noise, **fields))
+
+
+def test_the_cost_of_means_beyond_their_bound_is_of_the_agent_in_turn() -> None:
+    """Agent k's means are 0.6 + 0.1 k, the bound is 0.5: (0.1 + 0.1 k)² per dimension that the agent has."""
+    spec = toy_spec()
+    learners = [
+        cast(HAPPO, marlzoo.make("happo", spec, seeds=(0, 1), dtype=torch.float64, **SMALL, **more))
+        for more in ({}, {"bound_weight": 2.0, "mean_bound": 0.5})
+    ]
+    agent = torch.tensor([2, 1])
+    torch.manual_seed(0)
+    x = {
+        "obs": torch.randn(2, 9, spec.obs_size).double(),
+        "action": torch.randn(2, 9, spec.action_size).double(),
+        "log_prob": torch.zeros(2, 9).double(),
+        "advantage": torch.randn(2, 9).double(),
+    }
+    losses = []
+    for learner in learners:
+        out = learner.nets.actor.net.network.out
+        with torch.no_grad():
+            out.weight.zero_()
+            out.bias.copy_((0.6 + 0.1 * torch.arange(3.0)).view(1, 3, *[1] * (out.bias.ndim - 2)))
+        losses.append(_ppo.policy_loss(learner, learner.nets, x, agent))
+    sizes = torch.tensor(spec.action_sizes)[agent].double()
+    expected = 2.0 * sizes * (0.1 + 0.1 * agent.double()).square()
+    torch.testing.assert_close(losses[1] - losses[0], expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])

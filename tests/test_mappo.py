@@ -148,6 +148,32 @@ def test_policy_loss_by_hand() -> None:
     assert not learner.nets.actor.net.out.weight.grad.any()
 
 
+def test_means_beyond_their_bound_cost_by_hand() -> None:
+    """Means of 0.8 and -0.9, a bound of 0.5: squares 0.09 and 0.16, for the dimensions that an agent has."""
+    plain, costly = make((0, 1)), make((0, 1), bound_weight=[0.0, 3.0], mean_bound=0.5)
+    x = {
+        name: value.repeat(2, *[1] * (value.ndim - 1))
+        for name, value in policy_gradient_batch(make()).items()
+    }
+    losses = []
+    for learner in (plain, costly):
+        with torch.no_grad():
+            learner.nets.actor.net.out.weight.zero_()
+            learner.nets.actor.net.out.bias.copy_(torch.tensor([0.8, -0.9]))
+        losses.append(_ppo.policy_loss(learner, learner.nets, x))
+    cost = (losses[1] - losses[0]).tolist()
+    sizes = toy_spec().action_sizes
+    assert {1, 2} == set(sizes)
+    assert cost[0] == 0.0
+    assert cost[1] == pytest.approx(3.0 * sum(0.09 if size == 1 else 0.25 for size in sizes) / len(sizes))
+
+
+def test_means_within_their_bound_cost_nothing() -> None:
+    plain, costly = make(), make(bound_weight=3.0, mean_bound=0.5)
+    x = policy_gradient_batch(plain)  # means near 0 at the start
+    assert torch.equal(_ppo.policy_loss(plain, plain.nets, x), _ppo.policy_loss(costly, costly.nets, x))
+
+
 def test_value_loss_takes_the_larger_of_plain_and_clipped() -> None:
     learner = make(clip=0.2)
     state = torch.randn(1, 3, 7).double()

@@ -98,6 +98,37 @@ def test_poor_medium_and_good(taught: dict[str, Any], tmp_path: Path) -> None:
     assert taught["behavior"].qualities == {"poor": (0,), "medium": (1,), "good": (2,)}
 
 
+def test_a_replay_that_goes_on_beyond_the_medium_one(taught: dict[str, Any], tmp_path: Path) -> None:
+    """Its mean return, each snapshot counting by its number of episodes, is nearest to the wanted one."""
+    # Up to 6 updates: 0, 4, 5.5, whose mean is 3.2; up to 8: 0, 4, 6 with 3.3; up to 9: 0, 4, 10 with 4.7.
+    make_behavior_policy(TASK, options(tmp_path, medium_return=5.0, replay_return=4.5))
+    assert taught["measured"][1] == ([0, 4, 6, 9], 7)
+    behavior = taught["behavior"]
+    assert behavior.qualities["medium-replay"] == (0, 1, 3)
+    assert behavior.qualities["medium"] == (2,)
+    assert behavior.qualities["medium-expert"] == (2, 3)
+    assert behavior.qualities["expert"] == (3,)
+    assert "--replay-return 4.5" in behavior.command
+
+
+def test_a_replay_counts_snapshots_by_their_episodes() -> None:
+    """Returns 0, 8, 8 and lengths 1, 1, 4: up to the second one 4, up to the third 8 (1 + 1/4) / (2 + 1/4)."""
+    tried = [
+        Snapshot(k, 0, 1, value, 0.0, length) for k, (value, length) in enumerate(((0, 1), (8, 1), (8, 4)))
+    ]
+    assert teach._replay_end(tried, 1, 3, 4.2) == 1
+    assert teach._replay_end(tried, 1, 3, 4.23) == 2  # 4.44 by episodes, 5.33 by snapshots
+    assert teach._replay_end(tried, 1, 3, 4.6) == 2
+    assert teach._replay_end(tried, 1, 3, None) == 1
+    assert teach._replay_end(tried, 2, 3, 0.0) == 2  # never before the medium one
+
+
+def test_a_wanted_replay_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="replay_return is of medium-replay, which poor_return leaves out"):
+        make_behavior_policy(TASK, options(tmp_path, poor_return=1.0, replay_return=2.0))
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_medium_one_is_no_end(taught: dict[str, Any], tmp_path: Path) -> None:
     make_behavior_policy(TASK, options(tmp_path, medium_return=100.0, poor_return=4.1))
     assert taught["measured"][1][0] == [0, 2, 9]  # 9.0 of those between, 0.0 before it

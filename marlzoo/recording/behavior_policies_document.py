@@ -21,6 +21,7 @@ from marlzoo.teachers.store import (
     behavior_policy_names,
     behavior_policy_stem,
     load_behavior_policy,
+    mixed_return,
     versioned_name,
 )
 
@@ -69,12 +70,7 @@ LONGER = 3  # times the steps of a training that was long itself
 
 def level(behavior: BehaviorPolicy, quality: str) -> tuple[float, float]:
     """Mean and standard deviation of the episode returns in data of a quality."""
-    found = [behavior.snapshots[k] for k in behavior.qualities[quality]]
-    mean, std = (np.array([getattr(s, name) for s in found]) for name in ("mean_return", "std_return"))
-    weight = 1.0 / np.array([s.mean_length for s in found])
-    weight /= weight.sum()
-    center = float(weight @ mean)
-    return center, float(np.sqrt(weight @ (std**2 + (mean - center) ** 2)))
+    return mixed_return([behavior.snapshots[k] for k in behavior.qualities[quality]])
 
 
 def document(folder: Path = FOLDER) -> str:

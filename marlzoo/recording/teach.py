@@ -32,6 +32,7 @@ from marlzoo.teachers.store import (
     BehaviorPolicy,
     Snapshot,
     behavior_policy_stem,
+    mixed_return,
     save_behavior_policy,
     task_and_version,
 )
@@ -50,10 +51,15 @@ def make_behavior_policy(name: str, options: Options) -> Path:
 
     Raises:
         UnknownNameError: unknown task or method.
-        ConfigError: the training is too short for its snapshots, or the method does not learn online.
+        ConfigError: the training is too short for its snapshots, the method does not learn online, or both returns of
+            which only one can be met are given.
         OutputError: a file cannot be written.
     """
     o = options
+    if o.poor_return is not None and o.replay_return is not None:
+        raise ConfigError(
+            "data teach: replay_return is of medium-replay, which poor_return leaves out; give one"
+        )
     task, version = task_and_version(name)
     learner = learner_of(task, o)
     run = run_folder(learner, name, o)
@@ -63,9 +69,7 @@ def make_behavior_policy(name: str, options: Options) -> Path:
     done = [k for k in found if k == last or (k < last and k % o.every == 0)]
     policies = [load_arrays(run / f"{k:06d}.npz")[0] for k in done]
     tried = measure_policies(learner, task, policies, done, o.trial)
-    medium = _nearest(tried, 1, len(tried) - 1, o.medium_return)
-    poor = None if o.poor_return is None else _nearest(tried, 0, medium, o.poor_return)
-    kept = [*(_ladder(medium, o.stages) if poor is None else (poor, medium)), len(done) - 1]
+    kept, qualities = _chosen(tried, o)
     snapshots = measure_policies(
         learner, task, [policies[k] for k in kept], [done[k] for k in kept], o.episodes
     )
@@ -76,7 +80,7 @@ def make_behavior_policy(name: str, options: Options) -> Path:
         seed=o.seed,
         spec=learner.spec,
         snapshots=tuple(snapshots),
-        qualities=_qualities(len(kept) - 1) if poor is None else {"poor": (0,), "medium": (1,), "good": (2,)},
+        qualities=qualities,
         command=o.command(name),
         version=version,
         versions=_versions(task),
@@ -174,6 +178,26 @@ def measure_policies(
     return snapshots
 
 
+def _chosen(tried: list[Snapshot], options: Options) -> tuple[list[int], dict[str, tuple[int, ...]]]:
+    """Which snapshots are kept, and places among them of those that make each quality."""
+    o = options
+    medium = _nearest(tried, 1, len(tried) - 1, o.medium_return)
+    final = len(tried) - 1
+    if o.poor_return is not None:
+        poor = _nearest(tried, 0, medium, o.poor_return)
+        return [poor, medium, final], {"poor": (0,), "medium": (1,), "good": (2,)}
+    replay = _ladder(_replay_end(tried, medium, o.stages, o.replay_return), o.stages)
+    kept = sorted({*replay, medium, final})
+    place = {snapshot: k for k, snapshot in enumerate(kept)}
+    return kept, {
+        "random": (0,),
+        "medium": (place[medium],),
+        "medium-replay": tuple(place[snapshot] for snapshot in replay),
+        "medium-expert": (place[medium], place[final]),
+        "expert": (place[final],),
+    }
+
+
 def _nearest(tried: list[Snapshot], low: int, high: int, wanted: float | None) -> int:
     """The snapshot of low..high - 1 whose mean return is nearest to the wanted one (None: halfway to the end)."""
     returns = np.array([snapshot.mean_return for snapshot in tried])
@@ -181,20 +205,20 @@ def _nearest(tried: list[Snapshot], low: int, high: int, wanted: float | None) -
     return low + int(np.abs(returns[low:high] - goal).argmin())
 
 
-def _qualities(last: int) -> dict[str, tuple[int, ...]]:
-    """Snapshots of the qualities of MuJoCo and the particle world, from those up to the medium one and the last."""
-    return {
-        "random": (0,),
-        "medium": (last - 1,),
-        "medium-replay": tuple(range(last)),
-        "medium-expert": (last - 1, last),
-        "expert": (last,),
-    }
+def _replay_end(tried: list[Snapshot], medium: int, stages: int, wanted: float | None) -> int:
+    """The snapshot up to which medium-replay goes: its data's mean return is nearest to the wanted one.
+
+    At least the medium one, which it is where no return is wanted.
+    """
+    if wanted is None:
+        return medium
+    mixed = [mixed_return([tried[k] for k in _ladder(end, stages)])[0] for end in range(medium, len(tried))]
+    return medium + int(np.abs(np.array(mixed) - wanted).argmin())
 
 
-def _ladder(medium: int, stages: int) -> list[int]:
-    """Up to ``stages`` different snapshot numbers, evenly spread over 0..medium, both included."""
-    return sorted({int(k) for k in np.linspace(0, medium, stages).round()})
+def _ladder(end: int, stages: int) -> list[int]:
+    """Up to ``stages`` different snapshot numbers, evenly spread over 0..end, both included."""
+    return sorted({int(k) for k in np.linspace(0, end, stages).round()})
 
 
 def _versions(task: str) -> dict[str, str]:

@@ -25,7 +25,10 @@ class Options:
     poor_return: float | None = (
         None  # wanted of the poor one: makes poor, medium, good in place of the five others
     )
-    stages: int = 8  # snapshots, evenly spread from the start to the medium one, that make medium-replay
+    replay_return: float | None = (
+        None  # wanted of medium-replay: it goes on beyond the medium one (default: it ends there)
+    )
+    stages: int = 8  # snapshots, evenly spread from the start to its end, that make medium-replay
     every: int = 6  # updates between two snapshots
     trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
     episodes: int = 100  # episodes to measure the kept snapshots by

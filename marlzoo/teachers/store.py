@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,15 @@ class Snapshot:
     std_return: float
     mean_length: float
     win_rate: float | None = None
+
+
+def mixed_return(snapshots: Sequence[Snapshot]) -> tuple[float, float]:
+    """Mean and standard deviation of the episode returns in data that snapshots make in equal shares of steps."""
+    mean, std = (np.array([getattr(s, name) for s in snapshots]) for name in ("mean_return", "std_return"))
+    weight = 1.0 / np.array([s.mean_length for s in snapshots])  # in proportion to the number of episodes
+    weight /= weight.sum()
+    center = float(weight @ mean)
+    return center, float(np.sqrt(weight @ (std**2 + (mean - center) ** 2)))
 
 
 @dataclass(frozen=True)
