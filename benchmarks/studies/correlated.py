@@ -49,6 +49,9 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "BC": ("bc", {}),
     "OMIGA": ("omiga", {}),
     "IQL": ("iql", {}),
+    "IQL, actions within 0.98": ("iql", {"action_margin": 0.02}),
+    "IQL without weights": ("iql", {"beta": 0.0}),
+    "IQL without weights, actions within 0.98": ("iql", {"beta": 0.0, "action_margin": 0.02}),
     "MAIQL": ("maiql", {}),
     "ComaDICE": ("comadice", {}),
     "TD3+BC": ("td3_bc", {"variant": "independent"}),
@@ -124,7 +127,8 @@ def lines(options: Options) -> pd.DataFrame:
 def report(numbers: pd.DataFrame, options: Options) -> study.Study:
     """A table with a line per learner, and the share of covered episodes as plot."""
     qualities = list(numbers["data"].unique())
-    forms = [(form, part) for form, part in numbers.groupby("form", sort=False)]
+    forms = [(form, numbers[numbers["form"] == form]) for form in ("data", *FORMS)]
+    forms = [(form, part) for form, part in forms if len(part)]
     body = [
         [
             str(form),
