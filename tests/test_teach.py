@@ -16,6 +16,7 @@ from marlzoo.recording import teach
 from marlzoo.recording.teach import Options, learner_of, make_behavior_policy, measure_policies, run_folder
 from marlzoo.replicas import derive
 from marlzoo.teachers.store import BehaviorPolicy, Snapshot
+from marlzoo.training import progress
 
 TASK = "games/xor"
 SETTINGS = ("hidden=8", "num_envs=4", "rollout=5", "batch_size=20")
@@ -196,8 +197,9 @@ def test_snapshots_are_kept_every_few_updates(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("can_win", [True, False])
 def test_policies_are_measured_by_their_own_episodes(
-    can_win: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    can_win: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(progress, "PERIOD", 0.0)
     learner = learner_of(TASK, options(tmp_path))
     state = {name: tensor.numpy()[0] for name, tensor in learner.policy().state_dict().items()}
     name = next(iter(state))
@@ -217,3 +219,5 @@ def test_policies_are_measured_by_their_own_episodes(
     assert (first.episodes, first.mean_return, first.std_return, first.mean_length) == (2, 2.5, 1.5, 6.0)
     assert first.win_rate == (0.5 if can_win else None)
     assert torch.is_tensor(next(iter(learner.policy().state_dict().values())))
+    shown = [line.partition("measuring ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert shown == ["games/xor: 1 of 2 snapshots", "games/xor: 2 of 2 snapshots"]

@@ -37,6 +37,7 @@ from marlzoo.teachers.store import (
     task_and_version,
 )
 from marlzoo.training.online import CurvePoint, curve_csv, online_settings, train_online
+from marlzoo.training.progress import ProgressBar
 from marlzoo.version import __version__
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -160,20 +161,22 @@ def measure_policies(
     policy = learner.policy()
     env = make_env(task, episodes)
     snapshots = []
-    for arrays, updates in zip(policies, done, strict=True):
-        policy.load_state_dict({name: torch.from_numpy(array).unsqueeze(0) for name, array in arrays.items()})
-        found = play(policy, env, derive(learner.seeds[0], "measure", updates))
-        returns = np.array([episode.total for episode in found])
-        snapshot = Snapshot(
-            updates=updates,
-            steps=updates * settings.num_envs * settings.rollout,
-            episodes=episodes,
-            mean_return=float(returns.mean()),
-            std_return=float(returns.std()),
-            mean_length=float(np.mean([episode.length for episode in found])),
-            win_rate=float(np.mean([episode.won for episode in found])) if env.can_win else None,
-        )
-        snapshots.append(snapshot)
+    with ProgressBar(f"measuring {task}", 0, len(done), "snapshots") as bar:
+        for arrays, updates in zip(policies, done, strict=True):
+            policy.load_state_dict({k: torch.from_numpy(array).unsqueeze(0) for k, array in arrays.items()})
+            found = play(policy, env, derive(learner.seeds[0], "measure", updates))
+            returns = np.array([episode.total for episode in found])
+            snapshot = Snapshot(
+                updates=updates,
+                steps=updates * settings.num_envs * settings.rollout,
+                episodes=episodes,
+                mean_return=float(returns.mean()),
+                std_return=float(returns.std()),
+                mean_length=float(np.mean([episode.length for episode in found])),
+                win_rate=float(np.mean([episode.won for episode in found])) if env.can_win else None,
+            )
+            snapshots.append(snapshot)
+            bar(len(snapshots))
     env.close()
     return snapshots
 

@@ -1,4 +1,4 @@
-"""Progress bars of trainings started from Python; commands have their own."""
+"""Progress bars of long loops in the package itself, such as trainings started from Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PERIOD = 60.0  # seconds between two lines where no bar can move, in a notebook 
 
 
 class ProgressBar:
-    """Called with the updates that are done; shows them on stderr.
+    """Called with the updates, or other steps, that are done; shows them on stderr.
 
     On a terminal a bar moves, with the time left. Elsewhere a line with date and time appears once a minute.
 
@@ -25,11 +25,13 @@ class ProgressBar:
         label: what is trained.
         done: updates that a checkpoint brings.
         total: updates in all.
+        unit: what is counted.
     """
 
-    def __init__(self, label: str, done: int, total: int) -> None:
+    def __init__(self, label: str, done: int, total: int, unit: str = "updates") -> None:
         self._label = label
         self._total = total
+        self._unit = unit
         self._told = time.monotonic()
         self._bars: Progress | None = None
         if sys.stderr is not None and sys.stderr.isatty():  # elsewhere rich is not needed, nor its memory
@@ -49,12 +51,12 @@ class ProgressBar:
         if self._bars:
             self._bars.stop()
 
-    def __call__(self, done: int, metrics: Mapping[str, Any]) -> None:
-        """Show that so many updates are done."""
+    def __call__(self, done: int, metrics: Mapping[str, Any] | None = None) -> None:
+        """Show that so many are done."""
         if self._bars:
             self._bars.update(self._bar, completed=done)
         elif time.monotonic() - self._told >= PERIOD:
             self._told = time.monotonic()
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            line = f"{stamp} {self._label}: {done} of {self._total} updates"
+            line = f"{stamp} {self._label}: {done} of {self._total} {self._unit}"
             print(visible(line), file=sys.stderr, flush=True)
