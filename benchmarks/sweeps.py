@@ -87,6 +87,7 @@ def sweep(
     device: str = "cpu",
     max_replicas: int = 20,
     processes: int = 1,
+    threads: int = 0,
     check_data: bool = True,
     command: str = "",
     console: Console | None = None,
@@ -113,6 +114,7 @@ def sweep(
         device: where to train.
         max_replicas: largest number of replicas that train together.
         processes: number of training processes; see :func:`marlzoo.bench`.
+        threads: of torch in each process; likewise.
         check_data: compare data and simulator before training.
         command: named as what made the tables.
         console: where to print; None: nothing is printed.
@@ -125,20 +127,17 @@ def sweep(
     """
     if random and optuna:
         raise ConfigError("choose one of random and optuna")
-    found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
-    base = expanded(select(found, seeds, methods, updates))
-    space = {name: parse_values(name, values) for name, values in over.items()}
-    _require_settings(base.learners, space)
+    base = _selected(suite, seeds, methods, updates)
+    space = _space(base, over)
 
     def train(learners: Sequence[Learner]) -> Results:
-        swept = replace(base, name=f"{base.name}-sweep", learners=tuple(learners), stack_settings=True)
         finished = run_suite(
-            swept,
+            _with(base, learners),
             out=Path(out),
             device=device,
             max_replicas=max_replicas,
             check_data=check_data,
-            split=Split(1) if processes == 1 else split_of(processes, 0),
+            split=Split(1, threads) if processes == 1 else split_of(processes, threads),
             command=command,
             remedy="another --out",
             console=console or Console(quiet=True),
@@ -151,7 +150,7 @@ def sweep(
         trials = optuna
         kind = "optuna (TPE)"
     else:
-        points = random_points(space, random, random_seed) if random else grid_points(space)
+        points = _points(space, random, random_seed)
         kind = "random" if random else "grid"
         learners = _learners(base.learners, points)
         trials = len(points)
@@ -161,6 +160,48 @@ def sweep(
     write_text_atomic(folder / "best.toml", made.toml())
     _draw(made, folder / "sweep.png", console)
     return made
+
+
+def swept_suite(
+    suite: str | os.PathLike[str] | Suite,
+    over: Mapping[str, Sequence[Any] | str],
+    *,
+    random: int = 0,
+    random_seed: int = 0,
+    seeds: Sequence[int] = (),
+    methods: Sequence[str] = (),
+    updates: int = 0,
+) -> Suite:
+    """What :func:`sweep` trains with these arguments, as a suite; nothing is trained.
+
+    Raises:
+        UnknownNameError: a setting that no method of the suite has.
+        ConfigError: no values, or some that cannot be read.
+    """
+    base = _selected(suite, seeds, methods, updates)
+    return _with(base, _learners(base.learners, _points(_space(base, over), random, random_seed)))
+
+
+def _selected(
+    suite: str | os.PathLike[str] | Suite, seeds: Sequence[int], methods: Sequence[str], updates: int
+) -> Suite:
+    found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite))
+    return expanded(select(found, seeds, methods, updates))
+
+
+def _space(base: Suite, over: Mapping[str, Sequence[Any] | str]) -> dict[str, Values]:
+    space = {name: parse_values(name, values) for name, values in over.items()}
+    _require_settings(base.learners, space)
+    return space
+
+
+def _points(space: Mapping[str, Values], random: int, random_seed: int) -> list[dict[str, Any]]:
+    return random_points(space, random, random_seed) if random else grid_points(space)
+
+
+def _with(base: Suite, learners: Sequence[Learner]) -> Suite:
+    """The suite of a sweep: float settings are replicas of one run."""
+    return replace(base, name=f"{base.name}-sweep", learners=tuple(learners), stack_settings=True)
 
 
 def _draw(found: Sweep, path: Path, console: Console | None) -> None:

@@ -134,18 +134,20 @@ def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -
         ("e", "small", 8.0, 80.0, 3, 0, 0),
         ("f", "small", 0.5, 5.0, 3, 0, 0),
         ("f", "large", math.inf, math.nan, 3, 3, 0),
+        ("g", "small", 0.1, 1.0, 3, 0, 0),  # worse than d and e, which lack one
+        ("g", "large", 50.0, 1.0, 3, 0, 0),
     ]
     columns = ["variant", "dataset", "mean", "score", "seeds", "diverged", "failed"]
     table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m")).set_index("variant")
-    # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, 5; e 2, 5; f 6, 5. Equal ones by their mean.
-    assert table.index.tolist() == ["b", "c", "a", "d", "e", "f"]
-    assert table["rank"].tolist() == [3.0, 3.0, 3.0, 3.0, 3.5, 5.5]
-    np.testing.assert_array_equal(table["mean"], [150.5, 101.0, 51.5, math.nan, 8.0, math.inf])
-    np.testing.assert_array_equal(table["score"], [20.0, math.nan, 20.0, math.nan, 80.0, math.nan])
-    assert table["datasets"].tolist() == [2, 2, 2, 2, 1, 2]
-    assert table["seeds"].tolist() == [3, 3, 2, 3, 3, 3]
-    assert table["diverged"].tolist() == [0, 1, 1, 3, 0, 3]
-    assert table["failed"].tolist() == [0, 2, 1, 0, 0, 0]
+    # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, 6; e 2, 6; f 6, 6; g 7, 4. Equal ones by their mean.
+    assert table.index.tolist() == ["b", "c", "a", "g", "d", "e", "f"]
+    assert table["rank"].tolist() == [3.0, 3.0, 3.0, 5.5, 3.5, 4.0, 6.0]
+    np.testing.assert_array_equal(table["mean"], [150.5, 101.0, 51.5, 25.05, math.nan, 8.0, math.inf])
+    np.testing.assert_array_equal(table["score"], [20.0, math.nan, 20.0, 1.0, math.nan, 80.0, math.nan])
+    assert table["datasets"].tolist() == [2, 2, 2, 2, 2, 1, 2]
+    assert table["seeds"].tolist() == [3, 3, 2, 3, 3, 3, 3]
+    assert table["diverged"].tolist() == [0, 1, 1, 0, 3, 0, 3]
+    assert table["failed"].tolist() == [0, 2, 1, 0, 0, 0, 0]
 
 
 def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +172,9 @@ def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: 
     mine = plan.replace(find_suite(str(suite)), learners=known)
     options = {"device": "cuda", "max_replicas": 3, "check_data": False, "command": "said"}
     over = {"alpha": [1, 3], "hidden": "16.0,16,4", "history": "mlp,rnn"}
-    swept, found = tried(over, seeds=[5], methods=["omiga", "bc"], updates=7, processes=2, **options)
+    swept, found = tried(
+        over, seeds=[5], methods=["omiga", "bc"], updates=7, processes=2, threads=3, **options
+    )
     assert (swept.name, swept.seeds, swept.updates, swept.stack_settings) == ("mine-sweep", (5,), 7, True)
     assert len(swept.learners) == 2 * 2 * 2 + 2 * 2  # bc, which has no alpha, once for each of the others
     cloning = [learner.config for learner in swept.learners if learner.method == "bc"]
@@ -178,12 +182,13 @@ def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: 
     assert {learner.config["z_clip"] for learner in swept.learners if learner.method == "omiga"} == {"linear"}
     assert all(type(learner.config["hidden"]) is int for learner in swept.learners)
     assert {**found, **options} == found
-    assert found["split"].processes == 2
+    assert found["split"] == Split(2, 3)
     assert found["remedy"] == "another --out"  # where code has changed; it has no --rerun
     swept, found = tried({"alpha": [1, 3, True]}, methods=["omiga"])
     assert [learner.config["alpha"] for learner in swept.learners] == [1.0, 3.0]
     assert type(swept.learners[0].config["alpha"]) is float
     assert found["split"] == Split(1)
+    assert tried({"alpha": [1]}, threads=2)[1]["split"] == Split(1, 2)
     space = {"alpha": parse_values("alpha", "0.1..10:log")}
     for seed in (4, 5):
         swept, _ = tried({"alpha": "0.1..10:log"}, methods=["omiga"], random=2, random_seed=seed)
@@ -375,6 +380,39 @@ def test_the_command(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [learner.method for learner in tuned.learners] == ["omiga", "bc"]
     record = json.loads(tuned.learners[0].tuning)
     assert (record["search"], record["trials"], record["over"]) == ("grid", 2, {"alpha": [1, 3]})
+
+
+def test_what_a_sweep_costs(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The dry run names the runs that the sweep itself would train, and leaves no results."""
+    command = [
+        "sweep",
+        str(suite),
+        "--over",
+        "alpha=1,3",
+        "--out",
+        str(tmp_path / "out"),
+        "--seeds",
+        "0",
+        "1",
+        "2",
+    ]
+    assert main([*command, "--dry-run", "--json", "--set", 'data=[{task="games/xor",quality="D3"}]']) == 0
+    (cost,) = json.loads(capsys.readouterr().out)
+    assert cost["dataset"] == "games/xor D3"
+    assert (cost["runs"], cost["missing"]) == (3 * 3, 3 * 3)  # omiga twice, bc once
+    assert main([*command, "--dry-run", "--methods", "omiga", "--updates", "4", "--random", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "omiga" in shown
+    assert "bc" not in shown
+    assert not (tmp_path / "out" / "mine-sweep" / "rows.csv").exists()
+
+
+def test_settings_that_a_search_chooses_have_no_dry_run(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(suite), "--over", "alpha=0.1..10:log", "--optuna", "2", "--dry-run"]
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "Optuna chooses settings as it goes" in capsys.readouterr().err
 
 
 def test_a_setting_that_no_method_has(

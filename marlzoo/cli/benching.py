@@ -8,8 +8,9 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from marlzoo.cli._costs import costs_json, shown_costs
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._options import Where
 from marlzoo.cli._parse import parse, toml_values
@@ -18,7 +19,6 @@ from marlzoo.errors import ConfigError
 from marlzoo.system.machine import usable_device
 
 if TYPE_CHECKING:
-    from marlzoo.benchmarks.estimate import Cost
     from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.suites import Suite
 
@@ -174,37 +174,20 @@ def _settled(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _record(cost: Cost, left_out: bool) -> dict[str, Any]:
-    """Remaining cost of a dataset of a suite as plain values; ``left_out``: it does not fit in the given hours."""
-    missing = sum(cost.missing.values())
-    about = {
-        "dataset": cost.label,
-        "there": cost.there,
-        "bytes": cost.bytes,
-        "runs": cost.runs,
-        "missing": missing,
-    }
-    return {**about, "checkpoint_bytes": cost.checkpoints, "hours": cost.hours, "left_out": left_out}
-
-
 def _planned(suite: Suite, options: Options) -> Suite:
     """Print what a suite still costs; the part of it that fits in the hours that were given."""
     from marlzoo.benchmarks import estimate
-    from marlzoo.benchmarks.plan import validate
-    from marlzoo.benchmarks.styles import terminal
     from marlzoo.console import console as plain_console
 
-    validate(suite)
-    console = plain_console(stderr=options.json)
     again = {learner.method for learner in suite.learners} if options.force else set(options.rerun)
-    found = estimate.costs(suite, options.out, plain_console(stderr=True, highlight=False).print, rerun=again)
-    for sheet in estimate.sheets(suite, found):
-        console.print(terminal(sheet))
+    found = shown_costs(suite, options.out, plain_console(stderr=options.json), again)
     left = []
     if options.hours:
         suite, left = estimate.suite_within(suite, found, options.hours)
     if options.json and options.dry_run:
-        print(json.dumps([_record(cost, cost in left) for cost in found], indent=2))
+        print(costs_json(found, left))
     for cost in left:
-        console.print(f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False)
+        plain_console(stderr=options.json).print(
+            f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False
+        )
     return suite

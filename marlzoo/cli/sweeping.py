@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from marlzoo.cli._costs import costs_json, shown_costs
 from marlzoo.cli._lazy import tyro
-from marlzoo.cli._parse import parse
+from marlzoo.cli._parse import parse, toml_values
 from marlzoo.errors import ConfigError
 from marlzoo.system.machine import usable_device
+
+if TYPE_CHECKING:
+    from marlzoo.benchmarks.suites import Suite
 
 
 @dataclass
@@ -43,10 +47,16 @@ class Options:
     """largest number of replicas that train together"""
     processes: int = 1
     """number of training processes (0: one per core for large suites)"""
+    threads: int = 0
+    """threads of torch in each process (default: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
+    set: tuple[str, ...] = ()
+    """other fields of the suite, NAME=VALUE with a value as in TOML: config.hidden=32 data.transitions=5000"""
+    dry_run: bool = False
+    """print runs, data, disk and hours from a short measurement, and train nothing"""
     json: bool = False
-    """print the ranking as JSON, and everything else on stderr"""
+    """print the ranking as JSON, or what --dry-run prints, and everything else on stderr"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -60,11 +70,15 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--over {text!r}: write it as NAME=VALUES")
         over[name] = values
     from marlzoo.benchmarks.analysis import records
+    from marlzoo.benchmarks.suites import find_suite
     from marlzoo.benchmarks.sweeps import sweep
     from marlzoo.console import console as plain_console
 
+    suite = find_suite(options.suite, toml_values(options.set))
+    if options.dry_run:
+        return _show_costs(suite, over, options)
     found = sweep(
-        options.suite,
+        suite,
         over,
         random=options.random,
         optuna=options.optuna,
@@ -76,6 +90,7 @@ def run(arguments: Sequence[str]) -> int:
         device=options.device,
         max_replicas=options.max_replicas,
         processes=options.processes,
+        threads=options.threads,
         check_data=options.check_data,
         command=shlex.join(["marlzoo", "sweep", *arguments]),
         console=plain_console(stderr=True),
@@ -87,4 +102,26 @@ def run(arguments: Sequence[str]) -> int:
         print(
             f"\nBest settings, for a suite's file ({found.results.folders[0] / 'best.toml'}):\n\n{found.toml()}"
         )
+    return 0
+
+
+def _show_costs(suite: Suite, over: Mapping[str, str], options: Options) -> int:
+    """Print what a sweep still costs."""
+    if options.optuna:
+        raise ConfigError("--dry-run tells what a grid or a draw costs; Optuna chooses settings as it goes")
+    from marlzoo.benchmarks.sweeps import swept_suite
+    from marlzoo.console import console as plain_console
+
+    swept = swept_suite(
+        suite,
+        over,
+        random=options.random,
+        random_seed=options.random_seed,
+        seeds=options.seeds,
+        methods=options.methods,
+        updates=options.updates,
+    )
+    found = shown_costs(swept, options.out, plain_console(stderr=options.json))
+    if options.json:
+        print(costs_json(found))
     return 0
