@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+
+from marlzoo.teachers.offers import quality_and_version
 
 from .drift import STILL
 from .references import ends
@@ -43,13 +45,20 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
     ]
 
 
-def references_note(tasks: list[str]) -> str:
-    """What 0 and 100 of the normalized scores are, task by task; the same ends once."""
+def references_note(data: Iterable[tuple[str, str]]) -> str:
+    """What 0 and 100 of the normalized scores are; the same ends once.
+
+    Args:
+        data: tasks and qualities of the data.
+    """
     told: dict[str, list[str]] = {}
-    for task in tasks:
-        found = ends(task)
+    for task, quality in data:
+        found = ends(task, quality)
         text = "no reference" if found is None else f"{found.random:g} to {found.expert:g} ({found.source})"
-        told.setdefault(text, []).append(task)
+        _, version = quality_and_version(quality)
+        name = task if found == ends(task) else f"{task} (data v{version})"
+        names = told.setdefault(text, [])
+        names += [name] if name not in names else []
     parts = [f"{', '.join(names)}: {text}" for text, names in told.items()]
     return f"Score 0 is the return of random actions, 100 an expert's. {'; '.join(parts)}."
 

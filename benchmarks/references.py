@@ -5,8 +5,8 @@ them (last checkpoint, population standard deviation), made by ``reference/deriv
 ``reference/returns.csv``: mean return of uniformly random actions, made by
 ``python -m marlzoo.benchmarks.references TASK ...``, and of the published expert dataset. Tasks without the latter
 are normalized by what their family knows in advance (``known_returns(name)`` in its module: random actions and the
-best ones), else by the returns of the shipped behavior policies: the expert (or good) one's, and those of the random
-one where the file does not say what random actions bring.
+best ones), else by the returns of the shipped behavior policy that made the data: the expert (or good) one's, and
+those of the random one where the file does not say what random actions bring.
 """
 
 from __future__ import annotations
@@ -45,15 +45,21 @@ class Ends:
     source: str
 
 
-@cache
-def ends(task: str) -> Ends | None:
-    """Returns that normalize a task's scores: listed, known, or of its behavior policies; None if there are none."""
-    return _returns().get(task) or _known(task) or _taught(task)
+def ends(task: str, quality: str = "") -> Ends | None:
+    """Returns that normalize scores: listed, known, or of a behavior policy of the task; None if there are none.
+
+    Args:
+        task: full task name.
+        quality: of the data that were learned from; ``expert-v2`` is of the task's second behavior policy.
+    """
+    from marlzoo.teachers.offers import quality_and_version
+
+    return _ends(task, quality_and_version(quality)[1])
 
 
-def normalized_score(task: str, value: float) -> float | None:
+def normalized_score(task: str, value: float, quality: str = "") -> float | None:
     """Score with 0 for random actions and 100 for the expert reference of :func:`ends`; None without one."""
-    found = ends(task)
+    found = ends(task, quality)
     return None if found is None else 100.0 * (value - found.random) / (found.expert - found.random)
 
 
@@ -119,12 +125,19 @@ def _known(task: str) -> Ends | None:
     return None if known is None else Ends(known[0], known[1], "known optimum")
 
 
-def _taught(task: str) -> Ends | None:
-    from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy
+@cache
+def _ends(task: str, version: int) -> Ends | None:
+    return _returns().get(task) or _known(task) or _taught(task, version)
 
-    if task not in behavior_policy_names():
+
+def _taught(task: str, version: int) -> Ends | None:
+    from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy, versioned_name
+
+    there = behavior_policy_names()
+    name = next((name for name in (versioned_name(task, version), task) if name in there), None)
+    if name is None:
         return None
-    behavior = load_behavior_policy(task)
+    behavior = load_behavior_policy(name)
     stages = {name: behavior.snapshots[rows[-1]].mean_return for name, rows in behavior.qualities.items()}
     expert = stages.get("expert", stages.get("good"))
     random = stages.get("random", _random().get(task))

@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from marlzoo.benchmarks import aggregate, references, tables
+from marlzoo.benchmarks.captions import references_note
 from marlzoo.benchmarks.labels import labels_of, variant_settings
 from marlzoo.benchmarks.results import ResultsFile, Row, frame
 from marlzoo.benchmarks.sheet import Sheet
 from marlzoo.benchmarks.styles import latex, markdown, terminal
+from marlzoo.benchmarks.summary import scores_of
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -454,6 +456,43 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_polic
         is references.ends("no/task")
         is None
     )
+
+
+def test_scores_on_data_of_a_second_behavior_policy_are_between_its_own_ends() -> None:
+    from marlzoo.teachers.store import load_behavior_policy
+
+    first, second = (load_behavior_policy(name).snapshots for name in ("mpe/spread", "mpe/spread@2"))
+    found = references.ends("mpe/spread", "medium-v2")
+    assert found is not None
+    assert (found.random, found.expert) == (second[0].mean_return, second[-1].mean_return)
+    assert references.normalized_score("mpe/spread", second[-1].mean_return, "expert-v2") == pytest.approx(
+        100
+    )
+    assert references.ends("mpe/spread", "medium").expert == first[-1].mean_return
+    assert references.ends("mpe/spread", "medium-v9") == references.ends("mpe/spread")  # none is shipped
+    assert references.ends(HOPPER, "medium-v2") == references.ends(HOPPER)  # listed
+    note = references_note(
+        [
+            ("mpe/spread", "expert-v2"),
+            ("mpe/spread", "medium-v2"),
+            ("mpe/spread", "medium"),
+            (HOPPER, "medium-v2"),
+        ]
+    )
+    assert "mpe/spread (data v2): 165.112 to 434.041 (" in note
+    assert note.count("(data v2)") == 1
+    assert note.count("mpe/spread: 165.112 to 289.711 (") == 1
+    assert f"{HOPPER}: " in note
+    rows = pd.DataFrame(
+        {
+            "task": ["mpe/spread"] * 2,
+            "mean_return": [second[-1].mean_return] * 2,
+            "quality": ["medium-v2", "medium"],
+        }
+    )
+    own, other = scores_of(rows)
+    assert own == pytest.approx(100)
+    assert other > 200
 
 
 def test_a_listed_random_return_serves_where_the_behavior_policy_has_no_random_stage() -> None:
