@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import choice, estimate, membership, plan, runner, sources, trainer
+from marlzoo.benchmarks import choice, estimate, membership, plan, recorder, runner, sources, trainer
 from marlzoo.benchmarks.bench import bench
 from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.split import cores
@@ -491,6 +491,16 @@ def test_evaluation_and_settings_enter_the_configuration_hash() -> None:
 
 
 # ---- running -------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_data(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data of a task's second behavior policy have ends of their own, so that a score needs the quality."""
+    told = {"first": 1.0, "second": 2.0}
+    monkeypatch.setattr(recorder, "normalized_score", lambda task, value, quality: told[quality])
+    run(suite_of(*files, learners=(Learner("bc", SMALL),)), tmp_path)
+    assert {(row.quality, row.normalized_score) for row in scores(tmp_path).values()} == set(told.items())
 
 
 def test_rows_and_tables_of_a_whole_suite(files: tuple[Path, Path], tmp_path: Path) -> None:
