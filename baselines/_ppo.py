@@ -6,7 +6,7 @@ step size's linear decay and the form of the standard deviation. The sizes of a 
 gradient step's batch, 8 passes, the step size 1e-3 and no entropy bonus are ours, chosen for lockstep copies on few
 cores on this package's tasks.
 
-Nothing of PPO's loss keeps a Gaussian's mean in the box, since beyond it every sample is executed as the bound. The
+Nothing in PPO's loss keeps a Gaussian's mean inside the box: samples beyond it are all executed as the bound. The
 cost of means beyond ``mean_bound``, off by default, is ours: data of a policy that has it seldom lie on the bounds.
 
 Agents without a choice, such as dead units, count in the means of loss and entropy; the official code leaves them
@@ -166,7 +166,7 @@ def experience(
 def policy_loss(
     method: Algorithm, nets: PPONetworks, x: dict[str, Tensor], agent: Tensor | None = None
 ) -> Tensor:
-    """L_π = -mean(min(ρ A, clip(ρ, 1 ± ε) A) + c_H H - c_b max(|μ| - b, 0)²), ``[R]``; with ``agent`` that one's."""
+    """L_π = -mean(min(ρ A, clip(ρ, 1 ± ε) A) + c_H H - c_b max(|μ| - b, 0)²), ``[R]``; with ``agent`` its."""
     out = nets.actor.mean(x["obs"], agent)
     log_prob, entropy = nets.actor.log_prob_of(out, x["action"], x.get("action_mask"), agent)
     advantage = x["advantage"] if agent is not None else x["advantage"].unsqueeze(-1)

@@ -11,8 +11,9 @@ by the compound ratio M:
 
 which makes the sum over agents a bound on the team's improvement, whatever the order. With one agent this is PPO.
 
-Departures from the authors' code: those of MAPPO here; each agent passes over the rollout in the same random orders;
-agents are told their number as MAPPO's are (superfluous, as their networks differ).
+Departures from the authors' code: those of MAPPO here, with its option of a cost of means beyond a bound; each agent
+passes over the rollout in the same random orders; agents are told their number as MAPPO's are (superfluous, as their
+networks differ).
 
 Shapes: see :mod:`marlzoo.baselines._ppo`.
 """

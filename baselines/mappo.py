@@ -9,6 +9,7 @@ rollout of E copies and T steps:
     R_t  = A_t + V(s_t)
     ρ_i  = exp(Σ_dims log π(a_i | o_i) - log π_old(a_i | o_i))
     L_π  = -mean_i min(ρ_i Â, clip(ρ_i, 1 ± ε) Â) - c_H H          Â = (A - mean A) / (std A + 1e-5)
+           + c_b mean_i Σ_dims max(|μ_i| - b, 0)²                  μ: means of continuous actions; c_b = 0 by default
     L_V  = mean max(h(V - R), h(V_old + clip(V - V_old, ±ε) - R))  h: Huber; V and R in ValueNorm's scale
 
 Continuous actions follow a plain Gaussian whose samples may leave [-1, 1]: the collector executes them
@@ -17,7 +18,8 @@ dimension, x at the start. All inputs pass a layer normalization; weights start 
 
 Departures from the authors' code: ValueNorm takes in each rollout once, not once per gradient step; the agent's
 number joins the observation before the normalization; no recurrence; environments are reset every ``restart``
-updates, which makes a resumed training exact.
+updates, which makes a resumed training exact; the cost of means beyond ``mean_bound`` (b) is an option of ours, with
+weight ``bound_weight`` (c_b).
 """
 
 from __future__ import annotations

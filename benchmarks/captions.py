@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from marlzoo.teachers.offers import quality_and_version
+from marlzoo.teachers.offers import version_of
 
 from .drift import STILL
 from .references import ends
@@ -45,18 +45,17 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
     ]
 
 
-def references_note(data: Iterable[tuple[str, str]]) -> str:
+def references_note(data: Iterable[tuple[str, str, str]]) -> str:
     """What 0 and 100 of the normalized scores are; the same ends once.
 
     Args:
-        data: tasks and qualities of the data.
+        data: task, quality and source of the data.
     """
     told: dict[str, list[str]] = {}
-    for task, quality in data:
-        found = ends(task, quality)
+    for task, quality, source in data:
+        found = ends(task, quality, source)
         text = "no reference" if found is None else f"{found.random:g} to {found.expert:g} ({found.source})"
-        _, version = quality_and_version(quality)
-        name = task if found == ends(task) else f"{task} (data v{version})"
+        name = task if found == ends(task) else f"{task} (data v{version_of(quality, source)})"
         names = told.setdefault(text, [])
         names += [name] if name not in names else []
     parts = [f"{', '.join(names)}: {text}" for text, names in told.items()]
@@ -144,9 +143,10 @@ def _search(record: str) -> str:
         about = json.loads(record)
         over = ", ".join(f"{name} {_values(values)}" for name, values in about["over"].items())
         seeds = ", ".join(map(str, about["seeds"]))
+        changed = f"; set {' '.join(about['set'])}" if "set" in about else ""
         return (
             f"{about['search']} search over {over} ({about['trials']} trials of {about['updates']} updates with "
-            f"seeds {seeds} on {', '.join(about['data'])})"
+            f"seeds {seeds} on {', '.join(about['data'])}{changed})"
         )
     except (ValueError, KeyError, TypeError, AttributeError):  # a suite's file may say it in any words
         return record

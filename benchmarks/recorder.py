@@ -111,7 +111,7 @@ class RowRecorder:
             episodes=played.returns.shape[1],
             mean_return=mean,
             std_return=float(played.returns[replica].std()),
-            normalized_score=normalized_score(run.source.task, mean, run.source.quality),
+            normalized_score=normalized_score(run.source.task, mean, run.source.quality, run.source.source),
             win_rate=None if played.wins is None else float(played.wins[replica].mean()),
             diverged=bool(found.diverged[replica]) or not np.isfinite(mean),
             execution=self._algorithm.policy().execution,

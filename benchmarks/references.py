@@ -45,21 +45,22 @@ class Ends:
     source: str
 
 
-def ends(task: str, quality: str = "") -> Ends | None:
+def ends(task: str, quality: str = "", source: str = "marlzoo") -> Ends | None:
     """Returns that normalize scores: listed, known, or of a behavior policy of the task; None if there are none.
 
     Args:
         task: full task name.
-        quality: of the data that were learned from; ``expert-v2`` is of the task's second behavior policy.
+        quality: of the data that were learned from; marlzoo's ``expert-v2`` is of the task's second behavior policy.
+        source: of these data.
     """
-    from marlzoo.teachers.offers import quality_and_version
+    from marlzoo.teachers.offers import version_of
 
-    return _ends(task, quality_and_version(quality)[1])
+    return _ends(task, version_of(quality, source))
 
 
-def normalized_score(task: str, value: float, quality: str = "") -> float | None:
+def normalized_score(task: str, value: float, quality: str = "", source: str = "marlzoo") -> float | None:
     """Score with 0 for random actions and 100 for the expert reference of :func:`ends`; None without one."""
-    found = ends(task, quality)
+    found = ends(task, quality, source)
     return None if found is None else 100.0 * (value - found.random) / (found.expert - found.random)
 
 

@@ -37,8 +37,8 @@ class Row:
         episodes: episodes evaluated.
         mean_return: mean over them; not finite where a diverged policy left the simulator's range.
         std_return: population standard deviation over them.
-        normalized_score: 0 for random actions, 100 for the reference's expert data; None where no reference is
-            known.
+        normalized_score: 0 for random actions, 100 for the reference's expert data, by the references of the day;
+            tables compute it anew. None where no reference is known.
         win_rate: share of episodes won, in [0, 1]; None where a task cannot be won.
         diverged: whether the replica's parameters or losses stopped being finite.
         execution: what the policy needs when it acts: ``decentralized``, ``shared_randomness``,

@@ -64,7 +64,7 @@ def split_of(processes: int, threads: int) -> Split | None:
         ConfigError: a negative number, or threads without processes.
     """
     if not processes and threads:
-        raise ConfigError("threads are those of each process; give --processes too")
+        raise ConfigError("threads are those of each process; give a positive --processes too")
     return Split(processes, threads or max(1, cores() // processes)) if processes else None
 
 

@@ -230,7 +230,7 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
 
 def scores_of(rows: pd.DataFrame) -> Floats:
     """Normalized scores of rows, all by today's reference of their task and data; NaN without one."""
-    lines = zip(rows["task"], rows["mean_return"], rows["quality"], strict=True)
+    lines = zip(rows["task"], rows["mean_return"], rows["quality"], rows["source"], strict=True)
     found = [normalized_score(*line) for line in lines]
     return np.array([math.nan if score is None else score for score in found], dtype=np.float64)
 

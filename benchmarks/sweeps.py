@@ -89,6 +89,7 @@ def sweep(
     processes: int = 1,
     threads: int = 0,
     check_data: bool = True,
+    changes: Sequence[str] = (),
     command: str = "",
     console: Console | None = None,
 ) -> Sweep:
@@ -116,6 +117,8 @@ def sweep(
         processes: number of training processes; see :func:`marlzoo.bench`.
         threads: of torch in each process; likewise.
         check_data: compare data and simulator before training.
+        changes: fields of the suite that differ from its file, as ``--set`` takes them, for the record of how the
+            settings were found.
         command: named as what made the tables.
         console: where to print; None: nothing is printed.
 
@@ -154,7 +157,7 @@ def sweep(
         kind = "random" if random else "grid"
         learners = _learners(base.learners, points)
         trials = len(points)
-    made = Sweep(train(learners), learners, _record(base, space, trials, kind))
+    made = Sweep(train(learners), learners, _record(base, space, trials, kind, changes))
     (folder,) = made.results.folders
     write_text_atomic(folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
     write_text_atomic(folder / "best.toml", made.toml())
@@ -269,7 +272,9 @@ def _adapted(
     return tuple(found)
 
 
-def _record(suite: Suite, space: Mapping[str, Values], trials: int, kind: str) -> str:
+def _record(
+    suite: Suite, space: Mapping[str, Values], trials: int, kind: str, changes: Sequence[str] = ()
+) -> str:
     """How the settings were found, in one line of JSON."""
     ranges = {
         name: list(v.choices) if v.choices else {"low": v.low, "high": v.high, "log": v.log, "count": v.count}
@@ -284,7 +289,7 @@ def _record(suite: Suite, space: Mapping[str, Values], trials: int, kind: str) -
         "updates": suite.updates,
         "data": data,
     }
-    return json.dumps(about)
+    return json.dumps(about | ({"set": list(changes)} if changes else {}))
 
 
 def _ranked(cells: pd.DataFrame) -> pd.DataFrame:

@@ -147,7 +147,7 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
     meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [
         f"{meanings}. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
-        references_note(zip(mine["task"], mine["quality"], strict=True)),
+        references_note(zip(mine["task"], mine["quality"], mine["source"], strict=True)),
     ]
     if len(runs.complete()) < len(runs.learners):
         sheet.notes.append("–: not run on all of these datasets.")

@@ -498,7 +498,7 @@ def test_scores_are_those_of_the_data(
 ) -> None:
     """Data of a task's second behavior policy have ends of their own, so that a score needs the quality."""
     told = {"first": 1.0, "second": 2.0}
-    monkeypatch.setattr(recorder, "normalized_score", lambda task, value, quality: told[quality])
+    monkeypatch.setattr(recorder, "normalized_score", lambda task, value, quality, source: told[quality])
     run(suite_of(*files, learners=(Learner("bc", SMALL),)), tmp_path)
     assert {(row.quality, row.normalized_score) for row in scores(tmp_path).values()} == set(told.items())
 

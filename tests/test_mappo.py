@@ -168,6 +168,22 @@ def test_means_beyond_their_bound_cost_by_hand() -> None:
     assert cost[1] == pytest.approx(3.0 * sum(0.09 if size == 1 else 0.25 for size in sizes) / len(sizes))
 
 
+def test_discrete_actions_have_no_means() -> None:
+    spec = toy_spec("discrete")
+    learners = [
+        cast(MAPPO, marlzoo.make("mappo", spec, seeds=(0,), dtype=torch.float64, hidden=8, **more))
+        for more in ({}, {"bound_weight": 3.0, "mean_bound": 1e-6})
+    ]
+    x = {
+        "obs": torch.randn(1, 9, 3, spec.obs_size).double(),
+        "action": torch.zeros(1, 9, 3).long(),
+        "action_mask": torch.ones(1, 9, 3, spec.action_size).bool(),
+        "log_prob": torch.zeros(1, 9, 3).double(),
+        "advantage": torch.randn(1, 9).double(),
+    }
+    assert torch.equal(*(_ppo.policy_loss(each, each.nets, x) for each in learners))
+
+
 def test_means_within_their_bound_cost_nothing() -> None:
     plain, costly = make(), make(bound_weight=3.0, mean_bound=0.5)
     x = policy_gradient_batch(plain)  # means near 0 at the start

@@ -171,7 +171,7 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert split_of(0, 0) is None
     assert split_of(2, 0) == Split(2, 2)
     assert split_of(3, 1) == Split(3, 1)
-    with pytest.raises(ConfigError, match="give --processes too"):
+    with pytest.raises(ConfigError, match="give a positive --processes too"):
         split_of(0, 2)
     with pytest.raises(ConfigError, match="no number may be negative"):
         split_of(-1, 0)

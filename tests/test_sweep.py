@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from marlzoo.benchmarks import adaptive, plan, stats, sweep_figure, sweeps
+from marlzoo.benchmarks import adaptive, captions, plan, stats, sweep_figure, sweeps
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.runner import Finished
 from marlzoo.benchmarks.sources import obtain
@@ -238,6 +238,8 @@ def test_the_record_of_a_search_holds_what_it_looked_at() -> None:
         "updates": 11,
         "data": ["games/xor D1", "own.hdf5"],
     }
+    changed = json.loads(sweeps._record(suite, space, 6, "random", ["config.hidden=8"]))
+    assert changed == {**record, "set": ["config.hidden=8"]}
 
 
 def test_returns_are_drawn_against_every_setting(tmp_path: Path) -> None:
@@ -422,3 +424,17 @@ def test_a_setting_that_no_method_has(
         marlzoo.sweep(suite, {"alhpa": [1.0]}, out=tmp_path)
     assert main(["sweep", str(suite), "--over", "alpha", "--out", str(tmp_path)]) == 2
     assert "write it as NAME=VALUES" in capsys.readouterr().err
+
+
+def test_what_was_changed_of_the_suite_is_in_the_record(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(suite), "--over", "alpha=1", "--out", str(tmp_path), "--methods", "omiga"]
+    assert main([*command, "--seeds", "0", "--set", "updates=3", "--json"]) == 0
+    capsys.readouterr()
+    tuned = tmp_path / "tuned.toml"
+    best = (tmp_path / "mine-sweep" / "best.toml").read_text()
+    tuned.write_text(f"{best}data = [{{ task = 'games/xor', quality = 'D1' }}]\n")
+    (learner,) = find_suite(str(tuned)).learners
+    assert json.loads(learner.tuning)["set"] == ["updates=3"]
+    assert captions._search(learner.tuning).endswith("on games/xor D1; set updates=3)")

@@ -112,6 +112,18 @@ def test_a_replay_that_goes_on_beyond_the_medium_one(taught: dict[str, Any], tmp
     assert "--replay-return 4.5" in behavior.command
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"), [(9.0, "4.7, 9.0 were wanted"), (1.0, "3.2, 1.0 were wanted"), (3.3, "")]
+)
+def test_a_replay_out_of_reach(
+    wanted: float, told: str, taught: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        make_behavior_policy(TASK, options(tmp_path, medium_return=5.0, replay_return=wanted))
+    assert ("medium-replay has a mean return of" in caplog.text) == bool(told)
+    assert told in caplog.text
+
+
 def test_a_replay_counts_snapshots_by_their_episodes() -> None:
     """Returns 0, 8, 8 and lengths 1, 1, 4: up to the second one 4, up to the third 8 (1 + 1/4) / (2 + 1/4)."""
     tried = [
@@ -124,8 +136,16 @@ def test_a_replay_counts_snapshots_by_their_episodes() -> None:
     assert teach._replay_end(tried, 2, 3, 0.0) == 2  # never before the medium one
 
 
+@pytest.mark.parametrize("name", ["poor_return", "medium_return", "replay_return"])
+def test_a_return_that_is_no_number(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is nan; it must be a finite number"):
+        make_behavior_policy(TASK, options(tmp_path, **{name: float("nan")}))
+
+
 def test_a_wanted_replay_where_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="replay_return is of medium-replay, which poor_return leaves out"):
+    with pytest.raises(
+        ConfigError, match="--replay-return is of medium-replay, which --poor-return leaves out"
+    ):
         make_behavior_policy(TASK, options(tmp_path, poor_return=1.0, replay_return=2.0))
     assert not (tmp_path / "work").exists()
 

@@ -44,7 +44,7 @@ SIZES: dict[str, Any] = {
     "batch_size": 128,
     "history": "mlp",
 }
-# Even of few actions on the bounds, densities learn badly (bound_actions.py): some learners take them as censored.
+# Even a few actions on the bounds spoil the fit of densities (bound_actions.py): some forms take them as censored.
 # Values of spread reach hundreds, beside which MAC-Flow's distillation counts for nothing unless they are normalized.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "BC": ("bc", {}),
@@ -129,8 +129,7 @@ def lines(options: Options) -> pd.DataFrame:
 def report(numbers: pd.DataFrame, options: Options) -> study.Study:
     """A table with a line per learner, and the share of covered episodes as plot."""
     qualities = list(numbers["data"].unique())
-    forms = [(form, numbers[numbers["form"] == form]) for form in ("data", *FORMS)]
-    forms = [(form, part) for form, part in forms if len(part)]
+    forms = sorted(numbers.groupby("form"), key=lambda found: ["data", *FORMS].index(str(found[0])))
     body = [
         [
             str(form),

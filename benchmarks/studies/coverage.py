@@ -58,7 +58,8 @@ def measured(data: Data, folder: Path) -> dict[str, float]:
     found = coverage(dataset)
     returns = dataset.returns
     low, high = (
-        normalized_score(data.task, value) for value in (returns.mean(), returns.mean() + returns.std())
+        normalized_score(data.task, value, data.quality)
+        for value in (returns.mean(), returns.mean() + returns.std())
     )
     known = (found.recombined, found.uniform, None if low is None or high is None else high - low, low)
     return {name: np.nan if value is None else value for name, value in zip(MEASURES, known, strict=True)}

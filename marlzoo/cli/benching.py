@@ -180,14 +180,13 @@ def _planned(suite: Suite, options: Options) -> Suite:
     from marlzoo.console import console as plain_console
 
     again = {learner.method for learner in suite.learners} if options.force else set(options.rerun)
-    found = shown_costs(suite, options.out, plain_console(stderr=options.json), again)
+    console = plain_console(stderr=options.json)
+    found = shown_costs(suite, options.out, console, again)
     left = []
     if options.hours:
         suite, left = estimate.suite_within(suite, found, options.hours)
     if options.json and options.dry_run:
         print(costs_json(found, left))
     for cost in left:
-        plain_console(stderr=options.json).print(
-            f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False
-        )
+        console.print(f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False)
     return suite

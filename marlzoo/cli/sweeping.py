@@ -48,7 +48,7 @@ class Options:
     processes: int = 1
     """number of training processes (0: one per core for large suites)"""
     threads: int = 0
-    """threads of torch in each process (default: cores / processes)"""
+    """threads of torch in each process (default: cores / processes, or as torch is set for one process)"""
     check_data: bool = True
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()
@@ -92,6 +92,7 @@ def run(arguments: Sequence[str]) -> int:
         processes=options.processes,
         threads=options.threads,
         check_data=options.check_data,
+        changes=options.set,
         command=shlex.join(["marlzoo", "sweep", *arguments]),
         console=plain_console(stderr=True),
     )

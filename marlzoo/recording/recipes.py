@@ -120,8 +120,8 @@ def collect(
       (SMAX), a policy that takes every legal action, or every point of the box, with the same probability;
     - ``medium``, ``expert``: one snapshot;
     - ``medium-expert``: half and half, the same episodes as in the single datasets of half the size;
-    - ``medium-replay``: snapshots spread evenly over the training from its start to the medium one. It
-      stands for a replay buffer without repeating the training.
+    - ``medium-replay``: snapshots spread evenly over the training from its start to the medium one, or further
+      where its behavior policy was made so. It stands for a replay buffer without repeating the training.
 
     With ``policy``, one replica of a checkpoint acts instead, and ``quality`` is a name of your choice: the dataset
     is ``TASK/own/QUALITY``. Policies that never explore are recorded as they act.

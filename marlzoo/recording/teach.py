@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +53,12 @@ def make_behavior_policy(name: str, options: Options) -> Path:
 
     Raises:
         UnknownNameError: unknown task or method.
-        ConfigError: the training is too short for its snapshots, the method does not learn online, or both returns of
-            which only one can be met are given.
+        ConfigError: the training is too short for its snapshots, the method does not learn online, or both
+            ``poor_return`` and ``replay_return`` are given.
         OutputError: a file cannot be written.
     """
     o = options
-    if o.poor_return is not None and o.replay_return is not None:
-        raise ConfigError(
-            "data teach: replay_return is of medium-replay, which poor_return leaves out; give one"
-        )
+    _check_returns(o)
     task, version = task_and_version(name)
     learner = learner_of(task, o)
     run = run_folder(learner, name, o)
@@ -104,6 +102,18 @@ def run_folder(learner: Algorithm, name: str, options: Options) -> Path:
         o.work
         / f"{behavior_policy_stem(name)}-{o.method}-s{o.seed}-{o.steps}-{o.every}-{learner.config.hash}"
     )
+
+
+def _check_returns(options: Options) -> None:
+    for name in ("poor_return", "medium_return", "replay_return"):
+        wanted = getattr(options, name)
+        if wanted is not None and not np.isfinite(wanted):
+            raise ConfigError(f"data teach: {name} is {wanted}; it must be a finite number")
+    if options.poor_return is not None and options.replay_return is not None:
+        raise ConfigError(
+            "data teach: --replay-return is of medium-replay, which --poor-return leaves out; leave out one of them "
+            "(--no-plan, where it is the task's plan that sets it)"
+        )
 
 
 def _train(learner: Algorithm, task: str, options: Options, run: Path) -> list[CurvePoint]:
@@ -161,7 +171,7 @@ def measure_policies(
     policy = learner.policy()
     env = make_env(task, episodes)
     snapshots = []
-    with ProgressBar(f"measuring {task}", 0, len(done), "snapshots") as bar:
+    with closing(env), ProgressBar(f"measuring {task}", 0, len(done), "snapshots") as bar:
         for arrays, updates in zip(policies, done, strict=True):
             policy.load_state_dict({k: torch.from_numpy(array).unsqueeze(0) for k, array in arrays.items()})
             found = play(policy, env, derive(learner.seeds[0], "measure", updates))
@@ -177,7 +187,6 @@ def measure_policies(
             )
             snapshots.append(snapshot)
             bar(len(snapshots))
-    env.close()
     return snapshots
 
 
@@ -190,6 +199,7 @@ def _chosen(tried: list[Snapshot], options: Options) -> tuple[list[int], dict[st
         poor = _nearest(tried, 0, medium, o.poor_return)
         return [poor, medium, final], {"poor": (0,), "medium": (1,), "good": (2,)}
     replay = _ladder(_replay_end(tried, medium, o.stages, o.replay_return), o.stages)
+    _tell_replay(mixed_return([tried[k] for k in replay])[0], replay[-1] in (medium, final), o)
     kept = sorted({*replay, medium, final})
     place = {snapshot: k for k, snapshot in enumerate(kept)}
     return kept, {
@@ -199,6 +209,16 @@ def _chosen(tried: list[Snapshot], options: Options) -> tuple[list[int], dict[st
         "medium-expert": (place[medium], place[final]),
         "expert": (place[final],),
     }
+
+
+def _tell_replay(reached: float, at_an_end: bool, options: Options) -> None:
+    """Say where no end of medium-replay has its wanted return; in between the nearest one is near."""
+    wanted = options.replay_return
+    if wanted is not None and at_an_end:
+        inform(
+            f"data teach: medium-replay has a mean return of {reached:.1f}, {wanted:.1f} were wanted: it ends "
+            "between the medium and the last snapshot; --stages gives the first ones a smaller share"
+        )
 
 
 def _nearest(tried: list[Snapshot], low: int, high: int, wanted: float | None) -> int:

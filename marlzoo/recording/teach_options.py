@@ -26,11 +26,11 @@ class Options:
         None  # wanted of the poor one: makes poor, medium, good in place of the five others
     )
     replay_return: float | None = (
-        None  # wanted of medium-replay: it goes on beyond the medium one (default: it ends there)
+        None  # wanted of medium-replay, which may go on beyond the medium one (default: it ends there)
     )
-    stages: int = 8  # snapshots, evenly spread from the start to its end, that make medium-replay
+    stages: int = 8  # snapshots that make medium-replay, evenly spread over the training up to its end
     every: int = 6  # updates between two snapshots
-    trial: int = 16  # episodes to measure each snapshot by when looking for the medium one
+    trial: int = 16  # episodes to measure each snapshot by when choosing those that are kept
     episodes: int = 100  # episodes to measure the kept snapshots by
     work: Path = Path("behavior-runs")  # folder for the unfinished training
     out: Path = field(default_factory=own_folder)  # folder for the behavior policy

@@ -43,6 +43,17 @@ def quality_and_version(quality: str) -> tuple[str, int]:
     return (found["quality"], int(found["version"])) if found else (quality, 1)
 
 
+def version_of(quality: str, source: str = SOURCE) -> int:
+    """The behavior policy of a task that made data: 2 for ``expert-v2``, also with size and seed; else the first.
+
+    Args:
+        quality: of the data.
+        source: of the data; others than marlzoo's may be called so for reasons of their own.
+    """
+    found = _SIZED.fullmatch(quality)
+    return quality_and_version(found["quality"])[1] if source == SOURCE and found else 1
+
+
 def how_to_collect(task: str, quality: str) -> str:
     """The command that makes data of a quality, as in a dataset's name (``medium``, ``medium-n500-s1``).
 

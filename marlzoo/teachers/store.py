@@ -60,7 +60,10 @@ class Snapshot:
 
 
 def mixed_return(snapshots: Sequence[Snapshot]) -> tuple[float, float]:
-    """Mean and standard deviation of the episode returns in data that snapshots make in equal shares of steps."""
+    """Mean and standard deviation of the episode returns in data that snapshots make in equal shares of steps.
+
+    Close to those of the data: each share's last episode is cut there.
+    """
     mean, std = (np.array([getattr(s, name) for s in snapshots]) for name in ("mean_return", "std_return"))
     weight = 1.0 / np.array([s.mean_length for s in snapshots])  # in proportion to the number of episodes
     weight /= weight.sum()

@@ -22,9 +22,9 @@ class ProgressBar:
     On a terminal a bar moves, with the time left. Elsewhere a line with date and time appears once a minute.
 
     Args:
-        label: what is trained.
-        done: updates that a checkpoint brings.
-        total: updates in all.
+        label: what is done.
+        done: how many updates, or others, are done at the start.
+        total: how many there are.
         unit: what is counted.
     """
 
@@ -52,7 +52,7 @@ class ProgressBar:
             self._bars.stop()
 
     def __call__(self, done: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """Show that so many are done."""
+        """Show how many updates, or others, are done."""
         if self._bars:
             self._bars.update(self._bar, completed=done)
         elif time.monotonic() - self._told >= PERIOD:
