@@ -124,6 +124,16 @@ def test_a_replay_out_of_reach(
     assert told in caplog.text
 
 
+def test_the_medium_one_is_found_among_a_longer_replay(tmp_path: Path) -> None:
+    tried = [Snapshot(k, 0, 1, value, 0.0, 1.0) for k, value in RETURNS.items()]
+    given = replace(options(tmp_path, medium_return=4.0, replay_return=4.875), stages=4)
+    kept, qualities = teach._chosen(tried, given)
+    assert kept == [0, 2, 3, 5]  # up to the last one their mean return is 4.875
+    assert qualities["medium"] == (1,)
+    assert qualities["medium-replay"] == (0, 1, 2, 3)
+    assert qualities["medium-expert"] == (1, 3)
+
+
 def test_a_replay_counts_snapshots_by_their_episodes() -> None:
     """Returns 0, 8, 8 and lengths 1, 1, 4: up to the second one 4, up to the third 8 (1 + 1/4) / (2 + 1/4)."""
     tried = [
