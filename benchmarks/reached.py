@@ -22,7 +22,7 @@ from .styles import markdown
 from .suites import SUITES, Suite
 
 # Those that are meant to be published.
-PUBLISHED = ("mpe", "mujoco-small", "games", "smax", "mirage", "scaling")
+PUBLISHED = ("mpe", "spread-v2", "mujoco-small", "hopper-v2", "games", "smax", "mirage", "scaling")
 HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
 ABOUT = """# State of the suites
 
