@@ -18,7 +18,7 @@ from tests.reference.online import rollouts
 NEVER_VARIED = ppo.NEVER_VARIED
 
 CASES = [
-    Case("continuous", ppo.SETTINGS, agent_rewards=False),
+    Case("continuous", {**ppo.SETTINGS, **ppo.BOUNDS}, agent_rewards=False),
     Case("discrete", ppo.SETTINGS, agent_rewards=False),
     Case("discrete", {**ppo.SETTINGS, "epochs": 1, "lr_decay": False}),
     Case(
@@ -46,7 +46,8 @@ def step_of_agent(own: Replica, i: int, loss: Tensor, lr: float) -> float:
 def policy_loss(own: Replica, rows: SimpleNamespace, i: int) -> Tensor:
     """Of agent i, with the compound ratio of those before."""
     gain, entropy = ppo.surrogate(own, rows, i)
-    return -gain.mean() - own.config.entropy * entropy.mean()
+    excess = own.config.bound_weight * ppo.beyond(own, rows, i)
+    return -gain.mean() - own.config.entropy * entropy.mean() + excess
 
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:

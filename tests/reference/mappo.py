@@ -16,7 +16,7 @@ from tests.reference.online import rollouts
 NEVER_VARIED = ppo.NEVER_VARIED
 
 CASES = [
-    Case("continuous", ppo.SETTINGS, agent_rewards=False),
+    Case("continuous", {**ppo.SETTINGS, **ppo.BOUNDS}, agent_rewards=False),
     Case("discrete", ppo.SETTINGS, agent_rewards=False),
     Case("discrete", {**ppo.SETTINGS, "epochs": 1, "lr_decay": False}),
     Case(
@@ -40,7 +40,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         terms = [ppo.surrogate(own, rows, i) for i in agents]
         gain = torch.stack([term for term, _ in terms]).mean()
         entropy = torch.stack([entropy for _, entropy in terms]).mean()
-        policy_loss = -gain - own.config.entropy * entropy
+        excess = torch.stack([ppo.beyond(own, rows, i) for i in agents]).mean()
+        policy_loss = -gain - own.config.entropy * entropy + own.config.bound_weight * excess
         value_loss = ppo.value_loss(own, rows)
         norms = own.step(
             {"policy": lr, "critic": lr},

@@ -27,6 +27,7 @@ SETTINGS = {
     "huber": [0.4, 10.0],
     "value_decay": [0.9, 0.99999],
 }
+BOUNDS = {"bound_weight": [0.3, 2.0], "mean_bound": [1e-3, 4e-3]}  # of means, which start near 0
 NEVER_VARIED = dict.fromkeys(("num_envs", "rollout", "restart"), "no part of the update")
 ADAM_EPS = 1e-5
 
@@ -151,6 +152,19 @@ def passes(own: Replica, rollout: Any, x: SimpleNamespace) -> Iterator[SimpleNam
 
 
 # ---- losses ----------------------------------------------------------------------------------------------
+
+
+def beyond(own: Replica, x: SimpleNamespace, i: int) -> Tensor:
+    """Mean over rows of the squared excess of agent i's means over the bound; 0 for discrete actions."""
+    if own.spec.discrete:
+        return torch.zeros((), dtype=DOUBLE)
+    total = torch.zeros((), dtype=DOUBLE)
+    means = actor_output(own, x.obs[:, i], i)
+    for dimension in range(own.spec.action_sizes[i]):
+        above = torch.relu(means[:, dimension] - own.config.mean_bound)
+        below = torch.relu(-means[:, dimension] - own.config.mean_bound)
+        total = total + (above**2 + below**2).mean()
+    return total
 
 
 def surrogate(own: Replica, x: SimpleNamespace, i: int) -> tuple[Tensor, Tensor]:
