@@ -166,7 +166,10 @@ def experience(
 def policy_loss(
     method: Algorithm, nets: PPONetworks, x: dict[str, Tensor], agent: Tensor | None = None
 ) -> Tensor:
-    """L_π = -mean(min(ρ A, clip(ρ, 1 ± ε) A) + c_H H - c_b max(|μ| - b, 0)²), ``[R]``; with ``agent`` its."""
+    """L_π = -mean(min(ρ A, clip(ρ, 1 ± ε) A) + c_H H - c_b max(|μ| - b, 0)²), ``[R]``.
+
+    With ``agent [R]`` that agent's alone. The last term is for continuous actions only.
+    """
     out = nets.actor.mean(x["obs"], agent)
     log_prob, entropy = nets.actor.log_prob_of(out, x["action"], x.get("action_mask"), agent)
     advantage = x["advantage"] if agent is not None else x["advantage"].unsqueeze(-1)

@@ -58,7 +58,7 @@ def measured(data: Data, folder: Path) -> dict[str, float]:
     found = coverage(dataset)
     returns = dataset.returns
     low, high = (
-        normalized_score(data.task, value, data.quality)
+        normalized_score(data.task, value, data.quality, data.source)
         for value in (returns.mean(), returns.mean() + returns.std())
     )
     known = (found.recombined, found.uniform, None if low is None or high is None else high - low, low)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from marlzoo.cli._costs import costs_json, shown_costs
 from marlzoo.cli._lazy import tyro
@@ -80,13 +80,9 @@ def run(arguments: Sequence[str]) -> int:
     found = sweep(
         suite,
         over,
-        random=options.random,
+        **_selection(options),
         optuna=options.optuna,
-        random_seed=options.random_seed,
         out=options.out,
-        seeds=options.seeds,
-        methods=options.methods,
-        updates=options.updates,
         device=options.device,
         max_replicas=options.max_replicas,
         processes=options.processes,
@@ -106,6 +102,11 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _selection(options: Options) -> dict[str, Any]:
+    """What decides which runs a sweep has."""
+    return {name: getattr(options, name) for name in ("random", "random_seed", "seeds", "methods", "updates")}
+
+
 def _show_costs(suite: Suite, over: Mapping[str, str], options: Options) -> int:
     """Print what a sweep still costs."""
     if options.optuna:
@@ -113,15 +114,7 @@ def _show_costs(suite: Suite, over: Mapping[str, str], options: Options) -> int:
     from marlzoo.benchmarks.sweeps import swept_suite
     from marlzoo.console import console as plain_console
 
-    swept = swept_suite(
-        suite,
-        over,
-        random=options.random,
-        random_seed=options.random_seed,
-        seeds=options.seeds,
-        methods=options.methods,
-        updates=options.updates,
-    )
+    swept = swept_suite(suite, over, **_selection(options))
     found = shown_costs(swept, options.out, plain_console(stderr=options.json))
     if options.json:
         print(costs_json(found))
