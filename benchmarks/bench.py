@@ -10,7 +10,7 @@ from typing import Any
 
 from marlzoo.config import Precision
 from marlzoo.console import console as plain_console
-from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 
 from .analysis import Results
 from .estimate import Cost, costs, suite_within
@@ -19,9 +19,10 @@ from .membership import whole
 from .plan import expanded, validate
 from .results import ResultsFile
 from .runner import run_suite
+from .sources import task_of
 from .split import Split, split_on
 from .status import GroupStatus, status
-from .suites import Suite, find_suite
+from .suites import Data, Suite, find_suite
 
 
 def bench(
@@ -30,6 +31,8 @@ def bench(
     out: str | os.PathLike[str] = "results",
     seeds: Sequence[int] = (),
     methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    qualities: Sequence[str] = (),
     updates: int = 0,
     device: str = "cpu",
     precision: Precision | None = None,
@@ -61,6 +64,8 @@ def bench(
         out: folder of the results, which go to ``out/SUITE``.
         seeds: instead of the suite's.
         methods: only these of the suite's methods.
+        tasks: only the suite's data of these tasks.
+        qualities: only the suite's data of these qualities.
         updates: instead of the suite's.
         device: where to train.
         precision: of matrix products while training, instead of the suite's.
@@ -93,7 +98,7 @@ def bench(
     """
     place = Place(on, address, gpus, array, partition, time, storage)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
-    chosen = expanded(select(found, seeds, methods, updates, precision))
+    chosen = expanded(select(found, seeds, methods, updates, precision, tasks, qualities))
     base = found if isinstance(suite, Suite) else find_suite(os.fspath(suite))
     console = plain_console(quiet=quiet)
     if hours:
@@ -123,6 +128,8 @@ def bench_show(
     *,
     seeds: Sequence[int] = (),
     methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    qualities: Sequence[str] = (),
     updates: int = 0,
     precision: Precision | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
@@ -133,6 +140,8 @@ def bench_show(
         suite: as in :func:`bench`, and so the options.
         seeds: instead of the suite's.
         methods: only these.
+        tasks: only data of these.
+        qualities: only data of these.
         updates: instead of the suite's.
         precision: instead of the suite's.
         set: other fields of the suite.
@@ -144,7 +153,7 @@ def bench_show(
         MarlzooError: unknown names, or a wrong file.
     """
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
-    return select(found, seeds, methods, updates, precision)
+    return select(found, seeds, methods, updates, precision, tasks, qualities)
 
 
 def bench_dry_run(
@@ -198,11 +207,14 @@ def select(
     methods: Sequence[str] = (),
     updates: int = 0,
     precision: Precision | None = None,
+    tasks: Sequence[str] = (),
+    qualities: Sequence[str] = (),
 ) -> Suite:
     """A suite with the given fields replaced; see :func:`bench`.
 
     Raises:
-        UnknownNameError: a method that the suite does not have.
+        UnknownNameError: a method, task or quality that the suite does not have.
+        ConfigError: it has no data of these tasks and qualities.
     """
     if methods:
         suite = expanded(suite)
@@ -212,6 +224,8 @@ def select(
                 raise UnknownNameError(f"method of suite {suite.name!r}", method, known)
         learners = tuple(learner for learner in suite.learners if learner.method in methods)
         suite = replace(suite, learners=learners)
+    if tasks or qualities:
+        suite = replace(suite, data=_data_of(suite, tasks, qualities))
     if seeds:
         suite = replace(suite, seeds=tuple(seeds))
     if updates:
@@ -220,3 +234,26 @@ def select(
     if precision:
         suite = replace(suite, precision=precision)
     return suite
+
+
+def _data_of(suite: Suite, tasks: Sequence[str], qualities: Sequence[str]) -> tuple[Data, ...]:
+    """The datasets of a suite that have one of the tasks and one of the qualities; none given: any."""
+    names = [(entry, task_of(entry) if tasks else "", entry.quality) for entry in suite.data]
+    for kind, asked, known in (
+        ("task", tasks, {task for _, task, _ in names}),
+        ("quality", qualities, {quality for _, _, quality in names}),
+    ):
+        for name in asked:
+            if name not in known:
+                raise UnknownNameError(f"{kind} of suite {suite.name!r}", name, known)
+    chosen = tuple(
+        entry
+        for entry, task, quality in names
+        if (not tasks or task in tasks) and (not qualities or quality in qualities)
+    )
+    if not chosen:
+        raise ConfigError(
+            f"suite {suite.name!r} has no data of {' or '.join(tasks)} with quality {' or '.join(qualities)}; "
+            f"marlzoo bench {suite.name} --show lists what it has"
+        )
+    return chosen

@@ -155,16 +155,19 @@ def _label(learner: Learner) -> str:
 
 def _add(cost: Cost, suite: Suite, learner: Learner, missing: list[Run], rate: Rate, spec: Spec) -> None:
     """Put a learner's runs into a dataset's cost."""
-    data = cost.data
     name = _label(learner)
+    cost.runs += len(suite.seeds)
+    cost.missing[name] = len(missing)
+    cost.seconds[name] = len(missing) * run_seconds(suite, cost.data, rate, spec)
+    cost.checkpoints += len(missing) * rate.checkpoint
+
+
+def run_seconds(suite: Suite, data: Data, rate: Rate, spec: Spec) -> float:
+    """Seconds of one core for a run of a suite on a dataset: its updates, and episodes at full length."""
     updates = suite.updates_on(data)
     evaluations = -(-updates // suite.eval_every_on(data))
     episodes = evaluations * suite.episodes + suite.final_episodes
-    played = episodes * (suite.horizon or spec.horizon) * rate.step
-    cost.runs += len(suite.seeds)
-    cost.missing[name] = len(missing)
-    cost.seconds[name] = len(missing) * (updates * rate.update + played)
-    cost.checkpoints += len(missing) * rate.checkpoint
+    return updates * rate.update + episodes * (suite.horizon or spec.horizon) * rate.step
 
 
 def _unmade(data: Data) -> Source:

@@ -1,82 +1,163 @@
-"""Write ``results/STATE.md``: which runs of every suite are there, and what the others cost.
+"""What is missing of the published suites, and what it costs: ``results/rates.csv``, and sums over its lines.
 
-    python -m marlzoo.benchmarks.reached results
+    python -m marlzoo.benchmarks.reached results [SUITE ...]
 
-The hours come from :mod:`marlzoo.benchmarks.estimate`, measured while this runs.
+measures some updates and steps of every learner on every task of the suites named (of all that are published, if none
+is) and writes the seconds that a run takes. ``python docs/readme.py`` makes the table of what is missing from it, and
+from the rows that are there.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from marlzoo.errors import MissingExtraError
+from marlzoo.errors import DataError, MissingExtraError, UnknownNameError
+from marlzoo.registry import task_spec
 from marlzoo.system.files import write_text_atomic
+from marlzoo.system.provenance import machine
 
-from .estimate import MEGABYTE, Cost, Rate, costs
-from .plan import expanded, validate
-from .sheet import Sheet
-from .split import cores
-from .styles import markdown
-from .suites import SUITES, Suite
+from .estimate import HOUR, measure, run_seconds
+from .plan import expanded, runs_of, validate
+from .sources import Source
+from .split import torch_threads
+from .suites import Data, Suite, find_suite
 
-# Those that are meant to be published.
+# Suites that are meant to be published.
 PUBLISHED = ("mpe", "spread-v2", "mujoco-small", "hopper-v2", "games", "smax", "mirage", "scaling")
-HEADER = ["suite", "datasets", "learners", "seeds", "updates", "runs", "missing", "hours", "disk"]
-ABOUT = """# State of the suites
-
-Every folder that a suite's command names can be removed and is then made again. A suite resumes where it stopped:
-`marlzoo bench SUITE --hours H` does the cheapest datasets that fit in H hours with all learners and seeds, so that
-tables stay rectangular, and `marlzoo bench SUITE --dry-run` shows what is missing.
-"""
+FILE = "rates.csv"
+COLUMNS = ("suite", "task", "method", "variant", "seconds", "machine")
+Key = tuple[str, str, str, str]
+"""Suite, task, method and variant."""
 
 
-def line(suite: Suite, found: Sequence[Cost]) -> list[str]:
-    """Finished and missing runs of one suite, as a line."""
-    updates = sorted({suite.updates_on(data) for data in suite.data})
-    disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
+def planned(suite: Suite) -> list[tuple[str, str, str, str, int]]:
+    """Task, quality, method, variant and seed of every run of a suite of regenerated or computed data.
+
+    Learners have none on tasks that they cannot run on.
+    """
+    suite = expanded(suite)
     return [
-        f"`marlzoo bench {suite.name}`",
-        str(len(suite.data)),
-        str(len(suite.learners)),
-        str(len(suite.seeds)),
-        " or ".join(f"{number:,}" for number in updates),
-        str(sum(cost.runs for cost in found)),
-        str(sum(sum(cost.missing.values()) for cost in found)),
-        f"{sum(cost.hours for cost in found):.1f}",
-        f"{disk:.0f} MB",
+        (run.source.task, run.source.quality, run.learner.method, run.learner.variant, run.seed)
+        for run in runs_of(suite, [_named(data) for data in suite.data])
     ]
 
 
-def text(lines: Mapping[str, list[str]]) -> str:
-    """The file, with a line for every published suite."""
-    body = [lines.get(name) or [f"`marlzoo bench {name}`", *[""] * (len(HEADER) - 1)] for name in PUBLISHED]
-    notes = [
-        f"hours: of this machine's {cores()} cores for the missing runs, each busy with runs of its own; measured "
-        "uncompiled for some seconds, episodes at full length. disk: data and states of the missing runs. Without "
-        "numbers: not measured here, `--dry-run` does.",
-        "Made by `python -m marlzoo.benchmarks.reached results`.",
-    ]
-    return f"{ABOUT}\n{markdown(Sheet('What is there, and what the rest costs', HEADER, body, notes=notes))}"
+def missing(suite: Suite, done: Collection[tuple[str, str, str, str, int]]) -> dict[Key, int]:
+    """How many runs of a suite are missing, by task and learner; those that miss none are left out.
+
+    Args:
+        suite: of regenerated or computed data.
+        done: runs that are there, as :func:`planned` lists them.
+    """
+    there = set(done)
+    return dict(
+        Counter(
+            (suite.name, task, method, variant)
+            for task, quality, method, variant, seed in planned(suite)
+            if (task, quality, method, variant, seed) not in there
+        )
+    )
+
+
+def hours(counts: Mapping[Key, int], rates: Mapping[Key, float]) -> float | None:
+    """Core-hours of missing runs; None where one of them was not measured."""
+    if not counts.keys() <= rates.keys():
+        return None
+    return sum(count * rates[key] for key, count in counts.items()) / HOUR
+
+
+def read(folder: Path) -> tuple[dict[Key, float], dict[Key, str]]:
+    """Seconds of one core for a run of each learner on each task, and the machine that they were measured on.
+
+    Args:
+        folder: of the results; without the file nothing is known.
+
+    Raises:
+        DataError: the file has other columns, or a number of seconds is none.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {}, {}
+    rates, machines = {}, {}
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.DictReader(file)
+        if tuple(lines.fieldnames or ()) != COLUMNS:
+            raise DataError(f"{path}: its columns are not {', '.join(COLUMNS)}; delete it and measure again")
+        for line in lines:
+            key = (line["suite"], line["task"], line["method"], line["variant"])
+            try:
+                rates[key] = float(line["seconds"])
+            except ValueError as error:
+                raise DataError(f"{path}, line {lines.line_num}: {error}; measure again") from error
+            machines[key] = line["machine"]
+    return rates, machines
+
+
+def measured(suite: Suite) -> Iterator[tuple[Key, float]]:
+    """Seconds of one core for a run of every learner on every task of a suite, measured now.
+
+    Raises:
+        MissingExtraError: a simulator is not installed.
+    """
+    first: dict[str, Data] = {}
+    for data in suite.data:
+        first.setdefault(data.task, data)
+    one_seed = replace(suite, seeds=suite.seeds[:1])
+    for run in runs_of(one_seed, [_named(data) for data in first.values()]):
+        entry = run.source.entry
+        spec = task_spec(entry.task, **entry.env)
+        with torch_threads(1):
+            rate = measure(suite, run.learner, entry.task, entry, spec)
+        key = (suite.name, entry.task, run.learner.method, run.learner.variant)
+        yield key, run_seconds(suite, entry, rate, spec)
+
+
+def _named(data: Data) -> Source:
+    """A dataset that need not be there."""
+    return Source(data, "", data.task, data.source, data.quality, hash="", behavior=float("nan"))
+
+
+def _write(folder: Path, rates: Mapping[Key, float], machines: Mapping[Key, str]) -> None:
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    for key in sorted(rates, key=lambda key: (PUBLISHED.index(key[0]), key[1:])):
+        lines.writerow([*key, f"{rates[key]:.3g}", machines[key]])
+    write_text_atomic(folder / FILE, text.getvalue())
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure every published suite and write the file into the results folder, after each of them."""
-    if len(arguments) != 1:
-        print("usage: python -m marlzoo.benchmarks.reached RESULTS", file=sys.stderr)
+    """Measure suites and write the file into the results folder, after each of them."""
+    if not arguments:
+        print("usage: python -m marlzoo.benchmarks.reached RESULTS [SUITE ...]", file=sys.stderr)
         return 2
-    out = Path(arguments[0])
-    rates = dict[str, Rate]()
-    lines: dict[str, list[str]] = {}
-    for name in PUBLISHED:
-        suite = expanded(SUITES[name])
+    folder = Path(arguments[0])
+    names = arguments[1:] or PUBLISHED
+    for name in names:
+        if name not in PUBLISHED:
+            print(UnknownNameError("published suite", name, PUBLISHED), file=sys.stderr)
+            return 2
+    rates, machines = read(folder)
+    for name in names:
+        suite = expanded(find_suite(name))
         validate(suite)
+        fresh: dict[Key, float] = {}
         try:
-            lines[name] = line(suite, costs(suite, out, print, rates))
+            for key, seconds in measured(suite):
+                print(f"{name}: {' '.join(filter(None, key[1:]))}: {seconds:.3g} seconds a run")
+                fresh[key] = seconds
         except MissingExtraError as error:
             print(f"suite {name} is not measured: {error}", file=sys.stderr)
-        write_text_atomic(out / "STATE.md", text(lines))
+            continue
+        rates = {key: value for key, value in rates.items() if key[0] != name} | fresh
+        machines |= dict.fromkeys(fresh, machine())
+        _write(folder, rates, machines)
     return 0
 
 

@@ -14,7 +14,7 @@ from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, Suite, find_suite
 
-from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.test_results import ROW
 
 # The function of this name hides its module in the package.
@@ -142,3 +142,31 @@ def test_methods_are_chosen_among_all_that_a_star_stands_for() -> None:
     assert module.select(SUITE, methods=["bc"]).learners == (SUITE.learners[0], SUITE.learners[2])
     assert module.select(SUITE) == SUITE
     assert find_suite("xor").name == "xor"
+
+
+def test_data_are_chosen_by_task_and_quality(asked: dict[str, Any], tmp_path: Path) -> None:
+    other = Data("games/equilibria", "balanced")
+    suite = replace(SUITE, data=(*DATA, other))
+    assert module.select(suite, tasks=["games/xor"]).data == DATA
+    assert module.select(suite, qualities=["balanced", "D3"]).data == (DATA[1], other)
+    assert module.select(suite, tasks=["games/xor"], qualities=["D3", "balanced"]).data == DATA[1:]
+    assert module.bench_show(suite, tasks=["games/xor"], qualities=["D1"]).data == DATA[:1]
+    module.bench(suite, out=tmp_path, tasks=["games/xor"], qualities=["D3", "balanced"], quiet=True)
+    assert asked["suite"].data == DATA[1:]
+    assert asked["whole"] == suite  # the tables keep what is there of the rest
+    with pytest.raises(UnknownNameError, match=r"task of suite 'unit' 'games/xr'\. Did you mean games/xor"):
+        module.select(suite, tasks=["games/xor", "games/xr"])
+    with pytest.raises(UnknownNameError, match=r"quality of suite 'unit' 'D2'\. Known: D1, D3, balanced"):
+        module.select(suite, qualities=["D2"])
+    with pytest.raises(
+        ConfigError, match="no data of games/equilibria with quality D1 or D3; marlzoo bench unit"
+    ):
+        module.select(suite, tasks=["games/equilibria"], qualities=["D1", "D3"])
+
+
+def test_the_task_of_a_file_is_that_of_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Data(file="there.npz")
+    monkeypatch.setattr(module, "task_of", lambda entry: entry.task or "games/equilibria")
+    assert module.select(replace(SUITE, data=(*DATA, file)), tasks=["games/equilibria"]).data == (file,)
+    monkeypatch.setattr(module, "task_of", lambda entry: pytest.fail("opened for nothing"))
+    assert module.select(replace(SUITE, data=(*DATA, file)), qualities=["D1"]).data == DATA[:1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from marlzoo.benchmarks import aggregate, tables
+from marlzoo.benchmarks import aggregate, reached, tables
 from marlzoo.benchmarks.analysis import Results
 from marlzoo.benchmarks.figures import Kind, draw, save_figure
 from marlzoo.benchmarks.reached import PUBLISHED
@@ -28,7 +28,8 @@ def parts(root: Path) -> dict[str, str]:
     """
     found = {name: results for name in PUBLISHED if (results := _results(root, name))}
     return {
-        "state": state(found),
+        "state": state(root, found),
+        "missing": missing(root, found),
         "overall": overall(root),
         "leaderboards": "\n\n".join(leaderboard(root, name, results) for name, results in found.items()),
     }
@@ -47,25 +48,71 @@ def pictures(root: Path) -> Iterator[Path]:
                     yield path
 
 
-def state(found: dict[str, Results]) -> str:
-    """One line per suite: the runs that are finished, and what their training took."""
+def state(root: Path, found: dict[str, Results]) -> str:
+    """One line per suite: the runs that are finished, what their training took, and what the others would take."""
+    rates, _ = reached.read(root / "results")
     lines = []
     for name in PUBLISHED:
-        suite, results = find_suite(name), found.get(name)
-        done = _finished(suite, results.frame()) if results else pd.DataFrame(columns=["seconds_per_run"])
-        hours = pd.to_numeric(done["seconds_per_run"]).sum() / 3600
+        suite = find_suite(name)
+        done = _done(suite, found)
+        runs = reached.planned(suite)
+        spent = pd.to_numeric(done["seconds_per_run"]).sum() / 3600
         lines.append(
             [
                 code(f"marlzoo bench {name}"),
-                f"{len(done)} of {len(suite.learners) * len(suite.data) * len(suite.seeds)}",
+                f"{len(set(_keys(done)) & set(runs))} of {len(runs)}",
                 _parts(done, "method") or "none",
                 _parts(done.assign(data=done["task"] + " " + done["quality"]), "data")
                 if len(done)
                 else "none",
-                f"{hours:.1f}" if len(done) else "",
+                f"{spent:.1f}" if len(done) else "",
+                _hours(reached.hours(reached.missing(suite, _keys(done)), rates)),
             ]
         )
-    return table(["suite", "finished runs", "methods", "datasets", "hours of training"], lines)
+    header = ["suite", "finished runs", "methods", "datasets", "hours of training", "hours of the rest"]
+    return table(header, lines)
+
+
+def missing(root: Path, found: dict[str, Results]) -> str:
+    """One line per task: the command that does what is missing, and the hours that it would take."""
+    rates, machines = reached.read(root / "results")
+    lines = []
+    for name in PUBLISHED:
+        suite = find_suite(name)
+        counts = reached.missing(suite, _keys(_done(suite, found)))
+        for task in dict.fromkeys(key[1] for key in counts):
+            of_task = {key: count for key, count in counts.items() if key[1] == task}
+            cost = {key: count * rates.get(key, np.nan) / 3600 for key, count in of_task.items()}
+            dearest = [key for key in sorted(cost, key=lambda key: -cost[key]) if cost[key] >= 1][:3]
+            lines.append(
+                [
+                    code(f"marlzoo bench {name} --tasks {task}"),
+                    str(sum(of_task.values())),
+                    str(len(of_task)),
+                    _hours(reached.hours(of_task, rates)),
+                    ", ".join(f"{key[2]} {cost[key]:.0f}" for key in dearest),
+                ]
+            )
+    header = ["command", "runs", "learners", "hours", "of which most"]
+    return f"{table(header, lines)}\n\nMeasured on {' or '.join(dict.fromkeys(machines.values()))}."
+
+
+def _hours(number: float | None) -> str:
+    return "not measured" if number is None else f"{number:.1f}"
+
+
+def _done(suite: Suite, found: dict[str, Results]) -> pd.DataFrame:
+    """The last rows of a suite's finished runs."""
+    columns = ["task", "quality", "method", "variant", "seed", "seconds_per_run"]
+    if suite.name not in found:
+        return pd.DataFrame(columns=columns)
+    return _finished(suite, found[suite.name].frame())
+
+
+def _keys(done: pd.DataFrame) -> list[tuple[str, str, str, str, int]]:
+    """Finished runs as :func:`marlzoo.benchmarks.reached.planned` names them."""
+    columns = [done[name] for name in ("task", "quality", "method", "variant", "seed")]
+    return [tuple(key) for key in zip(*columns, strict=True)]
 
 
 def _parts(done: pd.DataFrame, column: str) -> str:

@@ -35,6 +35,10 @@ class Options:
     """one replica per seed and dataset (default: the suite's)"""
     methods: tuple[str, ...] = ()
     """only these methods (default: all of the suite's)"""
+    tasks: tuple[str, ...] = ()
+    """only data of these tasks (default: all of the suite's)"""
+    qualities: tuple[str, ...] = ()
+    """only data of these qualities (default: all of the suite's)"""
     updates: int = 0
     """gradient updates (default: the suite's)"""
     device: str = "cpu"
@@ -88,6 +92,8 @@ def run(arguments: Sequence[str]) -> int:
         found,
         seeds=options.seeds,
         methods=options.methods,
+        tasks=options.tasks,
+        qualities=options.qualities,
         updates=options.updates,
         precision=options.precision or None,
     )
