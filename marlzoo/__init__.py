@@ -66,6 +66,7 @@ _PLACES = {
     "doctor_verify": "marlzoo.commands.health",
     "results_migrate": "marlzoo.commands.health",
     "results_compress": "marlzoo.commands.health",
+    "results_borrow": "marlzoo.commands.health",
     "bench_show": "marlzoo.benchmarks.bench",
     "bench_dry_run": "marlzoo.benchmarks.bench",
     "bench_status": "marlzoo.benchmarks.bench",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from marlzoo.commands.data import data_teach as data_teach
     from marlzoo.commands.health import doctor as doctor
     from marlzoo.commands.health import doctor_verify as doctor_verify
+    from marlzoo.commands.health import results_borrow as results_borrow
     from marlzoo.commands.health import results_compress as results_compress
     from marlzoo.commands.health import results_migrate as results_migrate
     from marlzoo.commands.listing import list_datasets as list_datasets

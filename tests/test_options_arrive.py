@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.split import Split
-from marlzoo.benchmarks.suites import Data, Learner, Suite
+from marlzoo.benchmarks.suites import Data, Learner, Suite, find_suite
 
 import marlzoo
 from marlzoo.cli import main
@@ -167,6 +167,9 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "results migrate f": ("benchmarks.migrate:migrate", {"folder": Path("f")}),
+    "results borrow xor a b --out o": (
+        "benchmarks.borrow:borrow", {"suite": find_suite("xor"), "out": Path("o"), "folders": [Path("a"), Path("b")]},
+    ),
     "results compress f": ("benchmarks.results:compress", {"folder": Path("f"), "wanted": True}),
     "results compress f --undo": ("benchmarks.results:compress", {"folder": Path("f"), "wanted": False}),
     "render run -o o.gif --episodes 3 --strip 4 --task t/a --env n=3 --every 5 --fps 6 --size 70 80 "

@@ -62,6 +62,7 @@ def commands() -> dict[str, set[str]]:
             found |= {"`train METHOD`, offline": Offline, "`train METHOD`, online": Online}
         elif name == "results":
             found |= {"`results migrate`": resulting.Migrate, "`results compress`": resulting.Compress}
+            found |= {"`results borrow`": resulting.Borrow}
         elif name == "list":
             shape = importlib.import_module("marlzoo.cli.listing").Options
             found |= {f"`list {kind}`": shape for kind in KINDS}

@@ -1,4 +1,4 @@
-"""``marlzoo results``: bring result rows to this version's columns, or into small files."""
+"""``marlzoo results``: bring result rows to this version's columns, into small files, or into another suite."""
 
 from __future__ import annotations
 
@@ -29,18 +29,44 @@ class Compress:
     """bring compressed files back into plain ones"""
 
 
+@dataclass
+class Borrow:
+    """Copy the runs that a suite has in common with others: same data, method, settings, seed and protocol."""
+
+    suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
+    """name of a built-in suite (marlzoo list suites) or a file ending in .toml"""
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
+    """folders of results that have them, each with its rows.csv"""
+    out: Path = Path("results")
+    """folder of the results, which go to OUT/SUITE"""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the sub-command that the arguments name."""
     about = (
         "Actions:\n  migrate   bring result rows of older versions to this one's columns\n"
-        "  compress  bring rows.csv and episodes.csv into compressed files, or back"
+        "  compress  bring rows.csv and episodes.csv into compressed files, or back\n"
+        "  borrow    copy the runs that a suite has in common with others"
     )
-    action = first_argument("action", "results", arguments, {"migrate": Migrate, "compress": Compress}, about)
+    actions = {"migrate": Migrate, "compress": Compress, "borrow": Borrow}
+    action = first_argument("action", "results", arguments, actions, about)
     if action == "migrate":
         _migrate(parse(Migrate, "results migrate", arguments[1:]))
     elif action == "compress":
         _compress(parse(Compress, "results compress", arguments[1:]))
+    elif action == "borrow":
+        _borrow(parse(Borrow, "results borrow", arguments[1:]))
     return 0
+
+
+def _borrow(options: Borrow) -> None:
+    from marlzoo.commands.health import results_borrow
+    from marlzoo.console import counted
+
+    copied = results_borrow(options.suite, options.folders, out=options.out)
+    print(
+        f"{counted(copied, 'run')} copied; see what is missing with: marlzoo bench {options.suite} --dry-run"
+    )
 
 
 def _compress(options: Compress) -> None:

@@ -63,3 +63,30 @@ def results_compress(folder: str | os.PathLike[str], *, undo: bool = False) -> l
 
     written: list[Path] = compress(Path(folder), not undo)
     return written
+
+
+def results_borrow(
+    suite: str | os.PathLike[str],
+    folders: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str] = "results",
+) -> int:
+    """Copy the runs that a suite has in common with others, as ``marlzoo results borrow`` does.
+
+    Args:
+        suite: name of a built-in suite, or a file ending in .toml.
+        folders: of results that have them, each with its ``rows.csv``.
+        out: folder of the results, which go to ``out/SUITE``.
+
+    Returns:
+        How many runs were copied.
+
+    Raises:
+        DataError: a folder has no results.
+        MarlzooError: no such suite.
+    """
+    from marlzoo.benchmarks.borrow import borrow
+    from marlzoo.benchmarks.suites import find_suite
+
+    copied: int = borrow(find_suite(os.fspath(suite)), Path(out), [Path(folder) for folder in folders])
+    return copied
