@@ -202,7 +202,8 @@ def test_numbers_of_convergence(tmp_path: Path) -> None:
     module = script("convergence")
     assert module.SHARED == {"history": "mlp", "timeout_is_terminal": False}
     assert module.looks(250_000)[-4:] == [50_000, 100_000, 200_000, 250_000]
-    assert [module.plain(value) for value in (12.34, -99_999.0, -2e7)] == ["12.3", "-99999.0", "-2e+07"]
+    values = [module.plain(value) for value in (12.34, -99_999.0, -2e7, 0.654)]
+    assert values == ["12.3", "-99999.0", "-2e+07", "0.65"]
     assert [module.share(value) for value in (0.25, -0.5, -20.0)] == ["+25%", "-50%", "-2e+01 times"]
     looks = [1, 2, 4, 8, 16]
     level = pd.DataFrame([[-100.0]])
@@ -236,9 +237,22 @@ def test_numbers_of_convergence(tmp_path: Path) -> None:
         for look in (1, 2, 4)
     )  # fmt: skip
     (line,) = module.body(rows)
-    assert line[:4] == ["b m", "4", "20.0", "4.0"]
-    assert (line[5], line[7]) == ("+10%", "0.40")
-    assert line[-1].startswith("5.0")
+    assert line[:5] == ["b m", "4", "20.0", "4.00", ""]
+    assert (line[6], line[8]) == ("+10%", "0.40")
+    assert line[-1].startswith("5.00")
+
+
+def test_convergence_counts_a_seed_off_the_scale_and_shows_the_others() -> None:
+    module = script("convergence")
+    level = pd.DataFrame([[-2.0, -2.0, -2.0]])
+    value = pd.DataFrame([[1.0, 1, 1], [1.5, 1.5, -5], [1.5, 1.6, -1e9]], index=[1, 2, 4])
+    np.testing.assert_allclose(module.changes(value, level), [0.25, 0.0])
+    assert module.off_scale(value, level) == "1 of 3"
+    assert module.off_scale(value.iloc[:2], level) == ""
+    assert module.off_scale(pd.DataFrame([[np.nan, 20.0, 20.1]]), level) == "2 of 3"
+    gap = np.array([0.8, 0.4, 0.2, 0.1])
+    closing = pd.DataFrame({0: 1 - gap, 1: 1 - gap, 2: [9.0, 9, 9, 9]}, index=[0, 1, 2, 3])
+    assert module.halving(closing, pd.DataFrame([[1.0]])) == pytest.approx(1.0)
 
 
 def test_probes_read_the_learners_values_of_the_data() -> None:

@@ -9,8 +9,9 @@ While replicas of a method train, a fixed sample of the data is looked at after 
   fraction of the sample, and for OMIGA and IQL quantiles of the exponent;
 * the return of the policy in the simulator.
 
-Values have converged at the first look from which on twice as many updates change their mean by less than a tenth of
-the data's return: the budget that a comparison of methods needs. Before that the table tells in how many updates half
+Values have converged at the first look from which on twice as many updates change them, in the median over seeds, by
+less than a tenth of the data's return: the budget that a comparison of methods needs. Seeds whose values end beyond
+ten times that return are counted apart. Before values converge the table tells in how many updates half
 of the gap between value and return closes. Where values bootstrap for ever, targets that follow with rate tau and a
 discount gamma let the gap fall like exp(-tau (1 - gamma) updates) at the fastest, whatever the method: by half in
 14,000 updates at the usual 0.005 and 0.99. All methods have the same width and batch size, read
@@ -58,6 +59,8 @@ CHECKPOINT_EVERY = 5000
 SAMPLE = 1024  # rows of the fixed sample
 TAIL = 10  # last steps of an episode, whose mean reward is taken to go on beyond a time limit
 NEAR = 0.1  # of the data's return: what a doubling of the updates may change in values that have converged
+SMALL = 10.0  # values and returns below are shown with a digit more
+OFF = 10.0  # times the data's return: values beyond have left its scale
 SHARED = {"history": "mlp", "timeout_is_terminal": False}
 # What learners call the mean value of the data's team actions.
 VALUES = tuple(f"{critics}/{value}" for value in ("total", "mean", "target") for critics in ("q", "critic"))
@@ -211,30 +214,30 @@ def curves(numbers: pd.DataFrame, task: str, method: str) -> dict[str, pd.DataFr
 
 
 def changes(value: pd.DataFrame, data_return: pd.DataFrame) -> pd.Series:
-    """By how much the mean value changes until there are twice as many updates, as a share of the data's return.
+    """By how much the seeds' median value changes until there are twice as many updates, over the data's return.
 
     One entry for every look that another one with at least twice its updates follows.
     """
-    mean = value.mean(axis=1)
+    middle = value.median(axis=1)
     scale = abs(float(data_return.to_numpy().mean()))
-    later = {look: min((u for u in mean.index if u >= 2 * look), default=None) for look in mean.index}
-    found = {look: (mean[u] - mean[look]) / scale for look, u in later.items() if u is not None}
+    later = {look: min((u for u in middle.index if u >= 2 * look), default=None) for look in middle.index}
+    found = {look: (middle[u] - middle[look]) / scale for look, u in later.items() if u is not None}
     return pd.Series(found, dtype=np.float64)
 
 
 def converged(change: pd.Series) -> int | None:
-    """First look from which on no doubling of the updates changes the mean value by more than :data:`NEAR`."""
+    """First look from which on no doubling of the updates changes the value by more than :data:`NEAR`."""
     calm = change.abs().le(NEAR)[::-1].cummin()[::-1]
     return int(change.index[calm][0]) if calm.any() else None
 
 
 def halving(value: pd.DataFrame, data_return: pd.DataFrame) -> float | None:
-    """Updates in which half of the gap between mean value and the data's return closes.
+    """Updates in which half of the gap between value and the data's return closes.
 
     By a straight line through the gap's logarithm, over the looks before values get near the return; None where
     fewer than three are.
     """
-    gap = 1.0 - value.mean(axis=1) / float(data_return.to_numpy().mean())
+    gap = 1.0 - value.median(axis=1) / float(data_return.to_numpy().mean())
     open_ = gap[(gap > NEAR).cummin() & (gap < 1.0)]
     if len(open_) < 3:
         return None
@@ -242,9 +245,18 @@ def halving(value: pd.DataFrame, data_return: pd.DataFrame) -> float | None:
     return float(-np.log(2.0) / slope) if slope < 0 else None
 
 
+def off_scale(value: pd.DataFrame, data_return: pd.DataFrame) -> str:
+    """How many seeds' last values are beyond :data:`OFF` times the data's return, ``1 of 3``; empty for none."""
+    last = value.iloc[-1]
+    beyond = int((~(last.abs() <= OFF * abs(float(data_return.to_numpy().mean())))).sum())
+    return f"{beyond} of {len(last)}" if beyond else ""
+
+
 def plain(value: float) -> str:
-    """A value with a decimal; one that has left every scale by its order of magnitude."""
-    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.0e}"
+    """A value with a decimal, a small one with two; one that has left every scale by its order of magnitude."""
+    if abs(value) >= 1e5:
+        return f"{value:.0e}"
+    return f"{value:.2f}" if abs(value) < SMALL else f"{value:.1f}"
 
 
 def share(change: float) -> str:
@@ -259,27 +271,29 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
         metrics = curves(numbers, task, method)
         change = changes(metrics["value"], metrics["data_return"])
         settled = converged(change)
+        returns = metrics["return"].iloc[-1].to_numpy()
         half = halving(metrics["value"], metrics["data_return"])
-        end = {name: f"{table.iloc[-1].mean():.2f}" for name, table in metrics.items()}
+        end = {name: f"{table.iloc[-1].median():.2f}" for name, table in metrics.items()}
         found.append(
             [
                 f"{TaskName.parse(task).name} {method}",
                 f"{metrics['value'].index[-1]:,}",
-                f"{metrics['data_return'].iloc[-1].mean():.1f}",
-                plain(metrics["value"].iloc[-1].mean()),
+                plain(metrics["data_return"].iloc[-1].mean()),
+                plain(metrics["value"].iloc[-1].median()),
+                off_scale(metrics["value"], metrics["data_return"]),
                 "—" if settled is None else f"{settled:,}",
                 share(change.iloc[-1]) if len(change) else "—",
                 "—" if half is None else f"{half:,.0f}",
                 end.get("weight/ess", "—"),
                 end.get("weight/exponent_q99", "—"),
-                study.over_seeds(metrics["return"].iloc[-1].to_numpy(), 1),
+                study.over_seeds(returns, 2 if np.abs(returns).mean() < SMALL else 1),
             ]
         )
     return found
 
 
 HEADER = [
-    "run", "updates", "data's return", "value", "converged at", "last doubling", "gap halves in",
+    "run", "updates", "data's return", "value", "off the scale", "converged at", "last doubling", "gap halves in",
     "effective samples", "exponent, 99 %", "return",
 ]  # fmt: skip
 
@@ -289,11 +303,13 @@ def report(options: Options, numbers: pd.DataFrame) -> study.Study:
     about = {data.task: f"{data.task} {data.quality} ({data.transitions:,} transitions)" for data in TASKS}
     notes = [
         "data's return: mean discounted return of the sampled rows, the tail beyond a time limit extrapolated; "
-        "value: the learner's mean value of the same rows. converged at: first look from which on no doubling "
-        f"of the updates changes the mean value by more than {NEAR:.0%} of the data's return (—: none yet); last "
+        "value: the learner's mean value of the same rows, the median over seeds; off the scale: seeds whose value "
+        f"is beyond {OFF:.0f} times the data's return. converged at: first look from which on no doubling of the "
+        f"updates changes the value by more than {NEAR:.0%} of the data's return (—: none yet); last "
         "doubling: that change, for the last look that has another at twice its updates; gap halves in: updates in "
         "which half of the gap between value and return closes, as long as it is wide. effective samples: Kish's "
-        f"effective sample size of the policy's weights, as a fraction of the {SAMPLE} rows.",
+        f"effective sample size of the policy's weights, as a fraction of the {SAMPLE} rows, and quantiles of their "
+        "exponents, medians over seeds.",
         f"return: mean of {options.episodes} episodes, with the 95 % bootstrap interval over {len(options.seeds)} "
         f"seeds. Hidden width {options.hidden}, batch size {options.batch_size}.",
         f"Data: {'; '.join(about[task] for task in numbers['task'].unique())}.",
