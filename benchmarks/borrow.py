@@ -13,7 +13,7 @@ from pathlib import Path
 from marlzoo.errors import DataError
 
 from .plan import Run, expanded, runs_of, validate
-from .results import ResultsFile, Row
+from .results import ResultsFile, Row, RowEpisodes
 from .sources import Source, is_missing, obtain
 from .suites import Data, Suite
 
@@ -72,7 +72,8 @@ def _copy(
 ) -> None:
     """Add the rows of some runs, to the updates that they end with, and their episodes."""
     played = source.episodes() if taken else {}
-    found, episodes = [], []
+    found: list[Row] = []
+    episodes: list[RowEpisodes] = []
     for row in rows:
         run, updates = taken.get(row.run, (None, 0))
         if run is None or row.updates > updates:

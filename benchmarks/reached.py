@@ -84,7 +84,8 @@ def read(folder: Path) -> tuple[dict[Key, float], dict[Key, str]]:
     path = folder / FILE
     if not path.exists():
         return {}, {}
-    rates, machines = {}, {}
+    rates: dict[Key, float] = {}
+    machines: dict[Key, str] = {}
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.DictReader(file)
         if tuple(lines.fieldnames or ()) != COLUMNS:
