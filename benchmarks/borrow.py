@@ -14,7 +14,7 @@ from marlzoo.errors import DataError
 
 from .plan import Run, expanded, runs_of, validate
 from .results import ResultsFile, Row, RowEpisodes
-from .sources import Source, is_missing, obtain
+from .sources import Source, is_missing, named, obtain
 from .suites import Data, Suite
 
 Identity = tuple[str, str, str, str, int, str]
@@ -94,7 +94,7 @@ def _wanted(suite: Suite, folder: Path) -> dict[Identity, Run]:
 def _source(data: Data, folder: Path) -> Source:
     """A dataset, or the names of one that was not made yet."""
     if is_missing(data, folder):
-        return Source(data, "", data.task, data.source, data.quality, hash="", behavior=float("nan"))
+        return named(data)
     return obtain(data, folder, lambda done, total: None)
 
 

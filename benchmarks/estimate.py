@@ -35,7 +35,7 @@ from .plan import (
 )
 from .results import ResultsFile
 from .sheet import Sheet
-from .sources import Source, is_missing, obtain, recipe_file, task_of
+from .sources import is_missing, named, obtain, recipe_file, task_of
 from .split import cores, torch_threads
 from .suites import Data, Learner, Suite
 
@@ -121,7 +121,7 @@ def costs(
         regenerated = recipe_file(data, out / "data") is not None
         task = task_of(data)
         there = not is_missing(data, out / "data")
-        source = obtain(data, out / "data", lambda done, total: None) if there else _unmade(data)
+        source = obtain(data, out / "data", lambda done, total: None) if there else named(data)
         spec = task_spec(task, **data.env)
         cost = Cost(data, there, data.transitions * row_bytes(spec) if regenerated else 0)
         waiting = pending(suite, [source], results)
@@ -168,11 +168,6 @@ def run_seconds(suite: Suite, data: Data, rate: Rate, spec: Spec) -> float:
     evaluations = -(-updates // suite.eval_every_on(data))
     episodes = evaluations * suite.episodes + suite.final_episodes
     return updates * rate.update + episodes * (suite.horizon or spec.horizon) * rate.step
-
-
-def _unmade(data: Data) -> Source:
-    """A dataset that is not there yet: no row can be of it."""
-    return Source(data, "", data.task, data.source, data.quality, hash="", behavior=float("nan"))
 
 
 def row_bytes(spec: Spec) -> int:
@@ -266,7 +261,7 @@ def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, 
     if not chosen:
         raise ConfigError(
             f"suite {suite.name!r}: the cheapest dataset, {order[0].label}, needs about {order[0].hours:.2g} hours; "
-            "give more, or fewer --methods, --seeds or --updates"
+            "give more, or fewer --tasks, --methods, --seeds or --updates"
         )
     left = [cost for cost in order if cost.data not in chosen]
     return replace(suite, data=tuple(data for data in suite.data if data in chosen)), left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from marlzoo.console import counted
 
 from .plan import expanded, runs_of
-from .sources import Source
+from .sources import Source, named
 from .suites import Data, Learner, Suite
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _source(entry: Data, sources: Sequence[Source]) -> Source | None:
             return source
     if entry.file or not entry.task:
         return None
-    return Source(entry, "", entry.task, entry.source, entry.quality, hash="", behavior=math.nan)
+    return named(entry)
 
 
 def _dataset(entry: Data) -> tuple[str, str, str, str]:

@@ -24,7 +24,7 @@ from marlzoo.system.provenance import machine
 
 from .estimate import HOUR, measure, run_seconds
 from .plan import expanded, runs_of, validate
-from .sources import Source
+from .sources import named
 from .split import torch_threads
 from .suites import Data, Suite, find_suite
 
@@ -44,7 +44,7 @@ def planned(suite: Suite) -> list[tuple[str, str, str, str, int]]:
     suite = expanded(suite)
     return [
         (run.source.task, run.source.quality, run.learner.method, run.learner.variant, run.seed)
-        for run in runs_of(suite, [_named(data) for data in suite.data])
+        for run in runs_of(suite, [named(data) for data in suite.data])
     ]
 
 
@@ -110,18 +110,13 @@ def measured(suite: Suite) -> Iterator[tuple[Key, float]]:
     for data in suite.data:
         first.setdefault(data.task, data)
     one_seed = replace(suite, seeds=suite.seeds[:1])
-    for run in runs_of(one_seed, [_named(data) for data in first.values()]):
+    for run in runs_of(one_seed, [named(data) for data in first.values()]):
         entry = run.source.entry
         spec = task_spec(entry.task, **entry.env)
         with torch_threads(1):
             rate = measure(suite, run.learner, entry.task, entry, spec)
         key = (suite.name, entry.task, run.learner.method, run.learner.variant)
         yield key, run_seconds(suite, entry, rate, spec)
-
-
-def _named(data: Data) -> Source:
-    """A dataset that need not be there."""
-    return Source(data, "", data.task, data.source, data.quality, hash="", behavior=float("nan"))
 
 
 def _write(folder: Path, rates: Mapping[Key, float], machines: Mapping[Key, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,6 +96,11 @@ def present_file(data: Data, folder: Path) -> Path | None:
 def is_missing(data: Data, folder: Path) -> bool:
     """Whether :func:`obtain` would have to make a dataset."""
     return recipe_file(data, folder) is not None and present_file(data, folder) is None
+
+
+def named(data: Data) -> Source:
+    """A dataset of which only the names are known, because it was not made yet: without hash and return."""
+    return Source(data, "", data.task, data.source, data.quality, hash="", behavior=math.nan)
 
 
 def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
