@@ -140,7 +140,7 @@ def sweep(
             device=device,
             max_replicas=max_replicas,
             check_data=check_data,
-            split=Split(1, threads) if processes == 1 else split_of(processes, threads),
+            split=sweep_split(processes, threads),
             command=command,
             remedy="another --out",
             console=console or Console(quiet=True),
@@ -163,6 +163,15 @@ def sweep(
     write_text_atomic(folder / "best.toml", made.toml())
     _draw(made, folder / "sweep.png", console)
     return made
+
+
+def sweep_split(processes: int, threads: int) -> Split | None:
+    """How a sweep is spread; None: as measured.
+
+    Raises:
+        ConfigError: a negative number, or threads without processes.
+    """
+    return Split(1, threads) if processes == 1 else split_of(processes, threads)
 
 
 def swept_suite(

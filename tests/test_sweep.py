@@ -409,6 +409,21 @@ def test_what_a_sweep_costs(suite: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "out" / "mine-sweep" / "rows.csv").exists()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [["--processes", "1", "--threads", "-1"], ["--processes", "0", "--threads", "2"], ["--processes", "-1"]],
+)
+def test_a_dry_run_refuses_what_the_sweep_refuses(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    command = ["sweep", str(suite), "--over", "alpha=1,3", "--out", str(tmp_path / "out"), *wrong]
+    refusals = []
+    for dry in ([], ["--dry-run"]):
+        assert main([*command, *dry]) == 2
+        refusals.append(capsys.readouterr().err)
+    assert refusals[0] == refusals[1]
+
+
 def test_settings_that_a_search_chooses_have_no_dry_run(
     suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,9 +111,10 @@ def _show_costs(suite: Suite, over: Mapping[str, str], options: Options) -> int:
     """Print what a sweep still costs."""
     if options.optuna:
         raise ConfigError("--dry-run tells what a grid or a draw costs; Optuna chooses settings as it goes")
-    from marlzoo.benchmarks.sweeps import swept_suite
+    from marlzoo.benchmarks.sweeps import sweep_split, swept_suite
     from marlzoo.console import console as plain_console
 
+    sweep_split(options.processes, options.threads)  # what would be refused is refused here, too
     swept = swept_suite(suite, over, **_selection(options))
     found = shown_costs(swept, options.out, plain_console(stderr=options.json))
     if options.json:
