@@ -255,6 +255,16 @@ def test_convergence_counts_a_seed_off_the_scale_and_shows_the_others() -> None:
     assert module.halving(closing, pd.DataFrame([[1.0]])) == pytest.approx(1.0)
 
 
+def test_convergence_names_what_made_its_longer_runs() -> None:
+    module = script("convergence")
+    ends = [("a/b", "m", 1000), ("a/b", "m", 900_000), ("a/b", "n", 300_000), ("a/c", "n", 300_001)]
+    found = module.longer(pd.DataFrame(ends, columns=["task", "method", "updates"]))
+    assert found == [
+        "m on b with `--methods m --tasks a/b --updates 900000`",
+        "n on c with `--methods n --tasks a/c --updates 300001`",
+    ]
+
+
 def test_probes_read_the_learners_values_of_the_data() -> None:
     module, data = script("convergence"), toy_dataset("continuous")
     options = module.Options(seeds=(0, 1), hidden=8)

@@ -55,6 +55,7 @@ TASKS = (
 METHODS = ("omiga", "iql", "td3_bc", "icq", "bcq_ma", "cql_ma")
 PER_DECADE = (1, 2, 3, 5)
 FIRST = 1000
+UPDATES = 300_000
 CHECKPOINT_EVERY = 5000
 SAMPLE = 1024  # rows of the fixed sample
 TAIL = 10  # last steps of an episode, whose mean reward is taken to go on beyond a time limit
@@ -75,7 +76,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
     tasks: tuple[str, ...] = tuple(data.task for data in TASKS)
-    updates: int = 300_000
+    updates: int = UPDATES
     hidden: int = 64  # width of all networks
     batch_size: int = 32
     episodes: int = 32  # per evaluation and seed
@@ -292,6 +293,15 @@ def body(numbers: pd.DataFrame) -> list[list[str]]:
     return found
 
 
+def longer(numbers: pd.DataFrame) -> list[str]:
+    """What made the runs that go beyond the study's usual number of updates."""
+    ends = numbers.groupby(["task", "method"], sort=False, as_index=False)["updates"].max()
+    return [
+        f"{method} on {TaskName.parse(task).name} with `--methods {method} --tasks {task} --updates {end}`"
+        for task, method, end in ends[ends["updates"] > UPDATES].itertuples(index=False)
+    ]
+
+
 HEADER = [
     "run", "updates", "data's return", "value", "off the scale", "converged at", "last doubling", "gap halves in",
     "effective samples", "exponent, 99 %", "return",
@@ -314,7 +324,9 @@ def report(options: Options, numbers: pd.DataFrame) -> study.Study:
         f"seeds. Hidden width {options.hidden}, batch size {options.batch_size}.",
         f"Data: {'; '.join(about[task] for task in numbers['task'].unique())}.",
         # The command that trains, also where this table is only written anew from the looks that are there.
-        f"Made by `python benchmarks/studies/{NAME}.py`, which goes on where these runs end.",
+        f"Made by `python benchmarks/studies/{NAME}.py`, which goes on where these runs end"
+        + "".join(f"; {command}" for command in longer(numbers))
+        + ".",
     ]
     tasks = list(numbers["task"].unique())
     sheet = study.plain_sheet("When values have converged", HEADER, body(numbers), notes)
