@@ -20,6 +20,7 @@ import pytest
 from marlzoo.benchmarks.recorder import one_line
 from marlzoo.benchmarks.results import ResultsFile
 
+import marlzoo
 from marlzoo.cli import COMMANDS, listing, main
 from marlzoo.cli._options import Offline, Online, Where
 from marlzoo.cli.data import ACTIONS
@@ -97,11 +98,23 @@ def test_installed_datasets_and_recipes_are_listed(
     monkeypatch.setattr("marlzoo.commands.listing._recipes", lambda: [(HOPPER, "medium"), (HOPPER, "expert")])
     assert call(capsys, "data", "convert", recording, name)[0] == 0
     entries = json.loads(call(capsys, "list", "datasets", "--json")[1])
-    assert [(entry["name"], entry["state"]) for entry in entries] == [
+    assert [(entry["name"], entry["state"]) for entry in entries if entry["state"] != "computed"] == [
         (name, "installed"),
         (f"{HOPPER}/marlzoo/expert", "recipe"),
     ]
     assert entries[1]["place"] == f"marlzoo data collect {HOPPER} --quality expert"
+
+
+def test_every_listed_dataset_has_a_name_of_its_own_and_can_be_had(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entries = json.loads(call(capsys, "list", "datasets", "--json")[1])
+    states = {entry["name"]: entry["state"] for entry in entries}
+    assert len(states) == len(entries)
+    assert states[f"{HOPPER}/marlzoo/medium-v2"] == states[f"{HOPPER}/marlzoo/medium"] == "recipe"
+    assert states["games/bridge/marlzoo/optimal"] == "computed"
+    computed = [name for name, state in states.items() if state == "computed"]
+    assert marlzoo.load_dataset(computed[0]).rows
 
 
 def test_listing_starts_without_torch_and_simulators() -> None:

@@ -28,8 +28,9 @@ from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.system.array_files import save_arrays
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import collectable_qualities, versioned_quality
+from marlzoo.teachers.offers import collectable_qualities
 from marlzoo.teachers.plans import how_to_train, plans
+from marlzoo.teachers.qualities import versioned_quality
 from marlzoo.teachers.store import (
     FOLDER,
     BehaviorPolicy,

@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from marlzoo import config
@@ -118,6 +118,11 @@ def options_of(shape: type, values: object = None) -> list[Setting]:
     for item in fields(shape):
         written = str(item.type)  # as text, because their modules do not evaluate annotations
         value = _default(item) if values is None else getattr(values, item.name)
+        if is_dataclass(
+            made := next(iter(get_args(item.type)), None)
+        ):  # at run time, whose types are no texts
+            found += options_of(made)
+            continue
         nested = re.match(r"Annotated\[(\w+), tyro\.conf\.arg\(name=[\"']{2}", written)
         if nested:
             inner = _named(shape, item.name, nested[1])

@@ -297,7 +297,7 @@ def teach(arguments: Sequence[str]) -> int:
     from marlzoo.commands.data import data_teach
 
     print(data_teach(parsed.task, parsed.options))
-    from marlzoo.teachers.offers import versioned_quality
+    from marlzoo.teachers.qualities import versioned_quality
     from marlzoo.teachers.store import task_and_version
 
     task, version = task_and_version(parsed.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         "marlzoo train METHOD --help        run options and settings of one\n"
         f"marlzoo train METHOD {DYNA_FLAG} ...   mix the data with a world model's steps"
     )
+    _require_flag(arguments, methods)
     if first_argument("method", "train", arguments, methods, about) is None:
         return 0
     method = arguments[0]
@@ -63,10 +64,22 @@ def run(arguments: Sequence[str]) -> int:
         return _train(method, arguments, rest)
 
 
+def _require_flag(arguments: Sequence[str], methods: Container[str]) -> None:
+    """Refuse the name under which rows tell a method's form; here the form is a flag."""
+    from marlzoo.registry import DYNA
+
+    plain = arguments[0].removeprefix(DYNA) if arguments else ""
+    if arguments and plain != arguments[0] and plain in methods:
+        raise ConfigError(f"{arguments[0]!r} is a form of {plain}: marlzoo train {plain} {DYNA_FLAG}")
+
+
 def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
-    from marlzoo.registry import find_method
+    from marlzoo.registry import DYNA, find_method
 
     cls = find_method(method)
+    if cls.sampling == "online" and peek(rest, "--data"):
+        raise ConfigError(f"{method} learns by acting and takes no --data; give --task TASK")
+    name = f"{method.removeprefix(DYNA)} {DYNA_FLAG}" if method.startswith(DYNA) else method
     shape: type[Any] = Online if cls.sampling == "online" else Offline
     base = _defaults(cls, rest)
     flat = tyro.conf.arg(name="")  # the method's settings are flags without a prefix
@@ -78,7 +91,7 @@ def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
         ],
     )
     both.__doc__ = f"{method}: {(shape.__doc__ or '').strip()}"
-    parsed: Any = parse(both, f"train {method}", rest)
+    parsed: Any = parse(both, f"train {name}", rest)
     if cls.sampling == "online" or parsed.options.where.on == "local":  # a cluster's nodes may have others
         usable_device(parsed.options.device)
     changed = _changed(cls, parsed.settings, base)

@@ -55,8 +55,10 @@ def _entry(name: str, module: str) -> dict[str, Any]:
 
 def _settings(method: str) -> Entries:
     cls = registry.find_method(method)
-    (module,) = registry.find_methods().modules[method]
-    about = {setting.name: setting.about for setting in MethodFile(module).settings()}
+    plain = method.removeprefix(registry.DYNA)
+    (module,) = registry.find_methods().modules[plain]
+    added = MethodFile("marlzoo.models.settings").settings_of("DynaConfig") if plain != method else []
+    about = {setting.name: setting.about for setting in (*added, *MethodFile(module).settings())}
     defaults = cls.config_class()
     return [
         {
@@ -72,13 +74,7 @@ def _settings(method: str) -> Entries:
 def list_tasks() -> Entries:
     """Tasks: ``name`` and shape."""
     entries = []
-    names: list[str] = []
-    for family in registry.task_families():
-        try:
-            names += registry.family_tasks(family)
-        except MarlzooError as error:  # one that cannot be imported hides no other
-            _warn(str(error))
-    for name in names:
+    for name in _tasks():
         spec = registry.task_spec(name)
         shape = {"agents": spec.n_agents, "observation": spec.obs_size, "state": spec.state_size}
         entries.append({"name": name, **shape, "actions": spec.action_kind, "action": spec.action_size})
@@ -86,7 +82,7 @@ def list_tasks() -> Entries:
 
 
 def list_datasets() -> Entries:
-    """Datasets that are on this machine, and those that a recipe can make."""
+    """Datasets that are on this machine, those that a recipe can make, and those that are computed when named."""
     from marlzoo.data.names import installed
 
     there = installed()
@@ -95,7 +91,7 @@ def list_datasets() -> Entries:
         if f"{task}/marlzoo/{quality}" not in there:
             command = f"marlzoo data collect {task} --quality {quality}"
             entries.append({"name": f"{task}/marlzoo/{quality}", "state": "recipe", "place": command})
-    return entries
+    return entries + [{"name": name, "state": "computed", "place": ""} for name in _computed()]
 
 
 def list_formats() -> Entries:
@@ -123,10 +119,33 @@ def _warn(text: str) -> None:
 
 def _recipes() -> list[tuple[str, str]]:
     """Task and quality of everything that shipped behavior policies can make; read from their descriptions."""
+    from marlzoo.teachers.qualities import versioned_quality
+
     files = sorted(file.name for file in resources.files("marlzoo.teachers").iterdir())
     texts = [
         resources.files("marlzoo.teachers").joinpath(name).read_text(encoding="utf-8")
         for name in files
         if name.endswith(".json")
     ]
-    return [(found["task"], quality) for found in map(json.loads, texts) for quality in found["qualities"]]
+    return [
+        (found["task"], versioned_quality(quality, found.get("version", 1)))
+        for found in map(json.loads, texts)
+        for quality in found["qualities"]
+    ]
+
+
+def _computed() -> list[str]:
+    """Names of the datasets that a task's family computes."""
+    from marlzoo.data.computed import computed_qualities
+
+    return [f"{task}/marlzoo/{quality}" for task in _tasks() for quality in computed_qualities(task)]
+
+
+def _tasks() -> list[str]:
+    names: list[str] = []
+    for family in registry.task_families():
+        try:
+            names += registry.family_tasks(family)
+        except MarlzooError as error:  # one that cannot be imported hides no other
+            _warn(str(error))
+    return names

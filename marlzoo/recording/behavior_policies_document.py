@@ -13,8 +13,8 @@ import numpy as np
 
 from marlzoo.data.catalog import published
 from marlzoo.system.files import write_text_atomic
-from marlzoo.teachers.offers import versioned_quality
 from marlzoo.teachers.plans import plans
+from marlzoo.teachers.qualities import versioned_quality
 from marlzoo.teachers.store import (
     FOLDER,
     BehaviorPolicy,

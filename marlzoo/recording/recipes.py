@@ -30,7 +30,8 @@ from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities, quality_and_version
+from marlzoo.teachers.offers import RANDOM, SOURCE, collectable_qualities
+from marlzoo.teachers.qualities import quality_and_version
 from marlzoo.teachers.store import (
     BehaviorPolicy,
     behavior_policy_names,

@@ -1,4 +1,4 @@
-"""Which qualities of data can be collected for a task; needs no torch."""
+"""Which qualities of data can be collected for a task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from marlzoo.registry import task_names
 from marlzoo.teachers.plans import how_to_train
+from marlzoo.teachers.qualities import quality_and_version, versioned_quality
 from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy, task_and_version
 
 SOURCE = "marlzoo"
@@ -14,7 +15,6 @@ RANDOM = "random"  # the quality that every task has
 _SIZED = re.compile(
     r"(?P<quality>.+?)(-n(?P<transitions>\d+))?(-s(?P<seed>\d+))?"
 )  # as recipe_path names files
-_VERSIONED = re.compile(r"(?P<quality>.+)-v(?P<version>[2-9]|[1-9]\d+)")
 
 
 def collectable_qualities(task: str, folder: Path | None = None) -> list[str]:
@@ -30,17 +30,6 @@ def collectable_qualities(task: str, folder: Path | None = None) -> list[str]:
         for quality in behavior.qualities
     ]
     return taught if RANDOM in taught else [RANDOM, *taught]
-
-
-def versioned_quality(quality: str, version: int) -> str:
-    """Name of a quality of data: ``expert`` of a task's first behavior policy, ``expert-v2`` of its second."""
-    return quality if version == 1 else f"{quality}-v{version}"
-
-
-def quality_and_version(quality: str) -> tuple[str, int]:
-    """A behavior policy's own name of a quality, and its version; the reverse of :func:`versioned_quality`."""
-    found = _VERSIONED.fullmatch(quality)
-    return (found["quality"], int(found["version"])) if found else (quality, 1)
 
 
 def version_of(quality: str, source: str = SOURCE) -> int:
