@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
-from marlzoo.errors import SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, SpecError, UnknownNameError
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
@@ -211,6 +211,8 @@ def _check_quality(data: Data) -> None:
         parts_of(data)
     elif data.task and not data.file and data.source == REGENERATED:
         known = computed_qualities(data.task)
+        if known and not data.quality:
+            raise ConfigError(f"data of {data.task}: quality is missing; there are {', '.join(known)}")
         if data.quality not in known:
             raise UnknownNameError(f"quality of {data.task}", data.quality, known)
 

@@ -40,8 +40,9 @@ class Split:
     replicas: int = 0
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or self.threads < 0 or self.replicas < 0:
-            raise ConfigError(f"{self}: there must be a process, and no number may be negative")
+        for name, least in (("processes", 1), ("threads", 0), ("replicas", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}")
         if self.threads > max(
             MOST_THREADS, os.cpu_count() or 1
         ):  # OpenMP ends the process where memory is short

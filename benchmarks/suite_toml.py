@@ -13,11 +13,14 @@ TABLES = ("config", "data")  # they come last, as what follows a table's head be
 
 
 def suite_toml(suite: Suite) -> str:
-    """The text of a file that holds this suite, complete: budgets and seeds also where they are the defaults."""
+    """The text of a file that holds this suite, complete: budgets and seeds also where they are the defaults.
+
+    The name stays out, so that a copy has that of its file and its results a folder of their own.
+    """
     lines = [
         f"{entry.name} = {_value(value)}"
         for entry in fields(suite)
-        if entry.name not in TABLES and (value := getattr(suite, entry.name)) != ""
+        if entry.name not in ("name", *TABLES) and (value := getattr(suite, entry.name)) != ""
     ]
     if suite.config:
         lines += ["", "[config]", *_entries(suite.config)]

@@ -226,7 +226,9 @@ def _values(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         named = f", the base of {before[-1]}" if before else ""
-        raise DataError(f"cannot read the suite {path}{named}: {error}") from error
+        gone = "no such file; marlzoo list suites shows the built-in suites"
+        why = gone if isinstance(error, FileNotFoundError) else error
+        raise DataError(f"cannot read the suite {path}{named}: {why}") from error
     _know(values, {"base", *(f.name for f in fields(Suite))}, str(path))
     for entry in values["data"] if isinstance(values.get("data"), list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("file"), str):
@@ -301,7 +303,7 @@ def _build(cls: type, values: Mapping[str, Any], place: str) -> Any:
     for name, value in values.items():
         expected = _kind(kinds[name])
         if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-            raise ConfigError(f"{place}: {name} is {value!r}; it must be of type {expected.__name__}")
+            raise ConfigError(f"{place}: {name} is {value!r}; it must be {_WORDS[expected]}")
     missing = [
         name for name, f in kinds.items()
         if name not in values and f.default is MISSING and f.default_factory is MISSING
@@ -309,6 +311,15 @@ def _build(cls: type, values: Mapping[str, Any], place: str) -> Any:
     if missing:
         raise ConfigError(f"{place}: {missing[0]} is missing")
     return cls(**values)
+
+
+_WORDS: Mapping[type, str] = {
+    str: "a text in quotes",
+    int: "a whole number",
+    bool: "true or false",
+    tuple: "a list, such as [0, 1]",
+    Mapping: "a table",
+}
 
 
 def _kind(entry: Any) -> type:

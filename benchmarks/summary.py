@@ -33,10 +33,13 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     """Rows of several result files or folders (which hold ``rows.csv``, or one folder that does), one after another.
 
     Raises:
-        DataError: no such file, no rows in it, not a results file, or a folder that holds results of several runs.
+        DataError: none is named, no such file, no rows in it, not a results file, or a folder that holds results of
+            several runs.
     """
     files = [results_at(path) for path in paths]
-    rows = pd.concat([file.read() for file in files], ignore_index=True) if files else pd.DataFrame()
+    if not files:
+        raise DataError("no results are named; give at least one folder, such as results/SUITE")
+    rows = pd.concat([file.read() for file in files], ignore_index=True)
     if rows.empty:
         names = ", ".join(str(file.path) for file in files)
         raise DataError(

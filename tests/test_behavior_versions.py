@@ -19,7 +19,7 @@ from marlzoo.recording.recipes import collect, is_of_recipe
 from marlzoo.recording.teach import Options, make_behavior_policy
 from marlzoo.registry import make, task_spec
 from marlzoo.system.files import sha256_file
-from marlzoo.teachers import offers, store
+from marlzoo.teachers import offers, qualities, store
 from marlzoo.teachers.plans import Plan
 from marlzoo.teachers.store import (
     BehaviorPolicy,
@@ -136,9 +136,9 @@ def test_names_of_versions() -> None:
             store.task_and_version(f"{TASK}@{wrong}")
     pairs = {"expert": ("expert", 1), "medium-expert-v2": ("medium-expert", 2), "good-v10": ("good", 10)}
     for quality, found in pairs.items():
-        assert offers.quality_and_version(quality) == found
-        assert offers.versioned_quality(*found) == quality
-    assert offers.quality_and_version("expert-v1") == ("expert-v1", 1)  # no name of anything
+        assert qualities.quality_and_version(quality) == found
+        assert qualities.versioned_quality(*found) == quality
+    assert qualities.quality_and_version("expert-v1") == ("expert-v1", 1)  # no name of anything
 
 
 def test_a_second_version_is_collected_where_two_qualities_of_its_name_could_be_mixed(

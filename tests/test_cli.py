@@ -117,6 +117,13 @@ def test_every_listed_dataset_has_a_name_of_its_own_and_can_be_had(
     assert marlzoo.load_dataset(computed[0]).rows
 
 
+def test_the_settings_of_a_methods_dyna_form_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(call(capsys, "list", "methods", "dyna_omiga", "--json")[1])
+    about = {entry["setting"]: entry["meaning"] for entry in shown}
+    assert about["alpha"].startswith("strength of the pull")
+    assert about["dyna_share"]
+
+
 def test_listing_starts_without_torch_and_simulators() -> None:
     code = (
         "import sys; from marlzoo.cli import main\n"
@@ -153,6 +160,13 @@ def test_listing_starts_without_torch_and_simulators() -> None:
         (["data", "collect", "games/xor", "--quality", "D9"], "'D9'. Known: D1, D2, D3, D4."),
         (["data", "convert", "games/xor/marlzoo/D3", "x.npz", "--option", "seed=1"], "leave out --option"),
         (["train", "omga"], "Did you mean omiga"),
+        (["train", "omiga"], "marlzoo train omiga: give --data DATASET ... (names or files"),
+        (["train", "omiga", "--dyna"], "marlzoo train omiga --dyna: give --data DATASET"),
+        (["train", "omiga", "--data"], "no dataset is named; give at least one"),
+        (["train", "mappo"], "marlzoo train mappo: give --task TASK"),
+        (["train", "mappo", "--data", "games/xor/marlzoo/D1"], "takes no --data; give --task TASK"),
+        (["train", "dyna_iql", "--data", "games/xor/marlzoo/D1"], "a form of iql: marlzoo train iql --dyna"),
+        (["train", "dyna_", "--data", "games/xor/marlzoo/D1"], "unknown method 'dyna_'"),
         (["train", "bc", "--data", "missing.hdf5"], "missing.hdf5: no such file"),
         (["train", "mappo", "--task", "mamujoco/hoper-3x1"], "Did you mean mamujoco/hopper-3x1"),
         (["eval", "missing.npz"], "missing.npz: no such checkpoint"),
@@ -160,6 +174,9 @@ def test_listing_starts_without_torch_and_simulators() -> None:
         (["bench"], "name a suite, one of demo"),
         (["bench", "demo", "--methods", "omga"], "Did you mean omiga?"),
         (["bench", "demo", "--device", "warp9"], "device 'warp9' cannot be used"),
+        (["bench", "missing.toml"], "cannot read the suite missing.toml: no such file; marlzoo list suites"),
+        (["bench", "xor", "--processes", "-1"], "processes is -1; it must be at least 1"),
+        (["table"], "no results are named; give at least one folder"),
         (["table", "missing"], "no results at missing"),
         (["doctor", "--jsn"], "Did you mean --json?"),
     ],

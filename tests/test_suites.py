@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from marlzoo.benchmarks.plan import validate
+from marlzoo.benchmarks.suite_toml import suite_toml
 from marlzoo.benchmarks.suites import FOLDER, Data, Learner, Suite, find_suite, suite_names
 
 from marlzoo.errors import ConfigError, DataError
@@ -108,10 +111,11 @@ def test_a_circle_is_seen_under_any_spelling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("updates = true", "updates is True; it must be of type int"),
-        ("updates = 1.0", "updates is 1.0; it must be of type int"),
-        ("stack_settings = 1", "stack_settings is 1; it must be of type bool"),
-        ("about = 1", "about is 1; it must be of type str"),
+        ("updates = true", "updates is True; it must be a whole number"),
+        ("updates = 1.0", "updates is 1.0; it must be a whole number"),
+        ("stack_settings = 1", "stack_settings is 1; it must be true or false"),
+        ("seeds = 1", r"seeds is 1; it must be a list, such as \[0, 1\]"),
+        ("about = 1", "about is 1; it must be a text in quotes"),
         ('data = ["x"]', "data must be a list of tables"),
     ],
 )
@@ -128,6 +132,21 @@ def test_values_have_the_types_of_their_fields(text: str, message: str, tmp_path
     path.write_text('learners = [{ config = {} }]\n[[data]]\nfile = "x"\n')
     with pytest.raises(ConfigError, match="learners: method is missing"):
         find_suite(str(path))
+
+
+def test_a_copy_of_a_shown_suite_has_the_name_of_its_file(tmp_path: Path) -> None:
+    shown = suite_toml(find_suite("xor"))
+    (tmp_path / "mine.toml").write_text(shown)
+    copy = find_suite(str(tmp_path / "mine.toml"))
+    assert copy.name == "mine"
+    assert replace(copy, name="xor") == find_suite("xor")
+
+
+def test_data_that_are_computed_need_a_quality(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('learners = ["bc"]\n[[data]]\ntask = "games/xor"\n')
+    with pytest.raises(ConfigError, match=r"data of games/xor: quality is missing; there are D1, D2, D3, D4"):
+        validate(find_suite(str(path)))
 
 
 def test_changes_reach_every_entry_of_a_list(tmp_path: Path) -> None:

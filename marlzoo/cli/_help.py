@@ -118,9 +118,8 @@ def options_of(shape: type, values: object = None) -> list[Setting]:
     for item in fields(shape):
         written = str(item.type)  # as text, because their modules do not evaluate annotations
         value = _default(item) if values is None else getattr(values, item.name)
-        if is_dataclass(
-            made := next(iter(get_args(item.type)), None)
-        ):  # at run time, whose types are no texts
+        made = next(iter(get_args(item.type)), None)  # a class that was made at run time has types, not texts
+        if isinstance(made, type) and is_dataclass(made):
             found += options_of(made)
             continue
         nested = re.match(r"Annotated\[(\w+), tyro\.conf\.arg\(name=[\"']{2}", written)

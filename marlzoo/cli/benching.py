@@ -101,7 +101,8 @@ def run(arguments: Sequence[str]) -> int:
         from marlzoo.benchmarks.suite_toml import suite_toml
 
         text = suite_toml(suite)
-        print(json.dumps(tomllib.loads(text), indent=2) if options.json else text.rstrip("\n"))
+        whole = {"name": suite.name} | tomllib.loads(text)
+        print(json.dumps(whole, indent=2) if options.json else text.rstrip("\n"))
         return 0
     if options.status:
         return _status(suite, options)

@@ -168,11 +168,13 @@ def one_task(data: Sequence[str], task: str) -> str:
     """The task that is given, or else the one that all datasets' cards name; empty where they name none.
 
     Raises:
-        ConfigError: they name several.
+        ConfigError: they name several, or there are none.
     """
     from marlzoo.data.load import read_card
 
     tasks = {task or read_card(file).task for file in data}
+    if not tasks:
+        raise ConfigError("no dataset is named; give at least one")
     if len(tasks) != 1:
         names = ", ".join(sorted(filter(None, tasks)))
         raise ConfigError(f"the datasets are of several tasks ({names}); train one at a time")
