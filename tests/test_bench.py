@@ -63,8 +63,8 @@ def run(suite: Suite, out: Path, **options: Any) -> str:
 @pytest.mark.parametrize("name", ["games", "zoo-smoke", "omiga-smac"])
 def test_a_suite_as_text_is_that_suite(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", name, "--show"]) == 0
-    (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
-    assert find_suite(str(tmp_path / "shown.toml")) == SUITES[name]
+    (tmp_path / f"{name}.toml").write_text(capsys.readouterr().out)  # which names it
+    assert find_suite(str(tmp_path / f"{name}.toml")) == SUITES[name]
 
 
 def test_the_text_of_a_suite_has_what_the_command_changes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_agents_in_turn_keep_a_convention() -> None:
             eval_mode="sample",
         )
         sampler = make_sampler(algorithm, [data])
-        for _ in range(60):
+        for _ in range(120):
             algorithm.update(sampler.next())
         reached.append(evaluate(algorithm.policy(), games.make("xor", 400), seeds=[0]).returns.mean())
     assert reached == pytest.approx([1.0, 0.0], abs=0.1)
