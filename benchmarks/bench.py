@@ -13,14 +13,14 @@ from marlzoo.console import console as plain_console
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 
 from .analysis import Results
-from .estimate import Cost, costs, suite_within
+from .estimate import Cost, costs, require_hours, suite_within
 from .launchers import Place, job_states
 from .membership import whole
 from .plan import expanded, validate
 from .results import ResultsFile
 from .runner import run_suite
 from .sources import task_of
-from .split import Split, split_on
+from .split import Split, require_replicas, split_on
 from .status import GroupStatus, status
 from .suites import Data, Suite, find_suite
 
@@ -96,6 +96,8 @@ def bench(
         DataError: every run failed before it had a row.
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
+    require_hours(hours)
+    require_replicas(max_replicas)
     place = Place(on, address, gpus, array, partition, time, storage)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision, tasks, qualities))
@@ -175,7 +177,7 @@ def bench_dry_run(
         A cost for each dataset, in the suite's order.
 
     Raises:
-        MarlzooError: wrong names, missing data, or a simulator that is not installed.
+        MarlzooError: wrong names, or broken data.
     """
     chosen = _valid(expanded(bench_show(suite, **options)))
     return costs(chosen, Path(out), rerun=rerun)

@@ -9,8 +9,9 @@ rather less than what is estimated.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlzoo.console import counted
+from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
-from marlzoo.errors import ConfigError
+from marlzoo.data.names import DatasetName
+from marlzoo.errors import ConfigError, MissingDataError, MissingExtraError, MissingSimulatorError
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.spec import Spec
 from marlzoo.training.evaluation import evaluate
@@ -35,7 +38,7 @@ from .plan import (
 )
 from .results import ResultsFile
 from .sheet import Sheet
-from .sources import is_missing, named, obtain, recipe_file, task_of
+from .sources import Source, is_missing, named, obtain, recipe_file, task_of
 from .split import cores, torch_threads
 from .suites import Data, Learner, Suite
 
@@ -46,6 +49,7 @@ SECONDS = 0.15  # of each measurement, of one core
 NUM_ENVS = 64  # of the simulator that is timed
 STEPS = 5  # that are timed
 HOUR = 3600.0
+DOWNLOAD = "marlzoo data download"
 MEGABYTE = 1e6
 
 
@@ -69,6 +73,8 @@ class Cost:
         runs: of all learners and seeds on it.
         missing: how many of them are not done, by learner.
         seconds: of one core, for the missing runs, by learner; making the data is under ``""``.
+        checkpoints: bytes of the missing runs' states.
+        lacks: what has to be fetched or installed before it can be trained on, and how; empty: nothing.
     """
 
     data: Data
@@ -77,7 +83,8 @@ class Cost:
     runs: int = 0
     missing: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    checkpoints: int = 0  # bytes of the missing runs' states
+    checkpoints: int = 0
+    lacks: str = ""
 
     @property
     def label(self) -> str:
@@ -93,6 +100,11 @@ class Cost:
 def in_hours(seconds: float) -> float:
     """Hours of this machine for seconds of one core."""
     return seconds / HOUR / cores()
+
+
+def shown_hours(hours: float) -> str:
+    """Hours for people, two digits after the point; less than they can show as ``<0.01``."""
+    return "<0.01" if 0.0 < hours < 0.005 else f"{hours:.2f}"
 
 
 def costs(
@@ -112,41 +124,79 @@ def costs(
         rerun: methods that are trained again although they have results.
 
     Raises:
-        MarlzooError: a published dataset is missing, or a simulator is not installed.
+        MarlzooError: a dataset is broken.
     """
     results = ResultsFile(out / suite.name / "rows.csv")
-    rates = {} if rates is None else rates
+    measured = _Rates(suite, log, {} if rates is None else rates)
     found = []
     for data in suite.data:
         regenerated = recipe_file(data, out / "data") is not None
         task = task_of(data)
-        there = not is_missing(data, out / "data")
-        source = obtain(data, out / "data", lambda done, total: None) if there else named(data)
+        source, there, lacks = _looked_up(data, out / "data")
         spec = task_spec(task, **data.env)
-        cost = Cost(data, there, data.transitions * row_bytes(spec) if regenerated else 0)
+        cost = Cost(data, there, data.transitions * row_bytes(spec) if regenerated else 0, lacks=lacks)
         waiting = pending(suite, [source], results)
         runs = [r for r in runs_of(suite, [source]) if r.learner.method in rerun or r in waiting]
         for learner in suite.learners:
             if not takes_part(learner, source):
                 continue
             missing = [run for run in runs if run.learner == learner]
-            if not missing:
-                cost.missing[_label(learner)] = 0
-                cost.seconds[_label(learner)] = 0.0
-                cost.runs += len(suite.seeds)
-                continue
-            hashed = config_hash(suite, learner, task, data)
-            key = json.dumps([task, dict(data.env), learner.method, hashed])
-            if key not in rates:
-                log(f"measuring {learner.method} on {task}")
-                with torch_threads(1):
-                    rates[key] = measure(suite, learner, task, data, spec)
-            _add(cost, suite, learner, missing, rates[key], spec)
-        if not there:
-            steps = [rate.step for key, rate in rates.items() if json.loads(key)[0] == task]
-            cost.seconds[""] = data.transitions * min(steps, default=0.0)
+            cost.runs += len(suite.seeds)
+            cost.missing[_label(learner)] = len(missing)
+            cost.seconds[_label(learner)] = 0.0
+            rate = measured.of(learner, task, data, spec) if missing else None
+            if rate is not None:
+                _add(cost, suite, learner, missing, rate, spec)
+        cost.lacks = cost.lacks or measured.absent.get(task, "")
+        if not there and not lacks:
+            cost.seconds[""] = data.transitions * measured.step(task)
         found.append(cost)
     return found
+
+
+def _looked_up(data: Data, folder: Path) -> tuple[Source, bool, str]:
+    """A dataset, whether it is there, and how to get it where it is neither there nor can be made."""
+    if is_missing(data, folder):
+        return named(data), False, ""
+    try:
+        return obtain(data, folder, lambda done, total: None), True, ""
+    except MissingDataError as error:
+        name = str(DatasetName(data.task, data.source, data.quality))
+        known = not data.file and name in published()
+        return named(data), False, f"{DOWNLOAD} {name}" if known else str(error)
+
+
+class _Rates:
+    """Measurements of a suite's learners, each taken when it is first asked for.
+
+    Args:
+        suite: with its seeds.
+        log: called with one line per measurement.
+        rates: those that are known already; what is new is added.
+    """
+
+    def __init__(self, suite: Suite, log: Callable[[str], None], rates: dict[str, Rate]) -> None:
+        self.suite = suite
+        self.log = log
+        self.rates = rates
+        self.absent: dict[str, str] = {}  # by task: how to install the simulator that is not there
+
+    def of(self, learner: Learner, task: str, data: Data, spec: Spec) -> Rate | None:
+        """A learner's rate on a task; None where the simulator is not there."""
+        hashed = config_hash(self.suite, learner, task, data)
+        key = json.dumps([task, dict(data.env), learner.method, hashed])
+        if key not in self.rates and task not in self.absent:
+            self.log(f"measuring {learner.method} on {task}")
+            try:
+                with torch_threads(1):
+                    self.rates[key] = measure(self.suite, learner, task, data, spec)
+            except (MissingExtraError, MissingSimulatorError) as error:
+                self.absent[task] = str(error)
+        return self.rates.get(key)
+
+    def step(self, task: str) -> float:
+        """The fewest seconds of a step of a task's simulator; 0 where nothing was measured."""
+        return min((rate.step for key, rate in self.rates.items() if json.loads(key)[0] == task), default=0.0)
 
 
 def _label(learner: Learner) -> str:
@@ -156,8 +206,6 @@ def _label(learner: Learner) -> str:
 def _add(cost: Cost, suite: Suite, learner: Learner, missing: list[Run], rate: Rate, spec: Spec) -> None:
     """Put a learner's runs into a dataset's cost."""
     name = _label(learner)
-    cost.runs += len(suite.seeds)
-    cost.missing[name] = len(missing)
     cost.seconds[name] = len(missing) * run_seconds(suite, cost.data, rate, spec)
     cost.checkpoints += len(missing) * rate.checkpoint
 
@@ -244,15 +292,38 @@ def rehearsal(spec: Spec) -> Dataset:
     )
 
 
+def _lacks(found: Sequence[Cost]) -> list[str]:
+    """How to get what is missing, downloads as one command."""
+    texts = dict.fromkeys(cost.lacks for cost in found if cost.lacks)
+    names = [text.removeprefix(f"{DOWNLOAD} ") for text in texts if text.startswith(DOWNLOAD)]
+    others = [text for text in texts if not text.startswith(DOWNLOAD)]
+    return [*([f"To fetch: {DOWNLOAD} {' '.join(names)}"] if names else []), *others]
+
+
+def require_hours(hours: float) -> None:
+    """Refuse a time in which nothing can be trained; 0 stands for any.
+
+    Raises:
+        ConfigError: negative, infinite or no number.
+    """
+    if not 0.0 <= hours < math.inf:
+        raise ConfigError(f"hours is {hours:g}; it must be positive, or 0 to train everything")
+
+
 def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, list[Cost]]:
     """The suite's cheapest datasets, with all learners and seeds, that fit in some hours, and what is left out.
+
+    Datasets and simulators that are not there are left out.
 
     Raises:
         ConfigError: not even the cheapest one fits.
     """
     spent = 0.0
     chosen = list[Data]()
-    order = sorted(found, key=lambda cost: cost.hours)
+    order = sorted((cost for cost in found if not cost.lacks), key=lambda cost: cost.hours)
+    lacking = [cost for cost in found if cost.lacks]
+    if not order:
+        raise ConfigError(f"suite {suite.name!r}: nothing can be trained yet: {lacking[0].lacks}")
     for cost in order:
         spent += cost.hours
         if spent > hours:
@@ -263,7 +334,7 @@ def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, 
             f"suite {suite.name!r}: the cheapest dataset, {order[0].label}, needs about {order[0].hours:.2g} hours; "
             "give more, or fewer --tasks, --methods, --seeds or --updates"
         )
-    left = [cost for cost in order if cost.data not in chosen]
+    left = [cost for cost in (*order, *lacking) if cost.data not in chosen]
     return replace(suite, data=tuple(data for data in suite.data if data in chosen)), left
 
 
@@ -272,20 +343,24 @@ def sheets(suite: Suite, found: list[Cost]) -> list[Sheet]:
     body = []
     for cost in found:
         state = "there" if cost.there else f"to make, {cost.bytes / MEGABYTE:.0f} MB"
-        body.append([cost.label, state, f"{sum(cost.missing.values())} of {cost.runs}", f"{cost.hours:.2f}"])
+        state = "missing" if cost.lacks else state
+        hours = "?" if cost.lacks and not cost.hours else shown_hours(cost.hours)
+        body.append([cost.label, state, f"{sum(cost.missing.values())} of {cost.runs}", hours])
     disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
     runs = counted(sum(cost.runs for cost in found), "run")
     notes = [
         f"{runs}, {sum(sum(c.missing.values()) for c in found)} missing: about "
-        f"{sum(cost.hours for cost in found):.2f} hours on this machine's {cores()} cores and {disk:.0f} MB of disk.",
+        f"{shown_hours(sum(cost.hours for cost in found))} hours on this machine's {cores()} cores and "
+        f"{disk:.0f} MB of disk.",
         "Measured now on one core, uncompiled, episodes at full length: rather too much than too little.",
+        *_lacks(found),
     ]
     names = dict.fromkeys(name for cost in found for name in cost.seconds if name)
     learners = [
         [
             name,
             str(sum(cost.missing.get(name, 0) for cost in found)),
-            f"{in_hours(sum(cost.seconds.get(name, 0.0) for cost in found)):.2f}",
+            shown_hours(in_hours(sum(cost.seconds.get(name, 0.0) for cost in found))),
         ]
         for name in names
     ]

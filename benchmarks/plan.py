@@ -68,7 +68,7 @@ class Run:
 class Group:
     """Runs that train as the replicas of one learner: same task, method, shared settings and number of updates.
 
-    ``settings`` are those of :func:`marlzoo.make`: a list gives every replica its own value.
+    ``settings`` are those of :func:`marlzoo.make`, a chosen preset included; a list gives every replica a value.
     """
 
     task: str
@@ -127,12 +127,12 @@ def config_hash(suite: Suite, learner: Learner, task: str, entry: Data) -> str:
     """Identifies a learner's settings (preset of the task's family included), its evaluation and its precision.
 
     Raises:
-        UnknownNameError: no such method or setting.
+        UnknownNameError: no such method, preset or setting.
         ConfigError: a setting out of its range.
     """
     cls = find_method(learner.method)
     # A dataset's file may name its task only when it is opened; until then the settings' names are checked.
-    preset = preset_of(cls, task_spec(task, **entry.env)).settings if task else {}
+    preset = _preset(learner, task, entry) if task else {}
     config = replica_configs(cls.config_class, 1, settings(suite, learner, entry), preset)[0]
     parts: list[Any] = [config.to_dict(), suite.horizon, dict(entry.env)]
     if suite.precision != "float32":
@@ -182,7 +182,8 @@ def validate(suite: Suite) -> None:
         for learner, cls in zip(suite.learners, methods, strict=True):
             # Looking up presets is slow, and a suite's datasets mostly share them.
             same = json.dumps(
-                [TaskName.parse(task).family, data.config, learner.method, learner.config], sort_keys=True
+                [TaskName.parse(task).family, data.config, learner.method, learner.config, learner.preset],
+                sort_keys=True,
             )
             if same not in checked:
                 config_hash(suite, learner, task, data)
@@ -265,7 +266,15 @@ def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
     for run in runs:
         entry = run.source.entry
         same = _shared_settings(suite, run) if suite.stack_settings else run.config_hash
-        key = [run.source.task, dict(entry.env), run.learner.method, same, suite.updates_on(entry)]
+        learner = run.learner
+        key = [
+            run.source.task,
+            dict(entry.env),
+            learner.method,
+            learner.preset,
+            same,
+            suite.updates_on(entry),
+        ]
         together.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     made = []
     for members in together.values():
@@ -278,8 +287,14 @@ def full_config(suite: Suite, run: Run) -> dict[str, Any]:
     """All settings of a run, those of its preset and the defaults included."""
     cls = find_method(run.learner.method)
     entry = run.source.entry
-    preset = preset_of(cls, task_spec(run.source.task, **entry.env)).settings
+    preset = _preset(run.learner, run.source.task, entry)
     return replica_configs(cls.config_class, 1, settings(suite, run.learner, entry), preset)[0].to_dict()
+
+
+def _preset(learner: Learner, task: str, entry: Data) -> Mapping[str, Any]:
+    """The settings that a learner starts from on a dataset."""
+    cls = find_method(learner.method)
+    return preset_of(cls, task_spec(task, **entry.env), learner.preset or None).settings
 
 
 def _shared_settings(suite: Suite, run: Run) -> dict[str, Any]:
@@ -296,6 +311,8 @@ def _group(suite: Suite, runs: tuple[Run, ...]) -> Group:
     if len({run.config_hash for run in runs}) > 1:
         given |= _stacked(suite, runs)
         learner = replace(learner, config={k: v for k, v in learner.config.items() if given[k] == v})
+    if learner.preset:
+        given["preset"] = learner.preset
     return Group(
         task=source.task,
         env=entry.env,

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from marlzoo.console import console as plain_console
 from marlzoo.data.once import reading_once
-from marlzoo.errors import ConfigError
 
 from . import reuse, tables
 from .commands import note_command
@@ -26,7 +25,7 @@ from .plan import finished as finished_runs
 from .progress import Display, WorkItem, last_lines
 from .results import ResultsFile
 from .sources import Source, is_missing, obtain
-from .split import Split, cluster_split, default_split, group_size
+from .split import Split, cluster_split, default_split, group_size, require_replicas
 from .storage import Storage
 from .styles import terminal
 from .suites import Suite
@@ -94,8 +93,7 @@ def run_suite(
     Raises:
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
-    if max_replicas < 1:
-        raise ConfigError(f"max_replicas is {max_replicas}; it must be at least 1")
+    require_replicas(max_replicas)
     console = console or plain_console()
     suite = expanded(suite)
     started = time.monotonic()

@@ -84,6 +84,16 @@ def split_on(on: str, processes: int, threads: int) -> Split | None:
     return Split(1, threads)
 
 
+def require_replicas(most: int) -> None:
+    """Refuse groups without replicas.
+
+    Raises:
+        ConfigError: less than one.
+    """
+    if most < 1:
+        raise ConfigError(f"max_replicas is {most}; it must be at least 1")
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch use ``count`` threads (0: as many as before) until the block ends."""

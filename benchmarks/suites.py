@@ -86,17 +86,31 @@ class Learner:
         config: its own settings, instead of those of the suite and of the data.
         where_possible: leave out data that the method cannot learn from, instead of refusing the suite.
         tuning: how the settings were found, for the rows' column of that name; see :mod:`marlzoo.benchmarks.sweeps`.
+        preset: name of the method's preset to start from instead of the task's; see
+            :func:`marlzoo.registry.preset_of`.
+
+    Raises:
+        ConfigError: a preset for all methods.
     """
 
     method: str
     config: Mapping[str, Any] = field(default_factory=dict)
     where_possible: bool = False
     tuning: str = ""
+    preset: str = ""
+
+    def __post_init__(self) -> None:
+        if self.preset and self.method == EVERY:
+            raise ConfigError(
+                f"preset is {self.preset!r} for all methods, which have presets of their own; "
+                "list the methods that start from it"
+            )
 
     @property
     def variant(self) -> str:
-        """The settings as text, ``alpha=1.0, hidden=64``; empty for the defaults."""
-        return ", ".join(f"{name}={value}" for name, value in sorted(self.config.items()))
+        """The settings as text, ``alpha=1.0, hidden=64``, and a preset that was asked for; empty for the task's."""
+        chosen = {"preset": self.preset} if self.preset else {}
+        return ", ".join(f"{name}={value}" for name, value in sorted({**self.config, **chosen}.items()))
 
 
 @dataclass(frozen=True)

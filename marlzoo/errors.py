@@ -88,6 +88,10 @@ class DataError(MarlzooError, ValueError):
     """A dataset or file that is missing, broken, or not what it claims to be."""
 
 
+class MissingDataError(DataError):
+    """No dataset of this name is here; the text says how to get it."""
+
+
 class MismatchError(DataError):
     """Data and environment disagree; the text names both sides."""
 

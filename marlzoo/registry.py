@@ -172,10 +172,15 @@ def is_seed(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings that a method starts from on a task, and the name under which the method keeps them."""
+    """Settings that a method starts from on a task, and the name under which the method keeps them.
+
+    ``borrowed`` says that neither the method nor the task's family names them: they are those of a benchmark with
+    the same kind of actions.
+    """
 
     name: str
     settings: Mapping[str, Any]
+    borrowed: bool = False
 
 
 DEFAULTS = "defaults"  # the preset without settings: the configuration's own defaults
@@ -201,7 +206,10 @@ def preset_of(cls: type[Algorithm], spec: Spec, name: str | None = None) -> Pres
     """
     family = _preset_family(cls, spec)
     if name is None:
-        return Preset(family, cls.presets[family]) if family in cls.presets else Preset(DEFAULTS, {})
+        if family not in cls.presets:
+            return Preset(DEFAULTS, {})
+        task = Task.parse(spec.task)
+        return Preset(family, cls.presets[family], borrowed=family not in (task.family, task.preset))
     if name == DEFAULTS:
         return Preset(DEFAULTS, {})
     own = Task.parse(spec.task).family

@@ -14,6 +14,7 @@ from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.split import Split
 from marlzoo.benchmarks.suites import Data, Learner, Suite, find_suite
 
+from marlzoo.cli import main
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.test_results import ROW
 
@@ -39,6 +40,31 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(module, "run_suite", run_suite)
     monkeypatch.setattr(module, "Results", lambda folder: folder)
     return given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"hours": -1.0}, "hours is -1; it must be positive, or 0 to train everything"),
+        ({"hours": float("nan")}, "hours is nan; it must be positive"),
+        ({"max_replicas": 0}, "max_replicas is 0; it must be at least 1"),
+        ({"processes": -1}, "processes is -1; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_is_measured(
+    given: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "a.toml").write_text(FILE)
+    monkeypatch.setattr("marlzoo.benchmarks.estimate.measure", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(ConfigError, match=message):
+        module.bench(tmp_path / "a.toml", out=tmp_path, quiet=True, **given)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    assert main(["bench", str(tmp_path / "a.toml"), "--dry-run", "--out", str(tmp_path), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_options_reach_the_runner(asked: dict[str, Any], tmp_path: Path) -> None:

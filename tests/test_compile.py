@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.registry import find_method, method_names
+from marlzoo.errors import ConfigError
+from marlzoo.registry import find_method, make, method_names
 from marlzoo.replicas import StackedAdam
 from marlzoo.testing.cases import Case, cases
+from marlzoo.testing.toys import toy_dataset
 from marlzoo.training import compilation
 from marlzoo.training.compilation import compiled, make_update
-from marlzoo.training.trainer import make_sampler, prepare
+from marlzoo.training.trainer import make_sampler, prepare, train
 
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
 OFFLINE = [name for name in method_names() if find_method(name).sampling != "online"]
@@ -118,6 +120,14 @@ def test_one_process_compiles_many_learners() -> None:
         for width in range(4, 7):
             algorithm = case.learner((0,), hidden=width)
             compiled(algorithm, "eager")(make_sampler(algorithm, [data]).next())
+
+
+@pytest.mark.parametrize("mode", [False, "yes"])
+def test_a_mode_that_there_is_not_is_refused(mode: Any) -> None:
+    """``False`` would compile."""
+    data = toy_dataset("discrete")
+    with pytest.raises(ConfigError, match=f"compile is {mode!r}; it must be 'auto', 'on' or 'off'"):
+        train(make("bc", data.spec), data, updates=1, compile=mode)
 
 
 def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -484,6 +484,14 @@ def test_own_families_take_the_preset_of_the_benchmark_with_their_actions() -> N
     assert preset_of(method, spec_on("mine/a", "discrete")).name == "smac"
     assert preset_of(method, spec_on("", "continuous")).name == "defaults"
     assert preset_of(method, spec_on("mine/a", "continuous"), "defaults").settings == {}
+    assert preset_of(method, spec_on("mine/a", "continuous")).borrowed
+    for own in (
+        "mamujoco/a",
+        "moma/reacher-2x1first_0",
+        "gmamujoco/a",
+        "",
+    ):  # its own, or one that the family names
+        assert not preset_of(method, spec_on(own, "continuous")).borrowed
 
 
 @pytest.mark.parametrize("name", ["icq", "cfcql"])

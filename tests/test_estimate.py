@@ -13,7 +13,7 @@ from marlzoo.benchmarks import estimate
 from marlzoo.benchmarks.estimate import Cost, Rate
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, MissingExtraError
 from marlzoo.registry import task_spec
 from marlzoo.spec import Spec
 from tests.toys import toy_spec
@@ -48,11 +48,11 @@ def test_a_learners_runs_are_added_up() -> None:
     estimate._add(cost, SUITE, BC, runs, rate, spec)
     # 7 updates; after 3, 6 and 7 two episodes and at last five, of four steps.
     assert cost.seconds == {"bc hidden=8": 2 * (7 * 2.0 + (3 * 2 + 5) * 4 * 0.5)}
-    assert (cost.runs, cost.missing, cost.checkpoints) == (2, {"bc hidden=8": 2}, 20)
+    assert cost.checkpoints == 20
     long = Cost(OTHER, True, 0)
     estimate._add(long, replace(SUITE, horizon=0), BC, runs[:1], rate, replace(spec, horizon=9))
     assert long.seconds == {"bc hidden=8": 12 * 2.0 + (4 * 2 + 5) * 9 * 0.5}
-    assert (long.runs, long.missing, long.checkpoints) == (2, {"bc hidden=8": 1}, 10)
+    assert long.checkpoints == 10
 
 
 def test_learners_of_one_method_are_measured_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +71,54 @@ def test_learners_of_one_method_are_measured_apart(tmp_path: Path, monkeypatch: 
     assert first.missing == made.missing == {"bc hidden=8": 2, "bc hidden=16": 2}
     assert (first.runs, first.bytes, first.there) == (4, 0, True)
     assert (made.there, made.seconds[""]) == (False, 50 * 3.0)  # the quickest measured on that task
+
+
+def test_what_is_not_here_is_named_beside_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset to fetch, a simulator to install: nothing is measured twice, and no hours are made up."""
+    asked: list[str] = []
+
+    def measure(suite: Suite, learner: Learner, task: str, data: Data, spec: Spec) -> Rate:
+        asked.append(f"{learner.method} on {task}")
+        if task.startswith("smax"):
+            raise MissingExtraError("jax", "smax", task)
+        return Rate(3600.0, 0.0, 10)
+
+    monkeypatch.setattr(estimate, "measure", measure)
+    monkeypatch.setattr(estimate, "cores", lambda: 1)
+    published = Data("mamujoco/hopper-3x1", "expert", source="omiga")
+    unknown = Data("mamujoco/hopper-3x1", "expert", source="mine")
+    smax = Data("smax/3m", "poor", transitions=50)
+    data = (published, replace(published, quality="medium"), unknown, smax, replace(smax, quality="good"))
+    suite = replace(SUITE, data=data, learners=(Learner("bc"), Learner("icq")), updates=1)
+    found = estimate.costs(suite, tmp_path)
+    assert asked == [f"{method} on mamujoco/hopper-3x1" for method in ("bc", "icq")] + ["bc on smax/3m"]
+    assert [(cost.there, cost.runs, sum(cost.missing.values()), cost.hours) for cost in found] == [
+        (False, 4, 4, 4.0), (False, 4, 4, 4.0), (False, 4, 4, 4.0), (False, 4, 4, 0.0), (False, 4, 4, 0.0),
+    ]  # fmt: skip
+    sheet, _ = estimate.sheets(suite, found)
+    hours = ["4.00"] * 3 + ["?"] * 2
+    assert [line[1:] for line in sheet.body] == [["missing", "4 of 4", each] for each in hours]
+    fetch, mine, install = sheet.notes[2:]
+    assert fetch == "To fetch: marlzoo data download " + " ".join(
+        f"mamujoco/hopper-3x1/omiga/{quality}" for quality in ("expert", "medium")
+    )
+    assert mine.startswith("mamujoco/hopper-3x1/mine/expert: there is no such dataset; looked for")
+    assert install.startswith("smax/3m needs the package 'jax', which is not installed. Install it with:")
+    with pytest.raises(ConfigError, match="'unit': nothing can be trained yet: marlzoo data download"):
+        estimate.suite_within(suite, found, 9.0)
+    here = Cost(ONE, True, 0, seconds={"bc": 1.0})
+    assert estimate.suite_within(replace(suite, data=(*data, ONE)), [*found, here], 9.0) == (
+        replace(suite, data=(ONE,)), found,
+    )  # fmt: skip
+
+
+def test_hours_too_few_to_show() -> None:
+    assert [estimate.shown_hours(hours) for hours in (0.0, 0.004, 0.006, 2.0)] == [
+        "0.00",
+        "<0.01",
+        "0.01",
+        "2.00",
+    ]
 
 
 def test_the_cheapest_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,8 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
         "data.mix:mix", {"target": "o.hdf5", "transitions": 70, "seed": 3}
     ),
     "data mix a.hdf5:0.5 b.hdf5:0.5": ("data.mix:mix", {"target": None, "transitions": None, "seed": 0}),
-    "data download a/b/c/d --from file": (
-        "data.download:download", {"name": "a/b/c/d", "from_file": Path("file")}
+    "data download mamujoco/ant-2x4/omiga/expert --from file": (
+        "data.download:download", {"name": "mamujoco/ant-2x4/omiga/expert", "from_file": Path("file")}
     ),
     "data collect toy/a --quality good --transitions 70 --seed 3 --policy run.npz --replica 2 --env n=3 "
     "--out o.hdf5": (
@@ -481,13 +481,13 @@ def test_arguments_of_training_arrive(watch: Callable[[str], None], tmp_path: Pa
         lambda: marlzoo.train_method(
             "bc", [tmp_path / "d"], task="t/a", seeds=[3], env={"n": 1}, updates=7, eval_every=6, episodes=5,
             horizon=4, device="cuda", precision="bf16", out=tmp_path, name="mine", log=["x"], max_replicas=3,
-            threads=2, place=place, check_data=False, force=True, settings={"hidden": 8},
+            threads=2, place=place, check_data=False, force=True, settings={"hidden": 8}, preset="defaults",
         )
     )  # fmt: skip
     data = (Data("t/a", file=str(tmp_path / "d"), env={"n": 1}),)
     assert found["suite"] == Suite(
-        name="mine", data=data, learners=(Learner("bc", {"hidden": 8}),), seeds=(3,), updates=7, eval_every=6,
-        episodes=5, horizon=4, precision="bf16",
+        name="mine", data=data, learners=(Learner("bc", {"hidden": 8}, preset="defaults"),), seeds=(3,), updates=7,
+        eval_every=6, episodes=5, horizon=4, precision="bf16",
     )  # fmt: skip
     assert (found["out"], found["device"], found["max_replicas"], found["log"]) == (
         tmp_path,
@@ -501,6 +501,36 @@ def test_arguments_of_training_arrive(watch: Callable[[str], None], tmp_path: Pa
         Split(threads=2),
         place,
     )
+
+
+def test_the_preset_of_a_command_arrives(watch: Callable[[str], None]) -> None:
+    """Settings that it has need not be repeated, others are told apart from it and not from the task's preset."""
+    watch("benchmarks.runner:run_suite")
+    data = ["--data", "games/xor/marlzoo/D1"]
+    given = ["train", "cfcql", *data, "--preset=smac-recurrent", "--hidden", "8", "--history", "rnn"]
+    (learner,) = asked(lambda: main(given))["suite"].learners
+    assert learner == Learner("cfcql", {"hidden": 8}, preset="smac-recurrent")
+    watch("registry:make")
+    assert asked(lambda: main([*given, "--episodes", "0"]))["preset"] == "smac-recurrent"
+    assert asked(lambda: main(["train", "cfcql", *data, "--episodes", "0"]))["preset"] is None
+    online = ["train", "hatrpo", "--task", "mpe/spread"]
+    assert asked(lambda: main([*online, "--preset", "mamujoco"]))["preset"] == "mamujoco"
+    assert asked(lambda: main(online))["preset"] is None
+
+
+def test_a_preset_of_other_tasks_is_not_taken_without_a_word(
+    watch: Callable[[str], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = toy_dataset("discrete")
+    file = marlzoo.save_dataset(data.with_card(replace(data.card, task="mine/a")), tmp_path / "mine.npz")
+    watch("benchmarks.runner:run_suite")
+    asked(lambda: main(["train", "icq", "--data", str(file)]))
+    assert capsys.readouterr().out == (
+        "icq has no preset for mine/a and starts from that of smac; --preset chooses another (defaults: none)\n"
+    )
+    for given in (["--data", str(file), "--preset", "smac"], ["--data", "games/xor/marlzoo/D1"]):
+        asked(lambda given=given: main(["train", "icq", *given]))
+        assert capsys.readouterr().out == ""
 
 
 def test_estimates_without_an_interval(

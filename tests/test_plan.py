@@ -18,7 +18,7 @@ from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 import marlzoo
 from marlzoo.errors import SpecError, UnknownNameError
 from marlzoo.recording import recipes
-from marlzoo.registry import find_method, find_methods
+from marlzoo.registry import find_method, find_methods, make
 from tests.test_results import ROW
 
 HOPPER, XOR = "mamujoco/hopper-3x1", "games/xor"
@@ -66,6 +66,32 @@ def test_a_presets_settings_are_part_of_the_configuration() -> None:
     bf16 = replace(suite, precision="bf16")
     assert plain != plan.config_hash(bf16, Learner("icq"), HOPPER, entry)
     assert plain != plan.config_hash(suite, Learner("icq"), HOPPER, replace(entry, config={"lr": 0.7}))
+
+
+def test_a_learner_starts_from_the_preset_that_it_names() -> None:
+    suite, entry = suite_of(), Data("smax/3m", "medium")
+    other = Learner("icq", {"hidden": 8}, preset="recurrent")
+    given = {**find_method("icq").presets["smac-recurrent"], "hidden": 8}
+    hashed = plan.config_hash(suite, other, "smax/3m", entry)
+    assert hashed == plan.config_hash(suite, Learner("icq", given), "smax/3m", entry)
+    assert hashed != plan.config_hash(suite, Learner("icq", {"hidden": 8}), "smax/3m", entry)
+    assert other.variant == "hidden=8, preset=recurrent"
+    run = Run(source(entry), other, 0, hashed)
+    assert plan.full_config(suite, run)["history"] == "rnn"
+    with pytest.raises(UnknownNameError, match="unknown preset of ICQ 'recurent'"):
+        plan.validate(replace(suite, data=(entry,), learners=(replace(other, preset="recurent"),)))
+
+
+def test_learners_of_different_presets_train_apart() -> None:
+    """Their numbers could be stacked, but a learner says which preset it started from."""
+    entry = Data("smax/3m", "medium")
+    learners = (Learner("icq"), Learner("icq", preset="authors"), Learner("icq", preset="defaults"))
+    suite = suite_of(data=(entry,), learners=learners, stack_settings=True)
+    found = plan.groups(suite, runs_of(suite), 20)
+    assert [(group.settings.get("preset"), len(group.runs)) for group in found] == [
+        (None, 2), ("authors", 2), ("defaults", 2),
+    ]  # fmt: skip
+    assert make("icq", found[1].spec, **found[1].settings).preset == "smac-authors"
 
 
 def test_a_run_is_done_by_a_row_of_the_same_run_and_no_other() -> None:

@@ -142,6 +142,21 @@ def test_a_copy_of_a_shown_suite_has_the_name_of_its_file(tmp_path: Path) -> Non
     assert replace(copy, name="xor") == find_suite("xor")
 
 
+def test_a_preset_is_one_of_a_single_method(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    text = 'learners = [{{ method = "{}", preset = "defaults" }}]\n[[data]]\ntask = "games/xor"\nquality = "D1"\n'
+    path.write_text(text.format("bc"))
+    found = find_suite(str(path))
+    assert found.learners[0].preset == "defaults"
+    (tmp_path / "b.toml").write_text(suite_toml(found))
+    assert find_suite(str(tmp_path / "b.toml")).learners == found.learners
+    path.write_text(text.format("*"))
+    with pytest.raises(
+        ConfigError, match="preset is 'defaults' for all methods, which have presets of their own"
+    ):
+        find_suite(str(path))
+
+
 def test_data_that_are_computed_need_a_quality(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('learners = ["bc"]\n[[data]]\ntask = "games/xor"\n')

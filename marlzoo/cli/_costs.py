@@ -51,4 +51,5 @@ def _record(cost: Cost, left_out: bool) -> dict[str, Any]:
         "runs": cost.runs,
         "missing": missing,
     }
-    return {**about, "checkpoint_bytes": cost.checkpoints, "hours": cost.hours, "left_out": left_out}
+    more = {"checkpoint_bytes": cost.checkpoints, "hours": cost.hours, "lacks": cost.lacks}
+    return {**about, **more, "left_out": left_out}

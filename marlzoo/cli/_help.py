@@ -29,7 +29,7 @@ METAVARS = {
     "log": "LOGGER", "medium_return": "RETURN", "message": "MESSAGE", "method": "METHOD",
     "methods": "METHOD", "name": "NAME", "option": "NAME=VALUE", "others": "RUN", "out": "FILE",
     "over": "NAME=VALUES", "package": "FOLDER", "partition": "NAME", "paths": "RESULTS", "plot": "FILE",
-    "policy": "CHECKPOINT", "poor_return": "RETURN", "qualities": "QUALITY", "quality": "QUALITY",
+    "policy": "CHECKPOINT", "poor_return": "RETURN", "preset": "NAME", "qualities": "QUALITY", "quality": "QUALITY",
     "random_seed": "SEED",
     "reference": "METHOD", "replay_return": "RETURN", "replica": "INDEX", "rerun": "METHOD",
     "revision": "REVISION", "run": "RUN",

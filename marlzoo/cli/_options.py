@@ -44,6 +44,8 @@ class Offline:
     """one replica per seed and dataset"""
     env: tuple[str, ...] = ()
     """options of the task's environment, for instance flavor=original"""
+    preset: str = ""
+    """preset that the method starts from (default: the task's)"""
     updates: int = UPDATES
     """gradient updates"""
     eval_every: int = 5000
@@ -84,6 +86,8 @@ class Online:
     """team steps per seed, summed over all environments"""
     seeds: tuple[int, ...] = (0,)
     """one replica per seed"""
+    preset: str = ""
+    """preset that the method starts from (default: the task's)"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     out: Path = Path("results")

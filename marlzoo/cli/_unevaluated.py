@@ -52,6 +52,7 @@ def train_unevaluated(
         replace(datasets[0].spec, task=task),
         seeds=list(options.seeds) * len(options.data),
         device=options.device,
+        preset=options.preset or None,
         **settings,
     )
     place = options.name or "-".join(filter(None, ["train", method, TaskName.parse(task).slug()]))
@@ -84,8 +85,10 @@ def train_unevaluated(
 
 
 def _identity(datasets: list[Dataset], options: Offline, settings: dict[str, Any]) -> str:
-    """Of what is trained: the data, the seeds and the settings that were changed."""
-    parts = [[data.content_hash for data in datasets], list(options.seeds), settings]
+    """Of what is trained: the data, the seeds, a preset that was chosen and the settings that were changed."""
+    parts: list[Any] = [[data.content_hash for data in datasets], list(options.seeds), settings]
+    if options.preset:
+        parts.append(options.preset)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -108,9 +108,15 @@ def run(arguments: Sequence[str]) -> int:
         return _status(suite, options)
     if options.where.on == "local":  # a cluster's nodes may have other devices
         usable_device(options.device)
+    from marlzoo.benchmarks.estimate import require_hours
     from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.plan import expanded
+    from marlzoo.benchmarks.split import require_replicas, split_on
 
+    # What the training would refuse is refused before its costs are measured.
+    require_hours(options.hours)
+    require_replicas(options.max_replicas)
+    split_on(options.where.on, options.processes, options.threads)
     place = Place(**asdict(options.where))
     suite = expanded(suite)
     if options.dry_run or options.hours:
@@ -195,5 +201,6 @@ def _planned(suite: Suite, options: Options) -> Suite:
     if options.json and options.dry_run:
         print(costs_json(found, left))
     for cost in left:
-        console.print(f"left out: {cost.label}, about {cost.hours:.2f} hours", highlight=False)
+        why = "missing" if cost.lacks else f"about {estimate.shown_hours(cost.hours)} hours"
+        console.print(f"left out: {cost.label}, {why}", highlight=False)
     return suite

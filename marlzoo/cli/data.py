@@ -237,44 +237,57 @@ def _print_dataset(path: Path, card: Card) -> None:
 
 @dataclass
 class DownloadCommand:
-    """Fetch a published dataset (needs the extra hub), verify it, convert it and put it where its name is found."""
+    """Fetch published datasets (needs the extra hub), verify and convert them, and put them where they are found."""
 
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")] = ""
-    """its name, family/task/source/quality"""
+    datasets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET ...")] = ()
+    """their names, family/task/source/quality"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """a file or folder fetched by hand instead"""
+    """a file or folder fetched by hand instead, of one dataset"""
     list: bool = False
     """list all published datasets and where they are"""
 
 
 def download(arguments: Sequence[str]) -> int:
-    """fetch a published dataset"""
+    """fetch published datasets"""
     started = time.monotonic()
     options = parse(DownloadCommand, "data download", arguments)
-    from marlzoo.commands.data import data_download, data_published
+    from marlzoo.commands.data import data_published
 
     if options.list:
         for name, where in data_published().items():
             print(f"{name}: {where}")
         return 0
-    if not options.dataset:
+    if not options.datasets:
         raise ConfigError("marlzoo data download: name a dataset, or list all with --list")
+    if options.from_ is not None and len(options.datasets) > 1:
+        raise ConfigError(f"--from is a file of one dataset, and {len(options.datasets)} are named")
+    from marlzoo.data.catalog import find_entry
+
+    for name in options.datasets:  # a misspelt one is found before the first is fetched
+        find_entry(name)
+    paths = [_fetched(name, options.from_) for name in options.datasets]
+    closing("Fetched, verified and converted", started, f"marlzoo data check {reference(paths[0])}")
+    return 0
+
+
+def _fetched(name: str, from_: Path | None) -> Path:
+    """Fetch a dataset with a progress bar, and print its file."""
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
+    from marlzoo.commands.data import data_download
     from marlzoo.console import console, escaped
 
     screen = console(stderr=True)
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        bar = progress.add_task(escaped(options.dataset), total=None)
+        bar = progress.add_task(escaped(name), total=None)
         path = data_download(
-            options.dataset,
-            from_=options.from_,
+            name,
+            from_=from_,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     print(visible(path))
-    closing("Fetched, verified and converted", started, f"marlzoo data check {reference(path)}")
-    return 0
+    return path
 
 
 @dataclass

@@ -81,7 +81,7 @@ def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
         raise ConfigError(f"{method} learns by acting and takes no --data; give --task TASK")
     name = f"{method.removeprefix(DYNA)} {DYNA_FLAG}" if method.startswith(DYNA) else method
     shape: type[Any] = Online if cls.sampling == "online" else Offline
-    base = _defaults(cls, rest)
+    base, note = _defaults(method, rest)
     flat = tyro.conf.arg(name="")  # the method's settings are flags without a prefix
     both = make_dataclass(
         "Both",
@@ -95,18 +95,26 @@ def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
     if cls.sampling == "online" or parsed.options.where.on == "local":  # a cluster's nodes may have others
         usable_device(parsed.options.device)
     changed = _changed(cls, parsed.settings, base)
+    if note:
+        print(note)
     if cls.sampling == "online":
         return _online(method, parsed.options, changed)
     return _offline(method, parsed.options, changed, shlex.join(["marlzoo", "train", *arguments]))
 
 
-def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
-    """The method's settings for the task at hand: those of its preset for the task's family."""
-    from marlzoo.data.load import read_card, read_description
-    from marlzoo.registry import preset_of, task_families, task_spec
+def _defaults(method: str, arguments: Sequence[str]) -> tuple[Config, str]:
+    """The method's settings for the task at hand, and a line that says so where its family has no preset of its own.
 
+    They are those of the preset that is asked for, or of the task's family.
+    """
+    from marlzoo.data.load import read_card, read_description
+    from marlzoo.registry import find_method, preset_of, task_families, task_spec
+
+    cls = find_method(method)
     task = peek(arguments, "--task")
     data = peek(arguments, "--data")
+    chosen = peek(arguments, "--preset") or ""
+    chosen = "" if chosen.startswith("-") else chosen
     if data and data.startswith("-"):
         data = None
     if not task and data:
@@ -116,8 +124,15 @@ def _defaults(cls: type[Algorithm], arguments: Sequence[str]) -> Config:
     elif data:
         spec = replace(read_description(data)[0], task=task or "")
     else:
-        return cls.config_class()
-    return cls.config_class(**preset_of(cls, spec).settings)
+        return cls.config_class(), ""
+    found = preset_of(cls, spec, chosen or None)
+    note = ""
+    if found.borrowed and not chosen:
+        note = (
+            f"{method} has no preset for {spec.task} and starts from that of {found.name}; "
+            "--preset chooses another (defaults: none)"
+        )
+    return cls.config_class(**found.settings), note
 
 
 def _changed(cls: type[Algorithm], settings: Config, base: Config) -> dict[str, Any]:
@@ -143,6 +158,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         method,
         options.data,
         settings=settings,
+        preset=options.preset,
         task=options.task,
         seeds=options.seeds,
         env=env,
@@ -169,7 +185,14 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))
-    learner = make(method, task_spec(options.task), seeds=options.seeds, device=options.device, **settings)
+    learner = make(
+        method,
+        task_spec(options.task),
+        seeds=options.seeds,
+        device=options.device,
+        preset=options.preset or None,
+        **settings,
+    )
     env = make_env(options.task, len(options.seeds) * online_settings(learner).num_envs)
     try:
         with progress(name, f"{method} on {options.task}", options.steps) as shown:

@@ -40,6 +40,7 @@ def train_method(
     check_data: bool = True,
     force: bool = False,
     settings: Mapping[str, Any] | None = None,
+    preset: str = "",
 ) -> Results:
     """Train an offline method on datasets and evaluate it in the simulator, as ``marlzoo train METHOD`` does.
 
@@ -67,7 +68,8 @@ def train_method(
             :class:`marlzoo.benchmarks.launchers.Place`.
         check_data: compare data and simulator before training.
         force: train everything again.
-        settings: of the method, where they are not those of the task's preset.
+        settings: of the method, where they are not those of the preset.
+        preset: of the method, to start from instead of the task's; see :func:`marlzoo.make`.
 
     Raises:
         DataError: every run failed before it had a row, or no dataset names a task.
@@ -81,6 +83,7 @@ def train_method(
         method,
         [os.fspath(file) for file in files],
         settings=settings or {},
+        preset=preset,
         task=task,
         seeds=tuple(seeds),
         env=env or {},
@@ -113,6 +116,7 @@ def run_method(
     data: Sequence[str],
     *,
     settings: Mapping[str, Any],
+    preset: str = "",
     task: str,
     seeds: tuple[int, ...],
     env: Mapping[str, Any],
@@ -128,6 +132,7 @@ def run_method(
         method: its name.
         data: names or files.
         settings: of the method.
+        preset: of the method; empty: the task's.
         task: full task name; empty: the one that the cards name.
         seeds: of the replicas.
         env: options of the environment.
@@ -156,7 +161,7 @@ def run_method(
     suite = Suite(
         name=name or f"train-{method}-{TaskName.parse(task).slug()}",
         data=tuple(Data(task=task, file=file, env=dict(env)) for file in data),
-        learners=(Learner(method, dict(settings)),),
+        learners=(Learner(method, dict(settings), preset=preset),),
         seeds=seeds,
         **training,
     )

@@ -23,7 +23,7 @@ from marlzoo.data.home import data_home as data_home
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, installed, is_name
 from marlzoo.data.once import describe_once, identity, load_once
 from marlzoo.data.readers import find_reader
-from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, MissingDataError, UnknownNameError
 from marlzoo.spec import Spec
 
 _RECIPES = ("medium-replay", "medium-expert")  # words with a hyphen that are collected, not mixed
@@ -33,7 +33,8 @@ def find_dataset(name_or_path: str | os.PathLike[str]) -> Path:
     """The file behind a path or a dataset's name.
 
     Raises:
-        DataError: nothing is there; the text tells where was looked and how to get the dataset.
+        MissingDataError: nothing is there; the text tells where was looked and how to get the dataset.
+        DataError: no such file, or several datasets of this name.
     """
     text = os.fspath(name_or_path)
     path = Path(text).expanduser()
@@ -50,7 +51,7 @@ def find_dataset(name_or_path: str | os.PathLike[str]) -> Path:
         names = ", ".join(str(DatasetName(task, source, p.name.removesuffix(SUFFIX))) for p in variants)
         raise DataError(f"{text}: several datasets have this name; choose one of {names}")
     if not variants:
-        raise DataError(f"{text}: there is no such dataset; looked for {file}. {remedy(text)}")
+        raise MissingDataError(f"{text}: there is no such dataset; looked for {file}. {remedy(text)}")
     return variants[0]
 
 

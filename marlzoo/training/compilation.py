@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.data.sampler import Sampler
+from marlzoo.errors import ConfigError
 from marlzoo.training.cuda_graph import CapturedStep
 
 Compile = Literal["auto", "on", "off"]
@@ -40,7 +41,12 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable
     Returns:
         A function like ``algorithm.update``, for as long as the stage lasts. Compiled and plain results differ by
         float rounding.
+
+    Raises:
+        ConfigError: another mode.
     """
+    if mode not in get_args(Compile):
+        raise ConfigError(f"compile is {mode!r}; it must be 'auto', 'on' or 'off'")
     stage = algorithm.stage
     if mode == "off" or not stage.traceable or (mode == "auto" and updates < WORTH_COMPILING):
         return stage.update
