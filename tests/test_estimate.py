@@ -95,6 +95,7 @@ def test_what_is_not_here_is_named_beside_what_is(tmp_path: Path, monkeypatch: p
     assert [(cost.there, cost.runs, sum(cost.missing.values()), cost.hours) for cost in found] == [
         (False, 4, 4, 4.0), (False, 4, 4, 4.0), (False, 4, 4, 4.0), (False, 4, 4, 0.0), (False, 4, 4, 0.0),
     ]  # fmt: skip
+    assert all("" not in cost.seconds for cost in found[:3])  # nobody can make them
     sheet, _ = estimate.sheets(suite, found)
     hours = ["4.00"] * 3 + ["?"] * 2
     assert [line[1:] for line in sheet.body] == [["missing", "4 of 4", each] for each in hours]
@@ -139,6 +140,8 @@ def test_the_plan_as_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "cores", lambda: 2)
     there = Cost(ONE, True, 10**9, 4, {"bc": 1, "omiga": 2}, {"bc": 7200.0, "omiga": 14400.0}, 2 * 10**6)
     to_make = Cost(Data(file="a.h5"), False, 5 * 10**6, 4, {"bc": 2}, {"bc": 3600.0, "": 3600.0}, 10**6)
+    done = Cost(OTHER, True, 0, 2, {"bc": 0}, {"bc": 0.0})
+    assert estimate.sheets(SUITE, [done])[0].body == [["games/xor D3", "there", "0 of 2", "0.00"]]
     data, learners = estimate.sheets(SUITE, [there, to_make])
     assert data.body == [
         ["games/xor D1", "there", "3 of 4", "3.00"],
