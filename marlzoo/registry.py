@@ -266,6 +266,9 @@ def find_task(text: str) -> Task:
     """
     task = Task.parse(text)
     if not task.exists:
+        families = task_families()
+        if task.name and task.family not in families:
+            raise UnknownNameError("family of tasks", task.family, families, "marlzoo list tasks shows all.")
         raise UnknownNameError("task", text, _importable_tasks())
     return task
 

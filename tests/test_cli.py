@@ -384,6 +384,26 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert (status, out.startswith(f"usage: marlzoo {command}")) == (0, True)
 
 
+def test_a_part_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, text in (("tasks", "MPE/"), ("datasets", "hopper"), ("suites", "tune-"), ("formats", "vault")):
+        every = json.loads(call(capsys, "list", kind, "--json")[1])
+        some = json.loads(call(capsys, "list", kind, text, "--json")[1])
+        assert 0 < len(some) < len(every)
+        assert some == [entry for entry in every if text.lower() in entry["name"].lower()]
+    status, _, err = call(capsys, "list", "tasks", "hoppper")
+    assert (status, "no name contains 'hoppper'; without it all are listed" in err) == (2, True)
+
+
+def test_a_method_that_does_not_handle_a_tasks_actions(capsys: pytest.CaptureFixture[str]) -> None:
+    """There is one learner, so that nothing can be taken out of a suite."""
+    status, _, err = call(capsys, "train", "iql_cql", "--data", "games/two-peaks/marlzoo/peaks")
+    assert (status, err.count("\n")) == (2, 1)
+    assert (
+        "error: iql_cql handles discrete actions, but games/two-peaks has continuous ones; marlzoo list"
+        in err
+    )
+
+
 def test_help_of_train_shows_run_options_apart_from_settings(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "train", "omiga", "--help")
     assert status == 0

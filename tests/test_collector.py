@@ -259,5 +259,5 @@ def test_a_part_of_the_training(loop: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     assert curve[0] is before
     assert [point.seconds for point in curve[1:]] == [102.0, 102.0]
     for wrong in ({"steps": 0}, {"steps": 1, "log_every": 0}, {"steps": 1, "until": 0}):
-        with pytest.raises(ConfigError, match="must be positive"):
+        with pytest.raises(ConfigError, match=f"^{list(wrong)[-1]} is 0; it must be positive"):
             train_online(algorithm, Script(6), **wrong)  # type: ignore[arg-type]

@@ -459,6 +459,10 @@ def test_a_task_in_its_parts() -> None:
     assert not Task.parse("unknown/xor").exists
     with pytest.raises(UnknownNameError, match=r"unknown task 'games/xorr'.*games/xor"):
         find_task("games/xorr")
+    with pytest.raises(UnknownNameError, match=r"unknown family of tasks 'game'. Did you mean games"):
+        find_task("game/xor")
+    with pytest.raises(UnknownNameError, match=r"unknown task 'xor'"):
+        find_task("xor")
 
 
 def spec_on(task: str, kind: str = "discrete") -> Spec:

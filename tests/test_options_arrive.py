@@ -503,16 +503,20 @@ def test_arguments_of_training_arrive(watch: Callable[[str], None], tmp_path: Pa
     )
 
 
-def test_the_preset_of_a_command_arrives(watch: Callable[[str], None]) -> None:
+def test_the_preset_of_a_command_arrives(
+    watch: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Settings that it has need not be repeated, others are told apart from it and not from the task's preset."""
     watch("benchmarks.runner:run_suite")
     data = ["--data", "games/xor/marlzoo/D1"]
-    given = ["train", "cfcql", *data, "--preset=smac-recurrent", "--hidden", "8", "--history", "rnn"]
+    given = ["train", "qmix_cql", *data, "--preset=smac", "--hidden", "8", "--history", "mlp"]
     (learner,) = asked(lambda: main(given))["suite"].learners
-    assert learner == Learner("cfcql", {"hidden": 8}, preset="smac-recurrent")
+    assert learner == Learner("qmix_cql", {"hidden": 8}, preset="smac")
+    assert main(["train", "qmix_cql", *data, "--preset", "--hidden", "8"]) == 2
+    assert "unknown preset" not in capsys.readouterr().err
     watch("registry:make")
-    assert asked(lambda: main([*given, "--episodes", "0"]))["preset"] == "smac-recurrent"
-    assert asked(lambda: main(["train", "cfcql", *data, "--episodes", "0"]))["preset"] is None
+    assert asked(lambda: main([*given, "--episodes", "0"]))["preset"] == "smac"
+    assert asked(lambda: main(["train", "qmix_cql", *data, "--episodes", "0"]))["preset"] is None
     online = ["train", "hatrpo", "--task", "mpe/spread"]
     assert asked(lambda: main([*online, "--preset", "mamujoco"]))["preset"] == "mamujoco"
     assert asked(lambda: main(online))["preset"] is None

@@ -79,7 +79,7 @@ def test_a_learner_starts_from_the_preset_that_it_names() -> None:
     run = Run(source(entry), other, 0, hashed)
     assert plan.full_config(suite, run)["history"] == "rnn"
     with pytest.raises(UnknownNameError, match="unknown preset of ICQ 'recurent'"):
-        plan.validate(replace(suite, data=(entry,), learners=(replace(other, preset="recurent"),)))
+        plan.validate(replace(suite, data=(entry,), learners=(other, replace(other, preset="recurent"))))
 
 
 def test_learners_of_different_presets_train_apart() -> None:

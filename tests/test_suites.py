@@ -147,7 +147,7 @@ def test_a_preset_is_one_of_a_single_method(tmp_path: Path) -> None:
     text = 'learners = [{{ method = "{}", preset = "defaults" }}]\n[[data]]\ntask = "games/xor"\nquality = "D1"\n'
     path.write_text(text.format("bc"))
     found = find_suite(str(path))
-    assert found.learners[0].preset == "defaults"
+    assert (found.learners[0].preset, found.learners[0].variant) == ("defaults", "preset=defaults")
     (tmp_path / "b.toml").write_text(suite_toml(found))
     assert find_suite(str(tmp_path / "b.toml")).learners == found.learners
     path.write_text(text.format("*"))

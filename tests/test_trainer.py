@@ -226,11 +226,16 @@ def test_the_order_of_events_and_the_seconds(tmp_path: Path, clock: list[float])
     assert events == ["saved 3", "saved 4", 4]
     clock[0] += 1000.0
     events.clear()
-    found = run(probe(), updates=9, on_checkpoint=on_checkpoint, **options)
+    said: list[str] = []
+    found = run(probe(), updates=9, on_checkpoint=on_checkpoint, log=said.append, **options)
+    assert [line for line in said if "goes on" in line] == [f"{probe().name} goes on from update 4 of 9"]
     assert events == [4, "saved 6", "saved 8", 8, "saved 9", 9]
     assert seconds == {4: 4.0, 8: 8.0, 9: 9.0}
     assert [e.updates for e in found] == [4, 8, 9]
     assert load_arrays(tmp_path / "run.npz")[1]["seconds"] == 9.0
+    said.clear()
+    run(probe(), updates=9, log=said.append, **options)
+    assert not said
 
 
 def test_progress_is_told_every_so_many_updates_and_at_the_end() -> None:

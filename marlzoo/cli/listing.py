@@ -28,7 +28,7 @@ class Options:
     kind: Annotated[str, tyro.conf.Positional]
     """methods, tasks, datasets, formats or suites"""
     name: Annotated[str, tyro.conf.Positional] = ""
-    """a method, whose settings and presets are shown"""
+    """a method, whose settings and presets are shown; else only entries that have this text in their name"""
     json: bool = False
     """print JSON instead of a table"""
 
@@ -37,14 +37,19 @@ def run(arguments: Sequence[str]) -> int:
     """List what the first argument names."""
     kinds = [f"  {kind:<8}  {about}" for kind, about in ABOUT.items()]
     option = "  --json    print JSON instead of a table"
-    about = "\n".join(["Kinds:", *kinds, "", "options:", option])
+    some = "A text behind another kind than methods: only entries with it in their name."
+    about = "\n".join(["Kinds:", *kinds, some, "", "options:", option])
     ordered = sorted(arguments, key=lambda text: text.startswith("-"))  # the kind may follow the option
     if first_argument("kind", "list", ordered, KINDS, about) is None:
         return 0
     options = parse(Options, "list", arguments)
+    entries = list_methods(options.name) if options.kind == "methods" else KINDS[options.kind]()
     if options.name and options.kind != "methods":
-        raise ConfigError(f"marlzoo list {options.kind}: takes no name; only methods have settings to show")
-    entries = list_methods(options.name) if options.name else KINDS[options.kind]()
+        entries = [entry for entry in entries if options.name.lower() in entry["name"].lower()]
+        if not entries:
+            raise ConfigError(
+                f"marlzoo list {options.kind}: no name contains {options.name!r}; without it all are listed"
+            )
     if options.json:
         print(json.dumps(entries, indent=2))
     else:

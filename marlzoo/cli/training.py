@@ -127,7 +127,7 @@ def _defaults(method: str, arguments: Sequence[str]) -> tuple[Config, str]:
         return cls.config_class(), ""
     found = preset_of(cls, spec, chosen or None)
     note = ""
-    if found.borrowed and not chosen:
+    if found.borrowed:
         note = (
             f"{method} has no preset for {spec.task} and starts from that of {found.name}; "
             "--preset chooses another (defaults: none)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import Precision
 from marlzoo.defaults import UPDATES
-from marlzoo.errors import ConfigError, DataError
+from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def run_method(
     Raises:
         ConfigError: datasets of several tasks, or no evaluation.
         DataError: no dataset names a task.
+        SpecError: the method does not handle the task's actions.
     """
     from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.runner import run_suite
@@ -158,6 +159,7 @@ def run_method(
     task = one_task(data, task)
     if not task:
         raise DataError(f"{data[0]}: its card names no task; give it with --task (task=... in Python)")
+    _require_kind(method, task)
     suite = Suite(
         name=name or f"train-{method}-{TaskName.parse(task).slug()}",
         data=tuple(Data(task=task, file=file, env=dict(env)) for file in data),
@@ -167,6 +169,19 @@ def run_method(
     )
     split = Split(threads=threads)
     return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
+
+
+def _require_kind(method: str, task: str) -> None:
+    """Refuse a method that does not handle a task's actions."""
+    from marlzoo.registry import Task, find_method
+
+    cls = find_method(method)
+    found = Task.parse(task)  # that it is none is said where it is looked for
+    if found.exists and (kind := found.spec.action_kind) not in cls.actions:
+        raise SpecError(
+            f"{method} handles {' and '.join(cls.actions)} actions, but {task} has {kind} ones; "
+            "marlzoo list methods tells which methods handle them"
+        )
 
 
 def one_task(data: Sequence[str], task: str) -> str:

@@ -41,7 +41,9 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(
+            f"{path}: no such checkpoint; check the path (marlzoo train writes them to results/NAME/checkpoints)"
+        )
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as stored:

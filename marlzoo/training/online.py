@@ -146,10 +146,9 @@ def train_online(
     """
     settings = online_settings(algorithm)
     lessons = OnlineTrainer(algorithm, env)
-    if steps < 1 or log_every < 1 or (until is not None and until < 1):
-        raise ConfigError(
-            f"online training: steps ({steps}), until ({until}) and log_every ({log_every}) must be positive"
-        )
+    for name, given in (("steps", steps), ("log_every", log_every), ("until", until)):
+        if given is not None and given < 1:
+            raise ConfigError(f"{name} is {given}; it must be positive")
     per_update = settings.num_envs * settings.rollout
     total = -(-steps // per_update)
     last = (

@@ -126,6 +126,8 @@ def train(
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
+        elif checkpoint and algorithm.updates < updates:
+            log(f"{algorithm.name} goes on from update {algorithm.updates} of {updates}")
         arithmetic = run.choose_arithmetic()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
