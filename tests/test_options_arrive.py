@@ -537,6 +537,26 @@ def test_a_preset_of_other_tasks_is_not_taken_without_a_word(
         assert capsys.readouterr().out == ""
 
 
+def test_several_downloads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is not published is found before the first is fetched."""
+    fetched: list[str] = []
+
+    def data_download(name: str, **_: Any) -> Path:
+        fetched.append(name)
+        return Path(f"{len(fetched)}.hdf5")
+
+    monkeypatch.setattr("marlzoo.commands.data.data_download", data_download)
+    names = [f"mamujoco/ant-2x4/omiga/{quality}" for quality in ("expert", "medium")]
+    assert main(["data", "download", *names, "no/such/data/set"]) == 2
+    assert (fetched, "no/such/data/set" in capsys.readouterr().err) == ([], True)
+    assert main(["data", "download", *names, "--from", "file"]) == 2
+    assert "--from is a file of one dataset, and 2 are named" in capsys.readouterr().err
+    assert main(["data", "download", *names]) == 0
+    out, err = capsys.readouterr()
+    assert (fetched, out.split()) == (names, ["1.hdf5", "2.hdf5"])
+    assert "Next: marlzoo data check 1.hdf5" in err
+
+
 def test_estimates_without_an_interval(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

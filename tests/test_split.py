@@ -28,6 +28,12 @@ GAMES = (Data("games/xor", "D1"), Data("games/xor", "D3"))
 TWO = Split(2, 1)
 
 
+def test_a_group_has_a_replica() -> None:
+    split.require_replicas(1)
+    with pytest.raises(ConfigError, match="max_replicas is 0; it must be at least 1"):
+        split.require_replicas(0)
+
+
 def suite(**changes: Any) -> Any:
     return suite_of(data=GAMES, learners=(Learner("iql", SMALL), Learner("omiga", SMALL)), **changes)
 
