@@ -100,7 +100,11 @@ def test_cards_carry_published_scores(
     assert "huggingface.co" in card["where"]
     assert len(card["scores"]) == len(scores(name))
     assert main(["data", "card", name]) == 0
-    assert "published scores" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "published scores: episode return" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out  # addresses and references are copied
+    assert len([line for line in out.splitlines() if "arXiv:" in line]) == len(scores(name))
     assert main(["data", "card", "toy/point/omiga/expert"]) != 0
     assert "there is no such dataset" in capsys.readouterr().err
 

@@ -92,6 +92,19 @@ def test_the_page_of_the_results_is_current(generated: Any) -> None:
         assert (page.parent / picture).exists()
 
 
+def test_generated_parts_of_the_documentation_are_current(generated: Any) -> None:
+    """They are read in the repository, too, where an include would be an empty box."""
+    from _generate import inline
+
+    for page, parts in inline.parts(ROOT).items():
+        text = (ROOT / page).read_text()
+        assert generated.fill(text, parts, page) == text, "run: make results"
+        assert all(part.strip() for part in parts.values())
+    own = {"changelog.md", "contributing.md"}  # the site's own copies of two files
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name in own or "{include}" not in path.read_text(), path
+
+
 def test_the_suite_of_the_readme_is_a_part_of_the_one_with_the_rows(generated: Any) -> None:
     suite, found = find_suite(generated.SUITE), generated.rows(ROOT)
     last = found[found["updates"] == suite.updates]

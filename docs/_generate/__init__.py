@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import methods, reference, reproduce
+from . import methods, reference
 
 
 def version() -> str:
@@ -17,7 +17,7 @@ def version() -> str:
 
 def pages() -> dict[str, str]:
     """Texts of all generated pages by their path."""
-    return {**methods.pages(), **reference.pages(), **reproduce.pages()}
+    return {**methods.pages(), **reference.pages()}
 
 
 def write(folder: Path) -> None:

@@ -11,9 +11,6 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from marlzoo.benchmarks.results import Row
-from marlzoo.benchmarks.suites import FOLDER, SUITES, Data, Learner, Suite, suite_names
-
 from marlzoo.cli import COMMANDS, main
 from marlzoo.cli.listing import KINDS
 
@@ -21,14 +18,8 @@ from .text import code, prose, table
 
 
 def pages() -> dict[str, str]:
-    """Parts that other pages include, and pages of their own."""
+    """Pages of their own."""
     return {
-        "parts/suite.md": keys(Suite),
-        "parts/data.md": keys(Data),
-        "parts/learner.md": keys(Learner),
-        "parts/row.md": keys(Row, defaults=False),
-        "parts/formats.md": listing("formats"),
-        "parts/suites.md": suites(),
         "tasks.md": "# Tasks\n\n" + listing("tasks"),
         "commands.md": commands(),
     }
@@ -76,15 +67,6 @@ def listing(kind: str) -> str:
         [code(value) if k == 0 else prose(str(value)) for k, value in enumerate(e.values())] for e in entries
     ]
     return table(list(entries[0]), rows) + "\n"
-
-
-def suites() -> str:
-    """The built-in suites, each as its file."""
-    parts = []
-    for name in suite_names():
-        text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").rstrip()
-        parts.append(f"### {name}\n\n{SUITES[name].about}\n\n```toml\n{text}\n```\n")
-    return "\n".join(parts)
 
 
 def commands() -> str:

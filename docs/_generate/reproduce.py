@@ -12,7 +12,6 @@ from marlzoo.data.catalog import scores
 
 from .text import code, table
 
-ROOT = Path(__file__).parents[2]
 # Papers of the particle world report normalized scores, under these names.
 PARTICLE = {
     "bc": "BC",
@@ -24,17 +23,16 @@ PARTICLE = {
 }
 
 
-def pages() -> dict[str, str]:
-    """Both parts by their path."""
-    suites = [find_suite(name) for name in PUBLISHED]
-    about = table(["command", "what"], [[code(f"marlzoo bench {s.name}"), s.about] for s in suites])
-    return {"parts/published_suites.md": f"{about}\n", "parts/compared.md": f"{_compared()}\n"}
+def suites() -> str:
+    """The suites that are meant to be run whole."""
+    found = [find_suite(name) for name in PUBLISHED]
+    return table(["command", "what"], [[code(f"marlzoo bench {suite.name}"), suite.about] for suite in found])
 
 
-def _compared() -> str:
+def compared(root: Path) -> str:
     """A line for each dataset and method that ran to its end and whose number a paper states, after the tables."""
     header = ["data", "method", "measure", "ours", "seeds", "updates", "published", "source"]
-    files = [ROOT / "results" / name / "table.csv" for name in PUBLISHED]
+    files = [root / "results" / name / "table.csv" for name in PUBLISHED]
     cells = pd.concat([pd.read_csv(file) for file in files if file.exists()], ignore_index=True)
     done = cells[cells["updates"] >= cells["budget"]]
     return table(header, filter(None, (_line(cell) for _, cell in done.iterrows())))

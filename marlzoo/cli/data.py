@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -360,17 +360,34 @@ def card(arguments: Sequence[str]) -> int:
             screen.print(f"{title}: {visible(part)}", soft_wrap=True)
             continue
         table = Table(title=title, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")  # addresses are copied, so that nothing of them may be cut
         for key, value in part.items():
             if key != "scores" and value not in ("", None, [], {}):
                 table.add_row(key, visible(json.dumps(value) if isinstance(value, dict) else value))
         screen.print(table)
         if part.get("scores"):
-            rows = Table("method", "metric", "mean", "±", "seeds", "reference", title="published scores")
-            for score in part["scores"]:
-                texts = ("" if score[k] is None else str(score[k]) for k in ("mean", "std", "seeds"))
-                rows.add_row(score["method"], score["metric"], *texts, score["reference"] or score["table"])
-            screen.print(rows)
+            screen.print(_scores(part["scores"]))
     return 0
+
+
+def _scores(scores: Sequence[Mapping[str, Any]]) -> Any:
+    """Published scores as a table; a metric that all have in common is named in the title."""
+    from rich.table import Table
+
+    metrics = dict.fromkeys(score["metric"] for score in scores)
+    table = Table(title=f"published scores: {', '.join(metrics).replace('_', ' ')}")
+    table.add_column("method", overflow="fold")
+    if len(metrics) > 1:
+        table.add_column("metric", overflow="fold")
+    for name in ("mean", "±", "seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reference", no_wrap=True)
+    for score in scores:
+        texts = ["" if score[k] is None else str(score[k]) for k in ("mean", "std", "seeds")]
+        names = [score["method"], *([score["metric"]] if len(metrics) > 1 else [])]
+        table.add_row(*names, *texts, score["reference"] or score["table"])
+    return table
 
 
 def model(arguments: Sequence[str]) -> int:
