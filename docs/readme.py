@@ -1,4 +1,4 @@
-"""Fills the generated parts of README.md, results/README.md and docs, and draws figures: ``python docs/readme.py``."""
+"""Fills generated parts of README.md, results/README.md and docs, and draws figures: ``python docs/readme.py``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def keys(cls: Any, defaults: bool = True) -> str:
     rows = []
     for entry in fields(cls):
         default = [code(_default(entry))] if defaults else []
-        rows.append([code(entry.name), prose(str(entry.type)), *default, prose(said[entry.name])])
+        # Names as code: a reader of the page in the repository knows no roles of the site's builder.
+        about = re.sub(r":\w+:`([^`]+)`", r"`\1`", said[entry.name])
+        rows.append([code(entry.name), prose(str(entry.type)), *default, prose(about)])
     return table(["key", "type", *(["default"] if defaults else []), "meaning"], rows) + "\n"
 
 
