@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -533,7 +534,7 @@ def test_a_preset_of_other_tasks_is_not_taken_without_a_word(
         "icq has no preset for mine/a and starts from that of smac; --preset chooses another (defaults: none)\n"
     )
     for given in (["--data", str(file), "--preset", "smac"], ["--data", "games/xor/marlzoo/D1"]):
-        asked(lambda given=given: main(["train", "icq", *given]))
+        asked(partial(main, ["train", "icq", *given]))
         assert capsys.readouterr().out == ""
 
 

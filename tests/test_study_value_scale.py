@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {"seeds": (0,), "lrs": (1e-2,), "scales": (2.0,), "updat
 
 def test_three_joint_actions_with_their_payoffs_in_episodes_cut_by_a_time_limit() -> None:
     data = script("value_scale").one_state(2, scale=10.0)
-    paid = {}
+    paid: dict[tuple[int, ...], set[float]] = {}
     for row in range(25):
         paid.setdefault(tuple(map(int, data.action[row])), set()).add(float(data.reward[row]))
     assert paid == {(0, 1): {10.0}, (1, 0): {10.0}, (1, 1): {0.0}}

@@ -126,8 +126,6 @@ def train(
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
-        elif checkpoint and algorithm.updates < updates:
-            log(f"{algorithm.name} goes on from update {algorithm.updates} of {updates}")
         arithmetic = run.choose_arithmetic()
         clock = _Clock(run.progress.seconds)
         background_eval = algorithm.device.type == "cuda" if background_eval is None else background_eval
@@ -303,6 +301,9 @@ class _Run:
         updates: int,
     ) -> Iterator[dict[str, Tensor]]:
         """Train to the last update; gives the metrics of each, when it has been counted."""
+        done = self.algorithm.updates
+        if self.path and 0 < done < updates:
+            self._log(f"{self.algorithm.name} goes on from update {done} of {updates}")
         make = partial(_part, self.algorithm, datasets)
         self._steps = Steps(self.algorithm, self.sampler, datasets, make, compile, updates, self._log)
         return iter(self._steps)
