@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,13 @@ def tasks_table() -> str:
                 str(sum(TaskName.parse(name).family == family for name in published()) or ""),
             ]
         )
+    alone = Counter(
+        family for name in published() if (family := TaskName.parse(name).family) not in task_families()
+    )
+    rows += [
+        [code(family), "data without a simulator here", "", "", "", str(count)]
+        for family, count in sorted(alone.items())
+    ]
     return table(
         ["family", "what", "tasks", "agents", "tasks with shipped policies", "published datasets"], rows
     )

@@ -50,7 +50,7 @@ class Options:
     processes: int = 0
     """number of training processes (default: one, or one per core for large suites)"""
     threads: int = 0
-    """threads of torch in each process (default: cores / processes)"""
+    """threads of torch in each process, together with --processes (default: cores / processes)"""
     check_data: bool = True
     """compare data and simulator before training"""
     set: tuple[str, ...] = ()

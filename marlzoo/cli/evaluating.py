@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """Play episodes with every replica of a checkpoint, deterministically as the method defines it.
+    """Play episodes with every replica of a checkpoint, acting as it does when it is evaluated in training.
 
     With --cross-play, the replicas of all runs named are teams whose members play with each other.
     """
