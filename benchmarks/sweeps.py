@@ -68,6 +68,25 @@ class Sweep:
         keys = zip(found["method"], found["variant"], strict=True)
         return {method: replace(known[method, variant], tuning=self.record) for method, variant in keys}
 
+    def edges(self) -> list[str]:
+        """A line for every number whose best value is the smallest or the largest of three or more that were tried."""
+        lines = []
+        for method, best in self.best().items():
+            for name, value in best.config.items():
+                given = [
+                    each.config[name]
+                    for each in self.learners
+                    if each.method == method and name in each.config
+                ]
+                tried = sorted({each for each in given if type(each) in (int, float)})
+                if len(tried) > 2 and value in (tried[0], tried[-1]):
+                    end = "smallest" if value == tried[0] else "largest"
+                    lines.append(
+                        f"{method}: the best {name}, {value:g}, is the {end} that was tried; the best of all may "
+                        "lie beyond it"
+                    )
+        return lines
+
     def toml(self) -> str:
         """The best settings as learners for a suite's file."""
         return learners_toml(tuple(self.best().values()))

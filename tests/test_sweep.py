@@ -218,6 +218,27 @@ def test_rows_of_other_sweeps_in_the_folder_do_not_count(
     assert found.best() == {"omiga": plan.replace(found.learners[1], tuning=found.record)}
 
 
+@pytest.mark.parametrize(
+    ("tried", "best", "told"),
+    [
+        ((0.3, 1.0, 3.0), 0.3, "omiga: the best alpha, 0.3, is the smallest that was tried"),
+        ((0.3, 1.0, 3.0), 3.0, "omiga: the best alpha, 3, is the largest that was tried"),
+        ((0.3, 1.0, 3.0), 1.0, ""),
+        ((3.0, 1.0), 1.0, ""),  # of two values each is an end
+        (("mlp", "rnn", "x"), "x", ""),
+    ],
+)
+def test_a_best_value_at_the_end_of_its_grid_is_named(tried: Any, best: Any, told: str) -> None:
+    learners = (*(Learner("omiga", {"alpha": value}) for value in tried), Learner("bc", {"alpha": 0.01}))
+
+    class Found(Sweep):
+        def best(self) -> dict[str, Learner]:
+            return {"omiga": Learner("omiga", {"alpha": best})}
+
+    lines = Found(SimpleNamespace(), learners, "").edges()  # type: ignore[arg-type]
+    assert [line.partition(";")[0] for line in lines] == ([told] if told else [])
+
+
 def test_a_value_keeps_its_kind() -> None:
     given = [(1, True), (True, True), (None, True), (2.0, False), (0.5, False), (2, False), ("rnn", False)]
     found = [sweeps._typed(value, numeric) for value, numeric in given]
@@ -365,11 +386,16 @@ def test_an_adaptive_sweep_goes_on_where_it_was(suite: Path, tmp_path: Path) -> 
         marlzoo.sweep(str(suite), {"alpha": "0.1..10:log"}, random=3, **options)
 
 
-def test_the_command(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sweep, "edges", lambda found: ["the end of a grid"])
     command = ["sweep", str(suite), "--over", "alpha=1,3", "--out", str(tmp_path), "--seeds", "0"]
     assert main([*command, "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert sorted(line["variant"] for line in table) == ["", "alpha=1.0", "alpha=3.0"]  # bc has no alpha
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith("\nthe end of a grid\n")
     rows = marlzoo.Results(tmp_path / "mine-sweep").frame()
     assert len(rows) == 3
     configs = {json.loads(text)["alpha"] for text in rows[rows["method"] == "omiga"]["config"]}

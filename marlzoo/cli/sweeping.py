@@ -99,6 +99,8 @@ def run(arguments: Sequence[str]) -> int:
         print(
             f"\nBest settings, for a suite's file ({found.results.folders[0] / 'best.toml'}):\n\n{found.toml()}"
         )
+        for line in found.edges():
+            print(line)
     return 0
 
 
