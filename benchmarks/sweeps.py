@@ -69,7 +69,7 @@ class Sweep:
         return {method: replace(known[method, variant], tuning=self.record) for method, variant in keys}
 
     def edges(self) -> list[str]:
-        """A line for every number whose best value is the smallest or the largest of three or more that were tried."""
+        """A line for every number whose best value is the smallest or largest of three or more that were tried."""
         lines = []
         for method, best in self.best().items():
             for name, value in best.config.items():
