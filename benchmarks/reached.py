@@ -1,10 +1,10 @@
 """What is missing of the published suites, and what it costs: ``results/rates.csv``, and sums over its lines.
 
-    python -m marlzoo.benchmarks.reached results [SUITE ...]
+    python -m marlzoo.benchmarks.reached results [--new] [SUITE ...]
 
 measures some updates and steps of every learner on every task of the suites named (of all that are published, if none
-is) and writes the seconds that a run takes. ``python docs/readme.py`` makes the table of what is missing from it, and
-from the rows that are there.
+is) and writes the seconds that a run takes; with ``--new`` only of those that have no line yet.
+``python docs/readme.py`` makes the table of what is missing from it, and from the rows that are there.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .suites import Data, Suite, find_suite
 # Suites that are meant to be published.
 PUBLISHED = ("mpe", "spread-v2", "mujoco-small", "hopper-v2", "games", "smax", "mirage", "scaling")
 FILE = "rates.csv"
+NEW = "--new"
 COLUMNS = ("suite", "task", "method", "variant", "seconds", "machine")
 Key = tuple[str, str, str, str]
 """Suite, task, method and variant."""
@@ -100,8 +101,8 @@ def read(folder: Path) -> tuple[dict[Key, float], dict[Key, str]]:
     return rates, machines
 
 
-def measured(suite: Suite) -> Iterator[tuple[Key, float]]:
-    """Seconds of one core for a run of every learner on every task of a suite, measured now.
+def measured(suite: Suite, known: Collection[Key] = ()) -> Iterator[tuple[Key, float]]:
+    """Seconds of one core for a run of every learner on every task of a suite, measured now, but for those known.
 
     Raises:
         MissingExtraError: a simulator is not installed.
@@ -112,10 +113,12 @@ def measured(suite: Suite) -> Iterator[tuple[Key, float]]:
     one_seed = replace(suite, seeds=suite.seeds[:1])
     for run in runs_of(one_seed, [named(data) for data in first.values()]):
         entry = run.source.entry
+        key = (suite.name, entry.task, run.learner.method, run.learner.variant)
+        if key in known:
+            continue
         spec = task_spec(entry.task, **entry.env)
         with torch_threads(1):
             rate = measure(suite, run.learner, entry.task, entry, spec)
-        key = (suite.name, entry.task, run.learner.method, run.learner.variant)
         yield key, run_seconds(suite, entry, rate, spec)
 
 
@@ -130,8 +133,10 @@ def _write(folder: Path, rates: Mapping[Key, float], machines: Mapping[Key, str]
 
 def main(arguments: Sequence[str]) -> int:
     """Measure suites and write the file into the results folder, after each of them."""
+    only_new = NEW in arguments
+    arguments = [argument for argument in arguments if argument != NEW]
     if not arguments:
-        print("usage: python -m marlzoo.benchmarks.reached RESULTS [SUITE ...]", file=sys.stderr)
+        print(f"usage: python -m marlzoo.benchmarks.reached RESULTS [{NEW}] [SUITE ...]", file=sys.stderr)
         return 2
     folder = Path(arguments[0])
     names = arguments[1:] or PUBLISHED
@@ -145,13 +150,14 @@ def main(arguments: Sequence[str]) -> int:
         validate(suite)
         fresh: dict[Key, float] = {}
         try:
-            for key, seconds in measured(suite):
+            for key, seconds in measured(suite, rates if only_new else ()):
                 print(f"{name}: {' '.join(filter(None, key[1:]))}: {seconds:.3g} seconds a run")
                 fresh[key] = seconds
         except MissingExtraError as error:
             print(f"suite {name} is not measured: {error}", file=sys.stderr)
             continue
-        rates = {key: value for key, value in rates.items() if key[0] != name} | fresh
+        kept = {key: value for key, value in rates.items() if only_new or key[0] != name}
+        rates = kept | fresh
         machines |= dict.fromkeys(fresh, machine())
         _write(folder, rates, machines)
     return 0

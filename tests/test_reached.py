@@ -95,6 +95,23 @@ def test_other_suites_keep_their_lines(
     assert "published suite 'gams'. Did you mean games?" in capsys.readouterr().err
 
 
+def test_what_has_no_line_yet_is_measured_alone(
+    suites: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached.main([str(tmp_path), "games"])
+    file = tmp_path / "rates.csv"
+    before = file.read_text()
+    lines = [line for line in before.splitlines(keepends=True) if "lr=0.1" not in line or "xor" not in line]
+    file.write_text("".join(lines))
+    suites.clear()
+    monkeypatch.setattr(reached, "machine", lambda: "there")
+    assert reached.main([str(tmp_path), "--new", "games"]) == 0
+    assert suites == ["games/xor bc lr=0.1"]
+    after = file.read_text()
+    assert after.replace("there", "here") == before
+    assert after.count("there") == 1
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     assert reached.read(tmp_path) == ({}, {})
     file = tmp_path / "rates.csv"
