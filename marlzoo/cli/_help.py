@@ -87,7 +87,8 @@ def train_help(method: str, source: MethodFile, shape: type, more: Sequence[Sett
     required = "--task TASK" if source.online else "--data DATASET ..."
     presets = source.presets
     about = (
-        f"The task's preset goes before these defaults (presets: {', '.join(presets) or 'none'}); what it changes "
+        f"The preset goes before these defaults: the task's, or that of --preset (presets: "
+        f"{', '.join(presets) or 'none'}); what it changes "
         f"stands behind its name. As a table: marlzoo list methods {method.partition(' ')[0]}"
     )
     own = {setting.name: setting for setting in (*more, *source.settings())}
