@@ -17,7 +17,7 @@ from .text import code, from_docstring, prose, table
 
 PRESETS = (
     "Columns between default and meaning are presets. The preset of the task's family is used unless another one is "
-    "named (`--preset`, `preset` of a suite's learner or of `marlzoo.make`); its values take the place of the defaults."
+    "named (`--preset`, `preset` of a suite's learner or of `marlzoo.make`); its values replace the defaults."
 )
 
 
