@@ -98,6 +98,7 @@ def bench(
     """
     require_hours(hours)
     require_replicas(max_replicas)
+    split = Split(1, threads) if processes == 1 else split_on(on, processes, threads)
     place = Place(on, address, gpus, array, partition, time, storage)
     found = suite if isinstance(suite, Suite) else find_suite(os.fspath(suite), dict(set or {}))
     chosen = expanded(select(found, seeds, methods, updates, precision, tasks, qualities))
@@ -112,7 +113,7 @@ def bench(
         device=device,
         max_replicas=max_replicas,
         check_data=check_data,
-        split=Split(1, threads) if processes == 1 else split_on(on, processes, threads),
+        split=split,
         place=place,
         rerun=rerun,
         force=force,

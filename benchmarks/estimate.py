@@ -74,7 +74,8 @@ class Cost:
         missing: how many of them are not done, by learner.
         seconds: of one core, for the missing runs, by learner; making the data is under ``""``.
         checkpoints: bytes of the missing runs' states.
-        lacks: what has to be fetched or installed before it can be trained on, and how; empty: nothing.
+        lacks: how to get what is not here, the data and the simulator.
+        absent: whether the data are not here and cannot be made.
     """
 
     data: Data
@@ -84,12 +85,18 @@ class Cost:
     missing: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     checkpoints: int = 0
-    lacks: str = ""
+    lacks: tuple[str, ...] = ()
+    absent: bool = False
 
     @property
     def label(self) -> str:
         """For people."""
         return f"{self.data.task} {self.data.quality}" if self.data.task else self.data.file
+
+    @property
+    def measured(self) -> bool:
+        """Whether the hours of what is missing are known; without a simulator they are not."""
+        return all(self.seconds.get(name) for name, count in self.missing.items() if count)
 
     @property
     def hours(self) -> float:
@@ -134,7 +141,8 @@ def costs(
         task = task_of(data)
         source, there, lacks = _looked_up(data, out / "data")
         spec = task_spec(task, **data.env)
-        cost = Cost(data, there, data.transitions * row_bytes(spec) if regenerated else 0, lacks=lacks)
+        size = data.transitions * row_bytes(spec) if regenerated else 0
+        cost = Cost(data, there, size, lacks=lacks, absent=bool(lacks))
         waiting = pending(suite, [source], results)
         runs = [r for r in runs_of(suite, [source]) if r.learner.method in rerun or r in waiting]
         for learner in suite.learners:
@@ -147,23 +155,24 @@ def costs(
             rate = measured.of(learner, task, data, spec) if missing else None
             if rate is not None:
                 _add(cost, suite, learner, missing, rate, spec)
-        cost.lacks = cost.lacks or measured.absent.get(task, "")
+            elif missing:
+                cost.lacks = (*lacks, measured.absent[task])
         if not there and not lacks:
             cost.seconds[""] = data.transitions * measured.step(task)
         found.append(cost)
     return found
 
 
-def _looked_up(data: Data, folder: Path) -> tuple[Source, bool, str]:
+def _looked_up(data: Data, folder: Path) -> tuple[Source, bool, tuple[str, ...]]:
     """A dataset, whether it is there, and how to get it where it is neither there nor can be made."""
     if is_missing(data, folder):
-        return named(data), False, ""
+        return named(data), False, ()
     try:
-        return obtain(data, folder, lambda done, total: None), True, ""
+        return obtain(data, folder, lambda done, total: None), True, ()
     except MissingDataError as error:
         name = str(DatasetName(data.task, data.source, data.quality))
         known = not data.file and name in published()
-        return named(data), False, f"{DOWNLOAD} {name}" if known else str(error)
+        return named(data), False, (f"{DOWNLOAD} {name}" if known else str(error),)
 
 
 class _Rates:
@@ -230,6 +239,7 @@ def measure(suite: Suite, learner: Learner, task: str, data: Data, spec: Spec) -
         learner.method,
         spec,
         seeds=list(suite.seeds),
+        preset=learner.preset or None,
         **settings(suite, learner, data),
     )
     env = make_env(task, NUM_ENVS // replicas * replicas or replicas, **data.env)
@@ -292,9 +302,15 @@ def rehearsal(spec: Spec) -> Dataset:
     )
 
 
-def _lacks(found: Sequence[Cost]) -> list[str]:
-    """How to get what is missing, downloads as one command."""
-    texts = dict.fromkeys(cost.lacks for cost in found if cost.lacks)
+def _hours_of(name: str, found: Sequence[Cost]) -> str:
+    """Hours of a learner on all data; unknown where nothing of it could be measured."""
+    hours = in_hours(sum(cost.seconds.get(name, 0.0) for cost in found))
+    return "?" if not hours and any(cost.missing.get(name) for cost in found) else shown_hours(hours)
+
+
+def lacking(found: Sequence[Cost]) -> list[str]:
+    """How to get what is not here, a line each, downloads as one command."""
+    texts = dict.fromkeys(text for cost in found for text in cost.lacks)
     names = [text.removeprefix(f"{DOWNLOAD} ") for text in texts if text.startswith(DOWNLOAD)]
     others = [text for text in texts if not text.startswith(DOWNLOAD)]
     return [*([f"To fetch: {DOWNLOAD} {' '.join(names)}"] if names else []), *others]
@@ -323,7 +339,7 @@ def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, 
     order = sorted((cost for cost in found if not cost.lacks), key=lambda cost: cost.hours)
     lacking = [cost for cost in found if cost.lacks]
     if not order:
-        raise ConfigError(f"suite {suite.name!r}: nothing can be trained yet: {lacking[0].lacks}")
+        raise ConfigError(f"suite {suite.name!r}: nothing can be trained yet: {lacking[0].lacks[0]}")
     for cost in order:
         spent += cost.hours
         if spent > hours:
@@ -343,24 +359,23 @@ def sheets(suite: Suite, found: list[Cost]) -> list[Sheet]:
     body = []
     for cost in found:
         state = "there" if cost.there else f"to make, {cost.bytes / MEGABYTE:.0f} MB"
-        state = "missing" if cost.lacks else state
-        hours = "?" if cost.lacks and not cost.hours else shown_hours(cost.hours)
+        state = "missing" if cost.absent else state
+        hours = shown_hours(cost.hours) if cost.measured else "?"
         body.append([cost.label, state, f"{sum(cost.missing.values())} of {cost.runs}", hours])
     disk = sum(cost.checkpoints + (0 if cost.there else cost.bytes) for cost in found) / MEGABYTE
     runs = counted(sum(cost.runs for cost in found), "run")
     notes = [
         f"{runs}, {sum(sum(c.missing.values()) for c in found)} missing: about "
         f"{shown_hours(sum(cost.hours for cost in found))} hours on this machine's {cores()} cores and "
-        f"{disk:.0f} MB of disk.",
+        f"{disk:.0f} MB of disk{'' if all(c.measured for c in found) else ', without those marked ?'}.",
         "Measured now on one core, uncompiled, episodes at full length: rather too much than too little.",
-        *_lacks(found),
     ]
     names = dict.fromkeys(name for cost in found for name in cost.seconds if name)
     learners = [
         [
             name,
             str(sum(cost.missing.get(name, 0) for cost in found)),
-            shown_hours(in_hours(sum(cost.seconds.get(name, 0.0) for cost in found))),
+            _hours_of(name, found),
         ]
         for name in names
     ]

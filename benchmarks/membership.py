@@ -99,4 +99,4 @@ def _dataset(entry: Data) -> tuple[str, str, str, str]:
 
 
 def _learner(learner: Learner) -> str:
-    return json.dumps([learner.method, dict(learner.config)], sort_keys=True)
+    return json.dumps([learner.method, learner.preset, dict(learner.config)], sort_keys=True)

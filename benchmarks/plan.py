@@ -102,7 +102,8 @@ class Group:
     def checkpoint(self, folder: Path, suite: Suite) -> Path:
         """File of this group's state: named after all that decides its course and its evaluations."""
         parts = [[run.source.hash, run.seed, run.config_hash] for run in self.runs]
-        text = json.dumps([self.learner.method, self.task, parts, suite.episodes])
+        chosen = [self.learner.preset] if self.learner.preset else []
+        text = json.dumps([self.learner.method, self.task, parts, suite.episodes, *chosen])
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         return folder / f"{self.learner.method}-{TaskName.parse(self.task).slug()}-{name}.npz"
 

@@ -31,7 +31,7 @@ class Row:
         source: who recorded the data, ``omiga`` or ``marlzoo``.
         quality: which of the source's datasets, ``medium-replay``.
         method: the learner.
-        variant: settings that differ from the method's defaults, ``alpha=1.0``; empty for none.
+        variant: settings and preset that the suite's learner names, ``alpha=1.0``; empty for none.
         seed: of the replica.
         updates: gradient updates done.
         episodes: episodes evaluated.
@@ -58,7 +58,7 @@ class Row:
             :func:`marlzoo.benchmarks.drift.value_drift`.
         weight_ess: effective sample size of the policy's weights in the last update, as a fraction of the batch; None
             for methods without weights.
-        preset: domain whose preset of the method was the base of the settings; empty for its defaults.
+        preset: the method's preset that was the base of the settings; ``defaults`` for none.
         tuning: how the settings were found, as JSON with the grid, the data and the number of trials; empty where
             they are the preset's and the suite's.
         config: the whole configuration as JSON.

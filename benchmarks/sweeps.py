@@ -69,10 +69,14 @@ class Sweep:
         return {method: replace(known[method, variant], tuning=self.record) for method, variant in keys}
 
     def edges(self) -> list[str]:
-        """A line for every number whose best value is the smallest or largest of three or more that were tried."""
+        """A line for every number whose best value is the smallest or largest of three or more of its grid."""
+        record = json.loads(self.record)
+        if record["search"] != "grid":  # of values that were drawn one is always the smallest
+            return []
         lines = []
         for method, best in self.best().items():
-            for name, value in best.config.items():
+            for name in set(record["over"]) & best.config.keys():
+                value = best.config[name]
                 given = [
                     each.config[name]
                     for each in self.learners

@@ -337,6 +337,10 @@ def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp
     longer = replace(suite, data=(replace(suite.data[0], updates=12),), seeds=(7,))
     assert [entry.updates for entry in membership.whole(suite, longer).data] == [12, 0]
     assert membership.whole(suite, longer).seeds == (0, 7)
+    presets = replace(
+        suite, learners=tuple(Learner("icq", preset=name) for name in ("", "recurrent", "smac"))
+    )
+    assert membership.whole(presets, presets).learners == presets.learners
 
 
 def test_estimates_are_from_each_replicas_own_data(monkeypatch: pytest.MonkeyPatch) -> None:

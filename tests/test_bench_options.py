@@ -61,7 +61,7 @@ def test_what_cannot_be_trained_is_refused_before_it_is_measured(
     (tmp_path / "a.toml").write_text(FILE)
     monkeypatch.setattr("marlzoo.benchmarks.estimate.measure", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(ConfigError, match=message):
-        module.bench(tmp_path / "a.toml", out=tmp_path, quiet=True, **given)
+        module.bench(tmp_path / "a.toml", out=tmp_path, quiet=True, **({"hours": 1.0} | given))
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     assert main(["bench", str(tmp_path / "a.toml"), "--dry-run", "--out", str(tmp_path), *flags]) == 2
     assert message in capsys.readouterr().err

@@ -105,6 +105,11 @@ def test_cards_carry_published_scores(
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out  # addresses and references are copied
     assert len([line for line in out.splitlines() if "arXiv:" in line]) == len(scores(name))
+    assert main(["data", "card", "smac/3m/og-marl/good"]) == 0  # its references are sentences
+    out = capsys.readouterr().out
+    assert "…" not in out
+    for score in scores("smac/3m/og-marl/good"):
+        assert f"{score.mean}" in out
     assert main(["data", "card", "toy/point/omiga/expert"]) != 0
     assert "there is no such dataset" in capsys.readouterr().err
 

@@ -96,10 +96,13 @@ def test_what_is_not_here_is_named_beside_what_is(tmp_path: Path, monkeypatch: p
         (False, 4, 4, 4.0), (False, 4, 4, 4.0), (False, 4, 4, 4.0), (False, 4, 4, 0.0), (False, 4, 4, 0.0),
     ]  # fmt: skip
     assert all("" not in cost.seconds for cost in found[:3])  # nobody can make them
-    sheet, _ = estimate.sheets(suite, found)
-    hours = ["4.00"] * 3 + ["?"] * 2
-    assert [line[1:] for line in sheet.body] == [["missing", "4 of 4", each] for each in hours]
-    fetch, mine, install = sheet.notes[2:]
+    sheet, learners = estimate.sheets(suite, found)
+    assert [line[1:] for line in sheet.body] == [
+        *[["missing", "4 of 4", "4.00"]] * 3, *[["to make, 0 MB", "4 of 4", "?"]] * 2,
+    ]  # fmt: skip
+    assert sheet.notes[0].endswith("MB of disk, without those marked ?.")
+    assert learners.body == [["bc", "10", "6.00"], ["icq", "10", "6.00"]]
+    fetch, mine, install = estimate.lacking(found)
     assert fetch == "To fetch: marlzoo data download " + " ".join(
         f"mamujoco/hopper-3x1/omiga/{quality}" for quality in ("expert", "medium")
     )
@@ -111,6 +114,27 @@ def test_what_is_not_here_is_named_beside_what_is(tmp_path: Path, monkeypatch: p
     assert estimate.suite_within(replace(suite, data=(*data, ONE)), [*found, here], 9.0) == (
         replace(suite, data=(ONE,)), found,
     )  # fmt: skip
+    both = Data("smax/3m", "good", source="omiga")
+    (cost,) = estimate.costs(replace(suite, data=(both,), learners=(Learner("bc"),)), tmp_path)
+    assert [text[:40] for text in cost.lacks] == [
+        "smax/3m/omiga/good: there is no such dat", "smax/3m needs the package 'jax', which i",
+    ]  # fmt: skip
+    sheet, learners = estimate.sheets(suite, [cost])
+    assert (sheet.body[0][1:], learners.body) == (["missing", "2 of 2", "?"], [["bc", "2", "?"]])
+
+
+def test_a_preset_is_measured_as_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def make(method: str, spec: Spec, *, seeds: Any, preset: str | None = None, **settings: Any) -> Any:
+        asked.append(preset)
+        raise InterruptedError
+
+    monkeypatch.setattr(estimate, "make", make)
+    for learner in (Learner("icq", preset="recurrent"), Learner("icq")):
+        with pytest.raises(InterruptedError):
+            estimate.measure(SUITE, learner, "games/xor", ONE, task_spec("games/xor"))
+    assert asked == ["recurrent", None]
 
 
 def test_hours_too_few_to_show() -> None:

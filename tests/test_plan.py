@@ -92,6 +92,9 @@ def test_learners_of_different_presets_train_apart() -> None:
         (None, 2), ("authors", 2), ("defaults", 2),
     ]  # fmt: skip
     assert make("icq", found[1].spec, **found[1].settings).preset == "smac-authors"
+    same = replace(suite, learners=(Learner("icq"), Learner("icq", preset="smac")))  # one configuration
+    files = {group.checkpoint(Path(), same) for group in plan.groups(same, runs_of(same), 20)}
+    assert len(files) == 2
 
 
 def test_a_run_is_done_by_a_row_of_the_same_run_and_no_other() -> None:

@@ -231,12 +231,15 @@ def test_rows_of_other_sweeps_in_the_folder_do_not_count(
 def test_a_best_value_at_the_end_of_its_grid_is_named(tried: Any, best: Any, told: str) -> None:
     learners = (*(Learner("omiga", {"alpha": value}) for value in tried), Learner("bc", {"alpha": 0.01}))
 
-    class Found(Sweep):
+    class Found(Sweep):  # type: ignore[misc] # Any to mypy, which runs in the checkout
         def best(self) -> dict[str, Learner]:
             return {"omiga": Learner("omiga", {"alpha": best})}
 
-    lines = Found(SimpleNamespace(), learners, "").edges()  # type: ignore[arg-type]
+    found: Any = SimpleNamespace()
+    lines = Found(found, learners, '{"search": "grid", "over": {"alpha": []}}').edges()
     assert [line.partition(";")[0] for line in lines] == ([told] if told else [])
+    assert Found(found, learners, '{"search": "random", "over": {"alpha": []}}').edges() == []
+    assert Found(found, learners, '{"search": "grid", "over": {"lr": []}}').edges() == []
 
 
 def test_a_value_keeps_its_kind() -> None:
@@ -437,7 +440,12 @@ def test_what_a_sweep_costs(suite: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--processes", "1", "--threads", "-1"], ["--processes", "0", "--threads", "2"], ["--processes", "-1"]],
+    [
+        ["--processes", "1", "--threads", "-1"],
+        ["--processes", "0", "--threads", "2"],
+        ["--processes", "-1"],
+        ["--max-replicas", "0"],
+    ],
 )
 def test_a_dry_run_refuses_what_the_sweep_refuses(
     suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]

@@ -35,6 +35,8 @@ def compared(root: Path) -> str:
     files = [root / "results" / name / "table.csv" for name in PUBLISHED]
     cells = pd.concat([pd.read_csv(file) for file in files if file.exists()], ignore_index=True)
     done = cells[cells["updates"] >= cells["budget"]]
+    # A suite may show runs of another one, which stand here once.
+    done = done.drop_duplicates(["task", "quality", "data_hash", "learner", "config_hash", "mean"])
     return table(header, filter(None, (_line(cell) for _, cell in done.iterrows())))
 
 
@@ -48,7 +50,7 @@ def _line(cell: pd.Series) -> list[str]:
         found = [score for score in known if score.method == PARTICLE.get(cell["method"])]
         if not found:
             return []
-        measure, ours = "score", f"{cell['score']:.0f}"
+        measure, ours = "score", f"{cell['score']:.0f}" if pd.notna(cell["score"]) else "diverged"
         published, source = f"{found[0].mean:.0f} ± {found[0].std:.0f}", found[0].reference
     data = code(f"{cell['task']} {cell['quality']}")
     return [

@@ -33,6 +33,8 @@ def shown_costs(suite: Suite, out: Path, console: Console, rerun: Iterable[str] 
     found: list[Cost] = estimate.costs(suite, out, tell, rerun=set(rerun))
     for sheet in estimate.sheets(suite, found):
         console.print(terminal(sheet))
+    for line in estimate.lacking(found):  # commands are copied: only the terminal may break them
+        console.print(f"{line}\n", soft_wrap=True, markup=False, highlight=False)
     return found
 
 
@@ -51,5 +53,6 @@ def _record(cost: Cost, left_out: bool) -> dict[str, Any]:
         "runs": cost.runs,
         "missing": missing,
     }
-    more = {"checkpoint_bytes": cost.checkpoints, "hours": cost.hours, "lacks": cost.lacks}
+    hours = cost.hours if cost.measured else None
+    more = {"checkpoint_bytes": cost.checkpoints, "hours": hours, "lacks": list(cost.lacks)}
     return {**about, **more, "left_out": left_out}

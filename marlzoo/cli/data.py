@@ -377,12 +377,12 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> Any:
 
     metrics = dict.fromkeys(score["metric"] for score in scores)
     table = Table(title=f"published scores: {', '.join(metrics).replace('_', ' ')}")
-    table.add_column("method", overflow="fold")
+    table.add_column("method", overflow="fold", min_width=12)
     if len(metrics) > 1:
         table.add_column("metric", overflow="fold")
     for name in ("mean", "±", "seeds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reference", no_wrap=True)
+    table.add_column("reference", overflow="fold", min_width=16)
     for score in scores:
         texts = ["" if score[k] is None else str(score[k]) for k in ("mean", "std", "seeds")]
         names = [score["method"], *([score["metric"]] if len(metrics) > 1 else [])]

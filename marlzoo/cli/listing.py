@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     """List what the first argument names."""
     kinds = [f"  {kind:<8}  {about}" for kind, about in ABOUT.items()]
     option = "  --json    print JSON instead of a table"
-    some = "A text behind another kind than methods: only entries with it in their name."
+    some = "With a kind other than methods, TEXT: only entries whose name contains it."
     about = "\n".join(["Kinds:", *kinds, some, "", "options:", option])
     ordered = sorted(arguments, key=lambda text: text.startswith("-"))  # the kind may follow the option
     if first_argument("kind", "list", ordered, KINDS, about) is None:
@@ -47,8 +47,10 @@ def run(arguments: Sequence[str]) -> int:
     if options.name and options.kind != "methods":
         entries = [entry for entry in entries if options.name.lower() in entry["name"].lower()]
         if not entries:
+            more = "; marlzoo data download --list names the published ones"
             raise ConfigError(
                 f"marlzoo list {options.kind}: no name contains {options.name!r}; without it all are listed"
+                f"{more if options.kind == 'datasets' else ''}"
             )
     if options.json:
         print(json.dumps(entries, indent=2))

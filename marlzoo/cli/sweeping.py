@@ -113,10 +113,13 @@ def _show_costs(suite: Suite, over: Mapping[str, str], options: Options) -> int:
     """Print what a sweep still costs."""
     if options.optuna:
         raise ConfigError("--dry-run tells what a grid or a draw costs; Optuna chooses settings as it goes")
+    from marlzoo.benchmarks.split import require_replicas
     from marlzoo.benchmarks.sweeps import sweep_split, swept_suite
     from marlzoo.console import console as plain_console
 
-    sweep_split(options.processes, options.threads)  # what would be refused is refused here, too
+    # What would be refused is refused here, too.
+    sweep_split(options.processes, options.threads)
+    require_replicas(options.max_replicas)
     swept = swept_suite(suite, over, **_selection(options))
     found = shown_costs(swept, options.out, plain_console(stderr=options.json))
     if options.json:

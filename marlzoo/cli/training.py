@@ -130,7 +130,7 @@ def _defaults(method: str, arguments: Sequence[str]) -> tuple[Config, str]:
     if found.borrowed:
         note = (
             f"{method} has no preset for {spec.task} and starts from that of {found.name}; "
-            "--preset chooses another (defaults: none)"
+            "--preset NAME chooses another, --preset defaults none"
         )
     return cls.config_class(**found.settings), note
 

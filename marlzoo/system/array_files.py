@@ -42,7 +42,7 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such checkpoint; check the path (marlzoo train writes them to results/NAME/checkpoints)"
+            f"{path}: no such checkpoint; check the path (a run's folder, results/NAME, will do)"
         )
     size = path.stat().st_size
     try:
