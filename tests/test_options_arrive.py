@@ -531,7 +531,8 @@ def test_a_preset_of_other_tasks_is_not_taken_without_a_word(
     watch("benchmarks.runner:run_suite")
     asked(lambda: main(["train", "icq", "--data", str(file)]))
     assert capsys.readouterr().out == (
-        "icq has no preset for mine/a and starts from that of smac; --preset NAME chooses another, --preset defaults none\n"
+        "icq has no preset for mine/a and starts from that of smac; --preset NAME chooses another, "
+        "--preset defaults none\n"
     )
     for given in (["--data", str(file), "--preset", "smac"], ["--data", "games/xor/marlzoo/D1"]):
         asked(partial(main, ["train", "icq", *given]))
