@@ -337,9 +337,9 @@ def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, 
     spent = 0.0
     chosen = list[Data]()
     order = sorted((cost for cost in found if not cost.lacks), key=lambda cost: cost.hours)
-    lacking = [cost for cost in found if cost.lacks]
+    out_of_reach = [cost for cost in found if cost.lacks]
     if not order:
-        raise ConfigError(f"suite {suite.name!r}: nothing can be trained yet: {lacking[0].lacks[0]}")
+        raise ConfigError(f"suite {suite.name!r}: nothing can be trained yet: {out_of_reach[0].lacks[0]}")
     for cost in order:
         spent += cost.hours
         if spent > hours:
@@ -350,7 +350,7 @@ def suite_within(suite: Suite, found: list[Cost], hours: float) -> tuple[Suite, 
             f"suite {suite.name!r}: the cheapest dataset, {order[0].label}, needs about {order[0].hours:.2g} hours; "
             "give more, or fewer --tasks, --methods, --seeds or --updates"
         )
-    left = [cost for cost in (*order, *lacking) if cost.data not in chosen]
+    left = [cost for cost in (*order, *out_of_reach) if cost.data not in chosen]
     return replace(suite, data=tuple(data for data in suite.data if data in chosen)), left
 
 

@@ -75,7 +75,7 @@ class Sweep:
             return []
         lines = []
         for method, best in self.best().items():
-            for name in set(record["over"]) & best.config.keys():
+            for name in (name for name in record["over"] if name in best.config):
                 value = best.config[name]
                 given = [
                     each.config[name]

@@ -36,7 +36,7 @@ def compared(root: Path) -> str:
     cells = pd.concat([pd.read_csv(file) for file in files if file.exists()], ignore_index=True)
     done = cells[cells["updates"] >= cells["budget"]]
     # A suite may show runs of another one, which stand here once.
-    done = done.drop_duplicates(["task", "quality", "data_hash", "learner", "config_hash", "mean"])
+    done = done.drop_duplicates(["task", "quality", "data_hash", "method", "config_hash", "mean"])
     return table(header, filter(None, (_line(cell) for _, cell in done.iterrows())))
 
 
