@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
-from marlzoo.errors import ConfigError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, SpecError, UnknownNameError, placed
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
@@ -165,6 +165,12 @@ def expanded(suite: Suite) -> Suite:
 
 
 def validate(suite: Suite) -> None:
+    """As :func:`require_valid`, with errors about names and settings that name the suite."""
+    with placed(f"suite {suite.name!r}"):
+        require_valid(suite)
+
+
+def require_valid(suite: Suite) -> None:
     """Find wrong names and settings, missing files and methods that do not fit before any work is done.
 
     Raises:
@@ -173,7 +179,7 @@ def validate(suite: Suite) -> None:
         DataError: a file that names its task itself is missing or broken.
         SpecError: a method that does not handle a task, or learns online.
     """
-    methods = [_method(suite, learner) for learner in suite.learners]
+    methods = [_method(learner) for learner in suite.learners]
     _check_settings(suite, methods)
     checked: set[str] = set()
     for data in suite.data:
@@ -191,7 +197,7 @@ def validate(suite: Suite) -> None:
                 checked.add(same)
             if kind and kind not in cls.actions and not learner.where_possible:
                 raise SpecError(
-                    f"suite {suite.name!r}: {learner.method} handles {' and '.join(cls.actions)} actions, but {task} "
+                    f"{learner.method} handles {' and '.join(cls.actions)} actions, but {task} "
                     f"has {kind} ones; take it out, or say where_possible = true to leave it out there"
                 )
 
@@ -200,11 +206,14 @@ def _check_settings(suite: Suite, methods: Sequence[type[Algorithm]]) -> None:
     """Raise an error for a learner's unknown settings, or for common settings that no method has."""
     for learner, cls in zip(suite.learners, methods, strict=True):
         replica_configs(cls.config_class, 1, learner.config)
-    for name in {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}:
-        if not any(name in setting_names(cls) for cls in methods):
-            known = {name for method in method_names() for name in setting_names(find_method(method))}
-            if name not in known:
-                raise UnknownNameError(f"setting of suite {suite.name!r}", name, sorted(known))
+    common = {**suite.config, **{k: v for data in suite.data for k, v in data.config.items()}}
+    unused = common.keys() - set().union(*(setting_names(cls) for cls in methods))
+    if not unused:
+        return
+    known = {name for method in method_names() for name in setting_names(find_method(method))}
+    for name in common:
+        if name in unused - known:
+            raise UnknownNameError("setting", name, sorted(known))
 
 
 def _check_quality(data: Data) -> None:
@@ -219,12 +228,12 @@ def _check_quality(data: Data) -> None:
             raise UnknownNameError(f"quality of {data.task}", data.quality, known)
 
 
-def _method(suite: Suite, learner: Learner) -> type[Algorithm]:
+def _method(learner: Learner) -> type[Algorithm]:
     """The class of a learner's method, which must learn from data."""
     cls = find_method(learner.method)
     if cls.sampling == "online":
         raise SpecError(
-            f"suite {suite.name!r}: {learner.method} learns online, not from data; "
+            f"{learner.method} learns online, not from data; "
             f"train it with: marlzoo train {learner.method} --task TASK"
         )
     replica_configs(cls.config_class, 1, learner.config)  # names and ranges, before any file is opened

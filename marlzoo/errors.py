@@ -6,10 +6,11 @@ what to do. The command line prints its text without a traceback (``--debug`` sh
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import NamedTuple
 
@@ -129,6 +130,16 @@ class OutputError(MarlzooError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@contextlib.contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Let the text of every error about names, settings and shapes in this block begin with its place."""
+    try:
+        yield
+    except (UnknownNameError, ConfigError, SpecError) as error:
+        error.args = (f"{place}: {error}",)
+        raise
 
 
 def lack_of_memory(error: BaseException) -> str | None:

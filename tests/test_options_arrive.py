@@ -455,6 +455,8 @@ def test_one_task_of_all_datasets() -> None:
         marlzoo.train_method("bc", "d", task="mpe/spread", episodes=0)
     with pytest.raises(ConfigError, match=r"several tasks \(games/bridge, games/xor\)"):
         marlzoo.train_method("bc", ["games/xor/marlzoo/D1", "games/bridge/marlzoo/optimal"])
+    with pytest.raises(ConfigError, match=r"^setting 'lr' of BCConfig is -1"):  # it speaks of no suite
+        marlzoo.train_method("bc", "games/xor/marlzoo/D1", settings={"lr": -1.0})
     with pytest.raises(DataError):
         marlzoo.train_method("bc", "no/such/data/set")
 

@@ -16,7 +16,7 @@ from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 
 import marlzoo
-from marlzoo.errors import SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, SpecError, UnknownNameError
 from marlzoo.recording import recipes
 from marlzoo.registry import find_method, find_methods, make
 from tests.test_results import ROW
@@ -229,9 +229,20 @@ def test_every_method_that_fits_some_of_the_data() -> None:
 
 def test_wrong_methods_and_qualities_are_found_before_any_work() -> None:
     with pytest.raises(
-        SpecError, match="mappo learns online, not from data; train it with: marlzoo train mappo"
+        SpecError,
+        match=r"^suite 'unit': mappo learns online, not from data; train it with: marlzoo train mappo",
     ):
         plan.validate(suite_of(learners=(Learner("mappo"),)))
+    with pytest.raises(UnknownNameError, match=r"^suite 'unit': unknown method 'cb'"):
+        plan.validate(suite_of(learners=(Learner("cb"),)))
+    with pytest.raises(ConfigError, match=r"^suite 'unit': setting 'lr' of BCConfig is -1"):
+        plan.validate(suite_of(learners=(Learner("bc", {"lr": -1.0}),)))
+    with pytest.raises(
+        UnknownNameError, match=r"^suite 'unit': unknown setting 'hiden'. Did you mean hidden"
+    ):
+        plan.validate(suite_of(config={"alpha": 1.0, "hiden": 3}))
+    with pytest.raises(UnknownNameError, match=r"^unknown method 'cb'"):
+        plan.require_valid(suite_of(learners=(Learner("cb"),)))
     with pytest.raises(UnknownNameError, match=r"quality of games/xor.*D9"):
         plan.validate(suite_of(data=(Data(XOR, "D9"),)))
     with pytest.raises(UnknownNameError, match=r"quality of mamujoco/hopper-3x1.*'expert-medim'"):

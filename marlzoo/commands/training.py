@@ -148,6 +148,7 @@ def run_method(
         SpecError: the method does not handle the task's actions.
     """
     from marlzoo.benchmarks.launchers import Place
+    from marlzoo.benchmarks.plan import require_valid
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import Split
     from marlzoo.benchmarks.suites import Data, Learner, Suite
@@ -167,6 +168,7 @@ def run_method(
         seeds=seeds,
         **training,
     )
+    require_valid(suite)  # before the runner, whose errors speak of a suite
     split = Split(threads=threads)
     return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
 
