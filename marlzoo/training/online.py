@@ -20,6 +20,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import ReplayConfig
+from marlzoo.console import inform
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError
 from marlzoo.training import checkpoint as checkpoints
@@ -117,6 +118,7 @@ def train_online(
     on_update: Callable[[int], None] | None = None,
     on_progress: Callable[[int, int, list[CurvePoint]], None] | None = None,
     loggers: Sequence[Logger] = (),
+    log: Callable[[str], None] = inform,
 ) -> list[CurvePoint]:
     """Train an online learner, resuming from ``checkpoint`` if it is there.
 
@@ -135,6 +137,8 @@ def train_online(
             with the same numbers after a resume.
         on_progress: called after each update with updates done, updates in all, and new curve points.
         loggers: receive the metrics, see :mod:`marlzoo.training.loggers`.
+        log: called with one line if the training goes on from a checkpoint; default: as in
+            :func:`marlzoo.training.trainer.train`.
 
     Returns:
         The learning curve, one point per replica every ``log_every`` updates.
@@ -163,6 +167,8 @@ def train_online(
     began = time.monotonic()
     if algorithm.updates == 0 and on_update is not None:
         on_update(0)
+    if 0 < algorithm.updates < last:
+        log(f"{algorithm.name} goes on from update {algorithm.updates} of {total}")
     with Loggers(loggers, algorithm, total) as logging:
         while algorithm.updates < last:
             metrics = lessons.next(algorithm.updates / total)
