@@ -13,7 +13,7 @@ from marlzoo.console import console as plain_console
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
 
 from .analysis import Results
-from .estimate import Cost, costs, require_hours, suite_within
+from .estimate import Cost, costs, left_out, require_hours, suite_within
 from .launchers import Place, job_states
 from .membership import whole
 from .plan import expanded, validate
@@ -106,7 +106,10 @@ def bench(
     console = plain_console(quiet=quiet)
     if hours:
         again = {learner.method for learner in chosen.learners} if force else rerun
-        chosen, _ = suite_within(chosen, costs(_valid(chosen), Path(out), console.print, rerun=again), hours)
+        found_costs = costs(_valid(chosen), Path(out), console.print, rerun=again)
+        chosen, left = suite_within(chosen, found_costs, hours)
+        for line in left_out(left):
+            console.print(line, highlight=False)
     finished = run_suite(
         chosen,
         out=Path(out),

@@ -316,6 +316,14 @@ def lacking(found: Sequence[Cost]) -> list[str]:
     return [*([f"To fetch: {DOWNLOAD} {' '.join(names)}"] if names else []), *others]
 
 
+def left_out(left: Sequence[Cost]) -> list[str]:
+    """What is not trained because it does not fit in the hours, or is not here: a line each."""
+    return [
+        f"left out: {cost.label}, {'missing' if cost.lacks else f'about {shown_hours(cost.hours)} hours'}"
+        for cost in left
+    ]
+
+
 def require_hours(hours: float) -> None:
     """Refuse a time in which nothing can be trained; 0 stands for any.
 

@@ -125,7 +125,10 @@ def test_changes_of_a_file_are_read_with_it(asked: dict[str, Any], tmp_path: Pat
 
 
 def test_only_what_fits_in_some_hours(
-    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     measured: list[Any] = []
 
@@ -136,7 +139,10 @@ def test_only_what_fits_in_some_hours(
     monkeypatch.setattr(module, "costs", costs)
     module.bench(SUITE, out=tmp_path, hours=0.1, rerun=["icq"], quiet=True)
     assert asked["suite"].data == DATA[:1]
-    module.bench(SUITE, out=tmp_path, hours=0.1, force=True, quiet=True)
+    assert capsys.readouterr().out == ""
+    module.bench(SUITE, out=tmp_path, hours=0.1, force=True)
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["left out: games/xor D3, about 32.00 hours"]
     assert measured == [(SUITE, tmp_path, ["icq"]), (SUITE, tmp_path, ["bc", "icq"])]
     module.bench(SUITE, out=tmp_path, quiet=True)
     assert len(measured) == 2

@@ -200,7 +200,6 @@ def _planned(suite: Suite, options: Options) -> Suite:
         suite, left = estimate.suite_within(suite, found, options.hours)
     if options.json and options.dry_run:
         print(costs_json(found, left))
-    for cost in left:
-        why = "missing" if cost.lacks else f"about {estimate.shown_hours(cost.hours)} hours"
-        console.print(f"left out: {cost.label}, {why}", highlight=False)
+    for line in estimate.left_out(left):
+        console.print(line, highlight=False)
     return suite
