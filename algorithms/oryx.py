@@ -123,10 +123,11 @@ class OryxNet(nn.Module):
     Args:
         init: draws the initial values.
         spec: the task's shape.
-        config: sizes and decay.
+        config: sizes.
+        decay: of the memory, ``[R]``; see :class:`marlzoo.modules.retention.Retention`.
     """
 
-    def __init__(self, init: Init, spec: Spec, config: OryxConfig) -> None:
+    def __init__(self, init: Init, spec: Spec, config: OryxConfig, decay: Tensor) -> None:
         super().__init__()
         h = config.hidden
         n = spec.n_agents
@@ -137,8 +138,8 @@ class OryxNet(nn.Module):
         self.own_action = config.own_action
         self.obs = Embedding(init, spec.obs_size + n, h)
         self.acted = Embedding(init, a + n, h)
-        self.encoder = RetentionEncoder(init, h, config.heads, config.decay_scaling)
-        self.decoder = RetentionDecoder(init, h, config.heads, config.decay_scaling)
+        self.encoder = RetentionEncoder(init, h, config.heads, decay)
+        self.decoder = RetentionDecoder(init, h, config.heads, decay)
         self.policy = Head(init, h, h, a)
         if spec.discrete:
             self.value = Head(init, h, h, a)
@@ -207,7 +208,7 @@ class Oryx(Algorithm):
     def build(self, spec: Spec) -> None:
         """The network and its target."""
         self.fields = ("obs", "action", "action_mask", "agent_reward", "mask")
-        self.net = OryxNet(self.init, spec, self.config)
+        self.net = OryxNet(self.init, spec, self.config, self.hyperparameter("decay_scaling"))
         self.target = self.make_target(self.net)
         self.add_optimizer(net=self.net)
 

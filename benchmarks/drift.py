@@ -51,12 +51,13 @@ def value_drift(updates: Floats, values: Floats) -> float | None:
 
 
 def moving(drifts: Floats) -> float | None:
-    """Mean drift of several runs (replicas of one method on one dataset) if it is too large, else None.
+    """Mean size of the drifts of several runs (replicas of one method on one dataset) if it is too large, else None.
 
-    A drift that is not finite counts as too large; runs without one are left out.
+    It has the sign of their mean: runs that move apart have not converged, though their mean may stand still. A drift
+    that is not finite counts as too large; runs without one are left out.
     """
     known = drifts[~np.isnan(drifts)]
     if not len(known):
         return None
-    mean = float(known.mean())
-    return mean if abs(mean) > STILL else None
+    size = float(np.abs(known).mean())
+    return math.copysign(size, known.mean()) if size > STILL else None

@@ -210,6 +210,24 @@ def test_metrics_that_come_later_get_a_column(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_a_stage_does_not_report_stays_unknown_after_a_resume(tmp_path: Path) -> None:
+    """A cell that is empty is no value that is not a number: a run's drift would be infinite."""
+    algorithm = learner()
+    whole = MetricsFile(tmp_path / "metrics.csv")
+    whole.start(algorithm)
+    for updates in (1, 2, 3):
+        values = {"second": [2.0, np.nan]} if updates > 1 else {}
+        whole.log_metrics(updates, {"first": np.array([1.0, 1.0])} | {k: np.array(v) for k, v in values.items()})
+    whole.close()
+    algorithm.updates = 3
+    resumed = MetricsFile(tmp_path / "metrics.csv")
+    resumed.start(algorithm)
+    assert list(resumed.at(1)) == list(whole.at(1)) == ["first"]
+    assert resumed.curve("second", 3)[0].tolist() == whole.curve("second", 3)[0].tolist() == [2.0, 3.0]
+    np.testing.assert_array_equal(resumed.curve("second", 3)[1], [[2.0, np.nan]] * 2)
+    assert resumed._columns == ["first", "second"]
+
+
 def test_online_training_keeps_its_metrics(tmp_path: Path) -> None:
     def make() -> Algorithm:
         spec = make_game("xor", 1).spec

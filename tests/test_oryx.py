@@ -29,7 +29,7 @@ def learner(kind: Any = "continuous", **settings: Any) -> Any:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_retention_in_parallel_is_retention_step_by_step(causal: bool) -> None:
-    retention = Retention(Init((0, 1), dtype=DOUBLE), 8, 2, 0.9, causal)
+    retention = Retention(Init((0, 1), dtype=DOUBLE), 8, 2, torch.tensor([0.9, 0.4]), causal)
     reader, source = torch.randn(2, 2, 3, 5, 4, 8, dtype=DOUBLE).unbind(0)
     state, parts = retention.start(reader), []
     for t in range(5):
@@ -44,7 +44,9 @@ def test_retention_in_parallel_is_retention_step_by_step(causal: bool) -> None:
 
 def test_heads_forget_at_different_rates() -> None:
     """The authors' four heads with their scaling: just below one half a step."""
-    decay = Retention(Init((0,), dtype=DOUBLE), 8, 4, 0.5, causal=True).decay
+    decay = Retention(Init((0, 1), dtype=DOUBLE), 8, 4, torch.tensor([0.5, 1.0]), causal=True).decay
+    assert (decay[1] == 2 * decay[0]).all(), "every replica has its own"
+    decay = decay[0]
     assert decay.tolist() == sorted(decay.tolist())
     assert decay[0] == pytest.approx(0.5 * (1 - 1 / 32))
     assert decay[-1] == pytest.approx(0.5 * (1 - 1 / 512))
@@ -145,9 +147,9 @@ def test_a_sure_policy_has_no_advantage_at_its_own_actions() -> None:
 
 
 def test_what_lies_k_steps_back_has_the_decay_to_the_power_k() -> None:
-    retention = Retention(Init((0,), dtype=DOUBLE), 8, 4, 0.5, causal=False)
-    weight = retention._weights(4, 2)  # [H, T N, T N]
+    retention = Retention(Init((0,), dtype=DOUBLE), 8, 4, torch.tensor([0.5]), causal=False)
+    weight = retention._weights(4, 2)[0, 0]  # [H, T N, T N]
     for back in range(4):
-        torch.testing.assert_close(weight[:, 7, 7 - 2 * back], retention.decay**back)
+        torch.testing.assert_close(weight[:, 7, 7 - 2 * back], retention.decay[0] ** back)
     assert (weight[:, 4, 5] == 1.0).all()  # of the same step, whatever the agent
     assert (weight[:, 3, 4:] == 0.0).all()

@@ -232,7 +232,9 @@ def test_the_limit_separates_growth_from_convergence() -> None:
 
 
 def test_the_mean_drift_of_the_replicas_decides() -> None:
-    assert moving(np.array([0.2, -0.2])) is None
+    assert moving(np.array([0.2, -0.2])) == pytest.approx(0.2)  # two that move apart have not converged
+    assert moving(np.array([0.1, -0.5])) == pytest.approx(-0.3)
+    assert moving(np.array([0.04, -0.05])) is None
     assert moving(np.array([0.2, 0.0])) == pytest.approx(0.1)
     assert moving(np.array([0.05, 0.05])) is None
     assert moving(np.array([0.2, np.nan])) == pytest.approx(0.2)  # a row without it says nothing

@@ -28,7 +28,8 @@ class Retention(nn.Module):
         init: draws the initial values.
         size: features of a token.
         heads: H; ``size`` is a multiple of it.
-        scaling: of the decays, ``kappa_h = scaling (1 - f_h)``, f_h from 1/32 to 1/512 in equal ratios. 0: no memory.
+        scaling: of every replica's decays, ``[R]``: ``kappa_h = scaling (1 - f_h)``, f_h from 1/32 to 1/512 in equal
+            ratios. 0: no memory.
         causal: a token sees the agents before it in its own step, and itself, instead of all agents.
 
     Raises:
@@ -37,7 +38,7 @@ class Retention(nn.Module):
 
     decay: Tensor
 
-    def __init__(self, init: Init, size: int, heads: int, scaling: float, causal: bool) -> None:
+    def __init__(self, init: Init, size: int, heads: int, scaling: Tensor, causal: bool) -> None:
         super().__init__()
         if size % heads:
             raise ConfigError(f"hidden is {size}; with {heads} heads it must be a multiple of {heads}")
@@ -50,8 +51,8 @@ class Retention(nn.Module):
         self.norm = RMSNorm(init, size // heads)
         self.out = Linear(init, size, size)
         rates = torch.linspace(math.log(FASTEST), math.log(SLOWEST), heads, dtype=torch.float64).exp()
-        decay = (scaling * (1.0 - rates)).to(init.device, init.dtype)
-        self.register_buffer("decay", decay, persistent=False)  # [H]
+        decay = torch.outer(scaling.to("cpu", torch.float64), 1.0 - rates).to(init.device, init.dtype)
+        self.register_buffer("decay", decay, persistent=False)  # [R, H]
 
     def forward(self, reader: Tensor, source: Tensor) -> Tensor:
         """All steps at once, from an empty state.
@@ -88,7 +89,7 @@ class Retention(nn.Module):
 
     def decayed(self, state: Tensor) -> Tensor:
         """The state ``[R, E, H, D, D]`` one step later."""
-        return state * self.decay.view(-1, 1, 1)
+        return state * self.decay[:, None, :, None, None]
 
     def start(self, like: Tensor) -> Tensor:
         """The state at an episode's start, for observations ``[R, E, ...]``."""
@@ -105,10 +106,10 @@ class Retention(nn.Module):
         return tuple(part.unflatten(-1, (self.heads, size)) for part in parts)
 
     def _weights(self, steps: int, agents: int) -> Tensor:
-        """``[H, T N, T N]``: how much of a token (column) is left when another (row) reads."""
+        """``[R, 1, H, T N, T N]``: how much of a token (column) is left when another (row) reads."""
         time = torch.arange(steps, device=self.decay.device).repeat_interleave(agents)
         apart = time.unsqueeze(1) - time
-        left = self.decay.view(-1, 1, 1) ** apart.clamp_min(0)
+        left = self.decay[:, None, :, None, None] ** apart.clamp_min(0)
         order = torch.arange(steps * agents, device=time.device)
         visible = (order.unsqueeze(1) >= order) if self.causal else (apart >= 0)
         return left * visible
@@ -137,7 +138,7 @@ class SwiGLU(nn.Module):
 class RetentionEncoder(nn.Module):
     """A block in which tokens read each other: retention and a two-layer network, each added and normalized."""
 
-    def __init__(self, init: Init, size: int, heads: int, scaling: float) -> None:
+    def __init__(self, init: Init, size: int, heads: int, scaling: Tensor) -> None:
         super().__init__()
         self.retention = Retention(init, size, heads, scaling, causal=False)
         self.network = SwiGLU(init, size)
@@ -164,7 +165,7 @@ class RetentionDecoder(nn.Module):
     Tokens read those before them; then the encoder's token of the same agent reads what they became.
     """
 
-    def __init__(self, init: Init, size: int, heads: int, scaling: float) -> None:
+    def __init__(self, init: Init, size: int, heads: int, scaling: Tensor) -> None:
         super().__init__()
         self.own = Retention(init, size, heads, scaling, causal=True)
         self.cross = Retention(init, size, heads, scaling, causal=True)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.config import is_numeric
+from marlzoo.config import Config, is_numeric
 from marlzoo.data.sampler import Sampler
 from marlzoo.deployment.step import PolicyStep, example_inputs, hides_state, next_inputs
-from marlzoo.errors import ExportError, SpecError
+from marlzoo.errors import ConfigError, ExportError, SpecError
 from marlzoo.modules.policies import Policy
 from marlzoo.registry import find_method, make
 from marlzoo.replicas import GivenRandom, Kind, ReplicaRandom
@@ -130,10 +130,10 @@ def _check_policy_parameters(case: Case, algorithm: Algorithm, returns: np.ndarr
 
 
 def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
-    """Two replicas that differ in seed, settings and data equal two runs: start, sampled rows, noise, 3 updates."""
+    """Two replicas that differ in seed, all settings and data equal two runs: start, rows, noise, 3 updates."""
     data = [case.dataset(seed=1), case.dataset(seed=2, episodes=20)]
     seeds = (7, 1)
-    settings = _rates(case)
+    settings = _differing(case)
     together = case.learner(seeds, **settings)
     alone = [
         case.learner((seed,), **{k: v[row] for k, v in settings.items()}) for row, seed in enumerate(seeds)
@@ -154,13 +154,26 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
         assert_same_replica(together, row, single, rtol=1e-6)
 
 
-def _rates(case: Case) -> dict[str, list[float]]:
-    """Settings that differ between two replicas: step size, and alpha where there is one."""
+def _differing(case: Case) -> dict[str, list[float]]:
+    """For every setting that replicas need not share the case's own value, and another one that it allows."""
     cls = find_method(case.method).config_class
-    rates = {"lr": [1e-3, 5e-4]}
-    if "alpha" in {f.name for f in dataclasses.fields(cls)} and is_numeric(cls, "alpha"):
-        rates["alpha"] = [1.0, 2.0]
-    return rates
+    config = case.learner().config
+    found = {}
+    for name in (f.name for f in dataclasses.fields(cls) if is_numeric(cls, f.name)):
+        own = getattr(config, name)
+        for other in (0.7 * own, own + 0.05, 1.0):
+            if other != own and _allowed(config, name, other):
+                found[name] = [own, other]
+                break
+    return found
+
+
+def _allowed(config: Config, name: str, value: float) -> bool:
+    try:
+        dataclasses.replace(config, **{name: value})
+    except ConfigError:
+        return False
+    return True
 
 
 def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
@@ -176,9 +189,10 @@ def nan_stays_in_its_replica(case: Case, folder: Path) -> None:
 
 
 def evaluation_does_not_depend_on_neighbors(case: Case, folder: Path) -> None:
-    """A replica's returns are those that it has when evaluated alone."""
-    together = case.learner((4, 8))
-    alone = case.learner((8,))
+    """A replica's returns are those that it has when evaluated alone, whatever settings its neighbor has."""
+    settings = _differing(case)
+    together = case.learner((4, 8), **settings)
+    alone = case.learner((8,), **{name: values[1] for name, values in settings.items()})
     both = evaluate(together.policy(), case.toys.env(6, case.kind), seeds=[4, 8], dtype=torch.float64)
     one = evaluate(alone.policy(), case.toys.env(3, case.kind), seeds=[8], dtype=torch.float64)
     np.testing.assert_allclose(both.returns[1], one.returns[0], rtol=1e-6)

@@ -240,8 +240,13 @@ def _read(path: Path, replicas: Sequence[Mapping[str, str]]) -> dict[int, dict[s
         if [line[1 : len(fixed)] for line in block] != [list(replica.values()) for replica in replicas]:
             raise _foreign(path, f"line {first + 2} is of another replica")
         try:
-            columns = np.array([[float(cell or "nan") for cell in line[len(fixed) :]] for line in block]).T
-            points[int(block[0][0])] = dict(zip(names, columns, strict=True))
+            cells = zip(names, *(line[len(fixed) :] for line in block), strict=True)
+            # A stage may report fewer metrics: what was not logged stays unknown.
+            points[int(block[0][0])] = {
+                name: np.array([float(cell or "nan") for cell in column])
+                for name, *column in cells
+                if any(column)
+            }
         except ValueError as error:
             raise _foreign(path, f"line {first + 2}: {error}") from error
     return points
