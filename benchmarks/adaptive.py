@@ -10,7 +10,9 @@ import numpy as np
 
 from marlzoo.errors import MissingExtraError
 
+from .analysis import DATASET
 from .suites import Learner
+from .summary import spoiled
 
 if TYPE_CHECKING:
     from .analysis import Results
@@ -103,12 +105,12 @@ def propose(trial: Any, name: str, values: Values) -> Any:
 def objectives(results: Results) -> dict[tuple[str, str], float]:
     """What is maximized, by method and variant: the mean over datasets of the score, or else of the return.
 
-    NaN where a run diverged, failed or has not finished. Returns stand in for scores where a task of the sweep has
+    NaN where a run diverged, failed or has not finished. Returns stand in for all scores where a task of the sweep has
     no reference.
     """
     cells = results.table()
-    column = "score" if np.isfinite(cells["score"]).any() else "mean"
-    spoiled = (cells["failed"] > 0) | (cells["unfinished"] > 0) | (cells["seeds"] == 0)
-    values = cells.assign(value=cells[column].where(~spoiled))
+    known = cells.assign(scored=np.isfinite(cells["score"]))[~spoiled(cells)]
+    column = "score" if known.groupby(DATASET)["scored"].any().all() else "mean"
+    values = cells.assign(value=cells[column].where(~spoiled(cells)))
     parts = values.groupby(["method", "variant"], sort=False)
     return {(str(m), str(v)): float(part["value"].mean(skipna=False)) for (m, v), part in parts}

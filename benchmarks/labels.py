@@ -67,7 +67,7 @@ def _learners(cells: pd.DataFrame, only: pd.Series) -> tuple[pd.Series, list[str
         names[method, variant] = f"{method} ({own})" if own else method
     for (method, variant), name in names.items():
         if len(name) > LONGEST:
-            letter = chr(ord("a") + sum(other.startswith(f"{method} ") for other in lettered))
+            letter = _letters(sum(other.startswith(f"{method} ") for other in lettered))
             lettered[f"{method} {letter}"] = name
             names[method, variant] = f"{method} {letter}"
     keys = zip(cells["method"], cells["variant"], strict=True)
@@ -82,6 +82,12 @@ def _learners(cells: pd.DataFrame, only: pd.Series) -> tuple[pd.Series, list[str
     ]
     within = [cells[name] for name in ("suite", "task", "source", "quality", "data_hash")]
     return _told_apart(found, within, cells["config_hash"]), notes
+
+
+def _letters(place: int) -> str:
+    """a, b, ..., z, aa, ab, ... for 0, 1, ..."""
+    rest, last = divmod(place, 26)
+    return (_letters(rest - 1) if rest else "") + chr(ord("a") + last)
 
 
 class _Shared(NamedTuple):

@@ -165,6 +165,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def spoiled(cells: pd.DataFrame) -> pd.Series:
+    """Lines of a summary that no choice of settings may rest on: a run failed, has not finished, or none is there."""
+    return (cells["failed"] > 0) | (cells["unfinished"] > 0) | (cells["seeds"] == 0)
+
+
 def _highest(rows: pd.DataFrame) -> pd.DataFrame:
     """Of every run the highest mean return of its evaluations, and how many these are."""
     renamed = with_one_name(rows[rows["error"] == ""])

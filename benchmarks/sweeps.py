@@ -28,6 +28,7 @@ from .space import Values, grid_points, parse_values, random_points
 from .split import Split, split_of
 from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
+from .summary import spoiled
 from .sweep_figure import draw, points
 
 
@@ -325,8 +326,9 @@ def _record(
 
 
 def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
-    """The settings of one method, the best first."""
-    means = cells.pivot_table("mean", index="variant", columns=DATASET, sort=False, dropna=False)
+    """The settings of one method, the best first; those of which a run is missing, failed or diverged come last."""
+    counted = cells.assign(mean=cells["mean"].where(~spoiled(cells)))
+    means = counted.pivot_table("mean", index="variant", columns=DATASET, sort=False, dropna=False)
     finite = means.where(np.isfinite(means))
     ranks = finite.rank(ascending=False, na_option="bottom").mean(axis=1)
     by = cells.groupby("variant", sort=False)

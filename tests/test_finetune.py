@@ -285,6 +285,17 @@ def test_a_batch_has_the_stated_share_of_offline_data(method: str, kind: Any) ->
             assert (later[r, at] == batch.next_obs[r, k]).flatten(1).all(1).any()
 
 
+def test_a_batch_has_as_many_rows_as_the_method_draws_from() -> None:
+    """MADDPG+CQL with ``prioritize`` chooses its rows among several times as many."""
+    settings = {"prioritize": "joint_action", "candidates": 4, "hidden": 8, "critic_hidden": 8, "batch_size": 5}
+    learner = marlzoo.make("maddpg_cql", toy_spec("continuous"), seeds=[0], **settings)
+    replay = MixedReplay(learner, [toy_dataset("continuous")], TINY)
+    collector = Collector(learner, ToyEnv(2, "continuous"), TINY, TeamExplorer(learner, "joint"))
+    collector.restart(0)
+    replay.add(collector.collect(0.0))
+    assert replay.batch(0.5, collector.learning).obs.shape[1] == learner.batch_rows == 20
+
+
 # ---- the whole -------------------------------------------------------------------------------------------
 
 FORMS: list[tuple[str, Any, Any, dict[str, Any]]] = [

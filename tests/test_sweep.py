@@ -123,12 +123,12 @@ def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
 def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -> None:
     """Two datasets of very different returns: the mean of ranks counts before the mean of returns."""
     lines = [  # variant, dataset, mean, score, seeds, diverged, failed
-        ("a", "small", 3.0, 30.0, 3, 0, 1),
+        ("a", "small", 3.0, 30.0, 3, 0, 0),
         ("a", "large", 100.0, 10.0, 2, 1, 0),
         ("b", "small", 1.0, 10.0, 3, 0, 0),
         ("b", "large", 300.0, 30.0, 3, 0, 0),
         ("c", "small", 2.0, math.nan, 3, 0, 0),
-        ("c", "large", 200.0, 20.0, 3, 1, 2),
+        ("c", "large", 200.0, 20.0, 3, 1, 0),
         ("d", "small", 9.0, 90.0, 3, 0, 0),
         ("d", "large", math.nan, math.nan, 3, 3, 0),
         ("e", "small", 8.0, 80.0, 3, 0, 0),
@@ -138,7 +138,7 @@ def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -
         ("g", "large", 50.0, 1.0, 3, 0, 0),
     ]
     columns = ["variant", "dataset", "mean", "score", "seeds", "diverged", "failed"]
-    table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m")).set_index("variant")
+    table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m", unfinished=0)).set_index("variant")
     # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, 6; e 2, 6; f 6, 6; g 7, 4. Equal ones by their mean.
     assert table.index.tolist() == ["b", "c", "a", "g", "d", "e", "f"]
     assert table["rank"].tolist() == [3.0, 3.0, 3.0, 5.5, 3.5, 4.0, 6.0]
@@ -147,7 +147,30 @@ def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -
     assert table["datasets"].tolist() == [2, 2, 2, 2, 2, 1, 2]
     assert table["seeds"].tolist() == [3, 3, 2, 3, 3, 3, 3]
     assert table["diverged"].tolist() == [0, 1, 1, 0, 3, 0, 3]
-    assert table["failed"].tolist() == [0, 2, 1, 0, 0, 0, 0]
+    assert table["failed"].tolist() == [0] * 7
+
+
+@pytest.mark.parametrize("spoiled", [{"failed": 1}, {"unfinished": 1}, {"seeds": 0}])
+def test_a_setting_of_which_a_run_failed_or_is_missing_comes_last(spoiled: dict[str, int]) -> None:
+    """What its other seeds reached says nothing about it; an adaptive search does not choose it either."""
+    cells = pd.DataFrame(
+        {
+            "method": "m",
+            "variant": ["risky", "safe", "worse"],
+            "dataset": "d",
+            "mean": [91.0, 90.0, 80.0], "score": math.nan,
+            "seeds": 5, "diverged": 0, "failed": 0, "unfinished": 0,
+        }
+    )  # fmt: skip
+    for name, value in spoiled.items():
+        cells.loc[0, name] = value
+    ranked = sweeps._ranked(cells)
+    assert ranked["variant"].tolist() == ["safe", "worse", "risky"]
+    assert ranked["rank"].tolist() == [1.0, 2.0, 3.0]
+    results: Any = SimpleNamespace(table=lambda: cells)
+    reached = {variant: value for (_, variant), value in adaptive.objectives(results).items()}
+    assert (reached["safe"], reached["worse"]) == (90.0, 80.0)
+    assert math.isnan(reached["risky"])
 
 
 def test_a_sweep_trains_as_it_is_told(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,12 +386,19 @@ def test_what_an_adaptive_sweep_maximizes() -> None:
             "failed": [0] * size,
             "unfinished": [0] * size,
         }
-        cells |= {"variant": [str(k // 2) for k in range(size)], "seeds": [2] * size, **columns}
+        cells |= {"variant": [str(k // 2) for k in range(size)], "seeds": [2] * size}
+        cells |= {"dataset": [str(k % 2) for k in range(size)], **columns}
         results: Any = SimpleNamespace(table=lambda: pd.DataFrame(cells))
         return list(adaptive.objectives(results).values())
 
     assert reached(mean=[1.0, 3.0, 5.0, 7.0]) == [2.0, 6.0]
     assert reached(mean=[1.0, 3.0], score=[10.0, 20.0]) == [15.0]
+    # Dataset 1 has no reference: returns stand in for the scores of both.
+    nothing = math.nan
+    assert reached(mean=[1.0, 3.0, 5.0, 7.0], score=[10.0, nothing, 30.0, nothing]) == [2.0, 6.0]
+    # One setting has diverged on dataset 1, which has a reference.
+    first, second = reached(mean=[1.0, math.inf, 5.0, 7.0], score=[10.0, nothing, 30.0, 50.0])
+    assert (math.isnan(first), second) == (True, 40.0)
     for spoiled in ({"failed": [1, 0]}, {"unfinished": [1, 0]}, {"seeds": [0, 2]}):
         assert math.isnan(*reached(mean=[1.0, 3.0], **spoiled))
 

@@ -265,6 +265,19 @@ def test_long_names_get_a_letter() -> None:
     assert found.notes[:2] == [f"first a: {long[0]}.", f"first b: {long[1]}."]
 
 
+def test_letters_go_on_after_z() -> None:
+    rows = [
+        row
+        for k in range(54)
+        for row in cell("first", [1.0], variant=f"alpha={k}.0, one_setting_more={k}.0", config_hash=str(k))
+    ]
+    found = labels_of(tables.summary(frame(rows))).learners.tolist()
+    assert (found[0], found[25], found[26], found[27], found[52]) == (
+        "first a", "first z", "first aa", "first ab", "first ba",
+    )  # fmt: skip
+    assert len(set(found)) == 54
+
+
 def test_one_configuration_is_one_column() -> None:
     """A setting that is given its default, with a seed in common."""
     rows = cell("first", [1.0, 2.0]) + cell("first", [1.0, 5.0, 6.0], variant="alpha=10.0")[1:]

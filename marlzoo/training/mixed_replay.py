@@ -62,7 +62,7 @@ class MixedReplay:
 
     def batch(self, share: float, random: ReplicaRandom) -> Batch:
         """The next batch of every replica, ``share`` of it offline."""
-        size = self.algorithm.config.batch_size
+        size = self.algorithm.batch_rows
         offline = self._rows(share * size) if self.sampler else 0
         noise = {name: random.draw(kind, *shape) for name, (kind, shape) in self.algorithm.noise().items()}
         parts = []
