@@ -1,12 +1,14 @@
 """With local losses who earned what does not become harder to tell with more agents.
 
-    python benchmarks/studies/lomaq.py [--agents 2 10 40] [--seeds 0 1 2]
+    python benchmarks/studies/lomaq.py [--agents 2 10 20 40] [--seeds 0 1 2]
 
 The line game: every agent sees a bit of its own and is paid 1 where its action equals the bit, plus normal noise of
 deviation 1; one step. From 300 uniform transitions LOMAQ learns with every agent's own error (``local``) or with the
-error of the team's mean (``global``), in which an agent's own part is the smaller the larger the team. Shown is the
-share of greedy actions that are right, over all agents and both bits. Each seed has data of its own. There is no
-conservative penalty and no bootstrap: with uniform data and one step neither has a part in it.
+error of the team's mean (``global``), in which an agent's own part is the smaller the larger the team. ``sum`` is the
+team's error, too, of a plain sum of the agents' values (VDN): the global loss's mixer has weights and a bias that read
+the state, which is all bits here, and with many agents these can fit the rewards' noise without the agents' values.
+Shown is the share of greedy actions that are right, over all agents and both bits. Each seed has data of its own.
+There is no conservative penalty and no bootstrap: with uniform data and one step neither has a part in it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.training.trainer import train
 
-LEARNER: dict[str, Any] = {
-    **{"hidden": 32, "mixer_hidden": 8, "mixer_embed": 8, "batch_size": 64, "lr": 3e-3, "reach": 0},
-    **{"cql_weight": 0.0, "gamma": 0.0},
+SHARED: dict[str, Any] = {"hidden": 32, "batch_size": 64, "lr": 3e-3, "cql_weight": 0.0, "gamma": 0.0}
+LOMAQ: dict[str, Any] = {**SHARED, "mixer_hidden": 8, "mixer_embed": 8, "reach": 0}
+LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "local": ("lomaq", {**LOMAQ, "loss": "local"}),
+    "global": ("lomaq", {**LOMAQ, "loss": "global"}),
+    "sum": ("qmix_cql", {**SHARED, "mixer": "vdn"}),
 }
-LOSSES = ("local", "global")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     """What to run."""
 
     seeds: tuple[int, ...] = (0, 1, 2)  # of data and networks, one replica each
-    agents: tuple[int, ...] = (2, 10, 40)  # sizes of the team
+    agents: tuple[int, ...] = (2, 10, 20, 40)  # sizes of the team
     transitions: int = 300  # of each dataset
     updates: int = 300  # of training
 
@@ -78,8 +82,8 @@ def lines(options: Options) -> pd.DataFrame:
     found = []
     for n_agents in options.agents:
         data = [line_game(n_agents, options.transitions, seed) for seed in options.seeds]
-        for loss in LOSSES:
-            learner = marlzoo.make("lomaq", data[0].spec, seeds=options.seeds, loss=loss, **LEARNER)
+        for loss, (method, settings) in LEARNERS.items():
+            learner = marlzoo.make(method, data[0].spec, seeds=options.seeds, **settings)
             train(learner, data, updates=options.updates, compile="off")
             found += [(n_agents, loss, s, x) for s, x in zip(options.seeds, right(learner), strict=True)]
     return pd.DataFrame(found, columns=["agents", "loss", "seed", "right"])
@@ -92,21 +96,23 @@ def report(numbers: pd.DataFrame, options: Options) -> study.Study:
         chosen = numbers[(numbers["agents"] == n_agents) & (numbers["loss"] == loss)]
         return chosen["right"].to_numpy()
 
-    body = [[str(n), *(study.over_seeds(of(n, loss)) for loss in LOSSES)] for n in options.agents]
+    body = [[str(n), *(study.over_seeds(of(n, loss)) for loss in LEARNERS)] for n in options.agents]
     notes = [
         f"Share of right greedy actions after {options.updates} updates with {options.transitions} transitions.",
+        "local, global: LOMAQ with the errors of every agent, and of the team. sum: the team's error with a plain sum of "
+        "the agents' values (VDN) instead of a mixer that reads the state.",
         f"Made by `{study.command('lomaq')}`.",
     ]
 
     def draw(figure: Any) -> None:
         ax = figure.subplots()
-        for loss in LOSSES:
+        for loss in LEARNERS:
             study.curve(ax, options.agents, [of(n, loss) for n in options.agents], loss)
         ax.set_xlabel("agents")
         ax.set_ylabel("share of right actions")
         ax.legend()
 
-    sheet = study.plain_sheet("LOMAQ on the line game", ["agents", *LOSSES], body, notes)
+    sheet = study.plain_sheet("LOMAQ on the line game", ["agents", *LEARNERS], body, notes)
     return study.Study("lomaq", sheet, numbers, draw)
 
 
