@@ -251,7 +251,7 @@ def test_a_part_of_the_training(loop: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     assert loop.progress == pytest.approx([0.0, 0.1, 0.2, 0.3])
     said: list[str] = []
     new = learner(Script(6))
-    train_online(new, Script(6), steps=30, log=said.append)
+    train_online(new, Script(6), steps=30, notify=said.append)
     assert said == [], "a new training goes on from nothing"
     train_online(algorithm, Script(6), steps=150, until=1000, checkpoint=tmp_path / "new.npz")
     assert algorithm.updates == 5
@@ -259,9 +259,9 @@ def test_a_part_of_the_training(loop: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "c.npz").touch()
     before = CurvePoint(3, 5, 150, 0, None, None, None, False, 100.0)
     monkeypatch.setattr(online, "_resume", lambda path, lessons, identity: [before])
-    curve = train_online(algorithm, Script(6), steps=180, checkpoint=tmp_path / "c.npz", log=said.append)
+    curve = train_online(algorithm, Script(6), steps=180, checkpoint=tmp_path / "c.npz", notify=said.append)
     assert said == [f"{algorithm.name} goes on from update 5 of 6"]
-    train_online(algorithm, Script(6), steps=180, log=said.append)
+    train_online(algorithm, Script(6), steps=180, notify=said.append)
     assert len(said) == 1, "nor does one that is done"
     assert curve[0] is before
     assert [point.seconds for point in curve[1:]] == [102.0, 102.0]

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from marlzoo.batch import Batch
+from marlzoo.cli import main
 from marlzoo.data.dataset import Dataset
+from marlzoo.data.load import load_dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, ConfigError, DataError
 from marlzoo.models.rollouts import Outcome, imagine
@@ -327,3 +329,24 @@ def test_what_a_training_of_a_model_tells(tmp_path: Path) -> None:
     save_arrays(tmp_path / "other.npz", {"x": np.zeros(2)}, {"kind": "something else"})
     with pytest.raises(CheckpointError, match="not a world model; 'marlzoo data model DATASET' writes one"):
         load_world_model(tmp_path / "other.npz")
+
+
+def test_a_task_of_one_state_has_no_error_of_frames() -> None:
+    data = load_dataset("games/xor/marlzoo/D2")
+    model = fit_world_model(data, replace(SMALL, model_updates=3))
+    found = step_errors(model, data)
+    assert found.frame.tolist() == found.unchanged.tolist() == [0.0]
+    assert found.reward[0] > 0.0
+
+
+def test_the_command_shows_and_takes_only_what_a_world_model_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its step size is --model-lr; --lr would be taken in silence."""
+    with pytest.raises(SystemExit):
+        main(["data", "model", "--help"])
+    shown = capsys.readouterr().out
+    assert "--model-lr" in shown
+    assert "--grad-clip" in shown
+    for unused in ("--lr", "--gamma", "--batch-size", "--bound-margin", "--reward-mode", "--sequence-length"):
+        assert f"{unused} " not in shown
+        assert main(["data", "model", "games/xor/marlzoo/D2", unused, "1"]) != 0
+        assert f"unknown option of marlzoo data model '{unused}'" in capsys.readouterr().err

@@ -107,6 +107,9 @@ def train_help(method: str, source: MethodFile, shape: type, more: Sequence[Sett
     )
 
 
+HIDDEN = "hidden"  # in a field's metadata: it is no option
+
+
 def options_of(shape: type, values: object = None) -> list[Setting]:
     """The options of a dataclass with the texts at its fields; a nested dataclass adds its own.
 
@@ -117,6 +120,8 @@ def options_of(shape: type, values: object = None) -> list[Setting]:
     texts = {name: text for cls in reversed(shape.__mro__) for name, text in _texts(cls).items()}
     found: list[Setting] = []
     for item in fields(shape):
+        if item.metadata.get(HIDDEN):
+            continue
         written = str(item.type)  # as text, because their modules do not evaluate annotations
         value = _default(item) if values is None else getattr(values, item.name)
         made = next(iter(get_args(item.type)), None)  # a class that was made at run time has types, not texts

@@ -6,13 +6,15 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+from marlzoo.cli._help import HIDDEN
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse, text_values
 from marlzoo.cli._progress import closing, progress
+from marlzoo.config import Config
 from marlzoo.models.settings import OF_NETWORKS, WorldModelConfig, flags
 
 if TYPE_CHECKING:
@@ -45,10 +47,28 @@ class ModelCommand:
     settings: Annotated[WorldModelConfig, tyro.conf.arg(name="")] = field(default_factory=WorldModelConfig)
 
 
+def command_shape() -> type[ModelCommand]:
+    """The command, without the settings that all methods have and a world model does not use."""
+    unused = get_type_hints(Config, include_extras=True)
+    del unused["grad_clip"]
+    hidden = [
+        (name, tyro.conf.Suppress[hint], field(default=getattr(Config, name), metadata={HIDDEN: True}))
+        for name, hint in unused.items()
+    ]
+    settings: Any = make_dataclass("Settings", hidden, bases=(WorldModelConfig,), frozen=True)
+    shown = Annotated[settings, tyro.conf.arg(name="")]
+    made = make_dataclass(
+        "Model", [("settings", shown, field(default_factory=settings))], bases=(ModelCommand,)
+    )
+    made.__module__ = settings.__module__ = __name__  # where annotations are looked up
+    made.__doc__ = ModelCommand.__doc__
+    return made
+
+
 def model(arguments: Sequence[str]) -> int:
     """train a world model of a dataset and measure it"""
     started = time.monotonic()
-    options = parse(ModelCommand, "data model", arguments)
+    options = parse(command_shape(), "data model", arguments)
     from marlzoo.commands.data import data_model
     from marlzoo.console import visible
 

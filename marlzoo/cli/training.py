@@ -211,7 +211,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
                 log_every=options.log_every,
                 on_progress=report,
                 loggers=[MetricsFile(folder / "metrics.csv"), *loggers],
-                log=shown.log,
+                notify=shown.log,
             )
     finally:
         env.close()

@@ -118,7 +118,7 @@ def train_online(
     on_update: Callable[[int], None] | None = None,
     on_progress: Callable[[int, int, list[CurvePoint]], None] | None = None,
     loggers: Sequence[Logger] = (),
-    log: Callable[[str], None] = inform,
+    notify: Callable[[str], None] = inform,
 ) -> list[CurvePoint]:
     """Train an online learner, resuming from ``checkpoint`` if it is there.
 
@@ -137,7 +137,7 @@ def train_online(
             with the same numbers after a resume.
         on_progress: called after each update with updates done, updates in all, and new curve points.
         loggers: receive the metrics, see :mod:`marlzoo.training.loggers`.
-        log: called with one line if the training goes on from a checkpoint; default: as in
+        notify: called with one line if the training goes on from a checkpoint; default: as ``log`` of
             :func:`marlzoo.training.trainer.train`.
 
     Returns:
@@ -168,7 +168,7 @@ def train_online(
     if algorithm.updates == 0 and on_update is not None:
         on_update(0)
     if 0 < algorithm.updates < last:
-        log(f"{algorithm.name} goes on from update {algorithm.updates} of {total}")
+        notify(f"{algorithm.name} goes on from update {algorithm.updates} of {total}")
     with Loggers(loggers, algorithm, total) as logging:
         while algorithm.updates < last:
             metrics = lessons.next(algorithm.updates / total)

@@ -133,8 +133,10 @@ def _tensor(array: NDArray[np.float32]) -> Tensor:
 
 
 def _rms(model: WorldModel, error: Tensor) -> float:
-    """Over the entries that vary."""
+    """Over the entries that vary; 0 in a task of one state, where none does."""
     varies = model.spread[0] > 0
+    if not varies.any():
+        return 0.0
     return float((error[..., varies] / model.spread[0, varies]).square().mean().sqrt())
 
 
