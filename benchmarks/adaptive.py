@@ -105,8 +105,8 @@ def propose(trial: Any, name: str, values: Values) -> Any:
 def objectives(results: Results) -> dict[tuple[str, str], float]:
     """What is maximized, by method and variant: the mean over datasets of the score, or else of the return.
 
-    NaN where a run diverged, failed or has not finished. Returns stand in for all scores where a task of the sweep has
-    no reference.
+    NaN where a run diverged, failed or has not finished. Returns stand in for all scores where a task of the sweep
+    has no reference.
     """
     cells = results.table()
     known = cells.assign(scored=np.isfinite(cells["score"]))[~spoiled(cells)]

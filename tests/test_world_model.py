@@ -336,7 +336,7 @@ def test_a_task_of_one_state_has_no_error_of_frames() -> None:
     model = fit_world_model(data, replace(SMALL, model_updates=3))
     found = step_errors(model, data)
     assert found.frame.tolist() == found.unchanged.tolist() == [0.0]
-    assert found.reward[0] > 0.0
+    assert np.isfinite(found.reward).all()
 
 
 def test_the_command_shows_and_takes_only_what_a_world_model_uses(capsys: pytest.CaptureFixture[str]) -> None:

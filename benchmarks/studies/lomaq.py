@@ -4,9 +4,9 @@
 
 The line game: every agent sees a bit of its own and is paid 1 where its action equals the bit, plus normal noise of
 deviation 1; one step. From 300 uniform transitions LOMAQ learns with every agent's own error (``local``) or with the
-error of the team's mean (``global``), in which an agent's own part is the smaller the larger the team. ``sum`` is the
-team's error, too, of a plain sum of the agents' values (VDN): the global loss's mixer has weights and a bias that read
-the state, which is all bits here, and with many agents these can fit the rewards' noise without the agents' values.
+error of the team's mean (``global``), in which an agent's own part is the smaller the larger the team. ``sum`` is
+the team's error, too, of a plain sum of the agents' values (VDN): the global loss's mixer has weights and a bias that
+read the state, which is all bits here, and with many agents these can fit the rewards' noise without the agents.
 Shown is the share of greedy actions that are right, over all agents and both bits. Each seed has data of its own.
 There is no conservative penalty and no bootstrap: with uniform data and one step neither has a part in it.
 """
@@ -99,8 +99,8 @@ def report(numbers: pd.DataFrame, options: Options) -> study.Study:
     body = [[str(n), *(study.over_seeds(of(n, loss)) for loss in LEARNERS)] for n in options.agents]
     notes = [
         f"Share of right greedy actions after {options.updates} updates with {options.transitions} transitions.",
-        "local, global: LOMAQ with the errors of every agent, and of the team. sum: the team's error with a plain sum of "
-        "the agents' values (VDN) instead of a mixer that reads the state.",
+        "local, global: LOMAQ with the errors of every agent, and of the team. sum: the team's error with a plain sum "
+        "of the agents' values (VDN) instead of a mixer that reads the state.",
         f"Made by `{study.command('lomaq')}`.",
     ]
 

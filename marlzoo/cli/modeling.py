@@ -51,8 +51,9 @@ def command_shape() -> type[ModelCommand]:
     """The command, without the settings that all methods have and a world model does not use."""
     unused = get_type_hints(Config, include_extras=True)
     del unused["grad_clip"]
+    suppress: Any = tyro.conf.Suppress
     hidden = [
-        (name, tyro.conf.Suppress[hint], field(default=getattr(Config, name), metadata={HIDDEN: True}))
+        (name, suppress[hint], field(default=getattr(Config, name), metadata={HIDDEN: True}))
         for name, hint in unused.items()
     ]
     settings: Any = make_dataclass("Settings", hidden, bases=(WorldModelConfig,), frozen=True)

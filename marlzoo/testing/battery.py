@@ -169,8 +169,9 @@ def _differing(case: Case) -> dict[str, list[float]]:
 
 
 def _allowed(config: Config, name: str, value: float) -> bool:
+    other: dict[str, Any] = {name: value}
     try:
-        dataclasses.replace(config, **{name: value})
+        dataclasses.replace(config, **other)
     except ConfigError:
         return False
     return True
