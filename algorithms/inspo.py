@@ -67,7 +67,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
-from marlzoo.algorithm import Algorithm
+from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch, as_transitions, row_fields, step_fields
 from marlzoo.config import (
     ASSIGNED_LATER,
@@ -163,11 +163,11 @@ class InSPO(Algorithm):
     }
     variants: ClassVar = {
         "continuous": (
-            {"anneal": 4, "in_turn": False, "pretrain": 2},
+            {"anneal": 4, "in_turn": False, "pretrain": 1},
             {"history": "rnn", "sequence_length": 6},
         ),
         "discrete": (
-            {"anneal": 4, "in_turn": False, "eval_mode": "greedy", "pretrain": 2},
+            {"anneal": 4, "in_turn": False, "eval_mode": "greedy", "pretrain": 1},
             {"history": "rnn", "sequence_length": 6},
         ),
     }
@@ -210,6 +210,12 @@ class InSPO(Algorithm):
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Whose turn it is."""
         return {"turns": ("uniform", (self.spec.n_agents,))}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """With ``pretrain`` the data's policies alone, then all together."""
+        last = Stage("policies", self.update)
+        first = self.config.pretrain
+        return (Stage("behavior", self.update, first), last) if first else (last,)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of behavior and critics, and of one agent's policy; metrics are [R]."""

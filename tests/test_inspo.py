@@ -16,6 +16,7 @@ from marlzoo.batch import Batch
 from marlzoo.data import games as game_data
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs import games
+from marlzoo.errors import ConfigError
 from marlzoo.modules.policies import tanh_gaussian_log_prob
 from marlzoo.replicas import Init
 from marlzoo.training.trainer import make_sampler
@@ -235,3 +236,13 @@ def test_gaussian_policies_agree_on_one_of_two_conventions() -> None:
     one, other = algorithm.policy().act(torch.ones(4, 1, 2, 1))[:, 0, :, 0].unbind(1)
     assert (one.abs() - 0.6).abs().max() < 0.15
     assert (one + other).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("method", ["inspo", "alberdice"])
+def test_a_training_that_ends_before_the_policies_learn_is_refused(method: str) -> None:
+    made = marlzoo.make(method, toy_spec("discrete"), pretrain=5, hidden=8)
+    with pytest.raises(ConfigError, match="5 updates end before the stage 'policies' begins"):
+        marlzoo.train(made, toy_dataset("discrete"), updates=5)
+    assert [stage.name for stage in marlzoo.make(method, toy_spec("discrete"), pretrain=0).stages()] == [
+        "policies"
+    ]

@@ -99,8 +99,8 @@ def report(numbers: pd.DataFrame, options: Options) -> study.Study:
     body = [[str(n), *(study.over_seeds(of(n, loss)) for loss in LEARNERS)] for n in options.agents]
     notes = [
         f"Share of right greedy actions after {options.updates} updates with {options.transitions} transitions.",
-        "local, global: LOMAQ with the errors of every agent, and of the team. sum: the team's error with a plain sum "
-        "of the agents' values (VDN) instead of a mixer that reads the state.",
+        "local, global: LOMAQ with the errors of every agent, and of the team. sum: the team's error with a plain "
+        "sum of the agents' values (VDN) instead of a mixer that reads the state.",
         f"Made by `{study.command('lomaq')}`.",
     ]
 
