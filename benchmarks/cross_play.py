@@ -203,6 +203,12 @@ def sheet(found: CrossPlay) -> Sheet:
             else "Line i, column j: agent 0 of team i with agent 1 of team j."
         ),
     ]
+    runs = dict.fromkeys(team.run for team in found.teams)
+    if len(runs) > 1:
+        of_run = {run: [str(k + 1) for k, team in enumerate(found.teams) if team.run == run] for run in runs}
+        notes.append(
+            "Teams " + "; ".join(f"{', '.join(places)}: {run}" for run, places in of_run.items()) + "."
+        )
     header = ["team", *(name.replace("_", "-") for name in MEASURES), *numbers]
     return Sheet(f"Cross-play on {found.task}", header, body, notes=notes)
 

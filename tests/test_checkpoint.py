@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import time
 import zipfile
@@ -362,8 +363,17 @@ def test_evaluations_come_back() -> None:
 
 
 def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint; name a run's folder or a file"):
         find_checkpoint(tmp_path)
+    for run, part in (("b", "checkpoints"), ("a", "checkpoints"), ("data", "hdf5")):
+        (tmp_path / "all" / run / part).mkdir(parents=True)
+    (tmp_path / "all" / "online").mkdir()
+    (tmp_path / "all" / "online" / "checkpoint.npz").touch()
+    runs = ", ".join(str(tmp_path / "all" / run) for run in ("a", "b", "online"))
+    with pytest.raises(
+        CheckpointError, match=re.escape(f"holds no checkpoint; name one of its runs: {runs}") + "$"
+    ):
+        find_checkpoint(tmp_path / "all")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "b.npz").touch()
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "b.npz"

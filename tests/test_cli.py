@@ -162,6 +162,10 @@ def test_listing_starts_without_torch_and_simulators() -> None:
         (["train", "omga"], "Did you mean omiga"),
         (["train", "omiga"], "marlzoo train omiga: give --data DATASET ... (names or files"),
         (["train", "omiga", "--dyna"], "marlzoo train omiga --dyna: give --data DATASET"),
+        (
+            ["train", "iql", "--data", "games/xor/marlzoo/D1", "--world-model=x.npz"],
+            "--world-model is a setting of world models: marlzoo train iql --dyna --world-model ...",
+        ),
         (["train", "omiga", "--data"], "no dataset is named; give at least one"),
         (["train", "mappo"], "marlzoo train mappo: give --task TASK"),
         (["train", "mappo", "--data", "games/xor/marlzoo/D1"], "takes no --data; give --task TASK"),

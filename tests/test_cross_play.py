@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,10 @@ def test_known_numbers() -> None:
     shown = sheet(found)
     assert shown.body[2] == ["3: bc, seed 2", "0.00", "-0.60", "0.60", "-0.40", "-1.00", "0.00"]
     assert "gap 0.73 [0.60, 1.00]" in shown.notes[0]
+    assert len(shown.notes) == 2
+    several = tuple(Team(run, "bc", 0, 9) for run in ("one.npz", "two.npz", "one.npz"))
+    shown = sheet(replace(found, teams=several))
+    assert shown.notes[2] == "Teams 1, 3: one.npz; 2: two.npz."
 
 
 def saved(path: Path, learner: Algorithm, **meta: Any) -> Path:

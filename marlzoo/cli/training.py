@@ -6,7 +6,7 @@ import shlex
 import textwrap
 import time
 from collections.abc import Container, Sequence
-from dataclasses import asdict, field, make_dataclass, replace
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from marlzoo.cli._help import WIDTH, train_help
@@ -73,12 +73,28 @@ def _require_flag(arguments: Sequence[str], methods: Container[str]) -> None:
         raise ConfigError(f"{arguments[0]!r} is a form of {plain}: marlzoo train {plain} {DYNA_FLAG}")
 
 
+def _require_dyna(method: str, settings: type[Config], arguments: Sequence[str]) -> None:
+    """Refuse settings of the form that learns from a world model, where that form is not asked for."""
+    from marlzoo.models.settings import DynaConfig
+
+    of_form = {setting.name for setting in fields(DynaConfig)} - {
+        setting.name for setting in fields(settings)
+    }
+    flags = {f"--{name.replace('_', '-')}" for name in of_form}
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        if flag in flags:
+            raise ConfigError(
+                f"{flag} is a setting of world models: marlzoo train {method} {DYNA_FLAG} {flag} ..."
+            )
+
+
 def _train(method: str, arguments: Sequence[str], rest: Sequence[str]) -> int:
     from marlzoo.registry import DYNA, find_method
 
     cls = find_method(method)
     if cls.sampling == "online" and peek(rest, "--data"):
         raise ConfigError(f"{method} learns by acting and takes no --data; give --task TASK")
+    _require_dyna(method, cls.config_class, rest)
     name = f"{method.removeprefix(DYNA)} {DYNA_FLAG}" if method.startswith(DYNA) else method
     shape: type[Any] = Online if cls.sampling == "online" else Offline
     base, note = _defaults(method, rest)

@@ -95,12 +95,25 @@ def find_checkpoint(path: str | Path) -> Path:
     found = [path / "checkpoint.npz"] if (path / "checkpoint.npz").is_file() else []
     found += sorted((path / "checkpoints").glob("*.npz"))
     if not found:
-        raise CheckpointError(f"{path}: holds no checkpoint; name a run's folder or a file ending in .npz")
+        raise CheckpointError(f"{path}: holds no checkpoint; {_runs_below(path)}")
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise CheckpointError(f"{path}: holds {len(found)} checkpoints; name one of {names}{more}")
     return found[0]
+
+
+def _runs_below(folder: Path) -> str:
+    """What to name instead of a folder that holds runs, or nothing."""
+    runs = [
+        d
+        for d in sorted(folder.iterdir())
+        if (d / "checkpoint.npz").is_file() or (d / "checkpoints").is_dir()
+    ]
+    if not runs:
+        return "name a run's folder or a file ending in .npz"
+    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+    return f"name one of its runs: {', '.join(map(str, runs[:5]))}{more}"
 
 
 def task_of(meta: Mapping[str, Any]) -> str:

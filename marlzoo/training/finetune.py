@@ -1,6 +1,7 @@
 """``marlzoo.finetune``: continues the training of an offline team in the simulator.
 
-Memory and sequential exploration are those of OVMSE (AAMAS 2025, arXiv 2410.19450).
+Memory and sequential exploration are those of OVMSE (AAMAS 2025, arXiv 2410.19450), reconstructed from the paper:
+no official code is known.
 """
 
 from __future__ import annotations
