@@ -52,7 +52,8 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
     made = []
     for kind, cells in classes(found):
         runs = aggregate.select_runs(rows, cells)
-        name = title if found["execution"].nunique() == 1 else f"{title}: {kind.replace('_', ' ')} execution"
+        usual = found["execution"].nunique() == 1 and kind in (CLASSES[0], "unknown")
+        name = title if usual else f"{title}: {kind.replace('_', ' ')} execution"
         notes = labels_of(found, found["execution"] == kind).notes
         made += [comparison(cells, runs, name, notes, command), *_published(cells)]
         made += _aggregates(cells, runs, reference)

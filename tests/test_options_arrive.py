@@ -333,6 +333,7 @@ def test_arguments_of_a_world_model_arrive(
 
 # ---- marlzoo eval --------------------------------------------------------------------------------------------------
 
+POLICY = SimpleNamespace(execution="shared_randomness")
 META = {"task": "t/a", "episodes": 4, "horizon": 9, "env": {"n": 3}}
 
 
@@ -342,7 +343,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     spec = toy_dataset().spec
     noted = SimpleNamespace(meta=dict(META), made=[], spec=spec, other=spec, closed=0)
     learner = SimpleNamespace(
-        replicas=2, spec=spec, seeds=[5, 6], updates=70, name="bc", dtype="float64", policy=lambda: "policy"
+        replicas=2, spec=spec, seeds=[5, 6], updates=70, name="bc", dtype="float64", policy=lambda: POLICY
     )
 
     def close() -> None:
@@ -371,7 +372,7 @@ def test_an_evaluation_repeats_the_trainings_own(
     found = asked(lambda: marlzoo.evaluate_run("run"))
     assert trained.made == [("t/a", 8, {"n": 3})]
     assert found["seeds"] == [derive(5, "evaluate", 70), derive(6, "evaluate", 70)]
-    assert (found["horizon"], found["dtype"], found["policy"]) == (9, "float64", "policy")
+    assert (found["horizon"], found["dtype"], found["policy"]) == (9, "float64", POLICY)
     assert trained.loaded == (Path("found.npz"), "cpu", None)
     assert trained.closed == 1
     trained.meta = {"task": "t/a"}
@@ -422,11 +423,14 @@ def test_scores_are_each_replicas_own(
     assert (one.method, one.task, one.seed, one.updates, one.episodes) == ("bc", "t/a", 5, 70, 2)
     assert (one.mean_return, one.std_return, one.mean_length, one.win_rate) == (2.0, 1.0, 3.0, None)
     assert one.action_us == pytest.approx(2.0)
+    assert one.execution == "shared_randomness"
     assert (two.seed, two.mean_length) == (6, 7.0)
     played.wins = np.array([[True, False], [True, True]])
     assert [score.win_rate for score in marlzoo.evaluate_run("run")] == [0.5, 1.0]
     assert main(["eval", "run", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out)
+    assert main(["eval", "run"]) == 0
+    assert capsys.readouterr().out.startswith("bc (shared randomness execution) on t/a, seed 5")
     assert [line["mean_return"] for line in lines] == [2.0, None]  # JSON has no NaN
     assert main(["eval", "run"]) == 0
     printed = capsys.readouterr().out.splitlines()[0]

@@ -214,6 +214,11 @@ def test_other_execution_classes_have_tables_of_their_own() -> None:
     assert made[0].best == [set(), {1}, set()]
     assert made[1].body == [["medium", "723.5", "98.5 ± 0.7"]]
     assert made[1].best == [set()]  # there is nothing to compare it with
+    alone = tables.sheets(frame(rows[:2]), "title")
+    assert alone[0].title == "title: sequential execution", (
+        "a class of its own is named where it stands alone, too"
+    )
+    assert tables.sheets(frame(rows[2:]), "title")[0].title == "title"
 
 
 # ---- names ---------------------------------------------------------------------------------------------

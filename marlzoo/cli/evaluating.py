@@ -98,8 +98,9 @@ def _settings(texts: Sequence[str]) -> dict[str, Any]:
 
 def _text(score: Score) -> str:
     wins = "" if score.win_rate is None else f", won {100 * score.win_rate:.0f} %"
+    other = "" if score.execution == "decentralized" else f" ({score.execution.replace('_', ' ')} execution)"
     return (
-        f"{score.method} on {score.task}, seed {score.seed}, {score.updates} updates: return "
+        f"{score.method}{other} on {score.task}, seed {score.seed}, {score.updates} updates: return "
         f"{score.mean_return:.1f} ± {score.std_return:.1f} over {score.episodes} episodes of "
         f"{score.mean_length:.0f} steps{wins}, {float(f'{score.action_us:.3g}'):g} us per action"
     )

@@ -26,6 +26,8 @@ class Score:
         mean_length: in steps.
         win_rate: share of episodes that were won; None where the task has no winners.
         action_us: microseconds that the policy took per action of one agent, all episodes in lockstep.
+        execution: what the policies need beside the agents' own observations, see
+            :attr:`marlzoo.modules.policies.Policy.execution`.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Score:
     mean_length: float
     win_rate: float | None
     action_us: float
+    execution: str
 
 
 def evaluate_run(
@@ -95,8 +98,9 @@ def evaluate_run(
                 f"{file}: was trained for another task than {task}: {differences[0]}; "
                 "name the one it was trained for with --task"
             )
+        policy = learner.policy()
         found = evaluate(
-            learner.policy(),
+            policy,
             simulator,
             seeds=_starts(learner.seeds, learner.updates, seed),
             horizon=horizon or (meta.get("horizon") if same else None) or None,
@@ -117,6 +121,7 @@ def evaluate_run(
             mean_length=float(found.lengths[k].mean()),
             win_rate=None if found.wins is None else float(found.wins[k].mean()),
             action_us=1e6 * (found.seconds_per_action or 0.0),
+            execution=policy.execution,
         )
         for k, of_training in enumerate(learner.seeds)
     ]
