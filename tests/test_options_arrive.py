@@ -429,14 +429,14 @@ def test_scores_are_each_replicas_own(
     assert [score.win_rate for score in marlzoo.evaluate_run("run")] == [0.5, 1.0]
     assert main(["eval", "run", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out)
-    assert main(["eval", "run"]) == 0
-    assert capsys.readouterr().out.startswith("bc (shared randomness execution) on t/a, seed 5")
     assert [line["mean_return"] for line in lines] == [2.0, None]  # JSON has no NaN
     assert main(["eval", "run"]) == 0
     printed = capsys.readouterr().out.splitlines()[0]
-    assert printed == (
-        "bc on t/a, seed 5, 70 updates: return 2.0 ± 1.0 over 4 episodes of 3 steps, won 50 %, 2 us per action"
-    )
+    number = "seed 5, 70 updates: return 2.0 ± 1.0 over 4 episodes of 3 steps, won 50 %, 2 us per action"
+    assert printed == f"bc (shared randomness execution) on t/a, {number}"
+    monkeypatch.setattr(POLICY, "execution", "decentralized")
+    assert main(["eval", "run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"bc on t/a, {number}"
     assert _plain({"a": [float("nan"), 1.0], "b": {"c": float("inf")}}) == {
         "a": [None, 1.0],
         "b": {"c": None},
