@@ -29,6 +29,7 @@ from .summary import summary as summary
 
 WIDTH = 80  # characters that a comparison should fit in, as terminals and pages have them
 SHOWN = (0.0, 25.0, 50.0, 75.0, 100.0)  # scores of a performance profile in a table
+PARTLY = "†"  # after a comparison over some of the datasets
 BEST = "best checkpoint"
 CHOSEN = "chosen offline"
 CLASSES = ("decentralized", "shared_randomness", "sequential", "centralized")
@@ -142,16 +143,21 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
         ["method", *(each.head(than) for each, _ in shown)],
         [],
     )
+    complete = set(runs.complete())
     for name in runs.learners:
-        values = [estimate(of[name], each.digits) if name in of else "–" for each, of in shown]
+        partly = "" if {name, than} <= complete else PARTLY
+        values = [estimate(of[name], each.digits) + partly if name in of else "–" for each, of in shown]
         sheet.body.append([name, *values])
     meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [
         f"{meanings}. In brackets 95 % bootstrap intervals over seeds, stratified by dataset, from {LEAST} seeds on.",
         references_note(zip(mine["task"], mine["quality"], mine["source"], strict=True)),
     ]
-    if len(runs.complete()) < len(runs.learners):
-        sheet.notes.append("–: not run on all of these datasets.")
+    if len(complete) < len(runs.learners):
+        sheet.notes.append(
+            f"–: not run on all of these datasets. {PARTLY}: over those that both methods ran on, and so of other "
+            "datasets than the numbers above and below it."
+        )
     return sheet
 
 

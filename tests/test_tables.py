@@ -620,8 +620,11 @@ def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
     assert runs.complete() == ("low", "high")
     assert aggregate.ranks(runs).keys() == {"low", "high"}
     sheet = titled(rows, "Over all datasets (2)")
-    assert sheet.body[2] == ["part", "–", "–", "1.00 [1.00, 1.00]"]
-    assert any("not run on all" in note for note in sheet.notes)
+    assert sheet.body[1][3] == "1.00 [1.00, 1.00]"
+    assert sheet.body[2] == ["part", "–", "–", "1.00 [1.00, 1.00]†"], "of other datasets than the line above"
+    assert any("not run on all" in note and "†: over those that both" in note for note in sheet.notes)
+    of_part = titled(rows, "Over all datasets (2)", reference="part").body
+    assert [line[3][-1] for line in of_part[:2]] == ["†", "†"]
 
 
 def test_families_are_aggregated_apart() -> None:
