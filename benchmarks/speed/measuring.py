@@ -56,7 +56,7 @@ def random_dataset(spec: Spec, rows: int) -> Dataset:
         obs=rng.standard_normal((*shape, spec.obs_size), np.float32),
         state=None if same else rng.standard_normal((rows, spec.state_size), np.float32),
         action=action,
-        reward=rng.standard_normal(rows, np.float32),
+        reward=rng.standard_normal(shape if spec.reward_per_agent else rows, np.float32),
         terminal=np.zeros(rows, np.bool_),
         truncated=truncated,
         starts=np.arange(episodes) * per_episode,

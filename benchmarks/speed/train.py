@@ -7,7 +7,8 @@ HalfCheetah-6x1 (6 agents, observation 23), and every method has its settings fo
 replicas counts as R seed-updates; sampling is included. Rounds alternate between the cases, so that other load meets
 all; medians are shown. With one thread (the default) seconds are those of the processor, which other work on the
 machine hardly changes; with more they are those of the clock. ``--method all`` measures every offline method that
-fits the task.
+fits the task. Every stage of a method is measured; the line with its plain name is the last one's, which trains the
+policies.
 
 * ``relative``: seed-updates per second over those of the case of ``--relative-to`` with the same R.
 * ``GFLOP``: counted operations of the matrix products of one seed-update.
@@ -95,10 +96,21 @@ def now() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def build(method: str, replicas: int, data: Dataset, options: Options) -> TrainCase:
-    """A learner with the settings that the command line gives it on this task, and a warm sampler."""
+def build(method: str, replicas: int, data: Dataset, options: Options) -> list[TrainCase]:
+    """A case of every stage of a method, named ``METHOD: STAGE`` but for the last, which trains the policies."""
+    algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
+    before = [stage.updates for stage in algorithm.stages()[:-1]]
+    cases = [build_stage(method, replicas, data, options, sum(before[:k])) for k in range(len(before) + 1)]
+    for case, stage in zip(cases[:-1], algorithm.stages(), strict=False):
+        case.method = f"{method}: {stage.name}"
+    return cases
+
+
+def build_stage(method: str, replicas: int, data: Dataset, options: Options, done: int) -> TrainCase:
+    """A learner after ``done`` updates, with the settings that the command line gives it, and a warm sampler."""
     algorithm = marlzoo.make(method, data.spec, seeds=list(range(replicas)))
     prepare(algorithm, [data])
+    algorithm.updates = done  # which say what stage it is in; what was learned before changes no cost
     sampler = make_sampler(algorithm, [data])
     arithmetic = choose_arithmetic(algorithm)
     with FlopCounterMode(display=False) as counter:
@@ -214,7 +226,7 @@ def main(options: Options) -> int:
     cases = []
     for method in methods:
         print(f"building {method}", flush=True)
-        cases += [build(method, size, data, options) for size in options.replicas]
+        cases += [case for size in options.replicas for case in build(method, size, data, options)]
     products = []
     for _ in range(options.rounds):
         products.append(best_matrix_rate(0.2))
