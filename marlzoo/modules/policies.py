@@ -277,13 +277,16 @@ class RecurrentPolicy(Policy):
         self._last = one_hot(action, self._n_last, obs.dtype)
         return action
 
-    def state(self) -> dict[str, Tensor]:  # noqa: D102
+    def state(self) -> dict[str, Tensor]:
+        """The network's memory, and what the inner policy remembers besides, such as an episode's noise."""
         known = {"hidden_state": self._reader.hidden_state, "last_action": self._last}
-        return {name: value for name, value in known.items() if value is not None}
+        return self.inner.state() | {name: value for name, value in known.items() if value is not None}
 
     def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
-        self._reader.hidden_state = state.get("hidden_state")
-        self._last = state.get("last_action")
+        others = dict(state)
+        self._reader.hidden_state = others.pop("hidden_state", None)
+        self._last = others.pop("last_action", None)
+        self.inner.load_state(others)
 
 
 class _Reader(nn.Module):
