@@ -234,7 +234,7 @@ class CFCQL(Algorithm):
         """Discrete: the best legal action. Continuous: the policies' actions."""
         if self.spec.discrete:
             return self.team.agents.policy()
-        return SquashedPolicy(self.actor, tanh=False)
+        return SquashedPolicy(self.actor, tanh=False, used=self.action_dimensions)
 
     # Discrete -------------------------------------------------------------------------------------------
 
