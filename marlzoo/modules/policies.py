@@ -46,10 +46,18 @@ class Policy(nn.Module):
     def receive(self, reward: Tensor) -> None:
         """Take in the team's reward ``[R, E]`` of the last action; only policies that ask for a return do."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What the policy remembers of the episodes so far, ``[R, E, ...]`` each; feed-forward policies nothing.
+    def took(self, action: Tensor) -> None:
+        """Remember these, ``[R, E, N]`` or ``[R, E, N, A]``, as the last step's actions, whatever ``act`` chose.
 
-        Empty also before the first step. All zeros is the state at the start of an episode.
+        Only policies that read their own past actions do; called between :meth:`act` and :meth:`receive`.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What the policy remembers of the episodes so far, ``[R, E, ...]`` each, for a step that is a pure function.
+
+        Empty before the first step, for feed-forward policies, and for those that remember something and cannot give
+        it out (MADT, MADiff and FOCAL, which hear of rewards); these define :meth:`reset` and not this. All zeros is
+        the state at the start of an episode.
         """
         return {}
 
@@ -297,6 +305,11 @@ class RecurrentPolicy(Policy):
         action = self.inner.act(torch.cat((obs, self._last), dim=-1), action_mask, random)
         self._last = one_hot(action, self._n_last, obs.dtype)
         return action
+
+    def took(self, action: Tensor) -> None:  # noqa: D102
+        self.inner.took(action)
+        if self._last is not None:
+            self._last = one_hot(action, self._n_last, self._last.dtype)
 
     def state(self) -> dict[str, Tensor]:
         """The network's memory, and what the inner policy remembers besides, such as an episode's noise."""
