@@ -111,7 +111,9 @@ class Algorithm(nn.Module):
         self.spec = spec
         self.seeds = list(seeds)
         self.configs = list(configs)
-        self.config = self.configs[0]  # for shared settings; ``float`` ones may differ: see ``setting``
+        self.config = self.configs[
+            0
+        ]  # for shared settings; ``float`` ones may differ: see ``hyperparameter``
         self.device = torch.device(device)
         self.dtype = dtype
         self.updates = 0
