@@ -28,7 +28,8 @@ Departures from the authors' code, and the option that restores it:
   and then frozen: ``behavior_updates`` > 0 clones for so many steps first and then freezes.
 * Continuous weights are uniform, as their default is; their option by an autoencoder's density is not offered.
 * The targets follow with the policies, at every fifth critic step, as theirs do; ``target_steps = "critic"`` lets
-  them follow at every critic step.
+  them follow at every critic step. That is the presets' ``target_period = 0``; the defaults are SMAC's, which copy
+  the targets at every 25th update, for continuous actions as well where the spec names no task.
 * Spread's step size is 0.01 in theirs; the preset has 0.001, their other worlds', for all. Their cql_weight for
   random, medium-replay, medium, expert: spread .5, 1, 5, 2.5; tag .5, .5, .6, 2; world .5, .5, .32, .3; HalfCheetah
   .1, .4, 1, 1.7.
@@ -128,7 +129,7 @@ class CFCQLConfig(Config):
     target_noise: NonNegative = 0.05  # noise on the target policy's actions (continuous)
     policy_period: Count = 5  # critic steps per policy step (continuous)
     target_steps: Literal["policy", "critic"] = (
-        "policy"  # at whose steps the targets follow by tau (continuous)
+        "policy"  # at whose steps the targets follow by tau, where target_period is 0 (continuous)
     )
     action_penalty: NonNegative = 1e-3  # weight of the policy's squared actions (continuous)
     backup: Literal["policy", "partial", "soft"] = field(
@@ -193,6 +194,11 @@ class CFCQL(Algorithm):
             self.target = self.make_target(self.team)
             self.add_optimizer(q=self.team, behavior=self.behavior)
             return
+        if c.target_steps == "critic" and c.target_period:
+            raise ConfigError(
+                f'cfcql: target_steps is "critic", but the targets are copied at every {c.target_period}-th update '
+                "instead of following; set target_period to 0"
+            )
         self.fields = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
         if c.other_actions == "next" or c.backup != "policy":
             self.fields = (*self.fields, "next_action")
@@ -234,7 +240,7 @@ class CFCQL(Algorithm):
         """Discrete: the best legal action. Continuous: the policies' actions."""
         if self.spec.discrete:
             return self.team.agents.policy()
-        return SquashedPolicy(self.actor, tanh=False)
+        return SquashedPolicy(self.actor, tanh=False, used=self.action_dimensions)
 
     # Discrete -------------------------------------------------------------------------------------------
 

@@ -216,8 +216,11 @@ class ICQ(Algorithm):
         if isinstance(self.actor, AgentNet):
             return self.actor.policy(stochastic=self.config.eval_mode == "sample")
         if isinstance(self.actor, RecurrentNet):
-            return RecurrentPolicy(self.actor, TanhGaussianPolicy)
-        return TanhGaussianPolicy(self.actor)
+            return RecurrentPolicy(self.actor, self._feed_forward)
+        return self._feed_forward(self.actor)
+
+    def _feed_forward(self, network: nn.Module) -> Policy:
+        return TanhGaussianPolicy(network, self.action_dimensions)
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""

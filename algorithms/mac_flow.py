@@ -137,6 +137,7 @@ class MACFlow(Algorithm):
         "continuous": (
             {"noise": "shared", "normalize_q": True},
             {"deploy": "flow", "eval_steps": 3, "coupling": "mosdot", "contexts": 3, "modes": 4},
+            {"noise": "per_episode", "history": "rnn", "sequence_length": 6},
         ),
         "discrete": (
             {"noise": "per_episode", "coupling": "mosdot", "contexts": 3, "modes": 4},

@@ -481,6 +481,12 @@ class GaussianPolicy(Policy):
         """See :meth:`marlzoo.modules.policies.Policy.load_state`."""
         self._past = state.get("past")
 
+    def took(self, action: Tensor) -> None:
+        """See :meth:`marlzoo.modules.policies.Policy.took`."""
+        if self._past is not None:
+            obs = self._past[:, :, -1, :, : -action.shape[-1]]
+            self._past = torch.cat((self._past[:, :, :-1], remembered(obs, action).unsqueeze(2)), dim=2)
+
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:

@@ -202,7 +202,9 @@ class OMAR(Algorithm):
 
     def policy(self) -> Policy:
         """Continuous: the network's output. Discrete: the most probable legal action."""
-        return self.actor_net.policy() if self.spec.discrete else SquashedPolicy(self.actor, tanh=False)
+        if self.spec.discrete:
+            return self.actor_net.policy()
+        return SquashedPolicy(self.actor, tanh=False, used=self.action_dimensions)
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""

@@ -50,7 +50,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_transitions, step_fields
@@ -207,8 +207,13 @@ class OMIGA(Algorithm):
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the best legal action."""
-        inner = CategoricalPolicy if self.spec.discrete else TanhGaussianPolicy
-        return RecurrentPolicy(self.actor, inner) if self.config.history == "rnn" else inner(self.actor)
+
+        def acting(network: nn.Module) -> Policy:
+            if self.spec.discrete:
+                return CategoricalPolicy(network)
+            return TanhGaussianPolicy(network, self.action_dimensions)
+
+        return RecurrentPolicy(self.actor, acting) if self.config.history == "rnn" else acting(self.actor)
 
     @torch.no_grad()
     def _weights_and_values(self, w: Tensor, q: Tensor, obs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

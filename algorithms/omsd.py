@@ -132,7 +132,7 @@ class OMSD(Algorithm):
 
     def policy(self) -> Policy:
         """Every agent's own: tanh of the network's output."""
-        return SquashedPolicy(self.actor)
+        return SquashedPolicy(self.actor, used=self.action_dimensions)
 
     # Stage 1 ---------------------------------------------------------------------------------------------
 

@@ -303,9 +303,13 @@ class OryxPolicy(Policy):
             self.execution = "centralized"
         self.register_buffer("used", used, persistent=False)
         self._states: dict[str, Tensor] = {}
+        self._turns: tuple[
+            Tensor, ...
+        ] = ()  # the step's actions and encoded tokens, the decoder's states before it
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
         """Begin the episodes of the copies ``ids`` (None: all)."""
+        self._turns = ()
         if ids is None:
             self._states = {}
             return
@@ -318,6 +322,21 @@ class OryxPolicy(Policy):
 
     def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
         self._states = dict(state)
+        self._turns = ()
+
+    def took(self, action: Tensor) -> None:
+        """Let the decoder read these actions in place of those that were chosen."""
+        if not self._turns or torch.equal(action, self._turns[0]):
+            return
+        _, encoded, own, cross = self._turns
+        token = encoded.new_zeros(*encoded.shape[:2], 1, sum(self.used.shape))  # of the start
+        tokens = torch.cat((token, self.net.token(action)[:, :, :-1]), dim=2)
+        for i in range(action.shape[2]):
+            mine = slice(i, i + 1)
+            _, own, cross = self.net.decoder.step(
+                self.net.acted(tokens[:, :, mine]), encoded[:, :, mine], own, cross
+            )
+        self._states |= {"decoder": own, "cross": cross}
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         parts = {
@@ -328,6 +347,7 @@ class OryxPolicy(Policy):
         known = self._states or {name: part.start(obs) for name, part in parts.items()}
         now = {name: part.decayed(known[name]) for name, part in parts.items()}
         encoded, now["encoder"] = self.net.encoder.step(self.net.obs(with_agent_id(obs)), now["encoder"])
+        before = now["decoder"], now["cross"]
         token = obs.new_zeros(*obs.shape[:2], 1, sum(self.used.shape))  # of the start
         if self.net.discrete:
             action = obs.new_zeros(obs.shape[:3], dtype=torch.int64)
@@ -343,4 +363,5 @@ class OryxPolicy(Policy):
             action[:, :, mine] = select_action(self.net.output(read), self.used[mine], mask, random)
             token = self.net.token(action)[:, :, mine]
         self._states = now
+        self._turns = (action, encoded, *before)
         return action

@@ -158,7 +158,7 @@ class PPOGaussianPolicy(Policy):
     def act(
         self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
     ) -> Tensor:
-        action = self.actor.mean(obs) if random is None else self.sample(obs, random)
+        action = self.actor.mean(obs) * self.actor.used if random is None else self.sample(obs, random)
         return action.clamp(-1.0, 1.0)
 
     def sample(self, obs: Tensor, random: ReplicaRandom) -> Tensor:

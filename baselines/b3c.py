@@ -149,7 +149,7 @@ class B3C(Algorithm):
 
     def policy(self) -> Policy:
         """Tanh of the clipped mean."""
-        return TanhGaussianPolicy(self.actor)
+        return TanhGaussianPolicy(self.actor, self.action_dimensions)
 
     def _sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Reparameterised actions ``[R, B, N, A]``, zero in padded dimensions."""

@@ -119,8 +119,8 @@ class BC(Algorithm):
         if self.spec.discrete:
             return CategoricalPolicy(network, stochastic=self.config.eval_mode == "sample")
         if self.config.loss == "mse":
-            return SquashedPolicy(network, self.config.bc_tanh)
-        return TanhGaussianPolicy(network)
+            return SquashedPolicy(network, self.config.bc_tanh, used=self.action_dimensions)
+        return TanhGaussianPolicy(network, self.action_dimensions)
 
     def _loss(self, obs: Tensor, batch: Batch) -> Tensor:
         """Loss per step and agent, [R, B, N] (sequences: [R, B, L, N])."""

@@ -237,7 +237,9 @@ class CQLMA(Algorithm):
 
     def policy(self) -> Policy:
         """Continuous: tanh of the clipped mean. Discrete: the most probable legal action."""
-        return self.actor.policy() if isinstance(self.actor, AgentNet) else TanhGaussianPolicy(self.actor)
+        if isinstance(self.actor, AgentNet):
+            return self.actor.policy()
+        return TanhGaussianPolicy(self.actor, self.action_dimensions)
 
     def data_values(self, batch: Batch) -> Tensor:
         """See :class:`marlzoo.training.value_memory.RemembersValues`."""

@@ -248,6 +248,11 @@ class ContextPolicy(Policy):
         """The reward of the last action."""
         self._reward = reward
 
+    def took(self, action: Tensor) -> None:
+        """The last action, of which the context learns."""
+        self.inner.took(action)
+        self._action = action
+
     def inform(self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor) -> None:
         """Add transitions to the contexts of the present episodes.
 

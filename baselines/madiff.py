@@ -24,9 +24,10 @@ Agents share the planner: a network per agent with residual layers, each behind 
 starts at 0. It reads the agent's window, whether its first row is known, level, return and the agent's number.
 
 Departures from the authors' code: the planner reads a window as one vector instead of by a temporal U-Net, so windows
-are short; it knows the agent's number; windows hold no past (their MPE settings, not those of MuJoCo and SMAC); steps
-after an episode's end have no share in the loss instead of repeating the last one; returns are not discounted; sizes
-and steps are smaller (theirs: 200 levels and as many denoising steps). A model of one mode does not act in the other.
+are short; it knows the agent's number; windows hold no past (their MPE settings, not those of MuJoCo and SMAC); rows
+after an episode's end are zeros without a share in the loss instead of repeating the last one; returns are not
+discounted; sizes and steps are smaller (theirs: 200 levels and as many denoising steps). A model of one mode does not
+act in the other.
 """
 
 from __future__ import annotations
@@ -266,11 +267,12 @@ class MADiff(Algorithm):
         if c.mode == "decentralized":
             owner = (drawn["owner"] * self.spec.n_agents).long()
             known = one_hot(owner, self.spec.n_agents, window.dtype)
+        rows = torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), dim=2).unsqueeze(2)
         x = pinned(self.schedule.noised(window, drawn["noise"], level), window[..., 0, :], known)
-        x = x * self.obs_dimensions.unsqueeze(1)
+        # The planner reads a window as one vector: what lies after the episode's end must not enter it.
+        x = x * self.obs_dimensions.unsqueeze(1) * rows.unsqueeze(-1)
         found = self.model.planner(x, known, self.schedule.time(level, window), to_go, told)
         # The first row counts where it is not known; what lies after the episode's end does not.
-        rows = torch.cat((torch.ones_like(batch.filled[:, :, :1]), batch.filled), dim=2).unsqueeze(2)
         first = torch.arange(rows.shape[-1], device=rows.device) == 0
         weight = rows * torch.where(first, 1.0 - known.unsqueeze(-1), torch.ones_like(rows))
         weight = weight.unsqueeze(-1) * self.obs_dimensions.unsqueeze(1)

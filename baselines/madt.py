@@ -263,6 +263,25 @@ class SequencePolicy(Policy):
         if self._to_go is not None:
             self._to_go = self._to_go - reward
 
+    def took(self, action: Tensor) -> None:
+        """Show these actions in place of those that were chosen, also to ``joint`` agents that saw them in turn."""
+        if self._last is None or self.model.tokens == 1:
+            return
+        encoded = self.model.encoded(action)
+        if not self.joint:
+            self._last = encoded.clone()  # later written into
+            return
+        to_go, seen, last = self._window[-1]
+        n = action.shape[2]
+        shown = torch.cat((last[:, :, :1], encoded[:, :, :-1]), dim=2)
+        self._last[:, :, 0] = encoded[:, :, -1]
+        if torch.equal(shown, last):
+            return
+        self._window[-1] = (to_go, seen, shown)
+        if self._step < self.context:  # otherwise the next step reads the whole window again
+            self._cache.drop(n * self.model.tokens)
+            self._read(self._window[-1], torch.full((n,), self._step - 1, device=last.device))
+
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         replicas, envs, n = obs.shape[:3]
         if self._begin is None:

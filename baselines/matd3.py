@@ -101,7 +101,7 @@ class MATD3(Algorithm):
         if self.updates * c.num_envs * c.rollout < c.warmup:
             drawn = random.uniform(obs.shape[1], self.spec.n_agents, self.spec.action_size)
             return (2.0 * drawn - 1.0) * self.action_dimensions
-        return self.policy().act(obs, action_mask, random) * self.action_dimensions
+        return self.policy().act(obs, action_mask, random)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
@@ -152,4 +152,4 @@ class MATD3(Algorithm):
     def policy(self) -> Policy:
         """tanh of the network's output; exploring with normal noise."""
         sigma = self.hyperparameter("noise", 3) * self.action_dimensions
-        return SquashedPolicy(self.actor.network, sigma=sigma)
+        return SquashedPolicy(self.actor.network, sigma=sigma, used=self.action_dimensions)

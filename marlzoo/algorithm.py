@@ -20,6 +20,7 @@ from marlzoo.modules.policies import (
     gaussian_heads,
     mask_logits,
     tanh_gaussian_log_prob,
+    used_dimensions,
 )
 from marlzoo.replicas import Init, Kind, StackedAdam, per_replica
 from marlzoo.spec import ActionKind, Spec
@@ -110,7 +111,9 @@ class Algorithm(nn.Module):
         self.spec = spec
         self.seeds = list(seeds)
         self.configs = list(configs)
-        self.config = self.configs[0]  # for shared settings; ``float`` ones may differ: see ``setting``
+        self.config = self.configs[
+            0
+        ]  # for shared settings; ``float`` ones may differ: see ``hyperparameter``
         self.device = torch.device(device)
         self.dtype = dtype
         self.updates = 0
@@ -121,9 +124,7 @@ class Algorithm(nn.Module):
         self._walked: dict[nn.Module, list[Tensor]] = {}
         self._learning_rates: dict[str, str] = {}  # name of the setting that holds each group's step size
         self.init = Init(seeds, self.device, dtype)
-        sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
-        dimensions = torch.arange(spec.action_size).unsqueeze(0) < sizes
-        self.action_dimensions = dimensions.to(self.device, dtype)  # [N, A]: 0 marks padding
+        self.action_dimensions = used_dimensions(spec).to(self.device, dtype)  # [N, A]: 0 marks padding
         self.build(spec)
         if not spec.discrete:
             self.fields = tuple(name for name in self.fields if not name.endswith("action_mask"))

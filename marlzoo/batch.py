@@ -21,10 +21,10 @@ class Batch:
     ``action_mask [R, B, N, A]`` bool, ``reward [R, B]`` (team reward; the mean over agents where the source has one
     per agent), ``agent_reward [R, B, N]``, ``mask [R, B]`` (1 where the next value counts, 0 where the episode
     ended), ``held_out [R, B]`` (1 for steps of the tenth of the episodes that models are validated on),
-    ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, legal, action (the
-    last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not drawn where it
-    is asked for). ``past_obs [R, B, M, N, O]`` and ``past_action [R, B, M, N, ...]`` are the M steps before, the
-    oldest first; those that would lie before the episode's first step are zeros.
+    ``first [R, B]`` (1 where the step is an episode's first), and ``next_`` forms of obs, state, action_mask, action
+    (the last one a dummy after a terminal step; steps whose next action is cut off by a time limit are not drawn
+    where it is asked for). ``past_obs [R, B, M, N, O]`` and ``past_action [R, B, M, N, ...]`` are the M steps before,
+    the oldest first; those that would lie before the episode's first step are zeros.
     Sequences have a time axis after B: ``obs [R, B, L + 1, N, O]`` holds the final observation too, and
     ``filled [R, B, L]`` is 1 for real steps; there are no ``next_`` forms. Sequences lie within one episode. Of
     episodes longer than L they are pieces of up to L steps, so drawn that every step of the data is equally likely

@@ -58,9 +58,10 @@ def run(checks: list[Check], folder: Path) -> None:
 
 LOSS = 'loss = mean_over(error) + self.hyperparameter("penalty") * mean_over(out.square())  # [R]'
 RETURN = 'return {"policy/loss": loss.detach(), **self.step(policy=loss)}'
-CONTINUOUS = "else SquashedPolicy(self.actor)\n"
-DISCRETE = "return CategoricalPolicy(self.actor) if"
+CONTINUOUS = "return SquashedPolicy(self.actor, used=self.action_dimensions)\n"
+DISCRETE = "return CategoricalPolicy(self.actor)\n"
 ACT = "\n    def act(self, obs, action_mask=None, random=None):\n        "
+OWN = "return Own(self.actor, used=self.action_dimensions)\n\n\nclass Own(SquashedPolicy):"
 PRESETS = OFFLINE[OFFLINE.index("    presets: ClassVar") : OFFLINE.index("        self.actor = MLP")]
 COUNT = "self.count = getattr(self, 'count', 0) + 1\n        "
 # Check, old text, new text.
@@ -86,17 +87,18 @@ FAULTS = {
     ),
     "actions beyond the box": (
         "learns_acts_and_resumes", CONTINUOUS,
-        f"else Loose(self.actor)\n\n\nclass Loose(SquashedPolicy):{ACT}"
+        f"return Loose(self.actor, used=self.action_dimensions)\n\n\nclass Loose(SquashedPolicy):{ACT}"
         "return 9 * super().act(obs, action_mask, random)\n",
     ),
     "illegal actions": (
-        "learns_acts_and_resumes", f"{DISCRETE} self.spec.discrete {CONTINUOUS}",
-        "return (Loose if self.spec.discrete else SquashedPolicy)(self.actor)\n\n\nclass Loose(CategoricalPolicy):"
+        "learns_acts_and_resumes", f"{DISCRETE}        {CONTINUOUS}",
+        f"return Loose(self.actor)\n        {CONTINUOUS}\n\nclass Loose(CategoricalPolicy):"
         f"{ACT}return super().act(obs, torch.ones_like(action_mask), random)\n",
     ),
+    "numbers in padding": ("learns_acts_and_resumes", CONTINUOUS, "return SquashedPolicy(self.actor)\n"),
     "a policy with more than its parameters": (
         "learns_acts_and_resumes", CONTINUOUS,
-        f"else Own(self.actor, sigma=torch.tensor(1 / (1 + self.seeds[0])))\n\n\nclass Own(SquashedPolicy):{ACT}"
+        f"{OWN.replace('used', 'sigma=torch.tensor(1 / (1 + self.seeds[0])), used')}{ACT}"
         "return super().act(obs, action_mask, None) * self.sigma\n",
     ),
     "replicas that share a loss": (
@@ -125,25 +127,25 @@ FAULTS = {
     ),
     "a memory that a new episode keeps": (
         "new_episodes_forget_the_last", CONTINUOUS,
-        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    past = 0.0\n{ACT}"
+        f"{OWN}\n    past = 0.0\n{ACT}"
         "self.past = self.past + obs.mean((-2, -1), keepdim=True)\n"
         "        return super().act(obs + self.past, action_mask, random)\n",
     ),
     "a memory that any new episode clears": (
         "new_episodes_forget_the_last", CONTINUOUS,
-        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    past = 0.0\n{ACT}"
+        f"{OWN}\n    past = 0.0\n{ACT}"
         "self.past = self.past + obs.mean((-2, -1), keepdim=True)\n"
         "        return super().act(obs + self.past, action_mask, random)\n\n"
         "    def reset(self, num_envs, ids=None):\n        self.past = 0.0\n",
     ),
     "a policy that sees its neighbors": (
         "evaluation_does_not_depend_on_neighbors", CONTINUOUS,
-        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):{ACT}"
+        f"{OWN}{ACT}"
         "return super().act(obs - 0.5 * obs.mean(0, keepdim=True), action_mask, random)\n",
     ),
     "a policy that numbers its calls": (
         "acts_as_an_exported_step", CONTINUOUS,
-        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    calls = [0]\n{ACT}self.calls[0] += 1\n        "
+        f"{OWN}\n    calls = [0]\n{ACT}self.calls[0] += 1\n        "
         "return super().act(obs, action_mask, random) / self.calls[0]\n",
     ),
     "no text": ("documented", OFFLINE[: OFFLINE.index("from __future__")], '"""Short."""\n\n'),
@@ -239,7 +241,7 @@ def test_without_a_fault_all_checks_pass(written: Written, tmp_path: Path, text:
 def test_a_sound_memory_passes(written: Written, tmp_path: Path) -> None:
     """What a copy saw is added up, until its episode begins anew."""
     memory = (
-        f"else Own(self.actor)\n\n\nclass Own(SquashedPolicy):\n    past = torch.zeros(())\n{ACT}"
+        f"{OWN}\n    past = torch.zeros(())\n{ACT}"
         "self.past = self.past + obs.mean((-2, -1), keepdim=True)\n"
         "        return super().act(obs + self.past, action_mask, random)\n\n"
         "    def reset(self, num_envs, ids=None):\n"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.batch import as_sequences
+from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import counterfactual_actions
 from marlzoo.modules.teams import SumMixer
 from marlzoo.objectives import masked_logsumexp
@@ -260,3 +261,13 @@ def test_continuous_targets_follow_with_the_policies(steps: str) -> None:
         pairs = zip(before, algorithm.target_q.parameters(), strict=True)
         moved = not all(torch.equal(old, new) for old, new in pairs)
         assert moved == (steps == "critic" or update % 5 == 0)
+
+
+def test_targets_that_are_copied_do_not_follow_at_critic_steps() -> None:
+    """The defaults copy them at every 25th update, which leaves ``target_steps`` without a meaning."""
+    with pytest.raises(
+        ConfigError, match='target_steps is "critic", but the targets are copied at every 25-th'
+    ):
+        learner("continuous", target_steps="critic")
+    learner("continuous", target_steps="critic", target_period=0)
+    assert learner("continuous").config.target_period == 25

@@ -333,3 +333,17 @@ def test_without_masks_all_of_an_agents_own_actions_are_legal() -> None:
     made = Dataset.from_steps(obs[:3], action, np.ones(3), [0, 0, 1], next_obs=obs[1:], spec=spec)
     assert made.action_mask is not None
     assert made.action_mask[0].tolist() == [[True] * 4, [True, True, False, False]]
+
+
+def test_numbers_in_action_dimensions_that_an_agent_lacks_are_refused() -> None:
+    spec = replace(SPEC, action_sizes=(1, 2))
+    values = parts()
+    with pytest.raises(
+        DataError, match="action of agent 0 at row 0 holds numbers behind its 1 entries; write zeros"
+    ):
+        Dataset.create(spec, **values)
+    values["action"][:, 0, 1] = 0.0
+    dataset = Dataset.create(spec, **values)
+    dataset.action[5, 0, 1] = 0.5
+    with pytest.raises(DataError, match="action of agent 0 at row 5"):
+        dataset.validate()

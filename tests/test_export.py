@@ -37,6 +37,11 @@ FORMS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "filtered": ("bcq_ma", "discrete", {"history": "rnn", "mixer_hidden": 4}),
     "deterministic": ("td3_bc", "continuous", {}),
     "gaussian": ("happo", "continuous", {}),
+    "recurrent-noise": (
+        "mac_flow",
+        "continuous",
+        {"history": "rnn", "noise": "per_episode", "sequence_length": 5},
+    ),
     "attention": (
         "moma_ppo",
         "continuous",
@@ -51,7 +56,7 @@ def team(name: str) -> TeamPolicy:
     return TeamPolicy(learner.policy(), learner.spec, method=method)
 
 
-ONNX = ("recurrent-sampled", "best-of-samples", "attention")  # the exporter takes seconds
+ONNX = ("recurrent-sampled", "recurrent-noise", "best-of-samples", "attention")  # the exporter takes seconds
 
 
 @pytest.mark.parametrize("name", ONNX)

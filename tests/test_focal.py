@@ -137,7 +137,7 @@ def test_acting_has_the_codes_of_training(read_next: bool) -> None:
         for t in range(first, LENGTH):
             policy.act(drawn.obs[:, :, t])
             codes.append(policy.code)
-            policy._action = drawn.action[:, :, t]
+            policy.took(drawn.action[:, :, t])
             policy.receive(drawn.reward[:, :, t])
         return codes
 
@@ -150,7 +150,7 @@ def test_acting_has_the_codes_of_training(read_next: bool) -> None:
     policy.act(drawn.obs[:, :, 0])
     assert not policy.code[:, 3].any()
     assert policy.code[:, 2].all()
-    policy._action = drawn.action[:, :, 0]
+    policy.took(drawn.action[:, :, 0])
     policy.receive(drawn.reward[:, :, 0])
     policy.act(drawn.obs[:, :, 1])
     torch.testing.assert_close(policy.code[:, 3], each[:, 3, 0])  # one step of the new episode alone

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.batch import Batch
+from marlzoo.replicas import GivenRandom
 from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import set_table, spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
@@ -119,3 +120,22 @@ def test_actions_are_clipped_to_the_authors_margin(name: str, settings: dict[str
     for key in ("policy/loss", "q/loss"):
         torch.testing.assert_close(found[0][key][1], found[1][key][1], rtol=0, atol=1e-12)
         assert abs(float(found[0][key][0] - found[0][key][1])) > 1e-9
+
+
+@pytest.mark.parametrize("history", ["mlp", "rnn"])
+def test_acting_with_noise_has_the_bounds_of_the_trained_density(history: Any) -> None:
+    """The network asks for a log standard deviation of 1.5; IQL's are at most 0."""
+    algorithm = learner("iql", toy_spec("continuous"), history=history, sequence_length=6)
+    network, size = algorithm.actor.network, algorithm.spec.action_size
+    with torch.no_grad():
+        if history == "rnn":
+            network.head.bias[..., size:] = 1.5
+        else:
+            network.log_std.bias[:] = 1.5
+    policy, obs = algorithm.policy(), torch.zeros(1, 2, 3, 5).double()
+    acted = []
+    for random in (None, GivenRandom([torch.ones(1, 2, 3, 2).double()])):
+        policy.reset(2)
+        acted.append(torch.atanh(policy.act(obs, None, random).detach()))
+    spread = (acted[1] - acted[0])[:, :, algorithm.action_dimensions > 0]
+    torch.testing.assert_close(spread, torch.ones_like(spread))

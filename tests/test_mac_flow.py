@@ -91,17 +91,31 @@ def test_an_episode_keeps_its_noise(ids: Tensor) -> None:
     assert torch.equal(still[0], still[1])
 
 
-def test_an_exported_step_gives_its_noise_on_through_the_episode() -> None:
+@pytest.mark.parametrize("history", ["mlp", "rnn"])
+def test_an_exported_step_gives_its_noise_on_through_the_episode(history: Any) -> None:
     """The noise of the first step stands in the state, and what is drawn later is not used."""
-    algorithm = learner(noise="per_episode")
+    algorithm = learner(noise="per_episode", history=history, sequence_length=5)
     step, generator = PolicyStep(algorithm.policy(), algorithm.spec), torch.Generator().manual_seed(0)
     first = example_inputs(step, 4, generator)
     then = step(first)
     later = next_inputs(step, then, generator) | {"obs": first["obs"]}
+    later |= {
+        name: x for name, x in first.items() if name == "hidden_state"
+    }  # noise alone could change the action
     assert not torch.equal(later["noise_0"], first["noise_0"])
     assert torch.equal(step(later)["action"], then["action"])
     anew = later | {name: torch.zeros_like(later[name]) for name in ("episode_noise", "begun")}
     assert not torch.equal(step(anew)["action"], then["action"])
+    torch.testing.assert_close(step(first)["action"], then["action"])  # whatever it did in between
+
+
+def test_a_policy_with_a_memory_and_noise_of_the_episode_continues_from_its_state() -> None:
+    algorithm = learner(noise="per_episode", history="rnn", sequence_length=5)
+    policy, other = algorithm.policy(), algorithm.policy()
+    actions(policy, 2)
+    other.load_state(policy.state())
+    obs, random = torch.ones(1, COPIES, 3, 5), [ReplicaRandom([seed], "test") for seed in (4, 5)]
+    assert torch.equal(*(p.act(obs, None, r) for p, r in zip((policy, other), random, strict=True)))
 
 
 @pytest.mark.parametrize(

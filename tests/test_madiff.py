@@ -91,7 +91,7 @@ def test_actions_stay_within_their_bounds() -> None:
 
 
 def test_what_is_known_has_no_share_in_the_loss() -> None:
-    """Neither the noise of a known row nor what lies after an episode's end changes the loss."""
+    """The noise of a known row, which is overwritten."""
     algorithm, data = learner(sequence_length=12), toy_dataset("continuous")
     prepare(algorithm, [data])
     batch = make_sampler(algorithm, [data]).next()
@@ -103,6 +103,26 @@ def test_what_is_known_has_no_share_in_the_loss() -> None:
     batch.noise["noise"] = target
     batch.noise["noise"][:, :, :, 1] += 5.0
     assert not torch.allclose(algorithm._diffusion_loss(batch, window), before)
+
+
+@pytest.mark.parametrize("mode", ["centralized", "decentralized"])
+def test_what_lies_after_an_episodes_end_changes_no_loss(mode: Any) -> None:
+    """Neither rows nor noise, with a planner whose agents read each other."""
+    algorithm, data = learner(sequence_length=12, mode=mode), toy_dataset("continuous")
+    prepare(algorithm, [data])
+    with torch.no_grad():
+        algorithm.model.planner.attention[0].weight.fill_(1.0)
+    batch = make_sampler(algorithm, [data]).next()
+    window = algorithm.scaling(batch.obs).movedim(2, 3) * algorithm.obs_dimensions.unsqueeze(1)
+    before = algorithm._diffusion_loss(batch, window)
+    behind = torch.cat((torch.zeros_like(batch.filled[:, :, :1]), 1.0 - batch.filled), dim=2)
+    assert 0 < behind.sum() < behind.numel()
+    behind = behind[:, :, None, :, None]
+    torch.testing.assert_close(algorithm._diffusion_loss(batch, window + 5.0 * behind), before)
+    batch.noise["noise"] = batch.noise["noise"] + 5.0 * behind
+    torch.testing.assert_close(algorithm._diffusion_loss(batch, window), before)
+    batch.noise["noise"] = batch.noise["noise"] - 5.0 * behind
+    assert not torch.allclose(algorithm._diffusion_loss(batch, window + 5.0 * (1.0 - behind)), before)
 
 
 @pytest.mark.parametrize(

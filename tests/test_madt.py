@@ -64,8 +64,12 @@ def test_only_the_distance_between_tokens_counts() -> None:
     ("settings", "context"),
     [({"sequence_length": 3}, 3), ({"joint": True, "sequence_length": 4}, 4), ({"sequence_length": 1}, 1)],
 )
-def test_acting_gives_what_the_window_of_training_gives(settings: Any, context: int) -> None:
-    """In an episode longer than the context every action is that of one full pass over the last steps alone."""
+@pytest.mark.parametrize("own", [True, False])
+def test_acting_gives_what_the_window_of_training_gives(settings: Any, context: int, own: bool) -> None:
+    """In an episode longer than the context every action is that of one full pass over the last steps alone.
+
+    Also where other actions are taken (``own`` False), as in a log.
+    """
     algorithm = learner("continuous", layers=2, target="p90", **settings)
     prepare(algorithm, [toy_dataset("continuous")])
     policy, joint = algorithm.policy(), settings.get("joint", False)
@@ -89,7 +93,10 @@ def test_acting_gives_what_the_window_of_training_gives(settings: Any, context: 
         out = out[:, :, -3:] if joint else out[:, :, -1].view(2, 2, 3, -1)
         expected = tanh_gaussian_mode(out.chunk(2, -1)[0]) * algorithm.action_dimensions
         torch.testing.assert_close(present, expected, rtol=1e-9, atol=1e-11, msg=f"step {t}")
-        actions.append(present)
+        taken = present if own else torch.rand_like(present)
+        if not own:
+            policy.took(taken)
+        actions.append(taken)
 
 
 def test_no_token_shows_the_action_that_it_predicts() -> None:

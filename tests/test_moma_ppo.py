@@ -255,3 +255,16 @@ def ready(learner: Any, dtype: torch.dtype = torch.float64) -> Any:
     """A batch of a learner that has looked at its data."""
     prepare(learner, [toy_dataset()])
     return make_sampler(learner, [toy_dataset()]).next()
+
+
+def test_what_was_taken_is_remembered_in_place_of_what_was_chosen() -> None:
+    made: Any = marlzoo.make("moma_ppo", toy_spec("continuous"), hidden=8, memory=3, memory_size=8)
+    policy, obs = made.policy(), torch.randn(2, 1, 4, 3, 5)
+    policy.reset(4)
+    before = policy.act(obs[0])
+    policy.act(obs[1])
+    policy.took(torch.full_like(before, 0.5))
+    past = policy.state()["past"]
+    torch.testing.assert_close(past[:, :, -2:, :, :5], obs.permute(1, 2, 0, 3, 4))
+    torch.testing.assert_close(past[:, :, -2, :, 5:], before)
+    assert (past[:, :, -1, :, 5:] == 0.5).all()

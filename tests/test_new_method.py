@@ -275,7 +275,7 @@ FAULTS = {
         "self.add_optimizer(policy=self.actor)", "self.add_optimizer(policy=self.actor.layers[0])",
     ),
     "learns_acts_and_resumes of actions": (
-        "CategoricalPolicy(self.actor) if", "SquashedPolicy(torch.nn.Identity()) if",
+        "CategoricalPolicy(self.actor)", "SquashedPolicy(torch.nn.Identity())",
     ),
     "learns_acts_and_resumes of resuming": (  # what it counts is in no checkpoint
         "mean_over(error) +", "mean_over(error) * len(vars(self).setdefault('seen', [0]) + [self.seen.append(0)]) +",

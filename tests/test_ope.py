@@ -33,6 +33,7 @@ from marlzoo.offpolicy.importance import (
     weighted_importance,
 )
 from marlzoo.offpolicy.ope import Estimate, _episodes, _of_starts, _percentiles, ope
+from marlzoo.spec import Spec
 from tests.toys import toy_dataset, toy_spec
 
 GAMMA = 0.9
@@ -299,6 +300,32 @@ def test_a_recurrent_team_acts_on_the_logged_past() -> None:
             values = learner.team.agents(Batch.of(obs=obs, action=action))[:, 0]  # type: ignore[operator, union-attr]
         best = values.masked_fill(~mask, -1e8).argmax(-1)
         assert torch.equal(found[:, 0, rows], best)
+
+
+class Repeating(Policy):
+    """Does what was done last."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.shape = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
+        self.last: Tensor | None = None
+
+    def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Any = None) -> Tensor:
+        return obs.new_zeros(*obs.shape[:2], *self.shape) if self.last is None else self.last
+
+    def took(self, action: Tensor) -> None:
+        self.last = action
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_a_policy_hears_of_the_logged_actions(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy_dataset(kind)
+    learner = marlzoo.make("bc", data.spec, hidden=8)
+    monkeypatch.setattr(learner, "policy", lambda: Repeating(data.spec))
+    found = policy_actions(learner, data)[0, 0]
+    for start, end in zip(data.starts, data.ends, strict=True):
+        assert not found[start].any()
+        np.testing.assert_array_equal(found[start + 1 : end + 1], data.action[start:end])
 
 
 def test_sampled_policies_are_sampled_several_times() -> None:

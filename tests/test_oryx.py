@@ -70,6 +70,25 @@ def test_acting_gives_what_reading_the_episode_at_once_gives() -> None:
         torch.testing.assert_close(done, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_acting_on_a_log_gives_what_reading_it_gives(kind: Any) -> None:
+    """Agents read what was taken in the steps before, and what those before them choose in the present one."""
+    algorithm, obs, taken = learner(kind), torch.randn(6, 2, 2, 3, 5, dtype=DOUBLE), list[Tensor]()
+    policy = algorithm.policy()
+    policy.reset(2)
+    for t in range(6):
+        chosen = policy.act(obs[t])
+        seen, done = (torch.stack(x).movedim(0, 2) for x in (list(obs[: t + 1]), [*taken, chosen]))
+        out = algorithm.net.output(algorithm.net(seen, done, ORDER))
+        if kind == "discrete":
+            assert torch.equal(chosen, out[:, :, -1].argmax(-1))
+        else:
+            expected = torch.tanh(out[0][:, :, -1]) * algorithm.action_dimensions
+            torch.testing.assert_close(chosen, expected, rtol=1e-9, atol=1e-11)
+        taken.append((chosen + 1) % 4 if kind == "discrete" else torch.rand_like(chosen))
+        policy.took(taken[-1])
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_agents_see_the_actions_before_their_own(order: tuple[int, ...]) -> None:
     """Of the same step those of agents before them in the order, of earlier steps also others', never later ones."""

@@ -17,6 +17,7 @@ from marlzoo.replicas import ReplicaRandom, derive
 from tests.test_evaluate import AGENTS, Script
 from tests.test_own_data import allowed
 from tests.test_pettingzoo import Countdown
+from tests.toys import ToyEnv
 
 
 class Drawing(Policy):
@@ -130,3 +131,21 @@ def test_episodes_that_are_left_are_kept_as_cut_ones(kind: str) -> None:
     recorder.reset(seed=6)
     recorder.step({agent: allowed(recorder, agent) for agent in recorder.agents})
     assert recorder.dataset().lengths.tolist() == [1, 1, 1, 1], "the one that goes on is kept as well"
+
+
+class Full(Policy):
+    """Ones everywhere, also where an agent has no such action dimension."""
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor | None = None, random: ReplicaRandom | None = None
+    ) -> Tensor:
+        return obs.new_ones(*obs.shape[:3], 2)
+
+
+def test_dimensions_that_an_agent_lacks_are_recorded_as_zeros() -> None:
+    """The toy's second agent has one action dimension of two."""
+    env = ToyEnv(4)
+    found = dataset_of(env.spec, record(Full(), env, 30, 0), Card(task="toy/walk"))
+    steps = found.action[found.sources]
+    assert (steps[:, 1] == [1.0, 0.0]).all()
+    assert (steps[:, [0, 2]] == 1.0).all()

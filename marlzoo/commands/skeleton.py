@@ -82,7 +82,9 @@ class ${cls}(Algorithm):
 
     def policy(self) -> Policy:
         """Continuous: the squashed output. Discrete: the best legal action."""
-        return CategoricalPolicy(self.actor) if self.spec.discrete else SquashedPolicy(self.actor)
+        if self.spec.discrete:
+            return CategoricalPolicy(self.actor)
+        return SquashedPolicy(self.actor, used=self.action_dimensions)
 '''
 
 PYPROJECT = """\

@@ -451,8 +451,9 @@ class Dataset:
 
         Raises:
             DataError: wrong type or shape, lengths that differ, no rows or transitions, episodes out of order
-                or longer than the horizon, flags on a wrong row, NaN or infinity (with the first row), a
-                discrete action out of range or not legal, a mask without a legal action.
+                or longer than the horizon, flags on a wrong row, NaN or infinity (with the first row), numbers in
+                action dimensions that an agent does not have, a discrete action out of range or not legal, a mask
+                without a legal action.
         """
         validation.check_structure(self.spec, self.arrays, self.spans)
         validation.check_numbers(self.spec, self.own_arrays, self.spans)

@@ -120,7 +120,7 @@ def _check_flags(arrays: Arrays, episodes: Episodes) -> None:
 
 
 def check_numbers(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
-    """Every number finite; discrete actions in range and legal.
+    """Every number finite; zeros behind smaller agents' actions; discrete actions in range and legal.
 
     Args:
         spec: the task's shape.
@@ -131,6 +131,7 @@ def check_numbers(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
         DataError: with the first row that is wrong.
     """
     check_finite(arrays)
+    _check_padding(spec, arrays)
     if spec.discrete:
         _check_discrete(spec, arrays, episodes)
 
@@ -144,6 +145,22 @@ def check_finite(arrays: Arrays) -> None:
     for name in ("obs", "state", "reward", "action"):
         if name in arrays and arrays[name].dtype.kind == "f":
             require_finite(arrays[name], name)
+
+
+def _check_padding(spec: Spec, arrays: Arrays) -> None:
+    """Zeros in the action dimensions that smaller agents lack: methods and hashes read whole arrays."""
+    if spec.discrete or "action" not in arrays or min(spec.action_sizes) == spec.action_size:
+        return
+    for begin, piece in pieces(arrays["action"]):
+        for agent, size in enumerate(spec.action_sizes):
+            wrong = piece[:, agent, size:].any(-1)
+            if wrong.any():
+                row = begin + int(np.argmax(wrong))
+                raise RowError(
+                    f"action of agent {agent} at row {row} holds numbers behind its {size} entries; write zeros "
+                    "there, or give the agents' true sizes",
+                    row,
+                )
 
 
 def _check_discrete(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:

@@ -95,6 +95,9 @@ class Recording:
         rows = (len(play.live), play.env.spec.horizon + 1)
         self.play = play
         self.arrays = {name: array.new(*rows) for name, array in spec.layout().items()}
+        sizes = np.array(spec.action_sizes)[:, None]
+        self._padding = np.arange(spec.action_size) >= sizes  # [N, A]
+        self._padded = not spec.discrete and bool(self._padding.any())
         self._see(play.live)
 
     def add(self, action: NDArray[Any], step: Step) -> None:
@@ -109,6 +112,8 @@ class Recording:
         }
         for name, values in made.items():
             self.arrays[name][ids, t] = values[ids]
+        if self._padded:  # the environment does not read what a policy leaves there
+            self.arrays["action"][:, t, self._padding] = 0
         self._see(ids)
 
     def _see(self, ids: Ids) -> None:

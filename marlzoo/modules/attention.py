@@ -39,6 +39,13 @@ class Cache:
     values: list[Tensor] = field(default_factory=list)
     steps: Tensor | None = None
 
+    def drop(self, tokens: int) -> None:
+        """Forget the last so many tokens."""
+        assert self.steps is not None
+        self.keys = [key[..., :-tokens, :] for key in self.keys]
+        self.values = [value[..., :-tokens, :] for value in self.values]
+        self.steps = self.steps[:-tokens]
+
 
 class CausalBlock(nn.Module):
     """Attention and a two-layer network, each behind a layer normalization and beside a skip connection.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from marlzoo.replicas import Init
 
-_plain = False  # see plain_products
+_plain = False  # see reproducible_matmul
 NARROW = 16  # outputs below which a product is faster with its factors transposed and exchanged
 
 

@@ -46,10 +46,18 @@ class Policy(nn.Module):
     def receive(self, reward: Tensor) -> None:
         """Take in the team's reward ``[R, E]`` of the last action; only policies that ask for a return do."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What the policy remembers of the episodes so far, ``[R, E, ...]`` each; feed-forward policies nothing.
+    def took(self, action: Tensor) -> None:
+        """Remember these, ``[R, E, N]`` or ``[R, E, N, A]``, as the last step's actions, whatever ``act`` chose.
 
-        Empty also before the first step. All zeros is the state at the start of an episode.
+        Only policies that read their own past actions do; called between :meth:`act` and :meth:`receive`.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What the policy remembers of the episodes so far, ``[R, E, ...]`` each, for a step that is a pure function.
+
+        Empty before the first step, for feed-forward policies, and for those that remember something and cannot give
+        it out (MADT, MADiff and FOCAL, which hear of rewards); these define :meth:`reset` and not this. All zeros is
+        the state at the start of an episode.
         """
         return {}
 
@@ -69,7 +77,7 @@ class Policy(nn.Module):
                 where it has a mode).
 
         Returns:
-            ``[R, E, N, A]`` in [-1, 1], or ``[R, E, N]`` int64.
+            ``[R, E, N, A]`` in [-1, 1], zero where a smaller agent has no such dimension, or ``[R, E, N]`` int64.
         """
 
 
@@ -134,17 +142,29 @@ class TanhGaussianPolicy(Policy):
     Args:
         actor: ``[R, E, N, O + N] -> (mean, log_std)``, or both in one tensor ``[..., 2 A]``;
             shared by the agents through their one-hot number.
+        used: ``[N, A]``, 0 for padding; None: all agents have all dimensions.
+        log_std_bounds: to which one tensor's log standard deviation is clipped, as it is in training.
     """
 
-    def __init__(self, actor: nn.Module) -> None:
+    used: Tensor | None
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        used: Tensor | None = None,
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
+    ) -> None:
         super().__init__()
         self.actor = actor
+        self.log_std_bounds = log_std_bounds
+        self.register_buffer("used", used, persistent=False)
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
-        mean, log_std = gaussian_heads(self.actor(with_agent_id(obs)))
+        mean, log_std = gaussian_heads(self.actor(with_agent_id(obs)), self.log_std_bounds)
         if random is None:
-            return tanh_gaussian_mode(mean)
-        return torch.tanh(mean + log_std.exp() * random.normal(*mean.shape[1:]))
+            return without_padding(tanh_gaussian_mode(mean), self.used)
+        drawn = torch.tanh(mean + log_std.exp() * random.normal(*mean.shape[1:]))
+        return without_padding(drawn, self.used)
 
 
 class CategoricalPolicy(Policy):
@@ -199,8 +219,7 @@ class UniformPolicy(Policy):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        sizes = torch.tensor(spec.action_sizes).unsqueeze(-1)
-        self.register_buffer("used", torch.arange(spec.action_size).unsqueeze(0) < sizes)  # [N, A]
+        self.register_buffer("used", used_dimensions(spec))  # [N, A]
         self.discrete = spec.discrete
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
@@ -218,21 +237,31 @@ class SquashedPolicy(Policy):
     Args:
         network: ``[R, E, N, O + N] -> [R, E, N, A]``.
         tanh: squash the output; otherwise it is clipped to [-1, 1].
-        sigma: ``[R, N, A]``, standard deviation of the exploration noise (0 for padding); None: it has none.
+        sigma: ``[R, N, A]``, standard deviation of the exploration noise; None: it has none.
+        used: ``[N, A]``, 0 for padding; None: all agents have all dimensions.
     """
 
-    def __init__(self, network: nn.Module, tanh: bool = True, sigma: Tensor | None = None) -> None:
+    used: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tanh: bool = True,
+        sigma: Tensor | None = None,
+        used: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.tanh = tanh
         self.sigma = sigma
+        self.register_buffer("used", used, persistent=False)
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None, random: Random = None) -> Tensor:  # noqa: D102
         out = self.network(with_agent_id(obs))
         action = torch.tanh(out) if self.tanh else out.clamp(-1.0, 1.0)
-        if random is None or self.sigma is None:
-            return action
-        return smoothed_action(action, random.normal(*action.shape[1:]), self.sigma.unsqueeze(1))
+        if random is not None and self.sigma is not None:
+            action = smoothed_action(action, random.normal(*action.shape[1:]), self.sigma.unsqueeze(1))
+        return without_padding(action, self.used)
 
 
 class RecurrentPolicy(Policy):
@@ -277,13 +306,21 @@ class RecurrentPolicy(Policy):
         self._last = one_hot(action, self._n_last, obs.dtype)
         return action
 
-    def state(self) -> dict[str, Tensor]:  # noqa: D102
+    def took(self, action: Tensor) -> None:  # noqa: D102
+        self.inner.took(action)
+        if self._last is not None:
+            self._last = one_hot(action, self._n_last, self._last.dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """The network's memory, and what the inner policy remembers besides, such as an episode's noise."""
         known = {"hidden_state": self._reader.hidden_state, "last_action": self._last}
-        return {name: value for name, value in known.items() if value is not None}
+        return self.inner.state() | {name: value for name, value in known.items() if value is not None}
 
     def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: D102
-        self._reader.hidden_state = state.get("hidden_state")
-        self._last = state.get("last_action")
+        others = dict(state)
+        self._reader.hidden_state = others.pop("hidden_state", None)
+        self._last = others.pop("last_action", None)
+        self.inner.load_state(others)
 
 
 class _Reader(nn.Module):
@@ -350,6 +387,16 @@ def tanh_gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor, used: Ten
     return torch.tanh(mean + log_std.exp() * noise) * used
 
 
+def without_padding(action: Tensor, used: Tensor | None) -> Tensor:
+    """Actions ``[..., N, A]`` with zeros where ``used [N, A]`` says padding; None: there is none."""
+    return action if used is None else action * used
+
+
+def used_dimensions(spec: Spec) -> Tensor:
+    """``[N, A]`` bool: the action dimensions that each agent has; the others are padding."""
+    return torch.arange(spec.action_size).unsqueeze(0) < torch.tensor(spec.action_sizes).unsqueeze(-1)
+
+
 def mask_logits(logits: Tensor, action_mask: Tensor | None) -> Tensor:
     """Logits with illegal actions (``action_mask`` False) set to -1e8."""
     return logits if action_mask is None else logits.masked_fill(~action_mask, ILLEGAL)
@@ -365,15 +412,17 @@ def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
     return chosen(log_softmax(logits), action)
 
 
-def gaussian_heads(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and log standard deviation (clipped to [-5, 2]) ``[..., A]`` from a network's output.
+def gaussian_heads(
+    output: Tensor | tuple[Tensor, Tensor], bounds: tuple[float, float] = LOG_STD_BOUNDS
+) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation (clipped to its ``bounds``) ``[..., A]`` from a network's output.
 
-    A pair passes through as it is; one tensor ``[..., 2 A]`` is split.
+    A pair passes through as it is, for its network has clipped it; one tensor ``[..., 2 A]`` is split.
     """
     if isinstance(output, tuple):
         return output
     mean, log_std = output.chunk(2, dim=-1)
-    return mean, log_std.clamp(*LOG_STD_BOUNDS)
+    return mean, log_std.clamp(*bounds)
 
 
 def smoothed_action(action: Tensor, noise: Tensor, std: Tensor | float, clip: Tensor | None = None) -> Tensor:

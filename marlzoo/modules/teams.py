@@ -30,6 +30,8 @@ from marlzoo.modules.policies import (
     SquashedPolicy,
     TanhGaussianActor,
     TanhGaussianPolicy,
+    gaussian_heads,
+    used_dimensions,
 )
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
@@ -52,6 +54,8 @@ class StochasticActor(nn.Module):
         ConfigError: a memory in networks of every agent's own.
     """
 
+    used: Tensor | None
+
     def __init__(
         self,
         init: Init,
@@ -69,6 +73,7 @@ class StochasticActor(nn.Module):
         self.discrete = spec.discrete
         self.recurrent = recurrent
         self.log_std_bounds = log_std_bounds
+        self.register_buffer("used", action_padding(init, spec), persistent=False)
         if recurrent:
             if per_agent:
                 raise ConfigError(
@@ -94,18 +99,22 @@ class StochasticActor(nn.Module):
                 (:func:`marlzoo.batch.as_transitions`).
         """
         out = step_outputs(self.network, batch, obs)
-        if self.discrete or isinstance(out, tuple):
-            return out
-        mean, log_std = out.chunk(2, dim=-1)
-        return mean, log_std.clamp(*self.log_std_bounds)
+        return out if self.discrete else gaussian_heads(out, self.log_std_bounds)
 
     def policy(self, stochastic: bool = False) -> Policy:
         """Acts with the mode, or (``stochastic``, discrete) by sampling."""
 
         def acting(network: nn.Module) -> Policy:
-            return CategoricalPolicy(network, stochastic) if self.discrete else TanhGaussianPolicy(network)
+            if self.discrete:
+                return CategoricalPolicy(network, stochastic)
+            return TanhGaussianPolicy(network, self.used, self.log_std_bounds)
 
         return RecurrentPolicy(self.network, acting) if self.recurrent else acting(self.network)
+
+
+def action_padding(init: Init, spec: Spec) -> Tensor | None:
+    """``[N, A]``, 0 for action dimensions that an agent does not have; None for discrete actions."""
+    return None if spec.discrete else used_dimensions(spec).to(init.device, init.dtype)
 
 
 def step_outputs(network: nn.Module, batch: Batch, obs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -168,6 +177,8 @@ class TeamActor(nn.Module):
         more_inputs: features that it reads between the observation and the agent's number.
     """
 
+    used: Tensor | None
+
     def __init__(
         self,
         init: Init,
@@ -186,6 +197,7 @@ class TeamActor(nn.Module):
         n_out = spec.action_size
         self.discrete = spec.discrete
         self.recurrent = recurrent
+        self.register_buffer("used", action_padding(init, spec), persistent=False)
         if recurrent:
             self.network: nn.Module = RecurrentNet(init, n_in, hidden, n_out, relu)
         else:
@@ -204,8 +216,11 @@ class TeamActor(nn.Module):
 
     def policy(self) -> Policy:
         """Acts with ``tanh`` of the output, or with the best legal action."""
-        inner = CategoricalPolicy if self.discrete else SquashedPolicy
-        return RecurrentPolicy(self.network, inner) if self.recurrent else inner(self.network)
+
+        def acting(network: nn.Module) -> Policy:
+            return CategoricalPolicy(network) if self.discrete else SquashedPolicy(network, used=self.used)
+
+        return RecurrentPolicy(self.network, acting) if self.recurrent else acting(self.network)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.replicas import ReplicaRandom
-from marlzoo.training.exploration import took
 
 SAMPLES = 16  # drawn from policies that are evaluated by sampling
 
@@ -59,8 +58,7 @@ def _once(learner: Algorithm, data: Dataset, random: ReplicaRandom | None) -> Te
         chosen = policy.act(obs.expand(replicas, *obs.shape), mask, random).cpu()
         real = lengths >= t
         actions[:, rows[real]] = chosen[:, real].to(actions.dtype)
-        done = logged[rows].to(learner.device)
-        if learner.spec.discrete:  # the past is the logged one
-            took(policy, done.expand(replicas, *done.shape))
+        done = logged[rows].to(learner.device, None if learner.spec.discrete else learner.dtype)
+        policy.took(done.expand(replicas, *done.shape))  # the past is the logged one
         policy.receive(reward[rows].to(learner.device, learner.dtype).expand(replicas, -1))
     return actions

@@ -76,6 +76,7 @@ def battery(method: str, toys: Toys = TOYS, sizes: Mapping[str, Any] = SMALL) ->
 def learns_acts_and_resumes(case: Case, folder: Path) -> None:
     """Three updates move everything and stay finite; the policy acts legally; a stopped run resumes bit for bit."""
     whole = _learned(case)
+    _check_padding(case, whole)
     returns = _returns(case, whole)
     data = case.dataset()
     file = folder / f"{case}.npz"
@@ -93,6 +94,7 @@ def learns_acts_and_resumes(case: Case, folder: Path) -> None:
 def learns_and_acts(case: Case, folder: Path) -> None:
     """Three rounds move everything and stay finite; the policy acts legally."""
     algorithm = _learned(case)
+    _check_padding(case, algorithm)
     _check_policy_parameters(case, algorithm, _returns(case, algorithm))
 
 
@@ -120,6 +122,22 @@ def _returns(case: Case, algorithm: Algorithm) -> np.ndarray:
     assert returns.shape == (2, 3)
     assert np.isfinite(returns).all()
     return returns
+
+
+@torch.no_grad()
+def _check_padding(case: Case, algorithm: Algorithm) -> None:
+    """Acting with and without noise leaves zeros in the action dimensions that smaller agents lack."""
+    if case.kind == "discrete":
+        return
+    policy = algorithm.policy()
+    padding = algorithm.action_dimensions == 0
+    obs = ReplicaRandom([0, 1], "observations").normal(4, algorithm.spec.n_agents, algorithm.spec.obs_size)
+    for random in (None, ReplicaRandom([0, 1], "padding")):
+        policy.reset(4)
+        action = policy.act(obs.to(algorithm.device), None, random)
+        assert not action[:, :, padding].any(), (
+            "numbers in action dimensions that an agent does not have; give the policy used=self.action_dimensions"
+        )
 
 
 def _check_policy_parameters(case: Case, algorithm: Algorithm, returns: np.ndarray) -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
-from marlzoo.modules.layers import one_hot
 from marlzoo.modules.policies import Policy, mask_logits
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.finetune_settings import Deviation
@@ -76,7 +75,7 @@ class TeamExplorer:
             noisy = (action + self.sigma * noise * self._used).clamp(-1.0, 1.0)
             action = torch.where(leaves.unsqueeze(-1), noisy, action)
         for policy in self._policies:
-            took(policy, action)
+            policy.took(action)
         return action
 
     @staticmethod
@@ -85,11 +84,3 @@ class TeamExplorer:
     ) -> Tensor:
         policy.reset(obs.shape[1], fresh)
         return policy.act(obs, action_mask, random if policy.stochastic else None)
-
-
-def took(policy: Policy, action: Tensor) -> None:
-    """A policy that reads its last action reads the one that was taken."""
-    state = policy.state()
-    if "last_action" in state:
-        known = state["last_action"]
-        policy.load_state({**state, "last_action": one_hot(action, known.shape[-1], known.dtype)})

@@ -146,6 +146,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         eps, window = drawn["noise"][b], obs.transpose(0, 1)
         x = math.sqrt(a[level]) * window + math.sqrt(1.0 - a[level]) * eps
         x = overwritten(own, x, window[:, 0], known)
+        x[:, length + 1 :] = 0.0  # the planner must not read a row that the episode does not have
         to_go = batch.reward[b, 0] / own.values["returns.scale"]
         found = predicted(own, "model", x, known, level, to_go, told)
         for i in range(n):
