@@ -5,8 +5,8 @@
 Seeds' returns are drawn from a known distribution: a normal one, and one of two peaks, as of a walker that either
 balances or falls. Counted is in how many of the trials two methods that are equal are told apart by the interval of
 the difference of their means, as the tables' marks do it, and how often the interval of a mean and of an
-interquartile mean holds the true one. A percentile bootstrap resamples the seeds there are, so that with few it is too
-narrow: were it exact, two equal methods would be told apart in 5 of 100 trials, and a mean be held in 95.
+interquartile mean holds the true one. A percentile bootstrap resamples the seeds there are, so that with few it is
+too narrow: were it exact, two equal methods would be told apart in 5 of 100 trials, and a mean be held in 95.
 """
 
 from __future__ import annotations
