@@ -31,9 +31,12 @@ def test_shares_of_trials_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_true_values_are_those_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     module, seen = script("intervals"), list[Any]()
-    monkeypatch.setattr(
-        module, "trial", lambda draw, rng, size, *true: seen.append(true) or (True, True, True)
-    )
+
+    def trial(draw: Any, rng: Any, size: int, *true: float) -> tuple[bool, bool, bool]:
+        seen.append(true)
+        return (True, True, True)
+
+    monkeypatch.setattr(module, "trial", trial)
     module.counted(module.Options(sizes=(3,), trials=1))
     np.testing.assert_allclose(seen, [(0.0, 0.0), (0.4, 0.3)], atol=0.01)
 
