@@ -66,8 +66,8 @@ def _marks(tested: bool) -> str:
     if tested:
         return (
             "Marked (bold, *): the highest mean of a dataset, and all that cannot be told from it, as the 95 % "
-            "bootstrap interval of the difference of means over seeds contains 0. With fewer than ten seeds equal ones "
-            "are told apart in more than the 5 of 100 cases that it promises."
+            "bootstrap interval of the difference of means over seeds contains 0. With fewer than ten seeds equal "
+            "ones are told apart in more than the 5 of 100 cases that it promises."
         )
     return (
         "Marked (bold, *): the highest mean of a dataset. Differences are tested where both have at least "
