@@ -36,6 +36,10 @@ class Coverage:
     Args:
         distinct: distinct (state, joint action) pairs as a share of all transitions. Near 1 in continuous tasks and
             in large discrete ones; a low share means few different transitions, on which value functions overfit.
+            This is the joint SACo of Formanek et al. ("Putting Data at the Centre of Offline Multi-Agent
+            Reinforcement Learning", 2024); where a task has no state of its own, all observations stand for it. The
+            single agent's SACo (Schweighofer et al., "A Dataset Perspective on Offline Reinforcement Learning",
+            2022) divides by the distinct pairs of a reference dataset instead of the transitions.
         distinct_actions: distinct joint actions as a share of the smaller of all possible ones and all transitions
             (discrete tasks). Methods that maximize over joint actions (QMIX, CQL's penalty) need it high; those that
             stay with the data (BC, ICQ, OMIGA) do not.

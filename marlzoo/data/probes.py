@@ -1,8 +1,8 @@
 """What actions in a dataset depend on beyond an agent's own observation: its past, its team, and the team's past.
 
-The four questions and their quantities are those of Tessera, Hinckeldey, Zamboni, Abel and Storkey, "Probing Dec-POMDP
-Reasoning in Cooperative MARL" (AAMAS 2026, arXiv 2602.20804). With observations O, actions A and an agent's past
-tau (its earlier observations and actions), of an agent j and the others -j at the same step:
+The four questions and their quantities are those of Tessera, Hinckeldey, Zamboni, Abel and Storkey, "Probing
+Dec-POMDP Reasoning in Cooperative MARL" (AAMAS 2026, arXiv 2602.20804). With observations O, actions A and an agent's
+past tau (its earlier observations and actions), of an agent j and the others -j:
 
 =============  ==========================  ==================================
 probe          published, pairs i and j    here, j and the whole rest
@@ -156,6 +156,7 @@ SENTENCES = {
         "no influence of what other agents did before was found",
     ),
 }
+PROBED = tuple(SENTENCES)
 NEEDS_A_PAST = ("history", "influence")
 
 
@@ -167,9 +168,8 @@ def probes(
     Whole episodes are drawn, of long ones the same steps in each. Half of them are predicted by models that were
     fitted to the other half, and the other way round: a softmax or Gaussian model of what is known, and a correction
     of it from the part of the extra input that what is known does not predict (linear, and random cosines of both).
-    That part is swapped between episodes at the same step, or at steps close by, so that what the step number alone
-    explains is no dependence. Data of fewer than 20 episodes are split into blocks, and swaps are between the ten
-    nearest neighbors of what is known.
+    That part is swapped between episodes at the same step, or at steps close by. Data of fewer than 20 episodes are
+    split into blocks, and swaps are between the ten nearest neighbors of what is known.
 
     A policy too intricate for the model of what is known leaves traces of itself in inputs that go along with it.
     Gains below a hundredth of a nat therefore count as none; larger ones that are small beside the entropy of the
@@ -181,7 +181,9 @@ def probes(
         seed: of sample, features and swaps.
         permutations: swaps, at least 19, below which no p-value is 0.05.
     """
-    chosen = sorted({int(a) for a in np.linspace(0, dataset.spec.n_agents - 1, min(AGENTS, dataset.spec.n_agents))})
+    chosen = sorted(
+        {int(a) for a in np.linspace(0, dataset.spec.n_agents - 1, min(AGENTS, dataset.spec.n_agents))}
+    )
     rows = _Rows.drawn(dataset, min(sample, ROWS), seed)
     past = rows.later()
     found = {}
@@ -246,7 +248,7 @@ class _Rows:
         lengths = dataset.lengths[episodes]
         # The same steps of all episodes, so that each has partners to swap with.
         order = rng.permutation(int(lengths.max()))
-        alive = (lengths[:, None] > order).sum(0) if len(order) else np.zeros(0)
+        alive = (lengths[:, None] > order).sum(0)
         chosen = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(alive), most, side="right")))])
         parts = [chosen[chosen < length] for length in lengths]
         step = np.concatenate(parts)
@@ -261,8 +263,9 @@ class _Rows:
     def later(self) -> _Rows:
         """Those that have a past."""
         kept = self.step > 0
-        parts = (self.row, self.start, self.episode, self.step, self.fold)
-        return _Rows(*(part[kept] for part in parts), self.few)
+        return _Rows(
+            self.row[kept], self.start[kept], self.episode[kept], self.step[kept], self.fold[kept], self.few
+        )
 
     def __len__(self) -> int:
         return len(self.row)
@@ -336,9 +339,7 @@ def _past_seen(dataset: Dataset, rows: _Rows, agent: int) -> Doubles:
 # ---- models ----------------------------------------------------------------------------------------------
 
 
-def _gains(
-    dataset: Dataset, rows: _Rows, name: str, agent: int, seed: int, permutations: int
-) -> Doubles:
+def _gains(dataset: Dataset, rows: _Rows, name: str, agent: int, seed: int, permutations: int) -> Doubles:
     """Held-out gains per row from the extra input as it is, and swapped ``[1 + K]``."""
     known, extra = (_unit(part) for part in _inputs(dataset, rows, name, agent))
     known = _rotated(known, CONDITION)
@@ -369,7 +370,7 @@ def _gains(
 def _unit(array: Doubles) -> Doubles:
     """Rows with unit spread in each entry that varies."""
     flat = standardized(array).astype(np.float64)
-    return flat * np.sqrt(flat.shape[1])
+    return np.asarray(flat * np.sqrt(flat.shape[1]))
 
 
 def _rotated(array: Doubles, most: int) -> Doubles:
@@ -428,8 +429,8 @@ def _groups(step: Ints) -> tuple[Ints, Ints, Ints]:
 def _candidates(seen: Doubles) -> tuple[int, ...]:
     """Leading columns that a model of what is known may use: all, none of the cosines, the constant.
 
-    What says nothing costs likelihood where it is fitted, and a base that pays for it makes any extra input look good:
-    whichever predicts held-out rows best is the base.
+    What says nothing costs likelihood where it is fitted, and a base that pays for it makes any extra input look
+    good: whichever predicts held-out rows best is the base.
     """
     return seen.shape[1], seen.shape[1] - FEATURES, 1
 
@@ -456,7 +457,12 @@ class _Softmax:
             x = seen[None, :, :columns].astype(np.float32)
             logits = np.stack(
                 [
-                    (x @ self._fitted(x, np.zeros_like(self.hot), fold != k, precision[:columns], BASE_ITERATIONS))[0]
+                    (
+                        x
+                        @ self._fitted(
+                            x, np.zeros_like(self.hot), fold != k, precision[:columns], BASE_ITERATIONS
+                        )
+                    )[0]
                     for k in (0, 1)
                 ]
             )
@@ -475,7 +481,7 @@ class _Softmax:
             ],
             axis=1,
         )
-        return (self._likelihood(shifted) - self._likelihood(self.logits[None])).mean(1)
+        return np.asarray((self._likelihood(shifted) - self._likelihood(self.logits[None])).mean(1))
 
     def _fitted(
         self, x: Singles, offset: Singles, fit: NDArray[np.bool_], precision: Doubles, iterations: int
@@ -488,7 +494,7 @@ class _Softmax:
         prior = precision.astype(np.float32)[:, None]
         now = before = np.zeros((len(x), x.shape[2], hot.shape[1]), np.float32)
         for k in range(iterations):
-            ahead = now + k / (k + 3) * (now - before)
+            ahead = now + np.float32(k / (k + 3)) * (now - before)
             slope = across @ (hot - _softmax(offset + x @ ahead)) - prior * ahead
             before, now = now, ahead + inverse @ slope
         return now
@@ -502,7 +508,7 @@ class _Softmax:
 
 
 def _softmax(logits: Singles) -> Singles:
-    # Logits are moderate; clipping them and adding by a product is several times faster than reductions of short axes.
+    # Logits are moderate. Clipping them and adding by a product is several times as fast as reducing a short axis.
     grown = np.exp(np.clip(logits, -50, 50))
     return np.asarray(grown / (grown @ np.ones((grown.shape[-1], 1), np.float32)))
 
@@ -524,7 +530,9 @@ class _Gaussian:
             x = seen[None, :, :columns]
             rest = [target - (x @ self._fitted(x, target, fold != k))[0] for k in (0, 1)]
             candidates.append((np.stack(rest), columns))
-        self.rest, self.used = max(candidates, key=lambda each: self._likelihood(each[0][None], each[1]).sum())
+        self.rest, self.used = max(
+            candidates, key=lambda each: self._likelihood(each[0][None], each[1]).sum()
+        )
 
     def gains(self, inputs: Singles) -> Doubles:
         """Mean gain from each of ``inputs [K, M, F]``."""
@@ -533,7 +541,7 @@ class _Gaussian:
             axis=1,
         )
         base = self._likelihood(self.rest[None], self.used)
-        return (self._likelihood(rest, self.used + inputs.shape[2]) - base).mean(1)
+        return np.asarray((self._likelihood(rest, self.used + inputs.shape[2]) - base).mean(1))
 
     def _fitted(self, x: NDArray[Any], y: Doubles, fit: NDArray[np.bool_]) -> Doubles:
         """Ridge weights ``[K, F, A]``."""
@@ -541,7 +549,9 @@ class _Gaussian:
         across = x.transpose(0, 2, 1)
         gram = (across @ x).astype(np.float64)
         scale = RIDGE * x.shape[1] * np.square(x).mean(1)
-        return np.linalg.solve(gram + scale[:, None] * np.eye(x.shape[2]) + 1e-9 * np.eye(x.shape[2]), across @ y[fit])
+        return np.linalg.solve(
+            gram + scale[:, None] * np.eye(x.shape[2]) + 1e-9 * np.eye(x.shape[2]), across @ y[fit]
+        )
 
     def _likelihood(self, rest: Doubles, used: int) -> Doubles:
         """Log-densities ``[K, M]`` of errors ``rest [K, fold, M, A]`` that ``used`` coefficients left."""
