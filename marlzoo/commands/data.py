@@ -98,7 +98,7 @@ def data_inspect(
         sample: transitions that coverage, dependence and modes look at, at least 100.
         seed: of the sample.
         probes: also probe what actions depend on: the past, what others see, do and did
-            (:mod:`marlzoo.data.probes`); takes some seconds for each agent.
+            (``marlzoo.data.probes`` says what they mean); takes some seconds for each agent.
         plot: image file to draw everything into (extra ``plot``).
         html: page to write (extra ``plot``).
 

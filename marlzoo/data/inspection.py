@@ -245,9 +245,9 @@ def _probe_table(found: Probes) -> Any:
         numbers = ["", "", ""]
         text = probe.verdict
         if probe.estimate is not None:
-            numbers = [f"{probe.estimate:.4f}", f"{probe.null:.4f}", f"{probe.p_value:.2f}"]
+            numbers = [f"{probe.estimate:.4f}", f"{probe.null:.4f}", f"{probe.p_value:.3f}"]
             each = zip(found.agents, probe.each, probe.p_each, strict=True)
-            text += "".join(f"\nagent {agent}: {gain:.4f} (p {p:.2f})" for agent, gain, p in each)
+            text += "".join(f"\nagent {agent}: {gain:.4f} (p {p:.3f})" for agent, gain, p in each)
         table.add_row(name, *numbers, text)
     return table
 

@@ -487,16 +487,20 @@ class _Softmax:
         self, x: Singles, offset: Singles, fit: NDArray[np.bool_], precision: Doubles, iterations: int
     ) -> Singles:
         """Weights ``[K, F, A]`` by accelerated steps with a fixed bound of the curvature (Boehning, 1992)."""
-        x, hot, offset = np.ascontiguousarray(x[:, fit]), self.hot[fit], offset[fit]
+        x = np.ascontiguousarray(x[:, fit])
+        hot = self.hot[fit]
+        offset = offset[fit]
         across = np.ascontiguousarray(x.transpose(0, 2, 1))
         curvature = 0.5 * (across @ x).astype(np.float64) + np.diag(precision)
         inverse = np.linalg.inv(curvature).astype(np.float32)
         prior = precision.astype(np.float32)[:, None]
-        now = before = np.zeros((len(x), x.shape[2], hot.shape[1]), np.float32)
+        now = np.zeros((len(x), x.shape[2], hot.shape[1]), np.float32)
+        before = now
         for k in range(iterations):
             ahead = now + np.float32(k / (k + 3)) * (now - before)
             slope = across @ (hot - _softmax(offset + x @ ahead)) - prior * ahead
-            before, now = now, ahead + inverse @ slope
+            before = now
+            now = ahead + inverse @ slope
         return now
 
     def _likelihood(self, logits: Singles) -> Doubles:
