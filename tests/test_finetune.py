@@ -287,13 +287,7 @@ def test_a_batch_has_the_stated_share_of_offline_data(method: str, kind: Any) ->
 
 def test_a_batch_has_as_many_rows_as_the_method_draws_from() -> None:
     """MADDPG+CQL with ``prioritize`` chooses its rows among several times as many."""
-    settings = {
-        "prioritize": "joint_action",
-        "candidates": 4,
-        "hidden": 8,
-        "critic_hidden": 8,
-        "batch_size": 5,
-    }
+    settings = {"prioritize": "joint_action", "candidates": 4, "hidden": 8, "critic_hidden": 8, "batch_size": 5}
     learner = marlzoo.make("maddpg_cql", toy_spec("continuous"), seeds=[0], **settings)
     replay = MixedReplay(learner, [toy_dataset("continuous")], TINY)
     collector = Collector(learner, ToyEnv(2, "continuous"), TINY, TeamExplorer(learner, "joint"))

@@ -217,9 +217,7 @@ def test_what_a_stage_does_not_report_stays_unknown_after_a_resume(tmp_path: Pat
     whole.start(algorithm)
     for updates in (1, 2, 3):
         values = {"second": [2.0, np.nan]} if updates > 1 else {}
-        whole.log_metrics(
-            updates, {"first": np.array([1.0, 1.0])} | {k: np.array(v) for k, v in values.items()}
-        )
+        whole.log_metrics(updates, {"first": np.array([1.0, 1.0])} | {k: np.array(v) for k, v in values.items()})
     whole.close()
     algorithm.updates = 3
     resumed = MetricsFile(tmp_path / "metrics.csv")

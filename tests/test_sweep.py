@@ -138,9 +138,7 @@ def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -
         ("g", "large", 50.0, 1.0, 3, 0, 0),
     ]
     columns = ["variant", "dataset", "mean", "score", "seeds", "diverged", "failed"]
-    table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m", unfinished=0)).set_index(
-        "variant"
-    )
+    table = sweeps._ranked(pd.DataFrame(lines, columns=columns).assign(method="m", unfinished=0)).set_index("variant")
     # Ranks on (small, large): a 3, 3; b 5, 1; c 4, 2; d 1, 6; e 2, 6; f 6, 6; g 7, 4. Equal ones by their mean.
     assert table.index.tolist() == ["b", "c", "a", "g", "d", "e", "f"]
     assert table["rank"].tolist() == [3.0, 3.0, 3.0, 5.5, 3.5, 4.0, 6.0]
