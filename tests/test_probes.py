@@ -254,6 +254,15 @@ def test_swaps_are_between_episodes_at_the_same_step() -> None:
     assert (one != other).any()
 
 
+def test_swaps_keep_the_step_where_lengths_differ() -> None:
+    lengths = np.where(np.arange(80) % 4 < 2, 10, 7)
+    step = np.concatenate([np.arange(length) for length in lengths])
+    episode = np.repeat(np.arange(80), lengths)
+    rows = module._Rows(step, 0 * step, episode, step, episode % 2, False)
+    for partner in module._partners(rows, np.zeros((len(step), 1)), 3, np.random.default_rng(0)):
+        assert (step[partner] == step).all()
+
+
 def test_steps_that_few_episodes_reach_are_put_together() -> None:
     steps = np.array([0] * 9 + [1] * 8 + [2] * 3 + [3] * 5 + [4] * 2)
     group, sizes, first = module._groups(steps)
