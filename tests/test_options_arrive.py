@@ -100,11 +100,11 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "ope run --data d": ("offpolicy.ope:ope", {"estimators": (), "behavior": "fitted", "gamma": None}),
-    "data inspect d --option uid=Good --sample 200 --seed 3 --plot p.png --html h.html": (
+    "data inspect d --option uid=Good --sample 200 --seed 3 --probes --plot p.png --html h.html": (
         "commands.data:data_inspect",
         {
-            "dataset": "d", "option": {"uid": "Good"}, "sample": 200, "seed": 3, "plot": Path("p.png"),
-            "html": Path("h.html"),
+            "dataset": "d", "option": {"uid": "Good"}, "sample": 200, "seed": 3, "probes": True,
+            "plot": Path("p.png"), "html": Path("h.html"),
         },
     ),
     "data check d --option uid=7 --task t/a --sample 9 --action-mapping concat --env flavor=x": (
@@ -248,9 +248,9 @@ def test_options_of_finetuning_arrive(
 def test_arguments_of_inspection_arrive(watch: Callable[[str], None]) -> None:
     data = toy_dataset()
     watch("data.inspection:inspect")
-    found = asked(lambda: marlzoo.data_inspect(data, sample=100, seed=3))
+    found = asked(lambda: marlzoo.data_inspect(data, sample=100, seed=3, probes=True))
     assert found["dataset"] is data
-    assert (found["sample"], found["seed"]) == (100, 3)
+    assert (found["sample"], found["seed"], found["probes"]) == (100, 3, True)
     for wrong in ({"sample": 99}, {"seed": -1}):
         with pytest.raises(ConfigError, match="sample must be at least 100 and seed 0 or more"):
             marlzoo.data_inspect(data, **wrong)

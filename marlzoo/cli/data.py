@@ -97,6 +97,8 @@ class InspectCommand:
     """transitions that coverage, dependence and modes look at"""
     seed: int = 0
     """random seed of the sample"""
+    probes: bool = False
+    """also probe what actions depend on: the past, what others see, do and did (some seconds for each agent)"""
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -111,6 +113,7 @@ def inspect(arguments: Sequence[str]) -> int:
         option=text_values(options.option, "--option"),
         sample=options.sample,
         seed=options.seed,
+        probes=options.probes,
         plot=options.plot,
         html=options.html,
     )

@@ -86,6 +86,7 @@ def data_inspect(
     option: Mapping[str, Any] | None = None,
     sample: int = 20_000,
     seed: int = 0,
+    probes: bool = False,
     plot: Name | None = None,
     html: Name | None = None,
 ) -> Inspection:
@@ -96,6 +97,8 @@ def data_inspect(
         option: how to read it, by the names that ``marlzoo list formats`` shows.
         sample: transitions that coverage, dependence and modes look at, at least 100.
         seed: of the sample.
+        probes: also probe what actions depend on: the past, what others see, do and did
+            (``marlzoo.data.probes`` says what they mean); takes some seconds for each agent.
         plot: image file to draw everything into (extra ``plot``).
         html: page to write (extra ``plot``).
 
@@ -108,7 +111,7 @@ def data_inspect(
     if sample < 100 or seed < 0:
         raise ConfigError("data inspect: sample must be at least 100 and seed 0 or more")
     data = _loaded(dataset, option)
-    found = inspection.inspect(data, sample=sample, seed=seed)
+    found = inspection.inspect(data, sample=sample, seed=seed, probes=probes)
     if plot is not None:
         inspection.plot_dataset(data, Path(plot))
     if html is not None:

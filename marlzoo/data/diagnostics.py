@@ -36,6 +36,10 @@ class Coverage:
     Args:
         distinct: distinct (state, joint action) pairs as a share of all transitions. Near 1 in continuous tasks and
             in large discrete ones; a low share means few different transitions, on which value functions overfit.
+            This is the joint SACo of Formanek et al. ("Putting Data at the Centre of Offline Multi-Agent
+            Reinforcement Learning", 2024); where a task has no state of its own, all observations stand for it. The
+            single agent's SACo (Schweighofer et al., "A Dataset Perspective on Offline Reinforcement Learning",
+            2022) divides by the distinct pairs of a reference dataset instead of the transitions.
         distinct_actions: distinct joint actions as a share of the smaller of all possible ones and all transitions
             (discrete tasks). Methods that maximize over joint actions (QMIX, CQL's penalty) need it high; those that
             stay with the data (BC, ICQ, OMIGA) do not.
@@ -124,11 +128,11 @@ def sample_transitions(dataset: Dataset, sample: int, seed: int, word: str = "")
     sources = dataset.sources
     if len(sources) <= sample:
         return sources
-    rng = _stream(seed, word)
+    rng = stream(seed, word)
     return np.sort(sources[rng.choice(len(sources), sample, replace=False)])
 
 
-def _stream(seed: int, word: str) -> np.random.Generator:
+def stream(seed: int, word: str) -> np.random.Generator:
     """The random numbers for one purpose."""
     return np.random.default_rng([seed, *word.encode()])
 
@@ -146,14 +150,14 @@ def coverage(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Covera
         )
         return Coverage(distinct, len(np.unique(actions)) / possible, None, None, 0)
     rows = sample_transitions(dataset, sample, seed, "coverage")
-    rng = _stream(seed, "recombine")
-    state = _standardized(dataset.state[rows])
+    rng = stream(seed, "recombine")
+    state = standardized(dataset.state[rows])
     action = dataset.action[rows].astype(np.float32)
     queries = rng.permutation(len(rows))[: max(1, min(QUERIES, len(rows) // 4))]
     kept = np.setdiff1d(np.arange(len(rows)), queries)
     if not len(kept):
         return Coverage(distinct, None, None, None, len(rows))
-    near, apart = _nearest(state[queries], state[kept], min(NEIGHBORS, len(kept)))
+    near, apart = nearest(state[queries], state[kept], min(NEIGHBORS, len(kept)))
     agents = dataset.spec.n_agents
     pick = np.stack([rng.integers(0, near.shape[1], len(queries)) for _ in range(agents)], axis=1)
     donors = kept[np.take_along_axis(near, pick, axis=1)]  # [Q, N]
@@ -177,12 +181,12 @@ def dependence(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Depe
     episode = np.searchsorted(dataset.starts, rows, side="right")
     if len(np.unique(episode)) < 20:
         episode = np.arange(len(rows)) // max(1, len(rows) // 20)  # blocks instead
-    seen = _features(dataset.obs[rows].reshape(len(rows), -1), seed)
+    seen = features(dataset.obs[rows].reshape(len(rows), -1), seed)
     nothing = np.ones((len(rows), 1))
     action = dataset.action[rows]
     # Halves of episodes: each is predicted by the other's fit.
     labels, groups = np.unique(episode, return_inverse=True)
-    fold = _stream(seed, "folds").permutation(len(labels))[groups] % 2
+    fold = stream(seed, "folds").permutation(len(labels))[groups] % 2
     given = _total_correlation(dataset, action, seen, fold)
     free = _total_correlation(dataset, action, nothing, fold)
     mean = float(given.mean())
@@ -195,14 +199,14 @@ def dependence(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Depe
 def modes(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Modes:
     """Measure :class:`Modes` in neighborhoods of each agent's own observation."""
     rows = sample_transitions(dataset, sample, seed, "modes")
-    rng = _stream(seed, "neighborhoods")
+    rng = stream(seed, "neighborhoods")
     queries = np.sort(rng.permutation(len(rows))[:QUERIES])
     count = min(NEIGHBORS, len(rows))
     two = []
     effective = []
     for agent in range(dataset.spec.n_agents):
-        obs = _standardized(dataset.obs[rows, agent])
-        near, _ = _nearest(obs[queries], obs, count)
+        obs = standardized(dataset.obs[rows, agent])
+        near, _ = nearest(obs[queries], obs, count)
         taken = dataset.action[rows, agent][near]
         if dataset.spec.discrete:
             size = dataset.spec.action_sizes[agent]
@@ -279,7 +283,7 @@ def _hashes(array: NDArray[Any]) -> NDArray[np.uint64]:
     return out
 
 
-def _standardized(array: NDArray[Any]) -> NDArray[np.float32]:
+def standardized(array: NDArray[Any]) -> NDArray[np.float32]:
     """Rows ``[M, D]`` with unit spread in each entry that varies, divided by sqrt(D): squared distances are means."""
     flat = array.reshape(len(array), -1).astype(np.float64)
     std = flat.std(0)
@@ -290,7 +294,7 @@ def _standardized(array: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(np.clip(scaled, -10, 10) / np.sqrt(varies.sum()), np.float32)
 
 
-def _nearest(queries: NDArray[np.float32], points: NDArray[np.float32], count: int) -> tuple[Any, Any]:
+def nearest(queries: NDArray[np.float32], points: NDArray[np.float32], count: int) -> tuple[Any, Any]:
     """Numbers and squared distances of the ``count`` nearest points ``[Q, count]``."""
     squares = np.square(points).sum(1)
     numbers = []
@@ -304,11 +308,11 @@ def _nearest(queries: NDArray[np.float32], points: NDArray[np.float32], count: i
     return np.concatenate(numbers), np.concatenate(distances)
 
 
-def _features(obs: NDArray[Any], seed: int) -> Doubles:
+def features(obs: NDArray[Any], seed: int) -> Doubles:
     """Constant, standardized observations, and random cosines of them ``[M, F]``."""
-    flat = _standardized(obs).astype(np.float64)
+    flat = standardized(obs).astype(np.float64)
     scaled = flat * np.sqrt(flat.shape[1])
-    rng = _stream(seed, "features")
+    rng = stream(seed, "features")
     weights = rng.standard_normal((flat.shape[1], FEATURES))
     phase = rng.uniform(0, 2 * np.pi, FEATURES)
     return np.concatenate([np.ones((len(flat), 1)), scaled, np.cos(flat @ weights * 2 + phase)], axis=1)

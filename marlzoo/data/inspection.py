@@ -18,6 +18,8 @@ from marlzoo.data import diagnostics as measures
 from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.diagnostics import Coverage, Dependence, Modes
+from marlzoo.data.probes import PROBED, Probes
+from marlzoo.data.probes import probes as probed
 from marlzoo.errors import ConfigError, MissingExtraError
 from marlzoo.system.files import write_figure, write_text_atomic
 
@@ -72,6 +74,7 @@ class Inspection:
         modes: how many different things agents do in similar situations.
         hints: what to normalize, in sentences.
         card: the dataset's card.
+        probes: what actions depend on beyond an agent's own observation; None where it was not asked for.
     """
 
     name: str
@@ -95,19 +98,23 @@ class Inspection:
     modes: Modes
     hints: list[str]
     card: dict[str, Any]
+    probes: Probes | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def inspect(dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0) -> Inspection:
+def inspect(
+    dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0, probes: bool = False
+) -> Inspection:
     """Measure a dataset. Large arrays are looked through in pieces; final rows count for nothing.
 
     Args:
         dataset: what to measure.
-        sample: transitions that coverage, dependence and modes look at.
+        sample: transitions that coverage, dependence and modes look at; probes at most 4000 of them.
         seed: of the sample.
+        probes: whether to probe what actions depend on, which takes longer than everything else.
     """
     action = None
     counts = None
@@ -146,6 +153,7 @@ def inspect(dataset: Dataset, *, sample: int = measures.SAMPLE, seed: int = 0) -
         modes=measures.modes(dataset, sample=sample, seed=seed),
         hints=measures.hints(dataset, np.array(observation.mean), np.array(observation.std), at_bound),
         card=dataset.card.to_dict(),
+        probes=probed(dataset, sample=sample, seed=seed) if probes else None,
     )
 
 
@@ -177,6 +185,8 @@ def inspection_tables(found: Inspection) -> RenderableType:
     spread.add_row("return", *(f"{value:.2f}" for value in found.returns.values()))
     spread.add_row("length", *(f"{value:.0f}" for value in found.lengths.values()))
     tables = [head, spread, _structure(found)]
+    if found.probes is not None:
+        tables.append(_probe_table(found.probes))
     if found.action is not None:
         tables.append(_range_table("Actions", found.action))
     elif found.action_counts is not None:
@@ -196,7 +206,9 @@ def _structure(found: Inspection) -> Any:
     coverage = found.coverage
     dependence = found.dependence
     modes = found.modes
-    table.add_row("distinct (state, joint action)", f"{coverage.distinct:.2%} of all transitions")
+    table.add_row(
+        "distinct (state, joint action)", f"{coverage.distinct:.2%} of all transitions (joint SACo)"
+    )
     if coverage.distinct_actions is not None:
         table.add_row("joint actions that occur", f"{coverage.distinct_actions:.2%} of those that could")
     for name, share in (
@@ -219,6 +231,24 @@ def _structure(found: Inspection) -> Any:
         table.add_row(f"agent {agent}: actions per situation", f"{number:.2f} (sample of {modes.sample:,})")
     for hint in found.hints:
         table.add_row("hint", visible(hint))
+    return table
+
+
+def _probe_table(found: Probes) -> Any:
+    """The probes, one row each."""
+    from rich.table import Table
+
+    title = f"What actions depend on (sample of {found.sample:,} transitions, {found.permutations} swaps)"
+    table = Table("probe", "nats", "by chance", "p", "verdict, each agent", title=title)
+    for name in PROBED:
+        probe = getattr(found, name)
+        numbers = ["", "", ""]
+        text = probe.verdict
+        if probe.estimate is not None:
+            numbers = [f"{probe.estimate:.4f}", f"{probe.null:.4f}", f"{probe.p_value:.3f}"]
+            each = zip(found.agents, probe.each, probe.p_each, strict=True)
+            text += "".join(f"\nagent {agent}: {gain:.4f} (p {p:.3f})" for agent, gain, p in each)
+        table.add_row(name, *numbers, text)
     return table
 
 
