@@ -4,8 +4,9 @@
 
 Runs report the mean value of the data's actions and the effective sample size of their policy's weights
 (``metrics/*.csv``). Here are the means over seeds after some numbers of updates, and the least number of updates
-after which the runs could have ended without the warning of ``marlzoo table`` that values were still moving. Methods
-value different things with different discounts (a team, or an agent), so only the course of a value can be compared.
+after which these means could have ended and no longer moved by the measure of ``marlzoo table``'s warning, which counts
+seeds that move apart, too. Methods value different things with different discounts (a team, or an agent), so only the
+course of a value can be compared.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 def settled(updates: Floats, values: Floats) -> float:
     """The least number of updates after which a run could have ended with values that had stopped moving.
 
-    The test is that of the tables' warning; it has to hold for all longer runs, too. NaN where there is none.
+    The test is that of the tables' warning, of the mean over seeds; it has to hold for all longer runs, too. NaN where there is none.
     """
     ends = updates[-1] * np.arange(1, ENDS + 1) / ENDS
     drifts = [value_drift(updates[updates <= end], values[updates <= end]) for end in ends]
