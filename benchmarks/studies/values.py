@@ -4,7 +4,7 @@
 
 Runs report the mean value of the data's actions and the effective sample size of their policy's weights
 (``metrics/*.csv``). Here are the means over seeds after some numbers of updates, and the least number of updates
-after which these means could have ended and no longer moved by the measure of ``marlzoo table``'s warning, which counts
+after which these means could have ended and no longer moved by the measure of the tables' warning, which counts
 seeds that move apart, too. Methods value different things with different discounts (a team, or an agent), so only the
 course of a value can be compared.
 """
