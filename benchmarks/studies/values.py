@@ -40,8 +40,8 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
 def settled(updates: Floats, values: Floats) -> float:
     """The least number of updates after which a run could have ended with values that had stopped moving.
 
-    The test is that of the tables' warning, of the mean over seeds; it has to hold for all longer runs, too. NaN where
-    there is none.
+    The test is that of the tables' warning, of the mean over seeds; it has to hold for all longer runs, too. NaN
+    where there is none.
     """
     ends = updates[-1] * np.arange(1, ENDS + 1) / ENDS
     drifts = [value_drift(updates[updates <= end], values[updates <= end]) for end in ends]
