@@ -112,6 +112,10 @@ FAULTS = {
     "one value of alpha for all replicas": (
         "lockstep_equals_single_runs", 'self.hyperparameter("alpha")', "self.config.alpha"
     ),
+    "a setting that counts where the first replica has one": (
+        "lockstep_equals_single_runs", 'self.hyperparameter("penalty")',
+        '(self.hyperparameter("penalty") if self.config.penalty else 0.0)',
+    ),
     "one step size for all replicas": (
         "lockstep_equals_single_runs", RETURN,
         RETURN.replace("policy=loss)", 'policy=loss + self.hyperparameter("lr").mean() * mean_over(out))'),
