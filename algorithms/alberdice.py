@@ -62,7 +62,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
 from torch import Tensor, nn
 
-from marlzoo.algorithm import Algorithm, Stage
+from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_transitions, step_count, step_fields
 from marlzoo.config import (
     ASSIGNED_LATER,
@@ -173,12 +173,6 @@ class AlberDICE(Algorithm):
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Where between two states the slope of nu is taken."""
         return {"between": ("uniform", (1, self.config.batch_size * self.length // 2, 1))}
-
-    def stages(self) -> tuple[Stage, ...]:
-        """With ``pretrain`` the data's policies alone, then all together."""
-        last = Stage("policies", self.update)
-        first = self.config.pretrain
-        return (Stage("behavior", self.update, first), last) if first else (last,)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of all losses; metrics are the losses, batch means and gradient norms, each [R]."""

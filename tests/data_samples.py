@@ -65,7 +65,8 @@ def parts(lengths: Sequence[int] = (2, 3, 4), seed: int = 0, spec: Spec = SPEC) 
             "state": rng.standard_normal((rows, spec.state_size)).astype(np.float32),
         }
     else:
-        values["action"] = rng.uniform(-1, 1, (rows, n, size)).astype(np.float32)
+        real = np.arange(size) < np.asarray(spec.action_sizes)[:, None]
+        values["action"] = (rng.uniform(-1, 1, (rows, n, size)) * real).astype(np.float32)
     return values
 
 

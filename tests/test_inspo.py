@@ -238,11 +238,9 @@ def test_gaussian_policies_agree_on_one_of_two_conventions() -> None:
     assert (one + other).abs().max() < 0.15
 
 
-@pytest.mark.parametrize("method", ["inspo", "alberdice"])
-def test_a_training_that_ends_before_the_policies_learn_is_refused(method: str) -> None:
-    made = marlzoo.make(method, toy_spec("discrete"), pretrain=5, hidden=8)
+def test_a_training_that_ends_before_the_policies_learn_is_refused() -> None:
+    made = marlzoo.make("inspo", toy_spec("discrete"), pretrain=5, hidden=8)
     with pytest.raises(ConfigError, match="5 updates end before the stage 'policies' begins"):
         marlzoo.train(made, toy_dataset("discrete"), updates=5)
-    assert [stage.name for stage in marlzoo.make(method, toy_spec("discrete"), pretrain=0).stages()] == [
-        "policies"
-    ]
+    plain = marlzoo.make("inspo", toy_spec("discrete"), pretrain=0)
+    assert [stage.name for stage in plain.stages()] == ["policies"]

@@ -48,7 +48,7 @@ SHAPES = {
     "mix": data.MixCommand,
     "card": data.CardCommand,
     "teach": data.TeachCommand,
-    "model": modeling.command_shape(),
+    "model": modeling.ModelCommand,
 }
 
 

@@ -346,7 +346,12 @@ def test_the_command_shows_and_takes_only_what_a_world_model_uses(capsys: pytest
     shown = capsys.readouterr().out
     assert "--model-lr" in shown
     assert "--grad-clip" in shown
-    for unused in ("--lr", "--gamma", "--batch-size", "--bound-margin", "--reward-mode", "--sequence-length"):
+    for unused, value in (
+        ("--lr", "0.1"),
+        ("--gamma", "0.9"),
+        ("--batch-size", "7"),
+        ("--reward-mode", "rtg"),
+    ):
         assert f"{unused} " not in shown
-        assert main(["data", "model", "games/xor/marlzoo/D2", unused, "1"]) != 0
-        assert f"unknown option of marlzoo data model '{unused}'" in capsys.readouterr().err
+        assert main(["data", "model", "games/xor/marlzoo/D2", unused, value]) != 0
+        assert f"{unused} is a setting of methods" in capsys.readouterr().err

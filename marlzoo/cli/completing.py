@@ -61,7 +61,7 @@ def _commands() -> dict[str, Any]:
             "download": data.DownloadCommand,
             "mix": data.MixCommand,
             "card": data.CardCommand,
-            "model": modeling.command_shape(),
+            "model": modeling.ModelCommand,
             "teach": make_dataclass("Teach", [("task", str)]),
         },
         "results": {"migrate": Migrate, "compress": Compress, "borrow": Borrow, "help": _flags("Help", ())},

@@ -6,19 +6,34 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 from marlzoo.cli._help import HIDDEN
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse, text_values
 from marlzoo.cli._progress import closing, progress
 from marlzoo.config import Config
+from marlzoo.errors import ConfigError
 from marlzoo.models.settings import OF_NETWORKS, WorldModelConfig, flags
 
 if TYPE_CHECKING:
     from marlzoo.training.world_models import StepErrors
+
+
+# Settings that all methods have and a world model does not use: they are no options.
+UNUSED = tuple(setting for setting in fields(Config) if setting.name != "grad_clip")
+if TYPE_CHECKING:
+    Shown = WorldModelConfig
+else:
+    Shown = make_dataclass(
+        "Shown",
+        [(each.name, each.type, field(default=each.default, metadata={HIDDEN: True})) for each in UNUSED],
+        bases=(WorldModelConfig,),
+        frozen=True,
+    )
+    Shown.__module__ = Config.__module__  # where annotations are looked up
 
 
 @dataclass
@@ -44,36 +59,17 @@ class ModelCommand:
     """predict the global state, too"""
     json: bool = False
     """print JSON instead of a table"""
-    settings: Annotated[WorldModelConfig, tyro.conf.arg(name="")] = field(default_factory=WorldModelConfig)
-
-
-def command_shape() -> type[ModelCommand]:
-    """The command, without the settings that all methods have and a world model does not use."""
-    unused = get_type_hints(Config, include_extras=True)
-    del unused["grad_clip"]
-    suppress: Any = tyro.conf.Suppress
-    hidden = [
-        (name, suppress[hint], field(default=getattr(Config, name), metadata={HIDDEN: True}))
-        for name, hint in unused.items()
-    ]
-    settings: Any = make_dataclass("Settings", hidden, bases=(WorldModelConfig,), frozen=True)
-    shown = Annotated[settings, tyro.conf.arg(name="")]
-    made = make_dataclass(
-        "Model", [("settings", shown, field(default_factory=settings))], bases=(ModelCommand,)
-    )
-    made.__module__ = settings.__module__ = __name__  # where annotations are looked up
-    made.__doc__ = ModelCommand.__doc__
-    return made
+    settings: Annotated[Shown, tyro.conf.arg(name="")] = field(default_factory=Shown)
 
 
 def model(arguments: Sequence[str]) -> int:
     """train a world model of a dataset and measure it"""
     started = time.monotonic()
-    options = parse(command_shape(), "data model", arguments)
+    options = parse(ModelCommand, "data model", arguments)
     from marlzoo.commands.data import data_model
     from marlzoo.console import visible
 
-    settings = options.settings
+    settings = _used(options.settings)
     with progress("data model", f"world model of {options.dataset}", settings.model_updates) as shown:
 
         def report(done: int, metrics: dict[str, float]) -> None:
@@ -94,6 +90,17 @@ def model(arguments: Sequence[str]) -> int:
     print(f"World model: {visible(options.out)}")
     closing("Trained", started, _next(options))
     return 0
+
+
+def _used(given: WorldModelConfig) -> WorldModelConfig:
+    """The settings; refuses those that say nothing about a world model."""
+    for setting in UNUSED:
+        if getattr(given, setting.name) != setting.default:
+            flag = f"--{setting.name.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag} is a setting of methods; of a world model's --model-lr and --model-batch count"
+            )
+    return WorldModelConfig(**{each.name: getattr(given, each.name) for each in fields(WorldModelConfig)})
 
 
 def _next(options: ModelCommand) -> str:

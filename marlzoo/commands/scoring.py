@@ -6,9 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from marlzoo.algorithm import Algorithm
+    from marlzoo.training.evaluation import EpisodeResults
 
 
 @dataclass(frozen=True)
@@ -109,22 +113,26 @@ def evaluate_run(
         )
     finally:
         simulator.close()
-    return [
-        Score(
-            method=learner.name,
-            task=task,
-            seed=of_training,
-            updates=learner.updates,
-            episodes=episodes,
-            mean_return=float(found.returns[k].mean()),
-            std_return=float(found.returns[k].std()),
-            mean_length=float(found.lengths[k].mean()),
-            win_rate=None if found.wins is None else float(found.wins[k].mean()),
-            action_us=1e6 * (found.seconds_per_action or 0.0),
-            execution=policy.execution,
-        )
-        for k, of_training in enumerate(learner.seeds)
-    ]
+    return [_score(learner, task, found, k, episodes, policy.execution) for k in range(learner.replicas)]
+
+
+def _score(
+    learner: Algorithm, task: str, found: EpisodeResults, k: int, episodes: int, execution: str
+) -> Score:
+    """Of one replica."""
+    return Score(
+        method=learner.name,
+        task=task,
+        seed=learner.seeds[k],
+        updates=learner.updates,
+        episodes=episodes,
+        mean_return=float(found.returns[k].mean()),
+        std_return=float(found.returns[k].std()),
+        mean_length=float(found.lengths[k].mean()),
+        win_rate=None if found.wins is None else float(found.wins[k].mean()),
+        action_us=1e6 * (found.seconds_per_action or 0.0),
+        execution=execution,
+    )
 
 
 def _starts(seeds: Sequence[int], updates: int, seed: int) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.config import Precision
+from marlzoo.config import Precision, replica_configs
 from marlzoo.defaults import UPDATES
 from marlzoo.errors import ConfigError, DataError, SpecError
 from marlzoo.task import TaskName
@@ -148,10 +148,10 @@ def run_method(
         SpecError: the method does not handle the task's actions.
     """
     from marlzoo.benchmarks.launchers import Place
-    from marlzoo.benchmarks.plan import require_valid
     from marlzoo.benchmarks.runner import run_suite
     from marlzoo.benchmarks.split import Split
     from marlzoo.benchmarks.suites import Data, Learner, Suite
+    from marlzoo.registry import find_method
 
     if training["episodes"] < 1:
         raise ConfigError(
@@ -161,6 +161,8 @@ def run_method(
     if not task:
         raise DataError(f"{data[0]}: its card names no task; give it with --task (task=... in Python)")
     _require_kind(method, task)
+    # Before the runner, whose errors speak of a suite.
+    replica_configs(find_method(method).config_class, 1, settings)
     suite = Suite(
         name=name or f"train-{method}-{TaskName.parse(task).slug()}",
         data=tuple(Data(task=task, file=file, env=dict(env)) for file in data),
@@ -168,7 +170,6 @@ def run_method(
         seeds=seeds,
         **training,
     )
-    require_valid(suite)  # before the runner, whose errors speak of a suite
     split = Split(threads=threads)
     return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
 

@@ -51,7 +51,7 @@ class Retention(nn.Module):
         self.norm = RMSNorm(init, size // heads)
         self.out = Linear(init, size, size)
         rates = torch.linspace(math.log(FASTEST), math.log(SLOWEST), heads, dtype=torch.float64).exp()
-        decay = torch.outer(scaling.to("cpu", torch.float64), 1.0 - rates).to(init.device, init.dtype)
+        decay = torch.outer(scaling.double(), (1.0 - rates).to(scaling.device)).to(init.device, init.dtype)
         self.register_buffer("decay", decay, persistent=False)  # [R, H]
 
     def forward(self, reader: Tensor, source: Tensor) -> Tensor:
