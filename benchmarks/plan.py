@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
-from marlzoo.errors import ConfigError, SpecError, UnknownNameError, placed
+from marlzoo.errors import ConfigError, PluginError, SpecError, UnknownNameError, placed
 from marlzoo.registry import find_method, method_names, preset_of, task_spec
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
@@ -210,7 +211,10 @@ def _check_settings(suite: Suite, methods: Sequence[type[Algorithm]]) -> None:
     unused = common.keys() - set().union(*(setting_names(cls) for cls in methods))
     if not unused:
         return
-    known = {name for method in method_names() for name in setting_names(find_method(method))}
+    known = set[str]()
+    for method in method_names():
+        with contextlib.suppress(PluginError):  # one that is broken breaks no suite without it
+            known |= setting_names(find_method(method))
     for name in common:
         if name in unused - known:
             raise UnknownNameError("setting", name, sorted(known))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
 from .summary import spoiled
 from .sweep_figure import draw, points
+
+# The method of a line of sweep.csv, or of best.toml
+_METHOD = re.compile(r'(?: +{ method = ")?(\w+)[,"]')
 
 
 @dataclass(frozen=True)
@@ -183,10 +187,30 @@ def sweep(
         trials = len(points)
     made = Sweep(train(learners), learners, _record(base, space, trials, kind, changes))
     (folder,) = made.results.folders
-    write_text_atomic(folder / "sweep.csv", made.table().to_csv(index=False, lineterminator="\n"))
-    write_text_atomic(folder / "best.toml", made.toml())
+    searched = {learner.method for learner in made.learners}
+    table = made.table().to_csv(index=False, lineterminator="\n")
+    for file, text in ((folder / "sweep.csv", table), (folder / "best.toml", made.toml())):
+        write_text_atomic(file, with_other_methods(file, text, searched))
     _draw(made, folder / "sweep.png", console)
     return made
+
+
+def with_other_methods(file: Path, text: str, methods: Collection[str]) -> str:
+    """The text of a sweep's file, and the lines that earlier sweeps of other methods left there.
+
+    Args:
+        file: ``sweep.csv`` or ``best.toml``, if there is one.
+        text: of this sweep.
+        methods: that it searched; their earlier lines are replaced.
+    """
+    if not file.exists():
+        return text
+    head, *mine = text.splitlines(keepends=True)
+    first, *theirs = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    if first != head:  # of another version
+        return text
+    named = ((line, _METHOD.match(line)) for line in theirs)
+    return "".join([head, *(line for line, found in named if found and found[1] not in methods), *mine])
 
 
 def sweep_split(processes: int, threads: int) -> Split | None:

@@ -63,7 +63,10 @@ class UnknownNameError(MarlzooError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=CLOSE)
+        written = {each.casefold(): each for each in known}
+        near = [
+            written[each] for each in difflib.get_close_matches(name.casefold(), written, n=3, cutoff=CLOSE)
+        ]
         if near:
             listed = f"Did you mean {' or '.join(near)}?"
         elif known:

@@ -160,6 +160,7 @@ def test_listing_starts_without_torch_and_simulators() -> None:
         (["data", "collect", "games/xor", "--quality", "D9"], "'D9'. Known: D1, D2, D3, D4."),
         (["data", "convert", "games/xor/marlzoo/D3", "x.npz", "--option", "seed=1"], "leave out --option"),
         (["train", "omga"], "Did you mean omiga"),
+        (["train", "OMIGA"], "Did you mean omiga"),
         (["train", "omiga"], "marlzoo train omiga: give --data DATASET ... (names or files"),
         (["train", "omiga", "--dyna"], "marlzoo train omiga --dyna: give --data DATASET"),
         (

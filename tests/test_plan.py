@@ -16,7 +16,7 @@ from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 
 import marlzoo
-from marlzoo.errors import ConfigError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, PluginError, SpecError, UnknownNameError
 from marlzoo.recording import recipes
 from marlzoo.registry import find_method, find_methods, make
 from tests.test_results import ROW
@@ -241,6 +241,7 @@ def test_wrong_methods_and_qualities_are_found_before_any_work() -> None:
         UnknownNameError, match=r"^suite 'unit': unknown setting 'hiden'. Did you mean hidden"
     ):
         plan.validate(suite_of(config={"alpha": 1.0, "hiden": 3}))
+    plan.validate(suite_of(config={"alpha": 1.0}))  # a setting of methods that the suite does not have
     with pytest.raises(UnknownNameError, match=r"^unknown method 'cb'"):
         plan.require_valid(suite_of(learners=(Learner("cb"),)))
     with pytest.raises(UnknownNameError, match=r"quality of games/xor.*D9"):
@@ -249,6 +250,20 @@ def test_wrong_methods_and_qualities_are_found_before_any_work() -> None:
         plan.validate(suite_of(data=(Data(HOPPER, "expert-medim"),)))
     assert sources.parts_of(Data(HOPPER, "expert-medium")) == ("expert", "medium")
     assert sources.parts_of(Data(HOPPER, "medium-expert")) == ()  # has a recipe of its own
+
+
+def test_a_broken_method_breaks_no_suite_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = find_method
+
+    def find(name: str) -> Any:
+        if name == "icq":
+            raise PluginError("broken")
+        return real(name)
+
+    monkeypatch.setattr(plan, "find_method", find)
+    plan.validate(suite_of(config={"alpha": 1.0}))
+    with pytest.raises(UnknownNameError, match="'alfa'"):
+        plan.validate(suite_of(config={"alfa": 1.0}))
 
 
 def test_where_data_come_from() -> None:

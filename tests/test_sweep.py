@@ -267,6 +267,34 @@ def test_a_best_value_at_the_end_of_its_grid_is_named(tried: Any, best: Any, tol
     assert Found(found, learners, '{"search": "grid", "over": {"lr": []}}').edges() == []
 
 
+def test_a_later_sweep_of_another_method_keeps_what_was_found(tmp_path: Path) -> None:
+    file = tmp_path / "best.toml"
+    one, two = Learner("first", {"alpha": 3.0}, "grid"), Learner("second", {"beta": 1.0})
+    assert sweeps.with_other_methods(file, sweeps.learners_toml((one,)), {"first"}) == sweeps.learners_toml(
+        (one,)
+    )
+    file.write_text(sweeps.learners_toml((one,)))
+    both = sweeps.with_other_methods(file, sweeps.learners_toml((two,)), {"second"})
+    assert [each["method"] for each in tomllib.loads(both)["learners"]] == ["first", "second"]
+    file.write_text(both)
+    again = Learner("first", {"alpha": 9.0})
+    found = tomllib.loads(sweeps.with_other_methods(file, sweeps.learners_toml((again,)), {"first"}))[
+        "learners"
+    ]
+    assert found == [
+        {"method": "second", "config": {"beta": 1.0}},
+        {"method": "first", "config": {"alpha": 9.0}},
+    ]
+    table = tmp_path / "sweep.csv"
+    table.write_text("method,variant,rank\nfirst,alpha=3.0,1.0\nsecond,beta=1.0,1.0\n")
+    new = "method,variant,rank\nfirst,alpha=9.0,1.0\n"
+    assert sweeps.with_other_methods(table, new, {"first"}) == (
+        "method,variant,rank\nsecond,beta=1.0,1.0\nfirst,alpha=9.0,1.0\n"
+    )
+    table.write_text("method,rank\nsecond,1.0\n")
+    assert sweeps.with_other_methods(table, new, {"first"}) == new, "of an older version"
+
+
 def test_a_value_keeps_its_kind() -> None:
     given = [(1, True), (True, True), (None, True), (2.0, False), (0.5, False), (2, False), ("rnn", False)]
     found = [sweeps._typed(value, numeric) for value, numeric in given]

@@ -28,8 +28,9 @@ from marlzoo.teachers.store import (
 HEAD = """# Behavior policies
 
 `marlzoo data collect TASK --quality QUALITY` records data with the policies below, which ship with the package. The
-quality `random` is there for every task: where none below makes it, a policy does that takes every legal action
-(or every point of the box) with the same probability.
+quality `random` is there for every task whose data are recorded: where none below makes it, a policy does that takes
+every legal action (or every point of the box) with the same probability. The small games' data are computed, not
+recorded; `marlzoo list datasets games` lists their qualities.
 
 Returns are means ± standard deviations over {episodes} episodes of each snapshot, acting with exploration as when
 data are recorded; a quality of several snapshots counts each by the number of its episodes in equal shares of steps.
