@@ -303,9 +303,8 @@ class OryxPolicy(Policy):
             self.execution = "centralized"
         self.register_buffer("used", used, persistent=False)
         self._states: dict[str, Tensor] = {}
-        self._turns: tuple[
-            Tensor, ...
-        ] = ()  # the step's actions and encoded tokens, the decoder's states before it
+        # The step's actions and encoded tokens, and the decoder's states before it; empty before the first step.
+        self._turns: tuple[Tensor, ...] = ()
 
     def reset(self, num_envs: int, ids: Tensor | None = None) -> None:
         """Begin the episodes of the copies ``ids`` (None: all)."""

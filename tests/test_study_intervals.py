@@ -21,9 +21,8 @@ def test_shares_of_trials_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         return (10.0, 11.0) if calls[name] % every == 0 else (-10.0, 11.0)
 
     monkeypatch.setattr(module, "difference", lambda first, second: known("difference", 3))
-    monkeypatch.setattr(
-        module, "interval", lambda samples, statistic=None: known(*(("mean", 4) if statistic else ("iqm", 2)))
-    )
+    monkeypatch.setattr(module.study, "bounds", lambda values: known("mean", 4))
+    monkeypatch.setattr(module, "interval", lambda samples: known("iqm", 2))
     found = module.counted(module.Options(sizes=(3,), trials=12))
     assert found[["apart", "mean", "iqm"]].to_numpy().tolist() == [pytest.approx([1 / 3, 3 / 4, 1 / 2])] * 2
     assert found["distribution"].tolist() == ["normal", "two peaks"]

@@ -51,10 +51,6 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     trials: int = 1000  # of each size
 
 
-def _mean(sample: Floats, axis: int = -1) -> Any:
-    return sample.mean(axis=axis)
-
-
 def holds(bounds: tuple[float, float], value: float) -> bool:
     """Whether an interval contains a value."""
     return bounds[0] <= value <= bounds[1]
@@ -66,7 +62,7 @@ def trial(
     """Whether two equal methods are told apart, and whether the intervals of the first hold the true values."""
     first = draw(rng, size)
     apart = not holds(difference(first, draw(rng, size)), 0.0)
-    return apart, holds(interval([first], _mean), mean), holds(interval([first]), middle)
+    return apart, holds(study.bounds(first), mean), holds(interval([first]), middle)
 
 
 def counted(options: Options) -> pd.DataFrame:
