@@ -8,7 +8,7 @@ dropped. A run that failed has no result, nor has one that stopped earlier; thei
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,38 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     """Rows of several result files or folders (which hold ``rows.csv``, or one folder that does), one after another.
 
     Raises:
-        DataError: none is named, no such file, no rows in it, not a results file, or a folder that holds results of
-            several runs.
+        DataError: none is named, no such file, no rows in it, not a results file, a folder that holds results of
+            several runs, or two that have other returns for the same runs.
     """
     files = [results_at(path) for path in paths]
     if not files:
         raise DataError("no results are named; give at least one folder, such as results/SUITE")
-    rows = pd.concat([file.read() for file in files], ignore_index=True)
+    parts = [file.read() for file in files]
+    _require_agreement(files, parts)
+    rows = pd.concat(parts, ignore_index=True)
     if rows.empty:
         names = ", ".join(str(file.path) for file in files)
         raise DataError(
             f"no result rows in {names}; run a suite first (marlzoo bench SUITE), or name another path"
         )
     return rows
+
+
+def _require_agreement(files: Sequence[ResultsFile], parts: Sequence[pd.DataFrame]) -> None:
+    """Refuse results that have other returns for the same runs: a table could show one of them only."""
+    known: dict[Any, tuple[int, float]] = {}
+    for k, part in enumerate(parts):
+        done = part[part["error"] == ""]
+        for run, updates, value in zip(
+            *(done[name] for name in ("run", "updates", "mean_return")), strict=True
+        ):
+            other, before = known.setdefault((run, updates), (k, value))
+            if before != value and not (math.isnan(before) and math.isnan(value)):
+                raise DataError(
+                    f"{files[other].path} and {files[k].path} have other returns for the same runs ({run} after "
+                    f"{updates} updates: {before:g} and {value:g}); name one of them, or compare the two: marlzoo "
+                    f"results compare {files[other].path.parent} {files[k].path.parent}"
+                )
 
 
 def results_at(path: Path) -> ResultsFile:

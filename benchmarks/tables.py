@@ -264,8 +264,8 @@ def estimate(value: Estimate, digits: int) -> str:
     middle, low, high = value
     if not math.isfinite(middle):
         return "–"
-    spread = f" [{low:.{digits}f}, {high:.{digits}f}]" if math.isfinite(low) else ""
-    return f"{middle:.{digits}f}{spread}"
+    spread = f" [{number(low, digits)}, {number(high, digits)}]" if math.isfinite(low) else ""
+    return f"{number(middle, digits)}{spread}"
 
 
 def cell(line: pd.Series, digits: int = 1) -> str:

@@ -64,6 +64,7 @@ _PLACES = {
     "new_method": "marlzoo.commands.new_method",
     "doctor": "marlzoo.commands.health",
     "doctor_verify": "marlzoo.commands.health",
+    "results_compare": "marlzoo.commands.health",
     "results_migrate": "marlzoo.commands.health",
     "results_compress": "marlzoo.commands.health",
     "results_borrow": "marlzoo.commands.health",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from marlzoo.commands.health import doctor as doctor
     from marlzoo.commands.health import doctor_verify as doctor_verify
     from marlzoo.commands.health import results_borrow as results_borrow
+    from marlzoo.commands.health import results_compare as results_compare
     from marlzoo.commands.health import results_compress as results_compress
     from marlzoo.commands.health import results_migrate as results_migrate
     from marlzoo.commands.listing import list_datasets as list_datasets

@@ -97,10 +97,11 @@ def test_of_a_run_in_two_files_the_newer_one_counts(run: Path) -> None:
     assert found[["learner", "seeds", "mean"]].to_numpy().tolist() == [["first", 1, 5.0]]
 
 
-def test_of_rows_in_two_folders_the_later_folder_counts(tmp_path: Path) -> None:
-    older = written(tmp_path / "older", rows_of("first", [1.0]))
-    newer = written(tmp_path / "newer", rows_of("first", [2.0], date="2031-01-01T00:00:00Z"))
-    assert marlzoo.Results(older, newer).curves()["mean"].tolist() == [2.0]
+def test_a_row_in_two_folders_counts_once(tmp_path: Path) -> None:
+    older = written(tmp_path / "older", rows_of("first", [1.0, 2.0, 3.0]))
+    newer = written(tmp_path / "newer", rows_of("first", [1.0, 2.0], date="2031-01-01T00:00:00Z"))
+    found = marlzoo.Results(older, newer).curves()
+    assert found[["seeds", "mean"]].to_numpy().tolist() == [[3, 2.0]]
 
 
 def test_a_part_holds_the_named_runs(run: Path) -> None:

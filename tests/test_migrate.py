@@ -134,4 +134,4 @@ def test_other_tables_and_places_are_left_alone(tmp_path: Path, capsys: pytest.C
     assert main(["results", "migrate", str(tmp_path / "missing")]) == 2
     assert "no folder" in capsys.readouterr().err
     assert main(["results", "move"]) == 2
-    assert "Known: borrow, compress, migrate" in capsys.readouterr().err
+    assert "Known: borrow, compare, compress, migrate" in capsys.readouterr().err

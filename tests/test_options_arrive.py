@@ -167,6 +167,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
             "command": "marlzoo report a b -o o.html --title T --reference bc",
         },
     ),
+    "results compare a b": ("benchmarks.summary:read", {"paths": [Path("a")]}),
     "results migrate f": ("benchmarks.migrate:migrate", {"folder": Path("f")}),
     "results borrow xor a b --out o": (
         "benchmarks.borrow:borrow", {"suite": find_suite("xor"), "out": Path("o"), "folders": [Path("a"), Path("b")]},

@@ -61,7 +61,11 @@ def commands() -> dict[str, set[str]]:
         elif name == "train":
             found |= {"`train METHOD`, offline": Offline, "`train METHOD`, online": Online}
         elif name == "results":
-            found |= {"`results migrate`": resulting.Migrate, "`results compress`": resulting.Compress}
+            found |= {
+                "`results compare`": resulting.Compare,
+                "`results migrate`": resulting.Migrate,
+                "`results compress`": resulting.Compress,
+            }
             found |= {"`results borrow`": resulting.Borrow}
         elif name == "list":
             shape = importlib.import_module("marlzoo.cli.listing").Options

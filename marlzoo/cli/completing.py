@@ -49,7 +49,7 @@ def _commands() -> dict[str, Any]:
     """The arguments of every command."""
     from marlzoo.cli import COMMANDS, data, modeling
     from marlzoo.cli.doctoring import FLAGS
-    from marlzoo.cli.resulting import Borrow, Compress, Migrate
+    from marlzoo.cli.resulting import ACTIONS
 
     nested: dict[str, dict[str, Any]] = {
         "train": _methods(),
@@ -64,7 +64,7 @@ def _commands() -> dict[str, Any]:
             "model": modeling.ModelCommand,
             "teach": make_dataclass("Teach", [("task", str)]),
         },
-        "results": {"migrate": Migrate, "compress": Compress, "borrow": Borrow, "help": _flags("Help", ())},
+        "results": {**ACTIONS, "help": _flags("Help", ())},
         "completion": {shell: _flags(shell, ()) for shell in SHELLS},
     }
     found: dict[str, Any] = {}

@@ -1,11 +1,11 @@
-"""``marlzoo results``: bring result rows to this version's columns, into small files, or into another suite."""
+"""``marlzoo results``: compare result rows, bring them to this version's columns, into small files, or elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import first_argument, parse
@@ -41,16 +41,33 @@ class Borrow:
     """folder of the results, which go to OUT/SUITE"""
 
 
+@dataclass
+class Compare:
+    """Compare two results line by line: returns equal, not told apart, higher or lower, and what else differs."""
+
+    first: Annotated[Path, tyro.conf.Positional]
+    """folder that holds rows.csv, or such a file"""
+    second: Annotated[Path, tyro.conf.Positional]
+    """the one that is compared with it"""
+    format: Literal["terminal", "markdown", "csv"] = "terminal"
+    """how to print it; CSV has all lines and numbers"""
+
+
+ACTIONS = {"compare": Compare, "migrate": Migrate, "compress": Compress, "borrow": Borrow}
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the sub-command that the arguments name."""
     about = (
-        "Actions:\n  migrate   bring result rows of older versions to this one's columns\n"
+        "Actions:\n  compare   compare two results line by line\n"
+        "  migrate   bring result rows of older versions to this one's columns\n"
         "  compress  bring rows.csv and episodes.csv into compressed files, or back\n"
         "  borrow    copy the runs that a suite has in common with others"
     )
-    actions = {"migrate": Migrate, "compress": Compress, "borrow": Borrow}
-    action = first_argument("action", "results", arguments, actions, about)
-    if action == "migrate":
+    action = first_argument("action", "results", arguments, ACTIONS, about)
+    if action == "compare":
+        _compare(parse(Compare, "results compare", arguments[1:]))
+    elif action == "migrate":
         _migrate(parse(Migrate, "results migrate", arguments[1:]))
     elif action == "compress":
         _compress(parse(Compress, "results compress", arguments[1:]))
@@ -67,6 +84,21 @@ def _borrow(options: Borrow) -> None:
     print(
         f"{counted(copied, 'run')} copied; see what is missing with: marlzoo bench {options.suite} --dry-run"
     )
+
+
+def _compare(options: Compare) -> None:
+    from marlzoo.benchmarks import styles
+    from marlzoo.commands.health import results_compare
+    from marlzoo.console import console
+
+    found = results_compare(options.first, options.second)
+    sheet = found.sheet(str(options.first), str(options.second))
+    if options.format == "csv":
+        print(found.lines.to_csv(index=False), end="")
+    elif options.format == "markdown":
+        print(styles.markdown(sheet), end="")
+    else:
+        console().print(styles.terminal(sheet), soft_wrap=True)
 
 
 def _compress(options: Compress) -> None:

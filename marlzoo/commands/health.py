@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from marlzoo.commands.diagnosis import Finding, diagnose
 
 if TYPE_CHECKING:
+    from marlzoo.benchmarks.compared import Compared
     from marlzoo.benchmarks.migrate import Migrated
     from marlzoo.commands.verification import Checked
 
@@ -32,6 +33,25 @@ def doctor_verify(folders: Sequence[str | os.PathLike[str]] = ()) -> list[Checke
 
     usual = [path for path in [Path("results")] if path.is_dir()]
     return list(verify([Path(folder) for folder in folders] or usual))
+
+
+def results_compare(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Compared:
+    """Compare two results line by line, as ``marlzoo results compare`` does.
+
+    Args:
+        first: folder that holds ``rows.csv``, or such a file.
+        second: the one that is compared with it.
+
+    Returns:
+        One line per dataset and learner (``lines``), and in what else the two differ (``notes``).
+
+    Raises:
+        DataError: one has no results, they are broken, or no run of either has one.
+    """
+    from marlzoo.benchmarks.compared import compare
+    from marlzoo.benchmarks.summary import read
+
+    return compare(read([Path(first)]), read([Path(second)]))
 
 
 def results_migrate(folder: str | os.PathLike[str]) -> list[Migrated]:
