@@ -302,7 +302,7 @@ def raising(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command resumes"),
+        (KeyboardInterrupt(), 130, "marlzoo: interrupted\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x.hdf5"), 2, "No space left on device: 'x.hdf5'"),
         (ModuleNotFoundError("no pandas", name="pandas"), 2, "the package 'pandas' is not installed"),
     ],
@@ -320,6 +320,27 @@ def test_interruptions_and_system_errors(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "resumes"),
+    [
+        ("train bc", "training", True),
+        ("data teach mpe/spread", "data", True),
+        ("data inspect x", "data", False),
+        ("eval run", "evaluating", False),
+    ],
+)
+def test_only_a_command_that_resumes_says_so(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    module: str,
+    resumes: bool,
+) -> None:
+    monkeypatch.setattr(f"marlzoo.cli.{module}.run", raising(KeyboardInterrupt()))
+    assert main(command.split()) == 130
+    assert ("the same command resumes from what is saved" in capsys.readouterr().err) is resumes
 
 
 @pytest.mark.parametrize(

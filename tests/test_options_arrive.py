@@ -220,7 +220,7 @@ def test_options_of_finetuning_arrive(
     watch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     saved = importlib.import_module("marlzoo.training.checkpoint")
-    monkeypatch.setattr(saved, "find_checkpoint", lambda run: run)
+    monkeypatch.setattr(saved, "find_checkpoint", lambda run: run if run.suffix else run / "checkpoint.npz")
     monkeypatch.setattr(
         saved, "load_saved", lambda file: SimpleNamespace(meta={"method": "bc", "task": "t/a"})
     )
@@ -236,10 +236,10 @@ def test_options_of_finetuning_arrive(
         "checkpoint": tmp_path / "mine" / "checkpoint.npz", "device": "cpu",
     }  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
-    found = asked(lambda: main(["finetune", "run", "--env-steps", "70", "--out", str(tmp_path)]))
-    assert (
-        found["checkpoint"] == tmp_path / f"finetune-{FinetuneSettings().strategy}-bc-t-a" / "checkpoint.npz"
-    )
+    for run, named in (("a/run", "run"), ("a/run/checkpoints/bc-t-a-12.npz", "bc-t-a-12")):
+        found = asked(lambda run=run: main(["finetune", run, "--env-steps", "70", "--out", str(tmp_path)]))
+        folder = f"finetune-{FinetuneSettings().strategy}-{named}"  # two runs of a method have two folders
+        assert found["checkpoint"] == tmp_path / folder / "checkpoint.npz"
     assert found["env_options"] is None
 
 

@@ -28,11 +28,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("reporting", "one HTML file of tables and curves from result rows"),
     "push": ("pushing", "publish a policy or a dataset on a Hugging Face hub"),
     "pull": ("pulling", "fetch a policy or a dataset from a Hugging Face hub"),
-    "results": ("resulting", "compress result rows, or migrate those of an older version"),
+    "results": ("resulting", "compare, borrow or compress result rows, or migrate those of an older version"),
     "new-method": ("new_method", "write a method that works, to start your own from"),
     "completion": ("completing", "print a script that completes commands in bash, zsh or fish"),
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
 }
+RESUMING = (["train"], ["bench"], ["sweep"], ["finetune"], ["data", "download"], ["data", "teach"])
 HELP = ("-h", "--help", "help")
 
 
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given)
     except KeyboardInterrupt:
-        print("marlzoo: interrupted; the same command resumes from what is saved", file=sys.stderr)
+        resumes = given[:1] in RESUMING or given[:2] in RESUMING
+        more = "; the same command resumes from what is saved" if resumes else ""
+        print(f"marlzoo: interrupted{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

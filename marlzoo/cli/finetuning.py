@@ -15,7 +15,6 @@ from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import named_values, parse, toml_values
 from marlzoo.cli._progress import closing, progress, without_nan
 from marlzoo.system.machine import usable_device
-from marlzoo.task import TaskName
 from marlzoo.training.finetune_settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Options:
     out: Path = Path("results")
     """results go to OUT/NAME: curve.csv, summary.json, metrics.csv and checkpoint.npz"""
     name: str = ""
-    """name of the run (default: finetune-STRATEGY-METHOD-TASK)"""
+    """name of the run (default: finetune-STRATEGY- and the name of the offline run's checkpoint)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     json: bool = False
@@ -70,10 +69,11 @@ def run(arguments: Sequence[str]) -> int:
     from marlzoo.training.more_loggers import LogTarget, make_loggers
 
     started = time.monotonic()
-    meta = load_saved(find_checkpoint(options.run)).meta
+    offline = find_checkpoint(options.run)
+    meta = load_saved(offline).meta
     task = options.task or task_of(meta)
-    parts = "finetune", options.settings.strategy, str(meta["method"]), TaskName.parse(task).slug()
-    name = options.name or "-".join(filter(None, parts))
+    run = offline.parent.absolute().name if offline.name == "checkpoint.npz" else offline.stem
+    name = options.name or f"finetune-{options.settings.strategy}-{run}"
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": task}))
