@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import re
 import shutil
 import sys
 import threading
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,17 @@ def test_the_catalog() -> None:
     assert "no public address" in find_entry("smacv2/terran_5_vs_5/comadice/medium").where()
     with pytest.raises(UnknownNameError, match="Did you mean mamujoco/hopper-3x1/omiga/expert"):
         find_entry("mamujoco/hopper-3x1/omiga/experts")
+
+
+@pytest.mark.parametrize("name", ["published.csv", "scores.csv"])
+def test_no_comma_of_a_note_is_a_column(name: str) -> None:
+    lines = list(csv.reader((resources.files("marlzoo.data.catalog") / name).read_text("utf-8").splitlines()))
+    assert {len(line) for line in lines} == {len(lines[0])}
+
+
+def test_every_card_names_its_simulator_with_the_version_or_says_that_none_is_stated() -> None:
+    without = [e.name for e in published().values() if not re.search(r"\d|versions? not stated", e.engine)]
+    assert not without
 
 
 def test_catalogd_sizes_are_those_of_a_task() -> None:
