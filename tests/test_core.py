@@ -290,9 +290,9 @@ class TestSampler:
         unknown = unmarked.with_card(replace(data.card, bounds_known=False))
         Sampler(unknown, [0], batch_size=4, fields=("obs",)).next()
         Sampler(unmarked, [0], batch_size=4, fields=("obs",), sequence=3).next()  # one recording that was cut
-        with pytest.raises(DataError, match="the episodes' bounds are not known"):
+        with pytest.raises(DataError, match="the bounds of its 1 episode are not known"):
             Sampler(unknown, [0], batch_size=4, fields=("obs",), sequence=3)
-        with pytest.raises(DataError, match="the episodes' bounds are not known"):
+        with pytest.raises(DataError, match="the bounds of its 1 episode are not known"):
             Sampler(unknown, [0], batch_size=4, fields=("past_obs",), past_steps=3)
 
     def test_memory_is_shared(self) -> None:

@@ -20,6 +20,7 @@ from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.formats.npz import read_npz, sniff, write_npz
 from marlzoo.data.load import load_dataset
 from marlzoo.data.readers import find_reader
+from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError, OutputError
 from marlzoo.registry import task_spec
 from marlzoo.system.zipped import read_member
@@ -98,6 +99,29 @@ def test_plain_transitions(tmp_path: Path, flag: str) -> None:
     counts = {"timeouts": (0, 10), "truncations": (0, 10), "terminal": (10, 0), "jumps": (0, 0)}[flag]
     assert (data.terminal.sum(), data.truncated.sum()) == counts
     assert data.card.bounds_known
+
+
+def test_transitions_in_no_order_have_no_episodes(tmp_path: Path) -> None:
+    """Their sequences would be single steps; a game of one step, whose ends are flagged, has such episodes."""
+    values = transitions()
+    order = np.random.default_rng(0).permutation(60)
+    np.savez(tmp_path / "shuffled.npz", **{name: array[order] for name, array in values.items()})
+    data = read_npz(tmp_path / "shuffled.npz")
+    assert not data.card.bounds_known
+    assert any("transitions in no order" in note for note in data.card.notes)
+    Sampler(data, [0], batch_size=4, fields=("obs",))  # single steps are what they are
+    with pytest.raises(
+        DataError, match=r"does not tell where episodes begin.* 60 episodes are not known.*in their order"
+    ):
+        Sampler(data, [0], batch_size=4, fields=("obs",), sequence=3)
+    np.savez(tmp_path / "game.npz", **(transitions(60, 1) | {"timeouts": np.ones(60)}))
+    assert read_npz(tmp_path / "game.npz").card.bounds_known
+    for steps, known in ((2, True), (1, False)):
+        cut = transitions(60 // steps, steps) | {"timeouts": np.zeros(60)}
+        np.savez(tmp_path / "cut.npz", **cut)
+        assert read_npz(tmp_path / "cut.npz").card.bounds_known is known
+        np.savez(tmp_path / "cut.npz", **cut, starts=np.arange(0, 60, steps))
+        assert read_npz(tmp_path / "cut.npz").card.bounds_known
 
 
 def test_ends_of_plain_transitions_that_only_one_thing_tells(tmp_path: Path) -> None:

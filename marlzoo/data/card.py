@@ -53,7 +53,8 @@ class Card:
         license: license of the data, empty when none is stated.
         recipe: command and arguments that regenerate it, or None.
         notes: what the reader had to assume.
-        bounds_known: whether the source tells where episodes begin; False where all rows had to be read as one.
+        bounds_known: whether the source tells where episodes begin; False where all rows had to be read as one, or
+            are transitions in no order.
     """
 
     task: str = ""

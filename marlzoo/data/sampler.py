@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from marlzoo.batch import Batch
+from marlzoo.console import counted
 from marlzoo.data.dataset import Dataset
 from marlzoo.errors import DataError
 from marlzoo.replicas import BlockStream, Kind, generators
@@ -137,10 +138,10 @@ def _require_bounds(data: Dataset) -> None:
     """Refuse data whose episodes' bounds are not known."""
     if not data.card.bounds_known:
         raise DataError(
-            f"{data.card.title}: its source does not tell where episodes begin, so that all {data.transitions} steps "
-            "are read as one and the episodes' bounds are not known; a method that reads sequences needs them; give "
-            "the rows where episodes start (starts) and end (terminal, truncated), or take a method or form that "
-            "learns from single transitions"
+            f"{data.card.title}: its source does not tell where episodes begin, so that the bounds of its "
+            f"{counted(data.episodes, 'episode')} are not known; a method that reads sequences needs them; give the "
+            "steps in their order with the rows where episodes start (starts) and end (terminal, truncated), or take "
+            "a method or form that learns from single transitions"
         )
 
 

@@ -34,8 +34,7 @@ def find_bounds(arrays: Arrays, native: bool, notes: list[str]) -> bool:
         arrays["starts"] = as_indices(arrays["starts"], "starts")
     if "next_obs" in arrays:
         require(not native, "has both a header and next_obs; write it again with marlzoo data convert")
-        _from_steps(arrays, notes)
-        return True
+        return _from_steps(arrays, notes)
     extra = [name for name in PLAIN if name in arrays]
     require(not extra, f"has {', '.join(extra)} but no next_obs; save that, too, or leave these out")
     if "starts" in arrays:
@@ -53,8 +52,13 @@ def find_bounds(arrays: Arrays, native: bool, notes: list[str]) -> bool:
     return bool(len(flagged))
 
 
-def _from_steps(arrays: Arrays, notes: list[str]) -> None:
-    """Plain transitions as rows; an episode ends as :mod:`marlzoo.data.formats.npz` says."""
+def _from_steps(arrays: Arrays, notes: list[str]) -> bool:
+    """Plain transitions as rows; an episode ends as :mod:`marlzoo.data.formats.npz` says.
+
+    Returns:
+        Whether the ends are believable. Where most steps neither end an episode nor lead to the row below, the file
+        holds transitions in no order.
+    """
     obs = arrays["obs"]
     following = arrays.pop("next_obs")
     require(following.shape == obs.shape, f"next_obs has shape {following.shape}, obs {obs.shape}")
@@ -68,6 +72,7 @@ def _from_steps(arrays: Arrays, notes: list[str]) -> None:
     for begin, piece in pieces(following[:-1]):
         below = obs[begin + 1 : begin + 1 + len(piece)]
         ends[begin : begin + len(piece)] |= (piece != below).reshape(len(piece), -1).any(axis=1)
+    ordered = "starts" in arrays or 2 * int((ends & ~terminal & ~truncated).sum()) <= len(ends)
     if "starts" in arrays:
         _mark_starts(arrays.pop("starts"), terminal | truncated, ends)
     layout = Layout.from_ends(ends)
@@ -84,6 +89,11 @@ def _from_steps(arrays: Arrays, notes: list[str]) -> None:
     arrays["truncated"] = layout.at_last_step(truncated[layout.lasts])
     arrays["starts"] = layout.starts
     notes.append("plain transitions: an episode ends with a flag and where next_obs is not the row below")
+    if not ordered:
+        notes.append(
+            "most steps do not lead to the row below: transitions in no order, whose episodes are not known"
+        )
+    return ordered
 
 
 def _mark_starts(starts: NDArray[Any], flagged: NDArray[Any], ends: NDArray[Any]) -> None:
