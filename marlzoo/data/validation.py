@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,15 @@ class RowError(DataError):
     def __init__(self, text: str, row: int = -1) -> None:
         super().__init__(text)
         self.row = row
+
+
+@contextlib.contextmanager
+def places(of: Callable[[int], str]) -> Iterator[None]:
+    """Give errors of the block that name a canonical row the place in the source, ``of(row)``, instead."""
+    try:
+        yield
+    except RowError as error:
+        raise DataError(str(error).replace(f"row {error.row}", of(error.row), 1)) from error
 
 
 def require_finite(array: NDArray[Any], name: str) -> None:
@@ -94,15 +104,17 @@ def _check_lengths(episodes: Episodes, horizon: int) -> None:
     lengths = episodes.lengths
     if (lengths < 1).any():
         episode = int(np.argmax(lengths < 1))
-        raise DataError(
+        raise RowError(
             f"episode {episode} (row {starts[episode]}) has no transition; an episode needs at "
-            "least two rows, its last one holds only the final observation"
+            "least two rows, its last one holds only the final observation",
+            int(starts[episode]),
         )
     if (lengths > horizon).any():
         episode = int(np.argmax(lengths > horizon))
-        raise DataError(
+        raise RowError(
             f"episode {episode} (row {starts[episode]}) has {lengths[episode]} steps, more than "
-            f"the horizon {horizon}; give the task's horizon"
+            f"the horizon {horizon}; give the task's horizon",
+            int(starts[episode]),
         )
 
 
