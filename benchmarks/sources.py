@@ -15,6 +15,7 @@ from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset, read_card, read_description
 from marlzoo.data.mix import mix
 from marlzoo.data.names import DatasetName
+from marlzoo.data.validation import reward_remedy
 from marlzoo.errors import DataError, UnknownNameError
 from marlzoo.recording.recipes import collect, is_of_recipe, recipe_path
 from marlzoo.registry import fitting_options, task_spec
@@ -152,7 +153,9 @@ def _require_fit(path: str, data: Data, options: Mapping[str, Any]) -> None:
     if not differences:
         return
     fitting = fitting_options(data.task, spec)
-    if fitting:
+    if spec.reward_per_agent != expected.reward_per_agent and len(differences) == 1:
+        remedy = reward_remedy(expected)
+    elif fitting:
         pairs = fitting.items()
         remedy = (
             f"with env = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in pairs)} }} in the suite "

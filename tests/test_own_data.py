@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,25 @@ def test_a_fault_is_named_by_its_episode_and_step() -> None:
     for said, changes in wrong.items():
         with pytest.raises(DataError, match=f"^{said}"):
             Dataset.from_episodes([episode(), episode(**changes)], n_actions=2)
+
+
+def test_rewards_of_the_team_and_per_agent_become_each_other() -> None:
+    steps = plain_steps()
+    team = Dataset.from_steps(**steps)
+    per_agent = replace(team.spec, reward_per_agent=True)
+    with pytest.raises(DataError, match="every agent's own: write it once per agent") as error:
+        Dataset.from_steps(**steps, spec=per_agent)
+    reward = steps["reward"]
+    (line,) = re.findall(r"np\.repeat\(.*\)$", str(error.value))
+    spread = Dataset.from_steps(
+        **steps | {"reward": eval(line, {"np": np, "reward": reward})}, spec=per_agent
+    )
+    assert np.array_equal(spread.returns, team.returns)
+    with pytest.raises(DataError, match=r"as the task pays: reward\.mean\(axis=1\)$"):
+        Dataset.from_steps(**steps | {"reward": np.ones((STEPS, 2))}, spec=team.spec)
+    for asked, data, remedy in (
+        (per_agent, team, r"np\.repeat\(reward\[:, None\], 2"),
+        (team.spec, spread, r"reward\.mean\(axis=1\)"),
+    ):
+        with pytest.raises(SpecError, match=rf"does not fit .*reward_per_agent: .*{remedy}"):
+            marlzoo.train(marlzoo.make("bc", asked, hidden=4), [data], updates=1)

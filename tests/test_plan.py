@@ -367,6 +367,23 @@ def test_the_option_with_which_a_task_has_the_shape_of_the_data(
         sources.obtain(Data("games/xor", file=str(file)), tmp_path, lambda done, total: None)
 
 
+def test_a_reward_of_the_team_for_a_task_with_one_per_agent(tmp_path: Path) -> None:
+    shape = task_spec("mpe/spread")
+    steps = (25, shape.n_agents)
+    episode = {
+        "obs": np.zeros((26, shape.n_agents, shape.obs_size)),
+        "action": np.zeros((*steps, shape.action_size)),
+        "reward": np.ones(25),
+    }
+    data = marlzoo.Dataset.from_episodes([episode], task="mpe/spread", horizon=25)
+    marlzoo.save_dataset(data, tmp_path / "team.hdf5")
+    entry = Data("mpe/spread", file=str(tmp_path / "team.hdf5"))
+    with pytest.raises(
+        DataError, match=r"reward_per_agent: True != False .*np\.repeat\(reward\[:, None\], 3"
+    ):
+        sources.obtain(entry, tmp_path, lambda done, total: None)
+
+
 def test_a_file_that_states_its_shape_is_not_read_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,16 @@ def count_outside_box(action: NDArray[Any]) -> int:
     return sum(int((np.abs(piece) > 1).sum()) for _, piece in pieces(action))
 
 
+def reward_remedy(spec: Spec) -> str:
+    """What to do with the team's rewards where a spec has one per agent, or the other way round."""
+    if spec.reward_per_agent:
+        return (
+            "a reward of the whole team is every agent's own: write it once per agent, "
+            f"np.repeat(reward[:, None], {spec.n_agents}, axis=1)"
+        )
+    return "rewards per agent become the team's as their mean or sum, as the task pays: reward.mean(axis=1)"
+
+
 def check_structure(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
     """Types, shapes, lengths, episode bounds and flags.
 
@@ -79,7 +89,9 @@ def check_structure(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
         array = arrays[name]
         if array.ndim < 1 or array.shape[1:] != tail:
             shape = ", ".join(str(size) for size in ("T", *tail))
-            raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape})")
+            other = array.shape[1:] in ((), (spec.n_agents,))
+            remedy = f"; {reward_remedy(spec)}" if name == "reward" and other else ""
+            raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape}){remedy}")
         if len(array) != episodes.rows:
             raise DataError(f"lengths differ: obs has {episodes.rows} rows, {name} has {len(array)}")
         if array.dtype != dtype:
