@@ -181,7 +181,7 @@ def bench_dry_run(
         A cost for each dataset, in the suite's order.
 
     Raises:
-        MarlzooError: wrong names, or broken data.
+        MarlzooError: wrong names, or data that are broken or do not fit their task.
     """
     chosen = _valid(expanded(bench_show(suite, **options)))
     return costs(chosen, Path(out), rerun=rerun)

@@ -23,6 +23,7 @@ from marlzoo.console import counted
 from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.names import DatasetName
+from marlzoo.data.once import reading_once
 from marlzoo.errors import ConfigError, MissingDataError, MissingExtraError, MissingSimulatorError
 from marlzoo.registry import make, make_env, task_spec
 from marlzoo.spec import Spec
@@ -114,6 +115,7 @@ def shown_hours(hours: float) -> str:
     return "<0.01" if 0.0 < hours < 0.005 else f"{hours:.2f}"
 
 
+@reading_once()
 def costs(
     suite: Suite,
     out: Path,
@@ -131,15 +133,16 @@ def costs(
         rerun: methods that are trained again although they have results.
 
     Raises:
-        MarlzooError: a dataset is broken.
+        MarlzooError: a dataset is broken, or does not fit its task.
     """
     results = ResultsFile(out / suite.name / "rows.csv")
     measured = _Rates(suite, log, {} if rates is None else rates)
     found = []
-    for data in suite.data:
+    # All data first: what is broken or does not fit is said before anything is measured.
+    looked_up = [_looked_up(data, out / "data") for data in suite.data]
+    for data, (source, there, lacks) in zip(suite.data, looked_up, strict=True):
         regenerated = recipe_file(data, out / "data") is not None
         task = task_of(data)
-        source, there, lacks = _looked_up(data, out / "data")
         spec = task_spec(task, **data.env)
         size = data.transitions * row_bytes(spec) if regenerated else 0
         cost = Cost(data, there, size, lacks=lacks, absent=bool(lacks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,13 @@ from typing import Any
 from marlzoo.data.computed import computed_qualities
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.fitting import fitted
-from marlzoo.data.load import load_dataset, read_card
+from marlzoo.data.load import load_dataset, read_card, read_description
 from marlzoo.data.mix import mix
 from marlzoo.data.names import DatasetName
+from marlzoo.data.validation import reward_remedy
 from marlzoo.errors import DataError, UnknownNameError
 from marlzoo.recording.recipes import collect, is_of_recipe, recipe_path
-from marlzoo.registry import task_spec
+from marlzoo.registry import fitting_options, task_spec
 from marlzoo.teachers.offers import collectable_qualities
 
 from .suites import REGENERATED, Data
@@ -44,13 +46,7 @@ class Source:
 
     def load(self) -> Dataset:
         """The dataset; one that names no task is read as one of this task."""
-        dataset = load_dataset(self.path, **self.options)
-        if dataset.card.task:
-            return dataset
-        try:
-            return fitted(dataset, task_spec(self.task, **self.entry.env))
-        except DataError as error:
-            raise DataError(f"{self.path}: {error}") from error
+        return _as_of_task(self.path, replace(self.entry, task=self.task), self.options)
 
 
 def task_of(data: Data) -> str:
@@ -109,7 +105,7 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
     What ``marlzoo data collect`` made by the same recipe is taken as it is.
 
     Raises:
-        DataError: it is missing (the text says how to get it), broken, or of another task.
+        DataError: it is missing (the text says how to get it), broken, or of another task or shape.
         OutputError: the regenerated file cannot be written.
     """
     path = _name(data)
@@ -127,6 +123,7 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
             f"{path}: the task asked for is {data.task or '?'}, the dataset's card says {card.task or '?'}; "
             "give the dataset's own task, or another dataset"
         )
+    _require_fit(path, replace(data, task=task), options)
     return Source(
         entry=data,
         path=path,
@@ -138,6 +135,52 @@ def obtain(data: Data, folder: Path, report: ProgressReporter) -> Source:
         transitions=card.transitions,
         options=options,
     )
+
+
+def _require_fit(path: str, data: Data, options: Mapping[str, Any]) -> None:
+    """Refuse data that do not have the shape of their task: one file of them would fail a whole group.
+
+    Files that state their shape are not read for it.
+    """
+    expected = task_spec(data.task, **data.env)
+    spec, card = read_description(path, **options)
+    if spec == expected:
+        return
+    axes = ("n_agents", "obs_size", "state_size", "action_kind")
+    if not card.task and all(getattr(spec, axis) == getattr(expected, axis) for axis in axes):
+        spec = _as_of_task(path, data, options).spec  # arrays alone show neither time limit nor all actions
+    differences = expected.differences(spec)
+    if not differences:
+        return
+    fitting = fitting_options(data.task, spec)
+    if spec.reward_per_agent != expected.reward_per_agent and len(differences) == 1:
+        remedy = reward_remedy(expected)
+    elif fitting:
+        pairs = fitting.items()
+        remedy = (
+            f"with env = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in pairs)} }} in the suite "
+            f"(--env {' '.join(f'{name}={value}' for name, value in pairs)}) the task has the shape of the data"
+        )
+    else:
+        remedy = (
+            "name the task that the data are of, or other data; where the file says too little about itself, convert "
+            "it with 'marlzoo data convert FILE NEW', which takes what is missing as --option, such as horizon=50"
+        )
+    raise DataError(
+        f"{path}: does not fit the task {data.task}: {'; '.join(differences)} (left: the task's, right: the data's); "
+        f"{remedy}"
+    )
+
+
+def _as_of_task(path: str, data: Data, options: Mapping[str, Any]) -> Dataset:
+    """A dataset; one that names no task is read as one of the entry's."""
+    dataset = load_dataset(path, **options)
+    if dataset.card.task:
+        return dataset
+    try:
+        return fitted(dataset, task_spec(data.task, **data.env))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _make(data: Data, file: Path, folder: Path, report: ProgressReporter) -> None:

@@ -43,6 +43,7 @@ SHORTER: tuple[tuple[str, str | None], ...] = (
         "--updates 4 --eval-every 4 --episodes 1 --horizon 3 --hidden 8 --dyna-starts 4 " + MODEL,
     ),
     ("data model", MODEL),
+    ("train omiga --data spread.hdf5 --episodes 0", "--updates 2 --hidden 8"),
     ("train", "--updates 2 --eval-every 1 --episodes 1 --horizon 3 --hidden 8"),
     ("finetune", "--env-steps 40 --learn-steps 1 --warmup 0 --episodes 1"),
     ("bench smoke", ""),

@@ -619,6 +619,29 @@ def test_train_evaluate_and_tabulate(
     assert (tmp_path / "tables" / "table.tex").exists()
 
 
+def test_data_of_a_task_without_a_simulator(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Trained on, judged and exported; whoever wants them evaluated is told how to go on without."""
+    rng = np.random.default_rng(0)
+    episode = {"obs": rng.normal(size=(4, 2, 3)), "action": np.zeros((3, 2), int), "reward": np.ones(3)}
+    for number, task in enumerate(("lab/walk", "games/xo", "")):
+        file = tmp_path / f"mine{number}.hdf5"
+        marlzoo.save_dataset(Dataset.from_episodes([episode] * 4, task=task, n_actions=2), file)
+        given = ["train", "bc", "--data", file, "--updates", 2, "--hidden", 8, "--name", f"of-{task[:3]}"]
+        status, _, told = call(capsys, *given)
+        assert (status, "trained on with --episodes 0" in told.splitlines()[-1]) == (2, True)
+        assert ("Did you mean games/xor" in told) == (task == "games/xo")
+        status, out, told = call(capsys, *given, "--episodes", 0)
+        folder = tmp_path / "results" / f"of-{task[:3]}"
+        (checkpoint,) = (folder / "checkpoints").iterdir()
+        assert (status, f"Checkpoint: {checkpoint.relative_to(tmp_path)}" in out) == (0, True)
+        assert "Next: marlzoo ope " in told
+        judged = ["ope", folder, "--data", file, "--updates", 2, "--members", 2, "--hidden", 8]
+        status, out, told = call(capsys, *judged)
+        assert (status, "fitted Q evaluation" in out) == (0, True)
+        assert f"Next: marlzoo export {folder}" in told
+        assert call(capsys, "export", folder, "--format", "torch", "--out", tmp_path / "team.pt2")[0] == 0
+
+
 def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
     capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,118 @@ def test_a_dataset_is_saved_in_the_format_that_its_name_asks_for(
         marlzoo.save_dataset(data, tmp_path / "mine.csv")
     with pytest.raises(UnknownNameError, match="format to write"):
         marlzoo.save_dataset(data, tmp_path / "mine.npz", format="numpy")
+
+
+# ---- faults are named where the user finds them ----------------------------------------------------------
+
+STEPS = 20  # two episodes of ten
+
+
+def plain_steps(**changes: Any) -> dict[str, Any]:
+    """Flat steps whose next observations follow each other."""
+    seen = np.random.default_rng(0).normal(size=(2, 11, 2, 3))
+    steps = {
+        "obs": seen[:, :-1].reshape(STEPS, 2, 3),
+        "next_obs": seen[:, 1:].reshape(STEPS, 2, 3),
+        "action": np.zeros((STEPS, 2, 1)),
+        "reward": np.ones(STEPS),
+        "terminal": np.zeros(STEPS, bool),
+        "timeout": np.arange(STEPS) % 10 == 9,
+    }
+    return {name: value for name, value in (steps | changes).items() if value is not None}
+
+
+def with_nan(array: Any, *places: tuple[int, ...]) -> Any:
+    array = np.array(array, float)
+    for place in places:
+        array[place] = np.nan
+    return array
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_fault_is_named_by_its_step(followed: bool) -> None:
+    steps = plain_steps() if followed else plain_steps(next_obs=None)
+    faults = {
+        "reward": with_nan(steps["reward"], (15,)),
+        "action": with_nan(steps["action"], (15, 1, 0)),
+        "obs": with_nan(steps["obs"], (15, 1, 2)),
+    }
+    for name, wrong in faults.items():
+        given = steps | {name: wrong}
+        if name == "obs" and followed:
+            given["next_obs"] = with_nan(steps["next_obs"], (14, 1, 2))
+        with pytest.raises(DataError, match=rf"^{name} holds NaN, first at step 15[,;]"):
+            Dataset.from_steps(**given)
+    discrete = np.zeros((STEPS, 2), int)
+    discrete[15, 1] = -1
+    with pytest.raises(DataError, match=r"^action -1 of agent 1 at step 15 is outside"):
+        Dataset.from_steps(**steps | {"action": discrete})
+    with pytest.raises(
+        DataError, match=rf"^episode 0 \(step 0\) has {10 if followed else 9} steps, more than"
+    ):
+        Dataset.from_steps(**steps, horizon=5)
+
+
+def test_what_a_step_led_to_is_not_blamed_on_the_order() -> None:
+    steps = plain_steps()
+    for place in (4, 9, 19):
+        wrong = with_nan(steps["next_obs"], (place, 0, 0))
+        with pytest.raises(DataError, match=rf"^next_obs holds NaN, first at step {place}, entry \[0, 0\]"):
+            Dataset.from_steps(**steps | {"next_obs": wrong})
+    final = np.ones((STEPS, 2, 2), bool)
+    final[19] = False
+    masked = {
+        "action": np.zeros((STEPS, 2), int),
+        "action_mask": np.ones_like(final),
+        "next_action_mask": final,
+    }
+    with pytest.raises(DataError, match=r"no legal action at step 19 \(what it led to\)"):
+        Dataset.from_steps(**steps | masked)
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_texts_are_no_numbers(followed: bool) -> None:
+    steps = plain_steps() if followed else plain_steps(next_obs=None)
+    for name in ("obs", "action", "reward", *(["next_obs"] if followed else [])):
+        with pytest.raises(DataError, match=rf"^{name} has type <U32, such as .*; give numbers"):
+            Dataset.from_steps(**steps | {name: steps[name].astype(str)})
+    for uneven in ([[[1.0, 2.0]], [[1.0]]], np.array([["a", "b"]] * STEPS, object)):
+        with pytest.raises(DataError, match=r"^obs is no array of numbers"):
+            Dataset.from_steps(**steps | {"obs": uneven})
+
+
+def test_a_fault_is_named_by_its_episode_and_step() -> None:
+    def episode(**changes: Any) -> dict[str, Any]:
+        return {"obs": np.zeros((6, 2, 3)), "action": np.zeros((5, 2), int), "reward": np.ones(5)} | changes
+
+    wrong = {
+        "reward holds NaN, first at episode 1, step 3": {"reward": with_nan(np.ones(5), (3,))},
+        "obs holds NaN, first at episode 1, step 5": {"obs": with_nan(np.zeros((6, 2, 3)), (5, 0, 0))},
+        "episode 1: obs has type <U": {"obs": np.zeros((6, 2, 3)).astype(str)},
+        "episode 1: reward is no array of numbers": {"reward": [[1.0], [], [], [], []]},
+    }
+    for said, changes in wrong.items():
+        with pytest.raises(DataError, match=f"^{said}"):
+            Dataset.from_episodes([episode(), episode(**changes)], n_actions=2)
+
+
+def test_rewards_of_the_team_and_per_agent_become_each_other() -> None:
+    steps = plain_steps()
+    team = Dataset.from_steps(**steps)
+    per_agent = replace(team.spec, reward_per_agent=True)
+    with pytest.raises(DataError, match="every agent's own: write it once per agent") as error:
+        Dataset.from_steps(**steps, spec=per_agent)
+    reward = steps["reward"]
+    (line,) = re.findall(r"np\.repeat\(.*\)$", str(error.value))
+    spread = Dataset.from_steps(
+        **steps | {"reward": eval(line, {"np": np, "reward": reward})}, spec=per_agent
+    )
+    assert np.array_equal(spread.returns, team.returns)
+    with pytest.raises(DataError, match=r"as the task pays: reward\.mean\(axis=1\)$"):
+        Dataset.from_steps(**steps | {"reward": np.ones((STEPS, 2))}, spec=team.spec)
+    for asked, data, remedy in (
+        (per_agent, team, r"np\.repeat\(reward\[:, None\], 2"),
+        (team.spec, spread, r"reward\.mean\(axis=1\)"),
+    ):
+        with pytest.raises(SpecError, match=rf"does not fit .*reward_per_agent: .*{remedy}"):
+            marlzoo.train(marlzoo.make("bc", asked, hidden=4), [data], updates=1)

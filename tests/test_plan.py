@@ -7,18 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from marlzoo.benchmarks import plan, sources
+from marlzoo.benchmarks.estimate import costs
 from marlzoo.benchmarks.plan import Group, Run
 from marlzoo.benchmarks.results import Row
 from marlzoo.benchmarks.row import RUN
+from marlzoo.benchmarks.runner import run_suite
 from marlzoo.benchmarks.sources import Source
 from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 
 import marlzoo
-from marlzoo.errors import ConfigError, PluginError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
 from marlzoo.recording import recipes
-from marlzoo.registry import find_method, find_methods, make
+from marlzoo.registry import find_method, find_methods, make, task_spec
 from tests.test_results import ROW
 
 HOPPER, XOR = "mamujoco/hopper-3x1", "games/xor"
@@ -303,3 +306,127 @@ def test_what_data_collect_made_is_not_made_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
     collected.rename(collected.with_name("random-n40-s5.hdf5"))
     assert sources.is_missing(replace(entry, seed=5), folder)
+
+
+# ---- data of another shape -------------------------------------------------------------------------------
+
+
+def own_file(
+    place: Path, *, task: str = "games/xor", obs_size: int = 1, steps: int = 1, actions: int = 2
+) -> Path:
+    """A file of two agents; as it is by default it fits XOR."""
+    episode = {
+        "obs": np.ones((steps + 1, 2, obs_size)),
+        "state": np.ones((steps + 1, 1 if task else 2)),
+        "action": np.zeros((steps, 2), int),
+        "reward": np.ones(steps),
+        "terminal": True,
+    }
+    marlzoo.save_dataset(marlzoo.Dataset.from_episodes([episode] * 3, task=task, n_actions=actions), place)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"obs_size": 2},
+            r"obs_size: 1 != 2; obs_sizes: .* \(left: the task's, right: the data's\); name the task",
+        ),
+        ({"steps": 3}, r"horizon: 1 != 3 .*marlzoo data convert FILE NEW.*horizon=50"),
+        ({"actions": 3}, "action_size: 2 != 3"),
+        ({"task": ""}, "state_size: 1 != 2"),
+    ],
+)
+def test_a_file_of_another_shape_is_found_before_any_work(
+    tmp_path: Path, changes: dict[str, Any], cause: str
+) -> None:
+    file = own_file(tmp_path / "mine.hdf5", **changes)
+    mine = suite_of(
+        data=(Data("games/xor", "D1"), Data("games/xor", file=str(file))), learners=(Learner("bc"),)
+    )
+    said: list[str] = []
+    for start in (
+        lambda: costs(mine, tmp_path, said.append),
+        lambda: run_suite(mine, out=tmp_path),
+    ):
+        with pytest.raises(DataError, match=rf"^{file}: does not fit the task games/xor: {cause}"):
+            start()
+    assert said == []  # nothing was measured
+    assert not (tmp_path / mine.name).exists()
+
+
+def test_the_option_with_which_a_task_has_the_shape_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = own_file(tmp_path / "mine.hdf5", obs_size=2)
+    monkeypatch.setattr(sources, "fitting_options", lambda task, shape: {"flavor": "wide"})
+    with pytest.raises(
+        DataError, match=r'with env = \{ flavor = "wide" \} in the suite \(--env flavor=wide\)'
+    ):
+        sources.obtain(Data("games/xor", file=str(file)), tmp_path, lambda done, total: None)
+
+
+def test_a_reward_of_the_team_for_a_task_with_one_per_agent(tmp_path: Path) -> None:
+    shape = task_spec("mpe/spread")
+    steps = (25, shape.n_agents)
+    episode = {
+        "obs": np.zeros((26, shape.n_agents, shape.obs_size)),
+        "action": np.zeros((*steps, shape.action_size)),
+        "reward": np.ones(25),
+    }
+    data = marlzoo.Dataset.from_episodes([episode], task="mpe/spread", horizon=25)
+    marlzoo.save_dataset(data, tmp_path / "team.hdf5")
+    entry = Data("mpe/spread", file=str(tmp_path / "team.hdf5"))
+    with pytest.raises(
+        DataError, match=r"reward_per_agent: True != False .*np\.repeat\(reward\[:, None\], 3"
+    ):
+        sources.obtain(entry, tmp_path, lambda done, total: None)
+
+
+def test_a_file_that_states_its_shape_is_not_read_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("was read")
+
+    wrong = own_file(tmp_path / "wrong.hdf5", steps=3)
+    right = own_file(tmp_path / "right.hdf5")
+    monkeypatch.setattr(sources, "load_dataset", read)
+    with pytest.raises(DataError, match="horizon: 1 != 3"):
+        sources.obtain(Data("games/xor", file=str(wrong)), tmp_path, lambda done, total: None)
+    assert (
+        sources.obtain(Data("games/xor", file=str(right)), tmp_path, lambda done, total: None).task
+        == "games/xor"
+    )
+
+
+def test_arrays_that_show_less_than_their_task_has_fit_it(tmp_path: Path) -> None:
+    """Without a header neither time limit nor all actions are known; sizes and limit are then the task's."""
+    place = tmp_path / "plain.npz"
+    np.savez(
+        place,
+        obs=np.ones((6, 2, 2), np.float32),
+        next_obs=np.ones((6, 2, 2), np.float32),
+        action=np.zeros((6, 2), int),
+        reward=np.ones(6, np.float32),
+        terminal=np.ones(6, bool),
+    )
+    task = "games/bridge"
+    with pytest.raises(DataError, match=r"plain\.npz: does not fit the task games/bridge"):
+        sources.obtain(Data(task, file=str(place)), tmp_path, lambda done, total: None)
+    shape = task_spec(task)
+    rows = (6, shape.n_agents)
+    state = np.ones((6, shape.state_size), np.float32)
+    np.savez(
+        place,
+        obs=np.ones((*rows, shape.obs_size), np.float32),
+        next_obs=np.ones((*rows, shape.obs_size), np.float32),
+        state=state,
+        next_state=state,
+        action=np.zeros(rows, int),
+        reward=np.ones(6, np.float32),
+        terminal=np.ones(6, bool),
+    )
+    found = sources.obtain(Data(task, file=str(place)), tmp_path, lambda done, total: None)
+    assert found.load().spec == shape

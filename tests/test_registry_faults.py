@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +16,7 @@ import torch
 import marlzoo
 from marlzoo import plugins, registry
 from marlzoo.cli import main
+from marlzoo.commands import diagnosis
 from marlzoo.errors import ConfigError, PluginError, UnknownNameError
 from marlzoo.system import provenance
 from marlzoo.system.files import require_folder_name
@@ -89,7 +91,8 @@ def test_a_broken_environment_hides_no_other(
 
 def test_an_environment_that_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "leaving.py").write_text(
-        "import sys\nTASKS = ('x',)\n\ndef make(name, num_envs):\n    sys.exit()\n"
+        "import sys\nfrom marlzoo.envs.games import spec as of\nTASKS = ('x',)\n"
+        "def spec(name):\n    return of('xor')\n\ndef make(name, num_envs):\n    sys.exit()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "leaving")
@@ -228,3 +231,205 @@ def test_names_are_whole() -> None:
     assert all(task.startswith("games/") for task in registry.family_tasks("games"))
     assert registry.task_spec("games/xor").task == "games/xor"
     assert registry.make_env("games/xor", 3).num_envs == 3
+
+
+# ---- environments of one's own ---------------------------------------------------------------------------
+
+SHAPE = (
+    "from marlzoo.spec import Spec\n"
+    "SHAPE = dict(n_agents=2, obs_size=2, state_size=4, action_kind='discrete', action_size=3, horizon=5)\n"
+    "TASKS = ('a',)\n"
+)
+MADE = "def make(name, num_envs): pass\n"
+FAULTY = {
+    "raising at import": "raise RuntimeError('no license')",
+    "no spec": f"{SHAPE}{MADE}",
+    "no make": f"{SHAPE}def spec(name): return Spec(**SHAPE)\n",
+    "a spec that raises": f"{SHAPE}{MADE}def spec(name): raise ValueError('no such map')\n",
+    "a spec that is none": f"{SHAPE}{MADE}def spec(name): return SHAPE\n",
+    "a spec that is refused": f"{SHAPE}{MADE}def spec(name): return Spec(**dict(SHAPE, horizon=0))\n",
+    "a spec of no name": f"{SHAPE}{MADE}def spec(): return Spec(**SHAPE)\n",
+    "a number for a name": f"{SHAPE}{MADE}TASKS = (1,)\ndef spec(name): return Spec(**SHAPE)\n",
+    "a name with a slash": f"{SHAPE}{MADE}TASKS = ('x/a',)\ndef spec(name): return Spec(**SHAPE)\n",
+}
+CAUSES = {
+    "raising at import": "importing faulty failed: RuntimeError: no license; correct faulty",
+    "no spec": "faulty has no function spec; correct faulty",
+    "no make": "faulty has no function make; correct faulty",
+    "a spec that raises": r"faulty/a: spec\('a'\) failed: ValueError: no such map; correct faulty",
+    "a spec that is none": r"faulty/a: spec\('a'\) returned a dict, not a marlzoo.Spec; correct faulty",
+    "a spec that is refused": r"faulty/a: spec\('a'\): spec: horizon must be a positive integer, got 0",
+    "a spec of no name": r"faulty/a: spec\('a'\) failed: TypeError: spec\(\) takes 0 positional arguments",
+    "a number for a name": "faulty.TASKS holds 1; a task's name is a text without slash",
+    "a name with a slash": "faulty.TASKS holds 'x/a'; a task's name is a text without slash",
+}
+
+
+@pytest.fixture
+def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One family is enough, and importing all takes long."""
+    true = plugins.entries
+    monkeypatch.setattr(
+        registry,
+        "entries",
+        lambda group: [e for e in true(group) if group != plugins.ENVIRONMENTS or e.name == "games"],
+    )
+
+
+def own_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str = "faulty", named: str = ""
+) -> None:
+    """A module of one's own that marlzoo is told about."""
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("MARLZOO_ENVIRONMENTS", named or name)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.usefixtures("few_families")
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_environment_is_named_and_stops_only_who_needs_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+) -> None:
+    own_environment(tmp_path, monkeypatch, FAULTY[fault])
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "tasks", "--json"]) == 0
+    assert "games/xor" in capsys.readouterr().out
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert re.search(CAUSES[fault], told[0])
+
+    finding = diagnosis._environment("faulty")
+    assert (finding.state, finding.remedy) == ("missing", "")
+    assert re.search(CAUSES[fault], finding.found)
+
+    without = (  # nobody here asks for the family
+        ["list", "datasets"],
+        ["data", "download", "--list"],
+        [
+            "train",
+            "bc",
+            "--data",
+            "games/xor/marlzoo/D3",
+            "--updates",
+            "1",
+            "--episodes",
+            "0",
+            "--hidden",
+            "4",
+        ],
+    )
+    for command in without:
+        assert main(command) == 0, command
+    assert main(["data", "inspect", "games/xo/marlzoo/good"]) == 2
+    assert "There is no task games/xo" in capsys.readouterr().err
+
+    collected = ["data", "collect", "faulty/a", "--quality", "random", "--transitions", "9"]
+    for command in (collected, ["train", "mappo", "--task", "faulty/a", "--steps", "9"]):
+        assert main(command) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        if "TASKS" not in lines[0]:
+            assert re.search(CAUSES[fault], lines[0]), lines
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+
+
+@pytest.mark.usefixtures("few_families")
+@pytest.mark.parametrize(
+    ("named", "remedy"),
+    [
+        ("faulty:other", "separate modules by commas: faulty,other"),
+        ("faulty;other", "separate modules by commas: faulty,other"),
+        ("faulty other", "separate modules by commas: faulty,other"),
+        ("here/faulty.py:other.py", "separate modules by commas: faulty,other"),
+        ("faulty.py", "write faulty, without folder and ending"),
+        ("/home/me/faulty.py", "write faulty, without folder and ending"),
+        (r"C:\me\faulty.py", "write faulty, without folder and ending"),
+        (".faulty", "write faulty, without folder and ending"),
+        ("my-env", "write it as Python imports it"),
+        ("faulty2", "name its folder in PYTHONPATH, or correct the name"),
+    ],
+)
+def test_how_modules_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    named: str,
+    remedy: str,
+) -> None:
+    text = f"{SHAPE}{MADE}def spec(name): return Spec(**SHAPE)\n"
+    own_environment(tmp_path, monkeypatch, text, named=named)
+    assert main(["list", "tasks"]) == 0
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert remedy in warning
+    with pytest.raises(UnknownNameError, match="family of tasks 'faulty'") as error:
+        marlzoo.make_env("faulty/a")
+    assert remedy in str(error.value) or "faulty2" in named
+    for together in ("faulty,games.xor", "faulty, faulty"):
+        monkeypatch.setenv("MARLZOO_ENVIRONMENTS", together)
+        assert registry.task_spec("faulty/a").n_agents == 2
+
+
+@pytest.mark.usefixtures("few_families")
+def test_a_family_of_two_modules_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = f"{SHAPE}{MADE}def spec(name): return Spec(**SHAPE)\n"
+    own_environment(tmp_path, monkeypatch, text, named="faulty,elsewhere.games")
+    assert [entry["name"] for entry in marlzoo.list_tasks()] == ["faulty/a"]
+    assert "the family 'games' is taken by marlzoo.envs.games; rename elsewhere.games" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("made", "cause"),
+    [
+        ("raise OSError('no display')", "making the environment failed: OSError: no display; correct faulty"),
+        ("return 3", r"make\('a', num_envs=1\) returned a int, not a marlzoo.envs.base.BatchedEnv"),
+        ("raise MemoryError", None),
+    ],
+)
+def test_what_make_may_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, cause: str | None
+) -> None:
+    text = f"{SHAPE}def spec(name): return Spec(**SHAPE)\ndef make(name, num_envs): {made}\n"
+    own_environment(tmp_path, monkeypatch, text)
+    with pytest.raises(MemoryError if cause is None else PluginError, match=cause):
+        marlzoo.make_env("faulty/a")
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"n_agents": 3, "state_size": 6}, "n_agents: 2 != 3; state_size: 4 != 6"),
+        ({"obs_size": 3}, "obs_size: 2 != 3"),
+        ({"action_size": 4}, "action_size: 3 != 4"),
+        ({"action_kind": "continuous"}, "action_kind: discrete != continuous"),
+        ({"reward_per_agent": True}, "reward_per_agent: False != True"),
+    ],
+)
+def test_spec_and_environment_are_compared_before_a_step(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    cause: str,
+) -> None:
+    own_environment(
+        tmp_path,
+        monkeypatch,
+        f"{SHAPE}from marlzoo.envs.games import make as game\n"
+        f"def spec(name): return Spec(**dict(SHAPE, **{change!r}))\n"
+        "def make(name, num_envs):\n"
+        "    env = game('xor', num_envs)\n"
+        "    env.spec = Spec(**SHAPE)\n"
+        "    return env\n",
+    )
+    assert main(["data", "collect", "faulty/a", "--quality", "random", "--transitions", "9"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the environment that make(...) returns has another shape than spec(...) states" in line
+    assert cause in line
+    assert "let both of faulty say the same" in line

@@ -76,10 +76,10 @@ def train_unevaluated(
             loggers=make_loggers(options.log, target),
             on_progress=lambda done, _: shown.advance(done, f"{done} of {options.updates} updates"),
         )
-    print(f"Checkpoint, for marlzoo eval: {visible(checkpoint)}")
+    playable = Task.parse(task).exists
+    print(f"Checkpoint{', for marlzoo eval' if playable else ''}: {visible(checkpoint)}")
     nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
     done = f"Trained for {learner.updates} updates, not evaluated," if shown.begun else nothing
-    playable = Task.parse(task).exists
     other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
     closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
 

@@ -70,8 +70,16 @@ def run(arguments: Sequence[str]) -> int:
     print(f"Estimates from {options.data}, not returns measured in the simulator:")
     for line in found:
         print(_text(line))
-    closing("Estimated", started, f"marlzoo eval {options.run}")
+    closing("Estimated", started, f"marlzoo {'eval' if _playable(options.run) else 'export'} {options.run}")
     return 0
+
+
+def _playable(run: Path) -> bool:
+    """Whether the simulator of a run's task is known here."""
+    from marlzoo.registry import Task
+    from marlzoo.training.checkpoint import find_checkpoint, load_saved, task_of
+
+    return Task.parse(task_of(load_saved(find_checkpoint(run)).meta)).exists
 
 
 def _text(line: Estimate) -> str:

@@ -124,18 +124,18 @@ def _defaults(method: str, arguments: Sequence[str]) -> tuple[Config, str]:
     They are those of the preset that is asked for, or of the task's family.
     """
     from marlzoo.data.load import read_card, read_description
-    from marlzoo.registry import find_method, preset_of, task_families, task_spec
+    from marlzoo.registry import Task, find_method, preset_of, task_families, task_spec
 
     cls = find_method(method)
-    task = peek(arguments, "--task")
+    named = peek(arguments, "--task")
     data = peek(arguments, "--data")
     chosen = peek(arguments, "--preset") or ""
     chosen = "" if chosen.startswith("-") else chosen
     if data and data.startswith("-"):
         data = None
-    if not task and data:
-        task = read_card(data).task
-    if task and TaskName.parse(task).family in task_families():
+    task = named or (read_card(data).task if data else "")
+    # Data may be of a task that a family has not; a name that is given may be misspelt.
+    if task and (Task.parse(task).exists or (named and TaskName.parse(task).family in task_families())):
         spec = task_spec(task)
     elif data:
         spec = replace(read_description(data)[0], task=task or "")

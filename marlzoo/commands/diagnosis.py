@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from marlzoo.errors import pip_install, requirements
+from marlzoo.errors import MarlzooError, pip_install, requirements
 from marlzoo.system.machine import home
 
 State = Literal["ok", "missing", "note"]
@@ -159,11 +159,14 @@ def _environment(family: str) -> Finding:
     what = f"tasks {family}"
     try:
         names = family_tasks(family)
+        if not names:
+            return Finding("note", what, "no task; its TASKS is empty")
         make_env(names[0], 1).close()
     except Exception as error:  # reported, whatever it is
         if type(error).__name__ in ("MissingExtraError", "MissingSimulatorError"):
             return Finding("note", what, _line(error))  # the text has the remedy
-        return Finding("missing", what, _line(error), AGAIN)
+        # So has that of every error that is meant for the user.
+        return Finding("missing", what, _line(error), "" if isinstance(error, MarlzooError) else AGAIN)
     return Finding("ok", what, f"{len(names)} tasks; {names[0]} starts")
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marlzoo import registry
 from marlzoo.commands.methods import MethodFile
 from marlzoo.console import inform, visible
 from marlzoo.errors import MarlzooError
+from marlzoo.task import TaskName
+
+if TYPE_CHECKING:
+    from marlzoo.spec import Spec
 
 Entries = list[dict[str, Any]]
 
@@ -74,8 +79,7 @@ def _settings(method: str) -> Entries:
 def list_tasks() -> Entries:
     """Tasks: ``name`` and shape."""
     entries = []
-    for name in _tasks():
-        spec = registry.task_spec(name)
+    for name, spec in _specs():
         shape = {"agents": spec.n_agents, "observation": spec.obs_size, "state": spec.state_size}
         entries.append({"name": name, **shape, "actions": spec.action_kind, "action": spec.action_size})
     return entries
@@ -138,7 +142,13 @@ def _computed() -> list[str]:
     """Names of the datasets that a task's family computes."""
     from marlzoo.data.computed import computed_qualities
 
-    return [f"{task}/marlzoo/{quality}" for task in _tasks() for quality in computed_qualities(task)]
+    names: list[str] = []
+    for task in _tasks():
+        try:
+            names += [f"{task}/marlzoo/{quality}" for quality in computed_qualities(task)]
+        except MarlzooError as error:
+            _warn(str(error))
+    return names
 
 
 def _tasks() -> list[str]:
@@ -146,6 +156,19 @@ def _tasks() -> list[str]:
     for family in registry.task_families():
         try:
             names += registry.family_tasks(family)
-        except MarlzooError as error:  # one that cannot be imported hides no other
+        except MarlzooError as error:  # one that cannot be used hides no other
             _warn(str(error))
     return names
+
+
+def _specs() -> Iterator[tuple[str, Spec]]:
+    """Tasks with their shapes; a family whose specs are faulty is named once, with the first fault."""
+    told: set[str] = set()
+    for name in _tasks():
+        try:
+            yield name, registry.task_spec(name)
+        except MarlzooError as error:
+            family = TaskName.parse(name).family
+            if family not in told:
+                _warn(str(error))
+            told.add(family)

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import Precision, replica_configs
 from marlzoo.defaults import UPDATES
-from marlzoo.errors import ConfigError, DataError, SpecError
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.benchmarks.analysis import Results
     from marlzoo.benchmarks.launchers import Place
     from marlzoo.benchmarks.runner import Finished
+
+
+UNEVALUATED = (
+    "Data of a task without a simulator are trained on with --episodes 0 (marlzoo.train in Python), which evaluates "
+    "nothing; marlzoo ope then estimates returns from data"
+)
 
 
 def train_method(
@@ -159,7 +165,10 @@ def run_method(
         )
     task = one_task(data, task)
     if not task:
-        raise DataError(f"{data[0]}: its card names no task; give it with --task (task=... in Python)")
+        raise DataError(
+            f"{data[0]}: its card names no task; give it with --task (task=... in Python). {UNEVALUATED}"
+        )
+    _require_simulator(task)
     _require_kind(method, task)
     # Before the runner, whose errors speak of a suite.
     replica_configs(find_method(method).config_class, 1, settings)
@@ -172,6 +181,17 @@ def run_method(
     )
     split = Split(threads=threads)
     return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
+
+
+def _require_simulator(task: str) -> None:
+    """Tell who has data of a task that nothing here plays how to train on them."""
+    from marlzoo.registry import find_task
+
+    try:
+        find_task(task)
+    except UnknownNameError as error:
+        error.args = (f"{error} {UNEVALUATED}",)
+        raise
 
 
 def _require_kind(method: str, task: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from marlzoo.console import counted
 from marlzoo.data.episodes import Episodes
+from marlzoo.data.validation import places, require_finite
 from marlzoo.errors import DataError
 from marlzoo.spec import ActionKind, Spec
 
@@ -19,9 +20,13 @@ EPISODE_KEYS = ("obs", "action", "reward", "terminal", "truncated", "state", "ac
 
 @dataclass(frozen=True)
 class Rows:
-    """Canonical arrays, as :meth:`marlzoo.data.dataset.Dataset.create` takes them, and what had to be assumed."""
+    """Canonical arrays, as :meth:`marlzoo.data.dataset.Dataset.create` takes them, and what had to be assumed.
+
+    ``place`` says where a canonical row is in what was given.
+    """
 
     arrays: dict[str, NDArray[Any] | None]
+    place: Callable[[int], str]
     notes: tuple[str, ...] = ()
 
 
@@ -43,14 +48,14 @@ def rows_of_steps(
     Raises:
         DataError: arrays of different lengths or shapes, or next observations that contradict the order of the steps.
     """
-    steps = {"obs": _steps("obs", obs, 3), "action": np.asarray(action), "reward": _reward(reward)}
+    steps = {"obs": _steps("obs", obs, 3), "action": _numbers("action", action), "reward": _reward(reward)}
     m = len(steps["obs"])
     over = _flags("terminal", terminal, m)
     late = _flags("timeout", timeout, m)
     following = {"obs": next_obs, "state": next_state, "action_mask": next_action_mask}
     for name, value in (("state", state), ("action_mask", action_mask)):
         if value is not None:
-            steps[name] = np.asarray(value)
+            steps[name] = _numbers(name, value)
     for name, array in steps.items():
         if len(array) != m:
             raise DataError(
@@ -59,8 +64,11 @@ def rows_of_steps(
     lasts = _lasts(over, late)
     if next_obs is None:
         return _without_next(steps, over, late, lasts)
-    after = {k: np.asarray(v) for k, v in following.items() if v is not None}
+    after = {k: _numbers(f"next_{k}", v) for k, v in following.items() if v is not None}
     _require_next(steps, after, m)
+    with places(lambda row: f"step {row}"):  # NaN differs from itself, which is no fault of the order
+        for name, array in (("obs", steps["obs"]), ("next_obs", after["obs"])):
+            require_finite(array.astype(np.float64) if array.dtype.kind == "O" else array, name)
     _require_order(steps["obs"], after["obs"], lasts)
     return _with_next(steps, after, over, late, lasts)
 
@@ -87,7 +95,13 @@ def _with_next(
         rows = np.zeros(episodes.rows, np.bool_)
         rows[episodes.step_rows] = flags
         arrays[name] = rows
-    return Rows(arrays)
+
+    def place(row: int) -> str:
+        episode, _ = episodes.of_row(row)
+        final = row == int(episodes.ends[episode])
+        return f"step {row - episode - final}" + (" (what it led to)" if final else "")
+
+    return Rows(arrays, place)
 
 
 def _without_next(
@@ -126,7 +140,7 @@ def _without_next(
         )
     if ended.any():
         notes.append("final observations of terminal episodes repeat the last one: next_obs was not given")
-    return Rows(arrays, tuple(notes))
+    return Rows(arrays, lambda row: f"step {int(source[row])}", tuple(notes))
 
 
 def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
@@ -160,14 +174,20 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
             f"only {len(parts[uneven[0]])} of {len(episodes)} episodes have {uneven[0]}; give it in all"
         )
     arrays: dict[str, NDArray[Any] | None] = {name: np.concatenate(found) for name, found in parts.items()}
-    return Rows(arrays | {"starts": np.asarray(starts, np.int64)})
+    spans = Episodes(np.asarray(starts, np.int64), row)
+
+    def place_of(found: int) -> str:
+        number, step = spans.of_row(found)
+        return f"episode {number}, step {step}"
+
+    return Rows(arrays | {"starts": spans.starts}, place_of)
 
 
 def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[str, NDArray[Any]]:
     rows: dict[str, NDArray[Any]] = {}
     for name in ("obs", "state", "action_mask"):
         if name in episode:
-            array = np.asarray(episode[name])
+            array = _numbers(f"{place}: {name}", episode[name])
             if len(array) != steps + 1:
                 raise DataError(
                     f"{place}: {name} has {len(array)} rows for {steps} actions; it needs {steps + 1}, the last one "
@@ -175,7 +195,7 @@ def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[st
                 )
             rows[name] = array
     for name in ("action", "reward"):
-        array = np.asarray(episode[name])
+        array = _numbers(f"{place}: {name}", episode[name])
         if len(array) != steps:
             raise DataError(
                 f"{place}: {name} has {len(array)} entries for {steps} actions; give one per action"
@@ -240,8 +260,24 @@ def guess_spec(
     )
 
 
+def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
+    """An array of numbers; texts and lists of uneven lengths are refused."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "O":
+            array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} is no array of numbers ({error}); give numbers of one shape in every step"
+        ) from error
+    if array.dtype.kind not in "biufO":
+        example = f", such as {array.flat[0]!s:.20}" if array.size else ""
+        raise DataError(f"{name} has type {array.dtype}{example}; give numbers")
+    return array
+
+
 def _steps(name: str, value: ArrayLike, axes: int) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = _numbers(name, value)
     if array.ndim != axes:
         raise DataError(
             f"{name} has {array.ndim} axes; for a team it is [M, N, O]: steps, agents, entries (one agent: N = 1)"
@@ -251,7 +287,7 @@ def _steps(name: str, value: ArrayLike, axes: int) -> NDArray[Any]:
 
 def _reward(value: ArrayLike) -> NDArray[Any]:
     """``[M]`` or per agent ``[M, N]``; a team reward may be a column ``[M, 1]``."""
-    array = np.asarray(value)
+    array = _numbers("reward", value)
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 

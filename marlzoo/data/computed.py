@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from marlzoo.data.dataset import Dataset
-from marlzoo.registry import Task
+from marlzoo.registry import Task, foreign_code
 
 
 def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
@@ -23,7 +23,8 @@ def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:
     module = _datasets(found)
     if module is None or not hasattr(module, "dataset"):
         return None
-    made: Dataset = module.dataset(found.name, quality, **options)
+    with foreign_code(found.family, f"{task}: computing the data {quality!r}"):
+        made: Dataset = module.dataset(found.name, quality, **options)
     return made
 
 
@@ -38,7 +39,8 @@ def computed_qualities(task: str) -> tuple[str, ...]:
     module = _datasets(found)
     if module is None or not hasattr(module, "qualities"):
         return ()
-    return tuple(module.qualities(found.name))
+    with foreign_code(found.family, f"{task}: listing the qualities of its data"):
+        return tuple(module.qualities(found.name))
 
 
 def _datasets(task: Task) -> ModuleType | None:
@@ -46,4 +48,5 @@ def _datasets(task: Task) -> ModuleType | None:
     if not task.exists:
         return None
     named = getattr(task.module, "DATASETS", "")
-    return importlib.import_module(named) if named else task.module
+    with foreign_code(task.family, f"{task}: importing {named}, which computes its data,"):
+        return importlib.import_module(named) if named else task.module

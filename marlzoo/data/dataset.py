@@ -211,7 +211,8 @@ class Dataset:
         if spec.discrete and mask is None:
             own = np.arange(spec.action_size) < np.asarray(spec.action_sizes)[:, None]
             arrays["action_mask"] = np.broadcast_to(own, (len(arrays["obs"]), *own.shape)).copy()
-        return cls.create(spec, **arrays, card=replace(card, notes=(*card.notes, *rows.notes)))
+        with validation.places(rows.place):
+            return cls.create(spec, **arrays, card=replace(card, notes=(*card.notes, *rows.notes)))
 
     def __len__(self) -> int:
         """Number of episodes, over which iteration goes."""

@@ -17,7 +17,7 @@ from marlzoo.data.formats._vault_folder import plain_uid
 from marlzoo.data.load import data_home
 from marlzoo.data.readers import Reader, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
-from marlzoo.registry import task_names, task_spec
+from marlzoo.registry import Task, task_spec
 from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic
 from marlzoo.system.http import Progress, fetch
 from marlzoo.task import TaskName
@@ -100,7 +100,7 @@ def _reading(entry: Entry, reader: Reader) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if "uid" in reader.options:  # a zip file of all qualities
         options["uid"] = entry.parts.quality
-    if "obs_sizes" in reader.options and entry.parts.task in task_names():
+    if "obs_sizes" in reader.options and Task.parse(entry.parts.task).exists:
         spec = task_spec(entry.parts.task)
         if len(set(spec.obs_sizes)) > 1:  # agents padded to one size
             options |= {"obs_sizes": spec.obs_sizes, "horizon": spec.horizon}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,15 @@ class RowError(DataError):
     def __init__(self, text: str, row: int = -1) -> None:
         super().__init__(text)
         self.row = row
+
+
+@contextlib.contextmanager
+def places(of: Callable[[int], str]) -> Iterator[None]:
+    """Give errors of the block that name a canonical row the place in the source, ``of(row)``, instead."""
+    try:
+        yield
+    except RowError as error:
+        raise DataError(str(error).replace(f"row {error.row}", of(error.row), 1)) from error
 
 
 def require_finite(array: NDArray[Any], name: str) -> None:
@@ -52,6 +62,16 @@ def count_outside_box(action: NDArray[Any]) -> int:
     return sum(int((np.abs(piece) > 1).sum()) for _, piece in pieces(action))
 
 
+def reward_remedy(spec: Spec) -> str:
+    """What to do with the team's rewards where a spec has one per agent, or the other way round."""
+    if spec.reward_per_agent:
+        return (
+            "a reward of the whole team is every agent's own: write it once per agent, "
+            f"np.repeat(reward[:, None], {spec.n_agents}, axis=1)"
+        )
+    return "rewards per agent become the team's as their mean or sum, as the task pays: reward.mean(axis=1)"
+
+
 def check_structure(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
     """Types, shapes, lengths, episode bounds and flags.
 
@@ -69,7 +89,9 @@ def check_structure(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
         array = arrays[name]
         if array.ndim < 1 or array.shape[1:] != tail:
             shape = ", ".join(str(size) for size in ("T", *tail))
-            raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape})")
+            other = array.shape[1:] in ((), (spec.n_agents,))
+            remedy = f"; {reward_remedy(spec)}" if name == "reward" and other else ""
+            raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape}){remedy}")
         if len(array) != episodes.rows:
             raise DataError(f"lengths differ: obs has {episodes.rows} rows, {name} has {len(array)}")
         if array.dtype != dtype:
@@ -94,15 +116,17 @@ def _check_lengths(episodes: Episodes, horizon: int) -> None:
     lengths = episodes.lengths
     if (lengths < 1).any():
         episode = int(np.argmax(lengths < 1))
-        raise DataError(
+        raise RowError(
             f"episode {episode} (row {starts[episode]}) has no transition; an episode needs at "
-            "least two rows, its last one holds only the final observation"
+            "least two rows, its last one holds only the final observation",
+            int(starts[episode]),
         )
     if (lengths > horizon).any():
         episode = int(np.argmax(lengths > horizon))
-        raise DataError(
+        raise RowError(
             f"episode {episode} (row {starts[episode]}) has {lengths[episode]} steps, more than "
-            f"the horizon {horizon}; give the task's horizon"
+            f"the horizon {horizon}; give the task's horizon",
+            int(starts[episode]),
         )
 
 

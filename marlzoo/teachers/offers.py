@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from marlzoo.registry import task_names
+from marlzoo.registry import Task
 from marlzoo.teachers.plans import how_to_train
 from marlzoo.teachers.qualities import quality_and_version, versioned_quality
 from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy, task_and_version
@@ -49,7 +49,7 @@ def how_to_collect(task: str, quality: str) -> str:
     Empty where no recipe makes it.
     """
     found = _SIZED.fullmatch(quality)
-    if found is None or task not in task_names() or found["quality"] not in collectable_qualities(task):
+    if found is None or not Task.parse(task).exists or found["quality"] not in collectable_qualities(task):
         return ""
     size = f" --transitions {found['transitions']}" if found["transitions"] else ""
     start = f" --seed {found['seed']}" if found["seed"] else ""
@@ -58,7 +58,7 @@ def how_to_collect(task: str, quality: str) -> str:
 
 def instead(task: str) -> str:
     """A sentence for who asked for a quality of a task's data that no recipe makes."""
-    if task not in task_names():
+    if not Task.parse(task).exists:
         return f"There is no task {task}; marlzoo list tasks shows all"
     known = ", ".join(collectable_qualities(task))
     more = (

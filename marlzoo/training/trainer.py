@@ -22,6 +22,7 @@ from marlzoo.console import inform
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
+from marlzoo.data.validation import reward_remedy
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
 from marlzoo.registry import code_hash, fitting_options
@@ -214,6 +215,8 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
         if fitting:
             options = " ".join(f"{name}={value}" for name, value in fitting.items())
             raise SpecError(f"{fault}. With --env {options} the task has the dataset's shape")
+        if len(differences) == 1 and algorithm.spec.reward_per_agent != dataset.spec.reward_per_agent:
+            raise SpecError(f"{fault}: {reward_remedy(algorithm.spec)}")
         raise SpecError(
             f"{fault}. Choose the dataset's own task with --task; where a file says too little about itself, convert "
             "it with 'marlzoo data convert FILE NEW', which takes what is missing as --option, such as horizon=50"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +16,7 @@ from marlzoo.data.arrays import pieces
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.episodes import Bools, Episodes, Ints
 from marlzoo.data.hdf5 import allocate, read_rows, row_slices
-from marlzoo.data.validation import RowError
+from marlzoo.data.validation import places as places
 from marlzoo.errors import DataError, SpecError
 from marlzoo.spec import Spec
 
@@ -63,15 +63,6 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from error
     except SpecError as error:
         raise DataError(f"{path}: its arrays fit no task ({error})") from error
-
-
-@contextlib.contextmanager
-def places(of: Callable[[int], str]) -> Iterator[None]:
-    """Give errors of the block that name a canonical row the place in the source, ``of(row)``, instead."""
-    try:
-        yield
-    except RowError as error:
-        raise DataError(str(error).replace(f"row {error.row}", of(error.row), 1)) from error
 
 
 def step_place(episodes: Episodes, row: int, steps: Ints | None = None) -> str:
