@@ -78,6 +78,8 @@ def test_without_next_observations_final_rows_repeat_terminal_ones() -> None:
     assert cut.lengths.tolist() == [3, 1, 3]
     endless = Dataset.from_steps(**steps | {"terminal": np.zeros(8, bool)})
     assert endless.card.notes[0] == "no step ends an episode: all 8 steps are read as one"
+    assert not endless.card.bounds_known  # methods that read sequences refuse it
+    assert cut.card.bounds_known
     steps["timeout"] = np.arange(8) >= 6  # the last step is an episode of its own
     with pytest.raises(DataError, match=r"episode 3 \(step 7\) has a single step and no next observation"):
         Dataset.from_steps(**steps)

@@ -22,12 +22,13 @@ EPISODE_KEYS = ("obs", "action", "reward", "terminal", "truncated", "state", "ac
 class Rows:
     """Canonical arrays, as :meth:`marlzoo.data.dataset.Dataset.create` takes them, and what had to be assumed.
 
-    ``place`` says where a canonical row is in what was given.
+    ``place`` says where a canonical row is in what was given, ``bounds_known`` whether that says where episodes begin.
     """
 
     arrays: dict[str, NDArray[Any] | None]
     place: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    bounds_known: bool = True
 
 
 def rows_of_steps(
@@ -131,7 +132,8 @@ def _without_next(
     arrays["terminal"] = episodes.at_last_step(ended)
     arrays["truncated"] = episodes.at_last_step(~ended & late[lasts])
     notes = []
-    if not (over | late).any():
+    told = bool((over | late).any())
+    if not told:
         notes.append(f"no step ends an episode: all {len(over)} steps are read as one")
     if (~ended).any():
         notes.append(
@@ -140,7 +142,7 @@ def _without_next(
         )
     if ended.any():
         notes.append("final observations of terminal episodes repeat the last one: next_obs was not given")
-    return Rows(arrays, lambda row: f"step {int(source[row])}", tuple(notes))
+    return Rows(arrays, lambda row: f"step {int(source[row])}", tuple(notes), told)
 
 
 def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:

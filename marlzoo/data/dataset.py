@@ -212,7 +212,8 @@ class Dataset:
             own = np.arange(spec.action_size) < np.asarray(spec.action_sizes)[:, None]
             arrays["action_mask"] = np.broadcast_to(own, (len(arrays["obs"]), *own.shape)).copy()
         with validation.places(rows.place):
-            return cls.create(spec, **arrays, card=replace(card, notes=(*card.notes, *rows.notes)))
+            notes = *card.notes, *rows.notes
+            return cls.create(spec, **arrays, card=replace(card, notes=notes, bounds_known=rows.bounds_known))
 
     def __len__(self) -> int:
         """Number of episodes, over which iteration goes."""
