@@ -22,7 +22,7 @@ EPISODE_KEYS = ("obs", "action", "reward", "terminal", "truncated", "state", "ac
 class Rows:
     """Canonical arrays, as :meth:`marlzoo.data.dataset.Dataset.create` takes them, and what had to be assumed.
 
-    ``place`` says where a canonical row is in what was given, ``bounds_known`` whether that says where episodes begin.
+    ``place`` says where a canonical row is in what was given, ``bounds_known`` whether it says where episodes begin.
     """
 
     arrays: dict[str, NDArray[Any] | None]
