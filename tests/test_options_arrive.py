@@ -575,6 +575,7 @@ def test_estimates_without_an_interval(
         Estimate(4, "dr", nan, nan, nan, 0.5, 1.0, 1.0),
     ]
     monkeypatch.setattr("marlzoo.offpolicy.ope.ope", lambda *given, **named: lines)
+    monkeypatch.setattr("marlzoo.cli.judging._playable", lambda run: True)  # there is no run
     assert main(["ope", "run", "--data", "d", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(line["value"], line["low"]) for line in found] == [(2.0, None), (None, None)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,6 @@ def run_method(
         raise DataError(
             f"{data[0]}: its card names no task; give it with --task (task=... in Python). {UNEVALUATED}"
         )
-    _require_simulator(task)
     _require_kind(method, task)
     # Before the runner, whose errors speak of a suite.
     replica_configs(find_method(method).config_class, 1, settings)
@@ -180,17 +180,20 @@ def run_method(
         **training,
     )
     split = Split(threads=threads)
-    return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
+    with _unevaluated_instead(task):
+        return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)
 
 
-def _require_simulator(task: str) -> None:
+@contextlib.contextmanager
+def _unevaluated_instead(task: str) -> Iterator[None]:
     """Tell who has data of a task that nothing here plays how to train on them."""
-    from marlzoo.registry import find_task
+    from marlzoo.registry import Task
 
     try:
-        find_task(task)
+        yield
     except UnknownNameError as error:
-        error.args = (f"{error} {UNEVALUATED}",)
+        if not Task.parse(task).exists:
+            error.args = (f"{error} {UNEVALUATED}",)
         raise
 
 
