@@ -204,10 +204,11 @@ def test_ratios_where_the_data_hold_one_convention_or_none() -> None:
 
 
 def test_it_agrees_on_one_convention() -> None:
+    """On D3, and on D2 in at least nine of ten seeds, which do not all take the same."""
     algorithm: Any = marlzoo.make(
         "inspo",
         games.spec("xor"),
-        seeds=(0, 1),
+        seeds=range(11),
         hidden=16,
         batch_size=64,
         lr=2e-2,
@@ -215,10 +216,14 @@ def test_it_agrees_on_one_convention() -> None:
         pretrain=30,
         alpha=0.3,
     )
-    sampler = make_sampler(algorithm, [game_data.dataset("xor", "D3"), game_data.dataset("xor", "D2")])
+    sampler = make_sampler(algorithm, [game_data.dataset("xor", name) for name in ("D3", *["D2"] * 10)])
     for _ in range(100):
         algorithm.update(sampler.next())
-    assert all(pair in ([0, 1], [1, 0]) for pair in greedy(algorithm))
+    conventions = ([0, 1], [1, 0])
+    first, *others = greedy(algorithm)
+    assert first in conventions
+    assert sum(pair in conventions for pair in others) >= 9
+    assert all(pair in others for pair in conventions)
 
 
 # Gaussian policies ------------------------------------------------------------------------------------------
