@@ -44,7 +44,7 @@ def dual(g: Tensor, points: Tensor, mass: Tensor, noise: Tensor) -> Tensor:
 
 
 def test_potentials_are_the_top_of_their_objective() -> None:
-    """Nothing near or far is higher; there the slopes are 0, they sum to 0 everywhere, and a constant changes nothing."""
+    """Nothing else is higher; slopes are 0 there and sum to 0 everywhere, and a constant changes nothing."""
     source = torch.Generator().manual_seed(0)
     noise = torch.randn(4000, 2, generator=source, dtype=torch.float64)
     points = torch.randn(4, 2, generator=source, dtype=torch.float64)

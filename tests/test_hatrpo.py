@@ -133,8 +133,12 @@ def test_a_step_of_two_logits_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marlzoo.baselines.hatrpo._AgentPolicy", lambda *_: made.policy)
     old = [p.requires_grad_() for p in made.parameters]
     unit = [torch.tensor([[1.0, 0.0]]).double()]
-    torch.testing.assert_close(made.policy.fisher_product(old, unit)[0], torch.tensor([[0.25, -0.25]]).double())
-    advantage = torch.tensor([[2.0, -2.0, 2.0, -2.0]], dtype=torch.float64)  # d/dlogits of mean ratio A is (1, -1)
+    torch.testing.assert_close(
+        made.policy.fisher_product(old, unit)[0], torch.tensor([[0.25, -0.25]]).double()
+    )
+    advantage = torch.tensor(
+        [[2.0, -2.0, 2.0, -2.0]], dtype=torch.float64
+    )  # d/dlogits of mean ratio A is (1, -1)
     ratio, told = learner.agent_step(
         {"advantage": advantage}, torch.zeros(1, dtype=torch.int64), torch.ones_like(advantage)
     )

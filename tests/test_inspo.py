@@ -131,7 +131,8 @@ def test_answers_to_what_the_other_did_before_do_not_agree() -> None:
     form = script("inspo").MethodForm("xor", "D2", alpha=(1.0, 1.0))
     tie = math.log(0.51 / 0.49)
     in_turn, at_once = (
-        [value for value, _ in script("inspo").closed_form(form, 20, tie, in_turn)] for in_turn in (True, False)
+        [value for value, _ in script("inspo").closed_form(form, 20, tie, in_turn)]
+        for in_turn in (True, False)
     )
     assert in_turn[-1] == pytest.approx(1.0, abs=1e-3)
     assert max(at_once[3:]) < 1e-3
@@ -182,18 +183,26 @@ def test_one_agents_weight_is_the_best_answer_over_the_behavior(alpha: float, be
     assert float(metrics["policy/loss"]) == pytest.approx(-float((taken * cloned).mean()), rel=1e-9)
     assert float(metrics["weight/mean"]) == pytest.approx(float(taken.mean()), rel=1e-9)
     if alpha > 1e6:
-        assert float(metrics["policy/loss"]) == pytest.approx(-float(metrics["policy/data_log_prob"]), rel=1e-6)
+        assert float(metrics["policy/loss"]) == pytest.approx(
+            -float(metrics["policy/data_log_prob"]), rel=1e-6
+        )
 
 
 def test_ratios_where_the_data_hold_one_convention_or_none() -> None:
     """D2 and a second agent that always takes B: (A, B) has ratio 1 to the first agent, (B, A) has 0."""
-    algorithm: Any = marlzoo.make("inspo", games.spec("xor"), hidden=8, dtype=torch.float64, support_floor=1e-9)
+    algorithm: Any = marlzoo.make(
+        "inspo", games.spec("xor"), hidden=8, dtype=torch.float64, support_floor=1e-9
+    )
     batch = transitions([[0, 1], [1, 0]], actions=2)
     tiny = 1e-300
-    opposite = 1.0 - torch.nn.functional.one_hot(batch.action, 2).double()  # [R, B, N, A], given that agent's action
+    opposite = (
+        1.0 - torch.nn.functional.one_hot(batch.action, 2).double()
+    )  # [R, B, N, A], given that agent's action
     given = opposite.movedim(2, 1).unsqueeze(3).expand(1, 2, 2, 2, 2)  # [R, N, B, N, A]
     algorithm.data_others.forward = lambda _: given.clamp_min(tiny).log()
-    policy = torch.tensor([[0.4, 0.6], [0.0, 1.0]]).double().expand(1, 2, 2, 2)  # of both agents, in every row
+    policy = (
+        torch.tensor([[0.4, 0.6], [0.0, 1.0]]).double().expand(1, 2, 2, 2)
+    )  # of both agents, in every row
     rho = algorithm._ratios(batch, policy.clamp_min(tiny).log()).log_rho.exp()
     torch.testing.assert_close(rho[0, 0], torch.tensor([1.0, 0.0]).double())
     torch.testing.assert_close(rho[0, 1], torch.tensor([0.4, 0.6]).double())

@@ -105,7 +105,10 @@ def test_the_table(form: str, q1: Any, q2: Any, joint: tuple[int, int]) -> None:
 def test_deviations_weights_sum_to_one_before_anything_is_divided() -> None:
     """1 + (V - M) / |M| has mean 1 where M is the mean of V, whatever the values' sign; each agent's by itself."""
     source = torch.Generator().manual_seed(0)
-    v = torch.rand(1, 40, 6, generator=source).double() + torch.tensor([0.5, -1.5, 3.0, -4.0, 1.0, -2.0]).double()
+    v = (
+        torch.rand(1, 40, 6, generator=source).double()
+        + torch.tensor([0.5, -1.5, 3.0, -4.0, 1.0, -2.0]).double()
+    )
     mean = v.mean(1, keepdim=True)
     guarded = mean.abs() + 0.01 * v.std(1, keepdim=True)
     expected = 1.0 + (v - mean) / guarded

@@ -223,7 +223,9 @@ def test_students_of_their_own_noise_cannot_copy_two_conventions() -> None:
     assert found.flatten().tolist() == pytest.approx([0.6827, 0.3829], abs=1e-4)
     least, policy = distilled("per_step", best)
     assert least == pytest.approx(4 / 3, abs=0.03)
-    assert distilled("per_step", BestStudent(shared=False, more=0.1))[0] == pytest.approx(least + 0.02, abs=0.01)
+    assert distilled("per_step", BestStudent(shared=False, more=0.1))[0] == pytest.approx(
+        least + 0.02, abs=0.01
+    )
     assert distilled("per_step", BestStudent(shared=False, roll=1))[0] == pytest.approx(8 / 3, abs=0.05)
     none, together = distilled("shared", BestStudent(shared=True))
     assert none < 1e-6

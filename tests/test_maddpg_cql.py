@@ -174,6 +174,44 @@ def test_near_rows_lead_to_the_team_that_is_there() -> None:
     x[50:] = -0.5
     weight = priorities((0.5 - x).abs().mean(-1).unsqueeze(0), 4.0) ** (1 / 0.99)
     assert float((weight * x[:, 1]).sum() / weight.sum()) == pytest.approx(0.4999, abs=1e-5)
+    far = torch.tensor([[1.0, 1.2, 2.0]], dtype=torch.float64)  # nothing near: no row is preferred
+    assert priorities(far, 4.0).unique().numel() == 1
+
+
+def test_a_steepness_of_0_is_the_plain_method_on_uniform_rows() -> None:
+    """Bit for bit, whatever the actions; a steep one learns from other rows."""
+    found = {}
+    for name, settings in (("plain", {}), ("flat", {"steepness": 0.0}), ("steep", {"steepness": 8.0})):
+        more: dict[str, Any] = settings and {"prioritize": "joint_action", "candidates": 4, **settings}
+        algorithm = learner(size=4, lr=1e-2, **more)
+        for step in range(3):
+            source = torch.Generator().manual_seed(step)
+            action = 2.0 * torch.rand(16, 2, 2, generator=source) - 1.0
+            batch = batch_for(learner(size=4, prioritize="joint_action"), action, seed=step)
+            batch.agent_reward = torch.rand(1, 16, 2, generator=source).double()
+            if name == "plain":
+                rows = (16 * batch.noise["row"]).long()[0]
+                drawn = {key: value[:, rows] for key, value in batch.tensors().items()}
+                batch = Batch.of(batch.noise, **drawn)
+            algorithm.update(batch)
+        found[name] = algorithm.state_tensors()
+    for key, value in found["plain"].items():
+        assert torch.equal(value, found["flat"][key]), key
+    assert any(not torch.equal(value, found["steep"][key]) for key, value in found["plain"].items())
+
+
+def test_an_agents_value_follows_its_own_action_beside_the_others_logged_ones() -> None:
+    algorithm, source = learner(n=3), torch.Generator().manual_seed(0)
+    obs, state = (
+        torch.randn(1, 4, 3, 2, generator=source).double(),
+        torch.randn(1, 4, 3, generator=source).double(),
+    )
+    own, logged = (torch.rand(1, 4, 3, 2, generator=source).double().requires_grad_() for _ in range(2))
+    for i in range(3):
+        value = algorithm.q(obs, state, own, logged)[..., i].sum()
+        for action, wanted in ((own, [j == i for j in range(3)]), (logged, [j != i for j in range(3)])):
+            (slope,) = torch.autograd.grad(value, action, retain_graph=True)
+            assert (slope != 0).any(-1).any(1)[0].tolist() == wanted
 
 
 def test_rows_are_chosen_near_the_target_policies() -> None:

@@ -174,7 +174,10 @@ def test_agents_that_change_places_change_plans() -> None:
     told, order = torch.ones(1, 4, dtype=DOUBLE), torch.tensor([2, 0, 1])
     noise = planner(x, known, told, told, told)
     torch.testing.assert_close(
-        planner(x[:, :, order], known[:, :, order], told, told, told), noise[:, :, order], rtol=1e-9, atol=1e-11
+        planner(x[:, :, order], known[:, :, order], told, told, told),
+        noise[:, :, order],
+        rtol=1e-9,
+        atol=1e-11,
     )
     other = x.clone()
     other[:, :, 1] += 1.0

@@ -120,7 +120,14 @@ def test_no_token_shows_the_action_that_it_predicts() -> None:
 def test_steps_are_told_the_rewards_that_are_still_to_come() -> None:
     """Rewards 1, 0, 2: the model reads (3, 2, 2) / 3, the largest return, and nothing of discounting."""
     data = Dataset.from_episodes(
-        [{"obs": np.ones((4, 2, 1)), "action": np.zeros((3, 2, 1)), "reward": [1.0, 0.0, 2.0], "terminal": True}]
+        [
+            {
+                "obs": np.ones((4, 2, 1)),
+                "action": np.zeros((3, 2, 1)),
+                "reward": [1.0, 0.0, 2.0],
+                "terminal": True,
+            }
+        ]
     )
     algorithm: Any = marlzoo.make("madt", data.spec, hidden=8, heads=2, batch_size=2, gamma=0.5, dtype=DOUBLE)
     prepare(algorithm, [data])

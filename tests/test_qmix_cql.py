@@ -92,11 +92,16 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
 
 
 def test_the_gradient_of_normalized_errors_by_hand() -> None:
-    """VDN: mean (Q_tot - y) / d^2 times the slope of Q_tot, as if d were a number; a shift of all values has no part."""
+    """VDN: mean (Q_tot - y) / d^2 times the slope of Q_tot, as if d were a number, whatever is added to all values."""
     found = {}
     for shift, normalized in ((0.0, True), (50.0, True), (0.0, False)):
         algorithm = learner(
-            mixer="vdn", penalty="individual", history="mlp", cql_weight=0.0, gamma=0.9, value_normalization=normalized
+            mixer="vdn",
+            penalty="individual",
+            history="mlp",
+            cql_weight=0.0,
+            gamma=0.9,
+            value_normalization=normalized,
         )
         batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
         net, target = algorithm.team.agents.network, algorithm.target.agents.network
