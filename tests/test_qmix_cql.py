@@ -92,7 +92,7 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
 
 
 def test_the_gradient_of_normalized_errors_by_hand() -> None:
-    """VDN: mean (Q_tot - y) / d^2 times the slope of Q_tot, as if d were a number, whatever is added to all values."""
+    """VDN: mean (Q_tot - y) / d^2 times the slope of Q_tot, as if d were a number, whatever all values gain."""
     found = {}
     for shift, normalized in ((0.0, True), (50.0, True), (0.0, False)):
         algorithm = learner(
