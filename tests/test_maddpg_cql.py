@@ -14,6 +14,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch, as_sequences, draw_rows, priorities
 from marlzoo.errors import ConfigError
+from marlzoo.objectives import near_rows
 from marlzoo.registry import find_method
 from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import FixedCritics, spec_of, transitions
@@ -200,6 +201,46 @@ def test_a_steepness_of_0_is_the_plain_method_on_uniform_rows() -> None:
     assert any(not torch.equal(value, found["steep"][key]) for key, value in found["plain"].items())
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("td3_bc", {"variant": "maddpg_bc"}),
+        ("td3_bc", {"variant": "independent"}),
+        ("omar", {}),
+        ("omar", {"mixed": True}),
+    ],
+)
+def test_other_methods_of_deterministic_policies_take_near_rows_too(
+    method: str, settings: dict[str, Any]
+) -> None:
+    """What an update learns from lies nearer to the team than the candidates do, and with k = 0 as near."""
+    found = {}
+    for steepness in (0.0, 8.0):
+        more: dict[str, Any] = {
+            "prioritize": "joint_action",
+            "steepness": steepness,
+            "candidates": 16,
+            **settings,
+        }
+        algorithm: Any = marlzoo.make(
+            method, toy_spec(), hidden=8, batch_size=64, dtype=torch.float64, **more
+        )
+        assert algorithm.batch_rows == 16 * 64
+        metrics = algorithm.update(make_sampler(algorithm, [toy_dataset()]).next())
+        found[steepness] = float(metrics["critic/action_distance"]), float(metrics["critic/priority_ess"])
+    assert found[0.0][1] == pytest.approx(1.0)
+    assert found[8.0][0] < 0.9 * found[0.0][0]
+    assert found[8.0][1] < 0.8
+
+
+@pytest.mark.parametrize("method", ["td3_bc", "omar"])
+def test_discrete_actions_have_no_distance(method: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f'{method}: prioritize is "joint_action", which needs continuous actions'
+    ):
+        marlzoo.make(method, toy_spec("discrete"), prioritize="joint_action")
+
+
 def test_an_agents_value_follows_its_own_action_beside_the_others_logged_ones() -> None:
     algorithm, source = learner(n=3), torch.Generator().manual_seed(0)
     obs, state = (
@@ -222,7 +263,8 @@ def test_rows_are_chosen_near_the_target_policies() -> None:
     near[::2] += 1.0
     batch = batch_for(algorithm, near)
     batch.obs, batch.next_obs = torch.zeros_like(batch.obs), torch.zeros_like(batch.next_obs)
-    chosen, metrics = algorithm._nearest(as_sequences(batch))
+    policy, steepness = team.detach().expand(1, 8, 2, 2).unsqueeze(2), torch.full((1, 1), 4.0)
+    chosen, metrics = near_rows(as_sequences(batch), policy, torch.ones(2, 2), steepness)
     assert float(metrics["critic/action_distance"]) == pytest.approx(0.0, abs=1e-12)
     assert float(metrics["critic/priority_ess"]) == pytest.approx(0.5, abs=1e-3)
     assert len(chosen.action[0]) == 4
