@@ -28,6 +28,9 @@ c and cql_alpha are tuned per dataset by the authors, for random, medium-replay,
 (.9, 5), (.7, 1), (.5, 5); spread (1, .5), (1, 1), (1, 5), (1, 5); tag (.9, .5), (.9, .5), (.7, 5), (.9, 5); world
 (1, .5), (.7, 1), (.1, .5), (.9, 5).
 
+With ``prioritize = "joint_action"`` (PJAP, arXiv 2407.01343; continuous actions) an update learns from rows whose
+joint action lies near the target policies', chosen as in ``maddpg_cql``.
+
 Departures from published code, and the option that restores it:
 
 * The authors subtract the density of their noisy samples, not its logarithm; not offered.
@@ -48,7 +51,7 @@ Departures from published code, and the option that restores it:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -57,6 +60,7 @@ from torch import Tensor, nn
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_sequences, row_fields, team_fields
 from marlzoo.config import (
+    ASSIGNED_LATER,
     MLP_TRANSITIONS,
     RECURRENT_SEQUENCES,
     Config,
@@ -81,7 +85,9 @@ from marlzoo.objectives import (
     logged_value,
     masked_logsumexp,
     mean_over,
+    near_rows,
     penalty_samples,
+    require_continuous,
     sampled_logsumexp,
     saturation,
     team_targets,
@@ -117,6 +123,13 @@ class OMARConfig(Config):
     lr: Positive = 3e-4  # step size of Adam
     grad_clip: Positive = 0.5  # bound on the gradient norm of critics and of policies
     batch_size: Count = 256  # transitions (or sequences) per update and replica
+    prioritize: Literal["uniform", "joint_action"] = field(
+        default="uniform", metadata=ASSIGNED_LATER
+    )  # which rows to learn from (continuous)
+    steepness: NonNegative = field(default=4.0, metadata=ASSIGNED_LATER)  # k of the priorities (joint_action)
+    candidates: Count = field(
+        default=8, metadata=ASSIGNED_LATER
+    )  # rows that each is chosen from (joint_action)
 
 
 class OMAR(Algorithm):
@@ -137,7 +150,7 @@ class OMAR(Algorithm):
     variants: ClassVar = {
         "continuous": (
             {"search": "softmax", "policy_samples": False, "input_norm": "batch"},
-            {"mixed": True},
+            {"mixed": True, "prioritize": "joint_action", "candidates": 2},
         ),
         "discrete": (
             {"mixed": True, "imitation": "mse", "policy_gradient": "coma", "target_period": 3},
@@ -151,6 +164,7 @@ class OMAR(Algorithm):
         h = c.hidden
         n_in = spec.obs_size + spec.n_agents
         n_out = spec.action_size
+        require_continuous(self.name, c.prioritize, spec)
         if c.search == "cem" and c.search_elites > c.search_samples:
             raise ConfigError(
                 f"omar: search_elites is {c.search_elites}, more than search_samples, {c.search_samples}"
@@ -194,11 +208,26 @@ class OMAR(Algorithm):
             "uniform": ("uniform", (c.cql_samples, *one)),
             "search": ("normal", (c.search_rounds, c.search_samples, *one)),
             **(around if c.policy_samples else {}),
+            **({"row": ("uniform", (c.batch_size,))} if c.prioritize == "joint_action" else {}),
         }
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that an update learns from, or chooses them from."""
+        c = self.config
+        return c.batch_size * (c.candidates if c.prioritize == "joint_action" else 1)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critics and policy; metrics are the losses, means and gradient norms, each [R]."""
-        return self._discrete(as_sequences(batch)) if self.spec.discrete else self._continuous(batch)
+        if self.spec.discrete:
+            return self._discrete(as_sequences(batch))
+        nearness: dict[str, Tensor] = {}
+        if self.config.prioritize == "joint_action":
+            team = self.target_actor(with_agent_id(batch.obs), batch=True)
+            batch, nearness = near_rows(
+                batch, team, self.action_dimensions, self.hyperparameter("steepness", 2)
+            )
+        return self._continuous(batch) | nearness
 
     def policy(self) -> Policy:
         """Continuous: the network's output. Discrete: the most probable legal action."""

@@ -57,12 +57,9 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import (
     Batch,
     as_sequences,
-    draw_rows,
     known_actions,
-    priorities,
     row_fields,
     step_count,
-    take_rows,
 )
 from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, Natural, NonNegative, Positive
 from marlzoo.modules.critics import TeamCritics
@@ -74,8 +71,8 @@ from marlzoo.objectives import (
     all_replacements,
     data_value,
     detached,
-    effective_sample_size,
     mean_over,
+    near_rows,
     partial_replacement,
     penalty_samples,
     require_agents,
@@ -186,7 +183,8 @@ class MADDPGCQL(Algorithm):
         used = self.action_dimensions
         nearness: dict[str, Tensor] = {}
         if c.prioritize == "joint_action":
-            batch, nearness = self._nearest(batch)
+            team = torch.tanh(self.target_actor(batch)[:, :, :-1])
+            batch, nearness = near_rows(batch, team, used, self.hyperparameter("steepness", 2))
         obs = batch.obs[:, :, :-1]
         state = batch.state[:, :, :-1]
         filled = batch.filled
@@ -251,21 +249,6 @@ class MADDPGCQL(Algorithm):
     def policy(self) -> Policy:
         """Tanh of the network's output."""
         return self.actor.policy()
-
-    @torch.no_grad()
-    def _nearest(self, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
-        """Rows with a joint action near the target policies', and how near they are."""
-        used = self.action_dimensions
-        real = batch.filled
-        gap = torch.tanh(self.target_actor(batch)[:, :, :-1]) - batch.action
-        apart = (gap.abs() * used).sum((-2, -1)) / used.sum()  # [R, M, L]
-        distance = torch.where(real > 0, apart, torch.zeros_like(apart)).sum(-1) / real.sum(-1)
-        weight = priorities(distance, self.hyperparameter("steepness", 2))
-        rows = draw_rows(weight, batch.noise["row"])
-        chosen = {name: take_rows(value, rows) for name, value in batch.tensors().items()}
-        spread = effective_sample_size(weight.unsqueeze(-1))["weight/ess"]
-        metrics = {"critic/action_distance": take_rows(distance, rows).mean(1), "critic/priority_ess": spread}
-        return Batch.of(batch.noise, **chosen), metrics
 
     @torch.no_grad()
     def _samples(self, batch: Batch, policy: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,9 @@ A bar is a target network, sg a stopped gradient:
 Discrete actions enter the critics as one-hot vectors: a' and pi(o_i) are straight-through Gumbel-softmax samples over
 the legal actions, and the data's part of L_pi is -log pi(a_i | o_i).
 
+With ``prioritize = "joint_action"`` (PJAP, arXiv 2407.01343; continuous actions) an update learns from rows whose
+joint action lies near the target policies', chosen as in ``maddpg_cql``.
+
 Departures from published code, and the option that restores it:
 
 * The gradient through mean |Q| is stopped. OG-MARL's present code lets it through, so that where all values have one
@@ -36,7 +39,7 @@ Departures from published code, and the option that restores it:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -45,6 +48,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, as_sequences, row_fields, step_count
 from marlzoo.config import (
+    ASSIGNED_LATER,
     MLP_TRANSITIONS,
     RECURRENT_SEQUENCES,
     Config,
@@ -65,6 +69,8 @@ from marlzoo.objectives import (
     data_value,
     detached,
     mean_over,
+    near_rows,
+    require_continuous,
     saturation,
     straight_through,
 )
@@ -95,6 +101,13 @@ class TD3BCConfig(Config):
     history: Literal["mlp", "rnn"] = "mlp"  # act on the observation, or on the episode so far
     lr: Positive = 3e-4  # step size of Adam
     batch_size: Count = 256  # transitions (or sequences) per update and replica
+    prioritize: Literal["uniform", "joint_action"] = field(
+        default="uniform", metadata=ASSIGNED_LATER
+    )  # which rows to learn from (continuous)
+    steepness: NonNegative = field(default=4.0, metadata=ASSIGNED_LATER)  # k of the priorities (joint_action)
+    candidates: Count = field(
+        default=8, metadata=ASSIGNED_LATER
+    )  # rows that each is chosen from (joint_action)
 
 
 class TD3BC(Algorithm):
@@ -114,6 +127,8 @@ class TD3BC(Algorithm):
         kind: (
             {"variant": "independent", "policy_after_critic": False, "policy_q": "min"},
             {"variant": "maddpg_bc", "history": "rnn", "sequence_length": 6, "policy_delay": 1},
+            *({"variant": "maddpg_bc", "prioritize": "joint_action", "candidates": 2},)
+            * (kind == "continuous"),
         )
         for kind in actions
     }
@@ -121,6 +136,7 @@ class TD3BC(Algorithm):
     def build(self, spec: Spec) -> None:
         """Policy, twin critics, and the targets of both."""
         c = self.config
+        require_continuous(self.name, c.prioritize, spec)
         recurrent = c.history == "rnn"
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
@@ -139,12 +155,25 @@ class TD3BC(Algorithm):
         shape = (self.config.batch_size, self.length, self.spec.n_agents, self.spec.action_size)
         if self.spec.discrete:
             return {"next": ("uniform", shape), "now": ("uniform", shape)}
-        return {"next": ("normal", shape)}
+        near = self.config.prioritize == "joint_action"
+        return {"next": ("normal", shape), **({"row": ("uniform", shape[:1])} if near else {})}
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that an update learns from, or chooses them from."""
+        c = self.config
+        return c.batch_size * (c.candidates if c.prioritize == "joint_action" else 1)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step; metrics are the losses, batch means and gradient norms, each [R]."""
         c = self.config
         batch = as_sequences(batch)
+        nearness: dict[str, Tensor] = {}
+        if c.prioritize == "joint_action":
+            team = torch.tanh(self.target_actor(batch)[:, :, :-1])
+            batch, nearness = near_rows(
+                batch, team, self.action_dimensions, self.hyperparameter("steepness", 2)
+            )
         obs = batch.obs[:, :, :-1]
         filled = batch.filled
         state = batch.state[:, :, :-1] if batch.has("state") else None
@@ -176,7 +205,7 @@ class TD3BC(Algorithm):
         losses = {"critic/loss": critic_loss, "policy/loss": policy_loss}
         means = {"critic/mean": mean_over(q[:, 0], filled), "critic/target": mean_over(y, filled)}
         value = data_value(q[:, 0], filled)
-        return detached(losses | means | metrics) | value | norms
+        return detached(losses | means | metrics) | value | nearness | norms
 
     def policy(self) -> Policy:
         """Continuous: tanh of the network's output. Discrete: the most probable legal action."""

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from marlzoo.batch import Batch, known_actions
+from marlzoo.batch import Batch, draw_rows, known_actions, priorities, take_rows
 from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import chosen, one_hot
 from marlzoo.modules.policies import ILLEGAL, mask_logits, smoothed_action
@@ -80,6 +80,34 @@ def value_scale(value: Tensor, filled: Tensor | None = None) -> Tensor:
     return mean_over((value - center).abs(), filled) + 1e-6
 
 
+@torch.no_grad()
+def near_rows(
+    batch: Batch, policy: Tensor, used: Tensor, steepness: Tensor
+) -> tuple[Batch, dict[str, Tensor]]:
+    """Rows whose joint action lies near that of policies (PJAP, arXiv 2407.01343), drawn by the noise ``row``.
+
+    Args:
+        batch: of candidates, transitions or sequences.
+        policy: the policies' actions there, of the shape of the batch's ``[R, M, ..., N, A]``.
+        used: ``[N, A]`` with 0 for padding.
+        steepness: k, ``[R, 1]``; see :func:`marlzoo.batch.priorities`.
+
+    Returns:
+        As many rows as there are numbers, and how near they are.
+    """
+    apart = ((policy - batch.action).abs() * used).sum((-2, -1)) / used.sum()  # [R, M] or [R, M, L]
+    distance = apart
+    if batch.has("filled"):
+        real = batch.filled
+        distance = torch.where(real > 0, apart, torch.zeros_like(apart)).sum(-1) / real.sum(-1)
+    weight = priorities(distance, steepness)
+    rows = draw_rows(weight, batch.noise["row"])
+    chosen_rows = {name: take_rows(value, rows) for name, value in batch.tensors().items()}
+    spread = effective_sample_size(weight.unsqueeze(-1))["weight/ess"]
+    metrics = {"critic/action_distance": take_rows(distance, rows).mean(1), "critic/priority_ess": spread}
+    return Batch.of(batch.noise, **chosen_rows), metrics
+
+
 def partial_replacement(policy: Tensor, data: Tensor, uniform: Tensor, replaced: int) -> Tensor:
     """The data's team actions with those of a random subset of agents taken from the policy.
 
@@ -101,6 +129,19 @@ def require_agents(name: str, replaced: int, spec: Spec) -> None:
     if replaced > spec.n_agents:
         raise ConfigError(
             f"{name}: replaced is {replaced}, but the task has {spec.n_agents} agents; set it to at most that number"
+        )
+
+
+def require_continuous(name: str, prioritize: str, spec: Spec) -> None:
+    """Refuse to choose rows by the distance of discrete actions.
+
+    Raises:
+        ConfigError: that is asked for.
+    """
+    if prioritize == "joint_action" and spec.discrete:
+        raise ConfigError(
+            f'{name}: prioritize is "joint_action", which needs continuous actions, but the task\'s are discrete; '
+            'leave it at "uniform"'
         )
 
 

@@ -37,6 +37,45 @@ def test_unequal_modes_shift_the_boundary() -> None:
     assert float(even[0] - even[1]) == pytest.approx(0.0, abs=0.02)
 
 
+def dual(g: Tensor, points: Tensor, mass: Tensor, noise: Tensor) -> Tensor:
+    """``sum_k b_k g_k + mean_z min_k (|z - y_k|^2 - g_k)``, as it is written."""
+    cost = (noise.unsqueeze(-2) - points).square().sum(-1)
+    return (mass * g).sum() + (cost - g).amin(-1).mean()
+
+
+def test_potentials_are_the_top_of_their_objective() -> None:
+    """Nothing else is higher; slopes are 0 there and sum to 0 everywhere, and a constant changes nothing."""
+    source = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 2, generator=source, dtype=torch.float64)
+    points = torch.randn(4, 2, generator=source, dtype=torch.float64)
+    mass = torch.tensor([0.4, 0.1, 0.2, 0.3], dtype=torch.float64)
+    g = potentials(points, mass, noise)
+    top = float(dual(g, points, mass, noise))
+    for size in (0.05, 0.3, 2.0):
+        for _ in range(5):
+            other = g + size * torch.randn(4, generator=source, dtype=torch.float64)
+            assert float(dual(other, points, mass, noise)) < top + 1e-5
+    assert top > float(dual(torch.zeros_like(g), points, mass, noise)) + 0.01
+    for place, most in ((g, 0.01), (torch.zeros_like(g), 1.0)):
+        place = place.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(dual(place, points, mass, noise), place)
+        assert float(slope.abs().max()) < most
+        assert float(slope.sum()) == pytest.approx(0.0, abs=1e-12)
+    assert float(dual(g + 3.0, points, mass, noise)) == pytest.approx(top, abs=1e-9)
+
+
+def test_modes_of_equal_share_get_what_is_nearer() -> None:
+    """Opposite points: equal potentials, so that noise belongs to the point on its side."""
+    points = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    noise = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.cat((noise, -noise))
+    g = potentials(points, torch.full((2,), 0.5).double(), noise)
+    assert float((g[0] - g[1]).abs()) < 0.02
+    cost = (noise.unsqueeze(-2) - points).square().sum(-1)
+    assert float(((cost - g).argmin(-1) == cost.argmin(-1)).double().mean()) > 0.99
+    assert float(((cost.argmin(-1) == 0) == (noise[:, 0] > noise[:, 1])).double().mean()) == 1.0
+
+
 def test_every_mode_gets_its_share() -> None:
     """Equal points share theirs; a point without mass gets nothing."""
     source = torch.Generator().manual_seed(1)

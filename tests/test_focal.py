@@ -74,6 +74,32 @@ def test_a_single_task_pushes_nothing() -> None:
     assert torch.isfinite(pull).all()
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_codes_of_a_task_gather_and_tasks_part_unless_the_terms_change_places(swapped: bool) -> None:
+    """Codes that follow the metric's gradient themselves: two tasks of six contexts each."""
+    source = torch.Generator().manual_seed(0)
+    code = (0.3 * torch.randn(1, 12, 1, 3, generator=source, dtype=torch.float64)).requires_grad_()
+    same = (torch.arange(12) % 2)[:, None].eq(torch.arange(12) % 2).unsqueeze(0)
+    itself = torch.eye(12, dtype=torch.bool)
+
+    def distances() -> tuple[float, float]:
+        apart = (code.unsqueeze(1) - code.unsqueeze(2)).square().mean((-2, -1))
+        return apart[same & ~itself].mean().item(), apart[~same].mean().item()
+
+    within, between = distances()
+    for _ in range(40):
+        pull, push = metric(code, torch.ones(1, 12, dtype=torch.bool), ~same if swapped else same)
+        (slope,) = torch.autograd.grad((pull + push).sum(), code)
+        code.data -= 2.0 * slope
+    gathered, parted = distances()
+    if swapped:
+        assert gathered > 3.0 * within
+        assert gathered > parted
+    else:
+        assert gathered < 0.1 * within
+        assert parted > 10.0 * between
+
+
 def test_each_loss_trains_its_own_part() -> None:
     """Replicas that differ in the learner's settings keep one encoder, those that differ in the metric one policy."""
     made = learner(3, beta=[3.0, 1.0, 3.0], expectile=[0.7, 0.9, 0.7], metric_weight=[10.0, 10.0, 1.0])

@@ -102,6 +102,56 @@ def test_conjugate_gradients_solve() -> None:
     assert torch.equal(zero[0], torch.zeros(1, 2).double())
 
 
+class TwoLogits:
+    """One state, two actions, equally often taken at first; the parameters of the policy are its logits."""
+
+    def __init__(self, rows: int) -> None:
+        self.parameters = [torch.zeros(1, 2, dtype=torch.float64)]
+        policy = cast(Any, _AgentPolicy.__new__(_AgentPolicy))
+        policy._discrete, policy._mask, policy.parameters = True, None, self.parameters
+        policy._action = (torch.arange(rows) % 2).unsqueeze(0)
+        policy._outputs = self.outputs
+        policy.write = lambda parameters: setattr(self, "parameters", parameters)
+        self.rows = rows
+        policy._old = self.outputs(self.parameters)
+        policy._old_log_prob = policy._log_prob(policy._old)
+        self.policy = policy
+
+    def outputs(self, parameters: list[Tensor]) -> tuple[Tensor, Tensor]:
+        log_p = torch.log_softmax(parameters[0], -1).unsqueeze(-2)
+        log_p = log_p.expand(*log_p.shape[:-2], self.rows, 2)
+        return log_p, log_p.exp()
+
+
+def test_a_step_of_two_logits_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient (1, -1), F = [[.25, -.25], [-.25, .25]]: the step is (.1291, -.1291), its divergence .00831."""
+    learner = cast(
+        HATRPO,
+        marlzoo.make("hatrpo", toy_spec("discrete"), dtype=torch.float64, kl_threshold=0.01, **SMALL),
+    )
+    made = TwoLogits(rows=4)
+    monkeypatch.setattr("marlzoo.baselines.hatrpo._AgentPolicy", lambda *_: made.policy)
+    old = [p.requires_grad_() for p in made.parameters]
+    unit = [torch.tensor([[1.0, 0.0]]).double()]
+    torch.testing.assert_close(
+        made.policy.fisher_product(old, unit)[0], torch.tensor([[0.25, -0.25]]).double()
+    )
+    advantage = torch.tensor(
+        [[2.0, -2.0, 2.0, -2.0]], dtype=torch.float64
+    )  # d/dlogits of mean ratio A is (1, -1)
+    ratio, told = learner.agent_step(
+        {"advantage": advantage}, torch.zeros(1, dtype=torch.int64), torch.ones_like(advantage)
+    )
+    torch.testing.assert_close(
+        made.parameters[0], torch.tensor([[0.12910, -0.12910]]).double(), rtol=0, atol=1e-5
+    )
+    probability = torch.softmax(made.parameters[0], -1)[0]
+    assert probability.tolist() == pytest.approx([0.56419, 0.43581], abs=1e-5)
+    assert float(told["policy/kl"]) == pytest.approx(0.00831, abs=1e-5)
+    assert (float(told["policy/accepted"]), float(told["policy/step_scale"])) == (1.0, 1.0)
+    torch.testing.assert_close(ratio, 2.0 * probability[made.policy._action])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_fisher_products_are_symmetric_and_not_negative(kind: ActionKind) -> None:
     _, policy = agent_policy(kind)

@@ -17,6 +17,7 @@ from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 from marlzoo.training.trainer import make_sampler
 from tests.study_scripts import script
+from tests.toys import toy_dataset, toy_spec
 
 FOUR = Spec(4, 2, 3, "discrete", 2, 5)
 
@@ -107,6 +108,59 @@ def test_who_earned_what_changes_the_targets_but_not_their_sum() -> None:
     (mean, loss), (other_mean, other_loss) = found
     assert other_mean == pytest.approx(mean, abs=1e-12)
     assert abs(other_loss - loss) > 1e-3
+
+
+def beside(method: str, settings: dict[str, Any], **mine: Any) -> tuple[Any, Any]:
+    """LOMAQ and another method of logged transitions with the same utilities, whose targets are half as large."""
+    shared: dict[str, Any] = {"hidden": 8, "batch_size": 16, "cql_weight": 1.0, "dtype": torch.float64}
+    spec = toy_spec("discrete")
+    other: Any = marlzoo.make(method, spec, history="mlp", half_td=False, **shared, **settings)
+    algorithm: Any = marlzoo.make("lomaq", spec, **shared, **mine)
+    with torch.no_grad():
+        for network, factor in ((other.team, 1.0), (other.target, 0.5)):
+            target = algorithm.agents if factor == 1.0 else algorithm.target_agents
+            for own, theirs in zip(target.parameters(), network.agents.parameters(), strict=True):
+                theirs *= factor
+                own.copy_(theirs)
+    return algorithm, other
+
+
+def losses_of_one_update(algorithm: Any, earned: Tensor | None = None) -> list[float]:
+    """Errors of values and penalty; ``earned`` are the agents' rewards."""
+    batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+    if earned is not None:
+        batch.agent_reward = earned
+    metrics = algorithm.update(batch)
+    return [float(metrics[name]) for name in ("q/loss", "q/penalty")]
+
+
+def test_all_utilities_in_every_value_and_the_teams_reward_is_qmix() -> None:
+    """On a line of three agents a distance of 2 reaches everybody; every mixer is QMIX's."""
+    sizes = {"mixer_hidden": 6, "mixer_embed": 4}
+    algorithm, other = beside("qmix_cql", {"penalty": "individual", **sizes}, graph="line", reach=2, **sizes)
+    with torch.no_grad():
+        for mixers, team in ((algorithm.mixers, other.team), (algorithm.target_mixers, other.target)):
+            theirs = dict(team.mixer.named_parameters())
+            for name, value in mixers.named_parameters():
+                value.copy_(theirs[name].unsqueeze(1).expand_as(value))
+    assert losses_of_one_update(algorithm) == pytest.approx(losses_of_one_update(other), rel=1e-9)
+
+
+def test_no_neighbors_and_own_rewards_are_independent_q_learning() -> None:
+    """Every value is made of its agent's utility alone; here by the identity, which is monotone."""
+    algorithm, other = beside("iql_cql", {}, reach=0, reward_reach=0, mixer_embed=1)
+    with torch.no_grad():
+        for mixers in (algorithm.mixers, algorithm.target_mixers):
+            for part, bias in (("first", 1.0), ("first_bias", 100.0), ("last", 1.0), ("value", -100.0)):
+                layer = getattr(mixers, part)
+                layer = layer if part == "first_bias" else layer.layers[-1]  # 100 is far from the ELU's bend
+                layer.weight.zero_()
+                layer.bias.fill_(bias)
+    source = torch.Generator().manual_seed(0)
+    earned = torch.randn(1, 16, 3, generator=source, dtype=torch.float64)
+    found, wanted = (losses_of_one_update(each, earned) for each in (algorithm, other))
+    assert found == pytest.approx(wanted, rel=1e-9)
+    assert abs(losses_of_one_update(algorithm, earned.flip(-1))[0] - wanted[0]) > 1e-3
 
 
 def test_on_the_line_local_errors_teach_forty_agents() -> None:

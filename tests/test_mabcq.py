@@ -41,8 +41,9 @@ def learner(forms: Any, kind: ActionKind = "discrete", **more: Any) -> MABCQ:
     return cast(MABCQ, made)
 
 
-def corrected(values: list[float], shares: list[int], form: str) -> tuple[list[float], float]:
+def corrected(values: list[float], shares: list[int], form: str | MABCQ) -> tuple[list[float], float]:
     """Weights of next states with these values, in rows in these shares, and the weighted mean of the values."""
+    made = learner([FORMS[form]]) if isinstance(form, str) else form
     v = (
         torch.tensor([x for x, k in zip(values, shares, strict=True) for _ in range(k)])
         .double()
@@ -52,7 +53,7 @@ def corrected(values: list[float], shares: list[int], form: str) -> tuple[list[f
         torch.tensor([k for k, share in enumerate(shares) for _ in range(share)]).double().view(1, -1, 1, 1)
     )
     log_p = _counted(torch.zeros_like(number), number)
-    weight, _ = learner([FORMS[form]])._weights(v, v.mean(1, keepdim=True).expand_as(v), log_p)
+    weight, _ = made._weights(v, v.mean(1, keepdim=True).expand_as(v), log_p)
     ends = np.cumsum(shares) - 1
     return weight[0, ends, 0].tolist(), float((weight * v).mean())
 
@@ -99,6 +100,43 @@ def test_the_table(form: str, q1: Any, q2: Any, joint: tuple[int, int]) -> None:
         found = [corrected(list(row), [9, 1], form)[1] for row in rows]
         assert found == pytest.approx(wanted, rel=0.03)  # the guard of the deviation
         assert int(np.argmax(found)) == own
+
+
+def test_deviations_weights_sum_to_one_before_anything_is_divided() -> None:
+    """1 + (V - M) / |M| has mean 1 where M is the mean of V, whatever the values' sign; each agent's by itself."""
+    source = torch.Generator().manual_seed(0)
+    v = (
+        torch.rand(1, 40, 6, generator=source).double()
+        + torch.tensor([0.5, -1.5, 3.0, -4.0, 1.0, -2.0]).double()
+    )
+    mean = v.mean(1, keepdim=True)
+    guarded = mean.abs() + 0.01 * v.std(1, keepdim=True)
+    expected = 1.0 + (v - mean) / guarded
+    assert (expected > 0).all()
+    torch.testing.assert_close(expected.mean(1), torch.ones_like(expected[:, 0]))
+    found, size = learner([FORMS["deviation"]])._weights(v, mean.expand_as(v), torch.zeros_like(v))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(size, (expected - 1.0).abs())
+
+
+@pytest.mark.parametrize(("form", "row"), [("deviation", 1), ("both", 1), ("opposite", 0)])
+def test_the_deviations_sign_moves_the_first_agent_to_the_better_row(form: str, row: int) -> None:
+    """By hand with the other sign: (4, 2) in shares .9 and .1 is worth 3.705, (0, 5) nothing."""
+    strength = -1.0 if form == "opposite" else 1.0
+    made = learner([FORMS["deviation" if form == "opposite" else form]])
+    made._settings["deviation"] = torch.tensor([strength], dtype=torch.float64)
+    found = [corrected(list(values), [9, 1], made)[1] for values in np.array(VALUES)]
+    assert int(np.argmax(found)) == row
+    if form == "opposite":
+        assert found == pytest.approx([3.705, 0.0], abs=0.03)
+
+
+def test_agents_with_other_partners_agree_where_both_factors_work() -> None:
+    """The same next states in other shares: the values' mean square over their mean; with one factor they differ."""
+    values, shares = [3.0, 1.0, 2.0], ([1, 6, 3], [5, 2, 3])
+    both, alone = ([corrected(values, each, form)[1] for each in shares] for form in ("both", "deviation"))
+    assert both == pytest.approx([14.0 / 6.0] * 2, abs=0.02)
+    assert abs(alone[0] - alone[1]) > 0.3
 
 
 def test_certain_transitions_leave_the_weights_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from marlzoo.data import games as game_data
 from marlzoo.deployment.step import PolicyStep, example_inputs, next_inputs
 from marlzoo.envs import games
 from marlzoo.modules.flow import integrate
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.trainer import make_sampler, train
+from tests.fixed_nets import spec_of, transitions
 from tests.toys import toy_dataset, toy_spec
 
 COPIES = 4
@@ -173,6 +176,89 @@ def test_an_agents_share_of_the_value_depends_on_itself_alone() -> None:
     torch.testing.assert_close(*slopes)
 
 
+class OfTwoPoints(torch.nn.Module):
+    """The exact field of joint actions (1, -1) and (-1, 1): it ends where the difference of the noise points to."""
+
+    def forward(self, context: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        apart = x[..., :1] - x[..., 1:]
+        center = torch.tanh(t * apart / (1.0 - t).square()) * torch.tensor([1.0, -1.0], dtype=x.dtype)
+        return (center - x) / (1.0 - t)
+
+
+class BestStudent(torch.nn.Module):
+    """The mean of what the flow makes of a student's own noise, or of all; ``more`` is added, rows are rolled."""
+
+    def __init__(self, shared: bool, more: float = 0.0, roll: int = 0) -> None:
+        super().__init__()
+        self.shared, self.more, self.roll = shared, more, roll
+
+    def forward(self, seen: Tensor) -> Tensor:
+        side = seen[..., -2:-1] - seen[..., -1:]  # 1 for the first agent, -1 for the second
+        z = (seen[..., 2:4] if self.shared else seen[..., 2:3]).roll(self.roll, 1)
+        if self.shared:
+            return torch.sign(z[..., :1] - z[..., 1:]) * side
+        return torch.erf(z / 2.0**0.5) + self.more  # 2 Phi(z) - 1, for either agent
+
+
+def distilled(noise: Any, student: BestStudent) -> tuple[float, Any]:
+    """Distance of given students from the exact flow of two conventions, and the policy that they are."""
+    settings: dict[str, Any] = {"hidden": 8, "layers": 2, "batch_size": 20_000, "seeds": [0], "noise": noise}
+    algorithm: Any = marlzoo.make("mac_flow", spec_of(2, 1, "continuous"), dtype=torch.float64, **settings)
+    algorithm.flow, algorithm.student = OfTwoPoints(), student
+    algorithm.step = lambda **_: {}
+    source = torch.Generator().manual_seed(0)
+    drawn = {
+        name: (torch.rand if kind == "uniform" else torch.randn)(shape, generator=source)
+        for name, (kind, shape) in algorithm.noise().items()
+    }
+    batch = transitions(torch.zeros(20_000, 2, 1), noise=drawn)
+    return float(algorithm.update(batch)["student/distillation"]), algorithm.policy()
+
+
+def test_students_of_their_own_noise_cannot_copy_two_conventions() -> None:
+    """XOR: the best ones play 2 Phi(z) - 1 and err by 2/3 each; those that know all noise do not err at all."""
+    best = BestStudent(shared=False)
+    at = torch.tensor([[1.0], [0.5]])
+    found = best(torch.cat((torch.zeros(2, 2), at, torch.tensor([[1.0, 0.0]] * 2)), dim=-1))
+    assert found.flatten().tolist() == pytest.approx([0.6827, 0.3829], abs=1e-4)
+    least, policy = distilled("per_step", best)
+    assert least == pytest.approx(4 / 3, abs=0.03)
+    assert distilled("per_step", BestStudent(shared=False, more=0.1))[0] == pytest.approx(
+        least + 0.02, abs=0.01
+    )
+    assert distilled("per_step", BestStudent(shared=False, roll=1))[0] == pytest.approx(8 / 3, abs=0.05)
+    none, together = distilled("shared", BestStudent(shared=True))
+    assert none < 1e-6
+    payoffs = torch.tensor(games.payoffs("xor"), dtype=torch.float64)
+    for acting, value in ((policy, 0.0), (together, 1.0)):
+        random = ReplicaRandom([3], "test", dtype=torch.float64)
+        chosen = (acting.act(torch.ones(1, 20_000, 2, 2).double(), None, random) < 0).long().squeeze(-1)
+        assert float(payoffs[chosen[..., 0], chosen[..., 1]].mean()) == pytest.approx(value, abs=0.04)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_students_that_follow_the_value_alone_raise_it(kind: Any) -> None:
+    """Discrete ones too, whose value is an expectation: an argmax would have no gradient."""
+    algorithm: Any = marlzoo.make(
+        "mac_flow", toy_spec(kind), hidden=8, layers=2, batch_size=8, alpha=0.0, lr=1e-2, dtype=torch.float64
+    )
+    algorithm._optimizers["critic"].lr = algorithm._optimizers["critic"].lr * 0.0
+    batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
+
+    @torch.no_grad()
+    def value() -> float:
+        z = batch.noise["student"][:, :, 0]
+        out = algorithm.student(with_agent_id(torch.cat((batch.obs, z), dim=-1)))
+        mask = batch.action_mask if kind == "discrete" else None
+        return float(algorithm._value(algorithm.q, batch.obs, out, mask).mean())
+
+    found = []
+    for _ in range(5):
+        found.append(value())
+        algorithm.update(batch)
+    assert all(later > earlier for earlier, later in pairwise(found))
+
+
 def test_the_teacher_takes_no_joint_action_that_the_data_lack() -> None:
     """MoSDOT on (A, B) and (B, A): at most a hundredth of its teacher's actions are others, and both are there."""
     settings: dict[str, Any] = {
@@ -189,3 +275,19 @@ def test_the_teacher_takes_no_joint_action_that_the_data_lack() -> None:
     first, second = ((action == torch.tensor(pair)).all(-1).float().mean() for pair in ((0, 1), (1, 0)))
     assert first + second >= 0.99
     assert 0.4 < first < 0.6
+    z = torch.randn(1, 1000, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # noise ends in the mode that it belongs to
+        end = integrate(learner.flow, torch.ones(1, 1000, 2), z, 10).view(1, 1000, 2, 2).argmax(-1)
+    belongs = learner.coupling(torch.ones(1, 1000, 2), z, torch.zeros(1, 1000)).view(1, 1000, 2, 2).argmax(-1)
+    assert (end == belongs).all(-1).float().mean() >= 0.95
+
+
+def test_data_of_one_joint_action_leave_nothing_to_couple() -> None:
+    """The one mode gets all noise, and the flow's loss is that of noise and actions that are drawn apart."""
+    data, losses = game_data.dataset("xor", "D1"), []
+    small: dict[str, Any] = {"hidden": 8, "layers": 2, "batch_size": 16, "contexts": 2, "modes": 2}
+    for coupling in ("independent", "mosdot"):
+        algorithm: Any = marlzoo.make("mac_flow", games.spec("xor"), coupling=coupling, **small)
+        algorithm.prepare([data], iter(()))
+        losses.append(algorithm.update(make_sampler(algorithm, [data]).next())["flow/loss"])
+    torch.testing.assert_close(*losses)

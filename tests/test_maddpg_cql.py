@@ -14,6 +14,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.batch import Batch, as_sequences, draw_rows, priorities
 from marlzoo.errors import ConfigError
+from marlzoo.objectives import near_rows
 from marlzoo.registry import find_method
 from marlzoo.training.trainer import make_sampler
 from tests.fixed_nets import FixedCritics, spec_of, transitions
@@ -174,6 +175,84 @@ def test_near_rows_lead_to_the_team_that_is_there() -> None:
     x[50:] = -0.5
     weight = priorities((0.5 - x).abs().mean(-1).unsqueeze(0), 4.0) ** (1 / 0.99)
     assert float((weight * x[:, 1]).sum() / weight.sum()) == pytest.approx(0.4999, abs=1e-5)
+    far = torch.tensor([[1.0, 1.2, 2.0]], dtype=torch.float64)  # nothing near: no row is preferred
+    assert priorities(far, 4.0).unique().numel() == 1
+
+
+def test_a_steepness_of_0_is_the_plain_method_on_uniform_rows() -> None:
+    """Bit for bit, whatever the actions; a steep one learns from other rows."""
+    found = {}
+    for name, settings in (("plain", {}), ("flat", {"steepness": 0.0}), ("steep", {"steepness": 8.0})):
+        more: dict[str, Any] = settings and {"prioritize": "joint_action", "candidates": 4, **settings}
+        algorithm = learner(size=4, lr=1e-2, **more)
+        for step in range(3):
+            source = torch.Generator().manual_seed(step)
+            action = 2.0 * torch.rand(16, 2, 2, generator=source) - 1.0
+            batch = batch_for(learner(size=4, prioritize="joint_action"), action, seed=step)
+            batch.agent_reward = torch.rand(1, 16, 2, generator=source).double()
+            if name == "plain":
+                rows = (16 * batch.noise["row"]).long()[0]
+                drawn = {key: value[:, rows] for key, value in batch.tensors().items()}
+                batch = Batch.of(batch.noise, **drawn)
+            algorithm.update(batch)
+        found[name] = algorithm.state_tensors()
+    for key, value in found["plain"].items():
+        assert torch.equal(value, found["flat"][key]), key
+    assert any(not torch.equal(value, found["steep"][key]) for key, value in found["plain"].items())
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("td3_bc", {"variant": "maddpg_bc"}),
+        ("td3_bc", {"variant": "independent"}),
+        ("omar", {}),
+        ("omar", {"mixed": True}),
+    ],
+)
+def test_other_methods_of_deterministic_policies_take_near_rows_too(
+    method: str, settings: dict[str, Any]
+) -> None:
+    """What an update learns from lies nearer to the team than the candidates do, and with k = 0 as near."""
+    found = {}
+    for steepness in (0.0, 8.0):
+        more: dict[str, Any] = {
+            "prioritize": "joint_action",
+            "steepness": steepness,
+            "candidates": 16,
+            **settings,
+        }
+        algorithm: Any = marlzoo.make(
+            method, toy_spec(), hidden=8, batch_size=64, dtype=torch.float64, **more
+        )
+        assert algorithm.batch_rows == 16 * 64
+        metrics = algorithm.update(make_sampler(algorithm, [toy_dataset()]).next())
+        found[steepness] = float(metrics["critic/action_distance"]), float(metrics["critic/priority_ess"])
+    assert found[0.0][1] == pytest.approx(1.0)
+    assert found[8.0][0] < 0.9 * found[0.0][0]
+    assert found[8.0][1] < 0.8
+
+
+@pytest.mark.parametrize("method", ["td3_bc", "omar"])
+def test_discrete_actions_have_no_distance(method: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f'{method}: prioritize is "joint_action", which needs continuous actions'
+    ):
+        marlzoo.make(method, toy_spec("discrete"), prioritize="joint_action")
+
+
+def test_an_agents_value_follows_its_own_action_beside_the_others_logged_ones() -> None:
+    algorithm, source = learner(n=3), torch.Generator().manual_seed(0)
+    obs, state = (
+        torch.randn(1, 4, 3, 2, generator=source).double(),
+        torch.randn(1, 4, 3, generator=source).double(),
+    )
+    own, logged = (torch.rand(1, 4, 3, 2, generator=source).double().requires_grad_() for _ in range(2))
+    for i in range(3):
+        value = algorithm.q(obs, state, own, logged)[..., i].sum()
+        for action, wanted in ((own, [j == i for j in range(3)]), (logged, [j != i for j in range(3)])):
+            (slope,) = torch.autograd.grad(value, action, retain_graph=True)
+            assert (slope != 0).any(-1).any(1)[0].tolist() == wanted
 
 
 def test_rows_are_chosen_near_the_target_policies() -> None:
@@ -184,7 +263,8 @@ def test_rows_are_chosen_near_the_target_policies() -> None:
     near[::2] += 1.0
     batch = batch_for(algorithm, near)
     batch.obs, batch.next_obs = torch.zeros_like(batch.obs), torch.zeros_like(batch.next_obs)
-    chosen, metrics = algorithm._nearest(as_sequences(batch))
+    policy, steepness = team.detach().expand(1, 8, 2, 2).unsqueeze(2), torch.full((1, 1), 4.0)
+    chosen, metrics = near_rows(as_sequences(batch), policy, torch.ones(2, 2), steepness)
     assert float(metrics["critic/action_distance"]) == pytest.approx(0.0, abs=1e-12)
     assert float(metrics["critic/priority_ess"]) == pytest.approx(0.5, abs=1e-3)
     assert len(chosen.action[0]) == 4

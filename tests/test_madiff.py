@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import marlzoo
+from marlzoo.data.dataset import Dataset
 from marlzoo.errors import ConfigError
 from marlzoo.modules.diffusion import Schedule, guided, sample
 from marlzoo.replicas import Init, ReplicaRandom
@@ -158,3 +160,66 @@ def test_before_training_no_agent_reads_another() -> None:
     assert slope[:, :, 1:].abs().max() == 0
     (weight,) = torch.autograd.grad(noise.square().sum(), [planner.attention[0].weight])
     assert weight.abs().max() > 0
+
+
+def test_agents_that_change_places_change_plans() -> None:
+    """Without what tells their numbers the planner treats all alike, with attention that is in use."""
+    planner, source = learner().model.planner, torch.Generator().manual_seed(0)
+    n, length = 3, planner.leave.bias.shape[-1] // 5
+    with torch.no_grad():
+        planner.attention[0].weight.fill_(1.0)
+        planner.enter.weight[:, -n:] = 0.0
+    x = torch.randn(1, 4, n, length, 5, dtype=DOUBLE, generator=source)
+    known = torch.rand(1, 4, n, dtype=DOUBLE, generator=source)
+    told, order = torch.ones(1, 4, dtype=DOUBLE), torch.tensor([2, 0, 1])
+    noise = planner(x, known, told, told, told)
+    torch.testing.assert_close(
+        planner(x[:, :, order], known[:, :, order], told, told, told),
+        noise[:, :, order],
+        rtol=1e-9,
+        atol=1e-11,
+    )
+    other = x.clone()
+    other[:, :, 1] += 1.0
+    assert (planner(other, known, told, told, told) - noise)[:, :, 0].abs().max() > 1e-6
+
+
+def test_the_return_to_ask_for_falls_by_what_was_earned() -> None:
+    """A return of 20 at scale 20; after a reward of 2 the planner reads 18 / 20, and a copy that starts anew 1."""
+    algorithm = learner()
+    algorithm.returns.target.fill_(20.0)
+    algorithm.returns.scale.fill_(20.0)
+    policy: Any = algorithm.policy()
+    seen: list[torch.Tensor] = []
+    policy.model.planner.register_forward_pre_hook(lambda _, given: seen.append(given[3]))
+    policy.reset(2)
+    obs = torch.randn(1, 2, 3, 5, dtype=DOUBLE)
+    for wanted in ([1.0, 1.0], [0.9, 0.975], [1.0, 0.95]):
+        seen.clear()
+        policy.act(obs)
+        assert seen[-1].flatten().tolist() == pytest.approx(wanted)
+        policy.receive(torch.tensor([[2.0, 0.5]], dtype=DOUBLE))
+        if wanted == [0.9, 0.975]:
+            policy.reset(2, torch.tensor([0]))
+
+
+def test_the_inverse_model_finds_the_action_between_two_observations() -> None:
+    """Where an action moves the observation by half of itself, whoever acts: errors below 0.01."""
+    rng = np.random.default_rng(0)
+    obs, action = 0.5 * rng.uniform(-1, 1, (1000, 2, 1)), rng.uniform(-1, 1, (1000, 2, 1))
+    data = Dataset.from_episodes(
+        [
+            {"obs": np.stack((o, o + 0.5 * a)), "action": a[None], "reward": [0.0], "terminal": True}
+            for o, a in zip(obs, action, strict=True)
+        ]
+    )
+    small = {"hidden": 32, "layers": 1, "heads": 2, "diffusion_steps": 4, "eval_steps": 2, "lr": 1e-2}
+    algorithm: Any = marlzoo.make("madiff", data.spec, sequence_length=1, batch_size=64, **small)
+    prepare(algorithm, [data])
+    sampler = make_sampler(algorithm, [data])
+    for k in range(250):
+        algorithm.scale_learning_rates(torch.tensor(1.0 - k / 250))
+        algorithm.update(sampler.next())
+    seen = algorithm.scaling(torch.from_numpy(data.obs).view(1, 1000, 2, 2, 1).float())
+    found = algorithm.model.action(seen[:, :, 0], seen[:, :, 1])[0].detach().numpy()
+    assert np.abs(found - action).mean() < 0.01

@@ -14,12 +14,13 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.data import games as game_data
+from marlzoo.data.dataset import Dataset
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.modules.attention import Cache, CausalTransformer, rotate
 from marlzoo.modules.layers import with_agent_id
 from marlzoo.modules.policies import tanh_gaussian_mode
-from marlzoo.replicas import Init
+from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
 from tests.toys import toy_dataset, toy_spec
@@ -114,6 +115,76 @@ def test_no_token_shows_the_action_that_it_predicts() -> None:
         found.append(seen[0][:, :, -1])
         algorithm = learner()
     torch.testing.assert_close(*found)
+
+
+def test_steps_are_told_the_rewards_that_are_still_to_come() -> None:
+    """Rewards 1, 0, 2: the model reads (3, 2, 2) / 3, the largest return, and nothing of discounting."""
+    data = Dataset.from_episodes(
+        [
+            {
+                "obs": np.ones((4, 2, 1)),
+                "action": np.zeros((3, 2, 1)),
+                "reward": [1.0, 0.0, 2.0],
+                "terminal": True,
+            }
+        ]
+    )
+    algorithm: Any = marlzoo.make("madt", data.spec, hidden=8, heads=2, batch_size=2, gamma=0.5, dtype=DOUBLE)
+    prepare(algorithm, [data])
+    batch = make_sampler(algorithm, [data]).next()
+    assert batch.reward.tolist() == [[[3.0, 2.0, 2.0]] * 2]
+    assert float(algorithm.returns.target) == 3.0
+    seen: list[Tensor] = []
+    algorithm.model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    algorithm.update(batch)
+    assert seen[0].shape == (1, 4, 3)  # every agent of every window is told
+    torch.testing.assert_close(seen[0], torch.tensor([3.0, 2.0, 2.0], dtype=DOUBLE).expand(1, 4, 3) / 3.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows"),
+    [("return", [2, 5, 8, 11]), ("action", [1, 3, 5, 7]), ("obs", [0, 1, 2, 3])],
+)
+def test_the_last_token_of_a_step_predicts_its_action(tokens: Any, rows: list[int]) -> None:
+    """The tokens are numbered and the head only passes the numbers on; the last one shows the action before."""
+    net = learner(tokens=tokens, seeds=(0,)).model
+    shown: list[Tensor] = []
+
+    def numbered(x: Tensor, *_: Any) -> Tensor:
+        shown.append(x.detach())
+        return torch.arange(x.shape[2], dtype=DOUBLE).view(1, 1, -1, 1).expand_as(x)
+
+    net.transformer.forward = numbered
+    net.head = torch.nn.Identity()
+    last = torch.randn(1, 1, 4, 4, dtype=DOUBLE)
+    given = torch.randn(1, 1, 4, dtype=DOUBLE), torch.randn(1, 1, 4, 8, dtype=DOUBLE), last, torch.arange(4)
+    assert net(*given)[0, 0, :, 0].tolist() == rows
+    if tokens != "obs":
+        torch.testing.assert_close(shown[0][:, :, rows], torch.tanh(net.action(last)))
+
+
+@pytest.mark.parametrize(
+    ("quality", "tokens", "share"), [("D2", "obs", 1 / 2), ("D3", "obs", 2 / 3), ("D3", "return", 1 / 2)]
+)
+def test_what_a_context_of_one_step_learns_on_xor(quality: str, tokens: Any, share: float) -> None:
+    """The share of A: without returns cloning's, told a return of 1 that of (A, B) and (B, A). Both mix them: 0."""
+    data = game_data.dataset("xor", quality)
+    settings: dict[str, Any] = {"hidden": 8, "heads": 2, "layers": 1, "lr": 2e-2, "batch_size": 256}
+    algorithm: Any = marlzoo.make(
+        "madt", games.spec("xor"), tokens=tokens, sequence_length=1, eval_mode="sample", **settings
+    )
+    prepare(algorithm, [data])
+    sampler = make_sampler(algorithm, [data])
+    for _ in range(60):
+        algorithm.update(sampler.next())
+    env = games.make("xor", 4000)
+    action = algorithm.policy().act(
+        torch.ones(1, 4000, 2, 1), torch.ones(1, 4000, 2, 2, dtype=torch.bool), ReplicaRandom((0,), "act")
+    )
+    assert (action == 0).float().mean((0, 1)).tolist() == pytest.approx([share] * 2, abs=0.05)
+    env.reset()
+    value = env.step(action[0].numpy()).reward.mean()
+    assert value == pytest.approx({1 / 2: 0.0, 2 / 3: 2 / 9}[share], abs=0.12)
 
 
 def test_the_return_to_ask_for_falls_by_what_was_earned() -> None:

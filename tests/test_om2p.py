@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import marlzoo
 from marlzoo.modules.flow import average_target, carry
+from marlzoo.modules.layers import with_agent_id
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
@@ -53,6 +55,85 @@ def test_the_mean_velocity_of_a_gaussian() -> None:
     torch.testing.assert_close(average_target(exact, x, t, s, velocity), exact(x, t, s))
     for steps in (1, 5):
         torch.testing.assert_close(carry(exact, x, steps), c * x)
+
+
+def of_two_points(x: Tensor, t: Tensor) -> Tensor:
+    """The velocity at which noise moves to data at .7 and -.7 in equal shares."""
+    return (0.7 * torch.tanh(0.7 * t * x / (1.0 - t).square()) - x) / (1.0 - t)
+
+
+def carried(x: Tensor, t: Tensor, s: Tensor, steps: int = 40) -> Tensor:
+    """Where that velocity takes x from t to s; Runge and Kutta's steps."""
+    h = (s - t) / steps
+    for k in range(steps):
+        now = t + k * h
+        one = of_two_points(x, now)
+        two = of_two_points(x + 0.5 * h * one, now + 0.5 * h)
+        three = of_two_points(x + 0.5 * h * two, now + 0.5 * h)
+        x = x + h / 6.0 * (one + 2.0 * two + 2.0 * three + of_two_points(x + h * three, now + h))
+    return x
+
+
+def test_the_mean_velocity_to_two_points() -> None:
+    """The exact one keeps its target, which the other sign moves away; one call makes an action at either point."""
+    x, t, s = (value.clone() for value in drawn(1, 40))
+    t, s = 0.8 * t, 0.8 * s
+
+    def exact(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return (carried(x, t, s) - x) / (s - t)
+
+    velocity = of_two_points(x, t)
+    found = average_target(exact, x, t, s, velocity)
+    torch.testing.assert_close(found, exact(x, t, s), rtol=1e-4, atol=1e-5)
+    opposite = 2.0 * velocity - found  # v + (t - s) du/dt
+    assert float((opposite - exact(x, t, s)).square().mean()) > 0.05
+
+    def to_the_end(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        assert (s == 1.0).all()
+        return (0.7 * x.sign() - x) / (1.0 - t)
+
+    torch.testing.assert_close(carried(x, 0.0 * t, 0.0 * t + 0.9).sign(), x.sign())
+    end = carry(to_the_end, x, 1)
+    torch.testing.assert_close(end.abs(), torch.full_like(end, 0.7))
+    assert 0.2 < float((end > 0).double().mean()) < 0.8
+
+
+@pytest.mark.parametrize(("weight", "sign"), [(0.0, 0), (1e6, 1)])
+def test_the_weight_of_the_value_decides_what_policies_follow(weight: float, sign: int) -> None:
+    """0: the flow alone, whatever the critics; very large: the action's value rises. Critics learn alike in both."""
+    found = []
+    for turned in (1.0, -1.0):
+        algorithm = learner(q_weight=weight, lr=1e-2, gamma=0.0)
+        batch = make_sampler(algorithm, [toy_dataset("continuous")]).next()
+        with torch.no_grad():
+            for parameter in algorithm.q.parameters():  # other critics
+                parameter.mul_(turned)
+        zero = torch.zeros_like(batch.noise["now"])
+
+        def made(algorithm: Any = algorithm, batch: Any = batch, zero: Tensor = zero) -> Tensor:
+            action: Tensor = algorithm._action(batch.obs, zero).detach()
+            return action
+
+        judge = copy.deepcopy(algorithm.q)
+        seen = with_agent_id(batch.obs)
+        batch.noise["now"] = zero
+        before = judge(seen, made()).mean().item()
+        metrics = algorithm.update(batch)
+        rise = judge(seen, made()).mean().item() - before
+        assert not sign or rise > 0
+        found.append((made(), float(metrics["policy/loss"] - metrics["flow/loss"])))
+    assert torch.equal(found[0][0], found[1][0]) == (sign == 0)
+    assert (found[0][1] == 0.0) == (sign == 0)
+
+
+def test_policies_move_no_critic() -> None:
+    """Nor does the value's weight: critics take the same step with and without it."""
+    found = []
+    for weight in (0.0, 1e3):
+        algorithm = learner(q_weight=weight)
+        algorithm.update(make_sampler(algorithm, [toy_dataset("continuous")]).next())
+        found.append([p.detach() for p in algorithm.q.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_the_change_along_the_path_of_a_network() -> None:

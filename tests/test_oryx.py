@@ -124,6 +124,32 @@ def test_agents_in_turn_keep_a_convention() -> None:
     assert reached == pytest.approx([1.0, 0.0], abs=0.1)
 
 
+def test_better_actions_weigh_more_so_that_xors_mistakes_are_left_out() -> None:
+    """D3 holds (A, A), worth 0, as often as either convention: cloning is worth 2/3, actions in turn 1."""
+    algorithm: Any = marlzoo.make(
+        "oryx", games.spec("xor"), hidden=16, policy_temperature=0.3, lr=3e-3, eval_mode="sample"
+    )
+    sampler = make_sampler(algorithm, [game_data.dataset("xor", "D3")])
+    for _ in range(120):
+        algorithm.update(sampler.next())
+    assert evaluate(algorithm.policy(), games.make("xor", 400), seeds=[0]).returns.mean() > 0.95
+
+
+def test_a_lower_temperature_puts_more_weight_on_advantages_above_0() -> None:
+    shares = []
+    for temperature in (10.0, 1.0, 0.1):
+        algorithm = learner("discrete", policy_temperature=temperature)
+        batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+        batch.filled[:] = 1.0
+        advantage = torch.randn(
+            batch.agent_reward.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)
+        )
+        weight = algorithm._weights(batch, advantage, "policy_temperature")
+        shares.append(float((weight * (advantage > 0)).sum() / weight.sum()))
+    assert shares == sorted(shares)
+    assert shares[-1] > shares[0] + 0.2
+
+
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="hidden is 10; with 4 heads it must be a multiple of 4"):
         learner(hidden=10, heads=4)

@@ -91,6 +91,47 @@ def test_normalized_errors_do_not_know_the_scale_of_values() -> None:
     assert found[False, 1000.0] == pytest.approx(1e6 * found[False, 1.0], rel=1e-6)
 
 
+def test_the_gradient_of_normalized_errors_by_hand() -> None:
+    """VDN: mean (Q_tot - y) / d^2 times the slope of Q_tot, as if d were a number, whatever all values gain."""
+    found = {}
+    for shift, normalized in ((0.0, True), (50.0, True), (0.0, False)):
+        algorithm = learner(
+            mixer="vdn",
+            penalty="individual",
+            history="mlp",
+            cql_weight=0.0,
+            gamma=0.9,
+            value_normalization=normalized,
+        )
+        batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+        net, target = algorithm.team.agents.network, algorithm.target.agents.network
+        with torch.no_grad():
+            for parameter in target.parameters():
+                parameter *= 0.5
+            for each in (net, target):
+                each.layers[-1].bias += shift / 3
+        batch.reward += shift * (1.0 - 0.9 * batch.mask)  # then targets and values move by the same
+        identity = torch.eye(3).double().expand(2, 16, 3, 3)
+        q = chosen(net(torch.cat((batch.obs, identity), -1)), batch.action).sum(-1)  # [R, B]
+        with torch.no_grad():
+            after = torch.cat((batch.next_obs, identity), -1)
+            best = net(after).masked_fill(~batch.next_action_mask, -torch.inf).argmax(-1)
+            y = batch.reward + 0.9 * batch.mask * chosen(target(after), best).sum(-1)
+            d = (q - q.mean(1, keepdim=True)).abs().mean(1) + 1e-6
+            slope = (q - y) / 16.0 / (d.unsqueeze(1).square() if normalized else 1.0)
+        weights = list(net.parameters())
+        expected = torch.autograd.grad((slope * q).sum(), weights)
+        taken: dict[str, torch.Tensor] = {}
+        algorithm.step = lambda taken=taken, **losses: taken.update(losses) or {}
+        algorithm.update(batch)
+        own = torch.autograd.grad(taken["q"].sum(), weights)
+        for one, other in zip(own, expected, strict=True):
+            torch.testing.assert_close(one, other)
+        found[shift, normalized] = torch.cat([g.flatten() for g in own])
+    torch.testing.assert_close(found[0.0, True], found[50.0, True], rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(found[0.0, True], found[0.0, False])
+
+
 @pytest.mark.parametrize("method", ["qmix_cql", "cfcql", "cql_ma"])
 def test_more_replaced_agents_than_there_are(method: str) -> None:
     spec = toy_spec("discrete")

@@ -81,10 +81,13 @@ def exact(form: MethodForm, sweeps: int = 200, tie: float = 0.02) -> float:
     return [value for value, _ in closed_form(form, sweeps, tie)][-1]
 
 
-def closed_form(form: MethodForm, sweeps: int, tie: float) -> Iterator[tuple[float, float]]:
+def closed_form(
+    form: MethodForm, sweeps: int, tie: float, in_turn: bool = True
+) -> Iterator[tuple[float, float]]:
     """Value and J of the present weights after each sweep, which begin at the marginals.
 
-    ``tie`` moves the second policy away from the marginal, which on D2 is a fixed point.
+    ``tie`` moves the policies away from the marginals, which on D2 are a fixed point. Unless ``in_turn`` the second
+    one answers what the first one was before the sweep.
     """
     table = np.array(games.payoffs(form.game), np.float64)
     data = game_data.dataset(form.game, form.quality)
@@ -92,15 +95,16 @@ def closed_form(form: MethodForm, sweeps: int, tie: float) -> Iterator[tuple[flo
     np.add.at(pairs, tuple(data.action[data.sources].T), 1.0 / len(data.sources))
     gain = np.where(pairs > 0, table, 0.0)
     log_mu = np.log(np.maximum(pairs, SUPPORT))
-    policies = [pairs.sum(1), pairs.sum(0)]
-    policies[1] = policies[1] * np.exp([tie, *[0.0] * (len(table) - 1)])  # ties break
+    tilt = np.exp([tie, *[0.0] * (len(table) - 1)])  # ties break
+    policies = [p * tilt / (p @ tilt) for p in (pairs.sum(1), pairs.sum(0))]
     for k in range(sweeps):
         share = min(k / (0.75 * sweeps), 1.0)
         alpha = form.alpha[0] * (form.alpha[1] / form.alpha[0]) ** share
         beta = (1.0 - share) * form.beta[0] + share * form.beta[1]
         joint = (gain + alpha * log_mu) / (alpha + beta)
-        policies[0] = softmax(joint @ (policies[1] / policies[1].sum()))
-        policies[1] = softmax(policies[0] @ joint)
+        before = policies[0]
+        policies[0] = softmax(joint @ policies[1])
+        policies[1] = softmax((policies[0] if in_turn else before) @ joint)
         entropy = -sum(float(p @ np.log(np.maximum(p, np.finfo(np.float64).tiny))) for p in policies)
         objective = (alpha + beta) * (float(policies[0] @ joint @ policies[1]) + entropy)
         yield float(policies[0] @ table @ policies[1]), objective

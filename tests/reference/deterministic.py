@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from tests.reference.blocks import best_legal, mlp, one_hot, with_id
 from tests.reference.harness import DOUBLE, Replica, Seen
-from tests.reference.networks import over_time
+from tests.reference.networks import over_time, sequences
 
 
 def used(own: Replica) -> Tensor:
@@ -27,6 +29,39 @@ def actor_outputs(own: Replica, module: str, obs: Tensor) -> Tensor:
     inputs = [torch.stack([with_id(row[i], i, len(agents)) for row in obs.flatten(0, 1)]) for i in agents]
     outputs = torch.stack([mlp(own.layers(module, i), inputs[i]) for i in agents], dim=1)
     return outputs.reshape(*obs.shape[:3], -1)
+
+
+def nearest(own: Replica, batch: Any, distances: Sequence[float]) -> tuple[Any, dict[str, Any]]:
+    """Rows drawn by the distance of their joint action from the target policies' (specification ``pjap``)."""
+    k = own.config.steepness
+    weights = [min(max(math.exp(-((k * d) ** 2)), 1e-4), 1.0) ** 0.99 for d in distances]
+    bounds = [sum(weights[: b + 1]) for b in range(len(weights))]
+    drawn = [
+        next(b for b, bound in enumerate(bounds) if float(u) * bounds[-1] < bound) for u in batch.noise["row"]
+    ]
+    fields = {name: value[drawn] for name, value in vars(batch).items() if name != "noise"}
+    told = {
+        "critic/action_distance": sum(distances[b] for b in drawn) / len(drawn),
+        "critic/priority_ess": sum(weights) ** 2 / sum(w**2 for w in weights) / len(weights),
+    }
+    return SimpleNamespace(**fields, noise=batch.noise), told
+
+
+def nearest_sequences(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
+    """Those of :func:`nearest`, where the policies read sequences."""
+    rows = sequences(batch)
+    policy = torch.tanh(actor_outputs(own, "target_actor", rows.obs))
+    distances = []
+    for b in range(len(rows.action)):
+        gaps = [
+            (policy[b, t, i, d] - rows.action[b, t, i, d]).abs()
+            for t in range(rows.action.shape[1])
+            if (b, t) in rows.steps
+            for i in range(own.spec.n_agents)
+            for d in range(own.spec.action_sizes[i])
+        ]
+        distances.append(sum(gaps).item() / len(gaps))
+    return nearest(own, batch, distances)
 
 
 def data_action(own: Replica, action: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.reference.blocks import mean
-from tests.reference.deterministic import act, actor_outputs, critic, used
+from tests.reference.deterministic import act, actor_outputs, critic, nearest_sequences, used
 from tests.reference.harness import Case, Replica
 from tests.reference.networks import sequences
 
@@ -98,38 +97,11 @@ def mixed_over_numbers(own: Replica, batch: Any, rows: Any, following: Tensor) -
     return (weight * torch.stack(least)).sum(0) / weight.sum(0)
 
 
-def nearest(own: Replica, batch: Any) -> tuple[Any, dict[str, Any]]:
-    """Rows drawn by the distance of their joint action from the target policies'."""
-    rows, distances = sequences(batch), []
-    policy = torch.tanh(actor_outputs(own, "target_actor", rows.obs))
-    for b in range(len(rows.action)):
-        gaps = [
-            (policy[b, t, i, d] - rows.action[b, t, i, d]).abs()
-            for t in range(rows.action.shape[1])
-            if (b, t) in rows.steps
-            for i in range(own.spec.n_agents)
-            for d in range(own.spec.action_sizes[i])
-        ]
-        distances.append(float(mean(gaps)))
-    k = own.config.steepness
-    weights = [min(max(math.exp(-((k * d) ** 2)), 1e-4), 1.0) ** 0.99 for d in distances]
-    bounds = [sum(weights[: b + 1]) for b in range(len(weights))]
-    drawn = [
-        next(b for b, bound in enumerate(bounds) if float(u) * bounds[-1] < bound) for u in batch.noise["row"]
-    ]
-    fields = {name: value[drawn] for name, value in vars(batch).items() if name != "noise"}
-    told = {
-        "critic/action_distance": sum(distances[b] for b in drawn) / len(drawn),
-        "critic/priority_ess": sum(weights) ** 2 / sum(w**2 for w in weights) / len(weights),
-    }
-    return SimpleNamespace(**fields, noise=batch.noise), told
-
-
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Critics and policy, both losses from the same parameters unless told otherwise; all targets."""
     c, near = own.config, dict[str, Any]()
     if c.prioritize == "joint_action":
-        batch, near = nearest(own, batch)
+        batch, near = nearest_sequences(own, batch)
     rows, present = sequences(batch), used(own)
     entries = [(b, t, i) for b, t in rows.steps for i in range(own.spec.n_agents)]
     now, after = (rows.obs[:, :-1], rows.state[:, :-1]), (rows.obs[:, 1:], rows.state[:, 1:])

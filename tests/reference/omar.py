@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.reference.blocks import best_legal, linear_mixer, log_softmax, mean, mixed, mlp, one_hot
 from tests.reference.decomposition import push_down
-from tests.reference.deterministic import used
+from tests.reference.deterministic import nearest, used
 from tests.reference.harness import DOUBLE, Case, Replica, Seen
 from tests.reference.networks import (
     batch_norm,
@@ -25,6 +25,7 @@ from tests.reference.networks import (
 
 WEIGHTS = {"omar_coe": [0.7, 0.2], "cql_alpha": [1.0, 3.0]}
 SEARCH = {"cql_samples": 3, "search_samples": 8, "search_elites": 3, "search_std": [2.0, 0.6]}
+NEAR: dict[str, Any] = {"prioritize": "joint_action", "steepness": [4.0, 0.9]}
 PENALTY = {"cql_sigma": [0.2, 0.5], "action_penalty": [1e-3, 0.3]}
 ALONE = {"hidden": 24, **WEIGHTS, **SEARCH, **PENALTY}
 
@@ -36,6 +37,8 @@ CASES = [
     Case("continuous", {**ALONE, "input_norm": "batch"}),
     Case("continuous", {**ALONE, "mixed": True}, agent_rewards=False),
     Case("continuous", {**ALONE, "mixed": True, "input_norm": "batch", "search_rounds": 3}),
+    Case("continuous", {**ALONE, **NEAR, "candidates": 3}),
+    Case("continuous", {**ALONE, **NEAR, "mixed": True}, agent_rewards=False),
     Case("discrete", WEIGHTS),
     Case("discrete", {**WEIGHTS, "history": "rnn", "memory_relu": True, "mixed": True, "imitation": "mse"}),
     Case("discrete", {**WEIGHTS, "history": "rnn", "target_period": 2, "policy_gradient": "coma"}),
@@ -50,9 +53,18 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 # ---- continuous --------------------------------------------------------------------------------------------
 
 
+def distances(own: Replica, batch: Any) -> list[float]:
+    """Of every transition's joint action from the target policies'."""
+    gaps = (policy(own, "target_actor", batch.obs) - batch.action).abs() * used(own)
+    return [float(row.sum() / used(own).sum()) for row in gaps]
+
+
 def continuous(own: Replica, batch: Any) -> dict[str, Any]:
     """Twin critics and a deterministic policy; every agent alone, or one linear mixer."""
     c, trained = own.config, ("q", "mixer") if own.config.mixed else ("q",)
+    near: dict[str, Any] = {}
+    if c.prioritize == "joint_action":
+        batch, near = nearest(own, batch, distances(own, batch))
     targets = targets_of(own, batch)
     action = policy(own, "actor", batch.obs)
     td, push, values = critic_losses(own, batch, action, targets)
@@ -62,6 +74,7 @@ def continuous(own: Replica, batch: Any) -> dict[str, Any]:
     for name in ("actor", *trained):
         own.soft_update(f"target_{name}", name, c.tau)
     return {
+        **near,
         "critic/loss": td,
         "critic/penalty": push,
         "policy/loss": policy_loss,

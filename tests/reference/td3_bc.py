@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from tests.reference.blocks import log_softmax, mean
-from tests.reference.deterministic import act, actor_outputs, critic, data_action, straight_through, used
+from tests.reference.deterministic import (
+    act,
+    actor_outputs,
+    critic,
+    data_action,
+    nearest_sequences,
+    straight_through,
+    used,
+)
 from tests.reference.harness import Case, Replica
 from tests.reference.networks import sequences
 
@@ -22,6 +30,7 @@ JOINT: dict[str, Any] = {"variant": "maddpg_bc"}
 RNN: dict[str, Any] = {"history": "rnn", "sequence_length": 3, "batch_size": 4}
 EARLY: dict[str, Any] = {"policy_after_critic": False, "policy_delay": 2}
 SUM: dict[str, Any] = {"bc_reduce": "sum", "action_penalty": [0.0, 0.5]}
+NEAR: dict[str, Any] = {"prioritize": "joint_action", "steepness": [4.0, 0.9]}
 WIDE = {"actor": 1.5, "target_q": 2.0}
 
 CASES = [
@@ -29,6 +38,8 @@ CASES = [
     Case("continuous", ALPHA | OWN | {"policy_q": "min", "policy_delay": 1}, WIDE),
     Case("continuous", ALPHA | JOINT | SUM | {"policy_delay": 3}, WIDE),
     Case("continuous", ALPHA | RNN | EARLY | {"policy_q": "min"}, WIDE),
+    Case("continuous", ALPHA | NEAR | OWN, WIDE),
+    Case("continuous", ALPHA | NEAR | JOINT | RNN | {"candidates": 3}, WIDE),
     Case("discrete", ALPHA, WIDE),
     Case("discrete", ALPHA | OWN | EARLY, WIDE),
     Case("discrete", ALPHA | JOINT | {"policy_q": "min", "policy_delay": 1}, WIDE),
@@ -133,7 +144,10 @@ def _every(entry: Callable[[int, int, int], Tensor], like: Tensor) -> Tensor:
 
 def update(own: Replica, batch: Any) -> dict[str, Any]:
     """Critics; every ``policy_delay``-th time also the policy, and then all targets."""
-    c, step = own.config, Step(own, batch)
+    c, near = own.config, dict[str, Any]()
+    if c.prioritize == "joint_action":
+        batch, near = nearest_sequences(own, batch)
+    step = Step(own, batch)
     own.memory["updates"] = own.memory.get("updates", 0) + 1
 
     targets = step.targets()
@@ -153,6 +167,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
         for name in ("actor", "q"):
             own.soft_update(f"target_{name}", name, c.tau)
     return {
+        **near,
         "critic/loss": critic_loss,
         "policy/loss": policy.loss,
         "policy/bc_loss": policy.bc_loss,
