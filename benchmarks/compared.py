@@ -144,7 +144,9 @@ def _result(chosen: Sequence[pd.DataFrame], low: float, high: float) -> str:
         return EQUAL
     if not math.isfinite(low):
         return UNTESTED
-    return ALIKE if low <= 0.0 <= high else HIGHER if low > 0.0 else LOWER
+    if low <= 0.0 <= high:
+        return ALIKE
+    return HIGHER if low > 0.0 else LOWER
 
 
 def _absent(first: pd.DataFrame, second: pd.DataFrame) -> str:
