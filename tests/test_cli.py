@@ -251,6 +251,10 @@ def test_a_wrong_setting_is_named_with_the_nearest(
             "--episodes takes a whole number, not 'three'; see marlzoo eval --help",
         ),
         (
+            ["bench", "xor", "--seeds", "0,1", "x"],
+            "--seeds takes numbers with spaces between them, for instance --seeds 0 1 2, not '0,1 x'; see marlzoo",
+        ),
+        (
             ["eval"],
             r"marlzoo eval: give RUN .*\(file ending in .npz, or the folder .*\); see marlzoo eval --help",
         ),

@@ -66,6 +66,12 @@ def _plain(fault: str, command: str, shape: type) -> str:
     if number:
         kind = "a whole number" if "int" in number[2] else "a number"
         return f"{number[1]} takes {kind}, not {number[3]}"
+    several = re.fullmatch(
+        r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\].?", fault
+    )
+    if several:  # lists of numbers alone: texts can always be parsed
+        given = several[2].replace("', '", " ")
+        return f"{several[1]} takes numbers with spaces between them, for instance {several[1]} 0 1 2, not {given}"
     return fault.rstrip(".")
 
 
