@@ -318,6 +318,9 @@ def _read(path: Path, remedy: str) -> str | None:
         return content(path).decode()  # line ends as they are
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        file = next(place for place in path.parents if place.is_file())
+        raise DataError(f"{file} is a file; name a folder for the results") from None
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}; {remedy}") from error
 

@@ -238,6 +238,12 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ResultsFile(path).read()
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'file'} is a file; name a folder for the results$"):
+        ResultsFile(tmp_path / "file" / "run" / "rows.csv").rows()
+
+
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
