@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from marlzoo.errors import ConfigError, MarlzooError, PluginError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, MarlzooError, MethodError, PluginError, SpecError, UnknownNameError
 from marlzoo.plugins import ENVIRONMENTS, METHODS, entries
 from marlzoo.task import TaskName
 
@@ -83,9 +83,11 @@ def find_method(name: str) -> type[Algorithm]:
 
     Raises:
         UnknownNameError: no module of that name; lists the nearest ones.
-        PluginError: two modules take the name, the module fails to import, or holds no method.
+        PluginError: two modules take the name, the module fails to import, holds no method, or one that lacks what
+            every method declares.
     """
     from marlzoo.algorithm import Algorithm
+    from marlzoo.method_faults import require_method
 
     listing = find_methods()
     modules = listing.modules.get(name)
@@ -118,6 +120,7 @@ def find_method(name: str) -> type[Algorithm]:
         raise PluginError(
             f"method {name!r}: {modules[0]} defines {len(classes)} subclasses of Algorithm; it must define one"
         )
+    require_method(name, classes[0])
     return classes[0]
 
 
@@ -147,10 +150,12 @@ def make(
         UnknownNameError: unknown method, preset or setting.
         ConfigError: a setting out of its range.
         SpecError: the method does not handle the task.
+        MethodError: the method's own code failed.
     """
     import torch
 
     from marlzoo.config import replica_configs
+    from marlzoo.method_faults import told
     from marlzoo.spec import Spec
 
     cls = find_method(name)
@@ -160,8 +165,15 @@ def make(
         raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 to 2**63 - 1, one per replica")
     chosen = preset_of(cls, spec, preset)
     configs = replica_configs(cls.config_class, len(seeds), config, chosen.settings)
-    learner = cls(spec, seeds, configs, device, dtype or torch.float32)
-    learner.preset = chosen.name
+    try:
+        learner = cls(spec, seeds, configs, device, dtype or torch.float32)
+        if "spec" not in vars(learner):
+            raise MethodError(
+                f"{name}: its __init__ does not call super().__init__; write build(self, spec) in its place"
+            )
+        learner.preset = chosen.name
+    except Exception as error:
+        raise told(cls, error, "build") from error
     return learner
 
 

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
-from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, PluginError, UnknownNameError
+from marlzoo.errors import (
+    CheckpointError,
+    ConfigError,
+    MarlzooError,
+    MethodError,
+    PluginError,
+    UnknownNameError,
+)
 from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
 from marlzoo.system.array_files import load_arrays, save_arrays
@@ -267,7 +274,7 @@ def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torc
         algorithm.preset = str(meta.get("preset", algorithm.preset))
         whole = list(replicas) == list(range(len(saved.seeds)))
         _fill(algorithm, saved.arrays if whole else _of_replicas(algorithm, saved.arrays, replicas), meta)
-    except (CheckpointError, PluginError, UnknownNameError):
+    except (CheckpointError, MethodError, PluginError, UnknownNameError):
         raise
     except (*ZIP_FAULTS, MarlzooError) as error:
         text = (str(error).strip().splitlines() or [""])[0][:300]

@@ -24,6 +24,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.method_faults import require_policy
 from marlzoo.registry import code_hash, fitting_options
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
@@ -111,6 +112,7 @@ def train(
         ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
             precision that is not to be had.
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
+        MethodError: the method's own code breaks a rule that all methods keep.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
     require_all_stages(algorithm, updates)
@@ -249,7 +251,7 @@ def _part(
 
 
 def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
-    """Let a new learner look at its data; replica r has dataset ``r modulo their number``."""
+    """Let a new learner look at its data, and ask for its policy; replica r has dataset ``r modulo their number``."""
 
     def batches() -> Iterator[Batch]:
         # A sampler of its own: what preparing draws does not change what training draws.
@@ -258,6 +260,7 @@ def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
             yield sampler.next()
 
     algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)], batches())
+    require_policy(algorithm)
 
 
 class _Run:
