@@ -14,6 +14,7 @@ import pytest
 import marlzoo
 from marlzoo import plugins
 from marlzoo.errors import MarlzooError, MethodError, PluginError
+from marlzoo.testing import battery
 from marlzoo.testing.toys import toy_dataset
 from marlzoo.training import compilation
 from tests.test_registry_faults import declare
@@ -60,45 +61,45 @@ def without(part: str) -> str:
     return re.findall(rf"    def {part}\(.*?(?=\n    def |\Z)", EXAMPLE, re.DOTALL)[0]
 
 
-# What is changed, and what the error says; update() begins in line 48.
+# What is changed, and what the error says; update() begins in line 50.
 IN_UPDATE = [
     (
         {LOSS: LOSS.replace("mean(1)", "mean()")},
-        r"loss .* for 'critic' is a tensor \[\]; it must be \[2\].*e 68\)",
+        r"loss .* for 'critic' is a tensor \[\]; it must be \[2\].*e 70\)",
     ),
     ({LOSS: LOSS.removesuffix(".mean(1)")}, r"'critic' is a tensor \[2, 128\]; it must be \[2\], one per"),
     ({LOSS: LOSS + ".detach()"}, r"'critic' depends on no parameter; make it without \.detach\(\)"),
     (
         {"policy=policy_loss": "policy=critic_loss"},
-        r"'policy' does not depend on all parameters.*, line 68\)",
+        r"'policy' does not depend on all parameters.*, line 70\)",
     ),
     (
         {"policy=policy_loss": "polcy=policy_loss"},
-        r"unknown optimizer 'polcy'. Did you mean policy\?.*, line 68\)",
+        r"unknown optimizer 'polcy'. Did you mean policy\?.*, line 70\)",
     ),
-    ({"y = batch.reward ": "y = batch.rewards "}, r"'rewards'. Did you mean reward or .*mine\.py, line 57\)"),
+    ({"y = batch.reward ": "y = batch.rewards "}, r"'rewards'. Did you mean reward or .*mine\.py, line 59\)"),
     (
         {'"reward", ': ""},
-        r"reads batch\.reward, which .* add 'reward' to fields = \('obs', 'action'.*, line 57\)",
+        r"reads batch\.reward, which .* add 'reward' to fields = \('obs', 'action'.*, line 59\)",
     ),
     (
         {"# 1. Critic": 'batch.noise["z"]'},
-        r"batch\.noise\['z'\], but noise\(\) declares nothing; add it.*, line 53",
+        r"batch\.noise\['z'\], but noise\(\) declares nothing; add it.*, line 55",
     ),
     (
         {'"bc_weight") *': '"bc_wieght") *'},
-        r"unknown float setting 'bc_wieght'. Did you mean bc_weight\?.*, line 66",
+        r"unknown float setting 'bc_wieght'. Did you mean bc_weight\?.*, line 68",
     ),
     ({'"bc_weight") *': '"hidden") *'}, r"'hidden'.*of other types are read as self\.config\.NAME"),
     (
         {"self.target_q(next_obs": "self.old_q(next_obs"},
-        r"update\(\) failed with AttributeError.*old_q.*, line 56\)",
+        r"update\(\) failed with AttributeError.*old_q.*, line 58\)",
     ),
 ]
 AFTER_UPDATE = [
     (
         {METRIC: '"critic/loss": 0.5'},
-        r"metric 'critic/loss' is 0\.5, a Python float; it must be a tensor \[2\].*e 48",
+        r"metric 'critic/loss' is 0\.5, a Python float; it must be a tensor \[2\].*e 50",
     ),
     (
         {METRIC: METRIC + ".mean()"},
@@ -106,6 +107,14 @@ AFTER_UPDATE = [
     ),
     ({"        return {\n": "        found = {\n"}, r"update returned None; it must return its metrics"),
 ]
+
+
+def test_the_pages_example_passes_the_battery_that_the_page_recommends(write: Write, tmp_path: Path) -> None:
+    write({})
+    shown = ("documented", "learns_acts_and_resumes", "acts_as_an_exported_step", "update_is_one_graph")
+    checks = {check.name.partition("-")[0]: check for check in battery("mine")}
+    for name in shown:
+        checks[name](tmp_path)
 
 
 @pytest.mark.parametrize(("changes", "said"), [*IN_UPDATE, *AFTER_UPDATE])
@@ -159,10 +168,10 @@ def test_what_cannot_be_compiled_is_told_with_the_way_out(
         ({"    fields = (": "    named = ("}, MethodError, "fields is missing; it must be a tuple"),
         ({'("obs", "action", "reward", "mask", "next_obs")': '"obs"'}, MethodError, "fields is 'obs'; it must be a"),
         ({'"reward", "mask"': '"rewards", "mask"'}, MethodError, "fields: unknown field of a batch 'rewards'"),
-        ({"self.add_optimizer(": "self.add_optimiser("}, MethodError, r"build\(\) failed with Attr.*, line 46\)"),
+        ({"self.add_optimizer(": "self.add_optimiser("}, MethodError, r"build\(\) failed with Attr.*, line 48\)"),
         ({without("build"): "    def __init__(self, *_):\n        self.x = 1\n" + without("build")},
          MethodError, r"does not call super\(\)\.__init__"),
-        ({POLICY: "SquashedPolicy(self.actor)"}, MethodError, r"policy\(\) returned None; it must return.*, line 79"),
+        ({POLICY: "SquashedPolicy(self.actor)"}, MethodError, r"policy\(\) returned None; it must return.*, line 81"),
         ({POLICY: "return self.actor"}, MethodError, r"policy\(\) returned MLP; it must return a marlzoo\.Policy"),
     ],
 )  # fmt: skip
