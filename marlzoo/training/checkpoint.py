@@ -62,8 +62,14 @@ def save(
         meta: further plain values.
 
     Raises:
+        ConfigError: what is to be saved is no learner.
         OutputError: it could not be written; the old file is left as it was.
     """
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"save: the second argument is a {type(algorithm).__name__}; the file comes first, then the learner: "
+            'marlzoo.save("mine.npz", learner)'
+        )
     tensors = {f"{LEARNER}{k}": v.detach().cpu().numpy() for k, v in algorithm.state_tensors().items()}
     others = {f"{EXTRA}{k}": v for k, v in (extra or {}).items()}
     versions = {"marlzoo": __version__, "torch": torch.__version__, "numpy": np.__version__}

@@ -115,7 +115,7 @@ def train(
         MethodError: the method's own code breaks a rule that all methods keep.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
-    require_all_stages(algorithm, updates)
+    _require_trainable(algorithm, data, env, updates)
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
@@ -405,6 +405,30 @@ def _require(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1 or not math.isfinite(value):
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+
+
+def _require_trainable(algorithm: Any, data: Any, env: Any, updates: int) -> None:
+    """Refuse names where objects belong, and a training that its stages do not fit into.
+
+    Raises:
+        ConfigError: it is refused.
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"train: the first argument is a {type(algorithm).__name__}, no learner; make one: "
+            "marlzoo.make(METHOD, data.spec), or name the method: marlzoo.train_method(METHOD, data)"
+        )
+    given = [data] if isinstance(data, str | Path | Dataset) else list(data)
+    for each in given:
+        if not isinstance(each, Dataset):
+            raise ConfigError(f"train: data is {each!r}, no dataset; load it: marlzoo.load_dataset({each!r})")
+    if env is not None and not callable(env):
+        task = env if isinstance(env, str) else getattr(env, "task", "TASK")
+        raise ConfigError(
+            f"train: env is a {type(env).__name__}; give a function that makes any number of copies: "
+            f"env=lambda num_envs: marlzoo.make_env({task!r}, num_envs)"
+        )
+    require_all_stages(algorithm, updates)
 
 
 def require_all_stages(algorithm: Algorithm, updates: int) -> None:
