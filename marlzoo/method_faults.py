@@ -113,7 +113,7 @@ def require_policy(algorithm: Algorithm) -> None:
     """
     from marlzoo.modules.policies import Policy
 
-    found = algorithm.policy()
+    found: Any = algorithm.policy()
     if not isinstance(found, Policy):
         code = _code(algorithm.policy)
         place = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
