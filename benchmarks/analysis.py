@@ -161,18 +161,29 @@ class Results:
         rows = rows[rows["error"] == ""].drop_duplicates([*_NAMING, "seed", "updates"], keep="last")
         return curves_of(rows, column)
 
-    def metrics(self, name: str, points: int = 100) -> pd.DataFrame:
+    def metric_names(self) -> list[str]:
+        """Names of all metrics that the runs' updates reported."""
+        found = {column for file in self._metric_files() for column in _metric_columns(file)}
+        return sorted(column for column in found if "/" in column)
+
+    def metrics(self, name: str, points: int = 100, required: bool = True) -> pd.DataFrame:
         """What updates reported (``metrics/*.csv``), as :meth:`curves` has it.
 
         Args:
             name: of the metric, for instance ``value/data_mean``.
             points: keep about so many updates of each file.
+            required: whether it is an error that no run has the metric.
 
         Returns:
-            As :meth:`curves`; empty where no run has the metric.
+            As :meth:`curves`.
+
+        Raises:
+            UnknownNameError: no run has the metric; lists the nearest of :meth:`metric_names`.
         """
         names = self.named_rows().drop_duplicates("run").set_index("run")[[DATASET, LEARNER]]
         found = [part for part in (_metric(file, name, points) for file in self._metric_files()) if len(part)]
+        if not found and required:
+            raise UnknownNameError("metric of these runs", name, self.metric_names())
         if not found:
             return curves_of(pd.DataFrame(columns=[*POINT, name]), name)
         values = pd.concat(found, ignore_index=True).drop_duplicates(["run", "updates"], keep="last")
@@ -271,6 +282,14 @@ def curves_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     # Datasets and learners as they came, updates from the first to the last.
     order = {name: k for k, name in enumerate(dict.fromkeys([*rows[DATASET], *rows[LEARNER]]))}
     return made.sort_values(POINT, key=lambda c: c if c.name == "updates" else c.map(order), kind="stable")
+
+
+def _metric_columns(file: Path) -> list[str]:
+    """The columns of a file of metrics."""
+    try:
+        return list(pd.read_csv(file, nrows=0).columns)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{file}: not a file of metrics ({error}); move it away") from error
 
 
 def _metric(file: Path, name: str, points: int) -> pd.DataFrame:

@@ -124,7 +124,7 @@ class CrossPlay:
 
 
 def cross_play(
-    runs: Sequence[str | Path | Algorithm],
+    runs: Sequence[str | Path | Algorithm] | str | Path | Algorithm,
     *,
     task: str = "",
     env_options: Mapping[str, Any] | None = None,
@@ -140,7 +140,8 @@ def cross_play(
     its members with members of the others, drawn with replacement (MOMA-PPO's evaluation of ad-hoc teams).
 
     Args:
-        runs: checkpoints, folders of runs, or learners, of any methods; each of their replicas is a team.
+        runs: checkpoints, folders of runs, or learners, of any methods, one or several; each of their replicas is a
+            team.
         task: full task name; default: the one that the teams were trained for.
         env_options: of the environment; default: those of the training.
         episodes: of every composition, all from the same starts.
@@ -156,7 +157,7 @@ def cross_play(
         SpecError: a team does not fit the task.
     """
     _require(episodes=episodes, compositions=compositions)
-    teams = _Teams.gather(runs, device)
+    teams = _Teams.gather([runs] if isinstance(runs, str | Path | Algorithm) else runs, device)
     task = task or teams.task
     options = teams.env_options if env_options is None else dict(env_options)
     pairs, groups = _compose(len(teams.listed), teams.n_agents, compositions, seed)

@@ -207,8 +207,8 @@ def _data(results: Results) -> dict[str, Any]:
         "datasets": results.datasets,
         "behavior": records(results.table().groupby(DATASET, sort=False)["behavior"].first().reset_index()),
         "curves": _curve(results.curves()),
-        "values": _curve(results.metrics(VALUE, POINTS)),
-        "weights": _curve(results.metrics(ESS, POINTS)),
+        "values": _curve(results.metrics(VALUE, POINTS, required=False)),
+        "weights": _curve(results.metrics(ESS, POINTS, required=False)),
         "profiles": records(profiles, DIGITS),
         "ranks": records(ranks, DIGITS),
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, SpecError
+from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, MethodError, SpecError
 from marlzoo.registry import make, make_env
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
@@ -86,7 +86,8 @@ class Trainer:
         except BrokenPipeError:  # nobody reads what is printed any more: no fault of the group
             raise
         except (Exception, SystemExit) as error:
-            if self.leaving or (isinstance(error, MarlzooError) and not isinstance(error, SpecError)):
+            of_group = isinstance(error, SpecError | MethodError)
+            if self.leaving or (isinstance(error, MarlzooError) and not of_group):
                 raise
             checkpoint, _ = files(group, self.folder, self.suite)
             place = self.folder / "failures" / f"{checkpoint.stem}.txt"

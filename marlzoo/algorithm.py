@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from marlzoo.batch import Batch
 from marlzoo.config import Config, is_numeric
-from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.errors import CheckpointError, ConfigError, MethodError, SpecError, UnknownNameError
 from marlzoo.modules.policies import (
     Policy,
     categorical_log_prob,
@@ -126,6 +126,7 @@ class Algorithm(nn.Module):
         self.init = Init(seeds, self.device, dtype)
         self.action_dimensions = used_dimensions(spec).to(self.device, dtype)  # [N, A]: 0 marks padding
         self.build(spec)
+        self._require_fields()
         if not spec.discrete:
             self.fields = tuple(name for name in self.fields if not name.endswith("action_mask"))
 
@@ -208,6 +209,11 @@ class Algorithm(nn.Module):
 
     def hyperparameter(self, name: str, ndim: int = 1) -> Tensor:
         """A ``float`` setting of every replica, ``[R, 1, ...]`` with ``ndim`` axes."""
+        if name not in self._settings:
+            raise MethodError(
+                f"{self.name}: {UnknownNameError('float setting', name, self._settings)} Settings of other types are "
+                "read as self.config.NAME"
+            )
         return per_replica(self._settings[name], ndim)
 
     def data_log_prob(self, output: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Tensor:
@@ -296,7 +302,7 @@ class Algorithm(nn.Module):
         Returns:
             A bool on the device: a scalar, or ``[R]`` where every replica's steps count on their own.
         """
-        return torch.remainder(self._optimizers[group].count + ahead, period) < made
+        return torch.remainder(self._optimizer(group).count + ahead, period) < made
 
     def add_optimizer(
         self,
@@ -352,9 +358,45 @@ class Algorithm(nn.Module):
         grads = {}
         last = len(losses) - 1
         for k, (name, loss) in enumerate(losses.items()):
-            parameters = self._optimizers[name].parameters
+            parameters = self._optimizer(name).parameters
+            self._require_loss(name, loss)
             grads[name] = torch.autograd.grad(loss.sum(), parameters, retain_graph=k != last)
         return {f"grad_norm/{name}": self._optimizers[name].step(grads[name], active) for name in losses}
+
+    def _optimizer(self, name: str) -> StackedAdam:
+        if name not in self._optimizers:
+            raise MethodError(
+                f"{self.name}: {UnknownNameError('optimizer', name, self._optimizers)} build() declares them with "
+                "self.add_optimizer(NAME=module)"
+            )
+        return self._optimizers[name]
+
+    def _require_loss(self, name: str, loss: Tensor) -> None:
+        """Refuse a loss that would train replicas on each other's errors, or nothing."""
+        if not isinstance(loss, Tensor) or loss.shape != (self.replicas,):
+            found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise MethodError(
+                f"{self.name}: the loss that step() was given for {name!r} is {found}; it must be "
+                f"[{self.replicas}], one per replica: average over batch and agents only, as in x.mean((1, 2))"
+            )
+        if not loss.requires_grad:
+            raise MethodError(
+                f"{self.name}: the loss that step() was given for {name!r} depends on no parameter; make it without "
+                ".detach() and outside of torch.no_grad()"
+            )
+
+    def _require_fields(self) -> None:
+        """Refuse fields that no batch has, before the data are read."""
+        fields = getattr(self, "fields", None)
+        if fields is None or isinstance(fields, str):
+            raise MethodError(
+                f"{self.name}: its class attribute fields is {'missing' if fields is None else repr(fields)}; it "
+                'must be a tuple of what its batches hold, such as fields = ("obs", "action")'
+            )
+        known = [name for name in Batch.__slots__ if name not in ("noise", "filled")]
+        for name in fields:
+            if name not in known:
+                raise MethodError(f"{self.name}: fields: {UnknownNameError('field of a batch', name, known)}")
 
     @torch.no_grad()
     def finite(self) -> Tensor:

@@ -112,6 +112,10 @@ class PluginError(MarlzooError, ImportError):
     """A plugin that cannot be imported or takes a name in use."""
 
 
+class MethodError(MarlzooError, RuntimeError):
+    """A method whose own code breaks a rule that all methods keep; the text names file, line and remedy."""
+
+
 class MissingExtraError(MarlzooError, ImportError):
     """An optional package that is not installed; the text gives the install command."""
 

@@ -1,7 +1,8 @@
 """Finding methods and tasks by name, through entry points: the core knows none by itself.
 
 Group ``marlzoo.plugins``: an entry names a *package*; every module in it whose name has no leading underscore
-is a method, called by its file name. Listing reads file names only; building imports one module.
+is a method, called by its file name. Listing reads file names only; building imports one module. What the variable
+``MARLZOO_METHODS`` names (separated by commas) are methods as well: files ending in .py, or such packages.
 Group ``marlzoo.environments``: an entry ``family = "module"`` names a module with ``TASKS``,
 ``spec(name, **options)`` and ``make(name, num_envs, **options)``; a family whose data can be computed also has
 ``dataset(name, quality, **options)`` and ``qualities(name)``, or names the module that has them in ``DATASETS``;
@@ -17,13 +18,17 @@ import importlib.util
 import os
 import pkgutil
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from marlzoo.errors import (
     ConfigError,
     MarlzooError,
+    MethodError,
     PluginError,
     SpecError,
     UnknownNameError,
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from marlzoo.spec import Spec
 
 
+OWN_METHODS = "MARLZOO_METHODS"  # the variable that names methods of one's own without installing them
 DYNA = "dyna_"  # before a method's name: its Dyna form, see marlzoo.models.dyna
 
 
@@ -54,8 +60,8 @@ class Listing:
 def find_methods() -> Listing:
     """Find methods without importing them. A plugin that cannot be found lands in ``broken``."""
     modules: dict[str, list[str]] = {}
-    broken: dict[str, str] = {}
-    for entry in entries(METHODS):
+    packages, files, broken = _own_methods()
+    for entry in [*entries(METHODS), *packages]:
         try:
             found = importlib.util.find_spec(entry.value)
         except (Exception, SystemExit) as error:  # importing a foreign package's parent may fail in any way
@@ -67,7 +73,50 @@ def find_methods() -> Listing:
         for module in pkgutil.iter_modules(found.submodule_search_locations):
             if not module.name.startswith("_"):
                 modules.setdefault(module.name, []).append(f"{entry.value}.{module.name}")
-    return Listing({name: sorted(modules[name]) for name in sorted(modules)}, broken)
+    for name, module_name in files.items():
+        modules.setdefault(name, []).append(module_name)
+    return Listing({name: sorted(set(modules[name])) for name in sorted(modules)}, broken)
+
+
+def _own_methods() -> tuple[list[EntryPoint], dict[str, str], dict[str, str]]:
+    """What ``MARLZOO_METHODS`` names: packages, single files ``name -> module``, and what is wrong with others."""
+    packages: list[EntryPoint] = []
+    files: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    for text in filter(None, map(str.strip, os.environ.get(OWN_METHODS, "").split(","))):
+        if not text.endswith(".py") and not os.path.isdir(text):
+            packages.append(EntryPoint(OWN_METHODS, text, METHODS))
+            continue
+        path = Path(text).expanduser().absolute()
+        if (path / "__init__.py").is_file():
+            fault = _importable(path / "__init__.py", path.name, path.parent)
+            packages += [] if fault else [EntryPoint(OWN_METHODS, path.name, METHODS)]
+            broken |= {f"{OWN_METHODS} ({text})": fault} if fault else {}
+            continue
+        found = sorted(path.glob("[!_]*.py")) if path.is_dir() else [path]
+        if not found:
+            broken[f"{OWN_METHODS} ({text})"] = "the folder holds no file ending in .py"
+        for file in found:
+            if fault := _importable(file, file.stem, file.parent):
+                broken[f"{OWN_METHODS} ({file})"] = fault
+            else:
+                files[file.stem] = file.stem
+    return packages, files, broken
+
+
+def _importable(file: Path, name: str, folder: Path) -> str:
+    """Make a module in a folder importable by its name, last in line; what is wrong where it cannot be."""
+    if not file.is_file():
+        return "no such file"
+    if not name.isidentifier():
+        return f"{name!r} cannot be a module's name; use letters, digits and underscores"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    found = importlib.util.find_spec(name)
+    origin = found.origin if found else None
+    if origin is None or not os.path.exists(origin) or not os.path.samefile(origin, file):
+        return f"the module name {name!r} is taken by {origin or 'a folder'}; rename {file.name}"
+    return ""
 
 
 def code_hash(cls: type[Algorithm]) -> str:
@@ -91,9 +140,11 @@ def find_method(name: str) -> type[Algorithm]:
 
     Raises:
         UnknownNameError: no module of that name; lists the nearest ones.
-        PluginError: two modules take the name, the module fails to import, or holds no method.
+        PluginError: two modules take the name, the module fails to import, holds no method, or one that lacks what
+            every method declares.
     """
     from marlzoo.algorithm import Algorithm
+    from marlzoo.method_faults import require_method
 
     listing = find_methods()
     modules = listing.modules.get(name)
@@ -126,6 +177,7 @@ def find_method(name: str) -> type[Algorithm]:
         raise PluginError(
             f"method {name!r}: {modules[0]} defines {len(classes)} subclasses of Algorithm; it must define one"
         )
+    require_method(name, classes[0])
     return classes[0]
 
 
@@ -155,10 +207,12 @@ def make(
         UnknownNameError: unknown method, preset or setting.
         ConfigError: a setting out of its range.
         SpecError: the method does not handle the task.
+        MethodError: the method's own code failed.
     """
     import torch
 
     from marlzoo.config import replica_configs
+    from marlzoo.method_faults import told
     from marlzoo.spec import Spec
 
     cls = find_method(name)
@@ -168,8 +222,15 @@ def make(
         raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 to 2**63 - 1, one per replica")
     chosen = preset_of(cls, spec, preset)
     configs = replica_configs(cls.config_class, len(seeds), config, chosen.settings)
-    learner = cls(spec, seeds, configs, device, dtype or torch.float32)
-    learner.preset = chosen.name
+    try:
+        learner = cls(spec, seeds, configs, device, dtype or torch.float32)
+        if "spec" not in vars(learner):
+            raise MethodError(
+                f"{name}: its __init__ does not call super().__init__; write build(self, spec) in its place"
+            )
+        learner.preset = chosen.name
+    except Exception as error:
+        raise told(cls, error, "build") from error
     return learner
 
 

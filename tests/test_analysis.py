@@ -72,7 +72,10 @@ def test_metrics_are_read_beside_the_rows(run: Path) -> None:
     assert found["updates"].tolist() == [*range(1, 251, 5), 250]
     assert found["updates"].dtype.kind == "i"
     assert found["mean"].tolist() == [updates + 1.0 for updates in found["updates"]]
-    assert marlzoo.Results(run).metrics("weight/ess").empty
+    assert marlzoo.Results(run).metrics("weight/ess", required=False).empty
+    assert marlzoo.Results(run).metric_names() == ["value/data_mean"]
+    with pytest.raises(UnknownNameError, match=r"of these runs 'value/data_maen'\. Did you mean value/"):
+        marlzoo.Results(run).metrics("value/data_maen")
     (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean\na,2,high\n")
     with pytest.raises(DataError, match="not a file of metrics"):
         marlzoo.Results(run).metrics("value/data_mean")

@@ -152,6 +152,9 @@ FAULTS = {
         f"{OWN}\n    calls = [0]\n{ACT}self.calls[0] += 1\n        "
         "return super().act(obs, action_mask, random) / self.calls[0]\n",
     ),
+    "an update that waits for the device": (
+        "update_is_one_graph", RETURN, f"if loss.sum().item() < 0.0:\n            loss = 0.5 * loss\n        {RETURN}"
+    ),
     "no text": ("documented", OFFLINE[: OFFLINE.index("from __future__")], '"""Short."""\n\n'),
     "a setting without a comment": ("documented", "  # weight of the squared output, which keeps it small", ""),
     "a class without a text": (

@@ -20,15 +20,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from marlzoo.algorithm import Algorithm
 from marlzoo.errors import ConfigError
 from marlzoo.registry import find_method, make, method_names
 from marlzoo.replicas import StackedAdam
 from marlzoo.testing.cases import Case, cases
+from marlzoo.testing.compile_checks import require_agreement
 from marlzoo.testing.toys import toy_dataset
 from marlzoo.training import compilation
 from marlzoo.training.compilation import compiled, make_update
-from marlzoo.training.trainer import make_sampler, prepare, train
+from marlzoo.training.trainer import make_sampler, train
 
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
 OFFLINE = [name for name in method_names() if find_method(name).sampling != "online"]
@@ -54,28 +54,6 @@ def short(case: Case) -> Case:
     return dataclasses.replace(case, variant={**case.variant, **sizes})
 
 
-def both(case: Case, backend: str, updates: int) -> tuple[Algorithm, Algorithm]:
-    """A learner updated through the compiler and its twin updated plainly."""
-    torch._dynamo.reset()
-    data, twins = case.dataset(), (case.learner((0, 1)), case.learner((0, 1)))
-    for algorithm, fast in zip(twins, (True, False), strict=True):
-        sampler = make_sampler(algorithm, [data])
-        prepare(algorithm, [data])
-        for stage in algorithm.stages():
-            update = compiled(algorithm, backend) if fast else algorithm.update
-            for _ in range(updates):
-                update(sampler.next())
-            algorithm.updates += stage.updates
-    return twins
-
-
-def agree(case: Case, backend: str, updates: int) -> None:
-    fast, plain = both(case, backend, updates)
-    state = fast.state_tensors()
-    for key, value in plain.state_tensors().items():
-        torch.testing.assert_close(state[key], value, rtol=1e-6, atol=1e-9, msg=key)
-
-
 # Adam's step is nearly half of what is traced and the same for all: these, with delayed and per-agent steps among
 # them, trace it as it is, the others something short in its place.
 WHOLE_STEP = {"omiga", "td3_bc", "omsd"}
@@ -92,7 +70,7 @@ def test_one_graph_agrees(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole update becomes one graph, losses, gradients, steps and targets; run as it is, it changes nothing."""
     if case.method not in WHOLE_STEP and not EVERYTHING:
         monkeypatch.setattr(StackedAdam, "step", short_step)
-    agree(case if EVERYTHING else short(case), "eager", 2)
+    require_agreement(case if EVERYTHING else short(case), "eager", 2)
 
 
 CODE = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -101,7 +79,7 @@ CODE = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compi
 @CODE
 def test_compiled_code_agrees() -> None:
     """Of the smallest learner: that the graphs of all are right is seen above, and a larger one takes minutes."""
-    agree(Case("bc", "continuous"), "inductor", 10)
+    require_agreement(Case("bc", "continuous"), "inductor", 10)
 
 
 @CODE
@@ -109,7 +87,7 @@ def test_compiled_code_agrees() -> None:
 @pytest.mark.skipif(not EVERYTHING, reason="half an hour of compiling; MARLZOO_TEST_ALL=1")
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_compiled_code_of_every_method_agrees(case: Case) -> None:
-    agree(case, "inductor", 10)
+    require_agreement(case, "inductor", 10)
 
 
 def test_one_process_compiles_many_learners() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -237,7 +238,8 @@ def test_options_of_finetuning_arrive(
     }  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
     for run, named in (("a/run", "run"), ("a/run/checkpoints/bc-t-a-12.npz", "bc-t-a-12")):
-        found = asked(lambda run=run: main(["finetune", run, "--env-steps", "70", "--out", str(tmp_path)]))
+        arguments = ["finetune", run, "--env-steps", "70", "--out", str(tmp_path)]
+        found = asked(functools.partial(main, arguments))
         folder = f"finetune-{FinetuneSettings().strategy}-{named}"  # two runs of a method have two folders
         assert found["checkpoint"] == tmp_path / folder / "checkpoint.npz"
     assert found["env_options"] is None

@@ -17,7 +17,7 @@ from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
 from marlzoo.cli import main
-from marlzoo.errors import UnknownNameError
+from marlzoo.errors import MethodError, UnknownNameError
 from marlzoo.registry import code_hash, find_method
 from tests.test_bench import SMALL, run, suite_of
 from tests.test_split import TWO
@@ -187,29 +187,33 @@ def test_a_run_that_goes_on_with_other_code_names_both(
 # ---- failures ------------------------------------------------------------------------------------------
 
 
-def break_learner(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def break_learner(
+    monkeypatch: pytest.MonkeyPatch, at: int, kind: type[Exception] = ZeroDivisionError
+) -> None:
     cls: Any = find_method("bc")
     true = cls.update
 
     def update(self: Any, batch: Any) -> Any:
         if self.updates == at:
-            raise ZeroDivisionError("a fault\nof the method")
+            raise kind("a fault\nof the method")
         return true(self, batch)
 
     monkeypatch.setattr(cls, "update", update)
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, MethodError])
 def test_a_learner_that_raises_fails_its_runs_and_not_the_suite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    break_learner(monkeypatch, at=4)
+    break_learner(monkeypatch, 4, kind)
     printed = run(suite(compile="off"), tmp_path)
-    assert "bc (batch_size=8, hidden=8) on games/xor D1: failed, ZeroDivisionError: a fault" in printed
+    assert "bc (batch_size=8, hidden=8) on games/xor D1: failed, " in printed
+    assert f"{kind.__name__}: a fault" in printed
     assert "1 group failed; the same command tries again:" in printed
     found = rows(tmp_path)
     failed = [row for row in found if row.error]
     assert [(r.method, r.seed, r.updates, r.error) for r in failed] == [
-        ("bc", seed, 4, "ZeroDivisionError: a fault") for seed in (0, 1)
+        ("bc", seed, 4, f"{kind.__name__}: a fault") for seed in (0, 1)
     ]
     assert {row.updates for row in found if row.method == "iql"} == {3, 6}
     (trace,) = (tmp_path / "unit" / "failures").iterdir()

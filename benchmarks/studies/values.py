@@ -56,8 +56,10 @@ def lines(options: Options) -> pd.DataFrame:
     found: list[dict[str, Any]] = []
     for folder in options.folders:
         results = Results(folder)
-        sizes = dict(iter(results.metrics(ESS, POINTS).groupby(["dataset", "learner"])))
-        for key, curve in results.metrics(VALUE, POINTS).groupby(["dataset", "learner"], sort=False):
+        sizes = dict(iter(results.metrics(ESS, POINTS, required=False).groupby(["dataset", "learner"])))
+        for key, curve in results.metrics(VALUE, POINTS, required=False).groupby(
+            ["dataset", "learner"], sort=False
+        ):
             updates = curve["updates"].to_numpy(np.float64)
             values = curve["mean"].to_numpy(np.float64)
             at = {f"value_{look}": values[np.abs(updates - look).argmin()] for look in options.looks}

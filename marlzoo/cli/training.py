@@ -37,9 +37,12 @@ DYNA_FLAG = "--dyna"  # the method's form that also learns from a world model
 
 def run(arguments: Sequence[str]) -> int:
     """Look the method up, then parse the flags that it has."""
-    from marlzoo.registry import DYNA, find_methods
+    from marlzoo.registry import DYNA, find_method, find_methods
 
-    methods = find_methods().modules
+    listing = find_methods()
+    methods = listing.modules
+    if listing.broken and arguments and not arguments[0].startswith("-") and arguments[0] not in methods:
+        find_method(arguments[0])  # whose error says which plugins could not be looked into
     about = (
         f"{textwrap.fill('Methods: ' + ', '.join(methods), WIDTH)}\n\n"
         "marlzoo train METHOD --help        run options and settings of one\n"

@@ -11,6 +11,7 @@ import importlib.machinery
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +217,8 @@ def _file(module: str) -> Path | None:
     """The source file of a module, found without importing it; its parent package alone is looked up."""
     parent, _, name = module.rpartition(".")
     package = importlib.util.find_spec(parent) if parent else None
-    for folder in (package.submodule_search_locations or ()) if package else ():
+    # A single file has no parent and lies in a folder of the search path.
+    for folder in (package.submodule_search_locations or ()) if package else sys.path:
         found = importlib.machinery.PathFinder.find_spec(name, [folder])
         if found and found.origin and found.origin.endswith(".py"):
             return Path(found.origin)

@@ -79,13 +79,14 @@ def train_method(
         preset: of the method, to start from instead of the task's; see :func:`marlzoo.make`.
 
     Raises:
+        ConfigError: an object where a name, a file or a list of seeds belongs.
         DataError: every run failed before it had a row, or no dataset names a task.
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
     from marlzoo.benchmarks.analysis import Results
     from marlzoo.benchmarks.results import ResultsFile
 
-    files = [data] if isinstance(data, str | os.PathLike) else list(data)
+    files = _files(method, data, seeds)
     finished = run_method(
         method,
         [os.fspath(file) for file in files],
@@ -116,6 +117,35 @@ def train_method(
     if finished.failures and not ResultsFile(finished.folder / "rows.csv").exists():
         raise DataError(f"{method} was not trained: {finished.failures[0]}")
     return Results(finished.folder)
+
+
+def _files(method: Any, data: Any, seeds: Any) -> list[str | os.PathLike[str]]:
+    """The datasets, as a list; objects where names belong are refused.
+
+    Raises:
+        ConfigError: the method, a dataset or the seeds are of another kind.
+    """
+    instead = "marlzoo.train(learner, data, updates=...) trains a learner on a dataset that you have"
+    if not isinstance(method, str):
+        raise ConfigError(
+            f"method is a {type(method).__name__}; train_method takes a method's name. {instead}"
+        )
+    named = isinstance(data, str | os.PathLike)
+    # Iterating a dataset would give its episodes.
+    several = isinstance(data, Sequence) and all(isinstance(each, str | os.PathLike) for each in data)
+    if not named and not several:
+        kinds = (
+            {type(each).__name__ for each in data}
+            if isinstance(data, list | tuple)
+            else {type(data).__name__}
+        )
+        raise ConfigError(
+            f"data is a {' and a '.join(sorted(kinds))}; train_method takes names or files of datasets: write it "
+            f"with marlzoo.save_dataset(data, FILE) and give the file. {instead}"
+        )
+    if isinstance(seeds, int | str):
+        raise ConfigError(f"seeds is {seeds!r}; give a list of integers, such as [0, 1]")
+    return [data] if named else list(data)
 
 
 def run_method(

@@ -83,10 +83,15 @@ def save_dataset(
         The file or folder written.
 
     Raises:
-        ConfigError: the target's name asks for no known format, or it exists.
+        ConfigError: the target's name asks for no known format, or it exists; or what is to be written is no dataset.
         DataError: the format cannot hold such data, or the name is of another task.
         OutputError: the target cannot be written.
     """
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(
+            f"save_dataset: the first argument is a {type(dataset).__name__}; the dataset comes first, then the "
+            'file: marlzoo.save_dataset(data, "mine.hdf5")'
+        )
     path, writer = _target(target, format, force)
     writer.write(named(dataset, os.fspath(target)), path)
     return path

@@ -20,6 +20,7 @@ if "pytest" in sys.modules:  # so that a failed assertion below shows its values
     sys.modules["pytest"].register_assert_rewrite(
         "marlzoo.testing.battery",
         "marlzoo.testing.cases",
+        "marlzoo.testing.compile_checks",
         "marlzoo.testing.environments",
         "marlzoo.testing.online_checks",
         "marlzoo.testing.toys",

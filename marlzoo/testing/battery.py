@@ -28,6 +28,7 @@ from marlzoo.registry import find_method, make
 from marlzoo.replicas import GivenRandom, Kind, ReplicaRandom
 from marlzoo.spec import ActionKind
 from marlzoo.testing.cases import SMALL, UPDATES, Case, cases, own_sizes, updated_by_hand
+from marlzoo.testing.compile_checks import update_is_one_graph
 from marlzoo.testing.online_checks import (
     online_lockstep_equals_single_runs,
     online_nan_stays_in_its_replica,
@@ -346,6 +347,7 @@ OFFLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     lockstep_equals_single_runs,
     nan_stays_in_its_replica,
     learns_acts_and_resumes,
+    update_is_one_graph,
 )
 ONLINE_CHECKS: tuple[Callable[[Case, Path], None], ...] = (
     online_lockstep_equals_single_runs,

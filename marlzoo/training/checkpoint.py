@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.config import replica_configs
-from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, PluginError, UnknownNameError
+from marlzoo.errors import (
+    CheckpointError,
+    ConfigError,
+    MarlzooError,
+    MethodError,
+    PluginError,
+    UnknownNameError,
+)
 from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
 from marlzoo.system.array_files import load_arrays, save_arrays
@@ -55,8 +62,14 @@ def save(
         meta: further plain values.
 
     Raises:
+        ConfigError: what is to be saved is no learner.
         OutputError: it could not be written; the old file is left as it was.
     """
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"save: the second argument is a {type(algorithm).__name__}; the file comes first, then the learner: "
+            'marlzoo.save("mine.npz", learner)'
+        )
     tensors = {f"{LEARNER}{k}": v.detach().cpu().numpy() for k, v in algorithm.state_tensors().items()}
     others = {f"{EXTRA}{k}": v for k, v in (extra or {}).items()}
     versions = {"marlzoo": __version__, "torch": torch.__version__, "numpy": np.__version__}
@@ -267,7 +280,7 @@ def _build(path: str | Path, saved: Saved, replicas: Sequence[int], device: torc
         algorithm.preset = str(meta.get("preset", algorithm.preset))
         whole = list(replicas) == list(range(len(saved.seeds)))
         _fill(algorithm, saved.arrays if whole else _of_replicas(algorithm, saved.arrays, replicas), meta)
-    except (CheckpointError, PluginError, UnknownNameError):
+    except (CheckpointError, MethodError, PluginError, UnknownNameError):
         raise
     except (*ZIP_FAULTS, MarlzooError) as error:
         text = (str(error).strip().splitlines() or [""])[0][:300]

@@ -88,9 +88,14 @@ def evaluate(
         dtype: of the policy.
 
     Raises:
-        SpecError: the number of copies is no multiple of the number of replicas, or the environment is broken (see
-            :class:`marlzoo.envs.guard.Guard`).
+        SpecError: what is to play is no policy, the number of copies is no multiple of the number of replicas, or the
+            environment is broken (see :class:`marlzoo.envs.guard.Guard`).
     """
+    if not isinstance(policy, Policy):
+        raise SpecError(
+            f"evaluate: the first argument is a {type(policy).__name__}, no policy; of a learner give "
+            "learner.policy(), of a checkpoint marlzoo.load_learner(FILE).policy()"
+        )
     replicas = len(seeds)
     episodes, rest = divmod(env.num_envs, replicas)
     if rest or not episodes:

@@ -19,10 +19,12 @@ import numpy as np
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.batch import Batch
 from marlzoo.config import ReplayConfig
 from marlzoo.console import inform
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError
+from marlzoo.method_faults import require_metrics, require_policy, told
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.collector import Collector as Collector
 from marlzoo.training.collector import Explorer
@@ -77,10 +79,13 @@ class OnlineTrainer:
     Raises:
         SpecError: environment and learner do not fit.
         ConfigError: the replay has no room for one rollout.
+        MethodError: the method's own code breaks a rule that all methods keep.
     """
 
     def __init__(self, algorithm: Algorithm, env: BatchedEnv) -> None:
+        require_policy(algorithm)
         self.algorithm = algorithm
+        self._looked_at = False  # what its first update returned
         self.settings = online_settings(algorithm)
         self.collector = Collector(algorithm, env)
         self.replay: ReplayBuffer | None = None
@@ -97,12 +102,23 @@ class OnlineTrainer:
                 self.replay.cut()
         rollout = self.collector.collect(progress)
         if self.replay is None:
-            metrics = algorithm.update(rollout)
+            metrics = self._updated(rollout)
         else:
             self.replay.add(rollout)
             for batch in self.replay.batches(self.collector.learning):
-                metrics = algorithm.update(batch)
+                metrics = self._updated(batch)
         algorithm.updates += 1
+        return metrics
+
+    def _updated(self, batch: Batch) -> dict[str, Tensor]:
+        """The metrics of one update."""
+        try:
+            metrics = self.algorithm.update(batch)
+        except Exception as error:
+            raise told(type(self.algorithm), error, "update", self.algorithm) from error
+        if not self._looked_at:
+            require_metrics(self.algorithm, metrics)
+            self._looked_at = True
         return metrics
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
+from marlzoo.method_faults import require_metrics, told, untraceable
 from marlzoo.training.compilation import Compile, make_training_step
 from marlzoo.training.shared_stage import SharedStage, kinds
 
@@ -59,7 +60,14 @@ class Steps:
                 step = make_training_step(
                     trained.learner, trained.sampler, self._compile, self._updates, self._log
                 )
-            metrics = step()
+                first = True
+            try:
+                metrics = step()
+            except Exception as error:
+                raise _fault(trained.learner, trained.sampler, error) from error
+            if first:
+                require_metrics(trained.learner, metrics)
+                first = False
             learner.updates += 1
             yield self._shared.count(metrics) if self._shared else metrics
 
@@ -79,3 +87,14 @@ class Steps:
             f"{learner.replicas} runs, which share it"
         )
         return SharedStage(learner, self.sampler, self._part, firsts)
+
+
+def _fault(learner: Algorithm, sampler: Sampler, error: Exception) -> Exception:
+    """What to raise for an update that failed; the learner is lost."""
+    if not type(error).__module__.startswith("torch._dynamo"):
+        return told(type(learner), error, "update", learner)
+    try:  # the compiler hides the method's own mistakes behind its words
+        require_metrics(learner, learner.stage.update(sampler.next()))
+    except Exception as plain:
+        return told(type(learner), plain, "update", learner)
+    return untraceable(learner, error)

@@ -25,6 +25,7 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.data.validation import reward_remedy
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.method_faults import require_policy
 from marlzoo.registry import code_hash, fitting_options
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
@@ -112,9 +113,10 @@ def train(
         ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
             precision that is not to be had.
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
+        MethodError: the method's own code breaks a rule that all methods keep.
     """
     _require(updates=updates, episodes=episodes, eval_every=eval_every, checkpoint_every=checkpoint_every)
-    require_all_stages(algorithm, updates)
+    _require_trainable(algorithm, data, env, updates)
     datasets = [data] if isinstance(data, Dataset) else list(data)
     sampler = make_sampler(algorithm, datasets, task)
     arena = env(algorithm.replicas * episodes) if env else None
@@ -252,7 +254,7 @@ def _part(
 
 
 def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
-    """Let a new learner look at its data; replica r has dataset ``r modulo their number``."""
+    """Let a new learner look at its data, and ask for its policy; replica r has dataset ``r modulo their number``."""
 
     def batches() -> Iterator[Batch]:
         # A sampler of its own: what preparing draws does not change what training draws.
@@ -261,6 +263,7 @@ def prepare(algorithm: Algorithm, datasets: Sequence[Dataset]) -> None:
             yield sampler.next()
 
     algorithm.prepare([datasets[k % len(datasets)] for k in range(algorithm.replicas)], batches())
+    require_policy(algorithm)
 
 
 class _Run:
@@ -405,6 +408,30 @@ def _require(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1 or not math.isfinite(value):
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+
+
+def _require_trainable(algorithm: Any, data: Any, env: Any, updates: int) -> None:
+    """Refuse names where objects belong, and a training that its stages do not fit into.
+
+    Raises:
+        ConfigError: it is refused.
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"train: the first argument is a {type(algorithm).__name__}, no learner; make one: "
+            "marlzoo.make(METHOD, data.spec), or name the method: marlzoo.train_method(METHOD, data)"
+        )
+    given = [data] if isinstance(data, str | Path | Dataset) else list(data)
+    for each in given:
+        if not isinstance(each, Dataset):
+            raise ConfigError(f"train: data is {each!r}, no dataset; load it: marlzoo.load_dataset({each!r})")
+    if env is not None and not callable(env):
+        task = env if isinstance(env, str) else getattr(env, "task", "TASK")
+        raise ConfigError(
+            f"train: env is a {type(env).__name__}; give a function that makes any number of copies: "
+            f"env=lambda num_envs: marlzoo.make_env({task!r}, num_envs)"
+        )
+    require_all_stages(algorithm, updates)
 
 
 def require_all_stages(algorithm: Algorithm, updates: int) -> None:

@@ -1,0 +1,104 @@
+"""Slips in calls of the Python API: what is meant is done, or one error shows the right call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import marlzoo
+from marlzoo.errors import ConfigError, MarlzooError, SpecError
+from marlzoo.registry import task_spec
+
+TASK = "games/modes-4"
+Slip = Callable[[Any], object]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A learner of two replicas, its checkpoint, and a dataset."""
+    learner = marlzoo.make("bc", task_spec(TASK), seeds=[0, 1], hidden=4)
+    file = tmp_path_factory.mktemp("slips") / "team.npz"
+    marlzoo.save(file, learner, meta={"task": TASK})
+    data = marlzoo.load_dataset("games/xor/marlzoo/D1")
+    return SimpleNamespace(learner=learner, file=file, data=data, xor=marlzoo.make("bc", data.spec, hidden=4))
+
+
+SLIPS: dict[str, tuple[Slip, type[MarlzooError], str]] = {
+    "save": (
+        lambda m: marlzoo.save(m.learner, "x.npz"),
+        ConfigError,
+        r'marlzoo\.save\("mine\.npz", learner\)',
+    ),  # type: ignore[arg-type]
+    "save_dataset": (
+        lambda m: marlzoo.save_dataset("x.hdf5", m.data),  # type: ignore[arg-type]
+        ConfigError,
+        "first argument is a str; the dataset comes first",
+    ),
+    "a dataset": (
+        lambda m: marlzoo.train_method("bc", m.data),
+        ConfigError,
+        r"data is a Dataset; .* marlzoo\.save_dataset\(data, FILE\).* marlzoo\.train\(learner, data",
+    ),
+    "datasets": (
+        lambda m: marlzoo.train_method("bc", [m.data]),
+        ConfigError,
+        "data is a Dataset; train_method",
+    ),
+    "a learner": (
+        lambda m: marlzoo.train_method(m.xor, "x"),
+        ConfigError,
+        "method is a BC; train_method takes a",
+    ),
+    "a seed": (
+        lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", seeds=3),  # type: ignore[arg-type]
+        ConfigError,
+        r"seeds is 3; give a list of integers, such as \[0, 1\]",
+    ),
+    "no episodes": (
+        lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", episodes=0),
+        ConfigError,
+        r"episodes is 0; a run is evaluated\. marlzoo\.train trains without a simulator",
+    ),
+    "a name in a dataset's place": (
+        lambda m: marlzoo.train(m.xor, "games/xor/marlzoo/D1", updates=1),  # type: ignore[arg-type]
+        ConfigError,
+        r"load it: marlzoo\.load_dataset\('games/xor/marlzoo/D1'\)",
+    ),
+    "a name in a learner's place": (
+        lambda m: marlzoo.train("bc", m.data, updates=1),  # type: ignore[arg-type]
+        ConfigError,
+        r"is a str, no learner; make one: marlzoo\.make\(METHOD, data\.spec\)",
+    ),
+    "an environment": (
+        lambda m: marlzoo.train(m.xor, m.data, updates=1, env=marlzoo.make_env("games/xor", 10)),  # type: ignore[arg-type]
+        ConfigError,
+        r"env=lambda num_envs: marlzoo\.make_env\('games/xor', num_envs\)",
+    ),
+    "a learner that plays": (
+        lambda m: marlzoo.evaluate(m.learner, marlzoo.make_env(TASK, 2), seeds=[0, 1]),
+        SpecError,
+        r"is a BC, no policy; of a learner give learner\.policy\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_one_error_with_the_right_call(
+    made: Any, slip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, error, said = SLIPS[slip]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=said):
+        call(made)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "text", "learner"])
+def test_a_single_run_plays_with_itself(made: Any, kind: str) -> None:
+    run = {"file": made.file, "text": str(made.file), "learner": made.learner}[kind]
+    found = marlzoo.cross_play(run, episodes=1, compositions=2)
+    assert [team.seed for team in found.teams] == [0, 1]
