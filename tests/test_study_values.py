@@ -288,7 +288,8 @@ def test_values_at_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("values")
     updates = np.arange(10.0, 1001.0, 10.0)
 
-    def metrics(name: str, points: int) -> pd.DataFrame:
+    def metrics(name: str, points: int, required: bool) -> pd.DataFrame:
+        assert not required  # a run of a method without values has no curve
         rows = (
             {"iql": updates / 2, "omiga": np.where(updates > 500, 2.0, 1.0)}
             if name == module.VALUE
