@@ -34,12 +34,14 @@ class Team:
         method: that trained it.
         seed: of the replica.
         updates: of its training.
+        dataset: name of its data; empty where that is not known.
     """
 
     run: str
     method: str
     seed: int
     updates: int
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ def cross_play(
 def sheet(found: CrossPlay) -> Sheet:
     """A table of teams: self-play, cross-play, gap, and with two agents the matrix."""
     matrix = found.matrix
+    data = {(team.run, team.dataset) for team in found.teams}
+    mixed = {run for run, _ in data if sum(other == run for other, _ in data) > 1}
     numbers = [str(k + 1) for k in range(len(found.teams))] if matrix is not None else []
     body = [
         [
-            f"{k + 1}: {team.method}, seed {team.seed}",
+            f"{k + 1}: {team.method}, {f'{team.dataset}, ' if team.run in mixed else ''}seed {team.seed}",
             *(f"{getattr(found, name)[k]:.2f}" for name in MEASURES),
             *(f"{value:.2f}" for value in (matrix[k] if matrix is not None else ())),
         ]
@@ -220,6 +224,7 @@ class _Teams:
 
     names: list[str]
     learners: list[Algorithm]
+    datasets: list[list[str]]
     task: str
     env_options: dict[str, Any]
 
@@ -227,6 +232,7 @@ class _Teams:
     def gather(cls, runs: Sequence[str | Path | Algorithm], device: str) -> _Teams:
         names = list[str]()
         learners = list[Algorithm]()
+        data = list[list[str]]()
         tasks = dict[str, str]()
         options = dict[str, dict[str, Any]]()
         sources = set[str]()
@@ -235,11 +241,14 @@ class _Teams:
                 name = f"{run.name} ({len(names) + 1})"
                 learner = run
                 learned_on = {""}
+                data.append([""] * run.replicas)
                 tasks[name] = run.spec.task
             else:
                 file = find_checkpoint(run)
                 name = str(file)
-                meta = load_saved(file).meta
+                saved = load_saved(file)
+                meta = saved.meta
+                data.append(saved.datasets)
                 learner = load_learner(file, device)
                 if name in names:
                     raise ConfigError(f"{name}: is named twice; a team's cross-play with itself is self-play")
@@ -252,14 +261,14 @@ class _Teams:
         _require_teams(names, learners, sources)
         task = _agreed("task", tasks)
         chosen = _agreed("environment", options)
-        return cls(names, learners, task or "", chosen or {})
+        return cls(names, learners, data, task or "", chosen or {})
 
     @property
     def listed(self) -> list[Team]:
         return [
-            Team(name, learner.name, seed, learner.updates)
-            for name, learner in zip(self.names, self.learners, strict=True)
-            for seed in learner.seeds
+            Team(name, learner.name, seed, learner.updates, dataset)
+            for name, learner, data in zip(self.names, self.learners, self.datasets, strict=True)
+            for seed, dataset in zip(learner.seeds, data, strict=True)
         ]
 
     @property

@@ -691,8 +691,8 @@ def test_a_flavor_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_pat
         action_mask=np.ones((rows, 3, shape.action_size), bool),
     )
     write_omiga(data, tmp_path / "3m.hdf5")
-    status, out, _ = call(capsys, "train", "bc", "--data", tmp_path / "3m.hdf5", "--task", "smac/3m", *TINY)
-    assert (status, "With --env flavor=original the task has the dataset's shape" in out) == (1, True)
+    status, _, err = call(capsys, "train", "bc", "--data", tmp_path / "3m.hdf5", "--task", "smac/3m", *TINY)
+    assert (status, "(--env flavor=original) the task has the shape of the data" in err) == (2, True)
 
 
 def test_options_of_the_environment_reach_it(

@@ -180,6 +180,7 @@ def test_copies_start_anew_and_the_replay_is_cut() -> None:
         restart=lambda number: told.append(f"restart {number}"), collect=lambda progress: progress, learning=7
     )
     trainer.replay = None
+    trainer._looked_at = True
     assert [trainer.next(0.1 * k)["x"] for k in range(3)] == [0.0, 0.1, 0.2]
     assert told == ["restart 0", 0.0, 0.1, "restart 1", 0.2]
     told.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.training.checkpoint import pack_evaluations, save
+from marlzoo.training.checkpoint import Saved, load_learner, load_saved, pack_evaluations, save
 from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.training.trainer import train
 from tests.toys import ToyEnv, toy_dataset, toy_spec
@@ -152,7 +153,7 @@ def test_the_choice_of_a_replica(tmp_path: Path) -> None:
     for choice, text in (
         ({}, r"holds replicas 0 \(seed 4\)"),
         ({"seed": 3}, "no replica has seed 3"),
-        ({"seed": 7}, r"replicas \[1, 2\] have seed 7"),
+        ({"seed": 7}, r"replicas 1 \(seed 7\), 2 \(seed 7\) have seed 7; choose by dataset or replica"),
         ({"replica": 3}, "replicas 0 to 2"),
         ({"replica": -1}, "replicas 0 to 2, not -1"),
         ({"seed": 4, "best": True}, "by one of"),
@@ -161,6 +162,128 @@ def test_the_choice_of_a_replica(tmp_path: Path) -> None:
             marlzoo.load(file, **choice)
     with pytest.raises(CheckpointError, match="no evaluation"):
         marlzoo.load(file, best=True)
+
+
+def suite(folder: Path) -> Path:
+    """Checkpoints of two methods; bc's replicas were trained on two datasets with two seeds each."""
+    (folder / "checkpoints").mkdir()
+    qualities = ["medium", "expert", "medium", "expert"]
+    data = [toy_dataset() for _ in qualities]
+    data = [d.with_card(replace(d.card, quality=q)) for d, q in zip(data, qualities, strict=True)]
+    for method, found in (("bc", data), ("omiga", data[:1])):
+        learner = marlzoo.make(method, toy_spec(), seeds=[k // 2 for k in range(len(found))], **SMALL)
+        file = folder / "checkpoints" / f"{method}-1.npz"
+        train(learner, found, updates=2, checkpoint=file, env=ToyEnv, episodes=2, eval_every=1)
+    return folder
+
+
+def test_a_team_of_a_suite_is_chosen_by_method_data_and_seed(tmp_path: Path) -> None:
+    folder = suite(tmp_path)
+    whole = load_learner(folder / "checkpoints" / "bc-1.npz").policy().eval()
+    obs, _ = inputs("continuous", 4)[0]
+    together = torch.from_numpy(obs).expand(4, *obs.shape)
+    with torch.no_grad():
+        expected = whole.act(together, None)[:, :, :].numpy()
+    for dataset, seed, place in (
+        ("medium", 0, 0),
+        ("expert", 0, 1),
+        ("toy/walk/medium", 1, 2),
+        ("toy/walk/test/expert", 1, 3),
+    ):
+        team = marlzoo.load(folder, method="BC", dataset=dataset, seed=seed)
+        assert (team.method, team.seed) == ("bc", seed)
+        np.testing.assert_allclose(team.act(obs), expected[place], atol=1e-6)
+    assert marlzoo.load(folder, method="omiga").method == "omiga"
+    best = marlzoo.load(folder, method="bc", dataset="expert", best=True)
+    returns = load_saved(folder / "checkpoints" / "bc-1.npz").arrays["extra/eval/1/returns"].mean(-1)
+    place = 1 if returns[1] >= returns[3] else 3
+    np.testing.assert_allclose(best.act(obs), expected[place], atol=1e-6)
+
+
+def test_a_choice_that_names_no_team_or_several_lists_what_there_is(tmp_path: Path) -> None:
+    folder = suite(tmp_path)
+    for choice, text in (
+        (
+            {"method": "icq"},
+            r"holds no team of icq; it holds bc on toy/walk/test/medium, bc on .*expert, omiga on",
+        ),
+        ({"method": "omiga", "dataset": "expert"}, "holds no team of omiga on expert; it holds"),
+        ({"dataset": "pert"}, "holds no team of a method on pert"),
+        (
+            {"dataset": "medium", "seed": 0},
+            r"several checkpoints hold teams of a method on medium; name one of",
+        ),
+        ({}, r"holds 2 checkpoints; name one of .*, or its method and dataset"),
+    ):
+        with pytest.raises(CheckpointError, match=text):
+            marlzoo.load(folder, **choice)
+    for choice, text in (
+        (
+            {"method": "bc"},
+            r"replicas 0 \(toy/walk/test/medium, seed 0\), 1 \(toy/walk/test/expert, seed 0\)",
+        ),
+        (
+            {"method": "bc", "seed": 1},
+            r"replicas 2 \(toy/walk/test/medium, seed 1\), 3 .* have seed 1; choose by",
+        ),
+        (
+            {"method": "bc", "dataset": "expert"},
+            r"holds replicas 1 \(.*expert, seed 0\), 3 \(.*expert, seed 1\); choose",
+        ),
+        ({"method": "bc", "dataset": "expert", "replica": 0}, "has replicas 1, 3, not 0"),
+        ({"method": "bc", "dataset": "expert", "seed": 2}, r"no replica has seed 2; it holds 1 \(.*\), 3 \("),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            marlzoo.load(folder, **choice)
+
+
+def test_evaluations_name_the_data_of_every_replica(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = suite_of_game(tmp_path)
+    scores = marlzoo.evaluate_run(folder, method="bc", episodes=3)
+    assert [(s.dataset, s.seed) for s in scores] == [
+        ("games/xor/marlzoo/D1", 0),
+        ("games/xor/marlzoo/D3", 0),
+        ("games/xor/marlzoo/D1", 1),
+        ("games/xor/marlzoo/D3", 1),
+    ]
+    part = marlzoo.evaluate_run(folder, method="bc", dataset="D3", episodes=3)
+    assert [asdict(s) | {"action_us": 0} for s in part] == [
+        asdict(s) | {"action_us": 0} for s in scores[1::2]
+    ]
+    assert main(["eval", str(folder), "--method", "bc", "--episodes", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("bc on games/xor, data games/xor/marlzoo/D3, seed 0,")
+    assert main(["eval", str(folder), "--method", "bc", "--dataset", "D3", "--episodes", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("bc on games/xor, seed 0,")  # all have the same data
+    assert len([line for line in lines if line.startswith("bc")]) == 2
+    assert main(["eval", str(folder), "--method", "bc", "--cross-play"]) == 2
+    assert "--method and --dataset are for one run" in capsys.readouterr().err
+    found = marlzoo.cross_play(folder / "checkpoints" / "bc-1.npz", episodes=2)
+    assert [team.dataset for team in found.teams] == [score.dataset for score in scores]
+
+
+def suite_of_game(folder: Path) -> Path:
+    """As :func:`suite`, on XOR."""
+    data = [marlzoo.load_dataset(f"games/xor/marlzoo/{quality}") for quality in ("D1", "D3", "D1", "D3")]
+    for method in ("bc", "iql"):
+        learner = marlzoo.make(method, data[0].spec, seeds=(0, 0, 1, 1), **SMALL)
+        train(
+            learner, data, updates=2, checkpoint=folder / "checkpoints" / f"{method}-1.npz", task="games/xor"
+        )
+    return folder
+
+
+def test_older_checkpoints_say_what_they_know_of_their_data() -> None:
+    for meta, names in (
+        ({"sources": ["a/b/c/d"]}, ["a/b/c/d"] * 2),
+        ({"sources": ["a/b/c/d", "a/b/c/e", "a/b/c/f"]}, ["", ""]),  # which one is whose is not known
+        ({}, ["", ""]),
+        ({"sources": ["x", "y"], "datasets": ["y", "x"]}, ["y", "x"]),
+    ):
+        assert Saved({}, {"seeds": [0, 1], **meta}).datasets == names
 
 
 def test_wrong_inputs_are_named(tmp_path: Path) -> None:

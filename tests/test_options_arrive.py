@@ -66,11 +66,12 @@ def asked(call: Callable[[], object]) -> dict[str, Any]:
 
 # Command, where it arrives, and what must arrive there.
 COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "eval run --task t/a --env flavor=original n=3 on=true --episodes 3 --horizon 7 --seed 5 "
-    "--acting eval_steps=5 std=0.5": (
+    "eval run --method bc --dataset D3 --task t/a --env flavor=original n=3 on=true --episodes 3 --horizon 7 "
+    "--seed 5 --acting eval_steps=5 std=0.5": (
         "commands.scoring:evaluate_run",
         {
-            "checkpoint": Path("run"), "task": "t/a", "env": {"flavor": "original", "n": 3, "on": True},
+            "checkpoint": Path("run"), "method": "bc", "dataset": "D3", "task": "t/a",
+            "env": {"flavor": "original", "n": 3, "on": True},
             "episodes": 3, "horizon": 7, "seed": 5, "device": "cpu", "acting": {"eval_steps": 5, "std": 0.5},
         },
     ),
@@ -176,18 +177,19 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "results compress f": ("benchmarks.results:compress", {"folder": Path("f"), "wanted": True}),
     "results compress f --undo": ("benchmarks.results:compress", {"folder": Path("f"), "wanted": False}),
     "render run -o o.gif --episodes 3 --strip 4 --task t/a --env n=3 --every 5 --fps 6 --size 70 80 "
-    "--episode-seed 9 --replica 1": (
+    "--episode-seed 9 --replica 1 --method bc --dataset D3": (
         "deployment.rendering:render",
         {
             "path": Path("run"), "out": Path("o.gif"), "episodes": 3, "strip": 4, "task": "t/a", "env": {"n": 3},
             "every": 5, "fps": 6, "size": (70, 80), "episode_seed": 9, "seed": None, "replica": 1, "best": False,
+            "method": "bc", "dataset": "D3",
         },
     ),
-    "export run --format torch -o o --agent 2 --seed 3 --best": (
+    "export run --format torch -o o --agent 2 --seed 3 --best --method bc --dataset D3": (
         "deployment.export:export",
         {
             "path": Path("run"), "out": Path("o"), "format": "torch", "agent": 2, "seed": 3, "replica": None,
-            "best": True,
+            "best": True, "method": "bc", "dataset": "D3",
         },
     ),
     "push p u/n --name N --license MIT --private --message M": (
@@ -356,13 +358,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         noted.made.append((task, copies, options))
         return SimpleNamespace(spec=noted.other, close=close)
 
-    def load_learner(file: Path, device: str, acting: Any = None) -> Any:
+    def load_learner(file: Path, device: str, replicas: Any = None, acting: Any = None) -> Any:
+        assert replicas is None
         noted.loaded = (file, device, acting)
         return learner
 
     saved = "marlzoo.training.checkpoint"
     monkeypatch.setattr(f"{saved}.find_checkpoint", lambda path: Path("found.npz"))
-    monkeypatch.setattr(f"{saved}.load_saved", lambda path: SimpleNamespace(meta=noted.meta))
+    monkeypatch.setattr(
+        f"{saved}.load_saved", lambda path: SimpleNamespace(meta=noted.meta, datasets=["a", "a"])
+    )
     monkeypatch.setattr(f"{saved}.load_learner", load_learner)
     monkeypatch.setattr("marlzoo.registry.make_env", make_env)
     return noted

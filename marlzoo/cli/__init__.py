@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("reporting", "one HTML file of tables and curves from result rows"),
     "push": ("pushing", "publish a policy or a dataset on a Hugging Face hub"),
     "pull": ("pulling", "fetch a policy or a dataset from a Hugging Face hub"),
-    "results": ("resulting", "compare, borrow or compress result rows, or migrate those of an older version"),
+    "results": ("resulting", "compare, borrow, compress or migrate result rows"),
     "new-method": ("new_method", "write a method that works, to start your own from"),
     "completion": ("completing", "print a script that completes commands in bash, zsh or fish"),
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),

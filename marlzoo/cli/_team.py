@@ -14,7 +14,11 @@ class TeamOptions:
     """A run, and which of its replicas."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """checkpoint ending in .npz, or the folder of a run that has one"""
+    """checkpoint ending in .npz, or the folder of a run or a suite"""
+    method: str = ""
+    """the team of this method, where the folder has several"""
+    dataset: str = ""
+    """the team trained on these data: their name, or their quality, for instance medium-expert"""
     seed: int | None = None
     """the replica with this seed"""
     replica: int | None = None

@@ -29,13 +29,17 @@ class Options:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """file ending in .npz, or the folder of a run that has one"""
+    """file ending in .npz, or the folder of a run or a suite"""
     others: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """further runs, for --cross-play"""
     cross_play: bool = False
     """compose teams of members of different teams: returns, and the gap to the teams themselves"""
     compositions: int = 10
     """with --cross-play and more than two agents: compositions sampled per team"""
+    method: str = ""
+    """the checkpoint of this method, where the folder has several"""
+    dataset: str = ""
+    """only replicas trained on these data: their name, or their quality, for instance medium-expert"""
     task: str = ""
     """full task name (default: the one it was trained for)"""
     env: tuple[str, ...] = ()
@@ -66,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
 
     scores = evaluate_run(
         options.checkpoint,
+        method=options.method,
+        dataset=options.dataset,
         task=options.task,
         env=named_values(options.env, "--env") or None,
         episodes=options.episodes,
@@ -77,8 +83,9 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps([without_nan(asdict(score)) for score in scores], indent=2))
         return 0
+    several = len({score.dataset for score in scores}) > 1
     for score in scores:
-        print(_text(score))
+        print(_text(score, several))
     closing(
         "Evaluated",
         started,
@@ -96,11 +103,13 @@ def _settings(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _text(score: Score) -> str:
+def _text(score: Score, several: bool) -> str:
+    """One line; with the data's name where others have other data."""
     wins = "" if score.win_rate is None else f", won {100 * score.win_rate:.0f} %"
+    data = f"data {score.dataset}, " if several else ""
     other = "" if score.execution == "decentralized" else f" ({score.execution.replace('_', ' ')} execution)"
     return (
-        f"{score.method}{other} on {score.task}, seed {score.seed}, {score.updates} updates: return "
+        f"{score.method}{other} on {score.task}, {data}seed {score.seed}, {score.updates} updates: return "
         f"{score.mean_return:.1f} ± {score.std_return:.1f} over {score.episodes} episodes of "
         f"{score.mean_length:.0f} steps{wins}, {float(f'{score.action_us:.3g}'):g} us per action"
     )
@@ -110,6 +119,8 @@ def _require(options: Options) -> None:
     for flag, value in (("episodes", options.episodes), ("horizon", options.horizon)):
         if value < 0:
             raise ConfigError(f"--{flag} is {value}; it must not be negative")
+    if (options.method or options.dataset) and options.cross_play:
+        raise ConfigError("--method and --dataset are for one run; name the checkpoints of --cross-play")
     if options.acting and options.cross_play:
         raise ConfigError("--acting is for one run; teams of --cross-play act as in their training")
     if options.others and not options.cross_play:

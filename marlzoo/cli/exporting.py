@@ -38,6 +38,8 @@ def run(arguments: Sequence[str]) -> int:
             options.out,
             format=options.format,
             agent=options.agent,
+            method=options.method,
+            dataset=options.dataset,
             seed=options.seed,
             replica=options.replica,
             best=options.best,

@@ -56,6 +56,8 @@ def run(arguments: Sequence[str]) -> int:
             fps=options.fps,
             size=options.size,
             episode_seed=options.episode_seed,
+            method=options.method,
+            dataset=options.dataset,
             seed=options.seed,
             replica=options.replica,
             best=options.best,

@@ -32,6 +32,7 @@ class Score:
         action_us: microseconds that the policy took per action of one agent, all episodes in lockstep.
         execution: what the policies need beside the agents' own observations, see
             :attr:`marlzoo.modules.policies.Policy.execution`.
+        dataset: name of the data of the training; empty where the checkpoint does not say it.
     """
 
     method: str
@@ -45,11 +46,14 @@ class Score:
     win_rate: float | None
     action_us: float
     execution: str
+    dataset: str = ""
 
 
 def evaluate_run(
     checkpoint: str | os.PathLike[str],
     *,
+    method: str = "",
+    dataset: str = "",
     task: str = "",
     env: Mapping[str, Any] | None = None,
     episodes: int = 0,
@@ -61,7 +65,10 @@ def evaluate_run(
     """Play episodes with every replica of a checkpoint, deterministically as the method defines it.
 
     Args:
-        checkpoint: file ending in .npz, or the folder of a run that has one.
+        checkpoint: file ending in .npz, or the folder of a run or of a suite.
+        method: whose checkpoint to take, where the folder has several.
+        dataset: play with the replicas that were trained on these data alone: their name, that name without its
+            source, or their quality.
         task: full task name; default: the one it was trained for.
         env: options of the task's environment; default: those of the training.
         episodes: per replica; 0: as many as in training, or 10.
@@ -74,24 +81,25 @@ def evaluate_run(
         A score for each replica, in the checkpoint's order.
 
     Raises:
-        CheckpointError: it is missing or broken.
+        CheckpointError: it is missing or broken, or there are several.
         ConfigError: it names no task, was trained for another one, or a number is negative.
         UnknownNameError: the method has no such setting of how it acts.
     """
     from marlzoo.registry import make_env
-    from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
+    from marlzoo.training.checkpoint import find_teams, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
 
     for name, value in (("episodes", episodes), ("horizon", horizon)):
         if value < 0:
             raise ConfigError(f"{name} is {value}; it must not be negative")
-    file = find_checkpoint(Path(checkpoint))
-    meta = load_saved(file).meta
+    file, replicas = find_teams(Path(checkpoint), method, dataset)
+    saved = load_saved(file)
+    meta = saved.meta
     task = task or task_of(meta)
     if not task:
         raise ConfigError(f"{file}: does not name its task; give it with --task (task=... in Python)")
     same = task == meta.get("task")
-    learner = load_learner(file, device, acting=acting)
+    learner = load_learner(file, device, replicas, acting)
     episodes = episodes or meta.get("episodes") or 10
     options = env or (meta.get("env") or {} if same else {})
     simulator = make_env(task, learner.replicas * episodes, **options)
@@ -113,11 +121,12 @@ def evaluate_run(
         )
     finally:
         simulator.close()
-    return [_score(learner, task, found, k, episodes, policy.execution) for k in range(learner.replicas)]
+    data = [saved.datasets[k] for k in replicas or range(learner.replicas)]
+    return [_score(learner, task, found, k, episodes, policy.execution, name) for k, name in enumerate(data)]
 
 
 def _score(
-    learner: Algorithm, task: str, found: EpisodeResults, k: int, episodes: int, execution: str
+    learner: Algorithm, task: str, found: EpisodeResults, k: int, episodes: int, execution: str, dataset: str
 ) -> Score:
     """Of one replica."""
     return Score(
@@ -132,6 +141,7 @@ def _score(
         win_rate=None if found.wins is None else float(found.wins[k].mean()),
         action_us=1e6 * (found.seconds_per_action or 0.0),
         execution=execution,
+        dataset=dataset,
     )
 
 

@@ -41,6 +41,8 @@ def export(
     *,
     format: Format = "onnx",  # noqa: A002 - the option's name
     agent: int | None = None,
+    method: str = "",
+    dataset: str = "",
     seed: int | None = None,
     replica: int | None = None,
     best: bool = False,
@@ -55,6 +57,8 @@ def export(
         out: the file; default: ``policy.onnx`` or ``policy.pt2`` in the current folder.
         format: ``onnx`` (extra ``export``) or ``torch`` (:func:`torch.export.load` reads it).
         agent: export this agent alone, in its own sizes; None: the team.
+        method: see :func:`marlzoo.load`.
+        dataset: see :func:`marlzoo.load`.
         seed: see :func:`marlzoo.load`.
         replica: see :func:`marlzoo.load`.
         best: see :func:`marlzoo.load`.
@@ -76,7 +80,11 @@ def export(
         raise ConfigError(f"{target}: end the file's name in {ENDINGS[format]} for the format {format}")
     if format == "onnx":
         _require_onnx()
-    team = path if isinstance(path, TeamPolicy) else load(path, seed=seed, replica=replica, best=best)
+    team = (
+        path
+        if isinstance(path, TeamPolicy)
+        else load(path, method=method, dataset=dataset, seed=seed, replica=replica, best=best)
+    )
     step = make_policy_step(team, agent)
     program = _program(team, step)
     with atomic_write(target) as temporary:

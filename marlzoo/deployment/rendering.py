@@ -39,6 +39,8 @@ def render(
     fps: int = 25,
     size: tuple[int, int] = (480, 360),
     episode_seed: int = 0,
+    method: str = "",
+    dataset: str = "",
     seed: int | None = None,
     replica: int | None = None,
     best: bool = False,
@@ -56,6 +58,8 @@ def render(
         fps: frames per second.
         size: width and height of a frame, in pixels, at most 4096; of an .mp4 they are rounded up to even ones.
         episode_seed: of the starts.
+        method: see :func:`marlzoo.load`.
+        dataset: see :func:`marlzoo.load`.
         seed: see :func:`marlzoo.load`.
         replica: see :func:`marlzoo.load`.
         best: see :func:`marlzoo.load`.
@@ -83,7 +87,11 @@ def render(
     writer = _imageio(target.suffix)
     if target.suffix == ".mp4":  # whose encoder takes even sizes only
         size = size[0] + size[0] % 2, size[1] + size[1] % 2
-    team = path if isinstance(path, TeamPolicy) else load(path, seed=seed, replica=replica, best=best)
+    team = (
+        path
+        if isinstance(path, TeamPolicy)
+        else load(path, method=method, dataset=dataset, seed=seed, replica=replica, best=best)
+    )
     arena = _arena(team, task, env)
     step = every or -(-arena.spec.horizon // FRAMES)
     try:

@@ -39,7 +39,19 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
     Raises:
         CheckpointError: the file is missing, truncated, or no checkpoint.
     """
-    path = Path(path)
+    return _load(Path(path), whole=True)
+
+
+def load_description(path: str | Path) -> dict[str, Any]:
+    """The plain values of a file alone; its arrays are not read.
+
+    Raises:
+        CheckpointError: as for :func:`load_arrays`.
+    """
+    return _load(Path(path), whole=False)[1]
+
+
+def _load(path: Path, *, whole: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such checkpoint; check the path (a run's folder, results/NAME, will do)"
@@ -47,7 +59,8 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as stored:
-            names = [name.removesuffix(".npy") for name in stored.namelist()]
+            listed = [name.removesuffix(".npy") for name in stored.namelist()]
+            names = listed if whole else ["meta"]
             arrays = {name: read_member(stored, name, size, kinds="fiub", any_order=True) for name in names}
         meta = json.loads(arrays.pop("meta").tobytes())
         meta = unsealed(meta, "its description") if isinstance(meta, dict) else None
@@ -58,7 +71,7 @@ def load_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, An
             f"{path}: not a readable checkpoint ({error or type(error).__name__}); {remedy}"
         ) from error
     told = meta.get("arrays") if meta else None
-    if told is not None and told != sorted(arrays):
+    if whole and told is not None and told != sorted(arrays):
         lacking = sorted({*map(str, told)} ^ set(arrays))[:3] if isinstance(told, list) else []
         raise CheckpointError(
             f"{path}: not a readable checkpoint (its description and its arrays differ in {', '.join(lacking)}); "

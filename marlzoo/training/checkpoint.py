@@ -24,7 +24,7 @@ from marlzoo.errors import (
 )
 from marlzoo.registry import find_method, is_seed
 from marlzoo.spec import Spec
-from marlzoo.system.array_files import load_arrays, save_arrays
+from marlzoo.system.array_files import load_arrays, load_description, save_arrays
 from marlzoo.system.machine import usable_device
 from marlzoo.system.zipped import ZIP_FAULTS
 from marlzoo.training.evaluation import EpisodeResults, Evaluation
@@ -102,18 +102,79 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is none, or there are several.
     """
-    path = Path(path)
+    found = _checkpoints(Path(path))
+    if len(found) > 1:
+        names = _listed([file.relative_to(path) for file in found])
+        raise CheckpointError(
+            f"{path}: holds {len(found)} checkpoints; name one of {names}, or its method and dataset"
+        )
+    return found[0]
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    """The file itself, or all checkpoints in a run's folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if not path.is_dir():
-        return path
+        return [path]
     found = [path / "checkpoint.npz"] if (path / "checkpoint.npz").is_file() else []
     found += sorted((path / "checkpoints").glob("*.npz"))
     if not found:
         raise CheckpointError(f"{path}: holds no checkpoint; {_runs_below(path)}")
-    if len(found) > 1:
-        names = ", ".join(str(file.relative_to(path)) for file in found[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise CheckpointError(f"{path}: holds {len(found)} checkpoints; name one of {names}{more}")
-    return found[0]
+    return found
+
+
+def _listed(found: Sequence[object]) -> str:
+    """The first few."""
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return ", ".join(map(str, found[:5])) + more
+
+
+def find_teams(path: str | Path, method: str = "", dataset: str = "") -> tuple[Path, list[int] | None]:
+    """The checkpoint that a path, a method and data name, and its replicas that were trained on these data.
+
+    Args:
+        path: a checkpoint, or the folder of a run or of a suite.
+        method: name of a method; empty: any.
+        dataset: the data's name, that name without its source, or its quality alone; empty: any.
+
+    Returns:
+        The file, and indices of the replicas; None for all.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or there are several.
+    """
+    if not method and not dataset:
+        return find_checkpoint(path), None
+    held = {file: Saved({}, load_description(file)) for file in _checkpoints(Path(path))}
+    chosen = {}
+    for file, saved in held.items():
+        fits = method.casefold() in ("", str(saved.meta.get("method")).casefold())
+        replicas = [k for k, name in enumerate(saved.datasets) if fits and _is_called(name, dataset)]
+        if replicas:
+            chosen[file] = replicas
+    asked = " on ".join(filter(None, (method or "a method", dataset)))
+    if not chosen:
+        teams = dict.fromkeys(
+            f"{saved.meta.get('method')} on {name or 'unknown data'}"
+            for saved in held.values()
+            for name in saved.datasets
+        )
+        raise CheckpointError(f"{path}: holds no team of {asked}; it holds {_listed(list(teams))}")
+    if len(chosen) > 1:
+        raise CheckpointError(
+            f"{path}: several checkpoints hold teams of {asked}; name one of {_listed(list(chosen))}"
+        )
+    return next(iter(chosen.items()))
+
+
+def _is_called(name: str, wanted: str) -> bool:
+    """Whether data have a name, in full, without their source, or by quality alone."""
+    parts = name.split("/")  # family, task, source and quality, or an unknown form
+    named = {"/".join([*parts[:2], parts[-1]]), parts[-1]} if len(parts) == 4 else set()
+    return wanted in {"", name, *named}
 
 
 def _runs_below(folder: Path) -> str:
@@ -150,6 +211,15 @@ class Saved:
     def seeds(self) -> list[int]:
         """One per replica."""
         return list(self.meta["seeds"])
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data that every replica was trained on; empty where the file does not say it."""
+        count = len(self.meta.get("seeds", ()))
+        known = self.meta.get("datasets") or self.meta.get("sources") or [""]
+        if len(known) == 1:
+            return list(known) * count
+        return list(known) if len(known) == count else [""] * count
 
 
 def load_learner(

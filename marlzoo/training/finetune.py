@@ -170,6 +170,7 @@ def finetune(
         "task": task,
         "env": options,
         "sources": meta.get("sources", []),
+        "datasets": meta.get("datasets", []),
         "data": meta.get("data", []),
         "episodes": episodes or meta.get("episodes") or 10,
         "horizon": horizon or meta.get("horizon"),

@@ -126,6 +126,7 @@ def train(
                 check(dataset, arena).raise_on_mismatch()
         task = task or datasets[0].card.task or (arena.task if arena else "")
         about = _about(task, datasets, env_options, horizon, episodes if arena else None)
+        about["datasets"] = [data.card.name for data in datasets * (algorithm.replicas // len(datasets))]
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)

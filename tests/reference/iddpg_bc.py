@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.reference.harness import Case
-from tests.reference.td3_bc import ALPHA, RNN, WIDE, act, update
+from tests.reference.td3_bc import ALPHA, NEAR, RNN, WIDE, act, update
 
 __all__ = ["CASES", "act", "update"]
 
@@ -15,6 +15,7 @@ CASES = [
     Case("continuous", ALPHA | LATE, WIDE),
     Case("continuous", {"history": "mlp", "bc_reduce": "sum"}, WIDE),
     Case("continuous", RNN | {"memory_relu": False, "sequence_length": 2, "batch_size": 3}, WIDE),
+    Case("continuous", NEAR | RNN | {"candidates": 3}, WIDE),
     Case("discrete", RNN | {"alpha": [2.5, 0.6], "memory_relu": False}, WIDE),
     Case("discrete", LATE, WIDE),
 ]
