@@ -23,7 +23,8 @@ COLUMN = 28
 METAVARS = {
     "action_mapping": "MAPPING", "address": "HOST:PORT", "agent": "INDEX", "checkpoint": "RUN",
     "acting": "NAME=VALUE",
-    "data": "DATASET", "dataset": "DATASET", "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE",
+    "data": "DATASET", "dataset": "DATASET",
+    "device": "DEVICE", "env": "NAME=VALUE", "episode_seed": "SEED", "file": "FILE",
     "first": "RESULTS", "second": "RESULTS",
     "folder": "FOLDER",
     "format": "FORMAT", "from_": "FILE", "hours": "HOURS", "html": "FILE", "kind": "KIND", "license": "LICENSE",
