@@ -378,7 +378,7 @@ def test_the_team_that_was_asked_for_is_exported(tmp_path: Path, monkeypatch: py
         return team("gaussian")
 
     monkeypatch.setattr(exporting, "load", load)
-    which: dict[str, Any] = {"seed": 4, "replica": 2, "best": True}
+    which: dict[str, Any] = {"method": "bc", "dataset": "D1", "seed": 4, "replica": 2, "best": True}
     made = exporting.export("a/run", tmp_path / "p.pt2", format="torch", agent=1, **which)
     assert asked == [("a/run", which)]
     given = example_inputs(

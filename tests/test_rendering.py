@@ -141,8 +141,9 @@ def test_a_strip_is_of_evenly_spread_frames(stage: Stage, tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_is_loaded_as_asked(stage: Stage, tmp_path: Path) -> None:
-    render("a/run", tmp_path / "v.gif", size=SMALL, episodes=1, seed=4, replica=2, best=True)
-    assert stage.loaded == ("a/run", {"seed": 4, "replica": 2, "best": True})
+    which: dict[str, Any] = {"method": "bc", "dataset": "D1", "seed": 4, "replica": 2, "best": True}
+    render("a/run", tmp_path / "v.gif", size=SMALL, episodes=1, **which)
+    assert stage.loaded == ("a/run", which)
 
 
 def test_the_arena_is_the_trainings_unless_another_is_named(stage: Stage) -> None:

@@ -172,8 +172,10 @@ def find_teams(path: str | Path, method: str = "", dataset: str = "") -> tuple[P
 
 def _is_called(name: str, wanted: str) -> bool:
     """Whether data have a name, in full, without their source, or by quality alone."""
-    parts = name.split("/")  # family, task, source and quality, or an unknown form
-    named = {"/".join([*parts[:2], parts[-1]]), parts[-1]} if len(parts) == 4 else set()
+    from marlzoo.data.names import DatasetName, is_name  # a team is loaded without data
+
+    parts = DatasetName.parse(name) if is_name(name) else None
+    named = {f"{parts.task}/{parts.quality}", parts.quality} if parts else set()
     return wanted in {"", name, *named}
 
 

@@ -125,8 +125,7 @@ def train(
             for dataset in {id(d): d for d in datasets}.values():
                 check(dataset, arena).raise_on_mismatch()
         task = task or datasets[0].card.task or (arena.task if arena else "")
-        about = _about(task, datasets, env_options, horizon, episodes if arena else None)
-        about["datasets"] = [data.card.name for data in datasets * (algorithm.replicas // len(datasets))]
+        about = _about(task, datasets, algorithm.replicas, env_options, horizon, episodes if arena else None)
         run = _Run(algorithm, sampler, about, checkpoint, precision, log)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
@@ -171,6 +170,7 @@ def train(
 def _about(
     task: str,
     datasets: Sequence[Dataset],
+    replicas: int,
     env_options: Mapping[str, Any] | None,
     horizon: int | None,
     episodes: int | None,
@@ -179,6 +179,7 @@ def _about(
     return {
         "task": task,
         "sources": list(dict.fromkeys(dataset.card.name for dataset in datasets)),
+        "datasets": [datasets[k % len(datasets)].card.name for k in range(replicas)],
         "env": dict(env_options or {}),
         "horizon": horizon,
         "episodes": episodes,
