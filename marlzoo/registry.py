@@ -230,7 +230,10 @@ def make(
             )
         learner.preset = chosen.name
     except Exception as error:
-        raise told(cls, error, "build") from error
+        fault = told(cls, error, "build")
+        if fault is error:
+            raise
+        raise fault from error
     return learner
 
 

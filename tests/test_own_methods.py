@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.commands.skeleton import method_file
-from marlzoo.errors import MarlzooError, PluginError
+from marlzoo.errors import DataError, MarlzooError, PluginError
 from marlzoo.registry import OWN_METHODS, find_method, find_methods
+from tests.toys import toy_dataset
 
 SUITE = """
 about = "One method of one's own."
@@ -113,3 +115,24 @@ def test_a_name_in_use_is_not_replaced(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(OWN_METHODS, "bc.py")
     with pytest.raises(PluginError, match=r"'bc' is taken by bc and marlzoo\.baselines\.bc"):
         find_method("bc")
+
+
+def test_an_error_that_is_not_the_methods_keeps_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What --debug shows of it: the file that could not be read, say, and not the error once more."""
+
+    def fail(*_: Any) -> None:
+        try:
+            raise ZeroDivisionError("inner")
+        except ZeroDivisionError as error:
+            raise DataError("outer") from error
+
+    data = toy_dataset()
+    learner = marlzoo.make("bc", data.spec)
+    monkeypatch.setattr("marlzoo.algorithm.Init", fail)
+    with pytest.raises(DataError, match="outer") as found:
+        marlzoo.make("bc", data.spec)
+    assert isinstance(found.value.__cause__, ZeroDivisionError)
+    monkeypatch.setattr("marlzoo.training.steps.make_training_step", lambda *_: fail)
+    with pytest.raises(DataError, match="outer") as found:
+        marlzoo.train(learner, data, updates=1)
+    assert isinstance(found.value.__cause__, ZeroDivisionError)

@@ -115,7 +115,10 @@ class OnlineTrainer:
         try:
             metrics = self.algorithm.update(batch)
         except Exception as error:
-            raise told(type(self.algorithm), error, "update", self.algorithm) from error
+            fault = told(type(self.algorithm), error, "update", self.algorithm)
+            if fault is error:
+                raise
+            raise fault from error
         if not self._looked_at:
             require_metrics(self.algorithm, metrics)
             self._looked_at = True

@@ -64,7 +64,10 @@ class Steps:
             try:
                 metrics = step()
             except Exception as error:
-                raise _fault(trained.learner, trained.sampler, error) from error
+                fault = _fault(trained.learner, trained.sampler, error)
+                if fault is error:
+                    raise
+                raise fault from error
             if first:
                 require_metrics(trained.learner, metrics)
                 first = False
