@@ -1,6 +1,7 @@
 # make install    the package in .venv (TORCH_INDEX chooses the build of torch)
 # make demo       install, then the demo benchmark: data, training, evaluation, table (runs/demo)
 # make test       install with the development tools, then the tests
+# make test-lowest  the tests with the oldest versions that pyproject.toml allows, in an environment of their own
 # make test-cluster  the tests that start a Ray cluster of two nodes on this machine
 # make lint types the style and type checks; make format rewrites files to the style
 # make mutants    the share of the planted faults of tests/mutants that a test notices; ONLY=PATTERN, JOBS=N, OUT=TABLE
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 # Python compiles a module when it is first imported; compiling everything beforehand takes half of the installation.
 PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
 
-.PHONY: install install-dev demo test test-cluster mutants campaigns coverage lint types format docs dist readme results clean
+.PHONY: install install-dev demo test test-lowest test-cluster mutants campaigns coverage lint types format docs dist readme results clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -47,6 +48,10 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+test-lowest:
+	$(PYTHON) .ci/lowest.py > .lowest.txt
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=.lowest.txt
 
 test-cluster: install-dev
 	$(BIN)/python -m pytest -m cluster tests/test_ray.py
@@ -90,4 +95,4 @@ readme: install-dev
 results: readme
 
 clean:
-	rm -rf $(VENV) build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage* coverage.xml docs/_build docs/generated
+	rm -rf $(VENV) .venv-lowest .lowest.txt build dist marlzoo.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage* coverage.xml docs/_build docs/generated
