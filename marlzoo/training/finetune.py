@@ -30,6 +30,7 @@ from marlzoo.training.evaluation import Evaluation
 from marlzoo.training.finetune_loop import Finetuning, OnEvaluation, OnRound
 from marlzoo.training.finetune_settings import FinetuneSettings
 from marlzoo.training.loggers import Logger, Loggers
+from marlzoo.training.played_task import played_task
 from marlzoo.training.value_memory import RemembersValues
 
 EARLY = 0.2  # share of the environment steps in which the dip is looked for
@@ -150,6 +151,7 @@ def finetune(
 
     Raises:
         ConfigError: the method has no online form, or no values for a memory to remember; a number out of range.
+        UnknownNameError: nothing here plays the task.
         CheckpointError: the run has no checkpoint, or ``checkpoint`` belongs to another fine-tuning.
         DataError: no offline data is known.
         SpecError: data, environment and learner do not fit.
@@ -162,9 +164,7 @@ def finetune(
     offline = load_learner(file, device)
     learner = _with(offline, overrides or {})
     require_online_form(learner, settings)
-    task = task or task_of(meta)
-    if not task and env is None:
-        raise ConfigError(f"{file}: does not name its task; give it with --task")
+    task = played_task(file, task, task_of(meta)) if env is None else task or task_of(meta)
     options = dict(meta.get("env") or {}) if env_options is None else dict(env_options)
     about = {
         "task": task,
