@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, settings_apart
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
@@ -49,6 +49,7 @@ class Score:
     dataset: str = ""
 
 
+@settings_apart('A setting of how the policy acts is given as acting={"NAME": ...}.')
 def evaluate_run(
     checkpoint: str | os.PathLike[str],
     *,

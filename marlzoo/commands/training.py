@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import Precision, replica_configs
 from marlzoo.defaults import UPDATES
-from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError, settings_apart
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ UNEVALUATED = (
 )
 
 
+@settings_apart('A setting of the method is given as settings={"NAME": ...}.')
 def train_method(
     method: str,
     data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],

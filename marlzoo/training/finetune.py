@@ -21,7 +21,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
 from marlzoo.envs.base import BatchedEnv
-from marlzoo.errors import ConfigError, DataError, MarlzooError
+from marlzoo.errors import ConfigError, DataError, MarlzooError, settings_apart
 from marlzoo.registry import make_env
 from marlzoo.spec import Spec
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
@@ -102,6 +102,10 @@ class Finetuned:
         ]
 
 
+@settings_apart(
+    "A setting of fine-tuning is given as settings=marlzoo.FinetuneSettings(NAME=...), one of the method as "
+    'overrides={"NAME": ...}.'
+)
 @freed_memory_kept()
 def finetune(
     run: str | Path,
