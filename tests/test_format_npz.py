@@ -476,7 +476,7 @@ def test_a_known_task_says_how_many_discrete_actions_there_are() -> None:
     assert fitted(unfitting, task).spec == DISCRETE
     named = replace(data, card=replace(data.card, task="lab/other"))
     assert fitted(named, task) is named
-    with pytest.raises(DataError, match="more than the horizon 1"):
+    with pytest.raises(DataError, match="but the horizon is 1; let"):
         fitted(plain, replace(task, horizon=1))
 
 
