@@ -45,6 +45,7 @@ class Finished:
         there: runs that were there.
         failures: why groups failed, a line each.
         runs: names of the suite's runs, as in the column ``run``.
+        checkpoints: of these runs, those that are there. The folder may hold others, of runs with other settings.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Finished:
     there: int
     failures: tuple[str, ...] = ()
     runs: frozenset[str] = frozenset()
+    checkpoints: tuple[Path, ...] = ()
 
 
 def run_suite(
@@ -134,8 +136,16 @@ def run_suite(
     seconds = time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    runs = frozenset(run.name(suite) for run in runs_of(suite, sources))
-    return Finished(folder, trained, there, tuple(failures), runs)
+    runs = runs_of(suite, sources)
+    kept = [reuse.files(group, folder, suite)[0] for group in todo or groups(suite, runs, size)]
+    return Finished(
+        folder,
+        trained,
+        there,
+        tuple(failures),
+        frozenset(run.name(suite) for run in runs),
+        tuple(path for path in kept if path.exists()),
+    )
 
 
 def _require_loggers(names: Sequence[str]) -> None:

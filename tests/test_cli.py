@@ -625,6 +625,39 @@ def test_train_evaluate_and_tabulate(
     assert (tmp_path / "tables" / "table.tex").exists()
 
 
+def test_a_training_ends_with_its_own_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder holds those of runs with other settings, too."""
+    small = [
+        "train",
+        "bc",
+        "--data",
+        "games/xor/marlzoo/D1",
+        "--updates",
+        2,
+        "--eval-every",
+        2,
+        "--episodes",
+        1,
+    ]
+
+    def named(width: int) -> list[str]:
+        return re.findall("Or: marlzoo eval (.*)", call(capsys, *small, "--hidden", width)[1])
+
+    first = {width: named(width) for width in (4, 5, 6)}
+    assert sorted(found for (found,) in first.values()) == sorted(
+        str(file.relative_to(tmp_path)) for file in (tmp_path / "results/train-bc-games-xor").glob("*/*.npz")
+    )
+    assert {width: named(width) for width in first} == first  # nothing is trained
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(find_method("bc"), "update", fail)
+    assert named(7) == []
+
+
 def test_data_of_a_task_without_a_simulator(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Trained on, judged and exported; whoever wants them evaluated is told how to go on without."""
     rng = np.random.default_rng(0)

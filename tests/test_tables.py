@@ -787,6 +787,14 @@ def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: py
 
 
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.csv"
+    for text in ("a,b\n1,2\n", ""):  # what the command that writes rows would say is of no use here
+        foreign.write_text(text)
+        with pytest.raises(
+            DataError, match=r"foreign\.csv: .*; name the folder of a run or its rows\.csv; where this"
+        ):
+            tables.read([foreign])
+    foreign.unlink()
     with pytest.raises(DataError, match=f"no results at {tmp_path};"):
         tables.read([tmp_path])
     results = ResultsFile(tmp_path / "rows.csv")

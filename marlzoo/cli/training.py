@@ -187,8 +187,9 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         threads=options.threads,
         place=place,
     )
-    for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
-        print(f"Or: marlzoo eval {checkpoint}")
+    if not finished.failures:
+        for checkpoint in finished.checkpoints[:1]:
+            print(f"Or: marlzoo eval {checkpoint}")
     return 1 if finished.failures else 0
 
 
