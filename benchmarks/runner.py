@@ -137,15 +137,15 @@ def run_suite(
     for line in last_lines(folder, trained, there, failures, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     runs = runs_of(suite, sources)
-    kept = [reuse.files(group, folder, suite)[0] for group in todo or groups(suite, runs, size)]
-    return Finished(
-        folder,
-        trained,
-        there,
-        tuple(failures),
-        frozenset(run.name(suite) for run in runs),
-        tuple(path for path in kept if path.exists()),
-    )
+    names = frozenset(run.name(suite) for run in runs)
+    kept = _kept(suite, todo or groups(suite, runs, size), folder)
+    return Finished(folder, trained, there, tuple(failures), names, kept)
+
+
+def _kept(suite: Suite, trained: Sequence[Group], folder: Path) -> tuple[Path, ...]:
+    """The checkpoints of groups that are there."""
+    paths = [reuse.files(group, folder, suite)[0] for group in trained]
+    return tuple(path for path in paths if path.exists())
 
 
 def _require_loggers(names: Sequence[str]) -> None:
