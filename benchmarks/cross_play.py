@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.conventions import has_single_convention
 from marlzoo.errors import ConfigError, SpecError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from marlzoo.replicas import derive
 from marlzoo.training.ad_hoc import AdHocTeams
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of

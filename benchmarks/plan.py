@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.errors import ConfigError, PluginError, SpecError, UnknownNameError, placed
-from marlzoo.registry import find_method, method_names, preset_of, task_spec
+from marlzoo.families import task_spec
+from marlzoo.registry import find_method, method_names, preset_of
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
 

@@ -11,7 +11,7 @@ import pytest
 
 import marlzoo
 from marlzoo.errors import ConfigError, MarlzooError, SpecError, UnknownNameError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 
 TASK = "games/modes-4"
 Slip = Callable[[Any], object]

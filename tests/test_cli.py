@@ -32,7 +32,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
-from marlzoo.registry import find_method, find_methods, method_names, task_spec
+from marlzoo.families import task_spec
+from marlzoo.registry import find_method, find_methods, method_names
 from marlzoo.system.array_files import load_arrays
 from marlzoo.training.checkpoint import save
 from tests.recordings import HOPPER, uniform_recording

@@ -22,7 +22,7 @@ from marlzoo.data.load import load_dataset
 from marlzoo.data.readers import find_reader
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError, OutputError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.system.zipped import read_member
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged

@@ -272,7 +272,7 @@ def test_arguments_of_a_check_arrive(watch: Callable[[str], None], monkeypatch: 
         made.append((task, copies, options))
         return SimpleNamespace(spec=data.spec, close=lambda: closed.append(True))
 
-    monkeypatch.setattr("marlzoo.registry.make_env", make_env)
+    monkeypatch.setattr("marlzoo.families.make_env", make_env)
     watch("data.check:check")
     found = asked(
         lambda: marlzoo.data_check(data, task="t/a", sample=9, action_mapping="concat", env={"n": 3})
@@ -369,7 +369,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         f"{saved}.load_saved", lambda path: SimpleNamespace(meta=noted.meta, datasets=["a", "a"])
     )
     monkeypatch.setattr(f"{saved}.load_learner", load_learner)
-    monkeypatch.setattr("marlzoo.registry.make_env", make_env)
+    monkeypatch.setattr("marlzoo.families.make_env", make_env)
     return noted
 
 

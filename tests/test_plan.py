@@ -20,8 +20,9 @@ from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 
 import marlzoo
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
+from marlzoo.families import task_spec
 from marlzoo.recording import recipes
-from marlzoo.registry import find_method, find_methods, make, task_spec
+from marlzoo.registry import find_method, find_methods, make
 from tests.test_results import ROW
 
 HOPPER, XOR = "mamujoco/hopper-3x1", "games/xor"

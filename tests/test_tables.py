@@ -556,7 +556,7 @@ def test_random_actions_are_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> Non
             over = np.full(50, self.time == 3)
             return Step(*self.seen, np.ones((50, 2), np.float32), terminal=over, truncated=over & False)
 
-    monkeypatch.setattr("marlzoo.registry.make_env", lambda task, num_envs: Masked())
+    monkeypatch.setattr("marlzoo.families.make_env", lambda task, num_envs: Masked())
     assert references.random_return("own/masked", episodes=50) == 3.0
 
 

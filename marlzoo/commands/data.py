@@ -146,7 +146,7 @@ def data_check(
     """
     from marlzoo.data.check import check
     from marlzoo.data.fitting import fitted
-    from marlzoo.registry import make_env
+    from marlzoo.families import make_env
 
     data = _loaded(dataset, option)
     task = task or data.card.task

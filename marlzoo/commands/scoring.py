@@ -86,7 +86,7 @@ def evaluate_run(
         ConfigError: it names no task, was trained for another one, or a number is negative.
         UnknownNameError: nothing here plays the task, or the method has no such setting of how it acts.
     """
-    from marlzoo.registry import make_env
+    from marlzoo.families import make_env
     from marlzoo.training.checkpoint import find_teams, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
     from marlzoo.training.played_task import played_task

@@ -13,7 +13,7 @@ from marlzoo.deployment.loading import load
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.envs.episodes import Play
 from marlzoo.errors import ConfigError, MissingExtraError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from marlzoo.replicas import derive
 from marlzoo.system.files import atomic_write
 from marlzoo.training.played_task import played_task

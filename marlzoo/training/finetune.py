@@ -22,7 +22,7 @@ from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ConfigError, DataError, MarlzooError, settings_apart
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from marlzoo.spec import Spec
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
 from marlzoo.training.compilation import freed_memory_kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from marlzoo.errors import ConfigError, UnknownNameError
-from marlzoo.registry import find_task
+from marlzoo.families import find_task
 
 REGISTER = "register an environment for it (docs/own_environment.md), or name another task with --task"
 WITHOUT = (

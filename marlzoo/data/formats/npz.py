@@ -49,7 +49,7 @@ from marlzoo.data.formats._steps import (
 )
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
-from marlzoo.registry import Task, task_spec
+from marlzoo.families import Task, task_spec
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, unsealed
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
