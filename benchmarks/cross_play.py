@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.conventions import has_single_convention
 from marlzoo.errors import ConfigError, SpecError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from marlzoo.replicas import derive
 from marlzoo.training.ad_hoc import AdHocTeams
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
 from marlzoo.training.evaluation import evaluate
+from marlzoo.training.played_task import played_task
 
 from .sheet import Sheet
 from .stats import Floats, interval
@@ -160,7 +161,7 @@ def cross_play(
     """
     _require(episodes=episodes, compositions=compositions)
     teams = _Teams.gather([runs] if isinstance(runs, str | Path | Algorithm) else runs, device)
-    task = task or teams.task
+    task = played_task(teams.names[0], task, teams.task)
     options = teams.env_options if env_options is None else dict(env_options)
     pairs, groups = _compose(len(teams.listed), teams.n_agents, compositions, seed)
     env = make_env(task, len(pairs) * episodes, **options)

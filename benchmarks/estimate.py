@@ -25,7 +25,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.names import DatasetName
 from marlzoo.data.once import reading_once
 from marlzoo.errors import ConfigError, MissingDataError, MissingExtraError, MissingSimulatorError
-from marlzoo.registry import make, make_env, task_spec
+from marlzoo.families import make_env, task_spec
+from marlzoo.registry import make
 from marlzoo.spec import Spec
 from marlzoo.training.evaluation import evaluate
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from marlzoo.config import replica_configs
 from marlzoo.errors import DataError, MarlzooError
-from marlzoo.registry import find_method, preset_of, task_spec
+from marlzoo.families import task_spec
+from marlzoo.registry import find_method, preset_of
 from marlzoo.system.files import locked
 
 from .results import REMEDY, ResultsFile, Row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.errors import ConfigError, PluginError, SpecError, UnknownNameError, placed
-from marlzoo.registry import find_method, method_names, preset_of, task_spec
+from marlzoo.families import task_spec
+from marlzoo.registry import find_method, method_names, preset_of
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
 
@@ -275,7 +277,11 @@ def pending(suite: Suite, sources: Sequence[Source], results: ResultsFile) -> li
 
 
 def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
-    """Put runs that can share a lockstep learner together, at most ``max_replicas`` in each."""
+    """Put runs that can share a lockstep learner together, at most ``max_replicas`` in each.
+
+    Groups that share runs are even, rather 2 and 2 than 3 and 1, because the largest one takes longest. The larger
+    ones come first, so that the groups of the others stay the same where some are finished.
+    """
     together: dict[str, list[Run]] = {}
     for run in runs:
         entry = run.source.entry
@@ -292,8 +298,11 @@ def groups(suite: Suite, runs: Sequence[Run], max_replicas: int) -> list[Group]:
         together.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     made = []
     for members in together.values():
-        for first in range(0, len(members), max_replicas):
-            made.append(_group(suite, tuple(members[first : first + max_replicas])))
+        first = 0
+        for left in range(math.ceil(len(members) / max_replicas), 0, -1):
+            size = math.ceil((len(members) - first) / left)
+            made.append(_group(suite, tuple(members[first : first + size])))
+            first += size
     return made
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from marlzoo.errors import DataError, MissingExtraError, UnknownNameError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.system.files import write_text_atomic
 from marlzoo.system.provenance import machine
 

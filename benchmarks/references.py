@@ -74,7 +74,7 @@ def random_return(task: str, episodes: int = RANDOM_EPISODES, seed: int = 0) -> 
     import numpy as np
 
     from marlzoo.envs.episodes import Play
-    from marlzoo.registry import make_env
+    from marlzoo.families import make_env
 
     env = make_env(task, episodes)
     env.seed([seed + episode for episode in range(episodes)])
@@ -117,7 +117,7 @@ def _random() -> dict[str, float]:
 
 
 def _known(task: str) -> Ends | None:
-    from marlzoo.registry import Task
+    from marlzoo.families import Task
 
     found = Task.parse(task)
     if not found.exists:  # rows may be of a family, or a task, that is not installed here

@@ -21,6 +21,11 @@ __all__ = ["COLUMNS", "RUN", "ResultsFile", "Row", "RowEpisodes", "frame"]
 
 REPLACED = "replaced.csv"
 REMEDY = "move it away and run the same command again (runs with a checkpoint are evaluated again)"
+# For commands that only read.
+OF_READERS = (
+    "name the folder of a run or its rows.csv; where this is one, move it away and run the command that wrote it "
+    "again (runs with a checkpoint are evaluated again)"
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +71,21 @@ class ResultsFile:
 
     Args:
         path: the CSV file of the rows, with or without ``.gz``; need not exist yet.
+        remedy: what errors say can be done about a file that cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], remedy: str = REMEDY) -> None:
+        self._remedy = remedy
         self.path = Path(os.fspath(path).removesuffix(PACKED))
-        form = Format(SCHEMA, ("run", *COLUMNS), merge, REMEDY, explain, LATER)
+        form = Format(SCHEMA, ("run", *COLUMNS), merge, remedy, explain, LATER)
         self._rows = Store(self.path, form)
         self._episodes = Store(
             self.path.with_name("episodes.csv"),
-            Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _newest, REMEDY),
+            Format(SCHEMA, ("run", "updates", "returns", "lengths", "wins"), _newest, remedy),
         )
         self._estimates = Store(
             self.path.with_name("estimates.csv"),
-            Format(SCHEMA, ("run", "updates", "value"), _newest, REMEDY),
+            Format(SCHEMA, ("run", "updates", "value"), _newest, remedy),
         )
         self._replaced = Store(self.path.with_name(REPLACED), replace(form, merge=list))
 
@@ -125,7 +132,7 @@ class ResultsFile:
         try:
             return {(run, int(count)): float(value) for run, count, value in self._estimates.read()}
         except ValueError as error:
-            raise DataError(f"{self._estimates.path}: {error}; {REMEDY}") from None
+            raise DataError(f"{self._estimates.path}: {error}; {self._remedy}") from None
 
     def read(self) -> pd.DataFrame:
         """All rows as a table with the columns ``run`` and :data:`COLUMNS`, and ``estimate`` where there are some.

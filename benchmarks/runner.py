@@ -45,6 +45,7 @@ class Finished:
         there: runs that were there.
         failures: why groups failed, a line each.
         runs: names of the suite's runs, as in the column ``run``.
+        checkpoints: of these runs, those that are there. The folder may hold others, of runs with other settings.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Finished:
     there: int
     failures: tuple[str, ...] = ()
     runs: frozenset[str] = frozenset()
+    checkpoints: tuple[Path, ...] = ()
 
 
 def run_suite(
@@ -134,8 +136,16 @@ def run_suite(
     seconds = time.monotonic() - started
     for line in last_lines(folder, trained, there, failures, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    runs = frozenset(run.name(suite) for run in runs_of(suite, sources))
-    return Finished(folder, trained, there, tuple(failures), runs)
+    runs = runs_of(suite, sources)
+    names = frozenset(run.name(suite) for run in runs)
+    kept = _kept(suite, todo or groups(suite, runs, size), folder)
+    return Finished(folder, trained, there, tuple(failures), names, kept)
+
+
+def _kept(suite: Suite, trained: Sequence[Group], folder: Path) -> tuple[Path, ...]:
+    """The checkpoints of groups that are there."""
+    paths = [reuse.files(group, folder, suite)[0] for group in trained]
+    return tuple(path for path in paths if path.exists())
 
 
 def _require_loggers(names: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ from marlzoo.data.mix import mix
 from marlzoo.data.names import DatasetName
 from marlzoo.data.validation import reward_remedy
 from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.families import fitting_options, task_spec
 from marlzoo.recording.recipes import collect, is_of_recipe, recipe_path
-from marlzoo.registry import fitting_options, task_spec
 from marlzoo.teachers.offers import collectable_qualities
 
 from .suites import REGENERATED, Data

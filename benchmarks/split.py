@@ -118,11 +118,9 @@ def group_size(suite: Suite, sources: Sequence[Source], split: Split, max_replic
     most = min(max_replicas, split.replicas or max_replicas)
     per_task = [sum(source.task == task for source in sources) for task in {s.task for s in sources}]
     runs = [count * len(suite.seeds) for count in per_task for _ in suite.learners]
-    if split.processes == 1:
-        return most
     while most > 1 and sum(math.ceil(count / most) for count in runs) < split.processes:
         most -= 1
-    return max(math.ceil(count / math.ceil(count / most)) for count in runs)  # rather 3 and 2 than 4 and 1
+    return most
 
 
 def default_split(suite: Suite, missing: Sequence[Run], max_replicas: int) -> Split:

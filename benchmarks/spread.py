@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import Observation
 from marlzoo.errors import UnknownNameError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from marlzoo.replicas import derive
 
 from . import scripted

@@ -20,7 +20,8 @@ from marlzoo.console import console as plain_console
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
-from marlzoo.registry import make, make_env
+from marlzoo.families import make_env
+from marlzoo.registry import make
 from marlzoo.system.files import write_figure, write_text_atomic
 from marlzoo.task import TaskName
 from marlzoo.training.trainer import train

@@ -19,7 +19,7 @@ from marlzoo.errors import DataError
 
 from .drift import moving
 from .references import normalized_score, published_result
-from .results import RUN, ResultsFile
+from .results import OF_READERS, RUN, ResultsFile
 from .stats import Floats, interval, iqm
 
 RESULTS = Path("results")  # where commands write unless they are told otherwise
@@ -74,7 +74,7 @@ def results_at(path: Path) -> ResultsFile:
         DataError: there are none, or those of several runs.
     """
     place = path if path.exists() or not (RESULTS / path).is_dir() else RESULTS / path
-    results = ResultsFile(place / "rows.csv" if place.is_dir() else place)
+    results = ResultsFile(place / "rows.csv" if place.is_dir() else place, OF_READERS)
     if results.exists():
         return results
     below = _runs_in(path) or _runs_in(path / RESULTS)
@@ -89,7 +89,7 @@ def results_at(path: Path) -> ResultsFile:
 def _runs_in(folder: Path) -> list[ResultsFile]:
     """The results in the folders directly below one."""
     below = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [ResultsFile(run / "rows.csv") for run in below]
+    found = [ResultsFile(run / "rows.csv", OF_READERS) for run in below]
     return [results for results in found if results.exists()]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, MethodError, SpecError
-from marlzoo.registry import make, make_env
+from marlzoo.families import make_env
+from marlzoo.registry import make
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
 

@@ -12,9 +12,9 @@ from marlzoo.version import __version__
 
 _PLACES = {
     "make": "marlzoo.registry",
-    "make_env": "marlzoo.registry",
+    "make_env": "marlzoo.families",
     "method_names": "marlzoo.registry",
-    "task_names": "marlzoo.registry",
+    "task_names": "marlzoo.families",
     "load": "marlzoo.deployment.loading",
     "load_learner": "marlzoo.training.checkpoint",
     "save": "marlzoo.training.checkpoint",
@@ -107,13 +107,13 @@ if TYPE_CHECKING:
     from marlzoo.data.load import load_dataset as load_dataset
     from marlzoo.deployment.loading import load as load
     from marlzoo.deployment.team_policy import TeamPolicy as TeamPolicy
+    from marlzoo.families import make_env as make_env
+    from marlzoo.families import task_names as task_names
     from marlzoo.modules.policies import Policy as Policy
     from marlzoo.offpolicy.ope import ope as ope
     from marlzoo.recording.recorder import Recorder as Recorder
     from marlzoo.registry import make as make
-    from marlzoo.registry import make_env as make_env
     from marlzoo.registry import method_names as method_names
-    from marlzoo.registry import task_names as task_names
     from marlzoo.sharing.pull import pull as pull
     from marlzoo.sharing.push import push as push
     from marlzoo.spec import Spec as Spec

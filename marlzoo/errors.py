@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
+import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _REQUIREMENT = re.compile(
     r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*[\"']([^\"']+)[\"'])?"
@@ -137,6 +142,30 @@ class OutputError(MarlzooError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def settings_apart(way: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let an unknown keyword of a function that takes settings as one argument be an error that shows how.
+
+    Args:
+        way: how settings are given, with ``NAME`` in the place of the keyword.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        known = inspect.signature(function).parameters
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **given: P.kwargs) -> T:
+            for name in given:
+                if name not in known:
+                    raise UnknownNameError(
+                        f"argument of {function.__name__}", name, known, way.replace("NAME", name)
+                    )
+            return function(*args, **given)
+
+        return checked
+
+    return decorate
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def require_metrics(algorithm: Algorithm, metrics: Any) -> None:
     """Look at what the first update of a stage returned.
 
     Raises:
-        MethodError: no mapping, or a metric that is not one number per replica.
+        MethodError: no mapping, or a metric that is not one number per replica or keeps its gradient.
     """
     from torch import Tensor
 
@@ -102,6 +102,11 @@ def require_metrics(algorithm: Algorithm, metrics: Any) -> None:
                 f"{algorithm.name}: the metric {name!r} is {_shown(value)}; it must be a tensor "
                 f"[{algorithm.replicas}], one number per replica: average over batch and agents, as in "
                 f"x.mean((1, 2)); a constant is torch.full_like(loss, x){place}"
+            )
+        if value.requires_grad:
+            raise MethodError(
+                f"{algorithm.name}: the metric {name!r} keeps its gradient, and with it the memory of the whole "
+                f"update until it is logged; return it with .detach(){place}"
             )
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
+from marlzoo.families import make_env
 from marlzoo.modules.policies import Policy
 from marlzoo.recording.collect import dataset_of, record
-from marlzoo.registry import make_env
 from marlzoo.replicas import ReplicaRandom
 
 HOPPER = "mamujoco/hopper-3x1"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import marlzoo
-from marlzoo.errors import ConfigError, MarlzooError, SpecError
-from marlzoo.registry import task_spec
+from marlzoo.errors import ConfigError, MarlzooError, SpecError, UnknownNameError
+from marlzoo.families import task_spec
 
 TASK = "games/modes-4"
 Slip = Callable[[Any], object]
@@ -62,6 +62,36 @@ SLIPS: dict[str, tuple[Slip, type[MarlzooError], str]] = {
         lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", episodes=0),
         ConfigError,
         r"episodes is 0; a run is evaluated\. marlzoo\.train trains without a simulator",
+    ),
+    "a setting of a method": (
+        lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", hidden=4),  # type: ignore[call-arg]
+        UnknownNameError,
+        r'argument of train_method \'hidden\'.*A setting of the method is given as settings=\{"hidden": \.\.\.\}\.$',
+    ),
+    "a misspelt argument": (
+        lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", update=4),  # type: ignore[call-arg]
+        UnknownNameError,
+        "argument of train_method 'update'. Did you mean updates?",
+    ),
+    "a setting of fine-tuning": (
+        lambda m: marlzoo.finetune(m.file, 9, warmup=4),  # type: ignore[call-arg]
+        UnknownNameError,
+        r'settings=marlzoo\.FinetuneSettings\(warmup=\.\.\.\), one of the method as overrides=\{"warmup": ',
+    ),
+    "a setting of an estimate": (
+        lambda m: marlzoo.ope(m.xor, m.data, members=2),  # type: ignore[call-arg]
+        UnknownNameError,
+        r"settings=marlzoo\.offpolicy\.fqe\.FQESettings\(members=\.\.\.\)",
+    ),
+    "a setting of a model": (
+        lambda m: marlzoo.data_model(m.data, hidden=4),  # type: ignore[call-arg]
+        UnknownNameError,
+        r"settings=marlzoo\.models\.settings\.WorldModelConfig\(hidden=\.\.\.\)",
+    ),
+    "a setting of acting": (
+        lambda m: marlzoo.evaluate_run(m.file, eval_steps=4),  # type: ignore[call-arg]
+        UnknownNameError,
+        r'acting=\{"eval_steps": \.\.\.\}',
     ),
     "a name in a dataset's place": (
         lambda m: marlzoo.train(m.xor, "games/xor/marlzoo/D1", updates=1),  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("marlzoo.data",),
     ("marlzoo.teachers",),
     ("marlzoo.registry",),
+    ("marlzoo.families",),
     ("marlzoo.method_faults",),
     ("marlzoo.algorithm", "marlzoo.objectives"),
     ("marlzoo.envs", "marlzoo.modules"),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from marlzoo.errors import DataError, UnknownNameError
-from marlzoo.registry import make, task_spec
+from marlzoo.families import task_spec
+from marlzoo.registry import make
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers import store
 from marlzoo.teachers.store import (

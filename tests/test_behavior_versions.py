@@ -13,11 +13,12 @@ from marlzoo.cli import main
 from marlzoo.data import load
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.families import task_spec
 from marlzoo.recording import behavior_policies_document as pages
 from marlzoo.recording import recipes
 from marlzoo.recording.recipes import collect, is_of_recipe
 from marlzoo.recording.teach import Options, make_behavior_policy
-from marlzoo.registry import make, task_spec
+from marlzoo.registry import make
 from marlzoo.system.files import sha256_file
 from marlzoo.teachers import offers, qualities, store
 from marlzoo.teachers.plans import Plan

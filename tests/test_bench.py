@@ -27,7 +27,7 @@ from marlzoo.cli import main
 from marlzoo.console import console as plain_console
 from marlzoo.data.card import Card
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from tests.recordings import HOPPER, uniform_recording
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 8}

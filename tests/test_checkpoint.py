@@ -21,7 +21,8 @@ import torch
 
 import marlzoo
 from marlzoo.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
-from marlzoo.registry import find_method, make_env, task_spec
+from marlzoo.families import make_env, task_spec
+from marlzoo.registry import find_method
 from marlzoo.replicas import derive
 from marlzoo.system.array_files import load_arrays, save_arrays
 from marlzoo.system.files import sealed, unsealed

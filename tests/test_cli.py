@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
-from marlzoo.registry import find_method, find_methods, method_names, task_spec
+from marlzoo.families import task_spec
+from marlzoo.registry import find_method, find_methods, method_names
 from marlzoo.system.array_files import load_arrays
+from marlzoo.training.checkpoint import save
 from tests.recordings import HOPPER, uniform_recording
 from tests.test_results import ROW
 
@@ -623,6 +626,39 @@ def test_train_evaluate_and_tabulate(
     assert (tmp_path / "tables" / "table.tex").exists()
 
 
+def test_a_training_ends_with_its_own_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder holds those of runs with other settings, too."""
+    small = [
+        "train",
+        "bc",
+        "--data",
+        "games/xor/marlzoo/D1",
+        "--updates",
+        2,
+        "--eval-every",
+        2,
+        "--episodes",
+        1,
+    ]
+
+    def named(width: int) -> list[str]:
+        return re.findall("Or: marlzoo eval (.*)", call(capsys, *small, "--hidden", width)[1])
+
+    first = {width: named(width) for width in (4, 5, 6)}
+    assert sorted(found for (found,) in first.values()) == sorted(
+        str(file.relative_to(tmp_path)) for file in (tmp_path / "results/train-bc-games-xor").glob("*/*.npz")
+    )
+    assert {width: named(width) for width in first} == first  # nothing is trained
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(find_method("bc"), "update", fail)
+    assert named(7) == []
+
+
 def test_data_of_a_task_without_a_simulator(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Trained on, judged and exported; whoever wants them evaluated is told how to go on without."""
     rng = np.random.default_rng(0)
@@ -644,6 +680,28 @@ def test_data_of_a_task_without_a_simulator(capsys: pytest.CaptureFixture[str], 
         assert (status, "fitted Q evaluation" in out) == (0, True)
         assert f"Next: marlzoo export {folder}" in told
         assert call(capsys, "export", folder, "--format", "torch", "--out", tmp_path / "team.pt2")[0] == 0
+
+
+@pytest.mark.parametrize("task", ["lab/walk", "games/xo", ""])
+@pytest.mark.parametrize("command", ["eval", "eval --cross-play", "render -o team.gif --seed 0", "finetune"])
+def test_who_plays_a_run_of_a_task_without_a_simulator_is_told_what_can_be_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, task: str, command: str
+) -> None:
+    spec = replace(task_spec("games/xor"), task=task)
+    learner = marlzoo.make("cql_ma", spec, seeds=[0, 1], hidden=8)
+    save(tmp_path / "run.npz", learner, meta={"task": task})
+    name, *options = command.split()
+    steps = ["--env-steps", 100, "--data-share", 0, "--data-share-end", 0] if name == "finetune" else []
+    status, _, told = call(capsys, name, tmp_path / "run.npz", *options, *steps)
+    cause = f"nothing here plays {task}, the task of its training" if task else "does not name its task"
+    assert (status, f"{tmp_path / 'run.npz'}: {cause}" in told) == (2, True)
+    assert "marlzoo ope estimates returns from data" in told
+    assert ("docs/own_environment.md" in told) == bool(task)
+    assert ("Did you mean games/xor" in told) == (task == "games/xo")
+    # A slip of this command is named as one.
+    told = call(capsys, name, tmp_path / "run.npz", *options, *steps, "--task", "games/xo")[2]
+    assert told.count("unknown task 'games/xo'. Did you mean games/xor") == 1
+    assert "training" not in told
 
 
 def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(

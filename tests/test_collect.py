@@ -17,13 +17,14 @@ from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
+from marlzoo.families import make_env, task_spec
 from marlzoo.modules.layers import Linear
 from marlzoo.modules.policies import UniformPolicy
 from marlzoo.recording.behavior_policies_document import document, level
 from marlzoo.recording.collect import play, record, repeatable
 from marlzoo.recording.recipes import collect, recipe_path
 from marlzoo.recording.teach import Options, make_behavior_policy
-from marlzoo.registry import make, make_env, task_spec
+from marlzoo.registry import make
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.spec import Spec
 from marlzoo.system.array_files import save_arrays

@@ -19,8 +19,8 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.cli import main
 from marlzoo.errors import ConfigError
+from marlzoo.families import make_env, task_spec
 from marlzoo.modules.policies import Policy
-from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.training.ad_hoc import AdHocTeams
 from marlzoo.training.evaluation import evaluate

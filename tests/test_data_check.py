@@ -18,7 +18,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.decentralized import APART
 from marlzoo.envs.base import BatchedEnv, Floats, Resimulation
 from marlzoo.errors import MismatchError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from tests.data_samples import CARD, SPEC, Point, record
 
 

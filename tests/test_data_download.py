@@ -37,7 +37,7 @@ from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path, is_name
 from marlzoo.data.readers import Reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError, UnknownNameError
-from marlzoo.registry import task_names, task_spec
+from marlzoo.families import task_names, task_spec
 from marlzoo.system import http as _fetch
 from marlzoo.system.files import sealed
 from tests import test_format_d4rl

@@ -83,7 +83,7 @@ def test_a_missing_key_is_named_beside_those_there(tmp_path: Path, key: str) -> 
         ({"o": np.array([[b"text"]])}, "o is not an array of floats"),
         ({"o": np.zeros((7, 2, 0)), "s": np.zeros((7, 2, 0))}, "its arrays fit no task"),
         ({key: array[:0] for key, array in author_arrays().items()}, "the dataset is empty"),
-        ({key: array[:1] for key, array in author_arrays().items()}, "no transition"),
+        ({key: array[:1] for key, array in author_arrays().items()}, "without a transition"),
     ],
 )
 def test_wrong_shapes_and_flags(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
@@ -117,7 +117,7 @@ def test_another_task_or_horizon_than_asked_for(tmp_path: Path) -> None:
     assert "its horizon is 50, not 60" in refused(path, horizon=60)
     read_omiga(path, task="toy/point", horizon=50)
     foreign = write_h5(tmp_path / "b.hdf5", author_arrays())
-    assert "more than the horizon 2; give the task's horizon" in refused(foreign, horizon=2)
+    assert "but the horizon is 2; let the horizon be the task's time limit" in refused(foreign, horizon=2)
 
 
 def edit(path: Path, **changes: Any) -> Path:

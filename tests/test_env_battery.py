@@ -13,7 +13,7 @@ from marlzoo.envs import games
 from marlzoo.envs.base import BatchedEnv, Observation, Step
 from marlzoo.envs.games import Game
 from marlzoo.errors import MissingExtraError, MissingSimulatorError, SpecError
-from marlzoo.registry import family_tasks, task_names
+from marlzoo.families import family_tasks, task_names
 from marlzoo.testing import Check, env_battery
 from tests.test_particle import prey_arrays
 

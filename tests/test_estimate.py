@@ -14,7 +14,7 @@ from marlzoo.benchmarks.estimate import Cost, Rate
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
 from marlzoo.errors import ConfigError, MissingExtraError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.spec import Spec
 from tests.toys import toy_spec
 

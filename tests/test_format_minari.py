@@ -413,6 +413,15 @@ def test_masks_that_everything_passes(tmp_path: Path) -> None:
         read_minari(folder, action_mask="all")
 
 
+def test_masks_of_continuous_actions_are_refused(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
+    arrays |= {f"actions/{name}": np.zeros((2, 2)) for name in "ab"}
+    folder = raw(tmp_path / "x-v0", spaces_of(a=BOX, b=BOX), spaces_of(a=BOX, b=BOX), [arrays])
+    assert not read_minari(folder).spec.discrete
+    with pytest.raises(DataError, match="the option action_mask is about discrete actions, but"):
+        read_minari(folder, action_mask="all")
+
+
 def test_flags_that_meet_and_rewards_that_begin_at_the_reset(tmp_path: Path) -> None:
     arrays: dict[str, Any] = {f"observations/{name}": np.zeros((3, 2)) for name in "ab"}
     arrays |= {f"actions/{name}": np.ones(2, int) for name in "ab"} | {"truncations": [False, True]}

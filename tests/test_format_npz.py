@@ -22,7 +22,7 @@ from marlzoo.data.load import load_dataset
 from marlzoo.data.readers import find_reader
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import DataError, OutputError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.system.zipped import read_member
 from tests.data_samples import DISCRETE, SPEC, parts, sample
 from tests.format_files import DAMAGE, Damage, contents, damaging, equal, outcome, same, write_damaged
@@ -251,6 +251,30 @@ def test_actions_and_masks_that_the_file_lacks(tmp_path: Path) -> None:
         read_npz(tmp_path / "b.npz", actions=9)
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("option", [{"actions": 4}, {"action_mask": "all"}])
+def test_options_of_discrete_actions_are_refused_for_continuous_ones(
+    tmp_path: Path, header: bool, option: dict[str, Any]
+) -> None:
+    values = parts(spec=SPEC)
+    write_npz(sample(spec=SPEC), tmp_path / "a.npz")
+    if not header:
+        np.savez(tmp_path / "a.npz", **values)
+    with pytest.raises(
+        DataError, match=f"a.npz: the option {next(iter(option))} is about discrete actions, but"
+    ):
+        read_npz(tmp_path / "a.npz", **option)
+
+
+def test_a_header_says_how_many_actions_there_are(tmp_path: Path) -> None:
+    write_npz(sample(spec=DISCRETE), tmp_path / "a.npz")
+    assert read_npz(tmp_path / "a.npz", actions=4).spec == DISCRETE
+    with pytest.raises(
+        DataError, match="its header says that there are 4 actions, not 5; leave the option actions"
+    ):
+        read_npz(tmp_path / "a.npz", actions=5)
+
+
 def test_a_native_file_without_masks(tmp_path: Path) -> None:
     """Its content's hash is not that of the masks which are asked for."""
     write_npz(sample(spec=DISCRETE), tmp_path / "a.npz")
@@ -452,7 +476,7 @@ def test_a_known_task_says_how_many_discrete_actions_there_are() -> None:
     assert fitted(unfitting, task).spec == DISCRETE
     named = replace(data, card=replace(data.card, task="lab/other"))
     assert fitted(named, task) is named
-    with pytest.raises(DataError, match="more than the horizon 1"):
+    with pytest.raises(DataError, match="but the horizon is 1; let"):
         fitted(plain, replace(task, horizon=1))
 
 

@@ -234,6 +234,15 @@ def test_delimiter_rows_of_omiga(tmp_path: Path, tensorstore: Any) -> None:
     equal(dataset.obs, arrays["observations"][0])
     equal(np.flatnonzero(dataset.truncated), [999])
     equal(np.flatnonzero(dataset.terminal), [1004])
+    for option in ({"actions": 4}, {"action_mask": "all"}):
+        with pytest.raises(
+            DataError, match=f"the option {next(iter(option))} is about discrete actions, but"
+        ):
+            read_vault(folder, **option)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="the option last_step is about vaults without the observation after"):
+        read_vault(folder, last_step="drop")
+    kept = read_vault(folder, drop_terminal_rows=False, last_step="drop")
+    assert not len(kept.truncated.nonzero()[0])
     kept = read_vault(folder, drop_terminal_rows=False)
     equal(kept.lengths, rows)
     assert kept.terminal.sum() == 2

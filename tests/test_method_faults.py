@@ -105,6 +105,10 @@ AFTER_UPDATE = [
         {METRIC: METRIC + ".mean()"},
         r"metric 'critic/loss' is a tensor \[\]; it must be a tensor \[2\], one",
     ),
+    (
+        {METRIC: METRIC.removesuffix(".detach()")},
+        r"metric 'critic/loss' keeps its gradient, .* return it with \.detach\(\) \(.*mine\.py, line 50\)",
+    ),
     ({"        return {\n": "        found = {\n"}, r"update returned None; it must return its metrics"),
 ]
 
@@ -131,7 +135,9 @@ def test_a_loss_that_only_one_replica_hides_is_refused_for_one(write: Write) -> 
         train(1)
 
 
-@pytest.mark.parametrize(("changes", "said"), [IN_UPDATE[0], IN_UPDATE[4], IN_UPDATE[5], AFTER_UPDATE[0]])
+@pytest.mark.parametrize(
+    ("changes", "said"), [IN_UPDATE[0], IN_UPDATE[4], IN_UPDATE[5], AFTER_UPDATE[0], AFTER_UPDATE[2]]
+)
 def test_the_compiler_hides_no_mistake(
     write: Write, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str], said: str
 ) -> None:

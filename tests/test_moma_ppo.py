@@ -13,8 +13,8 @@ from marlzoo.batch import gae
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
 from marlzoo.errors import ConfigError
+from marlzoo.families import make_env, task_spec
 from marlzoo.models.simulator import Simulator
-from marlzoo.registry import make_env, task_spec
 from marlzoo.training.trainer import make_sampler, prepare, train
 from tests.toys import toy_dataset, toy_spec
 

@@ -272,7 +272,7 @@ def test_arguments_of_a_check_arrive(watch: Callable[[str], None], monkeypatch: 
         made.append((task, copies, options))
         return SimpleNamespace(spec=data.spec, close=lambda: closed.append(True))
 
-    monkeypatch.setattr("marlzoo.registry.make_env", make_env)
+    monkeypatch.setattr("marlzoo.families.make_env", make_env)
     watch("data.check:check")
     found = asked(
         lambda: marlzoo.data_check(data, task="t/a", sample=9, action_mapping="concat", env={"n": 3})
@@ -339,7 +339,7 @@ def test_arguments_of_a_world_model_arrive(
 # ---- marlzoo eval --------------------------------------------------------------------------------------------------
 
 POLICY = SimpleNamespace(execution="shared_randomness")
-META = {"task": "t/a", "episodes": 4, "horizon": 9, "env": {"n": 3}}
+META = {"task": "games/xor", "episodes": 4, "horizon": 9, "env": {"n": 3}}
 
 
 @pytest.fixture
@@ -369,7 +369,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         f"{saved}.load_saved", lambda path: SimpleNamespace(meta=noted.meta, datasets=["a", "a"])
     )
     monkeypatch.setattr(f"{saved}.load_learner", load_learner)
-    monkeypatch.setattr("marlzoo.registry.make_env", make_env)
+    monkeypatch.setattr("marlzoo.families.make_env", make_env)
     return noted
 
 
@@ -378,14 +378,14 @@ def test_an_evaluation_repeats_the_trainings_own(
 ) -> None:
     watch("training.evaluation:evaluate")
     found = asked(lambda: marlzoo.evaluate_run("run"))
-    assert trained.made == [("t/a", 8, {"n": 3})]
+    assert trained.made == [("games/xor", 8, {"n": 3})]
     assert found["seeds"] == [derive(5, "evaluate", 70), derive(6, "evaluate", 70)]
     assert (found["horizon"], found["dtype"], found["policy"]) == (9, "float64", POLICY)
     assert trained.loaded == (Path("found.npz"), "cpu", None)
     assert trained.closed == 1
-    trained.meta = {"task": "t/a"}
+    trained.meta = {"task": "games/xor"}
     assert asked(lambda: marlzoo.evaluate_run("run"))["horizon"] is None
-    assert trained.made[-1] == ("t/a", 20, {})
+    assert trained.made[-1] == ("games/xor", 20, {})
 
 
 def test_what_an_evaluation_is_given_goes_before_the_trainings(
@@ -397,12 +397,14 @@ def test_what_an_evaluation_is_given_goes_before_the_trainings(
             "run", env={"n": 1}, episodes=2, horizon=5, seed=0, device="meta", acting={"a": 1}
         )
     )
-    assert trained.made == [("t/a", 4, {"n": 1})]
+    assert trained.made == [("games/xor", 4, {"n": 1})]
     assert found["seeds"] == [derive(0, "evaluate", 0), derive(0, "evaluate", 1)]
     assert (found["horizon"], found["device"]) == (5, "meta")
     assert trained.loaded == (Path("found.npz"), "meta", {"a": 1})
-    found = asked(lambda: marlzoo.evaluate_run("run", task="t/b"))  # limit and options are the other task's
-    assert (trained.made[-1], found["horizon"]) == (("t/b", 8, {}), None)
+    found = asked(
+        lambda: marlzoo.evaluate_run("run", task="games/bridge")
+    )  # limit and options are the other task's
+    assert (trained.made[-1], found["horizon"]) == (("games/bridge", 8, {}), None)
     assert _starts([5, 6], 70, -1) == _starts([5, 6], 70, -2)
 
 
@@ -411,7 +413,7 @@ def test_what_an_evaluation_cannot_do(trained: SimpleNamespace) -> None:
         with pytest.raises(ConfigError, match="must not be negative"):
             marlzoo.evaluate_run("run", **wrong)
     trained.other = toy_dataset("discrete").spec
-    with pytest.raises(ConfigError, match="was trained for another task than t/a"):
+    with pytest.raises(ConfigError, match="was trained for another task than games/xor"):
         marlzoo.evaluate_run("run")
     assert trained.closed == 1
     trained.meta = {}
@@ -428,7 +430,7 @@ def test_scores_are_each_replicas_own(
     )  # fmt: skip
     monkeypatch.setattr("marlzoo.training.evaluation.evaluate", lambda *given, **named: played)
     one, two = marlzoo.evaluate_run("run", episodes=2)
-    assert (one.method, one.task, one.seed, one.updates, one.episodes) == ("bc", "t/a", 5, 70, 2)
+    assert (one.method, one.task, one.seed, one.updates, one.episodes) == ("bc", "games/xor", 5, 70, 2)
     assert (one.mean_return, one.std_return, one.mean_length, one.win_rate) == (2.0, 1.0, 3.0, None)
     assert one.action_us == pytest.approx(2.0)
     assert one.execution == "shared_randomness"
@@ -441,10 +443,10 @@ def test_scores_are_each_replicas_own(
     assert main(["eval", "run"]) == 0
     printed = capsys.readouterr().out.splitlines()[0]
     number = "seed 5, 70 updates: return 2.0 ± 1.0 over 4 episodes of 3 steps, won 50 %, 2 us per action"
-    assert printed == f"bc (shared randomness execution) on t/a, {number}"
+    assert printed == f"bc (shared randomness execution) on games/xor, {number}"
     monkeypatch.setattr(POLICY, "execution", "decentralized")
     assert main(["eval", "run"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"bc on t/a, {number}"
+    assert capsys.readouterr().out.splitlines()[0] == f"bc on games/xor, {number}"
     assert _plain({"a": [float("nan"), 1.0], "b": {"c": float("inf")}}) == {
         "a": [None, 1.0],
         "b": {"c": None},

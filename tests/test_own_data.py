@@ -81,7 +81,10 @@ def test_without_next_observations_final_rows_repeat_terminal_ones() -> None:
     assert not endless.card.bounds_known  # methods that read sequences refuse it
     assert cut.card.bounds_known
     steps["timeout"] = np.arange(8) >= 6  # the last step is an episode of its own
-    with pytest.raises(DataError, match=r"episode 3 \(step 7\) has a single step and no next observation"):
+    with pytest.raises(
+        DataError,
+        match=r"episode 3 has a single step \(step 7\), and what it led to is not known; give next_obs",
+    ):
         Dataset.from_steps(**steps)
     both = Dataset.from_steps(**steps | {"terminal": np.ones(8, bool), "next_obs": following})
     assert both.terminal.sum() == 8
@@ -142,8 +145,8 @@ def test_episodes_by_hand() -> None:
     assert np.flatnonzero(data.truncated).tolist() == [6]
     assert (data.spec.action_size, data.spec.state_size, data.spec.horizon) == (3, 6, 3)
     for change, text in (
-        ({"terminal": [True, False, True]}, "episode 0: terminal is one flag"),
-        ({"terminal": [True, True]}, "episode 0: terminal is one flag"),
+        ({"terminal": [True, False, True]}, "episode 0: terminal must be one flag"),
+        ({"terminal": [True, True]}, "episode 0: terminal must be one flag"),
         ({"reward": [1.0]}, "episode 0: reward has 1 entries for 3 actions"),
     ):
         with pytest.raises(DataError, match=text):
@@ -183,16 +186,23 @@ def test_episodes_and_their_views() -> None:
     ("change", "message"),
     [
         ({"reward": np.zeros(7)}, "reward has 7 steps, obs has 8"),
-        ({"obs": np.zeros((8, 6))}, r"obs has 2 axes; for a team it is \[M, N, O\]"),
+        ({"obs": np.zeros((8, 6))}, r"obs has shape \(8, 6\); for a team it is \[M, N, O\]"),
         ({"timeout": np.zeros(8, bool)}, None),
         (
             {"terminal": np.zeros(8, bool)},
             "next_obs of step 2 is not the observation of step 3.*mark the ends",
         ),
         ({"terminal": np.zeros((8, 3, 1))}, r"terminal has shape \(8, 3, 1\)"),
-        ({"state": np.zeros((8, 4))}, "state needs next_state"),
+        ({"state": np.zeros((8, 4))}, "state is given without next_state"),
         ({"next_obs": np.zeros((8, 2, 4))}, "they must agree"),
-        ({"action": np.zeros((8, 2))}, "action has 2 axes; for a team it is .*integers"),
+        (
+            {"next_obs": None, "next_state": np.zeros((8, 4))},
+            "next_state is given without next_obs; give both",
+        ),
+        ({"reward": 1.0}, "reward is a single number; give one entry per step"),
+        ({"n_actions": 3}, "n_actions is about discrete actions, but action holds floats"),
+        ({"horizon": 0}, "horizon is 0; it must be a positive number"),
+        ({"action": np.zeros((8, 2))}, r"a step's action has shape \(2,\); for N agents it is .*integers"),
     ],
 )
 def test_steps_that_do_not_belong_together(change: dict[str, Any], message: str | None) -> None:
@@ -209,13 +219,46 @@ def test_episodes_of_another_form() -> None:
         Dataset.from_episodes([episode, episode | {"obs": np.zeros((3, 2, 3))}])
     with pytest.raises(DataError, match="episode 0 has the unknown key 'rewards'"):
         Dataset.from_episodes([episode | {"rewards": 0}])
-    with pytest.raises(DataError, match="only 1 of 2 episodes have state"):
+    with pytest.raises(DataError, match="1 of 2 episodes have state; give it in all or in none"):
         Dataset.from_episodes([episode, episode | {"state": np.zeros((4, 5))}])
     for flag in (np.zeros(2, bool), np.array([True, False, False])):
-        with pytest.raises(DataError, match="episode 0: terminal is one flag, for the episode's last step"):
+        with pytest.raises(
+            DataError, match="episode 0: terminal must be one flag, which is about the episode's last step"
+        ):
             Dataset.from_episodes([episode | {"terminal": flag}])
     with pytest.raises(DataError, match="no episode"):
         Dataset.from_episodes([])
+    with pytest.raises(DataError, match=r"episode 1 is of type Episode; an episode is a dictionary with obs"):
+        Dataset.from_episodes([episode, next(iter(toy_dataset("continuous")))])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="episode 0 has no action; leave episodes without a step out"):
+        Dataset.from_episodes([{"obs": np.zeros((1, 2, 3)), "action": np.zeros((0, 2, 1)), "reward": []}])
+    with pytest.raises(DataError, match="episode 0: action is a single number"):
+        Dataset.from_episodes([episode | {"action": 1.0}])
+    with pytest.raises(DataError, match="episode 0: terminal has type <U2, such as no; give numbers"):
+        Dataset.from_episodes([episode | {"terminal": "no"}])
+    with pytest.raises(
+        DataError, match=r"episode 1: a step's obs has shape \(2, 4\), in episode 0 it has \(2, 3\)"
+    ):
+        Dataset.from_episodes([episode, episode | {"obs": np.zeros((4, 2, 4))}])
+    with pytest.raises(DataError, match=r"a step's obs has shape \(6,\); for N agents it is \[N, O\]"):
+        Dataset.from_episodes([episode | {"obs": np.zeros((4, 6))}])
+
+
+def test_options_that_contradict_the_episodes_or_the_spec() -> None:
+    episode = {"obs": np.zeros((4, 2, 3)), "action": np.zeros((3, 2), int), "reward": np.zeros(3)}
+    short = {"obs": np.zeros((3, 2, 3)), "action": np.zeros((2, 2), int), "reward": np.zeros(2)}
+    with pytest.raises(
+        DataError, match=r"^an episode of 3 steps begins at episode 1, step 0, but the horizon is 2; let"
+    ):
+        Dataset.from_episodes([short, episode], n_actions=4, horizon=2)
+    spec = Dataset.from_episodes([episode], n_actions=4, horizon=9).spec
+    assert Dataset.from_episodes([episode], spec=spec, n_actions=4, horizon=9).spec == spec
+    for name, stated in (("n_actions", 4), ("horizon", 9)):
+        options: Any = {name: 5}
+        with pytest.raises(
+            DataError, match=f"{name} is 5, but the spec says {stated}; leave {name} out, or change"
+        ):
+            Dataset.from_episodes([episode], spec=spec, **options)
 
 
 def test_repr_is_short() -> None:
@@ -348,7 +391,8 @@ def test_a_fault_is_named_by_its_step(followed: bool) -> None:
     with pytest.raises(DataError, match=r"^action -1 of agent 1 at step 15 is outside"):
         Dataset.from_steps(**steps | {"action": discrete})
     with pytest.raises(
-        DataError, match=rf"^episode 0 \(step 0\) has {10 if followed else 9} steps, more than"
+        DataError,
+        match=rf"^an episode of {10 if followed else 9} steps begins at step 0, but the horizon is 5; let",
     ):
         Dataset.from_steps(**steps, horizon=5)
 

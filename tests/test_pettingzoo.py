@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from marlzoo.envs.pettingzoo import PettingZooEnv, from_parallel_env
 from marlzoo.errors import ConfigError, PluginError, SpecError
-from marlzoo.registry import make_env, task_names, task_spec
+from marlzoo.families import make_env, task_names, task_spec
 from marlzoo.testing import Check, env_battery
 
 ROOT = Path(__file__).parents[1]

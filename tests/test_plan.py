@@ -20,8 +20,9 @@ from marlzoo.benchmarks.suites import EVERY, Data, Learner, Suite
 
 import marlzoo
 from marlzoo.errors import ConfigError, DataError, PluginError, SpecError, UnknownNameError
+from marlzoo.families import task_spec
 from marlzoo.recording import recipes
-from marlzoo.registry import find_method, find_methods, make, task_spec
+from marlzoo.registry import find_method, find_methods, make
 from tests.test_results import ROW
 
 HOPPER, XOR = "mamujoco/hopper-3x1", "games/xor"
@@ -171,6 +172,25 @@ def test_groups_share_task_options_method_settings_and_updates() -> None:
     assert [dict(group.env) for group in wide] == [{}, {"horizon": 9}]
     assert wide[1].spec.horizon == 9
     assert [len(group.runs) for group in groups_of(suite_of(seeds=(0, 1, 2, 3, 4)), 2)] == [2, 2, 1]
+
+
+def test_groups_are_even_and_stay_the_same_where_others_are_finished() -> None:
+    suite = suite_of(seeds=tuple(range(10)))
+    runs = runs_of(suite)
+    for count, most, sizes in (
+        (4, 3, [2, 2]),
+        (10, 4, [4, 3, 3]),
+        (7, 3, [3, 2, 2]),
+        (3, 5, [3]),
+        (6, 3, [3, 3]),
+    ):
+        made = plan.groups(suite, runs[:count], most)
+        assert [len(group.runs) for group in made] == sizes
+        assert [run for group in made for run in group.runs] == runs[:count]
+        for done in made:
+            left = [group.runs for group in made if group is not done]
+            rest = plan.groups(suite, [run for group in left for run in group], most)
+            assert [group.runs for group in rest] == left
 
 
 def test_settings_that_are_numbers_may_be_stacked() -> None:

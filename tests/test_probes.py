@@ -18,6 +18,7 @@ from marlzoo.data import probes as module
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.inspection import inspection_tables
 from marlzoo.data.probes import PROBED, Probe, Probes, probes
+from marlzoo.errors import ConfigError
 from marlzoo.spec import Spec
 
 EPISODES, LENGTH = 60, 10
@@ -194,6 +195,11 @@ def test_the_same_arguments_give_the_same_numbers() -> None:
     assert probes(data) != probes(data, seed=1)
     assert probes(data, sample=200).sample <= 200 < probes(data).sample
     assert probes(data, permutations=40).permutations == 40
+    assert probes(data, permutations=19).history.found  # the least p-value is just low enough
+    with pytest.raises(
+        ConfigError, match=r"permutations is 18; give at least 19: the least p-value is 1 / \(1 \+ "
+    ):
+        probes(data, permutations=18)
     assert probes(data, permutations=40).history.p_value == pytest.approx(1 / 41)
 
 

@@ -17,7 +17,7 @@ from marlzoo.benchmarks.suites import find_suite
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.data.convert import convert
-from marlzoo.testing import cases
+from marlzoo.testing import battery, cases
 from tests import snippets
 from tests.recordings import HOPPER, uniform_recording
 
@@ -41,7 +41,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[snippets
     snippets.forget_modules(tmp_path)
 
 
-def test_all_blocks_run(runner: snippets.Runner, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_blocks_run(runner: snippets.Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.page(README) == ["bash", "python", "toml", "python"]
     capsys.readouterr()
     assert main(["list", "methods"]) == 0
@@ -50,6 +50,8 @@ def test_all_blocks_run(runner: snippets.Runner, capsys: pytest.CaptureFixture[s
     assert main(["train", "mine", "--data", DATASET, *tiny]) == 0
     assert main(["train", "mine", "--help"]) == 0
     assert "width of both hidden layers" in capsys.readouterr().out
+    checks = {check.name: check for check in battery("mine")}  # the one that looks at the text of the file
+    checks["documented-mine"](tmp_path)
 
 
 @pytest.fixture

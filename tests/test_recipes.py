@@ -13,9 +13,9 @@ import pytest
 
 from marlzoo.data.names import dataset_path
 from marlzoo.errors import ConfigError
+from marlzoo.families import task_spec
 from marlzoo.recording import recipes
 from marlzoo.recording.recipes import collect, is_of_recipe, recipe_path
-from marlzoo.registry import task_spec
 from marlzoo.replicas import derive
 from marlzoo.teachers.store import Snapshot
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import marlzoo
-from marlzoo import plugins, registry
+from marlzoo import families, plugins, registry
 from marlzoo.cli import main
 from marlzoo.commands import diagnosis
 from marlzoo.errors import ConfigError, PluginError, UnknownNameError
@@ -79,7 +79,7 @@ def test_a_broken_environment_hides_no_other(
     monkeypatch.delitem(sys.modules, "brokenenv", raising=False)
     true = plugins.entries
     monkeypatch.setattr(  # one family is enough, and importing all takes long
-        registry, "entries", lambda group: [entry for entry in true(group) if entry.name == "games"]
+        families, "entries", lambda group: [entry for entry in true(group) if entry.name == "games"]
     )
     assert main(["list", "tasks", "--json"]) == 0
     assert "games/xor" in capsys.readouterr().out
@@ -224,13 +224,13 @@ def test_a_family_lists_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "untold")
     monkeypatch.delitem(sys.modules, "untold", raising=False)
     with pytest.raises(PluginError, match="environment family 'untold': untold lists no TASKS"):
-        registry.family_tasks("untold")
+        families.family_tasks("untold")
 
 
 def test_names_are_whole() -> None:
-    assert all(task.startswith("games/") for task in registry.family_tasks("games"))
-    assert registry.task_spec("games/xor").task == "games/xor"
-    assert registry.make_env("games/xor", 3).num_envs == 3
+    assert all(task.startswith("games/") for task in families.family_tasks("games"))
+    assert families.task_spec("games/xor").task == "games/xor"
+    assert families.make_env("games/xor", 3).num_envs == 3
 
 
 # ---- environments of one's own ---------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """One family is enough, and importing all takes long."""
     true = plugins.entries
     monkeypatch.setattr(
-        registry,
+        families,
         "entries",
         lambda group: [e for e in true(group) if group != plugins.ENVIRONMENTS or e.name == "games"],
     )
@@ -371,7 +371,7 @@ def test_how_modules_are_named(
     assert remedy in str(error.value) or "faulty2" in named
     for together in ("faulty,games.xor", "faulty, faulty"):
         monkeypatch.setenv("MARLZOO_ENVIRONMENTS", together)
-        assert registry.task_spec("faulty/a").n_agents == 2
+        assert families.task_spec("faulty/a").n_agents == 2
 
 
 @pytest.mark.usefixtures("few_families")

@@ -17,7 +17,7 @@ from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.envs import _camera, _mujoco_legacy
 from marlzoo.envs._drawing import battle
 from marlzoo.errors import ConfigError, MissingSimulatorError, OutputError, SpecError
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.training.checkpoint import save
 from tests.full_disk import full_disk
 

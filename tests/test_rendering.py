@@ -41,7 +41,7 @@ class Stage:
         monkeypatch.setattr(rendering, "_encode", self.encode)
         monkeypatch.setattr(rendering, "load", self.load)
 
-    def team(self, task: str = "a/b", **options: Any) -> Any:
+    def team(self, task: str = "games/xor", **options: Any) -> Any:
         team = TeamPolicy.__new__(TeamPolicy)
         seen = {"task": task, "env_options": options, "spec": self.spec}
         team.__dict__.update(seen)
@@ -114,7 +114,7 @@ def test_frames_of_episodes(stage: Stage, tmp_path: Path) -> None:
     assert stage.resets == [seed % 2**32 for seed in seeds]
     assert stage.received == [0.5] * 10
     assert stage.sizes == {SMALL}
-    assert (stage.closed, stage.asked) == (1, ("a/b", 1, {}))
+    assert (stage.closed, stage.asked) == (1, ("games/xor", 1, {}))
 
 
 def test_long_episodes_are_thinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,22 +147,22 @@ def test_a_checkpoint_is_loaded_as_asked(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_the_arena_is_the_trainings_unless_another_is_named(stage: Stage) -> None:
-    team = stage.team("a/b", level=2)
-    rendering._arena(team, "", None)
-    assert stage.asked == ("a/b", 1, {"level": 2})
-    rendering._arena(team, "a/c", None)
-    assert stage.asked == ("a/c", 1, {})
-    rendering._arena(team, "", {})
-    assert stage.asked == ("a/b", 1, {})
-    rendering._arena(team, "", {"level": 3})
-    assert stage.asked == ("a/b", 1, {"level": 3})
+    team = stage.team("games/xor", level=2)
+    rendering._arena("run", team, "", None)
+    assert stage.asked == ("games/xor", 1, {"level": 2})
+    rendering._arena("run", team, "games/bridge", None)
+    assert stage.asked == ("games/bridge", 1, {})
+    rendering._arena("run", team, "", {})
+    assert stage.asked == ("games/xor", 1, {})
+    rendering._arena("run", team, "", {"level": 3})
+    assert stage.asked == ("games/xor", 1, {"level": 3})
     assert stage.closed == 0
     stage.differences.append("n_agents")
-    with pytest.raises(ConfigError, match="the team does not fit a/b: n_agents"):
-        rendering._arena(team, "", None)
+    with pytest.raises(ConfigError, match="the team does not fit games/xor: n_agents"):
+        rendering._arena("run", team, "", None)
     assert stage.closed == 1
     with pytest.raises(ConfigError, match="does not name its task"):
-        rendering._arena(stage.team(""), "", None)
+        rendering._arena("run", stage.team(""), "", None)
 
 
 @pytest.mark.parametrize(

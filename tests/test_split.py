@@ -133,22 +133,31 @@ def test_interrupted_and_killed_it_goes_on_and_leaves_no_process(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("asked", "size"),
-    [(Split(), 20), (TWO, 4), (Split(2, 1, 3), 2), (Split(8, 1), 1), (Split(1, 2, 8), 8)],
+    ("asked", "size", "made_of"),
+    [
+        (Split(), 20, [4, 4]),
+        (TWO, 20, [4, 4]),
+        (Split(2, 1, 3), 3, [2] * 4),
+        (Split(1, 1, 3), 3, [2] * 4),
+        (Split(8, 1), 1, [1] * 8),
+        (Split(1, 2, 8), 8, [4, 4]),
+    ],
 )
-def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int) -> None:
+def test_every_process_gets_a_group(tmp_path: Path, asked: Split, size: int, made_of: list[int]) -> None:
     """Two learners times four runs each; what is finished does not change the groups of the rest."""
     mine = suite()
     sources = [obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
     assert group_size(mine, sources, asked, 20) == size
     made = plan.groups(mine, plan.pending(mine, sources, ResultsFile(tmp_path / "rows.csv")), size)
-    assert len(made) >= min(asked.processes, 8)
+    assert [len(group.runs) for group in made] == made_of
 
 
 def test_five_seeds_of_one_learner_are_shared_evenly(tmp_path: Path) -> None:
     mine = suite_of(data=GAMES[:1], seeds=(0, 1, 2, 3, 4))
     sources = [obtain(data, tmp_path, lambda done, total: None) for data in mine.data]
-    assert group_size(mine, sources, TWO, 20) == 3
+    size = group_size(mine, sources, TWO, 20)
+    made = plan.groups(mine, plan.pending(mine, sources, ResultsFile(tmp_path / "rows.csv")), size)
+    assert [len(group.runs) for group in made] == [3, 2]
 
 
 def test_large_suites_get_a_process_per_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

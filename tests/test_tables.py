@@ -556,7 +556,7 @@ def test_random_actions_are_allowed_ones(monkeypatch: pytest.MonkeyPatch) -> Non
             over = np.full(50, self.time == 3)
             return Step(*self.seen, np.ones((50, 2), np.float32), terminal=over, truncated=over & False)
 
-    monkeypatch.setattr("marlzoo.registry.make_env", lambda task, num_envs: Masked())
+    monkeypatch.setattr("marlzoo.families.make_env", lambda task, num_envs: Masked())
     assert references.random_return("own/masked", episodes=50) == 3.0
 
 
@@ -787,6 +787,14 @@ def test_results_are_found_from_the_folder_above(tmp_path: Path, monkeypatch: py
 
 
 def test_no_rows_is_one_clear_error(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.csv"
+    for text in ("a,b\n1,2\n", ""):  # what the command that writes rows would say is of no use here
+        foreign.write_text(text)
+        with pytest.raises(
+            DataError, match=r"foreign\.csv: .*; name the folder of a run or its rows\.csv; where this"
+        ):
+            tables.read([foreign])
+    foreign.unlink()
     with pytest.raises(DataError, match=f"no results at {tmp_path};"):
         tables.read([tmp_path])
     results = ResultsFile(tmp_path / "rows.csv")

@@ -15,7 +15,7 @@ from marlzoo.envs import lbf, rware
 from marlzoo.envs._tuple_team import TupleTeam, make_team, team_spec
 from marlzoo.envs.pettingzoo import from_parallel_env
 from marlzoo.errors import ConfigError, MissingExtraError, UnknownNameError
-from marlzoo.registry import fitting_options, task_spec
+from marlzoo.families import fitting_options, task_spec
 
 
 class Pair:

@@ -32,7 +32,7 @@ import numpy as np
 from measuring import load_average, write_csv
 
 from marlzoo.errors import pip_install
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 
 # By family: our task, gymnasium-robotics' scenario and partition.
 TASKS = {

@@ -23,7 +23,7 @@ from reference_loop import Buffer, Reference
 from reference_loop import evaluate as evaluate_plainly
 
 import marlzoo
-from marlzoo.registry import make_env, task_spec
+from marlzoo.families import make_env, task_spec
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler
 

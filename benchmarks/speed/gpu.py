@@ -46,7 +46,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.config import Precision
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.registry import make_env, task_spec
+from marlzoo.families import make_env, task_spec
 from marlzoo.training.compilation import freed_memory_kept, make_training_step
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.precision import Arithmetic, choose_arithmetic

@@ -49,7 +49,7 @@ from reference_loop import Buffer, Reference
 from torch.utils.flop_counter import FlopCounterMode
 
 import marlzoo
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.system.files import write_text_atomic
 from marlzoo.training.compilation import compiled, freed_memory_kept
 from marlzoo.training.precision import SETTINGS, products_in

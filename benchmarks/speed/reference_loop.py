@@ -242,7 +242,7 @@ def evaluate(agent: Reference, env: BatchedEnv, episodes: int, horizon: int) -> 
 def main() -> int:
     from measuring import random_dataset
 
-    from marlzoo.registry import make_env, task_spec
+    from marlzoo.families import make_env, task_spec
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--task", default="mamujoco/halfcheetah-6x1", help="gives the sizes")

@@ -27,7 +27,7 @@ import tyro
 from measuring import random_dataset, show, write_csv
 
 import marlzoo
-from marlzoo.registry import task_spec
+from marlzoo.families import task_spec
 from marlzoo.training.compilation import compiled
 from marlzoo.training.trainer import make_sampler, prepare
 

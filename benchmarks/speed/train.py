@@ -38,7 +38,8 @@ import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.registry import find_method, make_env, method_names, task_spec
+from marlzoo.families import make_env, task_spec
+from marlzoo.registry import find_method, method_names
 from marlzoo.system.files import write_text_atomic
 from marlzoo.training.compilation import Update, compiled, freed_memory_kept
 from marlzoo.training.evaluation import evaluate

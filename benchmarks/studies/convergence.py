@@ -38,7 +38,8 @@ from marlzoo.benchmarks.suites import Data
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.data.dataset import Dataset
-from marlzoo.registry import find_method, make, make_env
+from marlzoo.families import make_env
+from marlzoo.registry import find_method, make
 from marlzoo.replicas import derive
 from marlzoo.system.files import locked, write_text_atomic
 from marlzoo.task import TaskName

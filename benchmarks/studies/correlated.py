@@ -29,8 +29,8 @@ from marlzoo.benchmarks.watched import Watched
 
 import marlzoo
 from marlzoo.data.dataset import Dataset
+from marlzoo.families import make_env
 from marlzoo.modules.policies import Policy
-from marlzoo.registry import make_env
 from marlzoo.spec import Spec
 from marlzoo.system.files import write_text_atomic
 from marlzoo.training.evaluation import evaluate

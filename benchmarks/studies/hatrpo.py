@@ -20,7 +20,7 @@ import tyro
 from marlzoo.benchmarks import study
 
 import marlzoo
-from marlzoo.registry import make_env, task_spec
+from marlzoo.families import make_env, task_spec
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.online import OnlineTrainer
 

@@ -26,8 +26,8 @@ from torch import Tensor
 import marlzoo
 from marlzoo.data import games as game_data
 from marlzoo.envs import games
+from marlzoo.families import task_spec
 from marlzoo.modules.policies import Policy
-from marlzoo.registry import task_spec
 from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 import marlzoo
 from marlzoo.envs import moma
-from marlzoo.registry import make_env, task_spec
+from marlzoo.families import make_env, task_spec
 from marlzoo.training.ad_hoc import AdHocTeams
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import train

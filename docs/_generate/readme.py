@@ -11,7 +11,7 @@ from marlzoo.benchmarks import tables
 from marlzoo.benchmarks.suites import FOLDER, find_suite
 
 from marlzoo.data.catalog import published
-from marlzoo.registry import family_tasks, task_families, task_spec
+from marlzoo.families import family_tasks, task_families, task_spec
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
 from marlzoo.teachers.offers import collectable_qualities

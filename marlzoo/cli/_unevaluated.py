@@ -34,7 +34,8 @@ def train_unevaluated(
         MarlzooError: wrong settings, missing or broken data, or datasets of different shapes.
     """
     from marlzoo.console import visible
-    from marlzoo.registry import Task, make
+    from marlzoo.families import Task
+    from marlzoo.registry import make
     from marlzoo.system.files import require_folder_name
     from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.trainer import train
@@ -96,7 +97,7 @@ def _datasets(options: Offline, task: str, env: dict[str, Any]) -> list[Dataset]
     """The datasets; one that names no task is read as one of the given task, where that is installed."""
     from marlzoo.data.fitting import fitted
     from marlzoo.data.load import load_dataset
-    from marlzoo.registry import Task, task_spec
+    from marlzoo.families import Task, task_spec
 
     found = [load_dataset(name) for name in options.data]
     if not Task.parse(task).exists:

@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _playable(run: Path) -> bool:
     """Whether the simulator of a run's task is known here."""
-    from marlzoo.registry import Task
+    from marlzoo.families import Task
     from marlzoo.training.checkpoint import find_checkpoint, load_saved, task_of
 
     return Task.parse(task_of(load_saved(find_checkpoint(run)).meta)).exists

@@ -127,7 +127,8 @@ def _defaults(method: str, arguments: Sequence[str]) -> tuple[Config, str]:
     They are those of the preset that is asked for, or of the task's family.
     """
     from marlzoo.data.load import read_card, read_description
-    from marlzoo.registry import Task, find_method, preset_of, task_families, task_spec
+    from marlzoo.families import Task, task_families, task_spec
+    from marlzoo.registry import find_method, preset_of
 
     cls = find_method(method)
     named = peek(arguments, "--task")
@@ -187,13 +188,15 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
         threads=options.threads,
         place=place,
     )
-    for checkpoint in sorted((finished.folder / "checkpoints").glob("*.npz"))[:1]:
-        print(f"Or: marlzoo eval {checkpoint}")
+    if not finished.failures:
+        for checkpoint in finished.checkpoints[:1]:
+            print(f"Or: marlzoo eval {checkpoint}")
     return 1 if finished.failures else 0
 
 
 def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
-    from marlzoo.registry import make, make_env, task_spec
+    from marlzoo.families import make_env, task_spec
+    from marlzoo.registry import make
     from marlzoo.system.files import require_folder_name, write_text_atomic
     from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.more_loggers import LogTarget, make_loggers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.defaults import SEED, TRANSITIONS
-from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError, settings_apart
 
 if TYPE_CHECKING:
     from marlzoo.data.check import CheckReport
@@ -146,7 +146,7 @@ def data_check(
     """
     from marlzoo.data.check import check
     from marlzoo.data.fitting import fitted
-    from marlzoo.registry import make_env
+    from marlzoo.families import make_env
 
     data = _loaded(dataset, option)
     task = task or data.card.task
@@ -337,6 +337,9 @@ class TrainedModel:
     errors: StepErrors
 
 
+@settings_apart(
+    "A setting of the model is given as settings=marlzoo.models.settings.WorldModelConfig(NAME=...)."
+)
 def data_model(
     dataset: Name | Dataset,
     *,

@@ -128,7 +128,7 @@ def _accelerator() -> Iterator[Finding]:
 
 def _plugins() -> Iterator[Finding]:
     try:
-        from marlzoo import registry
+        from marlzoo import families, registry
     except Exception as error:  # reported, whatever it is
         yield Finding("missing", "registry", f"cannot be imported: {_line(error)}", AGAIN)
         return
@@ -148,13 +148,13 @@ def _plugins() -> Iterator[Finding]:
     for plugin, why in listing.broken.items():
         remedy = "install or remove the package that declares it"
         yield Finding("missing", f"plugin {plugin}", why, remedy)
-    for family in registry.task_families():
+    for family in families.task_families():
         yield _environment(family)
 
 
 def _environment(family: str) -> Finding:
     """Make one copy of the family's first task, which starts its simulator."""
-    from marlzoo.registry import family_tasks, make_env
+    from marlzoo.families import family_tasks, make_env
 
     what = f"tasks {family}"
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from marlzoo import registry
+from marlzoo import families, registry
 from marlzoo.commands.methods import MethodFile
 from marlzoo.console import inform, visible
 from marlzoo.errors import MarlzooError
@@ -153,9 +153,9 @@ def _computed() -> list[str]:
 
 def _tasks() -> list[str]:
     names: list[str] = []
-    for family in registry.task_families():
+    for family in families.task_families():
         try:
-            names += registry.family_tasks(family)
+            names += families.family_tasks(family)
         except MarlzooError as error:  # one that cannot be used hides no other
             _warn(str(error))
     return names
@@ -166,7 +166,7 @@ def _specs() -> Iterator[tuple[str, Spec]]:
     told: set[str] = set()
     for name in _tasks():
         try:
-            yield name, registry.task_spec(name)
+            yield name, families.task_spec(name)
         except MarlzooError as error:
             family = TaskName.parse(name).family
             if family not in told:

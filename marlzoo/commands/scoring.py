@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, settings_apart
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm
@@ -49,6 +49,7 @@ class Score:
     dataset: str = ""
 
 
+@settings_apart('A setting of how the policy acts is given as acting={"NAME": ...}.')
 def evaluate_run(
     checkpoint: str | os.PathLike[str],
     *,
@@ -83,11 +84,12 @@ def evaluate_run(
     Raises:
         CheckpointError: it is missing or broken, or there are several.
         ConfigError: it names no task, was trained for another one, or a number is negative.
-        UnknownNameError: the method has no such setting of how it acts.
+        UnknownNameError: nothing here plays the task, or the method has no such setting of how it acts.
     """
-    from marlzoo.registry import make_env
+    from marlzoo.families import make_env
     from marlzoo.training.checkpoint import find_teams, load_learner, load_saved, task_of
     from marlzoo.training.evaluation import evaluate
+    from marlzoo.training.played_task import played_task
 
     for name, value in (("episodes", episodes), ("horizon", horizon)):
         if value < 0:
@@ -95,9 +97,7 @@ def evaluate_run(
     file, replicas = find_teams(Path(checkpoint), method, dataset)
     saved = load_saved(file)
     meta = saved.meta
-    task = task or task_of(meta)
-    if not task:
-        raise ConfigError(f"{file}: does not name its task; give it with --task (task=... in Python)")
+    task = played_task(file, task, task_of(meta))
     same = task == meta.get("task")
     learner = load_learner(file, device, replicas, acting)
     episodes = episodes or meta.get("episodes") or 10

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import Precision, replica_configs
 from marlzoo.defaults import UPDATES
-from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError, settings_apart
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ UNEVALUATED = (
 )
 
 
+@settings_apart('A setting of the method is given as settings={"NAME": ...}.')
 def train_method(
     method: str,
     data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
@@ -217,7 +218,7 @@ def run_method(
 @contextlib.contextmanager
 def _unevaluated_instead(task: str) -> Iterator[None]:
     """Tell who has data of a task that nothing here plays how to train on them."""
-    from marlzoo.registry import Task
+    from marlzoo.families import Task
 
     try:
         yield
@@ -229,7 +230,8 @@ def _unevaluated_instead(task: str) -> Iterator[None]:
 
 def _require_kind(method: str, task: str) -> None:
     """Refuse a method that does not handle a task's actions."""
-    from marlzoo.registry import Task, find_method
+    from marlzoo.families import Task
+    from marlzoo.registry import find_method
 
     cls = find_method(method)
     found = Task.parse(task)  # that it is none is said where it is looked for

@@ -64,6 +64,9 @@ def rows_of_steps(
             )
     lasts = _lasts(over, late)
     if next_obs is None:
+        for name, value in (("next_state", next_state), ("next_action_mask", next_action_mask)):
+            if value is not None:
+                raise DataError(f"{name} is given without next_obs; give both or none")
         return _without_next(steps, over, late, lasts)
     after = {k: _numbers(f"next_{k}", v) for k, v in following.items() if v is not None}
     _require_next(steps, after, m)
@@ -121,7 +124,8 @@ def _without_next(
     if (~ended & (lengths < 2)).any():
         episode = int(np.argmax(~ended & (lengths < 2)))
         raise DataError(
-            f"episode {episode} (step {lasts[episode]}) has a single step and no next observation; give next_obs"
+            f"episode {episode} has a single step (step {lasts[episode]}), and what it led to is not known; give "
+            "next_obs, or leave the episode out"
         )
     # Rows: all steps, and a repeated one after every terminal end.
     source = np.repeat(np.arange(len(over)), 1 + (over & np.isin(np.arange(len(over)), lasts)))
@@ -158,6 +162,11 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
     row = 0
     for number, episode in enumerate(episodes):
         place = f"episode {number}"
+        if not isinstance(episode, Mapping):
+            raise DataError(
+                f"{place} is of type {type(episode).__name__}; an episode is a dictionary with "
+                f"{', '.join(EPISODE_KEYS)} (the last four optional). Some episodes of a dataset: episodes_subset"
+            )
         unknown = sorted(episode.keys() - set(EPISODE_KEYS))
         missing = [key for key in EPISODE_KEYS[:3] if key not in episode]
         if unknown or missing:
@@ -165,7 +174,9 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
             raise DataError(
                 f"{place} {what}; an episode has {', '.join(EPISODE_KEYS)} (the last four optional)"
             )
-        steps = len(np.asarray(episode["action"]))
+        steps = len(_numbers(f"{place}: action", episode["action"]))
+        if not steps:
+            raise DataError(f"{place} has no action; leave episodes without a step out")
         for name, array in _episode_rows(episode, steps, place).items():
             parts.setdefault(name, []).append(array)
         starts.append(row)
@@ -173,8 +184,9 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
     uneven = [name for name, arrays in parts.items() if len(arrays) != len(episodes)]
     if uneven:
         raise DataError(
-            f"only {len(parts[uneven[0]])} of {len(episodes)} episodes have {uneven[0]}; give it in all"
+            f"{len(parts[uneven[0]])} of {len(episodes)} episodes have {uneven[0]}; give it in all or in none"
         )
+    _require_one_shape(parts)
     arrays: dict[str, NDArray[Any] | None] = {name: np.concatenate(found) for name, found in parts.items()}
     spans = Episodes(np.asarray(starts, np.int64), row)
 
@@ -183,6 +195,17 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
         return f"episode {number}, step {step}"
 
     return Rows(arrays | {"starts": spans.starts}, place_of)
+
+
+def _require_one_shape(parts: Mapping[str, Sequence[NDArray[Any]]]) -> None:
+    """Refuse episodes whose steps have other shapes than those of the first one."""
+    for name, arrays in parts.items():
+        for number, array in enumerate(arrays):
+            if array.shape[1:] != arrays[0].shape[1:]:
+                raise DataError(
+                    f"episode {number}: a step's {name} has shape {array.shape[1:]}, in episode 0 it has "
+                    f"{arrays[0].shape[1:]}; give one shape in all episodes, rows of smaller agents filled with zeros"
+                )
 
 
 def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[str, NDArray[Any]]:
@@ -205,12 +228,32 @@ def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[st
         array = _reward(array) if name == "reward" else array
         rows[name] = np.concatenate((array, np.zeros_like(array[:1])))
     for name in ("terminal", "truncated"):
-        flag = np.asarray(episode.get(name, False))
+        flag = _numbers(f"{place}: {name}", episode.get(name, False), single=True)
         if flag.ndim > 1 or (flag.ndim == 1 and (len(flag) != steps or flag[:-1].any())):
-            raise DataError(f"{place}: {name} is one flag, for the episode's last step")
+            raise DataError(
+                f"{place}: {name} must be one flag, which is about the episode's last step (or one flag per step, "
+                f"true in the last one only); it has shape {flag.shape}"
+            )
         rows[name] = np.zeros(steps + 1, np.bool_)
         rows[name][steps - 1] = bool(flag.reshape(-1)[-1])
     return rows
+
+
+def spec_of(arrays: Mapping[str, NDArray[Any] | None], spec: Spec | None, **told: Any) -> Spec:
+    """The spec that is given, or else the one that arrays show; ``told`` are the options of :func:`guess_spec`.
+
+    Raises:
+        DataError: an option that contradicts the spec; or see :func:`guess_spec`.
+    """
+    if spec is None:
+        return guess_spec(arrays, **told)
+    stated = {"horizon": spec.horizon, "n_actions": spec.action_size if spec.discrete else None}
+    for name, value in stated.items():
+        if told[name] not in (None, value):
+            raise DataError(
+                f"{name} is {told[name]}, but the spec says {value}; leave {name} out, or change the spec"
+            )
+    return spec
 
 
 def guess_spec(
@@ -229,18 +272,31 @@ def guess_spec(
         horizon: time limit in steps; default: the longest episode's length.
 
     Raises:
-        DataError: the arrays have other numbers of axes than those of a team.
+        DataError: the arrays have other numbers of axes than those of a team, or a number is not positive.
     """
+    for name, value in (("horizon", horizon), ("n_actions", n_actions)):
+        if value is not None and value < 1:
+            raise DataError(f"{name} is {value}; it must be a positive number")
     obs = arrays["obs"]
     action = arrays["action"]
     starts = arrays["starts"]
     assert obs is not None
     assert action is not None
     assert starts is not None
+    if obs.ndim != 3:
+        raise DataError(
+            f"a step's obs has shape {obs.shape[1:]}; for N agents it is [N, O], entries by agent (one agent: N = 1)"
+        )
     discrete = action.dtype.kind in "iu"
+    if n_actions is not None and not discrete:
+        raise DataError(
+            "n_actions is about discrete actions, but action holds floats; leave it out, or give integers"
+        )
     if action.ndim != (2 if discrete else 3):
-        wanted = "[M, N] integers" if discrete else "[M, N, A] floats; discrete ones are [M, N] integers"
-        raise DataError(f"action has {action.ndim} axes; for a team it is {wanted}")
+        wanted = "[N] integers" if discrete else "[N, A] floats; discrete ones are [N] integers"
+        raise DataError(
+            f"a step's action has shape {action.shape[1:]}; for N agents it is {wanted} (one agent: N = 1)"
+        )
     mask = arrays.get("action_mask")
     state = arrays.get("state")
     reward = arrays["reward"]
@@ -262,8 +318,8 @@ def guess_spec(
     )
 
 
-def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
-    """An array of numbers; texts and lists of uneven lengths are refused."""
+def _numbers(name: str, value: ArrayLike, single: bool = False) -> NDArray[Any]:
+    """An array of numbers, or where ``single`` one alone; texts and lists of uneven lengths are refused."""
     try:
         array = np.asarray(value)
         if array.dtype.kind == "O":
@@ -275,6 +331,8 @@ def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
     if array.dtype.kind not in "biufO":
         example = f", such as {array.flat[0]!s:.20}" if array.size else ""
         raise DataError(f"{name} has type {array.dtype}{example}; give numbers")
+    if not (array.ndim or single):
+        raise DataError(f"{name} is a single number; give one entry per step")
     return array
 
 
@@ -282,7 +340,7 @@ def _steps(name: str, value: ArrayLike, axes: int) -> NDArray[Any]:
     array = _numbers(name, value)
     if array.ndim != axes:
         raise DataError(
-            f"{name} has {array.ndim} axes; for a team it is [M, N, O]: steps, agents, entries (one agent: N = 1)"
+            f"{name} has shape {array.shape}; for a team it is [M, N, O]: steps, agents, entries (one agent: N = 1)"
         )
     return array
 
@@ -321,7 +379,8 @@ def _require_next(steps: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray
             )
     if "state" in steps and "state" not in after:
         raise DataError(
-            "state needs next_state where next_obs is given: an episode's final row has a state too"
+            "state is given without next_state, which is needed where next_obs is given: an episode's final "
+            "observation has a state, too"
         )
 
 

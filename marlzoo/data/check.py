@@ -21,7 +21,7 @@ from marlzoo.data.decentralized import APART
 from marlzoo.data.episodes import Ints
 from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 
 OBS_MEDIAN = 1e-4
 OBS_P95 = 1e-2

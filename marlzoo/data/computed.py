@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from marlzoo.data.dataset import Dataset
-from marlzoo.registry import Task, foreign_code
+from marlzoo.families import Task, foreign_code
 
 
 def make_dataset(task: str, quality: str, **options: Any) -> Dataset | None:

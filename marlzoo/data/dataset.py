@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from marlzoo.console import counted
 from marlzoo.data import validation
 from marlzoo.data.arrays import feed, mapping, same_numbers
-from marlzoo.data.assemble import Rows, guess_spec, rows_of_episodes, rows_of_steps
+from marlzoo.data.assemble import Rows, rows_of_episodes, rows_of_steps, spec_of
 from marlzoo.data.card import Card
 from marlzoo.data.episodes import Bools, Episode, Episodes, Floats, Ints
 from marlzoo.errors import DataError
@@ -168,7 +168,7 @@ class Dataset:
             obs, action, reward, terminal, timeout, next_obs, state=state, next_state=next_state,
             action_mask=action_mask, next_action_mask=next_action_mask,
         )  # fmt: skip
-        spec = spec or guess_spec(rows.arrays, task=task, n_actions=n_actions, horizon=horizon)
+        spec = spec_of(rows.arrays, spec, task=task, n_actions=n_actions, horizon=horizon)
         return cls._of_rows(rows, spec, Card(task=task or spec.task, source=source, quality=quality))
 
     @classmethod
@@ -201,7 +201,7 @@ class Dataset:
             DataError: an episode that is not of this form (named by its number).
         """
         rows = rows_of_episodes(episodes)
-        spec = spec or guess_spec(rows.arrays, task=task, n_actions=n_actions, horizon=horizon)
+        spec = spec_of(rows.arrays, spec, task=task, n_actions=n_actions, horizon=horizon)
         return cls._of_rows(rows, spec, Card(task=task or spec.task, source=source, quality=quality))
 
     @classmethod

@@ -17,7 +17,7 @@ from marlzoo.data.formats._vault_folder import plain_uid
 from marlzoo.data.load import data_home
 from marlzoo.data.readers import Reader, find_reader
 from marlzoo.errors import ConfigError, DataError, MissingExtraError, OutputError
-from marlzoo.registry import Task, task_spec
+from marlzoo.families import Task, task_spec
 from marlzoo.system.files import SEAL, locked, sealed, sha256_file, unsealed, write_text_atomic
 from marlzoo.system.http import Progress, fetch
 from marlzoo.task import TaskName

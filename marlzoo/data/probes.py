@@ -49,6 +49,7 @@ from marlzoo.data.diagnostics import (
     standardized,
     stream,
 )
+from marlzoo.errors import ConfigError
 
 Doubles = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -64,6 +65,7 @@ NEAR = 10  # neighbors between which is swapped
 AGENTS = 3  # of larger teams as many are modeled, evenly spaced
 PAST = 3  # steps, the authors' window
 PERMUTATIONS = 20
+FEWEST = 19  # swaps with which a p-value can be as low as LEVEL
 WIDTH = 24  # entries of the extra input, after rotation to principal components
 CONDITION = 64  # entries of what is known, likewise
 COSINES = 24  # random features of both together
@@ -179,8 +181,16 @@ def probes(
         dataset: what is looked at.
         sample: most transitions to look at; more than 4000 are not used.
         seed: of sample, features and swaps.
-        permutations: swaps, at least 19, below which no p-value is 0.05.
+        permutations: swaps, at least 19.
+
+    Raises:
+        ConfigError: fewer swaps than the usual level needs.
     """
+    if permutations < FEWEST:
+        raise ConfigError(
+            f"permutations is {permutations}; give at least {FEWEST}: the least p-value is 1 / (1 + permutations), "
+            f"which with fewer lies above {LEVEL}, so that no dependence can be found"
+        )
     chosen = sorted(
         {int(a) for a in np.linspace(0, dataset.spec.n_agents - 1, min(AGENTS, dataset.spec.n_agents))}
     )

@@ -117,15 +117,15 @@ def _check_lengths(episodes: Episodes, horizon: int) -> None:
     if (lengths < 1).any():
         episode = int(np.argmax(lengths < 1))
         raise RowError(
-            f"episode {episode} (row {starts[episode]}) has no transition; an episode needs at "
-            "least two rows, its last one holds only the final observation",
+            f"an episode without a transition begins at row {starts[episode]}; it needs at least two rows, the last "
+            "of which holds only the final observation",
             int(starts[episode]),
         )
     if (lengths > horizon).any():
         episode = int(np.argmax(lengths > horizon))
         raise RowError(
-            f"episode {episode} (row {starts[episode]}) has {lengths[episode]} steps, more than "
-            f"the horizon {horizon}; give the task's horizon",
+            f"an episode of {lengths[episode]} steps begins at row {starts[episode]}, but the horizon is {horizon}; "
+            f"let the horizon be the task's time limit, at least {lengths.max()} steps",
             int(starts[episode]),
         )
 

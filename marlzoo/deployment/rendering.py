@@ -13,9 +13,10 @@ from marlzoo.deployment.loading import load
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.envs.episodes import Play
 from marlzoo.errors import ConfigError, MissingExtraError
-from marlzoo.registry import make_env
+from marlzoo.families import make_env
 from marlzoo.replicas import derive
 from marlzoo.system.files import atomic_write
+from marlzoo.training.played_task import played_task
 
 if TYPE_CHECKING:
     from marlzoo.envs.base import BatchedEnv
@@ -69,6 +70,7 @@ def render(
 
     Raises:
         ConfigError: wrong numbers, a wrong ending, or a task of another shape.
+        UnknownNameError: nothing here plays the task.
         SpecError: the environment cannot be drawn.
         MissingExtraError: imageio or matplotlib is not installed.
         MissingSimulatorError: the machine cannot draw; names what to install.
@@ -92,7 +94,7 @@ def render(
         if isinstance(path, TeamPolicy)
         else load(path, method=method, dataset=dataset, seed=seed, replica=replica, best=best)
     )
-    arena = _arena(team, task, env)
+    arena = _arena("the team" if team is path else path, team, task, env)
     step = every or -(-arena.spec.horizon // FRAMES)
     try:
         played = range(1 if strip else episodes)
@@ -168,10 +170,8 @@ def _stills(frames: Sequence[Frame], count: int) -> list[Frame]:
     return [frames[k] for k in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
-def _arena(team: TeamPolicy, task: str, options: Mapping[str, Any] | None) -> BatchedEnv:
-    name = task or team.task
-    if not name:
-        raise ConfigError("the checkpoint does not name its task; give it with --task (task=... in Python)")
+def _arena(place: object, team: TeamPolicy, task: str, options: Mapping[str, Any] | None) -> BatchedEnv:
+    name = played_task(place, task, team.task)
     trained = team.env_options if name == team.task else {}
     env = make_env(name, 1, **(trained if options is None else options))
     differences = team.spec.differences(env.spec)

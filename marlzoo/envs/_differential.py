@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._box import BoxState
 from marlzoo.envs._iterated import single
 from marlzoo.envs._rules import Bools, Floats, Moved, State
 from marlzoo.envs._streams import uniforms
@@ -17,7 +18,7 @@ RING = (0.6, 1.0)  # distances of the poor basin
 VALUES = ((4.0, 2.0), (0.0, 5.0))  # what the second step pays, by the first one's joint action
 
 
-class Differential:
+class Differential(BoxState):
     """Move a point of the box [-1, 1]^n, one coordinate per agent, to one of two basins.
 
     With the distance l = sqrt(2 / n sum x^2) before the move, a step pays (cos(pi l / m) + 1) / 2 inside the narrow
@@ -28,7 +29,6 @@ class Differential:
         n_agents: n, 2 to 5.
     """
 
-    actions = 0
     dimensions = 1
     can_win = False
     reward_per_agent = True
@@ -44,14 +44,6 @@ class Differential:
     def observe(self, state: NDArray[Any]) -> tuple[Floats, Floats]:
         """The point, for every agent."""
         return np.repeat(state[:, None], self.n_agents, axis=1), state
-
-    def recover(self, shown: Floats) -> tuple[Any, Bools]:
-        """The state is shown as it is."""
-        return shown, np.asarray((np.abs(shown) <= 1.0).all(-1))
-
-    def action_mask(self, state: NDArray[Any]) -> Bools | None:
-        """Actions are continuous."""
-        return None
 
     def step(self, state: NDArray[Any], action: NDArray[Any], last: Bools) -> Moved:
         """Pay for where the point was, and move; only the time limit ends an episode."""

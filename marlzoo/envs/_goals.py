@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._box import BoxState
 from marlzoo.envs._iterated import single
 from marlzoo.envs._rules import Bools, Floats, Moved
 from marlzoo.envs._streams import uniforms
@@ -23,7 +24,7 @@ CELLS = 5  # actions of an agent in the game of cells
 HELD_OUT = 5  # pairs of cells that are not for training
 
 
-class Goals:
+class Goals(BoxState):
     """Two points in the square [-1, 1]^2 that shall meet at a goal.
 
     Each moves by up to ``STRIDE`` along both axes. The reward is minus the mean distance to the goal after the move.
@@ -36,7 +37,6 @@ class Goals:
     """
 
     n_agents = 2
-    actions = 0
     dimensions = 2
     state_size = 6
     can_win = False
@@ -61,14 +61,6 @@ class Goals:
         if self.shown:
             seen.append(np.repeat(state[:, None, 4:], 2, axis=1))
         return np.concatenate(seen, axis=-1), state
-
-    def recover(self, shown: Floats) -> tuple[Any, Bools]:
-        """The state is shown as it is."""
-        return shown, np.asarray((np.abs(shown) <= 1.0).all(-1))
-
-    def action_mask(self, state: NDArray[Any]) -> Bools | None:
-        """Actions are continuous."""
-        return None
 
     def step(self, state: NDArray[Any], action: NDArray[Any], last: Bools) -> Moved:
         """Move and pay; only the time limit ends an episode."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._box import BoxState
 from marlzoo.envs._rules import Bools, Floats, Moved
 
 GOAL = 0.8  # both agents at this place, or both at its negative
@@ -14,7 +15,7 @@ STRIDE = 0.25  # largest move in a step
 START = 0.1  # largest distance from the middle at the start
 
 
-class Iterated:
+class Iterated(BoxState):
     """The rules; the paper does not publish those of its own game.
 
     Each agent has a place on the line [-1, 1] and moves by up to ``STRIDE`` a step. The reward is minus the squared
@@ -23,7 +24,6 @@ class Iterated:
     """
 
     n_agents = 2
-    actions = 0
     dimensions = 1
     obs_size = 1
     state_size = 2
@@ -37,14 +37,6 @@ class Iterated:
     def observe(self, state: NDArray[Any]) -> tuple[Floats, Floats]:
         """One's own place; both."""
         return state[..., None], state
-
-    def recover(self, shown: Floats) -> tuple[Any, Bools]:
-        """The state is shown as it is."""
-        return shown, np.asarray((np.abs(shown) <= 1.0).all(-1))
-
-    def action_mask(self, state: NDArray[Any]) -> Bools | None:
-        """Actions are continuous."""
-        return None
 
     def step(self, state: NDArray[Any], action: NDArray[Any], last: Bools) -> Moved:
         """Move and pay; only the time limit ends an episode."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._options import positive
 from marlzoo.envs.pettingzoo import PettingZooEnv, from_parallel_env
 from marlzoo.errors import ConfigError, MissingExtraError, UnknownNameError
 from marlzoo.spec import Spec
@@ -137,9 +138,7 @@ def team_spec(
     reward = options.get("reward", "sum")
     if reward not in REWARDS:
         raise ConfigError(f"{task}: reward must be one of {', '.join(REWARDS)}, got {reward!r}")
-    limit = options.get("horizon", horizon)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ConfigError(f"{task}: horizon must be a positive integer, got {limit!r}")
+    limit = positive(task, "horizon", options.get("horizon", horizon))
     return Spec(
         n_agents=n_agents,
         obs_size=obs_size,

@@ -14,6 +14,7 @@ from typing import Any
 
 from marlzoo.envs._gmamujoco_teams import TEAMS, JointTeam, seen_columns
 from marlzoo.envs._mujoco_v5 import ROBOTS_V5
+from marlzoo.envs._options import positive
 from marlzoo.envs._views import LocalView
 from marlzoo.envs.mamujoco import MAMuJoCo
 from marlzoo.errors import ConfigError, UnknownNameError
@@ -50,7 +51,9 @@ def spec(name: str, **options: Any) -> Spec:
         state_size=ROBOTS_V5[team.robot].obs_size,
         action_kind="continuous",
         action_size=max(moves),
-        horizon=_positive(name, "horizon", options.get("horizon", 50 if team.robot == "reacher" else 1000)),
+        horizon=positive(
+            f"{FAMILY}/{name}", "horizon", options.get("horizon", 50 if team.robot == "reacher" else 1000)
+        ),
         obs_sizes=sees,
         action_sizes=moves,
     )
@@ -78,8 +81,8 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         f"{FAMILY}/{name}",
         ROBOTS_V5[team.robot],
         shape,
-        _positive(name, "num_envs", num_envs),
-        None if threads is None else _positive(name, "threads", threads),
+        positive(f"{FAMILY}/{name}", "num_envs", num_envs),
+        None if threads is None else positive(f"{FAMILY}/{name}", "threads", threads),
         owners=team.owners(),
         view=LocalView(seen_columns(team, distance), ROBOTS_V5[team.robot], recoverable=True),
         properties={"flavor": "gymnasium-robotics", "obsk": distance},
@@ -97,10 +100,4 @@ def _distance(name: str, options: dict[str, Any]) -> int:
     value = options.get("obsk", 1)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{FAMILY}/{name}: obsk must be an integer, 0 or more, got {value!r}")
-    return value
-
-
-def _positive(name: str, option: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{FAMILY}/{name}: {option} must be a positive integer, got {value!r}")
     return value

@@ -14,9 +14,10 @@ from typing import Any
 
 from marlzoo.envs._moma_teams import RobotTeam, robot_team, team_names
 from marlzoo.envs._mujoco_robots import ROBOTS
+from marlzoo.envs._options import positive
 from marlzoo.envs._views import Selected
 from marlzoo.envs.mamujoco import MAMuJoCo
-from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.errors import UnknownNameError
 from marlzoo.spec import Spec
 
 FAMILY = "moma"
@@ -71,7 +72,7 @@ def spec(name: str, **options: Any) -> Spec:
         state_size=team.robot.obs_size,
         action_kind="continuous",
         action_size=max(moves),
-        horizon=_positive(name, "horizon", options.get("horizon", team.robot.horizon)),
+        horizon=positive(f"{FAMILY}/{name}", "horizon", options.get("horizon", team.robot.horizon)),
         obs_sizes=sees,
         action_sizes=moves,
     )
@@ -97,8 +98,8 @@ def make(name: str, num_envs: int, **options: Any) -> MAMuJoCo:
         f"{FAMILY}/{name}",
         ROBOTS[robot],
         shape,
-        _positive(name, "num_envs", num_envs),
-        None if threads is None else _positive(name, "threads", threads),
+        positive(f"{FAMILY}/{name}", "num_envs", num_envs),
+        None if threads is None else positive(f"{FAMILY}/{name}", "threads", threads),
         owners=team.moves,
         view=Selected(ROBOTS[robot], team.sees, team.robot.obs_size),
         properties={"team": name.removeprefix(f"{robot}-"), "flavor": "moma"},
@@ -111,9 +112,3 @@ def _robot(name: str) -> tuple[str, RobotTeam]:
         raise UnknownNameError(f"{FAMILY} task", name, TASKS)
     robot, _, team = name.partition("-")
     return robot, robot_team(robot, team)
-
-
-def _positive(name: str, option: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{FAMILY}/{name}: {option} must be a positive integer, got {value!r}")
-    return value

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.envs._options import positive
 from marlzoo.envs._particle_world import SPREAD, TAG, WORLD, Array, Scenario, World
 from marlzoo.envs._prey import Prey, SubstitutePrey, read_prey
 from marlzoo.envs._streams import uniforms
@@ -93,10 +94,7 @@ def _scenario(name: str, options: dict[str, Any]) -> tuple[Scenario, int]:
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {FAMILY}/{name}", option, known)
-    horizon = options.get("horizon", HORIZON)
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-        raise ConfigError(f"{FAMILY}/{name}: horizon must be a positive integer, got {horizon!r}")
-    return SCENARIOS[name], horizon
+    return SCENARIOS[name], positive(f"{FAMILY}/{name}", "horizon", options.get("horizon", HORIZON))
 
 
 def _prey(name: str, scenario: Scenario, path: str | os.PathLike[str] | None) -> Prey | None:

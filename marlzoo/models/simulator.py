@@ -9,9 +9,9 @@ from torch import Tensor
 
 from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import ConfigError
+from marlzoo.families import make_env
 from marlzoo.models.rollouts import Outcome
 from marlzoo.models.world_model import Uncertainty
-from marlzoo.registry import make_env
 from marlzoo.spec import Spec
 
 

@@ -16,7 +16,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
-from marlzoo.errors import ConfigError, DataError, SpecError
+from marlzoo.errors import ConfigError, DataError, SpecError, settings_apart
 from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
 from marlzoo.offpolicy.fqe import FittedValues, FQESettings, fit_values
@@ -65,6 +65,7 @@ class Estimate:
     behavior: float
 
 
+@settings_apart("A setting of the fit is given as settings=marlzoo.offpolicy.fqe.FQESettings(NAME=...).")
 def ope(
     run: str | Path | Algorithm,
     data: str | Path | Dataset,

@@ -23,10 +23,10 @@ from marlzoo.data.load import read_card
 from marlzoo.data.names import SUFFIX, dataset_path
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.families import make_env, task_spec
 from marlzoo.modules.policies import Policy, UniformPolicy
 from marlzoo.recording.collect import NUM_ENVS, RecordedEpisode, dataset_of, record
 from marlzoo.recording.replicas import load_replica
-from marlzoo.registry import make_env, task_spec
 from marlzoo.replicas import derive
 from marlzoo.spec import Spec
 from marlzoo.system.files import sha256_file

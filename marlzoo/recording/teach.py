@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from marlzoo.algorithm import Algorithm
 from marlzoo.console import inform
 from marlzoo.errors import ConfigError
+from marlzoo.families import make_env, task_spec
 from marlzoo.recording.collect import play, repeatable
 from marlzoo.recording.teach_options import Options as Options
-from marlzoo.registry import make, make_env, task_spec
+from marlzoo.registry import make
 from marlzoo.replicas import derive
 from marlzoo.system.array_files import load_arrays, save_arrays
 from marlzoo.teachers.store import (

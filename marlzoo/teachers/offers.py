@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from marlzoo.registry import Task
+from marlzoo.families import Task
 from marlzoo.teachers.plans import how_to_train
 from marlzoo.teachers.qualities import quality_and_version, versioned_quality
 from marlzoo.teachers.store import behavior_policy_names, load_behavior_policy, task_and_version

@@ -23,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.families import task_spec
 from marlzoo.modules.policies import Policy
-from marlzoo.registry import make, task_spec
+from marlzoo.registry import make
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, sha256_file, sha256_text, unsealed, write_text_atomic
 from marlzoo.system.zipped import ZIP_FAULTS, read_member

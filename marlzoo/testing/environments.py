@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from marlzoo.envs.base import BatchedEnv, Bools, Floats, Ids, Observation, Step
 from marlzoo.errors import MarlzooError
-from marlzoo.registry import make_env, task_spec
+from marlzoo.families import make_env, task_spec
 from marlzoo.spec import Spec
 from marlzoo.testing.battery import Check
 

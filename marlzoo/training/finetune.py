@@ -21,8 +21,8 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
 from marlzoo.envs.base import BatchedEnv
-from marlzoo.errors import ConfigError, DataError, MarlzooError
-from marlzoo.registry import make_env
+from marlzoo.errors import ConfigError, DataError, MarlzooError, settings_apart
+from marlzoo.families import make_env
 from marlzoo.spec import Spec
 from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
 from marlzoo.training.compilation import freed_memory_kept
@@ -30,6 +30,7 @@ from marlzoo.training.evaluation import Evaluation
 from marlzoo.training.finetune_loop import Finetuning, OnEvaluation, OnRound
 from marlzoo.training.finetune_settings import FinetuneSettings
 from marlzoo.training.loggers import Logger, Loggers
+from marlzoo.training.played_task import played_task
 from marlzoo.training.value_memory import RemembersValues
 
 EARLY = 0.2  # share of the environment steps in which the dip is looked for
@@ -101,6 +102,10 @@ class Finetuned:
         ]
 
 
+@settings_apart(
+    "A setting of fine-tuning is given as settings=marlzoo.FinetuneSettings(NAME=...), one of the method as "
+    'overrides={"NAME": ...}.'
+)
 @freed_memory_kept()
 def finetune(
     run: str | Path,
@@ -150,6 +155,7 @@ def finetune(
 
     Raises:
         ConfigError: the method has no online form, or no values for a memory to remember; a number out of range.
+        UnknownNameError: nothing here plays the task.
         CheckpointError: the run has no checkpoint, or ``checkpoint`` belongs to another fine-tuning.
         DataError: no offline data is known.
         SpecError: data, environment and learner do not fit.
@@ -162,9 +168,7 @@ def finetune(
     offline = load_learner(file, device)
     learner = _with(offline, overrides or {})
     require_online_form(learner, settings)
-    task = task or task_of(meta)
-    if not task and env is None:
-        raise ConfigError(f"{file}: does not name its task; give it with --task")
+    task = played_task(file, task, task_of(meta)) if env is None else task or task_of(meta)
     options = dict(meta.get("env") or {}) if env_options is None else dict(env_options)
     about = {
         "task": task,

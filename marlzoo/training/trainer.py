@@ -25,8 +25,9 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.data.validation import reward_remedy
 from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.families import fitting_options
 from marlzoo.method_faults import require_policy
-from marlzoo.registry import code_hash, fitting_options
+from marlzoo.registry import code_hash
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator

@@ -145,7 +145,7 @@ def foreign_header(path: Path, columns: dict[str, h5py.Dataset], horizon: int) -
 
 def _has_sizes_of(task: str, spec: Spec) -> bool:
     """Whether the arrays of a file have the sizes of the task that its name suggests."""
-    from marlzoo.registry import task_spec
+    from marlzoo.families import task_spec
 
     try:
         known = task_spec(task)

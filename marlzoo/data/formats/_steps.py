@@ -156,6 +156,16 @@ def full_masks(spec: Spec, rows: int) -> Bools:
     return np.broadcast_to(own, (rows, *own.shape)).copy()
 
 
+def require_discrete(spec: Spec, *, actions: int | None = None, action_mask: str = "") -> None:
+    """Refuse options about discrete actions where actions are continuous, for which they mean nothing."""
+    for option, given in (("actions", actions is not None), ("action_mask", bool(action_mask))):
+        require(
+            spec.discrete or not given,
+            f"the option {option} is about discrete actions, but the actions are continuous numbers; leave it out, "
+            "or save the actions as integers",
+        )
+
+
 def require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a value that an option does not have."""
     known = " or ".join(choice or "empty" for choice in choices)

@@ -57,6 +57,7 @@ from marlzoo.data.formats._steps import (
     reading,
     require,
     require_choice,
+    require_discrete,
     require_horizon,
 )
 from marlzoo.data.hdf5 import allocate, column, group, is_hdf5, keys, open_hdf5, read_array
@@ -130,7 +131,8 @@ def read_minari(
         if header and agents:
             card = replace(card, content_hash="", options={**card.options, "agents": list(team.names)})
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
-        if action_mask and spec.discrete:
+        require_discrete(spec, action_mask=action_mask)
+        if action_mask:
             require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
             note = "every action is always legal (action_mask=all)"

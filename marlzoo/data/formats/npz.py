@@ -43,12 +43,13 @@ from marlzoo.data.formats._steps import (
     reading,
     require,
     require_choice,
+    require_discrete,
     require_horizon,
     step_place,
 )
 from marlzoo.data.hdf5 import allocate
 from marlzoo.errors import DataError, SpecError
-from marlzoo.registry import Task, task_spec
+from marlzoo.families import Task, task_spec
 from marlzoo.spec import Spec
 from marlzoo.system.files import atomic_write, sealed, unsealed
 from marlzoo.system.zipped import ZIP_FAULTS, read_member
@@ -112,9 +113,14 @@ def read_npz(
         bounds_known = find_bounds(arrays, header is not None, notes)
         spec, card = _guess(arrays, horizon, actions) if header is None else _header(header)
         require(horizon in (None, spec.horizon), f"its horizon is {spec.horizon}, not {horizon}")
+        require_discrete(spec, actions=actions, action_mask=action_mask)
+        require(
+            actions in (None, spec.action_size),
+            f"its header says that there are {spec.action_size} actions, not {actions}; leave the option actions out",
+        )
         require(task is None or card.task in ("", task), f"it is of the task {card.task}, not of {task}")
         fitting = header is None and horizon is None and Task.parse(task or "").exists
-        if action_mask and spec.discrete:
+        if action_mask:
             require("action_mask" not in arrays, "it has masks of its own; leave the option action_mask out")
             arrays["action_mask"] = full_masks(spec, len(arrays["obs"]))
             notes.append("every action is always legal (action_mask=all)")

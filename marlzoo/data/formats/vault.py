@@ -52,10 +52,12 @@ from marlzoo.data.formats._steps import (
     reading,
     require,
     require_choice,
+    require_discrete,
     require_horizon,
     team_reward,
 )
 from marlzoo.data.formats._vault_folder import stores, unpacked
+from marlzoo.spec import Spec
 from marlzoo.system.zipped import ZIP_FAULTS
 
 OBS = "observations."
@@ -206,11 +208,10 @@ def _dataset(store: OcdbtArray, card: Card, options: _Options) -> Dataset:
         obs_sizes=sizes,
         reward_per_agent=per_agent,
     )
+    require_discrete(spec, actions=options.actions, action_mask=options.action_mask)
     masks = None if action_mask is None else action_mask[:, :team][index]
-    if options.action_mask and discrete:
-        require(masks is None, "it has masks of its own; leave the option action_mask out")
-        masks = full_masks(spec, len(obs))
-        notes.append("every action is always legal (action_mask=all)")
+    if options.action_mask:
+        masks = _asked_masks(spec, masks, len(obs), notes)
 
     def place(row: int) -> str:
         stream, step = divmod(int(index[row]), length)
@@ -230,6 +231,13 @@ def _dataset(store: OcdbtArray, card: Card, options: _Options) -> Dataset:
             card=Card(**vars(card) | {"notes": tuple(notes)}),
             action_clip=options.action_clip,
         )
+
+
+def _asked_masks(spec: Spec, own: NDArray[Any] | None, rows: int, notes: list[str]) -> NDArray[Any]:
+    """Masks ``[T, N, A]`` that everything passes."""
+    require(own is None, "it has masks of its own; leave the option action_mask out")
+    notes.append("every action is always legal (action_mask=all)")
+    return full_masks(spec, rows)
 
 
 def _flat(store: OcdbtArray, name: str, tail: tuple[int | None, ...]) -> NDArray[Any]:
@@ -313,6 +321,11 @@ def _episodes(
     recorded = flagged[lasts]
     real = terminal.reshape(-1)[lasts]
     if dummies:
+        require(
+            options.last_step == "repeat",
+            "the option last_step is about vaults without the observation after an episode's last step, but here "
+            "flagged rows carry it; leave it out, or give drop_terminal_rows=false where they are steps",
+        )
         final = np.ones(len(lasts), np.bool_)  # a stream's last row without a flag is a cut's final one, too
         limit = options.horizon or _OMIGA_ROWS - 1
         real = recorded & (lengths - 1 != limit)
