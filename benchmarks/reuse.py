@@ -74,6 +74,8 @@ def forget(
         OutputError: a file cannot be written.
     """
     names = {run.name(suite) for run in found.missing if run.learner.method in rerun}
+    if not names:  # taking none out would read all rows
+        return
     for group in groups(suite, found.missing, max_replicas):
         if group.learner.method in rerun:
             left = files(group, folder, suite)

@@ -8,6 +8,7 @@ given only where every sample has at least three values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
 LEAST = 3  # values of a sample; fewer say nothing about their spread
+KEPT = 4096  # intervals; a suite's tables ask for each of theirs several times
 NOTHING = (float("nan"), float("nan"))
 
 
@@ -53,15 +55,22 @@ def pooled_iqm(*samples: Floats, axis: int = -1) -> Any:
 def interval(samples: Sequence[Floats], statistic: Callable[..., Any] = pooled_iqm) -> tuple[float, float]:
     """95 % percentile bootstrap interval of ``statistic(*samples, axis=...)``.
 
-    Each sample is resampled by itself (stratified bootstrap, as rliable does over tasks).
+    Each sample is resampled by itself (stratified bootstrap, as rliable does over tasks). An interval that was found
+    before is not found anew; only that of the same function and the same values in the same order is the same.
 
     Returns:
         Low and high end; both NaN where a sample has fewer than ``LEAST`` values or one is not finite.
     """
     if not samples or any(len(sample) < LEAST or not np.isfinite(sample).all() for sample in samples):
         return NOTHING
+    return _interval(statistic, tuple(np.asarray(sample, dtype=np.float64).tobytes() for sample in samples))
+
+
+@lru_cache(KEPT)
+def _interval(statistic: Callable[..., Any], samples: tuple[bytes, ...]) -> tuple[float, float]:
+    """:func:`interval` of samples by their bytes."""
     found = scipy.stats.bootstrap(
-        tuple(np.asarray(sample, dtype=np.float64) for sample in samples),
+        tuple(np.frombuffer(sample) for sample in samples),
         statistic,
         n_resamples=RESAMPLES,
         confidence_level=LEVEL,
@@ -114,17 +123,22 @@ def improvement(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[float, float, f
         Probability, low end, high end.
     """
     samples = [sample for pair in pairs for sample in pair]
+    return (float(_average(*samples)), *interval(samples, _average))
 
-    def average(*drawn: Floats, axis: int = -1) -> Any:
-        each = [probability(drawn[k], drawn[k + 1]) for k in range(0, len(drawn), 2)]
-        return np.mean(each, axis=0)
 
-    return (float(average(*samples)), *interval(samples, average))
+def _average(*drawn: Floats, axis: int = -1) -> Any:
+    """:func:`probability` of pairs of samples, one after another, averaged over the pairs."""
+    each = [probability(drawn[k], drawn[k + 1]) for k in range(0, len(drawn), 2)]
+    return np.mean(each, axis=0)
 
 
 def difference(x: Floats, y: Floats) -> tuple[float, float]:
     """95 % bootstrap interval of ``mean(x) - mean(y)``, the samples resampled independently; NaN as for intervals."""
-    return interval([x, y], lambda first, second, axis=-1: first.mean(axis=axis) - second.mean(axis=axis))
+    return interval([x, y], _gap)
+
+
+def _gap(first: Floats, second: Floats, axis: int = -1) -> Any:
+    return first.mean(axis=axis) - second.mean(axis=axis)
 
 
 def top(samples: Mapping[str, Floats]) -> set[str]:
@@ -183,11 +197,11 @@ def profile(samples: Sequence[Floats], threshold: float) -> tuple[float, float, 
         Share in [0, 1], low end, high end; see :func:`interval`.
     """
     reached = [(np.nan_to_num(sample, nan=-np.inf) >= threshold).astype(np.float64) for sample in samples]
+    return (float(_share(*reached)), *interval(reached, _share))
 
-    def share(*drawn: Floats, axis: int = -1) -> Any:
-        return np.mean([sample.mean(axis=axis) for sample in drawn], axis=0)
 
-    return (float(share(*reached)), *interval(reached, share))
+def _share(*drawn: Floats, axis: int = -1) -> Any:
+    return np.mean([sample.mean(axis=axis) for sample in drawn], axis=0)
 
 
 def _ranks(means: Floats) -> Floats:

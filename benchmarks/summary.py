@@ -135,9 +135,8 @@ def with_one_name(rows: pd.DataFrame) -> pd.DataFrame:
 def _one_name(rows: pd.DataFrame) -> dict[str, str]:
     """For the variants of one method, under which name each goes."""
     hashes: dict[str, dict[Any, set[str]]] = {}
-    for row in rows[["variant", "suite", *DATASET, "data_hash", "config_hash"]].itertuples(
-        index=False, name=None
-    ):
+    told = rows[["variant", "suite", *DATASET, "data_hash", "config_hash"]]
+    for row in told.drop_duplicates().itertuples(index=False, name=None):
         variant, *dataset, config = row
         hashes.setdefault(variant, {}).setdefault(tuple(dataset), set()).add(config)
     names: dict[str, str] = {}

@@ -76,7 +76,26 @@ def test_an_interval_has_its_low_end_first_and_covers_the_middle_of_what_is_draw
     assert low < values.mean() < high
     spread = values.std() / math.sqrt(20)
     assert (low, high) == pytest.approx((9.5 - 1.96 * spread, 9.5 + 1.96 * spread), abs=0.15)
-    assert (low, high) == stats.interval([values], mean)  # repeats
+    again = stats.interval(
+        [values], lambda sample, axis=-1: mean(sample, axis)
+    )  # another function: drawn anew
+    assert again == (low, high)
+
+
+def test_an_interval_is_found_once_for_a_function_and_its_values() -> None:
+    calls = []
+
+    def counted(sample: np.ndarray, axis: int = -1) -> np.ndarray:
+        calls.append(sample.shape)
+        return mean(sample, axis)
+
+    values = np.array([0.0, 1, 5, 9])
+    found = stats.interval([values], counted)
+    made = len(calls)
+    assert stats.interval([values.astype(np.float32)], counted) == found == stats.interval([values], mean)
+    assert len(calls) == made > 0
+    assert stats.interval([values + 1], counted) != found
+    assert stats.interval([values], np.max) != found
 
 
 def test_intervals_are_stratified() -> None:
