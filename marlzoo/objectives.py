@@ -38,10 +38,11 @@ def mean_over(x: Tensor, filled: Tensor | None = None) -> Tensor:
     """
     if filled is None:
         return x.flatten(1).mean(1)
-    weight = filled.view(*filled.shape, *(1,) * (x.ndim - filled.ndim)).expand_as(x)
+    weight = filled.view(*filled.shape, *(1,) * (x.ndim - filled.ndim))
     # Padding may hold anything, so it is replaced and not only multiplied by zero.
-    kept = torch.where(weight > 0, x, torch.zeros_like(x)) * weight
-    return kept.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+    kept = torch.where(weight > 0, x, 0.0) * weight
+    count = filled.flatten(1).sum(1) * (x.numel() // filled.numel())
+    return kept.flatten(1).sum(1) / count.clamp_min(1.0)
 
 
 def means_over(parts: Mapping[str, Tensor], filled: Tensor | None = None) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own short name
@@ -76,9 +76,10 @@ class Linear(nn.Module):
         The parts' other axes are equal or broadcast. A part that is broadcast (an observation beside many candidate
         actions) is multiplied once, not once per copy. ``first``: only the first member of the stack's first axis.
         """
+        if len(parts) == 1:
+            return _affine(parts[0], *self.parameters_of(first), self.products)
         if all(part.shape[:-1] == parts[0].shape[:-1] for part in parts[1:]):
-            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-            return _affine(x, *self.parameters_of(first), self.products)
+            return _affine(torch.cat(parts, dim=-1), *self.parameters_of(first), self.products)
         return self.partial(*parts, first=first)
 
     def partial(self, *parts: Tensor, first: bool = False) -> Tensor:
@@ -127,8 +128,10 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, products: torch.dtyp
     if x.shape[:depth] != stack:
         x = x.expand(*stack, *x.shape[depth:])
     rows = x if flat else x.reshape(stack.numel(), -1, x.shape[-1])
-    weight = weight.flatten(0, depth - 1)
-    offset = None if bias is None else bias.flatten(0, depth - 1)
+    offset = bias
+    if depth > 1:
+        weight = weight.flatten(0, depth - 1)
+        offset = None if bias is None else bias.flatten(0, depth - 1)
     if _plain:
         out = torch.bmm(rows, weight) if offset is None else torch.baddbmm(offset, rows, weight)
         return out.view(*x.shape[:-1], n_out)
@@ -172,11 +175,16 @@ class MLP(nn.Module):
 
     def forward(self, *parts: Tensor, first: bool = False) -> Tensor:
         """``[R, ..., in_k]`` parts, joined along the last axis, ``-> [R, ..., out]``; see :class:`Linear`."""
-        x: Tensor = self.layers[0](*parts, first=first)
+        below, *others = cast(
+            Sequence[Linear], self.layers
+        )  # a slice of them would be a new module in every call
+        x: Tensor = below(*parts, first=first)
         lead = x.shape[:-1]
-        x = x.flatten(self._axes, -2) if x.ndim > self._axes + 2 else x
-        for layer in self.layers[1:]:
-            x = layer(F.relu(x), first=first)
+        # A stack's networks side by side, so that no layer has to lay them out anew.
+        x = x.reshape(x.shape[: self._axes].numel(), -1, x.shape[-1])
+        for layer in others:
+            weight, bias = (p.flatten(0, self._axes - 1) for p in layer.parameters_of(first))
+            x = _affine(F.relu(x), weight, bias, layer.products)
         return x.view(*lead, x.shape[-1])
 
 
