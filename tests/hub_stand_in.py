@@ -51,7 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         self._file(body=False)
 
     def do_GET(self) -> None:
-        told = re.fullmatch(r"/api/(?:models|datasets)/([\w.-]+/[\w.-]+)/revision/\w+\?expand=xetEnabled", self.path)
+        told = re.fullmatch(
+            r"/api/(?:models|datasets)/([\w.-]+/[\w.-]+)/revision/\w+\?expand=xetEnabled", self.path
+        )
         if told:  # older clients ask how files are stored
             return self._json({"id": told[1], "xetEnabled": False})
         listed = re.fullmatch(r"/api/(models|datasets)/([\w.-]+/[\w.-]+)/tree/(\w+)\?.*", self.path)

@@ -8,7 +8,6 @@ import dataclasses
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from marlzoo.testing.cases import Case, cases
 from marlzoo.testing.compile_checks import require_agreement
 from marlzoo.testing.toys import toy_dataset
 from marlzoo.training import compilation
-from marlzoo.training.compilation import compiled, make_update, traces_gradients
+from marlzoo.training.compilation import compiled, make_update
 from marlzoo.training.trainer import make_sampler, train
 
 # Online methods, whose batches come from rollouts, are neither compiled nor recorded.
@@ -66,10 +65,6 @@ def short_step(self: StackedAdam, grads: Sequence[Tensor], active: Tensor | None
     return torch.linalg.vector_norm(grads[0].flatten(1), dim=1)
 
 
-GRAPH = pytest.mark.skipif(not traces_gradients(), reason=f"needs {compilation.NEEDED_TORCH}")
-
-
-@GRAPH
 @pytest.mark.parametrize("case", TRACED, ids=str)
 def test_one_graph_agrees(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole update becomes one graph, losses, gradients, steps and targets; run as it is, it changes nothing."""
@@ -81,14 +76,12 @@ def test_one_graph_agrees(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 CODE = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
-@GRAPH
 @CODE
 def test_compiled_code_agrees() -> None:
     """Of the smallest learner: that the graphs of all are right is seen above, and a larger one takes minutes."""
     require_agreement(Case("bc", "continuous"), "inductor", 10)
 
 
-@GRAPH
 @CODE
 @pytest.mark.slow
 @pytest.mark.skipif(not EVERYTHING, reason="half an hour of compiling; MARLZOO_TEST_ALL=1")
@@ -97,7 +90,6 @@ def test_compiled_code_of_every_method_agrees(case: Case) -> None:
     require_agreement(case, "inductor", 10)
 
 
-@GRAPH
 def test_one_process_compiles_many_learners() -> None:
     """A suite's groups are compiled one after another in the same process."""
     torch._dynamo.reset()
@@ -116,13 +108,6 @@ def test_a_mode_that_there_is_not_is_refused(mode: Any) -> None:
         train(make("bc", data.spec), data, updates=1, compile=mode)
 
 
-@pytest.fixture
-def new_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if torch could put gradients into graphs, whether or not this one can."""
-    monkeypatch.setattr(compilation, "traces_gradients", lambda: True)
-
-
-@pytest.mark.usefixtures("new_torch")
 def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm, said = Case("bc", "continuous").learner(), list[str]()
     assert make_update(algorithm, "auto", 1000, said.append) == algorithm.update
@@ -133,7 +118,6 @@ def test_short_runs_and_machines_without_a_compiler(monkeypatch: pytest.MonkeyPa
     assert "no C++ compiler" in said[0]
 
 
-@pytest.mark.usefixtures("new_torch")
 @pytest.mark.parametrize(
     ("triton", "compiler", "missing"),
     [(False, True, "triton"), (True, False, "C compiler"), (True, True, "")],
@@ -160,7 +144,6 @@ class Fitted:
         self.stage = SimpleNamespace(update=lambda batch: f"updated by {batch}", traceable=traceable)
 
 
-@pytest.mark.usefixtures("new_torch")
 @pytest.mark.parametrize(
     ("device", "mode", "updates", "traceable", "wanted"),
     [
@@ -184,23 +167,12 @@ def test_what_is_compiled(
     assert not said
 
 
-@pytest.mark.usefixtures("new_torch")
 def test_a_c_compiler_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setenv("CC", "my-cc")
     assert compilation._missing(torch.device("cuda")) == ""
     assert compilation._missing(torch.device("cpu")) == "C++ compiler"
-
-
-def test_an_older_torch_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its compiler cannot trace gradients; who insists on compiling is told."""
-    monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())
-    algorithm, said = Case("bc", "continuous").learner(), list[str]()
-    assert make_update(algorithm, "auto", 10**6, said.append) == algorithm.update
-    assert said == ["no PyTorch 2.11 or newer found: training continues uncompiled, at about half the speed"]
-    with pytest.raises(ConfigError, match=re.escape(f"this is {torch.__version__}: upgrade")):
-        make_update(algorithm, "on", 1, said.append)
 
 
 @pytest.mark.parametrize(

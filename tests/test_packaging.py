@@ -184,3 +184,13 @@ def test_python_started_above_the_clone_imports_the_package(tmp_path: Path) -> N
         assert run(environment, folder, "python", "-c", code).strip() == str(
             source / "marlzoo" / "__init__.py"
         )
+
+
+def test_the_oldest_versions_are_those_of_the_ranges() -> None:
+    """What ``make test-lowest`` installs: every range of the package and its extras at its lower end."""
+    script = [sys.executable, str(ROOT / ".ci/lowest.py")]
+    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    ranges = {*PROJECT["project"]["dependencies"]}
+    for extra, packages in PROJECT["project"]["optional-dependencies"].items():
+        ranges |= set() if extra in ("dev", "docs") else {*packages}
+    assert sorted(told) == sorted(text.partition(",")[0].replace(">=", "==") for text in ranges)

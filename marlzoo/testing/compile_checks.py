@@ -9,14 +9,14 @@ import torch
 from marlzoo.algorithm import Algorithm
 from marlzoo.method_faults import untraceable
 from marlzoo.testing.cases import Case
-from marlzoo.training.compilation import compiled, traces_gradients
+from marlzoo.training.compilation import compiled
 from marlzoo.training.trainer import make_sampler, prepare
 
 
 def update_is_one_graph(case: Case, folder: Path) -> None:
     """The whole update becomes one graph, losses, gradients, steps and targets; run as it is, it changes nothing."""
-    if not traces_gradients() or not all(stage.traceable for stage in case.learner().stages()):
-        return  # torch is too old, or the method says so: no training compiles it
+    if not all(stage.traceable for stage in case.learner().stages()):
+        return  # the method says so, and no training compiles it
     try:
         require_agreement(case, "eager", 2)
     except Exception as error:

@@ -27,7 +27,6 @@ Update = Callable[[Batch], dict[str, Tensor]]
 # on what is left of it: a resumed run has to use the same arithmetic as an uninterrupted one.
 WORTH_COMPILING = 50_000
 LEARNERS = 100_000  # that one process may compile
-NEEDED_TORCH = "PyTorch 2.11 or newer"
 
 
 def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable[[str], None]) -> Update:
@@ -44,7 +43,7 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable
         float rounding.
 
     Raises:
-        ConfigError: another mode, or ``on`` where PyTorch is too old.
+        ConfigError: another mode.
     """
     if mode not in get_args(Compile):
         raise ConfigError(f"compile is {mode!r}; it must be 'auto', 'on' or 'off'")
@@ -54,25 +53,11 @@ def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable
     if mode == "auto" and (missing := _missing(algorithm.device)):
         log(f"no {missing} found: training continues uncompiled, at about half the speed")
         return stage.update
-    if not traces_gradients():
-        raise ConfigError(
-            f"compile is 'on', which needs {NEEDED_TORCH}; this is {torch.__version__}: upgrade torch, or "
-            "choose 'off'"
-        )
     return compiled(algorithm)
-
-
-def traces_gradients() -> bool:
-    """Whether this PyTorch can put gradients into the graph of the function that asks for them."""
-    from torch import _dynamo as dynamo
-
-    return hasattr(dynamo.config, "trace_autograd_ops")
 
 
 def _missing(device: torch.device) -> str:
     """What compiling for a device needs and is not there; empty: nothing."""
-    if not traces_gradients():
-        return NEEDED_TORCH
     if device.type != "cuda":
         return "" if any(map(shutil.which, ("g++", "clang++", "c++"))) else "C++ compiler"
     if importlib.util.find_spec("triton") is None:
