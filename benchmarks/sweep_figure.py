@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 WIDE = 10.0  # largest over smallest value from which an axis is logarithmic
 
 
-def points(results: Results, learners: Iterable[Learner]) -> pd.DataFrame:
-    """The returns of a sweep's learners by the settings in which those of one method differ.
+def points(
+    results: Results, learners: Iterable[Learner], names: Mapping[tuple[str, str], str]
+) -> pd.DataFrame:
+    """The returns of a sweep's learners by the settings in which those of one name differ.
 
     Args:
         results: of the sweep.
         learners: all that were tried.
+        names: what a method and variant is a setting of.
 
     Returns:
-        Columns ``method``, ``setting``, ``value`` (as it was set), ``dataset``, ``mean`` over seeds, ``low`` and
-        ``high`` (95 % bootstrap interval, NaN for fewer than three seeds); no line for runs without a finite return.
+        Columns ``learner`` (the name), ``setting``, ``value`` (as it was set), ``dataset``, ``mean`` over seeds,
+        ``low`` and ``high`` (95 % bootstrap interval, NaN for fewer than three seeds); no line for runs without a
+        finite return.
     """
     returns = {
         (name, dataset): values
@@ -40,33 +44,37 @@ def points(results: Results, learners: Iterable[Learner]) -> pd.DataFrame:
     }
     cells = results.table()
     lines = []
-    for method, part in groupby(sorted(learners, key=lambda each: each.method), lambda each: each.method):
+
+    def name_of(learner: Learner) -> str:
+        return names[learner.method, learner.variant]
+
+    for learner_name, part in groupby(sorted(learners, key=name_of), name_of):
         tried = list(part)
         for setting in _differing(tried):
             for learner in tried:
-                mine = cells[(cells["method"] == method) & (cells["variant"] == learner.variant)]
+                mine = cells[(cells["method"] == learner.method) & (cells["variant"] == learner.variant)]
                 for name, dataset in zip(mine["learner"], mine["dataset"], strict=True):
                     values = returns.get((name, dataset))
                     if values is not None and np.isfinite(values).all():
                         low, high = (float(end[0]) for end in bands(values[None]))
                         value = learner.config.get(setting)
-                        lines.append((method, setting, value, dataset, float(values.mean()), low, high))
-    return pd.DataFrame(lines, columns=["method", "setting", "value", "dataset", "mean", "low", "high"])
+                        lines.append((learner_name, setting, value, dataset, float(values.mean()), low, high))
+    return pd.DataFrame(lines, columns=["learner", "setting", "value", "dataset", "mean", "low", "high"])
 
 
 def draw(found: pd.DataFrame, columns: int = 3) -> Figure:
-    """A panel per method and setting; marks of one dataset have one color.
+    """A panel per learner and setting; marks of one dataset have one color.
 
     Args:
         found: lines of :func:`points`, at least one.
         columns: panels side by side.
     """
     datasets = list(dict.fromkeys(found["dataset"]))
-    names = {f"{method}: {setting}": (method, setting) for method, setting in _pairs(found)}
+    names = {f"{learner}: {setting}": (learner, setting) for learner, setting in _pairs(found)}
 
     def panel(axis: Any, name: str) -> None:
-        method, setting = names[name]
-        mine = found[(found["method"] == method) & (found["setting"] == setting)]
+        learner, setting = names[name]
+        mine = found[(found["learner"] == learner) & (found["setting"] == setting)]
         places = _places(axis, list(mine["value"]))
         for dataset, part in mine.assign(place=places).groupby("dataset", sort=False):
             ordered = part.sort_values("place", kind="stable")
@@ -90,11 +98,11 @@ def draw(found: pd.DataFrame, columns: int = 3) -> Figure:
 
 
 def _pairs(found: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(zip(found["method"], found["setting"], strict=True)))
+    return list(dict.fromkeys(zip(found["learner"], found["setting"], strict=True)))
 
 
 def _differing(learners: Sequence[Learner]) -> list[str]:
-    """The settings in which learners of one method differ."""
+    """The settings in which learners of one name differ."""
     names = dict.fromkeys(name for learner in learners for name in learner.config)
     return [name for name in names if len({repr(each.config.get(name)) for each in learners}) > 1]
 

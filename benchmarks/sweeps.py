@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,27 +52,44 @@ class Sweep:
     record: str
 
     def table(self) -> pd.DataFrame:
-        """One line per method and setting, each method's best first.
+        """One line per learner of the suite and setting, each learner's best first.
 
-        Columns: ``method``, ``variant`` (the setting), ``rank`` (among the method's settings by mean return, averaged
-        over datasets; 1 is the best), ``score`` (mean normalized score; NaN where a task has no reference), ``mean``
-        (return, averaged over datasets), ``datasets``, ``seeds``, ``diverged``, ``failed``. Settings without a finite
-        return on every dataset come last.
+        Columns: ``method``, ``variant`` (the setting), ``rank`` (among the learner's settings by mean return,
+        averaged over datasets; 1 is the best), ``score`` (mean normalized score; NaN where a task has no reference),
+        ``mean`` (return, averaged over datasets), ``datasets``, ``seeds``, ``diverged``, ``failed``. Settings without
+        a finite return on every dataset come last.
         """
-        tried = {(learner.method, learner.variant) for learner in self.learners}
+        names = self.names()
         cells = self.results.table()
-        mine = [key in tried for key in zip(cells["method"], cells["variant"], strict=True)]
-        parts = [_ranked(part) for _, part in cells[mine].groupby("method", sort=False)]
+        of = pd.Series(
+            [names.get(key) for key in zip(cells["method"], cells["variant"], strict=True)], dtype=object
+        )
+        parts = [_ranked(part) for _, part in cells.groupby(of.to_numpy(), sort=False)]
         if not parts:
             raise DataError("no run of the sweep has a result")
         return pd.concat(parts, ignore_index=True)
 
+    def names(self) -> dict[tuple[str, str], str]:
+        """The learner of the suite that each method and variant is a setting of: its method, or both if several."""
+        over = json.loads(self.record)["over"]
+        rest = {}
+        for each in self.learners:
+            kept = {name: value for name, value in each.config.items() if name not in over}
+            rest[each.method, each.variant] = (each.method, replace(each, config=kept).variant)
+        forms = Counter(method for method, _ in set(rest.values()))
+        return {
+            key: f"{method} ({kept})" if forms[method] > 1 else method for key, (method, kept) in rest.items()
+        }
+
     def best(self) -> dict[str, Learner]:
-        """The best setting of every method, with the record of how it was found."""
-        found = self.table().drop_duplicates("method")
+        """The best setting of every learner of the suite, with the record of how it was found."""
+        names = self.names()
         known = {(learner.method, learner.variant): learner for learner in self.learners}
-        keys = zip(found["method"], found["variant"], strict=True)
-        return {method: replace(known[method, variant], tuning=self.record) for method, variant in keys}
+        found = self.table()
+        first: dict[str, Learner] = {}
+        for key in zip(found["method"], found["variant"], strict=True):
+            first.setdefault(names[key], replace(known[key], tuning=self.record))
+        return first
 
     def edges(self) -> list[str]:
         """A line for every number whose best value is the smallest or largest of three or more of its grid."""
@@ -79,19 +97,20 @@ class Sweep:
         if record["search"] != "grid":  # of values that were drawn one is always the smallest
             return []
         lines = []
-        for method, best in self.best().items():
+        names = self.names()
+        for learner, best in self.best().items():
             for name in (name for name in record["over"] if name in best.config):
                 value = best.config[name]
                 given = [
                     each.config[name]
                     for each in self.learners
-                    if each.method == method and name in each.config
+                    if names[each.method, each.variant] == learner and name in each.config
                 ]
                 tried = sorted({each for each in given if type(each) in (int, float)})
                 if len(tried) > 2 and value in (tried[0], tried[-1]):
                     end = "smallest" if value == tried[0] else "largest"
                     lines.append(
-                        f"{method}: the best {name}, {value:g}, is the {end} that was tried; the best of all may "
+                        f"{learner}: the best {name}, {value:g}, is the {end} that was tried; the best of all may "
                         "lie beyond it"
                     )
         return lines
@@ -266,7 +285,7 @@ def _with(base: Suite, learners: Sequence[Learner]) -> Suite:
 
 def _draw(found: Sweep, path: Path, console: Console | None) -> None:
     """Draw the sweep, where there is something to draw, and something to draw it with."""
-    shown = points(found.results, found.learners)
+    shown = points(found.results, found.learners, found.names())
     if shown.empty:
         return
     try:
@@ -350,7 +369,7 @@ def _record(
 
 
 def _ranked(cells: pd.DataFrame) -> pd.DataFrame:
-    """The settings of one method, the best first; those of which a run is missing, failed or diverged come last."""
+    """The settings of one learner, the best first; those of which a run is missing, failed or diverged come last."""
     counted = cells.assign(mean=cells["mean"].where(~spoiled(cells)))
     means = counted.pivot_table("mean", index="variant", columns=DATASET, sort=False, dropna=False)
     finite = means.where(np.isfinite(means))

@@ -103,6 +103,9 @@ def test_float_settings_are_replicas_of_one_run(suite: Path, tmp_path: Path) -> 
     assert len(alone) == 4
 
 
+GRID = '{"search": "grid", "over": {"alpha": []}}'
+
+
 def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
     rows = [
         *rows_of("first", [1.0, 2.0], variant="alpha=1.0", config_hash="a"),
@@ -111,13 +114,45 @@ def test_settings_are_ranked_by_returns(tmp_path: Path) -> None:
         *rows_of("first", [99.0], variant="alpha=99.0", config_hash="d"),  # of another sweep
     ]
     learners = tuple(Learner("first", {"alpha": alpha}) for alpha in (1.0, 3.0, 9.0))
-    found = Sweep(marlzoo.Results(written(tmp_path, rows)), learners, '{"search": "grid"}')
+    found = Sweep(marlzoo.Results(written(tmp_path, rows)), learners, GRID)
     table = found.table()
     assert table["variant"].tolist() == ["alpha=3.0", "alpha=1.0", "alpha=9.0"]
     assert table["rank"].tolist() == [1.0, 2.0, 3.0]
     assert table["mean"].tolist()[:2] == [3.5, 1.5]
     (best,) = tomllib.loads(found.toml())["learners"]
-    assert best == {"method": "first", "config": {"alpha": 3.0}, "tuning": '{"search": "grid"}'}
+    assert best == {"method": "first", "config": {"alpha": 3.0}, "tuning": GRID}
+
+
+def test_learners_of_one_method_are_ranked_apart(tmp_path: Path) -> None:
+    """TD3+BC and IDDPG+BC are settings of one method, and are two learners of a suite."""
+    returns = {
+        ("x", 1.0): 5.0,
+        ("x", 3.0): 6.0,
+        ("x", 9.0): 9.0,
+        ("y", 1.0): 2.0,
+        ("y", 3.0): 4.0,
+        ("y", 9.0): 1.0,
+    }
+    learners = tuple(Learner("td3_bc", {"variant": form, "alpha": alpha}) for form, alpha in returns)
+    rows = [
+        row
+        for k, (learner, value) in enumerate(zip(learners, returns.values(), strict=True))
+        for row in rows_of("td3_bc", [value], variant=learner.variant, config_hash=str(k))
+    ]
+    found = Sweep(marlzoo.Results(written(tmp_path, rows)), learners, GRID)
+    assert found.table()["rank"].tolist() == [1.0, 2.0, 3.0] * 2
+    assert [each["config"] for each in tomllib.loads(found.toml())["learners"]] == [
+        {"variant": "x", "alpha": 9.0},
+        {"variant": "y", "alpha": 3.0},
+    ]
+    assert list(found.best()) == ["td3_bc (variant=x)", "td3_bc (variant=y)"]
+    (edge,) = found.edges()
+    assert edge.startswith("td3_bc (variant=x): the best alpha, 9, is the largest that was tried")
+    drawn = sweep_figure.points(found.results, learners, found.names())
+    assert drawn.groupby("learner")["setting"].unique().map(list).to_dict() == {
+        "td3_bc (variant=x)": ["alpha"],
+        "td3_bc (variant=y)": ["alpha"],
+    }
 
 
 def test_settings_are_ranked_over_datasets_and_those_that_lack_one_come_last() -> None:
@@ -334,7 +369,8 @@ def test_returns_are_drawn_against_every_setting(tmp_path: Path) -> None:
     ]
     diverged = Learner("omiga", {"hidden": 8, "z_clip": "hard", "alpha": 9.0})
     rows += rows_of("omiga", [0.0, float("nan"), 1.0], variant=diverged.variant, config_hash="x")
-    found = sweep_figure.points(marlzoo.Results(written(tmp_path, rows)), [*learners, diverged])
+    names = {("omiga", each.variant): "omiga" for each in (*learners, diverged)}
+    found = sweep_figure.points(marlzoo.Results(written(tmp_path, rows)), [*learners, diverged], names)
     by = {(line.setting, line.value, line.mean) for line in found.itertuples()}
     assert by == {
         *(("z_clip", clip, np.mean(values)) for (clip, _), values in tried.items()),
