@@ -15,10 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from marlzoo.benchmarks import plan, sources
 from marlzoo.benchmarks.launchers import Place
+from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.suites import Data, Learner
 
 from marlzoo.cli import main
+from marlzoo.envs.games import Game
 from marlzoo.errors import ConfigError, DataError
 from tests.test_bench import SMALL, run, scores, suite_of
 from tests.test_split import children
@@ -91,6 +94,36 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
     assert [group["state"] for group in groups(tmp_path / "slurm", capsys)] == ["done"]
     (output,) = (tmp_path / "slurm" / "unit" / "slurm").glob("*_log.out")
     assert "resumes from its checkpoint" in output.read_text()
+
+
+def test_a_signal_within_a_simulators_step_is_no_fault_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(data=GAME)
+    folder = tmp_path / "job" / "unit"
+    found = [sources.obtain(data, tmp_path / "data", lambda done, total: None) for data in suite.data]
+    (group,) = plan.groups(suite, plan.runs_of(suite, found), 20)
+    job = slurm.GroupJob(suite, folder, "cpu", False, (), group, 1)
+    step = Game.step
+    left = 3  # the first step of the second evaluation
+
+    def preempted(game: Game, *given: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:  # as submitit's handler does
+            job.checkpoint()
+            sys.exit(144)
+        return step(game, *given)
+
+    monkeypatch.setattr(Game, "step", preempted)
+    with pytest.raises(SystemExit) as leaving:
+        job()
+    assert leaving.value.code == 144  # by which submitit knows that the job goes on
+    assert {row.updates for row in ResultsFile(folder / "rows.csv").rows()} == {3}  # no row of a failure
+    assert job() == ""
+    run(suite, tmp_path / "here")
+    assert scores(folder.parent) == scores(tmp_path / "here")
+    assert not (folder / "failures").exists()
 
 
 @pytest.mark.parametrize(

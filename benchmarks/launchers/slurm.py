@@ -66,12 +66,23 @@ class GroupJob:
             with torch_threads(self.threads):
                 return self._trainer.attempt(self.group, _Printed())
         except MarlzooError as error:
+            # The signal may come inside a simulator's step, whose guard takes any exit for its fault.
+            if self._trainer.leaving:
+                raise _exit_within(error) from error
             return f"{self.group.label}: {error}"
 
     def checkpoint(self) -> Any:
         """The same job again: its course is in the group's checkpoint."""
         self._trainer.leaving = True
         return submitit.helpers.DelayedSubmission(replace(self))
+
+
+def _exit_within(error: BaseException) -> BaseException:
+    """The exit of a preempted job that became an error on its way; the error itself if there was none."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, SystemExit):
+        found = found.__context__
+    return found or error
 
 
 class _Printed:
