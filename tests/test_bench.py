@@ -709,6 +709,23 @@ def test_killed_at_any_moment_and_called_again_gives_the_same_rows(
 # ---- progress ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("final", [0, 3])
+def test_the_last_evaluation_of_a_run_is_told_as_such(final: int, tmp_path: Path) -> None:
+    """Where progress goes to a file, others are left out when they come thick and fast."""
+    suite = suite_of(data=(Data("games/xor", "D1"),), final_episodes=final)
+    found = [sources.obtain(data, tmp_path / "data", lambda done, total: None) for data in suite.data]
+    (group,) = plan.groups(suite, plan.runs_of(suite, found), 20)
+    told: list[tuple[int, bool]] = []
+    report: Any = SimpleNamespace(
+        resumed=lambda done: None,
+        advance=lambda done, note="": None,
+        log=lambda text: None,
+        evaluated=lambda found: told.append((found.updates, found.last)),
+    )
+    assert trainer.Trainer(suite, tmp_path / "unit", "cpu", check_data=False).attempt(group, report) == ""
+    assert told == [(3, False), (6, True)]
+
+
 def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> None:
     """Other data and other settings are another experiment: their rows are kept and said to be left out."""
     games = (Data("games/xor", "D1"), Data("games/xor", "D3"))
