@@ -354,6 +354,17 @@ def test_estimates_are_from_each_replicas_own_data(monkeypatch: pytest.MonkeyPat
     assert choice.estimates(unused, data) == [15.0, 26.0, 17.0]
 
 
+def test_a_resumed_run_keeps_the_estimates_of_its_earlier_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "estimates", lambda learner, data: [float(learner.updates)] * len(data))
+    suite = suite_of(data=(Data("games/xor", "D1"),), seeds=(0,), select="ope")
+    for updates in (6, 9):
+        run(replace(suite, updates=updates), tmp_path)
+    found = ResultsFile(tmp_path / "unit" / "rows.csv").estimates()
+    assert {updates: value for (_, updates), value in found.items()} == {3: 3.0, 6: 6.0, 9: 9.0}
+
+
 def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
