@@ -495,6 +495,8 @@ def test_data_of_a_known_task_have_its_spec(
     assert Dataset.from_episodes([episode], task="unequal/walk").spec == known
     # What is said, or shown, of a task with other options than its defaults holds.
     assert Dataset.from_episodes([episode], task="unequal/walk", horizon=20).spec.horizon == 20
+    if kind == "discrete":
+        assert Dataset.from_episodes([episode], task="unequal/walk", n_actions=6).spec.action_size == 6
     long = {"obs": np.zeros((31, 2, 3)), "action": np.zeros((30, *action.shape[1:]), action.dtype)}
     assert Dataset.from_episodes([long | {"reward": np.ones(30)}], task="unequal/walk").spec.horizon == 30
     wide = Dataset.from_episodes([episode | {"obs": np.zeros((4, 2, 9))}], task="unequal/walk")

@@ -253,7 +253,7 @@ def spec_of(arrays: Mapping[str, NDArray[Any] | None], spec: Spec | None, **told
             :func:`guess_spec`.
     """
     if spec is None:
-        return _of_task(guess_spec(arrays, **told), arrays, told["horizon"])
+        return _of_task(guess_spec(arrays, **told), arrays, **told)
     stated = {"horizon": spec.horizon, "n_actions": spec.action_size if spec.discrete else None}
     for name, value in stated.items():
         if told[name] not in (None, value):
@@ -263,21 +263,30 @@ def spec_of(arrays: Mapping[str, NDArray[Any] | None], spec: Spec | None, **told
     return spec
 
 
-def _of_task(shown: Spec, arrays: Mapping[str, NDArray[Any] | None], horizon: int | None) -> Spec:
+def _of_task(
+    shown: Spec,
+    arrays: Mapping[str, NDArray[Any] | None],
+    *,
+    task: str,
+    n_actions: int | None,
+    horizon: int | None,
+) -> Spec:
     """The spec of a task that is known here, where the arrays have its shapes; else the one that they show.
 
     Arrays show neither the sizes of smaller agents, nor the time limit, nor an action that nobody took. A time limit
-    that is told, or that the data exceed, is that of a task with other options than its defaults.
+    that is told, or that the data exceed, is that of a task with other options than its defaults; so is a number of
+    actions that is told.
     """
-    task = Task.parse(shown.task)
-    if not task.exists:
+    found = Task.parse(task)
+    if not found.exists:
         return shown
-    spec = task.spec
+    spec = found.spec
     layout = spec.layout()
     given = {name: array for name, array in arrays.items() if array is not None and name in layout}
     same_shapes = all(array.shape[1:] == layout[name].shape for name, array in given.items())
     same_limit = shown.horizon == spec.horizon if horizon else shown.horizon <= spec.horizon
-    if shown.action_kind != spec.action_kind or not same_shapes or not same_limit:
+    same_actions = shown.action_kind == spec.action_kind and n_actions in (None, spec.action_size)
+    if not (same_actions and same_shapes and same_limit):
         return shown
     require_padding(given, spec)
     return spec
