@@ -12,11 +12,14 @@ those of the random one where the file does not say what random actions bring.
 from __future__ import annotations
 
 import csv
+import math
 import re
 import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from marlzoo.errors import PluginError
 
 RANDOM_EPISODES = 100
 
@@ -117,13 +120,25 @@ def _random() -> dict[str, float]:
 
 
 def _known(task: str) -> Ends | None:
-    from marlzoo.families import Task
+    from marlzoo.families import Task, foreign_code, task_families
 
     found = Task.parse(task)
     if not found.exists:  # rows may be of a family, or a task, that is not installed here
         return None
-    known = getattr(found.module, "known_returns", lambda name: None)(found.name)
-    return None if known is None else Ends(known[0], known[1], "known optimum")
+    with foreign_code(found.family, f"{task}: known_returns({found.name!r})"):
+        known = getattr(found.module, "known_returns", lambda name: None)(found.name)
+    if known is None:
+        return None
+    try:
+        random, best = map(float, known)
+    except (TypeError, ValueError):
+        random = best = math.nan
+    if not (math.isfinite(random) and math.isfinite(best)) or random == best:
+        raise PluginError(
+            f"{task}: known_returns({found.name!r}) returned {known!r:.80}; let {task_families()[found.family]} "
+            "return two different finite numbers, what random actions bring and the best return, or None"
+        )
+    return Ends(random, best, "known optimum")
 
 
 @cache

@@ -27,6 +27,10 @@ from marlzoo.spec import ActionKind, Spec
 
 Sampling = Literal["transition", "sequence", "online"]
 M = TypeVar("M", bound=nn.Module)
+READS_UPDATES = (
+    "update reads self.updates, a Python number, which stays what it was when an update is compiled or recorded; let "
+    "schedules follow self.steps_made(NAME), the steps of an optimizer as a tensor"
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class Algorithm(nn.Module):
         ]  # for shared settings; ``float`` ones may differ: see ``hyperparameter``
         self.device = torch.device(device)
         self.dtype = dtype
+        self.recorded = False  # whether its update is being recorded as a graph
         self.updates = 0
         self._settings = self._stack_settings()
         censored = any(config.bound_margin for config in configs)
@@ -192,9 +197,24 @@ class Algorithm(nn.Module):
         return len(self.seeds)
 
     @property
+    def updates(self) -> int:
+        """Updates made. Those that are compiled or recorded read :meth:`steps_made` instead.
+
+        Raises:
+            MethodError: inside such an update: it would go on with the number that it saw first.
+        """
+        if self.recorded or torch.compiler.is_compiling():
+            raise MethodError(READS_UPDATES)
+        return self._updates
+
+    @updates.setter
+    def updates(self, made: int) -> None:
+        self._updates = made
+
+    @property
     def stage(self) -> Stage:
         """The stage of the next update."""
-        done = self.updates
+        done = self._updates
         stages = self.stages()
         for stage in stages[:-1]:
             if done < stage.updates:
@@ -289,6 +309,17 @@ class Algorithm(nn.Module):
         with torch.no_grad():
             for old, new in zip(target.parameters(), online.parameters(), strict=True):
                 old.copy_(torch.where(per_replica(due, new.ndim), new, old))
+
+    def steps_made(self, group: str) -> Tensor:
+        """Steps that an optimizer has made, for schedules: a number on the device, which compiled updates follow.
+
+        Args:
+            group: the optimizer.
+
+        Returns:
+            A scalar, or ``[R]`` where every replica's steps count on their own.
+        """
+        return self._optimizer(group).count.clone()
 
     def due(self, group: str, period: int, made: Tensor | int = 1, ahead: int = 0) -> Tensor:
         """Whether a multiple of ``period`` lies among the last ``made`` steps of an optimizer.

@@ -151,6 +151,10 @@ def told(cls: type[Algorithm], error: Exception, doing: str, learner: Algorithm 
 
 def untraceable(learner: Algorithm, error: Exception) -> MethodError:
     """The error for an update that works but cannot be compiled."""
+    from marlzoo.algorithm import READS_UPDATES
+
+    if READS_UPDATES in str(error):
+        return MethodError(f"{learner.name}: {READS_UPDATES}; {RULES}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return MethodError(
         f"{learner.name}: its update works but cannot be compiled into one graph "

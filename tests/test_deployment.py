@@ -238,6 +238,18 @@ def test_a_choice_that_names_no_team_or_several_lists_what_there_is(tmp_path: Pa
             marlzoo.load(folder, **choice)
 
 
+def test_one_of_several_checkpoints_is_named_with_what_it_holds(tmp_path: Path) -> None:
+    """Functions that take no method and no dataset do not offer them; files of a suite have hashes for names."""
+    folder = suite(tmp_path)
+    data = r"toy/walk/test/medium"
+    names = rf"name one of checkpoints.bc-1\.npz \(bc on {data}, .*expert\), checkpoints.\S+ \(omiga on {data}\), "
+    for function in (marlzoo.ope, marlzoo.finetune):
+        with pytest.raises(CheckpointError, match=rf"{names}such as \S+bc-1\.npz$"):
+            function(folder, "games/xor/marlzoo/D1") if function is marlzoo.ope else function(folder, 10)
+    with pytest.raises(CheckpointError, match=f"{names}or its method and dataset$"):
+        marlzoo.load(folder)
+
+
 def test_evaluations_name_the_data_of_every_replica(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,9 @@ from marlzoo.errors import MarlzooError, MethodError, PluginError
 from marlzoo.testing import battery
 from marlzoo.testing.toys import toy_dataset
 from marlzoo.training import compilation
+from marlzoo.training.cuda_graph import CapturedStep
+from marlzoo.training.trainer import make_sampler
+from tests.test_capture import stand_in
 from tests.test_registry_faults import declare
 
 PAGE = Path(__file__).parent.parent / "docs" / "own_method.md"
@@ -155,6 +158,46 @@ def test_what_cannot_be_compiled_is_told_with_the_way_out(
     train()
     with pytest.raises(MethodError, match=r'works but cannot be compiled .*\.item\(\).*compile="off"'):
         train(compile="on")
+
+
+COUNTED = {'hyperparameter("bc_weight")': 'hyperparameter("bc_weight") / (1 + self.updates)'}
+STEPS = {
+    'hyperparameter("bc_weight")': 'hyperparameter("bc_weight") / (1 + self.steps_made("policy"))',
+    METRIC: METRIC + ', "critic/steps": self.steps_made("critic").expand_as(critic_loss)',
+}
+
+
+def recorded_step() -> CapturedStep:
+    data = toy_dataset("continuous")
+    learner = marlzoo.make("mine", data.spec, seeds=[0, 1], hidden=8)
+    return CapturedStep(learner, make_sampler(learner, [data]), learner.update, stand_in)
+
+
+def test_a_schedule_that_a_compiled_or_recorded_update_would_not_follow_is_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be compiled anew in every update, and be constant where the update is recorded."""
+    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
+    write(COUNTED)
+    train()
+    said = r"^mine: update reads self\.updates, .*schedules follow self\.steps_made\(NAME\).*own_method"
+    with pytest.raises(MethodError, match=said):
+        train(compile="on")
+    checks = {check.name.partition("-")[0]: check for check in battery("mine")}
+    with pytest.raises(MethodError, match=said):
+        checks["update_is_one_graph"](tmp_path)
+    step = recorded_step()
+    with pytest.raises(MethodError, match=r"update reads self\.updates"):
+        step()
+    assert step._algorithm.updates == 0  # elsewhere it can be read
+
+
+def test_a_schedule_by_an_optimizers_steps_is_followed(write: Write, tmp_path: Path) -> None:
+    write(STEPS)
+    checks = {check.name.partition("-")[0]: check for check in battery("mine")}
+    checks["update_is_one_graph"](tmp_path)
+    step = recorded_step()
+    assert [step()["critic/steps"].tolist() for _ in range(3)] == [[1, 1], [2, 2], [3, 3]]
 
 
 @pytest.mark.parametrize(

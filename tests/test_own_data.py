@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -460,3 +461,45 @@ def test_rewards_of_the_team_and_per_agent_become_each_other() -> None:
     ):
         with pytest.raises(SpecError, match=rf"does not fit .*reward_per_agent: .*{remedy}"):
             marlzoo.train(marlzoo.make("bc", asked, hidden=4), [data], updates=1)
+
+
+def a_family(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """An environment family of one's own with a task of two unequal agents, 25 steps long."""
+    (folder / "unequal.py").write_text(
+        "from marlzoo.spec import Spec\nTASKS = ('walk',)\n\ndef spec(name):\n"
+        f"    return Spec(n_agents=2, obs_size=3, state_size=6, action_kind={kind!r}, action_size=5, horizon=25,\n"
+        "        obs_sizes=(3, 2), action_sizes=(5, 4))\n\ndef make(name, num_envs):\n    raise NotImplementedError\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "unequal")
+    monkeypatch.delitem(sys.modules, "unequal", raising=False)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_data_of_a_known_task_have_its_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    a_family(tmp_path, monkeypatch, kind)
+    action = np.zeros((8, 2), int) if kind == "discrete" else np.zeros((8, 2, 5))
+    steps = flat() | {"action": action}
+    for name in ("obs", "next_obs"):
+        steps[name][:, 1, 2] = 0.0
+    known = marlzoo.families.task_spec("unequal/walk")
+    data = Dataset.from_steps(**steps, task="unequal/walk")
+    assert data.spec == known
+    if kind == "discrete":
+        assert data.action_mask is not None
+        assert data.action_mask[0].sum(-1).tolist() == [5, 4]  # what nobody took is there, and padding is not
+    obs = np.zeros((4, 2, 3))
+    episode = {"obs": obs, "action": action[:3], "reward": np.ones(3), "truncated": True}
+    assert Dataset.from_episodes([episode], task="unequal/walk").spec == known
+    # What is said, or shown, of a task with other options than its defaults holds.
+    assert Dataset.from_episodes([episode], task="unequal/walk", horizon=20).spec.horizon == 20
+    if kind == "discrete":
+        assert Dataset.from_episodes([episode], task="unequal/walk", n_actions=6).spec.action_size == 6
+    long = {"obs": np.zeros((31, 2, 3)), "action": np.zeros((30, *action.shape[1:]), action.dtype)}
+    assert Dataset.from_episodes([long | {"reward": np.ones(30)}], task="unequal/walk").spec.horizon == 30
+    wide = Dataset.from_episodes([episode | {"obs": np.zeros((4, 2, 9))}], task="unequal/walk")
+    assert (wide.spec.obs_size, wide.spec.task) == (9, "unequal/walk")
+    with pytest.raises(DataError, match="obs of agent 1 has numbers behind its 2 entries in unequal/walk"):
+        Dataset.from_episodes([episode | {"obs": np.ones((4, 2, 3))}], task="unequal/walk")

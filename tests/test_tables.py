@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from rich.console import Console
 from marlzoo.console import shortened
 from marlzoo.envs import games
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
-from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.errors import DataError, PluginError, UnknownNameError
 from marlzoo.spec import Spec
 from tests.test_results import ROW
 
@@ -475,6 +476,40 @@ def test_tasks_without_a_listed_reference_are_normalized_by_their_behavior_polic
         is references.ends("no/task")
         is None
     )
+
+
+@pytest.fixture
+def own_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The module of an environment family of one's own, with the task ``scored/x``, to append to."""
+    module = tmp_path / "scored.py"
+    module.write_text("TASKS = ('x',)\n\ndef spec(name):\n    pass\n\nmake = spec\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MARLZOO_ENVIRONMENTS", "scored")
+    monkeypatch.delitem(sys.modules, "scored", raising=False)
+    references._ends.cache_clear()
+    yield module
+    references._ends.cache_clear()
+
+
+def test_returns_that_a_family_of_ones_own_knows_normalize_its_scores(own_family: Path) -> None:
+    own_family.write_text(own_family.read_text() + "def known_returns(name):\n    return [-60, 20]\n")
+    assert references.normalized_score("scored/x", -20.0) == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("return 'high'", "returned 'high'; let scored return two different finite numbers"),
+        ("return 1.0", "returned 1.0; let scored return two"),
+        ("return 1.0, 1.0", r"returned \(1.0, 1.0\); let scored return two"),
+        ("return 0.0, float('inf')", r"returned \(0.0, inf\); let scored return two"),
+        ("return {}[name]", "failed: KeyError: 'x'; correct scored"),
+    ],
+)
+def test_returns_that_normalize_nothing_are_refused(own_family: Path, body: str, error: str) -> None:
+    own_family.write_text(own_family.read_text() + f"def known_returns(name):\n    {body}\n")
+    with pytest.raises(PluginError, match=rf"scored/x: known_returns\('x'\) {error}"):
+        references.normalized_score("scored/x", 1.0)
 
 
 def test_scores_on_data_of_a_second_behavior_policy_are_between_its_own_ends() -> None:

@@ -13,6 +13,7 @@ from marlzoo.console import counted
 from marlzoo.data.episodes import Episodes
 from marlzoo.data.validation import places, require_finite
 from marlzoo.errors import DataError
+from marlzoo.families import Task
 from marlzoo.spec import ActionKind, Spec
 
 EPISODE_KEYS = ("obs", "action", "reward", "terminal", "truncated", "state", "action_mask")
@@ -240,13 +241,19 @@ def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[st
 
 
 def spec_of(arrays: Mapping[str, NDArray[Any] | None], spec: Spec | None, **told: Any) -> Spec:
-    """The spec that is given, or else the one that arrays show; ``told`` are the options of :func:`guess_spec`.
+    """The spec that is given, or that of the task, or else the one that arrays show.
+
+    Args:
+        arrays: canonical ones.
+        spec: the one that is given.
+        told: the options of :func:`guess_spec`.
 
     Raises:
-        DataError: an option that contradicts the spec; or see :func:`guess_spec`.
+        DataError: an option that contradicts the spec, numbers where an agent of the task has none; or see
+            :func:`guess_spec`.
     """
     if spec is None:
-        return guess_spec(arrays, **told)
+        return _of_task(guess_spec(arrays, **told), arrays, **told)
     stated = {"horizon": spec.horizon, "n_actions": spec.action_size if spec.discrete else None}
     for name, value in stated.items():
         if told[name] not in (None, value):
@@ -254,6 +261,53 @@ def spec_of(arrays: Mapping[str, NDArray[Any] | None], spec: Spec | None, **told
                 f"{name} is {told[name]}, but the spec says {value}; leave {name} out, or change the spec"
             )
     return spec
+
+
+def _of_task(
+    shown: Spec,
+    arrays: Mapping[str, NDArray[Any] | None],
+    *,
+    task: str,
+    n_actions: int | None,
+    horizon: int | None,
+) -> Spec:
+    """The spec of a task that is known here, where the arrays have its shapes; else the one that they show.
+
+    Arrays show neither the sizes of smaller agents, nor the time limit, nor an action that nobody took. A time limit
+    that is told, or that the data exceed, is that of a task with other options than its defaults; so is a number of
+    actions that is told.
+    """
+    found = Task.parse(task)
+    if not found.exists:
+        return shown
+    spec = found.spec
+    layout = spec.layout()
+    given = {name: array for name, array in arrays.items() if array is not None and name in layout}
+    same_shapes = all(array.shape[1:] == layout[name].shape for name, array in given.items())
+    same_limit = shown.horizon == spec.horizon if horizon else shown.horizon <= spec.horizon
+    same_actions = shown.action_kind == spec.action_kind and n_actions in (None, spec.action_size)
+    if not (same_actions and same_shapes and same_limit):
+        return shown
+    require_padding(given, spec)
+    return spec
+
+
+def require_padding(arrays: Mapping[str, NDArray[Any]], spec: Spec) -> None:
+    """Refuse numbers beyond an agent's own entries: the arrays' agents are not the task's then.
+
+    Raises:
+        DataError: names the agent.
+    """
+    padded = (
+        {"obs": spec.obs_sizes} if spec.discrete else {"obs": spec.obs_sizes, "action": spec.action_sizes}
+    )
+    for name, sizes in padded.items():
+        for agent, size in enumerate(sizes):
+            if arrays[name][:, agent, size:].any():
+                raise DataError(
+                    f"{name} of agent {agent} has numbers behind its {size} entries in {spec.task}; give the task "
+                    "that the data are of, or write zeros there"
+                )
 
 
 def guess_spec(

@@ -155,6 +155,7 @@ class Dataset:
             action_mask: ``[M, N, A]``, legal actions; default: all are legal.
             next_action_mask: ``[M, N, A]``; default: all are legal in final observations.
             spec: the task's shape, where the arrays do not show it (agents of different sizes, a longer time limit).
+                Default: that of ``task`` where it is known here and the arrays have its shapes, else what they show.
             task: full task name; default: the spec's.
             n_actions: number of discrete actions, where the largest is never taken.
             horizon: time limit in steps; default: the longest episode.

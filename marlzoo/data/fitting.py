@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from marlzoo.data.assemble import require_padding
 from marlzoo.data.dataset import Dataset
-from marlzoo.errors import DataError
 from marlzoo.spec import Spec
 
 # What a reader notes that has only the arrays to go by.
@@ -28,7 +28,7 @@ def fitted(dataset: Dataset, spec: Spec) -> Dataset:
     card = replace(dataset.card, task=spec.task)
     if dataset.spec == spec or not _has_shapes(dataset, spec):
         return replace(dataset, spec=replace(dataset.spec, task=spec.task), card=card)
-    _require_padding(dataset, spec)
+    require_padding({"obs": dataset.obs, "action": dataset.action}, spec)
     note = f"sizes and time limit are those of the task {spec.task}"
     others = (other for other in card.notes if other not in (SIZES_ASSUMED, LIMIT_ASSUMED))
     card = replace(card, content_hash="", notes=(*others, note))
@@ -40,17 +40,3 @@ def _has_shapes(dataset: Dataset, spec: Spec) -> bool:
         return False
     layout = spec.layout()
     return all(array.shape[1:] == layout[name].shape for name, array in dataset.arrays.items())
-
-
-def _require_padding(dataset: Dataset, spec: Spec) -> None:
-    """Refuse numbers beyond an agent's own: the file's agents are not the task's then."""
-    padded = [("obs", dataset.obs, spec.obs_sizes)]
-    if not spec.discrete:
-        padded.append(("action", dataset.action, spec.action_sizes))
-    for name, array, sizes in padded:
-        for agent, size in enumerate(sizes):
-            if array[:, agent, size:].any():
-                raise DataError(
-                    f"{name} of agent {agent} has numbers behind its {size} entries in {spec.task}; give the task "
-                    "that the data are of, or write zeros there"
-                )

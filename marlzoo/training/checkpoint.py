@@ -96,19 +96,32 @@ def restore(path: str | Path, algorithm: Algorithm) -> tuple[dict[str, NDArray[A
     return {k.removeprefix(EXTRA): v for k, v in arrays.items() if k.startswith(EXTRA)}, meta
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, by_team: bool = False) -> Path:
     """The checkpoint that a path names: the file itself, or the only one in a run's folder.
+
+    Args:
+        path: of either.
+        by_team: whether the caller also takes a method and a dataset, which the error then offers.
 
     Raises:
         CheckpointError: there is none, or there are several.
     """
     found = _checkpoints(Path(path))
     if len(found) > 1:
-        names = _listed([file.relative_to(path) for file in found])
-        raise CheckpointError(
-            f"{path}: holds {len(found)} checkpoints; name one of {names}, or its method and dataset"
-        )
+        names = _listed([f"{file.relative_to(path)}{_teams_in(file)}" for file in found])
+        offer = ", or its method and dataset" if by_team else f", such as {found[0]}"
+        raise CheckpointError(f"{path}: holds {len(found)} checkpoints; name one of {names}{offer}")
     return found[0]
+
+
+def _teams_in(file: Path) -> str:
+    """Method and data of a checkpoint in brackets, which the names of a suite's files do not tell; or nothing."""
+    try:
+        saved = Saved({}, load_description(file))
+    except (CheckpointError, OSError):  # it is only listed; a broken one is refused when it is named
+        return ""
+    data = _listed(list(dict.fromkeys(filter(None, saved.datasets))))
+    return f" ({saved.meta.get('method')}{f' on {data}' if data else ''})"
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -147,7 +160,7 @@ def find_teams(path: str | Path, method: str = "", dataset: str = "") -> tuple[P
         CheckpointError: there is no such checkpoint, or there are several.
     """
     if not method and not dataset:
-        return find_checkpoint(path), None
+        return find_checkpoint(path, by_team=True), None
     held = {file: Saved({}, load_description(file)) for file in _checkpoints(Path(path))}
     chosen = {}
     for file, saved in held.items():

@@ -84,7 +84,11 @@ class CapturedStep:
 
     def _recorded(self) -> tuple[Callable[[], object], Metrics]:
         before = {name: tensor.clone() for name, tensor in self._algorithm.state_tensors().items()}
-        with current(self._algorithm.device):
-            recorded = self._record(lambda: self._update(self._sampler.gather(self._rows, self._noise)))
+        self._algorithm.recorded = True
+        try:
+            with current(self._algorithm.device):
+                recorded = self._record(lambda: self._update(self._sampler.gather(self._rows, self._noise)))
+        finally:
+            self._algorithm.recorded = False
         self._algorithm.load_state_tensors(before)
         return recorded
