@@ -28,6 +28,7 @@ from marlzoo.console import console as plain_console
 from marlzoo.data.card import Card
 from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
 from marlzoo.families import task_spec
+from marlzoo.training import background_eval
 from tests.recordings import HOPPER, uniform_recording
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 8}
@@ -387,6 +388,40 @@ def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
         choice.require_starts(unknown)
     with pytest.raises(ConfigError, match="select is 'best'; choose one of nothing, ope"):
         replace(suite, select="best")
+
+
+def test_the_last_evaluation_plays_episodes_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a method was chosen by on the way must not come back in the result."""
+    seeds: dict[str, list[int]] = {"on the way": [], "last": []}
+
+    def listened(module: Any, when: str) -> None:
+        evaluate = module.evaluate
+
+        def told(*given: Any, **options: Any) -> Any:
+            seeds[when] += options["seeds"]
+            return evaluate(*given, **options)
+
+        monkeypatch.setattr(module, "evaluate", told)
+
+    listened(background_eval, "on the way")
+    listened(trainer, "last")
+    run(suite_of(data=(Data("games/xor", "D1"),), final_episodes=2), tmp_path)
+    assert [len(found) for found in seeds.values()] == [2 * 2, 2]
+    assert not set(seeds["on the way"]) & set(seeds["last"])
+
+
+def test_only_the_data_of_one_task_stay_in_memory(tmp_path: Path) -> None:
+    suite = suite_of(
+        data=(Data("games/xor", "D1"), Data("games/xor", "D3"), Data("games/equilibria", "balanced"))
+    )
+    found = [sources.obtain(data, tmp_path / "data", lambda done, total: None) for data in suite.data]
+    of_xor, of_equilibria = plan.groups(suite, plan.runs_of(suite, found), 20)
+    reader = trainer.Trainer(suite, tmp_path / "unit", "cpu", check_data=False)
+    assert len({id(data) for data in reader._load(of_xor)}) == len(reader._datasets) == 2
+    reader._load(of_equilibria)
+    assert list(reader._datasets) == [found[2].hash]
 
 
 def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:

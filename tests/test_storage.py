@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,17 @@ def test_a_folder_that_lacks_checkpoints_goes_on_from_the_storage(
     assert scores(tmp_path / "new") == scores(tmp_path / "lost")
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         run(suite, tmp_path / "new", place=place, force=True)  # from nothing, there too
+
+
+def test_an_older_copy_replaces_no_newer_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(data=(Data("games/xor", "D1"),))
+    place = Place(storage=f"memory://{tmp_path.name}/kept")
+    run(suite, tmp_path, place=place)
+    run(replace(suite, updates=12), tmp_path)  # without the storage
+    update, made = find_method("bc").update, []
+    monkeypatch.setattr(find_method("bc"), "update", lambda *given: made.append(1) or update(*given))
+    run(replace(suite, updates=15), tmp_path, place=place)
+    assert len(made) == 3
 
 
 @pytest.mark.parametrize(
