@@ -210,6 +210,15 @@ class ResultsFile:
         removed = set(lines)
         return [from_line(place, line) for line in self._rows.remove(lambda line: line in removed)]
 
+    def require_written(self, unwanted: Callable[[Row], bool]) -> None:
+        """Find out whether :meth:`remove` can take rows out.
+
+        Raises:
+            DataError: a broken file, or another process is just writing such rows.
+            OutputError: a file cannot be written.
+        """
+        self._rows.require_written(lambda line: unwanted(from_line(str(self.path), line)))
+
 
 def compress(folder: Path, wanted: bool = True) -> list[Path]:
     """Compress the results in a folder and the folders below it, or bring them back; returns the files made.

@@ -76,6 +76,7 @@ def forget(
     names = {run.name(suite) for run in found.missing if run.learner.method in rerun}
     if not names:  # taking none out would read all rows
         return
+    results.require_written(lambda row: row.run in names)  # before what another process goes on from is gone
     for group in groups(suite, found.missing, max_replicas):
         if group.learner.method in rerun:
             left = files(group, folder, suite)

@@ -158,15 +158,29 @@ class Store:
         """
         self.publish()
         with locked(self.path):
-            if any(unwanted(line) for path in self._journals() for line in self._parse(path)):
-                raise DataError(
-                    f"{self.path}: another process is writing these lines; wait until it has finished"
-                )
+            self._require_written(unwanted)
             lines = self._parse()
             out = [line for line in lines if unwanted(line)]
             if out:
                 self.overwrite([line for line in lines if not unwanted(line)])
         return out
+
+    def require_written(self, unwanted: Callable[[Line], bool]) -> None:
+        """Find out whether :meth:`remove` can take lines out.
+
+        Raises:
+            DataError: a file is broken, or another process is just writing such lines.
+            OutputError: it cannot be written.
+        """
+        self.publish()
+        with locked(self.path):
+            self._require_written(unwanted)
+
+    def _require_written(self, unwanted: Callable[[Line], bool]) -> None:
+        if any(unwanted(line) for path in self._journals() for line in self._parse(path)):
+            raise DataError(
+                f"{self.path}: another process is writing these lines; wait until it has finished"
+            )
 
     def close(self) -> None:
         """End this writer's journal, so that it can be merged."""

@@ -74,8 +74,8 @@ def _own_methods() -> tuple[list[EntryPoint], dict[str, str], dict[str, str]]:
     packages: list[EntryPoint] = []
     files: dict[str, str] = {}
     broken: dict[str, str] = {}
-    for text in filter(None, map(str.strip, os.environ.get(OWN_METHODS, "").split(","))):
-        if not text.endswith(".py") and not os.path.isdir(text):
+    for text in _named():
+        if not _is_path(text):
             packages.append(EntryPoint(OWN_METHODS, text, METHODS))
             continue
         path = Path(text).expanduser().absolute()
@@ -93,6 +93,20 @@ def _own_methods() -> tuple[list[EntryPoint], dict[str, str], dict[str, str]]:
             else:
                 files[file.stem] = file.stem
     return packages, files, broken
+
+
+def own_methods() -> list[str]:
+    """What ``MARLZOO_METHODS`` names, with absolute paths, so that it can be looked for in another folder."""
+    return [str(Path(text).expanduser().absolute()) if _is_path(text) else text for text in _named()]
+
+
+def _named() -> list[str]:
+    return list(filter(None, map(str.strip, os.environ.get(OWN_METHODS, "").split(","))))
+
+
+def _is_path(text: str) -> bool:
+    """Whether it names a file or a folder, and no package."""
+    return text.endswith(".py") or os.path.isdir(text)
 
 
 def _importable(file: Path, name: str, folder: Path) -> str:

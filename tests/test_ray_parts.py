@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import pickle
 import queue
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +22,11 @@ from marlzoo.benchmarks.suites import Data, Learner
 from marlzoo.benchmarks.trainer import Trainer
 from rich.console import Console
 
+from marlzoo.commands.skeleton import method_file
+from marlzoo.envs._time_limit import call_seconds
 from marlzoo.errors import ConfigError, OutputError
+from marlzoo.families import task_families
+from marlzoo.registry import OWN_METHODS, find_method
 from tests.test_bench import SMALL, suite_of
 
 pytest.importorskip("ray")
@@ -155,6 +162,39 @@ def test_small_groups_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert asked("cuda", Place("ray", gpus=0.5), small) == 0.5
     assert asked("cuda", Place("ray", gpus=2), small) == 2
     assert asked("cpu", Place("ray"), small) == 0.0
+
+
+def test_sigterm_is_not_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler exits with a status of its own, and dumps the stack of the process."""
+    heard: list[int] = []
+
+    def mine(number: int, frame: Any) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    def connect(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+
+    def interrupted(**options: Any) -> None:
+        connect()
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ray_launcher.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_launcher.ray, "shutdown", lambda: None)
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        for begin in (connect, interrupted):
+            monkeypatch.setattr(ray_launcher.ray, "init", begin)
+            with pytest.raises(KeyboardInterrupt), ray_launcher._connected(""):
+                signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is mine
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        monkeypatch.setattr(ray_launcher.ray, "init", connect)
+        with ray_launcher._connected(""):  # of a program that has none: Ray's stays
+            assert signal.getsignal(signal.SIGTERM) not in (mine, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM] * 2
 
 
 @pytest.mark.parametrize(("most", "side_by_side"), [(0, 3), (1, 1), (2, 2)])
@@ -375,7 +415,8 @@ def messages(box: queue.SimpleQueue[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 def order_of(group: Any, log: tuple[str, ...] = ()) -> _ray_node.Order:
     files = {"checkpoints/a.npz": b"c", "metrics/a.csv": b"m"}
-    return _ray_node.Order(SUITE, "/driver", "cpu", False, log, group, 1, files, [], {})
+    nothing = _ray_node.Surroundings({}, ())
+    return _ray_node.Order(SUITE, "/driver", "cpu", False, log, group, 1, files, [], {}, nothing)
 
 
 def test_what_a_node_does_with_an_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,6 +461,76 @@ def test_what_a_node_does_with_an_order(tmp_path: Path, monkeypatch: pytest.Monk
     assert (kind, name) == ("failed", "")
     assert text.startswith("training on a node failed:\nTraceback")
     assert "ValueError: on purpose: /driver" in text
+
+
+def test_what_keeps_a_node_from_work_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the node's last word would wait for ever."""
+    group = driver_of(tmp_path)._left[0].group
+    box: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+
+    def fail(error: BaseException) -> Any:
+        def make(*given: Any, **named: Any) -> None:
+            raise error
+
+        return make
+
+    monkeypatch.setattr(
+        _ray_node.tempfile, "TemporaryDirectory", fail(OSError(28, "No space left on device"))
+    )
+    _ray_node._work(order_of(group), {}, box)
+    ((kind, name, text),) = messages(box)
+    assert (kind, name) == ("failed", "OutputError")
+    assert "a node of the Ray cluster cannot keep what it trains" in text
+    assert "No space left on device); free some space there" in text
+    monkeypatch.setattr(_ray_node.tempfile, "TemporaryDirectory", fail(SystemExit(3)))
+    _ray_node._work(order_of(group), {}, box)
+    ((kind, name, text),) = messages(box)
+    assert (kind, name) == ("failed", "")
+    assert "SystemExit: 3" in text
+
+
+def test_a_method_of_ones_own_is_found_on_a_node(
+    rays: Rays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose processes have the variables and the folder of 'ray start', not those of the command."""
+    driver = driver_of(tmp_path)
+    for folder in ("here", "here/lib", "there"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "howler.py").write_text(method_file("howler"))
+    (tmp_path / "here" / "lib" / "den.py").touch()
+    named = {
+        OWN_METHODS: "howler.py, marlzoo.baselines",
+        "MARLZOO_ENVIRONMENTS": "den",
+        "MARLZOO_ENV_SECONDS": "7",
+        "PYTHONPATH": "lib",
+    }
+    monkeypatch.chdir(tmp_path / "here")
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    driver._send(driver._left[0])
+    order = pickle.loads(pickle.dumps(rays.said[-1][-1]))
+    monkeypatch.chdir(tmp_path / "there")
+    for name in named:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    box: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    learners: list[str] = []
+
+    def attempt(trainer: Any, group: Any, report: Any) -> str:
+        learners.append(find_method("howler").__name__)
+        assert importlib.util.find_spec("den") is not None
+        assert task_families()["den"] == "den"
+        assert call_seconds() == 7
+        find_method("lost")
+        return ""
+
+    monkeypatch.setattr(Trainer, "attempt", attempt)
+    _ray_node._work(order, {}, box)
+    assert learners == ["Howler"]
+    ((kind, name, text),) = messages(box)
+    assert (kind, name) == ("failed", "UnknownNameError")
+    assert "unknown method 'lost'" in text
+    assert "This is what a node of the Ray cluster says" in text
 
 
 def test_a_node_says_where_it_is_and_ends_with_the_last_word(

@@ -17,7 +17,7 @@ from marlzoo.benchmarks.results import ResultsFile, Row
 from marlzoo.benchmarks.suites import Data, Learner, Suite
 
 from marlzoo.cli import main
-from marlzoo.errors import MethodError, UnknownNameError
+from marlzoo.errors import DataError, MethodError, UnknownNameError
 from marlzoo.registry import code_hash, find_method
 from tests.test_bench import SMALL, run, suite_of
 from tests.test_split import TWO
@@ -157,6 +157,23 @@ def test_rerun_begins_at_nothing_and_an_interruption_does_not_end_it(
     assert "No existing results for these 2 runs" in run(suite(learners=BOTH[:1]), tmp_path)
     same = {"date": "", "seconds": 0.0, "seconds_per_run": 0.0, "action_us": 0.0}
     assert [replace(r, **same) for r in rows(tmp_path)] == [replace(r, **same) for r in before]
+
+
+def test_a_rerun_takes_nothing_from_a_process_that_trains_the_same(tmp_path: Path) -> None:
+    """Such as a job of a cluster, which would go on without its checkpoint and its metrics."""
+    mine = suite(learners=BOTH[:1])
+    run(mine, tmp_path)
+    folder = tmp_path / "unit"
+    other = ResultsFile(folder / "rows.csv")
+    other.append(other.rows()[:1])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".npz", ".csv")}
+    with pytest.raises(DataError, match="another process is writing these lines; wait until it has finished"):
+        run(mine, tmp_path, force=True)
+    other.close()
+    assert {
+        path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".npz", ".csv")
+    } == before
+    assert "2 of 2 runs already have results" in run(mine, tmp_path)
 
 
 def test_rows_of_unknown_code_are_told(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ..recorder import record_failure
 from ..results import Row
 from ..reuse import files
 from ..trainer import Trainer
-from ._ray_node import Order, inside, train_group
+from ._ray_node import Order, Surroundings, inside, train_group
 from .local import error_of
 from .place import Work
 
@@ -120,6 +120,7 @@ class Driver:
             kept,
             rows,
             self._stored(task.group),
+            Surroundings.here(),
         )
         remote = ray.remote(num_returns="streaming", max_retries=0)(train_group)
         task.stream = remote.options(num_cpus=self._cpus, num_gpus=self._gpus).remote(order)

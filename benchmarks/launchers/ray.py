@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 
 import ray
@@ -119,10 +121,27 @@ def _connected(address: str) -> Iterator[None]:
     own = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
     options = {"address": address} if address else own
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        with _own_sigterm():
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of a class without a name where a node does not start in time
         raise _unreachable(address, error) if address else _not_started(error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Leave SIGTERM to the handler that it has; Ray's exits, and once it is connected dumps its stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # of Ray's handler, while it was connecting
+        before(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

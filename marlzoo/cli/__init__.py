@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from marlzoo.console import visible
@@ -34,14 +38,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctoring", "what is installed, what is missing, and the command that fixes it"),
 }
 RESUMING = (["train"], ["bench"], ["sweep"], ["finetune"], ["data", "download"], ["data", "teach"])
+AGAIN = {"train": ("--force",), "bench": ("--rerun", "--force")}  # with which the same command begins anew
 HELP = ("-h", "--help", "help")
+ONCE = 2.0  # seconds within which a further SIGTERM is the same request; ``timeout`` sends two
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM was sent; what ends at Ctrl-C ends in the same way."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``marlzoo ARGUMENTS`` and return the exit status.
 
     0: done; 1: ``doctor`` or ``data check`` found a fault; 2: an error, told in one line on stderr (with its
-    traceback under ``--debug``); 130: interrupted.
+    traceback under ``--debug``); 130: interrupted; 143: terminated by SIGTERM, in the same way.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -49,12 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warn
     _open_streams()
     try:
-        return _run(given)
-    except KeyboardInterrupt:
-        resumes = given[:1] in RESUMING or given[:2] in RESUMING
-        more = "; the same command resumes from what is saved" if resumes else ""
-        print(f"marlzoo: interrupted{more}", file=sys.stderr)
-        return 130
+        with _terminable():
+            return _run(given)
+    except KeyboardInterrupt as error:
+        print(f"marlzoo: interrupted{_remedy(given)}", file=sys.stderr)
+        return 143 if isinstance(error, _TerminatedError) else 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -73,6 +82,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug or told is None:
             raise
         return _fail(told)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, unless the program that called has decided what it does."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    since = -ONCE
+
+    def terminate(number: int, frame: Any) -> None:
+        nonlocal since
+        if time.monotonic() - since >= ONCE:
+            since = time.monotonic()
+            raise _TerminatedError
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _remedy(given: Sequence[str]) -> str:
+    """What to say of an interrupted command: how it goes on, where it can."""
+    if given[:1] not in RESUMING and given[:2] not in RESUMING:
+        return ""
+    anew = [
+        option for option in AGAIN.get(given[0], ()) if option in {each.partition("=")[0] for each in given}
+    ]
+    without = f" without {' and '.join(anew)}" if anew else ""
+    return f"; the same command{without} resumes from what is saved"
 
 
 def _open_streams() -> None:
