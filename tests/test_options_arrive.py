@@ -364,7 +364,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return learner
 
     saved = "marlzoo.training.checkpoint"
-    monkeypatch.setattr(f"{saved}.find_checkpoint", lambda path: Path("found.npz"))
+    monkeypatch.setattr(f"{saved}.find_checkpoint", lambda path, by_team: Path("found.npz"))
     monkeypatch.setattr(
         f"{saved}.load_saved", lambda path: SimpleNamespace(meta=noted.meta, datasets=["a", "a"])
     )

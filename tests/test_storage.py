@@ -47,10 +47,16 @@ def test_an_older_copy_replaces_no_newer_state(tmp_path: Path, monkeypatch: pyte
     place = Place(storage=f"memory://{tmp_path.name}/kept")
     run(suite, tmp_path, place=place)
     run(replace(suite, updates=12), tmp_path)  # without the storage
-    update, made = find_method("bc").update, []
-    monkeypatch.setattr(find_method("bc"), "update", lambda *given: made.append(1) or update(*given))
+    update, made = find_method("bc").update, 0
+
+    def counted(*given: Any) -> Any:
+        nonlocal made
+        made += 1
+        return update(*given)
+
+    monkeypatch.setattr(find_method("bc"), "update", counted)
     run(replace(suite, updates=15), tmp_path, place=place)
-    assert len(made) == 3
+    assert made == 3
 
 
 @pytest.mark.parametrize(
