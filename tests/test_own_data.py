@@ -503,3 +503,8 @@ def test_data_of_a_known_task_have_its_spec(
     assert (wide.spec.obs_size, wide.spec.task) == (9, "unequal/walk")
     with pytest.raises(DataError, match="obs of agent 1 has numbers behind its 2 entries in unequal/walk"):
         Dataset.from_episodes([episode | {"obs": np.ones((4, 2, 3))}], task="unequal/walk")
+    if kind == "continuous":
+        with pytest.raises(
+            DataError, match="action of agent 1 has numbers behind its 4 entries in unequal/walk"
+        ):
+            Dataset.from_episodes([episode | {"action": np.full((3, 2, 5), 0.5)}], task="unequal/walk")
