@@ -164,6 +164,35 @@ def untraceable(learner: Algorithm, error: Exception) -> MethodError:
     )
 
 
+def plain_numbers(learner: Algorithm) -> dict[str, float]:
+    """The Python numbers that a learner and its modules keep as attributes, by the name that its code gives them."""
+    return {
+        ".".join(filter(None, ("self", part, name))): value
+        for part, module in learner.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float) and name != "_updates"
+    }
+
+
+def compiled_anew(learner: Algorithm, times: int, before: Mapping[str, float]) -> MethodError:
+    """The error for an update that is compiled over and over.
+
+    Args:
+        learner: whose it is.
+        times: how often it was.
+        before: :func:`plain_numbers` before the first time.
+    """
+    changed = [name for name, value in plain_numbers(learner).items() if before.get(name) != value]
+    what = " and ".join(changed) or "something"
+    code = _code(learner.stage.update)
+    place = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
+    return MethodError(
+        f"{learner.name}: its update was compiled {times} times, because {what} in it changes and is no tensor; a "
+        "checkpoint does not keep it either. Let schedules follow self.steps_made(NAME), and make any other number a "
+        f"tensor by self.register_buffer in build(); {RULES}{place}"
+    )
+
+
 def _cause(error: Exception, doing: str, learner: Algorithm | None, place: tuple[str, int]) -> str:
     """What went wrong, and the remedy where it is known."""
     from marlzoo.batch import Batch

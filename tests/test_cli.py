@@ -802,6 +802,7 @@ def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
     assert (status, "Trained for 4 updates, not evaluated, in 0:00:" in told) == (0, True)
     assert "Next: marlzoo ope " in told  # no simulator is known
     assert "Nothing trained, the checkpoint has 4 updates already, in 0:00:" in call(capsys, *few)[2]
+    assert "Trained for 4 updates, not evaluated," in call(capsys, *few, "--force")[2]
     (unevaluated,) = (tmp_path / "results" / "train-bc" / "checkpoints").glob("*.npz")
     assert unevaluated.name in out
     assert "does not name its task; give it with --task" in call(capsys, "eval", unevaluated)[2]

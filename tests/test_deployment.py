@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -15,6 +16,8 @@ import torch
 import marlzoo
 from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.families import task_spec
+from marlzoo.offpolicy.fqe import FQESettings
 from marlzoo.training.checkpoint import Saved, load_learner, load_saved, pack_evaluations, save
 from marlzoo.training.evaluation import EpisodeResults, Evaluation
 from marlzoo.training.trainer import train
@@ -239,15 +242,19 @@ def test_a_choice_that_names_no_team_or_several_lists_what_there_is(tmp_path: Pa
 
 
 def test_one_of_several_checkpoints_is_named_with_what_it_holds(tmp_path: Path) -> None:
-    """Functions that take no method and no dataset do not offer them; files of a suite have hashes for names."""
+    """What takes no method and no dataset does not offer them; files of a suite have hashes for names."""
     folder = suite(tmp_path)
     data = r"toy/walk/test/medium"
     names = rf"name one of checkpoints.bc-1\.npz \(bc on {data}, .*expert\), checkpoints.\S+ \(omiga on {data}\), "
-    for function in (marlzoo.ope, marlzoo.finetune):
-        with pytest.raises(CheckpointError, match=rf"{names}such as \S+bc-1\.npz$"):
-            function(folder, "games/xor/marlzoo/D1") if function is marlzoo.ope else function(folder, 10)
-    with pytest.raises(CheckpointError, match=f"{names}or its method and dataset$"):
-        marlzoo.load(folder)
+    with pytest.raises(CheckpointError, match=rf"{names}such as \S+bc-1\.npz$"):
+        marlzoo.cross_play(folder)
+    for call in (
+        lambda: marlzoo.load(folder),
+        lambda: marlzoo.ope(folder, "games/xor/marlzoo/D1"),
+        lambda: marlzoo.finetune(folder, 10),
+    ):
+        with pytest.raises(CheckpointError, match=f"{names}or its method and dataset$"):
+            call()
 
 
 def test_evaluations_name_the_data_of_every_replica(
@@ -278,14 +285,57 @@ def test_evaluations_name_the_data_of_every_replica(
     assert [team.dataset for team in found.teams] == [score.dataset for score in scores]
 
 
-def suite_of_game(folder: Path) -> Path:
+def test_estimates_are_of_the_teams_that_method_and_data_choose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = suite_of_game(tmp_path, updates=60, lr=0.02)  # after which teams of other data act otherwise
+    quick: dict[str, Any] = {
+        "settings": FQESettings(updates=5, hidden=8, members=2),
+        "estimators": ("fqe",),
+        "data": "games/xor/marlzoo/D1",
+    }
+    assert [line.seed for line in marlzoo.ope(folder, method="iql", **quick)] == [0, 0, 1, 1]
+    found = marlzoo.ope(folder, method="iql", dataset="D3", **quick)
+    own = [
+        marlzoo.ope(load_learner(folder / "checkpoints/iql-1.npz", replicas=k), **quick)
+        for k in ([1, 3], [0, 2])
+    ]
+    assert found == own[0] != own[1]
+    assert [line.seed for line in found] == [0, 1]
+    chosen = [str(folder), "--method", "bc", "--dataset", "D1"]
+    few = ["--updates", "5", "--members", "2", "--estimators", "fqe"]
+    assert main(["ope", *chosen, "--data", "games/xor/marlzoo/D3", *few]) == 0
+    told = capsys.readouterr()
+    assert told.out.count("seed ") == 2
+    assert told.err.endswith(f"Next: marlzoo eval {shlex.join(chosen)}\n")
+    with pytest.raises(ConfigError, match="method and dataset choose among a run's checkpoints; leave them"):
+        marlzoo.ope(marlzoo.make("bc", task_spec("games/xor")), "games/xor/marlzoo/D1", dataset="D1")
+
+
+def test_the_teams_that_method_and_data_choose_are_fine_tuned_on_their_data(tmp_path: Path) -> None:
+    folder = suite_of_game(tmp_path)
+    file = tmp_path / "tuned.npz"
+    settings = marlzoo.FinetuneSettings(num_envs=2, rollout=2, learn_steps=1, warmup=0)
+    given: dict[str, Any] = {"settings": settings, "episodes": 3}
+    found = marlzoo.finetune(folder, 8, method="iql", dataset="D3", checkpoint=file, **given)
+    before = marlzoo.evaluate_run(folder, method="iql", dataset="D3", episodes=3)
+    assert [line.start for line in found.summaries] == [score.mean_return for score in before]
+    meta = load_saved(file).meta
+    names = ["games/xor/marlzoo/D3"] * 2
+    assert (meta["seeds"], meta["datasets"], meta["sources"]) == ([0, 1], names, names[:1])
+    (content,) = {marlzoo.load_dataset(names[0]).content_hash}
+    assert meta["data"] == meta["finetune"]["data"] == [content] * 2
+    with pytest.raises(CheckpointError, match="belongs to another run: seeds is"):  # all of them
+        marlzoo.finetune(folder, 8, method="iql", checkpoint=file, **given)
+
+
+def suite_of_game(folder: Path, updates: int = 2, **settings: Any) -> Path:
     """As :func:`suite`, on XOR."""
     data = [marlzoo.load_dataset(f"games/xor/marlzoo/{quality}") for quality in ("D1", "D3", "D1", "D3")]
     for method in ("bc", "iql"):
-        learner = marlzoo.make(method, data[0].spec, seeds=(0, 0, 1, 1), **SMALL)
-        train(
-            learner, data, updates=2, checkpoint=folder / "checkpoints" / f"{method}-1.npz", task="games/xor"
-        )
+        learner = marlzoo.make(method, data[0].spec, seeds=(0, 0, 1, 1), **SMALL, **settings)
+        file = folder / "checkpoints" / f"{method}-1.npz"
+        train(learner, data, updates=updates, checkpoint=file, task="games/xor")
     return folder
 
 

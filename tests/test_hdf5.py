@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import errno
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from marlzoo.data import hdf5
 from marlzoo.data.arrays import mapping
 from marlzoo.errors import DataError
+from marlzoo.system.files import atomic_write
 
 VALUES = np.arange(80, dtype=np.float32).reshape(20, 4) - 7
 
@@ -190,3 +193,48 @@ def test_writing_goes_on_until_all_is_there_or_fails(
     with hdf5.open_hdf5(path) as opened:
         np.testing.assert_array_equal(hdf5.map_array(opened["x"]), values)
         assert opened["x"].id.get_offset() % 64 == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_a_file_is_written_is_one(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the library calls back, an exception would be lost, or become an error of the library."""
+    written: list[bool] = []
+
+    class Interrupted(hdf5._Sink):
+        def write(self, data: Any) -> int:
+            signal.raise_signal(number)
+            return super().write(data)
+
+        def close(self) -> None:
+            written.append(any(Path(self._file.name).read_bytes()))
+            super().close()
+
+    monkeypatch.setattr(hdf5, "_Sink", Interrupted)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            atomic_write(tmp_path / "a.h5") as temporary,
+            hdf5.create_hdf5(temporary) as made,
+        ):
+            made["x"] = np.arange(3000.0)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert written == [False]  # it did not go on to the end
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interruptions_are_left_alone_in_other_threads(tmp_path: Path) -> None:
+    def write() -> None:
+        with hdf5.create_hdf5(tmp_path / "a.h5") as made:
+            made["x"] = np.arange(3.0)
+            held.append(signal.getsignal(signal.SIGINT))
+
+    held: list[Any] = []
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert held == [signal.getsignal(signal.SIGINT)]

@@ -53,10 +53,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return written
 
 
-def train(replicas: int = 2, **options: Any) -> None:
+def train(replicas: int = 2, updates: int = 2, **options: Any) -> None:
     data = toy_dataset("continuous")
     learner = marlzoo.make("mine", data.spec, seeds=range(replicas), hidden=8)  # type: ignore[arg-type]
-    marlzoo.train(learner, data, updates=2, show_progress=False, **options)
+    marlzoo.train(learner, data, updates=updates, show_progress=False, **options)
 
 
 def without(part: str) -> str:
@@ -190,6 +190,61 @@ def test_a_schedule_that_a_compiled_or_recorded_update_would_not_follow_is_refus
     with pytest.raises(MethodError, match=r"update reads self\.updates"):
         step()
     assert step._algorithm.updates == 0  # elsewhere it can be read
+
+
+OWN_COUNT = {
+    "self.add_optimizer(": "self.count = 0\n        self.add_optimizer(",
+    "        # 1. Critic": "        self.count += 1",
+    'hyperparameter("bc_weight")': 'hyperparameter("bc_weight") / self.count',
+}
+COUNT_KEPT = {
+    **OWN_COUNT,
+    "self.add_optimizer(": 'self.register_buffer("count", torch.zeros(()))\n        self.add_optimizer(',
+    METRIC: METRIC + ', "critic/count": self.count.expand_as(critic_loss).clone()',
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        (OWN_COUNT, r"self\.count"),
+        (
+            {**OWN_COUNT, "        # 1. Critic": "        self.q.count = self.count = self.count + 1"},
+            r"self\.count and self\.q\.count",
+        ),
+        (
+            {
+                "self.add_optimizer(": "self.counts = [0]\n        self.add_optimizer(",
+                "        # 1. Critic": "        self.counts[0] += 1",
+                'hyperparameter("bc_weight")': 'hyperparameter("bc_weight") / self.counts[0]',
+            },
+            "something",
+        ),
+    ],
+)
+def test_a_number_that_would_be_compiled_anew_in_every_update_is_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str], name: str
+) -> None:
+    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
+    write(changes)
+    train()
+    said = rf"^mine: .* compiled 9 times, because {name} in it changes .* self\.register_buffer .*mine\.py, line "
+    with pytest.raises(MethodError, match=said):
+        train(updates=20, compile="on")
+
+
+def test_a_number_that_is_a_tensor_is_compiled_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
+    monkeypatch.setattr(compilation, "GRAPHS", 1)
+    write(COUNT_KEPT)
+    seen: list[float] = []
+    train(
+        updates=5,
+        compile="on",
+        log_every=1,
+        on_progress=lambda _, metrics: seen.append(metrics["critic/count"][0]),
+    )
+    assert seen == [1, 2, 3, 4, 5]
 
 
 def test_a_schedule_by_an_optimizers_steps_is_followed(write: Write, tmp_path: Path) -> None:

@@ -93,10 +93,11 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
         "benchmarks.cross_play:cross_play",
         {"env_options": None, "episodes": 10, "compositions": 10, "horizon": None, "seed": 0},
     ),
-    "ope run --data d --estimators fqe dr --behavior uniform --gamma 0.5 --updates 7 --hidden 9 --members 3 "
-    "--bootstrap 11 --random-seed 13": (
+    "ope run --data d --method bc --dataset D3 --estimators fqe dr --behavior uniform --gamma 0.5 --updates 7 "
+    "--hidden 9 --members 3 --bootstrap 11 --random-seed 13": (
         "offpolicy.ope:ope",
         {
+            "run": Path("run"), "data": "d", "method": "bc", "dataset": "D3",
             "estimators": ("fqe", "dr"), "behavior": "uniform", "gamma": 0.5, "bootstrap": 11, "seed": 13,
             "settings": FQESettings(updates=7, hidden=9, members=3),
         },
@@ -223,28 +224,37 @@ def test_options_of_finetuning_arrive(
     watch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     saved = importlib.import_module("marlzoo.training.checkpoint")
-    monkeypatch.setattr(saved, "find_checkpoint", lambda run: run if run.suffix else run / "checkpoint.npz")
+    looked: list[Any] = []
+
+    def find_teams(run: Path, *which: str) -> tuple[Path, None]:
+        looked.append(which)
+        return run if run.suffix else run / "checkpoint.npz", None
+
+    monkeypatch.setattr(saved, "find_teams", find_teams)
     monkeypatch.setattr(
         saved, "load_saved", lambda file: SimpleNamespace(meta={"method": "bc", "task": "t/a"})
     )
     watch("training.finetune:finetune")
     command = (
-        "finetune run --env-steps 70 --data a b --set cql_weight=0.5 mode=x --task t/b --env n=3 --episodes 2 "
-        f"--horizon 9 --eval-every 5 --out {tmp_path} --name mine"
+        "finetune run --env-steps 70 --method bc --dataset D3 --data a b --set cql_weight=0.5 mode=x --task t/b "
+        f"--env n=3 --episodes 2 --horizon 9 --eval-every 5 --out {tmp_path} --name mine"
     )
     found = asked(lambda: main(command.split()))
     wanted = {
         "env_steps": 70, "data": ("a", "b"), "settings": FinetuneSettings(), "task": "t/b", "env_options": {"n": 3},
         "overrides": {"cql_weight": 0.5, "mode": "x"}, "episodes": 2, "horizon": 9, "eval_every": 5,
-        "checkpoint": tmp_path / "mine" / "checkpoint.npz", "device": "cpu",
+        "checkpoint": tmp_path / "mine" / "checkpoint.npz", "device": "cpu", "method": "bc", "dataset": "D3",
     }  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
+    assert looked == [("bc", "D3")]
     for run, named in (("a/run", "run"), ("a/run/checkpoints/bc-t-a-12.npz", "bc-t-a-12")):
         arguments = ["finetune", run, "--env-steps", "70", "--out", str(tmp_path)]
         found = asked(functools.partial(main, arguments))
         folder = f"finetune-{FinetuneSettings().strategy}-{named}"  # two runs of a method have two folders
         assert found["checkpoint"] == tmp_path / folder / "checkpoint.npz"
     assert found["env_options"] is None
+    found = asked(lambda: main([*arguments, "--dataset", "mpe/tag/medium@2"]))  # as have two parts of one
+    assert found["checkpoint"].parent.name == f"{folder}-mpe-tag-medium-2"
 
 
 # ---- arguments of the functions ------------------------------------------------------------------------------------
@@ -584,7 +594,7 @@ def test_estimates_without_an_interval(
         Estimate(4, "dr", nan, nan, nan, 0.5, 1.0, 1.0),
     ]
     monkeypatch.setattr("marlzoo.offpolicy.ope.ope", lambda *given, **named: lines)
-    monkeypatch.setattr("marlzoo.cli.judging._playable", lambda run: True)  # there is no run
+    monkeypatch.setattr("marlzoo.cli.judging._next", lambda options: "marlzoo eval run")  # there is none
     assert main(["ope", "run", "--data", "d", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(line["value"], line["low"]) for line in found] == [(2.0, None), (None, None)]

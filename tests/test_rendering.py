@@ -12,7 +12,7 @@ import pytest
 from marlzoo.deployment import rendering
 from marlzoo.deployment.rendering import render
 from marlzoo.deployment.team_policy import TeamPolicy
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, SpecError
 from marlzoo.replicas import derive
 
 SMALL = (8, 6)
@@ -23,6 +23,7 @@ class Stage:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, length: int = 5, horizon: int = 5) -> None:
         self.length = length
+        self.task = "own/a"
         self.spec = SimpleNamespace(horizon=horizon, differences=lambda other: self.differences)
         self.differences: list[str] = []
         self.seeds: list[int] = []
@@ -185,6 +186,33 @@ def test_wrong_numbers(stage: Stage, tmp_path: Path, name: str, given: Any, mess
     with pytest.raises(ConfigError, match=message):
         render(stage.team(), tmp_path / name, **{"size": SMALL, **given})
     assert not stage.captions
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (
+            None,
+            r"render\(0, 8, 6\) returned a NoneType; it must return a picture, uint8 of shape \(6, 8, 3\)",
+        ),
+        (np.zeros((8, 6, 3), np.uint8), r".*returned uint8 of shape \(8, 6, 3\)"),
+        (np.zeros((6, 8, 3)), r".*returned float64 of shape \(6, 8, 3\)"),
+        (ValueError("no\nwindow"), r"render\(0, 8, 6\) failed: ValueError: no window"),
+        (SpecError("own/a: not now"), "not now"),
+    ],
+)
+def test_what_an_environment_of_ones_own_shows_instead_of_a_picture(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: Any, message: str
+) -> None:
+    def render_own(copy: int, width: int, height: int) -> Any:
+        if isinstance(shown, Exception):
+            raise shown
+        return shown
+
+    monkeypatch.setattr(stage, "render", render_own)
+    with pytest.raises(SpecError, match=f"^own/a: {message}"):
+        render(stage.team(), tmp_path / "v.gif", size=SMALL)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kept", [2, 3])

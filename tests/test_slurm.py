@@ -5,6 +5,7 @@ Real jobs run with submitit's executor of this machine; what SLURM is asked is s
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,10 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import plan, sources
+from marlzoo.benchmarks import plan, runner, sources
 from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.suites import Data, Learner
+from rich.console import Console
 
 from marlzoo.cli import main
 from marlzoo.envs.games import Game
@@ -173,6 +175,11 @@ def test_what_is_submitted_and_how_it_stands(
     for _ in range(2):  # the second call finds the jobs of the first
         with pytest.raises(KeyboardInterrupt):
             train()
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_suite(suite, out=tmp_path, console=console, device="cuda", place=place, force=True)
+    assert "command, without --force and --rerun, follows them again, 'scancel 77' ends" in said.getvalue()
     assert [group["state"] for group in groups(tmp_path, capsys)] == ["running", "queued"]
     lines = sent.read_text().splitlines()
     assert sum(line.startswith("#SBATCH --array") for line in lines) == 1

@@ -287,6 +287,27 @@ def test_other_data_of_one_replica_and_another_precision_are_refused(tmp_path: P
         run(probe(), data, updates=3, checkpoint=file, precision="bf16")
 
 
+def test_a_run_that_is_forced_begins_anew_and_nothing_goes_before_it_can(tmp_path: Path) -> None:
+    file = tmp_path / "run.npz"
+    run(probe(), checkpoint=file, updates=3)
+    kept = file.read_bytes()
+    with pytest.raises(ConfigError, match="precision"):
+        run(probe(), checkpoint=file, updates=3, precision="tf32", force=True)
+    assert file.read_bytes() == kept
+    learner = probe()
+    there: list[bool] = []
+    first = learner.update
+
+    def watched(batch: Batch) -> dict[str, Tensor]:
+        there.append(file.exists())
+        return first(batch)
+
+    learner.update = watched  # type: ignore[method-assign]
+    run(learner, checkpoint=file, updates=3, force=True, eval_every=9)
+    assert there == [False] * 3
+    assert run(probe(), checkpoint=file, updates=3)[-1].updates == 3  # what it left is a run to go on from
+
+
 def test_data_of_another_shape_name_the_remedy() -> None:
     wider = replace(toy_spec(), horizon=99)
     learner = Probe(wider, [0], [ProbeConfig()])

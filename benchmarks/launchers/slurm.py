@@ -2,7 +2,7 @@
 
 A job that is preempted, or reaches its time limit, is requeued and resumes from its checkpoint. Rows go to the
 job's own journal in the shared folder, as those of a process of this machine do. The command that submits follows
-the jobs; it may be interrupted, and called again to follow them further.
+the jobs; it may be interrupted, and called again (without what would begin anew) to follow them further.
 """
 
 from __future__ import annotations
@@ -157,7 +157,10 @@ class Slurm:
             return _follow(folder, followed, display)
         except KeyboardInterrupt:
             ids = " ".join(sorted({each.listed.job.partition("_")[0] for each in followed}))
-            display.log(f"The jobs go on; the same command follows them again, 'scancel {ids}' ends them.")
+            display.log(
+                "The jobs go on; the same command, without --force and --rerun, follows them again, "
+                f"'scancel {ids}' ends them."
+            )
             raise
 
     def _is_new(self, group: Group, folder: Path, suite: Suite, alive: Sequence[Listed]) -> bool:

@@ -60,9 +60,8 @@ def train_unevaluated(
     require_folder_name(place)
     named = [{"data": data, "seed": seed} for data in map(str, options.data) for seed in options.seeds]
     target = LogTarget(options.out / place, place, named, {"task": task})
-    checkpoint = (
-        options.out / place / "checkpoints" / f"{method}-{_identity(datasets, options, settings)}.npz"
-    )
+    file = f"{method}-{_identity(datasets, options, settings)}.npz"
+    checkpoint = options.out / place / "checkpoints" / file
     label = f"{method} on {task or datasets[0].card.title}"
     with progress(place, label, options.updates) as shown:
         train(
@@ -70,6 +69,7 @@ def train_unevaluated(
             datasets,
             updates=options.updates,
             checkpoint=checkpoint,
+            force=options.force,
             precision=options.precision,
             task=task,
             env_options=env,

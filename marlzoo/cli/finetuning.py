@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,9 +28,13 @@ class Options:
     """Fine-tune all replicas of an offline run in the simulator; the same command resumes after an interruption."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """checkpoint ending in .npz, or the folder of a run that has one"""
+    """checkpoint ending in .npz, or the folder of a run or a suite"""
     env_steps: int
     """team steps per replica, summed over all environments"""
+    method: str = ""
+    """the checkpoint of this method, where the folder has several"""
+    dataset: str = ""
+    """only replicas trained on these data: their name, or their quality, for instance medium-expert"""
     data: tuple[str, ...] = ()
     """names or files of the offline data (default: those that the checkpoint names)"""
     settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = FinetuneSettings()  # noqa: RUF009
@@ -51,7 +56,7 @@ class Options:
     out: Path = Path("results")
     """results go to OUT/NAME: curve.csv, summary.json, metrics.csv and checkpoint.npz"""
     name: str = ""
-    """name of the run (default: finetune-STRATEGY- and the name of the offline run's checkpoint)"""
+    """name of the run (default: finetune-STRATEGY-, the name of the offline run's checkpoint, and --dataset)"""
     log: tuple[str, ...] = ()
     """further loggers beside the CSV files: tensorboard, wandb, or one that a plugin registers"""
     json: bool = False
@@ -63,17 +68,18 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Options, "finetune", arguments)
     usable_device(options.device)
     from marlzoo.system.files import require_folder_name, write_text_atomic
-    from marlzoo.training.checkpoint import find_checkpoint, load_saved, task_of
+    from marlzoo.training.checkpoint import find_teams, load_saved, task_of
     from marlzoo.training.finetune import finetune
     from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.more_loggers import LogTarget, make_loggers
 
     started = time.monotonic()
-    offline = find_checkpoint(options.run)
+    offline, _ = find_teams(options.run, options.method, options.dataset)
     meta = load_saved(offline).meta
     task = options.task or task_of(meta)
     run = offline.parent.absolute().name if offline.name == "checkpoint.npz" else offline.stem
-    name = options.name or f"finetune-{options.settings.strategy}-{run}"
+    parts = ["finetune", options.settings.strategy, run, re.sub(r"[^\w.+-]", "-", options.dataset)]
+    name = options.name or "-".join(filter(None, parts))
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": task}))
@@ -86,6 +92,8 @@ def run(arguments: Sequence[str]) -> int:
         found = finetune(
             options.run,
             options.env_steps,
+            method=options.method,
+            dataset=options.dataset,
             data=options.data,
             settings=options.settings,
             overrides=toml_values(options.set),

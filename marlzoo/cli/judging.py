@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +24,13 @@ class Options:
     """Estimate the expected discounted return of every replica; nothing is measured in a simulator."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """checkpoint ending in .npz, or the folder of a run that has one"""
+    """checkpoint ending in .npz, or the folder of a run or a suite"""
     data: str
     """name or file of logged data of the run's task; better not those that it was trained on"""
+    method: str = ""
+    """the checkpoint of this method, where the folder has several"""
+    dataset: str = ""
+    """only replicas trained on these data: their name, or their quality, for instance medium-expert"""
     estimators: tuple[Literal["fqe", "pdwis", "dr"], ...] = ()
     """fitted Q evaluation, per-decision weighted importance sampling, doubly robust (default: all for discrete
     actions, fqe for continuous)"""
@@ -57,6 +62,8 @@ def run(arguments: Sequence[str]) -> int:
     found = ope(
         options.run,
         options.data,
+        method=options.method,
+        dataset=options.dataset,
         estimators=options.estimators,
         behavior=options.behavior,
         gamma=None if options.gamma == -1.0 else options.gamma,
@@ -70,16 +77,20 @@ def run(arguments: Sequence[str]) -> int:
     print(f"Estimates from {options.data}, not returns measured in the simulator:")
     for line in found:
         print(_text(line))
-    closing("Estimated", started, f"marlzoo {'eval' if _playable(options.run) else 'export'} {options.run}")
+    closing("Estimated", started, _next(options))
     return 0
 
 
-def _playable(run: Path) -> bool:
-    """Whether the simulator of a run's task is known here."""
+def _next(options: Options) -> str:
+    """The command that plays the same teams, or exports one where nothing here plays their task."""
     from marlzoo.families import Task
-    from marlzoo.training.checkpoint import find_checkpoint, load_saved, task_of
+    from marlzoo.training.checkpoint import find_teams, load_saved, task_of
 
-    return Task.parse(task_of(load_saved(find_checkpoint(run)).meta)).exists
+    file, _ = find_teams(options.run, options.method, options.dataset)
+    playable = Task.parse(task_of(load_saved(file).meta)).exists
+    given = ["--method", options.method] if options.method else []
+    given += ["--dataset", options.dataset] if options.dataset else []
+    return shlex.join(["marlzoo", "eval" if playable else "export", str(options.run), *given])
 
 
 def _text(line: Estimate) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import tempfile
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from marlzoo.data.arrays import CHUNK_BYTES
 from marlzoo.errors import DataError, MarlzooError
+from marlzoo.system.interrupts import interrupts_held
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py raises on files that are cut, flipped or made to harm. Only calls into h5py are guarded with all of
@@ -272,6 +274,10 @@ class _Sink(io.RawIOBase):
         self._file = open(path, "w+b", buffering=0)  # noqa: SIM115 - closed by close()
         self.fault: OSError | None = None
 
+    def give_up(self) -> None:
+        """Write no more: nobody will want the file."""
+        self.fault = self.fault or InterruptedError(errno.EINTR, "interrupted")
+
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         done = 0
@@ -318,19 +324,21 @@ def create_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         OSError: the file cannot be written (from the end of the block).
     """
     sink = _Sink(Path(path))
-    try:
-        with h5py.File(
-            sink,
-            "w",
-            libver=("earliest", "v110"),
-            alignment_threshold=_ALIGNMENT,
-            alignment_interval=_ALIGNMENT,
-        ) as file:
-            yield file
-    finally:
-        sink.close()
-    if sink.fault:
-        raise sink.fault
+    # An interruption in one of the library's calls of the sink would be lost, or become another error.
+    with interrupts_held(sink.give_up):
+        try:
+            with h5py.File(
+                sink,
+                "w",
+                libver=("earliest", "v110"),
+                alignment_threshold=_ALIGNMENT,
+                alignment_interval=_ALIGNMENT,
+            ) as file:
+                yield file
+        finally:
+            sink.close()
+        if sink.fault:
+            raise sink.fault
 
 
 def _require_hdf5(path: Path) -> None:

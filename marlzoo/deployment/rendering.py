@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from marlzoo.deployment.loading import load
 from marlzoo.deployment.team_policy import TeamPolicy
 from marlzoo.envs.episodes import Play
-from marlzoo.errors import ConfigError, MissingExtraError
+from marlzoo.errors import ConfigError, MarlzooError, MissingExtraError, SpecError, lack_of_memory
 from marlzoo.families import make_env
 from marlzoo.replicas import derive
 from marlzoo.system.files import atomic_write
@@ -71,7 +71,7 @@ def render(
     Raises:
         ConfigError: wrong numbers, a wrong ending, or a task of another shape.
         UnknownNameError: nothing here plays the task.
-        SpecError: the environment cannot be drawn.
+        SpecError: the environment cannot be drawn, or its own ``render`` fails or returns no picture.
         MissingExtraError: imageio or matplotlib is not installed.
         MissingSimulatorError: the machine cannot draw; names what to install.
         OutputError: the file cannot be written.
@@ -123,12 +123,32 @@ def _episode(
     env.seed([seed])
     play = Play(env)
     team.reset(seed=seed % 2**32)
-    yield _captioned(env.render(0, *size), "step 0, return 0.00")
+    yield _captioned(_picture(env, *size), "step 0, return 0.00")
     while play.live.size:
         play.step(team.act(play.seen.obs, play.seen.action_mask))
         team.receive(play.reward)
         if not play.live.size or play.time % every == 0:
-            yield _captioned(env.render(0, *size), f"step {play.time}, return {play.returns[0]:.2f}")
+            yield _captioned(_picture(env, *size), f"step {play.time}, return {play.returns[0]:.2f}")
+
+
+def _picture(env: BatchedEnv, width: int, height: int) -> Frame:
+    """What an environment shows, which may be anything where it is one's own."""
+    try:
+        found: Any = env.render(0, width, height)
+    except Exception as error:  # foreign code fails in any way
+        if isinstance(error, MarlzooError) or lack_of_memory(error):
+            raise
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SpecError(f"{env.task}: render(0, {width}, {height}) failed: {cause}") from error
+    shape = (height, width, 3)
+    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != np.uint8:
+        array = isinstance(found, np.ndarray)
+        what = f"{found.dtype} of shape {found.shape}" if array else f"a {type(found).__name__}"
+        raise SpecError(
+            f"{env.task}: render(0, {width}, {height}) returned {what}; it must return a picture, uint8 of shape "
+            f"{shape} (docs/own_environment.md, Pictures)"
+        )
+    return found
 
 
 def _encode(path: Path, frames: Sequence[Frame], **options: Any) -> None:

@@ -135,7 +135,11 @@ class BatchedEnv(ABC):
         Raises:
             SpecError: the task cannot be drawn.
         """
-        raise SpecError(f"{self.task}: this environment cannot be drawn")
+        raise SpecError(
+            f"{self.task}: this environment cannot be drawn: its class {type(self).__name__} has no method "
+            "render(index, width, height), which returns a picture of one copy (docs/own_environment.md, Pictures); "
+            "marlzoo eval plays it without pictures"
+        )
 
     def close(self) -> None:  # noqa: B027 - closing is optional
         """Free what the simulator holds."""

@@ -212,7 +212,10 @@ class Game(BatchedEnv):
         rules = self.rules
         state = self._state[index]
         if not isinstance(rules, Bridge | TMaze):
-            return super().render(index, width, height)
+            raise SpecError(
+                f"{self.task}: this environment cannot be drawn: a matrix game has nothing to see; marlzoo eval "
+                "plays it without pictures"
+            )
         from marlzoo.envs import _drawing
 
         if isinstance(rules, Bridge):

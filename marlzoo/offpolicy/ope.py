@@ -27,7 +27,7 @@ from marlzoo.offpolicy.importance import (
     resamples,
     weighted_importance,
 )
-from marlzoo.training.checkpoint import find_checkpoint, load_learner
+from marlzoo.training.checkpoint import find_teams, load_learner
 
 Estimator = Literal["fqe", "pdwis", "dr"]
 ESTIMATORS: tuple[Estimator, ...] = ("fqe", "pdwis", "dr")
@@ -70,6 +70,8 @@ def ope(
     run: str | Path | Algorithm,
     data: str | Path | Dataset,
     *,
+    method: str = "",
+    dataset: str = "",
     estimators: Sequence[Estimator] = (),
     behavior: Literal["fitted", "uniform"] | NDArray[np.floating] = "fitted",
     gamma: float | None = None,
@@ -80,8 +82,11 @@ def ope(
     """Estimate the expected discounted return of every replica from logged data, without a simulator.
 
     Args:
-        run: a checkpoint, the folder of a run that has one, or a learner.
+        run: a checkpoint, the folder of a run or of a suite, or a learner.
         data: logged data of the same task; better not those that the run was trained on.
+        method: whose checkpoint to take, where the folder has several.
+        dataset: judge the replicas that were trained on these data alone: their name, that name without its source,
+            or their quality.
         estimators: which of ``fqe``, ``pdwis`` and ``dr``; default: all for discrete actions, ``fqe`` for continuous.
         behavior: how probable the logged team actions were: ``fitted`` to the data, ``uniform`` over the legal
             actions, or their known probabilities, one per transition.
@@ -96,11 +101,12 @@ def ope(
 
     Raises:
         SpecError: the data are of another task; importance weights for continuous actions.
-        ConfigError: an unknown estimator or behavior, or a number out of its range.
-        CheckpointError: the run has no checkpoint.
+        ConfigError: an unknown estimator or behavior, a number out of its range, or ``method`` or ``dataset`` of a
+            learner, which is one already.
+        CheckpointError: there is no such checkpoint, or there are several.
         DataError: there are no such data, or their episodes' bounds are not known.
     """
-    learner = run if isinstance(run, Algorithm) else load_learner(find_checkpoint(run))
+    learner = _learner(run, method, dataset)
     logged = data if isinstance(data, Dataset) else fitted(load_dataset(data), learner.spec)
     wanted = _estimators(learner, logged, estimators)
     settings = settings or FQESettings()
@@ -148,6 +154,18 @@ def ope(
         for r, replica in enumerate(learner.seeds)
         for name in wanted
     ]
+
+
+def _learner(run: str | Path | Algorithm, method: str, dataset: str) -> Algorithm:
+    """The teams to be judged."""
+    if not isinstance(run, Algorithm):
+        file, replicas = find_teams(run, method, dataset)
+        return load_learner(file, replicas=replicas)
+    if method or dataset:
+        raise ConfigError(
+            "method and dataset choose among a run's checkpoints; leave them out with a learner"
+        )
+    return run
 
 
 def _estimators(learner: Algorithm, data: Dataset, names: Sequence[Estimator]) -> tuple[Estimator, ...]:

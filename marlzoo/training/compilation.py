@@ -18,6 +18,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.data.sampler import Sampler
 from marlzoo.errors import ConfigError
+from marlzoo.method_faults import compiled_anew, plain_numbers
 from marlzoo.training.cuda_graph import CapturedStep
 
 Compile = Literal["auto", "on", "off"]
@@ -27,6 +28,7 @@ Update = Callable[[Batch], dict[str, Tensor]]
 # on what is left of it: a resumed run has to use the same arithmetic as an uninterrupted one.
 WORTH_COMPILING = 50_000
 LEARNERS = 100_000  # that one process may compile
+GRAPHS = 8  # that an update may need in one stage, for instance because the number of threads has changed
 
 
 def make_update(algorithm: Algorithm, mode: Compile, updates: int, log: Callable[[str], None]) -> Update:
@@ -94,8 +96,12 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
     Args:
         algorithm: the learner.
         backend: of ``torch.compile``.
+
+    Raises:
+        MethodError: from the update: it is compiled anew over and over, because a Python number in it changes.
     """
     from torch import _dynamo as dynamo
+    from torch._dynamo.utils import counters
 
     plain = algorithm.stage.update  # the number of updates, by which stages change, must not be in the graph
 
@@ -110,10 +116,18 @@ def compiled(algorithm: Algorithm, backend: str = "inductor") -> Update:
     # To the compiler all learners of a process are one function, of which it would make eight versions at most.
     many: dict[str, Any] = {"recompile_limit": LEARNERS, "accumulated_recompile_limit": LEARNERS}
 
+    made = 0
+    numbers = plain_numbers(algorithm)
+
     def call(batch: Batch) -> dict[str, Tensor]:
+        nonlocal made
+        before = counters["stats"]["unique_graphs"]
         with dynamo.config.patch(trace_autograd_ops=True, **many), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the compiler's own remarks about its graph
             metrics: dict[str, Tensor] = fast(batch.tensors(), batch.noise)
+        made += counters["stats"]["unique_graphs"] - before
+        if made > GRAPHS:
+            raise compiled_anew(algorithm, made, numbers)
         return metrics
 
     return call

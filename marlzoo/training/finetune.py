@@ -24,7 +24,7 @@ from marlzoo.envs.base import BatchedEnv
 from marlzoo.errors import ConfigError, DataError, MarlzooError, settings_apart
 from marlzoo.families import make_env
 from marlzoo.spec import Spec
-from marlzoo.training.checkpoint import find_checkpoint, load_learner, load_saved, task_of
+from marlzoo.training.checkpoint import Saved, find_teams, load_learner, load_saved, task_of
 from marlzoo.training.compilation import freed_memory_kept
 from marlzoo.training.evaluation import Evaluation
 from marlzoo.training.finetune_loop import Finetuning, OnEvaluation, OnRound
@@ -111,6 +111,8 @@ def finetune(
     run: str | Path,
     env_steps: int,
     *,
+    method: str = "",
+    dataset: str = "",
     data: Data | Sequence[Data] = (),
     settings: FinetuneSettings | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -133,8 +135,11 @@ def finetune(
     does, bit for bit on the CPU.
 
     Args:
-        run: a checkpoint, or the folder of a run that has one. It is only read.
+        run: a checkpoint, or the folder of a run or of a suite. It is only read.
         env_steps: team steps per replica, all copies together; rounded up to whole rounds.
+        method: whose checkpoint to take, where the folder has several.
+        dataset: fine-tune the replicas that were trained on these data alone: their name, that name without its
+            source, or their quality.
         data: the offline data, names, files or datasets; default: those that the checkpoint names. One for all
             replicas, or those that the replicas were trained on.
         settings: see :class:`marlzoo.training.finetune_settings.FinetuneSettings`.
@@ -156,16 +161,16 @@ def finetune(
     Raises:
         ConfigError: the method has no online form, or no values for a memory to remember; a number out of range.
         UnknownNameError: nothing here plays the task.
-        CheckpointError: the run has no checkpoint, or ``checkpoint`` belongs to another fine-tuning.
+        CheckpointError: there is no such checkpoint, or several, or ``checkpoint`` belongs to another fine-tuning.
         DataError: no offline data is known.
         SpecError: data, environment and learner do not fit.
     """
     settings = settings or FinetuneSettings()
     _require(1, env_steps=env_steps, until=1 if until is None else until)
     _require(0, episodes=episodes, horizon=horizon, eval_every=eval_every)
-    file = find_checkpoint(run)
-    meta = load_saved(file).meta
-    offline = load_learner(file, device)
+    file, replicas = find_teams(run, method, dataset)
+    meta = _of_replicas(load_saved(file), replicas)
+    offline = load_learner(file, device, replicas)
     learner = _with(offline, overrides or {})
     require_online_form(learner, settings)
     task = played_task(file, task, task_of(meta)) if env is None else task or task_of(meta)
@@ -203,6 +208,18 @@ def finetune(
         collecting.close()
         arena.close()
     return Finetuned(learner, tuple(tuning.steps), tuple(tuning.evaluations))
+
+
+def _of_replicas(saved: Saved, replicas: Sequence[int] | None) -> Mapping[str, Any]:
+    """What a checkpoint says, and about its data what holds for some of its replicas alone."""
+    if replicas is None or len(replicas) == len(saved.seeds):
+        return saved.meta
+    names = [saved.datasets[k] for k in replicas]
+    known = {"datasets": names, "sources": list(dict.fromkeys(names))}
+    hashes = saved.meta.get("data") or []
+    if len(hashes) == len(saved.seeds):
+        known["data"] = [hashes[k] for k in replicas]
+    return {**saved.meta, **known}
 
 
 def require_online_form(learner: Algorithm, settings: FinetuneSettings | None = None) -> None:

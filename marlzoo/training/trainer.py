@@ -60,6 +60,7 @@ def train(
     horizon: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 5000,
+    force: bool = False,
     log_every: int = 500,
     check_data: bool = True,
     compile: Compile = "auto",  # noqa: A002
@@ -89,6 +90,7 @@ def train(
         horizon: limit of an evaluation episode; default: the task's.
         checkpoint: file of the run's state.
         checkpoint_every: updates between saves; the end and every evaluation are always saved.
+        force: begin anew; the file of an earlier run is removed before the first update.
         log_every: updates between calls of ``on_progress`` (which wait for the device).
         check_data: compare data and environment before training and refuse on a mismatch.
         compile: see :func:`marlzoo.training.compilation.make_update`.
@@ -127,7 +129,7 @@ def train(
                 check(dataset, arena).raise_on_mismatch()
         task = task or datasets[0].card.task or (arena.task if arena else "")
         about = _about(task, datasets, algorithm.replicas, env_options, horizon, episodes if arena else None)
-        run = _Run(algorithm, sampler, about, checkpoint, precision, log)
+        run = _Run(algorithm, sampler, about, checkpoint, precision, log, force)
         if algorithm.updates == 0:
             prepare(algorithm, datasets)
         arithmetic = run.choose_arithmetic()
@@ -280,6 +282,7 @@ class _Run:
         path: str | Path | None,
         precision: Precision,
         log: Callable[[str], None],
+        anew: bool,
     ) -> None:
         self.algorithm = algorithm
         self.sampler = sampler
@@ -294,7 +297,8 @@ class _Run:
         self._steps: Steps | None = None
         self.loggers = Loggers((), algorithm, 0)
         self.owes = False  # an interruption cut off the evaluation that belongs to the checkpoint
-        if self.path and self.path.exists():
+        self._anew = anew
+        if self.path and self.path.exists() and not anew:
             self._resume(self.path)
 
     def choose_arithmetic(self) -> Arithmetic:
@@ -311,7 +315,9 @@ class _Run:
     ) -> Iterator[dict[str, Tensor]]:
         """Train to the last update; gives the metrics of each, when it has been counted."""
         done = self.algorithm.updates
-        if self.path and 0 < done < updates:
+        if self.path and self._anew:  # only here, where nothing is left to be refused
+            self.path.unlink(missing_ok=True)
+        elif self.path and 0 < done < updates:
             self._log(f"{self.algorithm.name} goes on from update {done} of {updates}")
         make = partial(_part, self.algorithm, datasets)
         self._steps = Steps(self.algorithm, self.sampler, datasets, make, compile, updates, self._log)
