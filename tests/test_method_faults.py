@@ -33,6 +33,12 @@ Write = Callable[[Mapping[str, str]], None]
 
 
 @pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates are traced as for the compiler, and run as they are."""
+    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
+
+
+@pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Makes the page's example, changed in places, the method ``mine`` of an installed package."""
     package = tmp_path / "faulty_zoo"
@@ -142,18 +148,14 @@ def test_a_loss_that_only_one_replica_hides_is_refused_for_one(write: Write) -> 
     ("changes", "said"), [IN_UPDATE[0], IN_UPDATE[4], IN_UPDATE[5], AFTER_UPDATE[0], AFTER_UPDATE[2]]
 )
 def test_the_compiler_hides_no_mistake(
-    write: Write, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str], said: str
+    write: Write, eager: None, changes: Mapping[str, str], said: str
 ) -> None:
-    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
     write(changes)
     with pytest.raises(MethodError, match=f"^mine: .*{said}"):
         train(compile="on")
 
 
-def test_what_cannot_be_compiled_is_told_with_the_way_out(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
+def test_what_cannot_be_compiled_is_told_with_the_way_out(write: Write, eager: None) -> None:
     write({"norms = self": "if critic_loss.sum().item() > 1e9:\n            pass\n        norms = self"})
     train()
     with pytest.raises(MethodError, match=r'works but cannot be compiled .*\.item\(\).*compile="off"'):
@@ -174,10 +176,9 @@ def recorded_step() -> CapturedStep:
 
 
 def test_a_schedule_that_a_compiled_or_recorded_update_would_not_follow_is_refused(
-    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    write: Write, eager: None, tmp_path: Path
 ) -> None:
     """It would be compiled anew in every update, and be constant where the update is recorded."""
-    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
     write(COUNTED)
     train()
     said = r"^mine: update reads self\.updates, .*schedules follow self\.steps_made\(NAME\).*own_method"
@@ -223,9 +224,8 @@ COUNT_KEPT = {
     ],
 )
 def test_a_number_that_would_be_compiled_anew_in_every_update_is_refused(
-    write: Write, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str], name: str
+    write: Write, eager: None, changes: Mapping[str, str], name: str
 ) -> None:
-    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
     write(changes)
     train()
     said = rf"^mine: .* compiled 9 times, because {name} in it changes .* self\.register_buffer .*mine\.py, line "
@@ -233,8 +233,9 @@ def test_a_number_that_would_be_compiled_anew_in_every_update_is_refused(
         train(updates=20, compile="on")
 
 
-def test_a_number_that_is_a_tensor_is_compiled_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "compiled", partial(compilation.compiled, backend="eager"))
+def test_a_number_that_is_a_tensor_is_compiled_once(
+    write: Write, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compilation, "GRAPHS", 1)
     write(COUNT_KEPT)
     seen: list[float] = []
