@@ -26,7 +26,8 @@ from marlzoo.training.online import OnlineTrainer
 
 TASK = "mpe/spread"
 METHODS = ("mappo", "happo", "hatrpo")
-COLUMNS = ["method", "seed", "steps", "return", "kl", "accepted"]
+METRICS = {"kl": "policy/kl", "accepted": "policy/accepted"}  # of the column that tells their mean over training
+COLUMNS = ["method", "seed", "steps", "return", *METRICS]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def curve(method: str, options: Options) -> list[tuple[Any, ...]]:
     arena = make_env(TASK, len(options.seeds) * options.episodes)
     trainer = OnlineTrainer(learner, env)
     updates = options.steps // per_update
-    known: dict[str, list[Any]] = {"kl": [], "accepted": []}
+    known: dict[str, list[Any]] = {name: [] for name in METRICS}
     found: list[tuple[Any, ...]] = []
     for update in range(updates + 1):
         if update * options.points // updates > (update - 1) * options.points // updates:
@@ -77,7 +78,7 @@ def curve(method: str, options: Options) -> list[tuple[Any, ...]]:
         if update < updates:
             metrics = trainer.next(update / updates)
             for name, values in known.items():
-                values += [metrics[name].numpy()] if name in metrics else []
+                values += [metrics[METRICS[name]].numpy()] if METRICS[name] in metrics else []
     return found
 
 
@@ -91,7 +92,7 @@ def report(numbers: pd.DataFrame) -> study.Study:
         texts = [
             study.over_seeds(part[part["steps"] == first]["return"].to_numpy(), 1),
             study.over_seeds(end["return"].to_numpy(), 1),
-            *("–" if end[name].isna().any() else f"{end[name].mean():.4f}" for name in ("kl", "accepted")),
+            *("–" if end[name].isna().any() else f"{end[name].mean():.4f}" for name in METRICS),
         ]
         body.append([str(method), *texts])
     notes = [
