@@ -181,7 +181,7 @@ def made_with(done: pd.DataFrame) -> str:
 
 
 def overall(root: Path) -> str:
-    """Methods that have finished runs on all datasets that are there, by their score over several suites."""
+    """Methods that have finished runs on all datasets of a suite, by their score over several suites and in each."""
     joined = Results(*(root / "results" / name for name in OVERALL))
     rows = joined.frame()
     done = joined.only(
@@ -190,21 +190,28 @@ def overall(root: Path) -> str:
     cells = done.table()
     (runs,) = done.classes().values()
     ranks = aggregate.ranks(runs)
-    parts = {name: list(dict.fromkeys(cells[cells["suite"] == name]["dataset"])) for name in OVERALL}
+    datasets = {name: list(dict.fromkeys(cells[cells["suite"] == name]["dataset"])) for name in OVERALL}
+    parts = [runs, *map(runs.over, datasets.values())]
     scored = {
         learner: [
-            aggregate.interquartile_score(part, learner)
-            for part in (runs, *(runs.over(d) for d in parts.values()))
+            aggregate.interquartile_score(part, learner) if learner in part.complete() else aggregate.UNKNOWN
+            for part in parts
         ]
-        for learner in runs.complete()
+        for learner in runs.learners
+    }
+    known = {
+        learner: scores for learner, scores in scored.items() if np.isfinite([x[0] for x in scores]).any()
     }
     lines = [
-        [learner, *(tables.estimate(each, 1) for each in scores), tables.estimate(ranks[learner], 1)]
-        for learner, scores in sorted(
-            scored.items(), key=lambda item: -np.nan_to_num(item[1][0][0], nan=-np.inf)
+        [
+            learner,
+            *(tables.estimate(each, 1) for each in (*known[learner], ranks.get(learner, aggregate.UNKNOWN))),
+        ]
+        for learner in sorted(
+            known, key=lambda name: [-np.nan_to_num(x[0], nan=-np.inf) for x in known[name]]
         )
     ]
-    header = ["method", "score", *(f"{name} ({len(d)})" for name, d in parts.items()), "rank"]
+    header = ["method", "score", *(f"{name} ({len(d)})" for name, d in datasets.items()), "rank"]
     return table(header, lines)
 
 
