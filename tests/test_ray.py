@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,22 @@ def test_a_ray_that_does_not_start_is_one_clear_error(
         "no Ray could be started on this machine (The current node timed out during startup.); where it"
         in told
     )
+
+
+def test_a_cluster_that_refuses_is_told_with_how_tokens_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(**_: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 127.0.0.1.")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        command = ["bench", "xor", "--on", "ray", "--address", address, "--out", str(tmp_path / "out")]
+        assert main(command) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "(Failed to connect to Ray cluster at 127.0.0.1.)" in told
+    assert "RAY_AUTH_MODE=token" in told
 
 
 def test_a_group_that_ends_every_process_fails_and_not_the_suite(tmp_path: Path) -> None:

@@ -100,6 +100,18 @@ def _unreachable(address: str, error: Exception) -> ConfigError:
     )
 
 
+def _not_joined(address: str, error: Exception) -> ConfigError:
+    """Something listens at the address; a cluster that asks for a token refuses without telling Ray why."""
+    if address == "auto":
+        return _unreachable(address, error)
+    return ConfigError(
+        f"--address {address}: something answers there and cannot be joined as a Ray cluster "
+        f"({_first_line(error)}); a cluster with tokens is joined with RAY_AUTH_MODE=token in the environment and "
+        "the head's token ('ray get-auth-token' prints it) in RAY_AUTH_TOKEN or ~/.ray/auth_token; otherwise compare "
+        "the address and Ray's version with those of the head"
+    )
+
+
 def _not_started(error: Exception) -> ConfigError:
     return ConfigError(
         f"--on ray: no Ray could be started on this machine ({_first_line(error)}); where it is busy, give Ray more "
@@ -124,7 +136,7 @@ def _connected(address: str) -> Iterator[None]:
         with _own_sigterm():
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of a class without a name where a node does not start in time
-        raise _unreachable(address, error) if address else _not_started(error) from error
+        raise _not_joined(address, error) if address else _not_started(error) from error
     try:
         yield
     finally:

@@ -26,7 +26,10 @@ from marlzoo.training.online import OnlineTrainer
 
 TASK = "mpe/spread"
 METHODS = ("mappo", "happo", "hatrpo")
-METRICS = {"kl": "policy/kl", "accepted": "policy/accepted"}  # of the column that tells their mean over training
+METRICS = {
+    "kl": "policy/kl",
+    "accepted": "policy/accepted",
+}  # of the column that tells their mean over training
 COLUMNS = ["method", "seed", "steps", "return", *METRICS]
 
 
