@@ -148,6 +148,17 @@ def test_a_learner_without_a_finished_run_does_not_keep_others_from_being_tested
     assert not any("told from it" in note for note in first(rows + cell("few", [9.0, 9.0])).notes)
 
 
+def test_results_that_are_named_twice_count_once(tmp_path: Path) -> None:
+    file = ResultsFile(tmp_path / "first" / "rows.csv")
+    file.append(cell("first", [1.0, 2.0], updates=1000) + cell("first", [3.0, 4.0], updates=2000))
+    file.append([replace(ROW, method="second", error="RuntimeError: no", mean_return=math.nan)])
+    file.publish()
+    rows = tables.read([tmp_path / "first"])
+    twice = tables.read([tmp_path / "first", tmp_path / "first" / "rows.csv"])
+    pd.testing.assert_frame_equal(twice, rows)
+    assert tables.summary(twice)["evaluations"].tolist() == [2, 0]
+
+
 def test_diverged_replicas_are_shown() -> None:
     rows = cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
     rows[1] = replace(rows[1], mean_return=math.nan, diverged=True)
