@@ -674,6 +674,25 @@ def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
     assert [line[3][-1] for line in of_part[:2]] == ["†", "†"]
 
 
+def test_a_score_that_a_run_without_a_return_takes_away_is_explained() -> None:
+    rows = grid({"low": [1.0] * 3, "lost": [math.nan, 2.0, 3.0], "high": [4.0] * 3}, ["a", "b"])
+    sheet = titled(rows, "Over all datasets (2)")
+    assert [line[1] == "–" for line in sheet.body] == [False, True, False]
+    assert not any("not run on all" in note for note in sheet.notes), "it ran on all of them"
+    assert sheet.notes[-1].startswith("No score of lost: a run has no finite return.")
+    assert sheet.body[1][3].startswith("0.67 [")
+    assert not any(
+        "No score of" in n for n in titled(grid({"a": [1.0], "b": [2.0]}, ["x", "y"]), "Over").notes
+    )
+
+
+def test_one_method_alone_has_no_rank() -> None:
+    rows = grid({"low": [1.0] * 3}, ["a", "b"]) + cell("part", [9.0] * 3, quality="a", data_hash="a")
+    sheet = titled(rows, "Over all datasets (2)")
+    assert sheet.header == ["method", "score (IQM)", "P(> low)"]
+    assert "rank" not in sheet.notes[0]
+
+
 def test_families_are_aggregated_apart() -> None:
     rows = grid({"low": [1.0] * 3, "high": [2.0] * 3}, ["a", "b"])
     rows += [replace(row, task="mpe/spread", data_hash="m" + row.data_hash) for row in rows]
