@@ -16,13 +16,12 @@ from .references import ends
 from .stats import LEAST
 
 
-def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) -> list[str]:
+def captions(cells: pd.DataFrame, names: list[str], command: str) -> list[str]:
     """The notes of a comparison.
 
     Args:
         cells: lines of a summary with the columns ``learner`` and ``dataset``.
         names: what the names of learners and datasets leave out.
-        tested: whether differences from the best are tested.
         command: that made the table.
     """
     done = cells[cells["seeds"] > 0] if (cells["seeds"] > 0).any() else cells
@@ -35,7 +34,7 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
     if names:
         notes.append(" ".join(names))
     if cells["learner"].nunique() > 1:
-        notes.append(_marks(tested))
+        notes.append(_marks(done["seeds"]))
     return [
         *notes,
         *_faults(cells),
@@ -62,16 +61,21 @@ def references_note(data: Iterable[tuple[str, str, str]]) -> str:
     return f"Score 0 is the return of random actions, 100 an expert's. {'; '.join(parts)}."
 
 
-def _marks(tested: bool) -> str:
-    if tested:
+def _marks(seeds: pd.Series) -> str:
+    """What a mark says, where all, some or none have the seeds for a test."""
+    marked = "Marked (bold, *): the highest mean of a dataset"
+    few = f"Differences are tested where both have at least {LEAST} seeds; fewer say nothing about them."
+    if seeds.max() < LEAST:
+        return f"{marked}. {few}"
+    caveat = "With fewer than ten seeds equal ones are told apart in more than the 5 of 100 cases that it promises."
+    if seeds.min() < LEAST:
         return (
-            "Marked (bold, *): the highest mean of a dataset, and all that cannot be told from it, as the 95 % "
-            "bootstrap interval of the difference of means over seeds contains 0. With fewer than ten seeds equal "
-            "ones are told apart in more than the 5 of 100 cases that it promises."
+            f"{marked}, and every other mean whose difference from it has a 95 % bootstrap interval over seeds that "
+            f"contains 0. {few} {caveat}"
         )
     return (
-        "Marked (bold, *): the highest mean of a dataset. Differences are tested where both have at least "
-        f"{LEAST} seeds; fewer say nothing about them."
+        f"{marked}, and all that cannot be told from it, as the 95 % bootstrap interval of the difference of means "
+        f"over seeds contains 0. {caveat}"
     )
 
 

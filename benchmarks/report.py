@@ -165,7 +165,8 @@ def _summary(results: Results, command: str) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = (
         f"{counted(rows['run'].nunique(), 'run')} of {counted(len(results.learners), 'learner')} on "
-        f"{counted(len(results.datasets), 'dataset')}, {counted(len(rows), 'row')}. Written by marlzoo {__version__} on {now}."
+        f"{counted(len(results.datasets), 'dataset')}, {counted(len(rows), 'row')}. "
+        f"Written by marlzoo {__version__} on {now}."
     )
     made = f"<p>Made by <code>{escape(command)}</code></p>" if command else ""
     return f"<p>{escape(text)}</p>{made}"

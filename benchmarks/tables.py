@@ -82,8 +82,7 @@ def comparison(
             {name: runs.returns[name][dataset] for name in found if dataset in runs.returns.get(name, {})}
         )
         sheet.best.append({2 + learners.index(name) for name in marked if len(learners) > 1})
-    tested = cells.loc[(cells["failed"] == 0) & (cells["seeds"] > 0), "seeds"].min() >= LEAST
-    sheet.notes = captions(cells, list(notes), tested and len(learners) > 1, command)
+    sheet.notes = captions(cells, list(notes), command)
     if len(learners) > len(datasets) or sheet.width() + sum(map(bool, sheet.best)) > WIDTH:
         turned = sheet.transposed()
         turned.header[0] = "method"

@@ -360,6 +360,20 @@ def test_everything_that_cannot_be_told_from_the_best_is_marked() -> None:
     two = first(grid({"best": [10.0, 12], "near": [9.0, 12]}, ["a", "b"]))
     assert two.best == [{2}] * 2
     assert any("Differences are tested where both have at least 3 seeds" in note for note in two.notes)
+    assert not any("every other mean" in note for note in two.notes)
+
+
+def test_the_caption_says_what_marks_mean_where_some_have_too_few_seeds_for_a_test() -> None:
+    rows = cell("best", [10.0, 11, 12]) + cell("near", [8.0, 11, 12]) + cell("few", [9.0, 9.0])
+    sheet = first(rows)
+    assert [bool(best) for best in sheet.best] == [False, True, True, False]
+    (note,) = (note for note in sheet.notes if note.startswith("Marked"))
+    assert "and every other mean whose difference from it" in note
+    assert "tested where both have at least 3 seeds" in note
+    # One that lost runs has few seeds, too.
+    failed = {"error": "E: x", "execution": "", "mean_return": math.nan, "episodes": 0}
+    lost = rows[:-2] + [replace(rows[-1], seed=k, **(failed if k > 1 else {})) for k in range(5)]
+    assert note in first(lost).notes
 
 
 def test_methods_are_lines_when_there_are_more_of_them_or_they_do_not_fit() -> None:
