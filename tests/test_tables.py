@@ -751,6 +751,21 @@ def test_styles_escape_and_mark() -> None:
     assert "3.5 ± 0.7*" in printed(sheet)
 
 
+def test_latex_has_minus_signs_options_as_they_are_typed_and_no_letter_that_it_does_not_know() -> None:
+    rows = grid({"low": [-2.0, -1.0, -0.5], "high": [1.0, 2, 3]}, ["a", "b-3x1"])
+    made = tables.sheets(frame(rows), "t", "marlzoo table t --format latex --set lr=1e-4 a|b")
+    source = "".join(map(latex, made))
+    assert source.isascii()
+    assert r"$-$1.2 $\pm$ 0.8" in source
+    assert re.search(r"\[\$-\$\d+\.\d, ", source), "in an interval, too"
+    assert r"$\geq$ 25" in source
+    assert r"-{}-format latex -{}-set lr=1e-4 a\textbar{}b" in source
+    assert "--" not in source
+    assert "b-3x1" in source
+    assert source.count("{") == source.count("}")
+    assert r"\textendash{}" in source
+
+
 LONG = "marlzoo bench suite --out a/long/path/that/is/wider/than/any/terminal/" + "and/goes/on/" * 6
 
 
