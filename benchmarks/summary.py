@@ -229,7 +229,7 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
         "budget": counted["budget"].max(),
         "episodes": int(counted["episodes"].min()),
         "mean": values.mean() if len(values) else math.nan,
-        "std": values.std(ddof=1) if len(values) > 1 else math.nan,
+        "std": values.std(ddof=1) if len(values) > 1 and np.isfinite(values).all() else math.nan,
         "best": done["highest"].mean(skipna=False) if len(done) else math.nan,
         "evaluations": int(done["evaluations"].min()) if len(done) else 0,
         "chosen": done["chosen"].mean(skipna=False) if len(done) else math.nan,

@@ -173,6 +173,13 @@ def test_diverged_replicas_are_shown() -> None:
     assert aggregate.improvements(runs)["probability"].tolist() == [0.5, 0.5]
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_return_has_no_spread_and_no_warning() -> None:
+    rows = cell("first", [math.inf, 2.0, 3.0]) + cell("second", [-math.inf, 2.0, 3.0])
+    assert tables.summary(frame(rows))["std"].isna().all()
+    assert [line[1] for line in first(rows).body[1:]] == ["–", "–"]
+
+
 def test_failed_runs_are_counted_and_have_no_result() -> None:
     rows = cell("first", [10.0, 20.0, 60.0]) + cell("second", [1.0, 2.0, 3.0])
     failed = {"error": "E: x", "execution": "", "mean_return": math.nan, "episodes": 0}
