@@ -28,7 +28,7 @@ def captions(cells: pd.DataFrame, names: list[str], command: str) -> list[str]:
     spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
     notes = [
         f"Mean return{spread} over {_seeds(done)}, last checkpoint "
-        f"({_range(done['updates'])} updates), {_range(done['episodes'])} evaluation episodes per seed. "
+        f"({span(done['updates'])} updates), {span(done['episodes'])} evaluation episodes per seed. "
         "(data): mean episode return of the dataset."
     ]
     if names:
@@ -90,7 +90,7 @@ def _faults(cells: pd.DataFrame) -> list[str]:
     late = cells[cells["unfinished"] > 0]
     if len(late):
         each = [
-            f"{learner} at {_range(part['reached'])} of {_range(part['budget'])} updates"
+            f"{learner} at {span(part['reached'])} of {span(part['budget'])} updates"
             for learner, part in late.groupby("learner", sort=False)
         ]
         notes.append(
@@ -165,11 +165,12 @@ def _values(values: list[Any] | Mapping[str, Any]) -> str:
 
 
 def _seeds(cells: pd.DataFrame) -> str:
-    text = _range(cells["seeds"])
+    text = span(cells["seeds"])
     return f"{text} seed" if text == "1" else f"{text} seeds"
 
 
-def _range(values: pd.Series) -> str:
+def span(values: pd.Series) -> str:
+    """The values' range, one number where all are alike."""
     low = int(values.min())
     high = int(values.max())
     return f"{low}" if low == high else f"{low} to {high}"
