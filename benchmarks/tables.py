@@ -147,8 +147,11 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
         [],
     )
     for name in runs.learners:
-        partly = "" if {name, than} <= complete else PARTLY
-        values = [estimate(of[name], each.digits) + partly if name in of else "–" for each, of in shown]
+        values = []
+        for each, of in shown:
+            # Scores and ranks are over all datasets; only a comparison with one method may be over fewer.
+            partly = PARTLY if each is aggregate.BETTER and not {name, than} <= complete else ""
+            values.append(estimate(of[name], each.digits) + partly if name in of else "–")
         sheet.body.append([name, *values])
     meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [

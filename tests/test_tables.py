@@ -693,6 +693,7 @@ def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
     assert any("not run on all" in note and "†: over those that both" in note for note in sheet.notes)
     of_part = titled(rows, "Over all datasets (2)", reference="part").body
     assert [line[3][-1] for line in of_part[:2]] == ["†", "†"]
+    assert not any("†" in text for line in of_part for text in line[1:3]), "these are over all datasets"
 
 
 def test_a_score_that_a_run_without_a_return_takes_away_is_explained() -> None:
