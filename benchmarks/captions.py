@@ -137,24 +137,26 @@ def _origins(cells: pd.DataFrame) -> list[str]:
         )
     records = cells.loc[cells["tuning"] != "", ["learner", "tuning"]].drop_duplicates()
     if len(records):
-        tuned = [f"{line['learner']} by {_search(line['tuning'])}" for line in records.to_dict("records")]
-        notes.append(f"Settings were tuned: {'; '.join(tuned)}. The others are presets.")
+        tuned = [f"{line['learner']} {_search(line['tuning'])}" for line in records.to_dict("records")]
+        others = set(cells["learner"]) - set(records["learner"])
+        rest = " The others are the presets' and the suite's." if others else ""
+        notes.append(f"Settings were tuned: {'; '.join(tuned)}.{rest}")
     return notes
 
 
 def _search(record: str) -> str:
-    """How settings were found, in words, from the record of a sweep; another record as it is."""
+    """How settings were found, in words, from the record of a sweep; another record as it is, in brackets."""
     try:
         about = json.loads(record)
         over = ", ".join(f"{name} {_values(values)}" for name, values in about["over"].items())
         seeds = ", ".join(map(str, about["seeds"]))
         changed = f"; set {' '.join(about['set'])}" if "set" in about else ""
         return (
-            f"{about['search']} search over {over} ({about['trials']} trials of {about['updates']} updates with "
+            f"by {about['search']} search over {over} ({about['trials']} trials of {about['updates']} updates with "
             f"seeds {seeds} on {', '.join(about['data'])}{changed})"
         )
     except (ValueError, KeyError, TypeError, AttributeError):  # a suite's file may say it in any words
-        return record
+        return f"({record})"
 
 
 def _values(values: list[Any] | Mapping[str, Any]) -> str:

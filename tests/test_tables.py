@@ -448,12 +448,17 @@ def test_how_settings_were_found_is_told() -> None:
     values = {"alpha": [0.1, 1], "lr": {"low": 1e-4, "high": 1e-2, "log": True, "count": 2}}
     assert told(json.dumps(about | {"over": values})) == (
         "Settings were tuned: first by grid search over alpha 0.1, 1, lr 0.0001 to 0.01 on a logarithmic scale "
-        "(4 trials of 300 updates with seeds 0, 1 on games/xor D1, games/xor D3). The others are presets."
+        "(4 trials of 300 updates with seeds 0, 1 on games/xor D1, games/xor D3). "
+        "The others are the presets' and the suite's."
     )
     values["lr"]["log"] = False
     assert "lr 0.0001 to 0.01 (4 trials" in told(json.dumps(about | {"over": values}))
-    for other in ("hand", '{"trials": 5}', "5", '{"over": []}'):
-        assert told(other) == f"Settings were tuned: first by {other}. The others are presets."
+    for other in ("by hand", '{"trials": 5}', "5", '{"over": []}'):
+        assert told(other) == (
+            f"Settings were tuned: first ({other}). The others are the presets' and the suite's."
+        )
+    alone = first(cell("first", [1.0], tuning="by hand")).notes
+    assert "Settings were tuned: first (by hand)." in alone, "there are no others"
 
 
 # ---- published scores and references -------------------------------------------------------------------
