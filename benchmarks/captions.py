@@ -24,16 +24,11 @@ def captions(cells: pd.DataFrame, names: list[str], command: str) -> list[str]:
         names: what the names of learners and datasets leave out.
         command: that made the table.
     """
-    done = cells[cells["seeds"] > 0] if (cells["seeds"] > 0).any() else cells
-    spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
-    notes = [
-        f"Mean return{spread} over {_seeds(done)}, last checkpoint "
-        f"({span(done['updates'])} updates), {span(done['episodes'])} evaluation episodes per seed. "
-        "(data): mean episode return of the dataset."
-    ]
+    done = cells[cells["seeds"] > 0]
+    notes = [f"{_counted(done)} (data): mean episode return of the dataset."]
     if names:
         notes.append(" ".join(names))
-    if cells["learner"].nunique() > 1:
+    if cells["learner"].nunique() > 1 and len(done):
         notes.append(_marks(done["seeds"]))
     return [
         *notes,
@@ -42,6 +37,17 @@ def captions(cells: pd.DataFrame, names: list[str], command: str) -> list[str]:
         *_origins(cells),
         *([f"Made by `{command}`."] if command else []),
     ]
+
+
+def _counted(done: pd.DataFrame) -> str:
+    """What the numbers are, of the lines that have one."""
+    if done.empty:
+        return "No run has a result."
+    spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
+    return (
+        f"Mean return{spread} over {_seeds(done)}, last checkpoint ({span(done['updates'])} updates), "
+        f"{span(done['episodes'])} evaluation episodes per seed."
+    )
 
 
 def references_note(data: Iterable[tuple[str, str, str]]) -> str:

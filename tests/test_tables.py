@@ -193,7 +193,11 @@ def test_failed_runs_are_counted_and_have_no_result() -> None:
     assert over(rows).returns["first"]["medium"].tolist() == [10.0, 20.0]
     assert "third" not in over(rows, "unknown").learners
     assert any("failed and is left out" in note for note in sheet.notes)
-    assert titled(rows, "title: unknown execution").body == [["medium", "723.5", "– f3/3"]]
+    unknown = titled(rows, "title: unknown execution")
+    assert unknown.body == [["medium", "723.5", "– f3/3"]]
+    assert unknown.notes[0].startswith("No run has a result.")
+    lost = [replace(row, method=name, **failed) for name in ("a", "b") for row in rows[:3]]
+    assert not any("Marked" in note for note in first(lost).notes)
 
 
 def test_a_dataset_without_a_run_says_so() -> None:
