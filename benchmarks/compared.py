@@ -73,7 +73,7 @@ class Compared:
         counts = self.lines["result"].value_counts()
         found = ", ".join(f"{counts[name]} {name}" for name in RESULTS if name in counts)
         both = self.lines[self.lines["result"].isin(_BOTH)]
-        over, after = "", ""
+        over = after = ""
         if len(both):
             over = " (" + ", ".join(f"{side} {span(both['seeds_' + side])}" for side in _SIDES) + ")"
             after = f" ({span(both['updates'])})"
