@@ -51,7 +51,9 @@ def run(arguments: Sequence[str]) -> int:
         from marlzoo.benchmarks.analysis import Results, records
 
         found = Results.of(rows).table()
-        print(json.dumps(records(found), indent=2) if options.json else found.to_csv(index=False).rstrip("\n"))
+        print(
+            json.dumps(records(found), indent=2) if options.json else found.to_csv(index=False).rstrip("\n")
+        )
     else:
         _show(tables.sheets(rows, title, command, options.reference), options)
     return 0
