@@ -85,11 +85,11 @@ def interquartile_score(runs: Runs, learner: str) -> Estimate:
 
 
 def ranks(runs: Runs) -> dict[str, Estimate]:
-    """Mean rank over datasets of every complete learner, among the complete learners."""
+    """Mean rank over datasets of every complete learner, among the complete learners; none of one alone."""
     learners = runs.complete()
-    found = (
-        mean_ranks([[runs.returns[name][d] for name in learners] for d in runs.datasets]) if learners else []
-    )
+    if len(learners) < 2:
+        return {}
+    found = mean_ranks([[runs.returns[name][d] for name in learners] for d in runs.datasets])
     return dict(zip(learners, found, strict=True))
 
 

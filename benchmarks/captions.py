@@ -16,26 +16,20 @@ from .references import ends
 from .stats import LEAST
 
 
-def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) -> list[str]:
+def captions(cells: pd.DataFrame, names: list[str], command: str) -> list[str]:
     """The notes of a comparison.
 
     Args:
         cells: lines of a summary with the columns ``learner`` and ``dataset``.
         names: what the names of learners and datasets leave out.
-        tested: whether differences from the best are tested.
         command: that made the table.
     """
-    done = cells[cells["seeds"] > 0] if (cells["seeds"] > 0).any() else cells
-    spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
-    notes = [
-        f"Mean return{spread} over {_seeds(done)}, last checkpoint "
-        f"({_range(done['updates'])} updates), {_range(done['episodes'])} evaluation episodes per seed. "
-        "(data): mean episode return of the dataset."
-    ]
+    done = cells[cells["seeds"] > 0]
+    notes = [f"{_counted(done)} (data): mean episode return of the dataset."]
     if names:
         notes.append(" ".join(names))
-    if cells["learner"].nunique() > 1:
-        notes.append(_marks(tested))
+    if cells["learner"].nunique() > 1 and len(done):
+        notes.append(_marks(done["seeds"]))
     return [
         *notes,
         *_faults(cells),
@@ -43,6 +37,17 @@ def captions(cells: pd.DataFrame, names: list[str], tested: bool, command: str) 
         *_origins(cells),
         *([f"Made by `{command}`."] if command else []),
     ]
+
+
+def _counted(done: pd.DataFrame) -> str:
+    """What the numbers are, of the lines that have one."""
+    if done.empty:
+        return "No run has a result."
+    spread = " ± sample standard deviation (n - 1)" if (done["seeds"] > 1).any() else ""
+    return (
+        f"Mean return{spread} over {_seeds(done)}, last checkpoint ({span(done['updates'])} updates), "
+        f"{span(done['episodes'])} evaluation episodes per seed."
+    )
 
 
 def references_note(data: Iterable[tuple[str, str, str]]) -> str:
@@ -62,16 +67,21 @@ def references_note(data: Iterable[tuple[str, str, str]]) -> str:
     return f"Score 0 is the return of random actions, 100 an expert's. {'; '.join(parts)}."
 
 
-def _marks(tested: bool) -> str:
-    if tested:
+def _marks(seeds: pd.Series) -> str:
+    """What a mark says, where all, some or none have the seeds for a test."""
+    marked = "Marked (bold, *): the highest mean of a dataset"
+    few = f"Differences are tested where both have at least {LEAST} seeds; fewer say nothing about them."
+    if seeds.max() < LEAST:
+        return f"{marked}. {few}"
+    caveat = "With fewer than ten seeds equal ones are told apart in more than the 5 of 100 cases that it promises."
+    if seeds.min() < LEAST:
         return (
-            "Marked (bold, *): the highest mean of a dataset, and all that cannot be told from it, as the 95 % "
-            "bootstrap interval of the difference of means over seeds contains 0. With fewer than ten seeds equal "
-            "ones are told apart in more than the 5 of 100 cases that it promises."
+            f"{marked}, and every other mean whose difference from it has a 95 % bootstrap interval over seeds that "
+            f"contains 0. {few} {caveat}"
         )
     return (
-        "Marked (bold, *): the highest mean of a dataset. Differences are tested where both have at least "
-        f"{LEAST} seeds; fewer say nothing about them."
+        f"{marked}, and all that cannot be told from it, as the 95 % bootstrap interval of the difference of means "
+        f"over seeds contains 0. {caveat}"
     )
 
 
@@ -86,7 +96,7 @@ def _faults(cells: pd.DataFrame) -> list[str]:
     late = cells[cells["unfinished"] > 0]
     if len(late):
         each = [
-            f"{learner} at {_range(part['reached'])} of {_range(part['budget'])} updates"
+            f"{learner} at {span(part['reached'])} of {span(part['budget'])} updates"
             for learner, part in late.groupby("learner", sort=False)
         ]
         notes.append(
@@ -133,24 +143,26 @@ def _origins(cells: pd.DataFrame) -> list[str]:
         )
     records = cells.loc[cells["tuning"] != "", ["learner", "tuning"]].drop_duplicates()
     if len(records):
-        tuned = [f"{line['learner']} by {_search(line['tuning'])}" for line in records.to_dict("records")]
-        notes.append(f"Settings were tuned: {'; '.join(tuned)}. The others are presets.")
+        tuned = [f"{line['learner']} {_search(line['tuning'])}" for line in records.to_dict("records")]
+        others = set(cells["learner"]) - set(records["learner"])
+        rest = " The others are the presets' and the suite's." if others else ""
+        notes.append(f"Settings were tuned: {'; '.join(tuned)}.{rest}")
     return notes
 
 
 def _search(record: str) -> str:
-    """How settings were found, in words, from the record of a sweep; another record as it is."""
+    """How settings were found, in words, from the record of a sweep; another record as it is, in brackets."""
     try:
         about = json.loads(record)
         over = ", ".join(f"{name} {_values(values)}" for name, values in about["over"].items())
         seeds = ", ".join(map(str, about["seeds"]))
         changed = f"; set {' '.join(about['set'])}" if "set" in about else ""
         return (
-            f"{about['search']} search over {over} ({about['trials']} trials of {about['updates']} updates with "
+            f"by {about['search']} search over {over} ({about['trials']} trials of {about['updates']} updates with "
             f"seeds {seeds} on {', '.join(about['data'])}{changed})"
         )
     except (ValueError, KeyError, TypeError, AttributeError):  # a suite's file may say it in any words
-        return record
+        return f"({record})"
 
 
 def _values(values: list[Any] | Mapping[str, Any]) -> str:
@@ -161,11 +173,12 @@ def _values(values: list[Any] | Mapping[str, Any]) -> str:
 
 
 def _seeds(cells: pd.DataFrame) -> str:
-    text = _range(cells["seeds"])
+    text = span(cells["seeds"])
     return f"{text} seed" if text == "1" else f"{text} seeds"
 
 
-def _range(values: pd.Series) -> str:
+def span(values: pd.Series) -> str:
+    """The values' range, one number where all are alike."""
     low = int(values.min())
     high = int(values.max())
     return f"{low}" if low == high else f"{low} to {high}"

@@ -18,6 +18,7 @@ import pandas as pd
 from marlzoo.console import counted
 from marlzoo.errors import DataError
 
+from .captions import span
 from .labels import labels_of
 from .sheet import Sheet
 from .stats import LEAST, Floats, difference
@@ -71,11 +72,17 @@ class Compared:
     def _meaning(self, first: str, second: str) -> str:
         counts = self.lines["result"].value_counts()
         found = ", ".join(f"{counts[name]} {name}" for name in RESULTS if name in counts)
+        both = self.lines[self.lines["result"].isin(_BOTH)]
+        over = after = ""
+        if len(both):
+            over = " (" + ", ".join(f"{side} {span(both['seeds_' + side])}" for side in _SIDES) + ")"
+            after = f" ({span(both['updates'])})"
         return (
             f"First: {first}. Second: {second}. Of {counted(len(self.lines), 'line')}: {found}. Mean returns over "
-            "seeds after the most updates that both have; difference: second less first, in brackets its 95 % "
-            "bootstrap interval over seeds. equal: the same seeds, and every return the same. higher, lower: the "
-            f"interval excludes 0. not tested: a side has fewer than {LEAST} seeds, or a return that is not finite."
+            f"seeds{over} after the most updates that both have{after}; difference: second less first, in brackets "
+            "its 95 % bootstrap interval over seeds. equal: the same seeds, and every return the same. higher, "
+            f"lower: the interval excludes 0. not tested: a side has fewer than {LEAST} seeds, or a return that is "
+            "not finite."
         )
 
     def _others(self) -> Iterator[str]:
@@ -111,7 +118,34 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Compared:
         {"dataset": part["dataset"].iloc[0], "learner": part["learner"].iloc[0], **_line(part)}
         for _, part in both.groupby(_LINE, sort=False)
     ]
-    return Compared(pd.DataFrame(lines), [*labels.notes, *_differences(both)])
+    notes = [*_failed(first, second), *_repeated(both), *labels.notes, *_differences(both)]
+    return Compared(pd.DataFrame(lines), notes)
+
+
+def _failed(*sides: pd.DataFrame) -> Iterator[str]:
+    """The runs that have no result, and so stand on no line."""
+    for name, rows in zip(_SIDES, sides, strict=True):
+        found = last(rows)
+        methods = found.loc[found["error"] != "", "method"]
+        if len(methods):
+            which = ", ".join(
+                f"{method} {count}" for method, count in methods.value_counts(sort=False).items()
+            )
+            yield f"Failed in the {name}, and left out: {counted(len(methods), 'run')} ({which})."
+
+
+def _repeated(both: pd.DataFrame) -> Iterator[str]:
+    """Lines for which a side has several runs of one seed, which names do not tell apart."""
+    found = both[both.duplicated([*_LINE, "side", "seed", "updates"])]
+    each = [
+        f"{learner} ({', '.join(dict.fromkeys(part['dataset']))})"
+        for learner, part in found.groupby("learner")
+    ]
+    if each:
+        yield (
+            "Warning: a side has several runs of one seed, with other data, settings or suites under the same names; "
+            f"the last of them counts: {'; '.join(each)}."
+        )
 
 
 def _line(part: pd.DataFrame) -> dict[str, Any]:

@@ -79,8 +79,12 @@ def _curves(results: Results, columns: int) -> Figure:
     def draw(axis: Any, dataset: str) -> None:
         for learner, part in found[found[DATASET] == dataset].groupby(LEARNER, sort=False):
             color, style = look(results.learners.index(str(learner)))
-            axis.plot(part["updates"], part["mean"], color=color, linestyle=style, label=learner)
+            alone = np.isfinite(part["mean"]).sum() == 1  # a point by itself makes no line
+            dot = "o" if alone else None
+            axis.plot(part["updates"], part["mean"], color=color, linestyle=style, marker=dot, label=learner)
             axis.fill_between(part["updates"], part["low"], part["high"], color=color, alpha=0.2, linewidth=0)
+            if alone:
+                axis.vlines(part["updates"], part["low"], part["high"], color=color)  # nor a band
         if np.isfinite(data[dataset]):
             axis.axhline(data[dataset], color="gray", linestyle=":", linewidth=1, label="(data)")
         axis.set(xlabel="updates", ylabel="return")
@@ -129,7 +133,8 @@ def _bars(results: Results, columns: int) -> Figure:
             low, high = (end[0] for end in bands(values[None]))
             error = None if math.isnan(low) else [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             hatch = HATCHES[place // len(COLORS) % len(HATCHES)]
-            axis.bar(place, mean, yerr=error, capsize=2, color=look(place)[0], hatch=hatch, label=learner)
+            height = mean if np.isfinite(mean) else math.nan  # a run without a return: no bar
+            axis.bar(place, height, yerr=error, capsize=2, color=look(place)[0], hatch=hatch, label=learner)
         behavior = cells.loc[cells[DATASET] == dataset, "behavior"].iloc[0]
         if np.isfinite(behavior):
             axis.axhline(behavior, color="gray", linestyle=":", linewidth=1, label="(data)")

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from marlzoo.console import counted
 from marlzoo.errors import ConfigError
 from marlzoo.system.files import write_text_atomic
 from marlzoo.version import __version__
@@ -128,8 +129,8 @@ def leaderboard(results: Results) -> list[Sheet]:
         made.append(sheet)
     meanings = "; ".join(each.caption() for each in (aggregate.RANK, aggregate.SCORE))
     made[-1].notes = [
-        f"{meanings}. In brackets 95 % bootstrap intervals over seeds. –: not run on all of these datasets, or no "
-        "reference."
+        f"{meanings}. In brackets 95 % bootstrap intervals over seeds. –: not run on all of these datasets, no "
+        "reference, or a run without a finite return."
     ]
     return made
 
@@ -163,8 +164,9 @@ def _summary(results: Results, command: str) -> str:
     rows = results.frame()
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = (
-        f"{rows['run'].nunique()} runs of {len(results.learners)} learners on {len(results.datasets)} datasets, "
-        f"{len(rows)} rows. Written by marlzoo {__version__} on {now}."
+        f"{counted(rows['run'].nunique(), 'run')} of {counted(len(results.learners), 'learner')} on "
+        f"{counted(len(results.datasets), 'dataset')}, {counted(len(rows), 'row')}. "
+        f"Written by marlzoo {__version__} on {now}."
     )
     made = f"<p>Made by <code>{escape(command)}</code></p>" if command else ""
     return f"<p>{escape(text)}</p>{made}"

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
 LEAST = 3  # values of a sample; fewer say nothing about their spread
+LOWEST = -float(np.finfo(np.float64).max)
 KEPT = 4096  # intervals; a suite's tables ask for each of theirs several times
 NOTHING = (float("nan"), float("nan"))
 
@@ -116,13 +117,16 @@ def probability(x: Floats, y: Floats) -> Any:
 def improvement(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[float, float, float]:
     """Probability that the first method beats the second, averaged over datasets, with its interval.
 
+    A score that is not finite is below all that are.
+
     Args:
         pairs: per dataset, the runs' scores of the first method ``[n]`` and of the second ``[m]``.
 
     Returns:
         Probability, low end, high end.
     """
-    samples = [sample for pair in pairs for sample in pair]
+    # Only the order counts, so that a finite number can stand for it.
+    samples = [np.where(np.isfinite(sample), sample, LOWEST) for pair in pairs for sample in pair]
     return (float(_average(*samples)), *interval(samples, _average))
 
 

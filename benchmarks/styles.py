@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from html import escape
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": r"\textendash{}",
     "¹": r"\textsuperscript{1}", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", ">": "$>$", "<": "$<$",
+    "≥": r"$\geq$", "≤": r"$\leq$", "|": r"\textbar{}",
 }  # fmt: skip
+_NEGATIVE = re.compile(r"(?<![\w.)}-])-(?=\d)")
+_PAIR = re.compile("-(?=-)")  # LaTeX makes a dash of two hyphens
 
 MARK = "*"
 LONG = 60  # characters of a cell that a browser may break
@@ -176,4 +180,6 @@ def _lines(sheet: Sheet) -> list[tuple[list[str], set[int]]]:
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in visible(text))
+    """Text for LaTeX, where a number has a minus and not a hyphen, and the two hyphens of an option stay two."""
+    escaped = "".join(_LATEX.get(letter, letter) for letter in visible(text))
+    return _PAIR.sub("-{}", _NEGATIVE.sub("$-$", escaped))

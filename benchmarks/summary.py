@@ -30,7 +30,7 @@ CELL = [*DATA, *LEARNER, "config_hash"]
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
-    """Rows of several result files or folders (which hold ``rows.csv``, or one folder that does), one after another.
+    """Rows of several result files or folders (which hold ``rows.csv``, or one folder that does), each of them once.
 
     Raises:
         DataError: none is named, no such file, no rows in it, not a results file, a folder that holds results of
@@ -47,7 +47,8 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
         raise DataError(
             f"no result rows in {names}; run a suite first (marlzoo bench SUITE), or name another path"
         )
-    return rows
+    # Results that are named twice, or a copy of them, are the same evaluations.
+    return rows.drop_duplicates(["run", "updates", "error"], keep="last", ignore_index=True)
 
 
 def _require_agreement(files: Sequence[ResultsFile], parts: Sequence[pd.DataFrame]) -> None:
@@ -228,7 +229,7 @@ def _cell(cell: pd.DataFrame) -> dict[str, Any]:
         "budget": counted["budget"].max(),
         "episodes": int(counted["episodes"].min()),
         "mean": values.mean() if len(values) else math.nan,
-        "std": values.std(ddof=1) if len(values) > 1 else math.nan,
+        "std": values.std(ddof=1) if len(values) > 1 and np.isfinite(values).all() else math.nan,
         "best": done["highest"].mean(skipna=False) if len(done) else math.nan,
         "evaluations": int(done["evaluations"].min()) if len(done) else 0,
         "chosen": done["chosen"].mean(skipna=False) if len(done) else math.nan,

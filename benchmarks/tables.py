@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from marlzoo.errors import UnknownNameError
@@ -21,7 +22,7 @@ from .aggregate import Estimate, Runs
 from .captions import captions, references_note
 from .labels import labels_of
 from .sheet import Sheet
-from .stats import LEAST, top
+from .stats import LEAST, Floats, top
 from .styles import latex, markdown
 from .summary import last as last
 from .summary import read as read
@@ -81,8 +82,7 @@ def comparison(
             {name: runs.returns[name][dataset] for name in found if dataset in runs.returns.get(name, {})}
         )
         sheet.best.append({2 + learners.index(name) for name in marked if len(learners) > 1})
-    tested = cells.loc[(cells["failed"] == 0) & (cells["seeds"] > 0), "seeds"].min() >= LEAST
-    sheet.notes = captions(cells, list(notes), tested and len(learners) > 1, command)
+    sheet.notes = captions(cells, list(notes), command)
     if len(learners) > len(datasets) or sheet.width() + sum(map(bool, sheet.best)) > WIDTH:
         turned = sheet.transposed()
         turned.header[0] = "method"
@@ -137,16 +137,21 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
     labels = dict(zip(mine["method"], mine["learner"], strict=True))
     than = reference if reference in runs.learners else labels.get(reference, "")
     than = than if than in runs.learners else runs.learners[0]
-    shown = [(each, each.of(runs, than)) for each in aggregate.STATISTICS]
+    complete = set(runs.complete())
+    # The rank of one alone is 1 and says nothing.
+    used = [each for each in aggregate.STATISTICS if each is not aggregate.RANK or len(complete) > 1]
+    shown = [(each, each.of(runs, than)) for each in used]
     sheet = Sheet(
         f"Over {'all' if scope == 'all' else scope} datasets ({len(runs.datasets)})",
         ["method", *(each.head(than) for each, _ in shown)],
         [],
     )
-    complete = set(runs.complete())
     for name in runs.learners:
-        partly = "" if {name, than} <= complete else PARTLY
-        values = [estimate(of[name], each.digits) + partly if name in of else "–" for each, of in shown]
+        values = []
+        for each, of in shown:
+            # Scores and ranks are over all datasets; only a comparison with one method may be over fewer.
+            partly = PARTLY if each is aggregate.BETTER and not {name, than} <= complete else ""
+            values.append(estimate(of[name], each.digits) + partly if name in of else "–")
         sheet.body.append([name, *values])
     meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [
@@ -158,7 +163,18 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
             f"–: not run on all of these datasets. {PARTLY}: over those that both methods ran on, and so of other "
             "datasets than the numbers above and below it."
         )
+    lost = [name for name in runs.learners if name in complete and _lost(runs.returns[name].values())]
+    if lost:
+        sheet.notes.append(
+            f"No score of {', '.join(lost)}: a run has no finite return. In ranks and probabilities it is below all "
+            "others."
+        )
     return sheet
+
+
+def _lost(samples: Iterable[Floats]) -> bool:
+    """Whether a run has no finite return."""
+    return not all(np.isfinite(sample).all() for sample in samples)
 
 
 def _profile(shares: pd.DataFrame) -> Sheet:

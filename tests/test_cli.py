@@ -877,6 +877,10 @@ def test_table_of_several_places(capsys: pytest.CaptureFixture[str], tmp_path: P
     ResultsFile(tmp_path / "b" / "rows.csv").append([replace(ROW, method="second")])
     out = call(capsys, "table", "a", "b/rows.csv", "--format", "csv")[1]
     assert out.count(HOPPER) == 2
+    status, _, _ = call(capsys, "table", "a", "b", "--write", "made")
+    assert status == 0
+    assert out == (tmp_path / "made" / "table.csv").read_text(), "the same columns, with the names"
+    assert json.loads(call(capsys, "table", "a", "b", "--json")[1])[1]["learner"] == "second"
 
 
 # ---- doctor --------------------------------------------------------------------------------------------

@@ -72,6 +72,29 @@ def test_both_count_after_the_most_updates_that_both_have() -> None:
     assert line(runs([1, 1, 1], updates=10), runs([1, 1, 1], updates=20))["result"] == "no common checkpoint"
 
 
+def test_the_caption_says_how_many_seeds_each_side_has_and_which_runs_failed() -> None:
+    lost = [replace(row, error="E: x", mean_return=float("nan")) for row in runs([0] * 5, "icq")[3:]]
+    first = runs([1, 2, 3]) + runs([1, 2, 3], "icq") + lost
+    second = runs([1, 2, 3, 4, 5], updates=ROW.updates) + runs([1, 2, 3], "icq")
+    notes = compare(frame(first), frame(second)).sheet("a", "b").notes
+    assert (
+        f"seeds (first 3, second 3 to 5) after the most updates that both have ({ROW.updates});" in notes[0]
+    )
+    assert "Failed in the first, and left out: 2 runs (icq 2)." in notes
+    assert not any("Failed in the second" in note for note in notes)
+    apart = compare(frame(first), frame(runs([1], "omiga"))).sheet("a", "b").notes
+    assert "over seeds after the most updates that both have;" in apart[0]
+
+
+def test_several_runs_of_one_seed_under_one_name_are_told() -> None:
+    once = runs([1, 2, 3]) + runs([1, 2, 3], updates=ROW.updates + 1)
+    assert not any("several runs" in note for note in compare(frame(once), frame(once)).notes)
+    for changes in ({"data_hash": "other"}, {"config_hash": "other"}):
+        found = compare(frame(once + runs([7, 8, 9], **changes)), frame(once))
+        (note,) = (note for note in found.notes if "several runs of one seed" in note)
+        assert note.endswith("the last of them counts: bc (D1).")
+
+
 def test_lines_of_one_side_are_named_beside_the_table() -> None:
     first = [
         *runs([1, 2, 3]),
@@ -155,7 +178,7 @@ def test_a_table_refuses_other_returns_of_the_same_runs(tmp_path: Path) -> None:
     again = write(
         tmp_path / "b", [*runs([1, 2]), *runs([float("nan")], method="icq"), *runs([9, 9], updates=77)]
     )
-    assert len(read([first, again])) == 8
+    assert len(read([first, again])) == 5  # each evaluation once
     other = write(tmp_path / "c", runs([1, 5]))
     with pytest.raises(
         DataError,

@@ -90,6 +90,32 @@ def test_curves() -> None:
     assert figure.get_size_inches().tolist() == [5.5, 5.6]  # one above the other
 
 
+def test_a_curve_of_one_evaluation_is_a_point_with_its_interval() -> None:
+    curves = results().curves()
+    second = (curves["learner"] == "second") & (curves["dataset"] == "b")
+    kept = curves[~second | (curves["updates"] == 10)].copy()
+    (axis, other) = (a for a in draw(results(curves=lambda: kept)).axes)
+    markers = {line.get_label(): line.get_marker() for a in (axis, other) for line in a.get_lines()}
+    assert markers["first"] == "None"
+    assert [line.get_marker() for line in other.get_lines() if line.get_label() == "second"] == ["o"]
+    spans = [c for c in other.collections if hasattr(c, "get_segments")]
+    point = kept[(kept["learner"] == "second") & (kept["dataset"] == "b")].iloc[0]
+    assert [segment[:, 1].tolist() for c in spans for segment in c.get_segments()] == [
+        [point["low"], point["high"]]
+    ]
+    assert not [c for c in axis.collections if hasattr(c, "get_segments")]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_without_a_return_has_no_bar(tmp_path: Path) -> None:
+    lost = {"first": {"a_$x$": np.array([1.0, 3.0, 8.0])}, "second": {"a_$x$": np.array([5.0, -np.inf])}}
+    kinds = {"x": SimpleNamespace(learners=LEARNERS, returns=lost)}
+    figure = draw(results(classes=lambda: kinds), "bars")
+    save_figure(figure, tmp_path / "a.svg")
+    assert np.isfinite([*figure.axes[0].get_ylim(), *figure.axes[0].get_xlim()]).all()
+    assert "second" in figure.axes[0].get_legend_handles_labels()[1]
+
+
 def test_profiles() -> None:
     (axis,) = draw(results(), "profile").axes
     assert lines(axis) == {"first": ([0.0, 1.0], [1.0, 0.5]), "second": ([0.0, 1.0], [0.9, 0.2])}

@@ -216,6 +216,7 @@ def test_the_leaderboard_has_the_best_first(tmp_path: Path) -> None:
     assert set(places) == {"first", "second"}
     assert places["first"][-5:] == ["2", "6", "0", "0", "0"]
     assert places["second"][-5:] == ["2", "5", "2", "1", "0"]
+    assert "–: not run on all of these datasets, no reference, or a run without a finite" in sheet.notes[0]
 
 
 def test_the_leaderboard_of_one_winner(tmp_path: Path) -> None:
@@ -259,6 +260,8 @@ def test_the_summary_counts_runs_and_rows(tmp_path: Path) -> None:
     text = report_module._summary(two_datasets(tmp_path), "a <b>")
     assert "12 runs of 2 learners on 2 datasets, 15 rows." in text
     assert "<code>a &lt;b&gt;</code>" in text
+    one = report_module._summary(marlzoo.Results(written(tmp_path / "one", rows_of("first", [1.0]))), "")
+    assert "1 run of 1 learner on 1 dataset, 1 row." in one
 
 
 def test_curves_keep_their_last_point_and_thin_the_rest() -> None:

@@ -175,6 +175,19 @@ def test_a_return_that_is_not_finite_loses() -> None:
     assert stats.probability(np.array([-np.inf, 2.0]), np.array([1.0])) == 0.5
 
 
+def test_a_run_without_a_return_loses_and_the_interval_stays() -> None:
+    """Of five runs one without a return: each draw holds it k times of five, and so do the intervals' ends."""
+    whole, lower = np.array([5.0, 6, 7, 8, 9]), np.array([1.0, 2, 3])
+    for missing in (-np.inf, np.nan):
+        broken = np.array([missing, 6.0, 7, 8, 9])
+        assert stats.improvement([(broken, lower)]) == stats.improvement(
+            [(np.array([0.0, 6, 7, 8, 9]), lower)]
+        )
+        assert stats.improvement([(lower, broken)])[0] == pytest.approx(0.2)
+        assert stats.improvement([(broken, broken)])[0] == 0.5
+    assert stats.improvement([(whole, lower)]) == (1.0, 1.0, 1.0)
+
+
 # ---- ranks ---------------------------------------------------------------------------------------------
 
 

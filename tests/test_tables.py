@@ -148,6 +148,17 @@ def test_a_learner_without_a_finished_run_does_not_keep_others_from_being_tested
     assert not any("told from it" in note for note in first(rows + cell("few", [9.0, 9.0])).notes)
 
 
+def test_results_that_are_named_twice_count_once(tmp_path: Path) -> None:
+    file = ResultsFile(tmp_path / "first" / "rows.csv")
+    file.append(cell("first", [1.0, 2.0], updates=1000) + cell("first", [3.0, 4.0], updates=2000))
+    file.append([replace(ROW, method="second", error="RuntimeError: no", mean_return=math.nan)])
+    file.publish()
+    rows = tables.read([tmp_path / "first"])
+    twice = tables.read([tmp_path / "first", tmp_path / "first" / "rows.csv"])
+    pd.testing.assert_frame_equal(twice, rows)
+    assert tables.summary(twice)["evaluations"].tolist() == [2, 0]
+
+
 def test_diverged_replicas_are_shown() -> None:
     rows = cell("first", [10.0, 20.0]) + cell("second", [1.0, 2.0])
     rows[1] = replace(rows[1], mean_return=math.nan, diverged=True)
@@ -160,6 +171,13 @@ def test_diverged_replicas_are_shown() -> None:
     # A replica without a return loses against every other: P = (0 + 1 + 0 + 1) / 4.
     runs = aggregate.select_runs(frame(rows), aggregate.named(tables.summary(frame(rows)))[0])
     assert aggregate.improvements(runs)["probability"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_return_has_no_spread_and_no_warning() -> None:
+    rows = cell("first", [math.inf, 2.0, 3.0]) + cell("second", [-math.inf, 2.0, 3.0])
+    assert tables.summary(frame(rows))["std"].isna().all()
+    assert [line[1] for line in first(rows).body[1:]] == ["–", "–"]
 
 
 def test_failed_runs_are_counted_and_have_no_result() -> None:
@@ -175,7 +193,11 @@ def test_failed_runs_are_counted_and_have_no_result() -> None:
     assert over(rows).returns["first"]["medium"].tolist() == [10.0, 20.0]
     assert "third" not in over(rows, "unknown").learners
     assert any("failed and is left out" in note for note in sheet.notes)
-    assert titled(rows, "title: unknown execution").body == [["medium", "723.5", "– f3/3"]]
+    unknown = titled(rows, "title: unknown execution")
+    assert unknown.body == [["medium", "723.5", "– f3/3"]]
+    assert unknown.notes[0].startswith("No run has a result.")
+    lost = [replace(row, method=name, **failed) for name in ("a", "b") for row in rows[:3]]
+    assert not any("Marked" in note for note in first(lost).notes)
 
 
 def test_a_dataset_without_a_run_says_so() -> None:
@@ -349,6 +371,20 @@ def test_everything_that_cannot_be_told_from_the_best_is_marked() -> None:
     two = first(grid({"best": [10.0, 12], "near": [9.0, 12]}, ["a", "b"]))
     assert two.best == [{2}] * 2
     assert any("Differences are tested where both have at least 3 seeds" in note for note in two.notes)
+    assert not any("every other mean" in note for note in two.notes)
+
+
+def test_the_caption_says_what_marks_mean_where_some_have_too_few_seeds_for_a_test() -> None:
+    rows = cell("best", [10.0, 11, 12]) + cell("near", [8.0, 11, 12]) + cell("few", [9.0, 9.0])
+    sheet = first(rows)
+    assert [bool(best) for best in sheet.best] == [False, True, True, False]
+    (note,) = (note for note in sheet.notes if note.startswith("Marked"))
+    assert "and every other mean whose difference from it" in note
+    assert "tested where both have at least 3 seeds" in note
+    # One that lost runs has few seeds, too.
+    failed = {"error": "E: x", "execution": "", "mean_return": math.nan, "episodes": 0}
+    lost = rows[:-2] + [replace(rows[-1], seed=k, **(failed if k > 1 else {})) for k in range(5)]
+    assert note in first(lost).notes
 
 
 def test_methods_are_lines_when_there_are_more_of_them_or_they_do_not_fit() -> None:
@@ -416,12 +452,17 @@ def test_how_settings_were_found_is_told() -> None:
     values = {"alpha": [0.1, 1], "lr": {"low": 1e-4, "high": 1e-2, "log": True, "count": 2}}
     assert told(json.dumps(about | {"over": values})) == (
         "Settings were tuned: first by grid search over alpha 0.1, 1, lr 0.0001 to 0.01 on a logarithmic scale "
-        "(4 trials of 300 updates with seeds 0, 1 on games/xor D1, games/xor D3). The others are presets."
+        "(4 trials of 300 updates with seeds 0, 1 on games/xor D1, games/xor D3). "
+        "The others are the presets' and the suite's."
     )
     values["lr"]["log"] = False
     assert "lr 0.0001 to 0.01 (4 trials" in told(json.dumps(about | {"over": values}))
-    for other in ("hand", '{"trials": 5}', "5", '{"over": []}'):
-        assert told(other) == f"Settings were tuned: first by {other}. The others are presets."
+    for other in ("by hand", '{"trials": 5}', "5", '{"over": []}'):
+        assert told(other) == (
+            f"Settings were tuned: first ({other}). The others are the presets' and the suite's."
+        )
+    alone = first(cell("first", [1.0], tuning="by hand")).notes
+    assert "Settings were tuned: first (by hand)." in alone, "there are no others"
 
 
 # ---- published scores and references -------------------------------------------------------------------
@@ -661,6 +702,26 @@ def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
     assert any("not run on all" in note and "†: over those that both" in note for note in sheet.notes)
     of_part = titled(rows, "Over all datasets (2)", reference="part").body
     assert [line[3][-1] for line in of_part[:2]] == ["†", "†"]
+    assert not any("†" in text for line in of_part for text in line[1:3]), "these are over all datasets"
+
+
+def test_a_score_that_a_run_without_a_return_takes_away_is_explained() -> None:
+    rows = grid({"low": [1.0] * 3, "lost": [math.nan, 2.0, 3.0], "high": [4.0] * 3}, ["a", "b"])
+    sheet = titled(rows, "Over all datasets (2)")
+    assert [line[1] == "–" for line in sheet.body] == [False, True, False]
+    assert not any("not run on all" in note for note in sheet.notes), "it ran on all of them"
+    assert sheet.notes[-1].startswith("No score of lost: a run has no finite return.")
+    assert sheet.body[1][3].startswith("0.67 [")
+    assert not any(
+        "No score of" in n for n in titled(grid({"a": [1.0], "b": [2.0]}, ["x", "y"]), "Over").notes
+    )
+
+
+def test_one_method_alone_has_no_rank() -> None:
+    rows = grid({"low": [1.0] * 3}, ["a", "b"]) + cell("part", [9.0] * 3, quality="a", data_hash="a")
+    sheet = titled(rows, "Over all datasets (2)")
+    assert sheet.header == ["method", "score (IQM)", "P(> low)"]
+    assert "rank" not in sheet.notes[0]
 
 
 def test_families_are_aggregated_apart() -> None:
@@ -705,6 +766,21 @@ def test_styles_escape_and_mark() -> None:
     assert r"a\_b" in source
     assert r"\textbf{3.5 $\pm$ 0.7}" in source
     assert "3.5 ± 0.7*" in printed(sheet)
+
+
+def test_latex_has_minus_signs_options_as_they_are_typed_and_no_letter_that_it_does_not_know() -> None:
+    rows = grid({"low": [-2.0, -1.0, -0.5], "high": [1.0, 2, 3]}, ["a", "b-3x1"])
+    made = tables.sheets(frame(rows), "t", "marlzoo table t --format latex --set lr=1e-4 a|b")
+    source = "".join(map(latex, made))
+    assert source.isascii()
+    assert r"$-$1.2 $\pm$ 0.8" in source
+    assert re.search(r"\[\$-\$\d+\.\d, ", source), "in an interval, too"
+    assert r"$\geq$ 25" in source
+    assert r"-{}-format latex -{}-set lr=1e-4 a\textbar{}b" in source
+    assert "--" not in source
+    assert "b-3x1" in source
+    assert source.count("{") == source.count("}")
+    assert r"\textendash{}" in source
 
 
 LONG = "marlzoo bench suite --out a/long/path/that/is/wider/than/any/terminal/" + "and/goes/on/" * 6

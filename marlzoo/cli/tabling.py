@@ -47,12 +47,13 @@ def run(arguments: Sequence[str]) -> int:
     if options.write is not None:
         tables.write(rows, options.write, title, command, options.reference)
         print(options.write)
-    elif options.json:
-        from marlzoo.benchmarks.analysis import records, table
+    elif options.json or options.format == "csv":
+        from marlzoo.benchmarks.analysis import Results, records
 
-        print(json.dumps(records(table(*options.paths)), indent=2))
-    elif options.format == "csv":
-        print(tables.summary(rows).to_csv(index=False), end="")
+        found = Results.of(rows).table()
+        print(
+            json.dumps(records(found), indent=2) if options.json else found.to_csv(index=False).rstrip("\n")
+        )
     else:
         _show(tables.sheets(rows, title, command, options.reference), options)
     return 0
