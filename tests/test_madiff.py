@@ -82,6 +82,29 @@ def test_only_a_plan_for_the_team_reads_the_others(mode: Any) -> None:
     assert policy.execution == mode
 
 
+@pytest.mark.parametrize(("mode", "plans"), [("centralized", 1), ("decentralized", 3)])
+def test_every_plan_starts_at_noise_of_its_own(mode: Any, plans: int) -> None:
+    """Windows of all agents for each plan: standard normal numbers, none of which is used twice."""
+    algorithm = learner(mode=mode, sequence_length=3)
+    policy: Any = algorithm.policy()
+    sampled, started = policy._sampled, list[tuple[torch.Tensor, ...]]()
+    policy._sampled = lambda *given: (started.append(given), sampled(*given))[1]
+    policy.reset(2)
+    obs = torch.randn(1, 2, 3, 5, dtype=DOUBLE)
+    policy._to_go = torch.tensor([[0.25, 0.75]], dtype=DOUBLE)
+    policy.act(obs, None, ReplicaRandom([3], "test", dtype=DOUBLE))
+    ((noise, present, known, to_go),) = started
+    drawn = ReplicaRandom([3], "test", dtype=DOUBLE).normal(2, 3, plans * 4 * 5)
+    assert noise.shape == (1, 2 * plans, 3, 4, 5)
+    assert torch.equal(noise.flatten().sort().values, drawn.flatten().sort().values)
+    for plan in range(2 * plans):  # a copy's plans lie beside each other
+        copy = plan // plans
+        assert torch.equal(present[0, plan], (algorithm.scaling(obs) * policy.real)[0, copy])
+        assert float(to_go[0, plan]) == (0.25, 0.75)[copy]
+        whose = [1.0] * 3 if plans == 1 else [float(i == plan % plans) for i in range(3)]
+        assert known[0, plan].tolist() == whose
+
+
 def test_actions_stay_within_their_bounds() -> None:
     """The inverse model's last layer, a regression, is made to ask for more."""
     algorithm = learner()
