@@ -316,3 +316,16 @@ def test_data_of_one_joint_action_leave_nothing_to_couple() -> None:
         algorithm.prepare([data], iter(()))
         losses.append(algorithm.update(make_sampler(algorithm, [data]).next())["flow/loss"])
     torch.testing.assert_close(*losses)
+
+
+def test_every_replica_looks_for_modes_in_its_own_data() -> None:
+    """Two replicas of different data and seeds find what they find alone."""
+    data, seeds = [toy_dataset("continuous", seed=k) for k in (1, 2)], (7, 1)
+    small: dict[str, Any] = {"hidden": 8, "layers": 2, "coupling": "mosdot", "contexts": 3, "modes": 4}
+    together: Any = marlzoo.make("mac_flow", toy_spec("continuous"), seeds=seeds, **small)
+    together.prepare(data, iter(()))
+    for k, seed in enumerate(seeds):
+        alone: Any = marlzoo.make("mac_flow", toy_spec("continuous"), seeds=(seed,), **small)
+        alone.prepare([data[k]], iter(()))
+        for name, found in alone.coupling.named_buffers():
+            assert torch.equal(getattr(together.coupling, name)[k], found[0]), name
