@@ -26,9 +26,9 @@ starts at 0. It reads the agent's window, whether its first row is known, level,
 Departures from the authors' code: the planner reads a window as one vector instead of by a temporal U-Net, so windows
 are short; it knows the agent's number; windows hold no past (their MPE settings, not those of MuJoCo and SMAC); rows
 after an episode's end are zeros without a share in the loss instead of repeating the last one; returns are not
-discounted; the return to ask for falls with the rewards in every task (theirs does on SMAC alone, elsewhere it stays at
-0.9 or 1 of a scale given by task); sizes and steps are smaller (theirs: 200 levels and as many denoising steps). A
-model of one mode does not act in the other.
+discounted; the return to ask for falls with the rewards in every task (theirs on SMAC alone, elsewhere it is always
+0.9 or 1 of a scale given by task); the acting parameters follow in every update (theirs in every tenth); sizes and
+steps are smaller (theirs: 200 levels and as many denoising steps). A model of one mode does not act in the other.
 """
 
 from __future__ import annotations

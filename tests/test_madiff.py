@@ -88,7 +88,13 @@ def test_every_plan_starts_at_noise_of_its_own(mode: Any, plans: int) -> None:
     algorithm = learner(mode=mode, sequence_length=3)
     policy: Any = algorithm.policy()
     sampled, started = policy._sampled, list[tuple[torch.Tensor, ...]]()
-    policy._sampled = lambda *given: (started.append(given), sampled(*given))[1]
+
+    def watched(*given: torch.Tensor) -> torch.Tensor:
+        started.append(given)
+        found: torch.Tensor = sampled(*given)
+        return found
+
+    policy._sampled = watched
     policy.reset(2)
     obs = torch.randn(1, 2, 3, 5, dtype=DOUBLE)
     policy._to_go = torch.tensor([[0.25, 0.75]], dtype=DOUBLE)
