@@ -27,7 +27,9 @@ once, with one call of its network; no noise is drawn and no denoising steps are
 
 No code was published. Ours are: the value over its mean size, which makes the weight dimensionless (the paper has a
 temperature beta, .001 for expert to .3 for random data; 1 / beta weighs the score); the warm start; turns over
-updates instead of within a minibatch; the agents' number as input of one noise model for all; numbers of levels.
+updates instead of within a minibatch; the agents' number as input of one noise model for all; numbers of levels; and
+``model_updates``, which are fewer than the paper's 100,000 to 500,000. Policies end where the noise model says that
+the data are, whatever the value, and with few updates of few transitions that lies beside them.
 ``conditional = False`` drops the condition on the agents before, which leaves the marginal scores that the paper
 argues against. With one agent the method is SRPO (Chen et al. 2024, arXiv 2310.07297).
 """

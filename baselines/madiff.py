@@ -20,20 +20,26 @@ first two rows give the action. R starts at a statistic of the data, ``target``,
 * ``decentralized``: of the first row each agent's own observation. Every agent plans for everybody, from noise of its
   own, and acts on its own part. Training knows one agent of each sample, drawn at random.
 
+With ``predicts = "window"`` (ours) the planner's output is x_0, and the same loss compares the noise that follows,
+eps_theta = (x_k - sqrt(a_k) x_0) / sqrt(1 - a_k). Noise has as many independent entries as a window, and a planner
+whose layers are narrower (``hidden``) cannot tell it, whatever it learns: its plans for robots and particles are
+little but noise. The paper's U-Net has ways past its narrow parts.
+
 Agents share the planner: a network per agent with residual layers, each behind attention over the agents whose weight
 starts at 0. It reads the agent's window, whether its first row is known, level, return and the agent's number.
 
 Departures from the authors' code: the planner reads a window as one vector instead of by a temporal U-Net, so windows
 are short; it knows the agent's number; windows hold no past (their MPE settings, not those of MuJoCo and SMAC); rows
 after an episode's end are zeros without a share in the loss instead of repeating the last one; returns are not
-discounted; sizes and steps are smaller (theirs: 200 levels and as many denoising steps). A model of one mode does not
-act in the other.
+discounted; the return to ask for falls with the rewards in every task (theirs on SMAC alone, elsewhere it is always
+0.9 or 1 of a scale given by task); the acting parameters follow in every update (theirs in every tenth); sizes and
+steps are smaller (theirs: 200 levels and as many denoising steps). A model of one mode does not act in the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -43,7 +49,7 @@ from torch import Tensor, nn
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch, require_context
-from marlzoo.config import Config, Count, Fraction, NonNegative, Positive
+from marlzoo.config import ASSIGNED_LATER, Config, Count, Fraction, NonNegative, Positive
 from marlzoo.errors import ConfigError
 from marlzoo.modules.diffusion import Schedule, guided, sample
 from marlzoo.modules.flow import FREQUENCIES, time_features
@@ -71,6 +77,8 @@ class MADiffConfig(Config):
     hidden: Count = 128  # width of planner and inverse dynamics
     layers: Count = 3  # layers of the planner
     heads: Count = 4  # heads of the attention over agents
+    # what the planner's output is: the noise itself, or the window, from which the noise follows
+    predicts: Literal["noise", "window"] = field(default="noise", metadata=ASSIGNED_LATER)
     lr: Positive = 2e-4  # step size of Adam
     batch_size: Count = 32  # windows (of all agents) per update and replica
     sequence_length: Count = 8  # steps that are planned ahead
@@ -185,14 +193,20 @@ class MADiff(Algorithm):
     acting = ("eval_steps", "guidance")
     sampling = "sequence"
     presets: ClassVar = {
-        "mamujoco": {},
-        "mpe": {},
-        "smac": {"sequence_length": 4},
+        "mamujoco": {"predicts": "window"},
+        "mpe": {"predicts": "window"},
+        "smac": {"sequence_length": 4, "predicts": "window"},
         "games": {"sequence_length": 1, "lr": 1e-3},
     }
     variants: ClassVar = {
         "continuous": (
-            {"mode": "decentralized", "sequence_length": 3, "diffusion_steps": 5, "eval_steps": 2},
+            {
+                "mode": "decentralized",
+                "sequence_length": 3,
+                "diffusion_steps": 5,
+                "eval_steps": 2,
+                "predicts": "window",
+            },
         ),
         "discrete": ({"mode": "decentralized", "target": "p90", "eval_steps": 3},),
     }
@@ -271,13 +285,28 @@ class MADiff(Algorithm):
         x = pinned(self.schedule.noised(window, drawn["noise"], level), window[..., 0, :], known)
         # The planner reads a window as one vector: what lies after the episode's end must not enter it.
         x = x * self.obs_dimensions.unsqueeze(1) * rows.unsqueeze(-1)
-        found = self.model.planner(x, known, self.schedule.time(level, window), to_go, told)
+        found = predicted_noise(self.model.planner, self.schedule, c.predicts, x, known, level, to_go, told)
         # The first row counts where it is not known; what lies after the episode's end does not.
         first = torch.arange(rows.shape[-1], device=rows.device) == 0
         weight = rows * torch.where(first, 1.0 - known.unsqueeze(-1), torch.ones_like(rows))
         weight = weight.unsqueeze(-1) * self.obs_dimensions.unsqueeze(1)
         error: Tensor = (found - drawn["noise"]).square() * weight
         return error.flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+
+def predicted_noise(
+    planner: Planner,
+    schedule: Schedule,
+    predicts: Literal["noise", "window"],
+    x: Tensor,
+    known: Tensor,
+    level: Tensor,
+    to_go: Tensor,
+    told: Tensor,
+) -> Tensor:
+    """eps_theta of windows ``x [R, M, N, H, O]`` at int64 levels ``[R, M]``; for the others see :class:`Planner`."""
+    found: Tensor = planner(x, known, schedule.time(level, x), to_go, told)
+    return schedule.noise_of(x, found, level) if predicts == "window" else found
 
 
 def pinned(x: Tensor, present: Tensor, known: Tensor) -> Tensor:
@@ -365,9 +394,11 @@ class PlanPolicy(Policy):
         real = self.real.unsqueeze(1)
 
         def predicted(x: Tensor, level: Tensor) -> Tensor:
-            time = self.schedule.time(level, x)
-            with_return = self.model.planner(x, known, time, to_go, told)
-            without = self.model.planner(x, known, time, to_go, torch.zeros_like(told))
+            planner = self.model.planner
+            predicts = self.config.predicts
+            with_return = predicted_noise(planner, self.schedule, predicts, x, known, level, to_go, told)
+            nothing = torch.zeros_like(told)
+            without = predicted_noise(planner, self.schedule, predicts, x, known, level, to_go, nothing)
             return guided(with_return, without, self.guidance)
 
         def pin(x: Tensor) -> Tensor:

@@ -138,6 +138,31 @@ def test_only_shared_noise_reaches_the_others(noise: Any, execution: str) -> Non
     assert policy.execution == execution
 
 
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+@pytest.mark.parametrize("noise", ["per_step", "per_episode", "shared", "zero"])
+def test_students_act_on_the_noise_that_they_were_trained_on(kind: Any, noise: Any) -> None:
+    """Standard normal numbers, other ones for every agent and copy; ``zero`` leaves them out."""
+    algorithm: Any = marlzoo.make("mac_flow", toy_spec(kind), hidden=8, layers=2, batch_size=4, noise=noise)
+    seen: list[Tensor] = []
+    algorithm.student.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    obs, size = torch.ones(1, COPIES, 3, 5), algorithm.spec.action_size
+    policy = algorithm.policy()
+    policy.reset(COPIES)
+    policy.act(obs, None, ReplicaRandom([3], "test"))
+    z = ReplicaRandom([3], "test").normal(COPIES, 3, size) * (noise != "zero")
+    team = z.flatten(-2).unsqueeze(2).expand(-1, -1, 3, -1)
+    assert torch.equal(seen[0], with_agent_id(torch.cat((obs, team if noise == "shared" else z), dim=-1)))
+
+
+def test_the_acting_flow_starts_at_the_noise_that_it_was_trained_on() -> None:
+    algorithm = learner(deploy="flow", eval_steps=3)
+    obs = torch.ones(1, COPIES, 3, 5)
+    found = algorithm.policy().act(obs, None, ReplicaRandom([3], "test"))
+    z = ReplicaRandom([3], "test").normal(COPIES, 3, 2)
+    end = integrate(algorithm.flow, obs.flatten(-2), z.flatten(-2), 3).view_as(z)
+    torch.testing.assert_close(found, end.clamp(-1.0, 1.0) * algorithm.action_dimensions)
+
+
 def test_the_acting_flow_is_centralized() -> None:
     assert learner(deploy="flow").policy().execution == "centralized"
 
@@ -291,3 +316,16 @@ def test_data_of_one_joint_action_leave_nothing_to_couple() -> None:
         algorithm.prepare([data], iter(()))
         losses.append(algorithm.update(make_sampler(algorithm, [data]).next())["flow/loss"])
     torch.testing.assert_close(*losses)
+
+
+def test_every_replica_looks_for_modes_in_its_own_data() -> None:
+    """Two replicas of different data and seeds find what they find alone."""
+    data, seeds = [toy_dataset("continuous", seed=k) for k in (1, 2)], (7, 1)
+    small: dict[str, Any] = {"hidden": 8, "layers": 2, "coupling": "mosdot", "contexts": 3, "modes": 4}
+    together: Any = marlzoo.make("mac_flow", toy_spec("continuous"), seeds=seeds, **small)
+    together.prepare(data, iter(()))
+    for k, seed in enumerate(seeds):
+        alone: Any = marlzoo.make("mac_flow", toy_spec("continuous"), seeds=(seed,), **small)
+        alone.prepare([data[k]], iter(()))
+        for name, found in alone.coupling.named_buffers():
+            assert torch.equal(getattr(together.coupling, name)[k], found[0]), name

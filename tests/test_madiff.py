@@ -59,6 +59,30 @@ def test_sampling_with_the_exact_field_ends_at_the_data_and_keeps_what_is_known(
     torch.testing.assert_close(found, expected)
 
 
+def test_the_right_data_give_the_noise_back() -> None:
+    levels, data, noise = torch.arange(20).view(1, 20), *torch.randn(2, 1, 20, 3, dtype=DOUBLE)
+    made = schedule(20)
+    torch.testing.assert_close(made.noise_of(made.noised(data, noise, levels), data, levels), noise)
+
+
+@pytest.mark.parametrize(("predicts", "least", "most"), [("window", 0.0, 0.05), ("noise", 0.3, 1.0)])
+def test_a_planner_narrower_than_a_window_cannot_tell_noise(predicts: Any, least: float, most: float) -> None:
+    """Windows of 40 entries that are always the same, 8 hidden units: how far plans are from them."""
+    steps = {"obs": np.ones((5, 2, 8)), "action": np.zeros((4, 2, 1)), "reward": np.zeros(4)}
+    data = Dataset.from_episodes([{**steps, "terminal": True} for _ in range(4)])
+    small: dict[str, Any] = {"hidden": 8, "heads": 2, "layers": 1, "sequence_length": 4, "batch_size": 64}
+    algorithm: Any = marlzoo.make("madiff", data.spec, predicts=predicts, lr=1e-2, tau=0.05, **small)
+    prepare(algorithm, [data])
+    sampler = make_sampler(algorithm, [data])
+    for _ in range(150):
+        algorithm.update(sampler.next())
+    present = torch.zeros(1, 20, 2, 8)  # scaled, what never changes is 0
+    policy: Any = algorithm.policy()
+    with torch.no_grad():
+        plan = policy._planned(present, torch.zeros(1, 20), ReplicaRandom([3], "test"))
+    assert least < float(plan.square().mean().sqrt()) < most
+
+
 def test_guidance() -> None:
     with_condition, without = torch.tensor([2.0]), torch.tensor([1.0])
     assert [float(guided(with_condition, without, w)) for w in (0.0, 1.0, 1.2)] == pytest.approx([1, 2, 2.2])
@@ -80,6 +104,35 @@ def test_only_a_plan_for_the_team_reads_the_others(mode: Any) -> None:
         actions.append(policy.act(seen, None, ReplicaRandom([3], "test", dtype=DOUBLE)).detach()[:, :, 0])
     assert torch.equal(*actions) == (mode == "decentralized")
     assert policy.execution == mode
+
+
+@pytest.mark.parametrize(("mode", "plans"), [("centralized", 1), ("decentralized", 3)])
+def test_every_plan_starts_at_noise_of_its_own(mode: Any, plans: int) -> None:
+    """Windows of all agents for each plan: standard normal numbers, none of which is used twice."""
+    algorithm = learner(mode=mode, sequence_length=3)
+    policy: Any = algorithm.policy()
+    sampled, started = policy._sampled, list[tuple[torch.Tensor, ...]]()
+
+    def watched(*given: torch.Tensor) -> torch.Tensor:
+        started.append(given)
+        found: torch.Tensor = sampled(*given)
+        return found
+
+    policy._sampled = watched
+    policy.reset(2)
+    obs = torch.randn(1, 2, 3, 5, dtype=DOUBLE)
+    policy._to_go = torch.tensor([[0.25, 0.75]], dtype=DOUBLE)
+    policy.act(obs, None, ReplicaRandom([3], "test", dtype=DOUBLE))
+    ((noise, present, known, to_go),) = started
+    drawn = ReplicaRandom([3], "test", dtype=DOUBLE).normal(2, 3, plans * 4 * 5)
+    assert noise.shape == (1, 2 * plans, 3, 4, 5)
+    assert torch.equal(noise.flatten().sort().values, drawn.flatten().sort().values)
+    for plan in range(2 * plans):  # a copy's plans lie beside each other
+        copy = plan // plans
+        assert torch.equal(present[0, plan], (algorithm.scaling(obs) * policy.real)[0, copy])
+        assert float(to_go[0, plan]) == (0.25, 0.75)[copy]
+        whose = [1.0] * 3 if plans == 1 else [float(i == plan % plans) for i in range(3)]
+        assert known[0, plan].tolist() == whose
 
 
 def test_actions_stay_within_their_bounds() -> None:

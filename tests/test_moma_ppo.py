@@ -15,6 +15,7 @@ from marlzoo.envs import games
 from marlzoo.errors import ConfigError
 from marlzoo.families import make_env, task_spec
 from marlzoo.models.simulator import Simulator
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.trainer import make_sampler, prepare, train
 from tests.toys import toy_dataset, toy_spec
 
@@ -255,6 +256,17 @@ def ready(learner: Any, dtype: torch.dtype = torch.float64) -> Any:
     """A batch of a learner that has looked at its data."""
     prepare(learner, [toy_dataset()])
     return make_sampler(learner, [toy_dataset()]).next()
+
+
+def test_a_sample_is_the_mean_and_the_deviation_times_the_noise() -> None:
+    """Clipped to the box; each agent's own numbers, and none in padding."""
+    made: Any = marlzoo.make("moma_ppo", toy_spec("continuous"), hidden=8, start_std=0.8)
+    policy, obs = made.policy(), torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    mean, log_std = made.actor(obs)
+    noise = ReplicaRandom([3], "test").normal(4, 3, 2)
+    wanted = (mean + log_std.exp() * noise).clamp(-1.0, 1.0) * made.action_dimensions
+    assert (wanted.abs() == 1.0).any()
+    torch.testing.assert_close(policy.act(obs, None, ReplicaRandom([3], "test")), wanted)
 
 
 def test_what_was_taken_is_remembered_in_place_of_what_was_chosen() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.modules.flow import average_target, carry
 from marlzoo.modules.layers import with_agent_id
+from marlzoo.replicas import ReplicaRandom
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
@@ -182,3 +183,16 @@ def test_every_part_of_the_way_is_one_call(steps: int) -> None:
     algorithm.actor.register_forward_hook(lambda *given: calls.append(None))
     algorithm.policy().act(torch.ones(1, 2, 3, 5, dtype=torch.float64))
     assert len(calls) == steps
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_actions_start_at_the_noise_that_policies_were_trained_on(steps: int) -> None:
+    """Standard normal numbers, other ones for every agent and copy: x <- x + u(o, x, t, s) / steps."""
+    algorithm = learner(eval_steps=steps)
+    obs = torch.ones(1, 4, 3, 5, dtype=torch.float64)
+    found = algorithm.policy().act(obs, None, ReplicaRandom([3], "test", dtype=torch.float64))
+    x = ReplicaRandom([3], "test", dtype=torch.float64).normal(4, 3, 2)
+    ones = torch.ones_like(x[..., :1])
+    for k in range(steps):
+        x = x + algorithm.actor(obs, x, k / steps * ones, (k + 1) / steps * ones) / steps
+    torch.testing.assert_close(found, x.clamp(-1.0, 1.0) * algorithm.action_dimensions)

@@ -34,6 +34,15 @@ from tests.reference.harness import (
 VARIED = {"gamma", "lr", "grad_clip", "memory_relu"}
 SHARED = {setting.name for setting in dataclasses.fields(Config)} - VARIED
 WIDTHS = {name for name, value in SETTINGS.items() if isinstance(value, int)}
+# Which of the numbers that a method draws for an update are normal, as its specification says; all others are uniform
+# on [0, 1). References take the numbers as they come. Only for continuous actions, but for those in both.
+NORMAL = {
+    **{"b3c": "now next", "bcq_ma": "encode target policy", "cfcql": "target policy", "omsd": "noise"},
+    **{"cql_ma": "next improve policy", "iddpg_bc": "next", "mabcq": "encode policy target world density"},
+    **{"mac_flow": "start student", "maddpg_cql": "normal", "madiff": "noise", "matd3": "target"},
+    **{"moma_ppo": "action", "om2p": "start now next", "omar": "search normal", "td3_bc": "next"},
+}
+NORMAL_IN_BOTH = ("mabcq", "mac_flow", "madiff")
 FOUND = {
     info.name: importlib.import_module(f"{reference.__name__}.{info.name}")
     for info in pkgutil.iter_modules(reference.__path__)
@@ -53,6 +62,16 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize(("method", "case"), cases())
 def test_five_updates(method: str, case: Case) -> None:
     compare(method, FOUND[method], case)
+
+
+@pytest.mark.parametrize(("method", "case"), cases())
+def test_numbers_are_drawn_as_the_specification_says(method: str, case: Case) -> None:
+    drawn = make_learner(method, case).noise()
+    known = case.kind == "continuous" or method in NORMAL_IN_BOTH
+    normal = NORMAL.get(method, "").split() if known else []
+    assert {name: kind for name, (kind, _) in drawn.items()} == {
+        name: "normal" if name in normal else "uniform" for name in drawn
+    }
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -54,6 +54,11 @@ class Schedule(nn.Module):
         kept = self._at(level, x.ndim)
         return (x - (1.0 - kept).sqrt() * noise) / kept.sqrt()
 
+    def noise_of(self, x: Tensor, data: Tensor, level: Tensor) -> Tensor:
+        """The noise that x at its level holds beside its data."""
+        kept = self._at(level, x.ndim)
+        return (x - kept.sqrt() * data) / (1.0 - kept).sqrt()
+
     def time(self, level: Tensor, like: Tensor) -> Tensor:
         """Levels as a time in [0, 1), in the type of ``like``."""
         return level.to(like.dtype) / self.levels

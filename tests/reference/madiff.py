@@ -23,12 +23,12 @@ SMALL: dict[str, Any] = {
     "guidance": [1.2, 0.0],
     "condition_dropout": [0.25, 0.9],
 }
-ALONE: dict[str, Any] = {"mode": "decentralized", "sequence_length": 3}
+ALONE: dict[str, Any] = {"mode": "decentralized", "sequence_length": 3, "predicts": "window"}
 
 CASES = [
     Case("continuous", SMALL),
     Case("continuous", {**SMALL, **ALONE, "target": "p90"}),
-    Case("continuous", {**SMALL, "target": "above", "batch_size": 2}),
+    Case("continuous", {**SMALL, "target": "above", "batch_size": 2, "predicts": "window"}),
     Case("discrete", {**SMALL, "layers": 1, "heads": 4, "diffusion_steps": 9, "eval_steps": 1}),
     Case("discrete", {**SMALL, "target": "p90", "batch_size": 2}),
     Case("discrete", {**SMALL, **ALONE, "target": "above"}),
@@ -109,7 +109,11 @@ def predicted(
         rows = [row + more for row, more in zip(rows, added, strict=True)]
         rows = [row + mlp(own.layers(f"{module}.planner.networks.{k}"), torch.relu(row)) for row in rows]
     out = [mlp(own.layers(f"{module}.planner.leave"), torch.relu(row)) for row in rows]
-    return torch.stack(out).reshape(x.shape)
+    found = torch.stack(out).reshape(x.shape)
+    if own.config.predicts == "noise":
+        return found
+    share = kept(own)[level]
+    return (x - math.sqrt(share) * found) / math.sqrt(1.0 - share)
 
 
 def inverse(own: Replica, module: str, before: Tensor, after: Tensor, i: int) -> Tensor:
