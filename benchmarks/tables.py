@@ -30,6 +30,7 @@ from .summary import summary as summary
 
 WIDTH = 80  # characters that a comparison should fit in, as terminals and pages have them
 SHOWN = (0.0, 25.0, 50.0, 75.0, 100.0)  # scores of a performance profile in a table
+NOTHING = "–"  # in place of a number that is not known
 PARTLY = "†"  # after a comparison over some of the datasets
 BEST = "best checkpoint"
 CHOSEN = "chosen offline"
@@ -149,9 +150,10 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
     for name in runs.learners:
         values = []
         for each, of in shown:
+            value = estimate(of.get(name, aggregate.UNKNOWN), each.digits)
             # Scores and ranks are over all datasets; only a comparison with one method may be over fewer.
-            partly = PARTLY if each is aggregate.BETTER and not {name, than} <= complete else ""
-            values.append(estimate(of[name], each.digits) + partly if name in of else "–")
+            partly = each is aggregate.BETTER and not {name, than} <= complete and value != NOTHING
+            values.append(value + PARTLY * partly)
         sheet.body.append([name, *values])
     meanings = "; ".join(each.caption(than) for each, _ in shown)
     sheet.notes = [
@@ -279,7 +281,7 @@ def estimate(value: Estimate, digits: int) -> str:
     """A value with its interval, if it has one."""
     middle, low, high = value
     if not math.isfinite(middle):
-        return "–"
+        return NOTHING
     spread = f" [{number(low, digits)}, {number(high, digits)}]" if math.isfinite(low) else ""
     return f"{number(middle, digits)}{spread}"
 

@@ -705,6 +705,13 @@ def test_a_method_that_lacks_a_dataset_is_not_compared_over_all() -> None:
     assert not any("†" in text for line in of_part for text in line[1:3]), "these are over all datasets"
 
 
+def test_methods_without_a_dataset_in_common_are_not_compared() -> None:
+    rows = cell("one", [1.0] * 3, quality="a", data_hash="a") + cell(
+        "two", [2.0] * 3, quality="b", data_hash="b"
+    )
+    assert [line[-1] for line in titled(rows, "Over all datasets (2)").body] == ["–", "–"]
+
+
 def test_a_score_that_a_run_without_a_return_takes_away_is_explained() -> None:
     rows = grid({"low": [1.0] * 3, "lost": [math.nan, 2.0, 3.0], "high": [4.0] * 3}, ["a", "b"])
     sheet = titled(rows, "Over all datasets (2)")
