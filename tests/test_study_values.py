@@ -126,6 +126,19 @@ def test_ranks_of_gain_and_coverage() -> None:
     assert np.isnan(module.correlation(x[:4], x[:4])).all()
 
 
+def test_only_intervals_that_are_known_are_counted() -> None:
+    module, x = script("coverage"), np.arange(8.0)
+    parts = [
+        pd.DataFrame(
+            {"learner": name, "task": "t", "quality": [str(k) for k in range(count)], "gain": x[:count]}
+        )
+        for name, count in (("many", 8), ("few", 3))
+    ]
+    numbers = pd.concat(parts, ignore_index=True)
+    numbers = numbers.assign(**dict.fromkeys(module.MEASURES, numbers["gain"]))
+    assert any(note.startswith("4 of 4 intervals") for note in module.report(numbers).sheet.notes)
+
+
 def test_gains_are_over_cloning_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
     module = script("coverage")
     seen: list[tuple[str, str, int]] = []

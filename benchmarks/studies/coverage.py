@@ -118,21 +118,22 @@ def report(numbers: pd.DataFrame) -> study.Study:
     found = correlations(numbers)
     counts = numbers[np.isfinite(numbers["gain"])].groupby("learner").size()
     body = []
-    clear = 0
     for learner, values in found.items():
-        cells = []
-        for value, low, high in values:
-            cells.append("–" if np.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
-            clear += bool(low > 0 or high < 0)
+        cells = [
+            "–" if np.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+            for value, low, high in values
+        ]
         body.append([learner, str(counts.get(learner, 0)), *cells])
+    ends = np.array([(low, high) for values in found.values() for _, low, high in values if np.isfinite(low)])
+    clear = np.sum((ends[:, 0] > 0) | (ends[:, 1] < 0))
     of_data = numbers.drop_duplicates(["task", "quality"])
     ranges = (f"{name} {of_data[name].min():.2f} to {of_data[name].max():.2f}" for name in MEASURES)
     notes = [
         "Rank correlation over datasets of a learner's gain over behavior cloning (mean normalized score, last "
         "checkpoint) with measures of the data, and its 95 % bootstrap interval over datasets.",
         f"Over the {len(of_data)} datasets the measures reach from ... to: {', '.join(ranges)}.",
-        f"{clear} of {sum(len(values) for values in found.values())} intervals do not contain 0; by chance one in "
-        "twenty would not, and they were not corrected for their number.",
+        f"{clear} of {len(ends)} intervals do not contain 0; by chance one in twenty would not, and they were not "
+        "corrected for their number.",
         f"Made by `{study.command('coverage')}`.",
     ]
     sheet = study.plain_sheet(
