@@ -37,13 +37,13 @@ COLUMNS = ["method", "seed", "steps", "return", *METRICS]
 class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in the checkout
     """What to run."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)  # one replica each
+    seeds: tuple[int, ...] = tuple(range(10))  # one replica each
     methods: tuple[str, ...] = METHODS  # which
-    steps: int = 60_000  # team steps of training
+    steps: int = 200_000  # team steps of training
     num_envs: int = 32  # copies of the environment per replica
     rollout: int = 25  # steps of each copy between two updates
-    points: int = 5  # of the curve
-    episodes: int = 20  # of each evaluation, per seed
+    points: int = 10  # of the curve
+    episodes: int = 32  # of each evaluation, per seed
     hidden: int = 64  # width of the networks
 
 
