@@ -101,6 +101,16 @@ def test_equal_teams_have_no_gap_even_where_they_act_by_sampling() -> None:
     assert found.summary()["gap"] == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("samples", [3, 30])  # 30 copies are what a team acts in
+def test_equal_teams_have_no_gap_where_an_action_is_the_best_of_several_samples(samples: int) -> None:
+    same = teams("bcq_ma", (3, 3), task="games/differential-2", mixer_hidden=4, eval_samples=samples)
+    with torch.no_grad():
+        for p in same.parameters():
+            p.add_(torch.randn(p.shape[1:], generator=torch.Generator().manual_seed(1)))
+    found = cross_play([same], episodes=10)
+    np.testing.assert_allclose(found.gap, 0.0, atol=1e-6)
+
+
 def test_sampled_compositions_have_one_member_of_their_team_on_any_place() -> None:
     found = cross_play([teams(seeds=(0, 1, 2), task="games/modes-4")], episodes=1, compositions=40)
     assert found.compositions[:3].tolist() == [[k] * 4 for k in range(3)]
