@@ -185,6 +185,28 @@ def test_data_of_different_conventions_are_no_error(tmp_path: Path) -> None:
         cross_play([files[0], files[0]])
 
 
+def test_an_episode_ends_where_it_does_in_the_evaluations_of_the_training(tmp_path: Path) -> None:
+    files = [tmp_path / f"{steps}.npz" for steps in (3, 4)]
+    for file, steps in zip(files, (3, 4), strict=True):
+        marlzoo.train(
+            teams(),
+            marlzoo.load_dataset("games/iterated-coordination/marlzoo/mix"),
+            updates=1,
+            env=lambda num_envs: make_env(GAME, num_envs),
+            episodes=1,
+            horizon=steps,
+            checkpoint=file,
+        )
+    short = cross_play(files[0], horizon=3)
+    np.testing.assert_array_equal(cross_play(files[0]).returns, short.returns)
+    assert (cross_play(files[0], horizon=10).returns != short.returns).any()
+    with pytest.raises(
+        ConfigError, match=r"4\.npz: its evaluations had 4 steps, those of .*3\.npz 3 steps; say with"
+    ):
+        cross_play(files)
+    np.testing.assert_array_equal(cross_play(files, horizon=3).returns[:2], short.returns[:2])
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [saved(tmp_path / f"{k}.npz", teams(seeds=(k, k + 10))) for k in range(2)]
     assert main(["eval", *map(str, files), "--cross-play", "--episodes", "2", "--seed", "4", "--json"]) == 0
