@@ -271,9 +271,9 @@ class _Teams:
         """The step limit of the trainings' evaluations; None: the task's own, as in a task of another name."""
         known = self.horizons if played == self.task else {}
         (first, value), *others = known.items() or [("", None)]
-        for run, other in others:
-            if other != value:
-                told = [f"{steps} steps" if steps else "the task's limit" for steps in (other, value)]
+        for run, limit in others:
+            if limit != value:
+                told = [f"{steps} steps" if steps else "the task's limit" for steps in (limit, value)]
                 raise ConfigError(
                     f"{run}: its evaluations had {told[0]}, those of {first} {told[1]}; say with --horizon how many "
                     "steps an episode has"
