@@ -181,7 +181,7 @@ class TeamPolicy:
         if action_mask is None:
             mask[..., :own] = True
             return mask
-        given = np.asarray(action_mask, dtype=np.bool_)
+        given = _legal_actions(action_mask)
         size = spec.action_size if given.shape[-1:] == (spec.action_size,) else own
         _require_shape("action_mask", given, (*lead, size), (len(lead) + 1,))
         mask[..., :size] = given
@@ -195,7 +195,7 @@ class TeamPolicy:
         if action_mask is None:
             sizes = np.array(self.spec.action_sizes)[:, None]
             return np.broadcast_to(np.arange(self.spec.action_size) < sizes, shape).copy()
-        mask = np.asarray(action_mask, dtype=np.bool_)
+        mask = _legal_actions(action_mask)
         _require_shape("action_mask", mask, shape, (len(shape),))
         _require_legal(mask)
         return mask
@@ -264,10 +264,19 @@ class _Actor:
 
 
 def _numbers(name: str, given: ArrayLike) -> NDArray[np.float32]:
+    """A copy: PyTorch takes no reversed views, and warns of those that cannot be written to."""
     try:
-        return np.asarray(given, dtype=np.float32)
+        return np.array(given, dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise SpecError(f"{name}: not an array of numbers ({error})") from error
+
+
+def _legal_actions(given: ArrayLike) -> NDArray[np.bool_]:
+    """A mask; copied as :func:`_numbers` does."""
+    try:
+        return np.array(given, dtype=np.bool_, order="C")
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"action_mask: not an array of booleans ({error})") from error
 
 
 def _require_shape(name: str, array: NDArray[Any], tail: tuple[int, ...], ndims: tuple[int, ...]) -> None:
