@@ -394,6 +394,8 @@ def test_what_is_no_array_of_numbers_is_named(tmp_path: Path) -> None:
     for obs in ([["a"] * 5] * 3, [[1.0, 2.0], [1.0]], {"agent": 1}):
         with pytest.raises(SpecError, match="obs: not an array of numbers"):
             policy.act(obs)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="reward: has values that are not finite"):
+        policy.receive(np.nan)  # the return that is still asked for would be lost for the rest of the episode
     for agent in ("walker", 1.5, True):
         with pytest.raises(SpecError, match=r"agent .*: the team has agents 0 to 2"):
             policy.act(np.zeros(5), agent=agent)  # type: ignore[arg-type]

@@ -133,9 +133,11 @@ class TeamPolicy:
         """Pass the reward of the last step, a number or ``[E]``; only return-conditioned policies use it.
 
         Raises:
-            SpecError: as many rewards as the environments of the last step are expected.
+            SpecError: as many rewards as the environments of the last step are expected, all of them finite.
         """
         values = _numbers("reward", reward).reshape(-1)
+        if not np.isfinite(values).all():
+            raise SpecError("reward: has values that are not finite; the environment is broken")
         for actor in (self._team, *self._agents.values()):
             actor.receive(torch.from_numpy(values).to(self._device, self._dtype))
 
