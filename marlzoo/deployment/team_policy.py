@@ -153,9 +153,7 @@ class TeamPolicy:
         spec = self.spec
         if self.execution != "decentralized":
             raise SpecError(f"{self.method}: its execution is {self.execution}, so no agent can act alone")
-        whole = isinstance(agent, int | np.integer) and not isinstance(agent, bool)
-        if not whole or not 0 <= agent < spec.n_agents:
-            raise SpecError(f"agent {agent!r}: the team has agents 0 to {spec.n_agents - 1}")
+        require_agent(spec, agent)
         own_obs = spec.obs_sizes[agent]
         own_actions = spec.action_sizes[agent]
         size = spec.obs_size if obs.shape[-1:] == (spec.obs_size,) else own_obs
@@ -263,6 +261,17 @@ class _Actor:
         self._num_envs = num_envs
         found: NDArray[Any] = self._policy.act(obs, action_mask, self.random)[0].cpu().numpy()
         return found if found.dtype == np.int64 else found.astype(np.float32)
+
+
+def require_agent(spec: Spec, agent: Any) -> None:
+    """Refuse what is no agent's index.
+
+    Raises:
+        SpecError: with those that there are.
+    """
+    whole = isinstance(agent, int | np.integer) and not isinstance(agent, bool)
+    if not whole or not 0 <= agent < spec.n_agents:
+        raise SpecError(f"agent {agent!r}: the team has agents 0 to {spec.n_agents - 1}")
 
 
 def _numbers(name: str, given: ArrayLike) -> NDArray[np.float32]:
