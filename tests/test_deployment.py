@@ -159,6 +159,8 @@ def test_the_choice_of_a_replica(tmp_path: Path) -> None:
         ({"seed": 7}, r"replicas 1 \(seed 7\), 2 \(seed 7\) have seed 7; choose by dataset or replica"),
         ({"replica": 3}, "replicas 0 to 2"),
         ({"replica": -1}, "replicas 0 to 2, not -1"),
+        ({"replica": 1.0}, r"replica is 1\.0; it must be the index"),
+        ({"replica": True}, "replica is True; it must be the index"),
         ({"seed": 4, "best": True}, "by one of"),
     ):
         with pytest.raises(ConfigError, match=text):
