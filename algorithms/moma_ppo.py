@@ -138,6 +138,11 @@ class MOMAPPO(Algorithm):
             )
         if c.world_model and c.model == "perfect":
             raise ConfigError(f"{self.name}: model=perfect has no use for world_model; leave one of them out")
+        if c.model == "learned" and c.elites < 2:
+            raise ConfigError(
+                f"{self.name}: elites is {c.elites}, but a rollout's penalties and its end are measured by how "
+                "far the elites disagree; take at least two, or model=perfect"
+            )
         self.world = WorldModel(self.init, spec, c)
         self.fields = self.world.fields
         seen = spec.obs_size + (c.memory_size if c.memory else 0)

@@ -149,7 +149,7 @@ def cross_play(
         env_options: of the environment; default: those of the training.
         episodes: of every composition, all from the same starts.
         compositions: sampled per team, with more than two agents.
-        horizon: step limit of an episode; default: the task's.
+        horizon: step limit of an episode; default: that of the trainings' evaluations, or the task's.
         seed: of starts, compositions and noise.
         device: of the policies.
 
@@ -174,7 +174,7 @@ def cross_play(
             AdHocTeams(teams.learners, pairs, seed),
             env,
             seeds=[derive(seed, "cross-play")] * len(pairs),
-            horizon=horizon,
+            horizon=horizon or teams.horizon(task),
             device=device,
         )
     finally:
@@ -228,6 +228,7 @@ class _Teams:
     datasets: list[list[str]]
     task: str
     env_options: dict[str, Any]
+    horizons: dict[str, int | None]
 
     @classmethod
     def gather(cls, runs: Sequence[str | Path | Algorithm], device: str) -> _Teams:
@@ -236,6 +237,7 @@ class _Teams:
         data = list[list[str]]()
         tasks = dict[str, str]()
         options = dict[str, dict[str, Any]]()
+        horizons = dict[str, int | None]()
         sources = set[str]()
         for run in runs:
             if isinstance(run, Algorithm):
@@ -255,6 +257,7 @@ class _Teams:
                     raise ConfigError(f"{name}: is named twice; a team's cross-play with itself is self-play")
                 tasks[name] = task_of(meta)
                 options[name] = meta.get("env") or {}
+                horizons[name] = meta.get("horizon") or None
                 learned_on = set(meta.get("sources") or {""})
             sources |= learned_on
             names.append(name)
@@ -262,7 +265,20 @@ class _Teams:
         _require_teams(names, learners, sources)
         task = _agreed("task", tasks)
         chosen = _agreed("environment", options)
-        return cls(names, learners, data, task or "", chosen or {})
+        return cls(names, learners, data, task or "", chosen or {}, horizons)
+
+    def horizon(self, played: str) -> int | None:
+        """The step limit of the trainings' evaluations; None: the task's own, as in a task of another name."""
+        known = self.horizons if played == self.task else {}
+        (first, value), *others = known.items() or [("", None)]
+        for run, limit in others:
+            if limit != value:
+                told = [f"{steps} steps" if steps else "the task's limit" for steps in (limit, value)]
+                raise ConfigError(
+                    f"{run}: its evaluations had {told[0]}, those of {first} {told[1]}; say with --horizon how many "
+                    "steps an episode has"
+                )
+        return value
 
     @property
     def listed(self) -> list[Team]:

@@ -101,6 +101,16 @@ def test_equal_teams_have_no_gap_even_where_they_act_by_sampling() -> None:
     assert found.summary()["gap"] == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("samples", [3, 30])  # 30 copies are what a team acts in
+def test_equal_teams_have_no_gap_where_an_action_is_the_best_of_several_samples(samples: int) -> None:
+    same = teams("bcq_ma", (3, 3), task="games/differential-2", mixer_hidden=4, eval_samples=samples)
+    with torch.no_grad():
+        for p in same.parameters():
+            p.add_(torch.randn(p.shape[1:], generator=torch.Generator().manual_seed(1)))
+    found = cross_play([same], episodes=10)
+    np.testing.assert_allclose(found.gap, 0.0, atol=1e-6)
+
+
 def test_sampled_compositions_have_one_member_of_their_team_on_any_place() -> None:
     found = cross_play([teams(seeds=(0, 1, 2), task="games/modes-4")], episodes=1, compositions=40)
     assert found.compositions[:3].tolist() == [[k] * 4 for k in range(3)]
@@ -173,6 +183,28 @@ def test_data_of_different_conventions_are_no_error(tmp_path: Path) -> None:
     assert cross_play(files, episodes=1).returns.shape == (16, 1)
     with pytest.raises(ConfigError, match=r"left\.npz: is named twice"):
         cross_play([files[0], files[0]])
+
+
+def test_an_episode_ends_where_it_does_in_the_evaluations_of_the_training(tmp_path: Path) -> None:
+    files = [tmp_path / f"{steps}.npz" for steps in (3, 4)]
+    for file, steps in zip(files, (3, 4), strict=True):
+        marlzoo.train(
+            teams(),
+            marlzoo.load_dataset("games/iterated-coordination/marlzoo/mix"),
+            updates=1,
+            env=lambda num_envs: make_env(GAME, num_envs),
+            episodes=1,
+            horizon=steps,
+            checkpoint=file,
+        )
+    short = cross_play(files[0], horizon=3)
+    np.testing.assert_array_equal(cross_play(files[0]).returns, short.returns)
+    assert (cross_play(files[0], horizon=10).returns != short.returns).any()
+    with pytest.raises(
+        ConfigError, match=r"4\.npz: its evaluations had 4 steps, those of .*3\.npz 3 steps; say with"
+    ):
+        cross_play(files)
+    np.testing.assert_array_equal(cross_play(files, horizon=3).returns[:2], short.returns[:2])
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

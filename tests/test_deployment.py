@@ -159,6 +159,8 @@ def test_the_choice_of_a_replica(tmp_path: Path) -> None:
         ({"seed": 7}, r"replicas 1 \(seed 7\), 2 \(seed 7\) have seed 7; choose by dataset or replica"),
         ({"replica": 3}, "replicas 0 to 2"),
         ({"replica": -1}, "replicas 0 to 2, not -1"),
+        ({"replica": 1.0}, r"replica is 1\.0; it must be the index"),
+        ({"replica": True}, "replica is True; it must be the index"),
         ({"seed": 4, "best": True}, "by one of"),
     ):
         with pytest.raises(ConfigError, match=text):
@@ -394,6 +396,8 @@ def test_what_is_no_array_of_numbers_is_named(tmp_path: Path) -> None:
     for obs in ([["a"] * 5] * 3, [[1.0, 2.0], [1.0]], {"agent": 1}):
         with pytest.raises(SpecError, match="obs: not an array of numbers"):
             policy.act(obs)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="reward: has values that are not finite"):
+        policy.receive(np.nan)  # the return that is still asked for would be lost for the rest of the episode
     for agent in ("walker", 1.5, True):
         with pytest.raises(SpecError, match=r"agent .*: the team has agents 0 to 2"):
             policy.act(np.zeros(5), agent=agent)  # type: ignore[arg-type]

@@ -214,8 +214,10 @@ def test_wrong_requests_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         exporting.export(team("deterministic"), tmp_path / "p.onnx", format="torch")
     with pytest.raises(ConfigError, match="must be onnx or torch"):
         exporting.export(team("deterministic"), tmp_path / "p.onnx", format="jit")  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="agents 0 to 2"):
-        exporting.export(team("deterministic"), tmp_path / "p.pt2", format="torch", agent=3)
+    nobody: tuple[Any, ...] = (3, -1, True, 1.0, "walker")
+    for agent in nobody:
+        with pytest.raises(SpecError, match="agents 0 to 2"):
+            exporting.export(team("deterministic"), tmp_path / "p.pt2", format="torch", agent=agent)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match="ONNX file needs the package 'onnxscript'"):
         exporting.export(team("deterministic"), tmp_path / "p.onnx")

@@ -17,7 +17,8 @@ from marlzoo.cli.finetuning import _text
 from marlzoo.data.dataset import Dataset
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.spec import Spec
-from marlzoo.training.finetune import FinetuneSummary
+from marlzoo.training.evaluation import EpisodeResults, Evaluation
+from marlzoo.training.finetune import Finetuned, FinetuneSummary
 from marlzoo.training.finetune_settings import FinetuneSettings
 
 SPEC = Spec(2, 1, 1, "discrete", 2, 1)
@@ -77,10 +78,28 @@ def logged(episodes: int = 400) -> Dataset:
 @pytest.mark.parametrize(("warmup", "said"), [(19, False), (20, True), (500, True)])
 def test_a_dip_that_cannot_be_seen_is_said(warmup: int, said: bool) -> None:
     line = FinetuneSummary(seed=3, start=1.0, dip=0.0, area=1.0, final=1.0)
-    found: Any = SimpleNamespace(learner=SimpleNamespace(name="iql"), summaries=[line], steps=(0, 100))
+    found: Any = SimpleNamespace(learner=SimpleNamespace(name="iql"), summaries=[line], steps=(0, 20, 100))
     text = _text(found, FinetuneSettings(warmup=warmup))
     assert text.startswith("iql, seed 3: return 1.00 before, 1.00 after 100 steps; dip 0.00")
     assert ("The dip says nothing: the first fifth of the steps is warm-up" in text) == said
+
+
+def test_a_dip_that_no_evaluation_could_show_is_not_zero() -> None:
+    def at(mean: float) -> Evaluation:
+        return Evaluation(
+            0, EpisodeResults(np.full((1, 2), mean), np.ones((1, 2), int), None), np.zeros(1, bool), 0.0
+        )
+
+    learner: Any = SimpleNamespace(name="iql", seeds=[3])
+    evaluations = (at(1.0), at(0.0), at(1.0))
+    seldom = Finetuned(learner, (0, 50, 100), evaluations)
+    assert np.isnan(seldom.summaries[0].dip)
+    text = _text(seldom, FinetuneSettings(warmup=0))
+    assert "dip unknown" in text
+    assert "The dip was not measured: no evaluation lies within the first fifth" in text
+    often = Finetuned(learner, (0, 20, 100), evaluations)
+    assert often.summaries[0].dip == 1.0
+    assert "not measured" not in _text(often, FinetuneSettings(warmup=0))
 
 
 def test_a_memory_with_its_sign_turned_has_a_dip_that_plain_fine_tuning_has_not(

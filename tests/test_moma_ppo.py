@@ -104,6 +104,9 @@ def test_too_few_updates_for_all_stages_are_refused() -> None:
         train(learner, toy_dataset(), updates=3)
     with pytest.raises(ConfigError, match="batch_size 13 must be at most"):
         marlzoo.make("moma_ppo", toy_spec(), **(SMALL | {"batch_size": 13}))
+    with pytest.raises(ConfigError, match="elites is 1, but a rollout's penalties"):
+        marlzoo.make("moma_ppo", toy_spec(), **(SMALL | {"elites": 1}))
+    marlzoo.make("moma_ppo", toy_spec(), **(SMALL | {"elites": 1, "model": "perfect"}))
 
 
 def test_the_simulator_steps_as_the_game_does() -> None:

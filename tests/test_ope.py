@@ -399,6 +399,20 @@ def test_bad_input() -> None:
         ope(learner, continuous, settings=FQESettings(hidden=0))
     with pytest.raises(ConfigError, match=r"gamma is 1.5; it must lie in \[0, 1\]"):
         ope(learner, continuous, gamma=1.5)
+    wrong: tuple[tuple[str, Any, str], ...] = (
+        ("batch_size", 0, "an integer of at least 1"),
+        ("updates", 2.5, "an integer of at least 1"),
+        ("lr", -1.0, r"in \(0, 1\]"),
+        ("tau", 5.0, r"in \(0, 1\]"),
+        ("tau", 0.0, r"in \(0, 1\]"),
+    )
+    for name, value, text in wrong:
+        with pytest.raises(ConfigError, match=f"{name} is {value}; it must .*{text}"):
+            ope(learner, continuous, settings=FQESettings(**{name: value}))
+    with pytest.raises(ConfigError, match="seed is -1; it must be an integer of at least 0"):
+        ope(learner, continuous, seed=-1)
+    with pytest.raises(ConfigError, match=r"gamma is 'x'; it must lie in \[0, 1\]"):
+        ope(learner, continuous, gamma="x")  # type: ignore[arg-type]
     team = marlzoo.make("bc", discrete.spec, hidden=8)
     with pytest.raises(DataError, match="its source does not tell where episodes begin"):
         ope(team, discrete.with_card(replace(discrete.card, bounds_known=False)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,23 @@ def test_teams_of_one_and_of_several_environments() -> None:
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, obs[0, :, :2])
     assert TeamPolicy(Noted(), BOX, dtype=torch.float64).act(obs).dtype == np.float32
+
+
+def test_arrays_may_be_views_and_unwritable() -> None:
+    obs = np.arange(18, dtype=np.float32).reshape(3, 2, 3)
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
+    fixed = np.broadcast_to(obs[0], (3, 2, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(TeamPolicy(Noted(), BOX).act(obs[::-1]), obs[::-1, :, :2])
+        np.testing.assert_array_equal(TeamPolicy(Noted(), BOX).act(fixed), fixed[..., :2])
+        team = TeamPolicy(Noted(), CHOICE)
+        assert team.act(obs[0], mask[::-1]).tolist() == [0, 2]
+        assert team.act(obs[0, 0], mask[0, ::-1], agent=0) == 3
+    team.reset()
+    for agent, wrong in ((None, [[1, 0], [1]]), (0, [1, [0]])):
+        with pytest.raises(SpecError, match="action_mask: not an array of booleans"):
+            team.act(obs[0] if agent is None else obs[0, 0], wrong, agent=agent)  # type: ignore[arg-type]
 
 
 def test_agents_without_a_mask_may_do_all_that_they_can() -> None:

@@ -253,6 +253,8 @@ class Given:
 
     spread = torch.tensor([[2.0, 0.0]])  # the second entry never varies
 
+    config = SMALL
+
     def frame(self, obs: Tensor, state: Tensor) -> Tensor:
         return obs.flatten(2)
 
@@ -329,6 +331,20 @@ def test_what_a_training_of_a_model_tells(tmp_path: Path) -> None:
     save_arrays(tmp_path / "other.npz", {"x": np.zeros(2)}, {"kind": "something else"})
     with pytest.raises(CheckpointError, match="not a world model; 'marlzoo data model DATASET' writes one"):
         load_world_model(tmp_path / "other.npz")
+
+
+def test_errors_are_in_units_of_the_data_whatever_the_model_reads() -> None:
+    data = toy_dataset()
+    data.obs[:] *= np.float32(10.0)
+    data.obs[..., 0] = 3.0  # has no share
+    plain, scaled = (
+        step_errors(
+            fit_world_model(data, replace(SMALL, model_updates=1, standardize=standardize), state=True), data
+        )
+        for standardize in (False, True)
+    )
+    np.testing.assert_allclose(plain.unchanged, scaled.unchanged, rtol=1e-5)
+    assert 1.0 < plain.unchanged[0] < 2.0
 
 
 def test_a_task_of_one_state_has_no_error_of_frames() -> None:

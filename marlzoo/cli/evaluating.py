@@ -45,11 +45,11 @@ class Options:
     env: tuple[str, ...] = ()
     """options of the task's environment, for instance flavor=original (default: those of the training)"""
     episodes: int = 0
-    """episodes per replica (0: as many as in training, or 10)"""
+    """episodes per replica (0: as many as in training, or 10; with --cross-play always 10)"""
     horizon: int = 0
     """step limit of an episode (0: that of the training's evaluations, or the task's)"""
     seed: int = -1
-    """random seed of the starts (-1: those of the training's own evaluation, whose row it repeats)"""
+    """seed of the starts (-1: those of the training's own evaluation, whose row it repeats; 0 in cross-play)"""
     acting: tuple[str, ...] = ()
     """how the policy acts, in place of the training's settings, for instance eval_steps=5"""
     device: str = "cpu"

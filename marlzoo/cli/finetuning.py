@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -121,15 +122,24 @@ def _text(found: Finetuned, settings: FinetuneSettings) -> str:
 
     lines = [
         f"{found.learner.name}, seed {line.seed}: return {line.start:.2f} before, {line.final:.2f} after "
-        f"{found.steps[-1]} steps; dip {line.dip:.2f}, mean over the steps {line.area:.2f}"
+        f"{found.steps[-1]} steps; dip {_dip(line.dip)}, mean over the steps {line.area:.2f}"
         for line in found.summaries
     ]
-    if settings.warmup >= EARLY * found.steps[-1]:
+    if all(steps > EARLY * found.steps[-1] for steps in found.steps[1:]):
+        lines.append(
+            "The dip was not measured: no evaluation lies within the first fifth of the steps; evaluate more often "
+            "(--eval-every)"
+        )
+    elif settings.warmup >= EARLY * found.steps[-1]:
         lines.append(
             f"The dip says nothing: the first fifth of the steps is warm-up (--warmup {settings.warmup}); take more "
             "--env-steps, or less warm-up"
         )
     return "\n".join(lines)
+
+
+def _dip(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2f}"
 
 
 def _csv(found: Finetuned) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from marlzoo.deployment.loading import load
 from marlzoo.deployment.step import PolicyStep, example_inputs, next_inputs
-from marlzoo.deployment.team_policy import TeamPolicy
+from marlzoo.deployment.team_policy import TeamPolicy, require_agent
 from marlzoo.errors import ConfigError, ExportError, MissingExtraError, SpecError
 from marlzoo.system.files import atomic_write
 from marlzoo.version import __version__
@@ -111,8 +111,8 @@ def make_policy_step(team: TeamPolicy, agent: int | None = None) -> PolicyStep:
     """
     if agent is not None and team.execution != "decentralized":
         raise SpecError(f"{team.method}: its execution is {team.execution}, so no agent can act alone")
-    if agent is not None and not 0 <= agent < team.spec.n_agents:
-        raise SpecError(f"agent {agent}: the team has agents 0 to {team.spec.n_agents - 1}")
+    if agent is not None:
+        require_agent(team.spec, agent)
     # A copy: the caller's team keeps its device, precision and memory.
     policy = copy.deepcopy(team.policy).cpu().float()
     try:

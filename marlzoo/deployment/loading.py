@@ -68,6 +68,8 @@ def _choose(
     if best:
         return _best(file, saved, among)
     if replica is not None:
+        if isinstance(replica, bool) or not isinstance(replica, int | np.integer):
+            raise ConfigError(f"replica is {replica!r}; it must be the index of a replica, an integer")
         if replica not in among:
             held = f"0 to {len(among) - 1}" if len(among) == len(saved.seeds) else ", ".join(map(str, among))
             raise ConfigError(f"{file}: has replicas {held}, not {replica}")

@@ -133,9 +133,11 @@ class TeamPolicy:
         """Pass the reward of the last step, a number or ``[E]``; only return-conditioned policies use it.
 
         Raises:
-            SpecError: as many rewards as the environments of the last step are expected.
+            SpecError: as many rewards as the environments of the last step are expected, all of them finite.
         """
         values = _numbers("reward", reward).reshape(-1)
+        if not np.isfinite(values).all():
+            raise SpecError("reward: has values that are not finite; the environment is broken")
         for actor in (self._team, *self._agents.values()):
             actor.receive(torch.from_numpy(values).to(self._device, self._dtype))
 
@@ -151,9 +153,7 @@ class TeamPolicy:
         spec = self.spec
         if self.execution != "decentralized":
             raise SpecError(f"{self.method}: its execution is {self.execution}, so no agent can act alone")
-        whole = isinstance(agent, int | np.integer) and not isinstance(agent, bool)
-        if not whole or not 0 <= agent < spec.n_agents:
-            raise SpecError(f"agent {agent!r}: the team has agents 0 to {spec.n_agents - 1}")
+        require_agent(spec, agent)
         own_obs = spec.obs_sizes[agent]
         own_actions = spec.action_sizes[agent]
         size = spec.obs_size if obs.shape[-1:] == (spec.obs_size,) else own_obs
@@ -181,7 +181,7 @@ class TeamPolicy:
         if action_mask is None:
             mask[..., :own] = True
             return mask
-        given = np.asarray(action_mask, dtype=np.bool_)
+        given = _legal_actions(action_mask)
         size = spec.action_size if given.shape[-1:] == (spec.action_size,) else own
         _require_shape("action_mask", given, (*lead, size), (len(lead) + 1,))
         mask[..., :size] = given
@@ -195,7 +195,7 @@ class TeamPolicy:
         if action_mask is None:
             sizes = np.array(self.spec.action_sizes)[:, None]
             return np.broadcast_to(np.arange(self.spec.action_size) < sizes, shape).copy()
-        mask = np.asarray(action_mask, dtype=np.bool_)
+        mask = _legal_actions(action_mask)
         _require_shape("action_mask", mask, shape, (len(shape),))
         _require_legal(mask)
         return mask
@@ -263,11 +263,31 @@ class _Actor:
         return found if found.dtype == np.int64 else found.astype(np.float32)
 
 
+def require_agent(spec: Spec, agent: Any) -> None:
+    """Refuse what is no agent's index.
+
+    Raises:
+        SpecError: with those that there are.
+    """
+    whole = isinstance(agent, int | np.integer) and not isinstance(agent, bool)
+    if not whole or not 0 <= agent < spec.n_agents:
+        raise SpecError(f"agent {agent!r}: the team has agents 0 to {spec.n_agents - 1}")
+
+
 def _numbers(name: str, given: ArrayLike) -> NDArray[np.float32]:
+    """A copy: PyTorch takes no reversed views, and warns of those that cannot be written to."""
     try:
-        return np.asarray(given, dtype=np.float32)
+        return np.array(given, dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise SpecError(f"{name}: not an array of numbers ({error})") from error
+
+
+def _legal_actions(given: ArrayLike) -> NDArray[np.bool_]:
+    """A mask; copied as :func:`_numbers` does."""
+    try:
+        return np.array(given, dtype=np.bool_, order="C")
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"action_mask: not an array of booleans ({error})") from error
 
 
 def _require_shape(name: str, array: NDArray[Any], tail: tuple[int, ...], ndims: tuple[int, ...]) -> None:

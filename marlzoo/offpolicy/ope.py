@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -110,14 +110,7 @@ def ope(
     logged = data if isinstance(data, Dataset) else fitted(load_dataset(data), learner.spec)
     wanted = _estimators(learner, logged, estimators)
     settings = settings or FQESettings()
-    _require(
-        bootstrap=(bootstrap, 1),
-        members=(settings.members, 0),
-        updates=(settings.updates, 1),
-        hidden=(settings.hidden, 1),
-    )
-    if gamma is not None and not 0.0 <= gamma <= 1.0:
-        raise ConfigError(f"gamma is {gamma!r}; it must lie in [0, 1]")
+    _require_numbers(settings, gamma, bootstrap, seed)
     discount = np.array([config.gamma if gamma is None else gamma for config in learner.configs])
     actions = policy_actions(learner, logged)
     values = None
@@ -257,8 +250,19 @@ def _behavior_return(data: Dataset, gamma: float) -> float:
     return float((team.astype(np.float64) * gamma**age).sum() / data.episodes)
 
 
-def _require(**counts: tuple[int, int]) -> None:
-    """Refuse a number below the least that it may be."""
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
+def _require_numbers(settings: FQESettings, gamma: float | None, bootstrap: int, seed: int) -> None:
+    """Refuse numbers that are out of their range, with which the estimates would be those of untrained networks."""
+    counts: dict[str, tuple[Any, int]] = {"bootstrap": (bootstrap, 1), "seed": (seed, 0)}
+    counts |= {name: (getattr(settings, name), 1) for name in ("updates", "hidden", "batch_size")}
+    counts |= {"members": (settings.members, 0)}
+    for name, (count, least) in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
+            raise ConfigError(f"{name} is {count!r}; it must be an integer of at least {least}")
+    for name, value in {
+        "gamma": 1.0 if gamma is None else gamma,
+        "tau": settings.tau,
+        "lr": settings.lr,
+    }.items():
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not (number and 0.0 <= value <= 1.0) or (value == 0.0 and name != "gamma"):
+            raise ConfigError(f"{name} is {value!r}; it must lie in {'[' if name == 'gamma' else '('}0, 1]")

@@ -107,7 +107,10 @@ class _Part:
 
 
 class _Common(PrefetchedRandom):
-    """The same numbers for all compositions of a team."""
+    """The same numbers for all compositions of a team.
+
+    Policies ask for ``[..., E, N, n]``; the axes in front of the environments are those of samples to choose from.
+    """
 
     def __init__(
         self, seeds: Sequence[int], width: int, num_envs: int, device: torch.device, dtype: torch.dtype
@@ -117,6 +120,10 @@ class _Common(PrefetchedRandom):
         self._num_envs = num_envs
 
     def draw(self, kind: Kind, *shape: int) -> Tensor:
-        if not shape or shape[0] != self._width * self._num_envs:
+        place = max(0, len(shape) - 3)
+        if not shape or shape[place] != self._width * self._num_envs:
             return super().draw(kind, *shape)
-        return super().draw(kind, self._num_envs, *shape[1:]).repeat(1, self._width, *(1,) * (len(shape) - 1))
+        drawn = super().draw(kind, *shape[:place], self._num_envs, *shape[place + 1 :])
+        times = [1] * drawn.ndim
+        times[1 + place] = self._width  # after the axis of replicas
+        return drawn.repeat(times)

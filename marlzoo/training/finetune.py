@@ -44,7 +44,8 @@ class FinetuneSummary:
     Args:
         seed: of the replica.
         start: before the first environment step: the offline score.
-        dip: how far the return fell below ``start`` within the first fifth of the steps; 0: it did not.
+        dip: how far the return fell below ``start`` within the first fifth of the steps; 0: it did not; NaN: no
+            evaluation after the first step lies within it.
         area: area under the curve over environment steps, divided by their number.
         final: after the last step.
     """
@@ -80,7 +81,10 @@ class Finetuned:
         """One per replica."""
         steps = np.array(self.steps, np.float64)
         returns = self.returns
-        dip = returns[0] - returns[steps <= EARLY * steps[-1]].min(0)
+        early = steps <= EARLY * steps[-1]
+        dip = returns[0] - returns[early].min(0)
+        if early.sum() < 2:  # nothing but the start
+            dip = np.full_like(dip, np.nan)
         between = 0.5 * (returns[1:] + returns[:-1]) * np.diff(steps)[:, None]
         area = between.sum(0) / steps[-1]
         rows = zip(self.learner.seeds, returns[0], dip, area, returns[-1], strict=True)

@@ -99,6 +99,7 @@ def step_errors(model: WorldModel, data: Dataset, steps: int = 10, seed: int = 0
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(rows, min(STARTS, rows.size), replace=False))
     first = frame = _frames(model, data, rows)
+    units = _units(model, data)
     found: list[tuple[float, float, float, int]] = []
     for k in range(steps):
         live = left[rows] > k
@@ -114,8 +115,8 @@ def step_errors(model: WorldModel, data: Dataset, steps: int = 10, seed: int = 0
         earned = _tensor(data.reward[rows + k])
         team = earned.mean(-1) if earned.ndim == 3 else earned
         errors = (
-            _rms(model, frame - truth),
-            _rms(model, first - truth),
+            _rms(frame - truth, units),
+            _rms(first - truth, units),
             float((reward - team).square().mean().sqrt()),
         )
         found.append((*errors, len(rows)))
@@ -132,12 +133,21 @@ def _tensor(array: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(array).unsqueeze(0)
 
 
-def _rms(model: WorldModel, error: Tensor) -> float:
+def _units(model: WorldModel, data: Dataset) -> Tensor:
+    """The data's deviation of a frame's entries ``[D]``, 0 of constants."""
+    if model.config.standardize:
+        return model.spread[0]
+    parts = [data.obs.reshape(data.rows, -1), *([data.state] if model.state else [])]
+    deviation = np.concatenate([part.std(0, dtype=np.float64) for part in parts])
+    return torch.where(model.spread[0] > 0, torch.from_numpy(deviation).to(model.spread), 0.0)
+
+
+def _rms(error: Tensor, units: Tensor) -> float:
     """Over the entries that vary; 0 in a task of one state, where none does."""
-    varies = model.spread[0] > 0
+    varies = units > 0
     if not varies.any():
         return 0.0
-    return float((error[..., varies] / model.spread[0, varies]).square().mean().sqrt())
+    return float((error[..., varies] / units[varies]).square().mean().sqrt())
 
 
 def save_world_model(path: str | Path, model: WorldModel, data: Dataset, seed: int) -> None:
