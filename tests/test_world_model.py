@@ -20,6 +20,7 @@ from marlzoo.errors import CheckpointError, ConfigError, DataError
 from marlzoo.models.rollouts import Outcome, imagine
 from marlzoo.models.settings import WorldModelConfig
 from marlzoo.models.world_model import (
+    Prediction,
     Uncertainty,
     WorldModel,
     _over,
@@ -138,6 +139,46 @@ def test_held_out_episodes_measure_and_do_not_teach() -> None:
     loss, _ = model.loss(batch_of(model, held_out=0.0 * ones))
     assert (loss > 0).all()
     assert model.errors[0, 0, 1].item() == pytest.approx(0.98 * model.config.model_batch)
+
+
+def test_the_loss_is_a_mean_over_the_steps_that_teach_and_a_sum_over_members() -> None:
+    """So a held-out step in a batch makes the others count more, and no member changes another's step size."""
+    model = toy_model()
+    batch = batch_of(model)
+    size = model.config.model_batch
+    held = torch.zeros(2, model.rows, dtype=torch.float64)
+    total = torch.zeros(2, dtype=torch.float64)
+    for member in range(model.config.members):
+        some = torch.ones_like(held)  # one member's first four steps alone teach
+        some[:, member * size : member * size + 4] = 0.0
+        held[:, member * size + 4 : (member + 1) * size] = 1.0
+        total += model.loss(Batch.of(**(batch.tensors() | {"held_out": some})))[0].detach()
+    loss, metrics = model.loss(Batch.of(**(batch.tensors() | {"held_out": held})))
+    found = loss.detach()
+    torch.testing.assert_close(found, total)
+    torch.testing.assert_close(found, model.config.members * metrics["world/loss"])
+    # Steps repeated until the batch is full: the mean, and not the sum, stays what it was.
+    rows = torch.arange(model.rows) // size * size + torch.arange(model.rows) % 4
+    again = {name: value[:, rows] for name, value in batch.tensors().items()} | {"held_out": 0.0 * held}
+    torch.testing.assert_close(model.loss(Batch.of(**again))[0].detach(), found)
+
+
+def test_scales_are_the_datas_population_moments() -> None:
+    """Of all frames, the final ones too, and of the rewards of steps: a final row has none."""
+    model = toy_model()
+    for replica, data in enumerate((toy_dataset(), toy_dataset(seed=1))):
+        frames = data.obs.reshape(data.rows, -1).astype(np.float64)
+        paid = np.concatenate([episode.reward for episode in data]).astype(np.float64)
+        for name, rows in (("", frames), ("reward_", np.repeat(paid[:, None], 3, 1))):
+            moments = {"center": rows.mean(0), "spread": rows.std(0), "low": rows.min(0), "high": rows.max(0)}
+            for moment, values in moments.items():
+                np.testing.assert_allclose(getattr(model, name + moment)[replica], values, atol=1e-12)
+
+
+def test_a_step_goes_on_where_more_agents_than_not_do() -> None:
+    alive = torch.tensor([[0.9, 0.9, 0.1], [0.9, 0.1, 0.1]]).view(1, 1, 2, 3)
+    told = Prediction(torch.zeros(1, 1, 2, 1), torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 2, 3), alive)
+    assert told.drawn(torch.zeros(1, 2))[2].tolist() == [[1.0, 0.0]]
 
 
 def test_the_best_members_are_kept() -> None:
