@@ -173,16 +173,16 @@ def test_team_targets_with_the_data_s_next_action_for_some_agents(trace: float |
         filled=f64(1, 1, 0).view(1, 1, 3),
     )
     gamma = f64(0.5).view(1, 1, 1)
-    teams: list[Any] = [Weighted(every, 1.0), Weighted(target, 10.0)]
-    options = {"trace": None if trace is None else f64(trace).view(1, 1, 1)}
+    learning, following = Weighted(every, 1.0), Weighted(target, 10.0)
+    options: dict[str, Any] = {"trace": None if trace is None else f64(trace).view(1, 1, 1)}
     for replaced, values in (((True, True), 10 + 40), ((True, False), 10 + 30), ((False, False), 20 + 30)):
         found = team_targets(
-            *teams, batch, gamma, replaced=torch.tensor(replaced).view(1, 1, 1, 2), **options
+            learning, following, batch, gamma, replaced=torch.tensor(replaced).view(1, 1, 1, 2), **options
         )
         close(found.total[..., :2], f64(0 + 4, 2 + 0).view(1, 1, 2))
         assert found.counted.tolist() == [[[1.0, 0.0, 0.0]]]
         close(found.target[..., 0], 1.5 + 0.5 * 10 * values)
-    assert team_targets(*teams, batch, gamma, **options).counted.tolist() == [[[1.0, 1.0, 0.0]]]
+    assert team_targets(learning, following, batch, gamma, **options).counted.tolist() == [[[1.0, 1.0, 0.0]]]
 
 
 def test_padded_action_dimensions_have_no_share() -> None:
