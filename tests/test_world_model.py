@@ -17,7 +17,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, ConfigError, DataError
-from marlzoo.models.rollouts import Outcome, imagine
+from marlzoo.models.rollouts import Learned, Outcome, imagine
 from marlzoo.models.settings import WorldModelConfig
 from marlzoo.models.world_model import (
     Prediction,
@@ -194,6 +194,33 @@ def test_the_best_members_are_kept() -> None:
     drawn, _, _ = best.drawn(torch.tensor([0.0, 0.49, 0.5, 0.99, 0.2]).double().expand(2, 5))
     assert torch.equal(drawn[1, 2], everyone.mean[1, 0, 2])
     assert torch.equal(drawn[1, 1], everyone.mean[1, 2, 1])
+
+
+def test_rollouts_step_in_one_of_the_best_members_within_the_box_of_the_data() -> None:
+    """Their disagreement, too, is that of the best members alone."""
+    model = toy_model()
+    for replica, worst in enumerate((0, 2)):
+        model.errors[replica] = torch.ones(3, 2)
+        model.errors[replica, worst, 0] = 9.0
+    source = torch.Generator().manual_seed(0)
+    frame = 9.0 * torch.randn(2, 6, model.size, generator=source, dtype=torch.float64)
+    action = torch.rand(2, 6, 3, 2, generator=source, dtype=torch.float64)
+    uniform = torch.tensor([0.1, 0.9]).double().repeat(2, 3)
+    found, everyone = Learned(model).step(frame, action, uniform), model.predict(frame, action)
+    for replica, best in enumerate(([1, 2], [0, 1])):
+        for step in range(6):
+            member = best[int(uniform[replica, step] * 2)]
+            mean = everyone.mean[replica, member, step]
+            expected = torch.clamp(mean, model.low[replica], model.high[replica])
+            torch.testing.assert_close(found.frame[replica, step], expected)
+            paid = everyone.reward[replica, member, step]
+            expected = torch.clamp(paid, model.reward_low[replica], model.reward_high[replica])
+            torch.testing.assert_close(found.reward[replica, step], expected)
+            goes_on = everyone.alive[replica, member, step].mean() > 0.5
+            assert found.mask[replica, step] == goes_on
+        spread = everyone.team_reward[replica, best].var(0)
+        torch.testing.assert_close(found.uncertainty.reward[replica], spread)
+    assert not torch.equal(found.frame, everyone.drawn(uniform)[0])
 
 
 def test_what_does_not_vary_has_no_share() -> None:
