@@ -13,7 +13,13 @@ from marlzoo.algorithm import Algorithm, Stage
 from marlzoo.batch import Batch
 from marlzoo.config import Config, Positive
 from marlzoo.errors import CheckpointError, ConfigError, SpecError
-from marlzoo.modules.policies import Policy, categorical_log_prob, mask_logits, tanh_gaussian_log_prob
+from marlzoo.modules.policies import (
+    LOG_STD_BOUNDS,
+    Policy,
+    categorical_log_prob,
+    mask_logits,
+    tanh_gaussian_log_prob,
+)
 from marlzoo.replicas import Init
 from marlzoo.spec import Spec
 
@@ -187,6 +193,27 @@ def test_targets_follow() -> None:
     assert made.due("fast", 3, made=2)  # the third of four steps
     assert not made.due("fast", 4, made=0)
     assert made.due("fast", 3, ahead=2)
+    before = made.steps_made("fast")
+    for _ in range(3):
+        made.step(fast=made.fast.value.sum(-1))
+    made.hard_update(made.target, made.fast, 5, f64(0.1, 0.1), "fast", made=3)  # the fifth of seven steps
+    assert torch.equal(made.target.value, made.fast.value)
+    assert [int(before), int(made.steps_made("fast"))] == [4, 7]
+
+
+class Drawn(Pair):
+    """A group whose start is drawn."""
+
+    def build(self, spec: Spec) -> None:
+        super().build(spec)
+        self.fast.value = self.init.uniform(1.0, 2)
+
+
+def test_a_replica_starts_from_its_own_seed() -> None:
+    """As it would alone, and unlike one of another seed."""
+    starts = [Drawn(BOX, seeds, [PairConfig()] * len(seeds)).fast.value for seeds in ((0, 1, 0), (0,), (1,))]
+    assert torch.equal(starts[0], torch.cat((starts[1], starts[2], starts[1])))
+    assert not torch.equal(starts[1], starts[2])
 
 
 def test_only_what_is_finite_has_not_diverged() -> None:
@@ -219,6 +246,10 @@ def test_likelihood_of_the_datas_actions() -> None:
     batch = Batch.of(action=action.tanh())
     found = made.data_log_prob((mean, log_std), batch)
     close(found, tanh_gaussian_log_prob(mean, log_std, batch.action, made.action_dimensions))
+    wide = made.data_log_prob(torch.cat((mean, 9.0 * log_std), -1), batch)  # one tensor, not clipped yet
+    clipped = (9.0 * log_std).clamp(*LOG_STD_BOUNDS)
+    assert not torch.equal(clipped, 9.0 * log_std)
+    close(wide, tanh_gaussian_log_prob(mean, clipped, batch.action, made.action_dimensions))
     edge = Batch.of(action=torch.ones(2, 4, 2, 2, dtype=torch.float64))
     margins = pair(bound_margin=[0.0, 0.01]).data_log_prob((mean, log_std), edge)
     close(margins[0], made.data_log_prob((mean, log_std), edge)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from marlzoo.algorithms.omar import cross_entropy_search, softmax_moments, softmax_search
@@ -14,9 +15,13 @@ from marlzoo.batch import Batch
 from marlzoo.modules.critics import best_of
 from marlzoo.modules.policies import smoothed_action
 from marlzoo.objectives import (
+    action_error,
+    action_size,
     all_replacements,
     double_q,
+    effective_sample_size,
     expectile,
+    exponent_quantiles,
     exponential_weights,
     gaussian_kl,
     masked_logsumexp,
@@ -26,6 +31,7 @@ from marlzoo.objectives import (
     partial_replacement,
     penalty_samples,
     sampled_logsumexp,
+    saturation,
     soft_backup,
     soft_minimum,
     softmax_weights,
@@ -137,6 +143,70 @@ def test_team_targets_without_and_with_a_mixer() -> None:
     found = team_targets(*teams, batch, gamma)
     close(found.total, f64(104, 203).view(1, 1, 2))
     close(found.target, f64(1.5 + 0.5 * (20 + 30 + 200), 3.5).view(1, 1, 2))
+
+
+class Weighted(Given):
+    """A team with a mixer of its own: the sum of the values times a number, whatever the state."""
+
+    def __init__(self, every: Tensor, weight: float) -> None:
+        super().__init__(every, mixer=True)
+        self.weight = weight
+
+    def total(self, values: Tensor, state: Tensor | None) -> Tensor:
+        return self.weight * values.sum(-1)
+
+
+@pytest.mark.parametrize("trace", [None, 0.0])
+def test_team_targets_with_the_data_s_next_action_for_some_agents(trace: float | None) -> None:
+    """A sequence of two steps, cut off, and a padded one: only its first step's next action is known.
+
+    Next actions are chosen by the team, valued by the target team, and mixed by the target team's own mixer.
+    """
+    every = f64(0, 1, 5, 4, 2, 3, 0, 1, 7, 6, 8, 9, 0, 0, 0, 0).view(1, 1, 4, 2, 2)
+    target = f64(1, 2, 3, 4, 20, 10, 30, 40, 9, 9, 9, 9, 0, 0, 0, 0).view(1, 1, 4, 2, 2)
+    batch = Batch.of(
+        action=torch.tensor([[[[0, 1], [0, 0], [0, 0]]]]),
+        action_mask=torch.ones(1, 1, 4, 2, 2, dtype=torch.bool),
+        reward=f64(1.5, 3.5, 0).view(1, 1, 3),
+        state=f64(100, 200, 300, 0).view(1, 1, 4, 1),
+        mask=f64(1, 1, 1).view(1, 1, 3),
+        filled=f64(1, 1, 0).view(1, 1, 3),
+    )
+    gamma = f64(0.5).view(1, 1, 1)
+    learning, following = Weighted(every, 1.0), Weighted(target, 10.0)
+    options: dict[str, Any] = {"trace": None if trace is None else f64(trace).view(1, 1, 1)}
+    for replaced, values in (((True, True), 10 + 40), ((True, False), 10 + 30), ((False, False), 20 + 30)):
+        found = team_targets(
+            learning, following, batch, gamma, replaced=torch.tensor(replaced).view(1, 1, 1, 2), **options
+        )
+        close(found.total[..., :2], f64(0 + 4, 2 + 0).view(1, 1, 2))
+        assert found.counted.tolist() == [[[1.0, 0.0, 0.0]]]
+        close(found.target[..., 0], 1.5 + 0.5 * 10 * values)
+    assert team_targets(learning, following, batch, gamma, **options).counted.tolist() == [[[1.0, 1.0, 0.0]]]
+
+
+def test_padded_action_dimensions_have_no_share() -> None:
+    """Of agents with one and with two dimensions: means and shares are over those that an agent has."""
+    used = f64(1, 0, 1, 1).view(2, 2)
+    action = f64(0.5, 7, 1, -3).view(1, 1, 2, 2)
+    close(action_size(action, used), f64(0.25, (1 + 9) / 2).view(1, 1, 2))
+    close(action_error(action, f64(0, 0, 1, 1).view(1, 1, 2, 2), used), f64(0.25, 16 / 2).view(1, 1, 2))
+    close(saturation(f64(0.2, 1, 1, -0.995).view(1, 1, 2, 2), used)["policy/saturation"], f64(2 / 3))
+
+
+def test_diagnostics_of_weights_leave_padding_out() -> None:
+    """Quantiles are numpy's (linear interpolation), and the effective sample size is Kish's, of the real steps."""
+    source = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 5, 4, 3, generator=source, dtype=torch.float64)
+    filled = (torch.rand(2, 5, 4, generator=source) < 0.6).double()
+    found = exponent_quantiles(values, filled) | effective_sample_size(values.exp(), filled)
+    for replica in range(2):
+        real = values[replica][filled[replica] > 0]  # [steps, N]
+        for percent in (50, 90, 99):
+            close(found[f"weight/exponent_q{percent}"][replica], float(np.percentile(real.numpy(), percent)))
+        weight = real.exp()
+        kish = weight.sum(0).square() / (len(weight) * weight.square().sum(0))
+        close(found["weight/ess"][replica], float(kish.mean()))
 
 
 def test_discrete_terms_ignore_illegal_actions() -> None:

@@ -17,9 +17,10 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
 from marlzoo.data.sampler import Sampler, held_out_episodes
 from marlzoo.errors import CheckpointError, ConfigError, DataError
-from marlzoo.models.rollouts import Outcome, imagine
+from marlzoo.models.rollouts import Learned, Outcome, imagine
 from marlzoo.models.settings import WorldModelConfig
 from marlzoo.models.world_model import (
+    Prediction,
     Uncertainty,
     WorldModel,
     _over,
@@ -140,6 +141,46 @@ def test_held_out_episodes_measure_and_do_not_teach() -> None:
     assert model.errors[0, 0, 1].item() == pytest.approx(0.98 * model.config.model_batch)
 
 
+def test_the_loss_is_a_mean_over_the_steps_that_teach_and_a_sum_over_members() -> None:
+    """So a held-out step in a batch makes the others count more, and no member changes another's step size."""
+    model = toy_model()
+    batch = batch_of(model)
+    size = model.config.model_batch
+    held = torch.zeros(2, model.rows, dtype=torch.float64)
+    total = torch.zeros(2, dtype=torch.float64)
+    for member in range(model.config.members):
+        some = torch.ones_like(held)  # one member's first four steps alone teach
+        some[:, member * size : member * size + 4] = 0.0
+        held[:, member * size + 4 : (member + 1) * size] = 1.0
+        total += model.loss(Batch.of(**(batch.tensors() | {"held_out": some})))[0].detach()
+    loss, metrics = model.loss(Batch.of(**(batch.tensors() | {"held_out": held})))
+    found = loss.detach()
+    torch.testing.assert_close(found, total)
+    torch.testing.assert_close(found, model.config.members * metrics["world/loss"])
+    # Steps repeated until the batch is full: the mean, and not the sum, stays what it was.
+    rows = torch.arange(model.rows) // size * size + torch.arange(model.rows) % 4
+    again = {name: value[:, rows] for name, value in batch.tensors().items()} | {"held_out": 0.0 * held}
+    torch.testing.assert_close(model.loss(Batch.of(**again))[0].detach(), found)
+
+
+def test_scales_are_the_datas_population_moments() -> None:
+    """Of all frames, the final ones too, and of the rewards of steps: a final row has none."""
+    model = toy_model()
+    for replica, data in enumerate((toy_dataset(), toy_dataset(seed=1))):
+        frames = data.obs.reshape(data.rows, -1).astype(np.float64)
+        paid = np.concatenate([episode.reward for episode in data]).astype(np.float64)
+        for name, rows in (("", frames), ("reward_", np.repeat(paid[:, None], 3, 1))):
+            moments = {"center": rows.mean(0), "spread": rows.std(0), "low": rows.min(0), "high": rows.max(0)}
+            for moment, values in moments.items():
+                np.testing.assert_allclose(getattr(model, name + moment)[replica], values, atol=1e-12)
+
+
+def test_a_step_goes_on_where_more_agents_than_not_do() -> None:
+    alive = torch.tensor([[0.9, 0.9, 0.1], [0.9, 0.1, 0.1]]).view(1, 1, 2, 3)
+    told = Prediction(torch.zeros(1, 1, 2, 1), torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 2, 3), alive)
+    assert told.drawn(torch.zeros(1, 2))[2].tolist() == [[1.0, 0.0]]
+
+
 def test_the_best_members_are_kept() -> None:
     model = toy_model()
     model.errors.copy_(
@@ -153,6 +194,33 @@ def test_the_best_members_are_kept() -> None:
     drawn, _, _ = best.drawn(torch.tensor([0.0, 0.49, 0.5, 0.99, 0.2]).double().expand(2, 5))
     assert torch.equal(drawn[1, 2], everyone.mean[1, 0, 2])
     assert torch.equal(drawn[1, 1], everyone.mean[1, 2, 1])
+
+
+def test_rollouts_step_in_one_of_the_best_members_within_the_box_of_the_data() -> None:
+    """Their disagreement, too, is that of the best members alone."""
+    model = toy_model()
+    for replica, worst in enumerate((0, 2)):
+        model.errors[replica] = torch.ones(3, 2)
+        model.errors[replica, worst, 0] = 9.0
+    source = torch.Generator().manual_seed(0)
+    frame = 9.0 * torch.randn(2, 6, model.size, generator=source, dtype=torch.float64)
+    action = torch.rand(2, 6, 3, 2, generator=source, dtype=torch.float64)
+    uniform = torch.tensor([0.1, 0.9]).double().repeat(2, 3)
+    found, everyone = Learned(model).step(frame, action, uniform), model.predict(frame, action)
+    for replica, best in enumerate(([1, 2], [0, 1])):
+        for step in range(6):
+            member = best[int(uniform[replica, step] * 2)]
+            mean = everyone.mean[replica, member, step]
+            expected = torch.clamp(mean, model.low[replica], model.high[replica])
+            torch.testing.assert_close(found.frame[replica, step], expected)
+            paid = everyone.reward[replica, member, step]
+            expected = torch.clamp(paid, model.reward_low[replica], model.reward_high[replica])
+            torch.testing.assert_close(found.reward[replica, step], expected)
+            goes_on = everyone.alive[replica, member, step].mean() > 0.5
+            assert found.mask[replica, step] == goes_on
+        spread = everyone.team_reward[replica, best].var(0)
+        torch.testing.assert_close(found.uncertainty.reward[replica], spread)
+    assert not torch.equal(found.frame, everyone.drawn(uniform)[0])
 
 
 def test_what_does_not_vary_has_no_share() -> None:
