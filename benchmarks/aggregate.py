@@ -68,8 +68,7 @@ def select_runs(rows: pd.DataFrame, cells: pd.DataFrame) -> Runs:
     for line in cells.to_dict("records"):
         part = groups.get(tuple(line[name] for name in keys))
         if part is not None:
-            values = part["mean_return"].to_numpy(dtype=np.float64)
-            returns[line["learner"]][line["dataset"]] = np.where(np.isfinite(values), values, -np.inf)
+            returns[line["learner"]][line["dataset"]] = part["mean_return"].to_numpy(dtype=np.float64)
             scores[line["learner"]][line["dataset"]] = scores_of(part)
     learners = tuple(name for name in returns if returns[name])
     return Runs(learners, tuple(dict.fromkeys(cells["dataset"])), returns, scores)
