@@ -139,9 +139,8 @@ def _aggregate(scope: str, cells: pd.DataFrame, runs: Runs, reference: str) -> S
     than = reference if reference in runs.learners else labels.get(reference, "")
     than = than if than in runs.learners else runs.learners[0]
     complete = set(runs.complete())
-    # The rank of one alone is 1 and says nothing.
-    used = [each for each in aggregate.STATISTICS if each is not aggregate.RANK or len(complete) > 1]
-    shown = [(each, each.of(runs, than)) for each in used]
+    found = [(each, each.of(runs, than)) for each in aggregate.STATISTICS]
+    shown = [(each, of) for each, of in found if of or each is not aggregate.RANK]  # one alone has no rank
     sheet = Sheet(
         f"Over {'all' if scope == 'all' else scope} datasets ({len(runs.datasets)})",
         ["method", *(each.head(than) for each, _ in shown)],

@@ -101,14 +101,12 @@ def _unreachable(address: str, error: Exception) -> ConfigError:
 
 
 def _not_joined(address: str, error: Exception) -> ConfigError:
-    """Something listens at the address; a cluster that asks for a token refuses without telling Ray why."""
-    if address == "auto":
-        return _unreachable(address, error)
+    """A cluster that asks for a token refuses in the same words as one that is not there."""
     return ConfigError(
-        f"--address {address}: something answers there and cannot be joined as a Ray cluster "
-        f"({_first_line(error)}); a cluster with tokens is joined with RAY_AUTH_MODE=token in the environment and "
-        "the head's token ('ray get-auth-token' prints it) in RAY_AUTH_TOKEN or ~/.ray/auth_token; otherwise compare "
-        "the address and Ray's version with those of the head"
+        f"--address {address}: no Ray cluster can be joined there ({_first_line(error)}); one that asks for a token "
+        "is joined with RAY_AUTH_MODE=token in the environment and the head's token ('ray get-auth-token' prints "
+        "it) in RAY_AUTH_TOKEN or ~/.ray/auth_token; otherwise compare the address and Ray's version with those of "
+        "the head, or start a cluster with 'ray start --head'"
     )
 
 

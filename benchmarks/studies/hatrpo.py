@@ -26,10 +26,8 @@ from marlzoo.training.online import OnlineTrainer
 
 TASK = "mpe/spread"
 METHODS = ("mappo", "happo", "hatrpo")
-METRICS = {
-    "kl": "policy/kl",
-    "accepted": "policy/accepted",
-}  # of the column that tells their mean over training
+# Columns that tell a metric's mean over training.
+METRICS = {"kl": "policy/kl", "accepted": "policy/accepted"}
 COLUMNS = ["method", "seed", "steps", "return", *METRICS]
 
 
