@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from marlzoo.errors import UnknownNameError
+from marlzoo.errors import ConfigError, UnknownNameError
 from marlzoo.system.files import write_text_atomic
 from marlzoo.task import TaskName
 
@@ -44,14 +44,15 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
         rows: of results, see :func:`read`.
         title: of the comparison.
         command: named as what made it.
-        reference: method that the others' probability of improvement is over; default: the first of each class.
+        reference: learner, or method with one learner, that the others' probability of improvement is over;
+            default: the first of each class.
 
     Raises:
         UnknownNameError: no such method among the rows.
+        ConfigError: the method has several learners, none of which has its plain name.
     """
     found, _ = aggregate.named(summary(rows))
-    if reference and reference not in {*found["method"], *found["learner"]}:
-        raise UnknownNameError("method of the rows", reference, set(found["method"]))
+    _check_reference(found, reference)
     made = []
     for kind, cells in classes(found):
         runs = aggregate.select_runs(rows, cells)
@@ -61,6 +62,17 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
         made += [comparison(cells, runs, name, notes, command), *_published(cells)]
         made += _aggregates(cells, runs, reference)
     return [*made, details(found)]
+
+
+def _check_reference(found: pd.DataFrame, reference: str) -> None:
+    if not reference or reference in set(found["learner"]):
+        return
+    learners = list(dict.fromkeys(found.loc[found["method"] == reference, "learner"]))
+    if not learners:
+        raise UnknownNameError("method of the rows", reference, {*found["method"], *found["learner"]})
+    if len(learners) > 1:
+        names = ", ".join(repr(name) for name in learners)
+        raise ConfigError(f"{reference} has {len(learners)} learners in these rows; name one of {names}.")
 
 
 def comparison(
@@ -244,7 +256,7 @@ def write(
 
     Raises:
         OutputError: a file cannot be written.
-        UnknownNameError: no such reference among the rows.
+        UnknownNameError, ConfigError: see :func:`sheets`.
     """
     made = sheets(rows, title, command, reference)
     found, _ = aggregate.named(summary(rows))

@@ -27,7 +27,7 @@ from rich.console import Console
 from marlzoo.console import shortened
 from marlzoo.envs import games
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
-from marlzoo.errors import DataError, PluginError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from marlzoo.spec import Spec
 from tests.test_results import ROW
 
@@ -722,6 +722,26 @@ def test_a_score_that_a_run_without_a_return_takes_away_is_explained() -> None:
     assert not any(
         "No score of" in n for n in titled(grid({"a": [1.0], "b": [2.0]}, ["x", "y"]), "Over").notes
     )
+
+
+def test_a_reference_is_one_learner() -> None:
+    """A method's name serves where it has one learner or one of its learners has no other name."""
+    rows = grid({"low": [1.0] * 3, "high": [2.0] * 3}, ["a", "b"])
+    one, two = (
+        [replace(r, variant=f"alpha={k}.0", config_hash=str(k)) for r in rows if r.method == "high"]
+        for k in (1, 2)
+    )
+    low = [row for row in rows if row.method == "low"]
+
+    def than(rows: list[Row]) -> str:
+        return titled(rows, "Over all datasets (2)", reference="high").header[-1]
+
+    assert than([*low, *one]) == "P(> high)", "a setting that tells none apart is no part of a name"
+    assert than([*rows, *one, *two]) == "P(> high)"
+    with pytest.raises(
+        ConfigError, match=r"high has 2 learners.*'high \(alpha=1.0\)', 'high \(alpha=2.0\)'\."
+    ):
+        than([*low, *one, *two])
 
 
 def test_one_method_alone_has_no_rank() -> None:

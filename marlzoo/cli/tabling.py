@@ -27,7 +27,7 @@ class Options:
     title: str = ""
     """title of the table (default: the paths)"""
     reference: str = ""
-    """method that the others' probability of improvement is over (default: the first)"""
+    """learner that the others' probability of improvement is over (default: the first)"""
     details: bool = False
     """on a terminal also the details per dataset and learner, and performance profiles"""
     json: bool = False
