@@ -48,7 +48,7 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
             default: the first of each class.
 
     Raises:
-        UnknownNameError: no such method among the rows.
+        UnknownNameError: no such learner or method among the rows.
         ConfigError: the method has several learners, none of which has its plain name.
     """
     found, _ = aggregate.named(summary(rows))

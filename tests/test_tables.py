@@ -673,12 +673,6 @@ def test_aggregates_by_hand() -> None:
         titled(both, "Over all datasets (3)", reference="high (alpha=0.1)").header[3]
         == "P(> high (alpha=0.1))"
     )
-    others = [replace(row, variant="alpha=0.2", config_hash="other") for row in tuned]
-    both = (
-        [row for row in rows if row.method == "low"] + tuned + others
-    )  # no learner has the method's name alone
-    with pytest.raises(ConfigError, match="high has 2 learners"):
-        titled(both, "Over all datasets (3)", reference="high")
     with pytest.raises(UnknownNameError, match=r"method of the rows 'hgh'.*high"):
         tables.sheets(frame(rows), "title", reference="hgh")
 
