@@ -58,7 +58,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -186,7 +185,7 @@ class MACFlow(Algorithm):
         if self.config.coupling == "independent":
             return
         size = self.spec.action_size * self.spec.discrete
-        used = np.arange(self.spec.action_size) < np.array(self.spec.action_sizes)[:, None]  # [N, A]
+        used = self.spec.own_actions  # [N, A]
         for replica, (dataset, seed) in enumerate(zip(data, self.seeds, strict=True)):
             self.coupling.read(replica, seed, *joint_actions(dataset, used, size))
 

@@ -84,6 +84,11 @@ class Spec:
         """Whether actions are indices."""
         return self.action_kind == "discrete"
 
+    @property
+    def own_actions(self) -> NDArray[np.bool_]:
+        """Which entries or actions each agent has of its own, ``[N, A]``; the others only fill the arrays up."""
+        return np.arange(self.action_size) < np.asarray(self.action_sizes)[:, None]
+
     def layout(self) -> dict[str, ArrayLayout]:
         """The arrays of the task's data, by name; ``action_mask`` where actions are discrete."""
         actions = () if self.discrete else (self.action_size,)

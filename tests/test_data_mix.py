@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,31 @@ def test_states_of_one_part_alone_are_kept(home: Path) -> None:
     data = load_dataset(mix([(good, 0.5), (str(home / "poor.hdf5"), 0.5)], home / "m.hdf5"))
     np.testing.assert_array_equal(data.state[:15], data.obs[:15].reshape(15, -1))
     np.testing.assert_array_equal(data.state[15:], state)
+
+
+def test_order_that_is_not_known_stays_so(home: Path) -> None:
+    """Methods that read sequences refuse a mixture with a part whose steps are in no order."""
+    good, _ = write(home / "good.hdf5", "good", [10] * 3, 1)
+    loose, _ = write(home / "loose.hdf5", "loose", [10] * 3, 2, bounds_known=False)
+    half = [(good, 0.5), (loose, 0.5)]
+    assert not load_dataset(mix(half, home / "m.hdf5")).card.bounds_known
+
+
+def test_a_part_is_not_written_over(home: Path) -> None:
+    good, a = write(home / "good.hdf5", "good", [10] * 3, 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 2)
+    (home / "link.hdf5").symlink_to(good)
+    for target in (good, home / "link.hdf5"):
+        with pytest.raises(
+            ConfigError, match=r"\.hdf5 is one of the datasets to mix; write .* to another file"
+        ):
+            mix([(good, 0.5), (poor, 0.5)], target)
+    assert load_dataset(good).content_hash == a.content_hash
+
+
+def test_the_command_of_the_card_keeps_spaces_together(home: Path) -> None:
+    good, _ = write(home / "very good.hdf5", "good", [10] * 3, 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 2)
+    recipe = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5")).card.recipe
+    assert recipe is not None
+    assert f"{good}:0.5" in shlex.split(recipe["command"])

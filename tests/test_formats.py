@@ -113,7 +113,10 @@ def test_each_converts_on_the_command_line_and_says_what_was_assumed(
     texts = [f"{key}={value}" for key, value in options.items()]
     read = ["--option", *texts] if texts else []
     assert main(["data", "convert", str(path), str(target), *read]) == 0
-    assert capsys.readouterr().out.strip() == str(target)
+    said = capsys.readouterr()
+    assert said.out.strip() == str(target)
+    for note in load_dataset(target).card.notes:
+        assert f"note: {note}" in said.err
     assert main(["data", "inspect", str(path), *read, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["card"]["notes"] == list(load_dataset(target).card.notes)
     dataset, converted = load_dataset(path, **options), load_dataset(target)

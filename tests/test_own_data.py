@@ -508,3 +508,108 @@ def test_data_of_a_known_task_have_its_spec(
             DataError, match="action of agent 1 has numbers behind its 4 entries in unequal/walk"
         ):
             Dataset.from_episodes([episode | {"action": np.full((3, 2, 5), 0.5)}], task="unequal/walk")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"terminal": ["False"] * STEPS}, "terminal has type <U5, such as False; give numbers"),
+        ({"terminal": np.full(STEPS, 0.5)}, r"terminal is 0.5 at \[0\]; give True or False, or 1 or 0"),
+        ({"terminal": with_nan(np.zeros(STEPS), (3,))}, r"terminal is nan at \[3\]"),
+        ({"timeout": np.arange(STEPS)}, r"timeout is 2 at \[2\]"),
+        ({"terminal": None}, r"terminal is None; give one flag per step, for instance np.zeros\(20, bool\)"),
+        (
+            {"terminal": np.zeros((STEPS, 7))},
+            r"terminal has shape \(20, 7\); it needs one flag per step, \(20,\)",
+        ),
+        ({"terminal": [[0], [0, 1]]}, "terminal is no array of numbers"),
+        ({"state": np.zeros(STEPS)}, r"state has shape \(20,\); for a team it is \[M, S\]: steps, entries"),
+        (
+            {"obs": np.ma.masked_less(np.arange(STEPS * 6.0).reshape(STEPS, 2, 3), 9)},
+            r"obs is no array .* masked",
+        ),
+        (
+            {"reward": np.full(STEPS, -1e300)},
+            r"reward holds -1e\+300 in step 0; .* float32, which ends at 3.4e\+38",
+        ),
+    ],
+)
+def test_what_is_no_flag_and_no_number_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Dataset.from_steps(**plain_steps(next_obs=None) | changes)
+
+
+def test_flags_may_be_numbers_and_columns() -> None:
+    steps = plain_steps()
+    plain = Dataset.from_steps(**steps)
+    for flags in (steps["timeout"].astype(float), steps["timeout"].astype(int)[:, None]):
+        assert Dataset.from_steps(**steps | {"timeout": flags}).content_hash == plain.content_hash
+
+
+def test_masks_are_zeros_and_ones_of_every_agent() -> None:
+    steps = plain_steps(next_obs=None) | {"action": np.zeros((STEPS, 2), int)}
+    logits = np.zeros((STEPS, 2, 4))
+    logits[2, 1, 3] = -1e9
+    for mask, said in (
+        (logits, r"action_mask is -1000000000.0 at \[2, 1, 3\]"),
+        (np.ones((STEPS, 4)), r"action_mask has shape \(20, 4\); for a team it is \[M, N, A\]"),
+        (np.ones((STEPS, 3, 4)), r"action_mask has shape \(20, 3, 4\), which is of 3 agents; obs has 2"),
+    ):
+        with pytest.raises(DataError, match=said):
+            Dataset.from_steps(**steps, action_mask=mask)
+    episode = {"obs": np.zeros((4, 2, 3)), "action": np.zeros((3, 2), int), "reward": np.ones(3)}
+    with pytest.raises(DataError, match=r"episode 0: action_mask is 2.0 at \[0, 0, 0\]"):
+        Dataset.from_episodes([episode | {"action_mask": np.full((4, 2, 4), 2.0)}])
+    with pytest.raises(DataError, match=r"episode 0: terminal is 0\.5; give True or False"):
+        Dataset.from_episodes([episode | {"terminal": 0.5}])
+
+
+def test_episodes_come_from_a_generator_and_not_from_one_dictionary() -> None:
+    episode = {"obs": np.zeros((4, 2, 3)), "action": np.zeros((3, 2), int), "reward": np.ones(3)}
+    data = Dataset.from_episodes(episode | {"terminal": True, "truncated": True} for _ in range(2))
+    assert (data.terminal.sum(), data.truncated.sum()) == (2, 0), "what is both is terminal"
+    with pytest.raises(DataError, match=r"episodes is a dictionary; give a list .*: \[episode\]$"):
+        Dataset.from_episodes(episode)  # type: ignore[arg-type]
+
+
+def test_rewards_of_a_single_agent_are_its_own_where_the_spec_says_so() -> None:
+    steps = plain_steps(next_obs=None)
+    steps |= {name: steps[name][:, :1] for name in ("obs", "action")}
+    team = Dataset.from_steps(**steps)
+    own = replace(team.spec, reward_per_agent=True)
+    for reward in (steps["reward"], steps["reward"][:, None]):
+        assert np.array_equal(
+            Dataset.from_steps(**steps | {"reward": reward}, spec=own).returns, team.returns
+        )
+
+
+def test_floats_that_look_like_discrete_actions_are_spoken_of() -> None:
+    steps = plain_steps(next_obs=None)
+    chosen = np.arange(2 * STEPS).reshape(STEPS, 2) % 3
+    (note,) = (
+        note
+        for note in Dataset.from_steps(**steps | {"action": np.eye(3)[chosen]}).card.notes
+        if "one-hot" in note
+    )
+    assert note.endswith("for discrete ones give integers, action.argmax(axis=2)")
+    episode = {"obs": np.zeros((4, 2, 3)), "action": np.eye(3)[chosen[:3]], "reward": np.ones(3)}
+    assert Dataset.from_episodes([episode]).card.notes == (note,)
+    assert Dataset.from_steps(**plain_steps() | {"action": np.eye(3)[chosen]}).card.notes == (note,)
+    for other in (np.eye(3)[chosen] / 2, 1 - np.eye(3)[chosen], np.full((STEPS, 2, 2), 0.5)):
+        assert not any(
+            "one-hot" in said for said in Dataset.from_steps(**steps | {"action": other}).card.notes
+        )
+
+
+def test_masks_leave_out_what_smaller_agents_lack() -> None:
+    spec = Spec(2, 3, 6, "discrete", 4, horizon=9, action_sizes=(4, 3))
+    steps = plain_steps() | {"action": np.zeros((STEPS, 2), int)}
+    mask = np.ones((STEPS, 2, 4), bool)
+    with pytest.raises(
+        DataError, match=r"mask of agent 1 at step 0 allows an action beyond its 3; write 0 there"
+    ):
+        Dataset.from_steps(**steps, action_mask=mask, spec=replace(spec, horizon=99))
+    mask[:, 1, 3] = False
+    data = Dataset.from_steps(**steps, action_mask=mask, spec=replace(spec, horizon=99))
+    assert data.action_mask is not None
+    assert data.action_mask.sum(-1).tolist() == [[4, 3]] * data.rows, "final rows, too, which nobody gave"

@@ -230,3 +230,8 @@ def test_cards_that_are_none(values: Any, text: str) -> None:
     with pytest.raises(DataError, match=text):
         Card.from_dict(values)
     assert Card.from_dict({"mean_return": 1, "bounds_known": False}).mean_return == 1
+
+
+def test_own_actions_are_those_of_each_agent() -> None:
+    spec = Spec(2, 3, 6, "discrete", 4, horizon=9, action_sizes=(4, 1))
+    assert spec.own_actions.tolist() == [[True] * 4, [True, False, False, False]]

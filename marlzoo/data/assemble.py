@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from marlzoo.console import counted
 from marlzoo.data.episodes import Episodes
+from marlzoo.data.given import (
+    OBS,
+    STATE,
+    flags,
+    legal,
+    numbers,
+    one_hot_note,
+    team_or_own,
+    with_axes,
+    zeros_and_ones,
+)
 from marlzoo.data.validation import places, require_finite
 from marlzoo.errors import DataError
 from marlzoo.families import Task
@@ -24,12 +35,14 @@ class Rows:
     """Canonical arrays, as :meth:`marlzoo.data.dataset.Dataset.create` takes them, and what had to be assumed.
 
     ``place`` says where a canonical row is in what was given, ``bounds_known`` whether it says where episodes begin.
+    With ``last_masks_filled`` the masks of final rows were not given and are still to be filled.
     """
 
     arrays: dict[str, NDArray[Any] | None]
     place: Callable[[int], str]
     notes: tuple[str, ...] = ()
     bounds_known: bool = True
+    last_masks_filled: bool = False
 
 
 def rows_of_steps(
@@ -50,14 +63,19 @@ def rows_of_steps(
     Raises:
         DataError: arrays of different lengths or shapes, or next observations that contradict the order of the steps.
     """
-    steps = {"obs": _steps("obs", obs, 3), "action": _numbers("action", action), "reward": _reward(reward)}
-    m = len(steps["obs"])
-    over = _flags("terminal", terminal, m)
-    late = _flags("timeout", timeout, m)
+    steps = {
+        "obs": with_axes("obs", obs, OBS),
+        "action": numbers("action", action),
+        "reward": team_or_own(reward),
+    }
+    m, agents = steps["obs"].shape[:2]
+    over = flags("terminal", terminal, m, agents)
+    late = np.zeros(m, np.bool_) if timeout is None else flags("timeout", timeout, m, agents)
     following = {"obs": next_obs, "state": next_state, "action_mask": next_action_mask}
-    for name, value in (("state", state), ("action_mask", action_mask)):
-        if value is not None:
-            steps[name] = _numbers(name, value)
+    if state is not None:
+        steps["state"] = with_axes("state", state, STATE)
+    if action_mask is not None:
+        steps["action_mask"] = legal("action_mask", action_mask, agents)
     for name, array in steps.items():
         if len(array) != m:
             raise DataError(
@@ -69,8 +87,10 @@ def rows_of_steps(
             if value is not None:
                 raise DataError(f"{name} is given without next_obs; give both or none")
         return _without_next(steps, over, late, lasts)
-    after = {k: _numbers(f"next_{k}", v) for k, v in following.items() if v is not None}
+    after = {k: numbers(f"next_{k}", v) for k, v in following.items() if v is not None}
     _require_next(steps, after, m)
+    if "action_mask" in after:
+        after["action_mask"] = legal("next_action_mask", after["action_mask"], agents)
     with places(lambda row: f"step {row}"):  # NaN differs from itself, which is no fault of the order
         for name, array in (("obs", steps["obs"]), ("next_obs", after["obs"])):
             require_finite(array.astype(np.float64) if array.dtype.kind == "O" else array, name)
@@ -93,12 +113,10 @@ def _with_next(
         rows[episodes.step_rows] = values
         if name in after:
             rows[episodes.ends] = after[name][lasts]
-        elif name == "action_mask":
-            rows[episodes.ends] = True
         arrays[name] = rows
-    for name, flags in (("terminal", over), ("truncated", late & ~over)):
+    for name, ended in (("terminal", over), ("truncated", late & ~over)):
         rows = np.zeros(episodes.rows, np.bool_)
-        rows[episodes.step_rows] = flags
+        rows[episodes.step_rows] = ended
         arrays[name] = rows
 
     def place(row: int) -> str:
@@ -106,7 +124,8 @@ def _with_next(
         final = row == int(episodes.ends[episode])
         return f"step {row - episode - final}" + (" (what it led to)" if final else "")
 
-    return Rows(arrays, place)
+    filled = "action_mask" in steps and "action_mask" not in after
+    return Rows(arrays, place, one_hot_note([steps["action"]]), last_masks_filled=filled)
 
 
 def _without_next(
@@ -136,7 +155,7 @@ def _without_next(
         arrays[name] = values[source]
     arrays["terminal"] = episodes.at_last_step(ended)
     arrays["truncated"] = episodes.at_last_step(~ended & late[lasts])
-    notes = []
+    notes = list(one_hot_note([steps["action"]]))
     told = bool((over | late).any())
     if not told:
         notes.append(f"no step ends an episode: all {len(over)} steps are read as one")
@@ -150,13 +169,16 @@ def _without_next(
     return Rows(arrays, lambda row: f"step {int(source[row])}", tuple(notes), told)
 
 
-def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
+def rows_of_episodes(episodes: Iterable[Mapping[str, Any]]) -> Rows:
     """Rows of a list of episodes; see :meth:`marlzoo.data.dataset.Dataset.from_episodes`.
 
     Raises:
         DataError: an episode lacks a key, has an unknown one, or has arrays of the wrong length.
     """
-    if not len(episodes):
+    if isinstance(episodes, Mapping):
+        raise DataError("episodes is a dictionary; give a list of them, also of a single one: [episode]")
+    episodes = list(episodes)
+    if not episodes:
         raise DataError("there is no episode; give at least one")
     parts: dict[str, list[NDArray[Any]]] = {}
     starts = []
@@ -175,7 +197,7 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
             raise DataError(
                 f"{place} {what}; an episode has {', '.join(EPISODE_KEYS)} (the last four optional)"
             )
-        steps = len(_numbers(f"{place}: action", episode["action"]))
+        steps = len(numbers(f"{place}: action", episode["action"]))
         if not steps:
             raise DataError(f"{place} has no action; leave episodes without a step out")
         for name, array in _episode_rows(episode, steps, place).items():
@@ -195,7 +217,9 @@ def rows_of_episodes(episodes: Sequence[Mapping[str, Any]]) -> Rows:
         number, step = spans.of_row(found)
         return f"episode {number}, step {step}"
 
-    return Rows(arrays | {"starts": spans.starts}, place_of)
+    return Rows(
+        arrays | {"starts": spans.starts}, place_of, one_hot_note([part[:-1] for part in parts["action"]])
+    )
 
 
 def _require_one_shape(parts: Mapping[str, Sequence[NDArray[Any]]]) -> None:
@@ -213,7 +237,8 @@ def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[st
     rows: dict[str, NDArray[Any]] = {}
     for name in ("obs", "state", "action_mask"):
         if name in episode:
-            array = _numbers(f"{place}: {name}", episode[name])
+            given = f"{place}: {name}"
+            array = legal(given, episode[name]) if name == "action_mask" else numbers(given, episode[name])
             if len(array) != steps + 1:
                 raise DataError(
                     f"{place}: {name} has {len(array)} rows for {steps} actions; it needs {steps + 1}, the last one "
@@ -221,22 +246,23 @@ def _episode_rows(episode: Mapping[str, Any], steps: int, place: str) -> dict[st
                 )
             rows[name] = array
     for name in ("action", "reward"):
-        array = _numbers(f"{place}: {name}", episode[name])
+        array = numbers(f"{place}: {name}", episode[name])
         if len(array) != steps:
             raise DataError(
                 f"{place}: {name} has {len(array)} entries for {steps} actions; give one per action"
             )
-        array = _reward(array) if name == "reward" else array
+        array = team_or_own(array) if name == "reward" else array
         rows[name] = np.concatenate((array, np.zeros_like(array[:1])))
     for name in ("terminal", "truncated"):
-        flag = _numbers(f"{place}: {name}", episode.get(name, False), single=True)
+        flag = zeros_and_ones(f"{place}: {name}", episode.get(name, False), single=True)
         if flag.ndim > 1 or (flag.ndim == 1 and (len(flag) != steps or flag[:-1].any())):
             raise DataError(
                 f"{place}: {name} must be one flag, which is about the episode's last step (or one flag per step, "
                 f"true in the last one only); it has shape {flag.shape}"
             )
         rows[name] = np.zeros(steps + 1, np.bool_)
-        rows[name][steps - 1] = bool(flag.reshape(-1)[-1])
+        rows[name][steps - 1] = flag.reshape(-1)[-1]
+    rows["truncated"] &= ~rows["terminal"]  # an episode that ended by itself was not cut by the limit
     return rows
 
 
@@ -370,48 +396,6 @@ def guess_spec(
         reward_per_agent=reward.ndim == 2,
         task=task,
     )
-
-
-def _numbers(name: str, value: ArrayLike, single: bool = False) -> NDArray[Any]:
-    """An array of numbers, or where ``single`` one alone; texts and lists of uneven lengths are refused."""
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind == "O":
-            array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} is no array of numbers ({error}); give numbers of one shape in every step"
-        ) from error
-    if array.dtype.kind not in "biufO":
-        example = f", such as {array.flat[0]!s:.20}" if array.size else ""
-        raise DataError(f"{name} has type {array.dtype}{example}; give numbers")
-    if not (array.ndim or single):
-        raise DataError(f"{name} is a single number; give one entry per step")
-    return array
-
-
-def _steps(name: str, value: ArrayLike, axes: int) -> NDArray[Any]:
-    array = _numbers(name, value)
-    if array.ndim != axes:
-        raise DataError(
-            f"{name} has shape {array.shape}; for a team it is [M, N, O]: steps, agents, entries (one agent: N = 1)"
-        )
-    return array
-
-
-def _reward(value: ArrayLike) -> NDArray[Any]:
-    """``[M]`` or per agent ``[M, N]``; a team reward may be a column ``[M, 1]``."""
-    array = _numbers("reward", value)
-    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-
-
-def _flags(name: str, value: ArrayLike | None, steps: int) -> NDArray[np.bool_]:
-    array: NDArray[Any] = np.zeros(steps, np.bool_) if value is None else np.asarray(value)
-    if array.ndim == 2:  # one per agent: an episode is over when it is for all
-        array = np.asarray(array.astype(np.bool_).all(axis=1))
-    if array.shape != (steps,):
-        raise DataError(f"{name} has shape {array.shape}; it needs one flag per step, ({steps},)")
-    return array.astype(np.bool_)
 
 
 def _lasts(over: NDArray[np.bool_], late: NDArray[np.bool_]) -> NDArray[np.int64]:

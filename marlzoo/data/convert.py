@@ -131,7 +131,8 @@ def convert(
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
         force: replace a target that exists.
-        log: called with one line for the source's format and one for each assumption of its reader.
+        log: called with one line for the source's format and one for each note of its card, such as
+            what the reader had to assume.
         require: called with the dataset before anything is written; raises an error to refuse it.
         options: of the source's reader; actions are not clipped unless ``action_clip=True``.
 
@@ -158,7 +159,7 @@ def convert(
         if _present(source):
             log(f"read as {find_reader(find_dataset(source)).name}")
         for note in written.card.notes:
-            log(f"assumed: {note}")
+            log(f"note: {note}")
     return target_path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -148,7 +148,8 @@ class Dataset:
             action: ``[M, N, A]`` floats in [-1, 1], or ``[M, N]`` integers (discrete).
             reward: ``[M]`` or ``[M, 1]`` of the team, or ``[M, N]`` per agent.
             terminal: ``[M]``, the task ended with this step.
-            timeout: ``[M]``, the time limit ended the episode with this step; default: it never did.
+            timeout: ``[M]``, the time limit ended the episode with this step (where ``terminal`` is set too, that
+                counts); default: it never did.
             next_obs: ``[M, N, O]``, what each step led to.
             state: ``[M, S]``; default: all observations end to end.
             next_state: ``[M, S]``; needed where both ``state`` and ``next_obs`` are given.
@@ -175,7 +176,7 @@ class Dataset:
     @classmethod
     def from_episodes(
         cls,
-        episodes: Sequence[Mapping[str, Any]],
+        episodes: Iterable[Mapping[str, Any]],
         *,
         spec: Spec | None = None,
         task: str = "",
@@ -189,8 +190,8 @@ class Dataset:
         Args:
             episodes: of L steps each: ``obs [L + 1, N, O]`` (the last one after the last action),
                 ``action [L, N, A]`` or ``[L, N]`` integers, ``reward [L]`` or ``[L, N]``; optional ``terminal`` and
-                ``truncated`` (one flag each; neither: the recording was cut), ``state [L + 1, S]``,
-                ``action_mask [L + 1, N, A]``.
+                ``truncated`` (one flag each; neither: the recording was cut; both: terminal counts),
+                ``state [L + 1, S]``, ``action_mask [L + 1, N, A]``.
             spec: see :meth:`from_steps`, as for the other arguments.
             task: full task name; default: the spec's.
             n_actions: number of discrete actions, where the largest is never taken.
@@ -209,9 +210,13 @@ class Dataset:
     def _of_rows(cls, rows: Rows, spec: Spec, card: Card) -> Dataset:
         arrays: dict[str, Any] = dict(rows.arrays)
         mask = arrays.get("action_mask")
+        own = spec.own_actions
         if spec.discrete and mask is None:
-            own = np.arange(spec.action_size) < np.asarray(spec.action_sizes)[:, None]
             arrays["action_mask"] = np.broadcast_to(own, (len(arrays["obs"]), *own.shape)).copy()
+        elif rows.last_masks_filled and mask is not None and mask.shape[1:] == own.shape:
+            mask[Episodes(arrays["starts"], len(mask)).ends] = own
+        if spec.reward_per_agent and spec.n_agents == 1 and arrays["reward"].ndim == 1:
+            arrays["reward"] = arrays["reward"][:, None]
         with validation.places(rows.place):
             notes = *card.notes, *rows.notes
             return cls.create(spec, **arrays, card=replace(card, notes=notes, bounds_known=rows.bounds_known))

@@ -166,8 +166,8 @@ def coverage(dataset: Dataset, *, sample: int = SAMPLE, seed: int = 0) -> Covera
 
     def distance(joint: NDArray[Any]) -> Doubles:
         """To the nearest recorded pair, states and actions weighing the same; among the nearest states."""
-        gap = joint[:, None] - action[kept[near]]
-        return np.asarray((apart + np.square(gap).reshape(*near.shape, -1).mean(-1)).min(1), np.float64)
+        gap = (joint[:, None] - action[kept[near]])[..., dataset.spec.own_actions]
+        return np.asarray((apart + np.square(gap).mean(-1)).min(1), np.float64)
 
     usual = np.quantile(distance(action[queries]), 0.95)
     mixed, random = (float((distance(joint) <= usual).mean()) for joint in (recombined, uniform))
@@ -229,28 +229,27 @@ def hints(dataset: Dataset, mean: Doubles, std: Doubles, at_bound: float) -> lis
 
     Args:
         dataset: what is looked at.
-        mean: of each observation entry ``[N, O]``.
+        mean: of each observation entry, agents' own ones end to end.
         std: its standard deviation.
         at_bound: share of action entries on the bound.
     """
     found = []
-    real = np.arange(dataset.spec.obs_size) < np.asarray(dataset.spec.obs_sizes)[:, None]
-    constant = real & (std <= 1e-6 * np.maximum(1, np.abs(mean)))
+    constant = std <= 1e-6 * np.maximum(1, np.abs(mean))
     if constant.any():
         found.append(
-            f"{int(constant.sum())} of {int(real.sum())} observation entries are constant: guard a division by the "
+            f"{int(constant.sum())} of {len(constant)} observation entries are constant: guard a division by the "
             "standard deviation"
         )
-    scales = std[real & ~constant]
+    scales = std[~constant]
     if len(scales) and scales.max() > 30 * scales.min():
         found.append(
             f"standard deviations of observation entries reach from {scales.min():.2g} to {scales.max():.2g}: "
             "normalize observations"
         )
-    if (np.abs(mean[real]) > 10).any() or (len(scales) and scales.max() > 10):
+    if (np.abs(mean) > 10).any() or (len(scales) and scales.max() > 10):
         found.append("some observation entries are large (mean or spread above 10): normalize observations")
     spread = float(dataset.returns.max() - dataset.returns.min())
-    step = float(np.abs(dataset.reward).mean())
+    step = float(np.abs(dataset.reward[dataset.sources]).mean())
     if step and not 0.01 <= step <= 10:
         found.append(f"rewards are {step:.2g} per step in absolute value: scale them")
     if spread:

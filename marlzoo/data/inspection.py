@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,10 @@ EDGE = 1.0 - 1e-6  # an action entry beyond it counts as lying on the bound of t
 
 @dataclass(frozen=True)
 class Ranges:
-    """Smallest, mean, standard deviation and largest of each entry, ``[agent][dimension]``, over transitions."""
+    """Smallest, mean, standard deviation and largest of each entry, ``[agent][dimension]``, over transitions.
+
+    An agent has as many dimensions as are its own; those that only fill the array up are left out.
+    """
 
     low: list[list[float]]
     mean: list[list[float]]
@@ -125,11 +129,11 @@ def inspect(
         size = dataset.spec.action_size
         counts = [np.bincount(column, minlength=size).tolist() for column in taken.T]
     else:
-        action = _ranges(dataset, dataset.action)
-        taken = np.abs(dataset.action[dataset.sources])
+        action = _ranges(dataset, dataset.action, dataset.spec.action_sizes)
+        taken = np.abs(dataset.action[dataset.sources])[:, dataset.spec.own_actions]
         outside = int((taken > 1).sum()) + dataset.card.clipped
         at_bound = float((taken >= EDGE).mean())
-    observation = _ranges(dataset, dataset.obs)
+    observation = _ranges(dataset, dataset.obs, dataset.spec.obs_sizes)
     terminal, truncated = (int(flag.sum()) for flag in (dataset.terminal, dataset.truncated))
     return Inspection(
         name=dataset.card.title,
@@ -151,7 +155,9 @@ def inspect(
         coverage=measures.coverage(dataset, sample=sample, seed=seed),
         dependence=measures.dependence(dataset, sample=sample, seed=seed),
         modes=measures.modes(dataset, sample=sample, seed=seed),
-        hints=measures.hints(dataset, np.array(observation.mean), np.array(observation.std), at_bound),
+        hints=measures.hints(
+            dataset, np.concatenate(observation.mean), np.concatenate(observation.std), at_bound
+        ),
         card=dataset.card.to_dict(),
         probes=probed(dataset, sample=sample, seed=seed) if probes else None,
     )
@@ -317,11 +323,12 @@ def _figure(dataset: Dataset) -> Any:
         else:
             low = min(-1.0, float(taken.min()))
             high = max(1.0, float(taken.max()))
-            counts, edges = np.histogram(taken[:, agent], bins=60, range=(low, high))
+            own = taken[:, agent, : dataset.spec.action_sizes[agent]]
+            counts, edges = np.histogram(own, bins=60, range=(low, high))
             actions.stairs(counts, edges, label=f"agent {agent}")
     actions.set(xlabel="action", ylabel="entries")
     actions.legend(fontsize="small")
-    found = _ranges(dataset, dataset.obs)
+    found = _ranges(dataset, dataset.obs, dataset.spec.obs_sizes)
     for agent in range(dataset.spec.n_agents):
         mean = np.array(found.mean[agent])
         std = np.array(found.std[agent])
@@ -334,8 +341,8 @@ def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     return {str(p): float(value) for p, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
 
 
-def _ranges(dataset: Dataset, array: NDArray[Any]) -> Ranges:
-    """Ranges of ``array [T, N, D]`` over all rows but the final ones, in one pass."""
+def _ranges(dataset: Dataset, array: NDArray[Any], sizes: Sequence[int]) -> Ranges:
+    """Ranges of each agent's own entries of ``array [T, N, D]`` over all rows but the final ones, in one pass."""
     shape = array.shape[1:]
     low = np.full(shape, np.inf)
     high = np.full(shape, -np.inf)
@@ -355,7 +362,11 @@ def _ranges(dataset: Dataset, array: NDArray[Any]) -> Ranges:
         squares += np.square(centered).sum(axis=0)
     mean = total / dataset.transitions
     std = np.sqrt(np.maximum(squares / dataset.transitions - mean**2, 0.0))
-    return Ranges(low.tolist(), (mean + shift).tolist(), std.tolist(), high.tolist())
+
+    def own(values: NDArray[Any]) -> list[list[float]]:
+        return [row[:size].tolist() for row, size in zip(values, sizes, strict=True)]
+
+    return Ranges(own(low), own(mean + shift), own(std), own(high))
 
 
 def _range_table(title: str, ranges: Ranges, most: int = 12) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.load import load_dataset
+from marlzoo.data.load import find_dataset, load_dataset
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.replicas import derive
@@ -109,6 +110,11 @@ def mix(
         raise ConfigError(
             "data mix: the seed must be 0 or more, and transitions at least the number of datasets"
         )
+    for name, _ in parts:
+        if target is not None and _same_file(find_dataset(name), path):
+            raise ConfigError(
+                f"data mix: {text} is one of the datasets to mix; write the mixture to another file"
+            )
     parents = [load_dataset(name) for name, _ in parts]
     for (name, _), parent in zip(parts[1:], parents[1:], strict=True):
         _require_fit(parts[0][0], parents[0], name, parent)
@@ -130,6 +136,10 @@ def mix(
         path = _new_place(card, parents)
     write_omiga(_join(parents, taken, card), path)
     return path
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _new_place(card: Card, parents: Sequence[Dataset]) -> Path:
@@ -219,7 +229,7 @@ def _card(
     if len(set(shares)) > 1:
         labels = [f"{label}{100 * share:g}" for label, share in zip(labels, shares, strict=True)]
     quality = DatasetName.parse(name).quality if name else "-".join(labels)
-    arguments = " ".join(f"{text}:{share!r}" for text, share in parts)
+    arguments = shlex.join(f"{text}:{share!r}" for text, share in parts)
     size = "" if transitions is None else f" --transitions {transitions}"
     return Card(
         task=next((card.task for card in cards if card.task), ""),
@@ -255,6 +265,7 @@ def _card(
             ],
         },
         notes=tuple(dict.fromkeys(note for card in cards for note in card.notes)),
+        bounds_known=all(card.bounds_known for card in cards),
     )
 
 

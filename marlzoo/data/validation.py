@@ -88,10 +88,11 @@ def check_structure(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
             continue
         array = arrays[name]
         if array.ndim < 1 or array.shape[1:] != tail:
-            shape = ", ".join(str(size) for size in ("T", *tail))
+            wanted = ", ".join(str(size) for size in ("T", *tail))
+            found = ", ".join(str(size) for size in ("T", *array.shape[1:])) if array.ndim else ""
             other = array.shape[1:] in ((), (spec.n_agents,))
             remedy = f"; {reward_remedy(spec)}" if name == "reward" and other else ""
-            raise DataError(f"{name} has shape {array.shape}, the spec asks for ({shape}){remedy}")
+            raise DataError(f"{name} has shape ({found}), the spec asks for ({wanted}){remedy}")
         if len(array) != episodes.rows:
             raise DataError(f"lengths differ: obs has {episodes.rows} rows, {name} has {len(array)}")
         if array.dtype != dtype:
@@ -205,6 +206,14 @@ def _check_discrete(spec: Spec, arrays: Arrays, episodes: Episodes) -> None:
         raise RowError(
             f"agent {agent} has no legal action at row {row}; an agent that cannot act takes action 0: write that "
             "there, and 1 into its mask of action 0",
+            row,
+        )
+    place = _first((action_mask & ~spec.own_actions).any(axis=2))
+    if place:
+        row, agent = place
+        raise RowError(
+            f"the mask of agent {agent} at row {row} allows an action beyond its {sizes[agent]}; write 0 there, or "
+            "give the agents' true sizes",
             row,
         )
     illegal = ~np.take_along_axis(action_mask, action[..., None], axis=2)[..., 0]

@@ -193,8 +193,7 @@ class TeamPolicy:
         if not self.spec.discrete:
             return None
         if action_mask is None:
-            sizes = np.array(self.spec.action_sizes)[:, None]
-            return np.broadcast_to(np.arange(self.spec.action_size) < sizes, shape).copy()
+            return np.broadcast_to(self.spec.own_actions, shape).copy()
         mask = _legal_actions(action_mask)
         _require_shape("action_mask", mask, shape, (len(shape),))
         _require_legal(mask)

@@ -95,8 +95,7 @@ class Recording:
         rows = (len(play.live), play.env.spec.horizon + 1)
         self.play = play
         self.arrays = {name: array.new(*rows) for name, array in spec.layout().items()}
-        sizes = np.array(spec.action_sizes)[:, None]
-        self._padding = np.arange(spec.action_size) >= sizes  # [N, A]
+        self._padding = ~spec.own_actions  # [N, A]
         self._padded = not spec.discrete and bool(self._padding.any())
         self._see(play.live)
 

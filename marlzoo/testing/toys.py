@@ -50,7 +50,7 @@ def toy_dataset(
         action_mask[..., 0] |= ~action_mask.any(-1)
         action: NDArray[Any] = np.where(action_mask, rng.random(action_mask.shape), -1.0).argmax(-1)
     else:
-        used = np.arange(spec.action_size) < np.array(spec.action_sizes)[:, None]
+        used = spec.own_actions
         action = (rng.uniform(-1, 1, (rows, 3, 2)) * used).astype(np.float32)
     dataset = Dataset.create(
         spec,

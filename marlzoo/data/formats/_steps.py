@@ -152,8 +152,7 @@ def count_actions(action: NDArray[Any], action_mask: NDArray[Any] | None, given:
 
 def full_masks(spec: Spec, rows: int) -> Bools:
     """Masks ``[T, N, A]`` of a task in which every agent may always take all its actions."""
-    own = np.arange(spec.action_size) < np.asarray(spec.action_sizes)[:, None]
-    return np.broadcast_to(own, (rows, *own.shape)).copy()
+    return np.broadcast_to(spec.own_actions, (rows, *spec.own_actions.shape)).copy()
 
 
 def require_discrete(spec: Spec, *, actions: int | None = None, action_mask: str = "") -> None:
