@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +24,18 @@ def pytest_collection_finish() -> None:
     """Imported modules and collected tests stay to the end: the garbage collector need not look at them again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test stands in an empty folder, and nothing that the user has stored is found."""
+    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small recording of a real simulator, to be read only."""
+    from tests.recordings import uniform_recording  # most runs need no simulator
+
+    return uniform_recording(tmp_path_factory.mktemp("data") / "uniform.hdf5")

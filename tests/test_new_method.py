@@ -10,13 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from marlzoo.cli import main
 from marlzoo.commands.skeleton import class_name, method_file
 from marlzoo.testing import battery
+from tests.command_line import call
 from tests.recordings import uniform_recording
 
 SUITE = """
@@ -33,12 +33,6 @@ config = {{ hidden = 8 }}
 method = "toy_idea"
 config = {{ hidden = 8 }}
 """
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    status = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture

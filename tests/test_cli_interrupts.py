@@ -1,0 +1,108 @@
+"""An interrupted command: its exit status, and whether the same command resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import Any
+
+import pytest
+
+from marlzoo.cli import main
+from tests.command_line import raising
+
+pytestmark = pytest.mark.usefixtures("own_home")
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "resumes"),
+    [
+        ("train bc", "training", True),
+        ("data teach mpe/spread", "data", True),
+        ("data inspect x", "data", False),
+        ("eval run", "evaluating", False),
+        ("sweep xor", "sweeping", True),
+    ],
+)
+def test_only_a_command_that_resumes_says_so(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    module: str,
+    resumes: bool,
+) -> None:
+    monkeypatch.setattr(f"marlzoo.cli.{module}.run", raising(KeyboardInterrupt()))
+    assert main(command.split()) == 130
+    assert ("the same command resumes from what is saved" in capsys.readouterr().err) is resumes
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "left_out"),
+    [
+        ("train bc --force", "training", "--force"),
+        ("bench xor --rerun omiga icq --out x", "benching", "--rerun"),
+        ("bench xor --rerun=omiga --force", "benching", "--rerun and --force"),
+    ],
+)
+def test_what_would_begin_anew_is_left_out_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    module: str,
+    left_out: str,
+) -> None:
+    monkeypatch.setattr(f"marlzoo.cli.{module}.run", raising(KeyboardInterrupt()))
+    assert main(command.split()) == 130
+    told = capsys.readouterr().err
+    assert told == f"marlzoo: interrupted; the same command without {left_out} resumes from what is saved\n"
+
+
+def test_sigterm_ends_a_command_as_an_interrupt_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[bool] = []
+
+    def run(arguments: Any) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # timeout sends two: the second does not break off the end
+            cleaned.append(True)
+        return 0
+
+    monkeypatch.setattr("marlzoo.cli.training.run", run)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert main(["train", "bc"]) == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleaned == [True]
+    assert capsys.readouterr().err == "marlzoo: interrupted; the same command resumes from what is saved\n"
+
+
+def test_sigterm_is_left_to_a_program_that_listens_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: Any) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("marlzoo.cli.training.run", run)
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        assert main(["train", "bc"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
+def test_sigterm_that_something_swallowed_can_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: Any) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("marlzoo.cli.ONCE", 0.0)
+    monkeypatch.setattr("marlzoo.cli.training.run", run)
+    assert main(["train", "bc"]) == 143
