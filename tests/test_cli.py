@@ -35,7 +35,7 @@ from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.load import load_dataset
 from marlzoo.errors import pip_install
 from marlzoo.families import task_spec
-from marlzoo.registry import find_method, find_methods, method_names
+from marlzoo.registry import find_method, find_methods, method_names, unread_settings
 from marlzoo.system.array_files import load_arrays
 from marlzoo.training.checkpoint import save
 from tests.recordings import HOPPER, uniform_recording
@@ -562,6 +562,7 @@ def test_settings_read_from_source_are_those_of_the_class(name: str) -> None:
     assert all(setting.about for setting in found.values())
     assert source.actions == tuple(cls.actions)
     assert source.online == (cls.sampling == "online")
+    assert source.unread == unread_settings(cls)
     presets = {preset: {k: repr(v) for k, v in values.items()} for preset, values in cls.presets.items()}
     assert source.presets == presets
 
