@@ -48,6 +48,7 @@ class HAPPO(Algorithm):
     config: HAPPOConfig
     actions = ("continuous", "discrete")
     sampling = "online"
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     fields = ("obs", "state", "action", "reward", "mask", "next_state")
     presets: ClassVar = {}
 

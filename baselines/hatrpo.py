@@ -71,6 +71,7 @@ class HATRPO(Algorithm):
     config: HATRPOConfig
     actions = ("continuous", "discrete")
     sampling = "online"
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     fields = ("obs", "state", "action", "reward", "mask", "next_state")
     presets: ClassVar = {
         "mpe": {},

@@ -51,6 +51,7 @@ class MAPPO(Algorithm):
     config: MAPPOConfig
     actions: ClassVar[tuple[ActionKind, ...]] = ("continuous", "discrete")
     sampling = "online"
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     fields = ("obs", "state", "action", "reward", "mask", "next_state")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

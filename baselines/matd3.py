@@ -71,6 +71,7 @@ class MATD3(Algorithm):
     config_class = MATD3Config
     actions = ("continuous",)
     sampling = "online"
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     fields = ("obs", "state", "action", "reward", "mask")
     presets: ClassVar = {"mpe": {"hidden": 128, "n_step": 1, "action_penalty": 0.3}}
     variants: ClassVar = {"continuous": ({"n_step": 3, "policy_delay": 1, "other_actions": "replay"},)}

@@ -69,6 +69,7 @@ class QMIX(Algorithm):
     config_class = QMIXConfig
     actions = ("discrete",)
     sampling = "online"
+    unread = ("bound_margin",)
     presets: ClassVar = {}
     variants: ClassVar = {
         "discrete": [

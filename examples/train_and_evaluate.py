@@ -1,7 +1,7 @@
 """Train two methods on logged data of a coordination game and compare their returns.
 
-On Bridge two agents must pass each other on a narrow bridge. Behavior cloning averages over who yields; AlberDICE
-learns to agree. Takes about a minute.
+On XOR two agents must choose differently. The data hold both ways to do so, and mistakes. Behavior cloning takes what
+each agent does most often, which is the same for both; AlberDICE learns to agree. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tyro
 
 import marlzoo
 
-TASK = "games/bridge"
+TASK = "games/xor"
 
 
 def main(updates: int = 2000, episodes: int = 50) -> dict[str, float]:
@@ -20,7 +20,7 @@ def main(updates: int = 2000, episodes: int = 50) -> dict[str, float]:
         updates: gradient steps per method.
         episodes: evaluation episodes.
     """
-    data = marlzoo.load_dataset(f"{TASK}/marlzoo/optimal")
+    data = marlzoo.load_dataset(f"{TASK}/marlzoo/D3")
     print(f"{TASK}: {data.transitions} transitions, mean return {data.card.mean_return:.2f}")
 
     found = {}

@@ -69,6 +69,8 @@ class Algorithm(nn.Module):
         presets: settings by family (the first part of a task's name) or by named protocol of a family
             (``smac-recurrent``), from the method's paper; see :func:`marlzoo.registry.preset_of`.
         acting: settings that only its policy reads when it acts, which an evaluation may change.
+        unread: inherited settings that it does not read: they are not shown, and other values than the default are
+            refused (see :func:`marlzoo.registry.unread_settings`).
         variants: settings, by action kind, of the method's other forms; the test battery runs each.
 
     Args:
@@ -90,6 +92,7 @@ class Algorithm(nn.Module):
     past_steps: int = 0
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     acting: ClassVar[tuple[str, ...]] = ()
+    unread: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
     config: Config
     preset: str = "defaults"  # the name of the preset that the configuration started from; set by ``make``

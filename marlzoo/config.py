@@ -204,6 +204,10 @@ class ReplayConfig(Config):
     learn_steps: Count = 50  # updates in a round
 
 
+ONLY_OFFLINE = ("reward_mode",)
+"""Settings of the sampler, which draws from recorded data; online methods have no use for them."""
+
+
 # Settings that the methods of one table must share, whatever their papers took: network, batch and optimizer.
 # SMAC's methods come from two schools, whose numbers do not compare: feed-forward networks on single transitions
 # (OMIGA's paper), and recurrent networks on sequences (OG-MARL, PyMARL). Every method for discrete actions has

@@ -11,6 +11,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args
 
 from marlzoo.errors import MarlzooError, MethodError, PluginError, UnknownNameError, lack_of_memory
@@ -48,6 +49,10 @@ def require_method(name: str, cls: type[Algorithm]) -> None:
         choices = ", ".join(map(repr, get_args(Sampling)))
         raise PluginError(f"{place}: sampling is {cls.sampling!r}; choose one of {choices}")
     _require_config_class(place, getattr(cls, "config_class", None))
+    known = [setting.name for setting in fields(cls.config_class)]
+    for setting in cls.unread:
+        if setting not in known:
+            raise PluginError(f"{place}: unread: {UnknownNameError('setting', setting, known)}")
 
 
 def _require_config_class(place: str, config: Any) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from marlzoo.algorithm import Algorithm
+    from marlzoo.config import Config
     from marlzoo.spec import Spec
 
 
@@ -227,6 +228,7 @@ def make(
         raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 to 2**63 - 1, one per replica")
     chosen = preset_of(cls, spec, preset)
     configs = replica_configs(cls.config_class, len(seeds), config, chosen.settings)
+    _require_read(name, cls, configs)
     try:
         learner = cls(spec, seeds, configs, device, dtype or torch.float32)
         if "spec" not in vars(learner):
@@ -240,6 +242,26 @@ def make(
             raise
         raise fault from error
     return learner
+
+
+def unread_settings(cls: type[Algorithm]) -> tuple[str, ...]:
+    """Inherited settings that neither a method nor the core on its behalf reads."""
+    from marlzoo.config import ONLY_OFFLINE
+
+    return (*cls.unread, *(ONLY_OFFLINE if cls.sampling == "online" else ()))
+
+
+def _require_read(name: str, cls: type[Algorithm], configs: Sequence[Config]) -> None:
+    """Refuse settings that would have no effect. Checkpoints that have them are loaded all the same."""
+    usual = cls.config_class()
+    for setting in unread_settings(cls):
+        default = getattr(usual, setting)
+        for value in (getattr(config, setting) for config in configs):
+            if value != default:
+                raise ConfigError(
+                    f"{name}: {setting} is {value!r}, but the method does not read this setting; leave it at "
+                    f"{default!r}"
+                )
 
 
 def is_seed(value: object) -> bool:

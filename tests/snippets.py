@@ -49,6 +49,7 @@ SHORTER: tuple[tuple[str, str | None], ...] = (
     ("bench smoke", ""),
     ("bench", None),
     ("sweep", None),
+    ("data collect meeting/line", "--transitions 100"),
     ("data collect", None),
     ("data teach", None),
     ("data download", None),

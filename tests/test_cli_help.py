@@ -13,7 +13,7 @@ from marlzoo.cli import COMMANDS
 from marlzoo.cli._options import Offline, Online, Where
 from marlzoo.cli.data import ACTIONS
 from marlzoo.commands.methods import MethodFile
-from marlzoo.registry import find_method, find_methods, method_names
+from marlzoo.registry import find_method, find_methods, method_names, unread_settings
 from tests.command_line import call
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -79,6 +79,7 @@ def test_settings_read_from_source_are_those_of_the_class(name: str) -> None:
     assert all(setting.about for setting in found.values())
     assert source.actions == tuple(cls.actions)
     assert source.online == (cls.sampling == "online")
+    assert source.unread == unread_settings(cls)
     presets = {preset: {k: repr(v) for k, v in values.items()} for preset, values in cls.presets.items()}
     assert source.presets == presets
 

@@ -41,6 +41,7 @@ def test_bash_completes_commands_methods_options_and_values(tmp_path: Path) -> N
         "marlzoo train omiga --eval-e": {"--eval-every"},
         "marlzoo train mappo --roll": {"--rollout"},
         "marlzoo train mappo --step": {"--steps"},
+        "marlzoo train mappo --rew": set(),
         "marlzoo bench smoke --no-ch": {"--no-check-data"},
         "marlzoo data ": set(ACTIONS),
         "marlzoo data model --model-u": {"--model-updates"},
@@ -54,6 +55,7 @@ def test_bash_completes_commands_methods_options_and_values(tmp_path: Path) -> N
     answers = dict(zip(lines, asked.stdout.splitlines(), strict=True))
     for line, wanted in lines.items():
         assert wanted <= set(answers[line].split()), (line, answers[line], asked.stderr)
+    assert answers["marlzoo train mappo --rew"].split() == []  # it does not read reward_mode
 
 
 def test_shells_are_named(capsys: pytest.CaptureFixture[str]) -> None:

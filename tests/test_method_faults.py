@@ -269,6 +269,11 @@ def test_a_schedule_by_an_optimizers_steps_is_followed(write: Write, tmp_path: P
         ({"hidden: Count = 64": "hidden = 64"}, PluginError, "hidden has no type, .* write hidden: int = 64"),
         ({'actions = ("continuous",)': 'actions = ("continuous")'}, PluginError, "actions is 'continuous'; it must"),
         ({'    actions = ("continuous",)\n': ""}, PluginError, r"actions is \(\); it must be a tuple"),
+        (
+            {"    fields = (": '    unread = ("memory",)\n    fields = ('},
+            PluginError,
+            r"class Mine: unread: unknown setting 'memory'",
+        ),
         ({"    fields = (": '    sampling = "rows"\n    fields = ('}, PluginError, "'rows'; choose one of 'transi"),
         ({"    fields = (": "    named = ("}, MethodError, "fields is missing; it must be a tuple"),
         ({'("obs", "action", "reward", "mask", "next_obs")': '"obs"'}, MethodError, "fields is 'obs'; it must be a"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from marlzoo.commands.methods import MethodFile
 from marlzoo.config import Config
-from marlzoo.registry import find_method, find_methods
+from marlzoo.registry import find_method, find_methods, unread_settings
 
 from .metrics import metrics_table
 from .text import code, from_docstring, prose, table
@@ -141,7 +141,8 @@ def settings(method: Method) -> str:
     presets = {name: preset for name, preset in method.cls.presets.items() if preset}
     comments = {setting.name: setting.about for setting in method.source.settings()}
     shared = {entry.name for entry in fields(Config)}
-    ordered = sorted(fields(cls), key=lambda entry: entry.name in shared)
+    read = [entry for entry in fields(cls) if entry.name not in unread_settings(method.cls)]
+    ordered = sorted(read, key=lambda entry: entry.name in shared)
     rows = [
         [
             code(entry.name),

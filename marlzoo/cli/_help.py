@@ -93,7 +93,8 @@ def train_help(method: str, source: MethodFile, shape: type, more: Sequence[Sett
         f"{', '.join(presets) or 'none'}); what it changes "
         f"stands behind its name. As a table: marlzoo list methods {method.partition(' ')[0]}"
     )
-    own = {setting.name: setting for setting in (*more, *source.settings())}
+    read = [setting for setting in source.settings() if setting.name not in source.unread]
+    own = {setting.name: setting for setting in (*more, *read)}
     settings = [
         *textwrap.wrap(f"settings of {method} ({source.summary.rstrip('.')})", WIDTH),
         *textwrap.wrap(about, WIDTH, break_on_hyphens=False),

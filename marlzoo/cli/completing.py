@@ -93,6 +93,7 @@ def _methods() -> dict[str, Any]:
                 field(default=False if setting.kind == "bool" else ""),
             )
             for setting in source.settings()
+            if setting.name not in source.unread
         ]
         made[name] = make_dataclass(name, [("options", shape), ("settings", make_dataclass("S", settings))])
     return made

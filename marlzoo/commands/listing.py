@@ -73,6 +73,7 @@ def _settings(method: str) -> Entries:
             "meaning": about.get(field.name, ""),
         }
         for field in dataclasses.fields(cls.config_class)
+        if field.name not in registry.unread_settings(cls)
     ]
 
 

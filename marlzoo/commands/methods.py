@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from marlzoo.config import ONLY_OFFLINE
+
 PAPER = re.compile(r"arXiv[: ]?\s?(\d{4}\.\d{4,5})|(\d{4}\.\d{5})")
 
 
@@ -77,6 +79,15 @@ class MethodFile:
         """Whether the method learns by acting."""
         value = self._attribute("sampling")
         return isinstance(value, ast.Constant) and value.value == "online"
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """As :func:`marlzoo.registry.unread_settings`."""
+        value = self._attribute("unread")
+        own: tuple[str, ...] = ()
+        with contextlib.suppress(ValueError):  # written as something else than a tuple of texts
+            own = tuple(ast.literal_eval(value)) if value is not None else ()
+        return (*own, *(ONLY_OFFLINE if self.online else ()))
 
     @property
     def execution(self) -> str:
