@@ -207,6 +207,8 @@ def test_a_reference_is_one_learner() -> None:
 
     assert than([*low, *one]) == "P(> high)", "a setting that tells none apart is no part of a name"
     assert than([*rows, *one, *two]) == "P(> high)"
+    each = [replace(r, variant=f"alpha={1 + (r.method == 'high')}.0", config_hash=r.method) for r in rows]
+    assert than(each) == "P(> high (alpha=2.0))", "a label that others need, too"
     with pytest.raises(
         ConfigError, match=r"high has 2 learners.*'high \(alpha=1.0\)', 'high \(alpha=2.0\)'\."
     ):
