@@ -303,6 +303,29 @@ def test_learns_the_optimum(kind: ActionKind, chance: float) -> None:
     assert after > 4.9
 
 
+@pytest.mark.parametrize("method", ["mappo", "happo", "hatrpo"])
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_rollouts_are_samples_of_the_policy(method: str, kind: ActionKind) -> None:
+    """The mean log-density of samples is minus the entropy; that of modes or of clipped samples is not."""
+    learner = cast(MAPPO, marlzoo.make(method, toy_spec(kind), seeds=(0, 1), dtype=torch.float64, **SMALL))
+    obs = (
+        torch.randn(2, 1, 3, 5, generator=torch.Generator().manual_seed(0)).double().expand(-1, 4000, -1, -1)
+    )
+    mask = torch.ones(2, 4000, 3, learner.spec.action_size).bool() if learner.spec.discrete else None
+    random = ReplicaRandom(learner.seeds, "x", dtype=torch.float64)
+    actor = learner.nets.actor
+    with torch.no_grad():
+        for name, parameter in actor.net.named_parameters():
+            parameter *= (
+                100.0 if name.endswith("out.weight") else 1.0
+            )  # far from uniform, with means near the box's bounds
+        action = learner.explore(obs, mask, random, torch.zeros(2, 4000).bool())
+        log_prob, entropy = actor.log_prob(obs, action, mask)
+    error = log_prob.std(1) / math.sqrt(4000)
+    assert ((log_prob.mean(1) + entropy.mean(1)).abs() < 4 * error + 1e-9).all()
+    assert (error > 1e-3).any()
+
+
 def test_policy_stays_in_the_box_and_its_sample_need_not() -> None:
     learner = make()
     obs, random = torch.randn(1, 500, 3, 5).double(), ReplicaRandom([0], "x", dtype=torch.float64)

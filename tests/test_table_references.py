@@ -18,6 +18,7 @@ from marlzoo.benchmarks.styles import markdown
 from marlzoo.benchmarks.summary import scores_of
 from numpy.typing import NDArray
 
+from marlzoo.cli import tabling
 from marlzoo.envs import games
 from marlzoo.envs.base import BatchedEnv, Ids, Observation, Step
 from marlzoo.errors import ConfigError, PluginError
@@ -213,3 +214,9 @@ def test_a_reference_is_one_learner() -> None:
         ConfigError, match=r"high has 2 learners.*'high \(alpha=1.0\)', 'high \(alpha=2.0\)'\."
     ):
         than([*low, *one, *two])
+
+
+@pytest.mark.parametrize("form", [["--json"], ["--format", "csv"]])
+def test_numbers_without_a_reference_take_none(form: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--reference: numbers .* --write FOLDER$"):
+        tabling.run([str(tmp_path), *form, "--reference", "bc"])

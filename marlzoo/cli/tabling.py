@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from marlzoo.cli._lazy import tyro
 from marlzoo.cli._parse import parse
+from marlzoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from marlzoo.benchmarks.sheet import Sheet
@@ -39,6 +40,12 @@ class Options:
 def run(arguments: Sequence[str]) -> int:
     """Print or write the tables."""
     options = parse(Options, "table", arguments)
+    numbers = options.write is None and (options.json or options.format == "csv")
+    if numbers and options.reference:
+        raise ConfigError(
+            "--reference: numbers per dataset and learner, which --json and --format csv print, are over no other "
+            "learner; leave it out, or write all numbers into a folder with --write FOLDER"
+        )
     from marlzoo.benchmarks import tables
 
     rows = tables.read(options.paths)
@@ -47,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.write is not None:
         tables.write(rows, options.write, title, command, options.reference)
         print(options.write)
-    elif options.json or options.format == "csv":
+    elif numbers:
         from marlzoo.benchmarks.analysis import Results, records
 
         found = Results.of(rows).table()
