@@ -13,10 +13,11 @@ observation. Codes of one task are pulled together and codes of different tasks 
 
 The paper is about one agent, and has no results with several; this mapping to teams is ours. Every agent has a code
 from its own observations and actions and the team's reward, so execution stays decentralized. Agents share the
-encoder, which reads their number. The two contexts of a sequence are its even and its odd steps, so pairs of one task
-are always there. Sequences are of one task where the last ``task_size`` entries of their states are equal; with 0 no
-tasks are known, and only the two halves of a sequence are taken to be of one task. States of the families that come
-with marlzoo end with the goal: 2 entries of ``games/goals``, 10 of ``games/cells``.
+encoder, which reads their number. The two contexts of a sequence are its even and its odd steps. Sequences are of one
+task where the last ``task_size`` entries of their states are equal, and halves of different ones are pulled together;
+halves of the same sequence would be near each other by where its agents went, whatever the task. So batches must hold
+several sequences of a task. With 0 no tasks are known, and the two halves of each sequence are taken to be of one.
+States of the families that come with marlzoo end with the goal: 2 entries of ``games/goals``, 10 of ``games/cells``.
 
 When acting, an agent's context is what it has been through in the episode, none at first (z = 0), and the policy
 learns with such contexts. In a share ``shared_context`` of the sequences they also hold all other sequences of the
@@ -61,7 +62,7 @@ class FOCALConfig(IQLConfig):
     shared_context: Fraction = 0.5  # share of sequences whose context holds the task's others
     read_next: bool = False  # the encoder also reads the next observation
     history: Literal["mlp"] = "mlp"  # the policy's memory is the code
-    batch_size: Count = 16  # sequences per update and replica, the authors' number of tasks
+    batch_size: Count = 64  # sequences per update and replica; in small batches few are of one task
 
 
 class Encoder(nn.Module):
@@ -147,7 +148,8 @@ class FOCAL(IQL):
 
         # 2. Metric
         halves, counts = zip(*(_half(each, batch.filled, first) for first in (0, 1)), strict=True)
-        pulled, pushed = metric(torch.cat(halves, 1), torch.cat(counts, 1) > 0, same.repeat(1, 2, 2))
+        valid = torch.cat(counts, 1) > 0
+        pulled, pushed = metric(torch.cat(halves, 1), valid, same.repeat(1, 2, 2), self._other_sequence(same))
         encoder_loss = self.hyperparameter("metric_weight") * (pulled + pushed)
 
         # 3. Learner
@@ -168,6 +170,15 @@ class FOCAL(IQL):
             return torch.eye(count, dtype=torch.bool, device=batch.state.device).expand(self.replicas, -1, -1)
         task = batch.state[:, :, 0, -size:]
         return (task.unsqueeze(1) == task.unsqueeze(2)).all(-1)
+
+    def _other_sequence(self, same: Tensor) -> Tensor | None:
+        """Pairs of halves of different sequences, ``[2 B, 2 B]``; None where no tasks are known.
+
+        Halves of one sequence are near each other by where it went, which says nothing about the task.
+        """
+        if not self.config.task_size:
+            return None
+        return ~torch.eye(same.shape[-1], dtype=torch.bool, device=same.device).repeat(2, 2)
 
 
 def _half(each: Tensor, filled: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -198,13 +209,14 @@ def contexts(each: Tensor, filled: Tensor, same: Tensor, shared: Tensor) -> Tens
     return total / count.clamp_min(1.0)
 
 
-def metric(code: Tensor, valid: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+def metric(code: Tensor, valid: Tensor, same: Tensor, pulls: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean pull between codes of one task and mean push between codes of different tasks, each ``[R]``.
 
     Args:
         code: of M contexts, ``[R, M, N, Z]``; agents are compared with themselves only.
         valid: contexts that hold any step, ``[R, M]``.
         same: whether two contexts are of one task, ``[R, M, M]``.
+        pulls: whether two contexts of one task are to be near each other, ``[M, M]``; None: all of them.
     """
     apart = (code.unsqueeze(1) - code.unsqueeze(2)).square().mean(-1)  # [R, M, M, N]
     itself = torch.eye(code.shape[1], dtype=torch.bool, device=code.device)
@@ -214,7 +226,8 @@ def metric(code: Tensor, valid: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
         weight = chosen.unsqueeze(-1).to(value.dtype).expand_as(value)
         return (value * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + NO_PAIRS)
 
-    return mean((apart + SAME_FLOOR).sqrt(), pairs & same), mean(1.0 / (apart + OTHER_FLOOR), pairs & ~same)
+    near = pairs & same if pulls is None else pairs & same & pulls
+    return mean((apart + SAME_FLOOR).sqrt(), near), mean(1.0 / (apart + OTHER_FLOOR), pairs & ~same)
 
 
 class ContextPolicy(Policy):

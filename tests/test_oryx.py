@@ -130,9 +130,9 @@ def test_better_actions_weigh_more_so_that_xors_mistakes_are_left_out() -> None:
         "oryx", games.spec("xor"), hidden=16, policy_temperature=0.3, lr=3e-3, eval_mode="sample"
     )
     sampler = make_sampler(algorithm, [game_data.dataset("xor", "D3")])
-    for _ in range(120):
+    for _ in range(200):
         algorithm.update(sampler.next())
-    assert evaluate(algorithm.policy(), games.make("xor", 400), seeds=[0]).returns.mean() > 0.95
+    assert evaluate(algorithm.policy(), games.make("xor", 400), seeds=[0]).returns.mean() > 0.97
 
 
 def test_a_lower_temperature_puts_more_weight_on_advantages_above_0() -> None:

@@ -326,7 +326,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the document's two modules, which marlzoo is told about."""
-    meeting, _, pursuit, _ = blocks("python")
+    meeting, _, pursuit, *_ = blocks("python")
     (tmp_path / "meeting.py").write_text(meeting)
     (tmp_path / "pursuit.py").write_text(pursuit)
     monkeypatch.syspath_prepend(tmp_path)

@@ -5,9 +5,10 @@
 Two points shall meet at a goal that they do not see; 40 goals are in the data, episodes are scored with 10 others.
 The data are of teams that walk to the goal with noise (``noisy``), or in equal shares of these and of random ones
 (``mix``). ``no code`` is IQL on observations, ``goal shown`` IQL with the goal beside them. FOCAL's policy is either
-told ``--context`` transitions of a noisy team with the same goal before its episode starts, as in the paper, or has
-only what it goes through itself. ``map`` is the share of the variance of unseen goals that a linear map of the code
-of one noisy episode explains, fitted on the goals of the data.
+told ``--context`` transitions of a team with the same goal before its episode starts, as in the paper, or has only
+what it goes through itself. The team is a noisy one, whose actions point to the goal, or moves at random, so that
+nothing but rewards tells the goal. ``map`` is the share of the variance of unseen goals that a linear map of the code
+of one episode of such a team explains, fitted on the goals of the data.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from marlzoo.training.trainer import train
 
 UNSEEN = "goals-unseen"
 SIZES: dict[str, Any] = {"hidden": 32, "lr": 2e-3, "tau": 0.02}
-CODES: dict[str, Any] = {"encoder_hidden": 32, "task_size": 2, **SIZES}
+CODES: dict[str, Any] = {"encoder_hidden": 64, "task_size": 2, **SIZES}
+TEAMS = {"FOCAL, told": "noisy", "FOCAL, told at random": "random"}
 COLUMNS = ["data", "learner", "seed", "return", "map"]
 
 
@@ -46,7 +48,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     seeds: tuple[int, ...] = (0, 1, 2)  # one replica each
     qualities: tuple[str, ...] = ("noisy", "mix")  # of the data
     data_episodes: int = 1000  # of each part of the data
-    updates: int = 300  # of every learner
+    updates: int = 3000  # of every learner
     episodes: int = 50  # of the evaluation, per seed
     context: int = 20  # transitions that the policy is told of, at most an episode's 20
 
@@ -83,9 +85,9 @@ def steps_of(data: Dataset, episodes: Any, count: int) -> tuple[Tensor, ...]:
     return (*(x[rows] for x in fields), fields[0][rows + 1])
 
 
-def told(policy: ContextPolicy, seeds: tuple[int, ...], options: Options) -> Told:
-    """The policy, told of an episode of the goal that each copy is going to have."""
-    data = game_data.dataset(UNSEEN, "noisy", episodes=options.data_episodes, seed=1)
+def told(policy: ContextPolicy, team: str, seeds: tuple[int, ...], options: Options) -> Told:
+    """The policy, told of an episode of a team with the goal that each copy is going to have."""
+    data = game_data.dataset(UNSEEN, team, episodes=options.data_episodes, seed=1)
     goals = data.state[data.starts, -2:]
     twin = games.make(UNSEEN, len(seeds) * options.episodes)
     twin.seed([derive(seed, "episode", e) for seed in seeds for e in range(options.episodes)])
@@ -95,12 +97,12 @@ def told(policy: ContextPolicy, seeds: tuple[int, ...], options: Options) -> Tol
 
 
 @torch.no_grad()
-def explained(learner: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Share of the variance of unseen goals that a linear map of the code explains, ``[replicas]``."""
+def explained(learner: Any, team: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Share of the variance of unseen goals that a linear map of a team's code explains, ``[replicas]``."""
     codes = []
     goals = []
     for name in ("goals", UNSEEN):
-        data = game_data.dataset(name, "noisy", episodes=400, seed=2)
+        data = game_data.dataset(name, team, episodes=400, seed=2)
         each = learner.encoder(*(x.unsqueeze(0) for x in steps_of(data, np.arange(400), 20)))
         code = each.mean(2).flatten(2)
         codes.append(torch.cat((code, torch.ones_like(code[..., :1])), dim=-1))
@@ -130,7 +132,9 @@ def lines(options: Options) -> pd.DataFrame:
         focal = trained("focal", "goals", quality, **CODES)
         scored("no code", trained("iql", "goals", quality, **SIZES).policy(), UNSEEN)
         scored("FOCAL, own context", focal.policy(), UNSEEN)
-        scored("FOCAL, told", told(focal.policy(), options.seeds, options), UNSEEN, explained(focal))
+        for label, team in TEAMS.items():
+            policy = told(focal.policy(), team, options.seeds, options)
+            scored(label, policy, UNSEEN, explained(focal, team))
         scored("goal shown", trained("iql", "goals-shown", quality, **SIZES).policy(), "goals-shown-unseen")
     return pd.DataFrame(found, columns=COLUMNS)
 

@@ -24,7 +24,7 @@ from marlzoo.data.sampler import Sampler
 from marlzoo.deployment.step import PolicyStep, example_inputs, hides_state, next_inputs
 from marlzoo.errors import ConfigError, ExportError, SpecError
 from marlzoo.modules.policies import Policy
-from marlzoo.registry import find_method, make
+from marlzoo.registry import find_method, make, unread_settings
 from marlzoo.replicas import GivenRandom, Kind, ReplicaRandom
 from marlzoo.spec import ActionKind
 from marlzoo.testing.cases import SMALL, UPDATES, Case, cases, own_sizes, updated_by_hand
@@ -174,11 +174,16 @@ def lockstep_equals_single_runs(case: Case, folder: Path) -> None:
 
 
 def _differing(case: Case) -> dict[str, list[float]]:
-    """For every setting that replicas need not share the case's own value, and another one that it allows."""
-    cls = find_method(case.method).config_class
+    """For every setting that replicas need not share the case's own value, and another one that it allows.
+
+    Settings that the method does not read have no other one.
+    """
+    method = find_method(case.method)
+    cls = method.config_class
+    unread = unread_settings(method)
     config = case.learner().config
     found = {}
-    for name in (f.name for f in dataclasses.fields(cls) if is_numeric(cls, f.name)):
+    for name in (f.name for f in dataclasses.fields(cls) if is_numeric(cls, f.name) and f.name not in unread):
         own = getattr(config, name)
         for other in (0.7 * own, own + 0.05, 1.0):
             if other != own and _allowed(config, name, other):

@@ -69,13 +69,16 @@ def one_task(own: Replica, batch: Any, b: int, c: int) -> bool:
 
 
 def metric_loss(own: Replica, batch: Any, vectors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean pull and push over ordered pairs of different half sequences, agent by agent."""
+    """Mean pull and push over ordered pairs of different half sequences, agent by agent.
+
+    Where tasks are known, the two halves of one sequence are no pair.
+    """
     halves = [(b, steps[first::2]) for b, steps in enumerate(vectors) for first in (0, 1)]
     halves = [(b, steps) for b, steps in halves if steps]
     pulls, pushes = [], []
     for k, (b, mine) in enumerate(halves):
         for m, (c, other) in enumerate(halves):
-            if k == m:
+            if k == m or (b == c and own.config.task_size):
                 continue
             gap = average(mine, mine[0]) - average(other, mine[0])
             for i in range(own.spec.n_agents):
