@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from marlzoo.data.names import data_home
 from tests.command_line import call
 from tests.recordings import HOPPER
 
@@ -72,6 +73,10 @@ def test_data_convert(capsys: pytest.CaptureFixture[str], recording: Path, tmp_p
     assert re.search(
         rf"^Converted in 0:00:\d\d. Next: marlzoo data inspect {tmp_path}/copy.hdf5$", told, re.M
     )
+    _, _, told = call(capsys, "data", "convert", recording, tmp_path / "my copy.hdf5")
+    assert f"Next: marlzoo data inspect '{tmp_path}/my copy.hdf5'\n" in told  # for a shell
+    _, _, told = call(capsys, "data", "convert", recording, data_home() / "loose.hdf5")
+    assert f"Next: marlzoo data inspect {data_home()}/loose.hdf5\n" in told  # no name of a dataset
     before = (tmp_path / "copy.hdf5").read_bytes()
     status, _, told = call(capsys, "data", "convert", "games/xor/marlzoo/D1", tmp_path / "copy.hdf5")
     assert (status, (tmp_path / "copy.hdf5").read_bytes()) == (2, before)

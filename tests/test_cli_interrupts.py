@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
+import weakref
 from typing import Any
 
 import pytest
@@ -55,6 +57,31 @@ def test_what_would_begin_anew_is_left_out_to_go_on(
     assert main(command.split()) == 130
     told = capsys.readouterr().err
     assert told == f"marlzoo: interrupted; the same command without {left_out} resumes from what is saved\n"
+
+
+class Watched:
+    """Something that a weak reference can be made of."""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_where_nothing_can_be_raised_comes_again(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
+    """Python drops what is raised in the callback of a weak reference; h5py's objects have such callbacks."""
+
+    def run(arguments: Any) -> int:
+        watched = Watched()
+        kept = weakref.ref(watched, lambda _: signal.raise_signal(number))
+        del watched
+        time.sleep(1.5)  # less than a second SIGTERM is taken for the first
+        return int(kept() is None)
+
+    monkeypatch.setattr("marlzoo.cli.training.run", run)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert main(["train", "bc"]) == status
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_sigterm_ends_a_command_as_an_interrupt_does(

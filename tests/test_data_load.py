@@ -135,6 +135,12 @@ def test_files_of_no_known_format(tmp_path: Path) -> None:
         match=r"a zip file with actions\.npy, observations\.npy, which .*save them as npz with obs, action",
     ):
         load_dataset(tmp_path / "c.npz")
+    (tmp_path / "d.npz").touch()
+    with pytest.raises(DataError, match=r"d\.npz: an empty file, which is no format known here"):
+        load_dataset(tmp_path / "d.npz")
+    (tmp_path / "e.npz").symlink_to(tmp_path / "gone.npz")
+    with pytest.raises(DataError, match=r"e\.npz: is a link that leads to no file; mend the link"):
+        load_dataset(tmp_path / "e.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: a folder with nothing in it, which is no format known here"):
         load_dataset(tmp_path / "empty")
@@ -271,6 +277,11 @@ def test_conversions_replace_nothing_unasked(tmp_path: Path) -> None:
     write_omiga(sample((2,)), source)
     convert(source, target, force=True)
     assert load_dataset(target).transitions == 2
+    (tmp_path / "team-v0").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"team-v0: exists already .*, or remove it$"
+    ):  # no force would help
+        convert(source, tmp_path / "team-v0")
     with pytest.raises(ConfigError, match=r"c\.npz: its name asks for npz, not native"):
         convert(source, tmp_path / "c.npz", form="native")
     with pytest.raises(UnknownNameError, match="format to write"):

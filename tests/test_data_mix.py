@@ -169,6 +169,10 @@ def test_datasets_that_do_not_fit(home: Path) -> None:
     Path(copy).write_bytes(Path(good).read_bytes())
     with pytest.raises(DataError, match="hold the same data"):
         mix([(good, 0.5), (copy, 0.5)], home / "m.hdf5")
+    no_task, _ = write(home / "no-task.hdf5", "good", [10] * 3, 7, task="")
+    for pair, cause in (((good, copy), "hold the same data"), ((good, other_task), "toy/point != toy/line")):
+        with pytest.raises(DataError, match=cause):  # of the later parts, of which the first says nothing
+            mix([(no_task, 0.5), *((name, 0.25) for name in pair)], home / "m.hdf5")
     poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 6)
     with pytest.raises(DataError, match="its share of 100 needs 50"):
         mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5", transitions=100)
@@ -283,6 +287,15 @@ def test_a_part_is_not_written_over(home: Path) -> None:
         ):
             mix([(good, 0.5), (poor, 0.5)], target)
     assert load_dataset(good).content_hash == a.content_hash
+
+
+def test_a_name_of_another_task_is_refused(home: Path) -> None:
+    """What is read under that name would be refused later."""
+    good, _ = write(home / "good.hdf5", "good", [10] * 3, 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 2)
+    with pytest.raises(DataError, match="toy/line/own/both: the file is of the task toy/point"):
+        mix([(good, 0.5), (poor, 0.5)], "toy/line/own/both")
+    assert not dataset_path("toy/line/own/both").exists()
 
 
 def test_the_command_of_the_card_keeps_spaces_together(home: Path) -> None:

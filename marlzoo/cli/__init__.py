@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 RESUMING = (["train"], ["bench"], ["sweep"], ["finetune"], ["data", "download"], ["data", "teach"])
 AGAIN = {"train": ("--force",), "bench": ("--rerun", "--force")}  # with which the same command begins anew
 HELP = ("-h", "--help", "help")
+RETRY = 0.01  # seconds until an interruption that was dropped comes again
 ONCE = 2.0  # seconds within which a further SIGTERM is the same request; ``timeout`` sends two
 
 
@@ -86,12 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, unless the program that called has decided what it does."""
+    """Let SIGTERM end the block as Ctrl-C does, unless the program that called has decided what it does.
+
+    What comes where nothing can be raised (in the callback of a weak reference, of which h5py has many) is dropped
+    by Python. Here it comes again a moment later.
+    """
     mine = threading.current_thread() is threading.main_thread()
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     since = -ONCE
+    before = sys.unraisablehook
+    later: list[threading.Timer] = []
 
     def terminate(number: int, frame: Any) -> None:
         nonlocal since
@@ -99,11 +106,34 @@ def _terminable() -> Iterator[None]:
             since = time.monotonic()
             raise _TerminatedError
 
+    def again(dropped: Any) -> None:
+        nonlocal since
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            before(dropped)
+            return
+        since = -ONCE
+        number = signal.SIGTERM if dropped.exc_type is _TerminatedError else signal.SIGINT
+        later.append(threading.Timer(RETRY, _signal_main, [number]))
+        later[-1].daemon = True
+        later[-1].start()
+
     signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = before
+        for timer in later:
+            timer.cancel()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _signal_main(number: int) -> None:
+    """Send the first thread a signal, which also wakes it."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _remedy(given: Sequence[str]) -> str:

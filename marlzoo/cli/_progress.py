@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -72,13 +73,15 @@ def closing(done: str, started: float, *following: str) -> None:
 
 
 def reference(path: Path) -> str:
-    """How commands call a dataset: by its name where it has one, else by its path."""
-    from marlzoo.data.names import SUFFIX, data_home
+    """How commands call a dataset: by its name where it has one, else by its path, quoted where a shell needs it."""
+    from marlzoo.data.names import SUFFIX, data_home, is_name
 
     home = data_home().absolute()
     if path.absolute().is_relative_to(home) and path.suffix == SUFFIX:
-        return path.absolute().relative_to(home).as_posix().removesuffix(SUFFIX)
-    return str(path)
+        name = path.absolute().relative_to(home).as_posix().removesuffix(SUFFIX)
+        if is_name(name):
+            return name
+    return shlex.quote(str(path))
 
 
 def without_nan(line: dict[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class ConvertCommand:
     """native, omiga (native, but refused where OMIGA's own code could not use it), npz or minari (default: as the
     target's name says)"""
     force: bool = False
-    """replace a target that exists"""
+    """replace a file that exists; a folder is never replaced"""
 
 
 def convert(arguments: Sequence[str]) -> int:

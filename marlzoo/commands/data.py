@@ -178,7 +178,7 @@ def data_convert(
         target: a file ending in .hdf5 or .npz, a Minari folder ending in ``-v0``, or a dataset's name.
         option: how to read the source, by the names that ``marlzoo list formats`` shows.
         format: ``native``, ``omiga``, ``npz`` or ``minari``; default: as the target's name says.
-        force: replace a target that exists.
+        force: replace a file that exists; a folder is never replaced.
         log: called with what the reader assumed, a line each.
 
     Returns:

@@ -77,7 +77,7 @@ def save_dataset(
         target: a file ending in .hdf5 or .npz, a Minari folder ending in ``-v0``, or a dataset's name
             (``family/task/source/quality``), by which every command then finds it.
         format: ``native``, ``omiga``, ``npz`` or ``minari``; default: as the target's name says.
-        force: replace a target that exists.
+        force: replace a file that exists; a folder is never replaced.
 
     Returns:
         The file or folder written.
@@ -103,10 +103,9 @@ def _target(target: str | os.PathLike[str], form: str, force: bool) -> tuple[Pat
     path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
     writer = find_writer(path.name, form)
     if path.exists() and not force:
-        raise ConfigError(
-            f"{path}: exists already and is left as it is; choose another name, or replace it with --force "
-            "(force=True in Python)"
-        )
+        # What else lies in a folder is not known, so that none is replaced.
+        remedy = "remove it" if path.is_dir() else "replace it with --force (force=True in Python)"
+        raise ConfigError(f"{path}: exists already and is left as it is; choose another name, or {remedy}")
     return path, writer
 
 
@@ -130,7 +129,7 @@ def convert(
         target: file ending in ``.hdf5``, ``.h5`` (native) or ``.npz``, folder for Minari ending in ``-v0``, or a
             dataset's name, whose native file is then written.
         form: format to write, one of :data:`WRITERS`; default: as the target's name says.
-        force: replace a target that exists.
+        force: replace a file that exists; a folder is never replaced.
         log: called with one line for the source's format and one for each note of its card, such as
             what the reader had to assume.
         require: called with the dataset before anything is written; raises an error to refuse it.

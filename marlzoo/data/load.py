@@ -41,6 +41,8 @@ def find_dataset(name_or_path: str | os.PathLike[str]) -> Path:
     if path.is_file() or (path.exists() and not (is_name(text) and dataset_path(text).is_file())):
         return path
     if not is_name(text) and (path.suffix or text.startswith((".", "~", "/"))):
+        if path.is_symlink():
+            raise DataError(f"{text}: is a link that leads to no file; mend the link")
         raise DataError(f"{text}: no such file; check the path")
     file = dataset_path(text)
     if file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shlex
@@ -18,7 +19,7 @@ from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.load import find_dataset, load_dataset
+from marlzoo.data.load import find_dataset, load_dataset, named
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.replicas import derive
@@ -116,8 +117,8 @@ def mix(
                 f"data mix: {text} is one of the datasets to mix; write the mixture to another file"
             )
     parents = [load_dataset(name) for name, _ in parts]
-    for (name, _), parent in zip(parts[1:], parents[1:], strict=True):
-        _require_fit(parts[0][0], parents[0], name, parent)
+    for one, other in itertools.combinations(range(len(parts)), 2):
+        _require_fit(parts[one][0], parents[one], parts[other][0], parents[other])
     shares = [share for _, share in parts]
     size = transitions or int(
         min(p.transitions / share for p, share in zip(parents, shares, strict=True)) + 1e-6
@@ -134,7 +135,7 @@ def mix(
     card = _card(parts, parents, taken, transitions, seed, text if is_name(text) else "")
     if target is None:
         path = _new_place(card, parents)
-    write_omiga(_join(parents, taken, card), path)
+    write_omiga(named(_join(parents, taken, card), text), path)
     return path
 
 

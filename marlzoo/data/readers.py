@@ -101,7 +101,7 @@ def _contents(path: Path, most: int = 8) -> str:
         kind = "a folder"
         found = [entry.name for entry in visible_entries(path)]
     else:
-        kind = "a file"
+        kind = "an empty file" if path.is_file() and not path.stat().st_size else "a file"
         found = []
         with contextlib.suppress(*ZIP_FAULTS), zipfile.ZipFile(path) as archive:
             kind = "a zip file"
