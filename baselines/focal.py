@@ -101,6 +101,7 @@ class FOCAL(IQL):
     config_class = FOCALConfig
     actions = ("continuous", "discrete")
     sampling = "sequence"
+    unread = ("memory_relu",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},
