@@ -136,6 +136,7 @@ class AlberDICE(Algorithm):
     no_memory = "its critics learn advantages and a dual, not values that follow targets"
     actions = ("discrete",)
     acting = ("eval_mode",)
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "games": {
             **{"alpha": 0.2, "alpha_end": 0.05, "anneal": 3500, "pretrain": 500},

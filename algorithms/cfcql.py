@@ -152,6 +152,7 @@ class CFCQL(Algorithm):
     config: CFCQLConfig
     config_class = CFCQLConfig
     actions = ("continuous", "discrete")
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "smac": {**SMAC, **MLP_TRANSITIONS, "history": "mlp"},
         "smac-recurrent": {**SMAC, **RECURRENT_SEQUENCES},

@@ -126,6 +126,7 @@ class MACFlow(Algorithm):
     config_class = MACFlowConfig
     actions = ("continuous", "discrete")
     acting = ("eval_steps",)
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},

@@ -108,6 +108,7 @@ class MOMAPPO(Algorithm):
     config: MOMAPPOConfig
     config_class = MOMAPPOConfig
     actions: ClassVar[tuple[ActionKind, ...]] = ("continuous",)
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     presets: ClassVar = {
         "mamujoco": {},  # the defaults are the paper's, for its robots
         "mpe": {},  # which the paper does not have

@@ -139,6 +139,7 @@ class OMAR(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = OMARConfig
     actions = ("continuous", "discrete")
+    unread = ("bound_margin",)
     _mpe: ClassVar = {"search": "softmax", "search_rounds": 3, "search_samples": 10, "policy_samples": False}
     _smac: ClassVar = {"omar_coe": 0.5, "cql_alpha": 5.0, "mixed": True}
     presets: ClassVar = {

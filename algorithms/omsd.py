@@ -82,6 +82,7 @@ class OMSD(Algorithm):
     config_class = OMSDConfig
     no_memory = "its critics no longer learn once its policies do"
     actions = ("continuous",)
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},

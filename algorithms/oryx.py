@@ -194,6 +194,7 @@ class Oryx(Algorithm):
     actions = ("continuous", "discrete")
     acting = ("eval_mode",)
     sampling = "sequence"
+    unread = ("memory_relu",)
     presets: ClassVar = {
         "mamujoco": CONTINUOUS,
         "mpe": CONTINUOUS,

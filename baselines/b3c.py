@@ -69,6 +69,7 @@ class B3C(Algorithm):
     config: B3CConfig
     config_class = B3CConfig
     actions = ("continuous",)
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     fields: tuple[str, ...] = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
     presets: ClassVar = {"mamujoco": {}, "mpe": {}}
     variants: ClassVar = {

@@ -69,6 +69,7 @@ class BC(Algorithm):
     config_class = BCConfig
     actions = ("continuous", "discrete")
     acting = ("eval_mode",)
+    unread = ("reward_mode",)  # gamma and time limits count where a run is judged by logged data
     fields: tuple[str, ...] = ("obs", "action")
     variants: ClassVar = {
         "continuous": ({"loss": "mse"}, {"history": "rnn"}),

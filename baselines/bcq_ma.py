@@ -112,6 +112,7 @@ class BCQMA(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = BCQMAConfig
     actions = ("continuous", "discrete")
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},

@@ -102,6 +102,7 @@ class FOCAL(IQL):
     config_class = FOCALConfig
     actions = ("continuous", "discrete")
     sampling = "sequence"
+    unread = ("memory_relu",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {},

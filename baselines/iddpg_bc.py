@@ -55,6 +55,7 @@ class IDDPGBC(TD3BC):
     config: IDDPGBCConfig
     config_class = IDDPGBCConfig
     actions = ("continuous", "discrete")
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {**MPE, "history": "mlp"},

@@ -63,6 +63,7 @@ class IQLCQL(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = IQLCQLConfig
     actions = ("discrete",)
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "smac": {**MLP_TRANSITIONS, "history": "mlp"},
         "smac-recurrent": RECURRENT_SEQUENCES,

@@ -101,6 +101,7 @@ class MABCQ(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = MABCQConfig
     actions = ("continuous", "discrete")
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     fields = ("obs", "next_obs", "action", "agent_reward", "mask", "action_mask", "next_action_mask")
     presets: ClassVar = {
         "mamujoco": {},

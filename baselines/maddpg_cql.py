@@ -125,6 +125,7 @@ class MADDPGCQL(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = MADDPGCQLConfig
     actions = ("continuous",)
+    unread = ("bound_margin",)
     presets: ClassVar = {"mamujoco": {}, "mpe": {}}
     variants: ClassVar = {
         "continuous": (

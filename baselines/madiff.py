@@ -192,6 +192,7 @@ class MADiff(Algorithm):
     actions = ("continuous", "discrete")
     acting = ("eval_steps", "guidance")
     sampling = "sequence"
+    unread = ("memory_relu", "bound_margin")
     presets: ClassVar = {
         "mamujoco": {"predicts": "window"},
         "mpe": {"predicts": "window"},

@@ -140,6 +140,7 @@ class MADT(Algorithm):
     actions = ("continuous", "discrete")
     acting = ("eval_mode",)
     sampling = "sequence"
+    unread = ("memory_relu",)
     presets: ClassVar = {
         "mamujoco": {"sequence_length": 20},
         "mpe": {},

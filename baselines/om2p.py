@@ -69,6 +69,7 @@ class OM2P(Algorithm):
     config_class = OM2PConfig
     actions = ("continuous",)
     acting = ("eval_steps",)
+    unread = ("sequence_length", "memory_relu", "bound_margin")
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": {"lr": 1e-3},

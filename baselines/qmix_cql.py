@@ -92,6 +92,7 @@ class QMIXCQL(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class = QMIXCQLConfig
     actions = ("discrete",)
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "smac": {**MLP_TRANSITIONS, "history": "mlp"},
         "smac-recurrent": RECURRENT_SEQUENCES,

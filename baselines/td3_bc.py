@@ -117,6 +117,7 @@ class TD3BC(Algorithm):
     memory: TargetMemory | None = None  # of the offline phase, while fine-tuned
     config_class: ClassVar[type[Config]] = TD3BCConfig
     actions = ("continuous", "discrete")
+    unread = ("bound_margin",)
     presets: ClassVar = {
         "mamujoco": {},
         "mpe": MPE,

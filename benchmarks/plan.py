@@ -15,7 +15,7 @@ from marlzoo.config import is_numeric, replica_configs
 from marlzoo.data.computed import computed_qualities
 from marlzoo.errors import ConfigError, PluginError, SpecError, UnknownNameError, placed
 from marlzoo.families import task_spec
-from marlzoo.registry import find_method, method_names, preset_of
+from marlzoo.registry import find_method, method_names, preset_of, require_read, unread_settings
 from marlzoo.spec import Spec
 from marlzoo.task import TaskName
 
@@ -112,7 +112,7 @@ class Group:
 
 
 def settings(suite: Suite, learner: Learner, entry: Data) -> dict[str, Any]:
-    """A learner's settings on a dataset: the suite's, overridden by the dataset's, then by its own.
+    """A learner's settings on a dataset: the suite's that it reads, overridden by the dataset's, then by its own.
 
     Raises:
         UnknownNameError: no such method, or a setting of its own that it does not have.
@@ -123,8 +123,8 @@ def settings(suite: Suite, learner: Learner, entry: Data) -> dict[str, Any]:
 
 
 def setting_names(cls: type[Algorithm]) -> set[str]:
-    """Names of a method's settings."""
-    return {setting.name for setting in fields(cls.config_class)}
+    """Names of the settings that a method reads."""
+    return {setting.name for setting in fields(cls.config_class)} - set(unread_settings(cls))
 
 
 def config_hash(suite: Suite, learner: Learner, task: str, entry: Data) -> str:
@@ -148,7 +148,7 @@ def config_hash(suite: Suite, learner: Learner, task: str, entry: Data) -> str:
 def expanded(suite: Suite) -> Suite:
     """The suite with every learner named ``*`` replaced by all methods that can learn from some of its data.
 
-    Each method takes those of the learner's settings that it has.
+    Each method takes those of the learner's settings that it reads.
     """
     if all(learner.method != EVERY for learner in suite.learners):
         return suite
@@ -242,7 +242,8 @@ def _method(learner: Learner) -> type[Algorithm]:
             f"{learner.method} learns online, not from data; "
             f"train it with: marlzoo train {learner.method} --task TASK"
         )
-    replica_configs(cls.config_class, 1, learner.config)  # names and ranges, before any file is opened
+    # Names and ranges, before any file is opened.
+    require_read(learner.method, cls, replica_configs(cls.config_class, 1, learner.config))
     return cls
 
 

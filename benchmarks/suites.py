@@ -63,7 +63,7 @@ class Data:
         file: path of a dataset in any known format, instead of a name; in a suite's file relative to that file.
         env: options of the task's environment, where the data were recorded with other than its defaults.
         updates: gradient updates per run on these data; 0: the suite's.
-        config: settings of every learner on these data, as far as it has them, instead of the suite's.
+        config: settings of every learner on these data, as far as its method reads them, instead of the suite's.
     """
 
     task: str = ""
@@ -129,7 +129,7 @@ class Suite:
         horizon: step limit of an evaluation episode; 0: the task's.
         compile: whether updates are compiled: ``auto`` (long runs), ``on`` or ``off``.
         precision: of matrix products while training: ``float32``, ``tf32`` (GPUs) or ``bf16``.
-        config: settings of every learner, as far as it has them.
+        config: settings of every learner, as far as its method reads them.
         stack_settings: let learners of one method that differ in ``float`` settings only share lockstep groups.
         select: ``ope`` estimates returns from the training data at every evaluation, and shows the checkpoint that
             has the highest estimate beside the last one; see :mod:`marlzoo.benchmarks.choice`.

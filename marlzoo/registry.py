@@ -228,7 +228,7 @@ def make(
         raise ConfigError(f"seeds is {seeds!r}; give a list of integers from 0 to 2**63 - 1, one per replica")
     chosen = preset_of(cls, spec, preset)
     configs = replica_configs(cls.config_class, len(seeds), config, chosen.settings)
-    _require_read(name, cls, configs)
+    require_read(name, cls, configs)
     try:
         learner = cls(spec, seeds, configs, device, dtype or torch.float32)
         if "spec" not in vars(learner):
@@ -251,8 +251,12 @@ def unread_settings(cls: type[Algorithm]) -> tuple[str, ...]:
     return (*cls.unread, *(ONLY_OFFLINE if cls.sampling == "online" else ()))
 
 
-def _require_read(name: str, cls: type[Algorithm], configs: Sequence[Config]) -> None:
-    """Refuse settings that would have no effect. Checkpoints that have them are loaded all the same."""
+def require_read(name: str, cls: type[Algorithm], configs: Sequence[Config]) -> None:
+    """Refuse settings that would have no effect. Checkpoints that have them are loaded all the same.
+
+    Raises:
+        ConfigError: a setting that the method does not read has another value than the default.
+    """
     usual = cls.config_class()
     for setting in unread_settings(cls):
         default = getattr(usual, setting)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from marlzoo.errors import ConfigError
-from marlzoo.registry import find_method, make, method_names
+from marlzoo.registry import find_method, make, method_names, unread_settings
 from marlzoo.replicas import StackedAdam
 from marlzoo.testing.cases import Case, cases
 from marlzoo.testing.compile_checks import require_agreement
@@ -48,8 +48,9 @@ SHORT = {"sequence_length": 2, "rollout_horizon": 3, "epochs": 1}
 
 
 def short(case: Case) -> Case:
-    """The same with short sequences and rollouts, where the method has these settings."""
-    known = {setting.name for setting in dataclasses.fields(find_method(case.method).config_class)}
+    """The same with short sequences and rollouts, where the method reads these settings."""
+    cls = find_method(case.method)
+    known = {setting.name for setting in dataclasses.fields(cls.config_class)} - set(unread_settings(cls))
     sizes = {name: value for name, value in SHORT.items() if name in known}
     return dataclasses.replace(case, variant={**case.variant, **sizes})
 

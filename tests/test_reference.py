@@ -16,7 +16,7 @@ from torch import Tensor
 
 from marlzoo.config import Config
 from marlzoo.errors import ConfigError
-from marlzoo.registry import find_method, method_names
+from marlzoo.registry import find_method, method_names, unread_settings
 from marlzoo.spec import ActionKind
 from tests import reference
 from tests.reference.harness import (
@@ -126,10 +126,9 @@ def test_what_a_kind_of_actions_never_varies_changes_nothing_there(method: str, 
 
 def varied_settings(method: str) -> dict[str, tuple[Any, ...]]:
     """The settings that a method's cases have to vary; see :func:`choices`."""
-    settings = choices(find_method(method).config_class)
-    if "history" not in settings:
-        del settings["memory_relu"]
-    left_out = SHARED | WIDTHS | set(getattr(FOUND[method], "NEVER_VARIED", {}))
+    cls = find_method(method)
+    settings = choices(cls.config_class)
+    left_out = SHARED | WIDTHS | {*getattr(FOUND[method], "NEVER_VARIED", {}), *unread_settings(cls)}
     return {setting: wanted for setting, wanted in settings.items() if setting not in left_out}
 
 

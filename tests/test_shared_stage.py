@@ -128,7 +128,7 @@ def test_which_replicas_share() -> None:
     others = toy_dataset()
     assert kinds(learner, [data, data, data, others]) == [0, 0, 2, 3]  # other data, though they look the same
     assert kinds(made("omsd", data, gamma=[0.9, 0.9, 0.9, 0.8]), [data]) == [0, 0, 2, 3]
-    assert kinds(made("omsd", data, bound_margin=[0.0, 0.0, 0.0, 0.1]), [data]) == [0, 0, 2, 3]
+    assert kinds(made("omsd", data, expectile=[0.7, 0.7, 0.7, 0.8]), [data]) == [0, 0, 2, 3]
     assert kinds(marlzoo.make("iql", data.spec, seeds=(0, 0)), [data]) == [
         0,
         1,

@@ -335,6 +335,11 @@ def create_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
                 alignment_interval=_ALIGNMENT,
             ) as file:
                 yield file
+        except Exception as error:
+            # The library stumbles over what it reads back of its own tables, which were not written.
+            if sink.fault:
+                raise sink.fault from error
+            raise
         finally:
             sink.close()
         if sink.fault:

@@ -31,10 +31,7 @@ CASES = [
     for kind in ("continuous", "discrete")
     for settings in (TASKS, OTHER | IQL | {"action_margin": [0.0, 0.2]})
 ]
-NEVER_VARIED = {
-    "history": "codes are the policy's memory; there is no other",
-    "memory_relu": "of a recurrent network, which there is not",
-}
+NEVER_VARIED = {"history": "codes are the policy's memory; there is no other"}
 
 
 def make_batches(learner: Any, updates: int) -> list[Any]:
