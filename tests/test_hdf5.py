@@ -195,6 +195,23 @@ def test_writing_goes_on_until_all_is_there_or_fails(
         assert opened["x"].id.get_offset() % 64 == 0
 
 
+def test_a_full_disk_is_told_where_the_library_stumbles_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beneath many groups it reads its tables back, which are zeros where they could not be written."""
+
+    def write() -> None:
+        with hdf5.create_hdf5(tmp_path / "a.h5") as made:
+            for number in range(3000):
+                made.create_group(f"episode_{number}")["x"] = np.zeros(10)
+
+    halting = lambda *a, **k: Halting(builtins.open(*a, **k), 3000)  # noqa: E731, SIM115
+    monkeypatch.setattr(hdf5, "open", halting, raising=False)
+    with pytest.raises(OSError, match="failure 1") as full:
+        write()
+    assert isinstance(full.value.__cause__, ValueError)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_while_a_file_is_written_is_one(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
