@@ -77,11 +77,16 @@ def test_an_interruption_where_nothing_can_be_raised_comes_again(
         return int(kept() is None)
 
     monkeypatch.setattr("marlzoo.cli.training.run", run)
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A shell that starts the tests in its background has SIGINT ignored.
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         assert main(["train", "bc"]) == status
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_sigterm_ends_a_command_as_an_interrupt_does(
