@@ -108,7 +108,7 @@ def test_interrupted_and_killed_it_goes_on_and_leaves_no_process(tmp_path: Path)
     def start(out: Path) -> subprocess.Popen[bytes]:
         root = Path(__file__).parents[1]
         variables = {**os.environ, "PYTHONPATH": str(root)}
-        return subprocess.Popen([sys.executable, str(file), str(out), "100"], cwd=root, env=variables)
+        return subprocess.Popen([sys.executable, str(file), str(out), "300"], cwd=root, env=variables)
 
     broken = tmp_path / "broken"
     for kind, status in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
@@ -124,9 +124,9 @@ def test_interrupted_and_killed_it_goes_on_and_leaves_no_process(tmp_path: Path)
         while any(map(alive, workers)):
             assert time.monotonic() < limit
             time.sleep(0.05)
-    run(suite(updates=100, eval_every=20), broken)
+    run(suite(updates=300, eval_every=20), broken)
     runs = {(row.method, row.task, row.quality, row.seed) for row in scores(broken).values()}
-    assert len(scores(broken)) == 5 * len(runs) == 5 * 2 * 2 * 2
+    assert len(scores(broken)) == 15 * len(runs) == 15 * 2 * 2 * 2
 
 
 # ---- choosing ------------------------------------------------------------------------------------------
