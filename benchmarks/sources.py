@@ -188,9 +188,9 @@ def _make(data: Data, file: Path, folder: Path, report: ProgressReporter) -> Non
     parts = [obtain(replace(data, quality=part), folder, report) for part in parts_of(data)]
     if parts:
         shares = [(part.path, 1 / len(parts)) for part in parts]
-        mix(shares, file, transitions=data.transitions, seed=data.seed)
+        mix(shares, file, transitions=data.transitions, seed=data.seed, force=True)
     else:
-        collect(data.task, data.quality, data.transitions, data.seed, file, report)
+        collect(data.task, data.quality, data.transitions, data.seed, file, report, force=True)
 
 
 def parts_of(data: Data) -> tuple[str, ...]:

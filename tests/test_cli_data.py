@@ -23,14 +23,14 @@ def test_data_collect(
 
     def collect(*arguments: Any, **options: Any) -> Path:
         options["policy"] = str(options["policy"])
-        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavor": "original"}}
+        assert options == {"policy": "team.npz", "replica": 2, "env": {"flavor": "original"}, "force": True}
         *values, progress = arguments
         asked.extend(values)
         progress(1, 2)
         return recording
 
     monkeypatch.setattr("marlzoo.recording.recipes.collect", collect)
-    policy = ("--policy", "team.npz", "--replica", 2, "--env", "flavor=original")
+    policy = ("--policy", "team.npz", "--replica", 2, "--env", "flavor=original", "--force")
     status, out, told = call(
         capsys, "data", "collect", HOPPER, "--quality", "medium", "--transitions", 50, "--seed", 3, *policy
     )

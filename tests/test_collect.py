@@ -132,6 +132,20 @@ def test_same_arguments_same_bytes_at_any_number_of_threads(folder: Path, tmp_pa
     assert len(set(hashes)) == 3
 
 
+def test_only_the_same_recording_is_written_over(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.hdf5"
+    made(folder, file)
+    before = file.read_bytes()
+    file.write_bytes(before + b" ")  # what follows the file's end is not read
+    made(folder, file)
+    assert file.read_bytes() == before, "recorded again"
+    with pytest.raises(ConfigError, match=r"a\.hdf5: exists already and is left as it is.* with --force"):
+        made(folder, file, seed=1, progress=lambda *_: pytest.fail("found before anything is played"))
+    assert file.read_bytes() == before
+    made(folder, file, seed=1, force=True)
+    assert file.read_bytes() != before
+
+
 def test_mixed_quality_is_its_parts_one_after_another(folder: Path, tmp_path: Path) -> None:
     mixed = made(folder, tmp_path / "mixed.hdf5", "medium-expert", 601)
     parts = [

@@ -49,6 +49,15 @@ def test_names_that_are_none_cannot_leave_the_folder(name: str) -> None:
         dataset_path(name)
 
 
+def test_an_empty_name_and_one_that_is_too_long() -> None:
+    """An empty path is the folder where one is, whose data nobody named."""
+    for name in ("", Path("x" * 300), "x" * 300):
+        fault = "name of the dataset is empty" if name == "" else "File name too long; check the path"
+        for read in (load_dataset, read_card):
+            with pytest.raises(DataError, match=fault):
+                read(name)
+
+
 def test_loading_by_name_and_by_path(home: Path) -> None:
     write_omiga(sample(card=Card()), dataset_path(NAME))
     by_name = load_dataset(NAME)

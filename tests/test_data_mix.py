@@ -289,6 +289,31 @@ def test_a_part_is_not_written_over(home: Path) -> None:
     assert load_dataset(good).content_hash == a.content_hash
 
 
+def test_only_the_same_mixture_is_written_over(home: Path) -> None:
+    good, _ = write(home / "good.hdf5", "good", [10] * 3, 1)
+    poor, _ = write(home / "poor.hdf5", "poor", [10] * 3, 2)
+    half = [(good, 0.5), (poor, 0.5)]
+    target = mix(half, home / "m.hdf5")
+    before = target.read_bytes()
+    target.write_bytes(before + b" ")  # what follows the file's end is not read
+    mix(half, target)
+    assert target.read_bytes() == before, "made again"
+    for other in (target, home / "text.hdf5", home / "folder.hdf5"):
+        if other.stem == "text":
+            other.write_text("not to be lost")
+        if other.stem == "folder":
+            other.mkdir()
+        remedy = "remove it" if other.is_dir() else r"replace it with --force \(force=True"
+        with pytest.raises(ConfigError, match=rf"{other.name}: exists already and is left .* or {remedy}"):
+            mix(half, other, seed=1)
+    assert target.read_bytes() == before
+    assert (home / "text.hdf5").read_text() == "not to be lost"
+    command = ["data", "mix", f"{good}:0.5", f"{poor}:0.5", "--seed", "1", "--out", str(target)]
+    assert main(command) == 2
+    assert main([*command, "--force"]) == 0
+    assert load_dataset(target).card.recipe != load_dataset(mix(half, home / "n.hdf5")).card.recipe
+
+
 def test_a_name_of_another_task_is_refused(home: Path) -> None:
     """What is read under that name would be refused later."""
     good, _ = write(home / "good.hdf5", "good", [10] * 3, 1)

@@ -298,12 +298,16 @@ def test_arguments_of_conversion_and_mixing_arrive(watch: Callable[[str], None])
     found = asked(lambda: marlzoo.data_convert("s", "t", format="npz", force=True))
     assert (found["source"], found["form"], found["force"]) == ("s", "npz", True)
     watch("data.mix:mix")
-    found = asked(lambda: marlzoo.data_mix({"a": 0.25, "b": 0.75}, out="o", transitions=7, seed=3))
-    assert found == {"parts": [("a", 0.25), ("b", 0.75)], "target": "o", "transitions": 7, "seed": 3}
+    found = asked(
+        lambda: marlzoo.data_mix({"a": 0.25, "b": 0.75}, out="o", transitions=7, seed=3, force=True)
+    )
+    rest = {"target": "o", "transitions": 7, "seed": 3, "force": True}
+    assert found == {"parts": [("a", 0.25), ("b", 0.75)]} | rest
 
 
 def test_arguments_of_recording_arrive(watch: Callable[[str], None]) -> None:
     watch("recording.recipes:collect")
+    assert asked(lambda: marlzoo.data_collect("mpe/spread", "medium", force=True))["force"] is True
     found = asked(lambda: marlzoo.data_collect("mpe/spread", "medium", env={"n": 3}))
     assert (found["transitions"], found["seed"], found["policy"], found["path"]) == (100_000, 0, "", None)
     with pytest.raises(ConfigError, match="data of games/xor are computed"):

@@ -95,6 +95,21 @@ def test_stages_share_the_steps(played: Played, tmp_path: Path) -> None:
     assert played.card.recipe["teacher"] == "cafe"
 
 
+def test_what_is_there_is_asked_for_before_anything_is_played(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def require_free(*of: Any) -> None:
+        asked.append((*of, len(played.record)))
+
+    monkeypatch.setattr(recipes, "require_free", require_free)
+    for force in (False, True):
+        played.record.clear()
+        collect(TASK, "last", 4, 3, tmp_path / "a.h5", force=force)
+        assert asked.pop() == (tmp_path / "a.h5", played.card.recipe, force, 0)
+
+
 def test_random_data_are_of_the_untrained_policy_where_there_is_one(played: Played, tmp_path: Path) -> None:
     collect(TASK, "random", 4, 0, tmp_path / "a.hdf5")
     assert played.record.pop()[0] == "policy 0"

@@ -53,6 +53,8 @@ class CollectCommand:
     """options of the task's environment with --policy, for instance flavor=original"""
     out: Path | None = None
     """file to write, ending in .hdf5 (default: the place where the dataset's name is looked up)"""
+    force: bool = False
+    """replace a file that exists and is not the same recording"""
 
 
 def collect(arguments: Sequence[str]) -> int:
@@ -72,6 +74,7 @@ def collect(arguments: Sequence[str]) -> int:
             replica=options.replica,
             env=named_values(options.env, "--env"),
             out=options.out,
+            force=options.force,
             progress=lambda done, _: shown.advance(done),
         )
     _print_dataset(path, read_card(path))
@@ -214,6 +217,8 @@ class MixCommand:
     """number of steps, about (default: as many as the datasets allow)"""
     seed: int = 0
     """random seed of the draw"""
+    force: bool = False
+    """replace a file that exists and is not the same mixture"""
 
 
 def mix(arguments: Sequence[str]) -> int:
@@ -224,7 +229,11 @@ def mix(arguments: Sequence[str]) -> int:
     from marlzoo.data.load import read_card
 
     path = data_mix(
-        options.parts, out=options.out or None, transitions=options.transitions, seed=options.seed
+        options.parts,
+        out=options.out or None,
+        transitions=options.transitions,
+        seed=options.seed,
+        force=options.force,
     )
     _print_dataset(path, read_card(path))
     closing("Mixed", started, f"marlzoo train METHOD --data {reference(path)}")

@@ -33,6 +33,7 @@ def data_collect(
     replica: int = 0,
     env: Mapping[str, Any] | None = None,
     out: Name | None = None,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Record a dataset with the behavior policies of a task, or with a checkpoint's; same arguments, same bytes.
@@ -46,6 +47,7 @@ def data_collect(
         replica: which of the checkpoint's replicas.
         env: options of the task's environment, with ``policy``.
         out: file to write, ending in .hdf5; default: the place where the dataset's name is looked up.
+        force: replace a file that exists and is not the same recording.
         progress: called with the transitions recorded and those in all.
 
     Returns:
@@ -53,7 +55,7 @@ def data_collect(
 
     Raises:
         UnknownNameError: unknown task or quality.
-        ConfigError: data of the task are computed, or the checkpoint is of another task.
+        ConfigError: data of the task are computed, the checkpoint is of another task, or the file exists.
         OutputError: the file cannot be written.
     """
     from marlzoo.data.computed import computed_qualities
@@ -77,6 +79,7 @@ def data_collect(
         policy=policy or "",
         replica=replica,
         env=env,
+        force=force,
     )
 
 
@@ -200,6 +203,7 @@ def data_mix(
     out: Name | None = None,
     transitions: int | None = None,
     seed: int = 0,
+    force: bool = False,
 ) -> Path:
     """Draw whole episodes of several datasets in given shares of the transitions; same arguments, same bytes.
 
@@ -208,18 +212,19 @@ def data_mix(
         out: file to write, ending in .hdf5, or a dataset's name; default: ``family/task/source/good-poor``.
         transitions: number of steps, about; default: as many as the datasets allow.
         seed: of the draw.
+        force: replace a file that exists and is not the same mixture.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: shares that do not add up to 1, or datasets that do not fit together.
+        ConfigError: shares that do not add up to 1, datasets that do not fit together, or a file that exists.
         DataError: a dataset is missing or broken.
     """
     from marlzoo.data.mix import mix, parse_parts
 
     texts = [f"{name}:{share}" for name, share in parts.items()] if isinstance(parts, Mapping) else parts
-    return mix(parse_parts(texts), out, transitions=transitions, seed=seed)
+    return mix(parse_parts(texts), out, transitions=transitions, seed=seed, force=force)
 
 
 def data_download(

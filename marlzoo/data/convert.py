@@ -12,7 +12,7 @@ from typing import Any
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats import minari, native, npz
 from marlzoo.data.hdf5 import spill
-from marlzoo.data.load import find_dataset, load_dataset, named
+from marlzoo.data.load import find_dataset, load_dataset, named, taken
 from marlzoo.data.names import SUFFIX, dataset_path, is_name
 from marlzoo.data.readers import find_reader
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
@@ -103,9 +103,7 @@ def _target(target: str | os.PathLike[str], form: str, force: bool) -> tuple[Pat
     path = dataset_path(name) if is_name(name) and not form else Path(name).expanduser()
     writer = find_writer(path.name, form)
     if path.exists() and not force:
-        # What else lies in a folder is not known, so that none is replaced.
-        remedy = "remove it" if path.is_dir() else "replace it with --force (force=True in Python)"
-        raise ConfigError(f"{path}: exists already and is left as it is; choose another name, or {remedy}")
+        raise taken(path)
     return path, writer
 
 

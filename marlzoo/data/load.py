@@ -7,9 +7,11 @@ seed, ``<quality>-n<transitions>-s<seed>.hdf5``, and is found under its plain na
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,16 @@ def find_dataset(name_or_path: str | os.PathLike[str]) -> Path:
 
     Raises:
         MissingDataError: nothing is there; the text tells where was looked and how to get the dataset.
-        DataError: no such file, or several datasets of this name.
+        DataError: an empty text, no such file, or several datasets of this name.
     """
     text = os.fspath(name_or_path)
+    if not text:
+        raise DataError("the name of the dataset is empty; give a name family/task/source/quality, or a file")
     path = Path(text).expanduser()
+    try:
+        path.exists()
+    except OSError as error:  # for instance a name longer than the file system allows
+        raise DataError(f"{text}: {error.strerror}; check the path") from error
     if path.is_file() or (path.exists() and not (is_name(text) and dataset_path(text).is_file())):
         return path
     if not is_name(text) and (path.suffix or text.startswith((".", "~", "/"))):
@@ -194,6 +202,33 @@ def read_description(name_or_path: str | os.PathLike[str], **options: Any) -> tu
         return native.read_header(path) if has_header else None
 
     return describe_once(identity(path, options, computed=False), header, lambda: _read(path, options))
+
+
+def require_free(path: Path, recipe: Mapping[str, Any], force: bool) -> None:
+    """Refuse to write over anything but a dataset that the same recipe made, which then is made again.
+
+    Args:
+        path: that is about to be written.
+        recipe: that is to go into its card.
+        force: write over anything.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    if force or not path.exists():
+        return
+    there: Mapping[str, Any] | None = None
+    with contextlib.suppress(DataError):  # of no use as a dataset, and yet perhaps of use
+        there = read_card(path).recipe
+    if there != json.loads(json.dumps(recipe)):  # cards keep lists, no tuples
+        raise taken(path)
+
+
+def taken(path: Path) -> ConfigError:
+    """The error that something is there that is not to be lost."""
+    # What else lies in a folder is not known, so that none is replaced.
+    remedy = "remove it" if path.is_dir() else "replace it with --force (force=True in Python)"
+    return ConfigError(f"{path}: exists already and is left as it is; choose another name, or {remedy}")
 
 
 def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.load import find_dataset, load_dataset, named
+from marlzoo.data.load import find_dataset, load_dataset, named, require_free
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.replicas import derive
@@ -77,6 +77,7 @@ def mix(
     *,
     transitions: int | None = None,
     seed: int = 0,
+    force: bool = False,
 ) -> Path:
     """Draw whole episodes of several datasets, without replacement, and write them as one.
 
@@ -91,13 +92,14 @@ def mix(
             ``family/task/source/good-poor`` where both are of one task and source.
         transitions: steps in all, about; default: as many as the datasets allow.
         seed: of the draw.
+        force: replace a file that is not the same mixture.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: see :func:`parse_parts`; a wrong target, size or seed; or no target where the datasets give no
-            new name.
+        ConfigError: see :func:`parse_parts`; a wrong target, size or seed; a target that exists and is not the same
+            mixture; or no target where the datasets give no new name.
         DataError: a dataset is missing or damaged, smaller than its share, of another task, shape or flavor, or
             the same as another.
         OutputError: the file cannot be written.
@@ -135,6 +137,7 @@ def mix(
     card = _card(parts, parents, taken, transitions, seed, text if is_name(text) else "")
     if target is None:
         path = _new_place(card, parents)
+    require_free(path, card.recipe or {}, force)
     write_omiga(named(_join(parents, taken, card), text), path)
     return path
 

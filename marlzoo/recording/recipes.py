@@ -19,7 +19,7 @@ import torch
 
 from marlzoo.data.card import Card
 from marlzoo.data.formats.native import write_omiga
-from marlzoo.data.load import read_card
+from marlzoo.data.load import read_card, require_free
 from marlzoo.data.names import SUFFIX, dataset_path
 from marlzoo.defaults import SEED, TRANSITIONS
 from marlzoo.errors import ConfigError, UnknownNameError
@@ -111,8 +111,9 @@ def collect(
     policy: str | os.PathLike[str] = "",
     replica: int = 0,
     env: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Path:
-    """Regenerate a dataset of exactly ``transitions`` steps and write it (replacing an older file) in one step.
+    """Regenerate a dataset of exactly ``transitions`` steps and write it in one step.
 
     The snapshots of the behavior policy that make the quality act with exploration, in equal shares, one after
     another in the order of their training (see :func:`marlzoo.recording.collect.record`):
@@ -144,6 +145,7 @@ def collect(
         policy: checkpoint whose policy acts.
         replica: which of the checkpoint's replicas.
         env: options of the task's environment, with ``policy``.
+        force: replace a file that is not the same recording.
 
     Returns:
         The file.
@@ -153,7 +155,8 @@ def collect(
         UnknownNameError: the behavior policy does not have this quality.
         CheckpointError: the checkpoint is missing or broken.
         ConfigError: a wrong number of transitions, a negative seed, a file name that is not HDF5's, a replica that
-            the checkpoint does not have, a policy of another task, or more than the disk has room for.
+            the checkpoint does not have, a policy of another task, a file that exists and is not the same recording,
+            or more than the disk has room for.
         OutputError: the file cannot be written; nothing is left behind.
     """
     recipe = (
@@ -166,8 +169,9 @@ def collect(
     target = usual if path is None else Path(path).expanduser()
     if target.suffix not in (SUFFIX, ".h5"):
         raise ConfigError(f"{target}: datasets are HDF5 files; end the name in {SUFFIX}")
-    _require_room(recipe.spec, transitions, target)
     shares = [transitions // len(stages) + (k < transitions % len(stages)) for k in range(len(stages))]
+    require_free(target, _described(recipe, transitions, seed, shares), force)
+    _require_room(recipe.spec, transitions, target)
     episodes: list[RecordedEpisode] = []
     metadata: dict[str, Any] = {}
     for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
@@ -258,10 +262,6 @@ def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Ca
 
 
 def _card(recipe: _Recipe, transitions: int, seed: int, shares: list[int], metadata: dict[str, Any]) -> Card:
-    stages = [
-        {"steps_trained": stage.steps, "transitions": share}
-        for stage, share in zip(recipe.stages, shares, strict=True)
-    ]
     packages = {"marlzoo": __version__, "numpy": np.__version__, "torch": str(torch.__version__)}
     return Card(
         task=recipe.task,
@@ -271,21 +271,29 @@ def _card(recipe: _Recipe, transitions: int, seed: int, shares: list[int], metad
         versions=packages,
         options=metadata,
         license="" if recipe.source == OWN else LICENSE,
-        recipe={
-            "command": f"marlzoo data collect {recipe.task} --quality {recipe.quality} "
-            f"--transitions {transitions} --seed {seed} {recipe.arguments}".rstrip(),
-            "task": recipe.task,
-            "quality": recipe.quality,
-            "transitions": transitions,
-            "seed": seed,
-            **recipe.origin,
-            "stages": stages,
-        },
+        recipe=_described(recipe, transitions, seed, shares),
         notes=(
             recipe.note,
             "the last episode of each stage is cut where its share is full and has no end flag",
         ),
     )
+
+
+def _described(recipe: _Recipe, transitions: int, seed: int, shares: list[int]) -> dict[str, Any]:
+    """How the data are made, for their card."""
+    return {
+        "command": f"marlzoo data collect {recipe.task} --quality {recipe.quality} "
+        f"--transitions {transitions} --seed {seed} {recipe.arguments}".rstrip(),
+        "task": recipe.task,
+        "quality": recipe.quality,
+        "transitions": transitions,
+        "seed": seed,
+        **recipe.origin,
+        "stages": [
+            {"steps_trained": stage.steps, "transitions": share}
+            for stage, share in zip(recipe.stages, shares, strict=True)
+        ],
+    }
 
 
 def _require_count(name: str, value: object, least: int) -> None:
