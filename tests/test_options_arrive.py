@@ -121,19 +121,21 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
         "commands.data:data_convert",
         {"source": "s", "target": "t.npz", "option": {"horizon": "7"}, "format": "npz", "force": True},
     ),
-    "data mix a.hdf5:0.5 b.hdf5:0.5 --out o.hdf5 --transitions 70 --seed 3": (
-        "data.mix:mix", {"target": "o.hdf5", "transitions": 70, "seed": 3}
+    "data mix a.hdf5:0.5 b.hdf5:0.5 --out o.hdf5 --transitions 70 --seed 3 --force": (
+        "data.mix:mix", {"target": "o.hdf5", "transitions": 70, "seed": 3, "force": True}
     ),
-    "data mix a.hdf5:0.5 b.hdf5:0.5": ("data.mix:mix", {"target": None, "transitions": None, "seed": 0}),
+    "data mix a.hdf5:0.5 b.hdf5:0.5": (
+        "data.mix:mix", {"target": None, "transitions": None, "seed": 0, "force": False}
+    ),
     "data download mamujoco/ant-2x4/omiga/expert --from file": (
         "data.download:download", {"name": "mamujoco/ant-2x4/omiga/expert", "from_file": Path("file")}
     ),
     "data collect toy/a --quality good --transitions 70 --seed 3 --policy run.npz --replica 2 --env n=3 "
-    "--out o.hdf5": (
+    "--out o.hdf5 --force": (
         "recording.recipes:collect",
         {
             "task": "toy/a", "quality": "good", "transitions": 70, "seed": 3, "policy": Path("run.npz"),
-            "replica": 2, "env": {"n": 3}, "path": Path("o.hdf5"),
+            "replica": 2, "env": {"n": 3}, "path": Path("o.hdf5"), "force": True,
         },
     ),
     "data model d --option uid=7 --out o.npz --plot p.png --steps 3 --seed 5 --state --model-hidden 9": (
