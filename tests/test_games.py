@@ -306,6 +306,20 @@ def test_t_maze_experts_arrive(length: int, arm: int) -> None:
     assert data.spec.horizon == 2 * (length + arm)
 
 
+@pytest.mark.parametrize(("length", "arm"), [(4, 2), (1, 2), (2, 1)])
+def test_late_t_maze_experts_show_nothing_in_the_stem(length: int, arm: int) -> None:
+    """Where they stand, below its last row, does not depend on what they were told."""
+    data = game_data.dataset("t-maze", "late", episodes=200, length=length, arm=arm)
+    assert (data.returns == 1).all()
+    assert np.unique(data.lengths).tolist() == [1 + length + arm, 3 + length + arm]
+    positions = data.state[:, :4].reshape(-1, 2, 2)
+    below = (positions[:, :, 0] > 1).any(1)
+    assert (positions[below, :, 1] == [arm, arm + 1]).all()
+    assert below.any() == (length > 1)
+    early = game_data.dataset("t-maze", "expert", episodes=200, length=length, arm=arm)
+    assert (early.content_hash == data.content_hash) == (length == 1), "there the only row is the last one"
+
+
 def test_t_maze_shows_the_target_only_in_the_second_step() -> None:
     env = games.make("t-maze", 64)
     seen = env.reset()

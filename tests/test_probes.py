@@ -164,6 +164,15 @@ def test_the_first_step_of_t_maze_is_a_convention_and_the_ways_need_no_memory() 
     assert found.coupling.estimate == pytest.approx(np.log(2) / data.lengths.mean(), abs=0.01)
 
 
+def test_late_experts_of_t_maze_remember_what_they_were_shown() -> None:
+    """At the stem's end agent 0 walks on either way, and agent 1 walks on or waits: log 2 in one step."""
+    data = marlzoo.load_dataset("games/t-maze/marlzoo/late")
+    found = probes(data, sample=2000)
+    assert says_yes(found) == {"history", "coupling"}
+    assert found.history.each[0] == pytest.approx(0.0, abs=0.01)
+    assert found.history.each[1] == pytest.approx(np.log(2) / data.lengths.mean(), abs=0.03)
+
+
 def test_counting_steps_takes_memory() -> None:
     """What an agent sees tells the step number badly, and what it saw tells it better."""
     assert says_yes(probed("clock")) >= {"history"}

@@ -250,28 +250,35 @@ def _signs(game: games.Game, rng: Random) -> Act:
     return lambda g, t: joint
 
 
-def _walk(game: games.Game, rng: Random) -> Act:
+def _walk(late: bool) -> Recipe:
     """The shortest safe ways of T-Maze, with colors (0, 1) and (1, 0) in equal shares.
 
-    Agents whose ends lie crosswise exchange their columns first: agent 0 steps ahead, then both step aside.
+    Agents whose ends lie crosswise exchange their columns first: agent 0 steps ahead, then both step aside. They do
+    so at once, and where they stand tells ever after what they were shown; or ``late``, in the last row of the stem,
+    until which nothing tells it.
     """
-    first = _shares(np.ones(2), game.num_envs, rng)
 
-    def act(g: games.Game, t: int) -> Actions:
-        state = g.current
-        row, column = state[:, POSITIONS].reshape(-1, 2, 2).transpose(2, 0, 1)
-        left = state[:, COLORS] == state[:, LEFT_COLOR, None]
-        middle = int(g.metadata["arm"])
-        outward = np.where(left, LEFT, RIGHT)
-        at_end = np.where(left, column == 0, column == 2 * middle + 1)
-        ahead = np.where(row > 0, UP, np.where(at_end, NOOP, outward))
-        crossed = np.where(left, column > middle, column <= middle)
-        level = (row[:, 0] == row[:, 1])[:, None]
-        exchange = np.where(level, np.array([UP, NOOP]), outward)
-        choose = CHOOSE_0 + np.stack((first, 1 - first), axis=1)
-        return np.where(state[:, STEP, None] == 0, choose, np.where(crossed, exchange, ahead))
+    def recipe(game: games.Game, rng: Random) -> Act:
+        first = _shares(np.ones(2), game.num_envs, rng)
 
-    return act
+        def act(g: games.Game, t: int) -> Actions:
+            state = g.current
+            row, column = state[:, POSITIONS].reshape(-1, 2, 2).transpose(2, 0, 1)
+            left = state[:, COLORS] == state[:, LEFT_COLOR, None]
+            middle = int(g.metadata["arm"])
+            outward = np.where(left, LEFT, RIGHT)
+            at_end = np.where(left, column == 0, column == 2 * middle + 1)
+            ahead = np.where(row > 0, UP, np.where(at_end, NOOP, outward))
+            crossed = np.where(left, column > middle, column <= middle)
+            level = (row[:, 0] == row[:, 1])[:, None]
+            exchange = np.where(level, np.array([UP, NOOP]), outward)
+            choose = CHOOSE_0 + np.stack((first, 1 - first), axis=1)
+            walk = np.where(crossed & ((row <= 1) | (not late)), exchange, ahead)
+            return np.where(state[:, STEP, None] == 0, choose, walk)
+
+        return act
+
+    return recipe
 
 
 def _meet(*sides: float) -> Recipe:
@@ -366,7 +373,12 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...] | Apart]] = {
         "opposite": (_box((0.0, 1.0, -1.0, 0.0)),),
     },
     "two-peaks": {"uniform": (_random,), "peaks": (_box(_PEAK, (-0.8, -0.4, -0.8, -0.4)),)},
-    "t-maze": {"expert": (_walk,), "random": (_random,), "mix": (_walk, _random)},
+    "t-maze": {
+        "expert": (_walk(late=False),),
+        "late": (_walk(late=True),),
+        "random": (_random,),
+        "mix": (_walk(late=False), _random),
+    },
     "iterated-coordination": {"left": (_meet(-1.0),), "right": (_meet(1.0),), "mix": (_meet(-1.0, 1.0),)},
     "goals": {"noisy": (_to_goal,), "random": (_random,), "mix": (_to_goal, _random)},
     "cells": {"noisy": (_half_right,), "random": (_random,)},
