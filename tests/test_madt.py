@@ -288,3 +288,27 @@ def test_agents_in_turn_keep_a_convention() -> None:
             algorithm.update(sampler.next())
         reached.append(evaluate(algorithm.policy(), games.make("modes-4", 400), seeds=[0]).returns.mean())
     assert reached == pytest.approx([0.125, 1.0], abs=0.06)
+
+
+def test_what_was_shown_once_takes_a_context_of_more_than_its_step() -> None:
+    """Late experts of T-Maze know at the stem's end where they go from the second step alone; a guess is half right."""
+    data, reached = game_data.dataset("t-maze", "late", episodes=200), []
+    for context in (1, 0):
+        algorithm: Any = marlzoo.make(
+            "madt",
+            games.spec("t-maze"),
+            joint=True,
+            hidden=32,
+            layers=1,
+            lr=5e-3,
+            batch_size=32,
+            sequence_length=context,
+            eval_mode="sample",
+        )
+        prepare(algorithm, [data])
+        sampler = make_sampler(algorithm, [data])
+        for _ in range(120):
+            algorithm.update(sampler.next())
+        reached.append(evaluate(algorithm.policy(), games.make("t-maze", 500), seeds=[0]).returns.mean())
+    assert reached[0] == pytest.approx(0.5, abs=0.08)
+    assert reached[1] > 0.9
