@@ -172,6 +172,20 @@ def test_what_no_episode_shows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isfinite(dr.value)  # the model alone
 
 
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_team_that_diverged_is_not_judged(kind: Any) -> None:
+    """Of parameters that are not finite the largest logit is still some action."""
+    learner = marlzoo.make("bc", toy_spec(kind), seeds=[3, 5], hidden=8)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter[0] = np.nan
+    nothing, some = ope(learner, toy_dataset(kind), estimators=("fqe",), settings=replace(QUICK, updates=3))
+    assert (nothing.diverged, some.diverged) == (True, False)
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    assert np.isfinite(some.value)
+    assert _text(nothing).endswith("none, because the team diverged (its parameters are not finite)")
+
+
 # ---- importance weights ----------------------------------------------------------------------------------
 
 

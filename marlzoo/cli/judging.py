@@ -97,6 +97,8 @@ def _text(line: Estimate) -> str:
     from marlzoo.offpolicy.ope import MEANINGS
 
     start = f"seed {line.seed}, {MEANINGS[line.estimator]}: "
+    if line.diverged:
+        return f"{start}none, because the team diverged (its parameters are not finite)"
     if math.isnan(line.value):
         return f"{start}none, because no logged episode agrees with the team"
     weights = "" if line.effective_episodes is None else f", {line.effective_episodes:.1f} effective episodes"
