@@ -591,7 +591,7 @@ def test_estimates_without_an_interval(
     nan = float("nan")
     lines = [
         Estimate(3, "fqe", 2.0, nan, nan, 0.5, None, 1.0),
-        Estimate(4, "dr", nan, nan, nan, 0.5, 1.0, 1.0),
+        Estimate(4, "pdwis", nan, nan, nan, 0.5, 0.0, 1.0),
     ]
     monkeypatch.setattr("marlzoo.offpolicy.ope.ope", lambda *given, **named: lines)
     monkeypatch.setattr("marlzoo.cli.judging._next", lambda options: "marlzoo eval run")  # there is none
