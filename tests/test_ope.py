@@ -197,7 +197,9 @@ def test_a_fit_that_is_not_finite_is_no_lack_of_agreement() -> None:
     learner = marlzoo.make("bc", data.spec, hidden=8)
     for line in ope(learner, data, settings=replace(QUICK, updates=3)):
         assert (np.isnan(line.value), line.diverged) == (True, False)
-        assert _text(line).endswith("what was fitted to the data is not finite; scale observations and rewards")
+        assert _text(line).endswith(
+            "what was fitted to the data is not finite; scale observations and rewards"
+        )
 
 
 # ---- importance weights ----------------------------------------------------------------------------------

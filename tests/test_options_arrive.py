@@ -358,8 +358,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     spec = toy_dataset().spec
     noted = SimpleNamespace(meta=dict(META), made=[], spec=spec, other=spec, closed=0)
     learner = SimpleNamespace(
-        replicas=2, spec=spec, seeds=[5, 6], updates=70, name="bc", dtype="float64", policy=lambda: POLICY
-    )
+        replicas=2, spec=spec, seeds=[5, 6], updates=70, name="bc", dtype="float64", policy=lambda: POLICY,
+        finite=lambda: np.array([True, True]),
+    )  # fmt: skip
 
     def close() -> None:
         noted.closed += 1

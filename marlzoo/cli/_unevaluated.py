@@ -94,8 +94,8 @@ def _tell_diverged(learner: Algorithm, replicas: list[dict[str, Any]]) -> None:
     for finite, replica in zip(learner.finite().tolist(), replicas, strict=True):
         if not finite:
             print(
-                f"Diverged: seed {replica['seed']} on {visible(replica['data'])}: its parameters are not finite; scale "
-                "observations and rewards, or take other settings"
+                f"Diverged: seed {replica['seed']} on {visible(replica['data'])}: its parameters are not finite; "
+                "scale observations and rewards, or take other settings"
             )
 
 
