@@ -42,12 +42,7 @@ def train_unevaluated(
     from marlzoo.training.trainer import train
 
     started = time.monotonic()
-    replicas = len(options.seeds) * len(options.data)
-    if not 1 <= replicas <= options.max_replicas:
-        raise ConfigError(
-            f"{replicas} replicas are not between 1 and --max-replicas {options.max_replicas}; without evaluation "
-            "all are trained in one group"
-        )
+    _require_one_group(options)
     datasets = [data for data in _datasets(options, task, env) for _ in options.seeds]
     learner = make(
         method,
@@ -85,6 +80,15 @@ def train_unevaluated(
     done = f"Trained for {learner.updates} updates, not evaluated," if shown.begun else nothing
     other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
     closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
+
+
+def _require_one_group(options: Offline) -> None:
+    replicas = len(options.seeds) * len(options.data)
+    if not 1 <= replicas <= options.max_replicas:
+        raise ConfigError(
+            f"{replicas} replicas are not between 1 and --max-replicas {options.max_replicas}; without evaluation "
+            "all are trained in one group"
+        )
 
 
 def _tell_diverged(learner: Algorithm, replicas: list[dict[str, Any]]) -> None:
