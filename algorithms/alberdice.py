@@ -75,6 +75,7 @@ from marlzoo.config import (
     NonNegative,
     Positive,
 )
+from marlzoo.errors import ConfigError
 from marlzoo.modules.behavior import OthersBehavior, Ratios
 from marlzoo.modules.layers import MLP, chosen, with_agent_id
 from marlzoo.modules.policies import Policy, log_softmax
@@ -161,6 +162,11 @@ class AlberDICE(Algorithm):
         self.e = MLP(self.init, (spec.state_size, h, h, a), stack=(n,))
         recurrent = self.config.history == "rnn"
         self.length = step_count(recurrent, self.config.sequence_length, self.name)
+        if self.config.batch_size * self.length < 2:
+            raise ConfigError(
+                f"{self.name}: a batch is of one step, but the slope of nu is taken between steps; take a batch_size "
+                "of at least two"
+            )
         self.sampling = "sequence" if recurrent else "transition"
         self.fields = step_fields(recurrent, "obs", "state", "action", "action_mask", "reward", "mask")
         if recurrent:

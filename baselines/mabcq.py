@@ -42,6 +42,7 @@ from torch import Tensor
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
 from marlzoo.config import MLP_TRANSITIONS, Config, Count, Fraction, NonNegative, Positive
+from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.layers import MLP, PerAgent, chosen, one_hot, with_agent_id
 from marlzoo.modules.policies import LOG_STD_BOUNDS, Policy, categorical_log_prob, mask_logits
@@ -117,6 +118,11 @@ class MABCQ(Algorithm):
     def build(self, spec: Spec) -> None:
         """Per agent: behavior, twin Q (discrete: one per action), M, density; continuous: perturbation."""
         c = self.config
+        if c.batch_size < 2:
+            raise ConfigError(
+                f"{self.name}: batch_size is {c.batch_size}, but weights compare the transitions of a batch; take at "
+                "least two"
+            )
         n = spec.n_agents
         a = spec.action_size
         n_in = spec.obs_size + n

@@ -87,8 +87,8 @@ def read(folder: Path) -> tuple[dict[Key, float], dict[Key, str]]:
         return {}, {}
     rates: dict[Key, float] = {}
     machines: dict[Key, str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = csv.DictReader(file)
+    try:
+        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), restval="")
         if tuple(lines.fieldnames or ()) != COLUMNS:
             raise DataError(f"{path}: its columns are not {', '.join(COLUMNS)}; delete it and measure again")
         for line in lines:
@@ -98,6 +98,8 @@ def read(folder: Path) -> tuple[dict[Key, float], dict[Key, str]]:
             except ValueError as error:
                 raise DataError(f"{path}, line {lines.line_num}: {error}; measure again") from error
             machines[key] = line["machine"]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: it cannot be read ({error}); delete it and measure again") from error
     return rates, machines
 
 

@@ -88,7 +88,7 @@ def listed(folder: Path) -> list[Listed]:
         return [_checked(entry) for entry in entries]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: no list of groups ({error}); delete it, the next run writes it") from error
 
 

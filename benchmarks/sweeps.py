@@ -221,11 +221,19 @@ def with_other_methods(file: Path, text: str, methods: Collection[str]) -> str:
         file: ``sweep.csv`` or ``best.toml``, if there is one.
         text: of this sweep.
         methods: that it searched; their earlier lines are replaced.
+
+    Raises:
+        DataError: the file is damaged.
     """
     if not file.exists():
         return text
     head, *mine = text.splitlines(keepends=True)
-    first, *theirs = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        first, *theirs = file.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: damaged ({error}); move it away, the same command writes it again"
+        ) from error
     if first != head:  # of another version
         return text
     named = ((line, _METHOD.match(line)) for line in theirs)

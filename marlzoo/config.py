@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from marlzoo.errors import ConfigError, UnknownNameError
 
+_BITS = 63  # of the whole numbers that torch takes
+_BITS_FLOAT = 1023  # and of those that become a float
+
 
 @dataclass(frozen=True)
 class Range:
@@ -143,6 +146,11 @@ def _converted(place: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not type(None))
         return _converted(place, value, hint)
+    most = _BITS_FLOAT if hint is float else _BITS
+    if isinstance(value, int) and value.bit_length() > most:
+        raise ConfigError(
+            f"{place} is a whole number of {value.bit_length()} bits; it must have at most {most}"
+        )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     expected = origin or hint

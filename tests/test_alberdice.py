@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import marlzoo
 from marlzoo.batch import Batch
+from marlzoo.errors import ConfigError
 from tests.fixed_nets import spec_of, transitions
 
 SIZE = 4
@@ -259,3 +260,8 @@ def test_a_large_team_of_sure_policies_stays_finite(floor: float) -> None:
     assert all(torch.isfinite(value).all() for value in metrics.values())
     assert float(metrics["policy/rho"]) == 0.0  # nothing is left outside log space
     assert float(metrics["weight/ess"]) > 0.1
+
+
+def test_a_batch_of_one_step_has_no_slope() -> None:
+    with pytest.raises(ConfigError, match=r"a batch is of one step, .* take a batch_size of at least two"):
+        learner(batch_size=1)

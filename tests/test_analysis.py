@@ -76,9 +76,10 @@ def test_metrics_are_read_beside_the_rows(run: Path) -> None:
     assert marlzoo.Results(run).metric_names() == ["value/data_mean"]
     with pytest.raises(UnknownNameError, match=r"of these runs 'value/data_maen'\. Did you mean value/"):
         marlzoo.Results(run).metrics("value/data_maen")
-    (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean\na,2,high\n")
-    with pytest.raises(DataError, match="not a file of metrics"):
-        marlzoo.Results(run).metrics("value/data_mean")
+    for damaged in ("run,updates,value/data_mean\na,2,high\n", "\n\n\n"):
+        (run / "metrics" / "a.csv").write_text(damaged)
+        with pytest.raises(DataError, match="not a file of metrics"):
+            marlzoo.Results(run).metrics("value/data_mean")
     (run / "metrics" / "a.csv").write_text("run,updates,value/data_mean,checksum\na,2,1.5,01234567\n")
     with pytest.raises(DataError, match="line 2: damaged"):
         marlzoo.Results(run).metrics("value/data_mean")

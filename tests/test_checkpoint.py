@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import marlzoo
+from marlzoo.cli import main
 from marlzoo.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from marlzoo.families import make_env, task_spec
 from marlzoo.registry import find_method
@@ -390,6 +391,18 @@ def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
 
 
 # ---- acting otherwise than in training -----------------------------------------------------------------
+
+
+def test_an_evaluation_says_which_team_diverged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With discrete actions its returns are finite."""
+    team = marlzoo.make("bc", task_spec("games/xor"), seeds=[3, 4], hidden=8)
+    with torch.no_grad():
+        next(team.parameters())[1] = torch.nan
+    save(tmp_path / "run.npz", team, meta={"task": "games/xor", "episodes": 2})
+    assert [score.diverged for score in marlzoo.evaluate_run(tmp_path / "run.npz")] == [False, True]
+    assert main(["eval", str(tmp_path / "run.npz")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["its parameters are not finite" in line for line in lines[:2]] == [False, True]
 
 
 def test_the_steps_of_a_flow_are_chosen_when_it_is_evaluated(tmp_path: Path) -> None:

@@ -165,6 +165,21 @@ def test_data_without_a_card_are_trained_on_and_the_checkpoint_keeps_the_task(
     assert "must not be negative" in call(capsys, "eval", unevaluated, "--episodes", -1)[2]
 
 
+def test_without_evaluation_a_replica_that_diverged_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, size in (("small", 1.0), ("large", 1e38)):
+        obs = np.full((3, 2, 2), size)
+        episode = {"obs": obs, "action": np.zeros((2, 2, 1)), "reward": np.ones(2), "terminal": True}
+        marlzoo.save_dataset(Dataset.from_episodes([episode]), tmp_path / f"{name}.hdf5")
+    data = [tmp_path / f"{name}.hdf5" for name in ("small", "large")]
+    command = ["train", "td3_bc", "--data", *data, "--seeds", 3, "--updates", 2, "--episodes", 0]
+    status, out, _ = call(capsys, *command, "--out", tmp_path)
+    (told,) = [line for line in out.splitlines() if line.startswith("Diverged")]
+    assert status == 0
+    assert told.startswith(f"Diverged: seed 3 on {data[1]}: its parameters are not finite")
+
+
 def test_a_flavor_that_fits_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shape = task_spec("smac/3m", flavor="original")
     rng, rows = np.random.default_rng(0), 20

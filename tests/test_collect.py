@@ -16,7 +16,7 @@ import torch
 from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.load import load_dataset
-from marlzoo.errors import ConfigError, DataError, OutputError, UnknownNameError
+from marlzoo.errors import CheckpointError, ConfigError, DataError, OutputError, UnknownNameError
 from marlzoo.families import make_env, task_spec
 from marlzoo.modules.layers import Linear
 from marlzoo.modules.policies import UniformPolicy
@@ -554,3 +554,14 @@ def test_a_checkpoint_records_its_own_data(tmp_path: Path, monkeypatch: pytest.M
         collect(TASK, "mine", 70, policy=tmp_path / "team.npz", replica=2)
     with pytest.raises(ConfigError, match="td3_bc was trained for another task than mamujoco"):
         collect("mamujoco/ant-2x4", "mine", 70, policy=tmp_path / "team.npz")
+
+
+def test_a_replica_that_diverged_records_nothing(tmp_path: Path) -> None:
+    """Its discrete actions would be those of an argmax over NaN."""
+    team = make("bc", task_spec("games/xor"), seeds=[3, 4], hidden=8)
+    with torch.no_grad():
+        next(team.parameters())[1] = torch.nan
+    save(tmp_path / "team.npz", team)
+    with pytest.raises(CheckpointError, match=r"replica 1 diverged .* choose another with --replica"):
+        collect("games/xor", "mine", 5, policy=tmp_path / "team.npz", replica=1, path=tmp_path / "mine.hdf5")
+    collect("games/xor", "mine", 5, policy=tmp_path / "team.npz", replica=0, path=tmp_path / "mine.hdf5")

@@ -91,6 +91,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
         exporting.export(policy, tmp_path / "team.pt2", format="torch")
 
 
+def test_a_team_that_diverged_is_refused(tmp_path: Path) -> None:
+    """Its actions would be those of an argmax over NaN, which an export repeats."""
+    policy = team("filtered")
+    with torch.no_grad():
+        next(policy.policy.parameters()).fill_(torch.nan)
+    with pytest.raises(ExportError, match=r"the team diverged .* choose another replica"):
+        exporting.export(policy, tmp_path / "team.pt2", format="torch")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_exported_team_goes_on_acting(tmp_path: Path) -> None:
     """Its memory stays as it is."""
     learner = marlzoo.make("bc", toy_spec("discrete"), hidden=8, history="rnn")

@@ -18,7 +18,7 @@ from marlzoo.data.check import check
 from marlzoo.data.decentralized import decentralized
 from marlzoo.envs import games
 from marlzoo.envs._differential import VALUES, Differential
-from marlzoo.errors import DataError
+from marlzoo.errors import ConfigError, DataError
 from marlzoo.spec import ActionKind
 from tests.toys import toy_spec
 
@@ -253,3 +253,8 @@ def test_data_that_cannot_be_put_side_by_side() -> None:
     with pytest.raises(DataError, match="differ in shape or in the lengths"):
         decentralized([data, shorter])
     assert dataclasses.replace(data.spec) == decentralized([data, data]).spec
+
+
+def test_a_batch_of_one_transition_has_no_spread() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size is 1, but weights compare .* take at least two"):
+        marlzoo.make("mabcq", toy_spec("discrete", 2), hidden=8, batch_size=1)

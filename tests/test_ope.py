@@ -172,6 +172,36 @@ def test_what_no_episode_shows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isfinite(dr.value)  # the model alone
 
 
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_team_that_diverged_is_not_judged(kind: Any) -> None:
+    """Of parameters that are not finite the largest logit is still some action."""
+    learner = marlzoo.make("bc", toy_spec(kind), seeds=[3, 5], hidden=8)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter[0] = np.nan
+    nothing, some = ope(learner, toy_dataset(kind), estimators=("fqe",), settings=replace(QUICK, updates=3))
+    assert (nothing.diverged, some.diverged) == (True, False)
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    assert np.isfinite(some.value)
+    assert _text(nothing).endswith("none, because the team diverged (its parameters are not finite)")
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+def test_a_fit_that_is_not_finite_is_no_lack_of_agreement() -> None:
+    """Observations whose squares float32 cannot hold: every fit fails, whichever actions the team takes."""
+    episodes = [
+        {"obs": np.full((3, 2, 2), 1e38), "action": np.array(pair), "reward": np.ones(2), "terminal": True}
+        for pair in itertools.product(JOINT, JOINT)
+    ]
+    data = Dataset.from_episodes(episodes, n_actions=2)
+    learner = marlzoo.make("bc", data.spec, hidden=8)
+    for line in ope(learner, data, settings=replace(QUICK, updates=3)):
+        assert (np.isnan(line.value), line.diverged) == (True, False)
+        assert _text(line).endswith(
+            "what was fitted to the data is not finite; scale observations and rewards"
+        )
+
+
 # ---- importance weights ----------------------------------------------------------------------------------
 
 

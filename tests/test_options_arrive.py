@@ -364,8 +364,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     spec = toy_dataset().spec
     noted = SimpleNamespace(meta=dict(META), made=[], spec=spec, other=spec, closed=0)
     learner = SimpleNamespace(
-        replicas=2, spec=spec, seeds=[5, 6], updates=70, name="bc", dtype="float64", policy=lambda: POLICY
-    )
+        replicas=2, spec=spec, seeds=[5, 6], updates=70, name="bc", dtype="float64", policy=lambda: POLICY,
+        finite=lambda: np.array([True, True]),
+    )  # fmt: skip
 
     def close() -> None:
         noted.closed += 1
@@ -597,7 +598,7 @@ def test_estimates_without_an_interval(
     nan = float("nan")
     lines = [
         Estimate(3, "fqe", 2.0, nan, nan, 0.5, None, 1.0),
-        Estimate(4, "dr", nan, nan, nan, 0.5, 1.0, 1.0),
+        Estimate(4, "pdwis", nan, nan, nan, 0.5, 0.0, 1.0),
     ]
     monkeypatch.setattr("marlzoo.offpolicy.ope.ope", lambda *given, **named: lines)
     monkeypatch.setattr("marlzoo.cli.judging._next", lambda options: "marlzoo eval run")  # there is none

@@ -121,3 +121,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     file.write_text("suite,task,method,variant,seconds,machine\nmpe,a,b,,soon,here\n")
     with pytest.raises(DataError, match=r"rates.csv, line 2: .*soon"):
         reached.read(tmp_path)
+    columns = ",".join(reached.COLUMNS)
+    file.write_text(f"{columns}\nmpe\n")
+    with pytest.raises(DataError, match=r"rates.csv, line 2: could not convert .* measure again"):
+        reached.read(tmp_path)
+    file.write_bytes(columns.encode() + b"\n\xff")
+    with pytest.raises(DataError, match=r"rates.csv: it cannot be read .* measure again"):
+        reached.read(tmp_path)

@@ -56,6 +56,13 @@ def test_text_of_rows_is_escaped(page: str) -> None:
     assert "<code>marlzoo bench &#x27;a &lt;b&gt;&#x27;</code>" in page
 
 
+def test_damaged_commands_are_named(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "commands.txt").write_bytes(b"marlzoo bench a\xf0b\n")
+    with pytest.raises(DataError, match=r"commands.txt: no list of commands .* move it away"):
+        marlzoo.report(tmp_path / "run", out=tmp_path / "report.html")
+
+
 def test_data_of_the_charts(page: str) -> None:
     text = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
     assert text is not None

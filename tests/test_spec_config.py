@@ -125,6 +125,8 @@ def test_values_are_brought_into_their_type() -> None:
         ({"share": True}, "must be of type float"),
         ({"share": None}, "must be of type float"),
         ({"count": 0}, r"it must lie in \[1, inf\)"),
+        ({"count": 2**63}, "'count' of Example is a whole number of 64 bits; it must have at most 63"),
+        ({"share": 10**5000}, "is a whole number of 16610 bits"),
         ({"start": -1}, r"it must lie in \[0, inf\)"),
         ({"mode": "c"}, "choose one of 'a', 'b'"),
         ({"sizes": (1, 2.5)}, "must be of type int"),

@@ -23,7 +23,7 @@ from marlzoo.benchmarks.sweeps import Sweep, _at
 
 import marlzoo
 from marlzoo.cli import main
-from marlzoo.errors import ConfigError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from tests.test_analysis import rows_of, written
 
 SUITE = """
@@ -328,6 +328,11 @@ def test_a_later_sweep_of_another_method_keeps_what_was_found(tmp_path: Path) ->
     )
     table.write_text("method,rank\nsecond,1.0\n")
     assert sweeps.with_other_methods(table, new, {"first"}) == new, "of an older version"
+    table.write_text("")
+    assert sweeps.with_other_methods(table, new, {"first"}) == new, "of a file that was emptied"
+    table.write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"damaged .* move it away"):
+        sweeps.with_other_methods(table, new, {"first"})
 
 
 def test_a_value_keeps_its_kind() -> None:

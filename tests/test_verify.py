@@ -108,7 +108,7 @@ def test_one_bit_in_anything_is_named(place: Path, capsys: pytest.CaptureFixture
     assert all(checked["fault"] == "" for checked in json.loads(capsys.readouterr().out))
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", '[{"name": "bc"}]', "nothing"])
+@pytest.mark.parametrize("text", ["{}", "[1]", '[{"name": "bc"}]', "nothing", "[" * 100_000], ids=len)
 def test_a_list_of_groups_that_is_none_is_named(text: str, place: Path) -> None:
     (place / "results/mine/groups.json").write_text(text)
     with pytest.raises(DataError, match="no list of groups"):

@@ -13,6 +13,7 @@ from marlzoo.errors import ConfigError
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
+    from marlzoo.algorithm import Algorithm
     from marlzoo.cli._options import Offline
     from marlzoo.data.dataset import Dataset
 
@@ -41,12 +42,7 @@ def train_unevaluated(
     from marlzoo.training.trainer import train
 
     started = time.monotonic()
-    replicas = len(options.seeds) * len(options.data)
-    if not 1 <= replicas <= options.max_replicas:
-        raise ConfigError(
-            f"{replicas} replicas are not between 1 and --max-replicas {options.max_replicas}; without evaluation "
-            "all are trained in one group"
-        )
+    _require_one_group(options)
     datasets = [data for data in _datasets(options, task, env) for _ in options.seeds]
     learner = make(
         method,
@@ -79,10 +75,32 @@ def train_unevaluated(
         )
     playable = Task.parse(task).exists
     print(f"Checkpoint{', for marlzoo eval' if playable else ''}: {visible(checkpoint)}")
+    _tell_diverged(learner, named)
     nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
     done = f"Trained for {learner.updates} updates, not evaluated," if shown.begun else nothing
     other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
     closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
+
+
+def _require_one_group(options: Offline) -> None:
+    replicas = len(options.seeds) * len(options.data)
+    if not 1 <= replicas <= options.max_replicas:
+        raise ConfigError(
+            f"{replicas} replicas are not between 1 and --max-replicas {options.max_replicas}; without evaluation "
+            "all are trained in one group"
+        )
+
+
+def _tell_diverged(learner: Algorithm, replicas: list[dict[str, Any]]) -> None:
+    """Name the replicas that diverged, which no evaluation shows."""
+    from marlzoo.console import visible
+
+    for finite, replica in zip(learner.finite().tolist(), replicas, strict=True):
+        if not finite:
+            print(
+                f"Diverged: seed {replica['seed']} on {visible(replica['data'])}: its parameters are not finite; "
+                "scale observations and rewards, or take other settings"
+            )
 
 
 def _identity(datasets: list[Dataset], options: Offline, settings: dict[str, Any]) -> str:

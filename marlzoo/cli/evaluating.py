@@ -107,11 +107,12 @@ def _text(score: Score, several: bool) -> str:
     """One line; with the data's name where others have other data."""
     wins = "" if score.win_rate is None else f", won {100 * score.win_rate:.0f} %"
     data = f"data {score.dataset}, " if several else ""
+    fault = "; it diverged: its parameters are not finite" if score.diverged else ""
     other = "" if score.execution == "decentralized" else f" ({score.execution.replace('_', ' ')} execution)"
     return (
         f"{score.method}{other} on {score.task}, {data}seed {score.seed}, {score.updates} updates: return "
         f"{score.mean_return:.1f} ± {score.std_return:.1f} over {score.episodes} episodes of "
-        f"{score.mean_length:.0f} steps{wins}, {float(f'{score.action_us:.3g}'):g} us per action"
+        f"{score.mean_length:.0f} steps{wins}, {float(f'{score.action_us:.3g}'):g} us per action{fault}"
     )
 
 

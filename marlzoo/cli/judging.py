@@ -97,8 +97,14 @@ def _text(line: Estimate) -> str:
     from marlzoo.offpolicy.ope import MEANINGS
 
     start = f"seed {line.seed}, {MEANINGS[line.estimator]}: "
-    if math.isnan(line.value):
+    if line.diverged:
+        return f"{start}none, because the team diverged (its parameters are not finite)"
+    if line.estimator == "pdwis" and line.effective_episodes == 0.0:
         return f"{start}none, because no logged episode agrees with the team"
+    if math.isnan(line.value):
+        return (
+            f"{start}none, because what was fitted to the data is not finite; scale observations and rewards"
+        )
     weights = "" if line.effective_episodes is None else f", {line.effective_episodes:.1f} effective episodes"
     value, low, high, behavior = _alike(line.value, line.low, line.high, line.behavior)
     interval = ", no interval" if math.isnan(line.low) else f" [{low}, {high}]"

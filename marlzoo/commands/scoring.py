@@ -33,6 +33,7 @@ class Score:
         execution: what the policies need beside the agents' own observations, see
             :attr:`marlzoo.modules.policies.Policy.execution`.
         dataset: name of the data of the training; empty where the checkpoint does not say it.
+        diverged: whether a parameter of the replica is not finite, so that its returns say nothing of the method.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Score:
     action_us: float
     execution: str
     dataset: str = ""
+    diverged: bool = False
 
 
 @settings_apart('A setting of how the policy acts is given as acting={"NAME": ...}.')
@@ -142,6 +144,7 @@ def _score(
         action_us=1e6 * (found.seconds_per_action or 0.0),
         execution=execution,
         dataset=dataset,
+        diverged=not bool(learner.finite()[k]),
     )
 
 

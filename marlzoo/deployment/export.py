@@ -68,7 +68,7 @@ def export(
 
     Raises:
         ConfigError: an unknown format, or a name with another ending.
-        ExportError: the policy cannot be exported, or the export does not repeat it.
+        ExportError: the policy cannot be exported, or diverged, or the export does not repeat it.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         SpecError: no such agent, or a policy whose agents cannot act alone.
         OutputError: the file cannot be written.
@@ -86,6 +86,7 @@ def export(
         else load(path, method=method, dataset=dataset, seed=seed, replica=replica, best=best)
     )
     step = make_policy_step(team, agent)
+    _require_finite(team, step)
     program = _program(team, step)
     with atomic_write(target) as temporary:
         if format == "torch":
@@ -135,6 +136,14 @@ def file_metadata(team: TeamPolicy, step: PolicyStep) -> dict[str, Any]:
         "inputs": [asdict(port) for port in step.inputs],
         "outputs": [asdict(port) for port in step.outputs],
     }
+
+
+def _require_finite(team: TeamPolicy, step: PolicyStep) -> None:
+    """Refuse a team that diverged, whose largest logit would still be some action."""
+    if not all(torch.isfinite(parameter).all() for parameter in step.parameters()):
+        raise ExportError(
+            f"{team.method}: the team diverged (parameters of its policy are not finite); choose another replica"
+        )
 
 
 @torch.no_grad()

@@ -72,11 +72,11 @@ def doubly_robust(episodes: LoggedEpisodes, gamma: Floats, counts: Floats) -> Fl
 
 
 def effective_episodes(ratio: Floats) -> Floats:
-    """``(sum w)^2 / sum w^2`` of whole episodes' weights ``ratio [R, E, L]``, ``[R]``."""
+    """``(sum w)^2 / sum w^2`` of whole episodes' weights ``ratio [R, E, L]``, ``[R]``; NaN where one is NaN."""
     weight = ratio[..., -1]
     square = np.square(weight).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(square > 0.0, np.square(weight.sum(-1)) / square, 0.0)
+        return np.where(square == 0.0, 0.0, np.square(weight.sum(-1)) / square)
 
 
 def resamples(episodes: int, times: int, seed: int) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,13 @@ class Estimate:
     Args:
         seed: of the replica.
         estimator: ``fqe``, ``pdwis`` or ``dr``.
-        value: the estimate; NaN where the data say nothing about the team.
+        value: the estimate; NaN where the data say nothing about the team, or where it diverged.
         low: lower end of the 95 % bootstrap interval over episodes; NaN where there is none.
         high: upper end.
         gamma: discount.
         effective_episodes: how many equally weighted episodes the weights are worth; None for ``fqe``.
         behavior: mean discounted return of the data, for comparison.
+        diverged: whether a parameter of the replica is not finite; nothing is then estimated.
     """
 
     seed: int
@@ -63,6 +65,7 @@ class Estimate:
     gamma: float
     effective_episodes: float | None
     behavior: float
+    diverged: bool = False
 
 
 @settings_apart("A setting of the fit is given as settings=marlzoo.offpolicy.fqe.FQESettings(NAME=...).")
@@ -133,20 +136,7 @@ def ope(
             # Without weights the fitted values stand alone, whose error resampled episodes do not show.
             weighs = effective > 0.0
             found["dr"] = value, np.where(weighs, low, np.nan), np.where(weighs, high, np.nan)
-    return [
-        Estimate(
-            replica,
-            name,
-            value=float(found[name][0][r]),
-            low=float(found[name][1][r]),
-            high=float(found[name][2][r]),
-            gamma=float(discount[r]),
-            effective_episodes=None if name == "fqe" or effective is None else float(effective[r]),
-            behavior=_behavior_return(logged, float(discount[r])),
-        )
-        for r, replica in enumerate(learner.seeds)
-        for name in wanted
-    ]
+    return _estimates(learner, logged, wanted, found, discount, effective)
 
 
 def _learner(run: str | Path | Algorithm, method: str, dataset: str) -> Algorithm:
@@ -241,6 +231,37 @@ def _percentiles(samples: Floats) -> tuple[Floats, Floats, Floats]:
     known = np.where(np.isnan(samples), samples[:, :1], samples)[:, 1:]
     low, high = np.quantile(known, [0.025, 0.975], axis=1)
     return samples[:, 0], low, high
+
+
+def _estimates(
+    learner: Algorithm,
+    data: Dataset,
+    wanted: Sequence[Estimator],
+    found: Mapping[str, tuple[Floats, Floats, Floats]],
+    discount: Floats,
+    effective: Floats | None,
+) -> list[Estimate]:
+    """What was found, replica by replica; of one that diverged nothing, since its actions mean nothing."""
+    diverged = (~learner.finite()).tolist()
+
+    def number(values: Floats, replica: int) -> float:
+        return math.nan if diverged[replica] else float(values[replica])
+
+    return [
+        Estimate(
+            replica,
+            name,
+            value=number(found[name][0], r),
+            low=number(found[name][1], r),
+            high=number(found[name][2], r),
+            gamma=float(discount[r]),
+            effective_episodes=None if name == "fqe" or effective is None else number(effective, r),
+            behavior=_behavior_return(data, float(discount[r])),
+            diverged=diverged[r],
+        )
+        for r, replica in enumerate(learner.seeds)
+        for name in wanted
+    ]
 
 
 def _behavior_return(data: Dataset, gamma: float) -> float:

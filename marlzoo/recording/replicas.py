@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from marlzoo.errors import ConfigError
+from marlzoo.errors import CheckpointError, ConfigError
 from marlzoo.modules.policies import Policy
 from marlzoo.spec import Spec
 from marlzoo.training.checkpoint import build_replica, load_saved
@@ -32,7 +32,7 @@ def load_replica(checkpoint: str | Path, replica: int = 0) -> Replica:
     """A replica of a checkpoint, by its place among the learner's seeds.
 
     Raises:
-        CheckpointError: missing or broken.
+        CheckpointError: missing or broken, or the replica diverged.
         ConfigError: the checkpoint has no such replica.
     """
     saved = load_saved(checkpoint)
@@ -41,4 +41,8 @@ def load_replica(checkpoint: str | Path, replica: int = 0) -> Replica:
             f"{checkpoint}: has the replicas 0 to {len(saved.seeds) - 1}, and no {replica}; choose one with --replica"
         )
     alone = build_replica(checkpoint, saved, replica)
+    if not alone.finite().all():
+        raise CheckpointError(
+            f"{checkpoint}: replica {replica} diverged (its parameters are not finite); choose another with --replica"
+        )
     return Replica(alone.name, alone.updates, alone.spec, alone.policy())

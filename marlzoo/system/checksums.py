@@ -71,7 +71,7 @@ def _split(path: Path) -> tuple[list[str], list[list[str]]]:
         header, *lines = list(csv.reader(io.StringIO(text))) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: it cannot be read ({error})") from error
-    whole = bool(lines) and len(lines[-1]) == len(header) and len(lines[-1][-1]) >= 8
+    whole = bool(lines and header) and len(lines[-1]) == len(header) and len(lines[-1][-1]) >= 8
     if lines and not text.endswith("\n") and not whole:
         lines.pop()
     return header, lines
