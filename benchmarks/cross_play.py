@@ -53,7 +53,8 @@ class CrossPlay:
         task: its full name.
         teams: M of them.
         compositions: ``[C, N]``, the team that supplies each agent; the first M are the teams themselves.
-        returns: ``[C, E]`` raw undiscounted team returns, from the same E starts for every composition.
+        returns: ``[C, E]`` raw undiscounted team returns, from the same E starts for every composition; NaN where a
+            member is of a team that diverged (its parameters are not finite).
         groups: ``[C]``, the team whose cross-play a composition counts for; with two agents, that of agent 0.
     """
 
@@ -179,7 +180,9 @@ def cross_play(
         )
     finally:
         env.close()
-    return CrossPlay(task, tuple(teams.listed), pairs, found.returns, groups)
+    diverged = np.concatenate([~learner.finite().cpu().numpy() for learner in teams.learners])
+    returns = np.where(diverged[pairs].any(1, keepdims=True), np.nan, found.returns)
+    return CrossPlay(task, tuple(teams.listed), pairs, returns, groups)
 
 
 def sheet(found: CrossPlay) -> Sheet:

@@ -111,6 +111,16 @@ def test_equal_teams_have_no_gap_where_an_action_is_the_best_of_several_samples(
     np.testing.assert_allclose(found.gap, 0.0, atol=1e-6)
 
 
+def test_members_of_a_team_that_diverged_have_no_return() -> None:
+    """With discrete actions they would play on, with an argmax over NaN."""
+    learner = teams(task="games/xor", seeds=(0, 1, 2))
+    with torch.no_grad():
+        next(learner.parameters())[1] = torch.nan
+    found = cross_play([learner], episodes=2)
+    assert (np.isnan(found.returns).all(1) == (found.compositions == 1).any(1)).all()
+    assert np.isnan(found.returns).sum() == 2 * 5
+
+
 def test_sampled_compositions_have_one_member_of_their_team_on_any_place() -> None:
     found = cross_play([teams(seeds=(0, 1, 2), task="games/modes-4")], episodes=1, compositions=40)
     assert found.compositions[:3].tolist() == [[k] * 4 for k in range(3)]
