@@ -212,7 +212,8 @@ def overall(root: Path) -> str:
         )
     ]
     header = ["method", "score", *(f"{name} ({len(d)})" for name, d in datasets.items()), "rank"]
-    return table(header, lines)
+    letters = [note for note in done.notes if note.partition(":")[0] in known]
+    return "\n\n".join([table(header, lines), *([" ".join(letters)] if letters else [])])
 
 
 def _left_out(results: Results, done: Results) -> list[str]:
