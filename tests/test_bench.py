@@ -286,7 +286,10 @@ def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -
 def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def collected(task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any) -> None:
+    def collected(
+        task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any, force: bool
+    ) -> None:
+        assert force, "what is in the folder of a benchmark is its own"
         uniform_recording(target, quality, seed=int(quality == "random"), transitions=transitions)
 
     monkeypatch.setattr(sources, "collect", collected)

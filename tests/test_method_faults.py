@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import marlzoo
 from marlzoo import plugins
@@ -233,6 +234,9 @@ def test_a_number_that_would_be_compiled_anew_in_every_update_is_refused(
         train(updates=20, compile="on")
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="PyTorch 2.12 compiles no update that sets a buffer anew"
+)
 def test_a_number_that_is_a_tensor_is_compiled_once(
     write: Write, eager: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
