@@ -291,7 +291,7 @@ def test_agents_in_turn_keep_a_convention() -> None:
 
 
 def test_what_was_shown_once_takes_a_context_of_more_than_its_step() -> None:
-    """Late experts of T-Maze know at the stem's end where they go from the second step alone; a guess is half right."""
+    """Late experts of T-Maze go where the second step alone has told them to go; a guess is half right."""
     data, reached = game_data.dataset("t-maze", "late", episodes=200), []
     for context in (1, 0):
         algorithm: Any = marlzoo.make(
