@@ -394,3 +394,20 @@ def test_golden_check_refuses_other_layouts_in_one_line(
         out = capsys.readouterr().out
         assert expected in out
         assert out.count("\n") == 1
+
+
+def test_agents_stay_uniform_where_the_reward_depends_on_both_alone() -> None:
+    """Check 13: 1 where two actions differ, all four pairs equally often; the best sum of values is constant."""
+    pairs = [(a, b) for a in range(2) for b in range(2)] * 16
+    one = np.ones((2, 2, 1))
+    data = Dataset.from_episodes(
+        [{"obs": one, "action": [list(p)], "reward": [float(p[0] != p[1])], "terminal": True} for p in pairs]
+    )
+    small: dict[str, Any] = {"hidden": 16, "mixer_hidden": 8, "lr": 1e-2, "tau": 0.1, "batch_size": 256}
+    algorithm: Any = marlzoo.make("omiga", data.spec, seeds=(0, 0), alpha=[0.1, 1.0], **small)
+    sampler = Sampler([data, data], [0, 0], batch_size=256, fields=algorithm.fields)
+    for _ in range(120):
+        algorithm.update(sampler.next())
+    seen = torch.cat((torch.ones(2, 1, 2, 1), torch.eye(2).expand(2, 1, 2, 2)), -1)
+    chance = torch.softmax(algorithm.policy().scores(seen), -1).detach()
+    torch.testing.assert_close(chance, torch.full_like(chance, 0.5), atol=0.08, rtol=0)

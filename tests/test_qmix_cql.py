@@ -145,3 +145,30 @@ def test_more_replaced_agents_than_there_are(method: str) -> None:
 def test_a_mixture_of_backups_needs_twins() -> None:
     with pytest.raises(ConfigError, match=r'backup is "soft", but .* discrete actions has no twins'):
         marlzoo.make("cfcql", toy_spec("discrete"), backup="soft")
+
+
+@pytest.mark.parametrize("method", ["qmix_cql", "cfcql", "cql_ma"])
+def test_replacing_all_agents_is_the_plain_target_and_none_is_that_of_the_datas_actions(method: str) -> None:
+    """From the same transitions bit for bit; with nobody replaced what the team would do next has no part."""
+    spec, data = toy_spec("discrete"), toy_dataset("discrete")
+    small: dict[str, Any] = {"hidden": 8, "mixer_hidden": 8, "batch_size": 16, "history": "mlp"}
+
+    def stepped(only: int | None = None, **settings: Any) -> torch.Tensor:
+        partial, made = (
+            marlzoo.make(method, spec, dtype=torch.float64, **small, **more)
+            for more in ({"backup": "partial"}, settings)
+        )
+        learner: Any = made
+        batch = make_sampler(partial, [data]).next()
+        if only is not None:  # the team would do that and nothing else
+            batch.next_action_mask = torch.arange(4).eq(only).expand_as(batch.next_action_mask)
+        learner.update(batch)
+        nets = learner.q if method == "cql_ma" else learner.team
+        return torch.cat([p.flatten() for p in nets.parameters()])
+
+    plain = stepped(backup="policy")
+    assert torch.equal(stepped(backup="partial", replaced=3), plain)
+    assert not torch.equal(stepped(backup="partial", replaced=1), plain)
+    none = stepped(backup="partial", replaced=0)
+    assert torch.equal(stepped(1, backup="partial", replaced=0), none)
+    assert not torch.equal(stepped(1, backup="partial", replaced=1), stepped(backup="partial", replaced=1))
