@@ -312,3 +312,21 @@ def test_what_was_shown_once_takes_a_context_of_more_than_its_step() -> None:
         reached.append(evaluate(algorithm.policy(), games.make("t-maze", 500), seeds=[0]).returns.mean())
     assert reached[0] == pytest.approx(0.5, abs=0.08)
     assert reached[1] > 0.9
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_no_illegal_action_is_ever_sampled(joint: bool) -> None:
+    """Even where its logit is the largest by far; of the legal ones each is taken."""
+    algorithm = learner(eval_mode="sample", joint=joint, sequence_length=3)
+    with torch.no_grad():
+        algorithm.model.head.bias[..., 3] += 50.0
+    policy, source = algorithm.policy(), torch.Generator().manual_seed(0)
+    random, taken = ReplicaRandom((0, 1), "act", dtype=DOUBLE), set[int]()
+    policy.reset(200)
+    for _ in range(4):
+        mask = torch.rand(2, 200, 3, 4, generator=source) < 0.5
+        mask[..., 3], mask[..., 0] = False, mask[..., 0] | ~mask[..., :3].any(-1)
+        action = policy.act(torch.randn(2, 200, 3, 5, generator=source, dtype=DOUBLE), mask, random)
+        assert mask.gather(-1, action.unsqueeze(-1)).all()
+        taken |= set(action.unique().tolist())
+    assert taken == {0, 1, 2}

@@ -172,3 +172,18 @@ def test_replacing_all_agents_is_the_plain_target_and_none_is_that_of_the_datas_
     none = stepped(backup="partial", replaced=0)
     assert torch.equal(stepped(1, backup="partial", replaced=0), none)
     assert not torch.equal(stepped(1, backup="partial", replaced=1), stepped(backup="partial", replaced=1))
+
+
+def test_errors_of_values_whose_deviation_is_one_are_the_plain_ones() -> None:
+    """VDN with its values scaled until they deviate from their mean by 1 on average."""
+    found = []
+    for normalized in (True, False):
+        algorithm = learner(mixer="vdn", history="mlp", value_normalization=normalized)
+        batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+        net, identity = algorithm.team.agents.network, torch.eye(3).double().expand(2, 16, 3, 3)
+        with torch.no_grad():
+            q = chosen(net(torch.cat((batch.obs, identity), -1)), batch.action).sum(-1)
+            for parameter in net.layers[-1].parameters():
+                parameter /= (q - q.mean(1, keepdim=True)).abs().mean(1).view(2, 1, 1)
+        found.append(algorithm.update(batch)["q/loss"])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
