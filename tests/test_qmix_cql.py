@@ -15,6 +15,7 @@ import marlzoo
 from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import chosen
 from marlzoo.objectives import mean_over
+from marlzoo.spec import ActionKind
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
@@ -187,3 +188,30 @@ def test_errors_of_values_whose_deviation_is_one_are_the_plain_ones() -> None:
                 parameter /= (q - q.mean(1, keepdim=True)).abs().mean(1).view(2, 1, 1)
         found.append(algorithm.update(batch)["q/loss"])
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        ("qmix_cql", "discrete", {"sequence_length": 4}),
+        ("qmix_cql", "discrete", {"history": "mlp"}),
+        ("cfcql", "discrete", {"sequence_length": 4}),
+        ("cfcql", "continuous", {}),
+        ("cql_ma", "discrete", {"history": "rnn", "sequence_length": 4}),
+        ("cql_ma", "continuous", {}),
+        ("maddpg_cql", "continuous", {"sequence_length": 4}),
+    ],
+)
+def test_replacing_all_agents_leaves_no_step_out(
+    method: str, kind: ActionKind, settings: dict[str, Any]
+) -> None:
+    """Bit for bit what the plain method learns, also from cut episodes, whose last action has none after it."""
+    found = []
+    for backup in ({}, {"backup": "partial", "replaced": 3}):
+        algorithm = marlzoo.make(method, toy_spec(kind), hidden=8, batch_size=8, **settings, **backup)
+        sampler = make_sampler(algorithm, [toy_dataset(kind, episodes=3)])
+        for _ in range(3):
+            algorithm.update(sampler.next())
+        found.append(algorithm.state_tensors())
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
