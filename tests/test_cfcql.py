@@ -82,6 +82,7 @@ def test_actions_that_are_not_legal_have_no_part_in_the_weights() -> None:
         ("kl", 0.0, (0.5, 0.5)),
         ("uniform", 1.0, (0.5, 0.5)),
         ("argmax", 1.0, (1.0, 0.0)),
+        ("kl", 100.0, (0.99302, 0.00698)),
         ("kl", 1e6, (1.0, 0.0)),
     ],
 )

@@ -92,7 +92,13 @@ def v_gradient(algorithm: Algorithm, batch: Batch) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize(
     ("w", "alpha", "expected"),
-    [(2.0, 1.0, 0.71689), (1.0, 10.0, 0.512495)],
+    [
+        (2.0, 1.0, 0.71689),
+        (1.0, 10.0, 0.512495),
+        (0.5, 1.0, 0.561860),
+        (1.0, 1.0, 0.620115),
+        (1.0, 0.2, 0.862714),  # nearer to the largest value, 1
+    ],
 )
 def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float) -> None:
     """V* = (alpha / w) log mean_a exp(w Q(a) / alpha), Q = (0, 1); weights there have mean 1 (checks 1, 2)."""
@@ -134,6 +140,8 @@ def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float)
     assert np.mean(weights) == pytest.approx(1.0, abs=1e-4)
     if (w, alpha) == (2.0, 1.0):
         assert weights == pytest.approx([0.23841, 1.76159], abs=1e-4)
+    if (w, alpha) == (1.0, 1.0):
+        assert weights[1] / sum(weights) == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-4)
     if (w, alpha) == (1.0, 10.0):
         assert weights == pytest.approx([0.95004, 1.04996], abs=1e-4)
 
