@@ -228,14 +228,15 @@ def test_bandit_reaches_the_stationary_point() -> None:
     batch = transitions([[0], [1]], actions=3, reward=torch.tensor([0.0, 1.0]), mask=torch.zeros(2))
     for name in ("obs", "state"):
         getattr(batch, name).zero_()
-    for _ in range(600):
+    for k in range(600):
+        algorithm.scale_learning_rates(torch.tensor(1.0 - k / 600))
         algorithm.update(batch)
     rows = torch.stack((batch.obs, batch.next_obs), 2)
     values = algorithm.q(Batch.of(obs=rows, action=batch.action)).detach()[0, 0, 0, 0]
     w, b = (x.detach()[0, 0] for x in algorithm.mixer.coefficients(batch.state))
     total, soft = (w * values + b)[:2], torch.softmax(w * values, -1)[:2]
     condition = 2 * (total - torch.tensor([0.0, 1.0])) * 0.5 + soft - 0.5
-    assert float(condition.abs().max()) < 2e-2
+    assert float(condition.abs().max()) < 1e-3  # arm 2 falls for ever, and moves the others' values a little
     assert values.argsort().tolist() == [2, 0, 1]
 
 
