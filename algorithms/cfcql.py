@@ -41,11 +41,11 @@ Departures from the authors' code, and the option that restores it:
 * Their alternative with joint actions (MACQL) is ``qmix_cql`` with ``td_lambda``; its illegal actions count nothing.
 
 Options off by default: ``backup = "partial"`` keeps the data's next actions in the target but for those of
-``replaced`` random agents (partial action replacement, arXiv 2511.07629; discrete: steps whose next action is cut off
-have no target then), ``backup = "soft"`` (continuous) mixes the targets of 0 to N replaced agents with weights
-exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL). ``value_normalization`` (discrete) divides TD
-errors by sg mean |Q_tot - mean Q_tot| of the batch, so that values that a mixer amplifies do not grow the steps
-(arXiv 2603.08399).
+``replaced`` random agents (partial action replacement, arXiv 2511.07629; steps whose next action is cut off have no
+target then, unless all agents are replaced), ``backup = "soft"`` (continuous) mixes the targets of 0 to N replaced
+agents with weights exp(-u_k / mean_k u_k), u_k the twins' deviation (ours, after SPaCQL). ``value_normalization``
+(discrete) divides TD errors by sg mean |Q_tot - mean Q_tot| of the batch, so that values that a mixer amplifies do
+not grow the steps (arXiv 2603.08399).
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ from marlzoo.modules.teams import AgentNet, DeterministicActor, QNetworkConfig, 
 from marlzoo.objectives import (
     action_size,
     all_replacements,
+    backup_form,
     data_value,
     detached,
     masked_logsumexp,
@@ -176,6 +177,7 @@ class CFCQL(Algorithm):
         """Discrete: agents' values, mixer and behavior policy. Continuous: twin critic and policies."""
         c = self.config
         require_agents(self.name, c.replaced, spec)
+        self.backup = backup_form(c.backup, c.replaced, spec)
         h = c.hidden
         if spec.discrete:
             recurrent = c.history == "rnn"
@@ -187,7 +189,7 @@ class CFCQL(Algorithm):
                     'cfcql: backup is "soft", but the form for discrete actions has no twins that could disagree; '
                     'take "partial" or "policy"'
                 )
-            if c.backup == "partial" and not recurrent:
+            if self.backup == "partial" and not recurrent:
                 self.fields = (*self.fields, "next_action")
             shape = QNetworkConfig(h, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu)
             self.team = QTeam(self.init, spec, shape, "qmix")
@@ -201,7 +203,7 @@ class CFCQL(Algorithm):
                 "instead of following; set target_period to 0"
             )
         self.fields = ("obs", "state", "action", "reward", "mask", "next_obs", "next_state")
-        if c.other_actions == "next" or c.backup != "policy":
+        if c.other_actions == "next" or self.backup != "policy":
             self.fields = (*self.fields, "next_action")
         n = spec.n_agents
         a = spec.action_size
@@ -215,14 +217,14 @@ class CFCQL(Algorithm):
     def noise(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Of the agents whose next action is replaced; continuous: of the target's actions and the penalty's."""
         if self.spec.discrete:
-            if self.config.backup == "policy":
+            if self.backup == "policy":
                 return {}
             return {"subset": ("uniform", (self.config.batch_size, 1, self.spec.n_agents))}
         k = self.config.samples
         one = (self.config.batch_size, self.spec.n_agents, self.spec.action_size)
         around: dict[str, tuple[Kind, tuple[int, ...]]] = {"policy": ("normal", (2, k, *one))}
         wanted = around if self.config.policy_samples else {}
-        if self.config.backup != "policy":
+        if self.backup != "policy":
             wanted = {**wanted, "subset": ("uniform", one[:-1])}
         return {"target": ("normal", one), "uniform": ("uniform", (k, *one)), **wanted}
 
@@ -253,7 +255,7 @@ class CFCQL(Algorithm):
         trace = self.hyperparameter("td_lambda", 3)
 
         # 1. TD
-        replaced = random_agents(batch.noise["subset"], c.replaced) if c.backup == "partial" else None
+        replaced = random_agents(batch.noise["subset"], c.replaced) if self.backup == "partial" else None
         found = team_targets(self.team, self.target, batch, gamma, trace, replaced=replaced)
         q_tot = found.total
         td_loss = 0.5 * mean_over((q_tot - found.target).square(), found.counted)
@@ -333,10 +335,10 @@ class CFCQL(Algorithm):
         noise = batch.noise["target"]
         std = self.hyperparameter("target_noise", 4)
         after = smoothed_action(self._act(self.target_actor, next_obs), noise, std) * self.action_dimensions
-        if c.backup == "soft":
+        if self.backup == "soft":
             team = all_replacements(after, batch.next_action, batch.noise["subset"])
             return soft_backup(self.target_q(batch.next_state.unsqueeze(1), team.flatten(-2)).squeeze(-1))
-        if c.backup == "partial":
+        if self.backup == "partial":
             after = partial_replacement(after, batch.next_action, batch.noise["subset"], c.replaced)
         value: Tensor = self.target_q(batch.next_state, after.flatten(-2)).squeeze(-1).amin(1)
         return value

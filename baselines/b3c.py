@@ -121,6 +121,8 @@ class B3C(Algorithm):
         with torch.no_grad():
             after = self.target_q(next_obs, self._sample(next_obs, batch.noise["next"]))[:, 0]
             cap = self.hyperparameter("c_clip", 2) * self.best.view(-1, 1)
+            # No clipping is none where the best return is negative, too.
+            cap = cap.masked_fill(self.hyperparameter("c_clip", 2).isinf(), torch.inf)
             q_next = torch.minimum(self.target_mixer(after, batch.next_state), cap)
             y = batch.reward + self.hyperparameter("gamma", 2) * batch.mask * q_next
         q_total = self.mixer(self.q(obs, batch.action)[:, 0], batch.state)

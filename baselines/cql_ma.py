@@ -35,7 +35,7 @@ the minimum of twins in the target; ``policy_bc_warmup`` first clones for so man
 -log pi_i(a_i | o_i) over batch and agents; ``td_next = "argmax"`` (discrete) is double Q-learning instead of the
 policy's expectation; ``history = "rnn"`` (discrete) reads the episode so far; ``backup = "partial"`` keeps the data's
 next actions in y but for those of ``replaced`` random agents of each sample (partial action replacement, arXiv
-2511.07629), where steps whose next action is cut off have no target.
+2511.07629), where steps whose next action is cut off have no target unless all agents are replaced.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ from marlzoo.modules.policies import (
 from marlzoo.modules.teams import AgentNet, LinearMixer, QNetworkConfig
 from marlzoo.objectives import (
     TargetMemory,
+    backup_form,
     data_likelihood,
     data_value,
     detached,
@@ -162,7 +163,8 @@ class CQLMA(Algorithm):
             self.sampling = "sequence"
         self.fields = row_fields(recurrent, "obs", "state", "action", "reward", "mask", "action_mask")
         require_agents(self.name, c.replaced, spec)
-        if c.backup == "partial" and not recurrent:
+        self.backup = backup_form(c.backup, c.replaced, spec)
+        if self.backup == "partial" and not recurrent:
             self.fields = (*self.fields, "next_action")
         self.actor: TanhGaussianActor | AgentNet
         self.q: Ensemble | AgentNet
@@ -182,7 +184,7 @@ class CQLMA(Algorithm):
         """Of the agents whose next action is replaced; continuous: of the policy's samples and the uniform ones."""
         c = self.config
         subset: dict[str, tuple[Kind, tuple[int, ...]]] = {}
-        if c.backup == "partial":
+        if self.backup == "partial":
             subset["subset"] = ("uniform", (c.batch_size, 1, self.spec.n_agents))
         if self.spec.discrete:
             return subset
@@ -210,7 +212,7 @@ class CQLMA(Algorithm):
             y = batch.reward + gamma * batch.mask * total_next
             if self.memory is not None:
                 y = self.memory.lift(y, batch)
-        counted = known_actions(batch)[1] if c.backup == "partial" else filled
+        counted = known_actions(batch)[1] if self.backup == "partial" else filled
         w = w.unsqueeze(1)  # an axis for the critics
         b = b.unsqueeze(1)
         q_tot = (w * terms.q_data).sum(-1) + b
@@ -295,7 +297,7 @@ class CQLMA(Algorithm):
     def _replaced(self, batch: Batch, after: Tensor) -> Tensor:
         """The next actions ``[R, B, 1, N, A]`` of the target: those of ``after``, or of some agents of it."""
         c = self.config
-        if c.backup == "policy":
+        if self.backup == "policy":
             return after
         return partial_replacement(
             after, known_actions(batch)[0][:, :, 1:], batch.noise["subset"], c.replaced
@@ -315,7 +317,7 @@ class CQLMA(Algorithm):
                 q_next = double_q(values[:, :, 1:], target, action_mask[:, :, 1:])
             else:
                 q_next = (log_pi[:, :, 1:].exp() * target).sum(-1)
-            if c.backup == "partial":
+            if self.backup == "partial":
                 logged = chosen(every, known_actions(batch)[0])[:, :, 1:]
                 q_next = torch.where(random_agents(batch.noise["subset"], c.replaced), q_next, logged)
         q_data = chosen(now, batch.action)

@@ -30,9 +30,9 @@ Options off by default: ``cql_logprob_scope = "joint"`` takes l_k over all agent
 rewards' mean); ``history = "mlp"`` learns from transitions. ``backup = "partial"`` keeps the data's next actions in
 the target but for those of ``replaced`` random agents, which the target policy chooses (partial action replacement,
 arXiv 2511.07629): where behavior factorizes, the distance from the data grows linearly with that number. Steps whose
-next action is cut off have no target then. ``backup = "soft"`` mixes the targets of 0 to N replaced agents with
-weights exp(-u_k / mean_k u_k), u_k the critics' deviation (SPaCQL's idea with our weights and twins for its ten
-critics).
+next action is cut off have no target then, unless all agents are replaced. ``backup = "soft"`` mixes the targets of
+0 to N replaced agents with weights exp(-u_k / mean_k u_k), u_k the critics' deviation (SPaCQL's idea with our weights
+and twins for its ten critics).
 
 ``prioritize = "joint_action"`` (PJAP, "Coordination Failure in Cooperative Offline MARL", arXiv 2407.01343) learns
 from rows whose joint action lies near the present policies', because step 5 takes the others' actions from the data:
@@ -69,6 +69,7 @@ from marlzoo.objectives import (
     TargetMemory,
     action_size,
     all_replacements,
+    backup_form,
     data_value,
     detached,
     mean_over,
@@ -143,7 +144,8 @@ class MADDPGCQL(Algorithm):
         self.sampling = "sequence" if recurrent else "transition"
         self.length = step_count(recurrent, c.sequence_length, self.name)
         require_agents(self.name, c.replaced, spec)
-        following = ("next_action",) if c.backup != "policy" and not recurrent else ()
+        self.backup = backup_form(c.backup, c.replaced, spec)
+        following = ("next_action",) if self.backup != "policy" and not recurrent else ()
         self.fields = (*row_fields(recurrent, "obs", "state", "action", "agent_reward", "mask"), *following)
         self.actor = TeamActor(self.init, spec, c.hidden, recurrent, relu=c.memory_relu)
         self.q = TeamCritics(
@@ -165,7 +167,7 @@ class MADDPGCQL(Algorithm):
             "uniform": ("uniform", (c.cql_samples, *one)),
             "normal": ("normal", (2, c.cql_samples, *one)),
         }
-        if c.backup != "policy":
+        if self.backup != "policy":
             found["subset"] = ("uniform", one[:-1])
         if c.prioritize == "joint_action":
             found["row"] = ("uniform", (c.batch_size,))
@@ -232,11 +234,11 @@ class MADDPGCQL(Algorithm):
         state = batch.state[:, :, 1:]
         after = torch.tanh(self.target_actor(batch)[:, :, 1:]) * self.action_dimensions
         usable = batch.filled
-        if c.backup != "policy":
+        if self.backup != "policy":
             known, usable = known_actions(batch)
             logged = known[:, :, 1:]
             subset = batch.noise["subset"]
-            if c.backup == "soft":
+            if self.backup == "soft":
                 team = all_replacements(after, logged, subset)
                 return soft_backup(self.target_q(obs.unsqueeze(1), state.unsqueeze(1), team)), usable
             after = partial_replacement(after, logged, subset, c.replaced)

@@ -33,7 +33,8 @@ errors are divided by d = sg mean |Q_tot - mean Q_tot| of the batch, the scale-i
 2603.08399: bootstrapping through a mixer that is not linear amplifies the values' scale until policies degrade;
 divided by d, TD and its gradient do not depend on that scale, and the fixed point stays. ``backup = "partial"`` keeps
 the data's next actions in the target but for those of ``replaced`` random agents of each sample, which are a*_i
-(partial action replacement, arXiv 2511.07629); steps whose next action is cut off have no target then.
+(partial action replacement, arXiv 2511.07629); steps whose next action is cut off have no target then, unless all
+agents are replaced, which is the plain target.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from marlzoo.modules.policies import Policy
 from marlzoo.modules.teams import QNetworkConfig, QTeam
 from marlzoo.objectives import (
     TargetMemory,
+    backup_form,
     data_value,
     logged_value,
     masked_logsumexp,
@@ -113,7 +115,8 @@ class QMIXCQL(Algorithm):
         if recurrent:
             self.sampling = "sequence"
         require_agents(self.name, c.replaced, spec)
-        if c.backup == "partial" and not recurrent:
+        self.backup = backup_form(c.backup, c.replaced, spec)
+        if self.backup == "partial" and not recurrent:
             self.fields = (*self.fields, "next_action")
         shape = QNetworkConfig(
             c.hidden, recurrent, c.last_action, c.mixer_embed, c.mixer_hidden, c.memory_relu
@@ -129,7 +132,7 @@ class QMIXCQL(Algorithm):
         wanted: dict[str, tuple[Kind, tuple[int, ...]]] = {}
         if c.penalty == "joint":
             wanted["actions"] = ("uniform", (c.batch_size, c.samples, n))
-        if c.backup == "partial":
+        if self.backup == "partial":
             wanted["subset"] = ("uniform", (c.batch_size, 1, n))
         return wanted
 
@@ -141,7 +144,7 @@ class QMIXCQL(Algorithm):
         # 1. Targets
         gamma = self.hyperparameter("gamma", 3)
         trace = self.hyperparameter("td_lambda", 3)
-        replaced = random_agents(batch.noise["subset"], c.replaced) if c.backup == "partial" else None
+        replaced = random_agents(batch.noise["subset"], c.replaced) if self.backup == "partial" else None
         found = team_targets(
             self.team, self.target, batch, gamma, trace, memory=self.memory, replaced=replaced
         )

@@ -133,6 +133,11 @@ def require_agents(name: str, replaced: int, spec: Spec) -> None:
         )
 
 
+def backup_form(backup: str, replaced: int, spec: Spec) -> str:
+    """What is asked for, but "policy" for "partial" with all agents replaced: it needs none of the data's actions."""
+    return "policy" if backup == "partial" and replaced == spec.n_agents else backup
+
+
 def require_continuous(name: str, prioritize: str, spec: Spec) -> None:
     """Refuse to choose rows by the distance of discrete actions.
 

@@ -265,3 +265,19 @@ def test_a_large_team_of_sure_policies_stays_finite(floor: float) -> None:
 def test_a_batch_of_one_step_has_no_slope() -> None:
     with pytest.raises(ConfigError, match=r"a batch is of one step, .* take a batch_size of at least two"):
         learner(batch_size=1)
+
+
+def test_policies_that_are_the_datas_have_ratio_one_whatever_they_are() -> None:
+    """Agents that act alone, with (0.3, 0.7): every step weighs alike and nothing is paid for a divergence."""
+    algorithm, p = learner(), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    with torch.no_grad():
+        for network in (algorithm.data_others.network, algorithm.actor.network):
+            for parameter in network.parameters():
+                parameter.zero_()
+        algorithm.data_others.network.layers[-1].bias.copy_(p.log().expand(1, 3, 1, 2))
+        algorithm.actor.network.network.layers[-1].bias.copy_(p.log().expand(1, 3, 1, 2))
+    found = algorithm._ratios(batch(), p.log().expand(1, 3, SIZE, 2))
+    torch.testing.assert_close(found.log_rho, torch.zeros_like(found.log_rho), atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.kappa, torch.zeros_like(found.kappa), atol=1e-7, rtol=0)
+    metrics = algorithm.update(batch())
+    assert float(metrics["weight/ess"]) == pytest.approx(1.0, abs=1e-6)

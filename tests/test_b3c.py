@@ -128,3 +128,26 @@ def test_signs_of_the_mixer(monotone: bool) -> None:
     state = torch.randn(1, 50, 3, generator=source, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(mixer(values, state).sum(), values)
     assert (gradient >= 0).all() == monotone
+
+
+def test_an_infinite_cap_leaves_the_target_alone() -> None:
+    """The method without its cap: whatever the data's best return is, the update is the same, and y is plain."""
+    found = {}
+    for c_clip in (torch.inf, 1.0):
+        for best in (-3.0, 50.0):
+            algorithm = learner(c_clip=c_clip)
+            algorithm.best.fill_(best)
+            algorithm.update(batch())
+            found[c_clip, best] = torch.cat([p.flatten() for p in algorithm.q.parameters()])
+    assert torch.equal(found[torch.inf, -3.0], found[torch.inf, 50.0])
+    assert torch.equal(found[torch.inf, 50.0], found[1.0, 50.0])  # above all values
+    assert not torch.equal(found[1.0, -3.0], found[1.0, 50.0])
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_cap_is_in_the_rewards_unit(terminal: bool) -> None:
+    """Rewards seven times as large have seven times the cap, with and without time limits."""
+    data = short_episodes(terminal)
+    larger = dataclasses.replace(data, reward=7.0 * data.reward)
+    one, seven = (best_return_to_go(each, 0.9, True) for each in (data, larger))
+    assert seven == pytest.approx(7.0 * one)

@@ -23,7 +23,7 @@ from marlzoo.batch import Batch
 from marlzoo.modules.critics import Ensemble
 from marlzoo.modules.layers import MLP, RecurrentNet, with_agent_id
 from marlzoo.modules.policies import RecurrentPolicy
-from marlzoo.replicas import Init, ReplicaRandom
+from marlzoo.replicas import GivenRandom, Init, ReplicaRandom
 from tests.fixed_nets import OBS, set_mixer, set_table, spec_of, transitions
 
 
@@ -313,3 +313,21 @@ def test_two_networks_keep_their_own_memories() -> None:
         alone = [part(x, own) for part, own in zip(parts, memory, strict=True)]
         memory = [own for _, own in alone]
         torch.testing.assert_close(found, torch.cat([out for out, _ in alone], -1))
+
+
+def test_latents_beyond_a_half_count_as_a_half() -> None:
+    """In the target, in the policy's loss and in acting."""
+    found, wild = [], 3.0 * torch.randn(1, 10, 5, 2, 4, generator=torch.Generator().manual_seed(0)).double()
+    for bound in (torch.inf, 0.5, 0.4):
+        algorithm = continuous()
+        batch = noisy(algorithm, torch.zeros(2, 2, 2))
+        for name in ("target", "policy"):
+            batch.noise[name] = (3.0 * batch.noise[name]).clamp(-bound, bound)
+        metrics = algorithm.update(batch)
+        acted = algorithm.policy().act(
+            torch.ones(1, 5, 2, OBS).double(), random=GivenRandom([wild.clamp(-bound, bound)])
+        )
+        found.append([metrics["q/target_total"], metrics["policy/loss"], acted])
+    for free, half, less in zip(*found, strict=True):
+        assert torch.equal(free, half)
+        assert not torch.equal(half, less)

@@ -11,7 +11,7 @@ from marlzoo.algorithms.cfcql import agent_weights, counterfactual_values
 from torch import Tensor
 
 import marlzoo
-from marlzoo.batch import as_sequences
+from marlzoo.batch import Batch, as_sequences
 from marlzoo.errors import ConfigError
 from marlzoo.modules.critics import counterfactual_actions
 from marlzoo.modules.teams import SumMixer
@@ -82,6 +82,7 @@ def test_actions_that_are_not_legal_have_no_part_in_the_weights() -> None:
         ("kl", 0.0, (0.5, 0.5)),
         ("uniform", 1.0, (0.5, 0.5)),
         ("argmax", 1.0, (1.0, 0.0)),
+        ("kl", 100.0, (0.99302, 0.00698)),
         ("kl", 1e6, (1.0, 0.0)),
     ],
 )
@@ -271,3 +272,38 @@ def test_targets_that_are_copied_do_not_follow_at_critic_steps() -> None:
         learner("continuous", target_steps="critic")
     learner("continuous", target_steps="critic", target_period=0)
     assert learner("continuous").config.target_period == 25
+
+
+@pytest.mark.parametrize("mode", ["uniform", "kl", "argmax"])
+def test_the_penalty_of_one_agents_networks_is_cqls(mode: str) -> None:
+    """However agents are weighed: log-sum-exp over the legal actions less the value of the data's."""
+    spec, source = toy_spec("discrete", 1), torch.Generator().manual_seed(0)
+    small: dict[str, Any] = {
+        "hidden": 8,
+        "mixer_hidden": 8,
+        "mixer_embed": 4,
+        "batch_size": 16,
+        "history": "mlp",
+    }
+    algorithm: Any = marlzoo.make("cfcql", spec, agent_weights=mode, dtype=torch.float64, **small)
+    mask = torch.rand(1, 16, 1, 4, generator=source) < 0.7
+    mask[..., 0] = True
+    rows: dict[str, Tensor] = {
+        name: torch.randn(1, 16, *shape, generator=source, dtype=torch.float64)
+        for name, shape in (
+            ("obs", (1, 5)),
+            ("next_obs", (1, 5)),
+            ("state", (7,)),
+            ("next_state", (7,)),
+            ("reward", ()),
+        )
+    }
+    action = torch.where(mask, torch.rand(mask.shape, generator=source), -1.0).argmax(-1)
+    batch = Batch.of(
+        **rows, action=action, action_mask=mask, next_action_mask=mask, mask=torch.ones(1, 16).double()
+    )
+    with torch.no_grad():
+        every = algorithm.team(as_sequences(batch))[:, :, 0].movedim(-1, 1)  # [R, A, B, N]
+        totals = torch.stack([algorithm.team.total(q, batch.state) for q in every.unbind(1)], dim=-1)
+        excess = masked_logsumexp(totals, mask[:, :, 0]) - totals.gather(-1, action).squeeze(-1)
+    torch.testing.assert_close(algorithm.update(batch)["q/penalty"], excess.mean(1))

@@ -95,3 +95,22 @@ def test_omega_cap() -> None:
     with torch.no_grad():
         cloning = -algorithm.data_log_prob(algorithm.actor.network(obs), batch).mean((1, 2))
     torch.testing.assert_close(algorithm.update(batch)["policy/loss"], 4 * cloning)
+
+
+def test_agents_that_change_places_change_no_loss() -> None:
+    """Together with their numbers, and with a mixer that weighs them alike."""
+    found = []
+    for order in ([0, 1], [1, 0]):
+        algorithm = learner()
+        for mixer in (algorithm.mixer, algorithm.target_mixer):
+            set_mixer(mixer, (0.5, 0.5), 0.1)
+        batch = transitions([[0, 1], [1, 1]], actions=2, reward=[1.0, -0.5], first=torch.tensor([1.0, 0.0]))
+        for name in ("obs", "next_obs", "action"):
+            setattr(batch, name, getattr(batch, name)[:, :, order])
+        with torch.no_grad():
+            for part in ("actor", "q", "target_q", "nu", "target_nu"):
+                first = next(p for p in getattr(algorithm, part).parameters() if p.shape[-2] == 2 + 2)
+                first[..., 2:, :] = first[..., 2:, :][..., order, :]
+        found.append(algorithm.update(batch))
+    for name in ("q/loss", "nu/loss", "policy/loss", "weight/omega"):
+        torch.testing.assert_close(found[0][name], found[1][name], msg=name)

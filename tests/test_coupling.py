@@ -130,3 +130,18 @@ def test_small_groups_join_the_nearest() -> None:
     assert kept.ravel().tolist() == [0.0, 1.0]
     assert joined.tolist() == [0] * 50 + [1] * 50
     assert len(group_rows(rng.normal(size=(200, 2)), 3, rng)[0]) == 3
+
+
+def test_down_the_objective_a_mode_loses_all_its_noise() -> None:
+    """A little beside the potentials of two modes: slopes lead back, and the other way one mode is left empty."""
+    points, mass = torch.tensor([[1.0], [-1.0]], dtype=torch.float64), torch.tensor([0.25, 0.75]).double()
+    best, empty = potentials(points, mass, NOISE), []
+    for sign in (1.0, -1.0):
+        g = best + torch.tensor([0.3, -0.3])
+        for _ in range(60):
+            at = g.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(dual(at, points, mass, NOISE), at)
+            g = g + sign * slope
+        empty.append(min(shares(points, g, NOISE)))
+        assert (float((g - best).abs().max()) < 0.02) == (sign > 0)
+    assert empty == [pytest.approx(0.25, abs=0.01), 0.0]

@@ -228,14 +228,15 @@ def test_bandit_reaches_the_stationary_point() -> None:
     batch = transitions([[0], [1]], actions=3, reward=torch.tensor([0.0, 1.0]), mask=torch.zeros(2))
     for name in ("obs", "state"):
         getattr(batch, name).zero_()
-    for _ in range(600):
+    for k in range(600):
+        algorithm.scale_learning_rates(torch.tensor(1.0 - k / 600))
         algorithm.update(batch)
     rows = torch.stack((batch.obs, batch.next_obs), 2)
     values = algorithm.q(Batch.of(obs=rows, action=batch.action)).detach()[0, 0, 0, 0]
     w, b = (x.detach()[0, 0] for x in algorithm.mixer.coefficients(batch.state))
     total, soft = (w * values + b)[:2], torch.softmax(w * values, -1)[:2]
     condition = 2 * (total - torch.tensor([0.0, 1.0])) * 0.5 + soft - 0.5
-    assert float(condition.abs().max()) < 2e-2
+    assert float(condition.abs().max()) < 1e-3  # arm 2 falls for ever, and moves the others' values a little
     assert values.argsort().tolist() == [2, 0, 1]
 
 
@@ -248,3 +249,64 @@ def test_strong_penalty_raises_the_data_above_all_else() -> None:
     grid = torch.linspace(-1, 1, 21, dtype=torch.float64).view(1, 21, 1, 1)
     best = grid.flatten()[algorithm.q(obs.expand(1, 21, 1, OBS + 1), grid)[0, 0].argmax()]
     assert abs(float(best) - 0.5) < 0.25
+
+
+@pytest.mark.parametrize("weights", [(0.5, 2.0), (0.0, 1.0)])
+def test_slopes_of_error_and_penalty_by_hand(weights: tuple[float, float]) -> None:
+    """Without penalty 2 w (Q_tot - y) at the data's action alone; the penalty's w (softmax - 1 there) sum to 0."""
+    slopes = []
+    for alpha in (0.0, 1.0):
+        algorithm, caught = learner(cql_alpha=alpha), dict[str, Tensor]()
+        tables(algorithm, Q, weights, BIAS)
+        algorithm.step = lambda into=caught, **losses: into.update(losses) or {}  # type: ignore[method-assign]
+        algorithm.update(transitions([[1, 2]], actions=3, reward=[1.5], mask=torch.zeros(1)))
+        assert isinstance(algorithm.q, AgentNet)
+        assert isinstance(algorithm.q.network, MLP)
+        entries = algorithm.q.network.layers[-1].weight  # by agent and action, see `set_table`
+        slopes.append(torch.autograd.grad(caught["q"].sum(), entries)[0][0, :2])
+    w, data = torch.tensor(weights).double().unsqueeze(-1), torch.eye(3).double()[[1, 2]]
+    error = float((w.squeeze(-1) * torch.tensor([2.0, 3.0])).sum()) + BIAS - 1.5
+    torch.testing.assert_close(slopes[0], 2.0 * error * w * data)
+    penalty = slopes[1] - slopes[0]
+    torch.testing.assert_close(penalty, w * (torch.softmax(w * torch.tensor(Q).double(), -1) - data))
+    close(penalty.sum(-1).abs().max(), 0.0, 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_the_penalty_does_not_ask_whether_the_task_goes_on(kind: ActionKind) -> None:
+    found = []
+    for mask in (1.0, 0.0):
+        algorithm, fields = learner(kind, size=2), {"mask": torch.full((2,), mask)}
+        if kind == "discrete":
+            batch = transitions([[0, 1], [2, 2]], actions=3, **fields)
+        else:
+            batch = continuous_batch(algorithm, torch.zeros(2, 2, 3), **fields)
+        found.append(algorithm.update(batch))
+    assert torch.equal(found[0]["q/penalty"], found[1]["q/penalty"])
+    assert not torch.equal(found[0]["q/loss"], found[1]["q/loss"])
+
+
+@pytest.mark.parametrize("importance", [False, True])
+def test_the_policys_samples_at_both_observations_count_alike(importance: bool) -> None:
+    """Where o' = o, those of o and of o' may change places; twice the noise is another penalty."""
+    found = []
+    for change in ("none", "places", "size"):
+        algorithm = learner("continuous", size=4, actions=2, cql_importance=importance)
+        batch = continuous_batch(algorithm, torch.zeros(4, 2, 2))
+        batch.next_obs = batch.obs
+        drawn = batch.noise["policy"]  # [R, 2, K, ...]
+        batch.noise["policy"] = {"none": drawn, "places": drawn.flip(1), "size": 2.0 * drawn}[change]
+        found.append(float(algorithm.update(batch)["q/penalty"]))
+    assert found[1] == pytest.approx(found[0], rel=1e-12)
+    assert abs(found[2] - found[0]) > 1e-6
+
+
+def test_the_next_value_of_a_sure_team_is_that_of_its_actions() -> None:
+    """Policies that always take 1 and 2: y = r + gamma (w_0 2 + w_1 3 + b), whatever else is worth more."""
+    algorithm = learner(n=2)
+    tables(algorithm, ((9.0, 2.0, 0.0), (0.0, 8.0, 3.0)), W, BIAS)
+    assert isinstance(algorithm.actor, AgentNet)
+    assert isinstance(algorithm.actor.network, MLP)
+    set_table(algorithm.actor.network, ((0.0, 1e3, 0.0), (0.0, 0.0, 1e3)))
+    found = algorithm.update(transitions([[0, 0]], actions=3, reward=[1.0]))["q/target_total"]
+    close(found, 1.0 + 0.99 * (W[0] * 2.0 + W[1] * 3.0 + BIAS))

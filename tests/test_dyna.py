@@ -189,3 +189,11 @@ def test_what_has_no_dyna_form() -> None:
     discrete = marlzoo.make("dyna_iql", toy_spec("discrete"), **small)
     with pytest.raises(DataError, match="not every action is always legal"):
         train(discrete, toy_dataset("discrete"), updates=SIZES["model_updates"] + 1)
+
+
+def test_a_large_penalty_makes_every_step_of_the_model_worse_than_the_datas() -> None:
+    for penalty, worse in ((0.0, False), (1e4, True)):
+        algorithm, sampler = ready(dyna_penalty=penalty)
+        algorithm._extend(sampler.next())
+        paid = algorithm.kept_agent_reward[:, :4].mean(-1)
+        assert bool((paid < float(toy_dataset().reward.min())).all()) == worse

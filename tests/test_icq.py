@@ -268,3 +268,27 @@ def test_k_inside_puts_the_mixers_weight_in_the_exponent() -> None:
     mean, log_std = algorithm.actor(with_agent_id(batch.obs))
     log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action, algorithm.action_dimensions)
     torch.testing.assert_close(found, -mean_over(weight[:, :, 0] * log_prob))
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_equal_values_leave_cloning_weighed_by_the_mixer(kind: ActionKind) -> None:
+    """Whatever the temperature; where it weighs n agents alike the loss is the n-th part of cloning's."""
+    algorithm = learner(kind, policy_temperature=0.01)
+    head = algorithm.q.members.layers[-1]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(2.0)
+    batch = batch_for(algorithm)
+
+    def alike(state: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((*state.shape[:-1], 3), 1 / 3, dtype=torch.float64), torch.zeros_like(state[..., 0])
+
+    algorithm.mixer.coefficients = alike
+    found = losses_of(algorithm, batch)["policy"]
+    if kind == "discrete":
+        out = mask_logits(algorithm.actor(as_sequences(batch))[:, :, 0], batch.action_mask)
+        log_prob = categorical_log_prob(out, batch.action)
+    else:
+        mean, log_std = algorithm.actor(with_agent_id(batch.obs))
+        log_prob = tanh_gaussian_log_prob(mean, log_std, batch.action, algorithm.action_dimensions)
+    torch.testing.assert_close(found, -log_prob.mean((1, 2)) / 3)

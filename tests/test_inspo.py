@@ -341,3 +341,29 @@ def test_a_training_that_ends_before_the_policies_learn_is_refused() -> None:
         marlzoo.train(made, toy_dataset("discrete"), updates=5)
     plain = marlzoo.make("inspo", toy_spec("discrete"), pretrain=0)
     assert [stage.name for stage in plain.stages()] == ["policies"]
+
+
+@pytest.mark.parametrize(("sign", "value"), [(1.0, 20.0), (-1.0, 5.0)])
+def test_entropy_that_draws_to_frequent_actions_leaves_the_favorite(sign: float, value: float) -> None:
+    """Sweeps by weights exp((E r - sign beta log mu_i - ...) / (alpha + beta)) over mu_i, beta from 20 to 0.
+
+    With the sign of step 4 rare actions weigh more, and the sweeps are those of the closed form.
+    """
+    form = script("inspo").MethodForm("equilibria", "imbalanced", beta=(20.0, 0.0))
+    table, data = np.array(games.payoffs("equilibria"), float), game_data.dataset("equilibria", "imbalanced")
+    pairs = np.zeros_like(table)
+    np.add.at(pairs, tuple(data.action[data.sources].T), 1.0 / len(data.sources))
+    log_mu = np.log(np.maximum(pairs, script("inspo").SUPPORT))
+    gain, policies = np.where(pairs > 0, table, 0.0), [pairs.sum(1), pairs.sum(0)]
+    for k in range(200):
+        beta = 20.0 * (1.0 - min(k / 150.0, 1.0))
+        for own in range(2):
+            joint, other = (gain, policies[1]) if own == 0 else (gain.T, policies[0])
+            log_joint = log_mu if own == 0 else log_mu.T
+            exponent = (joint @ other - sign * beta * (log_joint @ other)) / (1.0 + beta)
+            answer = np.exp(log_joint @ other + exponent - (log_joint @ other + exponent).max())
+            policies[own] = answer / answer.sum()
+    found = float(policies[0] @ table @ policies[1])
+    assert found == pytest.approx(value, abs=0.05)
+    if sign > 0:
+        assert found == pytest.approx(script("inspo").exact(form), abs=1e-3)

@@ -131,3 +131,31 @@ def test_a_large_weight_makes_the_data_actions_best(name: str, settings: dict[st
     action = algorithm.policy().act(obs.expand(2, *obs.shape), action_mask.expand(2, *action_mask.shape))
     agreement = (action.numpy() == data.action).mean()
     assert agreement > 0.85, agreement
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_without_the_penalty_it_is_double_q_learning(weight: float) -> None:
+    """From transitions: every agent's reward and the target's value of its own best legal next action."""
+    algorithm, caught = learner(history="mlp", cql_weight=weight, gamma=0.9), dict[str, torch.Tensor]()
+    batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+    batch.agent_reward = batch.agent_reward * torch.tensor([1.0, -2.0, 3.0]).double()
+    identity = torch.eye(3).double().expand(2, 16, 3, 3)
+    net, target = algorithm.team.agents.network, algorithm.target.agents.network
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter *= 0.5  # so that online and target choose differently
+        q = net(torch.cat((batch.obs, identity), -1)).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+        after = torch.cat((batch.next_obs, identity), -1)
+        best = net(after).masked_fill(~batch.next_action_mask, -torch.inf).argmax(-1, keepdim=True)
+        y = batch.agent_reward + 0.9 * batch.mask.unsqueeze(-1) * target(after).gather(-1, best).squeeze(-1)
+    algorithm.step = lambda **losses: caught.update(losses) or {}
+    penalty = algorithm.update(batch)["q/penalty"]
+    torch.testing.assert_close(caught["q"], 0.5 * (q - y).square().mean((1, 2)) + weight * penalty)
+
+
+def test_where_nothing_is_legal_the_first_action_is_taken() -> None:
+    """As in padding; otherwise a legal one, however low its value is."""
+    policy, obs = learner(history="mlp").policy(), torch.randn(2, 50, 3, 5).double()
+    for legal in ([False] * 4, [False, False, True, False]):
+        action = policy.act(obs, torch.tensor(legal).expand(2, 50, 3, 4))
+        assert action.unique().tolist() == [2 if any(legal) else 0]

@@ -335,3 +335,16 @@ def test_every_agent_is_replaced_equally_often() -> None:
     uniform = torch.rand(4000, 5, generator=torch.Generator().manual_seed(0))
     share = partial_replacement(torch.ones(4000, 5, 1), torch.zeros(4000, 5, 1), uniform, 2).mean((0, 2))
     torch.testing.assert_close(share, torch.full((5,), 0.4), rtol=0, atol=0.03)
+
+
+def test_softmax_weights_compare_samples_and_neither_steps_nor_agents() -> None:
+    """A constant on all samples of one step, or of one agent, changes no weight; on one sample it does."""
+    x = torch.randn(2, 6, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = softmax_weights(x, 0.5)
+    close(weight.mean(1), 1.0)
+    for place in ((slice(None), slice(None), 2), (slice(None), slice(None), slice(None), 1)):
+        shifted = x.clone()
+        shifted[place] += 5.0
+        close(softmax_weights(shifted, 0.5), weight)
+    shifted[:, 0] += 5.0
+    assert bool((softmax_weights(shifted, 0.5)[:, 0] > weight[:, 0]).all())

@@ -259,6 +259,13 @@ def test_students_of_their_own_noise_cannot_copy_two_conventions() -> None:
         random = ReplicaRandom([3], "test", dtype=torch.float64)
         chosen = (acting.act(torch.ones(1, 20_000, 2, 2).double(), None, random) < 0).long().squeeze(-1)
         assert float(payoffs[chosen[..., 0], chosen[..., 1]].mean()) == pytest.approx(value, abs=0.04)
+    apart = []
+    for seed in (3, 4):  # noise that is not the same
+        random = ReplicaRandom([seed], "test", dtype=torch.float64)
+        apart.append(
+            (together.act(torch.ones(1, 20_000, 2, 2).double(), None, random) < 0).long().squeeze(-1)
+        )
+    assert float(payoffs[apart[0][..., 0], apart[1][..., 1]].mean()) == pytest.approx(0.0, abs=0.04)
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
@@ -329,3 +336,32 @@ def test_every_replica_looks_for_modes_in_its_own_data() -> None:
         alone.prepare([data[k]], iter(()))
         for name, found in alone.coupling.named_buffers():
             assert torch.equal(getattr(together.coupling, name)[k], found[0]), name
+
+
+@pytest.mark.parametrize(("alpha", "same"), [(1e9, True), (0.0, False)])
+def test_the_distillations_weight_decides_whether_students_see_the_value(alpha: float, same: bool) -> None:
+    """A large one leaves no part to the critics, whatever they are."""
+    found = []
+    for sign in (1.0, -1.0):
+        algorithm = learner(alpha=alpha, dtype=torch.float64)
+        with torch.no_grad():
+            for parameter in algorithm.q.parameters():
+                parameter *= sign
+        algorithm.update(make_sampler(algorithm, [toy_dataset("continuous")]).next())
+        found.append(torch.cat([parameter.flatten() for parameter in algorithm.student.parameters()]))
+    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-8) == same
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_rewards_move_the_critics_alone(kind: Any) -> None:
+    """The next action of the target is the students', who learn nothing from its error."""
+    found = []
+    for shift in (0.0, 5.0):
+        algorithm: Any = marlzoo.make("mac_flow", toy_spec(kind), hidden=8, layers=2, batch_size=4)
+        batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
+        batch.reward = batch.reward + shift
+        algorithm.update(batch)
+        found.append(algorithm.state_tensors())
+    moved = {name.split(".")[0] for name, value in found[0].items() if not torch.equal(value, found[1][name])}
+    assert {"q", "target_q"} <= moved
+    assert not moved & {"student", "flow"}

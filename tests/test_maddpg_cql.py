@@ -311,3 +311,55 @@ def test_replacing_all_agents_is_the_plain_target_and_none_needs_no_policy(metho
 def test_more_replaced_agents_than_there_are(method: str) -> None:
     with pytest.raises(ConfigError, match="replaced is 9, but the task has"):
         stepped(method, backup="partial", replaced=9)
+
+
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_without_the_penalty_it_is_maddpg_with_twins(weight: float) -> None:
+    """Both losses by hand; the penalty adds to the critics' alone."""
+    algorithm, source, caught = learner(n=3, size=4, cql_weight=weight), torch.Generator().manual_seed(0), {}
+    with torch.no_grad():
+        for target in (algorithm.target_actor, algorithm.target_q):
+            for parameter in target.parameters():
+                parameter *= 0.5
+    fields = {"agent_reward": torch.randn(4, 3, generator=source), "mask": torch.tensor([1.0, 1.0, 0.0, 1.0])}
+    batch = batch_for(algorithm, torch.rand(4, 3, 2, generator=source), **fields)
+    algorithm.step = lambda **losses: caught.update(losses) or {}  # type: ignore[method-assign]
+    penalty = algorithm.update(batch)["critic/penalty"]
+    with torch.no_grad():
+        for target, online in ((algorithm.target_actor, algorithm.actor), (algorithm.target_q, algorithm.q)):
+            for old, new in zip(target.parameters(), online.parameters(), strict=True):
+                old.copy_(0.5 * new)  # as before the targets followed
+        after = torch.tanh(algorithm.target_actor.rows(batch.next_obs))
+        least = algorithm.target_q(batch.next_obs, batch.next_state, after).amin(1)
+        y = batch.agent_reward + 0.99 * batch.mask.unsqueeze(-1) * least
+        error = algorithm.q(batch.obs, batch.state, batch.action) - y.unsqueeze(1)
+        own = torch.tanh(algorithm.actor.rows(batch.obs))
+        value = algorithm.q(batch.obs, batch.state, own, batch.action).amin(1)
+    torch.testing.assert_close(caught["critic"], 0.5 * error.square().mean((1, 2, 3)) + weight * penalty)
+    torch.testing.assert_close(caught["policy"], 1e-3 * own.square().mean((1, 2, 3)) - value.mean((1, 2)))
+
+
+@pytest.mark.parametrize("method", ["maddpg_cql", "td3_bc", "omar"])
+def test_nearness_is_that_to_the_target_policies(method: str) -> None:
+    """Other policies choose the same rows, other targets do not; neither of them is moved by the choice."""
+    found = []
+    for moved in ("none", "actor", "target_actor"):
+        known = vars(find_method(method).config_class())
+        more: dict[str, Any] = {"history": "mlp"} if "history" in known and method != "omar" else {}
+        algorithm: Any = marlzoo.make(
+            method,
+            toy_spec(),
+            hidden=8,
+            batch_size=16,
+            prioritize="joint_action",
+            dtype=torch.float64,
+            **more,
+        )
+        with torch.no_grad():
+            for parameter in getattr(algorithm, moved).parameters() if moved != "none" else ():
+                parameter += 0.3
+        found.append(
+            algorithm.update(make_sampler(algorithm, [toy_dataset()]).next())["critic/action_distance"]
+        )
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

@@ -291,7 +291,7 @@ def test_agents_in_turn_keep_a_convention() -> None:
 
 
 def test_what_was_shown_once_takes_a_context_of_more_than_its_step() -> None:
-    """Late experts of T-Maze know from the second step alone where to go at the end; half of all guesses fit."""
+    """Late experts of T-Maze go where the second step alone has told them to go; a guess is half right."""
     data, reached = game_data.dataset("t-maze", "late", episodes=200), []
     for context in (1, 0):
         algorithm: Any = marlzoo.make(
@@ -312,3 +312,44 @@ def test_what_was_shown_once_takes_a_context_of_more_than_its_step() -> None:
         reached.append(evaluate(algorithm.policy(), games.make("t-maze", 500), seeds=[0]).returns.mean())
     assert reached[0] == pytest.approx(0.5, abs=0.08)
     assert reached[1] > 0.9
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_no_illegal_action_is_ever_sampled(joint: bool) -> None:
+    """Even where its logit is the largest by far; of the legal ones each is taken."""
+    algorithm = learner(eval_mode="sample", joint=joint, sequence_length=3)
+    with torch.no_grad():
+        algorithm.model.head.bias[..., 3] += 50.0
+    policy, source = algorithm.policy(), torch.Generator().manual_seed(0)
+    random, taken = ReplicaRandom((0, 1), "act", dtype=DOUBLE), set[int]()
+    policy.reset(200)
+    for _ in range(4):
+        mask = torch.rand(2, 200, 3, 4, generator=source) < 0.5
+        mask[..., 3], mask[..., 0] = False, mask[..., 0] | ~mask[..., :3].any(-1)
+        action = policy.act(torch.randn(2, 200, 3, 5, generator=source, dtype=DOUBLE), mask, random)
+        assert mask.gather(-1, action.unsqueeze(-1)).all()
+        taken |= set(action.unique().tolist())
+    assert taken == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_lies_after_an_episodes_end_changes_nothing(kind: Any, joint: bool) -> None:
+    """Whatever the padded rows hold: observations, actions, returns, what is legal."""
+    found = []
+    for spoiled in (False, True):
+        algorithm = learner(kind, joint=joint, sequence_length=12)
+        prepare(algorithm, [toy_dataset(kind)])
+        batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
+        pad = batch.filled == 0
+        assert pad.any()
+        if spoiled:
+            batch.obs[:, :, 1:][pad] = 9.0
+            batch.action[pad] = 3 - batch.action[pad] if kind == "discrete" else 0.7
+            batch.reward = torch.where(pad, 50.0, batch.reward)
+            if kind == "discrete":
+                batch.action_mask[:, :, 1:][pad] = False
+        metrics = algorithm.update(batch)
+        found.append(metrics | dict(algorithm.named_parameters()))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], msg=name)

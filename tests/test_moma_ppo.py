@@ -226,7 +226,9 @@ def test_the_entropys_weight_follows_its_target() -> None:
         learner: Any = marlzoo.make("moma_ppo", toy_spec(), entropy=0.05, entropy_target=target, **SMALL)
         learner.update_policy(ready(learner, torch.float32))
         assert ((learner.alpha - 0.05) * change > 0).all()
-        assert (learner.alpha >= 0).all()
+    lowest: Any = marlzoo.make("moma_ppo", toy_spec(), entropy=1e-9, entropy_target=-100.0, **SMALL)
+    lowest.update_policy(ready(lowest, torch.float32))
+    assert (lowest.alpha == 0).all()
 
 
 def test_with_threshold_0_every_rollout_has_one_step_and_bootstraps() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.modules.flow import average_target, carry
 from marlzoo.modules.layers import with_agent_id
-from marlzoo.replicas import ReplicaRandom
+from marlzoo.replicas import GivenRandom, ReplicaRandom
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
@@ -196,3 +196,14 @@ def test_actions_start_at_the_noise_that_policies_were_trained_on(steps: int) ->
     for k in range(steps):
         x = x + algorithm.actor(obs, x, k / steps * ones, (k + 1) / steps * ones) / steps
     torch.testing.assert_close(found, x.clamp(-1.0, 1.0) * algorithm.action_dimensions)
+
+
+def test_agents_act_on_their_own_noise() -> None:
+    """So that data of two conventions become the product of what each agent does in them."""
+    policy, source = learner().policy(), torch.Generator().manual_seed(0)
+    noise, obs = torch.randn(2, 1, 4, 3, 5, generator=source, dtype=torch.float64).unbind(0)
+    other = noise.clone()
+    other[:, :, 1] += 1.0
+    found = [policy.act(obs, None, GivenRandom([z[..., :2]])) for z in (noise, other)]
+    assert (found[0] != found[1]).flatten(3).any(-1).any(1).flatten().tolist() == [False, True, False]
+    assert policy.execution == "decentralized"

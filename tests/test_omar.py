@@ -259,3 +259,17 @@ def test_batch_norm_judges_each_class_of_actions_apart() -> None:
     rounds = [algorithm.config.search_samples] * 2
     # The data, three classes of the penalty, the policy, the search's rounds.
     assert seen == [0, 3, 3, 3, 0, *rounds]
+
+
+@pytest.mark.parametrize(("peak", "pulled"), [(0.3, False), (0.5, True)])
+def test_a_policy_that_beats_the_search_is_not_pulled(peak: float, pulled: bool) -> None:
+    """At the critic's peak nothing that a search finds is better, so that the policy's own action is kept."""
+    algorithm = learner(n=1, actions=1, omar_coe=1.0, action_penalty=0.0)
+    losses = inert(algorithm)
+    actor = algorithm.actor = Constant(0.3, 1)
+    algorithm.q = Known(lambda a: -(a[..., 0] - peak).square(), lambda a: 0.0)  # type: ignore[assignment]
+    algorithm.update(batch_for(algorithm, torch.zeros(4, 1, 1)))
+    (gradient,) = torch.autograd.grad(losses["policy"].sum(), actor.value)
+    assert (float(losses["policy"].detach()) > 0.0) == pulled
+    assert (float(gradient) < 0.0) == pulled
+    assert pulled or float(gradient) == 0.0

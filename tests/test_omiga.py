@@ -92,7 +92,13 @@ def v_gradient(algorithm: Algorithm, batch: Batch) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize(
     ("w", "alpha", "expected"),
-    [(2.0, 1.0, 0.71689), (1.0, 10.0, 0.512495)],
+    [
+        (2.0, 1.0, 0.71689),
+        (1.0, 10.0, 0.512495),
+        (0.5, 1.0, 0.561860),
+        (1.0, 1.0, 0.620115),
+        (1.0, 0.2, 0.862714),  # nearer to the largest value, 1
+    ],
 )
 def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float) -> None:
     """V* = (alpha / w) log mean_a exp(w Q(a) / alpha), Q = (0, 1); weights there have mean 1 (checks 1, 2)."""
@@ -134,6 +140,8 @@ def test_v_converges_to_its_closed_form(w: float, alpha: float, expected: float)
     assert np.mean(weights) == pytest.approx(1.0, abs=1e-4)
     if (w, alpha) == (2.0, 1.0):
         assert weights == pytest.approx([0.23841, 1.76159], abs=1e-4)
+    if (w, alpha) == (1.0, 1.0):
+        assert weights[1] / sum(weights) == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-4)
     if (w, alpha) == (1.0, 10.0):
         assert weights == pytest.approx([0.95004, 1.04996], abs=1e-4)
 
@@ -394,3 +402,20 @@ def test_golden_check_refuses_other_layouts_in_one_line(
         out = capsys.readouterr().out
         assert expected in out
         assert out.count("\n") == 1
+
+
+def test_agents_stay_uniform_where_the_reward_depends_on_both_alone() -> None:
+    """Check 13: 1 where two actions differ, all four pairs equally often; the best sum of values is constant."""
+    pairs = [(a, b) for a in range(2) for b in range(2)] * 16
+    one = np.ones((2, 2, 1))
+    data = Dataset.from_episodes(
+        [{"obs": one, "action": [list(p)], "reward": [float(p[0] != p[1])], "terminal": True} for p in pairs]
+    )
+    small: dict[str, Any] = {"hidden": 16, "mixer_hidden": 8, "lr": 1e-2, "tau": 0.1, "batch_size": 256}
+    algorithm: Any = marlzoo.make("omiga", data.spec, seeds=(0, 0), alpha=[0.1, 1.0], **small)
+    sampler = Sampler([data, data], [0, 0], batch_size=256, fields=algorithm.fields)
+    for _ in range(120):
+        algorithm.update(sampler.next())
+    seen = torch.cat((torch.ones(2, 1, 2, 1), torch.eye(2).expand(2, 1, 2, 2)), -1)
+    chance = torch.softmax(algorithm.policy().scores(seen), -1).detach()
+    torch.testing.assert_close(chance, torch.full_like(chance, 0.5), atol=0.08, rtol=0)

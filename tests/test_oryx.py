@@ -198,3 +198,54 @@ def test_what_lies_k_steps_back_has_the_decay_to_the_power_k() -> None:
         torch.testing.assert_close(weight[:, 7, 7 - 2 * back], retention.decay[0] ** back)
     assert (weight[:, 4, 5] == 1.0).all()  # of the same step, whatever the agent
     assert (weight[:, 3, 4:] == 0.0).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_continuous_value_sees_its_own_action_only_where_it_is_shown(own: bool) -> None:
+    """What changes where agent 1 takes another action in the second of three steps; the third reads of it."""
+    net, source = learner(own_action=own).net, torch.Generator().manual_seed(0)
+    obs = torch.randn(2, 1, 3, 3, 5, generator=source, dtype=DOUBLE)
+    actions, outputs = [torch.zeros(2, 1, 3, 3, 2, dtype=DOUBLE) for _ in range(2)], []
+    actions[1][:, :, 1, 1, 0] = 0.5
+    for action in actions:
+        read = net(obs, action, ORDER)
+        outputs.append((net.output(read)[0], net.values(read, action).unsqueeze(-1)))
+    policies, values = ((one != other).any(-1)[0, 0] for one, other in zip(*outputs, strict=True))  # [T, N]
+    assert policies.tolist() == [[False] * 3, [False, False, True], [True] * 3]
+    assert values.tolist() == [[False] * 3, [False, own, True], [True] * 3]
+
+
+def test_without_their_numbers_agents_differ_by_their_place_in_the_order_alone() -> None:
+    """So that over all orders agents that see and do the same have the same policy and the same values."""
+    net, n, source = learner("discrete").net, 3, torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in (net.obs, net.acted):
+            part.linear.weight[:, -n:] = 0.0
+    obs = torch.randn(2, 1, 4, n, 5, generator=source, dtype=DOUBLE)
+    action = torch.randint(4, (2, 1, 4, n), generator=source)
+    agents, order = torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])
+    found = net(obs[:, :, :, agents], action[:, :, :, agents], agents.argsort()[order].expand(2, n))
+    torch.testing.assert_close(found, net(obs, action, order.expand(2, n))[:, :, :, agents])
+    assert not torch.allclose(found, net(obs, action, ORDER)[:, :, :, agents])
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_what_lies_after_an_episodes_end_changes_nothing(kind: Any) -> None:
+    """Whatever the padded rows hold: observations, actions, rewards, what is legal."""
+    found = []
+    for spoiled in (False, True):
+        algorithm = learner(kind, sequence_length=12, policy_temperature=0.5, value_temperature=0.5)
+        prepare(algorithm, [toy_dataset(kind)])
+        batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
+        pad = batch.filled == 0
+        assert pad.any()
+        if spoiled:
+            batch.obs[:, :, 1:][pad] = 9.0
+            batch.action[pad] = 3 - batch.action[pad] if kind == "discrete" else 0.7
+            batch.agent_reward = torch.where(pad.unsqueeze(-1), 50.0, batch.agent_reward)
+            if kind == "discrete":
+                batch.action_mask[:, :, 1:][pad] = False
+        metrics = algorithm.update(batch)
+        found.append(metrics | dict(algorithm.named_parameters()))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], msg=name)

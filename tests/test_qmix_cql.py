@@ -15,6 +15,7 @@ import marlzoo
 from marlzoo.errors import ConfigError
 from marlzoo.modules.layers import chosen
 from marlzoo.objectives import mean_over
+from marlzoo.spec import ActionKind
 from marlzoo.training.trainer import make_sampler
 from tests.toys import toy_dataset, toy_spec
 
@@ -145,3 +146,72 @@ def test_more_replaced_agents_than_there_are(method: str) -> None:
 def test_a_mixture_of_backups_needs_twins() -> None:
     with pytest.raises(ConfigError, match=r'backup is "soft", but .* discrete actions has no twins'):
         marlzoo.make("cfcql", toy_spec("discrete"), backup="soft")
+
+
+@pytest.mark.parametrize("method", ["qmix_cql", "cfcql", "cql_ma"])
+def test_replacing_all_agents_is_the_plain_target_and_none_is_that_of_the_datas_actions(method: str) -> None:
+    """From the same transitions bit for bit; with nobody replaced what the team would do next has no part."""
+    spec, data = toy_spec("discrete"), toy_dataset("discrete")
+    small: dict[str, Any] = {"hidden": 8, "mixer_hidden": 8, "batch_size": 16, "history": "mlp"}
+
+    def stepped(only: int | None = None, **settings: Any) -> torch.Tensor:
+        partial, made = (
+            marlzoo.make(method, spec, dtype=torch.float64, **small, **more)
+            for more in ({"backup": "partial"}, settings)
+        )
+        learner: Any = made
+        batch = make_sampler(partial, [data]).next()
+        if only is not None:  # the team would do that and nothing else
+            batch.next_action_mask = torch.arange(4).eq(only).expand_as(batch.next_action_mask)
+        learner.update(batch)
+        nets = learner.q if method == "cql_ma" else learner.team
+        return torch.cat([p.flatten() for p in nets.parameters()])
+
+    plain = stepped(backup="policy")
+    assert torch.equal(stepped(backup="partial", replaced=3), plain)
+    assert not torch.equal(stepped(backup="partial", replaced=1), plain)
+    none = stepped(backup="partial", replaced=0)
+    assert torch.equal(stepped(1, backup="partial", replaced=0), none)
+    assert not torch.equal(stepped(1, backup="partial", replaced=1), stepped(backup="partial", replaced=1))
+
+
+def test_errors_of_values_whose_deviation_is_one_are_the_plain_ones() -> None:
+    """VDN with its values scaled until they deviate from their mean by 1 on average."""
+    found = []
+    for normalized in (True, False):
+        algorithm = learner(mixer="vdn", history="mlp", value_normalization=normalized)
+        batch = make_sampler(algorithm, [toy_dataset("discrete")]).next()
+        net, identity = algorithm.team.agents.network, torch.eye(3).double().expand(2, 16, 3, 3)
+        with torch.no_grad():
+            q = chosen(net(torch.cat((batch.obs, identity), -1)), batch.action).sum(-1)
+            for parameter in net.layers[-1].parameters():
+                parameter /= (q - q.mean(1, keepdim=True)).abs().mean(1).view(2, 1, 1)
+        found.append(algorithm.update(batch)["q/loss"])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        ("qmix_cql", "discrete", {"sequence_length": 4}),
+        ("qmix_cql", "discrete", {"history": "mlp"}),
+        ("cfcql", "discrete", {"sequence_length": 4}),
+        ("cfcql", "continuous", {}),
+        ("cql_ma", "discrete", {"history": "rnn", "sequence_length": 4}),
+        ("cql_ma", "continuous", {}),
+        ("maddpg_cql", "continuous", {"sequence_length": 4}),
+    ],
+)
+def test_replacing_all_agents_leaves_no_step_out(
+    method: str, kind: ActionKind, settings: dict[str, Any]
+) -> None:
+    """Bit for bit what the plain method learns, also from cut episodes, whose last action has none after it."""
+    found = []
+    for backup in ({}, {"backup": "partial", "replaced": 3}):
+        algorithm = marlzoo.make(method, toy_spec(kind), hidden=8, batch_size=8, **settings, **backup)
+        sampler = make_sampler(algorithm, [toy_dataset(kind, episodes=3)])
+        for _ in range(3):
+            algorithm.update(sampler.next())
+        found.append(algorithm.state_tensors())
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name

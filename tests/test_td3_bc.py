@@ -103,10 +103,15 @@ def test_stationary_point_of_a_parabola() -> None:
     scale = float(policy_parts(algorithm, batch)[2])
     assert scale == pytest.approx(0.1 / 0.36)
     assert (0.2 + scale * 0.8) / (1 + scale) == pytest.approx(0.330435, abs=1e-6)
-    # There the gradient of the loss with that lambda vanishes.
-    action = f64(0.330435).requires_grad_()
-    loss = (action - 0.2).square() + scale * (action - 0.8).square()
-    assert abs(float(torch.autograd.grad(loss.sum(), action)[0])) < 1e-5
+    # There the gradient of the loss with that lambda vanishes: of values that are lower by what keeps their size.
+    lower = 0.36 - (0.330435 - 0.8) ** 2
+    algorithm.q = FixedCritics(lambda a: (-(a[..., 0] - 0.8).square() - lower,) * 2)  # type: ignore[assignment]
+    for action, slope in ((0.330435, 0.0), (0.2, 2.0 * scale * (0.2 - 0.8) * (0.36 / (0.36 + lower)))):
+        constant_actor(algorithm, action)
+        loss, _, _ = policy_parts(algorithm, batch)
+        assert isinstance(algorithm.actor.network, MLP)
+        (found,) = torch.autograd.grad(loss.sum(), algorithm.actor.network.layers[-1].bias)
+        assert float(found) / (1.0 - action**2) == pytest.approx(slope, abs=1e-5)
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(1.0, 3.97), (0.0, 1.0)])
@@ -253,3 +258,15 @@ def test_iddpg_bc_has_og_marls_settings() -> None:
     for kind, preset in kinds:
         algorithm: Any = marlzoo.make("iddpg_bc", spec_of(2, 3, kind), preset=preset, hidden=8)
         assert (algorithm.config.history, algorithm.sampling) == ("mlp", "transition")
+
+
+def test_a_large_weight_leaves_the_data_out() -> None:
+    """Alpha 1e9, Q = 2 a + 5: the slope by the action before its tanh is -2 (1 - a^2), wherever the data are."""
+    for logged in (-0.5, 0.9):
+        algorithm = learner(n=1, alpha=1e9)
+        algorithm.q = FixedCritics(lambda a: (2.0 * a[..., 0] + 5.0,) * 2)  # type: ignore[assignment]
+        constant_actor(algorithm, 0.3)
+        loss, _, scale = policy_parts(algorithm, batch_for(algorithm, torch.full((2, 1, 1), logged)))
+        assert isinstance(algorithm.actor.network, MLP)
+        (slope,) = torch.autograd.grad(loss.sum() / scale.abs(), algorithm.actor.network.layers[-1].bias)
+        torch.testing.assert_close(slope.flatten(), f64(-2.0 * (1.0 - 0.09)))

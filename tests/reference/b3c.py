@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,11 @@ WIDE = {"q": 2.0, "target_q": 3.0, "target_mixer": 2.0}
 
 CASES = [
     Case("continuous", WEIGHTS, WIDE),
-    Case("continuous", WEIGHTS | {"mixer": "monotone", "normalizer": "abs_mean"}, WIDE),
+    Case(
+        "continuous",
+        WEIGHTS | {"mixer": "monotone", "normalizer": "abs_mean", "c_clip": [math.inf, 0.1]},
+        WIDE,
+    ),
     Case("continuous", WEIGHTS | {"mixer": "vdn", "cap": "return", "c_clip": [0.2, 0.4]}, WIDE),
     Case("continuous", WEIGHTS | {"timeout_is_terminal": True, "gamma": 0.9}, WIDE, agent_rewards=False),
     Case("continuous", WEIGHTS, {"q": 1e-9, "mixer": 1e-9}),  # the normalizer's lower bound
@@ -78,7 +83,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
 
     following = sample(own, batch.next_obs, batch.noise["next"])
     bootstrap = total(own, "target_", batch.next_obs, following, batch.next_state)
-    highest = c.c_clip * own.values["best"].item()
+    highest = math.inf if math.isinf(c.c_clip) else c.c_clip * own.values["best"].item()
     capped = [value.detach().clamp(max=highest) for value in bootstrap]
     targets = [batch.reward[b] + c.gamma * batch.mask[b] * capped[b] for b in rows]
     totals = total(own, "", batch.obs, batch.action, batch.state)

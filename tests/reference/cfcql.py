@@ -42,6 +42,7 @@ CASES = [
         },
     ),
     Case("continuous", {**WEIGHT, **SAMPLES, "policy_period": 2, "backup": "partial", "replaced": 2}),
+    Case("continuous", {**WEIGHT, **SAMPLES, "policy_period": 2, "backup": "partial", "replaced": 3}),
     Case("continuous", {**WEIGHT, **SAMPLES, "policy_period": 2, "backup": "soft"}),
     Case("discrete", {**DISCRETE, "batch_size": 4}),
     Case("discrete", {**DISCRETE, "history": "mlp", "agent_weights": "argmax", "target_period": 0}),
@@ -49,6 +50,7 @@ CASES = [
     Case("discrete", {**DISCRETE, "behavior_updates": 2, "memory_relu": True, "sequence_length": 3}),
     Case("discrete", {**DISCRETE, "history": "mlp", "backup": "partial"}),
     Case("discrete", {**DISCRETE, "backup": "partial", "replaced": 2, "batch_size": 4}),
+    Case("discrete", {**DISCRETE, "backup": "partial", "replaced": 3, "batch_size": 4}),
     Case("discrete", {**DISCRETE, "backup": "partial", "value_normalization": True, "sequence_length": 3}),
 ]
 
@@ -99,7 +101,7 @@ def discrete(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]]:
     errors, penalties, totals, fitted = [], [], [], []
     for b, episode in enumerate(team):
         values = outputs(own, own.layers("team.agents"), episode.obs, episode.action)
-        returns = returns_of(own, episode, values, *replacement(batch, b, c.backup))
+        returns = returns_of(own, episode, values, *replacement(own, batch, b))
         likely = [row.exp().detach() for row in behavior(own, episode)]
         for t in episode.steps:
             taken = torch.stack([values[t][i, a] for i, a in enumerate(episode.action[t])])
@@ -124,9 +126,11 @@ def discrete(own: Replica, batch: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return metrics, {"target": "team"}
 
 
-def replacement(batch: Any, b: int, backup: str) -> tuple[Any, Any]:
+def replacement(own: Replica, batch: Any, b: int) -> tuple[Any, Any]:
     """The data's next actions of sample b and the agents' random numbers, where some keep the data's action."""
-    return (next_actions(batch)[b], batch.noise["subset"][b, 0]) if backup == "partial" else (None, None)
+    if own.config.backup == "policy" or own.config.replaced == own.spec.n_agents:
+        return None, None
+    return next_actions(batch)[b], batch.noise["subset"][b, 0]
 
 
 def returns_of(
@@ -252,7 +256,7 @@ def next_values(own: Replica, batch: Any, policy: Tensor) -> Tensor:
                 team[b, i] = policy[b, i]
         return critics(own, "target_q", batch.next_state, team)
 
-    if c.backup == "policy":
+    if c.backup == "policy" or (c.backup == "partial" and c.replaced == own.spec.n_agents):
         return critics(own, "target_q", batch.next_state, policy).min(0).values
     if c.backup == "partial":
         return twins(c.replaced).min(0).values

@@ -47,6 +47,7 @@ CASES = [
     Case("discrete", ALPHA | SAC | {"policy_bc_warmup": 2}, WIDE),
     Case("discrete", ALPHA | RNN | {"sequence_length": 3}, WIDE),
     Case("discrete", ALPHA | RNN | PARTIAL | {"replaced": 2, "batch_size": 4}, WIDE),
+    Case("discrete", ALPHA | RNN | PARTIAL | {"replaced": 3, "batch_size": 4}, WIDE),
     Case("discrete", ALPHA | PARTIAL | {"td_next": "argmax"}, WIDE),
     Case("continuous", ALPHA | FEW | PARTIAL | {"n_critics": 2, "replaced": 2}, WIDE),
     Case("discrete", ALPHA | RNN | SAC | {"memory_relu": True, "td_next": "argmax", "batch_size": 3}, WIDE),
@@ -246,7 +247,7 @@ def next_team(own: Replica, batch: Any, rows: SimpleNamespace, b: int, t: int) -
     """Whether the step has a target, and the data's next action of the agents that keep theirs, None of others."""
     c, n = own.config, own.spec.n_agents
     nothing: list[Any] = [None] * n
-    if c.backup == "policy":
+    if c.backup == "policy" or c.replaced == n:
         return True, nothing
     if hasattr(batch, "next_action"):
         logged = batch.next_action[b]

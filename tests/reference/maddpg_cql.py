@@ -30,6 +30,7 @@ CASES = [
     Case("continuous", PENALTY | MLP | {"cql_logprob_scope": "joint", "policy_q": "q1"}, WIDE),
     Case("continuous", PENALTY | MLP | PARTIAL, WIDE),
     Case("continuous", PENALTY | SHORT | PARTIAL | {"replaced": 2}, WIDE),
+    Case("continuous", PENALTY | SHORT | PARTIAL | {"replaced": 3}, WIDE),
     Case("continuous", PENALTY | MLP | SOFT, WIDE),
     Case("continuous", PENALTY | SHORT | SOFT, WIDE),
     Case("continuous", PENALTY | MLP | {"variant": "iddpg_cql", "cql_logprob_scope": "joint"}, WIDE),
@@ -103,6 +104,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     if c.prioritize == "joint_action":
         batch, near = nearest_sequences(own, batch)
     rows, present = sequences(batch), used(own)
+    keeping = c.backup == "partial" and c.replaced < own.spec.n_agents
     entries = [(b, t, i) for b, t in rows.steps for i in range(own.spec.n_agents)]
     now, after = (rows.obs[:, :-1], rows.state[:, :-1]), (rows.obs[:, 1:], rows.state[:, 1:])
 
@@ -110,7 +112,7 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     if c.backup == "soft":
         least = mixed_over_numbers(own, batch, rows, following)
     else:
-        if c.backup == "partial":
+        if keeping:
             following = replace_some(own, batch, rows, following, c.replaced)
         least = torch.minimum(*(values(own, "target_q", j, after, following) for j in (0, 1)))
     targets = {
@@ -123,9 +125,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     if c.cql_logprob_scope == "joint":
         density = density.sum(-1, keepdim=True).expand_as(density)
     td, penalty, taken = [], [], []
-    usable = (
-        entries if c.backup == "policy" else [(b, t, i) for b, t, i in entries if known(batch, rows, b, t)]
-    )
+    plain = c.backup == "policy" or (c.backup == "partial" and not keeping)
+    usable = entries if plain else [(b, t, i) for b, t, i in entries if known(batch, rows, b, t)]
     for j in (0, 1):
         q = values(own, "q", j, now, rows.action)
         pushed = torch.logsumexp(values(own, "q", j, now, drawn) - density, dim=0)

@@ -40,6 +40,7 @@ CASES = [
     Case("discrete", {**COMMON, "value_normalization": True}),
     Case("discrete", {**COMMON, "backup": "partial", "history": "mlp"}),
     Case("discrete", {**COMMON, "backup": "partial", "replaced": 2, "td_lambda": [0.7, 0.3]}),
+    Case("discrete", {**COMMON, "backup": "partial", "replaced": 3}),
     Case("discrete", {**COMMON, "backup": "partial", "value_normalization": True, "mixer": "vdn"}),
 ]
 
@@ -49,7 +50,8 @@ def update(own: Replica, batch: Any) -> dict[str, Any]:
     c = own.config
     team, target = own.layers("team.agents"), own.layers("target.agents")
     errors, penalties, totals, fitted = [], [], [], []
-    following = next_actions(batch) if c.backup == "partial" else None
+    keeping = c.backup == "partial" and c.replaced < own.spec.n_agents
+    following = next_actions(batch) if keeping else None
     for b, episode in enumerate(episodes(batch)):
         q = outputs(own, team, episode.obs, episode.action)
         with torch.no_grad():
