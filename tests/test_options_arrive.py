@@ -225,6 +225,7 @@ def test_options_of_a_command_arrive(
 def test_options_of_finetuning_arrive(
     watch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    watch("training.finetune:finetune")  # imported before what it imports is replaced, or it would keep the stand-in
     saved = importlib.import_module("marlzoo.training.checkpoint")
     looked: list[Any] = []
 
@@ -236,7 +237,6 @@ def test_options_of_finetuning_arrive(
     monkeypatch.setattr(
         saved, "load_saved", lambda file: SimpleNamespace(meta={"method": "bc", "task": "t/a"})
     )
-    watch("training.finetune:finetune")
     command = (
         "finetune run --env-steps 70 --method bc --dataset D3 --data a b --set cql_weight=0.5 mode=x --task t/b "
         f"--env n=3 --episodes 2 --horizon 9 --eval-every 5 --out {tmp_path} --name mine"
