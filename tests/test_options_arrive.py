@@ -225,7 +225,8 @@ def test_options_of_a_command_arrive(
 def test_options_of_finetuning_arrive(
     watch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    watch("training.finetune:finetune")  # imported before what it imports is replaced, or it would keep the stand-in
+    # Imported before what it imports is replaced, or it would keep the stand-in.
+    watch("training.finetune:finetune")
     saved = importlib.import_module("marlzoo.training.checkpoint")
     looked: list[Any] = []
 
