@@ -268,50 +268,30 @@ def test_a_context_beyond_the_longest_episode() -> None:
         prepare(learner(sequence_length=40), [toy_dataset("discrete")])
 
 
+def reached(game: str, data: Dataset, updates: int, **settings: Any) -> float:
+    """Mean return of sampled actions after so many updates."""
+    algorithm = marlzoo.make("madt", games.spec(game), layers=1, eval_mode="sample", **settings)
+    prepare(algorithm, [data])
+    sampler = make_sampler(algorithm, [data])
+    for _ in range(updates):
+        algorithm.update(sampler.next())
+    return float(evaluate(algorithm.policy(), games.make(game, 500), seeds=[0]).returns.mean())
+
+
 def test_agents_in_turn_keep_a_convention() -> None:
     """Data of four agents, half "all 0", half "all 1": alone they agree one time in eight, in turn always."""
-    data, reached = game_data.dataset("modes-4", "modes"), []
-    for joint in (False, True):
-        algorithm: Any = marlzoo.make(
-            "madt",
-            games.spec("modes-4"),
-            joint=joint,
-            hidden=16,
-            heads=2,
-            layers=1,
-            lr=1e-2,
-            eval_mode="sample",
-        )
-        prepare(algorithm, [data])
-        sampler = make_sampler(algorithm, [data])
-        for _ in range(80):
-            algorithm.update(sampler.next())
-        reached.append(evaluate(algorithm.policy(), games.make("modes-4", 400), seeds=[0]).returns.mean())
-    assert reached == pytest.approx([0.125, 1.0], abs=0.06)
+    data = game_data.dataset("modes-4", "modes")
+    settings: dict[str, Any] = {"hidden": 16, "heads": 2, "lr": 1e-2}
+    assert reached("modes-4", data, 80, joint=False, **settings) == pytest.approx(0.125, abs=0.06)
+    assert reached("modes-4", data, 80, joint=True, **settings) == pytest.approx(1.0, abs=0.06)
 
 
 def test_what_was_shown_once_takes_a_context_of_more_than_its_step() -> None:
     """Late experts of T-Maze go where the second step alone has told them to go; a guess is half right."""
-    data, reached = game_data.dataset("t-maze", "late", episodes=200), []
-    for context in (1, 0):
-        algorithm: Any = marlzoo.make(
-            "madt",
-            games.spec("t-maze"),
-            joint=True,
-            hidden=32,
-            layers=1,
-            lr=5e-3,
-            batch_size=32,
-            sequence_length=context,
-            eval_mode="sample",
-        )
-        prepare(algorithm, [data])
-        sampler = make_sampler(algorithm, [data])
-        for _ in range(120):
-            algorithm.update(sampler.next())
-        reached.append(evaluate(algorithm.policy(), games.make("t-maze", 500), seeds=[0]).returns.mean())
-    assert reached[0] == pytest.approx(0.5, abs=0.08)
-    assert reached[1] > 0.9
+    data = game_data.dataset("t-maze", "late", episodes=200)
+    settings: dict[str, Any] = {"joint": True, "hidden": 32, "lr": 5e-3, "batch_size": 32}
+    assert reached("t-maze", data, 120, sequence_length=1, **settings) == pytest.approx(0.5, abs=0.08)
+    assert reached("t-maze", data, 120, sequence_length=0, **settings) > 0.9
 
 
 @pytest.mark.parametrize("joint", [False, True])
