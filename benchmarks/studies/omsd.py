@@ -4,8 +4,9 @@
 
 Data of signs-n hold "all near 0.8" and "all near -0.8" in equal shares, and one team in twenty that acts at random; a
 team earns 1 if all signs agree. Agents that choose a side each for itself agree with probability 2^(1-n), the
-column ``alone``. ``omsd, marginal`` is OMSD without the condition on the agents before. Data of sign-agreement hold
-both sides; its payoff is the product of the two actions, so that the value itself leads to a side.
+column ``alone``. ``omsd, marginal`` is OMSD without the condition on the agents before. ``score alone`` weighs the
+score so that the value does not count: nothing but the condition then tells an agent what the others do. Data of
+sign-agreement hold both sides; its payoff is the product of the two actions, so that the value itself leads to a side.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from marlzoo.training.trainer import train
 DATA = {"signs-2": "modes", "signs-4": "modes", "signs-8": "modes", "sign-agreement": "agree"}
 FAST: dict[str, Any] = {"hidden": 64, "batch_size": 32, "lr": 1e-3}
 OMSD: dict[str, Any] = {"preset": "games", "model_updates": 800, "warm_start": 300}
+ALONE = 1000.0  # beside such a weight of the score the value does not count
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "omsd": ("omsd", OMSD),
     "omsd, marginal": ("omsd", {**OMSD, "conditional": False}),
+    "omsd, score alone": ("omsd", {**OMSD, "score_weight": ALONE}),
+    "omsd, marginal, score alone": ("omsd", {**OMSD, "conditional": False, "score_weight": ALONE}),
     "omiga": ("omiga", {"alpha": 1.0}),
     "bc": ("bc", {}),
 }
