@@ -7,6 +7,7 @@ deviation 1; one step. From 300 uniform transitions LOMAQ learns with every agen
 error of the team's mean (``global``), in which an agent's own part is the smaller the larger the team. ``sum`` is
 the team's error, too, of a plain sum of the agents' values (VDN): the global loss's mixer has weights and a bias that
 read the state, which is all bits here, and with many agents these can fit the rewards' noise without the agents.
+``global, no noise`` is the same from rewards without noise, where there is nothing else to fit.
 Shown is the share of greedy actions that are right, over all agents and both bits. Each seed has data of its own.
 There is no conservative penalty and no bootstrap: with uniform data and one step neither has a part in it.
 """
@@ -30,10 +31,12 @@ from marlzoo.training.trainer import train
 
 SHARED: dict[str, Any] = {"hidden": 32, "batch_size": 64, "lr": 3e-3, "cql_weight": 0.0, "gamma": 0.0}
 LOMAQ: dict[str, Any] = {**SHARED, "mixer_hidden": 8, "mixer_embed": 8, "reach": 0}
-LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "local": ("lomaq", {**LOMAQ, "loss": "local"}),
-    "global": ("lomaq", {**LOMAQ, "loss": "global"}),
-    "sum": ("qmix_cql", {**SHARED, "mixer": "vdn"}),
+# Name: method, settings, and the deviation of the rewards' noise.
+LEARNERS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "local": ("lomaq", {**LOMAQ, "loss": "local"}, 1.0),
+    "global": ("lomaq", {**LOMAQ, "loss": "global"}, 1.0),
+    "sum": ("qmix_cql", {**SHARED, "mixer": "vdn"}, 1.0),
+    "global, no noise": ("lomaq", {**LOMAQ, "loss": "global"}, 0.0),
 }
 
 
@@ -47,13 +50,13 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     updates: int = 300  # of training
 
 
-def line_game(n_agents: int, transitions: int, seed: int) -> Dataset:
-    """Uniform data of the line game."""
+def line_game(n_agents: int, transitions: int, seed: int, noise: float = 1.0) -> Dataset:
+    """Uniform data of the line game, whose rewards have noise of such a deviation."""
     rng = np.random.default_rng(seed)
     shape = (2 * transitions, n_agents)
     bit = rng.integers(2, size=shape)
     action = rng.integers(2, size=shape)
-    reward = (bit == action) + rng.normal(size=shape)
+    reward = (bit == action) + noise * rng.normal(size=shape)
     last = np.arange(2 * transitions) % 2 == 1  # the final row of every episode of one step
     spec = marlzoo.Spec(n_agents, 1, n_agents, "discrete", 2, 1, reward_per_agent=True)
     return Dataset.create(
@@ -81,8 +84,8 @@ def lines(options: Options) -> pd.DataFrame:
     """One line per team size, loss and seed."""
     found = []
     for n_agents in options.agents:
-        data = [line_game(n_agents, options.transitions, seed) for seed in options.seeds]
-        for loss, (method, settings) in LEARNERS.items():
+        for loss, (method, settings, noise) in LEARNERS.items():
+            data = [line_game(n_agents, options.transitions, seed, noise) for seed in options.seeds]
             learner = marlzoo.make(method, data[0].spec, seeds=options.seeds, **settings)
             train(learner, data, updates=options.updates, compile="off")
             found += [(n_agents, loss, s, x) for s, x in zip(options.seeds, right(learner), strict=True)]
@@ -100,7 +103,8 @@ def report(numbers: pd.DataFrame, options: Options) -> study.Study:
     notes = [
         f"Share of right greedy actions after {options.updates} updates with {options.transitions} transitions.",
         "local, global: LOMAQ with the errors of every agent, and of the team. sum: the team's error with a plain "
-        "sum of the agents' values (VDN) instead of a mixer that reads the state.",
+        "sum of the agents' values (VDN) instead of a mixer that reads the state. no noise: from rewards without "
+        "noise.",
         f"Made by `{study.command('lomaq')}`.",
     ]
 
