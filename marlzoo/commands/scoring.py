@@ -110,7 +110,7 @@ def evaluate_run(
         if differences:
             raise ConfigError(
                 f"{file}: was trained for another task than {task}: {differences[0]}; "
-                "name the one it was trained for with --task"
+                "name the one it was trained for with --task, or the options of its environment with --env"
             )
         policy = learner.policy()
         found = evaluate(

@@ -265,7 +265,8 @@ def _deployed(
     differences = found.spec.differences(spec)
     if differences:
         raise ConfigError(
-            f"{checkpoint}: {found.method} was trained for another task than {task}: {differences[0]}"
+            f"{checkpoint}: {found.method} was trained for another task than {task}: {differences[0]}; "
+            "name the one it was trained for, or the options of its environment with --env"
         )
     arguments = [f"--policy {shlex.quote(os.fspath(checkpoint))}"]
     arguments += [f"--replica {replica}"] if replica else []
