@@ -100,7 +100,7 @@ def evaluate_run(
     saved = load_saved(file)
     meta = saved.meta
     task = played_task(file, task, task_of(meta))
-    same = task == meta.get("task")
+    same = task == task_of(meta)
     learner = load_learner(file, device, replicas, acting)
     episodes = episodes or meta.get("episodes") or 10
     options = env or (meta.get("env") or {} if same else {})
