@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -76,7 +77,9 @@ def recipe_file(data: Data, folder: Path) -> Path | None:
     """File of a regenerated dataset; None for one that is not regenerated, or is computed when loaded."""
     if data.file or data.source != REGENERATED or computed_qualities(data.task):
         return None
-    return folder / data.task / data.source / f"{data.quality}-n{data.transitions}-s{data.seed}.hdf5"
+    options = json.dumps(dict(data.env), sort_keys=True, default=str)
+    env = f"-e{hashlib.sha256(options.encode()).hexdigest()[:8]}" if data.env else ""
+    return folder / data.task / data.source / f"{data.quality}-n{data.transitions}-s{data.seed}{env}.hdf5"
 
 
 def present_file(data: Data, folder: Path) -> Path | None:
@@ -85,7 +88,7 @@ def present_file(data: Data, folder: Path) -> Path | None:
     if file is None or file.exists():
         return file
     collected = recipe_path(data.task, data.quality, data.transitions, data.seed)
-    made = is_of_recipe(collected, data.task, data.quality, data.transitions, data.seed)
+    made = is_of_recipe(collected, data.task, data.quality, data.transitions, data.seed, data.env)
     return collected if made else None
 
 
@@ -190,7 +193,7 @@ def _make(data: Data, file: Path, folder: Path, report: ProgressReporter) -> Non
         shares = [(part.path, 1 / len(parts)) for part in parts]
         mix(shares, file, transitions=data.transitions, seed=data.seed, force=True)
     else:
-        collect(data.task, data.quality, data.transitions, data.seed, file, report, force=True)
+        collect(data.task, data.quality, data.transitions, data.seed, file, report, env=data.env, force=True)
 
 
 def parts_of(data: Data) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class Data:
         transitions: size of a regenerated dataset.
         seed: of a regenerated dataset.
         file: path of a dataset in any known format, instead of a name; in a suite's file relative to that file.
-        env: options of the task's environment, where the data were recorded with other than its defaults.
+        env: options of the task's environment, with which data are regenerated, or were recorded.
         updates: gradient updates per run on these data; 0: the suite's.
         config: settings of every learner on these data, as far as its method reads them, instead of the suite's.
     """

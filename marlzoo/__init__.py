@@ -77,6 +77,16 @@ __all__ = ["__version__", *sorted(_PLACES)]
 
 if TYPE_CHECKING:
     from marlzoo.algorithm import Algorithm as Algorithm
+    from marlzoo.benchmarks.analysis import Results as Results
+    from marlzoo.benchmarks.analysis import table as table
+    from marlzoo.benchmarks.bench import bench as bench
+    from marlzoo.benchmarks.bench import bench_dry_run as bench_dry_run
+    from marlzoo.benchmarks.bench import bench_show as bench_show
+    from marlzoo.benchmarks.bench import bench_status as bench_status
+    from marlzoo.benchmarks.cross_play import cross_play as cross_play
+    from marlzoo.benchmarks.figures import plot as plot
+    from marlzoo.benchmarks.report import report as report
+    from marlzoo.benchmarks.sweeps import sweep as sweep
     from marlzoo.commands.data import data_card as data_card
     from marlzoo.commands.data import data_check as data_check
     from marlzoo.commands.data import data_collect as data_collect
@@ -105,7 +115,9 @@ if TYPE_CHECKING:
     from marlzoo.data.convert import save_dataset as save_dataset
     from marlzoo.data.dataset import Dataset as Dataset
     from marlzoo.data.load import load_dataset as load_dataset
+    from marlzoo.deployment.export import export as export
     from marlzoo.deployment.loading import load as load
+    from marlzoo.deployment.rendering import render as render
     from marlzoo.deployment.team_policy import TeamPolicy as TeamPolicy
     from marlzoo.families import make_env as make_env
     from marlzoo.families import task_names as task_names

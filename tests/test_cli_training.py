@@ -227,6 +227,20 @@ def test_train_online(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert (status, f"mappo on {HOPPER}, seed 0, 2 updates" in out) == (0, True)
 
 
+def test_train_online_with_options_of_the_environment(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small = ["--num-envs", 2, "--rollout", 9, "--batch-size", 18, "--epochs", 1, "--hidden", 8]
+    command = ["train", "mappo", "--task", "games/bridge", "--steps", 36, *small]
+    assert call(capsys, *command, "--env", "horizon=9")[0] == 0
+    checkpoint = tmp_path / "results" / "train-mappo-games-bridge" / "checkpoint.npz"
+    team = marlzoo.load(checkpoint)
+    assert (team.spec.horizon, team.env_options) == (9, {"horizon": 9})
+    assert call(capsys, "eval", checkpoint, "--episodes", 1)[0] == 0  # in the environment of the training
+    status, _, said = call(capsys, *command, "--env", "horizon=8")
+    assert (status, "belongs to another" in said) == (2, True)
+
+
 def test_bench_with_changes(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         f'updates = 4\nepisodes = 1\nhorizon = 5\n[[data]]\nfile = "{recording}"\n'

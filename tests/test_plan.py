@@ -305,6 +305,22 @@ def test_where_data_come_from() -> None:
     assert found.behavior == found.load().card.mean_return
 
 
+def test_data_are_regenerated_with_the_options_of_their_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sources, "present_file", lambda data, folder: None)
+    monkeypatch.setattr(sources, "collect", lambda *of, **more: asked.append((of[4], more["env"])))
+    monkeypatch.setattr(sources, "read_card", lambda path: pytest.fail("made"))
+    entries = [Data("mpe/spread", "random", env={"horizon": h}) for h in (9, 8)]
+    for entry in (Data("mpe/spread", "random"), *entries):
+        with pytest.raises(pytest.fail.Exception):
+            sources.obtain(entry, tmp_path, lambda done, total: None)
+    files, envs = zip(*asked, strict=True)
+    assert envs == ({}, {"horizon": 9}, {"horizon": 8})
+    assert len(set(files)) == 3
+
+
 def test_what_data_collect_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
     entry = Data(HOPPER, "random", transitions=40, seed=3)
@@ -319,6 +335,7 @@ def test_what_data_collect_made_is_not_made_again(tmp_path: Path, monkeypatch: p
     assert not folder.exists()
     for other in (replace(entry, seed=4), replace(entry, transitions=41)):
         assert sources.is_missing(other, folder)
+    assert sources.is_missing(replace(entry, env={"flavor": "original"}), folder)
     # Another policy's data, and another seed's, may lie in this place.
     monkeypatch.setattr(recipes, "load_behavior_policy", lambda task: SimpleNamespace(sha256="another"))
     assert sources.is_missing(entry, folder)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
 from marlzoo.errors import ConfigError
 from marlzoo.families import task_spec
@@ -147,7 +148,9 @@ def test_a_checkpoints_policy_acts(played: Played, tmp_path: Path, monkeypatch: 
     assert "--replica" not in played.card.recipe["command"]
     found.spec = replace(played.spec, obs_size=9, obs_sizes=(9, 9))
     differs = re.escape(found.spec.differences(played.spec)[0])
-    with pytest.raises(ConfigError, match=f"bc was trained for another task than games/xor: {differs}"):
+    with pytest.raises(
+        ConfigError, match=f"bc was trained for another task than games/xor: {differs}; .* with --env"
+    ):
         collect(TASK, "mine", 4, 0, tmp_path / "a.h5", policy=checkpoint)
 
 
@@ -194,3 +197,35 @@ def test_counts_and_room(played: Played, tmp_path: Path, monkeypatch: pytest.Mon
     collect(TASK, "last", 10, 0, tmp_path / "a.h5")
     with pytest.raises(ConfigError, match="11 transitions take at least"):
         collect(TASK, "last", 11, 0, tmp_path / "a.h5")
+
+
+def test_options_of_the_environment_are_part_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    for env in ({"horizon": 9}, {"horizon": 9}, {}):  # the same is made again, another one is not lost
+        if not env:
+            with pytest.raises(ConfigError, match="exists already"):
+                collect("games/bridge", "random", 30, path=path)
+        else:
+            collect("games/bridge", "random", 30, path=path, env=env)
+    data = load_dataset(path)
+    assert data.spec == task_spec("games/bridge", horizon=9) != task_spec("games/bridge")
+    assert data.card.recipe is not None
+    assert data.card.recipe["command"].endswith("--transitions 30 --seed 0 --env horizon=9")
+    assert is_of_recipe(path, "games/bridge", "random", 30, 0, {"horizon": 9})
+    assert not is_of_recipe(path, "games/bridge", "random", 30, 0)
+    collect("games/bridge", "random", 30, path=path, force=True)
+    assert is_of_recipe(path, "games/bridge", "random", 30, 0)
+    assert not is_of_recipe(path, "games/bridge", "random", 30, 0, {"horizon": 9})
+
+
+def test_a_behavior_policy_acts_in_the_environment_that_was_asked_for(played: Played, tmp_path: Path) -> None:
+    played.behavior.spec = task_spec("games/bridge")
+    with pytest.raises(
+        ConfigError, match=r"made for another shape than --env horizon=9 gives the task: horizon: "
+    ):
+        collect("games/bridge", "last", 4, 0, tmp_path / "a.h5", env={"horizon": 9})
+    played.behavior.spec = task_spec("games/bridge", horizon=9)
+    collect("games/bridge", "last", 4, 0, tmp_path / "a.h5", env={"horizon": 9})
+    assert played.made.pop()[2] == {"horizon": 9}
+    assert played.card.recipe["env"] == {"horizon": 9}
+    assert played.card.recipe["command"].endswith("--seed 0 --env horizon=9")

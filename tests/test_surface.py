@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -102,3 +103,15 @@ def test_every_option_is_a_parameter_or_explained(command: str) -> None:
         name: why for names, why in other.items() for name in re.findall(r"\w+", names)
     }
     assert options - taken == explained.keys()
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    tree = ast.parse(Path(marlzoo.__file__).read_text(encoding="utf-8"))
+    block = next(
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    lines = [line for line in block.body if isinstance(line, ast.ImportFrom)]
+    seen = [(str(name.asname), str(line.module)) for line in lines for name in line.names]
+    assert sorted(name for name, _ in seen) == sorted(set(marlzoo.__all__) - {"__version__"})
+    for name, module in seen:
+        assert getattr(importlib.import_module(module), name) is getattr(marlzoo, name)

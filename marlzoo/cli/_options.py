@@ -86,6 +86,8 @@ class Online:
     """team steps per seed, summed over all environments"""
     seeds: tuple[int, ...] = (0,)
     """one replica per seed"""
+    env: tuple[str, ...] = ()
+    """options of the task's environment, for instance flavor=original"""
     preset: str = ""
     """preset that the method starts from (default: the task's)"""
     device: str = "cpu"

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Container, Sequence
 from dataclasses import asdict, field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from marlzoo.cli._help import WIDTH, train_help
@@ -207,15 +208,16 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     require_folder_name(name)
     folder = options.out / name
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))
+    given = named_values(options.env, "--env")
     learner = make(
         method,
-        task_spec(options.task),
+        task_spec(options.task, **given),
         seeds=options.seeds,
         device=options.device,
         preset=options.preset or None,
         **settings,
     )
-    env = make_env(options.task, len(options.seeds) * online_settings(learner).num_envs)
+    env = make_env(options.task, len(options.seeds) * online_settings(learner).num_envs, **given)
     try:
         with progress(name, f"{method} on {options.task}", options.steps) as shown:
 
@@ -231,6 +233,7 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
                 steps=options.steps,
                 checkpoint=folder / "checkpoint.npz",
                 log_every=options.log_every,
+                env_options=given,
                 on_progress=report,
                 loggers=[MetricsFile(folder / "metrics.csv"), *loggers],
                 notify=shown.log,
@@ -238,10 +241,14 @@ def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
     finally:
         env.close()
     write_text_atomic(folder / "curve.csv", curve_csv(curve))
+    _tell_online(folder, learner.updates, started)
+    return 0
+
+
+def _tell_online(folder: Path, updates: int, started: float) -> None:
     checkpoint = folder / "checkpoint.npz"
     print(
         f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
         f"Checkpoint, for marlzoo eval: {checkpoint}"
     )
-    closing(f"Trained for {learner.updates} updates", started, f"marlzoo eval {checkpoint}")
-    return 0
+    closing(f"Trained for {updates} updates", started, f"marlzoo eval {checkpoint}")

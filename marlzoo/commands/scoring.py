@@ -100,7 +100,7 @@ def evaluate_run(
     saved = load_saved(file)
     meta = saved.meta
     task = played_task(file, task, task_of(meta))
-    same = task == meta.get("task")
+    same = task == task_of(meta)
     learner = load_learner(file, device, replicas, acting)
     episodes = episodes or meta.get("episodes") or 10
     options = env or (meta.get("env") or {} if same else {})
@@ -110,7 +110,7 @@ def evaluate_run(
         if differences:
             raise ConfigError(
                 f"{file}: was trained for another task than {task}: {differences[0]}; "
-                "name the one it was trained for with --task"
+                "name the one it was trained for with --task, or the options of its environment with --env"
             )
         policy = learner.policy()
         found = evaluate(

@@ -6,6 +6,7 @@ shipped policy makes it, a uniformly random one does.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -55,7 +56,9 @@ def recipe_path(
     )
 
 
-def is_of_recipe(path: Path, task: str, quality: str, transitions: int, seed: int) -> bool:
+def is_of_recipe(
+    path: Path, task: str, quality: str, transitions: int, seed: int, env: Mapping[str, Any] | None = None
+) -> bool:
     """Whether a file is there and was collected with these arguments by the behavior policy of today.
 
     Raises:
@@ -65,6 +68,8 @@ def is_of_recipe(path: Path, task: str, quality: str, transitions: int, seed: in
         return False
     recipe = read_card(path).recipe or {}
     arguments = {"task": task, "quality": quality, "transitions": transitions, "seed": seed}
+    if recipe.get("env", {}) != json.loads(json.dumps(dict(env or {}))):  # cards keep lists, no tuples
+        return False
     if any(recipe.get(name) != value for name, value in arguments.items()):
         return False
     taught = recipe.get("teacher")
@@ -144,7 +149,7 @@ def collect(
         folder: of the behavior policies; None: the user's own, then the shipped ones.
         policy: checkpoint whose policy acts.
         replica: which of the checkpoint's replicas.
-        env: options of the task's environment, with ``policy``.
+        env: options of the task's environment.
         force: replace a file that is not the same recording.
 
     Returns:
@@ -155,12 +160,15 @@ def collect(
         UnknownNameError: the behavior policy does not have this quality.
         CheckpointError: the checkpoint is missing or broken.
         ConfigError: a wrong number of transitions, a negative seed, a file name that is not HDF5's, a replica that
-            the checkpoint does not have, a policy of another task, a file that exists and is not the same recording,
-            or more than the disk has room for.
+            the checkpoint does not have, a policy of another task or of another shape than ``env`` gives it, a file
+            that exists and is not the same recording, or more than the disk has room for.
         OutputError: the file cannot be written; nothing is left behind.
     """
+    options = dict(env or {})
     recipe = (
-        _deployed(task, quality, policy, replica, env or {}) if policy else _recipe(task, quality, folder)
+        _deployed(task, quality, policy, replica, options)
+        if policy
+        else _recipe(task, quality, folder, options)
     )
     stages = recipe.stages
     _require_count("transitions", transitions, len(stages))
@@ -175,7 +183,7 @@ def collect(
     episodes: list[RecordedEpisode] = []
     metadata: dict[str, Any] = {}
     for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
-        copies = make_env(task, NUM_ENVS, **(env or {}))
+        copies = make_env(task, NUM_ENVS, **options)
         try:
             episodes += record(
                 stage.policy(),
@@ -204,8 +212,11 @@ def _require_room(spec: Spec, transitions: int, target: Path) -> None:
         )
 
 
-def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
+def _recipe(task: str, quality: str, folder: Path | None, env: Mapping[str, Any]) -> _Recipe:
     """The recipe of a quality; raises the errors of :func:`collect`."""
+    spec = task_spec(task, **env)
+    asked = {"env": dict(env)} if env else {}
+    arguments = " ".join(_env_arguments(env))
     own, _ = quality_and_version(quality)
     name = _behavior_policy_name(task, quality)
     names = behavior_policy_names(folder)
@@ -213,23 +224,36 @@ def _recipe(task: str, quality: str, folder: Path | None) -> _Recipe:
         raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
     behavior = load_behavior_policy(name, folder) if quality != RANDOM or task in names else None
     if behavior is None or (quality == RANDOM and RANDOM not in behavior.qualities):
-        spec = task_spec(task)
         stage = _Stage(lambda: UniformPolicy(spec), 0, "uniform")
         where = "the legal actions" if spec.discrete else "the box [-1, 1]"
         note = f"actions were drawn uniformly from {where}"
-        return _Recipe(task, quality, spec, (stage,), {"policy": "uniform"}, note)
+        return _Recipe(
+            task, quality, spec, (stage,), {"policy": "uniform", **asked}, note, arguments=arguments
+        )
     if own not in behavior.qualities:
         raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
+    differences = behavior.spec.differences(spec) if env else []
+    if differences:
+        raise ConfigError(
+            f"{task}: its behavior policy was made for another shape than {' '.join(_env_arguments(env))} gives the "
+            f"task: {differences[0]}; leave the option out, or record a policy of your own (--policy)"
+        )
     return _Recipe(
         task,
         quality,
         behavior.spec,
         tuple(_stage(behavior, k) for k in behavior.qualities[own]),
-        {"teacher": behavior.sha256, "teacher_command": behavior.command},
+        {"teacher": behavior.sha256, "teacher_command": behavior.command, **asked},
         "actions explore as the behavior policy's method does, among the legal ones"
         if behavior.spec.discrete
         else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
+        arguments=arguments,
     )
+
+
+def _env_arguments(env: Mapping[str, Any]) -> list[str]:
+    """How a command names options of an environment."""
+    return ["--env", *(shlex.quote(f"{name}={value}") for name, value in env.items())] if env else []
 
 
 def _deployed(
@@ -241,11 +265,12 @@ def _deployed(
     differences = found.spec.differences(spec)
     if differences:
         raise ConfigError(
-            f"{checkpoint}: {found.method} was trained for another task than {task}: {differences[0]}"
+            f"{checkpoint}: {found.method} was trained for another task than {task}: {differences[0]}; "
+            "name the one it was trained for, or the options of its environment with --env"
         )
     arguments = [f"--policy {shlex.quote(os.fspath(checkpoint))}"]
     arguments += [f"--replica {replica}"] if replica else []
-    arguments += ["--env", *(f"{name}={value}" for name, value in env.items())] if env else []
+    arguments += _env_arguments(env)
     origin = {"policy": found.method, "updates": found.updates, "checkpoint": sha256_file(checkpoint)}
     note = f"{found.method} acted with exploration, after {found.updates} updates"
     stage = _Stage(lambda: found.policy, 0, "policy")

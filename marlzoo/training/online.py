@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -134,6 +134,7 @@ def train_online(
     until: int | None = None,
     checkpoint: str | Path | None = None,
     log_every: int = 10,
+    env_options: Mapping[str, Any] | None = None,
     on_update: Callable[[int], None] | None = None,
     on_progress: Callable[[int, int, list[CurvePoint]], None] | None = None,
     loggers: Sequence[Logger] = (),
@@ -152,6 +153,7 @@ def train_online(
             training continues to its end.
         checkpoint: file to write and to resume from.
         log_every: updates between two points of the learning curve.
+        env_options: options that ``env`` was made with, which the checkpoint keeps for those who play its team.
         on_update: called with the number of updates done, after each update and before the first (0); again
             with the same numbers after a resume.
         on_progress: called after each update with updates done, updates in all, and new curve points.
@@ -179,7 +181,7 @@ def train_online(
         if until is None
         else min(total, -(-until // (per_update * settings.restart)) * settings.restart)
     )
-    identity = _identity(env, total, log_every)
+    identity = _identity(env, total, log_every, env_options)
     path = None if checkpoint is None else Path(checkpoint)
     curve = _resume(path, lessons, identity) if path is not None and path.exists() else []
     spent = curve[-1].seconds if curve else 0.0
@@ -246,13 +248,22 @@ def _points(algorithm: Algorithm, collector: Collector, steps: int, seconds: flo
     return points
 
 
-def _identity(env: BatchedEnv, total: int, log_every: int) -> dict[str, Any]:
+def _identity(
+    env: BatchedEnv, total: int, log_every: int, env_options: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Identity of a training besides the learner's, compared on resume."""
-    return {"task": env.task, "engine": env.metadata, "total_updates": total, "log_every": log_every}
+    options = {"env": dict(env_options)} if env_options else {}
+    return {
+        "task": env.task,
+        "engine": env.metadata,
+        "total_updates": total,
+        "log_every": log_every,
+        **options,
+    }
 
 
 def _save(path: Path, lessons: OnlineTrainer, identity: dict[str, Any], curve: list[CurvePoint]) -> None:
-    meta = {"online": identity, "curve": [asdict(point) for point in curve]}
+    meta = {"online": identity, "env": identity.get("env", {}), "curve": [asdict(point) for point in curve]}
     replay = {} if lessons.replay is None else lessons.replay.state()
     checkpoints.save(path, lessons.algorithm, replay, meta)
 
@@ -263,7 +274,8 @@ def _resume(path: Path, lessons: OnlineTrainer, identity: dict[str, Any]) -> lis
     theirs = meta.get("online")
     mine = json.loads(json.dumps(identity))
     if theirs != mine:
-        different = [k for k in mine if not isinstance(theirs, dict) or theirs.get(k) != mine[k]]
+        theirs = theirs if isinstance(theirs, dict) else {}
+        different = [k for k in {**mine, **theirs} if theirs.get(k) != mine.get(k)]
         raise CheckpointError(
             f"{path}: belongs to another online training; {', '.join(different)} differ. "
             "Delete it or give another place for this training's checkpoint"
