@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -194,6 +195,13 @@ def fitting_options(task: str, shape: Spec) -> dict[str, Any]:
     return {}
 
 
+def option_defaults(task: str) -> dict[str, Any]:
+    """The values of a task's options, by name, where its environment is made without them; as far as known."""
+    found = Task.parse(task)
+    parameters = inspect.signature(found.module.make).parameters if found.exists else {}
+    return {name: known.default for name, known in parameters.items() if known.default is not known.empty}
+
+
 def _require_options(task: str, options: Mapping[str, Any]) -> None:
     """Raise ConfigError for options with the names of arguments that every environment gets."""
     reserved = {"task", "name", "num_envs"}.intersection(options)
@@ -230,6 +238,7 @@ def make_env(task: str, /, num_envs: int = 1, **options: Any) -> BatchedEnv:
             f"({'; '.join(differences)}, the environment's first); let both of {task_families()[found.family]} "
             "say the same"
         )
+    env.options = options
     return env
 
 

@@ -18,7 +18,7 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.decentralized import APART
 from marlzoo.envs.base import BatchedEnv, Floats, Resimulation
 from marlzoo.errors import MismatchError
-from marlzoo.families import make_env
+from marlzoo.families import make_env, option_defaults
 from tests.data_samples import CARD, SPEC, Point, record
 
 
@@ -85,6 +85,40 @@ def test_sizes_task_and_properties_are_compared_and_both_sides_named() -> None:
 
 
 Spec3 = replace(SPEC, n_agents=3, state_size=9, obs_sizes=(), action_sizes=())
+
+
+def test_options_of_a_foreign_environment_are_compared() -> None:
+    """Where neither shape nor properties tell, the recording does; data that were not recorded here do not."""
+
+    def differences(recipe: dict[str, Any] | None, **given: Any) -> tuple[str, ...]:
+        env = Point()
+        env.options = given
+        return check(plain().with_card(replace(CARD, recipe=recipe)), env).differences
+
+    assert differences({"env": {"places": 6}}, places=10) == ("option places: 6 != 10",)
+    assert differences({"env": {"places": 6}}) == ("option places: 6 != None",)
+    assert differences({"env": {"corners": [0, 1]}}, corners=(0, 1)) == ()
+    for recorded in ({"env": {}}, {"policy": "uniform"}, {"teacher": "hash"}):
+        assert differences(recorded, places=10) == ("option places: None != 10",)
+    for unknown in (None, {"checkpoint": "hash", "policy": "bc"}):
+        assert differences(unknown, places=10) == ()
+
+
+def test_an_option_of_its_usual_value_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is written down or not, on either side."""
+    monkeypatch.setattr("marlzoo.data.check.option_defaults", {"toy/point": {"places": 10}}.__getitem__)
+    for recorded, given in (({}, {"places": 10}), ({"places": 10}, {})):
+        env = Point()
+        env.options = given
+        assert check(plain().with_card(replace(CARD, recipe={"env": recorded})), env).agrees
+        env.options = given | {"places": 6}
+        assert not check(plain().with_card(replace(CARD, recipe={"env": recorded})), env).agrees
+
+
+def test_options_are_those_that_the_environment_was_made_with() -> None:
+    assert make_env("mamujoco/hopper-3x1", 1, action_mapping="concat").options == {"action_mapping": "concat"}
+    assert option_defaults("mamujoco/hopper-3x1")["action_mapping"] == "concat"
+    assert option_defaults("nowhere/known") == {}
 
 
 def test_versions_are_noted_and_fail_where_they_must_be_exact() -> None:

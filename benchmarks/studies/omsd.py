@@ -3,10 +3,11 @@
     python benchmarks/studies/omsd.py [--games signs-2 signs-8]
 
 Data of signs-n hold "all near 0.8" and "all near -0.8" in equal shares, and one team in twenty that acts at random; a
-team earns 1 if all signs agree. Agents that choose a side each for itself agree with probability 2^(1-n), the
-column ``alone``. ``omsd, marginal`` is OMSD without the condition on the agents before. ``score alone`` weighs the
-score so that the value does not count: nothing but the condition then tells an agent what the others do. Data of
-sign-agreement hold both sides; its payoff is the product of the two actions, so that the value itself leads to a side.
+team earns 1 if all signs agree. Agents that choose a side each for itself agree with probability 2^(1-n), the column
+``alone``. ``omsd, marginal`` is OMSD without the condition on the agents before. ``score alone`` weighs the score so
+that the value does not count: nothing but the condition then tells an agent what the others do. Data of
+sign-agreement hold both sides; its payoff is the product of the two actions, so that the value itself leads to a
+side.
 """
 
 from __future__ import annotations

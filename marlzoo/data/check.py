@@ -9,19 +9,22 @@ between, each two orders of magnitude or more above agreement and a factor of fo
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.data.card import Card
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.decentralized import APART
 from marlzoo.data.episodes import Ints
 from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
-from marlzoo.families import make_env
+from marlzoo.families import make_env, option_defaults
 
 OBS_MEDIAN = 1e-4
 OBS_P95 = 1e-2
@@ -314,7 +317,37 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
             versions.append(f"versions differ, {name}: {mine} != {theirs}")
         else:
             found.append(f"{name}: {mine} != {theirs}")
-    return found, versions
+    return found + _options(card, env), versions
+
+
+def _options(card: Card, env: BatchedEnv) -> list[str]:
+    """Options of the environment that the data were recorded with and that it has not, or the other way round.
+
+    This package's own simulators state in their properties what depends on options; foreign ones need not. Data that
+    were not recorded here say nothing of options.
+    """
+    recorded = _recorded_options(card.recipe or {})
+    if recorded is None or not env.may_hang:
+        return []
+    given = json.loads(json.dumps(dict(env.options), default=str))  # as the card has them
+    usual = json.loads(json.dumps(option_defaults(env.task), default=str))
+    sides = [
+        {name: have.get(name, usual.get(name)) for name in {*recorded, *given}} for have in (recorded, given)
+    ]
+    return [
+        f"option {name}: {sides[0][name]} != {sides[1][name]}"
+        for name in sorted(sides[0])
+        if sides[0][name] != sides[1][name] and name not in env.metadata
+    ]
+
+
+def _recorded_options(recipe: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Options of the environment that a recipe tells; None where it does not say whether there were any."""
+    if "env" in recipe:
+        options: Mapping[str, Any] = recipe["env"]
+        return options
+    # What a behavior policy recorded tells them where there are any.
+    return {} if "teacher" in recipe or recipe.get("policy") == "uniform" else None
 
 
 def _agents(mine: Any, theirs: Any) -> list[str]:

@@ -70,6 +70,7 @@ class BatchedEnv(ABC):
         spec: its shape.
         num_envs: number of copies E.
         metadata: engine, versions and options that the data must share (plain values).
+        options: what it was made with beside the task and the number of copies, by name.
         can_win: whether ``info["win"]`` is given.
         replayable: whether :meth:`replay` works.
         state_replayable: whether :meth:`replay_states` works, which :meth:`replay` is preferred to.
@@ -84,6 +85,7 @@ class BatchedEnv(ABC):
     spec: Spec
     num_envs: int
     metadata: dict[str, Any]
+    options: Mapping[str, Any] = MappingProxyType({})
     can_win: bool = False
     replayable: bool = False
     state_replayable: bool = False

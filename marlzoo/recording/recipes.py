@@ -271,7 +271,12 @@ def _deployed(
     arguments = [f"--policy {shlex.quote(os.fspath(checkpoint))}"]
     arguments += [f"--replica {replica}"] if replica else []
     arguments += _env_arguments(env)
-    origin = {"policy": found.method, "updates": found.updates, "checkpoint": sha256_file(checkpoint)}
+    origin = {
+        "policy": found.method,
+        "updates": found.updates,
+        "checkpoint": sha256_file(checkpoint),
+        "env": dict(env),
+    }
     note = f"{found.method} acted with exploration, after {found.updates} updates"
     stage = _Stage(lambda: found.policy, 0, "policy")
     return _Recipe(task, quality, spec, (stage,), origin, note, OWN, " ".join(arguments))
