@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Precision
+from marlzoo.config import Precision, require_bits
 from marlzoo.console import inform
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
@@ -415,8 +414,9 @@ class _Run:
 
 def _require(**counts: int) -> None:
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1 or not math.isfinite(value):
+        if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+        require_bits(name, value)
 
 
 def _require_trainable(algorithm: Any, data: Any, env: Any, updates: int) -> None:
