@@ -21,9 +21,9 @@ from marlzoo.console import inform
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.data.validation import reward_remedy
+from marlzoo.data.validation import check_scale, reward_remedy
 from marlzoo.envs.base import BatchedEnv
-from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.errors import CheckpointError, ConfigError, DataError, SpecError
 from marlzoo.families import fitting_options
 from marlzoo.method_faults import require_policy
 from marlzoo.registry import code_hash
@@ -111,6 +111,7 @@ def train(
 
     Raises:
         MismatchError: data and environment disagree.
+        DataError: rewards are too large to be learned from.
         CheckpointError: the checkpoint belongs to another run.
         ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
             precision that is not to be had.
@@ -204,6 +205,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
 
     Raises:
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
+        DataError: rewards are too large for the method, which reads them.
     """
     if algorithm.sampling == "online":
         raise SpecError(
@@ -227,6 +229,8 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
             f"{fault}. Choose the dataset's own task with --task; where a file says too little about itself, convert "
             "it with 'marlzoo data convert FILE NEW', which takes what is missing as --option, such as horizon=50"
         )
+    if {"reward", "agent_reward"} & set(algorithm.fields):  # cloning reads none
+        _require_scale(datasets)
     config = algorithm.config
     return Sampler(
         datasets,
@@ -241,6 +245,15 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
         device=algorithm.device,
         dtype=algorithm.dtype,
     )
+
+
+def _require_scale(datasets: Sequence[Dataset]) -> None:
+    """Refuse rewards from which nothing would be learned, and nothing would tell it."""
+    for dataset in {id(each): each for each in datasets}.values():
+        try:
+            check_scale(dataset.reward, dataset.spans)
+        except DataError as error:
+            raise DataError(f"{dataset.card.title}: {error}") from error
 
 
 def _part(
