@@ -117,3 +117,12 @@ def test_resamples_and_networks_that_do_not_fit_are_refused(
     assert ope(learner, data, settings=FQESettings(updates=1, members=2, hidden=4), bootstrap=2)
     with pytest.raises(ConfigError, match=f"{message}.* GB of memory, and this process may use"):
         ope(learner, data, settings=settings, bootstrap=bootstrap)
+
+
+@pytest.mark.usefixtures("small")
+def test_batches_that_do_not_fit_are_refused() -> None:
+    data = toy_dataset("discrete")
+    marlzoo.train(marlzoo.make("bc", data.spec, hidden=8), data, updates=1)
+    learner = marlzoo.make("bc", data.spec, seeds=[0, 1], hidden=8, batch_size=70_000)
+    with pytest.raises(ConfigError, match=r"batches of 70,000 for each of 2 replicas take .* --batch-size"):
+        marlzoo.train(learner, data, updates=1)

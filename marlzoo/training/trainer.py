@@ -23,10 +23,11 @@ from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
 from marlzoo.data.validation import check_scale, reward_remedy
 from marlzoo.envs.base import BatchedEnv
-from marlzoo.errors import CheckpointError, ConfigError, DataError, SpecError
+from marlzoo.errors import SMALLER, CheckpointError, ConfigError, DataError, SpecError
 from marlzoo.families import fitting_options
 from marlzoo.method_faults import require_policy
 from marlzoo.registry import code_hash
+from marlzoo.system.machine import require_memory
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
@@ -206,6 +207,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
     Raises:
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
         DataError: rewards are too large for the method, which reads them.
+        ConfigError: the memory cannot hold a batch.
     """
     if algorithm.sampling == "online":
         raise SpecError(
@@ -231,6 +233,7 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
         )
     if {"reward", "agent_reward"} & set(algorithm.fields):  # cloning reads none
         _require_scale(datasets)
+    _require_room(algorithm)
     config = algorithm.config
     return Sampler(
         datasets,
@@ -244,6 +247,15 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
         reward_mode=config.reward_mode,
         device=algorithm.device,
         dtype=algorithm.dtype,
+    )
+
+
+def _require_room(algorithm: Algorithm) -> None:
+    """Refuse batches of which the memory does not even hold the numbers of their rows."""
+    require_memory(
+        8 * algorithm.replicas * algorithm.batch_rows,
+        f"batches of {algorithm.batch_rows:,} for each of {algorithm.replicas} replicas",
+        SMALLER,
     )
 
 
