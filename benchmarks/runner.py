@@ -29,7 +29,7 @@ from .split import Split, cluster_split, default_split, group_size, require_repl
 from .storage import Storage
 from .styles import terminal
 from .suites import Suite
-from .trainer import Trainer, require_trainable
+from .trainer import Trainer, require_playable, require_trainable
 
 IN_THIS_PROCESS = Split()
 HERE = Place()
@@ -119,6 +119,8 @@ def run_suite(
         size = group_size(suite, sources, split, max_replicas)
         todo = groups(suite, found.missing, size)
         require_trainable(suite, todo)
+        if place.on == "local":  # other machines have other memory, and look for themselves
+            require_playable(suite, todo)
         reuse.forget(suite, found, results, again, folder, size, storage)
         for line in (reuse.reuse_line(found), *reuse.warnings(found, remedy)):
             display.log(line)

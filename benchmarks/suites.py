@@ -32,7 +32,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from marlzoo.config import Precision
+from marlzoo.config import Precision, require_bits
 from marlzoo.data.names import is_name
 from marlzoo.defaults import TRANSITIONS, UPDATES
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
@@ -168,6 +168,7 @@ class Suite:
                 f"{place}: seeds is {list(self.seeds)}; they must be integers from 0 to 2**63 - 1"
             )
         for name, least in LEAST.items():
+            require_bits(f"{place}: {name}", getattr(self, name))
             if getattr(self, name) < least:
                 raise ConfigError(f"{place}: {name} is {getattr(self, name)}; it must be at least {least}")
         for name, choices in CHOICES.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlzoo.errors import CheckpointError, ConfigError, MarlzooError, MethodError, SpecError
-from marlzoo.families import make_env
+from marlzoo.families import make_env, require_copies
 from marlzoo.registry import make
 from marlzoo.replicas import derive
 from marlzoo.training.evaluation import evaluate
@@ -83,6 +83,7 @@ class Trainer:
         """
         self._learner = None
         try:
+            require_playable(self.suite, [group])
             self.train(group, report)
         except BrokenPipeError:  # nobody reads what is printed any more: no fault of the group
             raise
@@ -191,6 +192,20 @@ class Trainer:
                 if self.suite.select:
                     require_starts(data)
         return [self._datasets[run.source.hash] for run in group.runs]
+
+
+def require_playable(suite: Suite, groups: Sequence[Group]) -> None:
+    """Find evaluations that this machine's memory cannot hold before any training, which the last one ends.
+
+    Raises:
+        ConfigError: a group has too many episodes.
+    """
+    for group in groups:
+        for name in ("episodes", "final_episodes"):
+            try:
+                require_copies(group.spec, len(group.runs) * getattr(suite, name))
+            except ConfigError as error:
+                raise ConfigError(f"{name} on {group.data_label}: {error}") from error
 
 
 def require_trainable(suite: Suite, groups: Sequence[Group]) -> None:

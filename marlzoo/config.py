@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from marlzoo.errors import ConfigError, UnknownNameError
 
-_BITS = 63  # of the whole numbers that torch takes
+BITS = 63  # of the whole numbers that torch, NumPy and tables take
 _BITS_FLOAT = 1023  # and of those that become a float
 
 
@@ -132,6 +132,18 @@ def _checked(cls: type[Config], name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+def require_bits(place: str, value: Any, most: int = BITS) -> None:
+    """Refuse a whole number that is too large to be computed with.
+
+    Raises:
+        ConfigError: it has more bits.
+    """
+    if isinstance(value, int) and value.bit_length() > most:
+        raise ConfigError(
+            f"{place} is a whole number of {value.bit_length()} bits; it must have at most {most}"
+        )
+
+
 def _converted(place: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
@@ -146,11 +158,8 @@ def _converted(place: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (a for a in arguments if a is not type(None))
         return _converted(place, value, hint)
-    most = _BITS_FLOAT if hint is float else _BITS
-    if isinstance(value, int) and value.bit_length() > most:
-        raise ConfigError(
-            f"{place} is a whole number of {value.bit_length()} bits; it must have at most {most}"
-        )
+    most = _BITS_FLOAT if hint is float else BITS
+    require_bits(place, value, most)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     expected = origin or hint

@@ -28,11 +28,15 @@ from marlzoo.errors import (
     lack_of_memory,
 )
 from marlzoo.plugins import ENVIRONMENTS, entries
+from marlzoo.system.machine import require_memory
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
     from marlzoo.envs.base import BatchedEnv
     from marlzoo.spec import Spec
+
+
+_SEED = 44  # bytes of a seed and of its place in the list of all copies' seeds
 
 
 class Task(TaskName):
@@ -214,7 +218,7 @@ def make_env(task: str, /, num_envs: int = 1, **options: Any) -> BatchedEnv:
 
     Raises:
         UnknownNameError: no such task; lists the nearest ones.
-        ConfigError: an option that no environment can have.
+        ConfigError: an option that no environment can have, or more copies than the memory holds.
         PluginError: its family cannot be used, or its ``make`` fails, ends the process or returns something else.
         SpecError: the environment has another shape than the family's ``spec`` states, which data, policies and
             methods are made for.
@@ -223,6 +227,7 @@ def make_env(task: str, /, num_envs: int = 1, **options: Any) -> BatchedEnv:
 
     found = find_task(task)
     stated = task_spec(task, **options)
+    require_copies(stated, num_envs)
     with foreign_code(found.family, f"{task}: making the environment"):
         env = found.module.make(found.name, num_envs, **options)
     if not isinstance(env, BatchedEnv):
@@ -240,6 +245,20 @@ def make_env(task: str, /, num_envs: int = 1, **options: Any) -> BatchedEnv:
         )
     env.options = options
     return env
+
+
+def require_copies(spec: Spec, num_envs: int) -> None:
+    """Refuse more copies of a task than the memory holds.
+
+    Raises:
+        ConfigError: their seeds, and what they show in a single step, do not fit.
+    """
+    row = sum(array.new(1).nbytes for array in spec.layout().values())
+    require_memory(
+        num_envs * (row + _SEED),
+        f"{num_envs:,} copies of {spec.task}, which are stepped together,",
+        "take fewer episodes, copies (--num-envs) or replicas (--max-replicas)",
+    )
 
 
 def _importable_tasks() -> list[str]:

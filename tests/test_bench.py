@@ -1,37 +1,30 @@
-"""Suites and the runner: what is run, what is skipped, and that an interruption changes nothing."""
+"""The runner: what is run, evaluated and told, what is skipped, and that an interruption changes nothing."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import choice, estimate, membership, plan, recorder, runner, sources, trainer
+from marlzoo.benchmarks import choice, membership, plan, recorder, runner, sources, trainer
 from marlzoo.benchmarks.bench import bench
-from marlzoo.benchmarks.results import ResultsFile, Row
-from marlzoo.benchmarks.split import cores
-from marlzoo.benchmarks.suites import SUITES, Data, Learner, Suite, find_suite
-from rich.console import Console
+from marlzoo.benchmarks.results import ResultsFile
+from marlzoo.benchmarks.suites import Data, Learner
 
-from marlzoo.cli import main
 from marlzoo.console import console as plain_console
 from marlzoo.data.card import Card
-from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, SpecError, UnknownNameError
-from marlzoo.families import task_spec
+from marlzoo.errors import CheckpointError, ConfigError, DataError, MismatchError, UnknownNameError
 from marlzoo.training import background_eval
 from tests.recordings import HOPPER, uniform_recording
-
-SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 8}
+from tests.suite_runs import SMALL, run, scores, suite_of
 
 
 @pytest.fixture(scope="module")
@@ -39,480 +32,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("data")
     first = uniform_recording(folder / "first.hdf5", "first", seed=0)
     return first, uniform_recording(folder / "second.hdf5", "second", seed=1)
-
-
-def suite_of(*files: Path, **changes: Any) -> Suite:
-    values: dict[str, Any] = {
-        "name": "unit",
-        "data": tuple(Data(file=str(file)) for file in files),
-        "learners": (Learner("bc", SMALL),),
-        "seeds": (0, 1),
-        "updates": 6,
-        "eval_every": 3,
-        "episodes": 2,
-        "horizon": 5,
-    }
-    return Suite(**values | changes)
-
-
-def run(suite: Suite, out: Path, **options: Any) -> str:
-    text = io.StringIO()
-    runner.run_suite(suite, out=out, console=Console(file=text, width=200), **options)
-    return text.getvalue()
-
-
-@pytest.mark.parametrize("name", ["games", "zoo-smoke", "omiga-smac"])
-def test_a_suite_as_text_is_that_suite(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", name, "--show"]) == 0
-    (tmp_path / f"{name}.toml").write_text(capsys.readouterr().out)  # which names it
-    assert find_suite(str(tmp_path / f"{name}.toml")) == SUITES[name]
-
-
-def test_the_text_of_a_suite_has_what_the_command_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    changes = [
-        "--set",
-        "data.transitions=500",
-        'about="a \\"quoted\\" word"',
-        "--seeds",
-        "7",
-        "--methods",
-        "bc",
-    ]
-    assert main(["bench", "demo", "--show", *changes]) == 0
-    shown = tomllib.loads(capsys.readouterr().out)
-    assert (shown["seeds"], shown["learners"], shown["about"]) == ([7], ["bc"], 'a "quoted" word')
-    assert {data["transitions"] for data in shown["data"]} == {500}
-
-
-def scores(out: Path, name: str = "unit") -> dict[tuple[Any, ...], Row]:
-    rows = ResultsFile(out / name / "rows.csv").rows()
-    return {
-        (r.method, r.quality, r.seed, r.updates): replace(
-            r, seconds=0.0, seconds_per_run=0.0, date="", action_us=0.0
-        )
-        for r in rows
-    }
-
-
-# ---- suites --------------------------------------------------------------------------------------------
-
-
-def test_the_paper_suite_is_the_papers_protocol() -> None:
-    suite = SUITES["omiga-mujoco"]
-    tasks = {data.task for data in suite.data}
-    assert tasks == {"mamujoco/hopper-3x1", "mamujoco/ant-2x4", "mamujoco/halfcheetah-6x1"}
-    assert len(suite.data) == 3 * 4
-    assert len(suite.seeds) == 5
-    protocol = (suite.updates, suite.eval_every, suite.episodes, suite.horizon)
-    assert protocol == (1_000_000, 5000, 10, 1000)
-
-
-@pytest.mark.parametrize("name", sorted(SUITES))
-def test_built_in_suites_name_what_exists(name: str) -> None:
-    plan.validate(plan.expanded(SUITES[name]))
-
-
-def test_a_suite_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(
-        'seeds = [3]\nupdates = 10\n[[data]]\ntask = "mamujoco/hopper-3x1"\nquality = "medium"\n'
-        '[[data]]\nfile = "x.hdf5"\n[[data]]\nfile = "games/xor/marlzoo/D1"\n'
-        '[[learners]]\nmethod = "bc"\nconfig = { lr = 0.001 }\n'
-    )
-    suite = find_suite(str(path))
-    assert (suite.name, suite.seeds, suite.updates, suite.episodes) == ("mine", (3,), 10, 10)
-    beside, named = Data(file=str(tmp_path / "x.hdf5")), Data(file="games/xor/marlzoo/D1")
-    assert suite.data == (Data(HOPPER, "medium"), beside, named)
-    assert suite.learners[0].variant == "lr=0.001"
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "message"),
-    [
-        ("seeds = [0", DataError, "cannot read the suite"),
-        ("sedes = [0]\n", UnknownNameError, "'sedes'.*seeds"),
-        ("updates = 'many'\n", ConfigError, "updates is 'many'"),
-        ("updates = 0\n", ConfigError, "updates is 0"),
-        ("seeds = [-1]\n", ConfigError, "integers from 0 to"),
-        ("seeds = [1, 1]\n", ConfigError, "twice"),
-        ("seeds = []\n", ConfigError, "seeds is empty"),
-        ("name = 'a/b'\n", ConfigError, "folder"),
-    ],
-)
-def test_wrong_suites_are_one_clear_error(
-    tmp_path: Path, text: str, error: type[Exception], message: str
-) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(text + '[[data]]\nfile = "x"\n[[learners]]\nmethod = "bc"\n')
-    with pytest.raises(error, match=message):
-        find_suite(str(path))
-
-
-def test_a_suite_file_lists_data_and_learners_as_tables(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text('data = "x"\n')
-    with pytest.raises(ConfigError, match=r"\[\[data\]\]"):
-        find_suite(str(path))
-    with pytest.raises(DataError, match="cannot read"):
-        find_suite(str(tmp_path / "missing.toml"))
-    with pytest.raises(UnknownNameError, match="Did you mean demo"):
-        find_suite("dmo")
-
-
-PLAIN = '[[data]]\nfile = "x"\n'
-
-
-def written(folder: Path, **texts: str) -> str:
-    """Suite files under ``folder``; the path of the first."""
-    for name, text in texts.items():
-        (folder / f"{name}.toml").write_text(text)
-    return str(folder / f"{next(iter(texts))}.toml")
-
-
-def test_a_file_holds_only_what_differs_from_its_base(tmp_path: Path) -> None:
-    base = 'learners = ["bc"]\nupdates = 7\nseeds = [5]\n[config]\nhidden = 9\nlr = 0.1\n' + PLAIN
-    middle = 'base = "low.toml"\nupdates = 8\n[config]\nlr = 0.2\n'
-    suite = find_suite(written(tmp_path, top='base = "middle.toml"\nseeds = [1]\n', middle=middle, low=base))
-    assert (suite.name, suite.updates, suite.seeds) == ("top", 8, (1,))
-    assert suite.config == {"hidden": 9, "lr": 0.2}
-    assert suite.data == (Data(file=str(tmp_path / "x")),)
-    assert find_suite(written(tmp_path, own='base = "smoke"\nupdates = 3\n')).data == SUITES["smoke"].data
-
-
-def test_lists_of_tasks_and_qualities_are_all_pairs(tmp_path: Path) -> None:
-    text = 'learners = ["bc"]\n[[data]]\ntask = ["a/b", "c/d"]\nquality = ["x", "y"]\nupdates = 3\n'
-    data = find_suite(written(tmp_path, pairs=text)).data
-    assert [(d.task, d.quality) for d in data] == [("a/b", "x"), ("a/b", "y"), ("c/d", "x"), ("c/d", "y")]
-    assert {d.updates for d in data} == {3}
-
-
-def test_every_field_can_be_changed() -> None:
-    changes = {"updates": 5, "config.hidden": 16, "data.transitions": 77, "precision": "bf16"}
-    suite = find_suite("demo", changes)
-    assert (suite.updates, suite.config["hidden"], suite.precision) == (5, 16, "bf16")
-    assert {data.transitions for data in suite.data} == {77}
-    assert suite.config["batch_size"] == SUITES["demo"].config["batch_size"]
-    wrong = {"updats": "Did you mean updates", "data.sed": "Did you mean seed", "path": "Known: .*, updates"}
-    for name, message in wrong.items():
-        with pytest.raises(UnknownNameError, match=message):
-            find_suite("demo", {name: 1})
-    with pytest.raises(ConfigError, match="seeds holds 0, which has no fields"):
-        find_suite("demo", {"seeds.first": 1})
-
-
-@pytest.mark.parametrize(
-    ("files", "error", "message"),
-    [
-        (
-            {"a": 'base = "b.toml"\n', "b": 'base = "a.toml"\n'},
-            ConfigError,
-            r"circle, a.toml -> b.toml -> a.toml",
-        ),
-        ({"a": 'base = "gone.toml"\n'}, DataError, r"gone.toml, the base of .*a.toml"),
-        ({"a": 'base = "moke"\n'}, UnknownNameError, "base of .*a.toml: 'moke'. Did you mean smoke"),
-        ({"a": "base = 3\n"}, ConfigError, "base is 3"),
-        ({"a": 'base = "smoke"\nlearners = [3]\n'}, ConfigError, "or of methods' names"),
-        ({"a": 'base = "smoke"\nconfig = 3\n'}, ConfigError, "config is 3"),
-    ],
-)
-def test_wrong_bases_are_one_clear_error(
-    tmp_path: Path, files: dict[str, str], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        find_suite(written(tmp_path, **files))
-
-
-def test_settings_of_suite_data_and_learner(tmp_path: Path) -> None:
-    """The nearest one wins; a setting that a method lacks is no fault, one that no method has is."""
-    entry = Data("games/xor", "D1", config={"lr": 0.2, "tau": 0.3})
-    suite = suite_of(data=(entry,), learners=(Learner("bc", {"lr": 0.3}),), config={"lr": 0.1, "hidden": 4})
-    assert plan.settings(suite, suite.learners[0], entry) == {"lr": 0.3, "hidden": 4}
-    assert plan.settings(suite, Learner("bc"), entry) == {"lr": 0.2, "hidden": 4}
-    assert plan.settings(suite, Learner("iql"), entry)["tau"] == 0.3
-    plan.validate(suite)
-    with pytest.raises(UnknownNameError, match=r"hiden.*Did you mean hidden"):
-        plan.validate(replace(suite, config={"hiden": 3}))
-
-
-def test_methods_that_do_not_fit_are_refused_or_left_out_where_that_is_said(tmp_path: Path) -> None:
-    both = (Data("games/xor", "D1"), Data("games/two-peaks", "peaks"))
-    suite = suite_of(data=both, learners=(Learner("bc", SMALL), Learner("iql_cql", SMALL)))
-    with pytest.raises(
-        SpecError, match="iql_cql handles discrete actions, but games/two-peaks has continuous"
-    ):
-        run(suite, tmp_path)
-    assert not list(tmp_path.iterdir())
-    suite = replace(suite, learners=(suite.learners[0], replace(suite.learners[1], where_possible=True)))
-    run(suite, tmp_path)
-    assert {key[:2] for key in scores(tmp_path)} == {("bc", "D1"), ("bc", "peaks"), ("iql_cql", "D1")}
-
-
-@pytest.mark.parametrize(
-    ("learner", "message"),
-    [
-        ('{ method = "madt", config = { reward_mode = "reward" } }', "madt .*reward_mode is 'reward'"),
-        (
-            '{ method = "moma_ppo", config = { model_updates = 9 } }',
-            "moma_ppo .*: 5 updates end before the stage",
-        ),
-    ],
-)
-def test_settings_that_do_not_go_together_are_found_before_any_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], learner: str, message: str
-) -> None:
-    (tmp_path / "own.toml").write_text(
-        f'updates = 5\nseeds = [0]\nlearners = ["bc", {learner}]\n'
-        '[[data]]\ntask = "games/iterated-coordination"\nquality = "mix"\n'
-    )
-    assert main(["bench", str(tmp_path / "own.toml"), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert re.search(f"suite 'own', {message}", said), said
-    assert not list(tmp_path.glob("out/**/rows.csv"))
-    assert not list(tmp_path.glob("out/**/*.npz"))
-
-
-def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -> None:
-    data = (Data("games/xor", "D1"), Data("games/xor", "D3", updates=4))
-    suite = suite_of(data=data, eval_every=0, updates=20, final_episodes=7)
-    run(suite, tmp_path)
-    found = scores(tmp_path)
-    assert [key[3] for key in found if key[1:3] == ("D1", 0)] == list(range(2, 21, 2))
-    assert [key[3] for key in found if key[1:3] == ("D3", 0)] == [1, 2, 3, 4]
-    episodes = {key[1:]: row.episodes for key, row in found.items()}
-    assert (episodes["D1", 0, 18], episodes["D1", 0, 20], episodes["D3", 1, 4]) == (2, 7, 7)
-    assert "mean return" not in run(suite, tmp_path)
-
-
-def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def collected(
-        task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any, force: bool
-    ) -> None:
-        assert force, "what is in the folder of a benchmark is its own"
-        uniform_recording(target, quality, seed=int(quality == "random"), transitions=transitions)
-
-    monkeypatch.setattr(sources, "collect", collected)
-    data = Data(HOPPER, "expert-random", transitions=40)
-    made = sources.obtain(data, tmp_path, lambda done, total: None)
-    assert (made.quality, made.load().card.quality) == ("expert-random", "expert-random")
-    names = {file.name for file in tmp_path.rglob("*.hdf5")}
-    assert names == {f"{quality}-n40-s0.hdf5" for quality in ("expert", "random", "expert-random")}
-    assert 20 <= made.load().transitions <= 60
-    wrong = suite_of(data=(Data(HOPPER, "random"), Data(HOPPER, "medim")))
-    with pytest.raises(UnknownNameError, match=r"quality of mamujoco.*'medim'\. Did you mean medium"):
-        run(wrong, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-# ---- what a suite costs --------------------------------------------------------------------------------
-
-
-def test_tables_have_the_order_of_the_suite(tmp_path: Path) -> None:
-    """And not that in which runs ended, which differs from machine to machine where several processes train."""
-    suite = suite_of(
-        data=(Data("games/xor", "D3"), Data("games/xor", "D1")),
-        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
-    )
-    run(replace(suite, learners=suite.learners[1:], data=suite.data[1:]), tmp_path)
-    run(suite, tmp_path)
-    lines = (tmp_path / "unit" / "table.md").read_text().splitlines()
-    shown = [line.split("|")[1].strip(" *") for line in lines if line.startswith("| D")]
-    assert shown[:2] == ["D3", "D1"]
-    header = next(line for line in lines if line.startswith("| dataset"))
-    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["dataset", "(data)", "iql", "bc"]
-
-
-def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp_path: Path) -> None:
-    """Other methods, and other datasets, whose data need not be there."""
-    suite = suite_of(
-        data=(Data("games/xor", "D1"), Data("games/xor", "D3")),
-        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
-        seeds=(0,),
-    )
-    bench(suite, out=tmp_path, quiet=True)
-    whole = (tmp_path / "unit" / "table.csv").read_text()
-    bench(suite, methods=["bc"], out=tmp_path, quiet=True)
-    assert (tmp_path / "unit" / "table.csv").read_text() == whole
-    assert "Left out here" not in run(replace(suite, data=suite.data[:1]), tmp_path, whole=suite)
-    assert (tmp_path / "unit" / "table.csv").read_text() == whole
-    changed = membership.whole(suite, replace(suite, data=suite.data[1:], learners=suite.learners[1:]))
-    assert changed == suite
-    longer = replace(suite, data=(replace(suite.data[0], updates=12),), seeds=(7,))
-    assert [entry.updates for entry in membership.whole(suite, longer).data] == [12, 0]
-    assert membership.whole(suite, longer).seeds == (0, 7)
-    presets = replace(
-        suite, learners=tuple(Learner("icq", preset=name) for name in ("", "recurrent", "smac"))
-    )
-    assert membership.whole(presets, presets).learners == presets.learners
-
-
-def test_estimates_are_from_each_replicas_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ope(learner: Any, dataset: float, **settings: Any) -> list[Any]:
-        return [SimpleNamespace(value=10.0 * dataset + replica) for replica in range(3)]
-
-    monkeypatch.setattr("marlzoo.offpolicy.ope.ope", ope)
-    unused: Any = None
-    first, second = 1.5, 2.5
-    data: Any = [first, second, first]
-    assert choice.estimates(unused, data) == [15.0, 26.0, 17.0]
-
-
-def test_a_resumed_run_keeps_the_estimates_of_its_earlier_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "estimates", lambda learner, data: [float(learner.updates)] * len(data))
-    suite = suite_of(data=(Data("games/xor", "D1"),), seeds=(0,), select="ope")
-    for updates in (6, 9):
-        run(replace(suite, updates=updates), tmp_path)
-    found = ResultsFile(tmp_path / "unit" / "rows.csv").estimates()
-    assert {updates: value for (_, updates), value in found.items()} == {3: 3.0, 6: 6.0, 9: 9.0}
-
-
-def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "UPDATES", 2)
-    suite = suite_of(data=(Data("games/xor", "D1"), Data("games/xor", "D3")), final_episodes=3)
-    run(suite, tmp_path / "plain")
-    assert "chosen offline" in run(replace(suite, select="ope"), tmp_path) + str(
-        (tmp_path / "unit" / "table.md").read_text()
-    )
-    assert scores(tmp_path) == scores(tmp_path / "plain")
-    results = ResultsFile(tmp_path / "unit" / "rows.csv")
-    found = results.estimates()
-    assert set(found) == {(row.run, row.updates) for row in results.rows()}
-    assert (
-        len({value for (_, updates), value in found.items() if updates == 6}) == 4
-    )  # of own replicas and data
-    assert not ResultsFile(tmp_path / "plain" / "unit" / "rows.csv").estimates()
-    unknown: Any = SimpleNamespace(card=Card(bounds_known=False))
-    with pytest.raises(DataError, match="does not tell where episodes begin"):
-        choice.require_starts(unknown)
-    with pytest.raises(ConfigError, match="select is 'best'; choose one of nothing, ope"):
-        replace(suite, select="best")
-
-
-def test_the_last_evaluation_plays_episodes_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a method was chosen by on the way must not come back in the result."""
-    seeds: dict[str, list[int]] = {"on the way": [], "last": []}
-
-    def listened(module: Any, when: str) -> None:
-        evaluate = module.evaluate
-
-        def told(*given: Any, **options: Any) -> Any:
-            seeds[when] += options["seeds"]
-            return evaluate(*given, **options)
-
-        monkeypatch.setattr(module, "evaluate", told)
-
-    listened(background_eval, "on the way")
-    listened(trainer, "last")
-    run(suite_of(data=(Data("games/xor", "D1"),), final_episodes=2), tmp_path)
-    assert [len(found) for found in seeds.values()] == [2 * 2, 2]
-    assert not set(seeds["on the way"]) & set(seeds["last"])
-
-
-def test_only_the_data_of_one_task_stay_in_memory(tmp_path: Path) -> None:
-    suite = suite_of(
-        data=(Data("games/xor", "D1"), Data("games/xor", "D3"), Data("games/equilibria", "balanced"))
-    )
-    found = [sources.obtain(data, tmp_path / "data", lambda done, total: None) for data in suite.data]
-    of_xor, of_equilibria = plan.groups(suite, plan.runs_of(suite, found), 20)
-    reader = trainer.Trainer(suite, tmp_path / "unit", "cpu", check_data=False)
-    assert len({id(data) for data in reader._load(of_xor)}) == len(reader._datasets) == 2
-    reader._load(of_equilibria)
-    assert list(reader._datasets) == [found[2].hash]
-
-
-def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:
-    suite = suite_of(data=(Data("games/xor", "D1"),), final_episodes=3)
-    run(suite, tmp_path)
-    assert "2 runs trained" in run(replace(suite, final_episodes=5), tmp_path)
-    assert "0 runs trained" in run(replace(suite, final_episodes=5), tmp_path)
-
-
-def test_the_plan_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "measure", lambda *_: estimate.Rate(update=2.0, step=1.0, checkpoint=10))
-    data = (
-        Data("games/xor", "D1"),
-        Data("games/xor", "D3", updates=12),
-        Data(HOPPER, "random", transitions=50),
-    )
-    suite = suite_of(data=data, final_episodes=3)
-    run(replace(suite, data=data[:1], seeds=(0,)), tmp_path)
-    one, three, hopper = estimate.costs(suite, tmp_path)
-    assert [(c.runs, sum(c.missing.values()), c.there) for c in (one, three, hopper)] == [
-        (2, 1, True), (2, 2, True), (2, 2, False),
-    ]  # fmt: skip
-    # Updates at 2 s; evaluations of 2 episodes and at last 3, of 5 steps at most, at 1 s a step.
-    assert one.seconds == {"bc batch_size=8, hidden=8": 6 * 2 + (2 * 2 + 3) * 5}
-    assert three.hours == pytest.approx(2 * (12 * 2 + (4 * 2 + 3) * 5) / 3600 / cores())
-    assert hopper.seconds[""] == 50.0
-    assert one.checkpoints == 10
-    assert hopper.bytes == 50 * (4 * (3 * (14 + 1) + 42 + 1) + 2)
-    text = str([[*sheet.body, sheet.notes] for sheet in estimate.sheets(suite, [one, three, hopper])])
-    assert "6 runs, 5 missing" in text
-    part, left = estimate.suite_within(suite, [one, three, hopper], (one.hours + hopper.hours) * 1.01)
-    assert (part.data, [cost.data for cost in left]) == ((data[0], data[2]), [data[1]])
-    with pytest.raises(ConfigError, match="games/xor D1, needs about"):
-        estimate.suite_within(suite, [one, three, hopper], one.hours / 2)
-    run(replace(suite, data=data[:1]), tmp_path)
-    monkeypatch.setattr(estimate, "measure", lambda *_: pytest.fail("measured although nothing is missing"))
-    (one,) = estimate.costs(replace(suite, data=data[:1]), tmp_path)
-    assert (one.runs, one.missing, one.hours) == (2, {"bc batch_size=8, hidden=8": 0}, 0.0)
-    monkeypatch.setattr(estimate, "measure", lambda *_: estimate.Rate(update=2.0, step=1.0, checkpoint=10))
-    (one,) = estimate.costs(replace(suite, data=data[:1]), tmp_path, rerun=["bc"])
-    assert one.missing == {"bc batch_size=8, hidden=8": 2}
-
-
-@pytest.mark.parametrize("task", ["games/xor", "games/two-peaks", "mpe/spread"])
-def test_costs_are_measured_on_the_tasks_shape(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "SECONDS", 0.0)
-    entry, suite = Data(task, "D1"), suite_of(Path("unused"))
-    for method in ("bc", "icq"):
-        learner = Learner(method, SMALL)
-        rate = estimate.measure(suite, learner, task, entry, task_spec(task))
-        assert min(rate.update, rate.step, rate.checkpoint) > 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"learners": (Learner("omga"),)}, UnknownNameError, "Did you mean omiga"),
-        ({"learners": (Learner("bc", {"hiden": 3}),)}, UnknownNameError, "Did you mean hidden"),
-        ({"learners": (Learner("bc", {"lr": -1.0}),)}, ConfigError, "lr"),
-        ({"learners": (Learner("mappo"),)}, SpecError, "learns online"),
-        ({"data": (Data("mamujoco/hoper-3x1", "expert"),)}, UnknownNameError, "hopper-3x1"),
-        ({"data": (Data(file="missing.hdf5"),)}, DataError, "missing.hdf5"),
-        (
-            {"data": (Data(HOPPER, "random"), Data(HOPPER, "expert", source="omiga"))},
-            DataError,
-            "no such dataset",
-        ),
-        (
-            {"data": (Data(HOPPER, "random"), Data("games/xor", "D9"))},
-            UnknownNameError,
-            "quality of games/xor 'D9'",
-        ),
-    ],
-)
-def test_wrong_names_end_the_run_before_any_work(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    error: type[Exception],
-    message: str,
-) -> None:
-    monkeypatch.setenv("MARLZOO_HOME", str(tmp_path / "home"))
-    with pytest.raises(error, match=message):
-        run(suite_of(Path("unused"), **changes), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-# ---- lockstep groups -----------------------------------------------------------------------------------
 
 
 def test_seeds_and_datasets_of_one_task_train_together(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -530,20 +49,16 @@ def test_seeds_and_datasets_of_one_task_train_together(files: tuple[Path, Path],
     assert len(names) == 4
 
 
-def test_evaluation_and_settings_enter_the_configuration_hash() -> None:
-    suite, learner = suite_of(Path("unused")), Learner("bc", SMALL)
-    entry = Data(HOPPER, "medium")
-    base = plan.config_hash(suite, learner, HOPPER, entry)
-    assert base == plan.config_hash(suite, Learner("bc", dict(reversed(SMALL.items()))), HOPPER, entry)
-    others = {
-        plan.config_hash(replace(suite, horizon=7), learner, HOPPER, entry),
-        plan.config_hash(suite, Learner("bc", SMALL | {"lr": 1e-3}), HOPPER, entry),
-        plan.config_hash(suite, learner, HOPPER, replace(entry, env={"action_mapping": "scatter"})),
-    }
-    assert len(others | {base}) == 4
-
-
-# ---- running -------------------------------------------------------------------------------------------
+def test_only_the_data_of_one_task_stay_in_memory(tmp_path: Path) -> None:
+    suite = suite_of(
+        data=(Data("games/xor", "D1"), Data("games/xor", "D3"), Data("games/equilibria", "balanced"))
+    )
+    found = [sources.obtain(data, tmp_path / "data", lambda done, total: None) for data in suite.data]
+    of_xor, of_equilibria = plan.groups(suite, plan.runs_of(suite, found), 20)
+    reader = trainer.Trainer(suite, tmp_path / "unit", "cpu", check_data=False)
+    assert len({id(data) for data in reader._load(of_xor)}) == len(reader._datasets) == 2
+    reader._load(of_equilibria)
+    assert list(reader._datasets) == [found[2].hash]
 
 
 def test_scores_are_those_of_the_data(
@@ -725,7 +240,7 @@ import torch
 torch.set_num_threads(1)
 from marlzoo.benchmarks import trainer
 trainer.CHECKPOINT_EVERY = 20
-from tests.test_bench import run, suite_of
+from tests.suite_runs import run, suite_of
 run(suite_of(Path(sys.argv[1]), updates=120, eval_every=40), Path(sys.argv[2]))
 """
 
@@ -755,7 +270,94 @@ def test_killed_at_any_moment_and_called_again_gives_the_same_rows(
     assert scores(broken) == scores(whole)
 
 
-# ---- progress ------------------------------------------------------------------------------------------
+# ---- evaluations ---------------------------------------------------------------------------------------
+
+
+def test_budgets_of_datasets_and_the_last_checkpoints_episodes(tmp_path: Path) -> None:
+    data = (Data("games/xor", "D1"), Data("games/xor", "D3", updates=4))
+    suite = suite_of(data=data, eval_every=0, updates=20, final_episodes=7)
+    run(suite, tmp_path)
+    found = scores(tmp_path)
+    assert [key[3] for key in found if key[1:3] == ("D1", 0)] == list(range(2, 21, 2))
+    assert [key[3] for key in found if key[1:3] == ("D3", 0)] == [1, 2, 3, 4]
+    episodes = {key[1:]: row.episodes for key, row in found.items()}
+    assert (episodes["D1", 0, 18], episodes["D1", 0, 20], episodes["D3", 1, 4]) == (2, 7, 7)
+    assert "mean return" not in run(suite, tmp_path)
+
+
+def test_estimates_are_from_each_replicas_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ope(learner: Any, dataset: float, **settings: Any) -> list[Any]:
+        return [SimpleNamespace(value=10.0 * dataset + replica) for replica in range(3)]
+
+    monkeypatch.setattr("marlzoo.offpolicy.ope.ope", ope)
+    unused: Any = None
+    first, second = 1.5, 2.5
+    data: Any = [first, second, first]
+    assert choice.estimates(unused, data) == [15.0, 26.0, 17.0]
+
+
+def test_a_resumed_run_keeps_the_estimates_of_its_earlier_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "estimates", lambda learner, data: [float(learner.updates)] * len(data))
+    suite = suite_of(data=(Data("games/xor", "D1"),), seeds=(0,), select="ope")
+    for updates in (6, 9):
+        run(replace(suite, updates=updates), tmp_path)
+    found = ResultsFile(tmp_path / "unit" / "rows.csv").estimates()
+    assert {updates: value for (_, updates), value in found.items()} == {3: 3.0, 6: 6.0, 9: 9.0}
+
+
+def test_returns_are_estimated_at_every_evaluation_and_change_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "UPDATES", 2)
+    suite = suite_of(data=(Data("games/xor", "D1"), Data("games/xor", "D3")), final_episodes=3)
+    run(suite, tmp_path / "plain")
+    assert "chosen offline" in run(replace(suite, select="ope"), tmp_path) + str(
+        (tmp_path / "unit" / "table.md").read_text()
+    )
+    assert scores(tmp_path) == scores(tmp_path / "plain")
+    results = ResultsFile(tmp_path / "unit" / "rows.csv")
+    found = results.estimates()
+    assert set(found) == {(row.run, row.updates) for row in results.rows()}
+    assert (
+        len({value for (_, updates), value in found.items() if updates == 6}) == 4
+    )  # of own replicas and data
+    assert not ResultsFile(tmp_path / "plain" / "unit" / "rows.csv").estimates()
+    unknown: Any = SimpleNamespace(card=Card(bounds_known=False))
+    with pytest.raises(DataError, match="does not tell where episodes begin"):
+        choice.require_starts(unknown)
+    with pytest.raises(ConfigError, match="select is 'best'; choose one of nothing, ope"):
+        replace(suite, select="best")
+
+
+def test_the_last_evaluation_plays_episodes_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a method was chosen by on the way must not come back in the result."""
+    seeds: dict[str, list[int]] = {"on the way": [], "last": []}
+
+    def listened(module: Any, when: str) -> None:
+        evaluate = module.evaluate
+
+        def told(*given: Any, **options: Any) -> Any:
+            seeds[when] += options["seeds"]
+            return evaluate(*given, **options)
+
+        monkeypatch.setattr(module, "evaluate", told)
+
+    listened(background_eval, "on the way")
+    listened(trainer, "last")
+    run(suite_of(data=(Data("games/xor", "D1"),), final_episodes=2), tmp_path)
+    assert [len(found) for found in seeds.values()] == [2 * 2, 2]
+    assert not set(seeds["on the way"]) & set(seeds["last"])
+
+
+def test_another_last_evaluation_is_made_and_recorded_once(tmp_path: Path) -> None:
+    suite = suite_of(data=(Data("games/xor", "D1"),), final_episodes=3)
+    run(suite, tmp_path)
+    assert "2 runs trained" in run(replace(suite, final_episodes=5), tmp_path)
+    assert "0 runs trained" in run(replace(suite, final_episodes=5), tmp_path)
 
 
 @pytest.mark.parametrize("final", [0, 3])
@@ -773,6 +375,48 @@ def test_the_last_evaluation_of_a_run_is_told_as_such(final: int, tmp_path: Path
     )
     assert trainer.Trainer(suite, tmp_path / "unit", "cpu", check_data=False).attempt(group, report) == ""
     assert told == [(3, False), (6, True)]
+
+
+# ---- tables --------------------------------------------------------------------------------------------
+
+
+def test_tables_have_the_order_of_the_suite(tmp_path: Path) -> None:
+    """And not that in which runs ended, which differs from machine to machine where several processes train."""
+    suite = suite_of(
+        data=(Data("games/xor", "D3"), Data("games/xor", "D1")),
+        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
+    )
+    run(replace(suite, learners=suite.learners[1:], data=suite.data[1:]), tmp_path)
+    run(suite, tmp_path)
+    lines = (tmp_path / "unit" / "table.md").read_text().splitlines()
+    shown = [line.split("|")[1].strip(" *") for line in lines if line.startswith("| D")]
+    assert shown[:2] == ["D3", "D1"]
+    header = next(line for line in lines if line.startswith("| dataset"))
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["dataset", "(data)", "iql", "bc"]
+
+
+def test_a_part_that_is_run_alone_leaves_the_rest_of_the_suite_in_the_tables(tmp_path: Path) -> None:
+    """Other methods, and other datasets, whose data need not be there."""
+    suite = suite_of(
+        data=(Data("games/xor", "D1"), Data("games/xor", "D3")),
+        learners=(Learner("iql", SMALL), Learner("bc", SMALL)),
+        seeds=(0,),
+    )
+    bench(suite, out=tmp_path, quiet=True)
+    whole = (tmp_path / "unit" / "table.csv").read_text()
+    bench(suite, methods=["bc"], out=tmp_path, quiet=True)
+    assert (tmp_path / "unit" / "table.csv").read_text() == whole
+    assert "Left out here" not in run(replace(suite, data=suite.data[:1]), tmp_path, whole=suite)
+    assert (tmp_path / "unit" / "table.csv").read_text() == whole
+    changed = membership.whole(suite, replace(suite, data=suite.data[1:], learners=suite.learners[1:]))
+    assert changed == suite
+    longer = replace(suite, data=(replace(suite.data[0], updates=12),), seeds=(7,))
+    assert [entry.updates for entry in membership.whole(suite, longer).data] == [12, 0]
+    assert membership.whole(suite, longer).seeds == (0, 7)
+    presets = replace(
+        suite, learners=tuple(Learner("icq", preset=name) for name in ("", "recurrent", "smac"))
+    )
+    assert membership.whole(presets, presets).learners == presets.learners
 
 
 def test_rows_of_other_data_stay_but_are_not_in_the_table(tmp_path: Path) -> None:

@@ -329,3 +329,21 @@ def test_the_command_of_the_card_keeps_spaces_together(home: Path) -> None:
     recipe = load_dataset(mix([(good, 0.5), (poor, 0.5)], home / "m.hdf5")).card.recipe
     assert recipe is not None
     assert f"{good}:0.5" in shlex.split(recipe["command"])
+
+
+def test_computed_data_are_mixed_into_a_file_and_not_hidden_by_it(home: Path) -> None:
+    half = [("games/xor/marlzoo/D1", 0.5), ("games/xor/marlzoo/D3", 0.5)]
+    size = load_dataset("games/xor/marlzoo/D1").transitions
+    data = load_dataset(mix(half, home / "m.hdf5"))
+    assert data.card.name == "games/xor/marlzoo/D1-D3"
+    assert data.card.recipe is not None
+    hashes = [parent["content_hash"] for parent in data.card.recipe["parents"]]
+    assert hashes == [load_dataset(name).content_hash for name, _ in half]
+    assert [parent["transitions"] for parent in data.card.recipe["parents"]] == [size, size]
+    other = mix(half, "games/xor/marlzoo/D1-D3")
+    assert load_dataset("games/xor/marlzoo/D1-D3").content_hash == data.content_hash
+    for target in ("games/xor/marlzoo/D1", other.with_name("D3.hdf5")):
+        with pytest.raises(ConfigError, match="is one of the datasets to mix"):
+            mix(half, target)
+    for name, before in zip((name for name, _ in half), hashes, strict=True):
+        assert load_dataset(name).content_hash == before

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from marlzoo.cli import main
 from marlzoo.errors import ConfigError
-from tests.test_bench import SMALL, run, scores, suite_of
+from tests.suite_runs import SMALL, run, scores, suite_of
 from tests.test_split import alive
 
 pytest.importorskip("ray")

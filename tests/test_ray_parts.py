@@ -27,7 +27,7 @@ from marlzoo.envs._time_limit import call_seconds
 from marlzoo.errors import ConfigError, OutputError
 from marlzoo.families import task_families
 from marlzoo.registry import OWN_METHODS, find_method
-from tests.test_bench import SMALL, suite_of
+from tests.suite_runs import SMALL, suite_of
 
 pytest.importorskip("ray")
 if sys.platform != "linux":

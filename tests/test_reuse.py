@@ -19,7 +19,7 @@ from marlzoo.benchmarks.suites import Data, Learner, Suite
 from marlzoo.cli import main
 from marlzoo.errors import DataError, MethodError, UnknownNameError
 from marlzoo.registry import code_hash, find_method
-from tests.test_bench import SMALL, run, suite_of
+from tests.suite_runs import SMALL, run, suite_of
 from tests.test_split import TWO
 
 GAME = Data("games/xor", "D1")

@@ -18,7 +18,7 @@ from marlzoo.benchmarks.suites import Data, Learner, Suite
 from rich.console import Console
 
 from marlzoo.errors import ConfigError, DataError, UnknownNameError
-from tests.test_bench import SMALL, suite_of
+from tests.suite_runs import SMALL, suite_of
 from tests.test_results import ROW
 
 GAMES = (Data("games/xor", "D1"), Data("games/modes-4", "modes"))

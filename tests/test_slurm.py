@@ -25,7 +25,7 @@ from rich.console import Console
 from marlzoo.cli import main
 from marlzoo.envs.games import Game
 from marlzoo.errors import ConfigError, DataError
-from tests.test_bench import SMALL, run, scores, suite_of
+from tests.suite_runs import SMALL, run, scores, suite_of
 from tests.test_split import children
 
 pytest.importorskip("submitit")

@@ -22,7 +22,7 @@ from marlzoo.benchmarks.suites import Data, Learner
 
 import marlzoo
 from marlzoo.errors import CheckpointError, ConfigError, MarlzooError
-from tests.test_bench import SMALL, run, scores, suite_of
+from tests.suite_runs import SMALL, run, scores, suite_of
 
 GAMES = (Data("games/xor", "D1"), Data("games/xor", "D3"))
 TWO = Split(2, 1)

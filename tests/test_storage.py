@@ -18,7 +18,7 @@ from marlzoo.benchmarks.suites import Data
 from marlzoo.cli import main
 from marlzoo.errors import MissingExtraError, OutputError
 from marlzoo.registry import find_method
-from tests.test_bench import run, scores, suite_of
+from tests.suite_runs import run, scores, suite_of
 
 DATA = "games/xor/marlzoo/D1"
 

@@ -18,9 +18,11 @@ from marlzoo.batch import Batch
 from marlzoo.config import Config, Natural
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.data.validation import check_scale
+from marlzoo.errors import CheckpointError, ConfigError, DataError, SpecError
 from marlzoo.modules.layers import Linear
 from marlzoo.modules.policies import Policy, SquashedPolicy
+from marlzoo.registry import make
 from marlzoo.spec import Spec
 from marlzoo.system.array_files import load_arrays
 from marlzoo.training import trainer
@@ -313,3 +315,42 @@ def test_data_of_another_shape_name_the_remedy() -> None:
     learner = Probe(wider, [0], [ProbeConfig()])
     with pytest.raises(SpecError, match=r"does not fit .*horizon: 99 != 12.*marlzoo data convert FILE NEW"):
         run(learner)
+
+
+def scaled(data: Dataset, size: float, first: int = 0) -> Dataset:
+    """The data with rewards of this size from an episode on."""
+    reward = np.where(np.arange(data.rows) < data.starts[first], data.reward, np.sign(data.reward) * size)
+    arrays = {**data.arrays, "reward": reward.astype(np.float32)}
+    return Dataset.create(data.spec, starts=data.starts, card=replace(data.card, content_hash=""), **arrays)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_rewards_that_no_error_can_be_squared_with_are_refused(kind: Any, tmp_path: Path) -> None:
+    """The loss would be infinite and its gradient no step, and parameters that stay look like those of a run."""
+    data = toy_dataset(kind)
+    for method in ("iql", "icq"):
+        learner = make(method, data.spec, hidden=8)
+        told = (
+            rf"episode that begins at row {data.starts[2]} add up to .*e\+\d+, whose .* divide all rewards by"
+        )
+        with pytest.raises(DataError, match=told):
+            train(learner, [scaled(data, 1e30, first=2)], updates=1, checkpoint=tmp_path / "run.npz")
+        assert learner.updates == 0
+        train(learner, scaled(data, 1e15), updates=1)
+    assert not list(tmp_path.iterdir())
+    train(make("bc", data.spec, hidden=8), scaled(data, 1e30), updates=1)  # which reads no rewards
+
+
+def test_sums_of_rewards_count_and_what_follows_an_episode_does_not() -> None:
+    data = toy_dataset()
+    largest = float(np.finfo(np.float32).max) ** 0.5
+    length = int(data.lengths[0])
+    rewards = np.zeros(data.rows)
+    rewards[:length] = -largest / length / 1.01
+    rewards[data.ends] = 1e30  # no step begins there
+    check_scale(rewards, data.spans)
+    rewards[:length] *= 1.02
+    with pytest.raises(DataError, match="begins at row 0 add up to"):
+        check_scale(rewards, data.spans)
+    with pytest.raises(DataError, match="begins at row 0 add up to"):
+        check_scale(np.stack([0 * rewards, rewards], 1), data.spans)

@@ -9,9 +9,11 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from marlzoo.cli._help import command_help, required_options
+from marlzoo.config import require_bits
 from marlzoo.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T")
@@ -46,7 +48,19 @@ def parse(shape: type[T], command: str, arguments: Sequence[str]) -> T:
         flags = set(re.findall(r"--[a-z][a-z-]+", text.getvalue()))
         raise UnknownNameError(f"option of marlzoo {command}", flag[1], flags) from None
     sys.stderr.write(report.getvalue())
+    _require_bits(found)
     return found
+
+
+def _require_bits(options: Any) -> None:
+    """Whole numbers that nothing can count, before anything is begun; those of a method check themselves."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            _require_bits(value)
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            require_bits(f"--{field.name.replace('_', '-')}", number)
 
 
 def _plain(fault: str, command: str, shape: type) -> str:

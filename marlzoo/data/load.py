@@ -127,7 +127,7 @@ def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Datase
         DataError: missing, damaged, of no known format, or the file under a name is of another task.
         UnknownNameError: an option that the format does not have.
     """
-    if _is_computed(name_or_path):
+    if is_computed(name_or_path):
         return load_once(
             identity(name_or_path, options, computed=True), lambda: _compute(name_or_path, options)
         )
@@ -136,7 +136,7 @@ def load_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Datase
     return named(dataset, os.fspath(name_or_path)) if path != Path(name_or_path) else dataset
 
 
-def _is_computed(name_or_path: str | os.PathLike[str]) -> bool:
+def is_computed(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether a family computes the dataset of this name, and no file has taken its place."""
     text = os.fspath(name_or_path)
     if not is_name(text) or dataset_path(text).is_file() or Path(text).expanduser().exists():
@@ -192,7 +192,7 @@ def read_description(name_or_path: str | os.PathLike[str], **options: Any) -> tu
         DataError: missing, damaged, or of no known format.
         UnknownNameError: an option that does not exist.
     """
-    if _is_computed(name_or_path):
+    if is_computed(name_or_path):
         key = identity(name_or_path, options, computed=True)
         return describe_once(key, lambda: None, lambda: _compute(name_or_path, options))
     path = find_dataset(name_or_path)
@@ -241,7 +241,7 @@ def typed_options(source: str | os.PathLike[str], texts: Sequence[str]) -> dict[
     """
     if not texts:
         return {}
-    if _is_computed(source):
+    if is_computed(source):
         raise ConfigError(
             f"{os.fspath(source)}: computed data are not read and have no reading options; leave out --option"
         )

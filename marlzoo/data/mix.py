@@ -19,7 +19,7 @@ from marlzoo.data.catalog import published
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.formats.native import write_omiga
 from marlzoo.data.hdf5 import allocate
-from marlzoo.data.load import find_dataset, load_dataset, named, require_free
+from marlzoo.data.load import find_dataset, is_computed, load_dataset, named, require_free
 from marlzoo.data.names import SUFFIX, DatasetName, dataset_path, is_name
 from marlzoo.errors import ConfigError, DataError
 from marlzoo.replicas import derive
@@ -114,7 +114,7 @@ def mix(
             "data mix: the seed must be 0 or more, and transitions at least the number of datasets"
         )
     for name, _ in parts:
-        if target is not None and _same_file(find_dataset(name), path):
+        if target is not None and _replaced_by(path, name):
             raise ConfigError(
                 f"data mix: {text} is one of the datasets to mix; write the mixture to another file"
             )
@@ -142,8 +142,12 @@ def mix(
     return path
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
+def _replaced_by(path: Path, name: str) -> bool:
+    """Whether the dataset would be another one once ``path`` is written."""
+    if is_computed(name):  # a file in the place of its name hides it
+        return path.resolve() == dataset_path(name).resolve()
+    there = find_dataset(name)
+    return there.exists() and path.exists() and there.samefile(path)
 
 
 def _new_place(card: Card, parents: Sequence[Dataset]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -170,6 +171,34 @@ def check_finite(arrays: Arrays) -> None:
     for name in ("obs", "state", "reward", "action"):
         if name in arrays and arrays[name].dtype.kind == "f":
             require_finite(arrays[name], name)
+
+
+def check_scale(rewards: NDArray[Any], episodes: Episodes) -> None:
+    """Refuse rewards with which no error of a value can be squared: a loss of infinity leaves networks as they were.
+
+    Args:
+        rewards: ``[T]``, or ``[T, N]`` with one per agent.
+        episodes: where they lie.
+
+    Raises:
+        DataError: with the first episode whose sum of the rewards' sizes has no square in float32.
+    """
+    largest = math.sqrt(float(np.finfo(np.float32).max))
+    # Rewards are not that large as a rule, and then one pass without a copy of their own is enough.
+    if max(float(np.abs(piece).max()) for _, piece in pieces(rewards)) * episodes.rows <= largest:
+        return
+    sizes = np.abs(rewards, dtype=np.float64).reshape(episodes.rows, -1).max(1)
+    sizes[episodes.ends] = 0.0  # no step begins there
+    sums = np.add.reduceat(sizes, episodes.starts)
+    if (sums > largest).any():
+        worst = int(np.argmax(sums > largest))
+        row = int(episodes.starts[worst])
+        raise RowError(
+            f"the rewards of the episode that begins at row {row} add up to {sums[worst]:.3g}, whose square is "
+            "beyond float32, in which methods learn; divide all rewards by one number, for instance "
+            f"{sums.max():.0e}",
+            row,
+        )
 
 
 def _check_padding(spec: Spec, arrays: Arrays) -> None:

@@ -18,6 +18,7 @@ from marlzoo.algorithm import Algorithm
 from marlzoo.data.dataset import Dataset
 from marlzoo.modules.layers import MLP, one_hot
 from marlzoo.replicas import Init, StackedAdam, derive
+from marlzoo.system.machine import require_memory
 
 CHUNK = 65_536  # rows that are valued at once
 
@@ -76,11 +77,20 @@ def fit_values(
         counts: ``[K, E]``, how often each episode counts for the K-th network of every replica.
         settings: of the fit.
         seed: of starts and draws.
+
+    Raises:
+        ConfigError: more networks than the memory holds.
     """
     replicas = actions.shape[0]
     samples = actions.shape[1]
     members = len(counts)
     table = _Table(learner, data, actions)
+    weights = settings.hidden * (table.size + settings.hidden)
+    require_memory(
+        4 * 4 * replicas * members * weights,  # with gradient and Adam's averages
+        f"{members:,} networks for each of {replicas} replicas",
+        "take fewer members, or a smaller hidden",
+    )
     nets = [derive(seed, "fqe", r, k) for r in range(replicas) for k in range(members)]
     net = MLP(Init(nets), (table.size, settings.hidden, settings.hidden, 1))
     target = copy.deepcopy(net).requires_grad_(False)

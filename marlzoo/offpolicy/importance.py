@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from marlzoo.system.machine import require_memory
+
 Floats = NDArray[np.float64]
 
 
@@ -80,7 +82,16 @@ def effective_episodes(ratio: Floats) -> Floats:
 
 
 def resamples(episodes: int, times: int, seed: int) -> Floats:
-    """``[1 + times, E]``: every episode once, then bootstrap resamples of as many."""
+    """``[1 + times, E]``: every episode once, then bootstrap resamples of as many.
+
+    Raises:
+        ConfigError: more than the memory holds.
+    """
+    require_memory(
+        8 * (1 + times) * episodes,
+        f"{times:,} resamples of {episodes:,} episodes",
+        "take fewer members of fitted Q evaluation, or a smaller bootstrap",
+    )
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(episodes, np.full(episodes, 1.0 / episodes), size=times)
     return np.concatenate([np.ones((1, episodes)), drawn]).astype(np.float64)

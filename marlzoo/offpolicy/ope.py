@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
+from marlzoo.config import require_bits
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
@@ -279,6 +280,7 @@ def _require_numbers(settings: FQESettings, gamma: float | None, bootstrap: int,
     for name, (count, least) in counts.items():
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
             raise ConfigError(f"{name} is {count!r}; it must be an integer of at least {least}")
+        require_bits(name, count)
     for name, value in {
         "gamma": 1.0 if gamma is None else gamma,
         "tau": settings.tau,

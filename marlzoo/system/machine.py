@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,25 @@ def memory_limit() -> float:
     except (AttributeError, ValueError, OSError):
         installed = math.inf
     return min([installed, *_cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def require_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuse what the memory cannot hold before it is filled, which may take minutes and end other programs.
+
+    Args:
+        needed: bytes that it takes at least.
+        what: takes them, in the plural.
+        remedy: what to do instead.
+
+    Raises:
+        ConfigError: this process may not use so much.
+    """
+    most = min(memory_limit(), sys.maxsize)  # no array has more, where the system tells no limit
+    if needed > most:
+        raise ConfigError(
+            f"{what} take at least {needed // 10**9:,} GB of memory, and this process may use {most / 1e9:,.1f}; "
+            f"{remedy}"
+        )
 
 
 def _cgroup_limits(groups: Path, root: Path) -> Iterator[float]:

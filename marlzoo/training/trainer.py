@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,18 @@ from torch import Tensor
 
 from marlzoo.algorithm import Algorithm
 from marlzoo.batch import Batch
-from marlzoo.config import Precision
+from marlzoo.config import Precision, require_bits
 from marlzoo.console import inform
 from marlzoo.data.check import check
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.sampler import Sampler
-from marlzoo.data.validation import reward_remedy
+from marlzoo.data.validation import check_scale, reward_remedy
 from marlzoo.envs.base import BatchedEnv
-from marlzoo.errors import CheckpointError, ConfigError, SpecError
+from marlzoo.errors import SMALLER, CheckpointError, ConfigError, DataError, SpecError
 from marlzoo.families import fitting_options
 from marlzoo.method_faults import require_policy
 from marlzoo.registry import code_hash
+from marlzoo.system.machine import require_memory
 from marlzoo.system.provenance import now
 from marlzoo.training import checkpoint as checkpoints
 from marlzoo.training.background_eval import Evaluator
@@ -112,6 +112,7 @@ def train(
 
     Raises:
         MismatchError: data and environment disagree.
+        DataError: rewards are too large to be learned from.
         CheckpointError: the checkpoint belongs to another run.
         ConfigError: a number of updates or episodes below one, fewer updates than the learner's stages take, or a
             precision that is not to be had.
@@ -205,6 +206,8 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
 
     Raises:
         SpecError: data and learner differ in shape, or the method is not trained on logged data.
+        DataError: rewards are too large for the method, which reads them.
+        ConfigError: the memory cannot hold a batch.
     """
     if algorithm.sampling == "online":
         raise SpecError(
@@ -228,6 +231,9 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
             f"{fault}. Choose the dataset's own task with --task; where a file says too little about itself, convert "
             "it with 'marlzoo data convert FILE NEW', which takes what is missing as --option, such as horizon=50"
         )
+    if {"reward", "agent_reward"} & set(algorithm.fields):  # cloning reads none
+        _require_scale(datasets)
+    _require_room(algorithm)
     config = algorithm.config
     return Sampler(
         datasets,
@@ -242,6 +248,24 @@ def make_sampler(algorithm: Algorithm, datasets: Sequence[Dataset], task: str = 
         device=algorithm.device,
         dtype=algorithm.dtype,
     )
+
+
+def _require_room(algorithm: Algorithm) -> None:
+    """Refuse batches of which the memory does not even hold the numbers of their rows."""
+    require_memory(
+        8 * algorithm.replicas * algorithm.batch_rows,
+        f"batches of {algorithm.batch_rows:,} for each of {algorithm.replicas} replicas",
+        SMALLER,
+    )
+
+
+def _require_scale(datasets: Sequence[Dataset]) -> None:
+    """Refuse rewards from which nothing would be learned, and nothing would tell it."""
+    for dataset in {id(each): each for each in datasets}.values():
+        try:
+            check_scale(dataset.reward, dataset.spans)
+        except DataError as error:
+            raise DataError(f"{dataset.card.title}: {error}") from error
 
 
 def _part(
@@ -415,8 +439,9 @@ class _Run:
 
 def _require(**counts: int) -> None:
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1 or not math.isfinite(value):
+        if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
+        require_bits(name, value)
 
 
 def _require_trainable(algorithm: Any, data: Any, env: Any, updates: int) -> None:
