@@ -107,7 +107,9 @@ def test_options_of_a_foreign_environment_are_compared() -> None:
 def test_an_option_of_its_usual_value_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is written down or not, on either side."""
     monkeypatch.setattr("marlzoo.data.check.option_defaults", {"toy/point": {"places": 10}}.__getitem__)
-    for recorded, given in (({}, {"places": 10}), ({"places": 10}, {})):
+    usual = {"places": 10}
+    none: dict[str, int] = {}
+    for recorded, given in ((none, usual), (usual, none)):
         env = Point()
         env.options = given
         assert check(plain().with_card(replace(CARD, recipe={"env": recorded})), env).agrees
