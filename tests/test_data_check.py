@@ -98,7 +98,8 @@ def test_options_of_a_foreign_environment_are_compared() -> None:
     assert differences({"env": {"places": 6}}, places=10) == ("option places: 6 != 10",)
     assert differences({"env": {"places": 6}}) == ("option places: 6 != None",)
     assert differences({"env": {"corners": [0, 1]}}, corners=(0, 1)) == ()
-    for recorded in ({"env": {}}, {"policy": "uniform"}, {"teacher": "hash"}):
+    without: list[dict[str, Any]] = [{"env": {}}, {"policy": "uniform"}, {"teacher": "hash"}]
+    for recorded in without:
         assert differences(recorded, places=10) == ("option places: None != 10",)
     for unknown in (None, {"checkpoint": "hash", "policy": "bc"}):
         assert differences(unknown, places=10) == ()
