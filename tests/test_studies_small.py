@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mac_flow": SEEDS | {"updates": 4, "episodes": 5},
     "madiff": SEEDS | {"transitions": 200, "updates": 4, "episodes": 5},
     "moma": SEEDS | {"updates": 4, "model_updates": 4, "policy_updates": 2, "episodes": 5},
-    "om2p": SEEDS | {"updates": 4, "episodes": 5},
+    "om2p": SEEDS | {"updates": (4, 5), "episodes": 5},
     "omsd": SEEDS | {"updates": 6},
     "oryx": SEEDS | {"episodes": 4, "updates": {"modes": 3, "expert": 3, "late": 3, "mix": 3}},
     "pjap": {"updates": 4},

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ FORMS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "OM2P, flow alone": ("om2p", {**FLOW, "q_weight": 0.0}, (1, 10)),
     "OM2P": ("om2p", FLOW, (1, 10)),
 }
-COLUMNS = ["form", "calls", "seed", "value", "near", "size", "data"]
+COLUMNS = ["form", "updates", "calls", "seed", "value", "near", "size", "data"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Options(study.Common):  # type: ignore[misc] # Any to mypy, which runs in 
     """What to run."""
 
     seeds: tuple[int, ...] = (0, 1, 2)  # one replica each
-    updates: int = 2000  # of training
+    updates: tuple[int, ...] = (2000, 8000)  # of training, each anew
     episodes: int = 500  # of the evaluation, per replica
     forms: tuple[str, ...] = tuple(FORMS)  # which
 
@@ -68,13 +69,13 @@ def actions(policy: Policy, options: Options) -> NDArray[np.float64]:
 
 
 def lines(options: Options) -> pd.DataFrame:
-    """One line per form and seed."""
+    """One line per form, number of updates and of calls, and seed."""
     data = game_data.dataset(GAME, QUALITY)
     found: list[tuple[Any, ...]] = []
-    for form in options.forms:
+    for form, updates in product(options.forms, options.updates):
         method, settings, tried = FORMS[form]
         learner: Any = marlzoo.make(method, games.spec(GAME), seeds=options.seeds, **settings)
-        train(learner, data, updates=options.updates, compile="off")
+        train(learner, data, updates=updates, compile="off")
         for calls in tried:
             policy = learner.policy() if calls == 1 else MeanFlowPolicy(learner.actor, calls)
             env = games.make(GAME, len(options.seeds) * options.episodes)
@@ -83,23 +84,24 @@ def lines(options: Options) -> pd.DataFrame:
             near = (np.abs(size - PEAK) <= NEAR).mean(1)
             for r, seed in enumerate(options.seeds):
                 numbers = (value[r], near[r], size[r].mean(), float(data.returns.mean()))
-                found.append((form, calls, seed, *numbers))
+                found.append((form, updates, calls, seed, *numbers))
     return pd.DataFrame(found, columns=COLUMNS)
 
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the values as plot."""
     groups = [
-        (str(form), str(calls), part)
-        for (form, calls), part in numbers.groupby(["form", "calls"], sort=False)
+        (str(form), f"{updates:,}", str(calls), part)
+        for (form, updates, calls), part in numbers.groupby(["form", "updates", "calls"], sort=False)
     ]
     body = [
         [
             form,
+            updates,
             calls,
             *(study.over_seeds(part[column].to_numpy()) for column in ("value", "near", "size")),
         ]
-        for form, calls, part in groups
+        for form, updates, calls, part in groups
     ]
     notes = [
         f"Mean over seeds with its 95 % interval; the data's value is {numbers['data'].iloc[0]:.3f}. near: share of "
@@ -107,9 +109,12 @@ def report(numbers: pd.DataFrame) -> study.Study:
         f"Made by `{study.command('om2p')}`.",
     ]
     draw = study.seed_marks(
-        [(f"{form}\ncalls: {calls}", part["value"].to_numpy()) for form, calls, part in groups]
+        [
+            (f"{form}\n{updates} updates\ncalls: {calls}", part["value"].to_numpy())
+            for form, updates, calls, part in groups
+        ]
     )
-    header = ["", "calls", "value", "near", "size"]
+    header = ["", "updates", "calls", "value", "near", "size"]
     return study.Study(
         "om2p",
         study.plain_sheet("One call of a mean velocity on data of two peaks", header, body, notes),
