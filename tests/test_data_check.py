@@ -103,6 +103,19 @@ def test_options_of_a_foreign_environment_are_compared() -> None:
         assert differences(recorded, places=10) == ("option places: None != 10",)
     for unknown in (None, {"checkpoint": "hash", "policy": "bc"}):
         assert differences(unknown, places=10) == ()
+    # What the environment states as a property is compared as one.
+    assert differences({"env": {"gain": "half"}}, gain="a half") == ()
+
+
+def test_this_packages_own_simulators_tell_by_properties_what_depends_on_options() -> None:
+    """A file's other place, for instance, makes no other environment."""
+
+    class Own(Point):
+        may_hang = False
+
+    env = Own()
+    env.options = {"prey": "here.pt"}
+    assert check(plain().with_card(replace(CARD, recipe={"env": {"prey": "there.pt"}})), env).agrees
 
 
 def test_an_option_of_its_usual_value_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -354,3 +354,10 @@ def test_sums_of_rewards_count_and_what_follows_an_episode_does_not() -> None:
         check_scale(rewards, data.spans)
     with pytest.raises(DataError, match="begins at row 0 add up to"):
         check_scale(np.stack([0 * rewards, rewards], 1), data.spans)
+    rewards[data.ends] = 0.0  # each of them is small now, their sum is not
+    rewards[data.starts[1]] = 1e25  # and a later episode's is what all have to be divided by
+    with pytest.raises(DataError, match=r"begins at row 0 add up to .* for instance 1e\+25"):
+        check_scale(rewards, data.spans)
+    rewards[data.starts[1]] = 0.0
+    with pytest.raises(DataError, match="begins at row 0 add up to"):
+        check_scale(rewards, data.spans)
