@@ -134,6 +134,7 @@ def test_an_option_of_its_usual_value_is_as_good_as_none(monkeypatch: pytest.Mon
 def test_options_are_those_that_the_environment_was_made_with() -> None:
     assert make_env("mamujoco/hopper-3x1", 1, action_mapping="concat").options == {"action_mapping": "concat"}
     assert option_defaults("mamujoco/hopper-3x1")["action_mapping"] == "concat"
+    assert "num_envs" not in option_defaults("mamujoco/hopper-3x1")  # every environment gets it
     assert option_defaults("nowhere/known") == {}
 
 
