@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 import marlzoo
 from marlzoo.data.dataset import Dataset
+from marlzoo.task import TaskName
 from marlzoo.training.trainer import train
 
 MAKERS = ("medium", "expert")
@@ -76,7 +77,8 @@ def states(data: Dataset) -> States:
 def shares(makers: list[States], options: Options) -> NDArray[np.float64]:
     """Share of held-out states that are given to their maker, ``[R, parts]``; NaN where there are none."""
     seen = np.concatenate([made.state[~made.held_out] for made in makers])
-    mean, std = seen.mean(0), seen.std(0) + 1e-6
+    mean = seen.mean(0)
+    std = seen.std(0) + 1e-6
     label = np.repeat(np.arange(len(makers)), [int((~made.held_out).sum()) for made in makers])
     data = Dataset.from_steps(
         ((seen - mean) / std)[:, None],
@@ -115,17 +117,14 @@ def lines(options: Options) -> pd.DataFrame:
 
 def report(numbers: pd.DataFrame) -> study.Study:
     """The table over seeds, the shares of all steps as plot."""
-    groups = [(str(task), part) for task, part in numbers.groupby("task", sort=False)]
-    body = [
-        [task.rpartition("/")[2], *(study.over_seeds(part[column].to_numpy()) for column in PARTS)]
-        for task, part in groups
-    ]
+    groups = [(TaskName.parse(str(task)).name, part) for task, part in numbers.groupby("task", sort=False)]
+    body = [[task, *(study.over_seeds(part[column].to_numpy()) for column in PARTS)] for task, part in groups]
     notes = [
         "Share of held-out states that a classifier gives to the policy that made them, medium or expert, by the "
         "step of the episode. 0.5: chance. Means over seeds of the classifier with 95 % intervals.",
         f"Made by `{study.command('makers')}`.",
     ]
-    draw = study.seed_marks([(task.rpartition("/")[2], part["all"].to_numpy()) for task, part in groups])
+    draw = study.seed_marks([(task, part["all"].to_numpy()) for task, part in groups])
     sheet = study.plain_sheet("Does a state tell who made it?", ["task", *PARTS], body, notes)
     return study.Study("makers", sheet, numbers, draw)
 
