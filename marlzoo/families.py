@@ -199,6 +199,11 @@ def fitting_options(task: str, shape: Spec) -> dict[str, Any]:
     return {}
 
 
+def is_own(task: str) -> bool:
+    """Whether a task is of one of this package's families, whose ``metadata`` tell what data depend on."""
+    return task_families().get(TaskName.parse(task).family, "").startswith("marlzoo.")
+
+
 def option_defaults(task: str) -> dict[str, Any]:
     """The values of a task's options, by name, where its environment is made without them; as far as known."""
     found = Task.parse(task)

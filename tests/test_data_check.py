@@ -107,15 +107,12 @@ def test_options_of_a_foreign_environment_are_compared() -> None:
     assert differences({"env": {"gain": "half"}}, gain="a half") == ()
 
 
-def test_this_packages_own_simulators_tell_by_properties_what_depends_on_options() -> None:
+def test_this_packages_own_environments_tell_by_properties_what_depends_on_options() -> None:
     """A file's other place, for instance, makes no other environment."""
-
-    class Own(Point):
-        may_hang = False
-
-    env = Own()
+    card = replace(CARD, task="mpe/spread", recipe={"env": {"prey": "there.pt"}})
+    env = Point(task="mpe/spread")
     env.options = {"prey": "here.pt"}
-    assert check(plain().with_card(replace(CARD, recipe={"env": {"prey": "there.pt"}})), env).agrees
+    assert check(plain().with_card(card), env).agrees
 
 
 def test_an_option_of_its_usual_value_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

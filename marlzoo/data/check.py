@@ -24,7 +24,7 @@ from marlzoo.data.decentralized import APART
 from marlzoo.data.episodes import Ints
 from marlzoo.envs.base import BatchedEnv, Resimulation
 from marlzoo.errors import MarlzooError, MismatchError
-from marlzoo.families import make_env, option_defaults
+from marlzoo.families import is_own, make_env, option_defaults
 
 OBS_MEDIAN = 1e-4
 OBS_P95 = 1e-2
@@ -323,11 +323,11 @@ def _properties(dataset: Dataset, env: BatchedEnv) -> tuple[list[str], list[str]
 def _options(card: Card, env: BatchedEnv) -> list[str]:
     """Options of the environment that the data were recorded with and that it has not, or the other way round.
 
-    This package's own simulators state in their properties what depends on options; foreign ones need not. Data that
-    were not recorded here say nothing of options.
+    This package's own environments state in their properties what depends on options; others need not. Data that were
+    not recorded here say nothing of options.
     """
     recorded = _recorded_options(card.recipe or {})
-    if recorded is None or not env.may_hang:
+    if recorded is None or is_own(env.task):
         return []
     given = json.loads(json.dumps(dict(env.options), default=str))  # as the card has them
     usual = json.loads(json.dumps(option_defaults(env.task), default=str))
