@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,16 @@ def test_qualities_without_a_recipe_are_mixed_or_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def collected(
-        task: str, quality: str, transitions: int, seed: int, target: Path, *_: Any, force: bool
+        task: str,
+        quality: str,
+        transitions: int,
+        seed: int,
+        target: Path,
+        *_: Any,
+        env: Mapping[str, Any],
+        force: bool,
     ) -> None:
+        assert not env
         assert force, "what is in the folder of a benchmark is its own"
         uniform_recording(target, quality, seed=int(quality == "random"), transitions=transitions)
 
