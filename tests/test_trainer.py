@@ -223,12 +223,14 @@ def test_the_order_of_events_and_the_seconds(tmp_path: Path, clock: list[float])
 
     options: dict[str, Any] = {"checkpoint": tmp_path / "run.npz", "eval_every": 4, "checkpoint_every": 3}
     options |= {"log_every": 1, "on_progress": on_progress, "on_evaluation": on_evaluation}
+    said: list[str] = []
     with pytest.raises(StopError):
-        run(probe(), updates=9, on_checkpoint=on_checkpoint, **options)
+        run(probe(), updates=9, on_checkpoint=on_checkpoint, log=said.append, **options)
+    assert not [line for line in said if "goes on" in line], "a new run goes on from nothing"
     assert events == ["saved 3", "saved 4", 4]
     clock[0] += 1000.0
     events.clear()
-    said: list[str] = []
+    said.clear()
     found = run(probe(), updates=9, on_checkpoint=on_checkpoint, log=said.append, **options)
     assert [line for line in said if "goes on" in line] == [f"{probe().name} goes on from update 4 of 9"]
     assert events == [4, "saved 6", "saved 8", 8, "saved 9", 9]
