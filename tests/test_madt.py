@@ -23,6 +23,7 @@ from marlzoo.modules.policies import tanh_gaussian_mode
 from marlzoo.replicas import Init, ReplicaRandom
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
+from tests.padding import assert_padding_counts_for_nothing
 from tests.toys import toy_dataset, toy_spec
 
 DOUBLE = torch.float64
@@ -315,21 +316,4 @@ def test_no_illegal_action_is_ever_sampled(joint: bool) -> None:
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 @pytest.mark.parametrize("joint", [False, True])
 def test_what_lies_after_an_episodes_end_changes_nothing(kind: Any, joint: bool) -> None:
-    """Whatever the padded rows hold: observations, actions, returns, what is legal."""
-    found = []
-    for spoiled in (False, True):
-        algorithm = learner(kind, joint=joint, sequence_length=12)
-        prepare(algorithm, [toy_dataset(kind)])
-        batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
-        pad = batch.filled == 0
-        assert pad.any()
-        if spoiled:
-            batch.obs[:, :, 1:][pad] = 9.0
-            batch.action[pad] = 3 - batch.action[pad] if kind == "discrete" else 0.7
-            batch.reward = torch.where(pad, 50.0, batch.reward)
-            if kind == "discrete":
-                batch.action_mask[:, :, 1:][pad] = False
-        metrics = algorithm.update(batch)
-        found.append(metrics | dict(algorithm.named_parameters()))
-    for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name], msg=name)
+    assert_padding_counts_for_nothing(lambda: learner(kind, joint=joint, sequence_length=12), kind)

@@ -16,6 +16,7 @@ from marlzoo.modules.retention import Retention
 from marlzoo.replicas import Init
 from marlzoo.training.evaluation import evaluate
 from marlzoo.training.trainer import make_sampler, prepare
+from tests.padding import assert_padding_counts_for_nothing
 from tests.toys import toy_dataset, toy_spec
 
 DOUBLE = torch.float64
@@ -231,21 +232,5 @@ def test_without_their_numbers_agents_differ_by_their_place_in_the_order_alone()
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_what_lies_after_an_episodes_end_changes_nothing(kind: Any) -> None:
-    """Whatever the padded rows hold: observations, actions, rewards, what is legal."""
-    found = []
-    for spoiled in (False, True):
-        algorithm = learner(kind, sequence_length=12, policy_temperature=0.5, value_temperature=0.5)
-        prepare(algorithm, [toy_dataset(kind)])
-        batch = make_sampler(algorithm, [toy_dataset(kind)]).next()
-        pad = batch.filled == 0
-        assert pad.any()
-        if spoiled:
-            batch.obs[:, :, 1:][pad] = 9.0
-            batch.action[pad] = 3 - batch.action[pad] if kind == "discrete" else 0.7
-            batch.agent_reward = torch.where(pad.unsqueeze(-1), 50.0, batch.agent_reward)
-            if kind == "discrete":
-                batch.action_mask[:, :, 1:][pad] = False
-        metrics = algorithm.update(batch)
-        found.append(metrics | dict(algorithm.named_parameters()))
-    for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name], msg=name)
+    settings = {"sequence_length": 12, "policy_temperature": 0.5, "value_temperature": 0.5}
+    assert_padding_counts_for_nothing(lambda: learner(kind, **settings), kind)
