@@ -170,7 +170,10 @@ def cross_play(
         for run, learner in zip(teams.names, teams.learners, strict=True):
             differences = learner.spec.differences(env.spec)
             if differences:
-                raise SpecError(f"{run}: was trained for another task than {task}: {differences[0]}")
+                raise SpecError(
+                    f"{run}: was trained for another task than {task}: {differences[0]}; "
+                    "name the one it was trained for with --task, or the options of its environment with --env"
+                )
         found = evaluate(
             AdHocTeams(teams.learners, pairs, seed),
             env,

@@ -18,7 +18,7 @@ from torch import Tensor
 import marlzoo
 from marlzoo.algorithm import Algorithm
 from marlzoo.cli import main
-from marlzoo.errors import ConfigError
+from marlzoo.errors import ConfigError, SpecError
 from marlzoo.families import make_env, task_spec
 from marlzoo.modules.policies import Policy
 from marlzoo.replicas import derive
@@ -183,6 +183,14 @@ def test_teams_that_cannot_be_composed(tmp_path: Path, runs: list[dict[str, Any]
         files.append(saved(tmp_path / f"{k}.npz", made, **meta))
     with pytest.raises(ConfigError, match=message):
         cross_play(files, episodes=1)
+
+
+def test_teams_of_another_shape_than_the_task_that_is_named(tmp_path: Path) -> None:
+    run = saved(tmp_path / "team.npz", teams(), task=GAME)
+    with pytest.raises(
+        SpecError, match=r"team\.npz: was trained for another task than games/bridge: .*--task, or .*--env"
+    ):
+        cross_play([run], task="games/bridge")
 
 
 def test_data_of_different_conventions_are_no_error(tmp_path: Path) -> None:
